@@ -1,0 +1,36 @@
+# Needs Python 3.11 or newer and make; everything else is put into .venv/.
+PYTHON ?= python3
+export RAY_AUTH_MODE ?= disabled
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup sweep test lint types layers tests clean
+
+setup: .venv/.done
+
+.venv/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; run: make PYTHON=python3.11")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
+	.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[dev]'
+	touch $@
+
+sweep: setup
+	.venv/bin/python experiments/sweep.py
+
+test: lint types layers tests
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: setup
+	.venv/bin/basedpyright
+
+layers: setup
+	.venv/bin/lint-imports
+
+tests: setup
+	.venv/bin/python -m pytest
+
+clean:
+	rm -rf .venv build dist *.egg-info

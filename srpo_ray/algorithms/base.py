@@ -1,0 +1,57 @@
+"""What every algorithm takes and gives, so that one loop trains them all."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from srpo_ray.models import Conditioning
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The prompts of one forward pass on one worker."""
+
+    step: int
+    """Update that the batch belongs to, from 0."""
+    samples: tuple[int, ...]
+    """Index of each sample in the update's global batch: the address of its random draws."""
+    prompts: tuple[str, ...]
+    """Plain prompts, B of them, for example `("a red circle on a gray background", ...)`."""
+    conditioning: Conditioning
+    """Text features of the same prompts."""
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """One part of an update's loss."""
+
+    loss: Tensor
+    """Scalar with gradient: this part's share of the update's loss, as a mean over the batch."""
+    metrics: dict[str, Tensor]
+    """Metric name -> per-sample values `[B]`, detached; the loop averages them over batches and workers."""
+
+
+class PendingLoss(Protocol):
+    """A loss whose forward pass is done and whose rewards are on their way."""
+
+    def result(self) -> LossOutput:
+        """Wait for the rewards and give the loss."""
+        ...
+
+
+class Algorithm(Protocol):
+    """One way to turn rewards into losses."""
+
+    def collect(self, batch: Batch) -> Any:
+        """Sample what the losses need, without gradient."""
+        ...
+
+    def losses(self, batch: Batch, collected: Any) -> Iterator[PendingLoss]:
+        """Run the forward passes one by one, submitting each to the rewards before the next.
+
+        The loop decides how many are under way before it back-propagates. Their number, and the number of
+        transformer calls, is the same for every batch on every worker, or ZeRO's collectives hang.
+        """
+        ...

@@ -1,0 +1,165 @@
+"""Semantic Relative Preference Optimization (arXiv 2509.06942).
+
+Direct-Align steered by control words: a picture is scored against the *difference* of two texts, so that the reward
+model's own bias cancels. An update has two branches that land on the same sigma: `denoise` steps towards data and is
+rewarded for the positive word, `inversion` steps towards noise and is rewarded for the negative one, which by its
+direction works as the regulariser. Words change the reward's text only; the model always sees the plain prompt.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss
+from srpo_ray.algorithms.direct_align import Rollout, direct_align, gradient_scale, sample_rollout
+from srpo_ray.config.algorithm import Branch, ControlWords, SRPOConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import uniform_integer, window_sigmas
+from srpo_ray.models import FluxPolicy
+from srpo_ray.rewards.base import PendingScore, RewardScorer
+from srpo_ray.rewards.query import TextQuery
+
+MARGIN = 5
+"""Points at either end of the window that no update lands on."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Where each sample's gradient step starts and ends, and how strong its query is."""
+
+    start: Tensor
+    """Sigma before the step, `[B]`."""
+    landing: Tensor
+    """Sigma after it, `[B]`."""
+    discount: Tensor
+    """Extra weight of the branch's own text, `[B]`."""
+
+
+def branch_steps(
+    branch: Branch, draws: list[int], sigmas: Tensor, interpolation_strength: float, discount: tuple[float, float]
+) -> Steps:
+    """Start, landing and discount of every sample.
+
+    Args:
+        branch: Direction of the step.
+        draws: Landing point of each sample, counted from the clean end, in [MARGIN, N - MARGIN].
+        sigmas: Window grid `[N]`, noisiest first.
+        interpolation_strength: Share of the window that is not stepped over, in (0, 1).
+        discount: Discount at the clean and at the noisy end of the window.
+
+    Source: SRPO's released settings; near the ends the stride is clipped, and an inversion that would start
+    beyond the clean end starts, and lands, one point earlier.
+    """
+    count = len(sigmas)
+    strengths = torch.linspace(discount[0], discount[1], count, dtype=torch.float64)
+    full_stride = int((1 - interpolation_strength) * count) + 1
+    starts, landings, indices = [], [], []
+    for draw in draws:
+        stride = min(full_stride, count - draw, draw)
+        if branch == "denoise":
+            starts.append(count - draw - stride)
+            landings.append(count - draw)
+            indices.append(draw)
+        else:
+            index = max(draw - stride, 1)
+            starts.append(count - index)
+            landings.append(count - index - stride)
+            indices.append(index)
+    return Steps(sigmas[starts].float(), sigmas[landings].float(), strengths[indices].float())
+
+
+def text_query(branch: Branch, prompt: str, positive: str, negative: str, discount: float) -> TextQuery:
+    """The relative query of one sample: `(1 + discount) * own text - other text`.
+
+    The own text is the positive one for `denoise` and the negative one for `inversion`.
+    """
+    own, other = (positive, negative) if branch == "denoise" else (negative, positive)
+    return TextQuery(((1 + discount, f"{own}. {prompt}"), (-1.0, f"{other}. {prompt}")))
+
+
+@dataclass(frozen=True)
+class BranchLoss:
+    """One branch of one batch: its pictures are decoded and submitted, its score is awaited."""
+
+    branch: Branch
+    steps: Steps
+    pending: PendingScore
+    hinge: float
+    share: float
+    """This branch's share of the update's loss."""
+
+    def result(self) -> LossOutput:
+        """Wait for the scores: `share * mean(relu(hinge - reward))`, and the metrics of the branch."""
+        scores = self.pending.result()
+        losses = torch.relu(self.hinge - scores.total)
+        metrics = {f"reward/{name}/{self.branch}": values for name, values in scores.raw.items()}
+        metrics[f"reward/total/{self.branch}"] = scores.total.detach()
+        metrics[f"loss/{self.branch}"] = losses.detach()
+        metrics[f"step/gradient_scale/{self.branch}"] = gradient_scale(self.steps.start, self.steps.landing)
+        metrics[f"step/landing_sigma/{self.branch}"] = self.steps.landing
+        return LossOutput(self.share * losses.mean(), metrics)
+
+
+class SRPO:
+    """SRPO, and plain-reward Direct-Align when `query` is `plain`."""
+
+    def __init__(
+        self,
+        config: SRPOConfig,
+        rollout: RolloutConfig,
+        words: ControlWords,
+        policy: FluxPolicy,
+        rewards: RewardScorer,
+        seed: int,
+    ) -> None:
+        self.config = config
+        self.rollout = rollout
+        self.words = words
+        self.policy = policy
+        self.rewards = rewards
+        self.seed = seed
+        self.sigmas = window_sigmas(
+            config.timestep_window, config.window_grid_steps, config.window_points, config.window_shift
+        )
+
+    def collect(self, batch: Batch) -> Rollout:
+        """Sample clean pictures' tokens for the batch, without gradient."""
+        shared = self.config.shared_noise
+        return sample_rollout(
+            self.policy,
+            batch.conditioning,
+            [(batch.step,) if shared else (batch.step, sample) for sample in batch.samples],
+            seed=self.seed,
+            num_steps=self.rollout.num_steps,
+            shift=self.rollout.shift,
+            guidance_scale=self.rollout.guidance_scale,
+        )
+
+    def losses(self, batch: Batch, collected: Rollout) -> Iterator[PendingLoss]:
+        """Yield one pending loss per branch."""
+        high = self.config.window_points - MARGIN
+        draws = [uniform_integer(MARGIN, high, self.seed, "landing", batch.step, sample) for sample in batch.samples]
+        for branch in self.config.branches:
+            yield self._branch_loss(branch, batch, collected, draws)
+
+    def _branch_loss(self, branch: Branch, batch: Batch, rollout: Rollout, draws: list[int]) -> BranchLoss:
+        config = self.config
+        discount = config.denoise_discount if branch == "denoise" else config.inversion_discount
+        steps = branch_steps(branch, draws, self.sigmas, config.interpolation_strength, discount)
+        images = direct_align(
+            self.policy, rollout, batch.conditioning, steps.start, steps.landing, config.guidance_scale
+        )
+        pending = self.rewards.submit(images, self._queries(branch, batch, steps))
+        return BranchLoss(branch, steps, pending, config.hinge, share=1 / len(config.branches))
+
+    def _queries(self, branch: Branch, batch: Batch, steps: Steps) -> list[TextQuery]:
+        if self.config.query == "plain":
+            return [TextQuery.plain(prompt) for prompt in batch.prompts]
+        positive = self.words.positive[batch.step % len(self.words.positive)]
+        negative = self.words.negative[batch.step % len(self.words.negative)]
+        return [
+            text_query(branch, prompt, positive, negative, discount)
+            for prompt, discount in zip(batch.prompts, steps.discount.tolist(), strict=True)
+        ]

@@ -1,0 +1,77 @@
+"""What an update optimizes. Class defaults are vetted settings; their sources stand beside them."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from srpo_ray.config.base import Section
+
+Branch = Literal["denoise", "inversion"]
+
+
+class ControlWords(Section):
+    """A named set of control words that steers a relative reward."""
+
+    positive: tuple[str, ...] = Field(min_length=1)
+    """Words to move towards; cycled over updates."""
+    negative: tuple[str, ...] = Field(min_length=1)
+    """Words to move away from; cycled over updates."""
+
+
+PAPER_WORDS = ControlWords(
+    positive=("Natural-lighting", "Detail", "Detailed", "Real"),
+    negative=("Concept art", "Painting", "Anime", "Flat", "Oil"),
+)
+
+
+class SRPOConfig(Section):
+    """Semantic Relative Preference Optimization, arXiv 2509.06942; defaults of its HPSv2.1 recipe."""
+
+    type: Literal["srpo"] = "srpo"
+    timestep_window: tuple[int, int] = (5, 25)
+    """First and last index of the `window_grid_steps` grid between which updates land; 0 is pure noise."""
+    window_grid_steps: int = Field(default=50, ge=2)
+    """Steps of the sigma grid that `timestep_window` counts in."""
+    window_points: int = Field(default=1000, ge=20)
+    """Points of the even re-gridding of the window."""
+    window_shift: float = Field(default=3.0, gt=0)
+    """Shift of the sigma grid that the window is cut from."""
+    interpolation_strength: float = Field(default=0.9, gt=0, lt=1)
+    """Share of the window's noise removed by the known noise and not by the model."""
+    control_words: str = "paper"
+    """Name of a set in `word_sets`."""
+    query: Literal["relative", "plain"] = "relative"
+    """`relative` scores against control words (SRPO); `plain` scores the prompt itself (Direct-Align)."""
+    branches: tuple[Branch, ...] = Field(default=("denoise", "inversion"), min_length=1)
+    """Directions of the gradient step; `inversion` steps towards noise and acts as the regulariser."""
+    denoise_discount: tuple[float, float] = (0.1, 0.25)
+    """Extra weight of the positive text, from the clean to the noisy end of the window."""
+    inversion_discount: tuple[float, float] = (0.3, 0.01)
+    """Extra weight of the negative text, from the clean to the noisy end of the window."""
+    hinge: float = 0.7
+    """Loss is `relu(hinge - reward)`; set it above the reward's range for a linear loss."""
+    guidance_scale: float = Field(default=3.5, ge=0)
+    """Guidance embedding of the transformer call that carries gradient."""
+    shared_noise: bool = True
+    """Start all rollouts of an update from one noise, as the paper does."""
+
+    @model_validator(mode="after")
+    def _check_window(self) -> Self:
+        first, last = self.timestep_window
+        if not 0 <= first < last < self.window_grid_steps:
+            raise ValueError(
+                f"expected timestep_window [first, last] with 0 <= first < last < window_grid_steps"
+                f" = {self.window_grid_steps}, got [{first}, {last}]; index 0 is pure noise, a larger index is"
+                " cleaner, so give the noisier end first"
+            )
+        if len(set(self.branches)) != len(self.branches):
+            raise ValueError(f"expected each branch at most once, got {list(self.branches)}; remove the repeats")
+        if self.query == "plain" and "inversion" in self.branches:
+            raise ValueError(
+                "expected branches [denoise] with query plain, got the inversion branch too; it needs a negative"
+                " text, so set branches to [denoise] or query to relative"
+            )
+        return self
+
+
+AlgorithmConfig = SRPOConfig

@@ -1,0 +1,12 @@
+"""The prompts that a run trains on."""
+
+from pydantic import Field
+
+from srpo_ray.config.base import Section
+
+
+class DataConfig(Section):
+    """Section `data`."""
+
+    prompts: str = Field(default="small_world:train", min_length=1)
+    """Prompt file (.txt a line each, .json list, .jsonl with `prompt`), or `small_world:train`."""

@@ -1,0 +1,205 @@
+"""From files and `a.b=value` arguments to a checked config, with messages a person can act on."""
+
+import copy
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from srpo_ray.config.base import Section
+from srpo_ray.config.run import RunConfig
+from srpo_ray.config.sweep import SweepConfig
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `3e-6` as text; this loader reads it as the number that people mean."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message says what was expected, what came and what to do."""
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read one YAML file whose top level is a mapping.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or is not a mapping.
+    """
+    path = Path(path)
+    try:
+        content = yaml.load(path.read_text(), _Loader)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: expected a readable YAML file, got: {error.strerror}; check the path (working folder: {Path.cwd()})"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected YAML, got a syntax error; mend it:\n{error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines at the top, got a {type(content).__name__}")
+    return content
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge: mappings are merged key by key, everything else (lists too) is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        merged[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """Return a copy of nested `values` with the entry at a dotted path set; `rewards.models.0.weight` counts lists.
+
+    Raises:
+        ConfigError: If the path runs through something that is neither a mapping nor a list.
+    """
+    root: dict[str, Any] = copy.deepcopy(dict(values))
+    node: Any = root
+    *parents, last = dotted.split(".")
+    for depth, key in enumerate(parents):
+        if isinstance(node, list):
+            node = node[_list_index(node, key, dotted)]
+        else:
+            node = node.setdefault(key, {})
+        if not isinstance(node, dict | list):
+            at = ".".join(parents[: depth + 1])
+            raise ConfigError(f"{dotted}: expected a section at `{at}`, got {node!r}; check the dotted path")
+    if isinstance(node, list):
+        node[_list_index(node, last, dotted)] = value
+    else:
+        node[last] = value
+    return root
+
+
+def _list_index(items: list[Any], key: str, dotted: str) -> int:
+    if not key.isdigit() or int(key) >= len(items):
+        raise ConfigError(f"{dotted}: expected a list index from 0 to {len(items) - 1}, got {key!r}")
+    return int(key)
+
+
+def parse_override(argument: str) -> tuple[str, Any]:
+    """Split `a.b=value`; the value is YAML, so numbers, lists and booleans come out typed.
+
+    Raises:
+        ConfigError: If there is no `=`, or the value is not YAML.
+    """
+    path, separator, text = argument.partition("=")
+    if not separator or not path:
+        raise ConfigError(f"expected an override like `training.optimizer.lr=3e-6`, got {argument!r}")
+    try:
+        return path, yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{argument}: expected a YAML value after `=`, got {text!r}") from error
+
+
+def validate(kind: type[ConfigT], values: Mapping[str, Any], origin: str) -> ConfigT:
+    """Check plain values against a config class.
+
+    Raises:
+        ConfigError: If a key is unknown, a value has the wrong type, or a check fails; names every such key.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {_describe(kind, details)}" for details in error.errors()]
+        raise ConfigError("\n".join([f"{origin}: this config cannot be used:", *lines])) from error
+
+
+def _describe(kind: type[Section], details: ErrorDetails) -> str:
+    path = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "extra_forbidden":
+        known = sorted(known_keys(kind, details["loc"][:-1]))
+        close = difflib.get_close_matches(str(details["loc"][-1]), known, n=1)
+        cure = f"did you mean `{close[0]}`?" if close else "remove it"
+        return f"{path}: expected one of {', '.join(known)}; got an unknown key; {cure}"
+    if details["type"] == "missing":
+        return f"{path}: expected a value, got none; add it"
+    if details["type"] == "value_error":
+        message = details["msg"].removeprefix("Value error, ")
+        return f"{path}: {message}" if path else message
+    return f"{path}: {details['msg'].replace('Input should', 'expected to')}; got {details['input']!r}"
+
+
+def known_keys(kind: type[Section], location: Iterable[int | str]) -> set[str]:
+    """The keys that the section at `location` knows; empty where it is no section."""
+    for key in location:
+        field = kind.model_fields.get(str(key))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
+            return set()
+        kind = field.annotation
+    return set(kind.model_fields)
+
+
+def load_values(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Merge files left to right, then apply `a.b=value` arguments; nothing is checked yet."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        values = merge(values, read_yaml(path))
+    for argument in overrides:
+        dotted, value = parse_override(argument)
+        values = set_path(values, dotted, value)
+    return values
+
+
+def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
+    """Load a run config: class defaults < files left to right < `a.b=value` arguments.
+
+    Raises:
+        ConfigError: If the result is not a usable config.
+    """
+    return validate(RunConfig, load_values(paths, overrides), ", ".join(str(path) for path in paths))
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, RunConfig]:
+    """Load a sweep file and the run config that its trials start from, and check the one against the other.
+
+    Args:
+        path: The sweep file.
+        overrides: `a.b=value` for the base config; a path that starts with `sweep.` changes the sweep itself.
+
+    Raises:
+        ConfigError: If either cannot be used, or the space names a key or value that the run config refuses.
+    """
+    own = [argument.removeprefix("sweep.") for argument in overrides if argument.startswith("sweep.")]
+    others = [argument for argument in overrides if not argument.startswith("sweep.")]
+    sweep = validate(SweepConfig, load_values([path], own), str(path))
+    bases = (sweep.base,) if isinstance(sweep.base, str) else sweep.base
+    run = load_run([Path(path).parent / base for base in bases], others)
+    for dotted, dimension in sweep.space.items():
+        for value in dimension.examples:
+            apply(run, {dotted: value}, f"{path}: space.{dotted}")
+    for comparison in sweep.comparisons:
+        apply(run, comparison.set, f"{path}: comparison {comparison.name!r}")
+    return sweep, run
+
+
+def apply(run: RunConfig, changes: Mapping[str, Any], origin: str = "changes") -> RunConfig:
+    """A run config with the values at dotted paths changed, and checked anew.
+
+    Raises:
+        ConfigError: If a path does not exist or a value is refused.
+    """
+    values: dict[str, Any] = run.model_dump(mode="json")
+    for dotted, value in changes.items():
+        values = set_path(values, dotted, value)
+    return validate(RunConfig, values, origin)
+
+
+def to_yaml(config: Section) -> str:
+    """The resolved config as YAML that `load_run` accepts as it is."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

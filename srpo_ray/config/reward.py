@@ -1,0 +1,71 @@
+"""The reward models of a run and the pool of Ray actors that serves them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from srpo_ray.config.base import Section
+
+
+class OpenClipRewardConfig(Section):
+    """Cosine between image and text features of an open_clip model: CLIPScore, HPSv2.1 and their like."""
+
+    type: Literal["open_clip"] = "open_clip"
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Unique name of the model in metrics, messages and tables."""
+    path: str = Field(min_length=1)
+    """Folder with `open_clip_config.json` and weights, `hf-hub:ORG/NAME`, or `small_world:NAME`."""
+    weight: float = 1.0
+    """Factor of this model's score in the sum that is trained on; unused for held-out models."""
+    scale: float = Field(default=1.0, gt=0)
+    """Factor between the cosine and the published score (100 for a score in percent)."""
+
+
+class PythonRewardConfig(Section):
+    """A reward of your own: a class with the `Reward` interface, named by its import path."""
+
+    type: Literal["python"] = "python"
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Unique name of the model in metrics, messages and tables."""
+    target: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """`package.module:Class`; the class is called with `arguments` as keywords."""
+    arguments: dict[str, str | int | float | bool] = {}
+    """Keyword arguments of the class."""
+    weight: float = 1.0
+    """Factor of this model's score in the sum that is trained on; unused for held-out models."""
+
+
+RewardModelConfig = Annotated[OpenClipRewardConfig | PythonRewardConfig, Field(discriminator="type")]
+
+
+class PoolConfig(Section):
+    """Ray actors that hold the reward models, apart from the trainers."""
+
+    num_replicas: int = Field(default=1, ge=1)
+    """Copies of the reward models, each in a process of its own."""
+    num_cpus: float = Field(default=1.0, ge=0)
+    """Ray CPUs that one replica reserves."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    """Ray GPUs that one replica reserves; may be a fraction."""
+    resources: dict[str, float] = {}
+    """Custom Ray resources that one replica reserves, for example `{reward_slot: 1}`."""
+    num_threads: int = Field(default=1, ge=1)
+    """Torch threads of one replica, for models on the CPU."""
+    micro_batch_size: int = Field(default=16, ge=1)
+    """Most pictures in one forward pass of a replica, and in one call to it."""
+    max_attempts: int = Field(default=3, ge=1)
+    """How often one call is sent before the run stops, counting calls lost with a replica."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    """Seconds that one call may take before its replica counts as lost and is restarted."""
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type in which pixels and gradients cross between trainer and replica."""
+
+
+class RewardsConfig(Section):
+    """Section `rewards`: what is trained on, and where it is computed."""
+
+    models: tuple[RewardModelConfig, ...] = Field(min_length=1)
+    """The models whose weighted sum is the training reward."""
+    in_process: bool = False
+    """Score inside the trainer process; for tests and as the base of overhead measurements."""
+    pool: PoolConfig = PoolConfig()

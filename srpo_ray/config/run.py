@@ -1,0 +1,67 @@
+"""The whole of one training run, and the checks that span sections."""
+
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from srpo_ray.config.algorithm import PAPER_WORDS, AlgorithmConfig, ControlWords
+from srpo_ray.config.base import Section
+from srpo_ray.config.data import DataConfig
+from srpo_ray.config.evaluation import EvaluationConfig
+from srpo_ray.config.model import ModelConfig, RolloutConfig
+from srpo_ray.config.reward import RewardsConfig
+from srpo_ray.config.tracking import TrackingConfig
+from srpo_ray.config.training import TrainingConfig
+
+
+class RunConfig(Section):
+    """One training run: the sections in the order of its stages."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the run and of its folder under `run_root`."""
+    run_root: str = Field(default="runs", min_length=1)
+    """Folder that holds run folders; on a cluster, one that every node sees."""
+    seed: int = 0
+    """Seed of every random draw of the training."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    word_sets: dict[str, ControlWords] = {"paper": PAPER_WORDS}
+    """Named sets of control words; `algorithm.control_words` chooses one. `paper` is always there."""
+    rewards: RewardsConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("word_sets")
+    @classmethod
+    def _keep_paper_words(cls, sets: dict[str, ControlWords]) -> dict[str, ControlWords]:
+        return {"paper": PAPER_WORDS, **sets}
+
+    @property
+    def control_words(self) -> ControlWords:
+        """The set of control words that `algorithm.control_words` names."""
+        return self.word_sets[self.algorithm.control_words]
+
+    @model_validator(mode="after")
+    def _check_word_set(self) -> Self:
+        name = self.algorithm.control_words
+        if name not in self.word_sets:
+            raise ValueError(
+                f"expected algorithm.control_words to name one of word_sets ({', '.join(sorted(self.word_sets))}),"
+                f" got {name!r}; choose one of them or add word_sets.{name} with `positive` and `negative` lists"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_reward_names(self) -> Self:
+        trained = [model.name for model in self.rewards.models]
+        names = trained + [model.name for model in self.evaluation.held_out]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(
+                "expected every reward model of rewards.models and evaluation.held_out to have a name of its own,"
+                f" got {', '.join(repeated)} more than once; a held-out model must not be one that is trained on"
+            )
+        return self

@@ -1,0 +1,16 @@
+"""Where a run's metrics, pictures and configs are kept."""
+
+from pydantic import Field
+
+from srpo_ray.config.base import Section
+
+
+class TrackingConfig(Section):
+    """Section `tracking`: MLflow."""
+
+    uri: str | None = None
+    """MLflow tracking URI; unset is a sqlite file, `mlflow.db`, in the run root."""
+    experiment: str = Field(default="srpo_ray", min_length=1)
+    """MLflow experiment that the runs appear under."""
+    flush_interval_s: float = Field(default=5.0, gt=0)
+    """Seconds between two writes of collected metrics."""

@@ -1,0 +1,69 @@
+"""How the weights are updated, by how many workers, and what is kept."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from srpo_ray.config.base import Section
+
+
+class OptimizerConfig(Section):
+    """AdamW; defaults of the paper's recipe."""
+
+    lr: float = Field(default=5e-6, gt=0)
+    """Learning rate; useful from 1e-6 to 1e-5."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    max_grad_norm: float = Field(default=0.1, gt=0)
+    """Gradients of a larger global norm are scaled down to it."""
+
+
+class TrainingConfig(Section):
+    """Section `training`."""
+
+    num_updates: int = Field(default=60, ge=0)
+    """Optimizer updates of the run; 0 only evaluates the untrained model."""
+    batch_size: int = Field(default=8, ge=1)
+    """Prompts per update, over all workers."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Prompts per forward pass of one worker; unset takes the worker's whole share at once."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    gather_for_rollout: bool = True
+    """Gather the sharded weights once per rollout and not once per layer and step."""
+    num_workers: int = Field(default=1, ge=1)
+    """Trainer processes, one per GPU."""
+    num_cpus: float = Field(default=1.0, gt=0)
+    """Ray CPUs that one worker reserves."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    """Ray GPUs that one worker reserves; 0 trains on the CPU."""
+    resources: dict[str, float] = {}
+    """Custom Ray resources that one worker reserves, for example `{trainer_slot: 1}`."""
+    num_threads: int | None = Field(default=None, ge=1)
+    """Torch threads of one worker on the CPU; unset leaves torch's own choice."""
+    max_failures: int = Field(default=2, ge=0)
+    """Restarts from the last checkpoint after a lost worker, before the run fails."""
+    checkpoint_interval: int = Field(default=20, ge=1)
+    """Updates between two checkpoints; the last update is always kept."""
+    checkpoints_kept: int = Field(default=2, ge=1)
+    """Checkpoints kept; older ones are removed once a newer one is complete."""
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> Self:
+        if self.batch_size % self.num_workers:
+            raise ValueError(
+                f"expected batch_size to be a multiple of num_workers, got batch_size={self.batch_size} and"
+                f" num_workers={self.num_workers}; every worker must make the same number of forward passes"
+            )
+        share = self.batch_size // self.num_workers
+        if self.micro_batch_size and share % self.micro_batch_size:
+            raise ValueError(
+                f"expected micro_batch_size to divide a worker's share of {share} prompts (batch_size"
+                f" {self.batch_size} / num_workers {self.num_workers}), got {self.micro_batch_size}"
+            )
+        return self
+
+    @property
+    def worker_batch_size(self) -> int:
+        """Prompts per update of one worker."""
+        return self.batch_size // self.num_workers

@@ -1,0 +1,143 @@
+"""Grids of pictures with captions, as PNG files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_GAP = 12
+_FONT_SIZE = 14
+_LINE_HEIGHT = 18
+_CAPTION_LINES = 2
+_INK, _PALE_INK, _PAPER = "#1f2328", "#6e7781", "#ffffff"
+_SMALL, _LARGE = 192, 256
+"""Pictures below the first size are enlarged to about it; larger ones are shown at most at the second, in pixels."""
+
+
+def picture_grid(images: Tensor, captions: Sequence[str], columns: int, scale: float) -> Image.Image:
+    """Pictures in rows, each with its caption below, cut to two lines.
+
+    Args:
+        images: `[N, 3, H, W]` in [0, 1]; values outside are clipped.
+        captions: N texts.
+        columns: Pictures per row, at least 1.
+        scale: Size factor; pixels stay sharp above 1 and are averaged below 1.
+
+    Raises:
+        ValueError: If shapes or counts do not fit.
+    """
+    _check(images, captions)
+    if columns < 1:
+        raise ValueError(f"expected columns >= 1, got {columns}")
+    cells = [
+        _captioned([picture], caption, labels=None)
+        for picture, caption in zip(_pictures(images, scale), captions, strict=True)
+    ]
+    return _tiled(cells, min(columns, len(cells)))
+
+
+def before_after(before: Tensor, after: Tensor, prompts: Sequence[str]) -> Image.Image:
+    """Pictures of the untrained and of the tuned model side by side, labelled "base" and "tuned", two pairs per row.
+
+    Small pictures are enlarged without blur to about 192 pixels, large ones reduced to 256.
+
+    Args:
+        before: `[N, 3, H, W]` in [0, 1], from the untrained model.
+        after: `[N, 3, H, W]` in [0, 1], from the tuned model and the same noise.
+        prompts: N prompts.
+
+    Raises:
+        ValueError: If shapes or counts do not fit.
+    """
+    _check(before, prompts)
+    if before.shape != after.shape:
+        raise ValueError(
+            f"expected as many pictures of one size before and after, got {list(before.shape)} and"
+            f" {list(after.shape)}; draw both galleries from the same prompts"
+        )
+    width = before.shape[-1]
+    scale = max(1, round(_SMALL / width)) if width <= _LARGE else _LARGE / width
+    pairs = zip(_pictures(before, scale), _pictures(after, scale), prompts, strict=True)
+    cells = [_captioned([base, tuned], prompt, labels=("base", "tuned")) for base, tuned, prompt in pairs]
+    return _tiled(cells, min(2, len(cells)))
+
+
+def save_png(picture: Image.Image, path: Path) -> Path:
+    """Write a PNG file so that a reader sees the whole of it or none, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    picture.save(unfinished, format="PNG", optimize=True)
+    unfinished.replace(path)
+    return path
+
+
+def _check(images: Tensor, captions: Sequence[str]) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or len(images) != len(captions) or len(images) == 0:
+        raise ValueError(
+            f"expected images [N, 3, H, W] with N >= 1 and N captions, got {list(images.shape)} and"
+            f" {len(captions)} captions; give one caption per picture"
+        )
+
+
+def _pictures(images: Tensor, scale: float) -> list[Image.Image]:
+    pixels = (images.detach().float().nan_to_num().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    size = (max(1, round(images.shape[3] * scale)), max(1, round(images.shape[2] * scale)))
+    resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    return [Image.fromarray(array).resize(size, resampling) for array in pixels]
+
+
+def _captioned(
+    pictures: Sequence[Image.Image], caption: str, labels: Sequence[str] | None
+) -> Image.Image:
+    """Pictures side by side with labels above each and one caption below."""
+    gap = 4
+    top = _LINE_HEIGHT + 2 if labels else 0
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    height = top + pictures[0].height + 4 + _CAPTION_LINES * _LINE_HEIGHT
+    cell = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(cell)
+    font = ImageFont.load_default(_FONT_SIZE)
+    left = 0
+    for index, picture in enumerate(pictures):
+        if labels:
+            draw.text((left, 0), labels[index], fill=_PALE_INK, font=font)
+        cell.paste(picture, (left, top))
+        left += picture.width + gap
+    for index, line in enumerate(_lines(caption, font, width)):
+        draw.text((0, top + pictures[0].height + 4 + index * _LINE_HEIGHT), line, fill=_INK, font=font)
+    return cell
+
+
+def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """The text in at most `_CAPTION_LINES` lines of `width` pixels, with an ellipsis where it was cut."""
+    lines: list[str] = [""]
+    words = text.split()
+    for index, word in enumerate(words):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        elif len(lines) < _CAPTION_LINES and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = " ".join([lines[-1], *words[index:]]).strip()
+            break
+    return [_shortened(line, font, width) for line in lines]
+
+
+def _shortened(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "...") > width:
+        line = line[:-1]
+    return line.rstrip() + "..."
+
+
+def _tiled(cells: Sequence[Image.Image], columns: int) -> Image.Image:
+    rows = -(-len(cells) // columns)
+    width, height = cells[0].width + _GAP, cells[0].height + _GAP
+    page = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
+    for index, cell in enumerate(cells):
+        page.paste(cell, (_GAP + index % columns * width, _GAP + index // columns * height))
+    return page

@@ -1,0 +1,58 @@
+"""Numbers that pixels alone give, on any picture: what a reward that is being hacked usually drives away first."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_RED, _GREEN, _BLUE = 0.2126, 0.7152, 0.0722
+"""Share of each channel in luma (ITU-R BT.709)."""
+
+
+@torch.no_grad()
+def image_statistics(images: Tensor) -> dict[str, Tensor]:
+    """Measure pictures.
+
+    Args:
+        images: `[B, 3, H, W]` in [0, 1], any float type and device.
+
+    Returns:
+        Tensors `[B]`, float32, on the device of `images`:
+        `saturation`: mean HSV saturation, in [0, 1]; black pixels count as 0.
+        `contrast`: standard deviation of luma, in [0, 0.5].
+        `brightness`: mean luma, in [0, 1].
+        `high_frequency`: mean square of luma minus its 3x3 box blur, in [0, 1]; texture, noise and stripes raise it.
+        `color_cast`: distance of the mean colour from gray in the CbCr plane, in [0, 0.6].
+
+    Raises:
+        ValueError: For another shape.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"expected images [B, 3, H, W], got {list(images.shape)}; stack pictures of three channels")
+    images = images.float()
+    highest, lowest = images.amax(1), images.amin(1)
+    luma = _luma(images)
+    return {
+        "saturation": ((highest - lowest) / highest.clamp(min=1e-6)).mean((1, 2)),
+        "contrast": luma.std((1, 2), correction=0),
+        "brightness": luma.mean((1, 2)),
+        "high_frequency": (luma - _box_blur(luma)).square().mean((1, 2)),
+        "color_cast": _chroma(images.mean((2, 3), keepdim=True)).norm(dim=1),
+    }
+
+
+def _luma(images: Tensor) -> Tensor:
+    return _RED * images[:, 0] + _GREEN * images[:, 1] + _BLUE * images[:, 2]
+
+
+def _chroma(images: Tensor) -> Tensor:
+    """Cb and Cr `[B, 2]` of one-pixel pictures, each in [-0.5, 0.5]."""
+    luma = _luma(images)
+    blue = (images[:, 2] - luma) / (2 * (1 - _BLUE))
+    red = (images[:, 0] - luma) / (2 * (1 - _RED))
+    return torch.stack([blue, red], dim=1).flatten(1)
+
+
+def _box_blur(luma: Tensor) -> Tensor:
+    # Edges are repeated outwards, so a flat picture has no energy at its border.
+    padded = F.pad(luma[:, None], (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(padded, kernel_size=3, stride=1)[:, 0]

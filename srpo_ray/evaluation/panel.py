@@ -1,0 +1,117 @@
+"""The panel: fixed prompts and fixed noise, judged by models that are never trained on and, where known, by truth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srpo_ray.config.evaluation import EvaluationConfig
+from srpo_ray.evaluation.image_statistics import image_statistics
+from srpo_ray.flow import generator, shifted_sigmas
+from srpo_ray.models import Conditioning, FluxPolicy
+from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.rewards.query import TextQuery
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One worker's share of an evaluation."""
+
+    items: list[int]
+    """Which of the panel's pictures these are."""
+    metrics: dict[str, Tensor]
+    """Metric name -> one value per picture of the share."""
+    pictures: dict[int, Tensor]
+    """Prompt index -> its first picture `[3, H, W]`, for the prompts of the gallery."""
+
+
+class Panel:
+    """Samples and judges the evaluation prompts; every worker takes an equal share."""
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        prompts: Sequence[str],
+        conditioning: Conditioning,
+        *,
+        shift: float,
+        truth: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Fix prompts, noise and shares.
+
+        Args:
+            config: Section `evaluation`.
+            prompts: Evaluation prompts.
+            conditioning: Text features of the prompts, in the same order.
+            shift: Shift of the sampling grid.
+            truth: Whether the prompts are of the small world, whose truth can be measured.
+            rank: This worker.
+            world_size: All workers.
+        """
+        self.config = config
+        self.prompts = list(prompts)
+        self.conditioning = conditioning
+        self.shift = shift
+        self.truth = truth
+        total = len(self.prompts) * config.samples_per_prompt
+        # Shares are equal, the last ones by repetition, because every worker must make the same number of calls.
+        share = -(-total // world_size)
+        self.items = [(rank + index * world_size) % total for index in range(share)]
+
+    def judge(self, policy: FluxPolicy, rewards: RewardScorer, held_out: Sequence[str]) -> Judged:
+        """Sample this worker's share and measure it.
+
+        Args:
+            policy: The model.
+            rewards: Scores of trained and held-out models.
+            held_out: Names of the held-out models; theirs are `panel/...`, all others `reward/...`.
+        """
+        parts: list[dict[str, Tensor]] = []
+        pictures: dict[int, Tensor] = {}
+        for start in range(0, len(self.items), self.config.batch_size):
+            items = self.items[start : start + self.config.batch_size]
+            images = self.sample(policy, items)
+            parts.append(self._measure(images, items, rewards, held_out))
+            for item, image in zip(items, images, strict=True):
+                sample, prompt = divmod(item, len(self.prompts))
+                if sample == 0 and prompt < self.config.gallery_size:
+                    pictures[prompt] = image.cpu()
+        metrics = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return Judged(self.items, metrics, pictures)
+
+    @torch.no_grad()
+    def sample(self, policy: FluxPolicy, items: Sequence[int]) -> Tensor:
+        """Pictures `[B, 3, H, W]` of the panel's items; item = sample * number of prompts + prompt."""
+        indices = [item % len(self.prompts) for item in items]
+        noise = policy.noise([generator(self.config.seed, "evaluate", item) for item in items])
+        conditioning = self.conditioning[indices].to(policy.device, policy.dtype)
+        sigmas = shifted_sigmas(self.config.num_steps, self.shift)
+        return policy.decode(policy.rollout(noise, conditioning, sigmas, self.config.guidance_scale))
+
+    def _measure(
+        self, images: Tensor, items: Sequence[int], rewards: RewardScorer, held_out: Sequence[str]
+    ) -> dict[str, Tensor]:
+        prompts = [self.prompts[item % len(self.prompts)] for item in items]
+        scores = rewards.measure(images, [TextQuery.plain(prompt) for prompt in prompts])
+        metrics = {f"{'panel' if name in held_out else 'reward'}/{name}": values for name, values in scores.items()}
+        metrics |= {f"image/{name}": values for name, values in image_statistics(images).items()}
+        if self.truth:
+            from srpo_ray.small_world.truth import measure
+
+            metrics |= {f"truth/{name}": values for name, values in measure(images, prompts).items()}
+        return {name: values.float().cpu() for name, values in metrics.items()}
+
+
+def combine(shares: Sequence[Judged]) -> tuple[dict[str, float], dict[int, Tensor]]:
+    """Means over all pictures of all workers' shares, each picture counted once, and the gallery's pictures."""
+    values: dict[str, dict[int, float]] = {}
+    pictures: dict[int, Tensor] = {}
+    for share in shares:
+        pictures |= share.pictures
+        for name, column in share.metrics.items():
+            values.setdefault(name, {}).update(zip(share.items, column.tolist(), strict=True))
+    means = {name: sum(column.values()) / len(column) for name, column in values.items()}
+    return means, dict(sorted(pictures.items()))

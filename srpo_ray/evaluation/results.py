@@ -1,0 +1,155 @@
+"""What a sweep found, as plain values, and what follows from them: ranks, gains, reward hacking, the Pareto front."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+CONTENT_ACCURACY = "truth/content_accuracy"
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One run of a sweep."""
+
+    name: str
+    kind: Literal["base", "trial", "repeat", "ablation"]
+    """`base`: the untrained model; `repeat`: the best trial with another seed; `ablation`: the best with changes."""
+    label: str
+    """What the run is, for people."""
+    params: Mapping[str, Any]
+    """Dotted config path -> value, for example `{"training.optimizer.lr": 3e-6}`."""
+    history: Sequence[Mapping[str, float]]
+    """One mapping per evaluation, in order: `step` and the metrics."""
+    status: str
+    """`finished`, `stopped early` or `failed: why`."""
+    seconds: float
+    seed: int
+    gallery: Path | None = None
+    """Picture file with base and tuned pictures."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run broke; its numbers are shown and not ranked."""
+        return self.status.startswith("failed")
+
+    def value(self, metric: str) -> float | None:
+        """The metric at the last evaluation; None if it is missing, NaN or infinite there."""
+        value = self.history[-1].get(metric) if self.history else None
+        return float(value) if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """All runs of a sweep and what they were compared by."""
+
+    title: str
+    objective: str
+    """Metric that trials are ranked by, a held-out score."""
+    reward: str
+    """Metric of the reward that was trained on."""
+    created: str
+    command: str
+    commit: str | None
+    hardware: str
+    rows: Sequence[TrialRow]
+    best: str
+    """Name of the best trial."""
+    best_config_yaml: str
+    notes: Sequence[str] = field(default=())
+    mode: Literal["max", "min"] = "max"
+    """Whether a larger or a smaller objective is better."""
+
+    @property
+    def trials(self) -> list[TrialRow]:
+        """Rows of the search itself."""
+        return [row for row in self.rows if row.kind == "trial"]
+
+    @property
+    def best_row(self) -> TrialRow | None:
+        """The row called `best`, or the first in rank when there is none."""
+        named = [row for row in self.rows if row.name == self.best]
+        ranked = [row for rank, row in ranking(self) if rank == 1]
+        return next(iter(named + ranked), None)
+
+    def baseline(self, metric: str) -> float | None:
+        """The untrained model's value: of the base row, else of a trial's evaluation at step 0."""
+        base = [row.value(metric) for row in self.rows if row.kind == "base"]
+        starts = [row.history[0] for row in self.rows if row.history and row.history[0].get("step") == 0]
+        values = base + [float(start.get(metric, math.nan)) for start in starts]
+        return next((value for value in values if value is not None and math.isfinite(value)), None)
+
+    def change(self, row: TrialRow, metric: str) -> float | None:
+        """The row's value minus the untrained model's."""
+        value, base = row.value(metric), self.baseline(metric)
+        return None if value is None or base is None else value - base
+
+    def improvement(self, row: TrialRow) -> float | None:
+        """How much better than the untrained model the row's objective is; negative if worse."""
+        change = self.change(row, self.objective)
+        return change if change is None or self.mode == "max" else -change
+
+
+def ranking(report: SweepReport) -> list[tuple[int | None, TrialRow]]:
+    """All rows, the best objective first; rows without a value and failed ones last.
+
+    Ranks count trials only, from 1. The other kinds stand where their value puts them, without a rank, because a
+    repeat of the winner is no second place.
+    """
+    sign = 1 if report.mode == "max" else -1
+
+    def order(row: TrialRow) -> tuple[bool, float]:
+        value = row.value(report.objective)
+        return (row.failed or value is None, 0.0 if value is None else -sign * value)
+
+    ranks: list[tuple[int | None, TrialRow]] = []
+    count = 0
+    for row in sorted(report.rows, key=order):
+        ranked = row.kind == "trial" and not row.failed and row.value(report.objective) is not None
+        count += ranked
+        ranks.append((count if ranked else None, row))
+    return ranks
+
+
+def hacked(report: SweepReport) -> list[TrialRow]:
+    """Trained rows whose reward rose above the untrained model's while the objective got worse, worst first."""
+    found = []
+    for row in report.rows:
+        gain, improvement = report.change(row, report.reward), report.improvement(row)
+        if row.kind != "base" and gain is not None and improvement is not None and gain > 0 > improvement:
+            found.append((improvement, row))
+    return [row for _, row in sorted(found, key=lambda entry: entry[0])]
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other point beats in both coordinates, in order of the first one.
+
+    A point is beaten by one that is at least as large in both coordinates and larger in one.
+    """
+    front: list[int] = []
+    highest = -math.inf
+    for index in sorted(range(len(points)), key=lambda index: points[index], reverse=True):
+        x, y = points[index]
+        if y > highest or (front and points[front[-1]] == (x, y)):
+            front.append(index)
+            highest = y
+    return front[::-1]
+
+
+def varied_params(report: SweepReport) -> list[str]:
+    """Dotted paths whose value is not the same in all trials, in the order in which they first appear."""
+    paths = dict.fromkeys(path for row in report.trials for path in row.params)
+
+    def count(path: str) -> int:
+        return len({json.dumps(row.params.get(path), default=str) for row in report.trials})
+
+    return [path for path in paths if count(path) > 1]
+
+
+def metric_names(report: SweepReport) -> list[str]:
+    """Every metric that some row has, the objective and the reward first, the others by name."""
+    found = {name for row in report.rows for evaluation in row.history for name in evaluation} - {"step"}
+    first = [name for name in (report.objective, report.reward) if name in found]
+    return list(dict.fromkeys(first + sorted(found)))

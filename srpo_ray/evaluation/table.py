@@ -1,0 +1,179 @@
+"""The sweep as a table: for the terminal, and as CSV and JSON files."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from srpo_ray.evaluation.results import (
+    CONTENT_ACCURACY,
+    SweepReport,
+    TrialRow,
+    metric_names,
+    ranking,
+    varied_params,
+)
+
+_TITLES = {
+    "algorithm.control_words": "words",
+    "algorithm.timestep_window": "window",
+    "algorithm.interpolation_strength": "strength",
+    "training.optimizer.lr": "lr",
+}
+_MOST_TERMINAL_PARAMS = 4
+_NOTHING = "–"
+_STYLES = {"base": "cyan", "repeat": "dim", "ablation": "dim", "trial": ""}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: what it shows of a row, and how."""
+
+    title: str
+    value: Callable[[TrialRow], Any]
+    text: Callable[[Any], str]
+    numeric: bool = True
+
+
+def param_columns(report: SweepReport) -> list[Column]:
+    """Parameters that differ between trials; with a single trial, the ones a reader looks for first."""
+    paths = varied_params(report) or [path for path in _TITLES if any(path in row.params for row in report.rows)]
+    titles = param_titles(paths)
+    return [
+        Column(titles[path], lambda row, path=path: row.params.get(path), param_text, numeric=False) for path in paths
+    ]
+
+
+def metric_columns(report: SweepReport) -> list[Column]:
+    """Objective, its change, the training reward, then the truth that is known."""
+
+    def metric(title: str, name: str) -> Column:
+        return Column(title, lambda row: row.value(name), number)
+
+    def change(title: str, name: str) -> Column:
+        return Column(title, lambda row: None if row.kind == "base" else report.change(row, name), signed)
+
+    names = metric_names(report)
+    truths = [name for name in names if name.startswith("truth/") and not name.endswith("_accuracy")]
+    columns = [
+        metric(report.objective.rpartition("/")[2], report.objective),
+        change("vs base", report.objective),
+        metric("reward", report.reward),
+        *(metric(name.rpartition("/")[2], name) for name in truths),
+    ]
+    return columns + [metric("content", CONTENT_ACCURACY)] * (CONTENT_ACCURACY in names)
+
+
+def ranked_table(report: SweepReport) -> Table:
+    """All runs for the terminal, the best objective first, at most 120 columns wide.
+
+    Ranks count trials; the untrained model, repeats and ablations stand where their value puts them. At most five
+    parameters and one truth metric beside content accuracy are shown; files and the report hold all.
+    """
+    metrics = metric_columns(report)
+    extra_truths = [column for column in metrics[3:] if column.title != "content"][1:]
+    columns = param_columns(report)[:_MOST_TERMINAL_PARAMS]
+    columns += [column for column in metrics if column not in extra_truths]
+    table = Table(
+        title=Text(report.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, width=None, expand=False
+    )
+    table.add_column("#", justify="right", no_wrap=True, min_width=2)
+    table.add_column("name", no_wrap=True, max_width=16, overflow="ellipsis")
+    for column in columns:
+        justify = "right" if column.numeric else "left"
+        table.add_column(Text(column.title), justify=justify, no_wrap=True, max_width=11, overflow="ellipsis")
+    table.add_column("status", no_wrap=True, max_width=14, overflow="ellipsis")
+    best = report.best_row
+    for rank, row in ranking(report):
+        cells = [rank_text(rank, row), row.name, *(column.text(column.value(row)) for column in columns), row.status]
+        style = "red" if row.failed else "bold green" if row is best else _STYLES[row.kind]
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    return table
+
+
+def write_csv(path: Path, report: SweepReport) -> Path:
+    """Write one line per run: rank, kind, every parameter and every metric of the last evaluation, in full."""
+    paths = list(dict.fromkeys(name for row in report.rows for name in row.params))
+    metrics = metric_names(report)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["rank", "name", "kind", "label", "status", "seed", "seconds", *paths, *metrics])
+    for rank, row in ranking(report):
+        params = [row.params[name] if name in row.params else "" for name in paths]
+        values = [row.value(name) for name in metrics]
+        writer.writerow([rank, row.name, row.kind, row.label, row.status, row.seed, row.seconds, *params, *values])
+    return write_text(path, file.getvalue())
+
+
+def write_json(path: Path, report: SweepReport) -> Path:
+    """Write the whole report, histories too; NaN and infinities become null."""
+    return write_text(path, json.dumps(_jsonable(asdict(report)), indent=2))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file so that a reader sees the whole of it or none, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8", newline="")
+    unfinished.replace(path)
+    return path
+
+
+def param_titles(paths: Sequence[str]) -> dict[str, str]:
+    """Short titles: a usual name, else the last part of the path, or the whole path where two would be alike."""
+    short = {path: _TITLES.get(path, path.rpartition(".")[2]) for path in paths}
+    names = list(short.values())
+    return {path: title if names.count(title) == 1 else path for path, title in short.items()}
+
+
+def rank_text(rank: int | None, row: TrialRow) -> str:
+    """The rank, or what kind of row it is that has none."""
+    if rank is not None:
+        return str(rank)
+    return _NOTHING if row.kind == "trial" else row.kind
+
+
+def number(value: float | None) -> str:
+    """Four decimals below 10, fewer above, a power of ten where those would say nothing: `0.7123`, `12.35`, `3e-6`."""
+    if value is None:
+        return _NOTHING
+    size = abs(value)
+    if size != 0 and (size < 1e-4 or size >= 1e5):
+        text = param_text(float(value))
+    else:
+        text = f"{value:.{4 if size < 10 else 2 if size < 1000 else 0}f}"
+    return text.replace("-", "−", 1) if value < 0 else text
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign: `+0.0312`, `−0.0100`."""
+    return _NOTHING if value is None else ("+" if value > 0 else "") + number(value)
+
+
+def param_text(value: Any) -> str:
+    """A parameter as a reader writes it: `3e-6`, `5–25`, `detailed`."""
+    if isinstance(value, float):
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    if isinstance(value, list | tuple):
+        items = [param_text(item) for item in value]
+        return "–".join(items) if len(items) == 2 and not isinstance(value[0], str) else ", ".join(items)
+    return _NOTHING if value is None else str(value)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)

@@ -1,0 +1,26 @@
+"""Latents `[B, 16, h, w]` and tokens `[B, (h/2)*(w/2), 64]`: FLUX packs 2x2 latent patches into tokens."""
+
+import torch
+from torch import Tensor
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Fold 2x2 patches into channels: `[B, C, h, w]` to tokens `[B, (h/2)*(w/2), 4C]`."""
+    batch, channels, height, width = latents.shape
+    patches = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, channels * 4)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Inverse of `pack` for latents of `height` x `width`."""
+    batch, _, channels = tokens.shape
+    patches = tokens.reshape(batch, height // 2, width // 2, channels // 4, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
+
+
+def position_ids(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
+    """FLUX's image position ids `[(h/2)*(w/2), 3]` of latents `height` x `width`: 0, row, column."""
+    rows = torch.arange(height // 2, device=device, dtype=torch.float32)
+    columns = torch.arange(width // 2, device=device, dtype=torch.float32)
+    row, column = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3)

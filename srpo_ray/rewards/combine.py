@@ -1,0 +1,148 @@
+"""Several rewards on one batch: their values, and one gradient of their weighted sum per picture size.
+
+One gradient per size, not per reward, is what crosses between processes: adding a model of a size already in use
+adds nothing to the traffic.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from srpo_ray.rewards.base import Reward, RewardError
+from srpo_ray.rewards.query import TextQuery
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """Scores of B pictures, and where the weighted sum of them rises."""
+
+    values: dict[str, Tensor]
+    """Per reward `[B]`, unweighted."""
+    gradients: dict[int, Tensor]
+    """Per picture size `[B, 3, size, size]`: gradient of each picture's own weighted sum."""
+
+
+@dataclass(frozen=True)
+class RewardCall:
+    """Names the reward, the prompts and the replica in whatever goes wrong inside a `with` block."""
+
+    reward: str
+    queries: Sequence[TextQuery]
+    replica: str
+
+    def __enter__(self) -> "RewardCall":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Only errors: an interrupt or exit passes through, and so does one that is named already.
+        if isinstance(error, Exception) and not isinstance(error, RewardError):
+            raise self.failure(f"{type(error).__name__}: {error}") from error
+
+    def failure(self, reason: str) -> RewardError:
+        """The error to raise when no single sample is to blame."""
+        return RewardError(self.reward, [str(query) for query in self.queries], self.replica, reason)
+
+    def require_score(self, score: Tensor) -> None:
+        """Raise unless `score` holds one finite number per query."""
+        if score.shape != (len(self.queries),):
+            raise self.failure(f"expected scores of shape [{len(self.queries)}], received {list(score.shape)}")
+        self.require_finite("score", score)
+
+    def require_finite(self, what: str, tensor: Tensor) -> None:
+        """Raise, naming the first bad sample, unless every number of `tensor` is finite."""
+        finite = torch.isfinite(tensor.detach()).view(len(self.queries), -1).all(dim=1)
+        bad = (~finite).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise RewardError(
+                self.reward,
+                [str(self.queries[first])],
+                self.replica,
+                f"the {what} of sample {first} is NaN or infinite ({len(bad)} of {len(self.queries)} are)",
+            )
+
+
+def score_and_gradient(
+    rewards: Mapping[str, Reward],
+    weights: Mapping[str, float],
+    images_by_size: Mapping[int, Tensor],
+    queries: Sequence[TextQuery],
+    *,
+    micro_batch_size: int,
+    replica: str,
+) -> ScoredBatch:
+    """One forward and one vector-Jacobian product per reward and micro-batch.
+
+    Args:
+        rewards: The models by name; those without a weight are left alone.
+        weights: Factor of each reward in the sum that the gradient is of.
+        images_by_size: `{size: [B, 3, size, size]}` in [0, 1] for the size of every weighted reward.
+        queries: B text queries.
+        micro_batch_size: Most pictures in one forward pass.
+        replica: Where this runs, for messages.
+
+    Raises:
+        RewardError: If a reward raises, gives a wrong shape, or a value or gradient that is not finite.
+    """
+    values: dict[str, list[Tensor]] = {name: [] for name in weights}
+    sizes = {rewards[name].image_size for name in weights}
+    gradients = {size: torch.zeros_like(images_by_size[size]) for size in sorted(sizes)}
+    for rows in _micro_batches(len(queries), micro_batch_size):
+        for name, weight in weights.items():
+            reward = rewards[name]
+            with torch.enable_grad(), RewardCall(name, queries[rows], replica) as call:
+                pixels = images_by_size[reward.image_size][rows].detach().requires_grad_()
+                score = reward.score(pixels, queries[rows])
+                call.require_score(score)
+                # Pictures are scored one by one, so the gradient of the sum holds each picture's own gradient.
+                (gradient,) = torch.autograd.grad((weight * score).sum(), pixels)
+                call.require_finite("gradient", gradient)
+            values[name].append(score.detach().to(pixels.device))
+            gradients[reward.image_size][rows] += gradient
+    return ScoredBatch({name: torch.cat(parts) for name, parts in values.items()}, gradients)
+
+
+def score_only(
+    rewards: Mapping[str, Reward],
+    names: Sequence[str],
+    images_by_size: Mapping[int, Tensor],
+    queries: Sequence[TextQuery],
+    *,
+    micro_batch_size: int,
+    replica: str,
+) -> dict[str, Tensor]:
+    """Values without gradient, for evaluation and for algorithms that need none.
+
+    Args:
+        rewards: The models by name.
+        names: The models to ask.
+        images_by_size: `{size: [B, 3, size, size]}` in [0, 1] for the size of every named reward.
+        queries: B text queries.
+        micro_batch_size: Most pictures in one forward pass.
+        replica: Where this runs, for messages.
+
+    Returns:
+        Per name `[B]`, unweighted.
+
+    Raises:
+        RewardError: If a reward raises, gives a wrong shape, or a value that is not finite.
+    """
+    values: dict[str, list[Tensor]] = {name: [] for name in names}
+    for rows in _micro_batches(len(queries), micro_batch_size):
+        for name in names:
+            reward = rewards[name]
+            with torch.no_grad(), RewardCall(name, queries[rows], replica) as call:
+                pixels = images_by_size[reward.image_size][rows]
+                score = reward.score(pixels, queries[rows])
+                call.require_score(score)
+            values[name].append(score.to(pixels.device))
+    return {name: torch.cat(parts) for name, parts in values.items()}
+
+
+def _micro_batches(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))

@@ -1,0 +1,128 @@
+"""Rewards inside the trainer's process: for tests, one-process runs and as the base of overhead measurements."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from srpo_ray.config.reward import RewardModelConfig
+from srpo_ray.rewards.base import Reward, Scores, check_batch, check_gradient, check_names
+from srpo_ray.rewards.build import build_rewards
+from srpo_ray.rewards.combine import score_and_gradient, score_only
+from srpo_ray.rewards.pool.bridge import connect_scores
+from srpo_ray.rewards.preprocess import resize_to_each
+from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.statistics import ScoringStatistics
+
+REPLICA = "in process"
+
+
+class LocalRewards:
+    """The same numbers and the same errors as the pool's client, with no process in between.
+
+    Args:
+        rewards: All models by name, held-out ones included.
+        weights: Factor of each training reward in the sum.
+        micro_batch_size: Most pictures in one forward pass.
+
+    Raises:
+        ValueError: If there is no weight, or one for an unknown model.
+    """
+
+    def __init__(
+        self, rewards: Mapping[str, Reward], weights: Mapping[str, float], *, micro_batch_size: int = 16
+    ) -> None:
+        check_names(list(weights), list(rewards))
+        self._rewards = dict(rewards)
+        self._weights = dict(weights)
+        self._micro_batch_size = micro_batch_size
+        self._statistics = ScoringStatistics()
+
+    @classmethod
+    def load(
+        cls,
+        models: Sequence[RewardModelConfig],
+        held_out: Sequence[RewardModelConfig] = (),
+        *,
+        micro_batch_size: int = 16,
+        device: str = "cpu",
+    ) -> "LocalRewards":
+        """Load the models of a config; `models` are trained on with their weights, `held_out` only measured.
+
+        Raises:
+            ValueError: As `build_rewards`.
+        """
+        weights = {model.name: model.weight for model in models}
+        rewards = build_rewards([*models, *held_out], device)
+        return cls(rewards, weights, micro_batch_size=micro_batch_size)
+
+    def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingLocalScore":
+        """See `RewardScorer.submit`; the work is done in `result()`."""
+        check_batch(images, queries)
+        pixels = self._resize(images, list(self._weights))
+        if any(picture.requires_grad for picture in pixels.values()):
+            check_gradient({name: self._rewards[name].image_gradient for name in self._weights})
+            return PendingLocalScore(lambda: self._with_gradient(pixels, queries))
+        return PendingLocalScore(lambda: self._without_gradient(pixels, queries))
+
+    def measure(
+        self, images: Tensor, queries: Sequence[TextQuery], names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """See `RewardScorer.measure`."""
+        check_batch(images, queries)
+        asked = list(self._rewards) if names is None else list(names)
+        check_names(asked, list(self._rewards))
+        return self._measure(self._resize(images.detach(), asked), queries, asked)
+
+    def take_statistics(self) -> dict[str, float]:
+        """See `RewardScorer.take_statistics`."""
+        return self._statistics.take()
+
+    def _resize(self, images: Tensor, names: Sequence[str]) -> dict[int, Tensor]:
+        return resize_to_each(images, [self._rewards[name].image_size for name in names])
+
+    def _measure(
+        self, pixels: dict[int, Tensor], queries: Sequence[TextQuery], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        started = time.perf_counter()
+        values = score_only(
+            self._rewards, names, pixels, queries, micro_batch_size=self._micro_batch_size, replica=REPLICA
+        )
+        self._count(time.perf_counter() - started)
+        return values
+
+    def _without_gradient(self, pixels: dict[int, Tensor], queries: Sequence[TextQuery]) -> Scores:
+        return connect_scores(self._measure(pixels, queries, list(self._weights)), self._weights, {}, pixels)
+
+    def _with_gradient(self, pixels: dict[int, Tensor], queries: Sequence[TextQuery]) -> Scores:
+        started = time.perf_counter()
+        batch = score_and_gradient(
+            self._rewards,
+            self._weights,
+            pixels,
+            queries,
+            micro_batch_size=self._micro_batch_size,
+            replica=REPLICA,
+        )
+        self._count(time.perf_counter() - started)
+        return connect_scores(batch.values, self._weights, batch.gradients, pixels)
+
+    def _count(self, seconds: float) -> None:
+        self._statistics.calls += 1
+        self._statistics.wait_s += seconds
+        self._statistics.round_trip_s += seconds
+        self._statistics.compute_s += seconds
+
+
+class PendingLocalScore:
+    """Scores that are computed when they are first asked for."""
+
+    def __init__(self, compute: Callable[[], Scores]) -> None:
+        self._compute = compute
+        self._scores: Scores | None = None
+
+    def result(self) -> Scores:
+        """See `PendingScore.result`."""
+        if self._scores is None:
+            self._scores = self._compute()
+        return self._scores

@@ -1,0 +1,161 @@
+"""Rewards of the CLIP family: the cosine between an image and a weighted sum of texts.
+
+CLIPScore, HPSv2.1 and the small world's rewards are this model with different weights. Pictures are resized by the
+short side and centre-cropped, as SRPO's released code does; a model that was trained on padded or squashed pictures
+sees them a little differently than in its own benchmark.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from srpo_ray.config.reward import OpenClipRewardConfig
+from srpo_ray.rewards.preprocess import normalize
+from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.text_features import TextFeatures
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "open_clip_config.json"
+
+
+class ClipModel(Protocol):
+    """The part of `open_clip.CLIP` and `open_clip.CustomTextCLIP` that a reward uses."""
+
+    visual: Any
+    logit_scale: Tensor
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor: ...
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor: ...
+
+
+class OpenClipReward:
+    """`score = scale * f_img . (sum_i w_i C_i)` with unit image feature `f_img` and unit text features `C_i`.
+
+    Args:
+        name: Unique name of the reward.
+        model: An open_clip model; it is frozen and put in evaluation mode here.
+        tokenizer: Maps texts to token ids `[N, context_length]`, cutting and padding as needed.
+        context_length: Most tokens that the model reads; longer texts are cut, with one warning.
+        scale: Factor between the cosine and the published score.
+        text_cache_size: Most text features kept.
+
+    Raises:
+        ValueError: If the model does not take square pictures.
+
+    Source: CLIPScore arXiv:2104.08718; HPSv2 arXiv:2306.09341; the sum over texts from SRPO arXiv:2509.06942.
+    """
+
+    image_gradient = True
+
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        tokenizer: Callable[..., Tensor],
+        context_length: int,
+        scale: float = 1.0,
+        text_cache_size: int = 65_536,
+    ) -> None:
+        self.name = name
+        self.scale = scale
+        self.model = cast(ClipModel, model.eval().requires_grad_(False))
+        visual = self.model.visual
+        sides = visual.image_size if isinstance(visual.image_size, Sequence) else (visual.image_size,) * 2
+        if sides[0] != sides[1]:
+            raise ValueError(f"reward {name!r}: expected a model for square pictures, received one for {sides}")
+        self.image_size = int(sides[0])
+        self._mean, self._std = visual.image_mean, visual.image_std
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._warned = False
+        self._text_features = TextFeatures(self._encode_texts, text_cache_size)
+
+    @classmethod
+    def load(cls, config: OpenClipRewardConfig, device: str = "cpu") -> "OpenClipReward":
+        """Load the model of a config: a local folder, the Hugging Face hub, or the small world.
+
+        Raises:
+            ValueError: If the folder, its config or its weights are missing or cannot be read.
+        """
+        import open_clip  # takes seconds, and a pool of Python rewards does not need it
+
+        source = open_clip_source(config.name, config.path)
+        try:
+            # Without `require_pretrained` open_clip would answer missing weights with random ones.
+            model = open_clip.create_model(source, device=device, require_pretrained=True)
+            tokenizer = open_clip.get_tokenizer(source)
+            text_config = (open_clip.get_model_config(source) or {}).get("text_cfg", {})
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(
+                f"reward {config.name!r}: expected a readable open_clip model at {source!r}, received "
+                f"{type(error).__name__}: {error}; check `path`, or save the model again"
+            ) from error
+        context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+        return cls(config.name, model, tokenizer, context_length, config.scale)
+
+    def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
+        """See `Reward.score`; the result has the type of `images`, so a float64 model can be checked in float64."""
+        weight = self.model.logit_scale
+        pixels = normalize(images.to(weight.device, weight.dtype), self._mean, self._std)
+        image_features = self.model.encode_image(pixels, normalize=True)
+        features = self._text_features.lookup(text for query in queries for text in query.texts)
+        directions = torch.stack([_weighted_sum(query, features) for query in queries])
+        return self.scale * (image_features * directions).sum(-1).to(images.dtype)
+
+    def _encode_texts(self, texts: list[str]) -> Tensor:
+        """Unit text features `[N, D]`."""
+        tokens = self._tokenizer(texts)
+        self._warn_if_cut(texts, tokens)
+        with torch.no_grad():
+            return self.model.encode_text(tokens.to(self.model.logit_scale.device), normalize=True)
+
+    def _warn_if_cut(self, texts: list[str], tokens: Tensor) -> None:
+        """Say once which text was cut: tokenizers cut in silence, and the end of the prompt is then not scored."""
+        if self._warned:
+            return
+        # With room for one more token, a text that was cut shows a different last token, or one in the new place.
+        length = self._context_length
+        roomy = self._tokenizer([*texts, ""], context_length=length + 1)
+        padding = roomy[-1, -1]
+        cut = (roomy[:-1, :length] != tokens).any(dim=1) | (roomy[:-1, length] != padding)
+        if cut.any():
+            self._warned = True
+            logger.warning(
+                "reward %r reads %d tokens; the rest of this text is not scored (said once): %r",
+                self.name,
+                length,
+                texts[int(cut.nonzero()[0])],
+            )
+
+
+def _weighted_sum(query: TextQuery, features: dict[str, Tensor]) -> Tensor:
+    return torch.stack([weight * features[text] for weight, text in query.terms]).sum(0)
+
+
+def open_clip_source(name: str, path: str) -> str:
+    """The name by which open_clip finds a model: `hf-hub:ORG/NAME`, or `local-dir:FOLDER` after a look at the folder.
+
+    Raises:
+        ValueError: If the folder does not exist or holds no open_clip config.
+    """
+    if path.startswith("hf-hub:"):
+        return path
+    if path.startswith("small_world:"):
+        from srpo_ray.small_world.weights import reward_dir  # the laboratory stays out of ordinary runs
+
+        folder = Path(reward_dir(path.removeprefix("small_world:")))
+    else:
+        folder = Path(path.removeprefix("local-dir:"))
+    if not (folder / CONFIG_FILE).is_file():
+        received = f"a folder without {CONFIG_FILE}" if folder.is_dir() else "no folder"
+        raise ValueError(
+            f"reward {name!r}: expected an open_clip model ({CONFIG_FILE} and weights) in {folder.absolute()}, received "
+            f"{received}; set `path` to such a folder, to hf-hub:ORG/NAME or to small_world:NAME"
+        )
+    return f"local-dir:{folder}"

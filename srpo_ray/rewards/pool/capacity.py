@@ -1,0 +1,48 @@
+"""Whether a cluster can ever hold a pool: Ray itself would wait for the missing resources for ever."""
+
+import math
+from collections.abc import Mapping
+
+import ray
+from ray._private.state import state as cluster_state
+
+from srpo_ray.config.reward import PoolConfig
+
+
+def replica_resources(pool: PoolConfig) -> dict[str, float]:
+    """What one replica reserves, by Ray's names of the resources; zeros left out."""
+    resources = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
+    return {name: amount for name, amount in resources.items() if amount > 0}
+
+
+def require_capacity(pool: PoolConfig) -> None:
+    """Compare the pool with everything the cluster has, in use or not, and with what an autoscaler may add.
+
+    Raises:
+        ValueError: If there are more replicas than can ever run at once.
+    """
+    need = replica_resources(pool)
+    capacity, available = cluster_capacity(need)
+    if capacity < pool.num_replicas:
+        raise ValueError(
+            f"`rewards.pool.num_replicas: {pool.num_replicas}` with {need} each does not fit: the cluster can hold "
+            f"{capacity:g} such replicas ({available} in all); lower num_replicas or what each reserves, or add nodes"
+        )
+
+
+def cluster_capacity(need: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+    """How many processes with `need` the cluster can ever hold, and what it has of those resources in all."""
+    # Node by node, since a process cannot be spread over two.
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    capacity, available = sum(fitting_replicas(need, node) for node in nodes), ray.cluster_resources()
+    # Set where an autoscaler runs. Ray Train asks the same question in this way, as there is no public one.
+    limit = cluster_state.get_max_resources_from_cluster_config()
+    if limit and fitting_replicas(need, limit) > capacity:
+        capacity, available = fitting_replicas(need, limit), dict(limit)
+    return capacity, {name: available.get(name, 0) for name in need}
+
+
+def fitting_replicas(need: Mapping[str, float], available: Mapping[str, float]) -> float:
+    """How many times `need` goes into `available`; infinite if nothing is needed."""
+    # The small number keeps 1 / 0.1 at ten, whatever the rounding.
+    return min((available.get(name, 0) / amount + 1e-9) // 1 for name, amount in need.items()) if need else math.inf

@@ -1,0 +1,54 @@
+"""How mlflow is imported and reached: no telemetry, short timeouts, which errors are worth a retry."""
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # MLflow's own defaults block a call for minutes when the server is gone; the tracker retries by itself.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+KEY_LENGTH = 250
+"""Most characters that MLflow takes in the name of a metric or parameter."""
+
+_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client of the tracking server or database at `uri`. Takes seconds on first use, which imports mlflow.
+
+    Raises:
+        MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: See `delivery_errors`.
+    """
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def delivery_errors() -> tuple[type[Exception], ...]:
+    """What a call of a client may raise: errors of MLflow, of the database, of the network or the disk."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, OSError)
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether the store understood the call and said no, so that sending it again cannot help."""
+    return getattr(error, "error_code", None) in _REFUSED
+
+
+def allowed_name(name: str) -> str:
+    """The name with `_` for every character that MLflow does not take, cut to `KEY_LENGTH`."""
+    return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)[:KEY_LENGTH]

@@ -1,0 +1,106 @@
+"""A queue kept in a file: records are appended as JSON lines and leave once they were delivered.
+
+Memory stays small however long the receiver is away, and what was not delivered survives the process.
+"""
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class Spool:
+    """A queue of records in one file. Opening a file that exists continues it.
+
+    One process at a time, any number of its threads. A second, small file (`<name>.offset`) holds the byte
+    offset up to which records were delivered. It is written after delivery, so a crash in between delivers
+    the last records again: receivers must accept repeats.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset_path = path.with_name(path.name + ".offset")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            self._offset_path.unlink(missing_ok=True)
+        self._delivered = int(self._offset_path.read_text()) if self._offset_path.exists() else 0
+        self._lock = threading.Lock()
+        self._file = path.open("ab")
+        if _ends_inside_a_line(path):
+            self._file.write(b"\n")
+            self._file.flush()
+
+    def append(self, record: Record) -> None:
+        """Add a record at the end.
+
+        Raises:
+            OSError: If the disk refuses it.
+        """
+        line = json.dumps(record).encode() + b"\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
+
+    def read(self, limit: int) -> list[tuple[Record, int]]:
+        """Undelivered records, oldest first.
+
+        Args:
+            limit: Most records to return.
+
+        Returns:
+            Each record with the offset to acknowledge once it was delivered. A line that a crash cut short
+            comes as an empty record.
+        """
+        records: list[tuple[Record, int]] = []
+        with self.path.open("rb") as file:
+            file.seek(self._delivered)
+            while len(records) < limit and (line := file.readline()).endswith(b"\n"):
+                records.append((_parse(line), file.tell()))
+        return records
+
+    def acknowledge(self, offset: int) -> None:
+        """Everything before `offset` was delivered and is never read again.
+
+        Raises:
+            OSError: If the disk refuses the note.
+        """
+        write_atomically(self._offset_path, str(offset))
+        self._delivered = offset
+
+    def is_empty(self) -> bool:
+        """Whether every record was delivered."""
+        return not self.read(limit=1)
+
+    def close(self) -> None:
+        """Close the file, and delete it when nothing is left in it."""
+        self._file.close()
+        if self.is_empty():
+            self.path.unlink()
+            self._offset_path.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file so that a reader sees the old text or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def _ends_inside_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _parse(line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,250 @@
+"""Logging from a trainer worker: calls append to a file and return; one thread carries the file to MLflow.
+
+Training neither waits for the server nor fails with it. While the server is away records collect in the file;
+what is still there when the process ends can be sent with `replay`.
+"""
+
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from srpo_ray.tracking.connection import allowed_name, connect, delivery_errors, is_refused
+from srpo_ray.tracking.spool import Record, Spool
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_log = logging.getLogger(__name__)
+
+_METRICS_PER_CALL = 1000
+_RECORDS_PER_READ = 200
+_FIRST_RETRY_S = 1.0
+_LAST_RETRY_S = 60.0
+
+
+class Tracker:
+    """Logs to one MLflow run.
+
+    Args:
+        uri: Tracking URI.
+        run_id: The run, opened by `start_run`.
+        spool: File that records wait in. If it exists, what is left in it is sent first.
+        flush_interval_s: Seconds between two deliveries.
+    """
+
+    def __init__(self, uri: str, run_id: str, spool: Path, flush_interval_s: float = 5.0) -> None:
+        self._uri = uri
+        self._run_id = run_id
+        self._flush_interval_s = flush_interval_s
+        self._spool = Spool(spool)
+        self._closing = threading.Event()
+        self._deadline = math.inf
+        self._warned_of_disk = False
+        self._thread = threading.Thread(target=self._deliver_until_closed, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log numbers of one step.
+
+        NaN and infinities all reach MLflow as NaN, a gap in its chart: it would store an infinity as 1.8e308,
+        which flattens the chart. Characters that MLflow does not allow in names become `_`.
+
+        Args:
+            metrics: Name -> value; anything that `float()` takes.
+            step: The update that they belong to.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        now_ms = int(time.time() * 1000)
+        self._append({"kind": "metrics", "values": values, "step": int(step), "time_ms": now_ms})
+
+    def log_picture(self, path: Path, artifact_path: str) -> None:
+        """Attach a picture file.
+
+        Args:
+            path: The file. It is read when it is sent, so it must stay until the run ends.
+            artifact_path: Folder among the run's artifacts.
+        """
+        self._append({"kind": "picture", "path": str(path.resolve()), "artifact_path": artifact_path})
+
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """Attach a text, such as a report, as the artifact `artifact_file`."""
+        self._append({"kind": "text", "text": text, "artifact_file": artifact_file})
+
+    def log_yaml(self, content: Mapping[str, Any], artifact_file: str) -> None:
+        """Attach plain values, such as a resolved config, as the YAML artifact `artifact_file`."""
+        self.log_text(yaml.safe_dump(dict(content), sort_keys=False), artifact_file)
+
+    def close(self, status: Status, timeout_s: float = 30.0) -> bool:
+        """Set the run's final status and deliver what is left.
+
+        Args:
+            status: How the run ended.
+            timeout_s: Most seconds to wait. After them the spool file stays, for `replay`.
+
+        Returns:
+            Whether everything was delivered. If so, the spool file is gone.
+        """
+        if self._closing.is_set():
+            return not self._spool.path.exists()
+        self._append({"kind": "status", "status": status})
+        self._deadline = time.monotonic() + timeout_s
+        self._closing.set()
+        self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._spool.close()
+        delivered = not self._spool.path.exists()
+        if not delivered:
+            _log.warning(
+                "MLflow at %s did not take everything; the rest is kept in %s: send it with"
+                " srpo_ray.tracking.tracker.replay",
+                self._uri,
+                self._spool.path,
+            )
+        return delivered
+
+    def _append(self, record: Record) -> None:
+        try:
+            self._spool.append({"run_id": self._run_id, **record})
+        except OSError as error:
+            if not self._warned_of_disk:
+                _log.warning("Metrics are being lost, %s cannot be written: %s", self._spool.path, error)
+            self._warned_of_disk = True
+
+    def _deliver_until_closed(self) -> None:
+        client = None
+        failures = 0
+        while True:
+            last_round = self._closing.is_set()
+            try:
+                client = client or connect(self._uri)
+                _deliver(client, self._spool)
+            except delivery_errors() as error:
+                if failures == 0:
+                    _log.warning("MLflow: %s. Training goes on; records wait in %s", error, self._spool.path)
+                failures += 1
+                delay = min(_FIRST_RETRY_S * 2 ** (failures - 1), _LAST_RETRY_S)
+            else:
+                if last_round:
+                    return
+                if failures:
+                    _log.info("MLflow at %s has taken all records", self._uri)
+                failures = 0
+                delay = self._flush_interval_s
+            if not self._closing.wait(delay):
+                continue
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0:
+                return
+            if failures:
+                time.sleep(min(delay, _FIRST_RETRY_S, remaining))
+
+
+def replay(spool: Path, uri: str) -> int:
+    """Send what a tracker could not deliver; the file is deleted once it is empty.
+
+    Records that MLflow already has are not doubled: metrics carry the time at which they were logged.
+
+    Args:
+        spool: File of a tracker whose process has ended.
+        uri: Tracking URI of the store that holds the runs.
+
+    Returns:
+        Number of records sent.
+
+    Raises:
+        ValueError: If there is no such file.
+        ConnectionError: If the store cannot be reached or an artifact cannot be stored; calling again goes on
+            from there.
+    """
+    if not spool.exists():
+        raise ValueError(f"expected a spool file that a run left, got {spool}, which does not exist")
+    queue = Spool(spool)
+    try:
+        return _deliver(connect(uri), queue)
+    except delivery_errors() as error:
+        raise ConnectionError(f"{spool} was not all sent to {uri}: {error}; call again to go on") from error
+    finally:
+        queue.close()
+
+
+def _deliver(client: "MlflowClient", spool: Spool) -> int:
+    """Send everything in order and acknowledge it; raises at the first thing that cannot be sent."""
+    count = 0
+    while records := spool.read(_RECORDS_PER_READ):
+        for group in _groups(records):
+            first, end = group[0][0], group[-1][1]
+            if first.get("kind") == "metrics":
+                _send_metrics(client, [record for record, _ in group])
+            else:
+                try:
+                    _send_other(client, first)
+                except delivery_errors():
+                    # To the back of the queue, or an artifact store that is down would hold up the metrics.
+                    # The question fails when the whole server is away: then the order is kept.
+                    client.get_run(first["run_id"])
+                    spool.append(first)
+                    spool.acknowledge(end)
+                    raise
+            spool.acknowledge(end)
+            count += len(group)
+    return count
+
+
+def _groups(records: list[tuple[Record, int]]) -> Iterator[list[tuple[Record, int]]]:
+    """Neighbouring metrics records of one run together, every other record alone."""
+
+    def together(entry: tuple[Record, int]) -> object:
+        record, end = entry
+        return record["run_id"] if record.get("kind") == "metrics" else end
+
+    for _, group in itertools.groupby(records, key=together):
+        yield list(group)
+
+
+def _send_metrics(client: "MlflowClient", records: Sequence[Record]) -> None:
+    from mlflow.entities import Metric
+
+    metrics = []
+    for record in records:
+        for name, value in record["values"].items():
+            finite = value if math.isfinite(value) else math.nan
+            metrics.append(Metric(allowed_name(name), finite, record["time_ms"], record["step"]))
+    try:
+        for start in range(0, len(metrics), _METRICS_PER_CALL):
+            client.log_batch(records[0]["run_id"], metrics=metrics[start : start + _METRICS_PER_CALL])
+    except delivery_errors() as error:
+        if not is_refused(error):
+            raise
+        if len(records) == 1:
+            _log.warning("MLflow refused the metrics of step %d: %s", records[0]["step"], error)
+        else:
+            for record in records:
+                _send_metrics(client, [record])
+
+
+def _send_other(client: "MlflowClient", record: Record) -> None:
+    try:
+        match record:
+            case {"kind": "picture", "path": path} if not Path(path).exists():
+                _log.warning("%s was not sent to MLflow: the file is gone", path)
+            case {"kind": "picture", "run_id": run_id, "path": path, "artifact_path": artifact_path}:
+                client.log_artifact(run_id, path, artifact_path)
+            case {"kind": "text", "run_id": run_id, "text": text, "artifact_file": artifact_file}:
+                client.log_text(run_id, text, artifact_file)
+            case {"kind": "status", "run_id": run_id, "status": status}:
+                client.set_terminated(run_id, status)
+            case _:
+                _log.warning("A damaged record was skipped: %s", record)
+    except delivery_errors() as error:
+        if not is_refused(error):
+            raise
+        _log.warning("MLflow refused a %s: %s", record["kind"], error)

@@ -1,0 +1,113 @@
+"""Checkpoints: whole tensors in safetensors, so that any number of workers reads what any number has written.
+
+A checkpoint is a folder `step_000020` with the trained weights, the optimizer's state and `manifest.json`, which
+holds the size and SHA-256 of each file. It is written under another name and renamed when it is complete; the one
+before it goes only after that.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One complete checkpoint."""
+
+    path: Path
+    step: int
+    """Updates made."""
+    weights: dict[str, Tensor]
+    """Parameter name -> float32 weights."""
+    optimizer: dict[str, Tensor]
+    """`<parameter name>/<state>` -> float32 state of the optimizer."""
+    state: dict[str, Any]
+    """What else the run needs to go on."""
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    state: dict[str, Any],
+    kept: int,
+) -> Path:
+    """Write a checkpoint, prove that it can be read, then remove all but the `kept` newest.
+
+    Args:
+        folder: Folder of the run's checkpoints.
+        step: Updates made.
+        weights: Parameter name -> whole weights.
+        optimizer: `<parameter name>/<state>` -> whole state.
+        state: Plain values; JSON.
+        kept: Checkpoints to keep, at least 1.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    final = folder / f"step_{step:06d}"
+    partial = folder / f".{final.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(weights, partial / WEIGHTS)
+    save_file(optimizer, partial / OPTIMIZER)
+    files = {name: _fingerprint(partial / name) for name in (WEIGHTS, OPTIMIZER)}
+    (partial / MANIFEST).write_text(json.dumps({"step": step, "state": state, "files": files}, indent=1))
+    shutil.rmtree(final, ignore_errors=True)
+    partial.replace(final)
+    read_checkpoint(final)
+    for old in complete_checkpoints(folder)[:-kept]:
+        shutil.rmtree(old)
+    return final
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Folders of the checkpoints that were renamed into place, oldest first."""
+    return sorted(folder.glob("step_*")) if folder.is_dir() else []
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
+    for path in reversed(complete_checkpoints(folder)):
+        try:
+            return read_checkpoint(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=2)
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and check it against its manifest.
+
+    Raises:
+        ValueError: If a file is missing, changed or unreadable.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        for name, expected in manifest["files"].items():
+            if _fingerprint(path / name) != expected:
+                raise ValueError(f"checkpoint {path}: {name} is not what the manifest says, so it is damaged")
+        return Checkpoint(
+            path, manifest["step"], load_file(path / WEIGHTS), load_file(path / OPTIMIZER), manifest["state"]
+        )
+    except (OSError, json.JSONDecodeError, KeyError, SafetensorError) as error:
+        raise ValueError(f"checkpoint {path}: expected weights, optimizer and manifest, got: {error!r}") from error
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,196 @@
+"""The driver's side of a run: Ray, reward pool, MLflow run, and Ray Train's workers."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig as TrainRunConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train.torch import TorchTrainer
+
+from srpo_ray.config import RunConfig
+from srpo_ray.rewards.base import RewardError
+from srpo_ray.rewards.pool.capacity import cluster_capacity
+from srpo_ray.rewards.pool.pool import RewardPool
+from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
+from srpo_ray.training.preflight import check_inputs, open_run_folder
+from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.worker import WorkerArguments, train_worker
+
+OVERSUBSCRIPTION = 8
+"""Logical CPUs of a Ray that is started here, per core: its processes wait for each other more than they compute."""
+
+
+class TrainingError(RuntimeError):
+    """A run that could not go on; the message says why."""
+
+
+class StopOnRewardError(UserCallback):
+    """Ends a run whose reward failed: Ray Train would restart it, only to fail at the same prompt again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise a worker's reward error in the controller, which no restart follows."""
+        for error in worker_exceptions.values():
+            cause = reward_error(error)
+            if cause:
+                raise cause
+
+
+def reward_error(error: BaseException | None) -> RewardError | None:
+    """The reward error that an exception is, wraps or was caused by."""
+    while error is not None:
+        if isinstance(error, RewardError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Use the Ray cluster at `address` or in `RAY_ADDRESS`, or start a local one for the block.
+
+    Raises:
+        ValueError: If there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    # Train's controller looks after its workers this often; at its default of 2 s each report waits for it.
+    environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "TOKENIZERS_PARALLELISM": "false"}
+    runtime_env = {"env_vars": environment}
+    try:
+        if address:
+            ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
+        else:
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
+            ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
+    except ConnectionError as error:
+        raise ValueError(
+            f"expected a running Ray cluster at {address!r}, got none ({error}); start it with `ray up` or"
+            " `ray start --head`, or leave out the address to start a local one"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_capacity(config: RunConfig) -> None:
+    """Compare the trainer workers with all that the cluster has.
+
+    Raises:
+        ValueError: If there are more workers than can ever run at once.
+    """
+    need = worker_resources(config)
+    capacity, available = cluster_capacity(need)
+    if capacity < config.training.num_workers:
+        raise ValueError(
+            f"training.num_workers: expected at most {capacity:g} workers of {need} each, as the cluster has"
+            f" {available}, got {config.training.num_workers}; lower it or what each reserves, or add nodes"
+        )
+
+
+def worker_resources(config: RunConfig) -> dict[str, float]:
+    """What one trainer worker reserves, by Ray's names of the resources."""
+    training = config.training
+    gpus = {"GPU": training.num_gpus} if training.num_gpus else {}
+    return {"CPU": training.num_cpus, **gpus, **training.resources}
+
+
+def train(config: RunConfig, address: str | None = None) -> RunFolder:
+    """Run one training from config to finished run folder, or go on with it where it stopped.
+
+    Args:
+        config: The run.
+        address: Ray cluster to use; None takes `RAY_ADDRESS` or starts a local one.
+
+    Returns:
+        The folder `run_root/name`.
+
+    Raises:
+        ValueError: If an input cannot be used.
+        TrainingError: If the run could not go on.
+    """
+    check_inputs(config)
+    folder = open_run_folder(config, Path(config.run_root).resolve() / config.name)
+    if folder.finished.exists():
+        return folder
+    with ray_session(address):
+        check_capacity(config)
+        with reward_pool(config, f"rewards_{config.name}") as pool:
+            fit(config, folder, pool, name=config.name)
+    return folder
+
+
+@contextmanager
+def reward_pool(config: RunConfig, name: str) -> Iterator[str | None]:
+    """Start the reward pool of a config for the block; gives its name, or None if rewards are in process."""
+    if config.rewards.in_process:
+        yield None
+        return
+    with RewardPool.create(config.rewards.models, config.evaluation.held_out, config.rewards.pool, name):
+        yield name
+
+
+def fit(
+    config: RunConfig,
+    folder: RunFolder,
+    pool: str | None,
+    *,
+    name: str,
+    parent_run: str | None = None,
+    callbacks: tuple[UserCallback, ...] = (),
+) -> None:
+    """Train with Ray Train's workers until the last update.
+
+    Args:
+        config: The run.
+        folder: Its folder, made already.
+        pool: Name of the reward pool; None scores in process.
+        name: Name of the MLflow run.
+        parent_run: MLflow run that this one is shown under.
+        callbacks: More callbacks of Ray Train, called in its controller.
+
+    Raises:
+        TrainingError: If the run could not go on.
+    """
+    uri = tracking_uri(config)
+    run_id = start_run(
+        uri,
+        config.tracking.experiment,
+        name,
+        parent_run_id=parent_run,
+        tags={"git_commit": git_commit(Path.cwd()) or "unknown", "run_dir": str(folder.path)},
+        params=flatten(config.model_dump(mode="json")),
+        record=folder.tracker_record,
+    )
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"arguments": WorkerArguments(config, str(folder.path), pool, uri, run_id)},
+        scaling_config=ScalingConfig(
+            num_workers=config.training.num_workers,
+            use_gpu=config.training.num_gpus > 0,
+            resources_per_worker=worker_resources(config),
+        ),
+        run_config=TrainRunConfig(
+            name="train",
+            storage_path=str(folder.ray),
+            failure_config=FailureConfig(max_failures=config.training.max_failures),
+            callbacks=[StopOnRewardError(), *callbacks],
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        cause = reward_error(getattr(error, "controller_failure", None))
+        raise TrainingError(str(cause or error)) from error
+
+
+def tracking_uri(config: RunConfig) -> str:
+    """The configured MLflow URI, or the sqlite file in the run root."""
+    return config.tracking.uri or default_uri(Path(config.run_root))

@@ -1,0 +1,91 @@
+"""What a run leaves on disk. Everything that the report, a restart and `srpo-ray sample` need is in here."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.tracker_record = self.path / "mlflow_run.json"
+        self.tracker_spool = self.path / "mlflow_spool.jsonl"
+        self.steps = self.path / "steps.jsonl"
+        self.evaluations = self.path / "evaluations.jsonl"
+        self.pictures = self.path / "pictures"
+        self.base_pictures = self.pictures / "base.safetensors"
+        self.checkpoints = self.path / "checkpoints"
+        self.finished = self.path / "finished.json"
+        self.ray = self.path / "ray"
+
+    @property
+    def gallery(self) -> Path:
+        """The before/after picture grid of the latest evaluation."""
+        return self.pictures / "before_after.png"
+
+    def make(self) -> None:
+        """Create the folder.
+
+        Raises:
+            ValueError: If it cannot be written.
+        """
+        try:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f"run_root: expected a folder that can be written, got {self.path} ({error.strerror});"
+                " choose another run_root or mend its permissions"
+            ) from error
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add one JSON line."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file; a last line that was cut off in mid-write is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Keep rows up to `step`: a run that goes on from a checkpoint writes the later ones again."""
+    kept = [row for row in read_rows(path) if row["step"] <= step]
+    if path.exists():
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def save_pictures(path: Path, pictures: dict[int, Tensor]) -> None:
+    """Keep pictures `[3, H, W]` by prompt index."""
+    save_file({f"{index:06d}": picture.contiguous() for index, picture in pictures.items()}, path)
+
+
+def load_pictures(path: Path) -> dict[int, Tensor]:
+    """What `save_pictures` kept, in the order of the prompts."""
+    return {int(index): picture for index, picture in sorted(load_file(path).items())}

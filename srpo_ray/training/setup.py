@@ -1,0 +1,92 @@
+"""From a config to a `Trainer`: everything that a worker loads before its first update."""
+
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+
+from srpo_ray.algorithms import build_algorithm
+from srpo_ray.config import RunConfig
+from srpo_ray.data import load_or_encode, load_prompts
+from srpo_ray.evaluation.panel import Panel
+from srpo_ray.models import Conditioning, FluxPolicy, load_transformer, load_vae
+from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.training.checkpoint import Checkpoint
+from srpo_ray.training.engine import Engine
+from srpo_ray.training.meters import MeanMeter, StageTimer
+from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.trainer import Prompts, Trainer
+
+
+def build_trainer(
+    config: RunConfig, folder: RunFolder, rewards: RewardScorer, device: str, checkpoint: Checkpoint | None
+) -> Trainer:
+    """Load the model, shard it, and connect it with prompts, rewards, algorithm and panel.
+
+    Args:
+        config: The run.
+        folder: Where it writes.
+        rewards: Scores of trained and held-out models.
+        device: Where this worker trains.
+        checkpoint: What to go on from; None starts with the model's own weights.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+    engine, guidance_embeds = _build_engine(config, dtype, device, checkpoint)
+    policy = FluxPolicy(
+        engine,
+        load_vae(config.model.path, dtype).to(device),
+        resolution=config.model.resolution,
+        guidance_embeds=guidance_embeds,
+        dtype=dtype,
+        device=device,
+    )
+    texts = load_prompts(config.data.prompts)
+    judged = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]
+    conditioning = _encode(config, [*texts, *judged], dtype, device, Path(config.run_root) / "cache")
+    panel = Panel(
+        config.evaluation,
+        judged,
+        conditioning[len(texts) :],
+        shift=config.rollout.shift,
+        truth=config.evaluation.prompts.startswith("small_world:"),
+        rank=rank,
+        world_size=world_size,
+    )
+    return Trainer(
+        config=config,
+        folder=folder,
+        engine=engine,
+        policy=policy,
+        rewards=rewards,
+        algorithm=build_algorithm(config, policy, rewards),
+        panel=panel,
+        prompts=Prompts(texts, conditioning[: len(texts)]),
+        rank=rank,
+        world_size=world_size,
+        timer=StageTimer(),
+        meter=MeanMeter(),
+    )
+
+
+def _build_engine(
+    config: RunConfig, dtype: torch.dtype, device: str, checkpoint: Checkpoint | None
+) -> tuple[Engine, bool]:
+    transformer = load_transformer(config.model.path, dtype).to(device).train()
+    if config.model.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    if checkpoint:
+        transformer.load_state_dict(checkpoint.weights)
+    engine = Engine(transformer, config.training, dtype)
+    if checkpoint:
+        engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.step)
+    return engine, bool(transformer.config.guidance_embeds)
+
+
+def _encode(config: RunConfig, prompts: list[str], dtype: torch.dtype, device: str, cache: Path) -> Conditioning:
+    """Worker 0 encodes what the cache lacks; the others wait and read."""
+    arguments = (config.model.path, prompts, config.model.max_sequence_length, dtype, device, cache)
+    if dist.get_rank() == 0:
+        load_or_encode(*arguments)
+    dist.barrier()
+    return load_or_encode(*arguments)

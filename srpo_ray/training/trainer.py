@@ -1,0 +1,121 @@
+"""One worker's share of a run: updates, evaluations, checkpoints. Ray appears in the loop that drives it only."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from srpo_ray.algorithms import Algorithm, Batch, PendingLoss
+from srpo_ray.config import RunConfig
+from srpo_ray.data import prompt_indices
+from srpo_ray.evaluation.gallery import before_after, save_png
+from srpo_ray.evaluation.panel import Panel, combine
+from srpo_ray.models import Conditioning, FluxPolicy
+from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.training.checkpoint import save_checkpoint
+from srpo_ray.training.engine import Engine
+from srpo_ray.training.meters import MeanMeter, StageTimer
+from srpo_ray.training.run_folder import RunFolder, append_row, load_pictures, save_pictures
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Training prompts and their text features, in one order."""
+
+    texts: list[str]
+    conditioning: Conditioning
+
+
+@dataclass
+class Trainer:
+    """All that an update works with."""
+
+    config: RunConfig
+    folder: RunFolder
+    engine: Engine
+    policy: FluxPolicy
+    rewards: RewardScorer
+    algorithm: Algorithm
+    panel: Panel
+    prompts: Prompts
+    rank: int
+    world_size: int
+    timer: StageTimer
+    meter: MeanMeter
+
+    def update(self, step: int) -> dict[str, float]:
+        """Make one update: prompts, rollout, losses, backward, optimizer.
+
+        Returns:
+            Metrics of the update, the same on every worker but for the times, which are this worker's.
+        """
+        with self.timer.stage("step"):
+            for batch in self.batches(step):
+                with self.timer.stage("rollout"), self.engine.gathered():
+                    collected = self.algorithm.collect(batch)
+                share = len(batch.samples) / self.config.training.worker_batch_size
+                self.backward(self.algorithm.losses(batch, collected), share)
+            with self.timer.stage("update"):
+                gradient_norm = self.engine.step()
+        return {
+            **self.meter.take(),
+            **self.timer.take(),
+            **self.rewards.take_statistics(),
+            "step/gradient_norm": gradient_norm,
+        }
+
+    def backward(self, losses: Iterable[PendingLoss], share: float) -> None:
+        """Run all forward passes, so that their rewards are computed meanwhile, then back-propagate the sum."""
+        with self.timer.stage("forward"):
+            pending = list(losses)
+        with self.timer.stage("score"):
+            outputs = [loss.result() for loss in pending]
+        with self.timer.stage("backward"):
+            self.engine.backward(torch.stack([output.loss for output in outputs]).sum() * share)
+        for output in outputs:
+            self.meter.add(output.metrics)
+
+    def batches(self, step: int) -> Iterable[Batch]:
+        """This worker's share of the update's prompts, in micro-batches."""
+        training = self.config.training
+        chosen = prompt_indices(len(self.prompts.texts), step, training.batch_size, self.config.seed)
+        first = self.rank * training.worker_batch_size
+        size = training.micro_batch_size or training.worker_batch_size
+        for start in range(first, first + training.worker_batch_size, size):
+            samples = range(start, start + size)
+            indices = [chosen[sample] for sample in samples]
+            conditioning = self.prompts.conditioning[indices].to(self.policy.device, self.policy.dtype)
+            yield Batch(step, tuple(samples), tuple(self.prompts.texts[index] for index in indices), conditioning)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Judge the model on the panel; worker 0 keeps the row and the before/after pictures."""
+        start = time.perf_counter()
+        held_out = [model.name for model in self.config.evaluation.held_out]
+        with self.engine.gathered():
+            judged = self.panel.judge(self.policy, self.rewards, held_out)
+        shares: list[Any] = [None] * self.world_size
+        dist.all_gather_object(shares, judged)
+        metrics, pictures = combine(shares)
+        metrics["time/evaluate"] = time.perf_counter() - start
+        self.rewards.take_statistics()
+        if self.rank == 0:
+            append_row(self.folder.evaluations, {"step": step, **metrics})
+            if step == 0:
+                save_pictures(self.folder.base_pictures, pictures)
+            base = load_pictures(self.folder.base_pictures)
+            prompts = [self.panel.prompts[index] for index in pictures]
+            grid = before_after(torch.stack([*base.values()]), torch.stack([*pictures.values()]), prompts)
+            save_png(grid, self.folder.gallery)
+        return metrics
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint; all workers take part, worker 0 writes."""
+        weights, optimizer = self.engine.weights(), self.engine.optimizer_state()
+        if self.rank == 0:
+            save_checkpoint(
+                self.folder.checkpoints, step, weights, optimizer, {}, self.config.training.checkpoints_kept
+            )
+        dist.barrier()
