@@ -42,7 +42,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise ConfigError(
-            f"{path}: expected a readable YAML file, got: {error.strerror}; check the path (working folder: {Path.cwd()})"
+            f"{path}: expected a readable YAML file, got: {error.strerror};"
+            f" check the path (working folder: {Path.cwd()})"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, got a syntax error; mend it:\n{error}") from error
@@ -72,10 +73,7 @@ def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
     node: Any = root
     *parents, last = dotted.split(".")
     for depth, key in enumerate(parents):
-        if isinstance(node, list):
-            node = node[_list_index(node, key, dotted)]
-        else:
-            node = node.setdefault(key, {})
+        node = node[_list_index(node, key, dotted)] if isinstance(node, list) else node.setdefault(key, {})
         if not isinstance(node, dict | list):
             at = ".".join(parents[: depth + 1])
             raise ConfigError(f"{dotted}: expected a section at `{at}`, got {node!r}; check the dotted path")

@@ -82,6 +82,8 @@ class SweepConfig(Section):
     """Metric that trials are ranked by: a held-out score, never the training reward."""
     mode: Literal["max", "min"] = "max"
     """Whether a larger or a smaller objective is better."""
+    max_fall: dict[str, float] = {}
+    """Metric -> most that it may fall below the untrained model in the trial that is called best."""
     searcher: Literal["random", "optuna"] = "random"
     """`random` draws independently; `optuna` (extra `optuna`) learns from finished trials."""
     seed: int = 0

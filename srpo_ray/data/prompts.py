@@ -62,7 +62,9 @@ def _parse(path: Path, text: str, key: str) -> list[str]:
 def _prompt_of(entry: object, path: Path, number: int, key: str) -> str:
     prompt = entry.get("prompt") if isinstance(entry, dict) else entry
     if not isinstance(prompt, str):
-        raise ValueError(f"{key}: expected a text or an object with `prompt` as entry {number} of {path}, got {entry!r}")
+        raise ValueError(
+            f"{key}: expected a text or an object with `prompt` as entry {number} of {path}, got {entry!r}"
+        )
     return prompt
 
 

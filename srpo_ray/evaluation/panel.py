@@ -1,6 +1,6 @@
 """The panel: fixed prompts and fixed noise, judged by models that are never trained on and, where known, by truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,20 +61,20 @@ class Panel:
         share = -(-total // world_size)
         self.items = [(rank + index * world_size) % total for index in range(share)]
 
-    def judge(self, policy: FluxPolicy, rewards: RewardScorer, held_out: Sequence[str]) -> Judged:
+    def judge(self, policy: FluxPolicy, rewards: RewardScorer, weights: Mapping[str, float]) -> Judged:
         """Sample this worker's share and measure it.
 
         Args:
             policy: The model.
             rewards: Scores of trained and held-out models.
-            held_out: Names of the held-out models; theirs are `panel/...`, all others `reward/...`.
+            weights: Trained models and their weights; theirs are `reward/...`, all others `panel/...`.
         """
         parts: list[dict[str, Tensor]] = []
         pictures: dict[int, Tensor] = {}
         for start in range(0, len(self.items), self.config.batch_size):
             items = self.items[start : start + self.config.batch_size]
             images = self.sample(policy, items)
-            parts.append(self._measure(images, items, rewards, held_out))
+            parts.append(self._measure(images, items, rewards, weights))
             for item, image in zip(items, images, strict=True):
                 sample, prompt = divmod(item, len(self.prompts))
                 if sample == 0 and prompt < self.config.gallery_size:
@@ -92,11 +92,12 @@ class Panel:
         return policy.decode(policy.rollout(noise, conditioning, sigmas, self.config.guidance_scale))
 
     def _measure(
-        self, images: Tensor, items: Sequence[int], rewards: RewardScorer, held_out: Sequence[str]
+        self, images: Tensor, items: Sequence[int], rewards: RewardScorer, weights: Mapping[str, float]
     ) -> dict[str, Tensor]:
         prompts = [self.prompts[item % len(self.prompts)] for item in items]
         scores = rewards.measure(images, [TextQuery.plain(prompt) for prompt in prompts])
-        metrics = {f"{'panel' if name in held_out else 'reward'}/{name}": values for name, values in scores.items()}
+        metrics = {f"{'reward' if name in weights else 'panel'}/{name}": values for name, values in scores.items()}
+        metrics["reward/total"] = torch.stack([weight * scores[name] for name, weight in weights.items()]).sum(0)
         metrics |= {f"image/{name}": values for name, values in image_statistics(images).items()}
         if self.truth:
             from srpo_ray.small_world.truth import measure

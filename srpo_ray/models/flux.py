@@ -1,6 +1,7 @@
 """FLUX as a policy: the same loader and the same calls for the tiny pipeline and for FLUX.1-dev."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -130,7 +131,7 @@ class FluxPolicy:
         """
         tokens = noise
         grid = sigmas.to(self.device, torch.float32)
-        for sigma, sigma_next in zip(grid[:-1], grid[1:], strict=True):
+        for sigma, sigma_next in pairwise(grid):
             here, there = sigma.expand(len(tokens)), sigma_next.expand(len(tokens))
             velocity = self.velocity(tokens, here, conditioning, guidance_scale)
             tokens = euler_step(tokens, velocity, here, there)

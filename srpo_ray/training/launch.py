@@ -8,7 +8,8 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig as TrainRunConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer
 
 from srpo_ray.config import RunConfig

@@ -93,9 +93,9 @@ class Trainer:
     def evaluate(self, step: int) -> dict[str, float]:
         """Judge the model on the panel; worker 0 keeps the row and the before/after pictures."""
         start = time.perf_counter()
-        held_out = [model.name for model in self.config.evaluation.held_out]
+        weights = {model.name: model.weight for model in self.config.rewards.models}
         with self.engine.gathered():
-            judged = self.panel.judge(self.policy, self.rewards, held_out)
+            judged = self.panel.judge(self.policy, self.rewards, weights)
         shares: list[Any] = [None] * self.world_size
         dist.all_gather_object(shares, judged)
         metrics, pictures = combine(shares)

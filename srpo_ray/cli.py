@@ -1,0 +1,140 @@
+"""The command line. Parsing imports nothing heavy, so `--help` and a mistyped config answer at once."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+DEFAULT_SWEEP = "configs/sweep/small_world.yaml"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Words after the program's name; None takes the process's own.
+
+    Returns:
+        Exit code: 0 done, 1 the run could not go on, 2 an input cannot be used, 130 stopped by Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(words)
+    try:
+        return parsed.run(parsed)
+    except (ValueError, ConnectionError) as error:
+        print(f"srpo-ray: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("srpo-ray: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="srpo-ray", description="Align FLUX with human preference by SRPO.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train one run")
+    train.add_argument("config", nargs="+", metavar="CONFIG|KEY=VALUE", help="config files, then a.b=value")
+    _add_shared(train)
+    train.set_defaults(run=_train)
+
+    sweep = commands.add_parser("sweep", help="search settings, compare, report")
+    sweep.add_argument(
+        "config",
+        nargs="*",
+        metavar="SWEEP|KEY=VALUE",
+        help=f"sweep file (default {DEFAULT_SWEEP}), then a.b=value for its base config or sweep.a=value for itself",
+    )
+    sweep.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
+    _add_shared(sweep)
+    sweep.set_defaults(run=_sweep)
+
+    sample = commands.add_parser("sample", help="draw pictures with a trained run")
+    sample.add_argument("run_dir", metavar="RUN", help="folder of the run")
+    sample.add_argument("prompts", nargs="+", metavar="PROMPT", help="prompts, each in quotes")
+    sample.add_argument("--out", metavar="PNG", help="picture to write (default: RUN/samples.png)")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
+    sample.add_argument("--steps", type=int, default=20, help="Euler steps (default 20)")
+    sample.add_argument("--guidance-scale", type=float, default=3.5, help="guidance (default 3.5)")
+    sample.set_defaults(run=_sample)
+    return parser
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", help="Ray cluster (`auto`, HOST:PORT); default RAY_ADDRESS, else a local Ray")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Config files and `a.b=value` overrides."""
+    files = [word for word in words if "=" not in word]
+    return files, [word for word in words if "=" in word]
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from srpo_ray.config import load_run, to_yaml
+
+    files, overrides = _split(parsed.config)
+    config = load_run(files, overrides)
+    if parsed.dry_run:
+        print(to_yaml(config), end="")
+        return 0
+    from srpo_ray.training.launch import TrainingError, train
+
+    try:
+        folder = train(config, parsed.address)
+    except TrainingError as error:
+        print(f"srpo-ray: the run stopped: {error}", file=sys.stderr)
+        return FAILED
+    print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
+    return 0
+
+
+def _sweep(parsed: argparse.Namespace) -> int:
+    from srpo_ray.config import ConfigError, load_sweep, to_yaml
+
+    files, overrides = _split(parsed.config)
+    if parsed.resume:
+        if files or overrides:
+            raise ConfigError("--resume takes the configs in its folder, so give no file or override beside it")
+        from srpo_ray.tuning.folder import load_sweep_folder
+
+        sweep, base = load_sweep_folder(Path(parsed.resume))
+    elif len(files) > 1:
+        raise ConfigError(f"expected one sweep file, got {len(files)}: {', '.join(files)}")
+    else:
+        sweep, base = load_sweep(files[0] if files else DEFAULT_SWEEP, overrides)
+    if parsed.dry_run:
+        print(f"# the sweep\n{to_yaml(sweep)}---\n# the config that its trials start from\n{to_yaml(base)}", end="")
+        return 0
+    from srpo_ray.tuning.sweep import SweepInterruptedError, run_sweep
+
+    try:
+        report = run_sweep(sweep, base, parsed.address, " ".join(["python experiments/sweep.py", *parsed.config]))
+    except SweepInterruptedError as error:
+        print(f"srpo-ray: {error}", file=sys.stderr)
+        return INTERRUPTED
+    print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
+    return 0
+
+
+def _sample(parsed: argparse.Namespace) -> int:
+    from srpo_ray.training.sample import sample_run
+
+    out = Path(parsed.out) if parsed.out else Path(parsed.run_dir) / "samples.png"
+    print(
+        sample_run(
+            Path(parsed.run_dir),
+            parsed.prompts,
+            out,
+            seed=parsed.seed,
+            num_steps=parsed.steps,
+            guidance_scale=parsed.guidance_scale,
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Pictures of a finished run, in one process and without Ray."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from srpo_ray.config import load_run
+from srpo_ray.evaluation.gallery import picture_grid, save_png
+from srpo_ray.flow import generator, shifted_sigmas
+from srpo_ray.models import FluxPolicy, encode_prompts, load_transformer, load_vae, resolve_path
+from srpo_ray.training.checkpoint import latest_checkpoint
+from srpo_ray.training.run_folder import RunFolder
+
+
+def sample_run(
+    run_dir: Path, prompts: Sequence[str], out: Path, *, seed: int, num_steps: int, guidance_scale: float
+) -> Path:
+    """Draw one picture per prompt with a run's newest checkpoint.
+
+    Args:
+        run_dir: Folder of the run.
+        prompts: What to draw.
+        out: PNG file to write: a grid of all pictures with their prompts.
+        seed: Seed of the noise; the same seed and prompt position give the same noise for every run.
+        num_steps: Euler steps, at least 1.
+        guidance_scale: Value of the guidance embedding.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: If there is no run with a whole checkpoint in the folder.
+    """
+    folder = RunFolder(run_dir)
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    if not folder.config.exists() or checkpoint is None:
+        raise ValueError(
+            f"expected the folder of a trained run, with config.yaml and checkpoints, got {run_dir};"
+            " `srpo-ray train` prints the folder when it ends"
+        )
+    config = load_run([folder.config])
+    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    transformer = load_transformer(config.model.path, dtype).eval()
+    transformer.load_state_dict(checkpoint.weights)
+    policy = FluxPolicy(
+        transformer.to(device),
+        load_vae(config.model.path, dtype).to(device),
+        resolution=config.model.resolution,
+        guidance_embeds=bool(transformer.config.guidance_embeds),
+        dtype=dtype,
+        device=device,
+    )
+    path = resolve_path(config.model.path)
+    conditioning = encode_prompts(path, prompts, config.model.max_sequence_length, dtype, device)
+    noise = policy.noise([generator(seed, "sample", index) for index in range(len(prompts))])
+    sigmas = shifted_sigmas(num_steps, config.rollout.shift)
+    with torch.no_grad():
+        tokens = policy.rollout(noise, conditioning.to(device, dtype), sigmas, guidance_scale)
+        images = policy.decode(tokens)
+    scale = max(192 / config.model.resolution, 0.25) if config.model.resolution < 192 else 1.0
+    return save_png(picture_grid(images, list(prompts), columns=min(4, len(prompts)), scale=scale), out)

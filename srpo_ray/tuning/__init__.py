@@ -1,0 +1,1 @@
+"""Preference sweeps: search space, trials on a shared reward pool, ranking, resume."""

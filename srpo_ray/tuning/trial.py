@@ -1,0 +1,78 @@
+"""One trial: a training run in the study's folder, on the study's reward pool, reported to Ray Tune."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util import remove_placement_group
+from ray.util.placement_group import PlacementGroup, PlacementGroupID
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.training.launch import fit
+from srpo_ray.training.preflight import open_run_folder
+from srpo_ray.training.run_folder import RunFolder, read_rows
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the trials of a sweep share."""
+
+    base: RunConfig
+    folder: str
+    pool: str | None
+    """Name of the reward pool; None scores in the trainers."""
+    parent_run: str
+    """MLflow run of the sweep."""
+
+
+def trial_config(study: Study, name: str, changes: Mapping[str, Any]) -> RunConfig:
+    """The config of one trial."""
+    return apply(study.base, {**changes, "name": name}, f"trial {name}")
+
+
+def run_trial(study: Study, name: str, changes: Mapping[str, Any]) -> None:
+    """Train one trial, or only report it again if its run has finished before.
+
+    Args:
+        study: What all trials share.
+        name: Name of the trial and its folder; it survives a restart of the sweep.
+        changes: Dotted config path -> value.
+    """
+    config = trial_config(study, name, changes)
+    folder = open_run_folder(config, Path(study.folder) / "trials" / name)
+    if folder.finished.exists():
+        for row in read_rows(folder.evaluations):
+            tune.report(row)
+        return
+    fit(config, folder, study.pool, name=name, parent_run=study.parent_run, callbacks=(TuneReportCallback(),))
+
+
+class ReleaseTrials(tune.Callback):
+    """Gives back what a stopped trial still holds.
+
+    Ray Tune stops a trial by killing its process, and Ray keeps a placement group as long as the whole job lives;
+    so the workers report theirs, and it is removed here.
+    """
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Ray Tune when a trial has finished or was stopped."""
+        release(trial.last_result or {})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Ray Tune when a trial has failed."""
+        release(trial.last_result or {})
+
+
+def release(result: Mapping[str, Any]) -> None:
+    """Remove the placement group that a trial reported; one that is gone already is no error."""
+    group = result.get("placement_group")
+    if group:
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+
+
+def trial_folder(study: Study, name: str) -> RunFolder:
+    """Where a trial writes."""
+    return RunFolder(Path(study.folder) / "trials" / name)

@@ -1,0 +1,179 @@
+"""SRPO against derivations of its own: indices by hand, loss and gradient by formula."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from srpo_ray.algorithms import Batch
+from srpo_ray.algorithms.srpo import SRPO, branch_steps, text_query
+from srpo_ray.config.algorithm import ControlWords, SRPOConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import window_sigmas
+from srpo_ray.models import Conditioning, FluxPolicy
+from srpo_ray.rewards.base import Scores
+from srpo_ray.rewards.query import TextQuery
+
+WORDS = ControlWords(positive=("detailed", "textured"), negative=("flat", "simple", "plain"))
+SIGMAS = window_sigmas((5, 25), 50, 1000, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("draw", "start", "landing", "index"),
+    # Stride 100 of 1000 points, at most `draw` and `1000 - draw`; the grid counts from the noisy end.
+    [(500, 400, 500, 500), (5, 990, 995, 5), (995, 0, 5, 995), (101, 799, 899, 101), (950, 0, 50, 950)],
+)
+def test_denoise_steps_from_the_noisier_point(draw: int, start: int, landing: int, index: int) -> None:
+    steps = branch_steps("denoise", [draw], SIGMAS, 0.9, (0.1, 0.25))
+    assert steps.start.item() == pytest.approx(0.9642857 + start * (0.75 - 0.9642857) / 999, abs=1e-6)
+    assert steps.landing.item() == pytest.approx(0.9642857 + landing * (0.75 - 0.9642857) / 999, abs=1e-6)
+    assert steps.discount.item() == pytest.approx(0.1 + 0.15 * index / 999, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("draw", "start", "landing", "index"),
+    # At draws up to the stride the start would leave the window, so start and landing are one point noisier.
+    [(500, 600, 500, 400), (100, 999, 899, 1), (5, 999, 994, 1), (102, 998, 898, 2), (995, 10, 5, 990)],
+)
+def test_inversion_steps_from_the_cleaner_point(draw: int, start: int, landing: int, index: int) -> None:
+    steps = branch_steps("inversion", [draw], SIGMAS, 0.9, (0.3, 0.01))
+    assert steps.start.item() == pytest.approx(0.9642857 + start * (0.75 - 0.9642857) / 999, abs=1e-6)
+    assert steps.landing.item() == pytest.approx(0.9642857 + landing * (0.75 - 0.9642857) / 999, abs=1e-6)
+    assert steps.discount.item() == pytest.approx(0.3 - 0.29 * index / 999, abs=1e-6)
+
+
+def test_branches_weigh_positive_and_negative_text_crosswise() -> None:
+    denoise = text_query("denoise", "a cat", "Real", "Painting", 0.25)
+    inversion = text_query("inversion", "a cat", "Real", "Painting", 0.25)
+    assert denoise.terms == ((1.25, "Real. a cat"), (-1.0, "Painting. a cat"))
+    assert inversion.terms == ((1.25, "Painting. a cat"), (-1.0, "Real. a cat"))
+
+
+class LinearPolicy:
+    """Velocity is a parameter, and a picture is its clean tokens."""
+
+    def __init__(self, velocity: Tensor) -> None:
+        self.parameter = velocity.requires_grad_()
+        self.calls: list[tuple[Tensor, Conditioning, float]] = []
+
+    def noise(self, generators: list[torch.Generator]) -> Tensor:
+        return torch.stack([torch.randn(2, 3, generator=g) for g in generators])
+
+    def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
+        return torch.tanh(noise) + guidance_scale
+
+    def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+        self.calls.append((sigma, conditioning, guidance_scale))
+        return self.parameter[: len(tokens)]
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+
+TEXT_FEATURES = {"flat": 0.3, "simple": -0.2, "plain": 0.9, "detailed": -0.7, "textured": 0.4}
+
+
+class LinearRewards:
+    """Score = mean of the picture times the query's weighted word values."""
+
+    def __init__(self) -> None:
+        self.queries: list[Sequence[TextQuery]] = []
+
+    def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> Any:
+        self.queries.append(queries)
+        slopes = [sum(w * TEXT_FEATURES.get(t.split(".")[0], 1.0) for w, t in query.terms) for query in queries]
+        total = images.mean(dim=(1, 2)) * torch.tensor(slopes)
+        return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}))
+
+
+def make(config: SRPOConfig, batch_size: int = 3, step: int = 1) -> tuple[SRPO, LinearPolicy, LinearRewards, Batch]:
+    policy = LinearPolicy(torch.randn(batch_size, 2, 3))
+    rewards = LinearRewards()
+    algorithm = SRPO(config, RolloutConfig(), WORDS, cast(FluxPolicy, policy), cast(Any, rewards), seed=7)
+    conditioning = Conditioning(torch.zeros(batch_size, 1, 1), torch.zeros(batch_size, 1))
+    prompts = tuple(f"prompt {index}" for index in range(batch_size))
+    return algorithm, policy, rewards, Batch(step, tuple(range(batch_size)), prompts, conditioning)
+
+
+def test_gradient_of_the_velocity_is_the_hand_formula() -> None:
+    algorithm, policy, rewards, batch = make(SRPOConfig())
+    rollout = algorithm.collect(batch)
+    losses = [loss.result().loss for loss in algorithm.losses(batch, rollout)]
+    torch.stack(losses).sum().backward()
+
+    # d loss / d v = sum over branches of -1/2 * 1/B * slope * 1/6 * (landing - start) / (1 - landing), hinge active
+    expected = torch.zeros(3, dtype=torch.float64)
+    for branch, queries in zip(("denoise", "inversion"), rewards.queries, strict=True):
+        for sample, query in enumerate(queries):
+            draw = _draw(7, batch.step, sample)
+            start, landing = _indices(branch, draw)
+            sigma, sigma_next = (27 / 28 + i * (0.75 - 27 / 28) / 999 for i in (start, landing))
+            slope = sum(w * TEXT_FEATURES[t.split(".")[0]] for w, t in query.terms)
+            expected[sample] += -0.5 / 3 * slope / 6 * (sigma_next - sigma) / (1 - sigma_next)
+    assert policy.parameter.grad is not None
+    for sample in range(3):
+        torch.testing.assert_close(
+            policy.parameter.grad[sample].double(), expected[sample].expand(2, 3), rtol=1e-4, atol=1e-9
+        )
+
+
+def _draw(seed: int, step: int, sample: int) -> int:
+    import hashlib
+
+    digest = hashlib.blake2b(f"{seed}/landing/{step}/{sample}".encode(), digest_size=8).digest()
+    source = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return int(torch.randint(5, 996, (), generator=source))
+
+
+def _indices(branch: str, draw: int) -> tuple[int, int]:
+    stride = min(100, 1000 - draw, draw)
+    if branch == "denoise":
+        return 1000 - draw - stride, 1000 - draw
+    cleaner = max(draw - stride, 1)
+    return 1000 - cleaner, 1000 - cleaner - stride
+
+
+def test_loss_is_zero_above_the_hinge_and_linear_below() -> None:
+    algorithm, _, _, batch = make(SRPOConfig(hinge=-1e6))
+    losses = [loss.result() for loss in algorithm.losses(batch, algorithm.collect(batch))]
+    assert [loss.loss.item() for loss in losses] == [0.0, 0.0]
+
+    algorithm, _, _, batch = make(SRPOConfig(hinge=0.7, branches=("denoise",)))
+    (loss,) = [loss.result() for loss in algorithm.losses(batch, algorithm.collect(batch))]
+    mean_reward = loss.metrics["reward/total/denoise"].mean()
+    assert loss.loss.item() == pytest.approx(0.7 - mean_reward.item(), abs=1e-6)
+
+
+def test_words_cycle_by_update_and_only_rewards_see_them() -> None:
+    for step, positive, negative in [(0, "detailed", "flat"), (1, "textured", "simple"), (5, "textured", "plain")]:
+        algorithm, _, rewards, batch = make(SRPOConfig(), step=step)
+        list(algorithm.losses(batch, algorithm.collect(batch)))
+        texts = [text for _, text in rewards.queries[0][2].terms]
+        assert texts == [f"{positive}. prompt 2", f"{negative}. prompt 2"]
+        assert batch.prompts[2] == "prompt 2"
+
+
+def test_shared_noise_is_one_noise_and_own_noise_is_not() -> None:
+    algorithm, _, _, batch = make(SRPOConfig(shared_noise=True))
+    noise = algorithm.collect(batch).noise
+    assert torch.equal(noise[0], noise[1])
+    algorithm, _, _, batch = make(SRPOConfig(shared_noise=False))
+    noise = algorithm.collect(batch).noise
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_plain_query_scores_the_prompt_alone() -> None:
+    algorithm, _, rewards, batch = make(SRPOConfig(query="plain", branches=("denoise",)))
+    list(algorithm.losses(batch, algorithm.collect(batch)))
+    assert [query.terms for query in rewards.queries[0]] == [((1.0, f"prompt {index}"),) for index in range(3)]
+
+
+def test_rollout_and_gradient_call_have_guidance_of_their_own() -> None:
+    algorithm, policy, _, batch = make(SRPOConfig(guidance_scale=3.5))
+    rollout = algorithm.collect(batch)
+    torch.testing.assert_close(rollout.clean, torch.tanh(rollout.noise) + 1.0)
+    list(algorithm.losses(batch, rollout))
+    assert [guidance for _, _, guidance in policy.calls] == [3.5, 3.5]

@@ -1,0 +1,42 @@
+"""What tests of several packages share: one Ray session, and the small world's run config."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from srpo_ray.config import RunConfig, load_run
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+ROOT = Path(__file__).parent.parent
+SMALL_WORLD = ROOT / "configs" / "small_world.yaml"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray session, started as the program itself starts one."""
+    from srpo_ray.training.launch import ray_session
+
+    with ray_session(None):
+        yield
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path) -> RunConfig:
+    """The small world's run, small enough for a test."""
+    return load_run(
+        [SMALL_WORLD],
+        [
+            f"run_root={tmp_path / 'runs'}",
+            "training.num_updates=4",
+            "training.batch_size=4",
+            "training.checkpoint_interval=2",
+            "rollout.num_steps=4",
+            "evaluation.num_prompts=4",
+            "evaluation.samples_per_prompt=1",
+            "evaluation.num_steps=4",
+            "evaluation.interval=2",
+            "evaluation.gallery_size=2",
+        ],
+    )

@@ -1,0 +1,69 @@
+"""The policy against diffusers' own FluxPipeline, on the embedded model."""
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+from srpo_ray.flow import shifted_sigmas
+from srpo_ray.models import FluxPolicy, encode_prompts, load_transformer, load_vae, resolve_path
+from srpo_ray.models.latents import pack, position_ids, unpack
+
+PROMPTS = ["a red circle on a gray background", "detailed. a blue square on a white background"]
+
+
+@pytest.fixture(scope="module")
+def policy() -> FluxPolicy:
+    transformer = load_transformer("small_world", torch.float32).eval()
+    vae = load_vae("small_world", torch.float32)
+    return FluxPolicy(transformer, vae, resolution=64, guidance_embeds=True, dtype=torch.float32)
+
+
+def test_pack_and_ids_equal_the_pipelines() -> None:
+    latents = torch.randn(2, 16, 8, 12)
+    assert torch.equal(pack(latents), FluxPipeline._pack_latents(latents, 2, 16, 8, 12))
+    ids = FluxPipeline._prepare_latent_image_ids(2, 4, 6, torch.device("cpu"), torch.float32)
+    assert torch.equal(position_ids(8, 12), ids)
+    assert torch.equal(unpack(pack(latents), 8, 12), latents)
+
+
+def test_rollout_and_decode_draw_what_the_pipeline_draws(policy: FluxPolicy) -> None:
+    pipeline = FluxPipeline.from_pretrained(resolve_path("small_world"))
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
+    even = torch.linspace(1, 0, 7)[:-1].tolist()
+    theirs = pipeline(
+        PROMPTS,
+        latents=noise,
+        sigmas=even,
+        height=64,
+        width=64,
+        guidance_scale=3.5,
+        max_sequence_length=16,
+        output_type="pt",
+    ).images
+    conditioning = encode_prompts(resolve_path("small_world"), PROMPTS, 16)
+    ours = policy.decode(policy.rollout(noise, conditioning, shifted_sigmas(6, 3.0), 3.5))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
+
+
+def test_gradient_reaches_the_transformer_and_not_the_frozen_vae(policy: FluxPolicy) -> None:
+    conditioning = encode_prompts(resolve_path("small_world"), PROMPTS, 16)
+    tokens = torch.randn(2, 16, 64)
+    policy.decode(policy.velocity(tokens, torch.tensor([0.9, 0.8]), conditioning, 3.5)).sum().backward()
+    network = policy.network
+    assert isinstance(network, torch.nn.Module)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert all(parameter.grad is None for parameter in policy.vae.parameters())
+
+
+def test_encode_and_decode_are_near_inverses(policy: FluxPolicy) -> None:
+    from srpo_ray.small_world.renderer import render, sample_scenes
+
+    images = torch.as_tensor(render(sample_scenes(16, seed=5)))
+    error = (policy.decode(policy.encode(images)) - images).pow(2).mean()
+    assert -10 * torch.log10(error).item() > 20
+
+
+def test_folder_without_a_transformer_is_refused(tmp_path: object) -> None:
+    with pytest.raises(ValueError, match=r"model.path: expected a folder with a FluxPipeline"):
+        load_transformer(str(tmp_path), torch.float32)

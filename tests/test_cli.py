@@ -1,0 +1,134 @@
+"""What a person meets at the command line."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from srpo_ray.cli import main
+from tests.conftest import ROOT, SMALL_WORLD
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "srpo_ray.cli", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["sweep", "--help"], ["sample", "--help"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    check = (
+        "import sys\nfrom srpo_ray.cli import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
+        "sys.exit(bool({'torch', 'ray', 'pydantic', 'numpy'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0
+    assert "usage: srpo-ray" in found.stdout
+
+
+def test_dry_run_prints_a_config_that_loads_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(SMALL_WORLD), "training.optimizer.lr=2e-6", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["training"]["optimizer"]["lr"] == 2e-6
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert main(["train", str(tmp_path / "printed.yaml"), "--dry-run"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_dry_run_of_a_sweep_shows_space_and_base(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(ROOT / "configs/sweep/small_world.yaml"), "sweep.num_samples=3", "--dry-run"]) == 0
+    sweep, base = yaml.safe_load_all(capsys.readouterr().out)
+    assert sweep["num_samples"] == 3
+    assert base["name"] == "small_world"
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
+    (folder / "empty.txt").write_text("\n")
+    (folder / "no_model").mkdir()
+    train = ["train", str(SMALL_WORLD), f"run_root={folder / 'runs'}"]
+    sweep = yaml.safe_load((ROOT / "configs/sweep/small_world.yaml").read_text())
+    unknown = {**sweep, "base": str(SMALL_WORLD), "space": {"algorithm.nothing": {"uniform": [0, 1]}}}
+    (folder / "unknown.yaml").write_text(yaml.safe_dump(unknown))
+    return {
+        "unknown key": ([*train, "training.lr=1"], "got an unknown key"),
+        "wrong type": ([*train, "training.num_updates=soon"], "got 'soon'"),
+        "reversed window": ([*train, "algorithm.timestep_window=[25,5]"], "got [25, 5]"),
+        "window outside": ([*train, "algorithm.timestep_window=[5,90]"], "got [5, 90]"),
+        "unknown words": ([*train, "algorithm.control_words=nice"], "got 'nice'"),
+        "missing file": (["train", str(folder / "none.yaml")], "expected a readable YAML file"),
+        "empty prompts": ([*train, f"data.prompts={folder / 'empty.txt'}"], "expected at least one prompt"),
+        "no model": ([*train, f"model.path={folder / 'no_model'}"], "transformer/config.json"),
+        "unwritable run folder": ([*train[:-1], "run_root=/proc/runs"], "expected a folder that can be written"),
+        "unknown search key": (["sweep", str(folder / "unknown.yaml")], "got an unknown key"),
+        "nothing to resume": (["sweep", "--resume", str(folder)], "expected the folder of a sweep"),
+        "nothing to sample": (["sample", str(folder), "a cat"], "expected the folder of a trained run"),
+        "no such cluster": ([*train, "--address", "127.0.0.1:1"], "expected a running Ray cluster"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "unknown key",
+        "wrong type",
+        "reversed window",
+        "window outside",
+        "unknown words",
+        "missing file",
+        "empty prompts",
+        "no model",
+        "unwritable run folder",
+        "unknown search key",
+        "nothing to resume",
+        "nothing to sample",
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, message = bad_inputs(tmp_path)[case]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("srpo-ray: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_workers_than_the_cluster_can_ever_place_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(SMALL_WORLD), f"run_root={tmp_path}", "training.num_workers=512", "training.batch_size=512"]
+    start = time.monotonic()
+    assert main(words) == 2
+    assert time.monotonic() - start < 30
+    error = capsys.readouterr().err
+    assert "training.num_workers: expected at most" in error
+    assert "got 512" in error
+
+
+def test_traceback_never_reaches_a_person_even_from_a_fresh_process(tmp_path: Path) -> None:
+    found = run("train", str(SMALL_WORLD), f"run_root={tmp_path}", "training.num_updates=-1")
+    assert found.returncode == 2
+    assert "Traceback" not in found.stderr
+    assert "training.num_updates: expected to be greater than or equal to 0; got -1" in found.stderr
+
+
+def test_script_is_the_same_command(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, str(ROOT / "experiments/sweep.py"), "--dry-run"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0
+    assert "name: small_world_sweep" in found.stdout

@@ -1,0 +1,39 @@
+"""Rewards that fail on purpose, for tests of whole runs."""
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from srpo_ray.rewards.query import TextQuery
+
+
+class Brightness:
+    """Mean of the picture times the sum of the query's weights; may fail once, when `marker` does not exist yet."""
+
+    image_size = 32
+    image_gradient = True
+
+    def __init__(self, name: str = "brightness", fault: str = "none", after: int = 0, marker: str = "") -> None:
+        self.name = name
+        self.fault = fault
+        self.after = after
+        self.marker = Path(marker)
+        self.calls = 0
+
+    def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
+        """Score, or fail at the call after the first `after` ones that carry gradient."""
+        self.calls += images.requires_grad
+        score = images.mean(dim=(1, 2, 3)) * torch.tensor([sum(w for w, _ in query.terms) for query in queries])
+        if self.fault == "none" or self.calls <= self.after or (self.marker.name and self.marker.exists()):
+            return score
+        if self.marker.name:
+            self.marker.touch()
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "raise":
+            raise RuntimeError("the lamp is broken")
+        return score * float("nan")

@@ -1,0 +1,161 @@
+"""ZeRO-3 against plain torch, and the trainer's gradients on two ranks against one."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+from torch import distributed as dist
+from torch.nn import functional
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.config.training import OptimizerConfig, TrainingConfig
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.training.engine import Engine
+from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.setup import build_trainer
+from tests.training.ranks import run_ranks
+
+LR, WEIGHT_DECAY, MAX_NORM = 1e-3, 1e-2, 0.1
+
+
+def tiny_transformer() -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    return FluxTransformer2DModel(
+        in_channels=12,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=6,
+        num_attention_heads=3,
+        joint_attention_dim=7,
+        pooled_projection_dim=5,
+        guidance_embeds=True,
+        axes_dims_rope=(2, 2, 2),
+    )
+
+
+def call(network: Any, tokens: Tensor, sigma: Tensor) -> Tensor:
+    batch = len(tokens)
+    return network(
+        hidden_states=tokens,
+        timestep=sigma,
+        guidance=torch.full((batch,), 3.5),
+        pooled_projections=torch.ones(batch, 5),
+        encoder_hidden_states=torch.ones(batch, 2, 7),
+        txt_ids=torch.zeros(2, 3),
+        img_ids=torch.zeros(4, 3),
+        return_dict=False,
+    )[0]
+
+
+def batches(steps: range) -> list[tuple[Tensor, Tensor, Tensor]]:
+    draws = []
+    for step in steps:
+        source = torch.Generator().manual_seed(step)
+        draws.append((*torch.randn(2, 4, 4, 12, generator=source), torch.rand(4, generator=source)))
+    return draws
+
+
+def losses(network: Any, first: Tensor, second: Tensor, sigma: Tensor) -> Tensor:
+    """Two forward passes and one summed loss, as the two branches of SRPO make them."""
+    return call(network, first, sigma).pow(2).mean() / 2 + call(network, second, sigma).abs().mean() / 2
+
+
+def train_engine(steps: range, state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None) -> dict[str, Any]:
+    """Train with the engine; every rank takes its share of each batch."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    network = tiny_transformer()
+    if state:
+        network.load_state_dict(state[0])
+    optimizer = OptimizerConfig(lr=LR, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_NORM)
+    engine = Engine(network, TrainingConfig(batch_size=4, num_workers=world_size, optimizer=optimizer), torch.float32)
+    if state:
+        engine.load(*state)
+    share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+    gradients, norms = {}, []
+    for first, second, sigma in batches(steps):
+        with torch.no_grad(), engine.gathered():
+            call(engine, first[share], sigma[share])
+        engine.backward(losses(engine, first[share], second[share], sigma[share]))
+        gradients = engine.gradients()
+        norms.append(engine.step())
+    return {
+        "gradients": gradients,
+        "norms": norms,
+        "weights": engine.weights(),
+        "optimizer": engine.optimizer_state(),
+    }
+
+
+def train_torch(steps: range) -> dict[str, Any]:
+    """The same in plain torch, in one process on the whole batch."""
+    network = tiny_transformer()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+    norms, gradients = [], {}
+    for first, second, sigma in batches(steps):
+        optimizer.zero_grad()
+        losses(network, first, second, sigma).backward()
+        gradients = {name: copy.deepcopy(value.grad) for name, value in network.named_parameters()}
+        norms.append(float(torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_NORM)))
+        optimizer.step()
+    return {"gradients": gradients, "norms": norms, "weights": dict(network.named_parameters())}
+
+
+def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    difference = sum((found[name] - expected[name]).double().pow(2).sum().item() for name in expected)
+    size = sum(value.double().pow(2).sum().item() for value in expected.values())
+    return (difference / size) ** 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_zero3_updates_equal_plain_torch(tmp_path: Path, world_size: int) -> None:
+    found = run_ranks(train_engine, world_size, tmp_path, range(3), None)
+    expected = train_torch(range(3))
+    assert relative_error(found["gradients"], expected["gradients"]) < 1e-5
+    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)
+    assert relative_error(found["weights"], expected["weights"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_state_goes_on_at_another_world_size_as_if_never_stopped(tmp_path: Path) -> None:
+    first = run_ranks(train_engine, 2, tmp_path, range(2), None)
+    rest = run_ranks(train_engine, 1, tmp_path, range(2, 4), (first["weights"], first["optimizer"], 2))
+    assert relative_error(rest["weights"], train_torch(range(4))["weights"]) < 1e-5
+
+
+def gradients_of_one_update(config: RunConfig, folder: str) -> dict[str, Tensor]:
+    """The gradients of the first update of a real trainer on the small world."""
+    trainer = build_trainer(config, RunFolder(folder), LocalRewards.load(config.rewards.models), "cpu", None)
+    assert not any(hasattr(parameter, "ds_id") for parameter in trainer.policy.vae.parameters()), "VAE was sharded"
+    for batch in trainer.batches(0):
+        with trainer.engine.gathered():
+            collected = trainer.algorithm.collect(batch)
+        trainer.backward(
+            trainer.algorithm.losses(batch, collected), len(batch.samples) / config.training.worker_batch_size
+        )
+    return trainer.engine.gradients()
+
+
+@pytest.mark.slow
+def test_two_ranks_with_half_the_batch_have_the_gradients_of_one_rank(tiny_run: RunConfig, tmp_path: Path) -> None:
+    whole = run_ranks(gradients_of_one_update, 1, tmp_path, tiny_run, str(tmp_path))
+    halves = apply(tiny_run, {"training.num_workers": 2})
+    assert relative_error(run_ranks(gradients_of_one_update, 2, tmp_path, halves, str(tmp_path)), whole) < 1e-5
+    micro = apply(tiny_run, {"training.micro_batch_size": 1})
+    assert relative_error(run_ranks(gradients_of_one_update, 1, tmp_path, micro, str(tmp_path)), whole) < 1e-5
+
+
+def test_interleaved_backwards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.__new__(Engine)
+    network = torch.nn.Linear(2, 2)
+    network.backward = lambda loss: loss.backward()  # type: ignore[assignment]
+    monkeypatch.setattr(engine, "_engine", network, raising=False)
+    monkeypatch.setattr(engine, "_forward_passes", 0, raising=False)
+    first, second = (functional.mse_loss(engine(torch.ones(1, 2)), torch.zeros(1, 2)) for _ in range(2))
+    engine.backward(first)
+    with pytest.raises(AssertionError, match="needs a forward pass"):
+        engine.backward(second)

@@ -1,0 +1,108 @@
+"""Whole runs through Ray Train, DeepSpeed, the reward pool and MLflow."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.training.checkpoint import latest_checkpoint
+from srpo_ray.training.launch import TrainingError, train
+from srpo_ray.training.run_folder import RunFolder, read_rows
+from srpo_ray.training.sample import sample_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+
+def with_reward(config: RunConfig, name: str, **arguments: Any) -> RunConfig:
+    """The config with one scripted reward in place of the learned ones."""
+    reward = {"type": "python", "name": "brightness", "target": "tests.training.faulty_rewards:Brightness"}
+    return apply(
+        config,
+        {"name": name, "rewards.models": [{**reward, "arguments": arguments}], "rewards.pool.num_cpus": 0.1},
+    )
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    assert checkpoint is not None
+    return checkpoint.weights
+
+
+def test_run_leaves_rows_pictures_checkpoints_and_an_mlflow_run(tiny_run: RunConfig) -> None:
+    config = apply(tiny_run, {"training.num_workers": 2, "name": "two_workers"})
+    folder = train(config)
+
+    assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
+    evaluations = read_rows(folder.evaluations)
+    assert [row["step"] for row in evaluations] == [0, 2, 4]
+    assert {"panel/held_out", "reward/preference", "reward/total", "truth/detail", "image/saturation"} <= set(
+        evaluations[0]
+    )
+    assert Image.open(folder.gallery).size[0] > 128
+
+    client = MlflowClient(f"sqlite:///{Path(config.run_root) / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'srpo_ray'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    logged = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss/denoise")}
+    assert logged == {row["step"]: pytest.approx(row["loss/denoise"]) for row in read_rows(folder.steps)}
+    names = {"reward/preference/inversion", "step/gradient_norm", "step/gradient_scale/denoise", "time/rollout"}
+    assert names <= set(run.data.metrics)
+    assert run.data.params["training.num_workers"] == "2"
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "pictures"} <= artifacts
+
+    sheet = sample_run(
+        folder.path, ["a red circle", "a cat"], folder.path / "s.png", seed=0, num_steps=2, guidance_scale=3.5
+    )
+    assert Image.open(sheet).size[0] > 128
+
+
+def test_replica_killed_in_mid_call_changes_no_number(tiny_run: RunConfig, tmp_path: Path) -> None:
+    calm = train(with_reward(tiny_run, "calm"))
+    marker = tmp_path / "killed"
+    shaken = train(with_reward(tiny_run, "shaken", fault="kill", after=3, marker=str(marker)))
+
+    assert marker.exists()
+    assert sum(row["pool/replays"] for row in read_rows(shaken.steps)) >= 1
+    for name, expected in weights(calm).items():
+        assert torch.equal(weights(shaken)[name], expected)
+    assert [row["loss/denoise"] for row in read_rows(shaken.steps)] == [
+        row["loss/denoise"] for row in read_rows(calm.steps)
+    ]
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("raise", "the lamp is broken"), ("nan", "finite")])
+def test_failing_reward_stops_the_run_and_names_reward_prompt_and_replica(
+    tiny_run: RunConfig, fault: str, reason: str
+) -> None:
+    config = with_reward(tiny_run, f"failing_{fault}", fault=fault, after=1)
+    with pytest.raises(TrainingError) as error:
+        train(config)
+    message = str(error.value)
+    assert "'brightness'" in message
+    assert "background" in message
+    assert f"rewards_failing_{fault}/0" in message
+    assert reason in message
+    assert not RunFolder(Path(config.run_root) / config.name).finished.exists()
+
+
+def test_run_goes_on_from_its_checkpoint_as_if_never_stopped(tiny_run: RunConfig, tmp_path: Path) -> None:
+    straight = train(with_reward(tiny_run, "straight"))
+    # Two calls with gradient an update: the seventh is in the fourth update, after the checkpoint of the second.
+    config = with_reward(tiny_run, "stopped", fault="raise", after=6, marker=str(tmp_path / "failed"))
+    with pytest.raises(TrainingError):
+        train(config)
+    stopped = RunFolder(Path(config.run_root).resolve() / "stopped")
+    run_id = stopped.tracker_record.read_text()
+    folder = train(config)
+
+    assert folder.tracker_record.read_text() == run_id
+    assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
+    assert [row["step"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
+    for name, expected in weights(straight).items():
+        assert torch.equal(weights(folder)[name], expected)

@@ -1,0 +1,95 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srpo_ray.config import SweepConfig, load_sweep
+from srpo_ray.config.sweep import SearchDimension
+from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.tuning.rows import choose_best
+from srpo_ray.tuning.space import decode, param_space, search_algorithm
+from srpo_ray.tuning.sweep import follow_ups
+from tests.conftest import ROOT
+
+SPACE = {
+    "a.list": SearchDimension(choice=([5, 25], [5, 35])),
+    "a.name": SearchDimension(choice=("detailed", "vivid")),
+    "a.share": SearchDimension(uniform=(0.7, 0.95)),
+    "b.lr": SearchDimension(loguniform=(1e-6, 1e-5)),
+    "b.count": SearchDimension(randint=(2, 5)),
+}
+
+
+def sweep(**values: Any) -> SweepConfig:
+    return SweepConfig.model_validate({"base": "x.yaml", "space": {"a": {"uniform": [0, 1]}}, **values})
+
+
+def row(name: str, objective: float, content: float, status: str = "finished", **params: Any) -> TrialRow:
+    history = [
+        {"step": 0, "panel/held_out": 0.1, "truth/content_accuracy": 0.95},
+        {"step": 9, "panel/held_out": objective, "truth/content_accuracy": content},
+    ]
+    return TrialRow(name, "trial", name, params, history, status, 1.0, 0)
+
+
+def test_drawn_values_lie_in_the_space_and_come_back_as_config_values() -> None:
+    space = param_space(SPACE)
+    drawn = [decode({path: domain.sample() for path, domain in space.items()}) for _ in range(200)]
+    assert {str(values["a.list"]) for values in drawn} == {"[5, 25]", "[5, 35]"}
+    assert {values["a.name"] for values in drawn} == {"detailed", "vivid"}
+    assert all(0.7 <= values["a.share"] <= 0.95 for values in drawn)
+    assert all(1e-6 <= values["b.lr"] <= 1e-5 for values in drawn)
+    assert {values["b.count"] for values in drawn} == {2, 3, 4}
+    below_geometric_mean = sum(values["b.lr"] < 10**-5.5 for values in drawn)
+    assert 60 < below_geometric_mean < 140
+
+
+@pytest.mark.parametrize("searcher", ["random", "optuna"])
+def test_same_seed_draws_the_same_trials(searcher: str) -> None:
+    config = sweep(searcher=searcher, space={path: value.model_dump() for path, value in SPACE.items()}, seed=4)
+
+    def first_draws() -> list[Any]:
+        algorithm: Any = search_algorithm(config)
+        if searcher == "random":
+            algorithm.add_configurations({"x": {"config": param_space(config.space), "run": "x", "num_samples": 3}})
+            return [algorithm.next_trial().config for _ in range(1)]
+        algorithm.set_search_properties("m", "max", param_space(config.space))
+        return [algorithm.suggest(str(index)) for index in range(2)]
+
+    assert first_draws() == first_draws()
+
+
+def test_best_trial_is_the_best_finished_one_that_keeps_its_content() -> None:
+    rows = [
+        row("broken", 0.9, 0.60),
+        row("stopped", 0.8, 0.95, status="stopped early"),
+        row("good", 0.5, 0.94),
+        row("weak", 0.2, 0.95),
+    ]
+    best, note = choose_best(rows, sweep(max_fall={"truth/content_accuracy": 0.02}))
+    assert (best.name, note) == ("good", None)
+    best, note = choose_best(rows[:1], sweep(max_fall={"truth/content_accuracy": 0.02}))
+    assert best.name == "broken"
+    assert note is not None
+    assert "without that limit" in note
+    assert choose_best(rows, sweep(mode="min"))[0].name == "weak"
+
+
+def test_no_finished_trial_is_an_error_that_says_why() -> None:
+    with pytest.raises(ValueError, match=r"got none \(failed: out of memory\)"):
+        choose_best([row("a", 0.1, 0.9, status="failed: out of memory")], sweep())
+
+
+def test_follow_ups_are_the_base_the_seeds_and_the_comparisons_of_the_best() -> None:
+    config = sweep(repeat_seeds=[1], comparisons=[{"name": "plain, no words", "set": {"b.lr": 2}}])
+    runs = {run.name: run for run in follow_ups(config, row("best", 0.5, 0.9, **{"b.lr": 1, "a": "x"}))}
+    assert runs["base_model"].changes == {"training.num_updates": 0}
+    assert runs["seed_1"].changes == {"b.lr": 1, "a": "x", "seed": 1}
+    assert runs["plain_no_words"].changes == {"b.lr": 2, "a": "x"}
+
+
+def test_shipped_sweep_file_is_usable() -> None:
+    for path in sorted(Path(ROOT / "configs" / "sweep").glob("*.yaml")):
+        config, base = load_sweep(path)
+        assert config.objective.removeprefix("panel/") in {model.name for model in base.evaluation.held_out}
+        assert config.num_samples >= 8

@@ -1,0 +1,82 @@
+"""A whole sweep, whose driver is killed on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from ray.util import placement_group_table
+
+from srpo_ray.cli import main
+from srpo_ray.config import load_run
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TINY = [
+    "training.num_updates=4",
+    "training.batch_size=2",
+    "training.checkpoint_interval=2",
+    "rollout.num_steps=2",
+    "evaluation.num_prompts=2",
+    "evaluation.samples_per_prompt=1",
+    "evaluation.num_steps=2",
+    "evaluation.interval=2",
+    "evaluation.gallery_size=2",
+    "sweep.num_samples=3",
+    "sweep.scheduler.grace_updates=2",
+    "sweep.repeat_seeds=[1]",
+    "sweep.max_fall={}",
+]
+
+
+def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: None
+) -> None:
+    folder = tmp_path / "runs" / "small_world_sweep"
+    command = [sys.executable, "experiments/sweep.py", *TINY, f"run_root={tmp_path / 'runs'}"]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
+        finished = wait_for_a_finished_trial(folder, driver)
+        os.killpg(driver.pid, signal.SIGKILL)
+    untouched = {path: path.stat().st_mtime_ns for path in finished}
+
+    assert main(["sweep", "--resume", str(folder)]) == 0
+
+    assert {path: path.stat().st_mtime_ns for path in finished} == untouched
+    rows = json.loads((folder / "trials.json").read_text())["rows"]
+    assert [row["kind"] for row in rows].count("trial") == 3
+    assert {row["name"] for row in rows if row["kind"] == "base"} == {"base_model"}
+    assert all(row["status"] in ("finished", "stopped early") for row in rows)
+    report = (folder / "report.html").read_text()
+    assert all(row["name"] in report for row in rows)
+    assert "small_world_sweep" in capsys.readouterr().out
+
+    best = load_run([folder / "best.yaml"])
+    assert best.name == "small_world_sweep_best"
+    assert main(["train", str(folder / "best.yaml"), "--dry-run"]) == 0
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'srpo_ray'")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == len(rows)
+    assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
+
+    states = {group["state"] for group in placement_group_table().values()}
+    assert states <= {"REMOVED"}
+
+
+def wait_for_a_finished_trial(folder: Path, driver: subprocess.Popen[bytes]) -> list[Path]:
+    for _ in range(2400):
+        finished = list(folder.glob("trials/*/finished.json"))
+        if finished:
+            return [path.with_name("steps.jsonl") for path in finished]
+        assert driver.poll() is None, "the sweep ended before a trial had finished"
+        time.sleep(0.1)
+    raise AssertionError("no trial finished within four minutes")
