@@ -13,7 +13,7 @@ _LINE_HEIGHT = 18
 _CAPTION_LINES = 2
 _INK, _PALE_INK, _PAPER = "#1f2328", "#6e7781", "#ffffff"
 _SMALL, _LARGE = 192, 256
-"""Pictures below the first size are enlarged to about it; larger ones are shown at most at the second, in pixels."""
+"""Pixels: pictures are enlarged to about the first width and reduced to at most the second."""
 
 
 def picture_grid(images: Tensor, captions: Sequence[str], columns: int, scale: float) -> Image.Image:
@@ -39,9 +39,9 @@ def picture_grid(images: Tensor, captions: Sequence[str], columns: int, scale: f
 
 
 def before_after(before: Tensor, after: Tensor, prompts: Sequence[str]) -> Image.Image:
-    """Pictures of the untrained and of the tuned model side by side, labelled "base" and "tuned", two pairs per row.
+    """Pictures of the untrained and the tuned model side by side, labelled "base" and "tuned".
 
-    Small pictures are enlarged without blur to about 192 pixels, large ones reduced to 256.
+    Two pairs a row. Small pictures are enlarged without blur to about 192 pixels, large ones reduced to 256.
 
     Args:
         before: `[N, 3, H, W]` in [0, 1], from the untrained model.
@@ -88,9 +88,7 @@ def _pictures(images: Tensor, scale: float) -> list[Image.Image]:
     return [Image.fromarray(array).resize(size, resampling) for array in pixels]
 
 
-def _captioned(
-    pictures: Sequence[Image.Image], caption: str, labels: Sequence[str] | None
-) -> Image.Image:
+def _captioned(pictures: Sequence[Image.Image], caption: str, labels: Sequence[str] | None) -> Image.Image:
     """Pictures side by side with labels above each and one caption below."""
     gap = 4
     top = _LINE_HEIGHT + 2 if labels else 0

@@ -1,8 +1,8 @@
-"""Numbers that pixels alone give, on any picture: what a reward that is being hacked usually drives away first."""
+"""Numbers that pixels alone give, on any picture: what moves first when a reward is being hacked."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
 
 _RED, _GREEN, _BLUE = 0.2126, 0.7152, 0.0722
 """Share of each channel in luma (ITU-R BT.709)."""
@@ -20,7 +20,7 @@ def image_statistics(images: Tensor) -> dict[str, Tensor]:
         `saturation`: mean HSV saturation, in [0, 1]; black pixels count as 0.
         `contrast`: standard deviation of luma, in [0, 0.5].
         `brightness`: mean luma, in [0, 1].
-        `high_frequency`: mean square of luma minus its 3x3 box blur, in [0, 1]; texture, noise and stripes raise it.
+        `high_frequency`: mean square of luma minus its 3x3 box blur, in [0, 1]; texture and noise raise it.
         `color_cast`: distance of the mean colour from gray in the CbCr plane, in [0, 0.6].
 
     Raises:
@@ -54,5 +54,5 @@ def _chroma(images: Tensor) -> Tensor:
 
 def _box_blur(luma: Tensor) -> Tensor:
     # Edges are repeated outwards, so a flat picture has no energy at its border.
-    padded = F.pad(luma[:, None], (1, 1, 1, 1), mode="replicate")
-    return F.avg_pool2d(padded, kernel_size=3, stride=1)[:, 0]
+    padded = pad(luma[:, None], (1, 1, 1, 1), mode="replicate")
+    return avg_pool2d(padded, kernel_size=3, stride=1)[:, 0]

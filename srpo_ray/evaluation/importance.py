@@ -12,18 +12,18 @@ _NUM_GROUPS = 3
 def variance_explained(params: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> dict[str, float | None]:
     """Share of the scores' variance that each parameter explains alone, corrected for chance.
 
-    Trials are grouped by the parameter's value, numbers with more than three values by thirds of the trials. The
-    correlation ratio is the variance between groups over the whole variance. Few trials in many groups give a large
-    ratio by chance, so the value is Kelley's corrected one, `1 - (1 - ratio) (n - 1) / (n - groups)`, cut at 0.
-    Joint effects of parameters are not seen.
+    Trials are grouped by the parameter's value, numbers with more than three values by thirds of the trials.
+    The correlation ratio is the variance between groups over the whole variance. Few trials in many groups
+    give a large ratio by chance, so Kelley's correction is applied, `1 - (1 - ratio) (n - 1) / (n - groups)`,
+    and the result cut at 0. Joint effects of parameters are not seen.
 
     Args:
         params: One mapping per trial: dotted path -> value.
         scores: One finite score per trial.
 
     Returns:
-        Path -> share in [0, 1]; None where it cannot be told: one value only, a value of its own for every trial, or
-        equal scores.
+        Path -> share in [0, 1]; None where it cannot be told: one value only, a value of its own for every
+        trial, or equal scores.
     """
     paths = dict.fromkeys(path for trial in params for path in trial)
     return {path: _corrected_ratio(_groups([trial.get(path) for trial in params]), scores) for path in paths}

@@ -1,4 +1,4 @@
-"""What a sweep found, as plain values, and what follows from them: ranks, gains, reward hacking, the Pareto front."""
+"""What a sweep found, as plain values, and what follows from them: ranks, gains, reward hacking."""
 
 import json
 import math
@@ -16,7 +16,7 @@ class TrialRow:
 
     name: str
     kind: Literal["base", "trial", "repeat", "ablation"]
-    """`base`: the untrained model; `repeat`: the best trial with another seed; `ablation`: the best with changes."""
+    """`base`: untrained; `repeat`: the best trial with another seed; `ablation`: the best with changes."""
     label: str
     """What the run is, for people."""
     params: Mapping[str, Any]
@@ -95,8 +95,8 @@ class SweepReport:
 def ranking(report: SweepReport) -> list[tuple[int | None, TrialRow]]:
     """All rows, the best objective first; rows without a value and failed ones last.
 
-    Ranks count trials only, from 1. The other kinds stand where their value puts them, without a rank, because a
-    repeat of the winner is no second place.
+    Ranks count trials only, from 1. The other kinds stand where their value puts them, unranked: a repeat
+    of the winner is no second place.
     """
     sign = 1 if report.mode == "max" else -1
 
@@ -114,28 +114,15 @@ def ranking(report: SweepReport) -> list[tuple[int | None, TrialRow]]:
 
 
 def hacked(report: SweepReport) -> list[TrialRow]:
-    """Trained rows whose reward rose above the untrained model's while the objective got worse, worst first."""
+    """Trained rows whose reward rose over the untrained model's while the objective fell, worst first."""
     found = []
     for row in report.rows:
         gain, improvement = report.change(row, report.reward), report.improvement(row)
-        if row.kind != "base" and gain is not None and improvement is not None and gain > 0 > improvement:
+        if row.kind == "base" or row.failed or gain is None or improvement is None:
+            continue
+        if gain > 0 > improvement:
             found.append((improvement, row))
     return [row for _, row in sorted(found, key=lambda entry: entry[0])]
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other point beats in both coordinates, in order of the first one.
-
-    A point is beaten by one that is at least as large in both coordinates and larger in one.
-    """
-    front: list[int] = []
-    highest = -math.inf
-    for index in sorted(range(len(points)), key=lambda index: points[index], reverse=True):
-        x, y = points[index]
-        if y > highest or (front and points[front[-1]] == (x, y)):
-            front.append(index)
-            highest = y
-    return front[::-1]
 
 
 def varied_params(report: SweepReport) -> list[str]:

@@ -1,5 +1,7 @@
-"""The few SVG parts that the report's figures are made of. Colours are CSS classes, so that one drawing fits a light
-and a dark page."""
+"""The few SVG parts that the report's figures are made of.
+
+Colours are CSS classes, so that one drawing fits a light and a dark page.
+"""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ class Axis:
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """About `count` round values inside the axis; on a logarithmic one, powers of ten with 2 and 5 if few."""
+        """About `count` round values on the axis; on a logarithmic one, powers of ten with 2 and 5 if few."""
         if self.log:
             exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             decades = [10.0**exponent for exponent in exponents]
@@ -36,7 +38,7 @@ class Axis:
             return [tick for tick in chosen if self.low * 0.999 <= tick <= self.high * 1.001]
         rough = (self.high - self.low) / count
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+        step = max(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power <= rough * 1.25)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [index * step for index in range(first, last + 1)]
 
@@ -60,18 +62,17 @@ def axis_over(values: Sequence[float], start: float, end: float, *, log: bool = 
 
 
 def tick_label(value: float) -> str:
-    """A short number with a true minus sign: `0.25`, `−1.5`, `3e-6`."""
+    """A short number: `0.25`, `-1.5`, `3e-6`."""
     if abs(value) < 1e-12:
         return "0"
     mantissa, letter, exponent = f"{value:.4g}".partition("e")
-    return mantissa.replace("-", "−") + (f"e{int(exponent)}" if letter else "")
+    return mantissa + (f"e{int(exponent)}" if letter else "")
 
 
 def drawing(width: float, height: float, parts: Sequence[str], description: str) -> str:
     """A whole SVG element that scales with its place; `description` is for screen readers."""
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(description)}">{"".join(parts)}</svg>'
-    )
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(description)}">'
+    return head + "".join(parts) + "</svg>"
 
 
 def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
@@ -86,7 +87,8 @@ def text(x: float, y: float, content: str, css: str = "", anchor: str = "start")
 
 def dot(x: float, y: float, radius: float, css: str, tooltip: str) -> str:
     """A round mark that explains itself under the pointer."""
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}"><title>{escape(tooltip)}</title></circle>'
+    circle = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}">'
+    return f"{circle}<title>{escape(tooltip)}</title></circle>"
 
 
 def polyline(points: Sequence[Point], css: str, tooltip: str = "") -> str:
@@ -95,9 +97,9 @@ def polyline(points: Sequence[Point], css: str, tooltip: str = "") -> str:
     return f'<polyline points="{path}" class="{css}"><title>{escape(tooltip)}</title></polyline>'
 
 
-def rectangle(x: float, y: float, width: float, height: float, css: str, radius: float = 0) -> str:
+def rectangle(x: float, y: float, width: float, height: float, css: str) -> str:
     """A filled rectangle."""
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="{radius:g}" class="{css}"/>'
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" class="{css}"/>'
 
 
 def grid(x: Axis, y: Axis, x_ticks: Sequence[tuple[float, str]] | None = None) -> list[str]:

@@ -30,7 +30,7 @@ _TITLES = {
     "training.optimizer.lr": "lr",
 }
 _MOST_TERMINAL_PARAMS = 4
-_NOTHING = "–"
+_NOTHING = "-"
 _STYLES = {"base": "cyan", "repeat": "dim", "ablation": "dim", "trial": ""}
 
 
@@ -48,9 +48,11 @@ def param_columns(report: SweepReport) -> list[Column]:
     """Parameters that differ between trials; with a single trial, the ones a reader looks for first."""
     paths = varied_params(report) or [path for path in _TITLES if any(path in row.params for row in report.rows)]
     titles = param_titles(paths)
-    return [
-        Column(titles[path], lambda row, path=path: row.params.get(path), param_text, numeric=False) for path in paths
-    ]
+
+    def param(path: str) -> Column:
+        return Column(titles[path], lambda row: row.params.get(path), param_text, numeric=False)
+
+    return [param(path) for path in paths]
 
 
 def metric_columns(report: SweepReport) -> list[Column]:
@@ -76,39 +78,40 @@ def metric_columns(report: SweepReport) -> list[Column]:
 def ranked_table(report: SweepReport) -> Table:
     """All runs for the terminal, the best objective first, at most 120 columns wide.
 
-    Ranks count trials; the untrained model, repeats and ablations stand where their value puts them. At most five
-    parameters and one truth metric beside content accuracy are shown; files and the report hold all.
+    Ranks count trials; the untrained model, repeats and ablations stand where their value puts them. At most
+    four parameters and one truth metric beside content accuracy are shown; files and the report hold all.
     """
     metrics = metric_columns(report)
     extra_truths = [column for column in metrics[3:] if column.title != "content"][1:]
     columns = param_columns(report)[:_MOST_TERMINAL_PARAMS]
     columns += [column for column in metrics if column not in extra_truths]
-    table = Table(
-        title=Text(report.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, width=None, expand=False
-    )
+    table = Table(title=Text(report.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("#", justify="right", no_wrap=True, min_width=2)
-    table.add_column("name", no_wrap=True, max_width=16, overflow="ellipsis")
+    table.add_column("name", no_wrap=True, max_width=16)
     for column in columns:
         justify = "right" if column.numeric else "left"
-        table.add_column(Text(column.title), justify=justify, no_wrap=True, max_width=11, overflow="ellipsis")
-    table.add_column("status", no_wrap=True, max_width=14, overflow="ellipsis")
+        least = 6 if column.numeric else 2
+        title = Text(column.title, overflow="ellipsis")
+        table.add_column(title, justify=justify, no_wrap=True, min_width=least, max_width=11)
+    table.add_column("status", no_wrap=True, max_width=14)
     best = report.best_row
     for rank, row in ranking(report):
-        cells = [rank_text(rank, row), row.name, *(column.text(column.value(row)) for column in columns), row.status]
+        values = [column.text(column.value(row)) for column in columns]
+        cells = [rank_text(rank, row), row.name, *values, row.status]
         style = "red" if row.failed else "bold green" if row is best else _STYLES[row.kind]
-        table.add_row(*(Text(cell) for cell in cells), style=style)
+        table.add_row(*(Text(cell, overflow="ellipsis") for cell in cells), style=style)
     return table
 
 
 def write_csv(path: Path, report: SweepReport) -> Path:
-    """Write one line per run: rank, kind, every parameter and every metric of the last evaluation, in full."""
+    """Write one line per run: rank, kind, every parameter and every metric of the last evaluation."""
     paths = list(dict.fromkeys(name for row in report.rows for name in row.params))
     metrics = metric_names(report)
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(["rank", "name", "kind", "label", "status", "seed", "seconds", *paths, *metrics])
     for rank, row in ranking(report):
-        params = [row.params[name] if name in row.params else "" for name in paths]
+        params = [row.params.get(name, "") for name in paths]
         values = [row.value(name) for name in metrics]
         writer.writerow([rank, row.name, row.kind, row.label, row.status, row.seed, row.seconds, *params, *values])
     return write_text(path, file.getvalue())
@@ -129,7 +132,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def param_titles(paths: Sequence[str]) -> dict[str, str]:
-    """Short titles: a usual name, else the last part of the path, or the whole path where two would be alike."""
+    """Short titles: a usual name, else the end of the path, or the whole path where two would be alike."""
     short = {path: _TITLES.get(path, path.rpartition(".")[2]) for path in paths}
     names = list(short.values())
     return {path: title if names.count(title) == 1 else path for path, title in short.items()}
@@ -143,29 +146,27 @@ def rank_text(rank: int | None, row: TrialRow) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four decimals below 10, fewer above, a power of ten where those would say nothing: `0.7123`, `12.35`, `3e-6`."""
+    """Four decimals below 10, fewer above, a power of ten for tiny and huge: `0.7123`, `12.35`, `3e-6`."""
     if value is None:
         return _NOTHING
     size = abs(value)
     if size != 0 and (size < 1e-4 or size >= 1e5):
-        text = param_text(float(value))
-    else:
-        text = f"{value:.{4 if size < 10 else 2 if size < 1000 else 0}f}"
-    return text.replace("-", "−", 1) if value < 0 else text
+        return param_text(float(value))
+    return f"{value:.{4 if size < 10 else 2 if size < 1000 else 0}f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference with its sign: `+0.0312`, `−0.0100`."""
+    """A difference with its sign: `+0.0312`, `-0.0100`."""
     return _NOTHING if value is None else ("+" if value > 0 else "") + number(value)
 
 
 def param_text(value: Any) -> str:
-    """A parameter as a reader writes it: `3e-6`, `5–25`, `detailed`."""
+    """A parameter as a reader writes it: `3e-6`, `5-25`, `detailed`."""
     if isinstance(value, float):
         return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
     if isinstance(value, list | tuple):
         items = [param_text(item) for item in value]
-        return "–".join(items) if len(items) == 2 and not isinstance(value[0], str) else ", ".join(items)
+        return "-".join(items) if len(items) == 2 and not isinstance(value[0], str) else ", ".join(items)
     return _NOTHING if value is None else str(value)
 
 

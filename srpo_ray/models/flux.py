@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
@@ -24,29 +25,38 @@ def resolve_path(path: str) -> str:
     return path
 
 
-def load_transformer(path: str, dtype: torch.dtype) -> FluxTransformer2DModel:
-    """Load a pipeline's transformer.
+def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu") -> FluxTransformer2DModel:
+    """Load a pipeline's transformer onto a device.
 
     Raises:
         ValueError: If there is no readable FLUX transformer at `path`.
     """
     try:
-        return FluxTransformer2DModel.from_pretrained(resolve_path(path), subfolder="transformer", torch_dtype=dtype)
+        # diffusers annotates `to` as if it took no device.
+        module: Any = FluxTransformer2DModel.from_pretrained(
+            resolve_path(path), subfolder="transformer", torch_dtype=dtype
+        )
     except OSError as error:
         raise ValueError(_unreadable(path, "transformer", error)) from error
+    return module.to(device)
 
 
-def load_vae(path: str, dtype: torch.dtype) -> AutoencoderKL:
-    """Load a pipeline's VAE, frozen.
+def load_vae(path: str, dtype: torch.dtype, device: str = "cpu") -> AutoencoderKL:
+    """Load a pipeline's VAE onto a device, frozen.
 
     Raises:
         ValueError: If there is no readable VAE at `path`.
     """
     try:
-        vae = AutoencoderKL.from_pretrained(resolve_path(path), subfolder="vae", torch_dtype=dtype)
+        module: Any = AutoencoderKL.from_pretrained(resolve_path(path), subfolder="vae", torch_dtype=dtype)
     except OSError as error:
         raise ValueError(_unreadable(path, "vae", error)) from error
-    return vae.requires_grad_(False).eval()
+    return module.to(device).requires_grad_(False).eval()
+
+
+def takes_guidance(transformer: FluxTransformer2DModel) -> bool:
+    """Whether a transformer has a guidance embedding, as FLUX.1-dev has and FLUX.1-schnell has not."""
+    return bool(transformer.config["guidance_embeds"])
 
 
 def _unreadable(path: str, part: str, error: OSError) -> str:
@@ -85,8 +95,8 @@ class FluxPolicy:
         self.dtype = dtype
         self.device = torch.device(device)
         self.guidance_embeds = guidance_embeds
-        self.latent_size = resolution // 2 ** (len(vae.config.block_out_channels) - 1)
-        self.token_shape = ((self.latent_size // 2) ** 2, vae.config.latent_channels * 4)
+        self.latent_size = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.token_shape = ((self.latent_size // 2) ** 2, vae.config["latent_channels"] * 4)
         self._position_ids = position_ids(self.latent_size, self.latent_size, self.device)
 
     def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
@@ -145,7 +155,7 @@ class FluxPolicy:
         """Pictures `[B, 3, H, W]` in [0, 1], float32, with gradient where it does not clip."""
         latents = unpack(tokens, self.latent_size, self.latent_size)
         config = self.vae.config
-        latents = latents / config.scaling_factor + config.shift_factor
+        latents = latents / config["scaling_factor"] + config["shift_factor"]
         images = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
@@ -153,5 +163,5 @@ class FluxPolicy:
     def encode(self, images: Tensor) -> Tensor:
         """Tokens `[B, N, 64]` of pictures `[B, 3, H, W]` in [0, 1]: the mode of the VAE's posterior."""
         config = self.vae.config
-        posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist
-        return pack((posterior.mode().float() - config.shift_factor) * config.scaling_factor)
+        (posterior,) = self.vae.encode((images * 2 - 1).to(self.vae.dtype), return_dict=False)
+        return pack((posterior.mode().float() - config["shift_factor"]) * config["scaling_factor"])

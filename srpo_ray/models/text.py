@@ -56,6 +56,8 @@ def encode_prompts(
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])
         prompt_embeds, pooled_embeds, _ = pipeline.encode_prompt(batch, max_sequence_length=max_sequence_length)
+        assert prompt_embeds is not None
+        assert pooled_embeds is not None
         embeds.append(prompt_embeds.cpu())
         pooled.append(pooled_embeds.cpu())
     return Conditioning(torch.cat(embeds), torch.cat(pooled))

@@ -1,7 +1,11 @@
 """How mlflow is imported and reached: no telemetry, short timeouts, which errors are worth a retry."""
 
+import fcntl
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +24,8 @@ _DEFAULTS = {
 KEY_LENGTH = 250
 """Most characters that MLflow takes in the name of a metric or parameter."""
 
+SQLITE = "sqlite:///"
+
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
@@ -33,7 +39,25 @@ def connect(uri: str) -> "MlflowClient":
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    return MlflowClient(uri)
+    with _one_process_at_a_time(sqlite_file(uri)):
+        return MlflowClient(uri)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a sqlite URI, None for any other URI."""
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]).resolve() if uri.startswith(SQLITE) else None
+
+
+@contextmanager
+def _one_process_at_a_time(database: Path | None) -> Iterator[None]:
+    # A client makes the tables of a new database, and fails when another process makes them at the same time.
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(database.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def delivery_errors() -> tuple[type[Exception], ...]:

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srpo_ray.tracking.connection import allowed_name, connect, delivery_errors
+from srpo_ray.tracking.connection import SQLITE, allowed_name, connect, delivery_errors, sqlite_file
 from srpo_ray.tracking.spool import write_atomically
+from srpo_ray.tracking.tracker import Status, replay
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _log = logging.getLogger(__name__)
 
-_SQLITE = "sqlite:///"
 _VALUE_LENGTH = 6000
 _PARAMS_PER_CALL = 100
 
@@ -26,7 +26,7 @@ def default_uri(run_root: Path) -> str:
     Several processes of one machine may write to it at once: MLflow waits up to 20 s for the file's lock.
     From several machines, use an MLflow server instead.
     """
-    return f"{_SQLITE}{run_root.resolve() / 'mlflow.db'}"
+    return f"{SQLITE}{run_root.resolve() / 'mlflow.db'}"
 
 
 def start_run(
@@ -76,6 +76,28 @@ def start_run(
     return run_id
 
 
+def end_run(record: Path, spool: Path, status: Status) -> None:
+    """Send what a dead process left in its spool, and set its run's final status.
+
+    Args:
+        record: What `start_run` wrote; without it there is no run to end.
+        spool: File of the run's tracker.
+        status: How the run ended.
+
+    Raises:
+        ConnectionError: If the store cannot be reached.
+    """
+    if not record.exists():
+        return
+    known = json.loads(record.read_text())
+    if spool.exists():
+        replay(spool, known["uri"])
+    try:
+        connect(known["uri"]).set_terminated(known["run_id"], status)
+    except delivery_errors() as error:
+        raise ConnectionError(f"could not set the status of the run in {record} to {status}: {error}") from error
+
+
 def _continued_run(client: "MlflowClient", uri: str, record: Path) -> str | None:
     if not record.exists():
         return None
@@ -103,10 +125,8 @@ def _experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     known = client.get_experiment_by_name(name)
     if known is not None:
         return known.experiment_id
-    artifacts = None
-    if uri.startswith(_SQLITE):
-        database = Path(uri.removeprefix(_SQLITE).partition("?")[0]).resolve()
-        artifacts = (database.parent / "artifacts").as_uri()
+    database = sqlite_file(uri)
+    artifacts = None if database is None else (database.parent / "artifacts").as_uri()
     try:
         return client.create_experiment(name, artifact_location=artifacts)
     except MlflowException as error:

@@ -49,7 +49,9 @@ class Engine:
         """
         _skip_compiled_shared_memory()
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._engine, *_ = deepspeed.initialize(
+        # DeepSpeed's own annotations fit neither what it takes nor what it returns.
+        initialize: Any = deepspeed.initialize
+        self._engine, *_ = initialize(
             model=module,
             model_parameters=trainable,
             config=_deepspeed_config(config, dtype),

@@ -18,6 +18,7 @@ from srpo_ray.rewards.pool.capacity import cluster_capacity
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
 from srpo_ray.training.preflight import check_inputs, open_run_folder
+from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.worker import WorkerArguments, train_worker
 
@@ -123,7 +124,11 @@ def train(config: RunConfig, address: str | None = None) -> RunFolder:
         return folder
     with ray_session(address):
         check_capacity(config)
-        with reward_pool(config, f"rewards_{config.name}") as pool:
+        objectives = tuple(f"panel/{model.name}" for model in config.evaluation.held_out)
+        with (
+            reward_pool(config, f"rewards_{config.name}") as pool,
+            progress_bar(folder, config.training.num_updates, objectives),
+        ):
             fit(config, folder, pool, name=config.name)
     return folder
 

@@ -1,5 +1,6 @@
-"""Seconds per stage, and means of per-sample metrics over batches and workers."""
+"""Seconds per stage, peak memory, and means of per-sample metrics over batches and workers."""
 
+import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,22 +34,31 @@ class StageTimer:
 class MeanMeter:
     """Means of per-sample values over all batches of an update and all workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str) -> None:
+        # The process group of a GPU reduces tensors on the GPU only.
+        self._device = device
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Add per-sample values `[B]`; nothing is moved or waited for."""
         for name, values in metrics.items():
-            total = values.detach().float().sum()
+            total = values.detach().to(self._device, torch.float32).sum()
             self._sums[name] = self._sums[name] + total if name in self._sums else total
             self._counts[name] = self._counts.get(name, 0) + values.numel()
 
     def take(self) -> dict[str, float]:
         """The means over all workers since the last call; all workers must call, with the same names."""
         names = sorted(self._sums)
-        table = torch.stack([torch.stack([self._sums[name].cpu() for name in names]),
-                             torch.tensor([float(self._counts[name]) for name in names])])  # fmt: skip
+        counts = torch.tensor([float(self._counts[name]) for name in names], device=self._device)
+        table = torch.stack([torch.stack([self._sums[name] for name in names]), counts])
         dist.all_reduce(table)
         self._sums, self._counts = {}, {}
         return dict(zip(names, (table[0] / table[1]).tolist(), strict=True))
+
+
+def peak_memory(device: torch.device) -> float:
+    """Highest memory so far in GiB: of the GPU's allocator, or of this process where the CPU trains."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

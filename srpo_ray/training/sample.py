@@ -8,7 +8,7 @@ import torch
 from srpo_ray.config import load_run
 from srpo_ray.evaluation.gallery import picture_grid, save_png
 from srpo_ray.flow import generator, shifted_sigmas
-from srpo_ray.models import FluxPolicy, encode_prompts, load_transformer, load_vae, resolve_path
+from srpo_ray.models import FluxPolicy, encode_prompts, load_transformer, load_vae, resolve_path, takes_guidance
 from srpo_ray.training.checkpoint import latest_checkpoint
 from srpo_ray.training.run_folder import RunFolder
 
@@ -42,13 +42,13 @@ def sample_run(
     config = load_run([folder.config])
     dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    transformer = load_transformer(config.model.path, dtype).eval()
+    transformer = load_transformer(config.model.path, dtype, device).eval()
     transformer.load_state_dict(checkpoint.weights)
     policy = FluxPolicy(
-        transformer.to(device),
-        load_vae(config.model.path, dtype).to(device),
+        transformer,
+        load_vae(config.model.path, dtype, device),
         resolution=config.model.resolution,
-        guidance_embeds=bool(transformer.config.guidance_embeds),
+        guidance_embeds=takes_guidance(transformer),
         dtype=dtype,
         device=device,
     )

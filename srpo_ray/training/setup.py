@@ -9,7 +9,7 @@ from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
 from srpo_ray.data import load_or_encode, load_prompts
 from srpo_ray.evaluation.panel import Panel
-from srpo_ray.models import Conditioning, FluxPolicy, load_transformer, load_vae
+from srpo_ray.models import Conditioning, FluxPolicy, load_transformer, load_vae, takes_guidance
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import Checkpoint
 from srpo_ray.training.engine import Engine
@@ -35,7 +35,7 @@ def build_trainer(
     engine, guidance_embeds = _build_engine(config, dtype, device, checkpoint)
     policy = FluxPolicy(
         engine,
-        load_vae(config.model.path, dtype).to(device),
+        load_vae(config.model.path, dtype, device),
         resolution=config.model.resolution,
         guidance_embeds=guidance_embeds,
         dtype=dtype,
@@ -65,14 +65,14 @@ def build_trainer(
         rank=rank,
         world_size=world_size,
         timer=StageTimer(),
-        meter=MeanMeter(),
+        meter=MeanMeter(device),
     )
 
 
 def _build_engine(
     config: RunConfig, dtype: torch.dtype, device: str, checkpoint: Checkpoint | None
 ) -> tuple[Engine, bool]:
-    transformer = load_transformer(config.model.path, dtype).to(device).train()
+    transformer = load_transformer(config.model.path, dtype, device).train()
     if config.model.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if checkpoint:
@@ -80,7 +80,7 @@ def _build_engine(
     engine = Engine(transformer, config.training, dtype)
     if checkpoint:
         engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.step)
-    return engine, bool(transformer.config.guidance_embeds)
+    return engine, takes_guidance(transformer)
 
 
 def _encode(config: RunConfig, prompts: list[str], dtype: torch.dtype, device: str, cache: Path) -> Conditioning:

@@ -17,7 +17,7 @@ from srpo_ray.models import Conditioning, FluxPolicy
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import save_checkpoint
 from srpo_ray.training.engine import Engine
-from srpo_ray.training.meters import MeanMeter, StageTimer
+from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory
 from srpo_ray.training.run_folder import RunFolder, append_row, load_pictures, save_pictures
 
 
@@ -65,6 +65,7 @@ class Trainer:
             **self.timer.take(),
             **self.rewards.take_statistics(),
             "step/gradient_norm": gradient_norm,
+            "memory/peak_gib": peak_memory(self.policy.device),
         }
 
     def backward(self, losses: Iterable[PendingLoss], share: float) -> None:

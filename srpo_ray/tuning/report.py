@@ -68,7 +68,8 @@ def _log(study: Study, report: SweepReport, path: Path, folder: Path) -> None:
     tracker = Tracker(uri, study.parent_run, run_folder.tracker_spool, study.base.tracking.flush_interval_s)
     best = report.best_row
     if best and best.history:
-        tracker.log_metrics({f"best/{name}": value for name, value in best.history[-1].items()}, 0)
+        last = best.history[-1]
+        tracker.log_metrics({f"best/{name}": value for name, value in last.items() if name != "step"}, 0)
     tracker.log_text(report.best_config_yaml, "best.yaml")
     for file in (path, folder / "trials.csv", folder / "trials.json"):
         tracker.log_text(file.read_text(), file.name)

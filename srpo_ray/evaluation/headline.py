@@ -1,0 +1,91 @@
+"""What a sweep found, in a sentence, a few numbers and, where it applies, a warning."""
+
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, SweepReport, hacked
+from srpo_ray.evaluation.table import number, signed
+
+_MOST_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """The best trial's objective over fresh seeds."""
+
+    count: int
+    mean: float
+    spread: float | None
+    """Standard deviation; None for a single seed."""
+
+    @property
+    def text(self) -> str:
+        """`0.4870 ± 0.0085`."""
+        return number(self.mean) + ("" if self.spread is None else f" ± {number(self.spread)}")
+
+
+def over_seeds(sweep: SweepReport) -> OverSeeds | None:
+    """Mean and spread of the repeats; None without any.
+
+    The winning run itself is left out: it was picked for its value, so its own seed was a lucky one.
+    """
+    repeats = [row for row in sweep.rows if row.kind == "repeat" and not row.failed]
+    values = [value for row in repeats if (value := row.value(sweep.objective)) is not None]
+    if not values:
+        return None
+    return OverSeeds(len(values), mean(values), stdev(values) if len(values) > 1 else None)
+
+
+def headline(sweep: SweepReport) -> str:
+    """Who won and by how much, in one sentence."""
+    best = sweep.best_row
+    if best is None or best.value(sweep.objective) is None:
+        return f"No trial finished with a value of {sweep.objective}."
+    improvement, value = sweep.improvement(best), number(best.value(sweep.objective))
+    if improvement is None:
+        return f"{best.name} won with {sweep.objective} {value}; there is no untrained model to compare with."
+    if improvement <= 0:
+        worse = number(-improvement)
+        return f"No trial beat the untrained model. The closest was {best.name}, {worse} worse."
+    return f"{best.name} won: {number(improvement)} better than the untrained model on {sweep.objective}."
+
+
+def cards(sweep: SweepReport) -> list[dict[str, str]]:
+    """Title, value and small print of the numbers to show first."""
+    found = [_metric_card(sweep, sweep.objective, "Held-out score")]
+    seeds, base = over_seeds(sweep), sweep.baseline(sweep.objective)
+    if seeds is not None:
+        change = "" if base is None else f" ({signed(seeds.mean - base)})"
+        small = f"mean of {seeds.count} fresh seed{'s' if seeds.count > 1 else ''}{change}"
+        found.append({"title": "The same, other seeds", "value": seeds.text, "small": small})
+    found.append(_metric_card(sweep, CONTENT_ACCURACY, "Content accuracy"))
+    found.append(_metric_card(sweep, sweep.reward, "Training reward"))
+    return [card for card in found if card is not None]
+
+
+def _metric_card(sweep: SweepReport, metric: str, title: str) -> dict[str, str] | None:
+    best = sweep.best_row
+    if best is None or best.value(metric) is None:
+        return None
+    start = sweep.baseline(metric)
+    small = metric if start is None else f"untrained {number(start)} ({signed(sweep.change(best, metric))})"
+    return {"title": title, "value": number(best.value(metric)), "small": small}
+
+
+def hacking_warning(sweep: SweepReport) -> str | None:
+    """A plain warning that names the runs, or None when no run shows reward hacking."""
+    rows = hacked(sweep)
+    if not rows:
+        return None
+    examples = [
+        f"{row.name} (reward {signed(sweep.change(row, sweep.reward))}, held-out"
+        f" {signed(sweep.change(row, sweep.objective))})"
+        for row in rows[:_MOST_EXAMPLES]
+    ]
+    more = f" and {len(rows) - _MOST_EXAMPLES} more" if len(rows) > _MOST_EXAMPLES else ""
+    runs = "one run" if len(rows) == 1 else f"{len(rows)} runs"
+    return (
+        f"Reward hacking in {runs}: the training reward rose while the held-out score got worse, in"
+        f" {', '.join(examples)}{more}. Such a run learned to please its reward model and not to make better"
+        " pictures."
+    )

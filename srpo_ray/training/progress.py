@@ -1,0 +1,46 @@
+"""A progress bar for a run whose work is done in other processes: it reads the rows that they write."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from srpo_ray.training.run_folder import RunFolder, read_rows
+
+
+@contextmanager
+def progress_bar(folder: RunFolder, num_updates: int, objectives: tuple[str, ...]) -> Iterator[None]:
+    """Show updates made and the newest numbers while the block runs.
+
+    Args:
+        folder: The run.
+        num_updates: Updates of the whole run.
+        objectives: Metrics of an evaluation to show beside the training reward.
+    """
+    stop = threading.Event()
+    # Without a terminal, a line every ten seconds is enough.
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    with tqdm(total=num_updates, unit="update", desc=folder.path.name, mininterval=interval) as bar:
+
+        def follow() -> None:
+            while not stop.wait(interval):
+                _refresh(bar, folder, objectives)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            _refresh(bar, folder, objectives)
+
+
+def _refresh(bar: "tqdm[None]", folder: RunFolder, objectives: tuple[str, ...]) -> None:
+    steps, evaluations = read_rows(folder.steps), read_rows(folder.evaluations)
+    shown = {name: value for name, value in (steps[-1] if steps else {}).items() if name == "reward/total/denoise"}
+    shown |= {name: value for name, value in (evaluations[-1] if evaluations else {}).items() if name in objectives}
+    bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
+    bar.update((steps[-1]["step"] if steps else 0) - bar.n)

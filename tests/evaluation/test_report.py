@@ -1,0 +1,220 @@
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from srpo_ray.evaluation.gallery import before_after, save_png
+from srpo_ray.evaluation.headline import headline, over_seeds
+from srpo_ray.evaluation.report import SweepReport, write_report
+
+OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the cells of the table of all runs."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page(sweep: SweepReport, path: Path) -> Page:
+    return Page(write_report(path, sweep).read_text())
+
+
+def with_galleries(sweep: SweepReport, tmp_path: Path) -> SweepReport:
+    pictures = torch.rand(2, 3, 64, 64)
+    path = save_png(before_after(pictures, pictures, ["one", "two"]), tmp_path / "gallery.png")
+    return replace(sweep, rows=[replace(row, gallery=path) for row in sweep.rows])
+
+
+def test_page_loads_nothing_from_anywhere(sweep: SweepReport, report_path: Path, tmp_path: Path):
+    text = write_report(report_path, with_galleries(sweep, tmp_path)).read_text()
+    loads = [
+        value
+        for _, attributes in Page(text).tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "data", "action", "poster")
+    ]
+    assert len(loads) == 2
+    assert all(load is not None and load.startswith("data:image/png;base64,") for load in loads)
+    assert not re.search(r"https?:|url\(|@import|<link|\bfetch\(|import\s*\(", text)
+
+
+def test_every_run_and_section_is_there(sweep: SweepReport, report_path: Path, tmp_path: Path):
+    found = page(with_galleries(sweep, tmp_path), report_path)
+    for row in sweep.rows:
+        assert row.name in found.text
+        assert row.label in found.text
+    headings = [
+        *("All runs", "Untrained and best", "Training reward against held-out score", "Over updates"),
+        *("Which parameter mattered", "Ablations of the best", "Parameter by parameter"),
+        *("What the metrics mean", "Run it again"),
+    ]
+    places = [found.text.index(heading) for heading in headings]
+    assert places == sorted(places)
+    assert sweep.command in found.text
+    assert sweep.best_config_yaml in found.text
+    assert str(sweep.commit) in found.text
+
+
+def test_ranks_stand_in_order_of_the_objective(sweep: SweepReport, report_path: Path):
+    text = write_report(report_path, sweep).read_text()
+    rows = re.findall(r'<span class="rank">(.*?)</span>.*?<b>(.*?)</b>', text, flags=re.DOTALL)
+    assert [name for rank, name in rows if rank.isdigit()] == ["t00", "t04", "t01", "t03", "t05", "t02"]
+    assert [rank for rank, _ in rows if rank.isdigit()] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_headline_names_winner_seeds_and_hacking(sweep: SweepReport, report_path: Path):
+    found = page(sweep, report_path)
+    assert "t00 won: 0.0750 better than the untrained model on panel/held_out." in found.text
+    assert "0.4870 ± 0.0085" in found.text
+    assert "Reward hacking in one run" in found.text
+    assert "t02 (reward +0.2890, held-out -0.0510)" in found.text
+    assert "untrained 0.9530 (-0.0120)" in found.text
+
+
+def test_hostile_texts_stay_texts(sweep: SweepReport, report_path: Path):
+    evil = "</title></script><script>alert('x')</script><img src=x onerror=\"alert(1)\"> {{ 7 * 7 }} & ' \""
+    rows = [replace(row, label=evil, status=evil) for row in sweep.rows]
+    rows[1] = replace(rows[1], name=evil, params={"algorithm.control_words": evil, evil: 1.0})
+    history = [{**evaluation, evil: 1.0} for evaluation in rows[1].history]
+    rows[1] = replace(rows[1], history=history)
+    changed = replace(
+        sweep,
+        rows=rows,
+        best=evil,
+        title=evil,
+        command=evil,
+        best_config_yaml=evil,
+        notes=[evil],
+        hardware=evil,
+    )
+    found = page(changed, report_path)
+    tags = [tag for tag, _ in found.tags]
+    assert tags.count("script") == 1
+    assert "img" not in tags
+    assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
+    assert "49" not in found.text.partition("Run it again")[2]
+    assert evil in found.text
+
+
+def test_no_trial_beat_the_base(sweep: SweepReport):
+    lone = replace(sweep, rows=[sweep.rows[0], sweep.rows[3]], best="t02")
+    assert headline(lone) == "No trial beat the untrained model. The closest was t02, 0.0510 worse."
+    assert "no untrained model" in headline(
+        replace(sweep, rows=[replace(sweep.rows[1], history=[{"step": 60, OBJECTIVE: 1.0}])])
+    )
+
+
+def test_the_picked_run_is_left_out_of_the_spread(sweep: SweepReport):
+    seeds = over_seeds(sweep)
+    assert seeds is not None
+    assert (seeds.count, seeds.mean, seeds.spread) == (
+        2,
+        pytest.approx(0.487),
+        pytest.approx(0.00849, rel=1e-2),
+    )
+    one = over_seeds(replace(sweep, rows=[row for row in sweep.rows if row.name != "best_seed_2"]))
+    assert one is not None
+    assert one.text == "0.4810"
+
+
+def test_ablations_show_what_changed_and_by_how_much(sweep: SweepReport, report_path: Path):
+    text = page(sweep, report_path).text.partition("Ablations of the best")[2]
+    assert "algorithm.query = plain" in text
+    assert "algorithm.timestep_window = 30-49" in text
+    assert "-0.0470" in text
+
+
+def test_differences_within_the_seeds_are_marked(sweep: SweepReport, report_path: Path):
+    text = write_report(report_path, sweep).read_text()
+    assert '<span class="difference within">-0.0080</span>' in text
+    assert '<span class="difference">-0.0470</span>' in text
+
+
+def one_trial(sweep: SweepReport) -> SweepReport:
+    return replace(sweep, rows=[sweep.rows[1]], notes=[])
+
+
+def no_rows(sweep: SweepReport) -> SweepReport:
+    return replace(sweep, rows=[], best="")
+
+
+def all_failed(sweep: SweepReport) -> SweepReport:
+    return replace(sweep, rows=[replace(row, status="failed: out of memory", history=[]) for row in sweep.rows[1:4]])
+
+
+def nan_everywhere(sweep: SweepReport) -> SweepReport:
+    history = [
+        {"step": 0, OBJECTIVE: math.nan, REWARD: math.inf},
+        {"step": 15, OBJECTIVE: math.nan, REWARD: 1.0},
+    ]
+    return replace(sweep, rows=[replace(row, history=history) for row in sweep.rows])
+
+
+def gap_in_the_middle(sweep: SweepReport) -> SweepReport:
+    row = sweep.rows[1]
+    history = [
+        {**evaluation, OBJECTIVE: math.nan if index == 2 else 0.1} for index, evaluation in enumerate(row.history)
+    ]
+    return replace(sweep, rows=[sweep.rows[0], replace(row, history=history)])
+
+
+def other_metrics(sweep: SweepReport) -> SweepReport:
+    """As with real FLUX: other names, no truth, no control words."""
+    rows = [
+        replace(
+            row,
+            params={"training.optimizer.lr": 1e-6 * (index + 1)},
+            history=[
+                {"step": step, "panel/pick": 20 + 0.1 * index * step, "reward/hps": 0.2 + index * step / 100}
+                for step in (0, 100)
+            ],
+        )
+        for index, row in enumerate(sweep.rows)
+    ]
+    return replace(sweep, rows=rows, objective="panel/pick", reward="reward/hps", commit=None)
+
+
+def only_objective(sweep: SweepReport) -> SweepReport:
+    rows = [replace(row, history=[{"step": 60, OBJECTIVE: 0.1 * index}]) for index, row in enumerate(sweep.rows)]
+    return replace(sweep, rows=rows)
+
+
+def missing_gallery(sweep: SweepReport) -> SweepReport:
+    return replace(sweep, rows=[replace(row, gallery=Path("/no/such.png")) for row in sweep.rows])
+
+
+def smaller_is_better(sweep: SweepReport) -> SweepReport:
+    return replace(sweep, mode="min", best="t02")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(one_trial, no_rows, all_failed, nan_everywhere, gap_in_the_middle),
+        *(other_metrics, only_objective, missing_gallery, smaller_is_better),
+    ],
+)
+def test_whatever_is_missing_a_page_comes_out(change, sweep: SweepReport, report_path: Path):
+    changed = change(sweep)
+    text = write_report(report_path, changed).read_text()
+    found = Page(text)
+    for row in changed.rows:
+        assert row.name in found.text
+    assert "Run it again" in found.text
+    assert not re.search(r'"(-?nan|-?inf)', text)
+    assert "None" not in found.text

@@ -1,0 +1,82 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from srpo_ray.evaluation.results import SweepReport, TrialRow, hacked, metric_names, ranking, varied_params
+
+OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
+
+
+def names(sweep: SweepReport) -> list[tuple[int | None, str]]:
+    return [(rank, row.name) for rank, row in ranking(sweep)]
+
+
+def test_ranks_count_trials_and_others_stand_by_value(sweep: SweepReport):
+    assert names(sweep) == [
+        (None, "best_seed_2"),
+        (1, "t00"),
+        (None, "best_seed_1"),
+        (None, "late_timesteps"),
+        (2, "t04"),
+        (3, "t01"),
+        (None, "relative_off"),
+        (4, "t03"),
+        (5, "t05"),
+        (None, "base"),
+        (6, "t02"),
+        (None, "t06"),
+    ]
+
+
+def test_a_smaller_objective_can_be_the_better_one(sweep: SweepReport):
+    ranked = [name for rank, name in names(replace(sweep, mode="min")) if rank is not None]
+    assert ranked == ["t02", "t05", "t03", "t01", "t04", "t00"]
+
+
+def test_a_value_that_is_missing_or_not_finite_is_none(sweep: SweepReport):
+    row = sweep.rows[1]
+    assert row.value(OBJECTIVE) == pytest.approx(0.487)
+    assert row.value("no/such") is None
+    assert (
+        replace(row, history=[{"step": 0, OBJECTIVE: 0.4}, {"step": 15, OBJECTIVE: math.nan}]).value(OBJECTIVE) is None
+    )
+    assert replace(row, history=[]).value(OBJECTIVE) is None
+
+
+def test_the_untrained_model_is_the_base_row_or_else_step_zero(sweep: SweepReport):
+    assert sweep.baseline(OBJECTIVE) == pytest.approx(0.412)
+    without = replace(sweep, rows=[row for row in sweep.rows if row.kind != "base"])
+    assert without.baseline(OBJECTIVE) == pytest.approx(0.412)
+    late = [replace(row, history=row.history[1:]) for row in without.rows]
+    assert replace(without, rows=late).baseline(OBJECTIVE) is None
+
+
+def test_hacked_runs_gained_reward_and_lost_held_out_score(sweep: SweepReport):
+    assert [row.name for row in hacked(sweep)] == ["t02"]
+    assert "t02" not in [row.name for row in hacked(replace(sweep, mode="min"))]
+
+
+def test_an_unknown_best_is_the_first_in_rank(sweep: SweepReport):
+    best = replace(sweep, best="gone").best_row
+    assert best is not None
+    assert best.name == "t00"
+    assert replace(sweep, rows=[], best="gone").best_row is None
+
+
+def test_only_parameters_that_differ_between_trials_vary(sweep: SweepReport):
+    assert varied_params(sweep) == [
+        "algorithm.control_words",
+        "algorithm.timestep_window",
+        "algorithm.interpolation_strength",
+        "training.optimizer.lr",
+    ]
+    alike = [replace(sweep.rows[1], params={"w": [1, 2]}), replace(sweep.rows[2], params={"w": (1, 2)})]
+    assert varied_params(replace(sweep, rows=alike)) == []
+
+
+def test_metrics_start_with_objective_and_reward(sweep: SweepReport):
+    assert metric_names(sweep)[:2] == [OBJECTIVE, REWARD]
+    assert "step" not in metric_names(sweep)
+    other = TrialRow("x", "trial", "", {}, [{"step": 0, "panel/clip": 1.0}], "finished", 1.0, 0)
+    assert metric_names(replace(sweep, rows=[other])) == ["panel/clip"]

@@ -1,0 +1,108 @@
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from srpo_ray.evaluation.results import SweepReport
+from srpo_ray.evaluation.table import (
+    number,
+    param_text,
+    param_titles,
+    ranked_table,
+    signed,
+    write_csv,
+    write_json,
+)
+
+OBJECTIVE = "panel/held_out"
+
+
+def printed(sweep: SweepReport) -> list[str]:
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(ranked_table(sweep))
+    return capture.get().splitlines()
+
+
+def test_terminal_table_fits_and_keeps_its_numbers(sweep: SweepReport):
+    lines = printed(sweep)
+    assert max(len(line.rstrip()) for line in lines) <= 120
+    best = next(line for line in lines if " t00 " in line)
+    cells = [
+        "1",
+        "t00",
+        "detailed",
+        "5-25",
+        "0.9",
+        "3.1e-6",
+        "0.4870",
+        "+0.0750",
+        "0.5120",
+        "0.0610",
+        "0.9410",
+    ]
+    assert best.split() == [*cells, "finished"]
+    assert any(line.split()[:2] == ["base", "base"] for line in lines)
+    assert any("stopped early" in line for line in lines)
+
+
+def test_long_and_hostile_names_stay_in_their_column(sweep: SweepReport):
+    rows = [
+        replace(row, name=f"[red]{index}" + "x" * 80, status="failed: " + "y" * 80)
+        for index, row in enumerate(sweep.rows)
+    ]
+    lines = printed(replace(sweep, rows=rows))
+    assert max(len(line) for line in lines) <= 120
+    assert sum("[red]" in line and "0.4870" in line for line in lines) == 1
+
+
+def test_many_parameters_do_not_widen_the_table(sweep: SweepReport):
+    rows = [
+        replace(row, params={f"a.p{n}": index * n + 0.123 for n in range(9)}) for index, row in enumerate(sweep.rows)
+    ]
+    lines = printed(replace(sweep, rows=rows))
+    assert max(len(line) for line in lines) <= 120
+    assert any("0.4870" in line and "+0.0750" in line and "0.9410" in line for line in lines)
+
+
+def test_missing_metrics_leave_a_dash(sweep: SweepReport):
+    rows = [replace(row, history=[{"step": 60, OBJECTIVE: 0.1}]) for row in sweep.rows[1:3]]
+    lines = printed(replace(sweep, rows=rows))
+    assert next(line for line in lines if "t00" in line).split()[-3:] == ["-", "-", "finished"]
+
+
+def test_csv_holds_every_run_parameter_and_metric(sweep: SweepReport, tmp_path: Path):
+    with write_csv(tmp_path / "sweep.csv", sweep).open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["name"] for line in lines][:3] == ["best_seed_2", "t00", "best_seed_1"]
+    assert lines[1]["rank"] == "1"
+    assert lines[0]["rank"] == ""
+    assert lines[1]["training.optimizer.lr"] == "3.1e-06"
+    assert abs(float(lines[1][OBJECTIVE]) - 0.487) < 1e-9
+
+
+def test_json_is_strict_and_whole(sweep: SweepReport, tmp_path: Path):
+    rows = [replace(sweep.rows[1], history=[{"step": 0, OBJECTIVE: math.nan}], gallery=Path("g.png"))]
+    text = write_json(tmp_path / "sweep.json", replace(sweep, rows=rows)).read_text()
+    assert "NaN" not in text
+    stored = json.loads(text)
+    assert stored["rows"][0]["history"] == [{"step": 0, OBJECTIVE: None}]
+    assert stored["rows"][0]["gallery"] == "g.png"
+    assert stored["best"] == "t00"
+
+
+def test_numbers_are_short():
+    texts = [number(value) for value in (None, 0.0, 0.71234, -0.05, 12.345, 1234.5, 3e-6, -2e7)]
+    assert texts == ["-", "0.0000", "0.7123", "-0.0500", "12.35", "1234", "3e-6", "-2e7"]
+    assert [signed(value) for value in (None, 0.05, -0.05, 0.0)] == ["-", "+0.0500", "-0.0500", "0.0000"]
+    assert [param_text(value) for value in ([5, 25], (0.1, 0.25), ["a", "b"], None, True, 3, 1e-5)] == (
+        ["5-25", "0.1-0.25", "a, b", "-", "True", "3", "1e-5"]
+    )
+
+
+def test_titles_are_the_ends_of_paths_unless_alike():
+    paths = ["training.optimizer.lr", "a.scale", "b.scale", "c.hinge"]
+    assert list(param_titles(paths).values()) == ["lr", "a.scale", "b.scale", "hinge"]

@@ -1,0 +1,122 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from srpo_ray.tracking.run import default_uri, end_run, flatten, git_commit, start_run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def test_importing_tracking_does_not_import_mlflow():
+    code = "import sys, srpo_ray.tracking.run, srpo_ray.tracking.tracker; assert 'mlflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_trial_is_a_child_of_the_sweep(uri: str, client: "MlflowClient", tmp_path: Path):
+    sweep = start_run(uri, "small", "sweep", tags={}, params={}, record=tmp_path / "sweep.json")
+    trial = start_run(
+        uri,
+        "small",
+        "trial_0",
+        parent_run_id=sweep,
+        tags={"commit": "abc"},
+        params=flatten({"algorithm": {"hinge": 0.7}}),
+        record=tmp_path / "t0" / "mlflow.json",
+    )
+    data = client.get_run(trial).data
+    assert data.tags["mlflow.parentRunId"] == sweep
+    assert data.tags["commit"] == "abc"
+    assert data.params == {"algorithm.hinge": "0.7"}
+    assert json.loads((tmp_path / "t0" / "mlflow.json").read_text())["run_id"] == trial
+
+
+def test_a_recorded_run_continues(uri: str, client: "MlflowClient", tmp_path: Path):
+    record = tmp_path / "mlflow.json"
+    run_id = start_run(uri, "small", "trial", tags={}, params={"lr": "1"}, record=record)
+    client.set_terminated(run_id, "FAILED")
+    assert start_run(uri, "small", "trial", tags={}, params={"lr": "2"}, record=record) == run_id
+    run = client.get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {"lr": "1"}
+
+
+def test_a_record_of_another_store_is_refused(uri: str, tmp_path: Path):
+    record = tmp_path / "mlflow.json"
+    record.write_text(json.dumps({"run_id": "a", "uri": "http://elsewhere:5000", "experiment": "small"}))
+    with pytest.raises(ValueError, match="http://elsewhere:5000"):
+        start_run(uri, "small", "trial", tags={}, params={}, record=record)
+
+
+def test_a_run_that_is_gone_is_replaced(uri: str, tmp_path: Path):
+    record = tmp_path / "mlflow.json"
+    record.write_text(json.dumps({"run_id": "0" * 32, "uri": uri, "experiment": "small"}))
+    run_id = start_run(uri, "small", "trial", tags={}, params={}, record=record)
+    assert json.loads(record.read_text())["run_id"] == run_id != "0" * 32
+
+
+def test_an_unreachable_server_is_named_with_a_cure(tmp_path: Path):
+    with pytest.raises(ConnectionError, match=r"127.0.0.1:9.*tracking\.uri"):
+        start_run("http://127.0.0.1:9", "e", "n", tags={}, params={}, record=tmp_path / "r.json")
+
+
+def test_long_and_many_params_fit_mlflow(uri: str, client: "MlflowClient", tmp_path: Path):
+    params = {f"section.key_{number}": "x" * 9000 for number in range(250)} | {"words.a:b(c)": "1"}
+    run_id = start_run(uri, "small", "trial", tags={"t": "y" * 9000}, params=params, record=tmp_path / "r.json")
+    stored = client.get_run(run_id).data.params
+    assert len(stored) == 251
+    assert stored["section.key_7"] == "x" * 6000
+    assert stored["words.a_b_c_"] == "1"
+
+
+def test_artifacts_are_kept_beside_a_sqlite_file(uri: str, client: "MlflowClient", tmp_path: Path):
+    run_id = start_run(uri, "small", "trial", tags={}, params={}, record=tmp_path / "r.json")
+    client.log_text(run_id, "hello", "note.txt")
+    assert [path.read_text() for path in (tmp_path / "artifacts").rglob("note.txt")] == ["hello"]
+
+
+def test_default_uri_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_uri(Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+
+
+def test_flatten_uses_the_paths_of_overrides():
+    config = {"a": {"b": [1, 2], "c": {"d": None, "e": {}}}, "f": "text", "g": True, "p": Path("x")}
+    assert flatten(config) == {
+        "a.b": "[1, 2]",
+        "a.c.d": "null",
+        "a.c.e": "{}",
+        "f": "text",
+        "g": "true",
+        "p": '"x"',
+    }
+
+
+def test_git_commit_tells_clean_from_dirty(tmp_path: Path):
+    assert git_commit(tmp_path) is None
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    (tmp_path / "f").write_text("1")
+    for command in (["init", "-q"], ["add", "f"], [*identity, "commit", "-q", "-m", "m"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    clean = git_commit(tmp_path)
+    assert clean is not None
+    assert len(clean) == 40
+    (tmp_path / "f").write_text("2")
+    assert git_commit(tmp_path) == f"{clean}-dirty"
+
+
+def test_ending_a_dead_run_sends_its_spool_and_sets_its_status(uri: str, client: "MlflowClient", tmp_path: Path):
+    record, spool = tmp_path / "run.json", tmp_path / "s.jsonl"
+    end_run(record, spool, "KILLED")
+    run_id = start_run(uri, "small", "trial", tags={}, params={}, record=record)
+    left = {"run_id": run_id, "kind": "metrics", "values": {"a": 1.5}, "step": 3, "time_ms": 1}
+    spool.write_text(json.dumps(left) + "\n")
+    end_run(record, spool, "KILLED")
+    run = client.get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert run.data.metrics == {"a": 1.5}
+    assert not spool.exists()
