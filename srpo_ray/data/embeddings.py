@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from srpo_ray.files import replacing
 from srpo_ray.models import Conditioning, encode_prompts, resolve_path
 
 
@@ -29,10 +29,8 @@ def load_or_encode(
     file = cache / f"{_key(path, prompts, max_sequence_length, dtype)}.safetensors"
     if not file.exists():
         conditioning = encode_prompts(path, prompts, max_sequence_length, dtype, device)
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        save_file({"t5": conditioning.prompt_embeds, "clip": conditioning.pooled_prompt_embeds}, partial)
-        partial.replace(file)
+        with replacing(file) as unfinished:
+            save_file({"t5": conditioning.prompt_embeds, "clip": conditioning.pooled_prompt_embeds}, unfinished)
     tensors = load_file(file)
     return Conditioning(tensors["t5"], tensors["clip"])
 

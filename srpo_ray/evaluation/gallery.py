@@ -1,11 +1,12 @@
 """Grids of pictures with captions, as PNG files."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from srpo_ray.files import replacing
 
 _GAP = 12
 _FONT_SIZE = 14
@@ -66,10 +67,8 @@ def before_after(before: Tensor, after: Tensor, prompts: Sequence[str]) -> Image
 
 def save_png(picture: Image.Image, path: Path) -> Path:
     """Write a PNG file so that a reader sees the whole of it or none, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    picture.save(unfinished, format="PNG", optimize=True)
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        picture.save(unfinished, format="PNG", optimize=True)
     return path
 
 

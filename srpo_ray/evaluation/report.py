@@ -29,8 +29,8 @@ from srpo_ray.evaluation.table import (
     param_titles,
     rank_text,
     signed,
-    write_text,
 )
+from srpo_ray.files import write_text
 
 __all__ = ["SweepReport", "TrialRow", "write_report"]
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from srpo_ray.evaluation.results import (
     ranking,
     varied_params,
 )
+from srpo_ray.files import write_text
 
 _TITLES = {
     "algorithm.control_words": "words",
@@ -120,15 +120,6 @@ def write_csv(path: Path, report: SweepReport) -> Path:
 def write_json(path: Path, report: SweepReport) -> Path:
     """Write the whole report, histories too; NaN and infinities become null."""
     return write_text(path, json.dumps(_jsonable(asdict(report)), indent=2))
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file so that a reader sees the whole of it or none, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8", newline="")
-    unfinished.replace(path)
-    return path
 
 
 def param_titles(paths: Sequence[str]) -> dict[str, str]:

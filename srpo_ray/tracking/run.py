@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srpo_ray.files import write_text
 from srpo_ray.tracking.connection import SQLITE, allowed_name, connect, delivery_errors, sqlite_file
-from srpo_ray.tracking.spool import write_atomically
 from srpo_ray.tracking.tracker import Status, replay
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def start_run(
             all_tags = {**tags, **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})}
             run_id = _new_run(client, _experiment_id(client, uri, experiment), name, all_tags, params)
             known = {"run_id": run_id, "uri": uri, "experiment": experiment}
-            write_atomically(record, json.dumps(known, indent=2))
+            write_text(record, json.dumps(known, indent=2))
     except delivery_errors() as error:
         raise ConnectionError(
             f"expected an MLflow server or database at {uri}, got: {error}; start it, or set tracking.uri to"

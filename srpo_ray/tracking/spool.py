@@ -9,6 +9,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from srpo_ray.files import write_text
+
 Record = dict[str, Any]
 
 
@@ -67,7 +69,7 @@ class Spool:
         Raises:
             OSError: If the disk refuses the note.
         """
-        write_atomically(self._offset_path, str(offset))
+        write_text(self._offset_path, str(offset))
         self._delivered = offset
 
     def is_empty(self) -> bool:
@@ -80,14 +82,6 @@ class Spool:
         if self.is_empty():
             self.path.unlink()
             self._offset_path.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader sees the old text or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def _ends_inside_a_line(path: Path) -> bool:

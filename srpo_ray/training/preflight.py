@@ -5,6 +5,7 @@ from pathlib import Path
 from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.load import ConfigError, load_run
 from srpo_ray.data import load_prompts
+from srpo_ray.files import write_text
 from srpo_ray.models import resolve_path
 from srpo_ray.training.run_folder import RunFolder
 
@@ -47,5 +48,5 @@ def open_run_folder(config: RunConfig, path: Path) -> RunFolder:
                 f" ({folder.config}); choose another `name`, or remove the folder"
             )
     else:
-        folder.config.write_text(to_yaml(config))
+        write_text(folder.config, to_yaml(config))
     return folder

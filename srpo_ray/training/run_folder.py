@@ -1,12 +1,13 @@
 """What a run leaves on disk. Everything that the report, a restart and `srpo-ray sample` need is in here."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from srpo_ray.files import write_text
 
 
 class RunFolder:
@@ -71,14 +72,7 @@ def drop_rows_after(path: Path, step: int) -> None:
     """Keep rows up to `step`: a run that goes on from a checkpoint writes the later ones again."""
     kept = [row for row in read_rows(path) if row["step"] <= step]
     if path.exists():
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def save_pictures(path: Path, pictures: dict[int, Tensor]) -> None:

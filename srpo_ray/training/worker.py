@@ -8,12 +8,13 @@ import ray.util
 import torch
 
 from srpo_ray.config import RunConfig
+from srpo_ray.files import write_text
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.checkpoint import latest_checkpoint
-from srpo_ray.training.run_folder import RunFolder, append_row, drop_rows_after, read_rows, write_atomically
+from srpo_ray.training.run_folder import RunFolder, append_row, drop_rows_after, read_rows
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 
@@ -100,6 +101,6 @@ def _evaluate(trainer: Trainer, tracker: Tracker | None, made: int) -> None:
 
 def _finish(folder: RunFolder, tracker: Tracker, num_updates: int) -> None:
     rows = read_rows(folder.evaluations)
-    write_atomically(folder.finished, f'{{"updates": {num_updates}, "evaluations": {len(rows)}}}\n')
+    write_text(folder.finished, f'{{"updates": {num_updates}, "evaluations": {len(rows)}}}\n')
     tracker.log_text(folder.config.read_text(), "config.yaml")
     tracker.close("FINISHED")

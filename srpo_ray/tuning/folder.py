@@ -4,7 +4,8 @@ from pathlib import Path
 
 from srpo_ray.config import ConfigError, RunConfig, SweepConfig, load_run, to_yaml
 from srpo_ray.config.load import read_yaml, validate
-from srpo_ray.training.run_folder import RunFolder, write_atomically
+from srpo_ray.files import write_text
+from srpo_ray.training.run_folder import RunFolder
 
 
 def open_sweep_folder(sweep: SweepConfig, base: RunConfig) -> Path:
@@ -22,7 +23,7 @@ def open_sweep_folder(sweep: SweepConfig, base: RunConfig) -> Path:
                 f"expected {folder} to be new or to hold this same sweep, got another one ({file.name} differs);"
                 f" choose another name with `sweep.name=...`, resume that one with `--resume {folder}`, or remove it"
             )
-        write_atomically(file, text)
+        write_text(file, text)
     return folder
 
 

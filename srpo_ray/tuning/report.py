@@ -12,10 +12,11 @@ from srpo_ray.config import SweepConfig, to_yaml
 from srpo_ray.evaluation.report import write_report
 from srpo_ray.evaluation.results import SweepReport, TrialRow
 from srpo_ray.evaluation.table import ranked_table, write_csv, write_json
+from srpo_ray.files import write_text
 from srpo_ray.tracking.run import git_commit
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.launch import tracking_uri
-from srpo_ray.training.run_folder import RunFolder, write_atomically
+from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.tuning.trial import Study, trial_config
 
 TRAINED_REWARD = "reward/total"
@@ -32,7 +33,7 @@ def publish(
     folder = Path(study.folder)
     best_config = trial_config(study, f"{sweep.name}_best", best.params)
     best_yaml = to_yaml(best_config)
-    write_atomically(folder / "best.yaml", best_yaml)
+    write_text(folder / "best.yaml", best_yaml)
     report = SweepReport(
         title=sweep.name,
         objective=sweep.objective,

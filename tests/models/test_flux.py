@@ -1,5 +1,7 @@
 """The policy against diffusers' own FluxPipeline, on the embedded model."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import FluxPipeline
@@ -27,7 +29,7 @@ def test_pack_and_ids_equal_the_pipelines() -> None:
 
 
 def test_rollout_and_decode_draw_what_the_pipeline_draws(policy: FluxPolicy) -> None:
-    pipeline = FluxPipeline.from_pretrained(resolve_path("small_world"))
+    pipeline: Any = FluxPipeline.from_pretrained(resolve_path("small_world"))
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
     even = torch.linspace(1, 0, 7)[:-1].tolist()
