@@ -55,8 +55,11 @@ class RewardCall:
 
     def require_finite(self, what: str, tensor: Tensor) -> None:
         """Raise, naming the first bad sample, unless every number of `tensor` is finite."""
-        finite = torch.isfinite(tensor.detach()).view(len(self.queries), -1).all(dim=1)
-        bad = (~finite).nonzero()
+        numbers = tensor.detach().reshape(len(self.queries), -1)
+        # A finite sum proves that every term is, at a fiftieth of the cost; the reverse is not so.
+        if torch.isfinite(numbers.sum()):
+            return
+        bad = (~torch.isfinite(numbers).all(dim=1)).nonzero()
         if len(bad):
             first = int(bad[0])
             raise RewardError(
@@ -95,8 +98,8 @@ def score_and_gradient(
     for rows in _micro_batches(len(queries), micro_batch_size):
         for name, weight in weights.items():
             reward = rewards[name]
-            with torch.enable_grad(), RewardCall(name, queries[rows], replica) as call:
-                pixels = images_by_size[reward.image_size][rows].detach().requires_grad_()
+            pixels = images_by_size[reward.image_size][rows].detach().requires_grad_()
+            with RewardCall(name, queries[rows], replica) as call, torch.enable_grad(), _full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)
                 # Pictures are scored one by one, so the gradient of the sum holds each picture's own gradient.
@@ -136,12 +139,17 @@ def score_only(
     for rows in _micro_batches(len(queries), micro_batch_size):
         for name in names:
             reward = rewards[name]
-            with torch.no_grad(), RewardCall(name, queries[rows], replica) as call:
-                pixels = images_by_size[reward.image_size][rows]
+            pixels = images_by_size[reward.image_size][rows]
+            with RewardCall(name, queries[rows], replica) as call, torch.no_grad(), _full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)
             values[name].append(score.to(pixels.device))
     return {name: torch.cat(parts) for name, parts in values.items()}
+
+
+def _full_precision(pixels: Tensor) -> torch.autocast:
+    """In a trainer's process the score may be asked for under its autocast, which a replica does not have."""
+    return torch.autocast(pixels.device.type, enabled=False)
 
 
 def _micro_batches(count: int, size: int) -> Iterator[slice]:

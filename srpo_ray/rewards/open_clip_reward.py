@@ -83,9 +83,9 @@ class OpenClipReward:
         Raises:
             ValueError: If the folder, its config or its weights are missing or cannot be read.
         """
-        import open_clip  # takes seconds, and a pool of Python rewards does not need it
-
         source = open_clip_source(config.name, config.path)
+        import open_clip  # takes seconds, and neither a wrong path nor a pool of Python rewards needs it
+
         try:
             # Without `require_pretrained` open_clip would answer missing weights with random ones.
             model = open_clip.create_model(source, device=device, require_pretrained=True)
@@ -155,7 +155,7 @@ def open_clip_source(name: str, path: str) -> str:
     if not (folder / CONFIG_FILE).is_file():
         received = f"a folder without {CONFIG_FILE}" if folder.is_dir() else "no folder"
         raise ValueError(
-            f"reward {name!r}: expected an open_clip model ({CONFIG_FILE} and weights) in {folder.absolute()}, received "
-            f"{received}; set `path` to such a folder, to hf-hub:ORG/NAME or to small_world:NAME"
+            f"reward {name!r}: expected an open_clip model ({CONFIG_FILE} and weights) in {folder.absolute()}, "
+            f"received {received}; set `path` to such a folder, to hf-hub:ORG/NAME or to small_world:NAME"
         )
     return f"local-dir:{folder}"

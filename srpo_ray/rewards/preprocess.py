@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 
 def resize_and_crop(images: Tensor, size: int) -> Tensor:
@@ -34,7 +34,7 @@ def resize_and_crop(images: Tensor, size: int) -> Tensor:
     short = min(height, width)
     # The long side is rounded down and the crop offset to the nearest, as torchvision's Resize and CenterCrop do.
     resized_height, resized_width = size * height // short, size * width // short
-    resized = F.interpolate(
+    resized = interpolate(
         images, size=(resized_height, resized_width), mode="bicubic", antialias=True, align_corners=False
     )
     top, left = round((resized_height - size) / 2), round((resized_width - size) / 2)

@@ -20,7 +20,9 @@ class _ScoreBridge(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *upstream: Tensor
+    ) -> tuple[Tensor | None, ...]:
         # d loss / d pixels[b] = (d loss / d total[b]) * (d total[b] / d pixels[b]); samples do not mix.
         per_sample = upstream[0].view(-1, 1, 1, 1)
         return None, None, *(per_sample * gradient for gradient in ctx.saved_tensors)

@@ -17,19 +17,20 @@ from ray.exceptions import (
 
 from srpo_ray.config.reward import PoolConfig
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.rewards.pool.dispatcher import Assignment
-from srpo_ray.rewards.pool.replica import Pixels, ReplicaHealth, Reply
+from srpo_ray.rewards.pool.messages import Assignment, Pixels, ReplicaHealth, Reply
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.statistics import ScoringStatistics
 
 logger = logging.getLogger(__name__)
 
 PING_TIMEOUT_S = 10.0
+RESTART_TIMEOUT_S = 1800.0
+"""Patience while every replica is restarting: time for a lost node to be replaced and large models to be loaded."""
 RETRY_INTERVAL_S = 0.1
 REPLICA_LOST = (RayActorError, ObjectLostError, NodeDiedError, WorkerCrashedError)
 
 
-class _LostReplica(Exception):
+class _LostReplicaError(Exception):
     """The call got no answer, through no fault of the reward."""
 
 
@@ -97,22 +98,27 @@ class RemoteCall:
             self._statistics.replays += bool(reasons)
             try:
                 return self._attempt()
-            except _LostReplica as lost:
+            except _LostReplicaError as lost:
                 reasons.append(str(lost))
                 self._answer = None
                 logger.warning("lost a call to a reward replica, attempt %d: %s", len(reasons), lost)
         raise self._failure(f"no answer in {len(reasons)} attempts: " + "; ".join(reasons))
 
     def _attempt(self) -> Reply:
-        deadline = time.monotonic() + self._config.timeout_s
-        while self._answer is None and not self.send():
-            if time.monotonic() > deadline:
-                raise _LostReplica(f"no replica was in service for {self._config.timeout_s:g} s")
-            time.sleep(RETRY_INTERVAL_S)
+        if self._answer is None and not self.send():
+            self._send_after_restart()
         patience = max(0.0, self._sent_at + self._config.timeout_s - time.monotonic())
         while not ray.wait([self._answer], timeout=patience)[0]:
             patience = self._patience_left()
         return self._open_answer()
+
+    def _send_after_restart(self) -> None:
+        logger.warning("no reward replica is in service; waiting for one to restart")
+        deadline = time.monotonic() + RESTART_TIMEOUT_S
+        while not self.send():
+            if time.monotonic() > deadline:
+                raise self._failure(f"no replica came back within {RESTART_TIMEOUT_S:g} s")
+            time.sleep(RETRY_INTERVAL_S)
 
     def _open_answer(self) -> Reply:
         try:
@@ -130,7 +136,7 @@ class RemoteCall:
         """More seconds to wait for an answer that is late: the call may stand in line behind others that make progress.
 
         Raises:
-            _LostReplica: If the replica hangs, has been restarted or does not know the call.
+            _LostReplicaError: If the replica hangs, has been restarted or does not know the call.
         """
         assert self._assignment is not None, "a call that was not sent cannot be late"
         try:
@@ -147,11 +153,11 @@ class RemoteCall:
             raise self._lost("is idle and sent no answer", kill=False)
         return self._config.timeout_s - health.busy_s
 
-    def _lost(self, reason: str, kill: bool) -> _LostReplica:
+    def _lost(self, reason: str, kill: bool) -> _LostReplicaError:
         """Report the replica and make the error; the dispatcher ignores all but the first report about one start."""
         assert self._assignment is not None, "a call that was not sent cannot be lost"
         self._dispatcher.report_lost.remote(self._assignment.replica, self._assignment.start_id, kill)
-        return _LostReplica(f"replica {self._assignment.replica!r} {reason}")
+        return _LostReplicaError(f"replica {self._assignment.replica!r} {reason}")
 
     def _failure(self, reason: str) -> RewardError:
         replica = self._assignment.replica if self._assignment else "no replica"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
@@ -11,8 +11,7 @@ from torch import Tensor
 from srpo_ray.rewards.base import Scores, check_batch, check_gradient, check_names
 from srpo_ray.rewards.pool.bridge import connect_scores
 from srpo_ray.rewards.pool.call import RemoteCall
-from srpo_ray.rewards.pool.dispatcher import PoolDescription
-from srpo_ray.rewards.pool.replica import NAMESPACE, Reply
+from srpo_ray.rewards.pool.messages import NAMESPACE, PoolDescription, Reply
 from srpo_ray.rewards.pool.wire import from_wire, to_wire
 from srpo_ray.rewards.preprocess import resize_to_each
 from srpo_ray.rewards.query import TextQuery
@@ -47,7 +46,7 @@ class RewardClient:
                 f"expected a reward pool named {name!r} in this Ray cluster, received none; create it with "
                 "RewardPool.create before the trainers start, and keep its driver alive"
             ) from error
-        pool: PoolDescription | None = ray.get(dispatcher.describe.remote())
+        pool = cast(PoolDescription | None, ray.get(dispatcher.describe.remote()))
         if pool is None:
             raise ValueError(
                 f"expected the reward pool {name!r} to be ready, received one that is still loading; connect after "

@@ -9,29 +9,10 @@ import ray
 from ray.exceptions import RayError
 
 from srpo_ray.config.reward import PoolConfig
-from srpo_ray.rewards.pool.replica import ModelInfo, ReplicaHealth
+from srpo_ray.rewards.pool.messages import Assignment, ModelInfo, PoolDescription, ReplicaHealth
 
 TICKET_LIFE = 4.0
 """Life of a ticket in units of the call timeout: longer than any call that is still waited for."""
-
-
-@dataclass(frozen=True)
-class PoolDescription:
-    """What a client needs to use the pool."""
-
-    config: PoolConfig
-    models: dict[str, ModelInfo]
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Permission to send one call to one replica."""
-
-    ticket: int
-    replica: str
-    start_id: str
-    """Which start of the replica this is for; a report about an earlier start is stale."""
-    handle: Any
 
 
 @dataclass

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -15,7 +15,8 @@ from srpo_ray.config.reward import PoolConfig, RewardModelConfig
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import replica_resources, require_capacity
 from srpo_ray.rewards.pool.dispatcher import RewardDispatcher
-from srpo_ray.rewards.pool.replica import HEALTH_GROUP, NAMESPACE, ReplicaDescription, RewardReplica
+from srpo_ray.rewards.pool.messages import NAMESPACE, ReplicaDescription
+from srpo_ray.rewards.pool.replica import HEALTH_GROUP, RewardReplica
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +56,8 @@ class RewardPool:
         """
         require_capacity(pool)
         all_models = (*models, *held_out)
-        # Beside its driver, since a dispatcher on a spot node would take the whole pool down with it.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         with ExitStack() as on_failure:
-            dispatcher = (
-                ray.remote(RewardDispatcher)
-                .options(name=name, namespace=NAMESPACE, num_cpus=0, scheduling_strategy=here)
-                .remote(pool)
-            )
+            dispatcher = _start_dispatcher(name, pool)
             on_failure.callback(ray.kill, dispatcher)
             replicas = {}
             for index in range(pool.num_replicas):
@@ -89,20 +84,25 @@ class RewardPool:
         self.shutdown()
 
 
+def _start_dispatcher(name: str, pool: PoolConfig) -> Any:
+    # Beside its driver, since a dispatcher on a spot node would take the whole pool down with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(RewardDispatcher).options(**options).remote(pool)
+
+
 def _start_replica(name: str, models: Sequence[RewardModelConfig], pool: PoolConfig, dispatcher: str) -> Any:
-    # No task retries: the client replays a lost call itself, so that its attempts are counted.
-    return (
-        ray.remote(concurrency_groups={HEALTH_GROUP: 1})(RewardReplica)
-        .options(
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus,
-            resources=pool.resources,
-            max_restarts=-1,
-            max_task_retries=0,
-            scheduling_strategy="SPREAD",
-        )
-        .remote(name, models, pool, dispatcher)
-    )
+    options: dict[str, Any] = {
+        "num_cpus": pool.num_cpus,
+        "num_gpus": pool.num_gpus,
+        "resources": pool.resources,
+        "scheduling_strategy": "SPREAD",
+        "max_restarts": -1,
+        # The client replays a lost call itself, so that its attempts are counted.
+        "max_task_retries": 0,
+        "concurrency_groups": {HEALTH_GROUP: 1},
+    }
+    return cast(Any, ray.remote)(**options)(RewardReplica).remote(name, models, pool, dispatcher)
 
 
 def _wait_until_loaded(

@@ -5,63 +5,26 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-import numpy as np
 import ray
 import torch
-from numpy.typing import NDArray
 
 from srpo_ray.config.reward import PoolConfig, RewardModelConfig
 from srpo_ray.rewards.base import Reward, RewardError
 from srpo_ray.rewards.build import build_rewards
 from srpo_ray.rewards.combine import score_and_gradient, score_only
+from srpo_ray.rewards.pool.messages import (
+    NAMESPACE,
+    ModelInfo,
+    Pixels,
+    ReplicaDescription,
+    ReplicaHealth,
+    Reply,
+)
 from srpo_ray.rewards.pool.wire import from_wire, to_wire
 from srpo_ray.rewards.query import TextQuery
 
-NAMESPACE = "srpo_ray"
 HEALTH_GROUP = "health"
-Pixels = dict[int, NDArray[np.generic]]
-"""Wire form of the pictures of one call, per size `[B, 3, size, size]`."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a client must know of a model that it cannot see."""
-
-    image_size: int
-    image_gradient: bool
-
-
-@dataclass(frozen=True)
-class ReplicaDescription:
-    """What a replica holds once it has loaded."""
-
-    start_id: str
-    models: dict[str, ModelInfo]
-
-
-@dataclass(frozen=True)
-class ReplicaHealth:
-    """Answer to a ping."""
-
-    start_id: str
-    """Differs between two starts of the same replica."""
-    pid: int
-    busy_s: float
-    """Seconds spent so far in the call at work; 0 when idle."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """Wire form of the scores of one call."""
-
-    values: dict[str, NDArray[np.generic]]
-    """Per reward `[B]` float32, unweighted."""
-    gradients: dict[int, NDArray[np.generic]]
-    """Per size `[B, 3, size, size]`, gradient of each sample's weighted sum; empty after `measure`."""
-    compute_s: float
-    """Seconds of the models alone."""
 
 
 class RewardReplica:

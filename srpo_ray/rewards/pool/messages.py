@@ -1,0 +1,73 @@
+"""What the processes of the pool say to each other; no torch here, so that the dispatcher stays small."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srpo_ray.config.reward import PoolConfig
+
+NAMESPACE = "srpo_ray"
+"""Ray namespace of the dispatchers; without one, a name would be seen by the job that made it only."""
+
+Pixels = dict[int, NDArray[np.generic]]
+"""Wire form of the pictures of one call, per size `[B, 3, size, size]`."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a client must know of a model that it cannot see."""
+
+    image_size: int
+    image_gradient: bool
+
+
+@dataclass(frozen=True)
+class PoolDescription:
+    """What a client needs to use the pool."""
+
+    config: PoolConfig
+    models: dict[str, ModelInfo]
+
+
+@dataclass(frozen=True)
+class ReplicaDescription:
+    """What a replica holds once it has loaded."""
+
+    start_id: str
+    models: dict[str, ModelInfo]
+
+
+@dataclass(frozen=True)
+class ReplicaHealth:
+    """Answer to a ping."""
+
+    start_id: str
+    """Differs between two starts of the same replica."""
+    pid: int
+    busy_s: float
+    """Seconds spent so far in the call at work; 0 when idle."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Permission to send one call to one replica."""
+
+    ticket: int
+    replica: str
+    start_id: str
+    """Which start of the replica this is for; a report about an earlier start is stale."""
+    handle: Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Wire form of the scores of one call."""
+
+    values: dict[str, NDArray[np.generic]]
+    """Per reward `[B]` float32, unweighted."""
+    gradients: dict[int, NDArray[np.generic]]
+    """Per size `[B, 3, size, size]`, gradient of each sample's weighted sum; empty after `measure`."""
+    compute_s: float
+    """Seconds of the models alone."""

@@ -1,0 +1,61 @@
+"""One Ray session and two pools for all tests of the rewards; starting them is most of the time."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from srpo_ray.config.reward import OpenClipRewardConfig, PoolConfig, PythonRewardConfig
+from srpo_ray.rewards.pool.pool import RewardPool
+
+
+@pytest.fixture(scope="package")
+def ray_session() -> Iterator[None]:
+    """A local Ray session; one that already runs is used and left running."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="package")
+def clip_configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenClipRewardConfig, ...]:
+    """Two tiny CLIP rewards of different picture size and weight."""
+    from tests.rewards.tiny_clip import save_tiny_clip  # takes seconds, and most tests need no open_clip
+
+    folder = tmp_path_factory.mktemp("clips")
+    return (
+        OpenClipRewardConfig(
+            name="small", path=str(save_tiny_clip(folder / "small", 16, seed=1)), weight=0.7, scale=3.0
+        ),
+        OpenClipRewardConfig(name="large", path=str(save_tiny_clip(folder / "large", 24, seed=2)), weight=-2.0),
+    )
+
+
+@pytest.fixture(scope="package")
+def scripted_config() -> PythonRewardConfig:
+    return PythonRewardConfig(
+        name="scripted", target="tests.rewards.stand_in_rewards:ScriptedReward", arguments={"scale": 2.0}
+    )
+
+
+@pytest.fixture(scope="package")
+def clip_pool(
+    ray_session: None, clip_configs: tuple[OpenClipRewardConfig, ...], scripted_config: PythonRewardConfig
+) -> Iterator[RewardPool]:
+    """Two training rewards and a held-out one; one replica, since importing open_clip takes seconds."""
+    config = PoolConfig(num_cpus=0.01, micro_batch_size=2)
+    with RewardPool.create(clip_configs, [scripted_config], config, "clips") as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def pool(ray_session: None, scripted_config: PythonRewardConfig) -> Iterator[RewardPool]:
+    """Two replicas of a reward that does as its text says."""
+    config = PoolConfig(num_replicas=2, num_cpus=0.01, micro_batch_size=2)
+    with RewardPool.create([scripted_config], [], config, "scripted") as running:
+        yield running

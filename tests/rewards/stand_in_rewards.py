@@ -1,0 +1,75 @@
+"""A reward without weights whose behaviour is written in the query's text, so that tests can order failures."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from srpo_ray.rewards.query import TextQuery
+
+
+class ScriptedReward:
+    """`scale * mean(picture)`, after doing what the text says.
+
+    Texts: `sleep:SECONDS`, `raise`, `nan`, `nan_gradient`, `log:SECONDS:FILE` (append the pid after the call) and
+    `slow:COUNT:FILE` (append the pid; the first COUNT calls then take ten minutes). Anything else does nothing.
+    """
+
+    name = ""
+
+    def __init__(self, image_size: int = 4, scale: float = 1.0, image_gradient: bool = True) -> None:
+        self.image_size = image_size
+        self.image_gradient = image_gradient
+        self.scale = scale
+
+    def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
+        values = [self._one(image, query.texts[0]) for image, query in zip(images, queries, strict=True)]
+        return self.scale * torch.stack(values)
+
+    def _one(self, image: Tensor, text: str) -> Tensor:
+        order, _, argument = text.partition(":")
+        value = image.mean()
+        if order == "sleep":
+            time.sleep(float(argument))
+        elif order == "raise":
+            raise KeyError("the reward is broken")
+        elif order == "nan":
+            return value * float("nan")
+        elif order == "nan_gradient":
+            return value + (image - image.detach()).abs().sum().sqrt()
+        elif order == "log":
+            self._log(argument)
+        elif order == "slow":
+            self._slow(argument)
+        return value
+
+    def _log(self, argument: str) -> None:
+        seconds, _, path = argument.partition(":")
+        time.sleep(float(seconds))
+        self._append_pid(path)
+
+    def _slow(self, argument: str) -> None:
+        count, _, path = argument.partition(":")
+        self._append_pid(path)
+        if len(Path(path).read_text().split()) <= int(count):
+            time.sleep(600)
+
+    def _append_pid(self, path: str) -> None:
+        with Path(path).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+class FailsToLoad:
+    """A reward whose constructor raises."""
+
+    def __init__(self) -> None:
+        raise OSError("the weights are gone")
+
+
+class NotAReward:
+    """Something with a wrong interface."""
+
+    image_size = 4
