@@ -47,7 +47,7 @@ def build(out: Path, work: Path, scale: float) -> None:
             rewards[name], curves[name] = train_reward(name, work, scale)
             save_reward(name, rewards[name], staged / "rewards" / name)
     with _timed(work, "measure"):
-        metrics = measure_all(pipeline, rewards, count=max(16, round(500 * scale)))
+        metrics = measure_all(pipeline, rewards, count=max(8, round(500 * scale)))
     manifest = {
         "command": f"python -m srpo_ray.small_world.build --scale {scale:g}",
         "libraries": {name: version(name) for name in _LIBRARIES},

@@ -71,7 +71,7 @@ def train_vae(work: Path, scale: float) -> tuple[AutoencoderKL, Curve]:
         start = curve[-1][0] if curve else 0
         curve += [(start + step, value) for step, value in part]
     vae.eval()
-    latents = encode(vae, sample_scenes(1024, seed=12), raw=True)
+    latents = encode(vae, sample_scenes(max(64, round(1024 * scale)), seed=12), raw=True)
     vae.register_to_config(
         scaling_factor=round(1 / float(latents.std()), 5), shift_factor=round(float(latents.mean()), 5)
     )

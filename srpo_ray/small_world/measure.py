@@ -55,7 +55,8 @@ def measure_flux(pipeline: FluxPipeline, count: int) -> dict[str, Any]:
         word: {axis: _mean(metrics[axis][torch.tensor([w == word for w in words])]) for axis in AXES}
         for word in dict.fromkeys(words)
     }
-    seeds = torch.stack([sample(pipeline, test_prompts(), steps=20, seed=93 + index) for index in range(4)])
+    plain = test_prompts()[:count]
+    seeds = torch.stack([sample(pipeline, plain, steps=20, seed=93 + index) for index in range(4)])
     means = {name: _mean(values) for name, values in metrics.items()}
     return {**means, "diversity": _mean(truth.diversity(seeds)), "style_by_word": by_word}
 

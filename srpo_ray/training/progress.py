@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -22,7 +23,8 @@ def progress_bar(folder: RunFolder, num_updates: int, objectives: tuple[str, ...
     stop = threading.Event()
     # Without a terminal, a line every ten seconds is enough.
     interval = 0.5 if sys.stderr.isatty() else 10.0
-    with tqdm(total=num_updates, unit="update", desc=folder.path.name, mininterval=interval) as bar:
+    options: Any = {"unit": "update", "desc": folder.path.name, "mininterval": interval}
+    with tqdm(total=num_updates, **options) as bar:
 
         def follow() -> None:
             while not stop.wait(interval):
@@ -38,7 +40,7 @@ def progress_bar(folder: RunFolder, num_updates: int, objectives: tuple[str, ...
             _refresh(bar, folder, objectives)
 
 
-def _refresh(bar: "tqdm[None]", folder: RunFolder, objectives: tuple[str, ...]) -> None:
+def _refresh(bar: "tqdm[Any]", folder: RunFolder, objectives: tuple[str, ...]) -> None:
     steps, evaluations = read_rows(folder.steps), read_rows(folder.evaluations)
     shown = {name: value for name, value in (steps[-1] if steps else {}).items() if name == "reward/total/denoise"}
     shown |= {name: value for name, value in (evaluations[-1] if evaluations else {}).items() if name in objectives}

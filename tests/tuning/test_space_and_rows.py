@@ -47,7 +47,7 @@ def test_drawn_values_lie_in_the_space_and_come_back_as_config_values() -> None:
 def test_optuna_draws_the_same_trials_from_the_same_seed() -> None:
     def first_draws(seed: int) -> list[Any]:
         space = {path: value.model_dump() for path, value in SPACE.items()}
-        algorithm = search_algorithm(sweep(searcher="optuna", space=space, seed=seed))
+        algorithm: Any = search_algorithm(sweep(searcher="optuna", space=space, seed=seed))
         algorithm.set_search_properties("panel/held_out", "max", param_space(SPACE))
         return [algorithm.suggest(str(index)) for index in range(2)]
 
