@@ -6,6 +6,10 @@ import pytest
 
 from srpo_ray.small_world import fit
 from srpo_ray.small_world.build import build
+from srpo_ray.small_world.build_rewards import PLANS, fill_bank
+from srpo_ray.small_world.build_text import all_captions
+from srpo_ray.small_world.prompts import all_contents, held_out_contents
+from srpo_ray.small_world.renderer import captions
 from srpo_ray.small_world.weights import manifest, verify
 
 TINY = 1e-4
@@ -40,3 +44,12 @@ def test_a_build_refuses_checkpoints_of_another_scale(tmp_path: Path) -> None:
     (tmp_path / "scale.json").write_text("0.5")
     with pytest.raises(ValueError, match=r"scale 0\.1"):
         build(tmp_path / "out", tmp_path, 0.1)
+
+
+def test_reward_training_pictures_hold_no_held_out_content() -> None:
+    bank = fill_bank(1500, seed=PLANS["contrastive"].contrastive.seed)
+    shown = {all_contents()[code] for code in bank.content.tolist()}
+    assert len(shown) == 96
+    assert not shown & set(held_out_contents())
+    texts = all_captions()
+    assert [texts[row] for row in bank.caption.tolist()] == captions(bank.scenes)
