@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from srpo_ray.models import Conditioning
+from srpo_ray.models.text import Conditioning
 
 
 @dataclass(frozen=True)

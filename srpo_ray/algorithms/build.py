@@ -3,7 +3,7 @@
 from srpo_ray.algorithms.base import Algorithm
 from srpo_ray.algorithms.srpo import SRPO
 from srpo_ray.config import RunConfig
-from srpo_ray.models import FluxPolicy
+from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.rewards.base import RewardScorer
 
 ALGORITHMS = {"srpo": SRPO}

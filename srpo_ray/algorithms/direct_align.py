@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from srpo_ray.flow import euler_step, generator, mix, recover_clean, shifted_sigmas
-from srpo_ray.models import Conditioning, FluxPolicy
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.text import Conditioning
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from srpo_ray.algorithms.direct_align import Rollout, direct_align, gradient_sca
 from srpo_ray.config.algorithm import Branch, ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import uniform_integer, window_sigmas
-from srpo_ray.models import FluxPolicy
+from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.rewards.base import PendingScore, RewardScorer
 from srpo_ray.rewards.query import TextQuery
 
@@ -91,12 +91,16 @@ class BranchLoss:
     """This branch's share of the update's loss."""
 
     def result(self) -> LossOutput:
-        """Wait for the scores: `share * mean(relu(hinge - reward))`, and the metrics of the branch."""
+        """Wait for the scores: `share * mean(relu(hinge - reward))`, and the metrics of the branch.
+
+        Samples that are not `below_hinge` have no gradient.
+        """
         scores = self.pending.result()
         losses = torch.relu(self.hinge - scores.total)
         metrics = {f"reward/{name}/{self.branch}": values for name, values in scores.raw.items()}
         metrics[f"reward/total/{self.branch}"] = scores.total.detach()
         metrics[f"loss/{self.branch}"] = losses.detach()
+        metrics[f"loss/below_hinge/{self.branch}"] = (losses > 0).float()
         metrics[f"step/gradient_scale/{self.branch}"] = gradient_scale(self.steps.start, self.steps.landing)
         metrics[f"step/landing_sigma/{self.branch}"] = self.steps.landing
         return LossOutput(self.share * losses.mean(), metrics)

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from srpo_ray.files import replacing
-from srpo_ray.models import Conditioning, encode_prompts, resolve_path
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.text import Conditioning, encode_prompts
 
 
 def load_or_encode(

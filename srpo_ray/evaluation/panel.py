@@ -9,7 +9,8 @@ from torch import Tensor
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.evaluation.image_statistics import image_statistics
 from srpo_ray.flow import generator, shifted_sigmas
-from srpo_ray.models import Conditioning, FluxPolicy
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.query import TextQuery
 

@@ -11,18 +11,8 @@ from torch import Tensor
 
 from srpo_ray.flow import euler_step
 from srpo_ray.models.latents import pack, position_ids, unpack
+from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text import Conditioning
-
-SMALL_WORLD = "small_world"
-
-
-def resolve_path(path: str) -> str:
-    """Folder or hub id of a pipeline; `small_world` becomes the folder of the embedded one."""
-    if path == SMALL_WORLD:
-        from srpo_ray.small_world.weights import flux_dir
-
-        return str(flux_dir())
-    return path
 
 
 def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu") -> FluxTransformer2DModel:

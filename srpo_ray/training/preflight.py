@@ -4,9 +4,9 @@ from pathlib import Path
 
 from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.load import ConfigError, load_run
-from srpo_ray.data import load_prompts
+from srpo_ray.data.prompts import load_prompts
 from srpo_ray.files import write_text
-from srpo_ray.models import resolve_path
+from srpo_ray.models.paths import resolve_path
 from srpo_ray.training.run_folder import RunFolder
 
 

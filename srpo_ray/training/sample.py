@@ -8,7 +8,9 @@ import torch
 from srpo_ray.config import load_run
 from srpo_ray.evaluation.gallery import picture_grid, save_png
 from srpo_ray.flow import generator, shifted_sigmas
-from srpo_ray.models import FluxPolicy, encode_prompts, load_transformer, load_vae, resolve_path, takes_guidance
+from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae, takes_guidance
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.text import encode_prompts
 from srpo_ray.training.checkpoint import latest_checkpoint
 from srpo_ray.training.run_folder import RunFolder
 

@@ -7,9 +7,11 @@ from torch import distributed as dist
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
-from srpo_ray.data import load_or_encode, load_prompts
+from srpo_ray.data.embeddings import load_or_encode
+from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.panel import Panel
-from srpo_ray.models import Conditioning, FluxPolicy, load_transformer, load_vae, takes_guidance
+from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae, takes_guidance
+from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import Checkpoint
 from srpo_ray.training.engine import Engine

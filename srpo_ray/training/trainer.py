@@ -10,10 +10,11 @@ from torch import distributed as dist
 
 from srpo_ray.algorithms import Algorithm, Batch, PendingLoss
 from srpo_ray.config import RunConfig
-from srpo_ray.data import prompt_indices
+from srpo_ray.data.prompts import prompt_indices
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.panel import Panel, combine
-from srpo_ray.models import Conditioning, FluxPolicy
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import save_checkpoint
 from srpo_ray.training.engine import Engine

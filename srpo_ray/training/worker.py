@@ -1,22 +1,8 @@
-"""The training loop, as each Ray Train worker runs it."""
+"""What a Ray Train worker is told, and its entry."""
 
-import os
 from dataclasses import dataclass
 
-import ray.train
-import ray.util
-import torch
-
 from srpo_ray.config import RunConfig
-from srpo_ray.files import write_text
-from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.rewards.pool.client import RewardClient
-from srpo_ray.tracking.tracker import Tracker
-from srpo_ray.training.checkpoint import latest_checkpoint
-from srpo_ray.training.run_folder import RunFolder, append_row, drop_rows_after, read_rows
-from srpo_ray.training.setup import build_trainer
-from srpo_ray.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -32,75 +18,8 @@ class WorkerArguments:
 
 
 def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
-    """Train from the newest checkpoint to the last update.
+    """Run the training loop."""
+    # Driver, Tune trial and Train controller only pass this function on: none of them should load the model stack.
+    from srpo_ray.training.loop import run_loop
 
-    Every update is a row in `steps.jsonl`, every evaluation one in `evaluations.jsonl`, a report to Ray and a
-    checkpoint's chance; MLflow gets both.
-    """
-    arguments = loop_config["arguments"]
-    config, folder = arguments.config, RunFolder(arguments.run_dir)
-    device = _prepare_process(config)
-    checkpoint = latest_checkpoint(folder.checkpoints)
-    start = checkpoint.step if checkpoint else 0
-    trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
-    del checkpoint
-    tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
-    if start == 0:
-        _evaluate(trainer, tracker, 0)
-    training, evaluation = config.training, config.evaluation
-    for step in range(start, training.num_updates):
-        metrics = trainer.update(step)
-        made = step + 1
-        if tracker:
-            append_row(folder.steps, {"step": made, **metrics})
-            tracker.log_metrics(metrics, made)
-        last = made == training.num_updates
-        if last or made % training.checkpoint_interval == 0:
-            trainer.save(made)
-        if last or made % evaluation.interval == 0:
-            _evaluate(trainer, tracker, made)
-    if tracker:
-        _finish(folder, tracker, training.num_updates)
-
-
-def _prepare_process(config: RunConfig) -> str:
-    if config.training.num_threads:
-        torch.set_num_threads(config.training.num_threads)
-    if config.training.num_gpus:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-        return device
-    return "cpu"
-
-
-def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
-    config = arguments.config
-    if arguments.pool is None:
-        size = config.rewards.pool.micro_batch_size
-        return LocalRewards.load(config.rewards.models, config.evaluation.held_out, micro_batch_size=size)
-    return RewardClient.connect(arguments.pool, {model.name: model.weight for model in config.rewards.models})
-
-
-def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> Tracker:
-    """Rows after the checkpoint are written again, so what is there of them goes first."""
-    drop_rows_after(folder.steps, start)
-    drop_rows_after(folder.evaluations, start)
-    interval = arguments.config.tracking.flush_interval_s
-    return Tracker(arguments.tracking_uri, arguments.tracking_run, folder.tracker_spool, interval)
-
-
-def _evaluate(trainer: Trainer, tracker: Tracker | None, made: int) -> None:
-    metrics = trainer.evaluate(made)
-    if tracker:
-        tracker.log_metrics(metrics, made)
-        tracker.log_picture(trainer.folder.gallery, "pictures")
-    group = ray.util.get_current_placement_group()
-    reported = {"step": made, "placement_group": group.id.hex() if group else "", **metrics}
-    ray.train.report(reported)
-
-
-def _finish(folder: RunFolder, tracker: Tracker, num_updates: int) -> None:
-    rows = read_rows(folder.evaluations)
-    write_text(folder.finished, f'{{"updates": {num_updates}, "evaluations": {len(rows)}}}\n')
-    tracker.log_text(folder.config.read_text(), "config.yaml")
-    tracker.close("FINISHED")
+    run_loop(loop_config["arguments"])

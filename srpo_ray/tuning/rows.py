@@ -10,7 +10,7 @@ from srpo_ray.training.run_folder import RunFolder, read_rows
 
 def read_row(
     folder: RunFolder,
-    kind: Literal["base", "trial", "repeat", "ablation"],
+    kind: Literal["trial", "repeat", "ablation"],
     label: str,
     changes: Mapping[str, Any],
     seed: int,
@@ -36,6 +36,11 @@ def read_row(
         status = "stopped early"
     gallery = folder.gallery if folder.gallery.exists() else None
     return TrialRow(folder.path.name, kind, label, changes, history, status, seconds, seed, gallery)
+
+
+def untrained_row(trial: TrialRow) -> TrialRow:
+    """The model before training, as a trial's evaluation at update 0 found it."""
+    return TrialRow("base_model", "base", "untrained model", {}, trial.history[:1], "finished", 0.0, trial.seed)
 
 
 def choose_best(rows: list[TrialRow], sweep: SweepConfig) -> tuple[TrialRow, str | None]:

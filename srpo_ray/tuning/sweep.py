@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ray import tune
-from ray.tune import CLIReporter, ExperimentAnalysis, ResultGrid, TuneConfig, Tuner
+from ray.tune import ExperimentAnalysis, ProgressReporter, ResultGrid, TuneConfig, Tuner
 
 from srpo_ray.config import RunConfig, SweepConfig
 from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.tracking.run import end_run, flatten, git_commit, start_run
+from srpo_ray.training.health import idle_warning
 from srpo_ray.training.launch import check_capacity, ray_session, reward_pool, tracking_uri
 from srpo_ray.training.preflight import check_inputs
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.tuning.folder import open_sweep_folder
+from srpo_ray.tuning.progress import RunsTable
 from srpo_ray.tuning.report import publish
-from srpo_ray.tuning.rows import choose_best, read_row
+from srpo_ray.tuning.rows import choose_best, read_row, untrained_row
 from srpo_ray.tuning.space import decode, param_space, scheduler, search_algorithm
 from srpo_ray.tuning.trial import ReleaseTrials, Study, run_trial, trial_folder
 
@@ -34,7 +37,7 @@ class FollowUp:
     """One run after the search."""
 
     name: str
-    kind: Literal["base", "repeat", "ablation"]
+    kind: Literal["repeat", "ablation"]
     label: str
     changes: dict[str, Any]
 
@@ -63,9 +66,9 @@ def run_sweep(sweep: SweepConfig, base: RunConfig, address: str | None, command:
             study = Study(base, str(folder), pool, _start_parent_run(sweep, base, folder))
             trials = _search(study, sweep)
             best, note = choose_best(trials, sweep)
-            others = _follow_up(study, sweep, best)
-    notes = [note] if note else []
-    return publish(study, sweep, [*trials, *others], best, notes, command)
+            rows = [*trials, untrained_row(best), *_follow_up(study, sweep, best)]
+    warnings = [idle_warning(trial_folder(study, row.name)) for row in rows]
+    return publish(study, sweep, rows, best, [text for text in (note, *warnings) if text], command)
 
 
 def _start_parent_run(sweep: SweepConfig, base: RunConfig, folder: Path) -> str:
@@ -81,7 +84,11 @@ def _start_parent_run(sweep: SweepConfig, base: RunConfig, folder: Path) -> str:
 
 def _search(study: Study, sweep: SweepConfig) -> list[TrialRow]:
     def search(params: dict[str, Any]) -> None:
-        run_trial(study, tune.get_context().get_trial_id(), decode(params))
+        run_trial(study, tune.get_context().get_trial_name(), decode(params))
+
+    def settings(params: Mapping[str, Any]) -> dict[str, str]:
+        titles = param_titles(list(params))
+        return {titles[path]: param_text(value) for path, value in decode(params).items()}
 
     config = TuneConfig(
         metric=sweep.objective,
@@ -89,33 +96,39 @@ def _search(study: Study, sweep: SweepConfig) -> list[TrialRow]:
         num_samples=sweep.num_samples,
         search_alg=search_algorithm(sweep),
         scheduler=scheduler(sweep, study.base.training.num_updates),
-        trial_name_creator=_trial_name,
-        trial_dirname_creator=_trial_name,
+        trial_name_creator=_numbered,
+        trial_dirname_creator=_numbered,
     )
-    results = _fit(study, SEARCH, search, config, param_space(sweep.space), sweep)
+    reporter = _reporter(study, sweep, "search", settings)
+    results = _fit(study, SEARCH, search, config, param_space(sweep.space), reporter)
     rows = []
     for result in results:
         name, changes = result.path.rsplit("/", 1)[-1], decode(result.config or {})
-        error = _reason(result.error)
-        rows.append(read_row(trial_folder(study, name), "trial", name, changes, study.base.seed, error))
+        label = ", ".join(f"{title} {text}" for title, text in settings(result.config or {}).items())
+        rows.append(
+            read_row(trial_folder(study, name), "trial", label, changes, study.base.seed, _reason(result.error))
+        )
     for row in rows:
         _close_tracking(study, row)
     return rows
 
 
 def _follow_up(study: Study, sweep: SweepConfig, best: TrialRow) -> list[TrialRow]:
-    """The untrained model, the best trial with other seeds, and its comparisons, trained to the end."""
+    """The best trial with other seeds, and its comparisons, trained to the end."""
     runs = {run.name: run for run in follow_ups(sweep, best)}
+    if not runs:
+        return []
 
     def follow_up(params: dict[str, Any]) -> None:
         run_trial(study, params["run"], runs[params["run"]].changes)
 
     config = TuneConfig(
         max_concurrent_trials=sweep.max_concurrent_trials,
-        trial_name_creator=_trial_name,
-        trial_dirname_creator=_trial_name,
+        trial_name_creator=_named,
+        trial_dirname_creator=_named,
     )
-    results = _fit(study, FOLLOW_UP, follow_up, config, {"run": tune.grid_search(list(runs))}, sweep)
+    reporter = _reporter(study, sweep, "the best again, and its comparisons", lambda _: {})
+    results = _fit(study, FOLLOW_UP, follow_up, config, {"run": tune.grid_search(list(runs))}, reporter)
     rows = []
     for result in results:
         run = runs[(result.config or {})["run"]]
@@ -130,8 +143,7 @@ def _follow_up(study: Study, sweep: SweepConfig, best: TrialRow) -> list[TrialRo
 def follow_ups(sweep: SweepConfig, best: TrialRow) -> list[FollowUp]:
     """What is trained once the best trial is known."""
     changes = dict(best.params)
-    runs = [FollowUp("base_model", "base", "untrained model", {"training.num_updates": 0})]
-    runs += [
+    runs = [
         FollowUp(f"seed_{seed}", "repeat", f"best, seed {seed}", {**changes, "seed": seed})
         for seed in sweep.repeat_seeds
     ]
@@ -147,7 +159,7 @@ def _fit(
     trainable: Callable[[dict[str, Any]], None],
     config: TuneConfig,
     space: Mapping[str, Any],
-    sweep: SweepConfig,
+    reporter: ProgressReporter,
 ) -> ResultGrid:
     """Run or go on with one phase of the study in Ray Tune."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -166,7 +178,7 @@ def _fit(
                 name=phase,
                 storage_path=str(storage),
                 callbacks=[ReleaseTrials()],
-                progress_reporter=_reporter(sweep, space),
+                progress_reporter=reporter,
                 verbose=1,
             ),
         )
@@ -177,18 +189,20 @@ def _fit(
     return results
 
 
-def _reporter(sweep: SweepConfig, space: Mapping[str, Any]) -> CLIReporter:
-    metrics = {"step": "update", sweep.objective: sweep.objective, "reward/total": "reward"}
-    return CLIReporter(
-        metric_columns=metrics,
-        parameter_columns={path: path.rsplit(".", 1)[-1] for path in space},
-        max_report_frequency=15,
-        max_column_length=24,
-    )
+def _reporter(
+    study: Study, sweep: SweepConfig, title: str, settings: Callable[[Mapping[str, Any]], Mapping[str, str]]
+) -> RunsTable:
+    folder = Path(study.folder) / "trials"
+    return RunsTable(f"{sweep.name}: {title}", folder, sweep.objective, study.base.training.num_updates, settings)
 
 
-def _trial_name(trial: Any) -> str:
-    return str(trial.trial_id)
+def _numbered(trial: Any) -> str:
+    """`trial_3`: both of Tune's ways of adding trials begin the tag with a count that a resumed search goes on with."""
+    return f"trial_{trial.experiment_tag.partition('_')[0]}"
+
+
+def _named(trial: Any) -> str:
+    return trial.config["run"]
 
 
 def _reason(error: BaseException | None) -> str | None:

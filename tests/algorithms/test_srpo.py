@@ -13,7 +13,8 @@ from srpo_ray.algorithms.srpo import SRPO, branch_steps, text_query
 from srpo_ray.config.algorithm import ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import window_sigmas
-from srpo_ray.models import Conditioning, FluxPolicy
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import Scores
 from srpo_ray.rewards.query import TextQuery
 

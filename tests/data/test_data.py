@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from srpo_ray.data import embeddings, load_or_encode, load_prompts, prompt_indices
+from srpo_ray.data import embeddings
+from srpo_ray.data.embeddings import load_or_encode
+from srpo_ray.data.prompts import load_prompts, prompt_indices
 
 PROMPTS = ["a red circle", "ein grüner Kreis", "红色的圆"]
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.evaluation.panel import Panel, combine
-from srpo_ray.models import Conditioning, FluxPolicy
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.query import TextQuery
 
 PROMPTS = [f"prompt {index}" for index in range(5)]

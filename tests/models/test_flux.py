@@ -7,8 +7,10 @@ import torch
 from diffusers import FluxPipeline
 
 from srpo_ray.flow import shifted_sigmas
-from srpo_ray.models import FluxPolicy, encode_prompts, load_transformer, load_vae, resolve_path
+from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae
 from srpo_ray.models.latents import pack, position_ids, unpack
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.text import encode_prompts
 
 PROMPTS = ["a red circle on a gray background", "detailed. a blue square on a white background"]
 
