@@ -29,7 +29,6 @@ class RunsTable(ProgressReporter):
         objective: str,
         num_updates: int,
         settings: Callable[[Mapping[str, Any]], Mapping[str, str]],
-        console: Console | None = None,
     ) -> None:
         """Choose what is shown.
 
@@ -39,24 +38,27 @@ class RunsTable(ProgressReporter):
             objective: Metric of an evaluation to show, with its change since update 0.
             num_updates: Updates of a whole run.
             settings: A trial's parameters -> title and text of each column.
-            console: Where to print; None is the process's own output.
         """
         self.title = title
         self.trials_folder = trials_folder
         self.objective = objective
         self.num_updates = num_updates
         self.settings = settings
-        self.console = console or Console(width=None if Console().is_terminal else 120)
-        self._start = time.monotonic()
+        self._start = time.time()
+        self._next = 0.0
+
+    def setup(self, start_time: float | None = None, **_: Any) -> None:
+        """Called by Ray Tune when it starts, or starts again."""
+        self._start = start_time or time.time()
         self._next = 0.0
 
     def should_report(self, trials: list[Any], done: bool = False) -> bool:
         """Called by Ray Tune after every event."""
-        return done or time.monotonic() - self._start >= self._next
+        return done or time.time() - self._start >= self._next
 
     def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
         """Print the table."""
-        elapsed = time.monotonic() - self._start
+        elapsed = time.time() - self._start
         self._next = elapsed + INTERVAL
         minutes, seconds = divmod(int(elapsed), 60)
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left")
@@ -66,7 +68,8 @@ class RunsTable(ProgressReporter):
             table.add_column(column, no_wrap=True)
         for row in rows:
             table.add_row(*(row.get(column.header, "") for column in table.columns))  # pyright: ignore[reportArgumentType, reportCallIssue]
-        self.console.print(table)
+        # Tune pickles its reporter, and a console cannot be.
+        Console(width=None if Console().is_terminal else 120).print(table)
 
     def _row(self, trial: Any) -> dict[str, str]:
         folder = RunFolder(self.trials_folder / str(trial))
