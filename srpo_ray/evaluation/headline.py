@@ -11,7 +11,7 @@ _MOST_EXAMPLES = 4
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """The best trial's objective over fresh seeds."""
+    """A metric of the best trial over fresh seeds."""
 
     count: int
     mean: float
@@ -24,13 +24,13 @@ class OverSeeds:
         return number(self.mean) + ("" if self.spread is None else f" ± {number(self.spread)}")
 
 
-def over_seeds(sweep: SweepReport) -> OverSeeds | None:
-    """Mean and spread of the repeats; None without any.
+def over_seeds(sweep: SweepReport, metric: str) -> OverSeeds | None:
+    """Mean and spread of a metric over the repeats; None without any.
 
     The winning run itself is left out: it was picked for its value, so its own seed was a lucky one.
     """
     repeats = [row for row in sweep.rows if row.kind == "repeat" and not row.failed]
-    values = [value for row in repeats if (value := row.value(sweep.objective)) is not None]
+    values = [value for row in repeats if (value := row.value(metric)) is not None]
     if not values:
         return None
     return OverSeeds(len(values), mean(values), stdev(values) if len(values) > 1 else None)
@@ -53,7 +53,7 @@ def headline(sweep: SweepReport) -> str:
 def cards(sweep: SweepReport) -> list[dict[str, str]]:
     """Title, value and small print of the numbers to show first."""
     found = [_metric_card(sweep, sweep.objective, "Held-out score")]
-    seeds, base = over_seeds(sweep), sweep.baseline(sweep.objective)
+    seeds, base = over_seeds(sweep, sweep.objective), sweep.baseline(sweep.objective)
     if seeds is not None:
         change = "" if base is None else f" ({signed(seeds.mean - base)})"
         small = f"mean of {seeds.count} fresh seed{'s' if seeds.count > 1 else ''}{change}"

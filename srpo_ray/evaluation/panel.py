@@ -57,6 +57,9 @@ class Panel:
         self.conditioning = conditioning
         self.shift = shift
         self.truth = truth
+        # Prompt files are often sorted by subject, so the gallery takes prompts from end to end.
+        size = min(config.gallery_size, len(self.prompts))
+        self.gallery = {index * len(self.prompts) // size for index in range(size)}
         total = len(self.prompts) * config.samples_per_prompt
         # Shares are equal, the last ones by repetition, because every worker must make the same number of calls.
         share = -(-total // world_size)
@@ -78,7 +81,7 @@ class Panel:
             parts.append(self._measure(images, items, rewards, weights))
             for item, image in zip(items, images, strict=True):
                 sample, prompt = divmod(item, len(self.prompts))
-                if sample == 0 and prompt < self.config.gallery_size:
+                if sample == 0 and prompt in self.gallery:
                     pictures[prompt] = image.cpu()
         metrics = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return Judged(self.items, metrics, pictures)

@@ -74,6 +74,7 @@ def _page(sweep: SweepReport) -> dict[str, Any]:
         "cards": cards(sweep),
         "hacking": hacking_warning(sweep),
         "table": _table(sweep),
+        "seeds": _seeds(sweep),
         "picture": _embedded(sweep.best_row),
         "hacked_picture": next(((row, data) for row in hacked(sweep) if (data := _embedded(row))), None),
         "pareto": pareto_figure(sweep),
@@ -137,15 +138,31 @@ def _importance(sweep: SweepReport) -> dict[str, Any]:
     return {"bars": bars, "count": len(trials)}
 
 
+def _seeds(sweep: SweepReport) -> list[dict[str, Any]]:
+    """The best trial's metrics over fresh seeds, beside the untrained model's; empty without repeats."""
+    lines = []
+    for metric in _headline_metrics(sweep):
+        seeds, base = over_seeds(sweep, metric), sweep.baseline(metric)
+        if seeds is not None:
+            change = None if base is None else seeds.mean - base
+            lines.append({"metric": metric, "base": base, "seeds": seeds, "change": change})
+    return lines
+
+
+def _headline_metrics(sweep: SweepReport) -> list[str]:
+    """Objective, reward, content accuracy and the truths."""
+    names = metric_names(sweep)
+    metrics = [name for name in (sweep.objective, sweep.reward, CONTENT_ACCURACY) if name in names]
+    return metrics + [name for name in names if name.startswith("truth/") and not name.endswith("_accuracy")]
+
+
 def _ablations(sweep: SweepReport) -> dict[str, Any] | None:
     """The best and each ablation: what was changed, and values with their difference from the best."""
     best, rows = sweep.best_row, [row for row in sweep.rows if row.kind == "ablation"]
     if best is None or not rows:
         return None
-    names = metric_names(sweep)
-    metrics = [name for name in (sweep.objective, sweep.reward, CONTENT_ACCURACY) if name in names]
-    metrics += [name for name in names if name.startswith("truth/") and not name.endswith("_accuracy")]
-    seeds = over_seeds(sweep)
+    metrics = _headline_metrics(sweep)
+    seeds = over_seeds(sweep, sweep.objective)
     spread = None if seeds is None else seeds.spread
     lines = []
     for row in [best, *rows]:

@@ -31,6 +31,7 @@ _TITLES = {
 }
 _MOST_TERMINAL_PARAMS = 4
 _NOTHING = "-"
+_STATUSES = {"finished": "done", "stopped early": "stopped", "failed": "failed"}
 _STYLES = {"base": "cyan", "repeat": "dim", "ablation": "dim", "trial": ""}
 
 
@@ -79,12 +80,13 @@ def ranked_table(report: SweepReport) -> Table:
     """All runs for the terminal, the best objective first, at most 120 columns wide.
 
     Ranks count trials; the untrained model, repeats and ablations stand where their value puts them. At most
-    four parameters and one truth metric beside content accuracy are shown; files and the report hold all.
+    four parameters are shown and, beside content accuracy, the truth that the best trial moved most; files and the
+    report hold all.
     """
     metrics = metric_columns(report)
-    extra_truths = [column for column in metrics[3:] if column.title != "content"][1:]
+    hidden = _by_movement(report, [column for column in metrics[3:] if column.title != "content"])[1:]
     columns = param_columns(report)[:_MOST_TERMINAL_PARAMS]
-    columns += [column for column in metrics if column not in extra_truths]
+    columns += [column for column in metrics if column not in hidden]
     table = Table(title=Text(report.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("#", justify="right", no_wrap=True, min_width=2)
     table.add_column("name", no_wrap=True, max_width=16)
@@ -92,15 +94,27 @@ def ranked_table(report: SweepReport) -> Table:
         justify = "right" if column.numeric else "left"
         least = 6 if column.numeric else 2
         title = Text(column.title, overflow="ellipsis")
-        table.add_column(title, justify=justify, no_wrap=True, min_width=least, max_width=11)
-    table.add_column("status", no_wrap=True, max_width=14)
+        table.add_column(title, justify=justify, no_wrap=True, min_width=least, max_width=10)
+    table.add_column("status", no_wrap=True, max_width=8)
     best = report.best_row
     for rank, row in ranking(report):
         values = [column.text(column.value(row)) for column in columns]
-        cells = [rank_text(rank, row), row.name, *values, row.status]
+        status = _STATUSES.get(row.status.partition(":")[0], row.status)
+        cells = [_NOTHING if rank is None else str(rank), row.name, *values, status]
         style = "red" if row.failed else "bold green" if row is best else _STYLES[row.kind]
         table.add_row(*(Text(cell, overflow="ellipsis") for cell in cells), style=style)
     return table
+
+
+def _by_movement(report: SweepReport, columns: Sequence[Column]) -> list[Column]:
+    """Columns by how far the best trial moved them, relative to the untrained model's value; the farthest first."""
+    best, base = report.best_row, next((row for row in report.rows if row.kind == "base"), None)
+
+    def movement(column: Column) -> float:
+        after, before = column.value(best) if best else None, column.value(base) if base else None
+        return abs(after / before - 1) if after is not None and before else 0.0
+
+    return sorted(columns, key=movement, reverse=True)
 
 
 def write_csv(path: Path, report: SweepReport) -> Path:

@@ -60,6 +60,7 @@ class Engine:
         self._trainable = {name: value for name, value in module.named_parameters() if value.requires_grad}
         self._forward_passes = 0
         self._gather = config.gather_for_rollout
+        self._gathered = False
 
     @property
     def module(self) -> nn.Module:
@@ -70,6 +71,7 @@ class Engine:
         """Call the transformer; with gradient through the engine, without it through the bare module."""
         if not torch.is_grad_enabled():
             return self.module(*args, **kwargs)
+        assert not self._gathered, "a forward pass with gradient needs ZeRO's hooks, so it cannot be in `gathered`"
         self._forward_passes += 1
         return self._engine(*args, **kwargs)
 
@@ -79,8 +81,12 @@ class Engine:
         if not self._gather:
             yield
             return
-        with deepspeed.zero.GatheredParameters(list(self.module.parameters())):
-            yield
+        with deepspeed.zero.GatheredParameters(list(self.module.parameters())), _without_hooks(self.module):
+            self._gathered = True
+            try:
+                yield
+            finally:
+                self._gathered = False
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate the summed loss of all forward passes since the last `backward`.
@@ -139,6 +145,21 @@ class Engine:
             for moment in MOMENTS:
                 local = _shard(optimizer_state[f"{name}/{moment}"], parameter)
                 safe_set_local_optimizer_state(parameter, local, moment)
+
+
+@contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    """Call submodules without ZeRO's hooks, which gather and release weights around each and so cost time in vain."""
+    stashed: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    for submodule in module.modules():
+        for hooks in (submodule._forward_pre_hooks, submodule._forward_hooks):  # noqa: SLF001, torch has no other way
+            stashed.append((hooks, dict(hooks)))
+            hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, kept in stashed:
+            hooks.update(kept)
 
 
 def _whole(value: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """The training loop, as each Ray Train worker runs it."""
 
 import os
+from typing import Any
 
 import ray.train
 import ray.util
@@ -33,7 +34,8 @@ def run_loop(arguments: WorkerArguments) -> None:
     del checkpoint
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     if start == 0:
-        _evaluate(trainer, tracker, 0)
+        untrained = read_rows(folder.evaluations)
+        _publish(trainer, tracker, 0, untrained[0] if untrained else trainer.evaluate(0))
     training, evaluation = config.training, config.evaluation
     for step in range(start, training.num_updates):
         metrics = trainer.update(step)
@@ -45,7 +47,7 @@ def run_loop(arguments: WorkerArguments) -> None:
         if last or made % training.checkpoint_interval == 0:
             trainer.save(made)
         if last or made % evaluation.interval == 0:
-            _evaluate(trainer, tracker, made)
+            _publish(trainer, tracker, made, trainer.evaluate(made))
     if tracker:
         _finish(folder, tracker, training.num_updates)
 
@@ -76,14 +78,14 @@ def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> 
     return Tracker(arguments.tracking_uri, arguments.tracking_run, folder.tracker_spool, interval)
 
 
-def _evaluate(trainer: Trainer, tracker: Tracker | None, made: int) -> None:
-    metrics = trainer.evaluate(made)
+def _publish(trainer: Trainer, tracker: Tracker | None, made: int, evaluation: dict[str, Any]) -> None:
+    metrics = {name: value for name, value in evaluation.items() if name != "step"}
     if tracker:
         tracker.log_metrics(metrics, made)
-        tracker.log_picture(trainer.folder.gallery, "pictures")
+        if trainer.folder.gallery.exists():
+            tracker.log_picture(trainer.folder.gallery, "pictures")
     group = ray.util.get_current_placement_group()
-    reported = {"step": made, "placement_group": group.id.hex() if group else "", **metrics}
-    ray.train.report(reported)
+    ray.train.report({"step": made, "placement_group": group.id.hex() if group else "", **metrics})
 
 
 def _finish(folder: RunFolder, tracker: Tracker, num_updates: int) -> None:

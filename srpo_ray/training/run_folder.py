@@ -1,13 +1,14 @@
 """What a run leaves on disk. Everything that the report, a restart and `srpo-ray sample` need is in here."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srpo_ray.files import write_text
+from srpo_ray.files import replacing, write_text
 
 
 class RunFolder:
@@ -75,9 +76,26 @@ def drop_rows_after(path: Path, step: int) -> None:
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
+def adopt_untrained(source: RunFolder, target: RunFolder) -> bool:
+    """Copy the evaluation of update 0 from another run to one that has none; the untrained model is the same in both.
+
+    Returns:
+        Whether `target` has it now; not if `source` has not finished its own.
+    """
+    rows = read_rows(source.evaluations)
+    # The picture grid is the last file that an evaluation writes.
+    if not rows or rows[0]["step"] != 0 or not source.gallery.exists():
+        return False
+    with replacing(target.base_pictures) as unfinished:
+        shutil.copyfile(source.base_pictures, unfinished)
+    write_text(target.evaluations, json.dumps(rows[0]) + "\n")
+    return True
+
+
 def save_pictures(path: Path, pictures: dict[int, Tensor]) -> None:
     """Keep pictures `[3, H, W]` by prompt index."""
-    save_file({f"{index:06d}": picture.contiguous() for index, picture in pictures.items()}, path)
+    with replacing(path) as unfinished:
+        save_file({f"{index:06d}": picture.contiguous() for index, picture in pictures.items()}, unfinished)
 
 
 def load_pictures(path: Path) -> dict[int, Tensor]:

@@ -47,7 +47,14 @@ class RunsTable(ProgressReporter):
         self._start = time.time()
         self._next = 0.0
 
-    def setup(self, start_time: float | None = None, **_: Any) -> None:
+    def setup(
+        self,
+        start_time: float | None = None,
+        total_samples: int | None = None,
+        metric: str | None = None,
+        mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Called by Ray Tune when it starts, or starts again."""
         self._start = start_time or time.time()
         self._next = 0.0

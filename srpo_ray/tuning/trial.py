@@ -10,10 +10,10 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util import remove_placement_group
 from ray.util.placement_group import PlacementGroup, PlacementGroupID
 
-from srpo_ray.config import RunConfig, apply
+from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.training.launch import fit
 from srpo_ray.training.preflight import open_run_folder
-from srpo_ray.training.run_folder import RunFolder, read_rows
+from srpo_ray.training.run_folder import RunFolder, adopt_untrained, read_rows
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,23 @@ def run_trial(study: Study, name: str, changes: Mapping[str, Any]) -> None:
         for row in read_rows(folder.evaluations):
             tune.report(row)
         return
+    if not folder.evaluations.exists():
+        _adopt_untrained(config, folder)
     fit(config, folder, study.pool, name=name, parent_run=study.parent_run, callbacks=(TuneReportCallback(),))
+
+
+def _adopt_untrained(config: RunConfig, folder: RunFolder) -> None:
+    """Take the untrained model's evaluation from a trial that judged the same model in the same way."""
+    for path in sorted(folder.path.parent.iterdir()):
+        other = RunFolder(path)
+        same = other.config.exists() and _judged(load_run([other.config])) == _judged(config)
+        if same and adopt_untrained(other, folder):
+            return
+
+
+def _judged(config: RunConfig) -> tuple[Any, ...]:
+    """All that the evaluation of an untrained model depends on."""
+    return (config.model, config.evaluation, config.rewards.models, config.rollout.shift)
 
 
 class ReleaseTrials(tune.Callback):

@@ -120,16 +120,24 @@ def test_no_trial_beat_the_base(sweep: SweepReport):
 
 
 def test_the_picked_run_is_left_out_of_the_spread(sweep: SweepReport):
-    seeds = over_seeds(sweep)
+    seeds = over_seeds(sweep, sweep.objective)
     assert seeds is not None
     assert (seeds.count, seeds.mean, seeds.spread) == (
         2,
         pytest.approx(0.487),
         pytest.approx(0.00849, rel=1e-2),
     )
-    one = over_seeds(replace(sweep, rows=[row for row in sweep.rows if row.name != "best_seed_2"]))
+    one = over_seeds(replace(sweep, rows=[row for row in sweep.rows if row.name != "best_seed_2"]), sweep.objective)
     assert one is not None
     assert one.text == "0.4810"
+
+
+def test_seeds_section_states_mean_and_spread_of_truth_too(sweep: SweepReport, report_path: Path):
+    text = page(sweep, report_path).text.partition("fresh seeds")[2]
+    assert "0.0610 ± 0.0028" in text
+    assert "+0.0298" in text
+    without = replace(sweep, rows=[row for row in sweep.rows if row.kind != "repeat"])
+    assert "The best again" not in page(without, report_path).text
 
 
 def test_ablations_show_what_changed_and_by_how_much(sweep: SweepReport, report_path: Path):

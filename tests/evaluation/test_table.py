@@ -44,9 +44,19 @@ def test_terminal_table_fits_and_keeps_its_numbers(sweep: SweepReport):
         "0.0610",
         "0.9410",
     ]
-    assert best.split() == [*cells, "finished"]
-    assert any(line.split()[:2] == ["base", "base"] for line in lines)
-    assert any("stopped early" in line for line in lines)
+    assert best.split() == [*cells, "done"]
+    assert any(line.split()[:2] == ["-", "base"] for line in lines)
+    assert any(line.rstrip().endswith(" stopped") for line in lines)
+
+
+def test_terminal_table_shows_the_truth_that_the_best_trial_moved_most(sweep: SweepReport):
+    assert "detail" in "".join(printed(sweep))
+    assert "saturation" not in "".join(printed(sweep))
+    last = {**sweep.rows[1].history[-1], "truth/detail": 0.0312, "truth/saturation": 0.4}
+    rows = [sweep.rows[0], replace(sweep.rows[1], history=[sweep.rows[1].history[0], last])]
+    header = " ".join(printed(replace(sweep, rows=rows)))
+    assert "saturation" in header
+    assert "detail " not in header.split("content")[0].split("saturation")[0].replace("detailed", "")
 
 
 def test_long_and_hostile_names_stay_in_their_column(sweep: SweepReport):
@@ -71,7 +81,7 @@ def test_many_parameters_do_not_widen_the_table(sweep: SweepReport):
 def test_missing_metrics_leave_a_dash(sweep: SweepReport):
     rows = [replace(row, history=[{"step": 60, OBJECTIVE: 0.1}]) for row in sweep.rows[1:3]]
     lines = printed(replace(sweep, rows=rows))
-    assert next(line for line in lines if "t00" in line).split()[-3:] == ["-", "-", "finished"]
+    assert next(line for line in lines if "t00" in line).split()[-3:] == ["-", "-", "done"]
 
 
 def test_csv_holds_every_run_parameter_and_metric(sweep: SweepReport, tmp_path: Path):

@@ -52,6 +52,9 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
     assert [row["kind"] for row in rows].count("trial") == 3
     assert {row["name"] for row in rows if row["kind"] == "base"} == {"base_model"}
     assert all(row["status"] in ("finished", "stopped early") for row in rows)
+    # Were it not adopted, the time that it took would differ.
+    untrained = {json.dumps(row["history"][0]) for row in rows if row["kind"] in ("repeat", "ablation")}
+    assert len(untrained) == 1
     report = (folder / "report.html").read_text()
     assert all(row["name"] in report for row in rows)
     assert "small_world_sweep" in capsys.readouterr().out
@@ -68,6 +71,8 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
     assert len(children) == len(rows) - 1
     assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
 
+    processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "ray::PlacementGroupCleaner" not in processes
     states = {group["state"] for group in placement_group_table().values()}
     assert states <= {"REMOVED"}
 
