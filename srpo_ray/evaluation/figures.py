@@ -35,10 +35,10 @@ def slice_figures(report: SweepReport) -> list[tuple[str, str]]:
 
 
 def _curves(report: SweepReport, metric: str) -> str | None:
-    """The metric over updates: trials light, the best strong, the untrained model dashed."""
+    """The metric over updates: trials light, the best strong, the untrained model dashed; None if it never moved."""
     curves = [(row, _pieces(row, metric)) for row in report.trials]
     points = [point for _, pieces in curves for piece in pieces for point in piece]
-    if len({step for step, _ in points}) < 2:
+    if len({step for step, _ in points}) < 2 or len({value for _, value in points}) < 2:
         return None
     base, best = report.baseline(metric), report.best_row
     x = svg.axis_over([step for step, _ in points], 52, 314, room=0.02)

@@ -59,7 +59,7 @@ def cards(sweep: SweepReport) -> list[dict[str, str]]:
         small = f"mean of {seeds.count} fresh seed{'s' if seeds.count > 1 else ''}{change}"
         found.append({"title": "The same, other seeds", "value": seeds.text, "small": small})
     found.append(_metric_card(sweep, CONTENT_ACCURACY, "Content accuracy"))
-    found.append(_metric_card(sweep, sweep.reward, "Training reward"))
+    found.append(_metric_card(sweep, sweep.reward, "Trained reward, plain prompt"))
     return [card for card in found if card is not None]
 
 

@@ -57,9 +57,9 @@ class Panel:
         self.conditioning = conditioning
         self.shift = shift
         self.truth = truth
-        # Prompt files are often sorted by subject, so the gallery takes prompts from end to end.
-        size = min(config.gallery_size, len(self.prompts))
-        self.gallery = {index * len(self.prompts) // size for index in range(size)}
+        # Prompt files are often sorted by subject, so the gallery draws its prompts from all of it.
+        order = torch.randperm(len(self.prompts), generator=generator(config.seed, "gallery"))
+        self.gallery = set(order[: config.gallery_size].tolist())
         total = len(self.prompts) * config.samples_per_prompt
         # Shares are equal, the last ones by repetition, because every worker must make the same number of calls.
         share = -(-total // world_size)

@@ -89,10 +89,10 @@ def _untrained(report: SweepReport, x: svg.Axis, y: svg.Axis, base: float, taken
     edge = y.start if report.mode == "max" else y.end
     top, bottom = sorted((y(base), edge))
     note_y = top + 16 if report.mode == "max" else bottom - 8
-    taken += [_around(x(0), y(base), 7), (x.end - 290, note_y - 12, x.end, note_y + 4)]
+    taken += [_around(x(0), y(base), 7), (x.end - 110, note_y - 12, x.end, note_y + 4)]
     return [
         svg.rectangle(x(0), top, x.end - x(0), bottom - top, "danger"),
-        svg.text(x.end - 6, note_y, "reward hacking: reward up, held-out score worse", "danger-text", "end"),
+        svg.text(x.end - 6, note_y, "reward hacking", "danger-text", "end"),
         svg.line(x.start, y(base), x.end, y(base), "base-line"),
         svg.line(x(0), y.start, x(0), y.end, "base-line"),
         svg.dot(x(0), y(base), 6, "base", f"untrained model: {report.objective} {number(base)}"),
@@ -117,10 +117,10 @@ def _label(name: str, center: svg.Point, taken: list[Box], axis: svg.Axis, css: 
     name = name if len(name) <= _LONGEST_LABEL else name[: _LONGEST_LABEL - 1] + "…"
     width = (_BOLD_CHARACTER_WIDTH if "best" in css else _CHARACTER_WIDTH) * len(name)
     x, y = center
-    places = [(x + 10, y + 4), (x - 10 - width, y + 4), (x - width / 2, y - 12), (x - width / 2, y + 20)]
+    places = [(x + 12, y + 4), (x - 10 - width, y + 4), (x - width / 2, y - 12), (x - width / 2, y + 20)]
     places += [(x + 8, y - 9), (x - 8 - width, y - 9), (x + 8, y + 17), (x - 8 - width, y + 17)]
     boxes = [(left, base - 11, left + width, base + 3) for left, base in places]
-    inside = [box for box in boxes if box[0] >= axis.start - 40 and box[2] <= axis.end + 16]
+    inside = [box for box in boxes if box[0] >= axis.start and box[2] <= axis.end + 16]
     free = [box for box in inside if not any(_overlap(box, other) for other in taken)]
     box = (free or inside or boxes)[0]
     taken.append(box)

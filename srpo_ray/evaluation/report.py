@@ -29,6 +29,7 @@ from srpo_ray.evaluation.table import (
     param_titles,
     rank_text,
     signed,
+    status_text,
 )
 from srpo_ray.files import write_text
 
@@ -101,7 +102,7 @@ def _table(sweep: SweepReport) -> dict[str, Any]:
             value = column.value(row)
             cells.append({"text": column.text(value), "sort": _sort_value(value), "numeric": column.numeric})
         line = {"rank": rank_text(rank, row), "row": row, "cells": cells, "best": row is sweep.best_row}
-        rows.append(line | {"status": row.status.partition(":")[0]})
+        rows.append(line | {"status": status_text(row)})
     return {"columns": columns, "rows": rows}
 
 

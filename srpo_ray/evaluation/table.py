@@ -99,8 +99,7 @@ def ranked_table(report: SweepReport) -> Table:
     best = report.best_row
     for rank, row in ranking(report):
         values = [column.text(column.value(row)) for column in columns]
-        status = _STATUSES.get(row.status.partition(":")[0], row.status)
-        cells = [_NOTHING if rank is None else str(rank), row.name, *values, status]
+        cells = [_NOTHING if rank is None else str(rank), row.name, *values, status_text(row)]
         style = "red" if row.failed else "bold green" if row is best else _STYLES[row.kind]
         table.add_row(*(Text(cell, overflow="ellipsis") for cell in cells), style=style)
     return table
@@ -148,6 +147,11 @@ def rank_text(rank: int | None, row: TrialRow) -> str:
     if rank is not None:
         return str(rank)
     return _NOTHING if row.kind == "trial" else row.kind
+
+
+def status_text(row: TrialRow) -> str:
+    """The status in one word."""
+    return _STATUSES.get(row.status.partition(":")[0], row.status)
 
 
 def number(value: float | None) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, T5EncoderModel
 
+from srpo_ray.files import replacing
 from srpo_ray.small_world.build_text import (
     CLIP_LENGTH,
     T5_LENGTH,
@@ -23,7 +24,7 @@ from srpo_ray.small_world.build_text import (
     build_t5_tokenizer,
 )
 from srpo_ray.small_world.build_vae import encode
-from srpo_ray.small_world.fit import Curve, Recipe, fit, save_atomically
+from srpo_ray.small_world.fit import Curve, Recipe, fit
 from srpo_ray.small_world.renderer import captions, sample_scenes
 
 FLUX_RECIPE = Recipe(steps=7000, lr=1e-3, seed=21, ema=0.999)
@@ -149,7 +150,8 @@ def _load_or_encode(pipeline: FluxPipeline, path: Path, count: int) -> FlowData:
         clip_ids = build_clip_tokenizer()(texts, padding="max_length", max_length=CLIP_LENGTH, return_tensors="pt")
         t5_ids = build_t5_tokenizer()(texts, padding="max_length", max_length=T5_LENGTH, return_tensors="pt")
         state = {"tokens": tokens, "clip_ids": clip_ids.input_ids, "t5_ids": t5_ids.input_ids}
-        save_atomically(state, path)
+        with replacing(path) as unfinished:
+            torch.save(state, unfinished)
     return FlowData(**torch.load(path, weights_only=True))
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from srpo_ray.files import replacing
 
 SAVE_SECONDS = 120.0
 
@@ -76,14 +76,6 @@ def fit(model: nn.Module, loss: Callable[[torch.Generator], Tensor], recipe: Rec
     return _downsample(losses)
 
 
-def save_atomically(state: Any, path: Path) -> None:
-    """Writes tensors, numbers and texts by `torch.save` such that `path` is the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)
-
-
 def _step(
     model: nn.Module,
     average: nn.Module,
@@ -117,7 +109,8 @@ def _save(
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    save_atomically({**state, "losses": losses}, path)
+    with replacing(path) as unfinished:
+        torch.save({**state, "losses": losses}, unfinished)
 
 
 def _load(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:

@@ -77,7 +77,11 @@ def train_engine(steps: range, state: tuple[dict[str, Tensor], dict[str, Tensor]
     share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
     gradients, norms = {}, []
     for first, second, sigma in batches(steps):
-        with torch.no_grad(), engine.gathered():
+        with torch.no_grad():
+            sharded = call(engine, first[share], sigma[share])
+            with engine.gathered():
+                assert torch.equal(call(engine, first[share], sigma[share]), sharded)
+        with engine.gathered(), pytest.raises(AssertionError, match="cannot be in `gathered`"):
             call(engine, first[share], sigma[share])
         engine.backward(losses(engine, first[share], second[share], sigma[share]))
         gradients = engine.gradients()
@@ -155,6 +159,7 @@ def test_interleaved_backwards_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     network.backward = lambda loss: loss.backward()  # type: ignore[assignment]
     monkeypatch.setattr(engine, "_engine", network, raising=False)
     monkeypatch.setattr(engine, "_forward_passes", 0, raising=False)
+    monkeypatch.setattr(engine, "_gathered", False, raising=False)
     first, second = (functional.mse_loss(engine(torch.ones(1, 2)), torch.zeros(1, 2)) for _ in range(2))
     engine.backward(first)
     with pytest.raises(AssertionError, match="needs a forward pass"):
