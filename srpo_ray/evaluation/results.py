@@ -10,12 +10,15 @@ from typing import Any, Literal
 CONTENT_ACCURACY = "truth/content_accuracy"
 
 
+Kind = Literal["base", "trial", "repeat", "ablation"]
+
+
 @dataclass(frozen=True)
 class TrialRow:
     """One run of a sweep."""
 
     name: str
-    kind: Literal["base", "trial", "repeat", "ablation"]
+    kind: Kind
     """`base`: untrained; `repeat`: the best trial with another seed; `ablation`: the best with changes."""
     label: str
     """What the run is, for people."""
