@@ -1,17 +1,20 @@
-"""The maths of rectified flow: sigma grids, the straight path, Euler steps, addressed noise."""
+"""The maths of rectified flow: sigma grids, the straight path, steps with and without noise, addressed draws."""
 
 from srpo_ray.flow.noise import generator, uniform_integer
 from srpo_ray.flow.path import mix, per_sample, recover_clean
 from srpo_ray.flow.schedule import flux_shift, shifted_sigmas, window_sigmas
+from srpo_ray.flow.sde import log_density, sde_step
 from srpo_ray.flow.step import euler_step
 
 __all__ = [
     "euler_step",
     "flux_shift",
     "generator",
+    "log_density",
     "mix",
     "per_sample",
     "recover_clean",
+    "sde_step",
     "shifted_sigmas",
     "uniform_integer",
     "window_sigmas",
