@@ -124,6 +124,7 @@ class SRPO:
         self.policy = policy
         self.rewards = rewards
         self.seed = seed
+        self.losses_in_flight = len(config.branches)
         self.sigmas = window_sigmas(
             config.timestep_window, config.window_grid_steps, config.window_points, config.window_shift
         )
