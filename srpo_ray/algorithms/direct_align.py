@@ -1,12 +1,33 @@
-"""Direct-Align (arXiv 2509.06942): a clean picture from any noise level, because the noise is known."""
+"""Direct-Align (arXiv 2509.06942): a clean picture from any noise level, because the noise is known.
 
+The functions are the idea, and SRPO uses them too; `DirectAlign` is the plain algorithm: one step towards data,
+scored against the prompt itself.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from srpo_ray.flow import euler_step, generator, mix, recover_clean, shifted_sigmas
+from srpo_ray.algorithms.base import Batch, PendingLoss
+from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.config.baselines import DirectAlignConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import (
+    euler_step,
+    generator,
+    mix,
+    recover_clean,
+    shifted_sigmas,
+    uniform_integer,
+    window_sigmas,
+)
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.text import Conditioning
+from srpo_ray.rewards.base import RewardScorer
+
+MARGIN = 5
+"""Points at either end of the window that no update lands on."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +98,59 @@ def direct_align(
 def gradient_scale(start: Tensor, landing: Tensor) -> Tensor:
     """`d clean / d velocity = (landing - start) / (1 - landing)`: the weight that a noise level carries by itself."""
     return (landing - start) / (1 - landing)
+
+
+class DirectAlign:
+    """Direct-Align with a plain reward."""
+
+    losses_in_flight = 1
+
+    def __init__(
+        self,
+        config: DirectAlignConfig,
+        rollout: RolloutConfig,
+        policy: FluxPolicy,
+        rewards: RewardScorer,
+        seed: int,
+    ) -> None:
+        self.config = config
+        self.rollout = rollout
+        self.policy = policy
+        self.rewards = rewards
+        self.seed = seed
+        self.sigmas = window_sigmas(
+            config.timestep_window, config.window_grid_steps, config.window_points, config.window_shift
+        )
+
+    def collect(self, batch: Batch) -> Rollout:
+        """Sample clean pictures' tokens for the batch, without gradient."""
+        shared = self.config.shared_noise
+        return sample_rollout(
+            self.policy,
+            batch.conditioning,
+            [(batch.step,) if shared else (batch.step, sample) for sample in batch.samples],
+            seed=self.seed,
+            num_steps=self.rollout.num_steps,
+            shift=self.rollout.shift,
+            guidance_scale=self.rollout.guidance_scale,
+        )
+
+    def losses(self, batch: Batch, collected: Rollout) -> Iterator[PendingLoss]:
+        """Yield the one loss of the batch."""
+        config = self.config
+        start, landing = self._steps(batch)
+        images = direct_align(self.policy, collected, batch.conditioning, start, landing, config.guidance_scale)
+        metrics = {"step/gradient_scale/denoise": gradient_scale(start, landing), "step/landing_sigma/denoise": landing}
+        yield reward_loss(self.rewards, batch, images, "denoise", metrics=metrics, hinge=config.hinge)
+
+    def _steps(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Start and landing sigma of every sample, `[B]` each; a stride that would leave the window is cut."""
+        count = len(self.sigmas)
+        full_stride = int((1 - self.config.interpolation_strength) * count) + 1
+        starts, landings = [], []
+        for sample in batch.samples:
+            # Counted from the noisy end; the same draw as SRPO's, whose denoise branch this is.
+            landing = count - uniform_integer(MARGIN, count - MARGIN, self.seed, "landing", batch.step, sample)
+            starts.append(landing - min(full_stride, landing, count - landing))
+            landings.append(landing)
+        return self.sigmas[starts].float(), self.sigmas[landings].float()

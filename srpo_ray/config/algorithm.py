@@ -1,10 +1,12 @@
 """What an update optimizes. Class defaults are vetted settings; their sources stand beside them."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import AlgorithmSection, Section
+from srpo_ray.config.baselines import AlignPropConfig, DanceGRPOConfig, DirectAlignConfig, DRaFTConfig, ReFLConfig
 
 Branch = Literal["denoise", "inversion"]
 
@@ -24,7 +26,7 @@ PAPER_WORDS = ControlWords(
 )
 
 
-class SRPOConfig(Section):
+class SRPOConfig(AlgorithmSection):
     """Semantic Relative Preference Optimization, arXiv 2509.06942; defaults of its HPSv2.1 recipe."""
 
     type: Literal["srpo"] = "srpo"
@@ -74,4 +76,17 @@ class SRPOConfig(Section):
         return self
 
 
-AlgorithmConfig = SRPOConfig
+DEFAULT_TYPE = "srpo"
+"""The algorithm of a config that names none."""
+
+
+def _name_default(section: Any) -> Any:
+    return {"type": DEFAULT_TYPE, **section} if isinstance(section, Mapping) else section
+
+
+AlgorithmConfig = Annotated[
+    SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | DanceGRPOConfig,
+    Field(discriminator="type"),
+    BeforeValidator(_name_default),
+]
+"""Section `algorithm`: the class whose `type` it gives."""
