@@ -54,6 +54,7 @@ class Trainer:
         Returns:
             Metrics of the update, the same on every worker but for the times, which are this worker's.
         """
+        # What was sampled since the last update, for the panel, is no cost of this one.
         self.policy.take_evaluations()
         with self.timer.stage("step"):
             for batch in self.batches(step):
