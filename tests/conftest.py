@@ -22,21 +22,21 @@ def ray_cluster() -> Iterator[None]:
         yield
 
 
+TINY = [
+    "training.num_updates=4",
+    "training.batch_size=4",
+    "training.checkpoint_interval=2",
+    "rollout.num_steps=4",
+    "evaluation.num_prompts=4",
+    "evaluation.samples_per_prompt=1",
+    "evaluation.num_steps=4",
+    "evaluation.interval=2",
+    "evaluation.gallery_size=2",
+]
+"""What makes the small world's run small enough for a test."""
+
+
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> RunConfig:
     """The small world's run, small enough for a test."""
-    return load_run(
-        [SMALL_WORLD],
-        [
-            f"run_root={tmp_path / 'runs'}",
-            "training.num_updates=4",
-            "training.batch_size=4",
-            "training.checkpoint_interval=2",
-            "rollout.num_steps=4",
-            "evaluation.num_prompts=4",
-            "evaluation.samples_per_prompt=1",
-            "evaluation.num_steps=4",
-            "evaluation.interval=2",
-            "evaluation.gallery_size=2",
-        ],
-    )
+    return load_run([SMALL_WORLD], [f"run_root={tmp_path / 'runs'}", *TINY])

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import shifted_sigmas
 from srpo_ray.models.text import Conditioning
 
 
@@ -48,6 +50,12 @@ class PendingLoss(Protocol):
 class Algorithm(Protocol):
     """One way to turn rewards into losses."""
 
+    losses_in_flight: int
+    """Most losses whose forward passes are done before a backward over their sum.
+
+    More of them hide more of the rewards' time behind forward passes; each keeps its activations until then.
+    """
+
     def collect(self, batch: Batch) -> Any:
         """Sample what the losses need, without gradient."""
         ...
@@ -55,7 +63,14 @@ class Algorithm(Protocol):
     def losses(self, batch: Batch, collected: Any) -> Iterator[PendingLoss]:
         """Run the forward passes one by one, submitting each to the rewards before the next.
 
-        The loop decides how many are under way before it back-propagates. Their number, and the number of
-        transformer calls, is the same for every batch on every worker, or ZeRO's collectives hang.
+        The loop back-propagates whenever `losses_in_flight` of them are under way. Their number, and the number
+        of transformer calls, is the same for every batch on every worker, or ZeRO's collectives hang: whatever
+        changes it is drawn from the seed and `batch.step` alone.
         """
         ...
+
+
+def rollout_sigmas(rollout: RolloutConfig) -> Tensor:
+    """Grid of the sampler `[num_steps + 1]`, float64, from 1 to 0; `build_algorithm` has made its shift a number."""
+    assert rollout.shift != "resolution"
+    return shifted_sigmas(rollout.num_steps, rollout.shift)

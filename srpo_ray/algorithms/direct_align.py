@@ -1,12 +1,33 @@
-"""Direct-Align (arXiv 2509.06942): a clean picture from any noise level, because the noise is known."""
+"""Direct-Align (arXiv 2509.06942): a clean picture from any noise level, because the noise is known.
 
+The functions are the idea, and SRPO uses them too; `DirectAlign` is the plain algorithm: one step towards data,
+scored against the prompt itself.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from srpo_ray.flow import euler_step, generator, mix, recover_clean, shifted_sigmas
+from srpo_ray.algorithms.base import Batch, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.config.base import Scope
+from srpo_ray.config.baselines import DirectAlignConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import (
+    euler_step,
+    generator,
+    mix,
+    recover_clean,
+    uniform_integer,
+    window_sigmas,
+)
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.text import Conditioning
+from srpo_ray.rewards.base import RewardScorer
+
+MARGIN = 5
+"""Points at either end of the window that no update lands on."""
 
 
 @dataclass(frozen=True)
@@ -19,43 +40,28 @@ class Rollout:
     """Noise tokens `[B, N, 64]`."""
 
 
-def sample_rollout(
-    policy: FluxPolicy,
-    conditioning: Conditioning,
-    addresses: list[tuple[int, ...]],
-    *,
-    seed: int,
-    num_steps: int,
-    shift: float,
-    guidance_scale: float,
-) -> Rollout:
-    """Sample clean tokens from addressed noise, and keep that noise.
+def collect_rollout(policy: FluxPolicy, batch: Batch, rollout: RolloutConfig, noise_scope: Scope, seed: int) -> Rollout:
+    """Clean tokens of a batch without gradient, sampled or encoded from its real pictures, and the noise to mix in.
 
     Args:
         policy: The model that is tuned.
-        conditioning: Text features, B of them.
-        addresses: Address of each sample's noise, B of them; equal addresses share one noise.
-        seed: Seed of the run.
-        num_steps: Euler steps.
-        shift: Shift of the sigma grid.
-        guidance_scale: Guidance embedding of the rollout.
-    """
-    noise = policy.noise([generator(seed, "rollout", *address) for address in addresses])
-    sigmas = shifted_sigmas(num_steps, shift)
-    return Rollout(policy.rollout(noise, conditioning, sigmas, guidance_scale), noise)
-
-
-def encode_images(policy: FluxPolicy, images: Tensor, addresses: list[tuple[int, ...]], *, seed: int) -> Rollout:
-    """Clean tokens of real pictures, and fresh noise to mix them with.
-
-    Args:
-        policy: The model that is tuned.
-        images: `[B, 3, H, W]` in [0, 1].
-        addresses: Address of each sample's noise, B of them; equal addresses share one noise.
+        batch: The prompts.
+        rollout: Steps, shift and guidance of the sampler.
+        noise_scope: Which samples of an update share one noise.
         seed: Seed of the run.
     """
-    noise = policy.noise([generator(seed, "real", *address) for address in addresses])
-    return Rollout(policy.encode(images), noise)
+    purpose = "rollout" if batch.images is None else "real"
+    noise = policy.noise([generator(seed, purpose, *address(noise_scope, batch, sample)) for sample in batch.samples])
+    if batch.images is not None:
+        return Rollout(policy.encode(batch.images), noise)
+    clean = policy.rollout(noise, batch.conditioning, rollout_sigmas(rollout), rollout.guidance_scale)
+    return Rollout(clean, noise)
+
+
+def address(scope: Scope, batch: Batch, sample: int) -> tuple[int, ...]:
+    """Address of a draw in an update: samples with the same one get the same draw."""
+    own = {"shared": (), "per_worker": (batch.worker,), "per_sample": (sample,)}[scope]
+    return (batch.step, *own)
 
 
 def direct_align(
@@ -90,3 +96,50 @@ def direct_align(
 def gradient_scale(start: Tensor, landing: Tensor) -> Tensor:
     """`d clean / d velocity = (landing - start) / (1 - landing)`: the weight that a noise level carries by itself."""
     return (landing - start) / (1 - landing)
+
+
+class DirectAlign:
+    """Direct-Align with a plain reward."""
+
+    losses_in_flight = 1
+
+    def __init__(
+        self,
+        config: DirectAlignConfig,
+        rollout: RolloutConfig,
+        policy: FluxPolicy,
+        rewards: RewardScorer,
+        seed: int,
+    ) -> None:
+        self.config = config
+        self.rollout = rollout
+        self.policy = policy
+        self.rewards = rewards
+        self.seed = seed
+        self.sigmas = window_sigmas(
+            config.timestep_window, config.window_grid_steps, config.window_points, config.window_shift
+        )
+
+    def collect(self, batch: Batch) -> Rollout:
+        """Clean tokens of the batch without gradient, and their noise."""
+        return collect_rollout(self.policy, batch, self.rollout, self.config.noise, self.seed)
+
+    def losses(self, batch: Batch, collected: Rollout) -> Iterator[PendingLoss]:
+        """Yield the one loss of the batch."""
+        config = self.config
+        start, landing = self._steps(batch)
+        images = direct_align(self.policy, collected, batch.conditioning, start, landing, config.guidance_scale)
+        metrics = {"step/gradient_scale/denoise": gradient_scale(start, landing), "step/landing_sigma/denoise": landing}
+        yield reward_loss(self.rewards, batch, images, "denoise", metrics=metrics, hinge=config.hinge)
+
+    def _steps(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Start and landing sigma of every sample, `[B]` each; a stride that would leave the window is cut."""
+        count = len(self.sigmas)
+        full_stride = int((1 - self.config.interpolation_strength) * count) + 1
+        starts, landings = [], []
+        for sample in batch.samples:
+            # Counted from the noisy end; the same draw as SRPO's, whose denoise branch this is.
+            landing = count - uniform_integer(MARGIN, count - MARGIN, self.seed, "landing", batch.step, sample, 0)
+            starts.append(landing - min(full_stride, landing, count - landing))
+            landings.append(landing)
+        return self.sigmas[starts].float(), self.sigmas[landings].float()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss
-from srpo_ray.algorithms.direct_align import Rollout, direct_align, encode_images, gradient_scale, sample_rollout
+from srpo_ray.algorithms.direct_align import Rollout, address, collect_rollout, direct_align, gradient_scale
 from srpo_ray.config.algorithm import Branch, ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import even_sigmas, uniform_integer, window_sigmas
@@ -139,6 +139,7 @@ class SRPO:
         self.policy = policy
         self.rewards = rewards
         self.seed = seed
+        self.losses_in_flight = len(config.branches)
         self.sigmas = self._window()
 
     def _window(self) -> Tensor:
@@ -151,35 +152,17 @@ class SRPO:
         )
 
     def collect(self, batch: Batch) -> Rollout:
-        """Clean tokens of the batch without gradient: sampled, or encoded from its real pictures."""
-        addresses = [self._address(self.config.noise, batch, sample) for sample in batch.samples]
-        if batch.images is not None:
-            return encode_images(self.policy, batch.images, addresses, seed=self.seed)
-        assert self.rollout.shift != "resolution"
-        return sample_rollout(
-            self.policy,
-            batch.conditioning,
-            addresses,
-            seed=self.seed,
-            num_steps=self.rollout.num_steps,
-            shift=self.rollout.shift,
-            guidance_scale=self.rollout.guidance_scale,
-        )
+        """Clean tokens of the batch without gradient, and their noise."""
+        return collect_rollout(self.policy, batch, self.rollout, self.config.noise, self.seed)
 
     def losses(self, batch: Batch, collected: Rollout) -> Iterator[PendingLoss]:
         """Yield one pending loss per landing point and branch."""
         high = self.config.window_points - MARGIN
         for renoising in range(self.config.renoisings):
-            addresses = [(*self._address(self.config.landing, batch, sample), renoising) for sample in batch.samples]
-            draws = [uniform_integer(MARGIN, high, self.seed, "landing", *address) for address in addresses]
+            addresses = [(*address(self.config.landing, batch, sample), renoising) for sample in batch.samples]
+            draws = [uniform_integer(MARGIN, high, self.seed, "landing", *numbers) for numbers in addresses]
             for branch in self.config.branches:
                 yield self._branch_loss(branch, batch, collected, draws)
-
-    @staticmethod
-    def _address(scope: str, batch: Batch, sample: int) -> tuple[int, ...]:
-        """Address of a draw: samples with the same one get the same draw."""
-        own = {"shared": (), "per_worker": (batch.worker,), "per_sample": (sample,)}[scope]
-        return (batch.step, *own)
 
     def _branch_loss(self, branch: Branch, batch: Batch, rollout: Rollout, draws: list[int]) -> BranchLoss:
         config = self.config

@@ -1,10 +1,12 @@
 """What an update optimizes. Class defaults are vetted settings; their sources stand beside them."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import AlgorithmSection, Scope, Section
+from srpo_ray.config.baselines import AlignPropConfig, DanceGRPOConfig, DirectAlignConfig, DRaFTConfig, ReFLConfig
 from srpo_ray.config.model import Shift
 
 Branch = Literal["denoise", "inversion"]
@@ -25,9 +27,10 @@ PAPER_WORDS = ControlWords(
 )
 
 
-class SRPOConfig(Section):
+class SRPOConfig(AlgorithmSection):
     """Semantic Relative Preference Optimization, arXiv 2509.06942; defaults of its HPSv2.1 recipe."""
 
+    takes_images: ClassVar[bool] = True
     type: Literal["srpo"] = "srpo"
     timestep_window: tuple[int, int] = (5, 25)
     """First and last index of the `window_grid_steps` grid between which updates land; 0 is pure noise."""
@@ -43,9 +46,9 @@ class SRPOConfig(Section):
     """Share of the window's noise removed by the known noise and not by the model."""
     renoisings: int = Field(default=1, ge=1)
     """Landing points per rollout; each costs a gradient step per branch, but no rollout."""
-    landing: Literal["per_sample", "per_worker"] = "per_sample"
-    """Whether every sample of a batch lands on a sigma of its own, or all of a worker's on one."""
-    noise: Literal["shared", "per_worker", "per_sample"] = "shared"
+    landing: Scope = "per_sample"
+    """Whether every sample lands on a sigma of its own, all of a worker's on one, or all of an update."""
+    noise: Scope = "shared"
     """Whether all rollouts of an update start from one noise, all of a worker's, or each from its own."""
     control_words: str = "paper"
     """Name of a set in `word_sets`."""
@@ -94,4 +97,17 @@ class SRPOConfig(Section):
         return self
 
 
-AlgorithmConfig = SRPOConfig
+DEFAULT_TYPE = "srpo"
+"""The algorithm of a config that names none."""
+
+
+def _name_default(section: Any) -> Any:
+    return {"type": DEFAULT_TYPE, **section} if isinstance(section, Mapping) else section
+
+
+AlgorithmConfig = Annotated[
+    SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | DanceGRPOConfig,
+    Field(discriminator="type"),
+    BeforeValidator(_name_default),
+]
+"""Section `algorithm`: the class whose `type` it gives."""

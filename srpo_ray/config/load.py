@@ -1,21 +1,24 @@
 """From files and `a.b=value` arguments to a checked config, with messages a person can act on."""
 
 import copy
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
+from srpo_ray.config.algorithm import DEFAULT_TYPE
 from srpo_ray.config.base import Section
+from srpo_ray.config.explain import describe
 from srpo_ray.config.run import RunConfig
 from srpo_ray.config.sweep import SweepConfig
 
 ConfigT = TypeVar("ConfigT", bound=Section)
+
+ALGORITHM_TYPE = "algorithm.type"
+"""The key that decides which others section `algorithm` has."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,44 +117,36 @@ def validate(kind: type[ConfigT], values: Mapping[str, Any], origin: str) -> Con
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [f"  {_describe(kind, details)}" for details in error.errors()]
+        lines = [f"  {describe(kind, details)}" for details in error.errors()]
         raise ConfigError("\n".join([f"{origin}: this config cannot be used:", *lines])) from error
-
-
-def _describe(kind: type[Section], details: ErrorDetails) -> str:
-    path = ".".join(str(part) for part in details["loc"])
-    if details["type"] == "extra_forbidden":
-        known = sorted(known_keys(kind, details["loc"][:-1]))
-        close = difflib.get_close_matches(str(details["loc"][-1]), known, n=1)
-        cure = f"did you mean `{close[0]}`?" if close else "remove it"
-        return f"{path}: expected one of {', '.join(known)}; got an unknown key; {cure}"
-    if details["type"] == "missing":
-        return f"{path}: expected a value, got none; add it"
-    if details["type"] == "value_error":
-        message = details["msg"].removeprefix("Value error, ")
-        return f"{path}: {message}" if path else message
-    return f"{path}: {details['msg'].replace('Input should', 'expected to')}; got {details['input']!r}"
-
-
-def known_keys(kind: type[Section], location: Iterable[int | str]) -> set[str]:
-    """The keys that the section at `location` knows; empty where it is no section."""
-    for key in location:
-        field = kind.model_fields.get(str(key))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
-            return set()
-        kind = field.annotation
-    return set(kind.model_fields)
 
 
 def load_values(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Merge files left to right, then apply `a.b=value` arguments; nothing is checked yet."""
     values: dict[str, Any] = {}
     for path in paths:
-        values = merge(values, read_yaml(path))
-    for argument in overrides:
-        dotted, value = parse_override(argument)
-        values = set_path(values, dotted, value)
-    return values
+        layer = read_yaml(path)
+        section = layer.get("algorithm")
+        if isinstance(section, Mapping) and "type" in section:
+            values = choose_algorithm(values, section["type"])
+        values = merge(values, layer)
+    return set_paths(values, dict(parse_override(argument) for argument in overrides))
+
+
+def choose_algorithm(values: Mapping[str, Any], name: Any) -> dict[str, Any]:
+    """Name the algorithm; one of another type starts from its own defaults, since it has keys of its own."""
+    section = values.get("algorithm")
+    if isinstance(section, Mapping) and section.get("type", DEFAULT_TYPE) == name:
+        return dict(values)
+    return {**values, "algorithm": {"type": name}}
+
+
+def set_paths(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`set_path` for every change in order, but the type of the algorithm first, as other changes are for its keys."""
+    changed = choose_algorithm(values, changes[ALGORITHM_TYPE]) if ALGORITHM_TYPE in changes else dict(values)
+    for dotted, value in changes.items():
+        changed = set_path(changed, dotted, value)
+    return changed
 
 
 def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
@@ -192,10 +187,7 @@ def apply(run: RunConfig, changes: Mapping[str, Any], origin: str = "changes") -
     Raises:
         ConfigError: If a path does not exist or a value is refused.
     """
-    values: dict[str, Any] = run.model_dump(mode="json")
-    for dotted, value in changes.items():
-        values = set_path(values, dotted, value)
-    return validate(RunConfig, values, origin)
+    return validate(RunConfig, set_paths(run.model_dump(mode="json"), changes), origin)
 
 
 def to_yaml(config: Section) -> str:

@@ -4,8 +4,9 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from srpo_ray.config.algorithm import PAPER_WORDS, AlgorithmConfig, ControlWords
+from srpo_ray.config.algorithm import PAPER_WORDS, AlgorithmConfig, ControlWords, SRPOConfig
 from srpo_ray.config.base import Section
+from srpo_ray.config.baselines import DanceGRPOConfig, DRaFTConfig
 from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
@@ -26,7 +27,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     rollout: RolloutConfig = RolloutConfig()
-    algorithm: AlgorithmConfig = AlgorithmConfig()
+    algorithm: AlgorithmConfig = SRPOConfig()
     word_sets: dict[str, ControlWords] = {"paper": PAPER_WORDS}
     """Named sets of control words; `algorithm.control_words` chooses one. `paper` is always there."""
     rewards: RewardsConfig
@@ -40,17 +41,42 @@ class RunConfig(Section):
         return {"paper": PAPER_WORDS, **sets}
 
     @property
-    def control_words(self) -> ControlWords:
-        """The set of control words that `algorithm.control_words` names."""
-        return self.word_sets[self.algorithm.control_words]
+    def control_words(self) -> ControlWords | None:
+        """The set that `algorithm.control_words` names; None for an algorithm that uses no control words."""
+        name = getattr(self.algorithm, "control_words", None)
+        return None if name is None else self.word_sets[name]
 
     @model_validator(mode="after")
     def _check_word_set(self) -> Self:
-        name = self.algorithm.control_words
-        if name not in self.word_sets:
+        name = getattr(self.algorithm, "control_words", None)
+        if name is not None and name not in self.word_sets:
             raise ValueError(
                 f"expected algorithm.control_words to name one of word_sets ({', '.join(sorted(self.word_sets))}),"
                 f" got {name!r}; choose one of them or add word_sets.{name} with `positive` and `negative` lists"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sampler_steps(self) -> Self:
+        steps, algorithm = self.rollout.num_steps, self.algorithm
+        if isinstance(algorithm, DRaFTConfig) and algorithm.num_steps > steps:
+            raise ValueError(
+                f"expected algorithm.num_steps of at most rollout.num_steps = {steps}, got {algorithm.num_steps};"
+                " the steps with gradient are the rollout's last ones, so lower the one or raise the other"
+            )
+        if isinstance(algorithm, DanceGRPOConfig) and steps < 2:
+            raise ValueError(
+                f"expected rollout.num_steps of at least 2 with algorithm {algorithm.type}, got {steps}; the last step"
+                " has no noise, so raise it to have a random step to train"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_images(self) -> Self:
+        if self.data.images and not self.algorithm.takes_images:
+            raise ValueError(
+                f"expected data.images to be unset with algorithm.type={self.algorithm.type}, got"
+                f" {self.data.images!r}; it needs rollouts of its own, so unset it or choose srpo or direct_align"
             )
         return self
 

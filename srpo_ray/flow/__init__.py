@@ -1,8 +1,9 @@
-"""The maths of rectified flow: sigma grids, the straight path, Euler steps, addressed noise."""
+"""The maths of rectified flow: sigma grids, the straight path, steps with and without noise, addressed draws."""
 
 from srpo_ray.flow.noise import generator, uniform_integer
 from srpo_ray.flow.path import mix, per_sample, recover_clean
 from srpo_ray.flow.schedule import even_sigmas, flux_shift, shift_at, shifted_sigmas, window_sigmas
+from srpo_ray.flow.sde import log_density, sde_step
 from srpo_ray.flow.step import euler_step
 
 __all__ = [
@@ -10,9 +11,11 @@ __all__ = [
     "even_sigmas",
     "flux_shift",
     "generator",
+    "log_density",
     "mix",
     "per_sample",
     "recover_clean",
+    "sde_step",
     "shift_at",
     "shifted_sigmas",
     "uniform_integer",

@@ -1,6 +1,7 @@
 """FLUX as a policy: the same loader and the same calls for the tiny pipeline and for FLUX.1-dev."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,16 @@ def _unreadable(path: str, part: str, error: OSError) -> str:
     )
 
 
+@dataclass
+class Evaluations:
+    """How many samples the transformer was called with: what an update costs, whatever the machine."""
+
+    forward: int = 0
+    """Without gradient."""
+    forward_backward: int = 0
+    """With gradient; each is back-propagated too, and costs about three times as much."""
+
+
 class FluxPolicy:
     """The model that is tuned, seen as a flow policy on tokens `[B, (H/16)*(W/16), 64]`."""
 
@@ -91,6 +102,7 @@ class FluxPolicy:
         self.latent_size = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.token_shape = ((self.latent_size // 2) ** 2, vae.config["latent_channels"] * 4)
         self._position_ids = position_ids(self.latent_size, self.latent_size, self.device)
+        self._evaluations = Evaluations()
 
     def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """The transformer's estimate of `noise - clean`.
@@ -105,6 +117,10 @@ class FluxPolicy:
             Velocity `[B, N, 64]`, float32.
         """
         batch = len(tokens)
+        if torch.is_grad_enabled():
+            self._evaluations.forward_backward += batch
+        else:
+            self._evaluations.forward += batch
         text_ids = torch.zeros(conditioning.prompt_embeds.shape[1], 3, device=self.device)
         guidance = torch.full((batch,), guidance_scale, device=self.device) if self.guidance_embeds else None
         seen = (sigma * 1000).floor() / 1000 if self.truncate_sigma else sigma
@@ -120,20 +136,28 @@ class FluxPolicy:
         )
         return velocity.float()
 
+    def take_evaluations(self) -> "Evaluations":
+        """The samples that the transformer was called with since the last call of this function."""
+        taken, self._evaluations = self._evaluations, Evaluations()
+        return taken
+
     @torch.no_grad()
     def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
-        """Sample clean tokens by Euler steps, without gradient.
+        """`integrate` without gradient: clean tokens from pure noise where `sigmas` runs from 1 to 0."""
+        return self.integrate(noise, conditioning, sigmas, guidance_scale)
+
+    def integrate(self, tokens: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
+        """Euler steps along a grid, each through the one before it; gradient flows where it is enabled.
 
         Args:
-            noise: Tokens of pure noise `[B, N, 64]`.
+            tokens: Tokens at the first sigma `[B, N, 64]`.
             conditioning: Text features, B of them.
-            sigmas: Grid `[num_steps + 1]` from 1 to 0.
+            sigmas: Grid, noisiest first; a grid of one sigma makes no step.
             guidance_scale: Value of the guidance embedding.
 
         Returns:
-            Clean tokens `[B, N, 64]`, float32.
+            Tokens at the last sigma `[B, N, 64]`, float32.
         """
-        tokens = noise
         grid = sigmas.to(self.device, torch.float32)
         for sigma, sigma_next in pairwise(grid):
             here, there = sigma.expand(len(tokens)), sigma_next.expand(len(tokens))

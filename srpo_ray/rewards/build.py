@@ -68,6 +68,22 @@ def build_python_reward(config: PythonRewardConfig, _device: str) -> Reward:
     return reward
 
 
+def declares_image_gradient(config: RewardModelConfig) -> bool:
+    """Whether a model's class says that it is differentiable in the pictures, without making one.
+
+    Where the class cannot be imported here, or says it for each object only, the answer is yes; then the first
+    score that is asked for with a gradient is refused.
+    """
+    if config.type != "python":
+        return True
+    module_name, class_name = config.target.split(":")
+    try:
+        reward_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError):
+        return True
+    return getattr(reward_class, "image_gradient", True) is not False
+
+
 BUILDERS: dict[str, Callable[[Any, str], Reward]] = {
     "open_clip": OpenClipReward.load,
     "python": build_python_reward,

@@ -1,4 +1,4 @@
-"""What can be refused before any process starts: prompts, model folder, run folder."""
+"""What can be refused before any process starts: prompts, model folder, rewards that do not fit, run folder."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from srpo_ray.data.images import load_images
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.files import write_text
 from srpo_ray.models.paths import resolve_path
+from srpo_ray.rewards.build import declares_image_gradient
 from srpo_ray.training.run_folder import RunFolder
 
 
@@ -15,8 +16,10 @@ def check_inputs(config: RunConfig) -> None:
     """Check what a run reads.
 
     Raises:
-        ValueError: If a prompt file or the model folder cannot be used.
+        ValueError: If a prompt file or the model folder cannot be used, or the algorithm needs a gradient that a
+            reward does not have.
     """
+    check_rewards(config)
     if config.data.images:
         load_images(config.data.images)
     else:
@@ -30,6 +33,23 @@ def check_inputs(config: RunConfig) -> None:
             f"model.path: expected a folder with a FluxPipeline in the diffusers layout, got {config.model.path!r},"
             f" which has no transformer/config.json; give the folder that `FluxPipeline.save_pretrained` wrote,"
             " a hub id like ORG/NAME, or small_world"
+        )
+
+
+def check_rewards(config: RunConfig) -> None:
+    """Check that the algorithm can learn from every reward that is trained on.
+
+    Raises:
+        ValueError: If it needs image gradients and a reward declares that it has none.
+    """
+    if not config.algorithm.needs_image_gradient:
+        return
+    without = [model.name for model in config.rewards.models if not declares_image_gradient(model)]
+    if without:
+        raise ValueError(
+            f"expected rewards with image gradients for algorithm.type={config.algorithm.type}, got"
+            f" {', '.join(without)} with image_gradient = False; train with algorithm.type=dance_grpo, which needs"
+            " none, or take the model out of rewards.models"
         )
 
 

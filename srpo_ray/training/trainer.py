@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ class Trainer:
         Returns:
             Metrics of the update, the same on every worker but for the times, which are this worker's.
         """
+        # What was sampled since the last update, for the panel, is no cost of this one.
+        self.policy.take_evaluations()
         with self.timer.stage("step"):
             for batch in self.batches(step):
                 with self.timer.stage("rollout"), self.engine.gathered():
@@ -64,8 +67,12 @@ class Trainer:
                 self.backward(self.algorithm.losses(batch, collected), share)
             with self.timer.stage("update"):
                 gradient_norm = self.engine.step()
+        # Every worker makes the same calls with equal shares, so nothing has to be sent around.
+        cost = self.policy.take_evaluations()
         return {
             **self.meter.take(),
+            "cost/forward": float(cost.forward * self.world_size),
+            "cost/forward_backward": float(cost.forward_backward * self.world_size),
             **self.timer.take(),
             **self.rewards.take_statistics(),
             "step/gradient_norm": gradient_norm,
@@ -73,15 +80,27 @@ class Trainer:
         }
 
     def backward(self, losses: Iterable[PendingLoss], share: float) -> None:
-        """Run all forward passes, so that their rewards are computed meanwhile, then back-propagate the sum."""
-        with self.timer.stage("forward"):
-            pending = list(losses)
-        with self.timer.stage("score"):
-            outputs = [loss.result() for loss in pending]
-        with self.timer.stage("backward"):
-            self.engine.backward(torch.stack([output.loss for output in outputs]).sum() * share)
-        for output in outputs:
-            self.meter.add(output.metrics)
+        """Back-propagate losses, as many at a time as the algorithm keeps in flight.
+
+        The forward passes of a group are run first, so that the rewards of one are computed during the next; then
+        comes one backward over the group's sum, which is the order that ZeRO-3 needs.
+
+        Args:
+            losses: Runs a forward pass whenever it is asked for the next loss.
+            share: The batch's share of this worker's update.
+        """
+        waiting = iter(losses)
+        while True:
+            with self.timer.stage("forward"):
+                pending = list(islice(waiting, self.algorithm.losses_in_flight))
+            if not pending:
+                return
+            with self.timer.stage("score"):
+                outputs = [loss.result() for loss in pending]
+            with self.timer.stage("backward"):
+                self.engine.backward(torch.stack([output.loss for output in outputs]).sum() * share)
+            for output in outputs:
+                self.meter.add(output.metrics)
 
     def batches(self, step: int) -> Iterable[Batch]:
         """This worker's share of the update's prompts, in micro-batches."""

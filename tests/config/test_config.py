@@ -2,13 +2,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from srpo_ray.config import ConfigError, RunConfig, load_run, load_sweep, to_yaml
+from srpo_ray.config import ConfigError, RunConfig, apply, load_run, load_sweep, to_yaml
+from srpo_ray.config.algorithm import DEFAULT_TYPE, AlgorithmConfig, SRPOConfig
 from srpo_ray.config.base import Section
+from srpo_ray.config.baselines import ReFLConfig
 from srpo_ray.config.load import load_values, merge, parse_override, set_path
 from srpo_ray.config.sweep import SweepConfig
 from tests.conftest import ROOT, SMALL_WORLD
@@ -34,6 +36,21 @@ def test_every_run_config_in_the_tree_loads_and_survives_a_round_trip(path: Path
     config = load_run([path])
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load_run([tmp_path / "again.yaml"]) == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "algorithms").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_algorithm_can_be_layered_over_the_small_world(path: Path, tmp_path: Path) -> None:
+    config = load_run([SMALL_WORLD, path])
+    assert config.algorithm.type == path.stem == config.name
+    assert config.rewards == load_run([SMALL_WORLD]).rewards
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert load_run([tmp_path / "again.yaml"]) == config
+
+
+def test_every_algorithm_but_the_default_has_a_file() -> None:
+    files = {path.stem for path in (ROOT / "configs" / "algorithms").glob("*.yaml")}
+    union, *_ = get_args(AlgorithmConfig)
+    assert files | {DEFAULT_TYPE} == {section.model_fields["type"].default for section in get_args(union)}
 
 
 def test_every_option_is_read_by_the_code() -> None:
@@ -62,7 +79,45 @@ def test_files_merge_left_to_right_and_overrides_come_last(tmp_path: Path) -> No
     assert config.training.optimizer.lr == 2e-6
     assert config.training.batch_size == 4
     assert config.training.num_updates == load_run([SMALL_WORLD]).training.num_updates
-    assert config.algorithm.branches == ("denoise",)
+    assert config.algorithm == SRPOConfig(control_words="detailed", branches=("denoise",))
+    assert config.control_words == config.word_sets["detailed"]
+
+
+def test_another_algorithm_starts_from_its_own_defaults(tmp_path: Path) -> None:
+    (tmp_path / "refl.yaml").write_text("algorithm: {type: refl, hinge: 4.0}\n")
+    (tmp_path / "more.yaml").write_text("algorithm: {late_share: 0.2}\n")
+    assert load_run([SMALL_WORLD, tmp_path / "refl.yaml"]).algorithm == ReFLConfig(hinge=4.0)
+    layered = load_run([SMALL_WORLD, tmp_path / "refl.yaml", tmp_path / "more.yaml"])
+    assert layered.algorithm == ReFLConfig(hinge=4.0, late_share=0.2)
+    assert layered.control_words is None
+
+
+def test_naming_the_same_algorithm_again_keeps_its_keys(tmp_path: Path) -> None:
+    (tmp_path / "bare.yaml").write_text("algorithm: {hinge: 4.0}\n")
+    (tmp_path / "same.yaml").write_text("algorithm: {type: srpo, branches: [denoise]}\n")
+    config = load_run([SMALL_WORLD, tmp_path / "bare.yaml", tmp_path / "same.yaml"])
+    assert config.algorithm == SRPOConfig(control_words="detailed", hinge=4.0, branches=("denoise",))
+    values = load_values([tmp_path / "bare.yaml", tmp_path / "same.yaml"])
+    assert values["algorithm"] == {"hinge": 4.0, "type": "srpo", "branches": ["denoise"]}
+
+
+@pytest.mark.parametrize(
+    "overrides", [["algorithm.type=refl", "algorithm.hinge=2"], ["algorithm.hinge=2", "algorithm.type=refl"]]
+)
+def test_override_of_the_type_drops_the_other_algorithms_keys_only(overrides: list[str]) -> None:
+    assert load_run([SMALL_WORLD], overrides).algorithm == ReFLConfig(hinge=2.0)
+
+
+def test_sweep_can_compare_with_another_algorithm() -> None:
+    changed = apply(load_run([SMALL_WORLD]), {"algorithm.hinge": 2.0, "algorithm.type": "refl"})
+    assert changed.algorithm == ReFLConfig(hinge=2.0)
+
+
+def test_config_that_names_no_algorithm_is_srpo() -> None:
+    values = load_values([SMALL_WORLD])
+    del values["algorithm"]
+    assert RunConfig.model_validate(values).algorithm == SRPOConfig()
+    assert RunConfig.model_validate({**values, "algorithm": {"hinge": 1.0}}).algorithm == SRPOConfig(hinge=1.0)
 
 
 def test_lists_are_replaced_and_mappings_are_merged() -> None:
@@ -118,11 +173,24 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("name=../evil", r"name: .*got '../evil'"),
         ("rewards.models=[]", r"rewards.models"),
         ("evaluation.held_out.0.name=preference", r"got preference more than once"),
+        ("evaluation.held_out.0.nam=x", r"evaluation.held_out.0.nam: expected one of name, path.*did you mean `name`"),
+        ("algorithm.hing=1", r"algorithm.hing: expected one of branches, .*did you mean `hinge`\?"),
+        ("algorithm.type=dance", r"algorithm.type: expected one of srpo, .*; got 'dance'; did you mean `dance_grpo`\?"),
+        ("algorithm.type=ppo", r"algorithm.type: expected one of srpo, .*; got 'ppo'; choose one of them"),
+        ("rewards.models.0.type=clip", r"rewards.models.0.type: expected one of open_clip, python; got 'clip'"),
+        ("algorithm={type: draft, num_steps: 2}", r"algorithm: expected num_steps 1 with renoisings"),
+        ("algorithm={type: draft, num_steps: 13, renoisings: 0}", r"num_steps of at most rollout.num_steps = 12"),
+        ("algorithm={type: direct_align, timestep_window: [9, 9]}", r"0 <= first < last .*got \[9, 9\]"),
     ],
 )
 def test_unusable_value_is_refused_with_expected_received_and_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_run([SMALL_WORLD], [override])
+
+
+def test_policy_gradient_needs_a_random_step() -> None:
+    with pytest.raises(ConfigError, match=r"expected rollout.num_steps of at least 2 .* got 1"):
+        load_run([SMALL_WORLD], ["algorithm.type=dance_grpo", "rollout.num_steps=1"])
 
 
 @pytest.mark.parametrize(
@@ -158,11 +226,12 @@ def test_values_are_not_checked_before_all_layers_are_merged(tmp_path: Path) -> 
 
 
 def test_reference_preset_has_every_released_number() -> None:
-    folder = ROOT / "configs" / "algorithms"
+    folder = ROOT / "configs" / "presets"
     reference = load_run([SMALL_WORLD, folder / "srpo_reference.yaml"])
     assert (reference.rollout.num_steps, reference.rollout.shift, reference.rollout.guidance_scale) == (25, 3.0, 1.0)
     assert (reference.model.resolution, reference.model.truncate_sigma) == (720, True)
     algorithm, optimizer = reference.algorithm, reference.training.optimizer
+    assert isinstance(algorithm, SRPOConfig)
     assert (algorithm.timestep_window, algorithm.window_points, algorithm.interpolation_strength) == (
         (5, 25),
         1000,
@@ -171,13 +240,20 @@ def test_reference_preset_has_every_released_number() -> None:
     assert (algorithm.denoise_discount, algorithm.inversion_discount) == ((0.1, 0.25), (0.3, 0.01))
     assert (algorithm.hinge, algorithm.guidance_scale, algorithm.noise) == (0.7, 3.5, "shared")
     assert algorithm.branches == ("denoise", "inversion")
+    assert reference.control_words is not None
     assert reference.control_words.positive == ("Natural-lighting", "Detail", "Detailed", "Real")
     assert reference.control_words.negative == ("Concept art", "Painting", "Anime", "Flat", "Oil")
     assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (5e-6, (0.9, 0.999), 1e-4)
     assert (optimizer.max_grad_norm, reference.training.batch_size, reference.training.num_updates) == (0.1, 32, 19)
 
     pick_score = load_run([SMALL_WORLD, folder / "srpo_reference.yaml", folder / "srpo_reference_pickscore.yaml"])
+    assert isinstance(pick_score.algorithm, SRPOConfig)
     assert (pick_score.algorithm.timestep_window, pick_score.rollout.guidance_scale) == ((5, 30), 2.0)
     assert pick_score.algorithm.denoise_discount == (0.1, 0.5)
     assert pick_score.algorithm.inversion_discount == (0.6, 0.01)
     assert pick_score.algorithm.hinge == 0.7
+
+
+def test_real_pictures_are_refused_where_the_algorithm_needs_its_own_rollouts() -> None:
+    with pytest.raises(ConfigError, match=r"expected data.images to be unset with algorithm.type=refl"):
+        load_run([SMALL_WORLD], ["algorithm.type=refl", "data.images=small_world:realistic"])

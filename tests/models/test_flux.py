@@ -7,7 +7,7 @@ import torch
 from diffusers import FluxPipeline
 
 from srpo_ray.flow import shifted_sigmas
-from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae
+from srpo_ray.models.flux import Evaluations, FluxPolicy, load_transformer, load_vae
 from srpo_ray.models.latents import pack, position_ids, unpack
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text import Conditioning, encode_prompts
@@ -76,6 +76,15 @@ def test_gradient_reaches_the_transformer_and_not_the_frozen_vae(policy: FluxPol
     assert isinstance(network, torch.nn.Module)
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert all(parameter.grad is None for parameter in policy.vae.parameters())
+
+
+def test_evaluations_are_counted_by_sample_without_and_with_gradient(policy: FluxPolicy) -> None:
+    conditioning = encode_prompts(resolve_path("small_world"), PROMPTS, 16)
+    policy.take_evaluations()
+    tokens = policy.rollout(torch.randn(2, 16, 64), conditioning, shifted_sigmas(3, 3.0), 3.5)
+    policy.integrate(tokens, conditioning, torch.tensor([0.5, 0.2, 0.0]), 3.5)
+    assert policy.take_evaluations() == Evaluations(forward=6, forward_backward=4)
+    assert policy.take_evaluations() == Evaluations()
 
 
 def test_encode_and_decode_are_near_inverses(policy: FluxPolicy) -> None:

@@ -1,0 +1,69 @@
+"""AlignProp (arXiv 2310.03739): back-propagate the reward through the sampler, cut at a random step.
+
+The transformer's outputs before the cut are constants. As the starting noise is one too, the steps before the cut
+carry no gradient at all, so they are sampled without.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srpo_ray.algorithms.base import Batch, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.config.baselines import AlignPropConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import generator, uniform_integer
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.rewards.base import RewardScorer
+
+
+@dataclass(frozen=True)
+class CutChain:
+    """A chain up to its cut."""
+
+    tokens: Tensor
+    """Tokens at the cut, `[B, N, 64]`."""
+    cut: int
+    """Steps made already, all without gradient."""
+
+
+class AlignProp:
+    """Reward back-propagation through a randomly truncated chain."""
+
+    losses_in_flight = 1
+
+    def __init__(
+        self, config: AlignPropConfig, rollout: RolloutConfig, policy: FluxPolicy, rewards: RewardScorer, seed: int
+    ) -> None:
+        self.config = config
+        self.rollout = rollout
+        self.policy = policy
+        self.rewards = rewards
+        self.seed = seed
+        self.sigmas = rollout_sigmas(rollout)
+
+    def collect(self, batch: Batch) -> CutChain:
+        """Sample up to the cut of the update, without gradient."""
+        noise = self.policy.noise([generator(self.seed, "rollout", batch.step, sample) for sample in batch.samples])
+        cut = self._cut(batch.step)
+        grid = self.sigmas[: cut + 1]
+        return CutChain(self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale), cut)
+
+    def losses(self, batch: Batch, collected: CutChain) -> Iterator[PendingLoss]:
+        """Yield the one loss of the batch."""
+        grid = self.sigmas[collected.cut :]
+        clean = self.policy.integrate(collected.tokens, batch.conditioning, grid, self.rollout.guidance_scale)
+        gradient_steps = torch.full((len(clean),), float(len(grid) - 1))
+        metrics = {"step/gradient_steps": gradient_steps}
+        yield reward_loss(self.rewards, batch, self.policy.decode(clean), "sample", metrics=metrics)
+
+    def _cut(self, step: int) -> int:
+        """First step with gradient; one draw for all samples and workers, because it sets which calls carry one."""
+        last = self.rollout.num_steps - 1
+        if self.config.cut == "uniform":
+            return uniform_integer(0, last, self.seed, "cut", step)
+        deviate = torch.randn((), generator=generator(self.seed, "cut", step)).item()
+        share = self.config.cut_mean + self.config.cut_std * deviate
+        return min(max(round(share * self.rollout.num_steps), 0), last)

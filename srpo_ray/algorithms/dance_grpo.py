@@ -1,0 +1,135 @@
+"""DanceGRPO (arXiv 2505.07818): policy gradients for a flow that samples by random steps.
+
+Every prompt is sampled several times from one noise. A picture that scores better than its group makes the random
+steps that led to it more likely. No gradient of the reward is needed, so any black box can be one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.reward_loss import plain_queries
+from srpo_ray.config.baselines import DanceGRPOConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import euler_step, generator, log_density, sde_step
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.text import Conditioning
+from srpo_ray.rewards.base import PendingScore, RewardScorer
+
+
+def group_advantages(rewards: Tensor, group_size: int, limit: float) -> Tensor:
+    """How much better than its own group each picture is, in standard deviations of the group.
+
+    Args:
+        rewards: `[B * group_size]`, group by group.
+        group_size: Pictures of one prompt, at least 2.
+        limit: Advantages are clamped to plus or minus this.
+
+    Returns:
+        `[B * group_size]`; zero where a group's rewards are all the same.
+    """
+    groups = rewards.reshape(-1, group_size)
+    centred = groups - groups.mean(dim=1, keepdim=True)
+    return (centred / (groups.std(dim=1, keepdim=True) + 1e-8)).clamp(-limit, limit).flatten()
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Random walks of S = B * group_size samples, group by group, through n steps."""
+
+    points: Tensor
+    """Tokens before each random step and after the last one, `[n, S, N, 64]`."""
+    log_densities: Tensor
+    """Of each random step under the model that made it, `[n - 1, S]`."""
+    conditioning: Conditioning
+    """Text features, S of them."""
+    pending: PendingScore
+    """Rewards of the finished pictures."""
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """One random step of all samples, made as likely as their advantage says."""
+
+    log_density: Tensor
+    """Under the present model, `[S]` with gradient."""
+    old_log_density: Tensor
+    """Under the model that made the step, `[S]`."""
+    pending: PendingScore
+    config: DanceGRPOConfig
+    share: float
+    """This step's share of the batch's loss."""
+
+    def result(self) -> LossOutput:
+        """Wait for the rewards: the mean of `max(-A * ratio, -A * clip(ratio, 1 - range, 1 + range))`."""
+        config, scores = self.config, self.pending.result()
+        advantages = group_advantages(scores.total, config.group_size, config.advantage_limit)
+        ratio = torch.exp(self.log_density - self.old_log_density)
+        clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
+        losses = torch.maximum(-advantages * ratio, -advantages * clipped)
+        metrics = {f"reward/{name}/sample": values for name, values in scores.raw.items()}
+        metrics["reward/total/sample"] = scores.total
+        metrics["reward/group_std"] = scores.total.reshape(-1, config.group_size).std(dim=1)
+        metrics["loss/policy"] = losses.detach()
+        metrics["advantage/std"] = advantages.std().reshape(1)
+        metrics["ratio/clip_fraction"] = (ratio.detach() != clipped.detach()).float()
+        return LossOutput(self.share * losses.mean(), metrics)
+
+
+class DanceGRPO:
+    """Group relative policy optimization of a flow."""
+
+    losses_in_flight = 1
+
+    def __init__(
+        self, config: DanceGRPOConfig, rollout: RolloutConfig, policy: FluxPolicy, rewards: RewardScorer, seed: int
+    ) -> None:
+        self.config = config
+        self.rollout = rollout
+        self.policy = policy
+        self.rewards = rewards
+        self.seed = seed
+        self.sigmas = rollout_sigmas(rollout)
+
+    @torch.no_grad()
+    def collect(self, batch: Batch) -> Trajectories:
+        """Walk from each prompt's noise to `group_size` pictures and submit them."""
+        children = [(index, child) for index in range(len(batch.samples)) for child in range(self.config.group_size)]
+        rows = [index for index, _ in children]
+        conditioning = batch.conditioning[rows]
+        first = self.policy.noise([generator(self.seed, "rollout", batch.step, sample) for sample in batch.samples])
+        sources = [generator(self.seed, "sde", batch.step, batch.samples[row], child) for row, child in children]
+        points, log_densities = [first[rows]], []
+        for index in range(self.rollout.num_steps - 1):
+            mean, std = self._step(points[-1], conditioning, index)
+            points.append(mean + std * self.policy.noise(sources))
+            log_densities.append(log_density(points[-1], mean, std))
+        images = self.policy.decode(self._last_step(points[-1], conditioning))
+        pending = self.rewards.submit(images, plain_queries([batch.prompts[row] for row in rows]))
+        return Trajectories(torch.stack(points), torch.stack(log_densities), conditioning, pending)
+
+    def losses(self, batch: Batch, collected: Trajectories) -> Iterator[PendingLoss]:
+        """Yield one loss per chosen step; the choice is the update's, so that all workers make the same calls."""
+        random_steps = self.rollout.num_steps - 1
+        count = min(max(int(self.config.step_share * self.rollout.num_steps), 1), random_steps)
+        order = torch.randperm(random_steps, generator=generator(self.seed, "grpo_steps", batch.step))
+        for index in order[:count].tolist():
+            mean, std = self._step(collected.points[index], collected.conditioning, index)
+            density = log_density(collected.points[index + 1], mean, std)
+            old = collected.log_densities[index]
+            yield PolicyLoss(density, old, collected.pending, self.config, share=1 / count)
+
+    def _step(self, tokens: Tensor, conditioning: Conditioning, index: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the random step from grid point `index` to the next."""
+        here, there = (sigma.expand(len(tokens)) for sigma in self.sigmas[index : index + 2])
+        velocity = self.policy.velocity(tokens, here, conditioning, self.rollout.guidance_scale)
+        return sde_step(tokens, velocity, here, there, self.config.eta)
+
+    def _last_step(self, tokens: Tensor, conditioning: Conditioning) -> Tensor:
+        """The step to sigma 0 has no noise: it would stay in the picture that is scored."""
+        sigma = self.sigmas[-2].expand(len(tokens))
+        velocity = self.policy.velocity(tokens, sigma, conditioning, self.rollout.guidance_scale)
+        return euler_step(tokens, velocity, sigma, self.sigmas[-1].expand(len(tokens)))

@@ -1,0 +1,58 @@
+"""DRaFT (arXiv 2309.17400): back-propagate the reward through the last steps of the sampler.
+
+DRaFT-K goes through the last K steps. DRaFT-LV lowers the variance of K = 1: it noises the finished picture to the
+last noise level again, several times with fresh noise, and takes the last step from each of them too.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from srpo_ray.algorithms.base import Batch, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.config.baselines import DRaFTConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import generator, mix
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.rewards.base import RewardScorer
+
+
+class DRaFT:
+    """DRaFT-K, and DRaFT-LV where there are renoisings."""
+
+    losses_in_flight = 1
+
+    def __init__(
+        self, config: DRaFTConfig, rollout: RolloutConfig, policy: FluxPolicy, rewards: RewardScorer, seed: int
+    ) -> None:
+        self.config = config
+        self.rollout = rollout
+        self.policy = policy
+        self.rewards = rewards
+        self.seed = seed
+        sigmas = rollout_sigmas(rollout)
+        self.early, self.late = sigmas[: -config.num_steps], sigmas[-config.num_steps - 1 :]
+
+    def collect(self, batch: Batch) -> Tensor:
+        """Sample tokens `[B, N, 64]` up to the steps that carry gradient."""
+        noise = self.policy.noise([generator(self.seed, "rollout", batch.step, sample) for sample in batch.samples])
+        return self.policy.rollout(noise, batch.conditioning, self.early, self.rollout.guidance_scale)
+
+    def losses(self, batch: Batch, collected: Tensor) -> Iterator[PendingLoss]:
+        """Yield the loss of the sampled pictures, then one per renoising; the update is their mean."""
+        share = 1 / (1 + self.config.renoisings)
+        clean = self._finish(batch, collected)
+        yield reward_loss(self.rewards, batch, self.policy.decode(clean), "sample", share=share)
+        for index in range(self.config.renoisings):
+            renoised = self._finish(batch, self._renoise(batch, clean.detach(), index))
+            yield reward_loss(self.rewards, batch, self.policy.decode(renoised), "renoised", share=share)
+
+    def _finish(self, batch: Batch, tokens: Tensor) -> Tensor:
+        """The last steps of the sampler, with gradient."""
+        return self.policy.integrate(tokens, batch.conditioning, self.late, self.rollout.guidance_scale)
+
+    def _renoise(self, batch: Batch, clean: Tensor, index: int) -> Tensor:
+        """Finished tokens at the last noise level again, with a noise of their own."""
+        sources = [generator(self.seed, "renoise", batch.step, sample, index) for sample in batch.samples]
+        return mix(clean, self.policy.noise(sources), torch.full((len(clean),), self.late[0].item()))

@@ -1,0 +1,64 @@
+"""ReFL (ImageReward, arXiv 2304.05977): reward the clean picture that is predicted from one late step.
+
+The sampler runs without gradient to a random late step; from there one call with gradient predicts the clean picture
+at once. Earlier steps get no gradient, because their prediction is too blurred for a reward model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from srpo_ray.algorithms.base import Batch, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.config.baselines import ReFLConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import euler_step, generator, uniform_integer
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.rewards.base import RewardScorer
+
+
+@dataclass(frozen=True)
+class LatePoint:
+    """Where the sampler stopped."""
+
+    tokens: Tensor
+    """Tokens at `sigma`, `[B, N, 64]`."""
+    sigma: Tensor
+    """The same for all samples, `[B]`."""
+
+
+class ReFL:
+    """Reward feedback learning."""
+
+    losses_in_flight = 1
+
+    def __init__(
+        self, config: ReFLConfig, rollout: RolloutConfig, policy: FluxPolicy, rewards: RewardScorer, seed: int
+    ) -> None:
+        self.config = config
+        self.rollout = rollout
+        self.policy = policy
+        self.rewards = rewards
+        self.seed = seed
+        self.sigmas = rollout_sigmas(rollout)
+
+    def collect(self, batch: Batch) -> LatePoint:
+        """Sample up to the step that is drawn for the update, without gradient."""
+        noise = self.policy.noise([generator(self.seed, "rollout", batch.step, sample) for sample in batch.samples])
+        last = self.rollout.num_steps - 1
+        first = self.rollout.num_steps - max(1, round(self.config.late_share * self.rollout.num_steps))
+        # One draw for all samples and workers, because it sets the number of transformer calls.
+        stop = uniform_integer(first, last, self.seed, "refl_step", batch.step)
+        grid = self.sigmas[: stop + 1]
+        tokens = self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale)
+        return LatePoint(tokens, self.sigmas[stop].expand(len(tokens)))
+
+    def losses(self, batch: Batch, collected: LatePoint) -> Iterator[PendingLoss]:
+        """Yield the one loss of the batch."""
+        tokens, sigma = collected.tokens, collected.sigma
+        velocity = self.policy.velocity(tokens, sigma, batch.conditioning, self.rollout.guidance_scale)
+        clean = euler_step(tokens, velocity, sigma, sigma.new_zeros(len(sigma)))
+        images = self.policy.decode(clean)
+        metrics = {"step/sigma/predicted": sigma}
+        yield reward_loss(self.rewards, batch, images, "predicted", metrics=metrics, hinge=self.config.hinge)

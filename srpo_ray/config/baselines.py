@@ -1,0 +1,102 @@
+"""What the algorithms that SRPO is compared with can be told. Defaults are their authors', or those in public use.
+
+Where the gradient goes through steps of the sampler (all but Direct-Align), section `rollout` sets the steps, the
+shift and the guidance of these steps too.
+"""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from srpo_ray.config.base import AlgorithmSection, Scope
+
+
+class DirectAlignConfig(AlgorithmSection):
+    """Direct-Align with a plain reward, arXiv 2509.06942; window and strength as in SRPO's HPSv2.1 recipe."""
+
+    takes_images: ClassVar[bool] = True
+    type: Literal["direct_align"] = "direct_align"
+    timestep_window: tuple[int, int] = (5, 25)
+    """First and last index of the `window_grid_steps` grid between which updates land; 0 is pure noise."""
+    window_grid_steps: int = Field(default=50, ge=2)
+    """Steps of the sigma grid that `timestep_window` counts in."""
+    window_points: int = Field(default=1000, ge=20)
+    """Points of the even re-gridding of the window."""
+    window_shift: float = Field(default=3.0, gt=0)
+    """Shift of the sigma grid that the window is cut from."""
+    interpolation_strength: float = Field(default=0.9, gt=0, lt=1)
+    """Share of the window's noise removed by the known noise and not by the model."""
+    hinge: float = 0.7
+    """Loss is `relu(hinge - reward)`; set it above the reward's range for a linear loss."""
+    guidance_scale: float = Field(default=3.5, ge=0)
+    """Guidance embedding of the transformer call that carries gradient."""
+    noise: Scope = "shared"
+    """Whether all rollouts of an update start from one noise, all of a worker's, or each from its own."""
+
+    @model_validator(mode="after")
+    def _check_window(self) -> Self:
+        first, last = self.timestep_window
+        if not 0 <= first < last < self.window_grid_steps:
+            raise ValueError(
+                f"expected timestep_window [first, last] with 0 <= first < last < window_grid_steps"
+                f" = {self.window_grid_steps}, got [{first}, {last}]; give the noisier end first"
+            )
+        return self
+
+
+class ReFLConfig(AlgorithmSection):
+    """Reward feedback learning, ImageReward, arXiv 2304.05977; defaults of its public FLUX settings."""
+
+    type: Literal["refl"] = "refl"
+    late_share: float = Field(default=0.44, gt=0, le=1)
+    """Share of the sampler's last steps that the gradient step is drawn from; 0.44 is 11 of 25."""
+    hinge: float = 0.55
+    """Loss is `relu(hinge - reward)`; the default is for HPSv2.1, set it above the range of other rewards."""
+
+
+class DRaFTConfig(AlgorithmSection):
+    """Direct reward fine-tuning, arXiv 2309.17400; the default is DRaFT-LV with its authors' two renoisings."""
+
+    type: Literal["draft"] = "draft"
+    num_steps: int = Field(default=1, ge=1)
+    """Last sampler steps that carry gradient: the K of DRaFT-K."""
+    renoisings: int = Field(default=2, ge=0)
+    """Fresh noises on each finished picture, a gradient step from each (DRaFT-LV); 0 is DRaFT-K."""
+
+    @model_validator(mode="after")
+    def _check_renoisings(self) -> Self:
+        if self.renoisings and self.num_steps != 1:
+            raise ValueError(
+                f"expected num_steps 1 with renoisings, got num_steps={self.num_steps} and"
+                f" renoisings={self.renoisings}; DRaFT-LV goes back by one step, so set renoisings to 0 for DRaFT-K"
+            )
+        return self
+
+
+class AlignPropConfig(AlgorithmSection):
+    """AlignProp, arXiv 2310.03739; the uniform cut is its authors'."""
+
+    type: Literal["align_prop"] = "align_prop"
+    cut: Literal["uniform", "normal"] = "uniform"
+    """How the first step with gradient is drawn, once per update."""
+    cut_mean: float = Field(default=0.84, ge=0, le=1)
+    """Mean of a normal cut as a share of the sampler's steps; 0.84 is step 42 of 50."""
+    cut_std: float = Field(default=0.1, ge=0)
+    """Standard deviation of a normal cut as a share of the sampler's steps; 0.1 is 5 of 50."""
+
+
+class DanceGRPOConfig(AlgorithmSection):
+    """DanceGRPO, arXiv 2505.07818; defaults of its FLUX recipe, which has 16 rollout steps with shift 3."""
+
+    needs_image_gradient: ClassVar[bool] = False
+    type: Literal["dance_grpo"] = "dance_grpo"
+    group_size: int = Field(default=12, ge=2)
+    """Pictures per prompt that are compared with each other; the update has this many times its batch size."""
+    eta: float = Field(default=0.3, gt=0)
+    """Noise of the sampler's random steps."""
+    step_share: float = Field(default=0.6, gt=0, le=1)
+    """Share of the sampler's steps that an update trains; the last step has no noise and is never one."""
+    clip_range: float = Field(default=1e-4, gt=0)
+    """A probability ratio further than this from 1 has no gradient in the direction that takes it further."""
+    advantage_limit: float = Field(default=5.0, gt=0)
+    """Advantages are clamped to plus or minus this many standard deviations."""

@@ -1,0 +1,83 @@
+"""From pydantic's errors to messages that a person can act on."""
+
+import difflib
+from collections.abc import Iterable
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic_core import ErrorDetails
+
+from srpo_ray.config.base import Section
+
+
+def describe(kind: type[Section], details: ErrorDetails) -> str:
+    """One error of a check as `path: expected ..., got ...; what to do`.
+
+    Args:
+        kind: The config class that was checked.
+        details: The error as pydantic tells it.
+    """
+    path, known = locate(kind, details["loc"])
+    if details["type"] == "extra_forbidden":
+        return (
+            f"{path}: expected one of {', '.join(sorted(known))}; got an unknown key;"
+            f" {_suggest(str(details['loc'][-1]), known)}"
+        )
+    if details["type"] == "union_tag_invalid":
+        context = details.get("ctx", {})
+        types = [name.strip("'") for name in context["expected_tags"].split(", ")]
+        cure = _suggest(context["tag"], types, "choose one of them")
+        return f"{path}.type: expected one of {', '.join(types)}; got {context['tag']!r}; {cure}"
+    if details["type"] == "missing":
+        return f"{path}: expected a value, got none; add it"
+    if details["type"] == "value_error":
+        message = details["msg"].removeprefix("Value error, ")
+        return f"{path}: {message}" if path else message
+    return f"{path}: {details['msg'].replace('Input should', 'expected to')}; got {details['input']!r}"
+
+
+def _suggest(word: str, known: Iterable[str], otherwise: str = "remove it") -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"did you mean `{close[0]}`?" if close else otherwise
+
+
+def locate(kind: type[Section], location: Iterable[int | str]) -> tuple[str, set[str]]:
+    """Find what pydantic means by a location of an error.
+
+    Args:
+        kind: The config class that was checked.
+        location: Keys and list indices. Where a section is one of several classes, the `type` of the class
+            stands in between, though no key of the config is called so.
+
+    Returns:
+        The dotted path, and all keys of the section that its last key is in; none where it is in no section.
+    """
+    path: list[str] = []
+    known: set[str] = set()
+    here: Any = kind
+    for key in location:
+        sections = _sections(here)
+        chosen = {section.model_fields["type"].default: section for section in sections if len(sections) > 1}
+        if key in chosen:
+            here = chosen[key]
+            continue
+        path.append(str(key))
+        fields = sections[0].model_fields if len(sections) == 1 else {}
+        known = set(fields)
+        here = fields[str(key)].annotation if str(key) in fields else _element(here)
+    return ".".join(path), known
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The config classes that a value with this annotation can have."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        return [section for part in get_args(annotation) for section in _sections(part)]
+    return []
+
+
+def _element(annotation: Any) -> Any:
+    """Annotation of what a tuple or a mapping holds; None where it is neither."""
+    held = [part for part in get_args(annotation) if part is not Ellipsis]
+    return held[-1] if held else None

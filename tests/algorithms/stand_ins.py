@@ -1,0 +1,125 @@
+"""A policy and a reward that are linear and in float64, so that losses and gradients can be derived by hand."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from srpo_ray.algorithms import Batch
+from srpo_ray.flow import generator
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.text import Conditioning
+from srpo_ray.rewards.base import RewardScorer, Scores
+from srpo_ray.rewards.query import TextQuery
+
+SHAPE = (2, 3)
+ELEMENTS = 6
+
+
+class AffinePolicy:
+    """Velocity is `slope * tokens + offset`, and a picture is its clean tokens."""
+
+    def __init__(self) -> None:
+        self.slope = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        self.offset = torch.linspace(-1, 1, ELEMENTS, dtype=torch.float64).reshape(SHAPE).requires_grad_()
+        self.calls: list[tuple[bool, float, float]] = []
+        """Of each call: whether it carried gradient, its first sigma, its guidance scale."""
+
+    def noise(self, generators: list[torch.Generator]) -> Tensor:
+        return torch.stack([torch.randn(SHAPE, generator=source).double() for source in generators])
+
+    def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+        assert len(tokens) == len(sigma) == len(conditioning)
+        self.calls.append((torch.is_grad_enabled(), sigma[0].item(), guidance_scale))
+        return self.slope * tokens + self.offset
+
+    def integrate(self, tokens: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
+        for here, there in pairwise(sigmas.tolist()):
+            sigma = torch.full((len(tokens),), here, dtype=torch.float64)
+            tokens = tokens + (there - here) * self.velocity(tokens, sigma, conditioning, guidance_scale)
+        return tokens
+
+    @torch.no_grad()
+    def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
+        return self.integrate(noise, conditioning, sigmas, guidance_scale)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+
+class PromptRewards:
+    """Score = mean of the picture times the prompt's number, `"prompt 3"` has 4."""
+
+    def __init__(self) -> None:
+        self.submitted: list[tuple[Tensor, Sequence[TextQuery]]] = []
+
+    def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> Any:
+        self.submitted.append((images, queries))
+        assert all(query == TextQuery.plain(query.texts[0]) for query in queries)
+        slopes = torch.tensor([float(query.texts[0].split()[1]) + 1 for query in queries], dtype=torch.float64)
+        total = images.mean(dim=(1, 2)) * slopes
+        return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}))
+
+
+def make_batch(size: int = 3, step: int = 1) -> Batch:
+    conditioning = Conditioning(torch.zeros(size, 1, 1), torch.zeros(size, 1))
+    return Batch(step, tuple(range(size)), tuple(f"prompt {index}" for index in range(size)), conditioning)
+
+
+def as_policy(policy: AffinePolicy) -> FluxPolicy:
+    return cast(FluxPolicy, policy)
+
+
+def as_scorer(rewards: PromptRewards) -> RewardScorer:
+    return cast(RewardScorer, rewards)
+
+
+def grid(num_steps: int, shift: float = 3.0) -> list[float]:
+    """The sampler's sigmas by their formula."""
+    even = [1 - index / num_steps for index in range(num_steps + 1)]
+    return [shift * t / (1 + (shift - 1) * t) for t in even]
+
+
+def chain_by_hand(policy: AffinePolicy, tokens: Tensor, sigmas: Sequence[float]) -> tuple[Tensor, float, Tensor]:
+    """Euler steps of the affine policy, and the derivatives of their end by the product rule.
+
+    Returns:
+        The end `[B, 2, 3]`, its derivative in the offset (the same for every element), and in the slope `[B, 2, 3]`.
+    """
+    slope, offset = policy.slope.item(), policy.offset.detach()
+    x, by_offset, by_slope = tokens, 0.0, torch.zeros_like(tokens)
+    for here, there in pairwise(sigmas):
+        move = there - here
+        by_slope = by_slope * (1 + move * slope) + move * x
+        by_offset = by_offset * (1 + move * slope) + move
+        x = x + move * (slope * x + offset)
+    return x, by_offset, by_slope
+
+
+def check_gradients(policy: AffinePolicy, parts: Sequence[tuple[float, float, Tensor]]) -> None:
+    """Compare the policy's gradients with those of `-mean over batch of prompt number * mean of picture`.
+
+    Args:
+        policy: Holds the gradients.
+        parts: Per loss its share, and the derivatives of its pictures in offset and slope.
+    """
+    by_offset, by_slope = 0.0, 0.0
+    for share, offset, slope in parts:
+        numbers = torch.arange(1, len(slope) + 1, dtype=torch.float64)
+        by_offset += -share * (numbers.mean() * offset / ELEMENTS).item()
+        by_slope += -share * (numbers * slope.mean(dim=(1, 2))).mean().item()
+    assert policy.offset.grad is not None
+    assert policy.slope.grad is not None
+    torch.testing.assert_close(
+        policy.offset.grad, torch.full(SHAPE, by_offset, dtype=torch.float64), rtol=1e-6, atol=1e-12
+    )
+    torch.testing.assert_close(policy.slope.grad, torch.tensor(by_slope, dtype=torch.float64), rtol=1e-6, atol=1e-12)
+
+
+def drawn_noise(size: int, purpose: str, *address: int, seed: int = 7) -> Tensor:
+    """Noise of every sample at the address `(1, sample, *address)`."""
+    sources = [generator(seed, purpose, 1, sample, *address) for sample in range(size)]
+    return torch.stack([torch.randn(SHAPE, generator=source).double() for source in sources])

@@ -1,0 +1,116 @@
+"""DanceGRPO against the gradient of a normal log-density by hand, and its PPO loss case by case."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from srpo_ray.algorithms.base import LossOutput
+from srpo_ray.algorithms.dance_grpo import DanceGRPO, PolicyLoss, Trajectories, group_advantages
+from srpo_ray.config.baselines import DanceGRPOConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.rewards.base import Scores
+from tests.algorithms.stand_ins import (
+    ELEMENTS,
+    SHAPE,
+    AffinePolicy,
+    PromptRewards,
+    as_policy,
+    as_scorer,
+    drawn_noise,
+    grid,
+    make_batch,
+)
+
+CONFIG = DanceGRPOConfig(group_size=4)
+STEPS = 8
+
+
+def run(policy: AffinePolicy, rewards: PromptRewards) -> tuple[Trajectories, list[LossOutput]]:
+    rollout = RolloutConfig(num_steps=STEPS, guidance_scale=2.0)
+    algorithm = DanceGRPO(CONFIG, rollout, as_policy(policy), as_scorer(rewards), seed=7)
+    walks = algorithm.collect(make_batch())
+    return walks, [pending.result() for pending in algorithm.losses(make_batch(), walks)]
+
+
+def test_gradient_is_advantage_times_the_gradient_of_the_log_density() -> None:
+    policy, rewards = AffinePolicy(), PromptRewards()
+    walks, outputs = run(policy, rewards)
+    calls = policy.calls[STEPS:]
+    torch.stack([output.loss for output in outputs]).sum().backward()
+
+    advantages = torch.cat([(g - g.mean()) / g.std() for g in walks.pending.result().total.split(4)])
+    expected = torch.zeros(SHAPE, dtype=torch.float64)
+    for _, sigma, _ in calls:
+        index = min(range(STEPS), key=lambda i: abs(grid(STEPS)[i] - sigma))
+        here, move = grid(STEPS)[index], grid(STEPS)[index + 1] - grid(STEPS)[index]
+        x, velocity = walks.points[index], policy.slope.detach() * walks.points[index] + policy.offset.detach()
+        # score = -(x + (1 - sigma) v) / sigma, and so d mean / d v = move * (1 + eta^2 / 2 * (1 - sigma) / sigma)
+        score = -(x + (1 - here) * velocity) / here
+        mean = x + move * velocity - 0.5 * 0.3**2 * score * move
+        slope = move * (1 + 0.5 * 0.3**2 * (1 - here) / here)
+        residual = (walks.points[index + 1] - mean) / (0.3**2 * -move)
+        by_offset = residual * slope / ELEMENTS
+        expected -= (advantages[:, None, None] * by_offset).mean(0) / len(calls)
+    torch.testing.assert_close(policy.offset.grad, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_six_tenths_of_the_steps_are_trained_each_once_and_never_the_last() -> None:
+    policy = AffinePolicy()
+    _, outputs = run(policy, PromptRewards())
+    trained = [sigma for gradient, sigma, _ in policy.calls if gradient]
+    assert len(outputs) == len(trained) == len(set(trained)) == 4
+    assert min(trained) > grid(STEPS)[-2] + 1e-6
+    assert sum(not gradient for gradient, _, _ in policy.calls) == STEPS
+    assert {guidance for _, _, guidance in policy.calls} == {2.0}
+
+
+def test_group_has_one_starting_noise_and_walks_of_its_own() -> None:
+    rewards = PromptRewards()
+    walks, _ = run(AffinePolicy(), rewards)
+    noise = drawn_noise(3, "rollout")
+    assert torch.equal(walks.points[0], noise.repeat_interleave(4, dim=0))
+    assert len({point.sum().item() for point in walks.points[-1]}) == 12
+    images, queries = rewards.submitted[0]
+    assert not images.requires_grad
+    assert [query.texts[0] for query in queries] == [f"prompt {index}" for index in range(3) for _ in range(4)]
+
+
+def test_random_steps_have_the_spread_of_the_sde_and_the_stated_density() -> None:
+    walks, _ = run(AffinePolicy(), PromptRewards())
+    for index in range(STEPS - 1):
+        std = 0.3 * math.sqrt(grid(STEPS)[index] - grid(STEPS)[index + 1])
+        x = walks.points[index]
+        velocity = 0.3 * x + torch.linspace(-1, 1, ELEMENTS, dtype=torch.float64).reshape(SHAPE)
+        here, move = grid(STEPS)[index], grid(STEPS)[index + 1] - grid(STEPS)[index]
+        mean = x + move * velocity + 0.5 * 0.3**2 * (x + (1 - here) * velocity) / here * move
+        expected = torch.distributions.Normal(mean, std).log_prob(walks.points[index + 1]).mean(dim=(1, 2))
+        torch.testing.assert_close(walks.log_densities[index], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_advantages_are_deviations_within_the_group_clamped() -> None:
+    rewards = torch.tensor([1.0, 2.0, 3.0, 7.0, 7.0, 7.0], dtype=torch.float64)
+    found = group_advantages(rewards, 3, 5.0)
+    torch.testing.assert_close(found, torch.tensor([-1.0, 0, 1, 0, 0, 0], dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    one_outlier = torch.tensor([0.0] * 99 + [1.0], dtype=torch.float64)
+    assert group_advantages(one_outlier, 100, 5.0)[-1].item() == 5.0
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "expected", "has_gradient"),
+    # Advantages of the two samples are -0.7071 and +0.7071; the ratio is the second's, the first one's is 1.
+    [(0.0, 0.0, True), (0.5, 0.35355 * (1 - 1.0001), False), (-0.5, 0.35355 * (1 - math.exp(-0.5)), True)],
+)
+def test_ratio_is_clipped_where_it_would_gain(log_ratio: float, expected: float, has_gradient: bool) -> None:
+    total = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    pending: Any = SimpleNamespace(result=lambda: Scores(total, {}))
+    now = torch.tensor([0.0, log_ratio], dtype=torch.float64, requires_grad=True)
+    config = DanceGRPOConfig(group_size=2)
+    output = PolicyLoss(now, torch.zeros(2, dtype=torch.float64), pending, config, share=1.0).result()
+    assert output.loss.item() == pytest.approx(expected, abs=1e-5)
+    output.loss.backward()
+    assert now.grad is not None
+    assert bool(now.grad[1] != 0) == has_gradient
+    assert output.metrics["ratio/clip_fraction"].tolist() == [0.0, float(log_ratio != 0)]
