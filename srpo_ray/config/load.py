@@ -5,7 +5,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -66,6 +66,8 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
     """Return a copy of nested `values` with the entry at a dotted path set; `rewards.models.0.weight` counts lists.
 
+    A section on the way that is unset (None) is made.
+
     Raises:
         ConfigError: If the path runs through something that is neither a mapping nor a list.
     """
@@ -73,7 +75,11 @@ def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
     node: Any = root
     *parents, last = dotted.split(".")
     for depth, key in enumerate(parents):
-        node = node[_list_index(node, key, dotted)] if isinstance(node, list) else node.setdefault(key, {})
+        if isinstance(node, list):
+            node = node[_list_index(node, key, dotted)]
+        else:
+            node[key] = {} if node.get(key) is None else node[key]
+            node = node[key]
         if not isinstance(node, dict | list):
             at = ".".join(parents[: depth + 1])
             raise ConfigError(f"{dotted}: expected a section at `{at}`, got {node!r}; check the dotted path")
@@ -137,10 +143,19 @@ def known_keys(kind: type[Section], location: Iterable[int | str]) -> set[str]:
     """The keys that the section at `location` knows; empty where it is no section."""
     for key in location:
         field = kind.model_fields.get(str(key))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Section):
+        inner = _section(field.annotation) if field else None
+        if inner is None:
             return set()
-        kind = field.annotation
+        kind = inner
     return set(kind.model_fields)
+
+
+def _section(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, also one that may be unset."""
+    found = [
+        kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def load_values(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
