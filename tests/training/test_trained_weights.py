@@ -1,6 +1,7 @@
 """Adapters, average, schedule, micro-batches and bfloat16 on two ranks, against a loop in plain torch."""
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 from torch.func import functional_call
+from torch.nn.functional import linear
 
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.config.training import EmaConfig, LearningRateScheduleConfig, OptimizerConfig, TrainingConfig
@@ -59,14 +61,13 @@ class Setting:
         )
 
 
-ALL_ON = Setting(lora=True, ema=True, schedule=True, micro_batch_size=1)
+ALL_ON = Setting(lora=True, ema=True, schedule=True, micro_batch_size=1, sharded=True)
 SETTINGS = {
     "lora": Setting(lora=True),
     "ema": Setting(ema=True),
     "schedule": Setting(schedule=True),
     "micro-batches": Setting(micro_batch_size=1),
     "all on": ALL_ON,
-    "all on, sharded": replace(ALL_ON, sharded=True),
     "bfloat16": Setting(bfloat16=True, micro_batch_size=1),
     "bfloat16, all on": replace(ALL_ON, bfloat16=True),
 }
@@ -93,7 +94,7 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
         engine = Engine(network, config, setting.dtype)
     if state:
         engine.load(state["weights"], state["optimizer"], steps.start, state["average"])
-    norms, rates, shown = [], [], torch.empty(0)
+    norms, rates, shown, halfway = [], [], torch.empty(0), {}
     size = config.micro_batch_size or config.worker_batch_size
     for first, second, sigma in batches(steps):
         for start in range(rank * config.worker_batch_size, (rank + 1) * config.worker_batch_size, size):
@@ -103,15 +104,21 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
         norms.append(engine.step())
         rates.append(engine.lr)
         shown = show(engine, first.to(setting.dtype), sigma)
+        if len(norms) == UPDATES // 2:
+            halfway = state_of(engine)
     return {
         "initial": initial,
-        "weights": engine.weights(),
-        "optimizer": engine.optimizer_state(),
-        "average": engine.average(),
+        "halfway": halfway,
+        **state_of(engine),
         "norms": norms,
         "rates": rates,
         "shown": shown,
     }
+
+
+def state_of(engine: Engine) -> dict[str, Any]:
+    """What a checkpoint keeps."""
+    return {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "average": engine.average()}
 
 
 def show(engine: Engine, tokens: Tensor, sigma: Tensor) -> Tensor:
@@ -132,55 +139,67 @@ def train_all(settings: dict[str, Setting]) -> dict[str, Any]:
     dist.all_gather_object(adapters, results["lora"]["initial"])
     results["adapters of the ranks"] = adapters
     for name in ("all on", "bfloat16, all on"):
-        half = train(settings[name], range(2))
-        results[f"{name}, half"] = half
-        results[f"{name}, resumed"] = train(settings[name], range(2, UPDATES), half)
+        results[f"{name}, resumed"] = train(settings[name], range(2, UPDATES), results[name]["halfway"])
     return results
 
 
 def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
-    """The same in one process with no more than torch: float32 masters, cast for each forward pass.
+    """The same in one process with no more than torch: float32 masters, cast for every forward pass.
 
-    Adapters are summed into the weights here. In bfloat16 every micro-batch is a pass of its own, as rounding makes
-    the passes of a batch and of its parts differ.
+    float32 takes the whole batch at once. bfloat16 rounds where two workers with micro-batches of one sample do: it
+    takes each sample alone and averages the gradients of two workers in bfloat16, then adds up in float32.
     """
-    network = tiny_transformer()
-    frozen = {name: value.detach().to(setting.dtype) for name, value in network.named_parameters()}
+    network = tiny_transformer().to(setting.dtype).requires_grad_(False)
     masters = {name: value.detach().float().clone().requires_grad_() for name, value in initial.items()}
     average = {name: value.detach().clone() for name, value in masters.items()}
     optimizer = torch.optim.AdamW(masters.values(), lr=OPTIMIZER.lr, weight_decay=OPTIMIZER.weight_decay)
-    size = 1 if setting.bfloat16 else BATCH
-
-    def effective(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        cast = {name: value.to(setting.dtype) for name, value in values.items()}
-        if not setting.lora:
-            return cast
-        weights = dict(frozen)
-        for name, down in cast.items():
-            base, _, rest = name.partition(".lora_A")
-            if rest:
-                weights[f"{base}.weight"] = frozen[f"{base}.weight"] + 2 * cast[f"{base}.lora_B{rest}"] @ down
-        return weights
-
-    def model(values: dict[str, Tensor]) -> Any:
-        weights = effective(values)
-        return lambda **inputs: functional_call(network, weights, kwargs=inputs)
-
+    passes = [[[0], [2]], [[1], [3]]] if setting.bfloat16 else [[[0, 1, 2, 3]]]
     norms, shown = [], torch.empty(0)
     for update, (first, second, sigma) in enumerate(batches(range(UPDATES))):
-        optimizer.zero_grad()
-        for start in range(0, BATCH, size):
-            part = slice(start, start + size)
-            inputs = first[part].to(setting.dtype), second[part].to(setting.dtype), sigma[part]
-            (losses(model(masters), *inputs) * size / BATCH).backward()
+        leaves = {name: value.detach().to(setting.dtype).requires_grad_() for name, value in masters.items()}
+        for master in masters.values():
+            master.grad = torch.zeros_like(master)
+        for workers in passes:
+            with plain_model(network, leaves) as model:
+                gradients = [
+                    torch.autograd.grad(
+                        losses(model, first[part].to(setting.dtype), second[part].to(setting.dtype), sigma[part])
+                        / len(passes),
+                        list(leaves.values()),
+                    )
+                    for part in workers
+                ]
+            for master, *parts in zip(masters.values(), *gradients, strict=True):
+                assert master.grad is not None
+                master.grad += sum((part / len(workers) for part in parts[1:]), parts[0] / len(workers)).float()
         norms.append(float(torch.nn.utils.clip_grad_norm_(masters.values(), OPTIMIZER.max_grad_norm)))
         optimizer.param_groups[0]["lr"] = OPTIMIZER.lr * (FACTORS[update] if setting.schedule else 1)
         optimizer.step()
         with torch.no_grad():
             for name, value in masters.items():
                 average[name] = DECAYS[update] * average[name] + (1 - DECAYS[update]) * value
-            shown = call(model(average if setting.ema else masters), first.to(setting.dtype), sigma)
+            kept = {name: value.to(setting.dtype) for name, value in (average if setting.ema else masters).items()}
+            with plain_model(network, kept) as model:
+                shown = call(model, first.to(setting.dtype), sigma)
     return {"weights": masters, "average": average, "norms": norms, "shown": shown}
+
+
+@contextmanager
+def plain_model(network: nn.Module, values: dict[str, Tensor]) -> Iterator[Callable[..., Any]]:
+    """The network with these weights, or with these adapters beside its own."""
+
+    def adapt(down: Tensor, up: Tensor) -> Callable[..., Tensor]:
+        return lambda _, inputs, output: output + linear(linear(inputs[0], down), up) * 2
+
+    downs = {name.removesuffix(".lora_A.default.weight"): name for name in values if ".lora_A." in name}
+    handles = [
+        network.get_submodule(layer).register_forward_hook(adapt(values[name], values[name.replace("_A", "_B")]))
+        for layer, name in downs.items()
+    ]
+    weights = {} if downs else values
+    yield lambda **inputs: functional_call(network, weights, kwargs=inputs)
+    for handle in handles:
+        handle.remove()
 
 
 def error(found: dict[str, Tensor], expected: dict[str, Tensor], initial: dict[str, Tensor]) -> float:
@@ -194,17 +213,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_ranks(train_all, 2, tmp_path_factory.mktemp("trained"), SETTINGS)
 
 
-@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if not setting.bfloat16])
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the ranks have: bfloat16 products are summed in another order by more threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", SETTINGS)
 def test_two_ranks_train_what_a_plain_loop_trains(trained: dict[str, Any], name: str) -> None:
     setting, found = SETTINGS[name], trained[name]
     expected = plain_loop(setting, found["initial"])
-    assert error(found["weights"], expected["weights"], found["initial"]) < 1e-4
-    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-4)
+    print(name, error(found["weights"], expected["weights"], found["initial"]))
+    assert error(found["weights"], expected["weights"], found["initial"]) < 1e-5
+    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)
     torch.testing.assert_close(found["shown"], expected["shown"], rtol=1e-4, atol=1e-5)
     assert found["rates"] == pytest.approx([1e-2 * factor for factor in (FACTORS if setting.schedule else [1] * 4)])
     if setting.ema:
-        assert error(found["average"], expected["average"], found["initial"]) < 1e-4
-        assert error(found["average"], expected["weights"], found["initial"]) > 0.05
+        assert error(found["average"], expected["average"], found["initial"]) < 1e-5
+        assert error(found["average"], expected["weights"], found["initial"]) > 0.01
     else:
         assert found["average"] == {}
 
@@ -221,7 +251,7 @@ def test_resumed_run_is_bitwise_the_run_that_never_stopped(trained: dict[str, An
 
 
 def test_run_of_two_ranks_goes_on_with_one(trained: dict[str, Any], tmp_path: Path) -> None:
-    rest = run_ranks(train, 1, tmp_path, ALL_ON, range(2, UPDATES), trained["all on, half"])
+    rest = run_ranks(train, 1, tmp_path, ALL_ON, range(2, UPDATES), trained["all on"]["halfway"])
     assert relative_error(rest["weights"], trained["all on"]["weights"]) < 1e-6
     assert relative_error(rest["average"], trained["all on"]["average"]) < 1e-6
 
@@ -233,16 +263,7 @@ def test_adapters_start_the_same_on_every_rank(trained: dict[str, Any]) -> None:
     assert all((value.count_nonzero() == 0) == ("lora_B" in name) for name, value in first.items())
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "bfloat16, all on"])
-def test_bfloat16_trains_float32_masters_as_a_plain_loop_does(trained: dict[str, Any], name: str) -> None:
-    setting, found = SETTINGS[name], trained[name]
-    expected = plain_loop(setting, found["initial"])
-    print(name, error(found["weights"], expected["weights"], found["initial"]))
-    print(found["norms"], expected["norms"])
-    print((found["shown"] - expected["shown"]).abs().max())
-    exact = plain_loop(replace(setting, bfloat16=False), found["initial"])
-    print("to float32", error(found["weights"], exact["weights"], found["initial"]))
-    print("plain to float32", error(expected["weights"], exact["weights"], found["initial"]))
-    rounded = {key: value.bfloat16().float() for key, value in found["weights"].items()}
-    print("to rounded", error(rounded, expected["weights"], found["initial"]))
-    raise AssertionError
+def test_bfloat16_keeps_what_its_weights_cannot_hold(trained: dict[str, Any]) -> None:
+    found = trained["bfloat16"]
+    rounded = {name: value.bfloat16().float() for name, value in found["weights"].items()}
+    assert error(rounded, found["weights"], found["initial"]) > 1e-3
