@@ -83,8 +83,12 @@ def test_state_goes_on_at_another_world_size_as_if_never_stopped(tmp_path: Path)
     assert relative_error(rest["weights"], train_torch(range(4))["weights"]) < 1e-5
 
 
-def gradients_of_one_update(config: RunConfig, folder: str) -> dict[str, Tensor]:
-    """The gradients of the first update of a real trainer on the small world."""
+def gradients_of_one_update(folder: str, *configs: RunConfig) -> list[dict[str, Tensor]]:
+    """The gradients of the first update of real trainers on the small world."""
+    return [_gradients(config, folder) for config in configs]
+
+
+def _gradients(config: RunConfig, folder: str) -> dict[str, Tensor]:
     trainer = build_trainer(config, RunFolder(folder), LocalRewards.load(config.rewards.models), "cpu", None)
     assert not any(hasattr(parameter, "ds_id") for parameter in trainer.policy.vae.parameters()), "VAE was sharded"
     for batch in trainer.batches(0):
@@ -97,12 +101,14 @@ def gradients_of_one_update(config: RunConfig, folder: str) -> dict[str, Tensor]
 
 
 @pytest.mark.slow
-def test_two_ranks_with_half_the_batch_have_the_gradients_of_one_rank(tiny_run: RunConfig, tmp_path: Path) -> None:
-    whole = run_ranks(gradients_of_one_update, 1, tmp_path, tiny_run, str(tmp_path))
+def test_two_ranks_with_or_without_micro_batches_have_the_gradients_of_one_rank(
+    tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    (whole,) = run_ranks(gradients_of_one_update, 1, tmp_path, str(tmp_path), tiny_run)
     halves = apply(tiny_run, {"training.num_workers": 2})
-    assert relative_error(run_ranks(gradients_of_one_update, 2, tmp_path, halves, str(tmp_path)), whole) < 1e-5
-    micro = apply(halves, {"training.micro_batch_size": 1})
-    assert relative_error(run_ranks(gradients_of_one_update, 2, tmp_path, micro, str(tmp_path)), whole) < 1e-5
+    parts = apply(halves, {"training.micro_batch_size": 1})
+    for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts):
+        assert relative_error(found, whole) < 1e-5
 
 
 def test_interleaved_backwards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
