@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.func import functional_call
-from torch.nn.functional import linear
+from torch.nn import functional
 
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.config.training import EmaConfig, LearningRateScheduleConfig, OptimizerConfig, TrainingConfig
@@ -197,7 +197,7 @@ def plain_model(network: nn.Module, values: dict[str, Tensor]) -> Iterator[Calla
     """The network with these weights, or with these adapters beside its own."""
 
     def adapt(down: Tensor, up: Tensor) -> Callable[..., Tensor]:
-        return lambda _, inputs, output: output + linear(linear(inputs[0], down), up) * 2
+        return lambda _, inputs, output: output + functional.linear(functional.linear(inputs[0], down), up) * 2
 
     downs = {name.removesuffix(".lora_A.default.weight"): name for name in values if ".lora_A." in name}
     handles = [
