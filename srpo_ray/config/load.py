@@ -69,6 +69,8 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
     """Return a copy of nested `values` with the entry at a dotted path set; `rewards.models.0.weight` counts lists.
 
+    A section on the way that is unset (None) is made.
+
     Raises:
         ConfigError: If the path runs through something that is neither a mapping nor a list.
     """
@@ -76,7 +78,11 @@ def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
     node: Any = root
     *parents, last = dotted.split(".")
     for depth, key in enumerate(parents):
-        node = node[_list_index(node, key, dotted)] if isinstance(node, list) else node.setdefault(key, {})
+        if isinstance(node, list):
+            node = node[_list_index(node, key, dotted)]
+        else:
+            node[key] = {} if node.get(key) is None else node[key]
+            node = node[key]
         if not isinstance(node, dict | list):
             at = ".".join(parents[: depth + 1])
             raise ConfigError(f"{dotted}: expected a section at `{at}`, got {node!r}; check the dotted path")

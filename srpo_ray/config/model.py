@@ -9,6 +9,32 @@ from srpo_ray.config.base import Section
 Shift = Annotated[float, Field(gt=0)] | Literal["resolution"]
 """Shift of a sigma grid; `resolution` is FLUX's own, which grows with the number of image tokens."""
 
+FLUX_LINEAR_LAYERS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "ff_context.net.0.proj",
+    "ff_context.net.2",
+)
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (arXiv 2106.09685): they alone are trained, the model itself stays as it is."""
+
+    rank: int = Field(default=32, ge=1)
+    """Inner size of each adapter."""
+    alpha: int | None = Field(default=None, ge=1)
+    """The adapter's output is multiplied by `alpha / rank`; unset takes the rank, so by 1."""
+    target_modules: tuple[str, ...] = Field(default=FLUX_LINEAR_LAYERS, min_length=1)
+    """Linear layers that get an adapter, by the end of their names; by default attention and feed-forward."""
+
 
 class ModelConfig(Section):
     """Section `model`: a FLUX pipeline in the diffusers layout."""
@@ -17,6 +43,8 @@ class ModelConfig(Section):
     """Folder or hub id of a `FluxPipeline`; `small_world` is the embedded tiny one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type of the forward passes; the optimizer keeps float32 master weights."""
+    lora: LoraConfig | None = None
+    """Train adapters and not the whole transformer; unset trains all of it. `{}` takes the defaults."""
     resolution: int = Field(default=64, ge=16, multiple_of=16)
     """Height and width of the pictures in pixels."""
     max_sequence_length: int = Field(default=16, ge=1)

@@ -1,6 +1,6 @@
 """How the weights are updated, by how many workers, and what is kept."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,26 @@ class OptimizerConfig(Section):
     """Gradients of a larger global norm are scaled down to it."""
 
 
+class LearningRateScheduleConfig(Section):
+    """How the learning rate goes over a run, as a factor of `optimizer.lr`."""
+
+    type: Literal["constant", "linear", "cosine"] = "constant"
+    """How the factor falls from 1 after the warmup: not at all, in a line, or as half a cosine."""
+    warmup_updates: int = Field(default=0, ge=0)
+    """First updates, over which the factor rises in a line to 1."""
+    final_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Factor at the end of a `linear` or `cosine` fall; `constant` does not use it."""
+
+
+class EmaConfig(Section):
+    """An exponential moving average of the trained weights, which evaluations and samples use."""
+
+    decay: float = Field(default=0.99, gt=0, lt=1)
+    """Share of the old average that an update keeps."""
+    warmup: bool = True
+    """After n updates keep at most (1 + n) / (10 + n), so that the untrained weights soon leave the average."""
+
+
 class TrainingConfig(Section):
     """Section `training`."""
 
@@ -29,6 +49,9 @@ class TrainingConfig(Section):
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Prompts per forward pass of one worker; unset takes the worker's whole share at once."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    lr_schedule: LearningRateScheduleConfig = LearningRateScheduleConfig()
+    ema: EmaConfig | None = None
+    """Average the weights over the updates; unset keeps the last ones only. `{}` takes the defaults."""
     gather_for_rollout: bool = True
     """Gather the sharded weights once per rollout and not once per layer and step."""
     num_workers: int = Field(default=1, ge=1)
@@ -60,6 +83,16 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"expected micro_batch_size to divide a worker's share of {share} prompts (batch_size"
                 f" {self.batch_size} / num_workers {self.num_workers}), got {self.micro_batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        warmup = self.lr_schedule.warmup_updates
+        if 0 < self.num_updates < warmup:
+            raise ValueError(
+                f"expected lr_schedule.warmup_updates to be at most num_updates = {self.num_updates}, got {warmup};"
+                " the run would end before its learning rate is reached, so shorten the warmup"
             )
         return self
 

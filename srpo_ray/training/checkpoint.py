@@ -1,8 +1,8 @@
 """Checkpoints: whole tensors in safetensors, so that any number of workers reads what any number has written.
 
-A checkpoint is a folder `step_000020` with the trained weights, the optimizer's state and `manifest.json`, which
-holds the size and SHA-256 of each file. It is written under another name and renamed when it is complete; the one
-before it goes only after that.
+A checkpoint is a folder `step_000020` with the trained weights, the optimizer's state, the average of the weights if
+the run keeps one, and `manifest.json`, which holds the size and SHA-256 of each file. It is written under another name
+and renamed when it is complete; the one before it goes only after that.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from torch import Tensor
 
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+AVERAGE = "average.safetensors"
 MANIFEST = "manifest.json"
 
 
@@ -34,6 +35,8 @@ class Checkpoint:
     """Parameter name -> float32 weights."""
     optimizer: dict[str, Tensor]
     """`<parameter name>/<state>` -> float32 state of the optimizer."""
+    average: dict[str, Tensor]
+    """Parameter name -> float32 average of the weights; empty if the run keeps none."""
     state: dict[str, Any]
     """What else the run needs to go on."""
 
@@ -45,6 +48,7 @@ def save_checkpoint(
     optimizer: dict[str, Tensor],
     state: dict[str, Any],
     kept: int,
+    average: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint, prove that it can be read, then remove all but the `kept` newest.
 
@@ -55,6 +59,7 @@ def save_checkpoint(
         optimizer: `<parameter name>/<state>` -> whole state.
         state: Plain values; JSON.
         kept: Checkpoints to keep, at least 1.
+        average: Parameter name -> whole average of the weights, if the run keeps one.
 
     Returns:
         The checkpoint's folder.
@@ -63,9 +68,10 @@ def save_checkpoint(
     partial = folder / f".{final.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(weights, partial / WEIGHTS)
-    save_file(optimizer, partial / OPTIMIZER)
-    files = {name: _fingerprint(partial / name) for name in (WEIGHTS, OPTIMIZER)}
+    contents = {WEIGHTS: weights, OPTIMIZER: optimizer} | ({AVERAGE: average} if average else {})
+    for name, tensors in contents.items():
+        save_file(tensors, partial / name)
+    files = {name: _fingerprint(partial / name) for name in contents}
     (partial / MANIFEST).write_text(json.dumps({"step": step, "state": state, "files": files}, indent=1))
     shutil.rmtree(final, ignore_errors=True)
     partial.replace(final)
@@ -102,7 +108,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
             if _fingerprint(path / name) != expected:
                 raise ValueError(f"checkpoint {path}: {name} is not what the manifest says, so it is damaged")
         return Checkpoint(
-            path, manifest["step"], load_file(path / WEIGHTS), load_file(path / OPTIMIZER), manifest["state"]
+            path=path,
+            step=manifest["step"],
+            weights=load_file(path / WEIGHTS),
+            optimizer=load_file(path / OPTIMIZER),
+            average=load_file(path / AVERAGE) if AVERAGE in manifest["files"] else {},
+            state=manifest["state"],
         )
     except (OSError, json.JSONDecodeError, KeyError, SafetensorError) as error:
         raise ValueError(f"checkpoint {path}: expected weights, optimizer and manifest, got: {error!r}") from error

@@ -7,6 +7,7 @@ from typing import Any
 import deepspeed
 import deepspeed.ops
 import torch
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
@@ -20,6 +21,9 @@ from torch import distributed as dist
 from torch.nn import functional
 
 from srpo_ray.config.training import TrainingConfig
+from srpo_ray.training.average import WeightAverage
+from srpo_ray.training.schedule import learning_rate
+from srpo_ray.training.zero_config import zero_config
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -48,18 +52,25 @@ class Engine:
             dtype: Data type of the forward passes; float32 master weights are kept either way.
         """
         _skip_compiled_shared_memory()
+        hooked = [name for name, submodule in module.named_modules() if any(_forward_hooks(submodule))]
+        assert not hooked, f"`gathered` leaves out all forward hooks, so none but ZeRO's may be there, got {hooked}"
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # DeepSpeed's own annotations fit neither what it takes nor what it returns.
         initialize: Any = deepspeed.initialize
         self._engine, *_ = initialize(
             model=module,
             model_parameters=trainable,
-            config=_deepspeed_config(config, dtype),
+            config=zero_config(config, dtype),
             dist_init_required=False,
         )
-        self._trainable = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        # ZeRO hangs what it needs onto parameters, which their class does not tell.
+        self._trainable: dict[str, Any] = {
+            name: value for name, value in module.named_parameters() if value.requires_grad
+        }
+        self._config = config
+        self._updates = 0
+        self._average = WeightAverage(config.ema, self._shards()) if config.ema else None
         self._forward_passes = 0
-        self._gather = config.gather_for_rollout
         self._gathered = False
 
     @property
@@ -78,7 +89,7 @@ class Engine:
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Hold the whole weights on every worker, for many calls without gradient; all workers must enter."""
-        if not self._gather:
+        if not self._config.gather_for_rollout:
             yield
             return
         with deepspeed.zero.GatheredParameters(list(self.module.parameters())), _without_hooks(self.module):
@@ -87,6 +98,22 @@ class Engine:
                 yield
             finally:
                 self._gathered = False
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the module hold the average of its weights, if one is kept, for calls without gradient.
+
+        Enter it outside `gathered`; all workers must enter. The float32 master weights stay what they are, and the
+        module's are taken from them again at the end.
+        """
+        if self._average is None:
+            yield
+            return
+        self._show(self._average.shards)
+        try:
+            yield
+        finally:
+            self._show(self._shards())
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate the summed loss of all forward passes since the last `backward`.
@@ -98,14 +125,24 @@ class Engine:
         self._engine.backward(loss)
 
     def step(self) -> float:
-        """Update the weights once and clear the gradients.
+        """Update the weights once, at the schedule's learning rate, and clear the gradients.
 
         Returns:
             Global gradient norm before clipping.
         """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate(self._config, self._updates)
         self._engine.step()
+        if self._average:
+            self._average.add(self._shards(), self._updates)
+        self._updates += 1
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last update."""
+        return self._engine.optimizer.param_groups[0]["lr"]
 
     def gradients(self) -> dict[str, Tensor]:
         """Whole gradients by parameter name, between `backward` and `step`; all workers must call."""
@@ -123,8 +160,16 @@ class Engine:
             for moment in MOMENTS
         }
 
-    def load(self, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor], steps: int) -> None:
-        """Take over master weights and optimizer of a checkpoint, before the first update.
+    def average(self) -> dict[str, Tensor]:
+        """Whole average of the weights by parameter name, on the CPU; empty if none is kept; all workers must call."""
+        if self._average is None:
+            return {}
+        return {name: _join(shard, self._trainable[name]) for name, shard in self._average.shards.items()}
+
+    def load(
+        self, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor], steps: int, average: dict[str, Tensor]
+    ) -> None:
+        """Take over master weights, optimizer and average of a checkpoint, before the first update.
 
         The module itself must hold the same weights already: this sets the float32 copies only.
 
@@ -132,9 +177,14 @@ class Engine:
             weights: What `weights` gave, at any number of workers.
             optimizer_state: What `optimizer_state` gave; empty if no update was made.
             steps: Updates made.
+            average: What `average` gave; empty if none is kept.
         """
+        self._updates = steps
         for name, parameter in self._trainable.items():
             safe_set_local_fp32_param(parameter, _shard(weights[name], parameter))
+        if self._config.ema:
+            shards = {name: _shard(average[name], parameter) for name, parameter in self._trainable.items()}
+            self._average = WeightAverage(self._config.ema, shards)
         if not optimizer_state:
             return
         zero = self._engine.optimizer
@@ -146,13 +196,27 @@ class Engine:
                 local = _shard(optimizer_state[f"{name}/{moment}"], parameter)
                 safe_set_local_optimizer_state(parameter, local, moment)
 
+    def _shards(self) -> dict[str, Tensor]:
+        """This worker's parts of the master weights."""
+        return {name: safe_get_local_fp32_param(parameter) for name, parameter in self._trainable.items()}
+
+    def _show(self, shards: dict[str, Tensor]) -> None:
+        """Let the module hold these float32 shards, in the data type of its forward passes."""
+        for name, parameter in self._trainable.items():
+            parameter.ds_tensor.data.copy_(shards[name])
+        # ZeRO keeps small parameters whole on every worker, and so does not gather them again by itself.
+        whole = [value for value in self._trainable.values() if value.ds_status == ZeroParamStatus.AVAILABLE]
+        if whole:
+            whole[0].partition(whole)
+            whole[0].all_gather(whole)
+
 
 @contextmanager
 def _without_hooks(module: nn.Module) -> Iterator[None]:
     """Call submodules without ZeRO's hooks, which gather and release weights around each and so cost time in vain."""
     stashed: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for submodule in module.modules():
-        for hooks in (submodule._forward_pre_hooks, submodule._forward_hooks):  # noqa: SLF001, torch has no other way
+        for hooks in _forward_hooks(submodule):
             stashed.append((hooks, dict(hooks)))
             hooks.clear()
     try:
@@ -160,6 +224,10 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
     finally:
         for hooks, kept in stashed:
             hooks.update(kept)
+
+
+def _forward_hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
+    return module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001, torch has no other way
 
 
 def _whole(value: Tensor | None) -> Tensor:
@@ -175,25 +243,8 @@ def _shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
     return flat[rank * size : (rank + 1) * size].to(parameter.device)
 
 
-def _deepspeed_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
-    optimizer = config.optimizer
-    return {
-        "train_micro_batch_size_per_gpu": config.micro_batch_size or config.worker_batch_size,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": optimizer.max_grad_norm,
-        "zero_optimization": {"stage": 3},
-        "bf16": {"enabled": dtype == torch.bfloat16},
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": optimizer.lr,
-                "betas": list(optimizer.betas),
-                "eps": optimizer.eps,
-                "weight_decay": optimizer.weight_decay,
-                "torch_adam": True,
-            },
-        },
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
+def _join(shard: Tensor, parameter: Any) -> Tensor:
+    """The whole tensor, on the CPU, of which every worker has a part."""
+    parts = shard.new_empty(shard.numel() * dist.get_world_size())
+    dist.all_gather_into_tensor(parts, shard)
+    return parts[: parameter.ds_numel].view(parameter.ds_shape).cpu().clone()

@@ -8,9 +8,10 @@ import torch
 from srpo_ray.config import load_run
 from srpo_ray.evaluation.gallery import picture_grid, save_png
 from srpo_ray.flow import generator, shift_at, shifted_sigmas
-from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae, takes_guidance
+from srpo_ray.models.flux import FluxPolicy, load_vae, takes_guidance
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text import encode_prompts
+from srpo_ray.models.tuned import load_tuned
 from srpo_ray.training.checkpoint import latest_checkpoint
 from srpo_ray.training.run_folder import RunFolder
 
@@ -18,7 +19,7 @@ from srpo_ray.training.run_folder import RunFolder
 def sample_run(
     run_dir: Path, prompts: Sequence[str], out: Path, *, seed: int, num_steps: int, guidance_scale: float
 ) -> Path:
-    """Draw one picture per prompt with a run's newest checkpoint.
+    """Draw one picture per prompt with a run's newest checkpoint: with the average of its weights if it has one.
 
     Args:
         run_dir: Folder of the run.
@@ -44,8 +45,7 @@ def sample_run(
     config = load_run([folder.config])
     dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    transformer = load_transformer(config.model.path, dtype, device).eval()
-    transformer.load_state_dict(checkpoint.weights)
+    transformer = load_tuned(config, dtype, device, checkpoint.average or checkpoint.weights).eval()
     policy = FluxPolicy(
         transformer,
         load_vae(config.model.path, dtype, device),

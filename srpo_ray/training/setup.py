@@ -12,8 +12,9 @@ from srpo_ray.data.images import load_images
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.panel import Panel
 from srpo_ray.flow import shift_at
-from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae, takes_guidance
+from srpo_ray.models.flux import FluxPolicy, load_vae, takes_guidance
 from srpo_ray.models.text import Conditioning
+from srpo_ray.models.tuned import load_tuned
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import Checkpoint
 from srpo_ray.training.engine import Engine
@@ -78,14 +79,12 @@ def build_trainer(
 def _build_engine(
     config: RunConfig, dtype: torch.dtype, device: str, checkpoint: Checkpoint | None
 ) -> tuple[Engine, bool]:
-    transformer = load_transformer(config.model.path, dtype, device).train()
+    transformer = load_tuned(config, dtype, device, checkpoint.weights if checkpoint else None).train()
     if config.model.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    if checkpoint:
-        transformer.load_state_dict(checkpoint.weights)
     engine = Engine(transformer, config.training, dtype)
     if checkpoint:
-        engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.step)
+        engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.step, checkpoint.average)
     return engine, takes_guidance(transformer)
 
 

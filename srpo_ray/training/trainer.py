@@ -76,6 +76,7 @@ class Trainer:
             **self.timer.take(),
             **self.rewards.take_statistics(),
             "step/gradient_norm": gradient_norm,
+            "step/lr": self.engine.lr,
             "memory/peak_gib": peak_memory(self.policy.device),
         }
 
@@ -121,10 +122,13 @@ class Trainer:
         return self.prompts.images.load(indices, self.config.model.resolution).to(self.policy.device)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Judge the model on the panel; worker 0 keeps the row and the before/after pictures."""
+        """Judge the model on the panel, with the average of its weights if one is kept.
+
+        Worker 0 keeps the row and the before/after pictures.
+        """
         start = time.perf_counter()
         weights = {model.name: model.weight for model in self.config.rewards.models}
-        with self.engine.gathered():
+        with self.engine.averaged(), self.engine.gathered():
             judged = self.panel.judge(self.policy, self.rewards, weights)
         shares: list[Any] = [None] * self.world_size
         dist.all_gather_object(shares, judged)
@@ -143,9 +147,8 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """Write a checkpoint; all workers take part, worker 0 writes."""
-        weights, optimizer = self.engine.weights(), self.engine.optimizer_state()
+        weights, optimizer, average = self.engine.weights(), self.engine.optimizer_state(), self.engine.average()
         if self.rank == 0:
-            save_checkpoint(
-                self.folder.checkpoints, step, weights, optimizer, {}, self.config.training.checkpoints_kept
-            )
+            kept = self.config.training.checkpoints_kept
+            save_checkpoint(self.folder.checkpoints, step, weights, optimizer, {}, kept, average)
         dist.barrier()

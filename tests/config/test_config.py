@@ -169,6 +169,30 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("algorithm.query=plain", r"expected branches \[denoise\] with query plain"),
         ("training.num_workers=3", r"expected batch_size to be a multiple of num_workers"),
         ("training.micro_batch_size=3", r"expected micro_batch_size to divide a worker's share of 8"),
+        (
+            "training.lr_schedule.type=step",
+            r"lr_schedule.type: expected to be 'constant'.* got 'step'",
+        ),
+        (
+            "training.lr_schedule.warmup_updates=-1",
+            r"warmup_updates: expected to be greater than .*0; got -1",
+        ),
+        (
+            "training.lr_schedule.warmup_updates=41",
+            r"warmup_updates .* at most num_updates = 40, got 41; .* shorten",
+        ),
+        ("training.lr_schedule.final_fraction=2", r"final_fraction: expected to be less than or equal to 1; got 2"),
+        ("training.ema.decay=1", r"training.ema.decay: expected to be less than 1; got 1"),
+        ("training.ema.decay=0", r"training.ema.decay: expected to be greater than 0; got 0"),
+        ("training.ema.decai=0.9", r"training.ema.decai: .* did you mean `decay`\?"),
+        ("model.lora.rank=0", r"model.lora.rank: expected to be greater than or equal to 1; got 0"),
+        ("model.lora.alpha=-2", r"model.lora.alpha: expected to be greater than or equal to 1; got -2"),
+        ("model.lora.target_modules=[]", r"model.lora.target_modules: .*at least 1 item"),
+        (
+            "model.lora.dropout=0.1",
+            r"expected one of alpha, rank, target_modules; got an unknown key",
+        ),
+        ("model.lora=true", r"model.lora: expected to be .*; got True"),
         ("model.resolution=60", r"model.resolution: expected to .*multiple of 16; got 60"),
         ("name=../evil", r"name: .*got '../evil'"),
         ("rewards.models=[]", r"rewards.models"),
@@ -217,6 +241,17 @@ def test_sweep_overrides_reach_the_sweep_and_the_base() -> None:
         ROOT / "configs" / "sweep" / "small_world.yaml", ["sweep.num_samples=3", "training.num_updates=7"]
     )
     assert (sweep.num_samples, base.training.num_updates) == (3, 7)
+
+
+def test_dotted_path_turns_an_unset_section_on() -> None:
+    config = load_run([SMALL_WORLD])
+    assert config.model.lora is None
+    assert config.training.ema is None
+    lora = apply(config, {"model.lora.rank": 4, "training.ema.decay": 0.9})
+    assert lora.model.lora is not None
+    assert lora.model.lora.rank == 4
+    assert lora.training.ema is not None
+    assert apply(lora, {"model.lora": None, "training.ema": None}) == config
 
 
 def test_values_are_not_checked_before_all_layers_are_merged(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional
@@ -18,50 +17,9 @@ from srpo_ray.training.engine import Engine
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.setup import build_trainer
 from tests.training.ranks import run_ranks
+from tests.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
 
 LR, WEIGHT_DECAY, MAX_NORM = 1e-3, 1e-2, 0.1
-
-
-def tiny_transformer() -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    return FluxTransformer2DModel(
-        in_channels=12,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=6,
-        num_attention_heads=3,
-        joint_attention_dim=7,
-        pooled_projection_dim=5,
-        guidance_embeds=True,
-        axes_dims_rope=(2, 2, 2),
-    )
-
-
-def call(network: Any, tokens: Tensor, sigma: Tensor) -> Tensor:
-    batch = len(tokens)
-    return network(
-        hidden_states=tokens,
-        timestep=sigma,
-        guidance=torch.full((batch,), 3.5),
-        pooled_projections=torch.ones(batch, 5),
-        encoder_hidden_states=torch.ones(batch, 2, 7),
-        txt_ids=torch.zeros(2, 3),
-        img_ids=torch.zeros(4, 3),
-        return_dict=False,
-    )[0]
-
-
-def batches(steps: range) -> list[tuple[Tensor, Tensor, Tensor]]:
-    draws = []
-    for step in steps:
-        source = torch.Generator().manual_seed(step)
-        draws.append((*torch.randn(2, 4, 4, 12, generator=source), torch.rand(4, generator=source)))
-    return draws
-
-
-def losses(network: Any, first: Tensor, second: Tensor, sigma: Tensor) -> Tensor:
-    """Two forward passes and one summed loss, as the two branches of SRPO make them."""
-    return call(network, first, sigma).pow(2).mean() / 2 + call(network, second, sigma).abs().mean() / 2
 
 
 def train_engine(steps: range, state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None) -> dict[str, Any]:
@@ -73,7 +31,7 @@ def train_engine(steps: range, state: tuple[dict[str, Tensor], dict[str, Tensor]
     optimizer = OptimizerConfig(lr=LR, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_NORM)
     engine = Engine(network, TrainingConfig(batch_size=4, num_workers=world_size, optimizer=optimizer), torch.float32)
     if state:
-        engine.load(*state)
+        engine.load(*state, {})
     share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
     gradients, norms = {}, []
     for first, second, sigma in batches(steps):
@@ -108,12 +66,6 @@ def train_torch(steps: range) -> dict[str, Any]:
     return {"gradients": gradients, "norms": norms, "weights": dict(network.named_parameters())}
 
 
-def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    difference = sum((found[name] - expected[name]).double().pow(2).sum().item() for name in expected)
-    size = sum(value.double().pow(2).sum().item() for value in expected.values())
-    return (difference / size) ** 0.5
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_zero3_updates_equal_plain_torch(tmp_path: Path, world_size: int) -> None:
@@ -131,8 +83,12 @@ def test_state_goes_on_at_another_world_size_as_if_never_stopped(tmp_path: Path)
     assert relative_error(rest["weights"], train_torch(range(4))["weights"]) < 1e-5
 
 
-def gradients_of_one_update(config: RunConfig, folder: str) -> dict[str, Tensor]:
-    """The gradients of the first update of a real trainer on the small world."""
+def gradients_of_one_update(folder: str, *configs: RunConfig) -> list[dict[str, Tensor]]:
+    """The gradients of the first update of real trainers on the small world."""
+    return [_gradients(config, folder) for config in configs]
+
+
+def _gradients(config: RunConfig, folder: str) -> dict[str, Tensor]:
     trainer = build_trainer(config, RunFolder(folder), LocalRewards.load(config.rewards.models), "cpu", None)
     assert not any(hasattr(parameter, "ds_id") for parameter in trainer.policy.vae.parameters()), "VAE was sharded"
     for batch in trainer.batches(0):
@@ -145,12 +101,14 @@ def gradients_of_one_update(config: RunConfig, folder: str) -> dict[str, Tensor]
 
 
 @pytest.mark.slow
-def test_two_ranks_with_half_the_batch_have_the_gradients_of_one_rank(tiny_run: RunConfig, tmp_path: Path) -> None:
-    whole = run_ranks(gradients_of_one_update, 1, tmp_path, tiny_run, str(tmp_path))
+def test_two_ranks_with_or_without_micro_batches_have_the_gradients_of_one_rank(
+    tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    (whole,) = run_ranks(gradients_of_one_update, 1, tmp_path, str(tmp_path), tiny_run)
     halves = apply(tiny_run, {"training.num_workers": 2})
-    assert relative_error(run_ranks(gradients_of_one_update, 2, tmp_path, halves, str(tmp_path)), whole) < 1e-5
-    micro = apply(tiny_run, {"training.micro_batch_size": 1})
-    assert relative_error(run_ranks(gradients_of_one_update, 1, tmp_path, micro, str(tmp_path)), whole) < 1e-5
+    parts = apply(halves, {"training.micro_batch_size": 1})
+    for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts):
+        assert relative_error(found, whole) < 1e-5
 
 
 def test_interleaved_backwards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

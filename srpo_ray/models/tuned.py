@@ -1,0 +1,84 @@
+"""The transformer that a run trains: whole or by adapters, untrained or with a checkpoint's weights."""
+
+import re
+
+import peft
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.model import LoraConfig
+from srpo_ray.flow import generator
+from srpo_ray.models.flux import load_transformer
+
+
+def load_tuned(
+    config: RunConfig, dtype: torch.dtype, device: str, weights: dict[str, Tensor] | None
+) -> FluxTransformer2DModel:
+    """Load a run's transformer; exactly its trainable parameters require gradient.
+
+    Args:
+        config: The run.
+        dtype: Data type of the weights.
+        device: Where they go.
+        weights: Trained weights of a checkpoint; None leaves the model untrained.
+
+    Raises:
+        ValueError: If there is no transformer at `model.path`, or `model.lora` or the weights do not fit it.
+    """
+    transformer = load_transformer(config.model.path, dtype, device)
+    if config.model.lora:
+        add_adapters(transformer, config.model.lora, config.seed)
+    if weights is not None:
+        load_trained(transformer, weights)
+    return transformer
+
+
+def add_adapters(transformer: FluxTransformer2DModel, config: LoraConfig, seed: int) -> None:
+    """Freeze a transformer and add adapters that are trained in its place; they change nothing yet.
+
+    Args:
+        transformer: Changed in place.
+        config: Rank and layers.
+        seed: Seed of the run; the same seed gives the same adapters on every worker and after a restart.
+
+    Raises:
+        ValueError: If a name in `target_modules` is the end of no linear layer's name.
+    """
+    _check_targets(transformer, config.target_modules)
+    transformer.requires_grad_(False)
+    adapters = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=list(config.target_modules)
+    )
+    # peft draws on the CPU, from torch's own generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator(seed, "lora").get_state())
+        transformer.add_adapter(adapters)
+
+
+def load_trained(transformer: FluxTransformer2DModel, weights: dict[str, Tensor]) -> None:
+    """Put trained weights into a transformer that has the same trainable parameters.
+
+    Raises:
+        ValueError: If the names are not those of the parameters that require gradient.
+    """
+    expected = {name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+    if set(weights) != expected:
+        example = min(set(weights) ^ expected)
+        raise ValueError(
+            f"expected a checkpoint with the {len(expected)} trainable weights of this model, got {len(weights)}, of"
+            f" which {example!r} is the first that only one of them has; give the model and model.lora of that run"
+        )
+    transformer.load_state_dict(weights, strict=False)
+
+
+def _check_targets(transformer: nn.Module, targets: tuple[str, ...]) -> None:
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            ends = sorted({re.sub(r".*blocks\.\d+\.", "", name) for name in linear if "blocks." in name})
+            raise ValueError(
+                f"model.lora.target_modules: expected ends of the names of linear layers, got {target!r}, which ends"
+                f" none; mend or remove it (the blocks have {', '.join(ends)})"
+            )

@@ -1,0 +1,75 @@
+"""A real trainer with adapters and an average: its checkpoint gives back the trainer, and the model that is sampled."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from srpo_ray.config import RunConfig, apply, to_yaml
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.sample import sample_run
+from srpo_ray.training.setup import build_trainer
+from tests.training.ranks import run_ranks
+
+SETTINGS = {
+    "model.lora.rank": 4,
+    "training.ema.decay": 0.9,
+    "training.lr_schedule": {"type": "linear", "warmup_updates": 1},
+    "training.optimizer.lr": 1e-2,
+}
+
+
+def train_and_resume(config: RunConfig, path: str) -> list[dict[str, Any]]:
+    """What the trainer that wrote a checkpoint says and does after it, and what the one that read it does."""
+    folder = RunFolder(path)
+    folder.make()
+    rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
+    trainer = build_trainer(config, folder, rewards, "cpu", None)
+    trainer.evaluate(0)
+    trainer.update(0)
+    trainer.save(1)
+    resumed = build_trainer(config, folder, rewards, "cpu", latest_checkpoint(folder.checkpoints))
+    results = []
+    for each in (trainer, resumed):
+        metrics = {**each.evaluate(1), **each.update(1)}
+        numbers = {name: value for name, value in metrics.items() if not name.startswith(("time/", "memory/"))}
+        results.append({"metrics": numbers, "weights": each.engine.weights(), "average": each.engine.average()})
+    return results
+
+
+def picture(folder: RunFolder) -> bytes:
+    return sample_run(
+        folder.path, ["a red circle"], folder.path / "s.png", seed=0, num_steps=2, guidance_scale=3.5
+    ).read_bytes()
+
+
+def run_with(config: RunConfig, path: Path, checkpoint: Checkpoint, average: dict[str, torch.Tensor]) -> RunFolder:
+    """Another run's folder with the checkpoint's weights and an average."""
+    folder = RunFolder(path)
+    folder.make()
+    folder.config.write_text(to_yaml(config))
+    save_checkpoint(folder.checkpoints, 1, checkpoint.weights, checkpoint.optimizer, {}, 1, average)
+    return folder
+
+
+@pytest.mark.slow
+def test_checkpoint_of_adapters_gives_back_the_trainer_and_the_samples(tiny_run: RunConfig, tmp_path: Path) -> None:
+    config = apply(tiny_run, SETTINGS)
+    straight, resumed = run_ranks(train_and_resume, 1, tmp_path, config, str(tmp_path / "run"))
+    assert resumed["metrics"] == straight["metrics"]
+    assert straight["metrics"]["step/lr"] == pytest.approx(1e-2)
+    for part in ("weights", "average"):
+        assert all(torch.equal(resumed[part][name], value) for name, value in straight[part].items())
+
+    checkpoint = latest_checkpoint(RunFolder(tmp_path / "run").checkpoints)
+    assert checkpoint is not None
+    assert checkpoint.weights
+    assert all(".lora_" in name for name in [*checkpoint.weights, *checkpoint.average])
+    averaged = picture(run_with(config, tmp_path / "both", checkpoint, checkpoint.average))
+    swapped = replace(checkpoint, weights=checkpoint.average)
+    assert averaged == picture(run_with(config, tmp_path / "swapped", swapped, {}))
+    assert averaged != picture(run_with(config, tmp_path / "weights", checkpoint, {}))
