@@ -99,12 +99,13 @@ def chain_by_hand(policy: AffinePolicy, tokens: Tensor, sigmas: Sequence[float])
     return x, by_offset, by_slope
 
 
-def check_gradients(policy: AffinePolicy, parts: Sequence[tuple[float, float, Tensor]]) -> None:
+def check_gradients(policy: AffinePolicy, parts: Sequence[tuple[float, float, Tensor]], rtol: float = 1e-6) -> None:
     """Compare the policy's gradients with those of `-mean over batch of prompt number * mean of picture`.
 
     Args:
         policy: Holds the gradients.
         parts: Per loss its share, and the derivatives of its pictures in offset and slope.
+        rtol: Relative tolerance.
     """
     by_offset, by_slope = 0.0, 0.0
     for share, offset, slope in parts:
@@ -114,9 +115,9 @@ def check_gradients(policy: AffinePolicy, parts: Sequence[tuple[float, float, Te
     assert policy.offset.grad is not None
     assert policy.slope.grad is not None
     torch.testing.assert_close(
-        policy.offset.grad, torch.full(SHAPE, by_offset, dtype=torch.float64), rtol=1e-6, atol=1e-12
+        policy.offset.grad, torch.full(SHAPE, by_offset, dtype=torch.float64), rtol=rtol, atol=1e-12
     )
-    torch.testing.assert_close(policy.slope.grad, torch.tensor(by_slope, dtype=torch.float64), rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(policy.slope.grad, torch.tensor(by_slope, dtype=torch.float64), rtol=rtol, atol=1e-12)
 
 
 def drawn_noise(size: int, purpose: str, *address: int, seed: int = 7) -> Tensor:

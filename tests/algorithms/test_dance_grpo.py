@@ -80,6 +80,7 @@ def test_group_has_one_starting_noise_and_walks_of_its_own() -> None:
 
 def test_random_steps_have_the_spread_of_the_sde_and_the_stated_density() -> None:
     walks, _ = run(AffinePolicy(), PromptRewards())
+    residuals = []
     for index in range(STEPS - 1):
         std = 0.3 * math.sqrt(grid(STEPS)[index] - grid(STEPS)[index + 1])
         x = walks.points[index]
@@ -88,6 +89,8 @@ def test_random_steps_have_the_spread_of_the_sde_and_the_stated_density() -> Non
         mean = x + move * velocity + 0.5 * 0.3**2 * (x + (1 - here) * velocity) / here * move
         expected = torch.distributions.Normal(mean, std).log_prob(walks.points[index + 1]).mean(dim=(1, 2))
         torch.testing.assert_close(walks.log_densities[index], expected, rtol=1e-9, atol=1e-9)
+        residuals.append((walks.points[index + 1] - mean) / std)
+    assert torch.stack(residuals).std().item() == pytest.approx(1, abs=0.15)
 
 
 def test_advantages_are_deviations_within_the_group_clamped() -> None:
