@@ -44,6 +44,11 @@ class RunConfig(Section):
         """The set of control words that `algorithm.control_words` names."""
         return self.word_sets[self.algorithm.control_words]
 
+    @property
+    def trained_words(self) -> ControlWords | None:
+        """The control words whose difference the run is trained to raise; None if its reward is a plain one."""
+        return self.control_words if self.algorithm.query == "relative" else None
+
     @model_validator(mode="after")
     def _check_word_set(self) -> Self:
         name = self.algorithm.control_words

@@ -52,6 +52,7 @@ def build_trainer(
         conditioning[len(texts) :],
         shift=config.rollout.shift,
         truth=config.evaluation.prompts.startswith("small_world:"),
+        trained_words=config.trained_words,
         rank=rank,
         world_size=world_size,
     )
