@@ -11,7 +11,7 @@ also be worth speaking of, at least `margin` standard deviations over the untrai
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, pstdev, stdev
+from statistics import fmean
 from typing import Literal
 
 from srpo_ray.config.evaluation import AlarmConfig
@@ -123,14 +123,20 @@ def _change(before: Scored, after: Scored, metric: str) -> tuple[float, float]:
     """Mean rise of a metric and its standard error, from paired differences; pictures of a prompt count as one."""
     differences = [b - a for a, b in zip(before.scores[metric], after.scores[metric], strict=True)]
     prompts = after.num_prompts
-    by_prompt = [mean(differences[prompt::prompts]) for prompt in range(prompts)]
-    error = stdev(by_prompt) / math.sqrt(prompts) if prompts > 1 else math.inf
-    return mean(by_prompt), error
+    by_prompt = [fmean(differences[prompt::prompts]) for prompt in range(prompts)]
+    error = _deviation(by_prompt) / math.sqrt(prompts - 1) if prompts > 1 else math.inf
+    return fmean(by_prompt), error
 
 
 def _mean(evaluation: Scored, metric: str) -> float:
-    return mean(evaluation.scores[metric])
+    return fmean(evaluation.scores[metric])
 
 
 def _spread(evaluation: Scored, metric: str) -> float:
-    return pstdev(evaluation.scores[metric])
+    return _deviation(evaluation.scores[metric])
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Standard deviation, with the number of values as divisor."""
+    center = fmean(values)
+    return math.sqrt(fmean([(value - center) ** 2 for value in values]))

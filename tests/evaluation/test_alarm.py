@@ -47,12 +47,18 @@ def test_stays_silent_in_healthy_runs() -> None:
         assert not any(alarms(runs[: count + 1]) for count in range(6))
 
 
-def test_stays_silent_within_noise() -> None:
-    for seed in range(100):
-        runs = history(*({REWARD: 0.1} for _ in range(5)), seed=seed)
-        assert not any(alarms(runs[: count + 1]) for count in range(6))
-    noisy = [alarms(history({REWARD: 0.1}, seed=seed), noise=0, margin=0) for seed in range(100)]
-    assert 25 < sum(map(bool, noisy)) < 75, "without thresholds about half would ring, so it is they that keep silence"
+def test_noise_alone_rings_in_few_runs() -> None:
+    """The reward rises and the held-out score only wavers, in five evaluations with noise of their own."""
+
+    def share_that_rings(**thresholds: float) -> float:
+        rang = 0
+        for seed in range(100):
+            runs = history(*({REWARD: 0.1} for _ in range(5)), seed=seed)
+            rang += any(alarms(runs[: count + 1], **thresholds) for count in range(6))
+        return rang / 100
+
+    assert share_that_rings() <= 0.05
+    assert share_that_rings(noise=1, margin=0) > 0.5, "it is the thresholds that keep silence"
 
 
 def test_a_run_whose_reward_falls_too_is_not_hacked() -> None:
