@@ -111,11 +111,12 @@ def _sweep(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         print(f"# the sweep\n{to_yaml(sweep)}---\n# the config that its trials start from\n{to_yaml(base)}", end="")
         return 0
-    from srpo_ray.tuning.sweep import SweepInterruptedError, run_sweep
+    from srpo_ray.tuning.runs import StudyInterruptedError
+    from srpo_ray.tuning.sweep import run_sweep
 
     try:
         report = run_sweep(sweep, base, parsed.address, " ".join(["python experiments/sweep.py", *parsed.config]))
-    except SweepInterruptedError as error:
+    except StudyInterruptedError as error:
         print(f"srpo-ray: {error}", file=sys.stderr)
         return INTERRUPTED
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")

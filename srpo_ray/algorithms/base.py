@@ -21,6 +21,10 @@ class Batch:
     """Plain prompts, B of them, for example `("a red circle on a gray background", ...)`."""
     conditioning: Conditioning
     """Text features of the same prompts."""
+    worker: int = 0
+    """Rank of the worker: the address of draws that all its samples share."""
+    images: Tensor | None = None
+    """Real pictures of the prompts `[B, 3, H, W]` in [0, 1], where they take the place of rollouts."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,19 @@ def sample_rollout(
     return Rollout(policy.rollout(noise, conditioning, sigmas, guidance_scale), noise)
 
 
+def encode_images(policy: FluxPolicy, images: Tensor, addresses: list[tuple[int, ...]], *, seed: int) -> Rollout:
+    """Clean tokens of real pictures, and fresh noise to mix them with.
+
+    Args:
+        policy: The model that is tuned.
+        images: `[B, 3, H, W]` in [0, 1].
+        addresses: Address of each sample's noise, B of them; equal addresses share one noise.
+        seed: Seed of the run.
+    """
+    noise = policy.noise([generator(seed, "real", *address) for address in addresses])
+    return Rollout(policy.encode(images), noise)
+
+
 def direct_align(
     policy: FluxPolicy,
     rollout: Rollout,

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss
-from srpo_ray.algorithms.direct_align import Rollout, direct_align, gradient_scale, sample_rollout
+from srpo_ray.algorithms.direct_align import Rollout, direct_align, encode_images, gradient_scale, sample_rollout
 from srpo_ray.config.algorithm import Branch, ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import uniform_integer, window_sigmas
+from srpo_ray.flow import even_sigmas, uniform_integer, window_sigmas
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.rewards.base import PendingScore, RewardScorer
 from srpo_ray.rewards.query import TextQuery
@@ -38,7 +38,11 @@ class Steps:
 
 
 def branch_steps(
-    branch: Branch, draws: list[int], sigmas: Tensor, interpolation_strength: float, discount: tuple[float, float]
+    branch: Branch,
+    draws: list[int],
+    sigmas: Tensor,
+    interpolation_strength: float,
+    discount: tuple[float, float] | None,
 ) -> Steps:
     """Start, landing and discount of every sample.
 
@@ -47,13 +51,13 @@ def branch_steps(
         draws: Landing point of each sample, counted from the clean end, in [MARGIN, N - MARGIN].
         sigmas: Window grid `[N]`, noisiest first.
         interpolation_strength: Share of the window that is not stepped over, in (0, 1).
-        discount: Discount at the clean and at the noisy end of the window.
+        discount: Discount at the clean and at the noisy end of the window; None is 0 everywhere.
 
     Source: SRPO's released settings; near the ends the stride is clipped, and an inversion that would start
     beyond the clean end starts, and lands, one point earlier.
     """
     count = len(sigmas)
-    strengths = torch.linspace(discount[0], discount[1], count, dtype=torch.float64)
+    strengths = torch.linspace(*(discount or (0.0, 0.0)), count, dtype=torch.float64)
     full_stride = int((1 - interpolation_strength) * count) + 1
     starts, landings, indices = [], [], []
     for draw in draws:
@@ -70,13 +74,24 @@ def branch_steps(
     return Steps(sigmas[starts].float(), sigmas[landings].float(), strengths[indices].float())
 
 
-def text_query(branch: Branch, prompt: str, positive: str, negative: str, discount: float) -> TextQuery:
+def relative_query(branch: Branch, prompt: str, positive: str, negative: str, discount: float) -> TextQuery:
     """The relative query of one sample: `(1 + discount) * own text - other text`.
 
     The own text is the positive one for `denoise` and the negative one for `inversion`.
     """
+    own, other = _own_and_other(branch, prompt, positive, negative)
+    return TextQuery(((1 + discount, own), (-1.0, other)))
+
+
+def guided_query(branch: Branch, prompt: str, positive: str, negative: str, guidance: float) -> TextQuery:
+    """The guided query of one sample, whose weights add up to 1: `guidance * own + (1 - guidance) * other`."""
+    own, other = _own_and_other(branch, prompt, positive, negative)
+    return TextQuery(((guidance, own), (1 - guidance, other)))
+
+
+def _own_and_other(branch: Branch, prompt: str, positive: str, negative: str) -> tuple[str, str]:
     own, other = (positive, negative) if branch == "denoise" else (negative, positive)
-    return TextQuery(((1 + discount, f"{own}. {prompt}"), (-1.0, f"{other}. {prompt}")))
+    return f"{own}. {prompt}", f"{other}. {prompt}"
 
 
 @dataclass(frozen=True)
@@ -124,17 +139,27 @@ class SRPO:
         self.policy = policy
         self.rewards = rewards
         self.seed = seed
-        self.sigmas = window_sigmas(
+        self.sigmas = self._window()
+
+    def _window(self) -> Tensor:
+        config = self.config
+        if config.sigma_window:
+            return even_sigmas(config.sigma_window, config.window_points)
+        assert config.window_shift != "resolution"
+        return window_sigmas(
             config.timestep_window, config.window_grid_steps, config.window_points, config.window_shift
         )
 
     def collect(self, batch: Batch) -> Rollout:
-        """Sample clean pictures' tokens for the batch, without gradient."""
-        shared = self.config.shared_noise
+        """Clean tokens of the batch without gradient: sampled, or encoded from its real pictures."""
+        addresses = [self._address(self.config.noise, batch, sample) for sample in batch.samples]
+        if batch.images is not None:
+            return encode_images(self.policy, batch.images, addresses, seed=self.seed)
+        assert self.rollout.shift != "resolution"
         return sample_rollout(
             self.policy,
             batch.conditioning,
-            [(batch.step,) if shared else (batch.step, sample) for sample in batch.samples],
+            addresses,
             seed=self.seed,
             num_steps=self.rollout.num_steps,
             shift=self.rollout.shift,
@@ -142,11 +167,19 @@ class SRPO:
         )
 
     def losses(self, batch: Batch, collected: Rollout) -> Iterator[PendingLoss]:
-        """Yield one pending loss per branch."""
+        """Yield one pending loss per landing point and branch."""
         high = self.config.window_points - MARGIN
-        draws = [uniform_integer(MARGIN, high, self.seed, "landing", batch.step, sample) for sample in batch.samples]
-        for branch in self.config.branches:
-            yield self._branch_loss(branch, batch, collected, draws)
+        for renoising in range(self.config.renoisings):
+            addresses = [(*self._address(self.config.landing, batch, sample), renoising) for sample in batch.samples]
+            draws = [uniform_integer(MARGIN, high, self.seed, "landing", *address) for address in addresses]
+            for branch in self.config.branches:
+                yield self._branch_loss(branch, batch, collected, draws)
+
+    @staticmethod
+    def _address(scope: str, batch: Batch, sample: int) -> tuple[int, ...]:
+        """Address of a draw: samples with the same one get the same draw."""
+        own = {"shared": (), "per_worker": (batch.worker,), "per_sample": (sample,)}[scope]
+        return (batch.step, *own)
 
     def _branch_loss(self, branch: Branch, batch: Batch, rollout: Rollout, draws: list[int]) -> BranchLoss:
         config = self.config
@@ -156,14 +189,18 @@ class SRPO:
             self.policy, rollout, batch.conditioning, steps.start, steps.landing, config.guidance_scale
         )
         pending = self.rewards.submit(images, self._queries(branch, batch, steps))
-        return BranchLoss(branch, steps, pending, config.hinge, share=1 / len(config.branches))
+        return BranchLoss(branch, steps, pending, config.hinge, share=1 / (len(config.branches) * config.renoisings))
 
     def _queries(self, branch: Branch, batch: Batch, steps: Steps) -> list[TextQuery]:
         if self.config.query == "plain":
             return [TextQuery.plain(prompt) for prompt in batch.prompts]
-        positive = self.words.positive[batch.step % len(self.words.positive)]
-        negative = self.words.negative[batch.step % len(self.words.negative)]
-        return [
-            text_query(branch, prompt, positive, negative, discount)
-            for prompt, discount in zip(batch.prompts, steps.discount.tolist(), strict=True)
-        ]
+        samples = zip(batch.samples, batch.prompts, steps.discount.tolist(), strict=True)
+        return [self._query(branch, batch.step, *sample) for sample in samples]
+
+    def _query(self, branch: Branch, step: int, sample: int, prompt: str, discount: float) -> TextQuery:
+        turn = step + (sample if self.config.word_cycle == "per_sample" else 0)
+        positive = self.words.positive[turn % len(self.words.positive)]
+        negative = self.words.negative[turn % len(self.words.negative)]
+        if self.config.query == "guided":
+            return guided_query(branch, prompt, positive, negative, self.config.query_guidance + discount)
+        return relative_query(branch, prompt, positive, negative, discount)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.model import Shift
 
 Branch = Literal["denoise", "inversion"]
 
@@ -30,30 +31,40 @@ class SRPOConfig(Section):
     type: Literal["srpo"] = "srpo"
     timestep_window: tuple[int, int] = (5, 25)
     """First and last index of the `window_grid_steps` grid between which updates land; 0 is pure noise."""
+    sigma_window: tuple[float, float] | None = None
+    """The same window as sigmas, the noisier first, for example [0.96, 0.75]; replaces `timestep_window`."""
     window_grid_steps: int = Field(default=50, ge=2)
     """Steps of the sigma grid that `timestep_window` counts in."""
     window_points: int = Field(default=1000, ge=20)
     """Points of the even re-gridding of the window."""
-    window_shift: float = Field(default=3.0, gt=0)
-    """Shift of the sigma grid that the window is cut from."""
+    window_shift: Shift = 3.0
+    """Shift of the sigma grid that `timestep_window` counts in; `resolution` is FLUX's own."""
     interpolation_strength: float = Field(default=0.9, gt=0, lt=1)
     """Share of the window's noise removed by the known noise and not by the model."""
+    renoisings: int = Field(default=1, ge=1)
+    """Landing points per rollout; each costs a gradient step per branch, but no rollout."""
+    landing: Literal["per_sample", "per_worker"] = "per_sample"
+    """Whether every sample of a batch lands on a sigma of its own, or all of a worker's on one."""
+    noise: Literal["shared", "per_worker", "per_sample"] = "shared"
+    """Whether all rollouts of an update start from one noise, all of a worker's, or each from its own."""
     control_words: str = "paper"
     """Name of a set in `word_sets`."""
-    query: Literal["relative", "plain"] = "relative"
-    """`relative` scores against control words (SRPO); `plain` scores the prompt itself (Direct-Align)."""
+    word_cycle: Literal["per_update", "per_sample"] = "per_update"
+    """Whether the next words of the set are taken with each update or with each sample."""
+    query: Literal["relative", "guided", "plain"] = "relative"
+    """`relative`: own text minus the other; `guided`: `k * own + (1 - k) * other`; `plain`: the prompt itself."""
+    query_guidance: float = Field(default=2.0, gt=0)
+    """`k` of the guided query, before the discount is added."""
     branches: tuple[Branch, ...] = Field(default=("denoise", "inversion"), min_length=1)
     """Directions of the gradient step; `inversion` steps towards noise and acts as the regulariser."""
-    denoise_discount: tuple[float, float] = (0.1, 0.25)
-    """Extra weight of the positive text, from the clean to the noisy end of the window."""
-    inversion_discount: tuple[float, float] = (0.3, 0.01)
-    """Extra weight of the negative text, from the clean to the noisy end of the window."""
+    denoise_discount: tuple[float, float] | None = (0.1, 0.25)
+    """Extra weight of the positive text, from the clean to the noisy end of the window; null is none."""
+    inversion_discount: tuple[float, float] | None = (0.3, 0.01)
+    """Extra weight of the negative text, from the clean to the noisy end of the window; null is none."""
     hinge: float = 0.7
     """Loss is `relu(hinge - reward)`; set it above the reward's range for a linear loss."""
     guidance_scale: float = Field(default=3.5, ge=0)
     """Guidance embedding of the transformer call that carries gradient."""
-    shared_noise: bool = True
-    """Start all rollouts of an update from one noise, as the paper does."""
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:
@@ -64,6 +75,15 @@ class SRPOConfig(Section):
                 f" = {self.window_grid_steps}, got [{first}, {last}]; index 0 is pure noise, a larger index is"
                 " cleaner, so give the noisier end first"
             )
+        if self.sigma_window and not 1 > self.sigma_window[0] > self.sigma_window[1] > 0:
+            raise ValueError(
+                f"expected sigma_window [noisy, clean] with 1 > noisy > clean > 0, got {list(self.sigma_window)};"
+                " 1 is pure noise, where the clean picture cannot be recovered, so give the noisier end first"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_branches(self) -> Self:
         if len(set(self.branches)) != len(self.branches):
             raise ValueError(f"expected each branch at most once, got {list(self.branches)}; remove the repeats")
         if self.query == "plain" and "inversion" in self.branches:

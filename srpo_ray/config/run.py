@@ -47,7 +47,8 @@ class RunConfig(Section):
     @property
     def trained_words(self) -> ControlWords | None:
         """The control words whose difference the run is trained to raise; None if its reward is a plain one."""
-        return self.control_words if self.algorithm.query == "relative" else None
+        # An algorithm that knows of no query scores the plain prompt.
+        return self.control_words if getattr(self.algorithm, "query", "plain") != "plain" else None
 
     @model_validator(mode="after")
     def _check_word_set(self) -> Self:

@@ -12,12 +12,15 @@ from srpo_ray.evaluation.alarm import Alarm
 CONTENT_ACCURACY = "truth/content_accuracy"
 
 
+Kind = Literal["base", "trial", "repeat", "ablation"]
+
+
 @dataclass(frozen=True)
 class TrialRow:
     """One run of a sweep."""
 
     name: str
-    kind: Literal["base", "trial", "repeat", "ablation"]
+    kind: Kind
     """`base`: untrained; `repeat`: the best trial with another seed; `ablation`: the best with changes."""
     label: str
     """What the run is, for people."""

@@ -1,6 +1,7 @@
 """Sigma grids. Sigma is the share of noise: 1 is pure noise, 0 is data; grids run from noisy to clean."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,12 @@ def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
         raise ValueError(f"expected num_steps >= 1 and shift > 0, got num_steps={num_steps} and shift={shift}")
     t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
     return shift * t / (1 + (shift - 1) * t)
+
+
+def shift_at(shift: float | Literal["resolution"], resolution: int) -> float:
+    """The shift as a number: itself, or FLUX's own for pictures of `resolution` pixels a side."""
+    # FLUX packs 16 x 16 pixels into a token.
+    return flux_shift((resolution // 16) ** 2) if shift == "resolution" else shift
 
 
 def flux_shift(num_tokens: int) -> float:
@@ -58,4 +65,9 @@ def window_sigmas(window: tuple[int, int], grid_steps: int, num_points: int, shi
     if not 0 <= first < last <= grid_steps:
         raise ValueError(f"expected a window with 0 <= first < last <= {grid_steps}, got {window}")
     grid = shifted_sigmas(grid_steps, shift)
-    return torch.linspace(grid[first].item(), grid[last].item(), num_points, dtype=torch.float64)
+    return even_sigmas((grid[first].item(), grid[last].item()), num_points)
+
+
+def even_sigmas(window: tuple[float, float], num_points: int) -> Tensor:
+    """An even grid from the noisier to the cleaner end of a window, `[num_points]`, float64."""
+    return torch.linspace(*window, num_points, dtype=torch.float64)

@@ -69,6 +69,7 @@ class FluxPolicy:
         guidance_embeds: bool,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        truncate_sigma: bool = False,
     ) -> None:
         """Wrap a transformer.
 
@@ -79,12 +80,14 @@ class FluxPolicy:
             guidance_embeds: Whether the transformer takes a guidance embedding.
             dtype: Data type of the transformer's inputs; sigmas, steps and pictures stay float32.
             device: Where the transformer and the VAE are.
+            truncate_sigma: Whether the transformer gets sigmas cut to thousandths.
         """
         self.network = network
         self.vae = vae
         self.dtype = dtype
         self.device = torch.device(device)
         self.guidance_embeds = guidance_embeds
+        self.truncate_sigma = truncate_sigma
         self.latent_size = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.token_shape = ((self.latent_size // 2) ** 2, vae.config["latent_channels"] * 4)
         self._position_ids = position_ids(self.latent_size, self.latent_size, self.device)
@@ -104,9 +107,10 @@ class FluxPolicy:
         batch = len(tokens)
         text_ids = torch.zeros(conditioning.prompt_embeds.shape[1], 3, device=self.device)
         guidance = torch.full((batch,), guidance_scale, device=self.device) if self.guidance_embeds else None
+        seen = (sigma * 1000).floor() / 1000 if self.truncate_sigma else sigma
         (velocity,) = self.network(
             hidden_states=tokens.to(self.dtype),
-            timestep=sigma.to(self.device, torch.float32),
+            timestep=seen.to(self.device, torch.float32),
             guidance=guidance,
             pooled_projections=conditioning.pooled_prompt_embeds,
             encoder_hidden_states=conditioning.prompt_embeds,

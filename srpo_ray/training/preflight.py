@@ -4,6 +4,7 @@ from pathlib import Path
 
 from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.load import ConfigError, load_run
+from srpo_ray.data.images import load_images
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.files import write_text
 from srpo_ray.models.paths import resolve_path
@@ -16,7 +17,10 @@ def check_inputs(config: RunConfig) -> None:
     Raises:
         ValueError: If a prompt file or the model folder cannot be used.
     """
-    load_prompts(config.data.prompts)
+    if config.data.images:
+        load_images(config.data.images)
+    else:
+        load_prompts(config.data.prompts)
     load_prompts(config.evaluation.prompts, "evaluation.prompts")
     path = Path(resolve_path(config.model.path))
     # A hub id has exactly one slash and no such folder here; all else must be a folder.

@@ -7,7 +7,7 @@ import torch
 
 from srpo_ray.config import load_run
 from srpo_ray.evaluation.gallery import picture_grid, save_png
-from srpo_ray.flow import generator, shifted_sigmas
+from srpo_ray.flow import generator, shift_at, shifted_sigmas
 from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae, takes_guidance
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text import encode_prompts
@@ -58,7 +58,7 @@ def sample_run(
     path = resolve_path(config.model.path)
     conditioning = encode_prompts(path, prompts, config.model.max_sequence_length, dtype, device)
     noise = policy.noise([generator(seed, "sample", index) for index in range(len(prompts))])
-    sigmas = shifted_sigmas(num_steps, config.rollout.shift)
+    sigmas = shifted_sigmas(num_steps, shift_at(config.rollout.shift, config.model.resolution))
     with torch.no_grad():
         tokens = policy.rollout(noise, conditioning.to(device, dtype), sigmas, guidance_scale)
         images = policy.decode(tokens)

@@ -8,8 +8,10 @@ from torch import distributed as dist
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
 from srpo_ray.data.embeddings import load_or_encode
+from srpo_ray.data.images import load_images
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.panel import Panel
+from srpo_ray.flow import shift_at
 from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae, takes_guidance
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
@@ -42,15 +44,17 @@ def build_trainer(
         guidance_embeds=guidance_embeds,
         dtype=dtype,
         device=device,
+        truncate_sigma=config.model.truncate_sigma,
     )
-    texts = load_prompts(config.data.prompts)
+    images = load_images(config.data.images) if config.data.images else None
+    texts = images.captions if images else load_prompts(config.data.prompts)
     judged = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]
     conditioning = _encode(config, [*texts, *judged], dtype, device, Path(config.run_root) / "cache")
     panel = Panel(
         config.evaluation,
         judged,
         conditioning[len(texts) :],
-        shift=config.rollout.shift,
+        shift=shift_at(config.rollout.shift, config.model.resolution),
         truth=config.evaluation.prompts.startswith("small_world:"),
         trained_words=config.trained_words,
         rank=rank,
@@ -64,7 +68,7 @@ def build_trainer(
         rewards=rewards,
         algorithm=build_algorithm(config, policy, rewards),
         panel=panel,
-        prompts=Prompts(texts, conditioning[: len(texts)]),
+        prompts=Prompts(texts, conditioning[: len(texts)], images),
         rank=rank,
         world_size=world_size,
         timer=StageTimer(),

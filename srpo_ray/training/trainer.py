@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 from srpo_ray.algorithms import Algorithm, Batch, PendingLoss
 from srpo_ray.config import RunConfig
+from srpo_ray.data.images import RealImages
 from srpo_ray.data.prompts import prompt_indices
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.panel import Panel, combine
@@ -24,10 +26,11 @@ from srpo_ray.training.run_folder import RunFolder, append_row, load_pictures, s
 
 @dataclass(frozen=True)
 class Prompts:
-    """Training prompts and their text features, in one order."""
+    """Training prompts, their text features and, where real pictures replace rollouts, those; in one order."""
 
     texts: list[str]
     conditioning: Conditioning
+    images: RealImages | None = None
 
 
 @dataclass
@@ -90,7 +93,13 @@ class Trainer:
             samples = range(start, start + size)
             indices = [chosen[sample] for sample in samples]
             conditioning = self.prompts.conditioning[indices].to(self.policy.device, self.policy.dtype)
-            yield Batch(step, tuple(samples), tuple(self.prompts.texts[index] for index in indices), conditioning)
+            texts = tuple(self.prompts.texts[index] for index in indices)
+            yield Batch(step, tuple(samples), texts, conditioning, self.rank, self._images(indices))
+
+    def _images(self, indices: list[int]) -> Tensor | None:
+        if self.prompts.images is None:
+            return None
+        return self.prompts.images.load(indices, self.config.model.resolution).to(self.policy.device)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Judge the model on the panel; worker 0 keeps the rows and the before/after pictures."""

@@ -1,17 +1,17 @@
 """What a study found, read back from its trials' folders."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from srpo_ray.config.sweep import SweepConfig
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.training.health import read_alarms
 from srpo_ray.training.run_folder import RunFolder, read_rows
 
 
 def read_row(
     folder: RunFolder,
-    kind: Literal["trial", "repeat", "ablation"],
+    kind: Kind,
     label: str,
     changes: Mapping[str, Any],
     seed: int,

@@ -25,7 +25,9 @@ class Study:
     pool: str | None
     """Name of the reward pool; None scores in the trainers."""
     parent_run: str
-    """MLflow run of the sweep."""
+    """MLflow run of the whole study."""
+    resume: str
+    """Command that goes on with the study."""
 
 
 def trial_config(study: Study, name: str, changes: Mapping[str, Any]) -> RunConfig:

@@ -1,6 +1,7 @@
 """SRPO against derivations of its own: indices by hand, loss and gradient by formula."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import Batch
-from srpo_ray.algorithms.srpo import SRPO, branch_steps, text_query
+from srpo_ray.algorithms.direct_align import Rollout, gradient_scale
+from srpo_ray.algorithms.srpo import SRPO, branch_steps, guided_query, relative_query
 from srpo_ray.config.algorithm import ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import window_sigmas
+from srpo_ray.flow import euler_step, recover_clean, window_sigmas
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import Scores
@@ -47,10 +49,17 @@ def test_inversion_steps_from_the_cleaner_point(draw: int, start: int, landing: 
 
 
 def test_branches_weigh_positive_and_negative_text_crosswise() -> None:
-    denoise = text_query("denoise", "a cat", "Real", "Painting", 0.25)
-    inversion = text_query("inversion", "a cat", "Real", "Painting", 0.25)
+    denoise = relative_query("denoise", "a cat", "Real", "Painting", 0.25)
+    inversion = relative_query("inversion", "a cat", "Real", "Painting", 0.25)
     assert denoise.terms == ((1.25, "Real. a cat"), (-1.0, "Painting. a cat"))
     assert inversion.terms == ((1.25, "Painting. a cat"), (-1.0, "Real. a cat"))
+
+
+def test_guided_queries_weigh_to_one() -> None:
+    denoise = guided_query("denoise", "a cat", "Real", "Painting", 2.25)
+    inversion = guided_query("inversion", "a cat", "Real", "Painting", 2.25)
+    assert denoise.terms == ((2.25, "Real. a cat"), (-1.25, "Painting. a cat"))
+    assert inversion.terms == ((2.25, "Painting. a cat"), (-1.25, "Real. a cat"))
 
 
 class LinearPolicy:
@@ -73,6 +82,9 @@ class LinearPolicy:
     def decode(self, tokens: Tensor) -> Tensor:
         return tokens
 
+    def encode(self, images: Tensor) -> Tensor:
+        return images * 2
+
 
 TEXT_FEATURES = {"flat": 0.3, "simple": -0.2, "plain": 0.9, "detailed": -0.7, "textured": 0.4}
 
@@ -90,13 +102,15 @@ class LinearRewards:
         return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}))
 
 
-def make(config: SRPOConfig, batch_size: int = 3, step: int = 1) -> tuple[SRPO, LinearPolicy, LinearRewards, Batch]:
+def make(
+    config: SRPOConfig, batch_size: int = 3, step: int = 1, images: Tensor | None = None
+) -> tuple[SRPO, LinearPolicy, LinearRewards, Batch]:
     policy = LinearPolicy(torch.randn(batch_size, 2, 3))
     rewards = LinearRewards()
     algorithm = SRPO(config, RolloutConfig(), WORDS, cast(FluxPolicy, policy), cast(Any, rewards), seed=7)
     conditioning = Conditioning(torch.zeros(batch_size, 1, 1), torch.zeros(batch_size, 1))
     prompts = tuple(f"prompt {index}" for index in range(batch_size))
-    return algorithm, policy, rewards, Batch(step, tuple(range(batch_size)), prompts, conditioning)
+    return algorithm, policy, rewards, Batch(step, tuple(range(batch_size)), prompts, conditioning, 0, images)
 
 
 def test_gradient_of_the_velocity_is_the_hand_formula() -> None:
@@ -121,10 +135,10 @@ def test_gradient_of_the_velocity_is_the_hand_formula() -> None:
         )
 
 
-def _draw(seed: int, step: int, sample: int) -> int:
+def _draw(seed: int, step: int, sample: int, renoising: int = 0) -> int:
     import hashlib
 
-    digest = hashlib.blake2b(f"{seed}/landing/{step}/{sample}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/landing/{step}/{sample}/{renoising}".encode(), digest_size=8).digest()
     source = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
     return int(torch.randint(5, 996, (), generator=source))
 
@@ -135,6 +149,19 @@ def _indices(branch: str, draw: int) -> tuple[int, int]:
         return 1000 - draw - stride, 1000 - draw
     cleaner = max(draw - stride, 1)
     return 1000 - cleaner, 1000 - cleaner - stride
+
+
+@pytest.mark.parametrize(("start", "landing"), [(0.9643, 0.9428), (0.75, 0.7715), (0.5, 0.0)])
+def test_gradient_scale_is_the_derivative_of_the_recovered_picture(start: float, landing: float) -> None:
+    clean, noise = torch.randn(2, 1, 2, 3, dtype=torch.float64)
+    sigma, sigma_next = torch.tensor([start]).double(), torch.tensor([landing]).double()
+
+    def recovered(velocity: Tensor) -> Tensor:
+        noisy = (1 - start) * clean + start * noise
+        return recover_clean(euler_step(noisy, velocity, sigma, sigma_next), noise, sigma_next).sum()
+
+    gradient = torch.autograd.functional.jacobian(recovered, torch.randn(1, 2, 3, dtype=torch.float64))
+    torch.testing.assert_close(gradient, gradient_scale(sigma, sigma_next).expand(1, 2, 3))
 
 
 def test_loss_is_zero_above_the_hinge_and_linear_below() -> None:
@@ -158,10 +185,10 @@ def test_words_cycle_by_update_and_only_rewards_see_them() -> None:
 
 
 def test_shared_noise_is_one_noise_and_own_noise_is_not() -> None:
-    algorithm, _, _, batch = make(SRPOConfig(shared_noise=True))
+    algorithm, _, _, batch = make(SRPOConfig(noise="shared"))
     noise = algorithm.collect(batch).noise
     assert torch.equal(noise[0], noise[1])
-    algorithm, _, _, batch = make(SRPOConfig(shared_noise=False))
+    algorithm, _, _, batch = make(SRPOConfig(noise="per_sample"))
     noise = algorithm.collect(batch).noise
     assert not torch.equal(noise[0], noise[1])
 
@@ -178,3 +205,64 @@ def test_rollout_and_gradient_call_have_guidance_of_their_own() -> None:
     torch.testing.assert_close(rollout.clean, torch.tanh(rollout.noise) + 1.0)
     list(algorithm.losses(batch, rollout))
     assert [guidance for _, _, guidance in policy.calls] == [3.5, 3.5]
+
+
+def test_each_renoising_lands_elsewhere_and_carries_its_share() -> None:
+    algorithm, policy, _, batch = make(SRPOConfig(renoisings=3, branches=("denoise",)))
+    outputs = [loss.result() for loss in algorithm.losses(batch, algorithm.collect(batch))]
+    assert len(outputs) == len(policy.calls) == 3
+    for renoising, output in enumerate(outputs):
+        landings = [1000 - _draw(7, batch.step, sample, renoising) for sample in range(3)]
+        expected = torch.tensor([27 / 28 + index * (0.75 - 27 / 28) / 999 for index in landings])
+        torch.testing.assert_close(output.metrics["step/landing_sigma/denoise"], expected)
+        assert output.loss.item() == pytest.approx(output.metrics["loss/denoise"].mean().item() / 3)
+
+
+def test_samples_of_a_worker_share_landing_and_noise_when_asked() -> None:
+    algorithm, policy, _, batch = make(SRPOConfig(landing="per_worker", noise="per_worker"))
+    noise = algorithm.collect(batch).noise
+    list(algorithm.losses(batch, Rollout(torch.tanh(noise), noise)))
+    assert all(len(set(sigma.tolist())) == 1 for sigma, _, _ in policy.calls)
+    assert torch.equal(noise[0], noise[2])
+    other = replace(batch, worker=1)
+    assert not torch.equal(algorithm.collect(other).noise, noise)
+
+
+def test_words_cycle_by_sample_when_asked() -> None:
+    algorithm, _, rewards, batch = make(SRPOConfig(word_cycle="per_sample"), step=1)
+    list(algorithm.losses(batch, algorithm.collect(batch)))
+    first_words = [[text.split(".")[0] for _, text in query.terms] for query in rewards.queries[0]]
+    assert first_words == [["textured", "simple"], ["detailed", "plain"], ["textured", "flat"]]
+
+
+def test_without_discount_both_texts_weigh_the_same() -> None:
+    algorithm, _, rewards, batch = make(SRPOConfig(denoise_discount=None, inversion_discount=None))
+    list(algorithm.losses(batch, algorithm.collect(batch)))
+    assert {weight for queries in rewards.queries for query in queries for weight, _ in query.terms} == {1.0, -1.0}
+
+
+def test_guided_query_adds_the_discount_to_its_guidance() -> None:
+    algorithm, _, rewards, batch = make(SRPOConfig(query="guided", query_guidance=3.0))
+    list(algorithm.losses(batch, algorithm.collect(batch)))
+    for branch, (clean, noisy), queries in zip(
+        ("denoise", "inversion"), ((0.1, 0.25), (0.3, 0.01)), rewards.queries, strict=True
+    ):
+        for sample, query in enumerate(queries):
+            draw = _draw(7, batch.step, sample)
+            index = draw if branch == "denoise" else max(draw - min(100, 1000 - draw, draw), 1)
+            guidance = 3 + clean + (noisy - clean) * index / 999
+            assert [weight for weight, _ in query.terms] == pytest.approx([guidance, 1 - guidance])
+
+
+def test_window_may_be_given_as_sigmas() -> None:
+    algorithm, _, _, _ = make(SRPOConfig(sigma_window=(0.9, 0.6), window_points=31))
+    torch.testing.assert_close(algorithm.sigmas, torch.tensor([0.9 - 0.01 * index for index in range(31)]).double())
+
+
+def test_real_pictures_take_the_place_of_rollouts() -> None:
+    images = torch.rand(3, 2, 3)
+    algorithm, _, _, batch = make(SRPOConfig(noise="per_sample"), images=images)
+    rollout = algorithm.collect(batch)
+    assert torch.equal(rollout.clean, images * 2)
+    assert not torch.equal(rollout.noise[0], rollout.noise[1])
+    assert not torch.equal(rollout.noise, algorithm.collect(replace(batch, images=None)).noise)

@@ -99,6 +99,17 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("training.batch_size=many", r"training.batch_size: expected to be a valid integer.*got 'many'"),
         ("algorithm.timestep_window=[25, 5]", r"0 <= first < last < window_grid_steps = 50, got \[25, 5\]"),
         ("algorithm.timestep_window=[5, 50]", r"0 <= first < last < window_grid_steps = 50, got \[5, 50\]"),
+        (
+            "algorithm.sigma_window=[0.7, 0.9]",
+            r"expected sigma_window \[noisy, clean\] .*got \[0.7, 0.9\]",
+        ),
+        (
+            "algorithm.sigma_window=[1.0, 0.9]",
+            r"expected sigma_window \[noisy, clean\] .*got \[1.0, 0.9\]",
+        ),
+        ("algorithm.noise=private", r"algorithm.noise: .*'shared', 'per_worker' or 'per_sample'.*got 'private'"),
+        ("algorithm.renoisings=0", r"algorithm.renoisings: .*got 0"),
+        ("rollout.shift=0", r"rollout.shift.*got 0"),
         ("algorithm.control_words=nice", r"expected algorithm.control_words to name one of word_sets .* got 'nice'"),
         ("algorithm.query=plain", r"expected branches \[denoise\] with query plain"),
         ("training.num_workers=3", r"expected batch_size to be a multiple of num_workers"),
@@ -161,3 +172,29 @@ def test_values_are_not_checked_before_all_layers_are_merged(tmp_path: Path) -> 
     (tmp_path / "half.yaml").write_text("training: {num_workers: 3}\n")
     values = load_values([SMALL_WORLD, tmp_path / "half.yaml"], ["training.batch_size=9"])
     assert RunConfig.model_validate(values).training.worker_batch_size == 3
+
+
+def test_reference_preset_has_every_released_number() -> None:
+    folder = ROOT / "configs" / "algorithms"
+    reference = load_run([SMALL_WORLD, folder / "srpo_reference.yaml"])
+    assert (reference.rollout.num_steps, reference.rollout.shift, reference.rollout.guidance_scale) == (25, 3.0, 1.0)
+    assert (reference.model.resolution, reference.model.truncate_sigma) == (720, True)
+    algorithm, optimizer = reference.algorithm, reference.training.optimizer
+    assert (algorithm.timestep_window, algorithm.window_points, algorithm.interpolation_strength) == (
+        (5, 25),
+        1000,
+        0.9,
+    )
+    assert (algorithm.denoise_discount, algorithm.inversion_discount) == ((0.1, 0.25), (0.3, 0.01))
+    assert (algorithm.hinge, algorithm.guidance_scale, algorithm.noise) == (0.7, 3.5, "shared")
+    assert algorithm.branches == ("denoise", "inversion")
+    assert reference.control_words.positive == ("Natural-lighting", "Detail", "Detailed", "Real")
+    assert reference.control_words.negative == ("Concept art", "Painting", "Anime", "Flat", "Oil")
+    assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (5e-6, (0.9, 0.999), 1e-4)
+    assert (optimizer.max_grad_norm, reference.training.batch_size, reference.training.num_updates) == (0.1, 32, 19)
+
+    pick_score = load_run([SMALL_WORLD, folder / "srpo_reference.yaml", folder / "srpo_reference_pickscore.yaml"])
+    assert (pick_score.algorithm.timestep_window, pick_score.rollout.guidance_scale) == ((5, 30), 2.0)
+    assert pick_score.algorithm.denoise_discount == (0.1, 0.5)
+    assert pick_score.algorithm.inversion_discount == (0.6, 0.01)
+    assert pick_score.algorithm.hinge == 0.7

@@ -10,6 +10,7 @@ from srpo_ray.flow import (
     generator,
     mix,
     recover_clean,
+    shift_at,
     shifted_sigmas,
     uniform_integer,
     window_sigmas,
@@ -75,3 +76,10 @@ def test_uniform_integer_reaches_both_ends_and_all_between_evenly() -> None:
     assert sum(counts) == len(draws)
     deviation = math.sqrt(len(draws) * 0.2 * 0.8)
     assert all(abs(count - 1000) < 5 * deviation for count in counts)
+
+
+def test_shift_is_a_number_or_follows_the_resolution() -> None:
+    assert shift_at(3.0, 512) == 3.0
+    # 1024 px are 4096 tokens, the upper end of FLUX's line, exp(1.15).
+    assert shift_at("resolution", 1024) == pytest.approx(3.1582, abs=1e-4)
+    assert shift_at("resolution", 512) == pytest.approx(1.8776, abs=1e-4)

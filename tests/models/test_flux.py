@@ -10,7 +10,7 @@ from srpo_ray.flow import shifted_sigmas
 from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae
 from srpo_ray.models.latents import pack, position_ids, unpack
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.text import encode_prompts
+from srpo_ray.models.text import Conditioning, encode_prompts
 
 PROMPTS = ["a red circle on a gray background", "detailed. a blue square on a white background"]
 
@@ -28,6 +28,24 @@ def test_pack_and_ids_equal_the_pipelines() -> None:
     ids = FluxPipeline._prepare_latent_image_ids(2, 4, 6, torch.device("cpu"), torch.float32)
     assert torch.equal(position_ids(8, 12), ids)
     assert torch.equal(unpack(pack(latents), 8, 12), latents)
+
+
+@pytest.mark.parametrize(("truncate", "seen"), [(True, [0.964, 0.75, 1.0]), (False, [0.96428, 0.75, 1.0])])
+def test_network_sees_sigmas_cut_to_thousandths_when_asked(
+    policy: FluxPolicy, truncate: bool, seen: list[float]
+) -> None:
+    given: list[torch.Tensor] = []
+
+    def network(**inputs: torch.Tensor) -> tuple[torch.Tensor]:
+        given.append(inputs["timestep"])
+        return (torch.zeros_like(inputs["hidden_states"]),)
+
+    cut = FluxPolicy(
+        network, policy.vae, resolution=64, guidance_embeds=False, dtype=torch.float32, truncate_sigma=truncate
+    )
+    conditioning = Conditioning(torch.zeros(3, 16, 4), torch.zeros(3, 4))
+    cut.velocity(torch.zeros(3, 16, 64), torch.tensor([0.96428, 0.75, 1.0]), conditioning, 1.0)
+    torch.testing.assert_close(given[0], torch.tensor(seen), rtol=0, atol=1e-7)
 
 
 def test_rollout_and_decode_draw_what_the_pipeline_draws(policy: FluxPolicy) -> None:

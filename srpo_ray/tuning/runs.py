@@ -1,0 +1,129 @@
+"""Runs of a study in Ray Tune: searched ones and planned ones, each begun once and resumed."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import ExperimentAnalysis, ProgressReporter, ResultGrid, TuneConfig, Tuner
+
+from srpo_ray.evaluation.results import Kind, TrialRow
+from srpo_ray.tracking.run import end_run
+from srpo_ray.tuning.progress import RunsTable
+from srpo_ray.tuning.rows import read_row
+from srpo_ray.tuning.trial import ReleaseTrials, Study, run_trial, trial_folder
+
+
+class StudyInterruptedError(RuntimeError):
+    """The study was stopped and can be resumed; the message says how."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run whose config is known before the phase starts."""
+
+    name: str
+    kind: Kind
+    label: str
+    changes: dict[str, Any]
+    """Dotted config path -> value, over the study's base config."""
+
+
+def run_planned(
+    study: Study, phase: str, title: str, planned: Sequence[PlannedRun], max_concurrent: int, objective: str
+) -> list[TrialRow]:
+    """Train planned runs to their end, several at a time.
+
+    Args:
+        study: What all runs share.
+        phase: Name of this part of the study in its folder; a phase that was begun goes on.
+        title: What the runs are, for the table on the terminal.
+        planned: The runs.
+        max_concurrent: Runs at the same time.
+        objective: Metric to show on the terminal.
+
+    Raises:
+        StudyInterruptedError: If it was stopped by Ctrl-C.
+    """
+    runs = {run.name: run for run in planned}
+    if not runs:
+        return []
+
+    def train(params: dict[str, Any]) -> None:
+        run_trial(study, params["run"], runs[params["run"]].changes)
+
+    config = TuneConfig(max_concurrent_trials=max_concurrent, trial_name_creator=_named, trial_dirname_creator=_named)
+    reporter = runs_table(study, title, objective, lambda _: {})
+    rows = []
+    for result in fit_phase(study, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter):
+        run = runs[(result.config or {})["run"]]
+        seed = int(run.changes.get("seed", study.base.seed))
+        row = read_row(trial_folder(study, run.name), run.kind, run.label, run.changes, seed, reason(result.error))
+        close_tracking(study, row)
+        rows.append(row)
+    return rows
+
+
+def fit_phase(
+    study: Study,
+    phase: str,
+    trainable: Callable[[dict[str, Any]], None],
+    config: TuneConfig,
+    space: Mapping[str, Any],
+    reporter: ProgressReporter,
+) -> ResultGrid:
+    """Run or go on with one phase of the study in Ray Tune."""
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    storage = Path(study.folder) / "tune"
+    with_resources = tune.with_resources(trainable, {"cpu": 0.1})
+    if Tuner.can_restore(str(storage / phase)):
+        tuner = Tuner.restore(
+            str(storage / phase), with_resources, resume_unfinished=True, restart_errored=True, param_space=dict(space)
+        )
+    else:
+        tuner = Tuner(
+            with_resources,
+            param_space=dict(space),
+            tune_config=config,
+            run_config=tune.RunConfig(
+                name=phase,
+                storage_path=str(storage),
+                callbacks=[ReleaseTrials()],
+                progress_reporter=reporter,
+                verbose=1,
+            ),
+        )
+    results = tuner.fit()
+    # Tune itself catches Ctrl-C, saves its state and returns as if all were done.
+    if any(not trial.is_finished() for trial in ExperimentAnalysis(str(storage / phase)).trials or []):
+        raise StudyInterruptedError(f"stopped; go on with: {study.resume}")
+    return results
+
+
+def runs_table(
+    study: Study, title: str, objective: str, settings: Callable[[Mapping[str, Any]], Mapping[str, str]]
+) -> RunsTable:
+    """The table on the terminal for a phase."""
+    folder = Path(study.folder)
+    return RunsTable(f"{folder.name}: {title}", folder / "trials", objective, study.base.training.num_updates, settings)
+
+
+def _named(trial: Any) -> str:
+    return trial.config["run"]
+
+
+def reason(error: BaseException | None) -> str | None:
+    """The last line of an error, which says most; None without one."""
+    if error is None:
+        return None
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def close_tracking(study: Study, row: TrialRow) -> None:
+    """A stopped trial's process is gone: send what it left and set its final status."""
+    if not row.ended:
+        folder = trial_folder(study, row.name)
+        end_run(folder.tracker_record, folder.tracker_spool, "FAILED" if row.failed else "KILLED")
