@@ -35,7 +35,7 @@ class AlarmConfig(Section):
     """Standard errors, of the paired difference over prompts, that a rise or fall must exceed to count."""
     margin: float = Field(default=0.1, ge=0)
     """Least fall of a held-out score, in standard deviations over the untrained model's pictures."""
-    band: float = Field(default=3.0, gt=0)
+    band: float = Field(default=1.0, gt=0)
     """Standard deviations over the untrained model's pictures by which the mean of an image statistic may move."""
 
 

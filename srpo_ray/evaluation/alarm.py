@@ -77,13 +77,13 @@ def best_evaluation(history: Sequence[Scored], held_out: Sequence[str]) -> Score
 
 
 def alarm_texts(alarms: Sequence[Alarm]) -> list[str]:
-    """A run's alarms for people: each metric's first one, and how often it rang again."""
+    """A run's alarms for people: each metric's first one, and when it rang again."""
     by_metric: dict[tuple[str, str], list[Alarm]] = {}
     for alarm in alarms:
         by_metric.setdefault((alarm.kind, alarm.metric), []).append(alarm)
     texts = []
     for first, *others in by_metric.values():
-        again = f", and at {len(others)} more evaluations" if others else ""
+        again = f", again at {', '.join(str(alarm.step) for alarm in others)}" if others else ""
         texts.append(f"update {first.step}{again}: {first.message}")
     return texts
 

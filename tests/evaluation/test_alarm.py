@@ -89,11 +89,11 @@ def test_pictures_of_one_prompt_are_one_observation() -> None:
     assert alarms(runs, noise=1.0) == [(5, "hacking", HELD_OUT)]
 
 
-@pytest.mark.parametrize(("metric", "moved"), [("image/saturation", 0.4), ("image/diversity", -0.4)])
+@pytest.mark.parametrize(("metric", "moved"), [("image/saturation", 0.12), ("image/diversity", -0.12)])
 def test_a_statistic_outside_the_untrained_band_rings_whatever_the_scores(metric: str, moved: float) -> None:
     runs = history({metric: moved, HELD_OUT: 0.1})
     assert alarms(runs) == [(10, "style", metric)]
-    assert alarms(runs, band=5) == []
+    assert alarms(runs, band=2) == []
     assert alarms(history({metric: moved / 2})) == []
 
 
@@ -114,4 +114,4 @@ def test_best_counts_each_model_on_its_own_scale() -> None:
 def test_people_read_each_alarm_once() -> None:
     rang = [Alarm(step, "style", "image/contrast", f"moved at {step}") for step in (10, 20, 30)]
     texts = alarm_texts([*rang, Alarm(20, "hacking", HELD_OUT, "fell")])
-    assert texts == ["update 10, and at 2 more evaluations: moved at 10", "update 20: fell"]
+    assert texts == ["update 10, again at 20, 30: moved at 10", "update 20: fell"]

@@ -89,7 +89,7 @@ def test_headline_names_winner_seeds_and_alarms(sweep: SweepReport, report_path:
 
 def test_a_run_with_an_alarm_is_marked_in_table_curves_and_plot(sweep: SweepReport, report_path: Path):
     text = write_report(report_path, sweep).read_text()
-    assert "update 30, and at 1 more evaluations: the held-out score fell at 30" in text
+    assert "update 30, again at 45: the held-out score fell at 30" in text
     assert "the contrast moved at 45" in text
     assert re.findall(r'<tr class="([^"]*alarmed)">.*?<b>(.*?)</b>', text, re.DOTALL) == [("trial alarmed", "t02")]
     assert 'data-sort="alarm">alarm<' in text

@@ -66,7 +66,7 @@ def test_alarms_and_the_best_step_are_told_at_the_end(tmp_path: Path) -> None:
     assert warnings(folder) == []
     for step in (10, 20):
         append_row(folder.alarms, {"step": step, "kind": "style", "metric": "image/contrast", "message": "it moved"})
-    assert warnings(folder) == ["run: update 10, and at 1 more evaluations: it moved"]
+    assert warnings(folder) == ["run: update 10, again at 20: it moved"]
     folder.finished.write_text('{"updates": 20, "stopped_by": "alarm", "best_step": 5}')
     assert warnings(folder)[1].startswith("run: stopped by the alarm; best was the checkpoint of update 5")
     folder.finished.write_text('{"updates": 20, "stopped_by": "alarm", "best_step": 0}')
