@@ -13,6 +13,7 @@ from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer
 
 from srpo_ray.config import RunConfig
+from srpo_ray.config.located import located
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import cluster_capacity
 from srpo_ray.rewards.pool.pool import RewardPool
@@ -134,7 +135,8 @@ def train(config: RunConfig, address: str | None = None) -> RunFolder:
         TrainingError: If the run could not go on.
     """
     check_inputs(config)
-    folder = open_run_folder(config, Path(config.run_root).resolve() / config.name)
+    config = located(config)
+    folder = open_run_folder(config, Path(config.run_root) / config.name)
     if folder.finished.exists():
         return folder
     with ray_session(address):
@@ -144,7 +146,7 @@ def train(config: RunConfig, address: str | None = None) -> RunFolder:
             reward_pool(config, f"rewards_{config.name}") as pool,
             progress_bar(folder, config.training.num_updates, objectives),
         ):
-            fit(config, folder, pool, name=config.name)
+            fit(config, folder, pool, name=config.name, commit=git_commit(Path.cwd()))
     return folder
 
 
@@ -164,6 +166,7 @@ def fit(
     pool: str | None,
     *,
     name: str,
+    commit: str | None,
     parent_run: str | None = None,
     callbacks: tuple[UserCallback, ...] = (),
 ) -> None:
@@ -174,6 +177,7 @@ def fit(
         folder: Its folder, made already.
         pool: Name of the reward pool; None scores in process.
         name: Name of the MLflow run.
+        commit: Git commit of the person's working folder, None outside of a repository.
         parent_run: MLflow run that this one is shown under.
         callbacks: More callbacks of Ray Train, called in its controller.
 
@@ -186,7 +190,7 @@ def fit(
         config.tracking.experiment,
         name,
         parent_run_id=parent_run,
-        tags={"git_commit": git_commit(Path.cwd()) or "unknown", "run_dir": str(folder.path)},
+        tags={"git_commit": commit or "unknown", "run_dir": str(folder.path)},
         params=flatten(config.model_dump(mode="json")),
         record=folder.tracker_record,
     )

@@ -14,7 +14,7 @@ def open_sweep_folder(sweep: SweepConfig, base: RunConfig) -> Path:
     Raises:
         ValueError: If it cannot be written, or belongs to another sweep.
     """
-    folder = Path(base.run_root).resolve() / sweep.name
+    folder = Path(base.run_root) / sweep.name
     RunFolder(folder).make()
     for file, config in ((folder / "sweep.yaml", sweep), (folder / "base.yaml", base)):
         text = to_yaml(config)

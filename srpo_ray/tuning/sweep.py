@@ -9,6 +9,7 @@ from ray import tune
 from ray.tune import TuneConfig
 
 from srpo_ray.config import RunConfig, SweepConfig
+from srpo_ray.config.located import located
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.tracking.run import flatten, git_commit, start_run
@@ -43,12 +44,14 @@ def run_sweep(sweep: SweepConfig, base: RunConfig, address: str | None, command:
         StudyInterruptedError: If it was stopped by Ctrl-C.
     """
     check_inputs(base)
+    base = located(base)
     folder = open_sweep_folder(sweep, base)
     with ray_session(address):
         check_capacity(base)
         with reward_pool(base, f"rewards_{sweep.name}") as pool:
             resume = f"python experiments/sweep.py --resume {folder}"
-            study = Study(base, str(folder), pool, _start_parent_run(sweep, base, folder), resume)
+            parent_run, commit = _start_parent_run(sweep, base, folder), git_commit(Path.cwd())
+            study = Study(base, str(folder), pool, parent_run, resume, commit)
             trials = _search(study, sweep)
             best, note = choose_best(trials, sweep)
             again = run_planned(

@@ -28,6 +28,8 @@ class Study:
     """MLflow run of the whole study."""
     resume: str
     """Command that goes on with the study."""
+    commit: str | None
+    """Git commit of the working folder that the study was started in."""
 
 
 def trial_config(study: Study, name: str, changes: Mapping[str, Any]) -> RunConfig:
@@ -51,7 +53,15 @@ def run_trial(study: Study, name: str, changes: Mapping[str, Any]) -> None:
         return
     if not folder.evaluations.exists():
         _adopt_untrained(config, folder)
-    fit(config, folder, study.pool, name=name, parent_run=study.parent_run, callbacks=(TuneReportCallback(),))
+    fit(
+        config,
+        folder,
+        study.pool,
+        name=name,
+        commit=study.commit,
+        parent_run=study.parent_run,
+        callbacks=(TuneReportCallback(),),
+    )
 
 
 def _adopt_untrained(config: RunConfig, folder: RunFolder) -> None:

@@ -37,11 +37,16 @@ KINDS = ("trial", "repeat", "ablation")
 
 
 def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "runs" / "small_world_sweep"
-    command = [sys.executable, "experiments/sweep.py", *TINY, f"run_root={tmp_path / 'runs'}"]
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as driver:
+    # Paths in the config are relative to where the person stands, not to where Ray's processes run.
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs") / "small_world_sweep"
+    script, config = ROOT / "experiments" / "sweep.py", ROOT / "configs" / "sweep" / "small_world.yaml"
+    (tmp_path / "prompts.txt").write_text("a red circle on a gray background\na blue square on a black background\n")
+    commit = committed(tmp_path)
+    command = [sys.executable, str(script), str(config), *TINY, "data.prompts=prompts.txt"]
+    with subprocess.Popen(command, start_new_session=True) as driver:
         finished = wait_for_a_finished_trial(folder, driver)
         os.killpg(driver.pid, signal.SIGKILL)
     untouched = {path: path.stat().st_mtime_ns for path in finished}
@@ -71,11 +76,21 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == len(rows) - 1
     assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
+    assert {run.data.tags["git_commit"].removesuffix("-dirty") for run in runs} == {commit}
 
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "ray::PlacementGroupCleaner" not in processes
     states = {group["state"] for group in placement_group_table().values()}
     assert states <= {"REMOVED"}
+
+
+def committed(folder: Path) -> str:
+    """The commit of a new repository in the folder."""
+    name = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
+    return head.stdout.strip()
 
 
 def wait_for_a_finished_trial(folder: Path, driver: subprocess.Popen[bytes]) -> list[Path]:

@@ -1,0 +1,37 @@
+"""Paths of a config made absolute, before it goes to processes that run in folders of their own."""
+
+from pathlib import Path
+
+from srpo_ray.config.load import apply
+from srpo_ray.config.run import RunConfig
+
+_SQLITE = "sqlite:///"
+
+
+def located(config: RunConfig) -> RunConfig:
+    """The config with every local path absolute, seen from the working folder of this process.
+
+    Hub ids and names of embedded things (`small_world:train`) stay as they are, as does a path that does not exist.
+    """
+    changes = {
+        "run_root": str(Path(config.run_root).resolve()),
+        "model.path": _absolute(config.model.path),
+        "data.prompts": _absolute(config.data.prompts),
+        "evaluation.prompts": _absolute(config.evaluation.prompts),
+    }
+    if config.data.images:
+        changes["data.images"] = _absolute(config.data.images)
+    uri = config.tracking.uri
+    if uri and uri.startswith(_SQLITE):
+        changes["tracking.uri"] = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
+    for section, models in (
+        ("rewards.models", config.rewards.models),
+        ("evaluation.held_out", config.evaluation.held_out),
+    ):
+        changes |= {f"{section}.{i}.path": _absolute(m.path) for i, m in enumerate(models) if m.type == "open_clip"}
+    return apply(config, changes)
+
+
+def _absolute(path: str) -> str:
+    local = Path(path)
+    return str(local.resolve()) if local.exists() and not path.startswith("small_world") else path

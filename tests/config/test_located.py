@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+from srpo_ray.config import apply, load_run
+from srpo_ray.config.located import located
+from tests.conftest import SMALL_WORLD
+
+
+def test_local_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # A folder of the embedded pipeline's name must not hide it.
+    (tmp_path / "small_world").mkdir()
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "prompts.txt").touch()
+    changes = {
+        "data.prompts": "prompts.txt",
+        "rewards.models.0.path": "reward",
+        "rewards.models.1.path": "hf-hub:laion/some-model",
+        "tracking.uri": "sqlite:///my.db",
+    }
+    found = located(apply(load_run([SMALL_WORLD]), changes))
+    assert found.run_root == str(tmp_path / "runs")
+    assert found.data.prompts == str(tmp_path / "prompts.txt")
+    assert found.evaluation.prompts == "small_world:test"
+    assert found.model.path == "small_world"
+    assert [model.path for model in found.rewards.models] == [str(tmp_path / "reward"), "hf-hub:laion/some-model"]  # pyright: ignore[reportAttributeAccessIssue]
+    assert found.tracking.uri == f"sqlite:///{tmp_path}/my.db"
+    assert located(found) == found
+    assert located(apply(found, {"tracking.uri": "http://host:5000"})).tracking.uri == "http://host:5000"
