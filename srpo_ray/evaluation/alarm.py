@@ -99,8 +99,8 @@ def _hacking(history: Sequence[Scored], held_out: Sequence[str], reward: str, co
             rise, rise_error = _change(reference, now, reward)
             if fall > max(config.noise * fall_error, least) and rise > config.noise * rise_error:
                 message = (
-                    f"reward hacking: {metric} fell to {_mean(now, metric):.4f} from the {_mean(reference, metric):.4f}"
-                    f" {whose} (standard error {fall_error:.4f}) while {reward} rose by {rise:.4f}; train for fewer"
+                    f"reward hacking: {metric} fell to {_mean(now, metric):.4g} from the {_mean(reference, metric):.4g}"
+                    f" {whose} (standard error {fall_error:.4g}) while {reward} rose by {rise:.4g}; train for fewer"
                     " updates, with a lower training.optimizer.lr, or on other rewards or control words"
                 )
                 yield Alarm(now.step, "hacking", metric, message)
@@ -112,8 +112,8 @@ def _style(base: Scored, now: Scored, config: AlarmConfig) -> Iterator[Alarm]:
         center, reach = _mean(base, metric), config.band * _spread(base, metric)
         if 0 < reach < abs(_mean(now, metric) - center):
             message = (
-                f"changed style: the mean of {metric} is {_mean(now, metric):.4f}, outside the untrained model's"
-                f" {center:.4f} ± {reach:.4f} ({config.band:g} standard deviations over its pictures); look at the"
+                f"changed style: the mean of {metric} is {_mean(now, metric):.4g}, outside the untrained model's"
+                f" {center:.4g} ± {reach:.4g} ({config.band:g} standard deviations over its pictures); look at the"
                 " pictures, and raise evaluation.alarm.band if this is what you want"
             )
             yield Alarm(now.step, "style", metric, message)
