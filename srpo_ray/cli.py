@@ -80,7 +80,7 @@ def _train(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         print(to_yaml(config), end="")
         return 0
-    from srpo_ray.training.health import idle_warning
+    from srpo_ray.training.health import warnings
     from srpo_ray.training.launch import TrainingError, train
 
     try:
@@ -88,8 +88,7 @@ def _train(parsed: argparse.Namespace) -> int:
     except TrainingError as error:
         print(f"srpo-ray: the run stopped: {error}", file=sys.stderr)
         return FAILED
-    warning = idle_warning(folder)
-    if warning:
+    for warning in warnings(folder):
         print(f"srpo-ray: {warning}", file=sys.stderr)
     print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
     return 0

@@ -1,9 +1,42 @@
 """What a run is judged by."""
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
 from srpo_ray.config.reward import RewardModelConfig
+
+
+class RelativeConfig(Section):
+    """Two words whose difference is scored: `<positive>. <prompt>` against `<negative>. <prompt>`."""
+
+    positive: str = Field(min_length=1)
+    """Word that a better picture should fit better."""
+    negative: str = Field(min_length=1)
+    """Word that it should fit less."""
+
+    @model_validator(mode="after")
+    def _check_difference(self) -> Self:
+        if self.positive == self.negative:
+            raise ValueError(
+                f"expected two different words, got {self.positive!r} twice, whose difference is always 0;"
+                " give opposites such as positive: detailed, negative: flat"
+            )
+        return self
+
+
+class AlarmConfig(Section):
+    """When an evaluation is taken for reward hacking, and what follows."""
+
+    action: Literal["warn", "stop"] = "warn"
+    """`stop` ends the run at the first alarm and keeps the checkpoint of its best evaluation."""
+    noise: float = Field(default=3.0, ge=0)
+    """Standard errors, of the paired difference over prompts, that a rise or fall must exceed to count."""
+    margin: float = Field(default=0.1, ge=0)
+    """Least fall of a held-out score, in standard deviations over the untrained model's pictures."""
+    band: float = Field(default=1.0, gt=0)
+    """Standard deviations over the untrained model's pictures by which the mean of an image statistic may move."""
 
 
 class EvaluationConfig(Section):
@@ -14,7 +47,7 @@ class EvaluationConfig(Section):
     num_prompts: int | None = Field(default=None, ge=1)
     """Use the first prompts only; unset takes all."""
     samples_per_prompt: int = Field(default=2, ge=1)
-    """Pictures per prompt, each from a noise of its own."""
+    """Pictures per prompt, each from a noise of its own; diversity needs two or more."""
     interval: int = Field(default=15, ge=1)
     """Updates between two evaluations; the first and the last update are always evaluated."""
     num_steps: int = Field(default=20, ge=1)
@@ -27,5 +60,17 @@ class EvaluationConfig(Section):
     """Seed of the evaluation noise; the same for every run, so that pictures compare."""
     held_out: tuple[RewardModelConfig, ...] = ()
     """Reward models of the human-proxy panel; none of them may be trained on."""
+    relative: RelativeConfig | None = None
+    """Words of the `.../relative` scores of all models; unset leaves those scores out."""
+    alarm: AlarmConfig = AlarmConfig()
     gallery_size: int = Field(default=8, ge=1)
     """Prompts shown in the before/after picture grid."""
+
+    @model_validator(mode="after")
+    def _check_best_is_known(self) -> Self:
+        if self.alarm.action == "stop" and not self.held_out:
+            raise ValueError(
+                "expected a model in held_out with alarm.action stop, got none, so no evaluation could be called the"
+                " best; add a held-out model or set alarm.action to warn"
+            )
+        return self

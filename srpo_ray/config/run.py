@@ -46,6 +46,12 @@ class RunConfig(Section):
         name = getattr(self.algorithm, "control_words", None)
         return None if name is None else self.word_sets[name]
 
+    @property
+    def trained_words(self) -> ControlWords | None:
+        """The control words whose difference the run is trained to raise; None if its reward is a plain one."""
+        # An algorithm that knows of no query scores the plain prompt.
+        return self.control_words if getattr(self.algorithm, "query", "plain") != "plain" else None
+
     @model_validator(mode="after")
     def _check_word_set(self) -> Self:
         name = getattr(self.algorithm, "control_words", None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.pareto import color_of, word_colors
-from srpo_ray.evaluation.results import SweepReport, TrialRow, hacked, metric_names, varied_params
+from srpo_ray.evaluation.results import SweepReport, TrialRow, alarmed, metric_names, varied_params
 from srpo_ray.evaluation.table import number, param_text, param_titles
 
 _MOST_CURVES = 9
@@ -46,9 +46,9 @@ def _curves(report: SweepReport, metric: str) -> str | None:
     parts = svg.grid(x, y)
     if base is not None:
         parts.append(svg.line(x.start, y(base), x.end, y(base), "base-line"))
-    warned = hacked(report)
+    warned = alarmed(report)
     for row, pieces in sorted(curves, key=lambda curve: curve[0] is best):
-        css = "curve best" if row is best else "curve hacked" if row in warned else "curve"
+        css = "curve best" if row is best else "curve alarmed" if row in warned else "curve"
         for piece in pieces:
             pixels = [(x(step), y(value)) for step, value in piece]
             parts.append(svg.polyline(pixels, css, f"{row.name}: {row.label}"))

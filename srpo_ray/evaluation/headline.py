@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from srpo_ray.evaluation.results import CONTENT_ACCURACY, SweepReport, hacked
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, SweepReport, alarmed
 from srpo_ray.evaluation.table import number, signed
 
 _MOST_EXAMPLES = 4
@@ -72,20 +72,18 @@ def _metric_card(sweep: SweepReport, metric: str, title: str) -> dict[str, str] 
     return {"title": title, "value": number(best.value(metric)), "small": small}
 
 
-def hacking_warning(sweep: SweepReport) -> str | None:
-    """A plain warning that names the runs, or None when no run shows reward hacking."""
-    rows = hacked(sweep)
+def alarm_notice(sweep: SweepReport) -> str | None:
+    """A plain warning that names the runs, or None where no alarm rang."""
+    rows = alarmed(sweep)
     if not rows:
         return None
-    examples = [
-        f"{row.name} (reward {signed(sweep.change(row, sweep.reward))}, held-out"
-        f" {signed(sweep.change(row, sweep.objective))})"
-        for row in rows[:_MOST_EXAMPLES]
-    ]
+    examples = []
+    for row in rows[:_MOST_EXAMPLES]:
+        metrics = ", ".join(dict.fromkeys(alarm.metric for alarm in row.alarms))
+        examples.append(f"{row.name} (from update {row.alarms[0].step}: {metrics})")
     more = f" and {len(rows) - _MOST_EXAMPLES} more" if len(rows) > _MOST_EXAMPLES else ""
     runs = "one run" if len(rows) == 1 else f"{len(rows)} runs"
     return (
-        f"Reward hacking in {runs}: the training reward rose while the held-out score got worse, in"
-        f" {', '.join(examples)}{more}. Such a run learned to please its reward model and not to make better"
-        " pictures."
+        f"Hacking alarm in {runs}: {', '.join(examples)}{more}. Such a run may have learned to please its reward model"
+        " and not to make better pictures; what was seen stands below the table."
     )

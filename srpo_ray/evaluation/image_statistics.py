@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, pad
 
+THUMBNAIL = 32
+"""Side of a thumbnail in pixels."""
 _RED, _GREEN, _BLUE = 0.2126, 0.7152, 0.0722
 """Share of each channel in luma (ITU-R BT.709)."""
 
@@ -38,6 +40,39 @@ def image_statistics(images: Tensor) -> dict[str, Tensor]:
         "high_frequency": (luma - _box_blur(luma)).square().mean((1, 2)),
         "color_cast": _chroma(images.mean((2, 3), keepdim=True)).norm(dim=1),
     }
+
+
+@torch.no_grad()
+def thumbnails(images: Tensor) -> Tensor:
+    """Pictures `[B, 3, H, W]` averaged down to `[B, 3, 32, 32]`, float16, on the CPU: enough for `seed_diversity`."""
+    return adaptive_avg_pool2d(images.float(), THUMBNAIL).half().cpu()
+
+
+@torch.no_grad()
+def seed_diversity(images: Tensor) -> Tensor:
+    """How far each picture is from the others of its prompt: mean absolute pixel difference.
+
+    The mean over a prompt's pictures is the mean over its pairs; 0 where all seeds give one picture. Measured on
+    thumbnails it sees composition and colour, not texture; the small world's `truth.diversity` is another number, the
+    root mean square at full resolution.
+
+    Args:
+        images: `[S, P, 3, H, W]` in [0, 1], S >= 2 pictures for each of P prompts.
+
+    Returns:
+        `[S, P]` in [0, 1], float32.
+
+    Raises:
+        ValueError: For another shape or fewer than two pictures per prompt.
+    """
+    if images.ndim != 5 or len(images) < 2:
+        raise ValueError(
+            f"expected images [S >= 2, P, 3, H, W], got {list(images.shape)}; sample two or more per prompt"
+        )
+    images = images.float()
+    # The picture's distance from itself is 0, so S - 1 distances are summed.
+    distances = [(images - picture).abs().mean((2, 3, 4)).sum(0) for picture in images]
+    return torch.stack(distances) / (len(images) - 1)
 
 
 def _luma(images: Tensor) -> Tensor:

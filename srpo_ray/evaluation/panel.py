@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from srpo_ray.config.algorithm import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
-from srpo_ray.evaluation.image_statistics import image_statistics
+from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
 from srpo_ray.flow import generator, shifted_sigmas
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.text import Conditioning
@@ -25,6 +26,23 @@ class Judged:
     """Metric name -> one value per picture of the share."""
     pictures: dict[int, Tensor]
     """Prompt index -> its first picture `[3, H, W]`, for the prompts of the gallery."""
+    thumbnails: Tensor
+    """`[items, 3, 32, 32]`, for what takes all pictures of a prompt together."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All shares together."""
+
+    scores: dict[str, list[float]]
+    """Metric name -> its value for each picture, in the order of the panel's items."""
+    pictures: dict[int, Tensor]
+    """The gallery, by prompt index."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over all pictures."""
+        return {name: sum(values) / len(values) for name, values in self.scores.items()}
 
 
 class Panel:
@@ -38,6 +56,7 @@ class Panel:
         *,
         shift: float,
         truth: bool,
+        trained_words: ControlWords | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -49,6 +68,7 @@ class Panel:
             conditioning: Text features of the prompts, in the same order.
             shift: Shift of the sampling grid.
             truth: Whether the prompts are of the small world, whose truth can be measured.
+            trained_words: Control words of the run, if its reward is relative to such.
             rank: This worker.
             world_size: All workers.
         """
@@ -57,6 +77,7 @@ class Panel:
         self.conditioning = conditioning
         self.shift = shift
         self.truth = truth
+        self.trained_words = trained_words
         # Prompt files are often sorted by subject, so the gallery draws its prompts from all of it.
         order = torch.randperm(len(self.prompts), generator=generator(config.seed, "gallery"))
         self.gallery = set(order[: config.gallery_size].tolist())
@@ -74,17 +95,19 @@ class Panel:
             weights: Trained models and their weights; theirs are `reward/...`, all others `panel/...`.
         """
         parts: list[dict[str, Tensor]] = []
+        small: list[Tensor] = []
         pictures: dict[int, Tensor] = {}
         for start in range(0, len(self.items), self.config.batch_size):
             items = self.items[start : start + self.config.batch_size]
             images = self.sample(policy, items)
             parts.append(self._measure(images, items, rewards, weights))
+            small.append(thumbnails(images))
             for item, image in zip(items, images, strict=True):
                 sample, prompt = divmod(item, len(self.prompts))
                 if sample == 0 and prompt in self.gallery:
                     pictures[prompt] = image.cpu()
         metrics = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return Judged(self.items, metrics, pictures)
+        return Judged(self.items, metrics, pictures, torch.cat(small))
 
     @torch.no_grad()
     def sample(self, policy: FluxPolicy, items: Sequence[int]) -> Tensor:
@@ -100,8 +123,16 @@ class Panel:
     ) -> dict[str, Tensor]:
         prompts = [self.prompts[item % len(self.prompts)] for item in items]
         scores = rewards.measure(images, [TextQuery.plain(prompt) for prompt in prompts])
-        metrics = {f"{'reward' if name in weights else 'panel'}/{name}": values for name, values in scores.items()}
-        metrics["reward/total"] = torch.stack([weight * scores[name] for name, weight in weights.items()]).sum(0)
+        metrics = _named(scores, weights)
+        if self.config.relative:
+            positive, negative = (self.config.relative.positive,), (self.config.relative.negative,)
+            queries = [TextQuery.relative(prompt, positive, negative) for prompt in prompts]
+            relative = _named(rewards.measure(images, queries), weights)
+            metrics |= {f"{name}/relative": values for name, values in relative.items()}
+        if self.trained_words:
+            positive, negative = self.trained_words.positive, self.trained_words.negative
+            queries = [TextQuery.relative(prompt, positive, negative) for prompt in prompts]
+            metrics["reward/total/trained"] = _total(rewards.measure(images, queries, list(weights)), weights)
         metrics |= {f"image/{name}": values for name, values in image_statistics(images).items()}
         if self.truth:
             from srpo_ray.small_world.truth import measure
@@ -110,13 +141,36 @@ class Panel:
         return {name: values.float().cpu() for name, values in metrics.items()}
 
 
-def combine(shares: Sequence[Judged]) -> tuple[dict[str, float], dict[int, Tensor]]:
-    """Means over all pictures of all workers' shares, each picture counted once, and the gallery's pictures."""
-    values: dict[str, dict[int, float]] = {}
+def _named(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Scores under the metric names of their models, and the weighted sum of the trained ones."""
+    metrics = {f"{'reward' if name in weights else 'panel'}/{name}": values for name, values in scores.items()}
+    return {**metrics, "reward/total": _total(scores, weights)}
+
+
+def _total(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    return torch.stack([weight * scores[name] for name, weight in weights.items()]).sum(0)
+
+
+def combine(shares: Sequence[Judged], num_prompts: int) -> Evaluation:
+    """Put all workers' shares together, each picture once.
+
+    With two or more pictures per prompt there is `image/diversity` too, see `seed_diversity`.
+
+    Args:
+        shares: Every worker's.
+        num_prompts: Prompts of the panel.
+    """
+    columns: dict[str, dict[int, float]] = {}
     pictures: dict[int, Tensor] = {}
+    small: dict[int, Tensor] = {}
     for share in shares:
         pictures |= share.pictures
+        small |= zip(share.items, share.thumbnails, strict=True)
         for name, column in share.metrics.items():
-            values.setdefault(name, {}).update(zip(share.items, column.tolist(), strict=True))
-    means = {name: sum(column.values()) / len(column) for name, column in values.items()}
-    return means, dict(sorted(pictures.items()))
+            columns.setdefault(name, {}).update(zip(share.items, column.tolist(), strict=True))
+    items = sorted(small)
+    scores = {name: [column[item] for item in items] for name, column in columns.items()}
+    if len(items) > num_prompts:
+        by_sample = torch.stack([small[item] for item in items]).unflatten(0, (-1, num_prompts))
+        scores["image/diversity"] = seed_diversity(by_sample).flatten().tolist()
+    return Evaluation(scores, dict(sorted(pictures.items())))

@@ -65,9 +65,11 @@ def pareto_figure(report: SweepReport) -> str | None:
     colors = word_colors(report)
     for spot in spots:
         css = "best" if spot.row is report.best_row else "faint" if spot.row.kind == "ablation" else ""
+        css += " alarmed" if spot.row.alarms else ""
         tip = f"{spot.row.name}: {spot.row.label}\nreward {signed(spot.gain)}, held-out {number(spot.value)}"
         center = (x(spot.gain), y(spot.value))
-        parts.append(svg.dot(*center, 7 if css == "best" else 5.5, f"{color_of(spot.row, colors)} {css}", tip))
+        radius = 7 if spot.row is report.best_row else 5.5
+        parts.append(svg.dot(*center, radius, f"{color_of(spot.row, colors)} {css}", tip))
         parts.append(_label(spot.row.name, center, taken, x, f"label {css}"))
     better = "higher is better" if report.mode == "max" else "lower is better"
     parts.append(svg.text(8, 12, f"{report.objective} ({better})", "name"))

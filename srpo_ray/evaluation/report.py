@@ -7,15 +7,16 @@ from typing import Any
 
 import jinja2
 
+from srpo_ray.evaluation.alarm import alarm_texts
 from srpo_ray.evaluation.figures import curve_figures, slice_figures
-from srpo_ray.evaluation.headline import cards, hacking_warning, headline, over_seeds
+from srpo_ray.evaluation.headline import alarm_notice, cards, headline, over_seeds
 from srpo_ray.evaluation.importance import variance_explained
 from srpo_ray.evaluation.pareto import pareto_figure, word_colors
 from srpo_ray.evaluation.results import (
     CONTENT_ACCURACY,
     SweepReport,
     TrialRow,
-    hacked,
+    alarmed,
     metric_names,
     ranking,
     varied_params,
@@ -39,6 +40,8 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 _MEANINGS = {
     CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
+    "reward/total/trained": "the trained reward of the run's positive control words minus that of the negative ones",
+    "image/diversity": "mean difference between pictures of one prompt; a fall means that all seeds look alike",
     "panel/": "score by a model that no trial was trained on; higher is better",
     "reward/": "score by a model that trials were trained on, for the panel's pictures and the plain prompt",
     "truth/": "measured from pixels, exactly, because the pictures' content is known",
@@ -73,11 +76,11 @@ def _page(sweep: SweepReport) -> dict[str, Any]:
         "best": sweep.best_row,
         "headline": headline(sweep),
         "cards": cards(sweep),
-        "hacking": hacking_warning(sweep),
+        "alarm": alarm_notice(sweep),
         "table": _table(sweep),
         "seeds": _seeds(sweep),
         "picture": _embedded(sweep.best_row),
-        "hacked_picture": next(((row, data) for row in hacked(sweep) if (data := _embedded(row))), None),
+        "alarmed_picture": next(((row, data) for row in alarmed(sweep) if (data := _embedded(row))), None),
         "pareto": pareto_figure(sweep),
         "words": word_colors(sweep),
         "curves": curve_figures(sweep),
@@ -102,7 +105,7 @@ def _table(sweep: SweepReport) -> dict[str, Any]:
             value = column.value(row)
             cells.append({"text": column.text(value), "sort": _sort_value(value), "numeric": column.numeric})
         line = {"rank": rank_text(rank, row), "row": row, "cells": cells, "best": row is sweep.best_row}
-        rows.append(line | {"status": status_text(row)})
+        rows.append(line | {"status": status_text(row), "alarms": alarm_texts(row.alarms)})
     return {"columns": columns, "rows": rows}
 
 
@@ -191,6 +194,8 @@ def _glossary(sweep: SweepReport) -> list[tuple[str, str]]:
     meanings = []
     for name in metric_names(sweep):
         meaning = next((text for start, text in _MEANINGS.items() if name.startswith(start)), "")
+        if name.endswith("/relative"):
+            meaning = "the same score for the words of evaluation.relative, positive minus negative"
         if name == sweep.objective:
             meaning = f"what trials are ranked by: {meaning or 'a held-out score'}"
         elif name == sweep.reward:

@@ -1,4 +1,4 @@
-"""What a sweep found, as plain values, and what follows from them: ranks, gains, reward hacking."""
+"""What a sweep found, as plain values, and what follows from them: ranks, gains, alarms."""
 
 import json
 import math
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from srpo_ray.evaluation.alarm import Alarm
 
 CONTENT_ACCURACY = "truth/content_accuracy"
 
@@ -27,16 +29,23 @@ class TrialRow:
     history: Sequence[Mapping[str, float]]
     """One mapping per evaluation, in order: `step` and the metrics."""
     status: str
-    """`finished`, `stopped early` or `failed: why`."""
+    """`finished`, `stopped by alarm`, `stopped early` or `failed: why`."""
     seconds: float
     seed: int
     gallery: Path | None = None
     """Picture file with base and tuned pictures."""
+    alarms: Sequence[Alarm] = ()
+    """When the hacking alarm rang."""
 
     @property
     def failed(self) -> bool:
         """Whether the run broke; its numbers are shown and not ranked."""
         return self.status.startswith("failed")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to an end of its own: its last update, or the alarm that it was to stop at."""
+        return self.status in ("finished", "stopped by alarm")
 
     def value(self, metric: str) -> float | None:
         """The metric at the last evaluation; None if it is missing, NaN or infinite there."""
@@ -116,16 +125,9 @@ def ranking(report: SweepReport) -> list[tuple[int | None, TrialRow]]:
     return ranks
 
 
-def hacked(report: SweepReport) -> list[TrialRow]:
-    """Trained rows whose reward rose over the untrained model's while the objective fell, worst first."""
-    found = []
-    for row in report.rows:
-        gain, improvement = report.change(row, report.reward), report.improvement(row)
-        if row.kind == "base" or row.failed or gain is None or improvement is None:
-            continue
-        if gain > 0 > improvement:
-            found.append((improvement, row))
-    return [row for _, row in sorted(found, key=lambda entry: entry[0])]
+def alarmed(report: SweepReport) -> list[TrialRow]:
+    """Rows in which the hacking alarm rang, the worst objective first."""
+    return [row for _, row in reversed(ranking(report)) if row.alarms and not row.failed]
 
 
 def varied_params(report: SweepReport) -> list[str]:

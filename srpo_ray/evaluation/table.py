@@ -100,7 +100,8 @@ def ranked_table(report: SweepReport) -> Table:
     for rank, row in ranking(report):
         values = [column.text(column.value(row)) for column in columns]
         cells = [_NOTHING if rank is None else str(rank), row.name, *values, status_text(row)]
-        style = "red" if row.failed else "bold green" if row is best else _STYLES[row.kind]
+        calm = "dark_orange" if row.alarms else _STYLES[row.kind]
+        style = "red" if row.failed else "bold green" if row is best else calm
         table.add_row(*(Text(cell, overflow="ellipsis") for cell in cells), style=style)
     return table
 
@@ -150,7 +151,9 @@ def rank_text(rank: int | None, row: TrialRow) -> str:
 
 
 def status_text(row: TrialRow) -> str:
-    """The status in one word."""
+    """The status in one word; an alarm goes before all but a failure."""
+    if row.alarms and not row.failed:
+        return "alarm"
     return _STATUSES.get(row.status.partition(":")[0], row.status)
 
 

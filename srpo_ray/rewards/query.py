@@ -1,6 +1,7 @@
 """The text side of a reward, kept apart from the prompt that conditions the image model."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -36,6 +37,12 @@ class TextQuery:
     def plain(cls, text: str) -> "TextQuery":
         """The query of an ordinary reward: one text with weight 1."""
         return cls(((1.0, text),))
+
+    @classmethod
+    def relative(cls, prompt: str, positive: Sequence[str], negative: Sequence[str]) -> "TextQuery":
+        """The score of `<word>. <prompt>`, mean over positive words minus mean over negative ones."""
+        toward = tuple((1 / len(positive), f"{word}. {prompt}") for word in positive)
+        return cls(toward + tuple((-1 / len(negative), f"{word}. {prompt}") for word in negative))
 
     @property
     def texts(self) -> tuple[str, ...]:

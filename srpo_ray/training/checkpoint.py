@@ -49,6 +49,7 @@ def save_checkpoint(
     state: dict[str, Any],
     kept: int,
     average: dict[str, Tensor] | None = None,
+    protected: int | None = None,
 ) -> Path:
     """Write a checkpoint, prove that it can be read, then remove all but the `kept` newest.
 
@@ -60,11 +61,12 @@ def save_checkpoint(
         state: Plain values; JSON.
         kept: Checkpoints to keep, at least 1.
         average: Parameter name -> whole average of the weights, if the run keeps one.
+        protected: Step whose checkpoint stays, however old.
 
     Returns:
         The checkpoint's folder.
     """
-    final = folder / f"step_{step:06d}"
+    final = checkpoint_path(folder, step)
     partial = folder / f".{final.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -76,9 +78,16 @@ def save_checkpoint(
     shutil.rmtree(final, ignore_errors=True)
     partial.replace(final)
     read_checkpoint(final)
+    spared = None if protected is None else checkpoint_path(folder, protected)
     for old in complete_checkpoints(folder)[:-kept]:
-        shutil.rmtree(old)
+        if old != spared:
+            shutil.rmtree(old)
     return final
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, if there is one."""
+    return folder / f"step_{step:06d}"
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

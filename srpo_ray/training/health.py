@@ -1,6 +1,17 @@
 """What a run's rows say that a person should know, though the run itself could go on."""
 
+from srpo_ray.evaluation.alarm import Alarm, alarm_texts
 from srpo_ray.training.run_folder import RunFolder, read_rows
+
+
+def warnings(folder: RunFolder) -> list[str]:
+    """Everything that is said at the end of a run, each with the run's name; empty for a healthy run."""
+    idle = idle_warning(folder)
+    alarms = [f"{folder.path.name}: {message}" for message in alarm_texts(read_alarms(folder))]
+    if alarms and folder.best_step is not None:
+        model = f"the checkpoint of update {folder.best_step}" if folder.best_step else "the untrained model"
+        alarms.append(f"{folder.path.name}: stopped by the alarm; best was {model}, which `srpo-ray sample` takes")
+    return alarms if idle is None else [idle, *alarms]
 
 
 def idle_warning(folder: RunFolder) -> str | None:
@@ -17,3 +28,8 @@ def idle_warning(folder: RunFolder) -> str | None:
         f"{folder.path.name}: the gradient was exactly zero in {idle} of {len(rows)} updates, so they taught nothing;"
         " every reward was above algorithm.hinge, raise it above the rewards' range"
     )
+
+
+def read_alarms(folder: RunFolder) -> list[Alarm]:
+    """All alarms of a run, in order."""
+    return [Alarm(**row) for row in read_rows(folder.alarms)]

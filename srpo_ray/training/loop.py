@@ -1,5 +1,6 @@
 """The training loop, as each Ray Train worker runs it."""
 
+import json
 import os
 from typing import Any
 
@@ -8,20 +9,23 @@ import ray.util
 import torch
 
 from srpo_ray.config import RunConfig
+from srpo_ray.evaluation.alarm import alarm_texts
 from srpo_ray.files import write_text
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.checkpoint import latest_checkpoint
+from srpo_ray.training.health import read_alarms
 from srpo_ray.training.run_folder import RunFolder, append_row, drop_rows_after, read_rows
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
+from srpo_ray.training.watch import Verdict, agreed_verdict
 from srpo_ray.training.worker import WorkerArguments
 
 
 def run_loop(arguments: WorkerArguments) -> None:
-    """Train from the newest checkpoint to the last update.
+    """Train from the newest checkpoint to the last update, or to the first alarm where that stops the run.
 
     Every update is a row in `steps.jsonl`, every evaluation one in `evaluations.jsonl`, a report to Ray and a
     checkpoint's chance; MLflow gets both.
@@ -35,21 +39,28 @@ def run_loop(arguments: WorkerArguments) -> None:
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     if start == 0:
         untrained = read_rows(folder.evaluations)
-        _publish(trainer, tracker, 0, untrained[0] if untrained else trainer.evaluate(0))
+        _publish(trainer, tracker, 0, untrained[0] if untrained else trainer.evaluate(0), Verdict())
+    verdict = agreed_verdict(folder, config)
     training, evaluation = config.training, config.evaluation
-    for step in range(start, training.num_updates):
-        metrics = trainer.update(step)
-        made = step + 1
+    made = start
+    while made < training.num_updates and not verdict.stop:
+        metrics = trainer.update(made)
+        made += 1
         if tracker:
             append_row(folder.steps, {"step": made, **metrics})
             tracker.log_metrics(metrics, made)
         last = made == training.num_updates
-        if last or made % training.checkpoint_interval == 0:
-            trainer.save(made)
+        saved = last or made % training.checkpoint_interval == 0
+        if saved:
+            trainer.save(made, protected=verdict.best_step)
         if last or made % evaluation.interval == 0:
-            _publish(trainer, tracker, made, trainer.evaluate(made))
+            judged = trainer.evaluate(made)
+            verdict = agreed_verdict(folder, config)
+            _publish(trainer, tracker, made, judged, verdict)
+            if verdict.best_step == made and not saved:
+                trainer.save(made, protected=made)
     if tracker:
-        _finish(folder, tracker, training.num_updates)
+        _finish(folder, tracker, made, verdict)
 
 
 def _prepare_process(config: RunConfig) -> str:
@@ -72,24 +83,31 @@ def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
 
 def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> Tracker:
     """Rows after the checkpoint are written again, so what is there of them goes first."""
-    drop_rows_after(folder.steps, start)
-    drop_rows_after(folder.evaluations, start)
+    for path in (folder.steps, folder.evaluations, folder.scores, folder.alarms):
+        drop_rows_after(path, start)
     interval = arguments.config.tracking.flush_interval_s
     return Tracker(arguments.tracking_uri, arguments.tracking_run, folder.tracker_spool, interval)
 
 
-def _publish(trainer: Trainer, tracker: Tracker | None, made: int, evaluation: dict[str, Any]) -> None:
+def _publish(
+    trainer: Trainer, tracker: Tracker | None, made: int, evaluation: dict[str, Any], verdict: Verdict
+) -> None:
     metrics = {name: value for name, value in evaluation.items() if name != "step"}
+    metrics["alarm/fired"] = float(bool(verdict.alarms))
     if tracker:
         tracker.log_metrics(metrics, made)
+        if verdict.alarms:
+            tracker.log_text("\n".join(alarm_texts(read_alarms(trainer.folder))), "alarms.txt")
         if trainer.folder.gallery.exists():
             tracker.log_picture(trainer.folder.gallery, "pictures")
     group = ray.util.get_current_placement_group()
     ray.train.report({"step": made, "placement_group": group.id.hex() if group else "", **metrics})
 
 
-def _finish(folder: RunFolder, tracker: Tracker, num_updates: int) -> None:
-    rows = read_rows(folder.evaluations)
-    write_text(folder.finished, f'{{"updates": {num_updates}, "evaluations": {len(rows)}}}\n')
+def _finish(folder: RunFolder, tracker: Tracker, made: int, verdict: Verdict) -> None:
+    result: dict[str, Any] = {"updates": made, "evaluations": len(read_rows(folder.evaluations))}
+    if verdict.stop:
+        result |= {"stopped_by": "alarm", "best_step": verdict.best_step}
+    write_text(folder.finished, json.dumps(result) + "\n")
     tracker.log_text(folder.config.read_text(), "config.yaml")
     tracker.close("FINISHED")

@@ -21,6 +21,8 @@ class RunFolder:
         self.tracker_spool = self.path / "mlflow_spool.jsonl"
         self.steps = self.path / "steps.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
+        self.scores = self.path / "scores.jsonl"
+        self.alarms = self.path / "alarms.jsonl"
         self.pictures = self.path / "pictures"
         self.base_pictures = self.pictures / "base.safetensors"
         self.checkpoints = self.path / "checkpoints"
@@ -31,6 +33,11 @@ class RunFolder:
     def gallery(self) -> Path:
         """The before/after picture grid of the latest evaluation."""
         return self.pictures / "before_after.png"
+
+    @property
+    def best_step(self) -> int | None:
+        """Updates made at the best evaluation of a run that the alarm stopped; None for any other run."""
+        return json.loads(self.finished.read_text()).get("best_step") if self.finished.exists() else None
 
     def make(self) -> None:
         """Create the folder.
@@ -82,12 +89,13 @@ def adopt_untrained(source: RunFolder, target: RunFolder) -> bool:
     Returns:
         Whether `target` has it now; not if `source` has not finished its own.
     """
-    rows = read_rows(source.evaluations)
+    rows, scores = read_rows(source.evaluations), read_rows(source.scores)
     # The picture grid is the last file that an evaluation writes.
-    if not rows or rows[0]["step"] != 0 or not source.gallery.exists():
+    if not rows or not scores or rows[0]["step"] != 0 or not source.gallery.exists():
         return False
     with replacing(target.base_pictures) as unfinished:
         shutil.copyfile(source.base_pictures, unfinished)
+    write_text(target.scores, json.dumps(scores[0]) + "\n")
     write_text(target.evaluations, json.dumps(rows[0]) + "\n")
     return True
 

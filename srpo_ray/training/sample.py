@@ -12,14 +12,16 @@ from srpo_ray.models.flux import FluxPolicy, load_vae, takes_guidance
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text import encode_prompts
 from srpo_ray.models.tuned import load_tuned
-from srpo_ray.training.checkpoint import latest_checkpoint
+from srpo_ray.training.checkpoint import Checkpoint, checkpoint_path, latest_checkpoint, read_checkpoint
 from srpo_ray.training.run_folder import RunFolder
 
 
 def sample_run(
     run_dir: Path, prompts: Sequence[str], out: Path, *, seed: int, num_steps: int, guidance_scale: float
 ) -> Path:
-    """Draw one picture per prompt with a run's newest checkpoint: with the average of its weights if it has one.
+    """Draw one picture per prompt with a run's newest checkpoint, or the best one where the alarm stopped the run.
+
+    The average of the weights is used where the run kept one.
 
     Args:
         run_dir: Folder of the run.
@@ -36,8 +38,8 @@ def sample_run(
         ValueError: If there is no run with a whole checkpoint in the folder.
     """
     folder = RunFolder(run_dir)
-    checkpoint = latest_checkpoint(folder.checkpoints)
-    if not folder.config.exists() or checkpoint is None:
+    checkpoint = _best_checkpoint(folder)
+    if not folder.config.exists() or (checkpoint is None and folder.best_step != 0):
         raise ValueError(
             f"expected the folder of a trained run, with config.yaml and checkpoints, got {run_dir};"
             " `srpo-ray train` prints the folder when it ends"
@@ -45,7 +47,8 @@ def sample_run(
     config = load_run([folder.config])
     dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    transformer = load_tuned(config, dtype, device, checkpoint.average or checkpoint.weights).eval()
+    weights = (checkpoint.average or checkpoint.weights) if checkpoint else None
+    transformer = load_tuned(config, dtype, device, weights).eval()
     policy = FluxPolicy(
         transformer,
         load_vae(config.model.path, dtype, device),
@@ -63,3 +66,10 @@ def sample_run(
         images = policy.decode(tokens)
     scale = max(192 / config.model.resolution, 0.25) if config.model.resolution < 192 else 1.0
     return save_png(picture_grid(images, list(prompts), columns=min(4, len(prompts)), scale=scale), out)
+
+
+def _best_checkpoint(folder: RunFolder) -> Checkpoint | None:
+    """None if there is none, which is right for a stopped run whose best was the untrained model."""
+    if folder.best_step is None:
+        return latest_checkpoint(folder.checkpoints)
+    return read_checkpoint(checkpoint_path(folder.checkpoints, folder.best_step)) if folder.best_step else None

@@ -57,6 +57,7 @@ def build_trainer(
         conditioning[len(texts) :],
         shift=shift_at(config.rollout.shift, config.model.resolution),
         truth=config.evaluation.prompts.startswith("small_world:"),
+        trained_words=config.trained_words,
         rank=rank,
         world_size=world_size,
     )

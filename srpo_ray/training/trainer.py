@@ -124,7 +124,7 @@ class Trainer:
     def evaluate(self, step: int) -> dict[str, float]:
         """Judge the model on the panel, with the average of its weights if one is kept.
 
-        Worker 0 keeps the row and the before/after pictures.
+        Worker 0 keeps the rows and the before/after pictures.
         """
         start = time.perf_counter()
         weights = {model.name: model.weight for model in self.config.rewards.models}
@@ -132,10 +132,14 @@ class Trainer:
             judged = self.panel.judge(self.policy, self.rewards, weights)
         shares: list[Any] = [None] * self.world_size
         dist.all_gather_object(shares, judged)
-        metrics, pictures = combine(shares)
+        evaluation = combine(shares, len(self.panel.prompts))
+        metrics, pictures = evaluation.metrics, evaluation.pictures
         metrics["time/evaluate"] = time.perf_counter() - start
         self.rewards.take_statistics()
         if self.rank == 0:
+            scores = {name: [float(f"{value:.6g}") for value in column] for name, column in evaluation.scores.items()}
+            row = {"step": step, "num_prompts": len(self.panel.prompts), "scores": scores}
+            append_row(self.folder.scores, row)
             append_row(self.folder.evaluations, {"step": step, **metrics})
             if step == 0:
                 save_pictures(self.folder.base_pictures, pictures)
@@ -145,10 +149,15 @@ class Trainer:
             save_png(grid, self.folder.gallery)
         return metrics
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint; all workers take part, worker 0 writes."""
+    def save(self, step: int, protected: int | None = None) -> None:
+        """Write a checkpoint; all workers take part, worker 0 writes.
+
+        Args:
+            step: Updates made.
+            protected: Step whose checkpoint is kept, however old it is.
+        """
         weights, optimizer, average = self.engine.weights(), self.engine.optimizer_state(), self.engine.average()
         if self.rank == 0:
             kept = self.config.training.checkpoints_kept
-            save_checkpoint(self.folder.checkpoints, step, weights, optimizer, {}, kept, average)
+            save_checkpoint(self.folder.checkpoints, step, weights, optimizer, {}, kept, average, protected)
         dist.barrier()

@@ -87,5 +87,6 @@ class RunsTable(ProgressReporter):
         row[self.objective] = number(last)
         row["since update 0"] = signed(last - first) if first is not None and last is not None else "-"
         stopped = trial.status == "TERMINATED" and not folder.finished.exists()
-        row["state"] = "stopped early" if stopped else _STATES.get(trial.status, trial.status.lower())
+        state = "stopped early" if stopped else _STATES.get(trial.status, trial.status.lower())
+        row["state"] = f"{state}, alarm" if read_rows(folder.alarms) else state
         return row

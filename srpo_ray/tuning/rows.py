@@ -5,6 +5,7 @@ from typing import Any
 
 from srpo_ray.config.sweep import SweepConfig
 from srpo_ray.evaluation.results import Kind, TrialRow
+from srpo_ray.training.health import read_alarms
 from srpo_ray.training.run_folder import RunFolder, read_rows
 
 
@@ -29,13 +30,15 @@ def read_row(
     history = read_rows(folder.evaluations)
     seconds = sum(row.get("time/step", 0.0) for row in read_rows(folder.steps))
     if folder.finished.exists():
-        status = "finished"
+        status = "finished" if folder.best_step is None else "stopped by alarm"
     elif error:
         status = f"failed: {error}"
     else:
         status = "stopped early"
     gallery = folder.gallery if folder.gallery.exists() else None
-    return TrialRow(folder.path.name, kind, label, changes, history, status, seconds, seed, gallery)
+    return TrialRow(
+        folder.path.name, kind, label, changes, history, status, seconds, seed, gallery, read_alarms(folder)
+    )
 
 
 def untrained_row(trial: TrialRow) -> TrialRow:
@@ -52,7 +55,7 @@ def choose_best(rows: list[TrialRow], sweep: SweepConfig) -> tuple[TrialRow, str
     Raises:
         ValueError: If no trial has a value of the objective.
     """
-    candidates = [row for row in rows if row.status == "finished" and row.value(sweep.objective) is not None]
+    candidates = [row for row in rows if row.ended and row.value(sweep.objective) is not None]
     if not candidates:
         known = sorted({name for row in rows for name in (row.history[-1] if row.history else ())})
         reasons = "; ".join(sorted({row.status for row in rows})) or "no trial ran"

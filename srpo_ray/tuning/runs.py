@@ -124,6 +124,6 @@ def reason(error: BaseException | None) -> str | None:
 
 def close_tracking(study: Study, row: TrialRow) -> None:
     """A stopped trial's process is gone: send what it left and set its final status."""
-    if row.status != "finished":
+    if not row.ended:
         folder = trial_folder(study, row.name)
         end_run(folder.tracker_record, folder.tracker_spool, "FAILED" if row.failed else "KILLED")

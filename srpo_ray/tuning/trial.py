@@ -68,13 +68,17 @@ def _adopt_untrained(config: RunConfig, folder: RunFolder) -> None:
     """Take the untrained model's evaluation from a trial that judged the same model in the same way."""
     for path in sorted(folder.path.parent.iterdir()):
         other = RunFolder(path)
-        same = other.config.exists() and _judged(load_run([other.config])) == _judged(config)
-        if same and adopt_untrained(other, folder):
+        if other.config.exists() and _serves(load_run([other.config]), config) and adopt_untrained(other, folder):
             return
 
 
+def _serves(other: RunConfig, config: RunConfig) -> bool:
+    """Whether another run's evaluation of the untrained model is this one's too; a plain reward needs no words."""
+    return _judged(other) == _judged(config) and config.trained_words in (None, other.trained_words)
+
+
 def _judged(config: RunConfig) -> tuple[Any, ...]:
-    """All that the evaluation of an untrained model depends on."""
+    """All that the evaluation of an untrained model depends on, but for the run's control words."""
     return (config.model, config.evaluation, config.rewards.models, config.rollout.shift)
 
 

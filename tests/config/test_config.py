@@ -205,6 +205,12 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("algorithm={type: draft, num_steps: 2}", r"algorithm: expected num_steps 1 with renoisings"),
         ("algorithm={type: draft, num_steps: 13, renoisings: 0}", r"num_steps of at most rollout.num_steps = 12"),
         ("algorithm={type: direct_align, timestep_window: [9, 9]}", r"0 <= first < last .*got \[9, 9\]"),
+        ("evaluation.relative.negative=detailed", r"evaluation.relative: expected two different words, got 'detailed'"),
+        ("evaluation.relative.positive=", r"evaluation.relative.positive: expected to .*got None"),
+        ("evaluation.alarm.action=shout", r"evaluation.alarm.action: expected to be 'warn' or 'stop'; got 'shout'"),
+        ("evaluation.alarm.band=0", r"evaluation.alarm.band: expected to be greater than 0; got 0"),
+        ("evaluation.alarm.noise=-1", r"evaluation.alarm.noise: expected to be greater than or equal to 0; got -1"),
+        ("evaluation.alarm={action: stop, bend: 2}", r"evaluation.alarm.bend: .*did you mean `band`"),
     ],
 )
 def test_unusable_value_is_refused_with_expected_received_and_key(override: str, message: str) -> None:
@@ -215,6 +221,17 @@ def test_unusable_value_is_refused_with_expected_received_and_key(override: str,
 def test_policy_gradient_needs_a_random_step() -> None:
     with pytest.raises(ConfigError, match=r"expected rollout.num_steps of at least 2 .* got 1"):
         load_run([SMALL_WORLD], ["algorithm.type=dance_grpo", "rollout.num_steps=1"])
+
+
+def test_a_run_that_stops_at_the_alarm_needs_a_judge() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation: expected a model in held_out with alarm.action stop, got none"):
+        load_run([SMALL_WORLD], ["evaluation.held_out=[]", "evaluation.alarm.action=stop"])
+
+
+def test_trained_words_are_those_of_a_relative_reward() -> None:
+    config = load_run([SMALL_WORLD], ["algorithm.control_words=vivid"])
+    assert config.trained_words == config.word_sets["vivid"]
+    assert load_run([SMALL_WORLD], ["algorithm.query=plain", "algorithm.branches=[denoise]"]).trained_words is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from srpo_ray.evaluation.alarm import Alarm
 from srpo_ray.evaluation.results import SweepReport, TrialRow
 
 OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
@@ -15,6 +16,11 @@ BASE = {
     "truth/content_accuracy": 0.953,
     "image/contrast": 0.21,
 }
+ALARMS = [
+    Alarm(30, "hacking", OBJECTIVE, "the held-out score fell at 30"),
+    Alarm(45, "hacking", OBJECTIVE, "the held-out score fell at 45"),
+    Alarm(45, "style", "image/contrast", "the contrast moved at 45"),
+]
 
 
 def history(held_out: float, reward: float, detail: float, content: float, updates: int = 60) -> list[dict[str, float]]:
@@ -72,7 +78,9 @@ def sweep() -> SweepReport:
         TrialRow("base", "base", "untrained model", {}, [{"step": 0, **BASE}], "finished", 21.0, 0),
         trial("t00", "detailed against flat, window 5-25", (0.487, 0.512, 0.061, 0.941), best),
         trial("t01", "real against painting", (0.455, 0.468, 0.045, 0.948), params("real", (5, 25), 0.8, 2.2e-6)),
-        trial("t02", "vivid, large lr", (0.361, 0.644, 0.093, 0.702), params("vivid", (0, 20), 0.9, 1.4e-5)),
+        trial(
+            "t02", "vivid, large lr", (0.361, 0.644, 0.093, 0.702), params("vivid", (0, 20), 0.9, 1.4e-5), alarms=ALARMS
+        ),
         trial(
             "t03",
             "detailed, late window",

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo_ray.evaluation.image_statistics import image_statistics
+from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
 
 
 def flat(red: float, green: float, blue: float) -> Tensor:
@@ -65,3 +65,19 @@ def test_pictures_of_a_batch_are_measured_apart_and_in_float32():
 def test_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\], got \[3, 8, 8\]"):
         image_statistics(torch.zeros(3, 8, 8))
+
+
+def test_diversity_is_zero_for_copies_and_the_mean_distance_to_the_others():
+    copies = torch.rand(1, 2, 3, 8, 8).expand(3, -1, -1, -1, -1)
+    assert seed_diversity(copies).tolist() == [[0.0, 0.0]] * 3
+    levels = torch.tensor([0.0, 0.3, 0.9])[:, None, None, None, None].expand(3, 1, 3, 8, 8)
+    assert seed_diversity(levels).flatten().tolist() == pytest.approx([0.6, 0.45, 0.75])
+    with pytest.raises(ValueError, match=r"S >= 2.*got \[1, 2, 3, 8, 8\]"):
+        seed_diversity(copies[:1])
+
+
+def test_thumbnails_are_means_of_blocks():
+    images = torch.rand(1, 3, 64, 128)
+    corner = images[0, :, :2, :4].mean((1, 2))
+    assert thumbnails(images).shape == (1, 3, 32, 32)
+    assert torch.allclose(thumbnails(images)[0, :, 0, 0].float(), corner, atol=1e-3)

@@ -1,17 +1,23 @@
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from srpo_ray.config.algorithm import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
-from srpo_ray.evaluation.panel import Panel, combine
+from srpo_ray.evaluation.panel import Evaluation, Panel, combine
+from srpo_ray.flow import generator
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.query import TextQuery
 
 PROMPTS = [f"prompt {index}" for index in range(5)]
+SAMPLES = 3
+CONDITIONING = Conditioning(torch.zeros(5, 1, 1), torch.arange(5.0)[:, None].expand(5, 3))
+WORDS = ControlWords(positive=("detailed", "rich"), negative=("flat",))
 
 
 class NoisePolicy:
@@ -31,36 +37,95 @@ class NoisePolicy:
 
 
 class MeanRewards:
-    """`trained` is the mean of the picture, `judge` is its maximum."""
+    """Mean of the picture (`trained`) or its maximum (`judge`), times the weighted letters of the query."""
 
-    def measure(self, images: Tensor, queries: Sequence[TextQuery]) -> dict[str, Tensor]:
-        assert all(len(query.terms) == 1 for query in queries)
-        return {"trained": images.mean(dim=(1, 2, 3)), "judge": images.amax(dim=(1, 2, 3))}
+    def measure(
+        self, images: Tensor, queries: Sequence[TextQuery], names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        letters = torch.tensor([sum(weight * len(text) for weight, text in query.terms) for query in queries])
+        scores = {"trained": images.mean(dim=(1, 2, 3)) * letters, "judge": images.amax(dim=(1, 2, 3)) * letters}
+        return {name: scores[name] for name in names or scores}
 
 
-def judge(world_size: int, batch_size: int) -> tuple[dict[str, float], dict[int, Tensor]]:
-    config = EvaluationConfig(samples_per_prompt=3, batch_size=batch_size, gallery_size=2)
-    conditioning = Conditioning(torch.zeros(5, 1, 1), torch.arange(5.0)[:, None].expand(5, 3))
+def judge(
+    world_size: int, batch_size: int = 32, words: ControlWords | None = None, samples: int = SAMPLES, **config: Any
+) -> Evaluation:
+    settings = {"samples_per_prompt": samples, "batch_size": batch_size, "gallery_size": 2, **config}
     shares = []
     for rank in range(world_size):
-        panel = Panel(config, PROMPTS, conditioning, shift=3.0, truth=False, rank=rank, world_size=world_size)
+        panel = Panel(
+            EvaluationConfig.model_validate(settings),
+            PROMPTS,
+            CONDITIONING,
+            shift=3.0,
+            truth=False,
+            trained_words=words,
+            rank=rank,
+            world_size=world_size,
+        )
         shares.append(panel.judge(cast(FluxPolicy, NoisePolicy()), cast(Any, MeanRewards()), {"trained": 2.0}))
     assert len({len(share.items) for share in shares}) == 1, "workers must make the same number of calls"
-    return combine(shares)
+    return combine(shares, len(PROMPTS))
+
+
+def picture(sample: int, prompt: int) -> Tensor:
+    """What `NoisePolicy` draws, from its definition."""
+    noise = torch.rand(3, 8, 8, generator=generator(EvaluationConfig().seed, "evaluate", sample * 5 + prompt))
+    return (noise + prompt / 100).clamp(0, 1)
+
+
+def mean_of_means(letters: float) -> float:
+    """Mean over all pictures of the picture's mean times `letters`."""
+    means = [picture(sample, prompt).mean().item() for sample in range(SAMPLES) for prompt in range(5)]
+    return letters * sum(means) / len(means)
 
 
 @pytest.mark.parametrize(("world_size", "batch_size"), [(2, 4), (4, 32), (7, 1)])
-def test_any_number_of_workers_finds_the_same_means_and_pictures(world_size: int, batch_size: int) -> None:
-    alone, pictures = judge(1, 32)
-    together, theirs = judge(world_size, batch_size)
-    assert together == {name: pytest.approx(value, rel=1e-6) for name, value in alone.items()}
-    assert list(theirs) == list(pictures)
-    assert len(pictures) == 2
-    assert all(torch.equal(theirs[index], pictures[index]) for index in pictures)
+def test_any_number_of_workers_finds_the_same_scores_and_pictures(world_size: int, batch_size: int) -> None:
+    settings: dict[str, Any] = {"words": WORDS, "relative": {"positive": "detailed", "negative": "flat"}}
+    alone, together = judge(1, **settings), judge(world_size, batch_size, **settings)
+    assert set(together.scores) == set(alone.scores)
+    for name, values in alone.scores.items():
+        assert together.scores[name] == pytest.approx(values, rel=1e-5), name
+    assert list(together.pictures) == list(alone.pictures)
+    assert len(together.pictures) == 2
+    assert all(torch.equal(together.pictures[index], alone.pictures[index]) for index in alone.pictures)
 
 
 def test_trained_models_are_rewards_and_all_others_the_panel() -> None:
-    metrics, _ = judge(1, 32)
+    metrics = judge(1).metrics
     assert {"reward/trained", "panel/judge", "reward/total", "image/saturation"} <= set(metrics)
+    assert metrics["reward/trained"] == pytest.approx(mean_of_means(len("prompt 0")), rel=1e-5)
     assert metrics["reward/total"] == pytest.approx(2 * metrics["reward/trained"], rel=1e-6)
-    assert 0.4 < metrics["reward/trained"] < 0.6 < metrics["panel/judge"]
+    assert metrics["reward/trained"] < metrics["panel/judge"]
+    assert not {name for name in metrics if name.endswith("/relative")}
+    assert "reward/total/trained" not in metrics
+
+
+def test_relative_score_is_the_positive_words_minus_the_negative_words() -> None:
+    metrics = judge(2, relative={"positive": "detailed", "negative": "flat"}).metrics
+    expected = mean_of_means(len("detailed. prompt 0") - len("flat. prompt 0"))
+    assert metrics["reward/trained/relative"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["reward/total/relative"] == pytest.approx(2 * expected, rel=1e-5)
+    assert metrics["panel/judge/relative"] > metrics["reward/trained/relative"]
+    assert "reward/total/trained" not in metrics
+
+
+def test_trained_score_is_the_mean_over_the_words_of_the_run() -> None:
+    metrics = judge(2, words=WORDS).metrics
+    expected = 2 * mean_of_means((len("detailed") + len("rich")) / 2 - len("flat"))
+    assert metrics["reward/total/trained"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_diversity_is_the_mean_difference_over_all_pairs_of_a_prompt(world_size: int) -> None:
+    pairs = [
+        (picture(one, prompt) - picture(other, prompt)).abs().mean().item()
+        for prompt in range(5)
+        for one, other in combinations(range(SAMPLES), 2)
+    ]
+    assert judge(world_size).metrics["image/diversity"] == pytest.approx(sum(pairs) / len(pairs), rel=1e-3)
+
+
+def test_one_picture_per_prompt_has_no_diversity() -> None:
+    assert "image/diversity" not in judge(2, samples=1).metrics

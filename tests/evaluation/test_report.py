@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from srpo_ray.evaluation.alarm import Alarm
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.headline import headline, over_seeds
 from srpo_ray.evaluation.report import SweepReport, write_report
@@ -77,18 +78,33 @@ def test_ranks_stand_in_order_of_the_objective(sweep: SweepReport, report_path: 
     assert [rank for rank, _ in rows if rank.isdigit()] == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_headline_names_winner_seeds_and_hacking(sweep: SweepReport, report_path: Path):
+def test_headline_names_winner_seeds_and_alarms(sweep: SweepReport, report_path: Path):
     found = page(sweep, report_path)
     assert "t00 won: 0.0750 better than the untrained model on panel/held_out." in found.text
     assert "0.4870 ± 0.0085" in found.text
-    assert "Reward hacking in one run" in found.text
-    assert "t02 (reward +0.2890, held-out -0.0510)" in found.text
+    assert "Hacking alarm in one run" in found.text
+    assert "t02 (from update 30: panel/held_out, image/contrast)" in found.text
     assert "untrained 0.9530 (-0.0120)" in found.text
+
+
+def test_a_run_with_an_alarm_is_marked_in_table_curves_and_plot(sweep: SweepReport, report_path: Path):
+    text = write_report(report_path, sweep).read_text()
+    assert "update 30, again at 45: the held-out score fell at 30" in text
+    assert "the contrast moved at 45" in text
+    assert re.findall(r'<tr class="([^"]*alarmed)">.*?<b>(.*?)</b>', text, re.DOTALL) == [("trial alarmed", "t02")]
+    assert 'data-sort="alarm">alarm<' in text
+    assert re.findall(r'class="curve alarmed"><title>(\w+)', text)[0] == "t02"
+    assert re.findall(r'class="c\d  ?alarmed"><title>(\w+)', text) == ["t02"]
+    calm = replace(sweep, rows=[replace(row, alarms=()) for row in sweep.rows])
+    assert "larmed" not in write_report(report_path, calm).read_text().partition("</style>")[2]
 
 
 def test_hostile_texts_stay_texts(sweep: SweepReport, report_path: Path):
     evil = "</title></script><script>alert('x')</script><img src=x onerror=\"alert(1)\"> {{ 7 * 7 }} & ' \""
-    rows = [replace(row, label=evil, status=evil) for row in sweep.rows]
+    rows = [
+        replace(row, label=evil, status=evil, alarms=[Alarm(1, "style", evil, evil)] * (index % 2))
+        for index, row in enumerate(sweep.rows)
+    ]
     rows[1] = replace(rows[1], name=evil, params={"algorithm.control_words": evil, evil: 1.0})
     history = [{**evaluation, evil: 1.0} for evaluation in rows[1].history]
     rows[1] = replace(rows[1], history=history)

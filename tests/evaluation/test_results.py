@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from srpo_ray.evaluation.results import SweepReport, TrialRow, hacked, metric_names, ranking, varied_params
+from srpo_ray.evaluation.results import SweepReport, TrialRow, alarmed, metric_names, ranking, varied_params
 
 OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
 
@@ -52,9 +52,10 @@ def test_the_untrained_model_is_the_base_row_or_else_step_zero(sweep: SweepRepor
     assert replace(without, rows=late).baseline(OBJECTIVE) is None
 
 
-def test_hacked_runs_gained_reward_and_lost_held_out_score(sweep: SweepReport):
-    assert [row.name for row in hacked(sweep)] == ["t02"]
-    assert "t02" not in [row.name for row in hacked(replace(sweep, mode="min"))]
+def test_runs_with_an_alarm_come_worst_first_and_failed_ones_not_at_all(sweep: SweepReport):
+    assert [row.name for row in alarmed(sweep)] == ["t02"]
+    every = replace(sweep, rows=[replace(row, alarms=sweep.rows[3].alarms) for row in sweep.rows[1:8]])
+    assert [row.name for row in alarmed(every)] == ["t02", "t05", "t03", "t01", "t04", "t00"]
 
 
 def test_an_unknown_best_is_the_first_in_rank(sweep: SweepReport):

@@ -19,6 +19,12 @@ def test_query_prints_signed_weights_in_order() -> None:
     assert query.texts == ("Real. a cat", "Painting. a cat")
 
 
+def test_relative_query_is_the_mean_over_positive_minus_the_mean_over_negative_words() -> None:
+    query = TextQuery.relative("a cat", ["Real", "Sharp"], ["Oil"])
+
+    assert query.terms == ((0.5, "Real. a cat"), (0.5, "Sharp. a cat"), (-1.0, "Oil. a cat"))
+
+
 def test_query_without_terms_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         TextQuery(())

@@ -52,6 +52,12 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["step_000020", "step_000030"]
 
 
+def test_protected_checkpoint_is_kept_however_old(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save_checkpoint(tmp_path, step, {"a": torch.ones(1)}, {"a/s": torch.ones(1)}, {}, kept=1, protected=10)
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["step_000010", "step_000030"]
+
+
 def test_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected weights, optimizer and manifest"):
         read_checkpoint(tmp_path)

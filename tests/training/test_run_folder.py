@@ -3,7 +3,7 @@ from pathlib import Path
 import torch
 
 from srpo_ray.evaluation.gallery import before_after, save_png
-from srpo_ray.training.health import idle_warning
+from srpo_ray.training.health import idle_warning, warnings
 from srpo_ray.training.run_folder import (
     RunFolder,
     adopt_untrained,
@@ -23,8 +23,9 @@ def run(path: Path) -> RunFolder:
 def test_untrained_evaluation_is_adopted_only_once_it_is_whole(tmp_path: Path) -> None:
     source, target = run(tmp_path / "source"), run(tmp_path / "target")
     assert not adopt_untrained(source, target)
-    append_row(source.evaluations, {"step": 0, "panel/held_out": 0.5})
-    append_row(source.evaluations, {"step": 10, "panel/held_out": 0.6})
+    for step, value in ((0, 0.5), (10, 0.6)):
+        append_row(source.scores, {"step": step, "num_prompts": 1, "scores": {"panel/held_out": [value]}})
+        append_row(source.evaluations, {"step": step, "panel/held_out": value})
     pictures = {3: torch.rand(3, 8, 8), 0: torch.rand(3, 8, 8)}
     save_pictures(source.base_pictures, pictures)
     assert not adopt_untrained(source, target)
@@ -34,6 +35,7 @@ def test_untrained_evaluation_is_adopted_only_once_it_is_whole(tmp_path: Path) -
     save_png(before_after(image, image, ["a"]), source.gallery)
     assert adopt_untrained(source, target)
     assert read_rows(target.evaluations) == [{"step": 0, "panel/held_out": 0.5}]
+    assert read_rows(target.scores) == read_rows(source.scores)[:1]
     adopted = load_pictures(target.base_pictures)
     assert list(adopted) == [0, 3]
     assert all(torch.equal(adopted[index], pictures[index]) for index in pictures)
@@ -57,3 +59,15 @@ def test_updates_without_gradient_are_warned_of(tmp_path: Path) -> None:
     assert warning is not None
     assert "1 of 2 updates" in warning
     assert "algorithm.hinge" in warning
+
+
+def test_alarms_and_the_best_step_are_told_at_the_end(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run")
+    assert warnings(folder) == []
+    for step in (10, 20):
+        append_row(folder.alarms, {"step": step, "kind": "style", "metric": "image/contrast", "message": "it moved"})
+    assert warnings(folder) == ["run: update 10, again at 20: it moved"]
+    folder.finished.write_text('{"updates": 20, "stopped_by": "alarm", "best_step": 5}')
+    assert warnings(folder)[1].startswith("run: stopped by the alarm; best was the checkpoint of update 5")
+    folder.finished.write_text('{"updates": 20, "stopped_by": "alarm", "best_step": 0}')
+    assert "best was the untrained model" in warnings(folder)[1]

@@ -1,5 +1,7 @@
 """Whole runs through Ray Train, DeepSpeed, the reward pool and MLflow."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from srpo_ray.config import RunConfig, apply
-from srpo_ray.training.checkpoint import latest_checkpoint
+from srpo_ray.training.checkpoint import checkpoint_path, complete_checkpoints, latest_checkpoint
 from srpo_ray.training.launch import TrainingError, train
 from srpo_ray.training.run_folder import RunFolder, read_rows
 from srpo_ray.training.sample import sample_run
@@ -106,3 +108,42 @@ def test_run_goes_on_from_its_checkpoint_as_if_never_stopped(tiny_run: RunConfig
     assert [row["step"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
     for name, expected in weights(straight).items():
         assert torch.equal(weights(folder)[name], expected)
+
+
+def test_alarm_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(tiny_run: RunConfig) -> None:
+    judge = {"type": "python", "name": "judge", "target": "tests.training.faulty_rewards:Judge"}
+    changes = {
+        "algorithm.query": "plain",
+        "algorithm.branches": ["denoise"],
+        "algorithm.hinge": 2.0,
+        "training.optimizer.lr": 1e-4,
+        "training.num_updates": 6,
+        "training.checkpoint_interval": 3,
+        "training.checkpoints_kept": 1,
+        "evaluation.held_out": [{**judge, "arguments": {"verdicts": "0.5 0.7 0.3"}}],
+        "evaluation.relative": None,
+        "evaluation.alarm": {"action": "stop", "noise": 0},
+    }
+    folder = train(apply(with_reward(tiny_run, "hacked"), changes))
+
+    assert [row["step"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
+    assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
+    result = {"updates": 4, "evaluations": 3, "stopped_by": "alarm", "best_step": 2}
+    assert json.loads(folder.finished.read_text()) == result
+    assert [path.name for path in complete_checkpoints(folder.checkpoints)] == ["step_000002", "step_000003"]
+    assert [(row["step"], row["metric"]) for row in read_rows(folder.alarms)] == [(4, "panel/judge")]
+    client = MlflowClient(f"sqlite:///{Path(tiny_run.run_root) / 'mlflow.db'}")
+    run_id = json.loads(folder.tracker_record.read_text())["run_id"]
+    fired = {metric.step: metric.value for metric in client.get_metric_history(run_id, "alarm/fired")}
+    assert fired == {0: 0.0, 2: 0.0, 4: 1.0}
+    assert "alarms.txt" in {item.path for item in client.list_artifacts(run_id)}
+
+    def sampled() -> bytes:
+        out = folder.path / "samples.png"
+        return sample_run(folder.path, ["a red circle"], out, seed=0, num_steps=2, guidance_scale=3.5).read_bytes()
+
+    best = sampled()
+    folder.finished.unlink()
+    assert sampled() != best, "the newest checkpoint draws another picture"
+    shutil.rmtree(checkpoint_path(folder.checkpoints, 3))
+    assert sampled() == best

@@ -3,13 +3,14 @@ from typing import Any
 
 import pytest
 
-from srpo_ray.config import SweepConfig, load_sweep
+from srpo_ray.config import SweepConfig, load_run, load_sweep
 from srpo_ray.config.sweep import SearchDimension
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.tuning.rows import choose_best
 from srpo_ray.tuning.space import decode, param_space, search_algorithm
 from srpo_ray.tuning.sweep import follow_ups
-from tests.conftest import ROOT
+from srpo_ray.tuning.trial import _serves
+from tests.conftest import ROOT, SMALL_WORLD
 
 SPACE = {
     "a.list": SearchDimension(choice=([5, 25], [5, 35])),
@@ -81,6 +82,23 @@ def test_follow_ups_are_the_seeds_and_the_comparisons_of_the_best() -> None:
     assert list(runs) == ["seed_1", "plain_no_words"]
     assert runs["seed_1"].changes == {"b.lr": 1, "a": "x", "seed": 1}
     assert runs["plain_no_words"].changes == {"b.lr": 2, "a": "x"}
+
+
+def test_a_run_that_the_alarm_stopped_can_be_the_best() -> None:
+    rows = [row("stopped", 0.5, 0.95, status="stopped by alarm"), row("weak", 0.2, 0.95)]
+    assert choose_best(rows, sweep())[0].name == "stopped"
+
+
+def test_an_untrained_evaluation_serves_runs_of_the_same_words_and_plain_ones() -> None:
+    vivid, same = (load_run([SMALL_WORLD], ["algorithm.control_words=vivid", f"seed={seed}"]) for seed in (0, 1))
+    bright = load_run([SMALL_WORLD], ["algorithm.control_words=bright"])
+    plain = load_run([SMALL_WORLD], ["algorithm.query=plain", "algorithm.branches=[denoise]"])
+    other_panel = load_run([SMALL_WORLD], ["algorithm.control_words=vivid", "evaluation.num_prompts=3"])
+    assert _serves(vivid, same)
+    assert _serves(vivid, plain)
+    assert not _serves(vivid, bright)
+    assert not _serves(plain, vivid)
+    assert not _serves(other_panel, vivid)
 
 
 def test_shipped_sweep_file_is_usable() -> None:
