@@ -19,7 +19,9 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["sweep", "--help"], ["sample", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["sweep", "--help"], ["sample", "--help"], ["words", "--help"]]
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     check = (
         "import sys\nfrom srpo_ray.cli import main\n"
@@ -52,6 +54,11 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "no_model").mkdir()
     train = ["train", str(SMALL_WORLD), f"run_root={folder / 'runs'}"]
     sweep = yaml.safe_load((ROOT / "configs/sweep/small_world.yaml").read_text())
+    probe = ["words", str(SMALL_WORLD), "--reward", "preference"]
+    (folder / "no_pictures").mkdir()
+    (folder / "broken_pictures").mkdir()
+    for index in range(8):
+        (folder / "broken_pictures" / f"{index}.png").write_text("no picture")
     unknown = {**sweep, "base": str(SMALL_WORLD), "space": {"algorithm.nothing": {"uniform": [0, 1]}}}
     (folder / "unknown.yaml").write_text(yaml.safe_dump(unknown))
     return {
@@ -67,6 +74,25 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "unknown search key": (["sweep", str(folder / "unknown.yaml")], "got an unknown key"),
         "nothing to resume": (["sweep", "--resume", str(folder)], "expected the folder of a sweep"),
         "nothing to sample": (["sample", str(folder), "a cat"], "expected the folder of a trained run"),
+        "unknown reward": ([*probe[:-1], "beauty", "--words", "dark,dim"], "--reward: expected a model of"),
+        "no words": ([*probe, "--words", " ,"], "got none"),
+        "one word": ([*probe, "--words", "dark,dark"], "got dark"),
+        "no word file": ([*probe, "--words", str(folder / "none.txt")], "none.txt"),
+        "no picture folder": ([*probe, "--words", "dark,dim", "--images", str(folder / "none")], "folder of pictures"),
+        "no pictures": (
+            [*probe, "--words", "dark,dim", "--images", str(folder / "no_pictures")],
+            "expected at least 8",
+        ),
+        "broken picture": ([*probe, "--words", "dark,dim", "--images", str(folder / "broken_pictures")], "0.png"),
+        "few generated": ([*probe, "--words", "dark,dim", "--generate", "3"], "got 3"),
+        "no word prompts": (
+            [*probe, "--words", "dark,dim", "--prompts", str(folder / "none.json")],
+            "--prompts: expected",
+        ),
+        "nothing to render": (
+            [*probe, "model.path=some/model", "--words", "dark,dim"],
+            "give --images DIR or --generate N",
+        ),
         "no such cluster": ([*train, "--address", "127.0.0.1:1"], "expected a running Ray cluster"),
     }
 
@@ -86,6 +112,16 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "unknown search key",
         "nothing to resume",
         "nothing to sample",
+        "unknown reward",
+        "no words",
+        "one word",
+        "no word file",
+        "no picture folder",
+        "no pictures",
+        "broken picture",
+        "few generated",
+        "no word prompts",
+        "nothing to render",
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(
