@@ -43,6 +43,8 @@ from srpo_ray.words.report import axis_text, render
 WORDS = "detailed,intricate,flat,vivid,pale,bright,dark,realistic,cartoon,painting,anime,cyberpunk"
 TRAINED, HELD_OUT = "preference", "held_out"
 MEASURES = ("truth", "held_out")
+SAMPLED = 64
+"""Pictures that steering is measured on: the evaluation prompts, two noises each."""
 PREDICTORS = ("score", "strength", "cleanness", "spread")
 
 
@@ -68,17 +70,17 @@ def main() -> None:
     parsed = parser.parse_args()
     words = parse_words(parsed.words)
     base = load_run(["configs/small_world.yaml"])
+    training = training_config(base, parsed)
+    configs = {
+        (word, seed): run_config(training, word, parsed.neutral, seed) for seed in parsed.seeds for word in words
+    }
+    train_missing(training, list(configs.values()))
     yardstick = make_yardstick(base, words)
-    untrained = generated(base, 64)
+    untrained = generated(base, SAMPLED)
     runs = []
-    with ray_session(None):
-        training = training_config(base, parsed)
-        with reward_pool(training, "rewards_word_steering") as pool:
-            for seed in parsed.seeds:
-                for word in words:
-                    config = run_config(training, word, parsed.neutral, seed)
-                    folder = train_once(config, pool)
-                    runs.append({"word": word, "seed": seed, **steering(folder, base, word, untrained, yardstick)})
+    for (word, seed), config in configs.items():
+        folder = RunFolder(Path(config.run_root) / config.name)
+        runs.append({"word": word, "seed": seed, **steering(folder, base, word, untrained, yardstick)})
     report(parsed, yardstick.found, runs)
 
 
@@ -105,6 +107,7 @@ def training_config(base: RunConfig, parsed: argparse.Namespace) -> RunConfig:
         "rewards.models": trained,
         "training.num_updates": parsed.updates,
         "training.optimizer.lr": parsed.lr,
+        "training.num_threads": 1,
         "training.checkpoints_kept": 1,
         "evaluation.num_prompts": 2,
         "evaluation.samples_per_prompt": 1,
@@ -122,17 +125,19 @@ def run_config(training: RunConfig, word: str, neutral: str, seed: int) -> RunCo
     return apply(training, {"name": name, "seed": seed, "word_sets": sets, "algorithm.control_words": "one"})
 
 
-def train_once(config: RunConfig, pool: str | None) -> RunFolder:
-    """Train unless the folder holds the finished run; the untrained model's evaluation is shared between runs."""
-    check_inputs(config)
-    folder = open_run_folder(config, Path(config.run_root).resolve() / config.name)
-    if folder.finished.exists():
-        return folder
-    if not folder.evaluations.exists():
-        any(adopt_untrained(RunFolder(path), folder) for path in sorted(folder.path.parent.iterdir()))
-    print(f"training {config.name}", flush=True)
-    fit(config, folder, pool, name=config.name)
-    return folder
+def train_missing(training: RunConfig, configs: list[RunConfig]) -> None:
+    """Train what is not finished, on one pool; the untrained model's evaluation is shared between runs."""
+    check_inputs(training)
+    folders = [(config, open_run_folder(config, Path(config.run_root).resolve() / config.name)) for config in configs]
+    missing = [(config, folder) for config, folder in folders if not folder.finished.exists()]
+    if not missing:
+        return
+    with ray_session(None), reward_pool(training, "rewards_word_steering") as pool:
+        for number, (config, folder) in enumerate(missing, 1):
+            print(f"training {config.name}, {number} of {len(missing)}", flush=True)
+            if not folder.evaluations.exists():
+                any(adopt_untrained(RunFolder(path), folder) for path in sorted(folder.path.parent.iterdir()))
+            fit(config, folder, pool, name=config.name)
 
 
 def steering(

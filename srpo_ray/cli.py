@@ -176,7 +176,8 @@ def _words(parsed: argparse.Namespace) -> int:
         return FAILED
     folder = Path(parsed.out) if parsed.out else Path(config.run_root) / f"words_{parsed.reward}"
     page = write_study(folder, study, parsed.command)
-    console = Console()
+    # Into a file or a pipe rich would print 80 columns, too few for the table.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(words_table(study))
     if study.pairs:
         console.print(pairs_table(study))

@@ -58,8 +58,8 @@ def words_table(study: Study) -> Table:
     """All words for the terminal, the best first."""
     title = f"{study.reward} on {study.pictures.source}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("#", justify="right")
-    table.add_column("word", max_width=24, overflow="ellipsis")
+    table.add_column("#", justify="right", no_wrap=True, min_width=2)
+    table.add_column("word", no_wrap=True, min_width=9, max_width=24)
     counted = ["in prompts"] * (study.counts is not None)
     for name in ("score", "strength", "cleanness", "axis", *map(short_name, study.pictures.axes), *counted):
         table.add_column(name, justify="left" if name == "axis" else "right", no_wrap=True)

@@ -99,8 +99,8 @@ def test_opposites_on_one_axis_are_paired_with_the_high_end_first() -> None:
 
 
 def test_words_of_two_axes_or_one_direction_or_little_opposition_are_no_pair() -> None:
-    assert pairs_of(DETAIL, -COLOR) == []
-    assert pairs_of(DETAIL, 2 * DETAIL) == []
+    assert pairs_of(DETAIL + 0.9 * COLOR, -0.9 * DETAIL - COLOR) == []
+    assert pairs_of(0.5 * DETAIL + NOISE, 0.5 * DETAIL - NOISE) == []
     assert pairs_of(DETAIL + 0.9 * NOISE, -DETAIL + 0.9 * NOISE) == []
 
 

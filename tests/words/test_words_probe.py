@@ -8,6 +8,7 @@ from PIL import Image
 
 from srpo_ray.config import load_run
 from srpo_ray.evaluation.gallery import save_png
+from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.words.measure import correlation, read_words
@@ -96,12 +97,32 @@ def test_a_folder_gives_pictures_captions_and_image_statistics(tmp_path: Path, p
     }
 
 
-def test_words_are_read_along_image_statistics_where_no_truth_is_known(tmp_path: Path, pictures: Pictures) -> None:
-    folder = save_folder(tmp_path / "pictures", pictures, 96)
-    found = probe(load_run([SMALL_WORLD]), "held_out", ["vivid", "muted"], images=folder)
-    readings = dict(zip(found.words, found.readings, strict=True))
-    assert readings["vivid"].correlations["image/saturation"] > 0.3
-    assert readings["muted"].correlations["image/saturation"] < -0.3
+def stand_in(name: str) -> str:
+    model = f"{{name: mine, type: python, target: 'tests.words.stand_in_rewards:{name}'}}"
+    return f"rewards.models=[{model}]"
+
+
+def test_a_reward_of_ones_own_is_read_along_image_statistics_where_no_truth_is_known(
+    tmp_path: Path, pictures: Pictures
+) -> None:
+    folder = save_folder(tmp_path / "pictures", pictures, 40)
+    config = load_run([SMALL_WORLD], [stand_in("BrightnessReward")])
+    found = probe(config, "mine", ["nothing", "dark", "bright"], images=folder)
+    assert found.words == ["bright", "dark", "nothing"]
+    bright, dark, nothing = found.readings
+    assert bright.axis == dark.axis == "image/brightness"
+    assert (bright.direction, dark.direction) == (1, -1)
+    assert bright.correlations["image/brightness"] == pytest.approx(1, abs=1e-3)
+    assert bright.strength == pytest.approx(2 * dark.strength, rel=1e-3)
+    assert nothing.score == 0
+    assert found.word_sets == {"brightness": {"positive": ["bright"], "negative": ["dark"]}}
+
+
+def test_a_reward_that_fails_is_named(tmp_path: Path, pictures: Pictures) -> None:
+    folder = save_folder(tmp_path / "pictures", pictures, 10)
+    config = load_run([SMALL_WORLD], [stand_in("BrokenReward")])
+    with pytest.raises(RewardError, match=r"'mine' failed .*out of luck"):
+        probe(config, "mine", ["dark", "bright"], images=folder)
 
 
 def test_generated_pictures_follow_the_evaluation_prompts_and_noise() -> None:
