@@ -1,12 +1,14 @@
 """The command line. Parsing imports nothing heavy, so `--help` and a mistyped config answer at once."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 DEFAULT_SWEEP = "configs/sweep/small_world.yaml"
+DEFAULT_RUN = "configs/small_world.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parsed = _parser().parse_args(words)
+    parsed.command = shlex.join(["srpo-ray", *words])
     try:
         return parsed.run(parsed)
     except (ValueError, ConnectionError) as error:
@@ -58,6 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--steps", type=int, default=20, help="Euler steps (default 20)")
     sample.add_argument("--guidance-scale", type=float, default=3.5, help="guidance (default 3.5)")
     sample.set_defaults(run=_sample)
+
+    words = commands.add_parser("words", help="measure which control words a reward perceives, without training")
+    words.add_argument(
+        "config", nargs="*", metavar="CONFIG|KEY=VALUE", help=f"config files (default {DEFAULT_RUN}), then a.b=value"
+    )
+    words.add_argument("--reward", required=True, metavar="NAME", help="a trained or held-out reward of the config")
+    words.add_argument("--words", required=True, metavar="WORDS", help="word,word,... or a .txt file of one a line")
+    pictures = words.add_mutually_exclusive_group()
+    pictures.add_argument("--images", metavar="DIR", help="try words on these pictures; captions: .txt beside them")
+    pictures.add_argument("--generate", type=int, metavar="N", help="try words on N pictures of the config's model")
+    words.add_argument("--prompts", metavar="FILE", help="prompt file in which to count the words")
+    words.add_argument("--out", metavar="DIR", help="folder for page, JSON and CSV (default: RUN_ROOT/words_NAME)")
+    words.set_defaults(run=_words)
     return parser
 
 
@@ -137,6 +153,36 @@ def _sample(parsed: argparse.Namespace) -> int:
             guidance_scale=parsed.guidance_scale,
         )
     )
+    return 0
+
+
+def _words(parsed: argparse.Namespace) -> int:
+    from srpo_ray.config import load_run
+
+    files, overrides = _split(parsed.config)
+    config = load_run(files or [DEFAULT_RUN], overrides)
+    from rich.console import Console
+
+    from srpo_ray.rewards.base import RewardError
+    from srpo_ray.words.probe import parse_words, probe
+    from srpo_ray.words.report import pairs_table, word_sets_yaml, words_table, write_study
+
+    words = parse_words(parsed.words)
+    images = Path(parsed.images) if parsed.images else None
+    try:
+        study = probe(config, parsed.reward, words, images=images, generate=parsed.generate, prompts=parsed.prompts)
+    except RewardError as error:
+        print(f"srpo-ray: {error}", file=sys.stderr)
+        return FAILED
+    folder = Path(parsed.out) if parsed.out else Path(config.run_root) / f"words_{parsed.reward}"
+    page = write_study(folder, study, parsed.command)
+    # Into a file or a pipe rich would print 80 columns, too few for the table.
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(words_table(study))
+    if study.pairs:
+        console.print(pairs_table(study))
+        print(f"suggested word sets:\n{word_sets_yaml(study)}")
+    print(f"page: {page}")
     return 0
 
 

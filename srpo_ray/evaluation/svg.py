@@ -69,9 +69,10 @@ def tick_label(value: float) -> str:
     return mantissa + (f"e{int(exponent)}" if letter else "")
 
 
-def drawing(width: float, height: float, parts: Sequence[str], description: str) -> str:
-    """A whole SVG element that scales with its place; `description` is for screen readers."""
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(description)}">'
+def drawing(width: float, height: float, parts: Sequence[str], description: str, *, fixed: bool = False) -> str:
+    """A whole SVG element; `description` is for screen readers. It scales with its place unless `fixed`."""
+    size = f' style="width:{width:g}px"' if fixed else ""
+    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(description)}"{size}>'
     return head + "".join(parts) + "</svg>"
 
 
@@ -100,6 +101,17 @@ def polyline(points: Sequence[Point], css: str, tooltip: str = "") -> str:
 def rectangle(x: float, y: float, width: float, height: float, css: str) -> str:
     """A filled rectangle."""
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" class="{css}"/>'
+
+
+def cell(x: float, y: float, width: float, height: float, css: str, *, opacity: float, tooltip: str) -> str:
+    """A rectangle of a heat map; `opacity` in [0, 1] is how much of its colour shows."""
+    shape = f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="3"'
+    return f'{shape} class="{css}" fill-opacity="{opacity:.3f}"><title>{escape(tooltip)}</title></rect>'
+
+
+def slanted(x: float, y: float, content: str, css: str = "") -> str:
+    """A line of text that rises to the right, for names over narrow columns."""
+    return f'<text transform="translate({x:.1f} {y:.1f}) rotate(-40)" class="{css}">{escape(content)}</text>'
 
 
 def grid(x: Axis, y: Axis, x_ticks: Sequence[tuple[float, str]] | None = None) -> list[str]:

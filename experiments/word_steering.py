@@ -1,0 +1,232 @@
+"""Does the probe's ranking of words say which of them steer a training?
+
+python experiments/word_steering.py [--words detailed,flat,...] [--seeds 0] [--updates 15] [--out runs/word_steering]
+
+Each word is the only positive word of a short SRPO run against one neutral word. Afterwards the same prompts and noise
+are sampled with the untrained and the trained weights. Steering is how far the pictures moved:
+
+- truth: along the word's axis as the probe found it, with its sign, in standard deviations of that attribute over the
+  rendered pictures;
+- held_out: mean of score("<word>. <caption>") - score("<caption>") by the held-out reward, in standard deviations of
+  its plain score over the rendered pictures.
+
+Runs that are finished are not repeated, so a stopped experiment goes on with the same command.
+"""
+
+import argparse
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.evaluation import svg
+from srpo_ray.files import write_text
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.tracking.run import git_commit
+from srpo_ray.training.checkpoint import latest_checkpoint
+from srpo_ray.training.launch import fit, ray_session, reward_pool
+from srpo_ray.training.preflight import check_inputs, open_run_folder
+from srpo_ray.training.run_folder import RunFolder, adopt_untrained
+from srpo_ray.tuning.report import hardware
+from srpo_ray.words.agreement import bootstrap_interval, spearman
+from srpo_ray.words.pictures import Pictures, generated, rendered
+from srpo_ray.words.probe import RENDERED, Study, parse_words, score_words, study
+from srpo_ray.words.report import axis_text, render
+
+WORDS = "detailed,intricate,flat,vivid,pale,bright,dark,realistic,cartoon,painting,anime,cyberpunk"
+TRAINED, HELD_OUT = "preference", "held_out"
+MEASURES = ("truth", "held_out")
+SAMPLED = 64
+"""Pictures that steering is measured on: the evaluation prompts, two noises each."""
+PREDICTORS = ("score", "strength", "cleanness", "spread")
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What steering is measured with: the probe of the trained reward, and units from the rendered pictures."""
+
+    found: Study
+    held_out: LocalRewards
+    attribute_units: dict[str, float]
+    held_out_unit: float
+
+
+def main() -> None:
+    """Parse, train what is missing, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--words", default=WORDS)
+    parser.add_argument("--neutral", default="picture", help="negative word of every run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--updates", type=int, default=15)
+    parser.add_argument("--lr", type=float, default=8e-6)
+    parser.add_argument("--out", type=Path, default=Path("runs/word_steering"))
+    parsed = parser.parse_args()
+    words = parse_words(parsed.words)
+    base = load_run(["configs/small_world.yaml"])
+    training = training_config(base, parsed)
+    configs = {
+        (word, seed): run_config(training, word, parsed.neutral, seed) for seed in parsed.seeds for word in words
+    }
+    train_missing(training, list(configs.values()))
+    yardstick = make_yardstick(base, words)
+    untrained = generated(base, SAMPLED)
+    runs = []
+    for (word, seed), config in configs.items():
+        folder = RunFolder(Path(config.run_root) / config.name)
+        runs.append({"word": word, "seed": seed, **steering(folder, base, word, untrained, yardstick)})
+    report(parsed, yardstick.found, runs)
+
+
+def make_yardstick(base: RunConfig, words: list[str]) -> Yardstick:
+    """Probe the trained reward on rendered pictures, and measure by how much they differ."""
+    pictures = rendered(RENDERED)
+    models = [model for model in base.rewards.models if model.name == TRAINED]
+    scorer = LocalRewards.load(models, base.evaluation.held_out)
+    plain, differences = score_words(scorer, TRAINED, pictures, words)
+    held_out_plain, _ = score_words(scorer, HELD_OUT, pictures, words[:1])
+    return Yardstick(
+        found=study(TRAINED, words, plain, differences, pictures),
+        held_out=scorer,
+        attribute_units={name: float(values.std()) for name, values in pictures.attributes.items()},
+        held_out_unit=float(held_out_plain.std()),
+    )
+
+
+def training_config(base: RunConfig, parsed: argparse.Namespace) -> RunConfig:
+    """Short runs on the probed reward alone; the runs' own evaluation is made small, as steering is measured here."""
+    trained = [model.model_dump(mode="json") for model in base.rewards.models if model.name == TRAINED]
+    changes: dict[str, Any] = {
+        "run_root": str(parsed.out / "runs"),
+        "rewards.models": trained,
+        "training.num_updates": parsed.updates,
+        "training.optimizer.lr": parsed.lr,
+        "training.num_threads": 1,
+        "training.checkpoints_kept": 1,
+        "evaluation.num_prompts": 2,
+        "evaluation.samples_per_prompt": 1,
+        "evaluation.num_steps": 4,
+        "evaluation.gallery_size": 2,
+        "evaluation.interval": parsed.updates,
+    }
+    return apply(base, changes)
+
+
+def run_config(training: RunConfig, word: str, neutral: str, seed: int) -> RunConfig:
+    """One word against the neutral one."""
+    name = f"{re.sub(r'[^A-Za-z0-9]+', '_', word)}_{seed}"
+    sets = {"one": {"positive": [word], "negative": [neutral]}}
+    return apply(training, {"name": name, "seed": seed, "word_sets": sets, "algorithm.control_words": "one"})
+
+
+def train_missing(training: RunConfig, configs: list[RunConfig]) -> None:
+    """Train what is not finished, on one pool; the untrained model's evaluation is shared between runs."""
+    check_inputs(training)
+    folders = [(config, open_run_folder(config, Path(config.run_root).resolve() / config.name)) for config in configs]
+    missing = [(config, folder) for config, folder in folders if not folder.finished.exists()]
+    if not missing:
+        return
+    with ray_session(None), reward_pool(training, "rewards_word_steering") as pool:
+        for number, (config, folder) in enumerate(missing, 1):
+            print(f"training {config.name}, {number} of {len(missing)}", flush=True)
+            if not folder.evaluations.exists():
+                any(adopt_untrained(RunFolder(path), folder) for path in sorted(folder.path.parent.iterdir()))
+            fit(config, folder, pool, name=config.name)
+
+
+def steering(
+    folder: RunFolder, base: RunConfig, word: str, untrained: Pictures, yardstick: Yardstick
+) -> dict[str, float]:
+    """How far a run moved the pictures towards its word; see the module's docstring. Kept in the run's folder."""
+    kept = folder.path / "steering.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    checkpoint = latest_checkpoint(folder.checkpoints)
+    assert checkpoint is not None
+    trained = generated(base, len(untrained.images), weights=checkpoint.weights)
+    reading = yardstick.found.readings[yardstick.found.words.index(word)]
+    moved = trained.attributes[reading.axis].mean() - untrained.attributes[reading.axis].mean()
+    before, after = (_held_out_difference(yardstick, pictures, word) for pictures in (untrained, trained))
+    result = {
+        "truth": reading.direction * float(moved) / yardstick.attribute_units[reading.axis],
+        "held_out": float(after.mean() - before.mean()) / yardstick.held_out_unit,
+    }
+    write_text(kept, json.dumps(result))
+    return result
+
+
+def _held_out_difference(yardstick: Yardstick, pictures: Pictures, word: str) -> Tensor:
+    return score_words(yardstick.held_out, HELD_OUT, pictures, [word])[1][0]
+
+
+def report(parsed: argparse.Namespace, found: Study, runs: list[dict[str, Any]]) -> None:
+    """Print both tables and write steering.json and steering.html."""
+    rows = []
+    for word, reading in zip(found.words, found.readings, strict=True):
+        mine = [run for run in runs if run["word"] == word]
+        row = {name: getattr(reading, name) for name in PREDICTORS}
+        steered = {name: mean(run[name] for run in mine) for name in MEASURES}
+        rows.append({"word": word, "axis": axis_text(reading.direction, reading.axis), **row, **steered})
+    agreements = [_agreement(rows, predictor, measure) for measure in MEASURES for predictor in PREDICTORS]
+    _print(rows, agreements)
+    result = {
+        "hardware": hardware(),
+        "commit": git_commit(Path.cwd()),
+        "updates": parsed.updates,
+        "lr": parsed.lr,
+        "neutral": parsed.neutral,
+        "seeds": parsed.seeds,
+        "words": rows,
+        "agreements": agreements,
+        "runs": runs,
+    }
+    write_text(parsed.out / "steering.json", json.dumps(result, indent=2) + "\n")
+    figures = [(measure, scatter(rows, measure)) for measure in MEASURES]
+    page = render("steering.html", figures=figures, agreements=agreements, result=result)
+    print(f"page: {write_text(parsed.out / 'steering.html', page)}")
+
+
+def _agreement(rows: list[dict[str, Any]], predictor: str, measure: str) -> dict[str, Any]:
+    one, other = [row[predictor] for row in rows], [row[measure] for row in rows]
+    low, high = bootstrap_interval(one, other)
+    return {"predictor": predictor, "measure": measure, "spearman": spearman(one, other), "low": low, "high": high}
+
+
+def _print(rows: list[dict[str, Any]], agreements: list[dict[str, Any]]) -> None:
+    table = Table(title="words in the probe's order, and how far a run with each moved the pictures")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name in ("word", "axis") else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    ranked = Table(title="Spearman's rank correlation, 90% interval over words")
+    for name in ("probe's", "steering by", "correlation", "5%", "95%"):
+        ranked.add_column(name, justify="right")
+    for item in agreements:
+        numbers = (f"{item[name]:+.2f}" for name in ("spearman", "low", "high"))
+        ranked.add_row(item["predictor"], item["measure"], *numbers)
+    console = Console(width=120)
+    console.print(table)
+    console.print(ranked)
+
+
+def scatter(rows: list[dict[str, Any]], measure: str) -> str:
+    """Probe's score against steering, one dot per word."""
+    x = svg.axis_over([row["score"] for row in rows], 52, 560)
+    y = svg.axis_over([0.0, *(row[measure] for row in rows)], 330, 14)
+    parts = [*svg.grid(x, y), svg.line(x.start, y(0), x.end, y(0), "base-line")]
+    for row in rows:
+        place = (x(row["score"]), y(row[measure]))
+        parts.append(svg.dot(*place, 5.5, "c0", f"{row['word']}: {row['score']:.2f}, {row[measure]:+.2f}"))
+        parts.append(svg.text(place[0] + 8, place[1] + 4, row["word"], "label"))
+    parts.append(svg.text(560, 366, "probe's score →", "name", "end"))
+    return svg.drawing(640, 374, parts, f"Steering by {measure} against the probe's score")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The pictures that words are tried on: rendered, from a folder, or generated; with captions and attributes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.functional import to_tensor
+from tqdm import tqdm
+
+from srpo_ray.config import RunConfig
+from srpo_ray.data.prompts import load_prompts
+from srpo_ray.evaluation.image_statistics import image_statistics
+from srpo_ray.evaluation.panel import Panel
+from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae, takes_guidance
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.text import encode_prompts
+from srpo_ray.rewards.preprocess import resize_and_crop
+
+FEWEST = 8
+"""Correlations over fewer pictures mean nothing."""
+NO_CAPTION = "a picture"
+"""Stands for the caption of a picture without one."""
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N pictures of one size."""
+
+    images: Tensor
+    """`[N, 3, H, W]` in [0, 1], on the CPU."""
+    captions: list[str]
+    attributes: dict[str, Tensor]
+    """Name -> `[N]`: `truth/...` where it is known, `image/...` (statistics of the pixels) always."""
+    source: str
+    """Where they are from, for people."""
+
+    @property
+    def axes(self) -> list[str]:
+        """The attributes that words are read along: the truth where it is known, else the image statistics."""
+        truths = [name for name in self.attributes if name.startswith("truth/")]
+        return truths or list(self.attributes)
+
+
+def rendered(count: int, seed: int = 94) -> Pictures:
+    """Draw pictures of the small world: contents that no reward was trained on, independent uniform styles.
+
+    Args:
+        count: Pictures, at least `FEWEST`.
+        seed: Of contents, places and styles.
+    """
+    import numpy as np
+
+    from srpo_ray.small_world.prompts import AXES, held_out_contents
+    from srpo_ray.small_world.renderer import captions, render, sample_scenes
+
+    _require_enough(count, "rendered pictures", "ask for more")
+    rng = np.random.default_rng(seed)
+    scenes = sample_scenes(count, seed, contents=held_out_contents())
+    styles = {axis: rng.random(count).astype(np.float32) for axis in AXES}
+    scenes = replace(scenes, word=np.full(count, -1), **styles)
+    images, texts = torch.from_numpy(render(scenes)), captions(scenes)
+    return Pictures(images, texts, measured(images, texts, truth=True), f"{count} rendered pictures")
+
+
+def from_folder(folder: Path, size: int) -> Pictures:
+    """Read a folder of pictures; `cat.txt` beside `cat.png` holds its caption.
+
+    Args:
+        folder: Where the pictures are; folders inside are not searched.
+        size: Side in pixels that pictures are reduced and cropped to, as the reward sees them.
+
+    Raises:
+        ValueError: If there is no folder, too few pictures in it, or one that cannot be read.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--images: expected a folder of pictures, got {folder}, which is none; check the path")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    _require_enough(len(paths), f"pictures ({', '.join(_SUFFIXES)}) in {folder}", "add pictures")
+    images = torch.cat([_read(path, size) for path in paths])
+    captions = [_caption(path.with_suffix(".txt")) for path in paths]
+    return Pictures(images, captions, measured(images, captions, truth=False), f"{len(paths)} pictures of {folder}")
+
+
+def _read(path: Path, size: int) -> Tensor:
+    try:
+        with Image.open(path) as picture:
+            pixels = to_tensor(picture.convert("RGB"))
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"--images: expected a readable picture, got {path} ({error}); mend the file or move it away"
+        ) from error
+    return resize_and_crop(pixels[None], size)
+
+
+def _caption(path: Path) -> str:
+    if not path.is_file():
+        return NO_CAPTION
+    try:
+        return path.read_text(encoding="utf-8").strip() or NO_CAPTION
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--images: expected a caption in UTF-8, got {path} ({error}); mend the file") from error
+
+
+def generated(
+    config: RunConfig, count: int, device: str = "cpu", weights: Mapping[str, Tensor] | None = None
+) -> Pictures:
+    """Sample pictures as the panel does: the evaluation prompts in turn, with the evaluation's noise and steps.
+
+    Args:
+        config: Run config with the model and the evaluation prompts.
+        count: Pictures, at least `FEWEST`.
+        device: Where to sample.
+        weights: Transformer weights of a checkpoint; None takes the model's own.
+
+    Raises:
+        ValueError: If there are too few pictures, or the model or the prompts cannot be read.
+    """
+    _require_enough(count, "generated pictures", "ask for more")
+    prompts = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]
+    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+    transformer = load_transformer(config.model.path, dtype, device).eval()
+    if weights is not None:
+        transformer.load_state_dict(weights)
+    policy = FluxPolicy(
+        transformer,
+        load_vae(config.model.path, dtype, device),
+        resolution=config.model.resolution,
+        guidance_embeds=takes_guidance(transformer),
+        dtype=dtype,
+        device=device,
+    )
+    path = resolve_path(config.model.path)
+    conditioning = encode_prompts(path, prompts, config.model.max_sequence_length, dtype, device)
+    panel = Panel(config.evaluation, prompts, conditioning, shift=config.rollout.shift, truth=False)
+    batches = torch.arange(count).split(config.evaluation.batch_size)
+    bar = tqdm(batches, desc="generating", unit="batch", disable=None, leave=False)
+    images = torch.cat([panel.sample(policy, items.tolist()).cpu() for items in bar])
+    captions = [prompts[item % len(prompts)] for item in range(count)]
+    truth = config.evaluation.prompts.startswith("small_world:")
+    source = f"{count} pictures generated by {config.model.path}"
+    return Pictures(images, captions, measured(images, captions, truth=truth), source)
+
+
+def measured(images: Tensor, captions: list[str], *, truth: bool) -> dict[str, Tensor]:
+    """Attributes of pictures; `truth` says whether they and their captions are of the small world."""
+    statistics = {f"image/{name}": values for name, values in image_statistics(images).items()}
+    if not truth:
+        return statistics
+    from srpo_ray.small_world.prompts import AXES
+    from srpo_ray.small_world.truth import measure
+
+    truths = measure(images, captions)
+    return {f"truth/{axis}": truths[axis] for axis in AXES} | statistics
+
+
+def _require_enough(count: int, what: str, cure: str) -> None:
+    if count < FEWEST:
+        raise ValueError(
+            f"expected at least {FEWEST} {what}, got {count}; correlations over fewer mean nothing, {cure}"
+        )

@@ -1,0 +1,177 @@
+"""From a reward, words and pictures to a study: which words the reward perceives, and how."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from srpo_ray.config import RunConfig
+from srpo_ray.data.prompts import load_prompts
+from srpo_ray.models.paths import SMALL_WORLD
+from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.rewards.build import build_rewards
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.rewards.query import TextQuery
+from srpo_ray.words.measure import Pair, Reading, correlation, find_pairs, read_words, word_sets
+from srpo_ray.words.pictures import Pictures, from_folder, generated, rendered
+
+RENDERED = 512
+"""Pictures that are rendered where none are given: a correlation is then off by about 0.04."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a probe found; words are in the order of their rank."""
+
+    reward: str
+    words: list[str]
+    readings: list[Reading]
+    counts: list[int] | None
+    """In how many prompts of `--prompts` each word occurs."""
+    num_prompts: int
+    differences: Tensor
+    """`[W, N]`."""
+    cross_talk: list[list[float]]
+    """`[W][W]`: correlation of the words' differences over pictures."""
+    pairs: list[Pair]
+    pictures: Pictures
+
+    @property
+    def word_sets(self) -> dict[str, dict[str, list[str]]]:
+        """Suggested sets for a run config."""
+        return word_sets(self.words, self.pairs)
+
+
+def probe(
+    config: RunConfig,
+    reward: str,
+    words: Sequence[str],
+    *,
+    images: Path | None = None,
+    generate: int | None = None,
+    prompts: str | None = None,
+) -> Study:
+    """Measure how a reward model of a config perceives words; runs in this process.
+
+    Args:
+        config: Run config that names the reward and, for `generate`, the model and the evaluation prompts.
+        reward: A name in `rewards.models` or `evaluation.held_out`.
+        words: Candidates, at least two.
+        images: Folder of pictures to try the words on.
+        generate: Number of pictures to sample from the config's model instead. With neither, pictures are rendered,
+            which only the small world can.
+        prompts: Prompt file in which the words are counted.
+
+    Raises:
+        ValueError: If an input cannot be used.
+        RewardError: If the reward fails on a picture.
+    """
+    models = {model.name: model for model in (*config.rewards.models, *config.evaluation.held_out)}
+    if reward not in models:
+        raise ValueError(
+            f"--reward: expected a model of rewards.models or evaluation.held_out ({', '.join(models)}), got"
+            f" {reward!r}; choose one of them or add it to the config"
+        )
+    texts = load_prompts(prompts, "--prompts") if prompts else None
+    if images is None and generate is None and config.model.path != SMALL_WORLD:
+        raise ValueError(
+            f"expected pictures to try the words on, as model.path is {config.model.path!r} and only the small world"
+            " can render its own; give --images DIR or --generate N"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_rewards([models[reward]], device)[reward]
+    if images is not None:
+        pictures = from_folder(images, model.image_size)
+    else:
+        pictures = rendered(RENDERED) if generate is None else generated(config, generate, device)
+    scorer = LocalRewards({reward: model}, {reward: 1.0}, micro_batch_size=config.rewards.pool.micro_batch_size)
+    plain, differences = score_words(scorer, reward, pictures, words)
+    return study(reward, words, plain, differences, pictures, texts)
+
+
+def score_words(scorer: RewardScorer, reward: str, pictures: Pictures, words: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Plain scores `[N]`, and `score("<word>. <caption>") - score("<caption>")` of every word, `[W, N]`.
+
+    Raises:
+        RewardError: If the reward fails on a picture.
+    """
+    plain = [TextQuery.plain(caption) for caption in pictures.captions]
+    scores = scorer.measure(pictures.images, plain, [reward])[reward]
+    rows = []
+    for word in tqdm(words, desc=f"{reward} on {len(plain)} pictures", unit="word", disable=None, leave=False):
+        queries = [TextQuery(((1.0, f"{word}. {text}"), (-1.0, text))) for text in pictures.captions]
+        rows.append(scorer.measure(pictures.images, queries, [reward])[reward])
+    return scores, torch.stack(rows)
+
+
+def study(
+    reward: str,
+    words: Sequence[str],
+    plain: Tensor,
+    differences: Tensor,
+    pictures: Pictures,
+    prompts: Sequence[str] | None = None,
+) -> Study:
+    """Read scores, rank the words and find opposites.
+
+    Args:
+        reward: Name of the reward, for people.
+        words: W words.
+        plain: Plain scores `[N]`.
+        differences: `[W, N]`.
+        pictures: N pictures.
+        prompts: Texts to count the words in.
+
+    Raises:
+        ValueError: If the pictures do not differ in their plain score or in any attribute.
+    """
+    arguments = (plain, pictures.attributes, pictures.axes)
+    found = read_words(differences, *arguments)
+    order = sorted(range(len(words)), key=lambda word: -found[word].score)
+    ranked, differences = [words[word] for word in order], differences[order]
+    readings = [found[word] for word in order]
+    return Study(
+        reward=reward,
+        words=ranked,
+        readings=readings,
+        counts=None if prompts is None else [count_word(word, prompts) for word in ranked],
+        num_prompts=len(prompts or ()),
+        differences=differences,
+        cross_talk=correlation(differences, differences).tolist(),
+        pairs=find_pairs(readings, differences, *arguments),
+        pictures=pictures,
+    )
+
+
+def count_word(word: str, prompts: Sequence[str]) -> int:
+    """In how many prompts a word (or phrase) occurs as a whole word, in any case."""
+    pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+    return sum(pattern.search(prompt) is not None for prompt in prompts)
+
+
+def parse_words(argument: str) -> list[str]:
+    """Words of `detailed,oil painting,...`, or of a .txt file with one a line; repeated ones are kept once.
+
+    Raises:
+        ValueError: If the file cannot be read, or fewer than two different words come.
+    """
+    parts = argument.split(",")
+    if argument.endswith(".txt"):
+        try:
+            parts = Path(argument).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"--words: expected words with commas between, or a readable .txt file of one a line, got"
+                f" {argument!r} ({error}); check the path (working folder: {Path.cwd()})"
+            ) from error
+    words = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if len(words) < 2:
+        raise ValueError(
+            f"--words: expected at least two different words to compare, got {', '.join(words) or 'none'};"
+            " add words, such as detailed,flat"
+        )
+    return words

@@ -1,0 +1,28 @@
+"""The small world's preference reward, probed once per test run."""
+
+import pytest
+
+from srpo_ray.config import load_run
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.words.pictures import Pictures, rendered
+from srpo_ray.words.probe import Study, score_words, study
+from tests.conftest import SMALL_WORLD
+
+WORDS = ["cyberpunk", "dark", "flat", "vivid", "detailed", "bright", "muted", "textured"]
+PROMPTS = ["a vivid sky", "Vivid colours, flat design", "a flatiron", "nothing"]
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Pictures:
+    return rendered(192, seed=7)
+
+
+@pytest.fixture(scope="session")
+def scorer() -> LocalRewards:
+    return LocalRewards.load(load_run([SMALL_WORLD]).rewards.models)
+
+
+@pytest.fixture(scope="session")
+def small_world_study(pictures: Pictures, scorer: LocalRewards) -> Study:
+    plain, differences = score_words(scorer, "preference", pictures, WORDS)
+    return study("preference", WORDS, plain, differences, pictures, PROMPTS)

@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from srpo_ray.words.agreement import bootstrap_interval, ranks, spearman
+
+
+def test_ranks_share_the_mean_where_values_are_equal() -> None:
+    assert ranks(torch.tensor([3.0, 1.0, 3.0, 9.0])).tolist() == [2.5, 1, 2.5, 4]
+
+
+def test_spearman_agrees_with_the_formula_for_distinct_ranks() -> None:
+    one, other = [1.0, 2.0, 3.0, 4.0, 5.0], [20.0, 10.0, 30.0, 500.0, 40.0]
+    squares = 1 + 1 + 0 + 1 + 1
+    assert spearman(one, other) == pytest.approx(1 - 6 * squares / (5 * 24))
+    assert spearman(one, [5.0, 4.0, 3.0, 2.0, -9.0]) == pytest.approx(-1)
+    assert spearman(one, [1.0] * 5) == 0
+
+
+def test_the_interval_holds_the_value_and_is_narrow_for_perfect_agreement() -> None:
+    one = [float(value) for value in range(12)]
+    shaken = [value + (7 if value % 3 == 0 else 0) for value in one]
+    low, high = bootstrap_interval(one, shaken)
+    assert low < spearman(one, shaken) < high
+    assert bootstrap_interval(one, one) == pytest.approx((1, 1))

@@ -1,0 +1,148 @@
+"""The probe on the small world, whose rewards and pictures have known meanings."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from srpo_ray.config import load_run
+from srpo_ray.evaluation.gallery import save_png
+from srpo_ray.rewards.base import RewardError
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.rewards.query import TextQuery
+from srpo_ray.words.measure import correlation, read_words
+from srpo_ray.words.pictures import NO_CAPTION, Pictures, from_folder, generated
+from srpo_ray.words.probe import Study, count_word, parse_words, probe
+from tests.conftest import SMALL_WORLD
+from tests.words.conftest import WORDS
+
+
+@pytest.mark.parametrize(
+    ("word", "axis", "direction"),
+    [
+        ("detailed", "truth/detail", 1),
+        ("flat", "truth/detail", -1),
+        ("vivid", "truth/saturation", 1),
+        ("muted", "truth/saturation", -1),
+        ("bright", "truth/brightness", 1),
+        ("dark", "truth/brightness", -1),
+    ],
+)
+def test_known_words_are_perceived_on_their_own_axis(
+    word: str, axis: str, direction: int, small_world_study: Study
+) -> None:
+    reading = small_world_study.readings[small_world_study.words.index(word)]
+    assert (reading.axis, reading.direction) == (axis, direction)
+    assert abs(reading.correlations[axis]) > 0.75
+    assert reading.cleanness > 0.8
+
+
+def test_a_word_that_the_reward_was_never_trained_on_comes_last(small_world_study: Study) -> None:
+    assert small_world_study.words[-1] == "cyberpunk"
+    assert sorted(small_world_study.words) == sorted(WORDS)
+
+
+def test_readings_cross_talk_and_counts_follow_the_ranking(small_world_study: Study) -> None:
+    found = small_world_study
+    scores = [reading.score for reading in found.readings]
+    assert scores == sorted(scores, reverse=True)
+    row = found.words.index("detailed")
+    detail = found.pictures.attributes["truth/detail"]
+    expected = float(correlation(found.differences[row][None], detail[None]))
+    assert found.readings[row].correlations["truth/detail"] == pytest.approx(expected)
+    assert found.cross_talk[row][found.words.index("textured")] > 0.8
+    assert found.cross_talk[row][found.words.index("flat")] < -0.5
+    assert found.counts is not None
+    assert found.counts[found.words.index("vivid")] == 2
+    assert found.counts[found.words.index("flat")] == 1
+
+
+def test_suggested_sets_are_the_known_opposites(small_world_study: Study) -> None:
+    sets = small_world_study.word_sets
+    assert sets["saturation"] == {"positive": ["vivid"], "negative": ["muted"]}
+    assert sets["brightness"] == {"positive": ["bright"], "negative": ["dark"]}
+    assert sets["detail"]["negative"] == ["flat"]
+
+
+def test_a_pair_is_read_as_the_reward_scores_one_word_against_the_other(
+    small_world_study: Study, pictures: Pictures, scorer: LocalRewards
+) -> None:
+    pair = small_world_study.pairs[0]
+    up, down = small_world_study.words[pair.positive], small_world_study.words[pair.negative]
+    queries = [TextQuery(((1.0, f"{up}. {text}"), (-1.0, f"{down}. {text}"))) for text in pictures.captions]
+    difference = scorer.measure(pictures.images, queries, ["preference"])["preference"]
+    plain = scorer.measure(pictures.images, [TextQuery.plain(text) for text in pictures.captions], ["preference"])
+    (reading,) = read_words(difference[None], plain["preference"], pictures.attributes, pictures.axes)
+    assert reading.strength == pytest.approx(pair.reading.strength, rel=1e-3)
+    assert reading.cleanness == pytest.approx(pair.reading.cleanness, rel=1e-3)
+
+
+def save_folder(folder: Path, pictures: Pictures, count: int) -> Path:
+    folder.mkdir()
+    pixels = (pictures.images[:count] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    for index, array in enumerate(pixels):
+        save_png(Image.fromarray(array), folder / f"{index:03d}.png")
+        if index:
+            (folder / f"{index:03d}.txt").write_text(pictures.captions[index] + "\n")
+    return folder
+
+
+def test_a_folder_gives_pictures_captions_and_image_statistics(tmp_path: Path, pictures: Pictures) -> None:
+    found = from_folder(save_folder(tmp_path / "pictures", pictures, 10), 64)
+    assert found.captions == [NO_CAPTION, *pictures.captions[1:10]]
+    assert torch.allclose(found.images, pictures.images[:10], atol=0.51 / 255)
+    assert set(found.axes) == {
+        f"image/{n}" for n in ("saturation", "contrast", "brightness", "high_frequency", "color_cast")
+    }
+
+
+def stand_in(name: str) -> str:
+    model = f"{{name: mine, type: python, target: 'tests.words.stand_in_rewards:{name}'}}"
+    return f"rewards.models=[{model}]"
+
+
+def test_a_reward_of_ones_own_is_read_along_image_statistics_where_no_truth_is_known(
+    tmp_path: Path, pictures: Pictures
+) -> None:
+    folder = save_folder(tmp_path / "pictures", pictures, 40)
+    config = load_run([SMALL_WORLD], [stand_in("BrightnessReward")])
+    found = probe(config, "mine", ["nothing", "dark", "bright"], images=folder)
+    assert found.words == ["bright", "dark", "nothing"]
+    bright, dark, nothing = found.readings
+    assert bright.axis == dark.axis == "image/brightness"
+    assert (bright.direction, dark.direction) == (1, -1)
+    assert bright.correlations["image/brightness"] == pytest.approx(1, abs=1e-3)
+    assert bright.strength == pytest.approx(2 * dark.strength, rel=1e-3)
+    assert nothing.score == 0
+    assert found.word_sets == {"brightness": {"positive": ["bright"], "negative": ["dark"]}}
+
+
+def test_a_reward_that_fails_is_named(tmp_path: Path, pictures: Pictures) -> None:
+    folder = save_folder(tmp_path / "pictures", pictures, 10)
+    config = load_run([SMALL_WORLD], [stand_in("BrokenReward")])
+    with pytest.raises(RewardError, match=r"'mine' failed .*out of luck"):
+        probe(config, "mine", ["dark", "bright"], images=folder)
+
+
+def test_generated_pictures_follow_the_evaluation_prompts_and_noise() -> None:
+    config = load_run([SMALL_WORLD], ["evaluation.num_prompts=4", "evaluation.num_steps=2"])
+    found = generated(config, 8)
+    assert found.images.shape == (8, 3, 64, 64)
+    assert found.captions[:4] == found.captions[4:]
+    assert not torch.equal(found.images[:4], found.images[4:])
+    assert found.axes == ["truth/detail", "truth/saturation", "truth/brightness"]
+    assert torch.equal(found.images, generated(config, 8).images)
+
+
+def test_words_come_from_a_list_or_a_file_without_repeats(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("flat\noil painting\n\nflat\n")
+    assert parse_words("flat, oil painting,,flat") == ["flat", "oil painting"]
+    assert parse_words(str(tmp_path / "words.txt")) == ["flat", "oil painting"]
+
+
+def test_counting_finds_whole_words_and_phrases_in_any_case() -> None:
+    prompts = ["An oil painting", "OIL PAINTING, dark", "oily paintings", "darkness. dark"]
+    assert count_word("oil painting", prompts) == 2
+    assert count_word("dark", prompts) == 2
+    assert count_word("c++", ["C++ code", "c+"]) == 1
