@@ -203,7 +203,13 @@ def plain_model(network: nn.Module, values: dict[str, Tensor]) -> Iterator[Calla
         return lambda _, inputs, output: output + functional.linear(functional.linear(inputs[0], down), up) * 2
 
     downs = {name.removesuffix(".lora_A.default.weight"): name for name in values if ".lora_A." in name}
+    # The layer's own gradient and the adapter's are added up before those of other layers with the same input, as
+    # ZeRO's hooks have it; in bfloat16 the order counts.
     handles = [
+        network.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: (inputs[0].view_as(inputs[0]),))
+        for layer in downs
+    ]
+    handles += [
         network.get_submodule(layer).register_forward_hook(adapt(values[name], values[name.replace("_A", "_B")]))
         for layer, name in downs.items()
     ]
