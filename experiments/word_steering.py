@@ -128,6 +128,7 @@ def run_config(training: RunConfig, word: str, neutral: str, seed: int) -> RunCo
 def train_missing(training: RunConfig, configs: list[RunConfig]) -> None:
     """Train what is not finished, on one pool; the untrained model's evaluation is shared between runs."""
     check_inputs(training)
+    commit = git_commit(Path.cwd())
     folders = [(config, open_run_folder(config, Path(config.run_root).resolve() / config.name)) for config in configs]
     missing = [(config, folder) for config, folder in folders if not folder.finished.exists()]
     if not missing:
@@ -137,7 +138,7 @@ def train_missing(training: RunConfig, configs: list[RunConfig]) -> None:
             print(f"training {config.name}, {number} of {len(missing)}", flush=True)
             if not folder.evaluations.exists():
                 any(adopt_untrained(RunFolder(path), folder) for path in sorted(folder.path.parent.iterdir()))
-            fit(config, folder, pool, name=config.name)
+            fit(config, folder, pool, name=config.name, commit=commit)
 
 
 def steering(

@@ -14,6 +14,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.image_statistics import image_statistics
 from srpo_ray.evaluation.panel import Panel
+from srpo_ray.flow import shift_at
 from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae, takes_guidance
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text import encode_prompts
@@ -135,7 +136,13 @@ def generated(
     )
     path = resolve_path(config.model.path)
     conditioning = encode_prompts(path, prompts, config.model.max_sequence_length, dtype, device)
-    panel = Panel(config.evaluation, prompts, conditioning, shift=config.rollout.shift, truth=False)
+    panel = Panel(
+        config.evaluation,
+        prompts,
+        conditioning,
+        shift=shift_at(config.rollout.shift, config.model.resolution),
+        truth=False,
+    )
     batches = torch.arange(count).split(config.evaluation.batch_size)
     bar = tqdm(batches, desc="generating", unit="batch", disable=None, leave=False)
     images = torch.cat([panel.sample(policy, items.tolist()).cpu() for items in bar])

@@ -47,6 +47,7 @@ def test_terminal_tables_fit_and_name_all_words(small_world_study: Study) -> Non
 def test_suggested_sets_are_a_config_that_loads(small_world_study: Study) -> None:
     sets = yaml.safe_load(word_sets_yaml(small_world_study))["word_sets"]
     config = apply(load_run([SMALL_WORLD]), {"word_sets": sets, "algorithm.control_words": "detail"})
+    assert config.control_words is not None
     assert "flat" in config.control_words.negative
 
 
