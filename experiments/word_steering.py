@@ -26,6 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.config.located import located
 from srpo_ray.evaluation import svg
 from srpo_ray.files import write_text
 from srpo_ray.rewards.local import LocalRewards
@@ -115,7 +116,7 @@ def training_config(base: RunConfig, parsed: argparse.Namespace) -> RunConfig:
         "evaluation.gallery_size": 2,
         "evaluation.interval": parsed.updates,
     }
-    return apply(base, changes)
+    return located(apply(base, changes))
 
 
 def run_config(training: RunConfig, word: str, neutral: str, seed: int) -> RunConfig:
