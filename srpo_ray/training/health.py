@@ -26,7 +26,7 @@ def idle_warning(folder: RunFolder) -> str | None:
         return None
     return (
         f"{folder.path.name}: the gradient was exactly zero in {idle} of {len(rows)} updates, so they taught nothing;"
-        " every reward was above algorithm.hinge, raise it above the rewards' range"
+        " with a hinge this means that every reward was above algorithm.hinge: raise it above the rewards' range"
     )
 
 
