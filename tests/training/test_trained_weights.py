@@ -77,7 +77,7 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
     """Train with the engine from a state that an earlier call returned; every rank takes its share of each batch."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     config = setting.training(world_size)
-    network = tiny_transformer().to(setting.dtype)
+    network = tiny_transformer(setting.dtype)
     torch.manual_seed(rank)
     if setting.lora:
         add_adapters(network, LORA, seed=7)
@@ -134,7 +134,7 @@ def show(engine: Engine, tokens: Tensor, sigma: Tensor) -> Tensor:
 
 
 def train_all(settings: dict[str, Setting]) -> dict[str, Any]:
-    results = {name: train(setting, range(UPDATES)) for name, setting in settings.items()}
+    results: dict[str, Any] = {name: train(setting, range(UPDATES)) for name, setting in settings.items()}
     # DeepSpeed puts its own linear layer into torch, whose backward pass sums in another order. In bfloat16 Adam makes
     # 4 % of that in four updates, so the plain loop of bfloat16 runs here, beside the engine, and has that layer too.
     results["plain"] = {
@@ -156,7 +156,7 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
     float32 takes the whole batch at once. bfloat16 rounds where two workers with micro-batches of one sample do: it
     takes each sample alone and averages the gradients of two workers in bfloat16, then adds up in float32.
     """
-    network = tiny_transformer().to(setting.dtype).requires_grad_(False)
+    network = tiny_transformer(setting.dtype).requires_grad_(False)
     masters = {name: value.detach().float().clone().requires_grad_() for name, value in initial.items()}
     average = {name: value.detach().clone() for name, value in masters.items()}
     optimizer = torch.optim.AdamW(masters.values(), lr=OPTIMIZER.lr, weight_decay=OPTIMIZER.weight_decay)
@@ -178,7 +178,7 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
                 ]
             for master, *parts in zip(masters.values(), *gradients, strict=True):
                 assert master.grad is not None
-                master.grad += sum((part / len(workers) for part in parts[1:]), parts[0] / len(workers)).float()
+                master.grad += torch.stack([part / len(workers) for part in parts]).sum(0).float()
         norms.append(float(torch.nn.utils.clip_grad_norm_(masters.values(), OPTIMIZER.max_grad_norm)))
         optimizer.param_groups[0]["lr"] = OPTIMIZER.lr * (FACTORS[update] if setting.schedule else 1)
         optimizer.step()
