@@ -122,15 +122,15 @@ def state_of(engine: Engine) -> dict[str, Any]:
 
 
 def show(engine: Engine, tokens: Tensor, sigma: Tensor) -> Tensor:
-    """What the averaged model answers, gathered and not; the trained model answers as before after it."""
+    """What the averaged model and then the trained one answer right after an update, gathered and not."""
     with torch.no_grad():
-        before = call(engine, tokens, sigma)
         with engine.averaged():
             averaged = call(engine, tokens, sigma)
+        trained = call(engine, tokens, sigma)
         with engine.averaged(), engine.gathered():
             assert torch.equal(call(engine, tokens, sigma), averaged)
-        assert torch.equal(call(engine, tokens, sigma), before)
-    return averaged
+        assert torch.equal(call(engine, tokens, sigma), trained)
+    return torch.stack([averaged, trained])
 
 
 def train_all(settings: dict[str, Setting]) -> dict[str, Any]:
@@ -185,9 +185,11 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
         with torch.no_grad():
             for name, value in masters.items():
                 average[name] = DECAYS[update] * average[name] + (1 - DECAYS[update]) * value
-            kept = {name: value.to(setting.dtype) for name, value in (average if setting.ema else masters).items()}
-            with plain_model(network, kept) as model:
-                shown = call(model, first.to(setting.dtype), sigma)
+            answers = []
+            for values in (average if setting.ema else masters, masters):
+                with plain_model(network, {name: value.to(setting.dtype) for name, value in values.items()}) as model:
+                    answers.append(call(model, first.to(setting.dtype), sigma))
+            shown = torch.stack(answers)
     weights = {name: value.detach() for name, value in masters.items()}
     return {"weights": weights, "average": average, "norms": norms, "shown": shown}
 
