@@ -63,7 +63,7 @@ class Engine:
             config=zero_config(config, dtype),
             dist_init_required=False,
         )
-        # ZeRO hangs what it needs onto parameters, which their class does not tell.
+        # Any, as DeepSpeed gives parameters attributes of its own.
         self._trainable: dict[str, Any] = {
             name: value for name, value in module.named_parameters() if value.requires_grad
         }
@@ -164,7 +164,7 @@ class Engine:
         """Whole average of the weights by parameter name, on the CPU; empty if none is kept; all workers must call."""
         if self._average is None:
             return {}
-        return {name: _join(shard, self._trainable[name]) for name, shard in self._average.shards.items()}
+        return {name: _join(shard, self._trainable[name].ds_shape) for name, shard in self._average.shards.items()}
 
     def load(
         self, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor], steps: int, average: dict[str, Tensor]
@@ -243,8 +243,8 @@ def _shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
     return flat[rank * size : (rank + 1) * size].to(parameter.device)
 
 
-def _join(shard: Tensor, parameter: Any) -> Tensor:
+def _join(shard: Tensor, shape: torch.Size) -> Tensor:
     """The whole tensor, on the CPU, of which every worker has a part."""
     parts = shard.new_empty(shard.numel() * dist.get_world_size())
     dist.all_gather_into_tensor(parts, shard)
-    return parts[: parameter.ds_numel].view(parameter.ds_shape).cpu().clone()
+    return parts[: shape.numel()].view(shape).cpu().clone()

@@ -77,8 +77,7 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
     """Train with the engine from a state that an earlier call returned; every rank takes its share of each batch."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     config = setting.training(world_size)
-    network: Any = tiny_transformer()
-    network.to(setting.dtype)
+    network = tiny_transformer(setting.dtype)
     torch.manual_seed(rank)
     if setting.lora:
         add_adapters(network, LORA, seed=7)
@@ -123,15 +122,15 @@ def state_of(engine: Engine) -> dict[str, Any]:
 
 
 def show(engine: Engine, tokens: Tensor, sigma: Tensor) -> Tensor:
-    """What the averaged model answers, gathered and not; the trained model answers as before after it."""
+    """What the averaged model and then the trained one answer right after an update, gathered and not."""
     with torch.no_grad():
-        before = call(engine, tokens, sigma)
         with engine.averaged():
             averaged = call(engine, tokens, sigma)
+        trained = call(engine, tokens, sigma)
         with engine.averaged(), engine.gathered():
             assert torch.equal(call(engine, tokens, sigma), averaged)
-        assert torch.equal(call(engine, tokens, sigma), before)
-    return averaged
+        assert torch.equal(call(engine, tokens, sigma), trained)
+    return torch.stack([averaged, trained])
 
 
 def train_all(settings: dict[str, Setting]) -> dict[str, Any]:
@@ -157,8 +156,7 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
     float32 takes the whole batch at once. bfloat16 rounds where two workers with micro-batches of one sample do: it
     takes each sample alone and averages the gradients of two workers in bfloat16, then adds up in float32.
     """
-    network: Any = tiny_transformer()
-    network.to(setting.dtype).requires_grad_(False)
+    network = tiny_transformer(setting.dtype).requires_grad_(False)
     masters = {name: value.detach().float().clone().requires_grad_() for name, value in initial.items()}
     average = {name: value.detach().clone() for name, value in masters.items()}
     optimizer = torch.optim.AdamW(masters.values(), lr=OPTIMIZER.lr, weight_decay=OPTIMIZER.weight_decay)
@@ -180,17 +178,18 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
                 ]
             for master, *parts in zip(masters.values(), *gradients, strict=True):
                 assert master.grad is not None
-                mean = sum((part / len(workers) for part in parts[1:]), start=parts[0] / len(workers))
-                master.grad += mean.float()  # pyright: ignore[reportAttributeAccessIssue]
+                master.grad += torch.stack([part / len(workers) for part in parts]).sum(0).float()
         norms.append(float(torch.nn.utils.clip_grad_norm_(masters.values(), OPTIMIZER.max_grad_norm)))
         optimizer.param_groups[0]["lr"] = OPTIMIZER.lr * (FACTORS[update] if setting.schedule else 1)
         optimizer.step()
         with torch.no_grad():
             for name, value in masters.items():
                 average[name] = DECAYS[update] * average[name] + (1 - DECAYS[update]) * value
-            kept = {name: value.to(setting.dtype) for name, value in (average if setting.ema else masters).items()}
-            with plain_model(network, kept) as model:
-                shown = call(model, first.to(setting.dtype), sigma)
+            answers = []
+            for values in (average if setting.ema else masters, masters):
+                with plain_model(network, {name: value.to(setting.dtype) for name, value in values.items()}) as model:
+                    answers.append(call(model, first.to(setting.dtype), sigma))
+            shown = torch.stack(answers)
     weights = {name: value.detach() for name, value in masters.items()}
     return {"weights": weights, "average": average, "norms": norms, "shown": shown}
 

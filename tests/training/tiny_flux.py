@@ -7,9 +7,10 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 
-def tiny_transformer() -> FluxTransformer2DModel:
+def tiny_transformer(dtype: torch.dtype = torch.float32) -> FluxTransformer2DModel:
     torch.manual_seed(0)
-    return FluxTransformer2DModel(
+    # diffusers annotates `to` as if it took no data type.
+    network: Any = FluxTransformer2DModel(
         in_channels=12,
         num_layers=1,
         num_single_layers=1,
@@ -20,6 +21,7 @@ def tiny_transformer() -> FluxTransformer2DModel:
         guidance_embeds=True,
         axes_dims_rope=(2, 2, 2),
     )
+    return network.to(dtype)
 
 
 def call(network: Any, tokens: Tensor, sigma: Tensor) -> Tensor:
