@@ -123,7 +123,12 @@ def reason(error: BaseException | None) -> str | None:
 
 
 def close_tracking(study: Study, row: TrialRow) -> None:
-    """A stopped trial's process is gone: send what it left and set its final status."""
-    if not row.ended:
-        folder = trial_folder(study, row.name)
-        end_run(folder.tracker_record, folder.tracker_spool, "FAILED" if row.failed else "KILLED")
+    """Send what a process that is gone has left, and set its run's final status.
+
+    A finished run has closed its own, unless its process was killed on the way: then its spool is still there.
+    """
+    folder = trial_folder(study, row.name)
+    if row.status == "finished" and not folder.tracker_spool.exists():
+        return
+    status = "FINISHED" if row.status == "finished" else "FAILED" if row.failed else "KILLED"
+    end_run(folder.tracker_record, folder.tracker_spool, status)

@@ -60,9 +60,11 @@ def scheduler(sweep: SweepConfig, num_updates: int) -> TrialScheduler | None:
     """What stops weak trials early; None lets all run to the end."""
     if sweep.scheduler.type == "none" or num_updates <= sweep.scheduler.grace_updates:
         return None
+    # A trial is never stopped at its last update: it would be killed while it writes what it found.
     return AsyncHyperBandScheduler(
         time_attr="step",
-        max_t=num_updates,
+        max_t=num_updates - 1,
+        stop_last_trials=False,
         grace_period=sweep.scheduler.grace_updates,
         reduction_factor=sweep.scheduler.reduction_factor,
     )

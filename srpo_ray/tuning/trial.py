@@ -1,19 +1,24 @@
 """One trial: a training run in the study's folder, on the study's reward pool, reported to Ray Tune."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
-from ray.util import remove_placement_group
+from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup, PlacementGroupID
 
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.training.launch import fit
 from srpo_ray.training.preflight import open_run_folder
 from srpo_ray.training.run_folder import RunFolder, adopt_untrained, read_rows
+
+GRACE = 10.0
+"""Seconds between the end of a trial and the removal of its placement group."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +91,46 @@ class ReleaseTrials(tune.Callback):
     """Gives back what a stopped trial still holds.
 
     Ray Tune stops a trial by killing its process, and Ray keeps a placement group as long as the whole job lives;
-    so the workers report theirs, and it is removed here.
+    so the workers report theirs, and it is removed here: a little later, because a controller that still lives would
+    take the loss of its group for a failure and make another.
     """
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, str]] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune when a trial has finished or was stopped."""
-        release(trial.last_result or {})
+        self._add(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune when a trial has failed."""
-        release(trial.last_result or {})
+        self._add(trial)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called by Ray Tune again and again."""
+        now = time.monotonic()
+        for due, group in self._due:
+            if due <= now:
+                remove_group(group)
+        self._due = [(due, group) for due, group in self._due if due > now]
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Called by Ray Tune after the last trial: nothing of this job needs a group any more."""
+        job = ray.get_runtime_context().get_job_id()
+        for group, known in placement_group_table().items():
+            # The id of a placement group ends with that of its job.
+            if group.endswith(job) and known["state"] != "REMOVED":
+                remove_group(group)
+
+    def _add(self, trial: Any) -> None:
+        group = (trial.last_result or {}).get("placement_group")
+        if group:
+            self._due.append((time.monotonic() + GRACE, group))
 
 
-def release(result: Mapping[str, Any]) -> None:
-    """Remove the placement group that a trial reported; one that is gone already is no error."""
-    group = result.get("placement_group")
-    if group:
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+def remove_group(group: str) -> None:
+    """Remove a placement group by its hexadecimal id; one that is gone already is no error."""
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 def trial_folder(study: Study, name: str) -> RunFolder:
