@@ -37,11 +37,12 @@ def run_loop(arguments: WorkerArguments) -> None:
     trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
     del checkpoint
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
-    if start == 0:
-        untrained = read_rows(folder.evaluations)
-        _publish(trainer, tracker, 0, untrained[0] if untrained else trainer.evaluate(0), Verdict())
-    verdict = agreed_verdict(folder, config)
     training, evaluation = config.training, config.evaluation
+    if start in (0, training.num_updates) or start % evaluation.interval == 0:
+        # Made by another trial, or before a restart; or lost with the process that had only saved its checkpoint.
+        known = [row for row in read_rows(folder.evaluations) if row["step"] == start]
+        _publish(trainer, tracker, start, known[0] if known else trainer.evaluate(start), Verdict())
+    verdict = agreed_verdict(folder, config)
     made = start
     while made < training.num_updates and not verdict.stop:
         metrics = trainer.update(made)
