@@ -3,11 +3,18 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from srpo_ray.config import RunConfig, StudyConfig, SweepConfig
+
+StudyT = TypeVar("StudyT", "SweepConfig", "StudyConfig")
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 DEFAULT_SWEEP = "configs/sweep/small_world.yaml"
+DEFAULT_STUDY = "configs/study/paper_table.yaml"
 DEFAULT_RUN = "configs/small_world.yaml"
 
 
@@ -52,6 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
     _add_shared(sweep)
     sweep.set_defaults(run=_sweep)
+
+    study = commands.add_parser("study", help="tune methods, train each with several seeds, take one apart")
+    study.add_argument(
+        "config",
+        nargs="*",
+        metavar="STUDY|KEY=VALUE",
+        help=f"study file (default {DEFAULT_STUDY}), then a.b=value for its base config or study.a=value for itself",
+    )
+    study.add_argument("--resume", metavar="DIR", help="go on with the study in this folder")
+    _add_shared(study)
+    study.set_defaults(run=_study)
 
     sample = commands.add_parser("sample", help="draw pictures with a trained run")
     sample.add_argument("run_dir", metavar="RUN", help="folder of the run")
@@ -111,22 +129,11 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
-    from srpo_ray.config import ConfigError, load_sweep, to_yaml
+    from srpo_ray.config import SweepConfig, load_sweep
 
-    files, overrides = _split(parsed.config)
-    if parsed.resume:
-        if files or overrides:
-            raise ConfigError("--resume takes the configs in its folder, so give no file or override beside it")
-        from srpo_ray.tuning.folder import load_sweep_folder
-
-        sweep, base = load_sweep_folder(Path(parsed.resume))
-    elif len(files) > 1:
-        raise ConfigError(f"expected one sweep file, got {len(files)}: {', '.join(files)}")
-    else:
-        sweep, base = load_sweep(files[0] if files else DEFAULT_SWEEP, overrides)
+    sweep, base = _load_or_resume(parsed, SweepConfig, load_sweep, DEFAULT_SWEEP)
     if parsed.dry_run:
-        print(f"# the sweep\n{to_yaml(sweep)}---\n# the config that its trials start from\n{to_yaml(base)}", end="")
-        return 0
+        return _print_configs("the sweep", sweep, base)
     from srpo_ray.tuning.runs import StudyInterruptedError
     from srpo_ray.tuning.sweep import run_sweep
 
@@ -136,6 +143,52 @@ def _sweep(parsed: argparse.Namespace) -> int:
         print(f"srpo-ray: {error}", file=sys.stderr)
         return INTERRUPTED
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
+    return 0
+
+
+def _study(parsed: argparse.Namespace) -> int:
+    from srpo_ray.config import StudyConfig, load_study
+
+    study, base = _load_or_resume(parsed, StudyConfig, load_study, DEFAULT_STUDY)
+    if parsed.dry_run:
+        return _print_configs("the study", study, base)
+    from srpo_ray.tuning.runs import StudyInterruptedError
+    from srpo_ray.tuning.study import run_study
+
+    try:
+        report = run_study(study, base, parsed.address, " ".join(["python experiments/paper_table.py", *parsed.config]))
+    except StudyInterruptedError as error:
+        print(f"srpo-ray: {error}", file=sys.stderr)
+        return INTERRUPTED
+    print(f"report: {report}")
+    return 0
+
+
+def _load_or_resume(
+    parsed: argparse.Namespace,
+    schema: type[StudyT],
+    load: "Callable[[str, Sequence[str]], tuple[StudyT, RunConfig]]",
+    default: str,
+) -> "tuple[StudyT, RunConfig]":
+    """The configs of a sweep or study, from its file and overrides or from the folder that it was begun in."""
+    from srpo_ray.config import ConfigError
+
+    files, overrides = _split(parsed.config)
+    if parsed.resume:
+        if files or overrides:
+            raise ConfigError("--resume takes the configs in its folder, so give no file or override beside it")
+        from srpo_ray.tuning.folder import load_study_folder
+
+        return load_study_folder(Path(parsed.resume), schema)
+    if len(files) > 1:
+        raise ConfigError(f"expected one file, got {len(files)}: {', '.join(files)}")
+    return load(files[0] if files else default, overrides)
+
+
+def _print_configs(what: str, config: "SweepConfig | StudyConfig", base: "RunConfig") -> int:
+    from srpo_ray.config import to_yaml
+
+    print(f"# {what}\n{to_yaml(config)}---\n# the config that its runs start from\n{to_yaml(base)}", end="")
     return 0
 
 

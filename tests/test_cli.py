@@ -20,7 +20,15 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["sweep", "--help"], ["sample", "--help"], ["words", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["sweep", "--help"],
+        ["study", "--help"],
+        ["sample", "--help"],
+        ["words", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     check = (
@@ -73,6 +81,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "unwritable run folder": ([*train[:-1], "run_root=/proc/runs"], "expected a folder that can be written"),
         "unknown search key": (["sweep", str(folder / "unknown.yaml")], "got an unknown key"),
         "nothing to resume": (["sweep", "--resume", str(folder)], "expected the folder of a sweep"),
+        "no study to resume": (["study", "--resume", str(folder)], "expected the folder of a study"),
         "nothing to sample": (["sample", str(folder), "a cat"], "expected the folder of a trained run"),
         "unknown reward": ([*probe[:-1], "beauty", "--words", "dark,dim"], "--reward: expected a model of"),
         "no words": ([*probe, "--words", " ,"], "got none"),
@@ -111,6 +120,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "unwritable run folder",
         "unknown search key",
         "nothing to resume",
+        "no study to resume",
         "nothing to sample",
         "unknown reward",
         "no words",

@@ -1,7 +1,18 @@
 """What a run is: typed sections, loaded and checked without torch or ray."""
 
-from srpo_ray.config.load import ConfigError, apply, load_run, load_sweep, to_yaml
+from srpo_ray.config.load import ConfigError, apply, load_run, load_study, load_sweep, to_yaml
 from srpo_ray.config.run import RunConfig
+from srpo_ray.config.study import StudyConfig
 from srpo_ray.config.sweep import SweepConfig
 
-__all__ = ["ConfigError", "RunConfig", "SweepConfig", "apply", "load_run", "load_sweep", "to_yaml"]
+__all__ = [
+    "ConfigError",
+    "RunConfig",
+    "StudyConfig",
+    "SweepConfig",
+    "apply",
+    "load_run",
+    "load_study",
+    "load_sweep",
+    "to_yaml",
+]

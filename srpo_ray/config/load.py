@@ -13,9 +13,11 @@ from srpo_ray.config.algorithm import DEFAULT_TYPE
 from srpo_ray.config.base import Section
 from srpo_ray.config.explain import describe
 from srpo_ray.config.run import RunConfig
+from srpo_ray.config.study import StudyConfig
 from srpo_ray.config.sweep import SweepConfig
 
 ConfigT = TypeVar("ConfigT", bound=Section)
+BesideBaseT = TypeVar("BesideBaseT", SweepConfig, StudyConfig)
 
 ALGORITHM_TYPE = "algorithm.type"
 """The key that decides which others section `algorithm` has."""
@@ -174,17 +176,47 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
     Raises:
         ConfigError: If either cannot be used, or the space names a key or value that the run config refuses.
     """
-    own = [argument.removeprefix("sweep.") for argument in overrides if argument.startswith("sweep.")]
-    others = [argument for argument in overrides if not argument.startswith("sweep.")]
-    sweep = validate(SweepConfig, load_values([path], own), str(path))
-    bases = (sweep.base,) if isinstance(sweep.base, str) else sweep.base
-    run = load_run([Path(path).parent / base for base in bases], others)
+    sweep, run = _load_beside_base(SweepConfig, "sweep", path, overrides)
     for dotted, dimension in sweep.space.items():
         for value in dimension.examples:
             apply(run, {dotted: value}, f"{path}: space.{dotted}")
     for comparison in sweep.comparisons:
         apply(run, comparison.set, f"{path}: comparison {comparison.name!r}")
     return sweep, run
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, RunConfig]:
+    """Load a study file and the run config that its methods start from, and check the one against the other.
+
+    Args:
+        path: The study file.
+        overrides: `a.b=value` for the base config; a path that starts with `study.` changes the study itself.
+
+    Raises:
+        ConfigError: If either cannot be used, or a method or ablation sets a key or value that the run config refuses.
+    """
+    study, run = _load_beside_base(StudyConfig, "study", path, overrides)
+    for method in study.methods:
+        origin = f"{path}: method {method.name!r}"
+        changed = apply(run, study.changes(method), origin)
+        for dotted, values in method.tune.items():
+            for value in values:
+                apply(changed, {dotted: value}, f"{origin}: tune.{dotted}")
+    ablated = apply(run, study.changes(study.method(study.ablated)))
+    for ablation in study.ablations:
+        apply(ablated, ablation.set, f"{path}: ablation {ablation.name!r}")
+    return study, run
+
+
+def _load_beside_base(
+    schema: type[BesideBaseT], prefix: str, path: str | Path, overrides: Sequence[str]
+) -> tuple[BesideBaseT, RunConfig]:
+    """A file that names a base config, and that config; overrides that start with the prefix are the file's own."""
+    own = [argument.removeprefix(f"{prefix}.") for argument in overrides if argument.startswith(f"{prefix}.")]
+    others = [argument for argument in overrides if not argument.startswith(f"{prefix}.")]
+    config = validate(schema, load_values([path], own), str(path))
+    bases = (config.base,) if isinstance(config.base, str) else config.base
+    return config, load_run([Path(path).parent / base for base in bases], others)
 
 
 def apply(run: RunConfig, changes: Mapping[str, Any], origin: str = "changes") -> RunConfig:

@@ -1,6 +1,6 @@
 """Grids of pictures with captions, as PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -63,6 +63,26 @@ def before_after(before: Tensor, after: Tensor, prompts: Sequence[str]) -> Image
     pairs = zip(_pictures(before, scale), _pictures(after, scale), prompts, strict=True)
     cells = [_captioned([base, tuned], prompt, labels=("base", "tuned")) for base, tuned, prompt in pairs]
     return _tiled(cells, min(2, len(cells)))
+
+
+def method_grid(columns: Mapping[str, Tensor], prompts: Sequence[str]) -> Image.Image:
+    """A row per prompt, its pictures by several models side by side under the models' names.
+
+    Args:
+        columns: Name of a model -> its pictures `[N, 3, H, W]` in [0, 1], one per prompt.
+        prompts: N prompts.
+
+    Raises:
+        ValueError: If shapes or counts do not fit.
+    """
+    for images in columns.values():
+        _check(images, prompts)
+    scales = {name: min(1.0, _LARGE / images.shape[-1]) for name, images in columns.items()}
+    small = all(images.shape[-1] <= _SMALL for images in columns.values())
+    pictures = [_pictures(images, 2.0 if small else scales[name]) for name, images in columns.items()]
+    rows = zip(*pictures, prompts, strict=True)
+    cells = [_captioned(list(row), prompt, labels=tuple(columns)) for *row, prompt in rows]
+    return _tiled(cells, 1)
 
 
 def save_png(picture: Image.Image, path: Path) -> Path:

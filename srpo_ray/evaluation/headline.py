@@ -1,27 +1,10 @@
 """What a sweep found, in a sentence, a few numbers and, where it applies, a warning."""
 
-from dataclasses import dataclass
-from statistics import mean, stdev
-
 from srpo_ray.evaluation.results import CONTENT_ACCURACY, SweepReport, alarmed
-from srpo_ray.evaluation.table import number, signed
+from srpo_ray.evaluation.seeds import OverSeeds
+from srpo_ray.evaluation.table import number, signed, spread_text
 
 _MOST_EXAMPLES = 4
-
-
-@dataclass(frozen=True)
-class OverSeeds:
-    """A metric of the best trial over fresh seeds."""
-
-    count: int
-    mean: float
-    spread: float | None
-    """Standard deviation; None for a single seed."""
-
-    @property
-    def text(self) -> str:
-        """`0.4870 ± 0.0085`."""
-        return number(self.mean) + ("" if self.spread is None else f" ± {number(self.spread)}")
 
 
 def over_seeds(sweep: SweepReport, metric: str) -> OverSeeds | None:
@@ -30,10 +13,7 @@ def over_seeds(sweep: SweepReport, metric: str) -> OverSeeds | None:
     The winning run itself is left out: it was picked for its value, so its own seed was a lucky one.
     """
     repeats = [row for row in sweep.rows if row.kind == "repeat" and not row.failed]
-    values = [value for row in repeats if (value := row.value(metric)) is not None]
-    if not values:
-        return None
-    return OverSeeds(len(values), mean(values), stdev(values) if len(values) > 1 else None)
+    return OverSeeds.of([value for row in repeats if (value := row.value(metric)) is not None])
 
 
 def headline(sweep: SweepReport) -> str:
@@ -57,7 +37,7 @@ def cards(sweep: SweepReport) -> list[dict[str, str]]:
     if seeds is not None:
         change = "" if base is None else f" ({signed(seeds.mean - base)})"
         small = f"mean of {seeds.count} fresh seed{'s' if seeds.count > 1 else ''}{change}"
-        found.append({"title": "The same, other seeds", "value": seeds.text, "small": small})
+        found.append({"title": "The same, other seeds", "value": spread_text(seeds), "small": small})
     found.append(_metric_card(sweep, CONTENT_ACCURACY, "Content accuracy"))
     found.append(_metric_card(sweep, sweep.reward, "Trained reward, plain prompt"))
     return [card for card in found if card is not None]

@@ -1,16 +1,14 @@
 """The sweep as one HTML page that needs nothing else: no network, no other file."""
 
-import base64
 import math
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from srpo_ray.evaluation.alarm import alarm_texts
 from srpo_ray.evaluation.figures import curve_figures, slice_figures
 from srpo_ray.evaluation.headline import alarm_notice, cards, headline, over_seeds
 from srpo_ray.evaluation.importance import variance_explained
+from srpo_ray.evaluation.page import embedded, render
 from srpo_ray.evaluation.pareto import pareto_figure, word_colors
 from srpo_ray.evaluation.results import (
     CONTENT_ACCURACY,
@@ -24,19 +22,15 @@ from srpo_ray.evaluation.results import (
 from srpo_ray.evaluation.table import (
     Column,
     metric_columns,
-    number,
     param_columns,
     param_text,
     param_titles,
     rank_text,
-    signed,
     status_text,
 )
 from srpo_ray.files import write_text
 
 __all__ = ["SweepReport", "TrialRow", "write_report"]
-
-_TEMPLATES = Path(__file__).with_name("templates")
 
 _MEANINGS = {
     CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
@@ -58,15 +52,7 @@ def write_report(path: Path, sweep: SweepReport) -> Path:
         path: The file to write.
         sweep: What the sweep found.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"number": number, "signed": signed}
-    return write_text(path, environment.get_template("report.html").render(_page(sweep)))
+    return write_text(path, render("report.html", **_page(sweep)))
 
 
 def _page(sweep: SweepReport) -> dict[str, Any]:
@@ -79,8 +65,8 @@ def _page(sweep: SweepReport) -> dict[str, Any]:
         "alarm": alarm_notice(sweep),
         "table": _table(sweep),
         "seeds": _seeds(sweep),
-        "picture": _embedded(sweep.best_row),
-        "alarmed_picture": next(((row, data) for row in alarmed(sweep) if (data := _embedded(row))), None),
+        "picture": _gallery(sweep.best_row),
+        "alarmed_picture": next(((row, data) for row in alarmed(sweep) if (data := _gallery(row))), None),
         "pareto": pareto_figure(sweep),
         "words": word_colors(sweep),
         "curves": curve_figures(sweep),
@@ -122,11 +108,8 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
-def _embedded(row: TrialRow | None) -> str | None:
-    """The row's gallery as the text of a data URI."""
-    if row is None or row.gallery is None or not row.gallery.is_file():
-        return None
-    return base64.b64encode(row.gallery.read_bytes()).decode()
+def _gallery(row: TrialRow | None) -> str | None:
+    return embedded(row.gallery) if row and row.gallery and row.gallery.is_file() else None
 
 
 def _importance(sweep: SweepReport) -> dict[str, Any]:

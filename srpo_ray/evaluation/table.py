@@ -21,6 +21,7 @@ from srpo_ray.evaluation.results import (
     ranking,
     varied_params,
 )
+from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.files import write_text
 
 _TITLES = {
@@ -133,7 +134,7 @@ def write_csv(path: Path, report: SweepReport) -> Path:
 
 def write_json(path: Path, report: SweepReport) -> Path:
     """Write the whole report, histories too; NaN and infinities become null."""
-    return write_text(path, json.dumps(_jsonable(asdict(report)), indent=2))
+    return write_text(path, json.dumps(jsonable(asdict(report)), indent=2))
 
 
 def param_titles(paths: Sequence[str]) -> dict[str, str]:
@@ -172,6 +173,13 @@ def signed(value: float | None) -> str:
     return _NOTHING if value is None else ("+" if value > 0 else "") + number(value)
 
 
+def spread_text(seeds: OverSeeds | None) -> str:
+    """Mean and standard deviation over seeds: `0.4870 ± 0.0085`."""
+    if seeds is None:
+        return _NOTHING
+    return number(seeds.mean) + ("" if seeds.spread is None else f" ± {number(seeds.spread)}")
+
+
 def param_text(value: Any) -> str:
     """A parameter as a reader writes it: `3e-6`, `5-25`, `detailed`."""
     if isinstance(value, float):
@@ -182,11 +190,12 @@ def param_text(value: Any) -> str:
     return _NOTHING if value is None else str(value)
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """What JSON can hold: NaN and infinities become null, all that is no plain value its text."""
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | None) else str(value)

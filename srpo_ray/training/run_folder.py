@@ -25,6 +25,7 @@ class RunFolder:
         self.alarms = self.path / "alarms.jsonl"
         self.pictures = self.path / "pictures"
         self.base_pictures = self.pictures / "base.safetensors"
+        self.tuned_pictures = self.pictures / "tuned.safetensors"
         self.checkpoints = self.path / "checkpoints"
         self.finished = self.path / "finished.json"
         self.ray = self.path / "ray"

@@ -143,6 +143,7 @@ class Trainer:
             append_row(self.folder.evaluations, {"step": step, **metrics})
             if step == 0:
                 save_pictures(self.folder.base_pictures, pictures)
+            save_pictures(self.folder.tuned_pictures, pictures)
             base = load_pictures(self.folder.base_pictures)
             prompts = [self.panel.prompts[index] for index in pictures]
             grid = before_after(torch.stack([*base.values()]), torch.stack([*pictures.values()]), prompts)

@@ -1,41 +1,55 @@
-"""The folder of a sweep: what makes it the same sweep when it is resumed."""
+"""The folder of a sweep or a study of methods: what makes it the same one when it is resumed."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from srpo_ray.config import ConfigError, RunConfig, SweepConfig, load_run, to_yaml
+from srpo_ray.config import ConfigError, RunConfig, StudyConfig, SweepConfig, load_run, to_yaml
+from srpo_ray.config.base import Section
 from srpo_ray.config.load import read_yaml, validate
 from srpo_ray.files import write_text
 from srpo_ray.training.run_folder import RunFolder
 
+StudyT = TypeVar("StudyT", SweepConfig, StudyConfig)
 
-def open_sweep_folder(sweep: SweepConfig, base: RunConfig) -> Path:
-    """Make the sweep's folder, or open it again to go on with the same sweep.
+_KINDS: Mapping[type[Section], str] = {SweepConfig: "sweep", StudyConfig: "study"}
+_BASE = "base.yaml"
+
+
+def open_study_folder(config: SweepConfig | StudyConfig, base: RunConfig) -> Path:
+    """Make the folder of a sweep or study, or open it again to go on with the same one.
 
     Raises:
-        ValueError: If it cannot be written, or belongs to another sweep.
+        ValueError: If it cannot be written, or belongs to another one.
     """
-    folder = Path(base.run_root) / sweep.name
+    folder, kind = Path(base.run_root) / config.name, _KINDS[type(config)]
     RunFolder(folder).make()
-    for file, config in ((folder / "sweep.yaml", sweep), (folder / "base.yaml", base)):
-        text = to_yaml(config)
+    for file, section in ((folder / f"{kind}.yaml", config), (folder / _BASE, base)):
+        text = to_yaml(section)
         if file.exists() and file.read_text() != text:
             raise ValueError(
-                f"expected {folder} to be new or to hold this same sweep, got another one ({file.name} differs);"
-                f" choose another name with `sweep.name=...`, resume that one with `--resume {folder}`, or remove it"
+                f"expected {folder} to be new or to hold this same {kind}, got another one ({file.name} differs);"
+                f" choose another name with `{kind}.name=...`, resume that one with `--resume {folder}`, or remove it"
             )
         write_text(file, text)
     return folder
 
 
-def load_sweep_folder(folder: Path) -> tuple[SweepConfig, RunConfig]:
-    """The configs of a sweep that was begun.
+def load_study_folder(folder: Path, schema: type[StudyT]) -> tuple[StudyT, RunConfig]:
+    """The configs of a sweep or study that was begun.
+
+    Args:
+        folder: Its folder.
+        schema: Which of the two it is expected to be.
 
     Raises:
-        ValueError: If there is no sweep in the folder.
+        ValueError: If there is none in the folder.
     """
-    if not (folder / "sweep.yaml").is_file() or not (folder / "base.yaml").is_file():
+    kind = _KINDS[schema]
+    file, base = folder / f"{kind}.yaml", folder / _BASE
+    if not file.is_file() or not base.is_file():
         raise ConfigError(
-            f"--resume: expected the folder of a sweep, with sweep.yaml and base.yaml, got {folder};"
-            " it is the folder that the sweep printed when it began"
+            f"--resume: expected the folder of a {kind}, with {file.name} and {_BASE}, got {folder};"
+            f" it is the folder that the {kind} printed when it began"
         )
-    return validate(SweepConfig, read_yaml(folder / "sweep.yaml"), str(folder)), load_run([folder / "base.yaml"])
+    return validate(schema, read_yaml(file), str(folder)), load_run([base])

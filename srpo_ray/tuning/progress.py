@@ -27,7 +27,7 @@ class RunsTable(ProgressReporter):
         title: str,
         trials_folder: Path,
         objective: str,
-        num_updates: int,
+        num_updates: Callable[[str], int],
         settings: Callable[[Mapping[str, Any]], Mapping[str, str]],
     ) -> None:
         """Choose what is shown.
@@ -36,7 +36,7 @@ class RunsTable(ProgressReporter):
             title: What the runs are.
             trials_folder: Folder of the runs' folders, which are named like Tune's trials.
             objective: Metric of an evaluation to show, with its change since update 0.
-            num_updates: Updates of a whole run.
+            num_updates: A run's name -> updates of it as a whole.
             settings: A trial's parameters -> title and text of each column.
         """
         self.title = title
@@ -82,7 +82,7 @@ class RunsTable(ProgressReporter):
         folder = RunFolder(self.trials_folder / str(trial))
         steps, evaluations = read_rows(folder.steps), read_rows(folder.evaluations)
         row = {"run": str(trial), **self.settings(trial.config)}
-        row["update"] = f"{steps[-1]['step'] if steps else 0}/{self.num_updates}"
+        row["update"] = f"{steps[-1]['step'] if steps else 0}/{self.num_updates(str(trial))}"
         first, last = (evaluations[index].get(self.objective) if evaluations else None for index in (0, -1))
         row[self.objective] = number(last)
         row["since update 0"] = signed(last - first) if first is not None and last is not None else "-"

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def publish(
     write_csv(folder / "trials.csv", report)
     write_json(folder / "trials.json", report)
     path = write_report(folder / "report.html", report)
-    _log(study, report, path, folder)
+    best_row = report.best_row
+    last = best_row.history[-1] if best_row and best_row.history else {}
+    files = [path, folder / "best.yaml", folder / "trials.csv", folder / "trials.json"]
+    log_results(study, files, {f"best/{name}": value for name, value in last.items() if name != "step"})
     return path
 
 
@@ -63,15 +67,12 @@ def hardware() -> str:
     return ", ".join([f"{os.cpu_count()} CPU cores ({platform.machine()})", *gpus])
 
 
-def _log(study: Study, report: SweepReport, path: Path, folder: Path) -> None:
-    run_folder = RunFolder(folder)
-    uri = tracking_uri(study.base)
-    tracker = Tracker(uri, study.parent_run, run_folder.tracker_spool, study.base.tracking.flush_interval_s)
-    best = report.best_row
-    if best and best.history:
-        last = best.history[-1]
-        tracker.log_metrics({f"best/{name}": value for name, value in last.items() if name != "step"}, 0)
-    tracker.log_text(report.best_config_yaml, "best.yaml")
-    for file in (path, folder / "trials.csv", folder / "trials.json"):
+def log_results(study: Study, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
+    """Log what a study ended with to its MLflow run, and close that."""
+    spool = RunFolder(study.folder).tracker_spool
+    tracker = Tracker(tracking_uri(study.base), study.parent_run, spool, study.base.tracking.flush_interval_s)
+    if metrics:
+        tracker.log_metrics(metrics, 0)
+    for file in files:
         tracker.log_text(file.read_text(), file.name)
     tracker.close("FINISHED")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from srpo_ray.config.sweep import SweepConfig
+from srpo_ray.config import StudyConfig, SweepConfig
 from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.training.health import read_alarms
 from srpo_ray.training.run_folder import RunFolder, read_rows
@@ -46,7 +46,7 @@ def untrained_row(trial: TrialRow) -> TrialRow:
     return TrialRow("base_model", "base", "untrained model", {}, trial.history[:1], "finished", 0.0, trial.seed)
 
 
-def choose_best(rows: list[TrialRow], sweep: SweepConfig) -> tuple[TrialRow, str | None]:
+def choose_best(rows: list[TrialRow], sweep: SweepConfig | StudyConfig) -> tuple[TrialRow, str | None]:
     """The finished trial with the best objective among those that keep every `max_fall`.
 
     Returns:

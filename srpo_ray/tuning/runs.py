@@ -1,6 +1,7 @@
 """Runs of a study in Ray Tune: searched ones and planned ones, each begun once and resumed."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 from ray import tune
 from ray.tune import ExperimentAnalysis, ProgressReporter, ResultGrid, TuneConfig, Tuner
 
+from srpo_ray.config import RunConfig
+from srpo_ray.config.located import located
 from srpo_ray.evaluation.results import Kind, TrialRow
-from srpo_ray.tracking.run import end_run
+from srpo_ray.tracking.run import end_run, git_commit, start_run
+from srpo_ray.training.launch import tracking_uri
+from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.tuning.progress import RunsTable
 from srpo_ray.tuning.rows import read_row
-from srpo_ray.tuning.trial import ReleaseTrials, Study, run_trial, trial_folder
+from srpo_ray.tuning.trial import ReleaseTrials, Study, run_trial, trial_config, trial_folder
 
 
 class StudyInterruptedError(RuntimeError):
@@ -29,6 +34,18 @@ class PlannedRun:
     label: str
     changes: dict[str, Any]
     """Dotted config path -> value, over the study's base config."""
+
+
+def start_parent_run(base: RunConfig, name: str, folder: Path, params: Mapping[str, Any]) -> str:
+    """Start, or go on with, the MLflow run that the runs of a study are children of; its id."""
+    return start_run(
+        tracking_uri(base),
+        base.tracking.experiment,
+        name,
+        tags={"git_commit": git_commit(Path.cwd()) or "unknown", "run_dir": str(folder)},
+        params=params,
+        record=RunFolder(folder).tracker_record,
+    )
 
 
 def run_planned(
@@ -50,12 +67,14 @@ def run_planned(
     runs = {run.name: run for run in planned}
     if not runs:
         return []
+    configs = {run.name: located(trial_config(study, run.name, run.changes)) for run in planned}
 
     def train(params: dict[str, Any]) -> None:
-        run_trial(study, params["run"], runs[params["run"]].changes)
+        run_trial(study, configs[params["run"]])
 
     config = TuneConfig(max_concurrent_trials=max_concurrent, trial_name_creator=_named, trial_dirname_creator=_named)
-    reporter = runs_table(study, title, objective, lambda _: {})
+    updates = {name: config.training.num_updates for name, config in configs.items()}
+    reporter = runs_table(study, title, objective, updates.__getitem__)
     rows = []
     for result in fit_phase(study, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter):
         run = runs[(result.config or {})["run"]]
@@ -103,11 +122,20 @@ def fit_phase(
 
 
 def runs_table(
-    study: Study, title: str, objective: str, settings: Callable[[Mapping[str, Any]], Mapping[str, str]]
+    study: Study,
+    title: str,
+    objective: str,
+    num_updates: Callable[[str], int],
+    settings: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda _: {},
 ) -> RunsTable:
     """The table on the terminal for a phase."""
     folder = Path(study.folder)
-    return RunsTable(f"{folder.name}: {title}", folder / "trials", objective, study.base.training.num_updates, settings)
+    return RunsTable(f"{folder.name}: {title}", folder / "trials", objective, num_updates, settings)
+
+
+def run_name(text: str) -> str:
+    """A text as the name of a run and its folder."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-")
 
 
 def _named(trial: Any) -> str:

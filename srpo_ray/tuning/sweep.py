@@ -1,6 +1,5 @@
 """A sweep from its file to its report: search, then the best trial again beside its comparisons."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,25 @@ from srpo_ray.config import RunConfig, SweepConfig
 from srpo_ray.config.located import located
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
-from srpo_ray.tracking.run import flatten, git_commit, start_run
+from srpo_ray.tracking.run import flatten, git_commit
 from srpo_ray.training.health import idle_warning
-from srpo_ray.training.launch import check_capacity, ray_session, reward_pool, tracking_uri
+from srpo_ray.training.launch import check_capacity, ray_session, reward_pool
 from srpo_ray.training.preflight import check_inputs
-from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.tuning.folder import open_sweep_folder
+from srpo_ray.tuning.folder import open_study_folder
 from srpo_ray.tuning.report import publish
 from srpo_ray.tuning.rows import choose_best, read_row, untrained_row
-from srpo_ray.tuning.runs import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
+from srpo_ray.tuning.runs import (
+    PlannedRun,
+    close_tracking,
+    fit_phase,
+    reason,
+    run_name,
+    run_planned,
+    runs_table,
+    start_parent_run,
+)
 from srpo_ray.tuning.space import decode, param_space, scheduler, search_algorithm
-from srpo_ray.tuning.trial import Study, run_trial, trial_folder
+from srpo_ray.tuning.trial import Study, run_trial, trial_config, trial_folder
 
 SEARCH, FOLLOW_UP = "search", "follow_up"
 
@@ -45,13 +52,14 @@ def run_sweep(sweep: SweepConfig, base: RunConfig, address: str | None, command:
     """
     check_inputs(base)
     base = located(base)
-    folder = open_sweep_folder(sweep, base)
+    folder = open_study_folder(sweep, base)
     with ray_session(address):
         check_capacity(base)
         with reward_pool(base, f"rewards_{sweep.name}") as pool:
             resume = f"python experiments/sweep.py --resume {folder}"
-            parent_run, commit = _start_parent_run(sweep, base, folder), git_commit(Path.cwd())
-            study = Study(base, str(folder), pool, parent_run, resume, commit)
+            params = flatten(sweep.model_dump(mode="json", exclude={"space", "comparisons"}))
+            parent_run = start_parent_run(base, sweep.name, folder, params)
+            study = Study(base, str(folder), pool, parent_run, resume, git_commit(Path.cwd()))
             trials = _search(study, sweep)
             best, note = choose_best(trials, sweep)
             again = run_planned(
@@ -67,20 +75,9 @@ def run_sweep(sweep: SweepConfig, base: RunConfig, address: str | None, command:
     return publish(study, sweep, rows, best, [text for text in (note, *warnings) if text], command)
 
 
-def _start_parent_run(sweep: SweepConfig, base: RunConfig, folder: Path) -> str:
-    return start_run(
-        tracking_uri(base),
-        base.tracking.experiment,
-        sweep.name,
-        tags={"git_commit": git_commit(Path.cwd()) or "unknown", "run_dir": str(folder)},
-        params=flatten(sweep.model_dump(mode="json", exclude={"space", "comparisons"})),
-        record=RunFolder(folder).tracker_record,
-    )
-
-
 def _search(study: Study, sweep: SweepConfig) -> list[TrialRow]:
     def search(params: dict[str, Any]) -> None:
-        run_trial(study, tune.get_context().get_trial_name(), decode(params))
+        run_trial(study, trial_config(study, str(tune.get_context().get_trial_name()), decode(params)))
 
     def settings(params: Mapping[str, Any]) -> dict[str, str]:
         titles = param_titles(list(params))
@@ -95,7 +92,8 @@ def _search(study: Study, sweep: SweepConfig) -> list[TrialRow]:
         trial_name_creator=_numbered,
         trial_dirname_creator=_numbered,
     )
-    reporter = runs_table(study, "search", sweep.objective, settings)
+    updates = study.base.training.num_updates
+    reporter = runs_table(study, "search", sweep.objective, lambda _: updates, settings)
     results = fit_phase(study, SEARCH, search, config, param_space(sweep.space), reporter)
     rows = []
     for result in results:
@@ -114,9 +112,10 @@ def follow_ups(sweep: SweepConfig, best: TrialRow) -> list[PlannedRun]:
         PlannedRun(f"seed_{seed}", "repeat", f"best, seed {seed}", {**changes, "seed": seed})
         for seed in sweep.repeat_seeds
     ]
-    for comparison in sweep.comparisons:
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", comparison.name).strip("_.-")
-        runs.append(PlannedRun(name, "ablation", comparison.name, {**changes, **comparison.set}))
+    runs += [
+        PlannedRun(run_name(comparison.name), "ablation", comparison.name, {**changes, **comparison.set})
+        for comparison in sweep.comparisons
+    ]
     return runs
 
 

@@ -23,7 +23,7 @@ GRACE = 10.0
 
 @dataclass(frozen=True)
 class Study:
-    """What the trials of a sweep share."""
+    """What the runs of a sweep or a study of methods share."""
 
     base: RunConfig
     folder: str
@@ -42,16 +42,14 @@ def trial_config(study: Study, name: str, changes: Mapping[str, Any]) -> RunConf
     return apply(study.base, {**changes, "name": name}, f"trial {name}")
 
 
-def run_trial(study: Study, name: str, changes: Mapping[str, Any]) -> None:
+def run_trial(study: Study, config: RunConfig) -> None:
     """Train one trial, or only report it again if its run has finished before.
 
     Args:
         study: What all trials share.
-        name: Name of the trial and its folder; it survives a restart of the sweep.
-        changes: Dotted config path -> value.
+        config: The trial's; its name, which is that of its folder too, survives a restart of the study.
     """
-    config = trial_config(study, name, changes)
-    folder = open_run_folder(config, Path(study.folder) / "trials" / name)
+    folder = open_run_folder(config, Path(study.folder) / "trials" / config.name)
     if folder.finished.exists():
         for row in read_rows(folder.evaluations):
             tune.report(row)
@@ -62,7 +60,7 @@ def run_trial(study: Study, name: str, changes: Mapping[str, Any]) -> None:
         config,
         folder,
         study.pool,
-        name=name,
+        name=config.name,
         commit=study.commit,
         parent_run=study.parent_run,
         callbacks=(TuneReportCallback(),),

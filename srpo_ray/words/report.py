@@ -7,17 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from rich import box
 from rich.table import Table
 
+from srpo_ray.evaluation.page import render
 from srpo_ray.files import write_text
 from srpo_ray.words.figures import heat_map, strip
 from srpo_ray.words.probe import Study
 
-_TEMPLATES = Path(__file__).with_name("templates")
-_REPORT_TEMPLATES = Path(__file__).parents[1] / "evaluation" / "templates"
+TEMPLATES = Path(__file__).with_name("templates")
 _PICTURED_WORDS = 6
 _PICTURES_PER_SIDE = 6
 _SHOWN_PAIRS = 12
@@ -37,21 +36,9 @@ def write_study(folder: Path, study: Study, command: str) -> Path:
     try:
         write_text(folder / "words.json", json.dumps(as_dict(study), indent=2) + "\n")
         write_text(folder / "words.csv", as_csv(study))
-        return write_text(folder / "words.html", render("words.html", **_page(study, command)))
+        return write_text(folder / "words.html", render("words.html", TEMPLATES, **_page(study, command)))
     except OSError as error:
         raise ValueError(f"--out: expected a folder that can be written, got {folder} ({error})") from error
-
-
-def render(template: str, **values: Any) -> str:
-    """A page from one of this package's templates; they share styles and script with the sweep's report."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([_TEMPLATES, _REPORT_TEMPLATES]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template(template).render(**values)
 
 
 def words_table(study: Study) -> Table:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from srpo_ray.config import ConfigError, RunConfig, apply, load_run, load_sweep, to_yaml
+from srpo_ray.config import ConfigError, RunConfig, apply, load_run, load_study, load_sweep, to_yaml
 from srpo_ray.config.algorithm import DEFAULT_TYPE, AlgorithmConfig, SRPOConfig
 from srpo_ray.config.base import Section
 from srpo_ray.config.baselines import ReFLConfig
@@ -258,6 +258,39 @@ def test_sweep_overrides_reach_the_sweep_and_the_base() -> None:
         ROOT / "configs" / "sweep" / "small_world.yaml", ["sweep.num_samples=3", "training.num_updates=7"]
     )
     assert (sweep.num_samples, base.training.num_updates) == (3, 7)
+
+
+STUDY = {"base": str(SMALL_WORLD), "ablated": "SRPO", "methods": [{"name": "SRPO"}], "seeds": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ablated": "ReFL"}, r"expected ablated to name a method \(SRPO\), got 'ReFL'"),
+        ({"methods": [{"name": "SRPO"}, {"name": "SRPO"}]}, "names of their own, got SRPO twice"),
+        ({"methods": [{"name": "SRPO", "like": "ReFL"}]}, "`like` of 'SRPO' to name a method before it"),
+        ({"methods": [{"name": "SRPO", "tune": {"training.optimizer.lr": []}}]}, "expected values to try"),
+        ({"methods": [{"name": "SRPO", "tune": {"training.lr": [1.0e-6]}}]}, "unknown key"),
+        ({"methods": [{"name": "SRPO", "set": {"algorithm.hing": 1}}]}, "did you mean `hinge`"),
+        ({"ablations": [{"name": "x", "set": {"algorithm.timestep_window": [9, 3]}}]}, r"got \[9, 3\]"),
+        ({"seeds": [1, 1]}, "expected seeds that differ"),
+        ({"seeds": [0, 1]}, "expected seeds without the tuning_seed 0"),
+        ({"methods": [{"name": "SRPO", "seeds": [0]}]}, "expected seeds without the tuning_seed 0"),
+    ],
+)
+def test_unusable_study_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**STUDY, **change}))
+    with pytest.raises(ConfigError, match=message):
+        load_study(tmp_path / "study.yaml")
+
+
+def test_method_like_another_starts_from_its_changes() -> None:
+    study, base = load_study(ROOT / "configs" / "study" / "paper_table.yaml", ["study.seeds=[4,5]", "name=other"])
+    assert (study.seeds, base.name) == ((4, 5), "other")
+    short, long = study.method("DanceGRPO"), study.method("DanceGRPO, 4 x compute")
+    changes = study.changes(long)
+    assert changes["algorithm"] == study.changes(short)["algorithm"]
+    assert changes["training.num_updates"] == 4 * study.changes(short)["training.num_updates"]
 
 
 def test_dotted_path_turns_an_unset_section_on() -> None:

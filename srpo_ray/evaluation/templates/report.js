@@ -1,5 +1,5 @@
 const table = document.getElementById("runs");
-table.querySelectorAll("th").forEach((head, index) => {
+table?.querySelectorAll("th").forEach((head, index) => {
   head.querySelector("button").addEventListener("click", () => {
     const descending = head.getAttribute("aria-sort") === "ascending";
     table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));

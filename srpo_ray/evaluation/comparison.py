@@ -1,0 +1,137 @@
+"""What a study of methods found, as plain values: means over seeds, differences, what a score cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.seeds import OverSeeds
+
+CALLS, SECONDS = "cost/calls", "cost/seconds"
+"""Metrics of an evaluation in a study: what the run's updates had cost by then."""
+
+GRADIENT_CALL = 3.0
+"""A call with gradient counts as three: one forward, and a backward of about twice its work."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method or ablation, trained with several seeds."""
+
+    name: str
+    kind: Literal["base", "method", "ablation"]
+    changes: Mapping[str, Any]
+    """Dotted config path -> value, over the base config; tuned values among them."""
+    rows: Sequence[TrialRow]
+    """One per seed."""
+
+    def over_seeds(self, metric: str) -> OverSeeds | None:
+        """The metric at the last evaluation, over the seeds whose run ended."""
+        return OverSeeds.of([value for row in self.rows if row.ended and (value := row.value(metric)) is not None])
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How a method's values were chosen."""
+
+    method: str
+    rows: Sequence[TrialRow]
+    chosen: str
+    """Name of the row that was kept."""
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """All that a study found."""
+
+    title: str
+    objective: str
+    mode: Literal["max", "min"]
+    ablated: str
+    """Name of the arm that ablations were made of."""
+    target_share: float
+    created: str
+    command: str
+    commit: str | None
+    hardware: str
+    arms: Sequence[Arm]
+    """The untrained model first, then methods, then ablations."""
+    tuning: Sequence[Tuned] = ()
+    notes: Sequence[str] = field(default=())
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    @property
+    def methods(self) -> list[Arm]:
+        """What was compared, without the untrained model."""
+        return [arm for arm in self.arms if arm.kind == "method"]
+
+    @property
+    def ablations(self) -> list[Arm]:
+        """What `ablated` was changed to."""
+        return [arm for arm in self.arms if arm.kind == "ablation"]
+
+    def untrained(self, metric: str) -> float | None:
+        """The metric before training."""
+        base = next((arm for arm in self.arms if arm.kind == "base"), None)
+        return base.rows[0].value(metric) if base else None
+
+    @property
+    def target(self) -> float | None:
+        """The objective whose cost is compared."""
+        reached, base = self.arm(self.ablated).over_seeds(self.objective), self.untrained(self.objective)
+        if reached is None or base is None:
+            return None
+        return base + self.target_share * (reached.mean - base)
+
+
+def difference(arm: Arm, reference: Arm, metric: str) -> OverSeeds | None:
+    """How much higher the metric is than in the reference, run by run of the same seed; None if no seed is shared."""
+    others = {row.seed: row for row in reference.rows if row.ended}
+    pairs = [
+        (row.value(metric), others[row.seed].value(metric)) for row in arm.rows if row.ended and row.seed in others
+    ]
+    return OverSeeds.of([one - other for one, other in pairs if one is not None and other is not None])
+
+
+def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: str = CALLS) -> float | None:
+    """What a run had cost when it first reached a score, between two evaluations by proportion; None if it never did.
+
+    Args:
+        row: The run, with `cost` in its history.
+        metric: The score.
+        target: Its value to reach.
+        mode: `max` if higher is better, `min` if lower is.
+        cost: Metric of the cost.
+    """
+    sign = 1.0 if mode == "max" else -1.0
+    before: tuple[float, float] | None = None
+    for evaluation in row.history:
+        spent, lead = evaluation[cost], sign * (evaluation[metric] - target)
+        if lead >= 0:
+            if before is None:
+                return spent
+            share = -before[1] / (lead - before[1])
+            return before[0] + share * (spent - before[0])
+        before = (spent, lead)
+    return None
+
+
+def arm_cost(report: StudyReport, arm: Arm, cost: str = CALLS) -> OverSeeds | None:
+    """Cost to the study's target; None unless every run of the arm reached it."""
+    if report.target is None:
+        return None
+    costs = [cost_to_reach(row, report.objective, report.target, report.mode, cost) for row in arm.rows if row.ended]
+    return OverSeeds.of([value for value in costs if value is not None]) if None not in costs else None
+
+
+def study_metrics(report: StudyReport) -> list[str]:
+    """The table's columns: objective, trained reward, other held-out scores, truths, diversity."""
+    found = {name for arm in report.arms for row in arm.rows for evaluation in row.history for name in evaluation}
+    accuracies = {name for name in found if name.endswith("_accuracy") and name != "truth/content_accuracy"}
+    first = [report.objective, f"{report.objective}/relative", "reward/total", "reward/total/relative"]
+    groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("panel/", "truth/")]
+    ordered = [*first, *groups[0], *groups[1], "image/diversity"]
+    return [name for name in dict.fromkeys(ordered) if name in found - accuracies]

@@ -1,0 +1,166 @@
+"""A study for people and programs: terminal tables, table.csv, study.json, and one self-contained HTML page."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from srpo_ray.evaluation.comparison import (
+    CALLS,
+    SECONDS,
+    Arm,
+    StudyReport,
+    arm_cost,
+    difference,
+    study_metrics,
+)
+from srpo_ray.evaluation.comparison_figures import ablation_figure, cost_figure, method_colors, reward_figure
+from srpo_ray.evaluation.page import embedded, render
+from srpo_ray.evaluation.results import CONTENT_ACCURACY
+from srpo_ray.evaluation.table import jsonable, number, param_text, signed, spread_text
+from srpo_ray.files import write_text
+
+REWARD = "reward/total"
+_TITLES = {CONTENT_ACCURACY: "content", REWARD: "reward", f"{REWARD}/relative": "reward rel."}
+_TERMINAL_METRICS = 8
+_MOST_FIGURES = 8
+
+
+def study_table(report: StudyReport) -> Table:
+    """Methods for the terminal: mean over seeds of each metric, and what they cost."""
+    metrics = study_metrics(report)[:_TERMINAL_METRICS]
+    table = Table(title=report.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for title in (*map(metric_title, metrics), "calls", "calls to target"):
+        table.add_column(title, justify="right", overflow="fold")
+    for arm in [arm for arm in report.arms if arm.kind != "ablation"]:
+        cells = [number(found.mean) if (found := arm.over_seeds(metric)) else "-" for metric in metrics]
+        table.add_row(arm.name, *cells, *cost_texts(report, arm))
+    return table
+
+
+def ablation_table(report: StudyReport) -> Table:
+    """Ablations for the terminal: differences from the ablated method, `*` where the 95% interval leaves out zero."""
+    metrics = study_metrics(report)[:_TERMINAL_METRICS]
+    title = f"ablations of {report.ablated}: difference, * if clear of zero over seeds"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("changed", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric_title(metric), justify="right", overflow="fold")
+    reference = report.arm(report.ablated)
+    for arm in report.ablations:
+        gaps = [difference(arm, reference, metric) for metric in metrics]
+        table.add_row(arm.name, *(f"{signed(gap.mean)}{'*' * gap.is_clear}" if gap else "-" for gap in gaps))
+    return table
+
+
+def metric_title(metric: str) -> str:
+    """`panel/held_out/relative` -> `held_out rel.`."""
+    return _TITLES.get(metric, metric.partition("/")[2].replace("/relative", " rel."))
+
+
+def cost_texts(report: StudyReport, arm: Arm) -> tuple[str, str]:
+    """All calls of a run, and those until the target; more than all where it was not reached."""
+    spent, reached = arm.over_seeds(CALLS), arm_cost(report, arm)
+    if arm.kind == "base" or spent is None:
+        return "-", "-"
+    return f"{spent.mean:.0f}", f"{reached.mean:.0f}" if reached else f"> {spent.mean:.0f}"
+
+
+def write_study(folder: Path, report: StudyReport, pictures: Path | None) -> Path:
+    """Write `table.csv`, `study.json` and `report.html`, and return the path of the page.
+
+    Args:
+        folder: Where to write.
+        report: What the study found.
+        pictures: Picture grid of the methods for the same prompts and noise.
+    """
+    write_text(folder / "table.csv", as_csv(report))
+    write_text(folder / "study.json", json.dumps(jsonable(asdict(report)), indent=2) + "\n")
+    return write_text(folder / "report.html", render("study.html", **_page(report, pictures)))
+
+
+def as_csv(report: StudyReport) -> str:
+    """One line per arm: mean and standard deviation of every metric, and costs."""
+    metrics = [*study_metrics(report), CALLS, SECONDS]
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    heads = [f"{metric} {part}" for metric in metrics for part in ("mean", "sd")]
+    writer.writerow(["arm", "kind", "seeds", *heads, "calls to target"])
+    for arm in report.arms:
+        found = [arm.over_seeds(metric) for metric in metrics]
+        cells = [part for seeds in found for part in ((seeds.mean, seeds.spread) if seeds else ("", ""))]
+        reached = arm_cost(report, arm) if arm.kind != "base" else None
+        writer.writerow([arm.name, arm.kind, len(arm.rows), *cells, reached.mean if reached else ""])
+    return file.getvalue()
+
+
+def _page(report: StudyReport, pictures: Path | None) -> dict[str, Any]:
+    metrics = study_metrics(report)
+    figures = [(metric, cost_figure(report, metric)) for metric in metrics[:_MOST_FIGURES]]
+    ablated = [(metric, ablation_figure(report, metric)) for metric in metrics]
+    return {
+        "report": report,
+        "headline": _headline(report),
+        "metrics": [(metric, metric_title(metric)) for metric in metrics],
+        "lines": [_line(report, arm, metrics) for arm in report.arms if arm.kind != "ablation"],
+        "ablations": [_gaps(report, arm, metrics) for arm in report.ablations],
+        "colors": method_colors(report),
+        "cost_figures": [(metric, drawing) for metric, drawing in figures if drawing],
+        "reward_figure": reward_figure(report, REWARD),
+        "ablation_figures": [(metric, drawing) for metric, drawing in ablated if drawing],
+        "pictures": embedded(pictures) if pictures and pictures.is_file() else None,
+        "tuning": [_tuning(report, tuned.rows, tuned.chosen, tuned.method) for tuned in report.tuning],
+    }
+
+
+def _headline(report: StudyReport) -> str:
+    base = report.untrained(report.objective)
+    found = [(arm.name, seeds) for arm in report.methods if (seeds := arm.over_seeds(report.objective))]
+    if not found or base is None:
+        return f"No method has a value of {report.objective}."
+    sign = 1 if report.mode == "max" else -1
+    name, seeds = max(found, key=lambda item: sign * item[1].mean)
+    return f"{name} ends highest: {report.objective} {number(base)} → {spread_text(seeds)}"
+
+
+def _line(report: StudyReport, arm: Arm, metrics: Sequence[str]) -> dict[str, Any]:
+    spent, reached = cost_texts(report, arm)
+    return {
+        "arm": arm,
+        "cells": [arm.over_seeds(metric) for metric in metrics],
+        "calls": spent,
+        "seconds": arm.over_seeds(SECONDS) if arm.kind != "base" else None,
+        "to_target": reached,
+        "alarms": sum(bool(row.alarms) for row in arm.rows),
+        "changed": _changed(arm),
+    }
+
+
+def _gaps(report: StudyReport, arm: Arm, metrics: Sequence[str]) -> dict[str, Any]:
+    reference = report.arm(report.ablated)
+    own = {path: value for path, value in arm.changes.items() if reference.changes.get(path) != value}
+    return {
+        "arm": arm,
+        "gaps": [difference(arm, reference, metric) for metric in metrics],
+        "alarms": sum(bool(row.alarms) for row in arm.rows),
+        "changed": ", ".join(f"{path} = {param_text(value)}" for path, value in own.items()),
+    }
+
+
+def _changed(arm: Arm) -> str:
+    return ", ".join(f"{path} = {param_text(value)}" for path, value in arm.changes.items())
+
+
+def _tuning(report: StudyReport, rows: Sequence[Any], chosen: str, method: str) -> dict[str, Any]:
+    tried = [
+        {"label": row.label, "value": row.value(report.objective), "status": row.status, "chosen": row.name == chosen}
+        for row in rows
+    ]
+    return {"method": method, "tried": tried}

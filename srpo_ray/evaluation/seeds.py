@@ -1,0 +1,37 @@
+"""A number over runs that differ by their seed alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t for a two-sided 95% interval at 1 to 9 degrees of freedom, from the published tables."""
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """Mean and spread over seeds."""
+
+    count: int
+    mean: float
+    spread: float | None
+    """Standard deviation; None for a single seed."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "OverSeeds | None":
+        """Mean and spread; None without values."""
+        return cls(len(values), mean(values), stdev(values) if len(values) > 1 else None) if values else None
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95% interval of the mean by Student's t; None for a single seed."""
+        if self.spread is None:
+            return None
+        student = _STUDENT_95[self.count - 2] if self.count - 2 < len(_STUDENT_95) else 1.96
+        return student * self.spread / math.sqrt(self.count)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the 95% interval leaves out zero."""
+        return self.half_width is not None and abs(self.mean) > self.half_width

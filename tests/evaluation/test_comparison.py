@@ -1,0 +1,172 @@
+"""Means, differences and costs of a study, against numbers worked out by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from srpo_ray.evaluation.comparison import (
+    CALLS,
+    SECONDS,
+    Arm,
+    StudyReport,
+    Tuned,
+    arm_cost,
+    cost_to_reach,
+    difference,
+    study_metrics,
+)
+from srpo_ray.evaluation.comparison_report import ablation_table, as_csv, study_table, write_study
+from srpo_ray.evaluation.gallery import method_grid, save_png
+from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.seeds import OverSeeds
+
+HELD_OUT = "panel/held_out"
+BASE = {HELD_OUT: 0.5, "reward/total": 1.0, "truth/detail": 0.1, "truth/content_accuracy": 0.98, "image/diversity": 0.2}
+
+
+def run(name: str, seed: int, scores: list[float], calls: float = 100.0, **changes: object) -> TrialRow:
+    """A run that is evaluated at update 0, 10, 20, ... and spends `calls` between two evaluations."""
+    history = [
+        {"step": 10 * index, **BASE, HELD_OUT: score, CALLS: calls * index, SECONDS: 2.0 * index}
+        for index, score in enumerate(scores)
+    ]
+    fields = {"status": "finished", **changes}
+    return TrialRow(name, "repeat", name, {}, history, seconds=20.0, seed=seed, **fields)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def report() -> StudyReport:
+    """SRPO gains 0.2, ReFL 0.1 and slower; one ablation does harm in every seed, the other is noise."""
+    base = Arm("untrained", "base", {}, [run("base_model", 0, [0.5])])
+    srpo = Arm("SRPO", "method", {"training.optimizer.lr": 5e-6}, [
+        run("SRPO_seed_1", 1, [0.5, 0.6, 0.70]),
+        run("SRPO_seed_2", 2, [0.5, 0.6, 0.72]),
+        run("SRPO_seed_3", 3, [0.5, 0.6, 0.68]),
+    ])  # fmt: skip
+    refl = Arm("ReFL", "method", {}, [run(f"ReFL_seed_{seed}", seed, [0.5, 0.55, 0.6]) for seed in (1, 2, 3)])
+    harm = Arm("harm", "ablation", {"algorithm.branches": ["denoise"]}, [
+        run("harm_seed_1", 1, [0.5, 0.5, 0.60]),
+        run("harm_seed_2", 2, [0.5, 0.5, 0.61]),
+        run("harm_seed_3", 3, [0.5, 0.5, 0.58]),
+    ])  # fmt: skip
+    noise = Arm("noise", "ablation", {}, [
+        run("noise_seed_1", 1, [0.5, 0.6, 0.72]),
+        run("noise_seed_2", 2, [0.5, 0.6, 0.70]),
+        run("noise_seed_3", 3, [0.5, 0.6, 0.69]),
+    ])  # fmt: skip
+    tuning = [Tuned("SRPO", [run("tune_SRPO_0", 0, [0.5, 0.6]), run("tune_SRPO_1", 0, [0.5, 0.7])], "tune_SRPO_1")]
+    return StudyReport(
+        title="a study",
+        objective=HELD_OUT,
+        mode="max",
+        ablated="SRPO",
+        target_share=0.5,
+        created="today",
+        command="python experiments/paper_table.py",
+        commit="abc",
+        hardware="2 cores",
+        arms=[base, refl, srpo, harm, noise],
+        tuning=tuning,
+        notes=["a note"],
+    )
+
+
+def test_interval_over_three_seeds_is_students() -> None:
+    seeds = OverSeeds.of([1.0, 2.0, 3.0])
+    assert seeds is not None
+    assert (seeds.count, seeds.mean, seeds.spread) == (3, 2.0, 1.0)
+    # 4.303 / sqrt(3)
+    assert seeds.half_width == pytest.approx(2.4843, abs=1e-3)
+    assert not seeds.is_clear
+    clear = OverSeeds.of([1.9, 2.0, 2.1])
+    assert clear is not None
+    assert clear.is_clear
+
+
+def test_single_seed_has_no_interval_and_is_never_clear() -> None:
+    seed = OverSeeds.of([5.0])
+    assert seed is not None
+    assert (seed.spread, seed.half_width, seed.is_clear) == (None, None, False)
+    assert OverSeeds.of([]) is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "target", "mode", "cost"),
+    [
+        ([0.5, 0.6, 0.7], 0.55, "max", 50.0),
+        ([0.5, 0.6, 0.7], 0.675, "max", 175.0),
+        ([0.5, 0.6, 0.7], 0.7, "max", 200.0),
+        ([0.5, 0.4, 0.6], 0.55, "max", 175.0),
+        ([0.5, 0.6, 0.7], 0.71, "max", None),
+        ([0.5, 0.6, 0.7], 0.4, "max", 0.0),
+        ([0.5, 0.3], 0.4, "min", 50.0),
+    ],
+)
+def test_cost_is_interpolated_to_the_first_crossing(
+    scores: list[float], target: float, mode: str, cost: float | None
+) -> None:
+    assert cost_to_reach(run("x", 1, scores), HELD_OUT, target, mode) == (None if cost is None else pytest.approx(cost))
+
+
+def test_target_is_a_share_of_the_ablated_methods_gain(report: StudyReport) -> None:
+    assert report.target == pytest.approx(0.6)
+    assert report.arm("SRPO").over_seeds(HELD_OUT) == OverSeeds(3, pytest.approx(0.7), pytest.approx(0.02))
+    srpo, refl = arm_cost(report, report.arm("SRPO")), arm_cost(report, report.arm("ReFL"))
+    assert srpo is not None
+    assert refl is not None
+    assert (srpo.mean, refl.mean) == (pytest.approx(100.0), pytest.approx(200.0))
+    assert arm_cost(report, report.arm("harm")) is None
+
+
+def test_differences_are_taken_seed_by_seed(report: StudyReport) -> None:
+    harm = difference(report.arm("harm"), report.arm("SRPO"), HELD_OUT)
+    assert harm is not None
+    # -0.10, -0.11, -0.10
+    assert (harm.mean, harm.spread) == (pytest.approx(-0.31 / 3), pytest.approx(0.00577, abs=1e-5))
+    assert harm.is_clear
+    noise = difference(report.arm("noise"), report.arm("SRPO"), HELD_OUT)
+    assert noise is not None
+    assert not noise.is_clear
+    other_seeds = Arm("other", "ablation", {}, [run("other_seed_9", 9, [0.5, 0.9])])
+    assert difference(other_seeds, report.arm("SRPO"), HELD_OUT) is None
+
+
+def test_run_that_broke_is_in_no_figure(report: StudyReport) -> None:
+    broken = run("SRPO_seed_4", 4, [0.5, 9.0], status="failed: out of memory")
+    srpo = replace(report.arm("SRPO"), rows=[*report.arm("SRPO").rows, broken])
+    assert srpo.over_seeds(HELD_OUT) == report.arm("SRPO").over_seeds(HELD_OUT)
+
+
+def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) -> None:
+    lines = as_csv(report).splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["untrained", "ReFL", "SRPO", "harm", "noise"]
+    heads = lines[0].split(",")
+    srpo = dict(zip(heads, lines[3].split(","), strict=True))
+    assert float(srpo[f"{HELD_OUT} mean"]) == pytest.approx(0.7)
+    assert float(srpo["cost/calls mean"]) == 200.0
+    assert float(srpo["calls to target"]) == pytest.approx(100.0)
+    assert study_table(report).row_count == 3
+    assert ablation_table(report).row_count == 2
+    assert study_metrics(report)[0] == HELD_OUT
+
+    images = torch.rand(2, 3, 16, 16)
+    grid = method_grid({"untrained": images, "SRPO": images}, ["a red circle", "a blue square"])
+    page = write_study(tmp_path, report, save_png(grid, tmp_path / "methods.png")).read_text()
+    assert all(arm.name in page for arm in report.arms)
+    assert "data:image/png;base64," in page
+    assert "SRPO ends highest" in page
+    assert "a note" in page
+    assert "-0.1033" in page
+    assert "&gt; 200" not in page
+    assert (tmp_path / "study.json").exists()
+
+
+def test_method_grid_has_a_row_per_prompt_and_a_picture_per_model() -> None:
+    colors = {"one": torch.zeros(3, 3, 96, 96), "other": torch.ones(3, 3, 96, 96)}
+    one, two = method_grid(colors, ["a", "b", "c"]), method_grid({**colors, "third": colors["one"]}, ["a", "b", "c"])
+    assert two.width - one.width == 2 * 96 + 4
+    assert one.height == method_grid({"one": colors["one"]}, ["a", "b", "c"]).height
+    with pytest.raises(ValueError, match="one caption per picture"):
+        method_grid(colors, ["a"])
