@@ -93,6 +93,17 @@ def direct_align(
     return policy.decode(recover_clean(landed, rollout.noise, landing))
 
 
+def window_stride(draw: int, count: int, interpolation_strength: float) -> int:
+    """Points between start and landing, cut where the step would leave the window.
+
+    Args:
+        draw: Landing point, counted from the window's clean end.
+        count: Points of the window.
+        interpolation_strength: Share of the window that is not stepped over, in (0, 1).
+    """
+    return min(int((1 - interpolation_strength) * count) + 1, count - draw, draw)
+
+
 def gradient_scale(start: Tensor, landing: Tensor) -> Tensor:
     """`d clean / d velocity = (landing - start) / (1 - landing)`: the weight that a noise level carries by itself."""
     return (landing - start) / (1 - landing)
@@ -133,13 +144,12 @@ class DirectAlign:
         yield reward_loss(self.rewards, batch, images, "denoise", metrics=metrics, hinge=config.hinge)
 
     def _steps(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Start and landing sigma of every sample, `[B]` each; a stride that would leave the window is cut."""
+        """Start and landing sigma of every sample, `[B]` each."""
         count = len(self.sigmas)
-        full_stride = int((1 - self.config.interpolation_strength) * count) + 1
         starts, landings = [], []
         for sample in batch.samples:
-            # Counted from the noisy end; the same draw as SRPO's, whose denoise branch this is.
-            landing = count - uniform_integer(MARGIN, count - MARGIN, self.seed, "landing", batch.step, sample, 0)
-            starts.append(landing - min(full_stride, landing, count - landing))
-            landings.append(landing)
+            # The same draw as SRPO's, whose denoise branch this is.
+            draw = uniform_integer(MARGIN, count - MARGIN, self.seed, "landing", batch.step, sample, 0)
+            starts.append(count - draw - window_stride(draw, count, self.config.interpolation_strength))
+            landings.append(count - draw)
         return self.sigmas[starts].float(), self.sigmas[landings].float()

@@ -13,16 +13,21 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss
-from srpo_ray.algorithms.direct_align import Rollout, address, collect_rollout, direct_align, gradient_scale
+from srpo_ray.algorithms.direct_align import (
+    MARGIN,
+    Rollout,
+    address,
+    collect_rollout,
+    direct_align,
+    gradient_scale,
+    window_stride,
+)
 from srpo_ray.config.algorithm import Branch, ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import even_sigmas, uniform_integer, window_sigmas
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.rewards.base import PendingScore, RewardScorer
 from srpo_ray.rewards.query import TextQuery
-
-MARGIN = 5
-"""Points at either end of the window that no update lands on."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,9 @@ def branch_steps(
     """
     count = len(sigmas)
     strengths = torch.linspace(*(discount or (0.0, 0.0)), count, dtype=torch.float64)
-    full_stride = int((1 - interpolation_strength) * count) + 1
     starts, landings, indices = [], [], []
     for draw in draws:
-        stride = min(full_stride, count - draw, draw)
+        stride = window_stride(draw, count, interpolation_strength)
         if branch == "denoise":
             starts.append(count - draw - stride)
             landings.append(count - draw)

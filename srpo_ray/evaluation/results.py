@@ -36,6 +36,8 @@ class TrialRow:
     """Picture file with base and tuned pictures."""
     alarms: Sequence[Alarm] = ()
     """When the hacking alarm rang."""
+    best_step: int | None = None
+    """Update of the evaluation that stands for a run that the alarm stopped, as its checkpoint is the one kept."""
 
     @property
     def failed(self) -> bool:
@@ -47,9 +49,15 @@ class TrialRow:
         """Whether the run came to an end of its own: its last update, or the alarm that it was to stop at."""
         return self.status in ("finished", "stopped by alarm")
 
+    @property
+    def judged(self) -> Mapping[str, float]:
+        """The evaluation that stands for the run: the last, or the best of one that the alarm stopped."""
+        best = [evaluation for evaluation in self.history if evaluation.get("step") == self.best_step]
+        return (best or self.history or [{}])[-1]
+
     def value(self, metric: str) -> float | None:
-        """The metric at the last evaluation; None if it is missing, NaN or infinite there."""
-        value = self.history[-1].get(metric) if self.history else None
+        """The metric at the evaluation that stands for the run; None if it is missing, NaN or infinite there."""
+        value = self.judged.get(metric)
         return float(value) if value is not None and math.isfinite(value) else None
 
 

@@ -55,9 +55,9 @@ def publish(
     write_json(folder / "trials.json", report)
     path = write_report(folder / "report.html", report)
     best_row = report.best_row
-    last = best_row.history[-1] if best_row and best_row.history else {}
+    judged = best_row.judged if best_row else {}
     files = [path, folder / "best.yaml", folder / "trials.csv", folder / "trials.json"]
-    log_results(study, files, {f"best/{name}": value for name, value in last.items() if name != "step"})
+    log_results(study, files, {f"best/{name}": value for name, value in judged.items() if name != "step"})
     return path
 
 

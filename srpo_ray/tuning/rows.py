@@ -37,7 +37,17 @@ def read_row(
         status = "stopped early"
     gallery = folder.gallery if folder.gallery.exists() else None
     return TrialRow(
-        folder.path.name, kind, label, changes, history, status, seconds, seed, gallery, read_alarms(folder)
+        folder.path.name,
+        kind,
+        label,
+        changes,
+        history,
+        status,
+        seconds,
+        seed,
+        gallery,
+        read_alarms(folder),
+        folder.best_step,
     )
 
 
@@ -79,5 +89,5 @@ def choose_best(rows: list[TrialRow], sweep: SweepConfig | StudyConfig) -> tuple
 
 def keeps(row: TrialRow, max_fall: Mapping[str, float]) -> bool:
     """Whether no metric fell further below its value at step 0 than allowed."""
-    first, last = row.history[0], row.history[-1]
+    first, last = row.history[0], row.judged
     return all(first.get(name, 0.0) - last.get(name, 0.0) <= fall for name, fall in max_fall.items())

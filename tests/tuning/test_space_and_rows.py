@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def test_follow_ups_are_the_seeds_and_the_comparisons_of_the_best() -> None:
 def test_a_run_that_the_alarm_stopped_can_be_the_best() -> None:
     rows = [row("stopped", 0.5, 0.95, status="stopped by alarm"), row("weak", 0.2, 0.95)]
     assert choose_best(rows, sweep())[0].name == "stopped"
+
+
+def test_a_run_that_the_alarm_stopped_is_judged_by_the_checkpoint_that_it_keeps() -> None:
+    history = [{"step": step, "panel/held_out": value} for step, value in ((0, 0.3), (10, 0.6), (20, 0.1))]
+    kept = replace(row("kept", 0.1, 0.9, status="stopped by alarm"), history=history, best_step=10)
+    assert kept.value("panel/held_out") == 0.6
+    assert choose_best([kept, row("steady", 0.5, 0.9)], sweep())[0].name == "kept"
+    assert replace(kept, best_step=0).value("panel/held_out") == 0.3
 
 
 def test_an_untrained_evaluation_serves_runs_of_the_same_words_and_plain_ones() -> None:
