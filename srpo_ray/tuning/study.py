@@ -89,7 +89,7 @@ def tune_methods(study: Study, config: StudyConfig) -> tuple[list[Tuned], list[s
     Returns:
         What was tried and kept, and what a reader should know about it.
     """
-    planned = {method.name: _tuning_runs(config, method) for method in config.methods if method.tune}
+    planned = {method.name: _tuning_runs(study.base, config, method) for method in config.methods if method.tune}
     runs = [run for group in planned.values() for run in group]
     rows = {row.name: row for row in _run(study, config, "tuning", "values of each method", runs)}
     tuned, notes = [], []
@@ -102,13 +102,15 @@ def tune_methods(study: Study, config: StudyConfig) -> tuple[list[Tuned], list[s
     return tuned, notes
 
 
-def _tuning_runs(config: StudyConfig, method: Method) -> list[PlannedRun]:
+def _tuning_runs(base: RunConfig, config: StudyConfig, method: Method) -> list[PlannedRun]:
+    """A run per combination of values; it is judged at its end, so evaluations on the way would be idle work."""
     titles = param_titles(list(method.tune))
+    end = apply(base, config.changes(method)).training.num_updates
     runs = []
     for index, values in enumerate(product(*method.tune.values())):
         chosen = dict(zip(method.tune, values, strict=True))
         label = ", ".join(f"{titles[path]} {param_text(value)}" for path, value in chosen.items())
-        changes = {**config.changes(method), **chosen, "seed": config.tuning_seed}
+        changes = {**config.changes(method), **chosen, "seed": config.tuning_seed, "evaluation.interval": max(1, end)}
         runs.append(PlannedRun(f"tune_{run_name(method.name)}_{index}", "trial", label, changes))
     return runs
 
