@@ -117,6 +117,7 @@ def _train(parsed: argparse.Namespace) -> int:
     from srpo_ray.training.health import warnings
     from srpo_ray.training.launch import TrainingError, train
 
+    _say_prompts(config)
     try:
         folder = train(config, parsed.address)
     except TrainingError as error:
@@ -128,6 +129,19 @@ def _train(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _say_prompts(config: "RunConfig") -> None:
+    """Say what of the prompt files is left out or repeated, before anything is started."""
+    from srpo_ray.data.prompts import read_prompts
+
+    sources = {"evaluation.prompts": config.evaluation.prompts}
+    if not config.data.images:
+        sources["data.prompts"] = config.data.prompts
+    for key, source in sources.items():
+        note = read_prompts(source, key).note
+        if note:
+            print(f"srpo-ray: {key}: {note}", file=sys.stderr)
+
+
 def _sweep(parsed: argparse.Namespace) -> int:
     from srpo_ray.config import SweepConfig, load_sweep
 
@@ -137,6 +151,7 @@ def _sweep(parsed: argparse.Namespace) -> int:
     from srpo_ray.tuning.runs import StudyInterruptedError
     from srpo_ray.tuning.sweep import run_sweep
 
+    _say_prompts(base)
     try:
         report = run_sweep(sweep, base, parsed.address, " ".join(["python experiments/sweep.py", *parsed.config]))
     except StudyInterruptedError as error:
@@ -155,6 +170,7 @@ def _study(parsed: argparse.Namespace) -> int:
     from srpo_ray.tuning.runs import StudyInterruptedError
     from srpo_ray.tuning.study import run_study
 
+    _say_prompts(base)
     try:
         report = run_study(study, base, parsed.address, " ".join(["python experiments/paper_table.py", *parsed.config]))
     except StudyInterruptedError as error:

@@ -159,6 +159,15 @@ def test_more_workers_than_the_cluster_can_ever_place_are_refused(
     assert "got 512" in error
 
 
+def test_prompts_that_are_left_out_or_repeated_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p.txt").write_text("a cat\n\na cat\n")
+    words = ["train", str(SMALL_WORLD), f"data.prompts={tmp_path / 'p.txt'}", "run_root=/proc/runs"]
+    assert main(words) == 2
+    said, refused = capsys.readouterr().err.splitlines()
+    assert said.endswith("p.txt: 2 prompts, 1 empty entries left out, 1 repeated prompts kept")
+    assert "run_root: expected a folder that can be written" in refused
+
+
 def test_words_are_ranked_and_written_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["words", str(SMALL_WORLD), "evaluation.num_steps=2", "--reward", "contrastive", "--generate", "8"]
     assert main([*words, "--words", "cyberpunk,dark,bright", "--out", str(tmp_path / "out")]) == 0

@@ -1,6 +1,9 @@
 """Prompt files, and the order in which a run goes through them."""
 
+import csv
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,62 +13,132 @@ from srpo_ray.flow import generator
 EMBEDDED = ("small_world:train", "small_world:test")
 
 
+COLUMNS = ("prompt", "caption", "text")
+"""Keys of an entry that a prompt is looked for under, whatever their case, in this order."""
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """The prompts of a file, and what else was in it."""
+
+    source: str
+    prompts: list[str]
+    """In file order, without surrounding blanks."""
+    empty: int = 0
+    """Entries without text, which are left out."""
+
+    @property
+    def repeated(self) -> int:
+        """Prompts that came before; they are kept, so they are trained on more often."""
+        return len(self.prompts) - len(set(self.prompts))
+
+    @property
+    def note(self) -> str | None:
+        """What a person should know; None where there is nothing."""
+        parts = [f"{self.empty} empty entries left out"] * bool(self.empty)
+        parts += [f"{self.repeated} repeated prompts kept"] * bool(self.repeated)
+        return f"{self.source}: {len(self.prompts)} prompts, {', '.join(parts)}" if parts else None
+
+
 def load_prompts(source: str, key: str = "data.prompts") -> list[str]:
-    """Read prompts: one a line (.txt), a JSON list of texts or of objects with `prompt`, or JSON lines of those.
+    """The prompts of a file; see `read_prompts`."""
+    return read_prompts(source, key).prompts
+
+
+def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
+    """Read prompts, in any language, from one of these formats.
+
+    .txt has one a line; .json is a list of texts or objects; .jsonl has one of those a line; .csv, .tsv and .parquet
+    are tables. In objects and tables the prompt is `prompt`, else `caption`, else `text`, whatever the case.
 
     Args:
         source: Path of the file, `small_world:train` or `small_world:test`.
         key: Config key that the source came from, for messages.
 
-    Returns:
-        The prompts in file order; surrounding blanks are removed and empty lines are left out.
-
     Raises:
-        ValueError: If the file cannot be read, has another format, or holds no prompt.
+        ValueError: If the file cannot be read, has another format, an entry that is no prompt, or no prompt at all.
     """
     if source in EMBEDDED:
         from srpo_ray.small_world import prompts as embedded
 
-        return embedded.train_prompts() if source == EMBEDDED[0] else embedded.test_prompts()
-    path = Path(source)
+        return PromptFile(source, embedded.train_prompts() if source == EMBEDDED[0] else embedded.test_prompts())
     try:
-        text = path.read_text(encoding="utf-8")
+        entries = _entries(Path(source), key)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{key}: expected a readable prompt file or one of {', '.join(EMBEDDED)}, got {source!r} ({error});"
             f" check the path (working folder: {Path.cwd()})"
         ) from error
-    prompts = [prompt.strip() for prompt in _parse(path, text, key)]
-    prompts = [prompt for prompt in prompts if prompt]
+    texts = [_prompt_of(entry, source, number, key).strip() for number, entry in enumerate(entries, 1)]
+    prompts = [text for text in texts if text]
     if not prompts:
         raise ValueError(f"{key}: expected at least one prompt in {source}, got an empty file; add prompts, one a line")
-    return prompts
+    return PromptFile(source, prompts, len(texts) - len(prompts))
 
 
-def _parse(path: Path, text: str, key: str) -> list[str]:
-    if path.suffix == ".txt":
-        return text.splitlines()
-    if path.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"{key}: expected a .txt, .json or .jsonl file, got {path}; convert it to one prompt a line")
+def _entries(path: Path, key: str) -> Sequence[object]:
+    """What the file lists, each a text or a mapping."""
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(
+            f"{key}: expected a file of type {', '.join(_READERS)}, got {path}; convert it to one prompt a line"
+        )
     try:
-        if path.suffix == ".json":
-            entries = json.loads(text)
-        else:
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{key}: expected JSON in {path}, got a syntax error: {error}; mend the file") from error
+        entries = reader(path)
+    except (json.JSONDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{key}: expected {path.suffix[1:].upper()} in {path}, got a syntax error: {error}; mend the file"
+        ) from error
     if not isinstance(entries, list):
         raise ValueError(f"{key}: expected a JSON list in {path}, got a {type(entries).__name__}; wrap it in [ ]")
-    return [_prompt_of(entry, path, number, key) for number, entry in enumerate(entries, 1)]
+    return entries
 
 
-def _prompt_of(entry: object, path: Path, number: int, key: str) -> str:
-    prompt = entry.get("prompt") if isinstance(entry, dict) else entry
-    if not isinstance(prompt, str):
+def _read_json_lines(path: Path) -> list[object]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _read_table(path: Path) -> list[object]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file, delimiter=delimiter, strict=True))
+
+
+def _read_parquet(path: Path) -> list[object]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        columns = [name for name in pyarrow.parquet.read_schema(path).names if name.lower() in COLUMNS]
+        return pyarrow.parquet.read_table(path, columns=columns or None).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise OSError(f"no whole Parquet file: {error}") from error
+
+
+_READERS: dict[str, Callable[[Path], object]] = {
+    ".txt": lambda path: path.read_text(encoding="utf-8").splitlines(),
+    ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
+    ".jsonl": _read_json_lines,
+    ".csv": _read_table,
+    ".tsv": _read_table,
+    ".parquet": _read_parquet,
+}
+
+
+def _prompt_of(entry: object, source: str, number: int, key: str) -> str:
+    if isinstance(entry, str):
+        return entry
+    found = {str(name).lower(): value for name, value in entry.items()} if isinstance(entry, Mapping) else {}
+    column = next((name for name in COLUMNS if name in found), None)
+    value = found[column] if column else None
+    if column and value is None:
+        return ""
+    if not isinstance(value, str):
         raise ValueError(
-            f"{key}: expected a text or an object with `prompt` as entry {number} of {path}, got {entry!r}"
+            f"{key}: expected a text, or an object or row with {', '.join(COLUMNS)}, as entry {number} of {source}, got"
+            f" {str(entry)[:200]}; mend the entry or rename its column"
         )
-    return prompt
+    return value
 
 
 def prompt_indices(num_prompts: int, step: int, batch_size: int, seed: int) -> list[int]:

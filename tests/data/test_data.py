@@ -1,12 +1,15 @@
+import csv
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 
 from srpo_ray.data import embeddings
 from srpo_ray.data.embeddings import load_or_encode
-from srpo_ray.data.prompts import load_prompts, prompt_indices
+from srpo_ray.data.prompts import load_prompts, prompt_indices, read_prompts
 
 PROMPTS = ["a red circle", "ein grüner Kreis", "红色的圆"]
 
@@ -19,14 +22,42 @@ def test_text_json_and_json_lines_hold_the_same_prompts(tmp_path: Path) -> None:
         assert load_prompts(str(tmp_path / name)) == PROMPTS
 
 
+def test_tables_hold_the_same_prompts_under_their_usual_columns(tmp_path: Path) -> None:
+    with (tmp_path / "p.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([["id", "Prompt"], *([number, prompt] for number, prompt in enumerate(PROMPTS))])
+    (tmp_path / "p.tsv").write_text("\n".join(["Caption\tscore", *(f"{prompt}\t1" for prompt in PROMPTS)]))
+    table = pyarrow.table({"score": [1, 2, 3], "text": PROMPTS})
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    for name in ("p.csv", "p.tsv", "p.parquet"):
+        assert load_prompts(str(tmp_path / name)) == PROMPTS
+
+
+def test_empty_and_repeated_prompts_are_counted_and_only_the_empty_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_text("a cat\n\n a cat \na dog\n\n")
+    found = read_prompts(str(path))
+    assert (found.prompts, found.empty, found.repeated) == (["a cat", "a cat", "a dog"], 2, 1)
+    assert found.note == f"{path}: 3 prompts, 2 empty entries left out, 1 repeated prompts kept"
+    path.write_text("a cat\na dog")
+    assert read_prompts(str(path)).note is None
+    assert read_prompts("small_world:train").note is None
+    table = pyarrow.table({"prompt": ["a cat", None]})
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    assert read_prompts(str(tmp_path / "p.parquet")).empty == 1
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("p.txt", " \n\n", "expected at least one prompt"),
         ("p.json", "{", "syntax error"),
         ("p.json", '{"prompt": "x"}', "expected a JSON list"),
-        ("p.jsonl", '{"text": "x"}', "entry 1"),
-        ("p.csv", "x", "expected a .txt, .json or .jsonl file"),
+        ("p.jsonl", '{"words": "x"}', "entry 1"),
+        ("p.jsonl", '"a"\n{"prompt": 3}', "entry 2"),
+        ("p.csv", "words\nx\n", "entry 1"),
+        ("p.csv", 'prompt\n"x" y\n', "expected CSV"),
+        ("p.parquet", "x", "no whole Parquet file"),
+        ("p.xlsx", "x", "expected a file of type .txt, .json, .jsonl, .csv, .tsv, .parquet"),
     ],
 )
 def test_unusable_prompt_file_is_refused_with_its_key(tmp_path: Path, name: str, content: str, message: str) -> None:
