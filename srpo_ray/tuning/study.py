@@ -103,14 +103,21 @@ def tune_methods(study: Study, config: StudyConfig) -> tuple[list[Tuned], list[s
 
 
 def _tuning_runs(base: RunConfig, config: StudyConfig, method: Method) -> list[PlannedRun]:
-    """A run per combination of values; it is judged at its end, so evaluations on the way would be idle work."""
+    """A run per combination of values.
+
+    They are judged on other noise than the arms, whose scores would be flattered by their own; and at their end alone,
+    so evaluations on the way would be idle work.
+    """
     titles = param_titles(list(method.tune))
-    end = apply(base, config.changes(method)).training.num_updates
+    judged = {
+        "evaluation.seed": base.evaluation.seed + 1,
+        "evaluation.interval": max(1, apply(base, config.changes(method)).training.num_updates),
+    }
     runs = []
     for index, values in enumerate(product(*method.tune.values())):
         chosen = dict(zip(method.tune, values, strict=True))
         label = ", ".join(f"{titles[path]} {param_text(value)}" for path, value in chosen.items())
-        changes = {**config.changes(method), **chosen, "seed": config.tuning_seed, "evaluation.interval": max(1, end)}
+        changes = {**config.changes(method), **chosen, **judged, "seed": config.tuning_seed}
         runs.append(PlannedRun(f"tune_{run_name(method.name)}_{index}", "trial", label, changes))
     return runs
 

@@ -82,7 +82,8 @@ def _serves(other: RunConfig, config: RunConfig) -> bool:
 
 def _judged(config: RunConfig) -> tuple[Any, ...]:
     """All that the evaluation of an untrained model depends on, but for the run's control words."""
-    return (config.model, config.evaluation, config.rewards.models, config.rollout.shift)
+    panel = config.evaluation.model_copy(update={"interval": 1})
+    return (config.model, panel, config.rewards.models, config.rollout.shift)
 
 
 class ReleaseTrials(tune.Callback):

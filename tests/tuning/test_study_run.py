@@ -79,6 +79,9 @@ def test_arms_are_trained_with_the_values_that_were_best_on_the_tuning_seed(
     tuned, notes = tune_methods(study, CONFIG)
     assert [(item.method, item.chosen) for item in tuned] == [("ReFL", "tune_ReFL_1"), ("SRPO", "tune_SRPO_1")]
     assert {run.changes["seed"] for run in made} == {0}
+    # Judged once, at the end, and on other noise than what is reported.
+    own = study.base.evaluation.seed
+    assert {(run.changes["evaluation.interval"], run.changes["evaluation.seed"]) for run in made} == {(40, own + 1)}
     assert notes == ["ReFL: the training.optimizer.lr that was kept, 2e-6, is at the end of those that were tried."]
 
     made.clear()
