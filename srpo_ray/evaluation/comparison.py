@@ -10,6 +10,9 @@ from srpo_ray.evaluation.seeds import OverSeeds
 CALLS, SECONDS = "cost/calls", "cost/seconds"
 """Metrics of an evaluation in a study: what the run's updates had cost by then."""
 
+REWARD = "reward/total"
+"""The weighted sum of the trained models' scores for the plain prompt."""
+
 GRADIENT_CALL = 3.0
 """A call with gradient counts as three: one forward, and a backward of about twice its work."""
 
@@ -25,9 +28,14 @@ class Arm:
     rows: Sequence[TrialRow]
     """One per seed."""
 
+    @property
+    def ended(self) -> list[TrialRow]:
+        """The runs that came to an end of their own; no figure counts the others."""
+        return [row for row in self.rows if row.ended]
+
     def over_seeds(self, metric: str) -> OverSeeds | None:
-        """The metric at the last evaluation, over the seeds whose run ended."""
-        return OverSeeds.of([value for row in self.rows if row.ended and (value := row.value(metric)) is not None])
+        """The metric over the seeds whose run ended."""
+        return OverSeeds.of([value for row in self.ended if (value := row.value(metric)) is not None])
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,11 @@ class StudyReport:
         base = next((arm for arm in self.arms if arm.kind == "base"), None)
         return base.rows[0].value(metric) if base else None
 
+    def spent(self, arm: Arm) -> float | None:
+        """The arm's velocity evaluations in units of those of `ablated`; None where either is not known."""
+        own, reference = arm.over_seeds(CALLS), self.arm(self.ablated).over_seeds(CALLS)
+        return own.mean / reference.mean if own and reference and reference.mean else None
+
     @property
     def target(self) -> float | None:
         """The objective whose cost is compared."""
@@ -89,10 +102,8 @@ class StudyReport:
 
 def difference(arm: Arm, reference: Arm, metric: str) -> OverSeeds | None:
     """How much higher the metric is than in the reference, run by run of the same seed; None if no seed is shared."""
-    others = {row.seed: row for row in reference.rows if row.ended}
-    pairs = [
-        (row.value(metric), others[row.seed].value(metric)) for row in arm.rows if row.ended and row.seed in others
-    ]
+    others = {row.seed: row for row in reference.ended}
+    pairs = [(row.value(metric), others[row.seed].value(metric)) for row in arm.ended if row.seed in others]
     return OverSeeds.of([one - other for one, other in pairs if one is not None and other is not None])
 
 
@@ -123,7 +134,7 @@ def arm_cost(report: StudyReport, arm: Arm, cost: str = CALLS) -> OverSeeds | No
     """Cost to the study's target; None unless every run of the arm reached it."""
     if report.target is None:
         return None
-    costs = [cost_to_reach(row, report.objective, report.target, report.mode, cost) for row in arm.rows if row.ended]
+    costs = [cost_to_reach(row, report.objective, report.target, report.mode, cost) for row in arm.ended]
     return OverSeeds.of([value for value in costs if value is not None]) if None not in costs else None
 
 
@@ -131,7 +142,7 @@ def study_metrics(report: StudyReport) -> list[str]:
     """The table's columns: objective, trained reward, other held-out scores, truths, diversity."""
     found = {name for arm in report.arms for row in arm.rows for evaluation in row.history for name in evaluation}
     accuracies = {name for name in found if name.endswith("_accuracy") and name != "truth/content_accuracy"}
-    first = [report.objective, f"{report.objective}/relative", "reward/total", "reward/total/relative"]
+    first = [report.objective, f"{report.objective}/relative", REWARD, f"{REWARD}/relative", f"{REWARD}/trained"]
     groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("panel/", "truth/")]
     ordered = [*first, *groups[0], *groups[1], "image/diversity"]
     return [name for name in dict.fromkeys(ordered) if name in found - accuracies]

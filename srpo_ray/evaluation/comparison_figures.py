@@ -19,12 +19,12 @@ def method_colors(report: StudyReport) -> dict[str, str]:
 
 def cost_figure(report: StudyReport, metric: str) -> str | None:
     """The metric against the calls that were spent: each run light, the mean over seeds strong, log axis."""
-    curves = {arm.name: [curve for row in arm.rows if (curve := _curve(row, metric))] for arm in report.methods}
+    curves = {arm.name: [curve for row in arm.ended if (curve := _curve(row, metric))] for arm in report.methods}
     points = [point for lines in curves.values() for line in lines for point in line]
     base = report.untrained(metric)
     if not points or base is None:
         return None
-    x = svg.axis_over([calls for calls, _ in points], 56, 400, log=True, room=0.03)
+    x = svg.axis_over([calls for calls, _ in points], 56, 372, log=True, room=0.03)
     y = svg.axis_over([base, *(value for _, value in points)], 280, 14)
     parts = [*svg.grid(x, y), svg.line(x.start, y(base), x.end, y(base), "base-line")]
     if metric == report.objective and report.target is not None:
@@ -42,7 +42,7 @@ def cost_figure(report: StudyReport, metric: str) -> str | None:
         parts.append(svg.dot(*pixels[-1], 3.5, colors[name], f"{name}: {number(middle[-1][1])}"))
         ends.append((*pixels[-1], name))
     parts += _end_labels(ends)
-    parts.append(svg.text(400, 314, "velocity evaluations, with gradient counted three times →", "name", "end"))
+    parts.append(svg.text(372, 314, "velocity evaluations, with gradient counted three times →", "name", "end"))
     return svg.drawing(520, 322, parts, f"{metric} against velocity evaluations")
 
 
@@ -73,12 +73,12 @@ def reward_figure(report: StudyReport, reward: str) -> str | None:
         return None
     spots: list[tuple[str, list[svg.Point]]] = []
     for arm in report.methods:
-        values = [(row.value(reward), row.value(report.objective)) for row in arm.rows if row.ended]
+        values = [(row.value(reward), row.value(report.objective)) for row in arm.ended]
         gains = [(one - base_reward, other - base) for one, other in values if one is not None and other is not None]
         spots += [(arm.name, gains)] * bool(gains)
     if not spots:
         return None
-    x = svg.axis_over([0.0, *(gain for _, gains in spots for gain, _ in gains)], 56, 400)
+    x = svg.axis_over([0.0, *(gain for _, gains in spots for gain, _ in gains)], 56, 372)
     y = svg.axis_over([0.0, *(gain for _, gains in spots for _, gain in gains)], 280, 14)
     parts = [*svg.grid(x, y), svg.line(x.start, y(0), x.end, y(0), "base-line")]
     parts.append(svg.line(x(0), y.start, x(0), y.end, "base-line"))
@@ -90,7 +90,7 @@ def reward_figure(report: StudyReport, reward: str) -> str | None:
         parts.append(svg.dot(*center, 6.5, colors[name], f"{name}: {len(gains)} seeds"))
         labels.append((*center, name))
     parts += _end_labels(labels)
-    parts.append(svg.text(400, 314, f"gain of {reward} →", "name", "end"))
+    parts.append(svg.text(372, 314, f"gain of {reward} →", "name", "end"))
     return svg.drawing(520, 322, parts, f"Gain of {reward} against gain of {report.objective}")
 
 

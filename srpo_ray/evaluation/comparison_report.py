@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from rich.table import Table
 
 from srpo_ray.evaluation.comparison import (
     CALLS,
+    REWARD,
     SECONDS,
     Arm,
     StudyReport,
+    Tuned,
     arm_cost,
     difference,
     study_metrics,
@@ -26,9 +29,16 @@ from srpo_ray.evaluation.results import CONTENT_ACCURACY
 from srpo_ray.evaluation.table import jsonable, number, param_text, signed, spread_text
 from srpo_ray.files import write_text
 
-REWARD = "reward/total"
-_TITLES = {CONTENT_ACCURACY: "content", REWARD: "reward", f"{REWARD}/relative": "reward rel."}
+_TITLES = {
+    CONTENT_ACCURACY: "content",
+    REWARD: "reward",
+    f"{REWARD}/relative": "reward rel.",
+    f"{REWARD}/trained": "reward, own words",
+}
+EQUAL = 0.05
+"""Relative difference in compute up to which two methods count as trained for as long."""
 _TERMINAL_METRICS = 8
+_UNSET = object()
 _MOST_FIGURES = 8
 
 
@@ -65,9 +75,9 @@ def metric_title(metric: str) -> str:
     return _TITLES.get(metric, metric.partition("/")[2].replace("/relative", " rel."))
 
 
-def cost_texts(report: StudyReport, arm: Arm) -> tuple[str, str]:
-    """All calls of a run, and those until the target; more than all where it was not reached."""
-    spent, reached = arm.over_seeds(CALLS), arm_cost(report, arm)
+def cost_texts(report: StudyReport, arm: Arm, cost: str = CALLS) -> tuple[str, str]:
+    """All that a run cost, and what it had until the target; more than all where that was not reached."""
+    spent, reached = arm.over_seeds(cost), arm_cost(report, arm, cost)
     if arm.kind == "base" or spent is None:
         return "-", "-"
     return f"{spent.mean:.0f}", f"{reached.mean:.0f}" if reached else f"> {spent.mean:.0f}"
@@ -92,12 +102,13 @@ def as_csv(report: StudyReport) -> str:
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     heads = [f"{metric} {part}" for metric in metrics for part in ("mean", "sd")]
-    writer.writerow(["arm", "kind", "seeds", *heads, "calls to target"])
+    writer.writerow(["arm", "kind", "seeds", *heads, "calls to target", "seconds to target"])
     for arm in report.arms:
         found = [arm.over_seeds(metric) for metric in metrics]
         cells = [part for seeds in found for part in ((seeds.mean, seeds.spread) if seeds else ("", ""))]
-        reached = arm_cost(report, arm) if arm.kind != "base" else None
-        writer.writerow([arm.name, arm.kind, len(arm.rows), *cells, reached.mean if reached else ""])
+        reached = [arm_cost(report, arm, cost) if arm.kind != "base" else None for cost in (CALLS, SECONDS)]
+        costs = [seeds.mean if seeds else "" for seeds in reached]
+        writer.writerow([arm.name, arm.kind, len(arm.ended), *cells, *costs])
     return file.getvalue()
 
 
@@ -116,51 +127,61 @@ def _page(report: StudyReport, pictures: Path | None) -> dict[str, Any]:
         "reward_figure": reward_figure(report, REWARD),
         "ablation_figures": [(metric, drawing) for metric, drawing in ablated if drawing],
         "pictures": embedded(pictures) if pictures and pictures.is_file() else None,
-        "tuning": [_tuning(report, tuned.rows, tuned.chosen, tuned.method) for tuned in report.tuning],
+        "tuning": [_tuning(report, tuned) for tuned in report.tuning],
     }
 
 
 def _headline(report: StudyReport) -> str:
+    """Who came out best among those that were trained for about as long as the ablated method."""
     base = report.untrained(report.objective)
-    found = [(arm.name, seeds) for arm in report.methods if (seeds := arm.over_seeds(report.objective))]
+    equal = [arm for arm in report.methods if abs((report.spent(arm) or math.inf) - 1) <= EQUAL]
+    found = [(arm.name, seeds) for arm in equal if (seeds := arm.over_seeds(report.objective))]
     if not found or base is None:
         return f"No method has a value of {report.objective}."
     sign = 1 if report.mode == "max" else -1
     name, seeds = max(found, key=lambda item: sign * item[1].mean)
-    return f"{name} ends highest: {report.objective} {number(base)} → {spread_text(seeds)}"
+    return f"{name} ends best at equal compute: {report.objective} {number(base)} → {spread_text(seeds)}"
 
 
 def _line(report: StudyReport, arm: Arm, metrics: Sequence[str]) -> dict[str, Any]:
-    spent, reached = cost_texts(report, arm)
+    """A row of the table: values, what they cost, and the difference of the objective from the ablated method's."""
+    reference = report.arm(report.ablated)
+    compared = arm.kind != "base" and arm is not reference
     return {
         "arm": arm,
         "cells": [arm.over_seeds(metric) for metric in metrics],
-        "calls": spent,
-        "seconds": arm.over_seeds(SECONDS) if arm.kind != "base" else None,
-        "to_target": reached,
+        "calls": cost_texts(report, arm),
+        "seconds": cost_texts(report, arm, SECONDS),
+        "gap": difference(arm, reference, report.objective) if compared else None,
         "alarms": sum(bool(row.alarms) for row in arm.rows),
-        "changed": _changed(arm),
+        "changed": _settings(arm.changes),
     }
 
 
 def _gaps(report: StudyReport, arm: Arm, metrics: Sequence[str]) -> dict[str, Any]:
     reference = report.arm(report.ablated)
-    own = {path: value for path, value in arm.changes.items() if reference.changes.get(path) != value}
+    own = {path: value for path, value in arm.changes.items() if reference.changes.get(path, _UNSET) != value}
     return {
         "arm": arm,
         "gaps": [difference(arm, reference, metric) for metric in metrics],
+        "spent": report.spent(arm),
         "alarms": sum(bool(row.alarms) for row in arm.rows),
-        "changed": ", ".join(f"{path} = {param_text(value)}" for path, value in own.items()),
+        "changed": _settings(own),
     }
 
 
-def _changed(arm: Arm) -> str:
-    return ", ".join(f"{path} = {param_text(value)}" for path, value in arm.changes.items())
+def _settings(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {'null' if value is None else param_text(value)}" for path, value in changes.items())
 
 
-def _tuning(report: StudyReport, rows: Sequence[Any], chosen: str, method: str) -> dict[str, Any]:
+def _tuning(report: StudyReport, tuned: Tuned) -> dict[str, Any]:
     tried = [
-        {"label": row.label, "value": row.value(report.objective), "status": row.status, "chosen": row.name == chosen}
-        for row in rows
+        {
+            "label": row.label,
+            "value": row.value(report.objective) if row.ended else None,
+            "status": "" if row.ended else row.status,
+            "chosen": row.name == tuned.chosen,
+        }
+        for row in tuned.rows
     ]
-    return {"method": method, "tried": tried}
+    return {"method": tuned.method, "tried": tried}

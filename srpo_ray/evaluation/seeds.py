@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t for a two-sided 95% interval at 1 to 9 degrees of freedom, from the published tables."""
+_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Student's t for a two-sided 95% interval at 1 to 10 degrees of freedom, from the published tables."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class OverSeeds:
         """Half of the 95% interval of the mean by Student's t; None for a single seed."""
         if self.spread is None:
             return None
-        student = _STUDENT_95[self.count - 2] if self.count - 2 < len(_STUDENT_95) else 1.96
+        # With more seeds than the table has, its last value is a little too wide, never too narrow.
+        student = _STUDENT_95[min(self.count - 2, len(_STUDENT_95) - 1)]
         return student * self.spread / math.sqrt(self.count)
 
     @property

@@ -15,7 +15,7 @@ from srpo_ray.config.located import located
 from srpo_ray.config.study import Method
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.comparison import CALLS, GRADIENT_CALL, SECONDS, Arm, StudyReport, Tuned
-from srpo_ray.evaluation.comparison_report import ablation_table, study_table, write_study
+from srpo_ray.evaluation.comparison_report import EQUAL, ablation_table, study_table, write_study
 from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
@@ -29,9 +29,6 @@ from srpo_ray.tuning.report import hardware, log_results
 from srpo_ray.tuning.rows import choose_best, untrained_row
 from srpo_ray.tuning.runs import PlannedRun, run_name, run_planned, start_parent_run
 from srpo_ray.tuning.trial import Study, trial_folder
-
-_EQUAL = 0.05
-"""Relative difference in compute up to which two methods count as trained for as long."""
 
 
 def run_study(config: StudyConfig, base: RunConfig, address: str | None, command: str) -> Path:
@@ -65,7 +62,7 @@ def run_study(config: StudyConfig, base: RunConfig, address: str | None, command
             arms = train_arms(study, config, tuned)
     rows = [row for arm in arms for row in arm.rows]
     warnings = [text for row in rows if (text := idle_warning(trial_folder(study, row.name)))]
-    untrained = Arm("untrained", "base", {}, [untrained_row(rows[0])])
+    untrained = Arm("untrained", "base", {}, [untrained_row(next((row for row in rows if row.history), rows[0]))])
     report = StudyReport(
         title=config.name,
         objective=config.objective,
@@ -190,7 +187,7 @@ def compute_notes(arms: Sequence[Arm], ablated: str) -> list[str]:
     return [
         f"{name} was trained with {calls / reference:.2f} times the velocity evaluations of {ablated}."
         for name, calls in means.items()
-        if abs(calls / reference - 1) > _EQUAL
+        if abs(calls / reference - 1) > EQUAL
     ]
 
 

@@ -8,6 +8,7 @@ import torch
 
 from srpo_ray.evaluation.comparison import (
     CALLS,
+    REWARD,
     SECONDS,
     Arm,
     StudyReport,
@@ -17,6 +18,7 @@ from srpo_ray.evaluation.comparison import (
     difference,
     study_metrics,
 )
+from srpo_ray.evaluation.comparison_figures import cost_figure, reward_figure
 from srpo_ray.evaluation.comparison_report import ablation_table, as_csv, study_table, write_study
 from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.results import TrialRow
@@ -139,6 +141,21 @@ def test_run_that_broke_is_in_no_figure(report: StudyReport) -> None:
     broken = run("SRPO_seed_4", 4, [0.5, 9.0], status="failed: out of memory")
     srpo = replace(report.arm("SRPO"), rows=[*report.arm("SRPO").rows, broken])
     assert srpo.over_seeds(HELD_OUT) == report.arm("SRPO").over_seeds(HELD_OUT)
+    with_broken = replace(report, arms=[srpo if arm.name == "SRPO" else arm for arm in report.arms])
+    assert cost_figure(with_broken, HELD_OUT) == cost_figure(report, HELD_OUT)
+    assert reward_figure(with_broken, REWARD) == reward_figure(report, REWARD)
+
+
+def test_null_that_an_ablation_sets_is_shown(report: StudyReport, tmp_path: Path) -> None:
+    without = Arm("no discount", "ablation", {"algorithm.denoise_discount": None}, report.ablations[0].rows)
+    page = write_study(tmp_path, replace(report, arms=[*report.arms, without]), None).read_text()
+    assert "algorithm.denoise_discount = null" in page
+
+
+def test_headline_leaves_out_what_was_trained_for_longer(report: StudyReport, tmp_path: Path) -> None:
+    longer = Arm("longer", "method", {}, [run("longer_seed_1", 1, [0.5, 0.9, 0.95], calls=400.0)])
+    page = write_study(tmp_path, replace(report, arms=[*report.arms, longer]), None).read_text()
+    assert "SRPO ends best at equal compute" in page
 
 
 def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) -> None:
@@ -149,6 +166,7 @@ def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) ->
     assert float(srpo[f"{HELD_OUT} mean"]) == pytest.approx(0.7)
     assert float(srpo["cost/calls mean"]) == 200.0
     assert float(srpo["calls to target"]) == pytest.approx(100.0)
+    assert float(srpo["seconds to target"]) == pytest.approx(2.0)
     assert study_table(report).row_count == 3
     assert ablation_table(report).row_count == 2
     assert study_metrics(report)[0] == HELD_OUT
@@ -158,7 +176,7 @@ def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) ->
     page = write_study(tmp_path, report, save_png(grid, tmp_path / "methods.png")).read_text()
     assert all(arm.name in page for arm in report.arms)
     assert "data:image/png;base64," in page
-    assert "SRPO ends highest" in page
+    assert "SRPO ends best at equal compute" in page
     assert "a note" in page
     assert "-0.1033" in page
     assert "&gt; 200" not in page
