@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from srpo_ray.errors import RunFailedError, StudyInterruptedError
+
 if TYPE_CHECKING:
     from srpo_ray.config import RunConfig, StudyConfig, SweepConfig
 
@@ -35,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ConnectionError) as error:
         print(f"srpo-ray: {error}", file=sys.stderr)
         return BAD_INPUT
+    except RunFailedError as error:
+        print(f"srpo-ray: the run stopped: {error}", file=sys.stderr)
+        return FAILED
+    except StudyInterruptedError as error:
+        print(f"srpo-ray: {error}", file=sys.stderr)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("srpo-ray: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
@@ -115,14 +123,10 @@ def _train(parsed: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
     from srpo_ray.training.health import warnings
-    from srpo_ray.training.launch import TrainingError, train
+    from srpo_ray.training.launch import train
 
     _say_prompts(config)
-    try:
-        folder = train(config, parsed.address)
-    except TrainingError as error:
-        print(f"srpo-ray: the run stopped: {error}", file=sys.stderr)
-        return FAILED
+    folder = train(config, parsed.address)
     for warning in warnings(folder):
         print(f"srpo-ray: {warning}", file=sys.stderr)
     print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
@@ -148,15 +152,10 @@ def _sweep(parsed: argparse.Namespace) -> int:
     sweep, base = _load_or_resume(parsed, SweepConfig, load_sweep, DEFAULT_SWEEP)
     if parsed.dry_run:
         return _print_configs("the sweep", sweep, base)
-    from srpo_ray.tuning.runs import StudyInterruptedError
     from srpo_ray.tuning.sweep import run_sweep
 
     _say_prompts(base)
-    try:
-        report = run_sweep(sweep, base, parsed.address, " ".join(["python experiments/sweep.py", *parsed.config]))
-    except StudyInterruptedError as error:
-        print(f"srpo-ray: {error}", file=sys.stderr)
-        return INTERRUPTED
+    report = run_sweep(sweep, base, parsed.address, shlex.join(["python", "experiments/sweep.py", *parsed.config]))
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
     return 0
 
@@ -167,15 +166,12 @@ def _study(parsed: argparse.Namespace) -> int:
     study, base = _load_or_resume(parsed, StudyConfig, load_study, DEFAULT_STUDY)
     if parsed.dry_run:
         return _print_configs("the study", study, base)
-    from srpo_ray.tuning.runs import StudyInterruptedError
     from srpo_ray.tuning.study import run_study
 
     _say_prompts(base)
-    try:
-        report = run_study(study, base, parsed.address, " ".join(["python experiments/paper_table.py", *parsed.config]))
-    except StudyInterruptedError as error:
-        print(f"srpo-ray: {error}", file=sys.stderr)
-        return INTERRUPTED
+    report = run_study(
+        study, base, parsed.address, shlex.join(["python", "experiments/paper_table.py", *parsed.config])
+    )
     print(f"report: {report}")
     return 0
 
@@ -197,7 +193,7 @@ def _load_or_resume(
 
         return load_study_folder(Path(parsed.resume), schema)
     if len(files) > 1:
-        raise ConfigError(f"expected one file, got {len(files)}: {', '.join(files)}")
+        raise ConfigError(f"expected one file, got {len(files)}: {', '.join(files)}; give values as a.b=value")
     return load(files[0] if files else default, overrides)
 
 
@@ -232,17 +228,12 @@ def _words(parsed: argparse.Namespace) -> int:
     config = load_run(files or [DEFAULT_RUN], overrides)
     from rich.console import Console
 
-    from srpo_ray.rewards.base import RewardError
     from srpo_ray.words.probe import parse_words, probe
     from srpo_ray.words.report import pairs_table, word_sets_yaml, words_table, write_study
 
     words = parse_words(parsed.words)
     images = Path(parsed.images) if parsed.images else None
-    try:
-        study = probe(config, parsed.reward, words, images=images, generate=parsed.generate, prompts=parsed.prompts)
-    except RewardError as error:
-        print(f"srpo-ray: {error}", file=sys.stderr)
-        return FAILED
+    study = probe(config, parsed.reward, words, images=images, generate=parsed.generate, prompts=parsed.prompts)
     folder = Path(parsed.out) if parsed.out else Path(config.run_root) / f"words_{parsed.reward}"
     page = write_study(folder, study, parsed.command)
     # Into a file or a pipe rich would print 80 columns, too few for the table.

@@ -1,21 +1,31 @@
 """What a person meets at the command line."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
+from ray._private.state import state as cluster_state
 
 from srpo_ray.cli import main
+from srpo_ray.small_world.weights import WEIGHTS
 from tests.conftest import ROOT, SMALL_WORLD
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
+def run(*words: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "srpo_ray.cli", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "srpo_ray.cli", *words],
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -60,6 +70,8 @@ def test_dry_run_of_a_sweep_shows_space_and_base(capsys: pytest.CaptureFixture[s
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "empty.txt").write_text("\n")
     (folder / "no_model").mkdir()
+    shutil.copytree(WEIGHTS / "flux", folder / "half")
+    shutil.rmtree(folder / "half" / "vae")
     train = ["train", str(SMALL_WORLD), f"run_root={folder / 'runs'}"]
     sweep = yaml.safe_load((ROOT / "configs/sweep/small_world.yaml").read_text())
     probe = ["words", str(SMALL_WORLD), "--reward", "preference"]
@@ -78,6 +90,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "missing file": (["train", str(folder / "none.yaml")], "expected a readable YAML file"),
         "empty prompts": ([*train, f"data.prompts={folder / 'empty.txt'}"], "expected at least one prompt"),
         "no model": ([*train, f"model.path={folder / 'no_model'}"], "transformer/config.json"),
+        "half a model": ([*train, f"model.path={folder / 'half'}"], "which has no vae/config.json; give the folder"),
         "unwritable run folder": ([*train[:-1], "run_root=/proc/runs"], "expected a folder that can be written"),
         "unknown search key": (["sweep", str(folder / "unknown.yaml")], "got an unknown key"),
         "nothing to resume": (["sweep", "--resume", str(folder)], "expected the folder of a sweep"),
@@ -102,7 +115,6 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
             ["words", str(SMALL_WORLD), "model.path=some/model", *probe[2:], "--words", "dark,dim"],
             "give --images DIR or --generate N",
         ),
-        "no such cluster": ([*train, "--address", "127.0.0.1:1"], "expected a running Ray cluster"),
     }
 
 
@@ -117,6 +129,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "missing file",
         "empty prompts",
         "no model",
+        "half a model",
         "unwritable run folder",
         "unknown search key",
         "nothing to resume",
@@ -157,6 +170,29 @@ def test_more_workers_than_the_cluster_can_ever_place_are_refused(
     error = capsys.readouterr().err
     assert "training.num_workers: expected at most" in error
     assert "got 512" in error
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_an_existing_cluster_is_used(by: str, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    before = len(cluster_state.job_table())
+    # Refused by what the cluster has, which is asked once it is connected.
+    words = ["train", str(SMALL_WORLD), f"run_root={tmp_path}", "training.num_workers=512", "training.batch_size=512"]
+    flag, environment = (["--address", address], {}) if by == "flag" else ([], {"RAY_ADDRESS": address})
+    found = run(*words, *flag, environment=environment)
+    assert found.returncode == 2
+    assert "training.num_workers: expected at most" in found.stderr
+    assert len(cluster_state.job_table()) == before + 1
+
+
+@pytest.mark.ray
+def test_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
+    found = run("train", str(SMALL_WORLD), f"run_root={tmp_path}", "--address", "127.0.0.1:1")
+    assert found.returncode == 2
+    assert "expected a running Ray cluster at '127.0.0.1:1', got none" in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 def test_prompts_that_are_left_out_or_repeated_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

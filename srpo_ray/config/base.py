@@ -1,5 +1,7 @@
 """What every config section shares. Nothing here imports torch or ray, so checks and `--help` are instant."""
 
+import re
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +14,26 @@ class Section(BaseModel):
     """One section of a run's config: frozen, unknown keys are errors, field docstrings are the help texts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def folder_name(text: str) -> str:
+    """A text as the name of a run and its folder: letters, digits and `_.-`."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names that would share a folder.
+
+    Raises:
+        ValueError: If two names give the same folder, or one gives none.
+    """
+    folders = [folder_name(name) for name in names]
+    bad = [name for name, folder in zip(names, folders, strict=True) if not folder or folders.count(folder) > 1]
+    if bad:
+        raise ValueError(
+            f"expected names that differ in their letters and digits, as folders are called by them, got"
+            f" {', '.join(map(repr, bad))}; rename all but one"
+        )
 
 
 class AlgorithmSection(Section):

@@ -33,7 +33,8 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
     if details["type"] == "value_error":
         message = details["msg"].removeprefix("Value error, ")
         return f"{path}: {message}" if path else message
-    return f"{path}: {details['msg'].replace('Input should', 'expected to')}; got {details['input']!r}"
+    expected = details["msg"].replace("Input should", "expected to")
+    return f"{path}: {expected}; got {details['input']!r}; give such a value"
 
 
 def _suggest(word: str, known: Iterable[str], otherwise: str = "remove it") -> str:

@@ -55,7 +55,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines at the top, got a {type(content).__name__}")
+        kind = type(content).__name__
+        raise ConfigError(f"{path}: expected `key: value` lines at the top, got a {kind}; begin with a key")
     return content
 
 
@@ -97,7 +98,8 @@ def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
 
 def _list_index(items: list[Any], key: str, dotted: str) -> int:
     if not key.isdigit() or int(key) >= len(items):
-        raise ConfigError(f"{dotted}: expected a list index from 0 to {len(items) - 1}, got {key!r}")
+        last = len(items) - 1
+        raise ConfigError(f"{dotted}: expected a list index from 0 to {last}, got {key!r}; count from 0")
     return int(key)
 
 
@@ -216,7 +218,14 @@ def _load_beside_base(
     others = [argument for argument in overrides if not argument.startswith(f"{prefix}.")]
     config = validate(schema, load_values([path], own), str(path))
     bases = (config.base,) if isinstance(config.base, str) else config.base
-    return config, load_run([Path(path).parent / base for base in bases], others)
+    run = load_run([Path(path).parent / base for base in bases], others)
+    panel = [f"panel/{model.name}" for model in run.evaluation.held_out]
+    if config.objective.startswith("panel/") and config.objective.removesuffix("/relative") not in panel:
+        raise ConfigError(
+            f"{path}: objective: expected a score of evaluation.held_out ({', '.join(panel) or 'none'}), got"
+            f" {config.objective!r}; choose one of them or add the model"
+        )
+    return config, run
 
 
 def apply(run: RunConfig, changes: Mapping[str, Any], origin: str = "changes") -> RunConfig:

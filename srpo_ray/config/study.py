@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import Section, check_names
 from srpo_ray.config.sweep import Comparison
 
 
@@ -65,10 +65,7 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        names = [method.name for method in self.methods] + [ablation.name for ablation in self.ablations]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"expected methods and ablations with names of their own, got {', '.join(repeated)} twice")
+        check_names([method.name for method in self.methods] + [ablation.name for ablation in self.ablations])
         known: list[str] = []
         for method in self.methods:
             if method.like is not None and method.like not in known:
@@ -78,7 +75,9 @@ class StudyConfig(Section):
                 )
             known.append(method.name)
         if self.ablated not in known:
-            raise ValueError(f"expected ablated to name a method ({', '.join(known)}), got {self.ablated!r}")
+            raise ValueError(
+                f"expected ablated to name a method ({', '.join(known)}), got {self.ablated!r}; choose one of them"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import Section, check_names
 
 
 class SearchDimension(Section):
@@ -31,7 +31,7 @@ class SearchDimension(Section):
         if low_high is not None and not low_high[0] < low_high[1]:
             raise ValueError(f"expected {given[0]} [low, high] with low < high, got {list(low_high)}; swap them")
         if self.loguniform is not None and self.loguniform[0] <= 0:
-            raise ValueError(f"expected loguniform bounds above 0, got {list(self.loguniform)}")
+            raise ValueError(f"expected loguniform bounds above 0, got {list(self.loguniform)}; raise the lower one")
         return self
 
     @property
@@ -93,3 +93,8 @@ class SweepConfig(Section):
     """The best trial is trained again with each of these seeds, to state a spread."""
     comparisons: tuple[Comparison, ...] = ()
     """Ablations of the best trial, trained after the search."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        check_names([comparison.name for comparison in self.comparisons] + [f"seed {n}" for n in self.repeat_seeds])
+        return self

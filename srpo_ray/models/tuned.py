@@ -1,6 +1,7 @@
 """The transformer that a run trains: whole or by adapters, untrained or with a checkpoint's weights."""
 
 import re
+from collections.abc import Callable
 
 import peft
 import torch
@@ -10,7 +11,38 @@ from torch import Tensor, nn
 from srpo_ray.config import RunConfig
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.flow import generator
-from srpo_ray.models.flux import load_transformer
+from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae
+
+
+def model_dtype(config: RunConfig) -> torch.dtype:
+    """Data type of the forward passes."""
+    return torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+
+
+def make_policy(
+    config: RunConfig, network: Callable[..., tuple[Tensor]], *, guidance_embeds: bool, device: str
+) -> FluxPolicy:
+    """A run's model as a policy, the same in training, sampling and the probe of words.
+
+    Args:
+        config: The run.
+        network: The transformer, or the engine that trains it.
+        guidance_embeds: Whether the transformer takes a guidance embedding.
+        device: Where it is.
+
+    Raises:
+        ValueError: If there is no VAE at `model.path`.
+    """
+    dtype = model_dtype(config)
+    return FluxPolicy(
+        network,
+        load_vae(config.model.path, dtype, device),
+        resolution=config.model.resolution,
+        guidance_embeds=guidance_embeds,
+        dtype=dtype,
+        device=device,
+        truncate_sigma=config.model.truncate_sigma,
+    )
 
 
 def load_tuned(

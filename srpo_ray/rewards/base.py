@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from srpo_ray.errors import RunFailedError
 from srpo_ray.rewards.query import TextQuery
 
 PROMPTS_IN_MESSAGE = 3
@@ -39,7 +40,7 @@ class Reward(Protocol):
         ...
 
 
-class RewardError(RuntimeError):
+class RewardError(RunFailedError):
     """A score that could not be had; it stops the run, since a made-up score would be trained on.
 
     Args:

@@ -11,9 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import yaml
+from typing import TYPE_CHECKING, Literal
 
 from srpo_ray.tracking.connection import allowed_name, connect, delivery_errors, is_refused
 from srpo_ray.tracking.spool import Record, Spool
@@ -78,10 +76,6 @@ class Tracker:
     def log_text(self, text: str, artifact_file: str) -> None:
         """Attach a text, such as a report, as the artifact `artifact_file`."""
         self._append({"kind": "text", "text": text, "artifact_file": artifact_file})
-
-    def log_yaml(self, content: Mapping[str, Any], artifact_file: str) -> None:
-        """Attach plain values, such as a resolved config, as the YAML artifact `artifact_file`."""
-        self.log_text(yaml.safe_dump(dict(content), sort_keys=False), artifact_file)
 
     def close(self, status: Status, timeout_s: float = 30.0) -> bool:
         """Set the run's final status and deliver what is left.

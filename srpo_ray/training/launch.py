@@ -14,8 +14,9 @@ from ray.train.torch import TorchTrainer
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.located import located
+from srpo_ray.errors import RunFailedError
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.rewards.pool.capacity import cluster_capacity
+from srpo_ray.rewards.pool.capacity import cluster_capacity, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
 from srpo_ray.training.preflight import check_inputs, open_run_folder
@@ -27,7 +28,7 @@ OVERSUBSCRIPTION = 8
 """Logical CPUs of a Ray that is started here, per core: its processes wait for each other more than they compute."""
 
 
-class TrainingError(RuntimeError):
+class TrainingError(RunFailedError):
     """A run that could not go on; the message says why."""
 
 
@@ -44,21 +45,21 @@ class LeanTrainer(TorchTrainer):
         return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
 
 
-class StopOnRewardError(UserCallback):
-    """Ends a run whose reward failed: Ray Train would restart it, only to fail at the same prompt again."""
+class StopOnLastingError(UserCallback):
+    """Ends a run whose reward failed or whose input cannot be used: a restart would only meet the same again."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise a worker's reward error in the controller, which no restart follows."""
+        """Raise a worker's lasting error in the controller, which no restart follows."""
         for error in worker_exceptions.values():
-            cause = reward_error(error)
+            cause = lasting_error(error)
             if cause:
                 raise cause
 
 
-def reward_error(error: BaseException | None) -> RewardError | None:
-    """The reward error that an exception is, wraps or was caused by."""
+def lasting_error(error: BaseException | None) -> RewardError | ValueError | None:
+    """The reward error or `ValueError` that an exception is, wraps or was caused by."""
     while error is not None:
-        if isinstance(error, RewardError):
+        if isinstance(error, RewardError | ValueError):
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
@@ -99,10 +100,10 @@ def ray_session(address: str | None) -> Iterator[None]:
 
 
 def check_capacity(config: RunConfig) -> None:
-    """Compare the trainer workers with all that the cluster has.
+    """Compare the trainer workers, alone and beside the reward replicas, with all that the cluster has.
 
     Raises:
-        ValueError: If there are more workers than can ever run at once.
+        ValueError: If there are more than can ever run at once.
     """
     need = worker_resources(config)
     capacity, available = cluster_capacity(need)
@@ -110,6 +111,20 @@ def check_capacity(config: RunConfig) -> None:
         raise ValueError(
             f"training.num_workers: expected at most {capacity:g} workers of {need} each, as the cluster has"
             f" {available}, got {config.training.num_workers}; lower it or what each reserves, or add nodes"
+        )
+
+    replica = {} if config.rewards.in_process else replica_resources(config.rewards.pool)
+    together = {
+        name: config.training.num_workers * need.get(name, 0) + config.rewards.pool.num_replicas * replica.get(name, 0)
+        for name in need | replica
+    }
+    _, available = cluster_capacity(together)
+    # Sums over all nodes: what they leave undecided, Ray's own placement finds out.
+    if any(amount > available[name] for name, amount in together.items()):
+        raise ValueError(
+            f"training.num_workers: expected {config.training.num_workers} workers of {need} and"
+            f" {config.rewards.pool.num_replicas} reward replicas of {replica} to fit the cluster together, got"
+            f" {available} for {together}; lower either number or what each reserves, or add nodes"
         )
 
 
@@ -182,6 +197,7 @@ def fit(
         callbacks: More callbacks of Ray Train, called in its controller.
 
     Raises:
+        ValueError: If an input cannot be used after all.
         TrainingError: If the run could not go on.
     """
     uri = tracking_uri(config)
@@ -206,13 +222,15 @@ def fit(
             name="train",
             storage_path=str(folder.ray),
             failure_config=FailureConfig(max_failures=config.training.max_failures),
-            callbacks=[StopOnRewardError(), *callbacks],
+            callbacks=[StopOnLastingError(), *callbacks],
         ),
     )
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        cause = reward_error(getattr(error, "controller_failure", None))
+        cause = lasting_error(getattr(error, "controller_failure", None))
+        if isinstance(cause, ValueError):
+            raise ValueError(str(cause)) from error
         raise TrainingError(str(cause or error)) from error
 
 

@@ -11,6 +11,17 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.rewards.build import declares_image_gradient
 from srpo_ray.training.run_folder import RunFolder
 
+MODEL_PARTS = (
+    "model_index.json",
+    "transformer/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "text_encoder_2/config.json",
+    "tokenizer",
+    "tokenizer_2",
+)
+"""What the folder of a pipeline holds, of that which a run reads."""
+
 
 def check_inputs(config: RunConfig) -> None:
     """Check what a run reads.
@@ -28,10 +39,11 @@ def check_inputs(config: RunConfig) -> None:
     path = Path(resolve_path(config.model.path))
     # A hub id has exactly one slash and no such folder here; all else must be a folder.
     is_hub_id = not path.exists() and not path.is_absolute() and config.model.path.count("/") == 1
-    if not is_hub_id and not (path / "transformer" / "config.json").is_file():
+    missing = [] if is_hub_id else [part for part in MODEL_PARTS if not (path / part).exists()]
+    if missing:
         raise ValueError(
             f"model.path: expected a folder with a FluxPipeline in the diffusers layout, got {config.model.path!r},"
-            f" which has no transformer/config.json; give the folder that `FluxPipeline.save_pretrained` wrote,"
+            f" which has no {', '.join(missing)}; give the folder that `FluxPipeline.save_pretrained` wrote,"
             " a hub id like ORG/NAME, or small_world"
         )
 

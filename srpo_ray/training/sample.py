@@ -8,10 +8,10 @@ import torch
 from srpo_ray.config import load_run
 from srpo_ray.evaluation.gallery import picture_grid, save_png
 from srpo_ray.flow import generator, shift_at, shifted_sigmas
-from srpo_ray.models.flux import FluxPolicy, load_vae, takes_guidance
+from srpo_ray.models.flux import takes_guidance
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text import encode_prompts
-from srpo_ray.models.tuned import load_tuned
+from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
 from srpo_ray.training.checkpoint import Checkpoint, checkpoint_path, latest_checkpoint, read_checkpoint
 from srpo_ray.training.run_folder import RunFolder
 
@@ -45,18 +45,11 @@ def sample_run(
             " `srpo-ray train` prints the folder when it ends"
         )
     config = load_run([folder.config])
-    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+    dtype = model_dtype(config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = (checkpoint.average or checkpoint.weights) if checkpoint else None
     transformer = load_tuned(config, dtype, device, weights).eval()
-    policy = FluxPolicy(
-        transformer,
-        load_vae(config.model.path, dtype, device),
-        resolution=config.model.resolution,
-        guidance_embeds=takes_guidance(transformer),
-        dtype=dtype,
-        device=device,
-    )
+    policy = make_policy(config, transformer, guidance_embeds=takes_guidance(transformer), device=device)
     path = resolve_path(config.model.path)
     conditioning = encode_prompts(path, prompts, config.model.max_sequence_length, dtype, device)
     noise = policy.noise([generator(seed, "sample", index) for index in range(len(prompts))])
@@ -64,7 +57,7 @@ def sample_run(
     with torch.no_grad():
         tokens = policy.rollout(noise, conditioning.to(device, dtype), sigmas, guidance_scale)
         images = policy.decode(tokens)
-    scale = max(192 / config.model.resolution, 0.25) if config.model.resolution < 192 else 1.0
+    scale = max(1.0, 192 / config.model.resolution)
     return save_png(picture_grid(images, list(prompts), columns=min(4, len(prompts)), scale=scale), out)
 
 

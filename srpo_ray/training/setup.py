@@ -12,9 +12,9 @@ from srpo_ray.data.images import load_images
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.panel import Panel
 from srpo_ray.flow import shift_at
-from srpo_ray.models.flux import FluxPolicy, load_vae, takes_guidance
+from srpo_ray.models.flux import takes_guidance
 from srpo_ray.models.text import Conditioning
-from srpo_ray.models.tuned import load_tuned
+from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import Checkpoint
 from srpo_ray.training.engine import Engine
@@ -36,17 +36,9 @@ def build_trainer(
         checkpoint: What to go on from; None starts with the model's own weights.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+    dtype = model_dtype(config)
     engine, guidance_embeds = _build_engine(config, dtype, device, checkpoint)
-    policy = FluxPolicy(
-        engine,
-        load_vae(config.model.path, dtype, device),
-        resolution=config.model.resolution,
-        guidance_embeds=guidance_embeds,
-        dtype=dtype,
-        device=device,
-        truncate_sigma=config.model.truncate_sigma,
-    )
+    policy = make_policy(config, engine, guidance_embeds=guidance_embeds, device=device)
     images = load_images(config.data.images) if config.data.images else None
     texts = images.captions if images else load_prompts(config.data.prompts)
     judged = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]

@@ -35,6 +35,14 @@ def open_study_folder(config: SweepConfig | StudyConfig, base: RunConfig) -> Pat
     return folder
 
 
+def first_command(folder: Path, command: str) -> str:
+    """The command that a sweep or study was begun with: one that goes on with it does not name its settings."""
+    file = folder / "command.txt"
+    if not file.exists():
+        write_text(file, command + "\n")
+    return file.read_text().strip()
+
+
 def load_study_folder(folder: Path, schema: type[StudyT]) -> tuple[StudyT, RunConfig]:
     """The configs of a sweep or study that was begun.
 

@@ -83,11 +83,20 @@ def choose_best(rows: list[TrialRow], sweep: SweepConfig | StudyConfig) -> tuple
     keeping = [row for row in candidates if keeps(row, sweep.max_fall)]
     if keeping or not sweep.max_fall:
         return max(keeping or candidates, key=objective), None
-    limits = ", ".join(f"{name} by at most {fall:g}" for name, fall in sweep.max_fall.items())
-    return max(candidates, key=objective), f"No trial let fall {limits}; the best was chosen without that limit."
+    limits = " or ".join(f"{name} fall by more than {fall:g}" for name, fall in sweep.max_fall.items())
+    return max(candidates, key=objective), f"Every trial let {limits}; the best was chosen without that limit."
 
 
 def keeps(row: TrialRow, max_fall: Mapping[str, float]) -> bool:
-    """Whether no metric fell further below its value at step 0 than allowed."""
+    """Whether no metric fell further below its value at step 0 than allowed.
+
+    Raises:
+        ValueError: If there is no such metric.
+    """
     first, last = row.history[0], row.judged
-    return all(first.get(name, 0.0) - last.get(name, 0.0) <= fall for name, fall in max_fall.items())
+    unknown = [name for name in max_fall if name not in first or name not in last]
+    if unknown:
+        raise ValueError(
+            f"max_fall: expected metrics of an evaluation, got {', '.join(unknown)}; there are {', '.join(last)}"
+        )
+    return all(first[name] - last[name] <= fall for name, fall in max_fall.items())

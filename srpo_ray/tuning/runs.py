@@ -1,7 +1,6 @@
 """Runs of a study in Ray Tune: searched ones and planned ones, each begun once and resumed."""
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ray.tune import ExperimentAnalysis, ProgressReporter, ResultGrid, TuneConfi
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.located import located
+from srpo_ray.errors import StudyInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.tracking.run import end_run, git_commit, start_run
 from srpo_ray.training.launch import tracking_uri
@@ -19,10 +19,6 @@ from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.tuning.progress import RunsTable
 from srpo_ray.tuning.rows import read_row
 from srpo_ray.tuning.trial import ReleaseTrials, Study, run_trial, trial_config, trial_folder
-
-
-class StudyInterruptedError(RuntimeError):
-    """The study was stopped and can be resumed; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +127,6 @@ def runs_table(
     """The table on the terminal for a phase."""
     folder = Path(study.folder)
     return RunsTable(f"{folder.name}: {title}", folder / "trials", objective, num_updates, settings)
-
-
-def run_name(text: str) -> str:
-    """A text as the name of a run and its folder."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-")
 
 
 def _named(trial: Any) -> str:

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from srpo_ray.config import RunConfig, StudyConfig, apply
+from srpo_ray.config.base import folder_name
 from srpo_ray.config.located import located
 from srpo_ray.config.study import Method
 from srpo_ray.data.prompts import load_prompts
@@ -24,10 +25,10 @@ from srpo_ray.training.health import idle_warning
 from srpo_ray.training.launch import check_capacity, ray_session, reward_pool
 from srpo_ray.training.preflight import check_inputs
 from srpo_ray.training.run_folder import RunFolder, load_pictures, read_rows
-from srpo_ray.tuning.folder import open_study_folder
+from srpo_ray.tuning.folder import first_command, open_study_folder
 from srpo_ray.tuning.report import hardware, log_results
 from srpo_ray.tuning.rows import choose_best, untrained_row
-from srpo_ray.tuning.runs import PlannedRun, run_name, run_planned, start_parent_run
+from srpo_ray.tuning.runs import PlannedRun, run_planned, start_parent_run
 from srpo_ray.tuning.trial import Study, trial_folder
 
 
@@ -47,10 +48,15 @@ def run_study(config: StudyConfig, base: RunConfig, address: str | None, command
         ValueError: If an input cannot be used, or none of a method's tuning runs finished.
         StudyInterruptedError: If it was stopped by Ctrl-C.
     """
-    for changes in [config.changes(method) for method in config.methods]:
+    ablated = config.changes(config.method(config.ablated))
+    for changes in (
+        *(config.changes(method) for method in config.methods),
+        *({**ablated, **ablation.set} for ablation in config.ablations),
+    ):
         check_inputs(apply(base, changes))
     base = located(base)
     folder = open_study_folder(config, base)
+    command = first_command(folder, command)
     with ray_session(address):
         check_capacity(base)
         with reward_pool(base, f"rewards_{config.name}") as pool:
@@ -115,7 +121,7 @@ def _tuning_runs(base: RunConfig, config: StudyConfig, method: Method) -> list[P
         chosen = dict(zip(method.tune, values, strict=True))
         label = ", ".join(f"{titles[path]} {param_text(value)}" for path, value in chosen.items())
         changes = {**config.changes(method), **chosen, **judged, "seed": config.tuning_seed}
-        runs.append(PlannedRun(f"tune_{run_name(method.name)}_{index}", "trial", label, changes))
+        runs.append(PlannedRun(f"tune_{folder_name(method.name)}_{index}", "trial", label, changes))
     return runs
 
 
@@ -142,7 +148,7 @@ def train_arms(study: Study, config: StudyConfig, tuned: Sequence[Tuned]) -> lis
         arms[ablation.name] = ("ablation", changes, config.seeds)
     planned = {
         name: [
-            PlannedRun(f"{run_name(name)}_seed_{seed}", "repeat", f"{name}, seed {seed}", {**changes, "seed": seed})
+            PlannedRun(f"{folder_name(name)}_seed_{seed}", "repeat", f"{name}, seed {seed}", {**changes, "seed": seed})
             for seed in seeds
         ]
         for name, (_, changes, seeds) in arms.items()

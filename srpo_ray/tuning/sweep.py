@@ -7,7 +7,8 @@ from typing import Any
 from ray import tune
 from ray.tune import TuneConfig
 
-from srpo_ray.config import RunConfig, SweepConfig
+from srpo_ray.config import RunConfig, SweepConfig, apply
+from srpo_ray.config.base import folder_name
 from srpo_ray.config.located import located
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
@@ -15,7 +16,7 @@ from srpo_ray.tracking.run import flatten, git_commit
 from srpo_ray.training.health import idle_warning
 from srpo_ray.training.launch import check_capacity, ray_session, reward_pool
 from srpo_ray.training.preflight import check_inputs
-from srpo_ray.tuning.folder import open_study_folder
+from srpo_ray.tuning.folder import first_command, open_study_folder
 from srpo_ray.tuning.report import publish
 from srpo_ray.tuning.rows import choose_best, read_row, untrained_row
 from srpo_ray.tuning.runs import (
@@ -23,7 +24,6 @@ from srpo_ray.tuning.runs import (
     close_tracking,
     fit_phase,
     reason,
-    run_name,
     run_planned,
     runs_table,
     start_parent_run,
@@ -51,8 +51,11 @@ def run_sweep(sweep: SweepConfig, base: RunConfig, address: str | None, command:
         StudyInterruptedError: If it was stopped by Ctrl-C.
     """
     check_inputs(base)
+    for comparison in sweep.comparisons:
+        check_inputs(apply(base, comparison.set))
     base = located(base)
     folder = open_study_folder(sweep, base)
+    command = first_command(folder, command)
     with ray_session(address):
         check_capacity(base)
         with reward_pool(base, f"rewards_{sweep.name}") as pool:
@@ -113,7 +116,7 @@ def follow_ups(sweep: SweepConfig, best: TrialRow) -> list[PlannedRun]:
         for seed in sweep.repeat_seeds
     ]
     runs += [
-        PlannedRun(run_name(comparison.name), "ablation", comparison.name, {**changes, **comparison.set})
+        PlannedRun(folder_name(comparison.name), "ablation", comparison.name, {**changes, **comparison.set})
         for comparison in sweep.comparisons
     ]
     return runs

@@ -15,9 +15,10 @@ from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.image_statistics import image_statistics
 from srpo_ray.evaluation.panel import Panel
 from srpo_ray.flow import shift_at
-from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae, takes_guidance
+from srpo_ray.models.flux import load_transformer, takes_guidance
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text import encode_prompts
+from srpo_ray.models.tuned import make_policy, model_dtype
 from srpo_ray.rewards.preprocess import resize_and_crop
 
 FEWEST = 8
@@ -122,18 +123,11 @@ def generated(
     """
     _require_enough(count, "generated pictures", "ask for more")
     prompts = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]
-    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+    dtype = model_dtype(config)
     transformer = load_transformer(config.model.path, dtype, device).eval()
     if weights is not None:
         transformer.load_state_dict(weights)
-    policy = FluxPolicy(
-        transformer,
-        load_vae(config.model.path, dtype, device),
-        resolution=config.model.resolution,
-        guidance_embeds=takes_guidance(transformer),
-        dtype=dtype,
-        device=device,
-    )
+    policy = make_policy(config, transformer, guidance_embeds=takes_guidance(transformer), device=device)
     path = resolve_path(config.model.path)
     conditioning = encode_prompts(path, prompts, config.model.max_sequence_length, dtype, device)
     panel = Panel(

@@ -38,7 +38,9 @@ def write_study(folder: Path, study: Study, command: str) -> Path:
         write_text(folder / "words.csv", as_csv(study))
         return write_text(folder / "words.html", render("words.html", TEMPLATES, **_page(study, command)))
     except OSError as error:
-        raise ValueError(f"--out: expected a folder that can be written, got {folder} ({error})") from error
+        raise ValueError(
+            f"--out: expected a folder that can be written, got {folder} ({error}); name another"
+        ) from error
 
 
 def words_table(study: Study) -> Table:

@@ -1,5 +1,6 @@
 """SRPO against derivations of its own: indices by hand, loss and gradient by formula."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms import Batch
+from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.algorithms.direct_align import Rollout, gradient_scale
 from srpo_ray.algorithms.srpo import SRPO, branch_steps, guided_query, relative_query
+from srpo_ray.config import load_run
 from srpo_ray.config.algorithm import ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import euler_step, recover_clean, window_sigmas
@@ -19,6 +21,7 @@ from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import Scores
 from srpo_ray.rewards.query import TextQuery
+from tests.conftest import SMALL_WORLD
 
 WORDS = ControlWords(positive=("detailed", "textured"), negative=("flat", "simple", "plain"))
 SIGMAS = window_sigmas((5, 25), 50, 1000, 3.0)
@@ -70,7 +73,7 @@ class LinearPolicy:
         self.calls: list[tuple[Tensor, Conditioning, float]] = []
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
-        return torch.stack([torch.randn(2, 3, generator=g) for g in generators])
+        return torch.stack([torch.randn(2, 3, generator=g).double() for g in generators])
 
     def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
         return torch.tanh(noise) + guidance_scale
@@ -98,14 +101,14 @@ class LinearRewards:
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> Any:
         self.queries.append(queries)
         slopes = [sum(w * TEXT_FEATURES.get(t.split(".")[0], 1.0) for w, t in query.terms) for query in queries]
-        total = images.mean(dim=(1, 2)) * torch.tensor(slopes)
+        total = images.mean(dim=(1, 2)) * torch.tensor(slopes, dtype=torch.float64)
         return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}))
 
 
 def make(
     config: SRPOConfig, batch_size: int = 3, step: int = 1, images: Tensor | None = None
 ) -> tuple[SRPO, LinearPolicy, LinearRewards, Batch]:
-    policy = LinearPolicy(torch.randn(batch_size, 2, 3))
+    policy = LinearPolicy(torch.randn(batch_size, 2, 3, dtype=torch.float64))
     rewards = LinearRewards()
     algorithm = SRPO(config, RolloutConfig(), WORDS, cast(FluxPolicy, policy), cast(Any, rewards), seed=7)
     conditioning = Conditioning(torch.zeros(batch_size, 1, 1), torch.zeros(batch_size, 1))
@@ -113,26 +116,36 @@ def make(
     return algorithm, policy, rewards, Batch(step, tuple(range(batch_size)), prompts, conditioning, 0, images)
 
 
-def test_gradient_of_the_velocity_is_the_hand_formula() -> None:
-    algorithm, policy, rewards, batch = make(SRPOConfig())
+def test_loss_and_gradient_of_the_velocity_are_the_hand_formulas() -> None:
+    algorithm, policy, _, batch = make(SRPOConfig(), step=2)
     rollout = algorithm.collect(batch)
     losses = [loss.result().loss for loss in algorithm.losses(batch, rollout)]
     torch.stack(losses).sum().backward()
 
-    # d loss / d v = sum over branches of -1/2 * 1/B * slope * 1/6 * (landing - start) / (1 - landing), hinge active
-    expected = torch.zeros(3, dtype=torch.float64)
-    for branch, queries in zip(("denoise", "inversion"), rewards.queries, strict=True):
-        for sample, query in enumerate(queries):
+    # Words of update 2. A picture is x0 + (velocity - (noise - x0)) * (landing - start) / (1 - landing), its reward the
+    # mean times the query's slope; a branch's loss is the mean over the batch of relu(0.7 - reward), halved.
+    own, other = TEXT_FEATURES["detailed"], TEXT_FEATURES["plain"]
+    clean, error = rollout.clean, policy.parameter.detach() - (rollout.noise - rollout.clean)
+    gradient = torch.zeros(3, dtype=torch.float64)
+    for branch, loss in zip(("denoise", "inversion"), losses, strict=True):
+        by_hand = 0.0
+        for sample in range(3):
             draw = _draw(7, batch.step, sample)
             start, landing = _indices(branch, draw)
             sigma, sigma_next = (27 / 28 + i * (0.75 - 27 / 28) / 999 for i in (start, landing))
-            slope = sum(w * TEXT_FEATURES[t.split(".")[0]] for w, t in query.terms)
-            expected[sample] += -0.5 / 3 * slope / 6 * (sigma_next - sigma) / (1 - sigma_next)
+            move = (sigma_next - sigma) / (1 - sigma_next)
+            if branch == "denoise":
+                slope = (1 + 0.1 + 0.15 * draw / 999) * own - other
+            else:
+                slope = (1 + 0.3 - 0.29 * (1000 - start) / 999) * other - own
+            reward = slope * (clean[sample] + move * error[sample]).mean().item()
+            by_hand += 0.5 / 3 * max(0.7 - reward, 0.0)
+            gradient[sample] += -0.5 / 3 * slope / 6 * move * (reward < 0.7)
+        # Sigmas and discounts reach the algorithm as float32.
+        assert loss.item() == pytest.approx(by_hand, rel=1e-5)
     assert policy.parameter.grad is not None
     for sample in range(3):
-        torch.testing.assert_close(
-            policy.parameter.grad[sample].double(), expected[sample].expand(2, 3), rtol=1e-4, atol=1e-9
-        )
+        torch.testing.assert_close(policy.parameter.grad[sample], gradient[sample].expand(2, 3), rtol=5e-5, atol=1e-12)
 
 
 def _draw(seed: int, step: int, sample: int, renoising: int = 0) -> int:
@@ -257,6 +270,28 @@ def test_guided_query_adds_the_discount_to_its_guidance() -> None:
 def test_window_may_be_given_as_sigmas() -> None:
     algorithm, _, _, _ = make(SRPOConfig(sigma_window=(0.9, 0.6), window_points=31))
     torch.testing.assert_close(algorithm.sigmas, torch.tensor([0.9 - 0.01 * index for index in range(31)]).double())
+
+
+def test_shifts_of_the_resolution_reach_window_and_rollout() -> None:
+    # 1024 pixels are 4096 tokens, where FLUX's schedule has shift exp(1.15).
+    shift = math.exp(1.15)
+    words = ["algorithm.window_shift=resolution", "rollout.shift=resolution", "model.resolution=1024"]
+    algorithm = build_algorithm(load_run([SMALL_WORLD], words), cast(Any, None), cast(Any, None))
+    assert isinstance(algorithm, SRPO)
+    ends = [shift * t / (1 + (shift - 1) * t) for t in (0.9, 0.5)]
+    assert algorithm.sigmas[[0, -1]].tolist() == pytest.approx(ends)
+    assert algorithm.rollout.shift == pytest.approx(shift)
+
+
+def test_all_of_an_update_share_a_landing_when_asked() -> None:
+    algorithm, policy, _, batch = make(SRPOConfig(landing="shared"))
+    other, other_policy, _, _ = make(SRPOConfig(landing="shared"))
+    list(algorithm.losses(batch, algorithm.collect(batch)))
+    elsewhere = replace(batch, worker=1, samples=(3, 4, 5))
+    list(other.losses(elsewhere, other.collect(elsewhere)))
+    first, second = policy.calls[0][0].tolist(), other_policy.calls[0][0].tolist()
+    assert first == second
+    assert len(set(first)) == 1
 
 
 def test_real_pictures_take_the_place_of_rollouts() -> None:

@@ -12,6 +12,7 @@ from srpo_ray.config.algorithm import DEFAULT_TYPE, AlgorithmConfig, SRPOConfig
 from srpo_ray.config.base import Section
 from srpo_ray.config.baselines import ReFLConfig
 from srpo_ray.config.load import load_values, merge, parse_override, set_path
+from srpo_ray.config.study import StudyConfig
 from srpo_ray.config.sweep import SweepConfig
 from tests.conftest import ROOT, SMALL_WORLD
 
@@ -55,13 +56,13 @@ def test_every_algorithm_but_the_default_has_a_file() -> None:
 
 def test_every_option_is_read_by_the_code() -> None:
     code = "\n".join(path.read_text() for path in (ROOT / "srpo_ray").rglob("*.py"))
-    for kind in [*sections(RunConfig), *sections(SweepConfig)]:
+    for kind in [*sections(RunConfig), *sections(SweepConfig), *sections(StudyConfig)]:
         for name in set(kind.model_fields) - {"type"}:
             assert re.search(rf"\.{name}\b", code), f"{kind.__name__}.{name} is never read"
 
 
 def test_every_option_says_what_it_is() -> None:
-    for kind in sections(RunConfig):
+    for kind in [*sections(RunConfig), *sections(SweepConfig), *sections(StudyConfig)]:
         missing = [
             name for name, field in kind.model_fields.items() if not field.description and not _parts(field.annotation)
         ]
@@ -243,6 +244,9 @@ def test_trained_words_are_those_of_a_relative_reward() -> None:
         ({"space": {"training.optimizer.lr": {"uniform": [2, 1]}}}, "low < high"),
         ({"space": {"training.optimizer.lr": {}}}, "exactly one of choice"),
         ({"comparisons": [{"name": "x", "set": {"algorithm.hing": 1}}]}, "did you mean `hinge`"),
+        ({"objective": "panel/heldout"}, r"expected a score of evaluation.held_out \(panel/held_out\)"),
+        ({"comparisons": [{"name": "a b", "set": {}}, {"name": "a, b", "set": {}}]}, "'a b', 'a, b'; rename"),
+        ({"comparisons": [{"name": "seed 1", "set": {}}], "repeat_seeds": [1]}, "names that differ"),
         ({"base": "missing.yaml"}, "expected a readable YAML file"),
     ],
 )
@@ -267,7 +271,7 @@ STUDY = {"base": str(SMALL_WORLD), "ablated": "SRPO", "methods": [{"name": "SRPO
     ("change", "message"),
     [
         ({"ablated": "ReFL"}, r"expected ablated to name a method \(SRPO\), got 'ReFL'"),
-        ({"methods": [{"name": "SRPO"}, {"name": "SRPO"}]}, "names of their own, got SRPO twice"),
+        ({"methods": [{"name": "SRPO"}, {"name": "SRPO!"}]}, "names that differ .* got 'SRPO', 'SRPO!'"),
         ({"methods": [{"name": "SRPO", "like": "ReFL"}]}, "`like` of 'SRPO' to name a method before it"),
         ({"methods": [{"name": "SRPO", "tune": {"training.optimizer.lr": []}}]}, "expected values to try"),
         ({"methods": [{"name": "SRPO", "tune": {"training.lr": [1.0e-6]}}]}, "unknown key"),
@@ -314,7 +318,8 @@ def test_reference_preset_has_every_released_number() -> None:
     folder = ROOT / "configs" / "presets"
     reference = load_run([SMALL_WORLD, folder / "srpo_reference.yaml"])
     assert (reference.rollout.num_steps, reference.rollout.shift, reference.rollout.guidance_scale) == (25, 3.0, 1.0)
-    assert (reference.model.resolution, reference.model.truncate_sigma) == (720, True)
+    model = reference.model
+    assert (model.resolution, model.truncate_sigma, model.dtype, model.lora) == (720, True, "bfloat16", None)
     algorithm, optimizer = reference.algorithm, reference.training.optimizer
     assert isinstance(algorithm, SRPOConfig)
     assert (algorithm.timestep_window, algorithm.window_points, algorithm.interpolation_strength) == (
@@ -325,6 +330,9 @@ def test_reference_preset_has_every_released_number() -> None:
     assert (algorithm.denoise_discount, algorithm.inversion_discount) == ((0.1, 0.25), (0.3, 0.01))
     assert (algorithm.hinge, algorithm.guidance_scale, algorithm.noise) == (0.7, 3.5, "shared")
     assert algorithm.branches == ("denoise", "inversion")
+    assert (algorithm.window_grid_steps, algorithm.window_shift, algorithm.sigma_window) == (50, 3.0, None)
+    assert (algorithm.landing, algorithm.renoisings) == ("per_worker", 1)
+    assert (algorithm.query, algorithm.word_cycle) == ("relative", "per_update")
     assert reference.control_words is not None
     assert reference.control_words.positive == ("Natural-lighting", "Detail", "Detailed", "Real")
     assert reference.control_words.negative == ("Concept art", "Painting", "Anime", "Flat", "Oil")

@@ -5,7 +5,7 @@ import ray.exceptions
 from ray.train import ControllerError, WorkerGroupError
 
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.training.launch import StopOnRewardError, reward_error
+from srpo_ray.training.launch import StopOnLastingError, lasting_error
 
 BROKEN = RewardError("preference", ["a cat"], "pool/0", "not finite")
 
@@ -14,19 +14,21 @@ def test_reward_error_is_found_under_what_ray_wraps_around_it() -> None:
     task_error = ray.exceptions.RayTaskError("score", "traceback", BROKEN)
     outer = RuntimeError("outer")
     outer.__cause__ = task_error
-    assert reward_error(outer) is BROKEN
-    assert reward_error(RuntimeError("of another kind")) is None
-    assert reward_error(None) is None
+    assert lasting_error(outer) is BROKEN
+    assert lasting_error(RuntimeError("of another kind")) is None
+    assert lasting_error(None) is None
 
 
 def test_worker_with_a_reward_error_ends_the_run_and_others_may_be_restarted() -> None:
-    callback = StopOnRewardError()
+    callback = StopOnLastingError()
     with pytest.raises(RewardError, match="not finite"):
         callback.after_exception(None, {0: RuntimeError("collateral"), 1: BROKEN})
     callback.after_exception(None, {0: RuntimeError("lost node")})
+    with pytest.raises(ValueError, match="no adapter"):
+        callback.after_exception(None, {0: ValueError("no adapter of that name")})
 
 
 def test_message_survives_the_way_from_worker_to_driver() -> None:
     error = pickle.loads(pickle.dumps(ControllerError(BROKEN)))
-    assert str(reward_error(error.controller_failure)) == str(BROKEN)
+    assert str(lasting_error(error.controller_failure)) == str(BROKEN)
     assert isinstance(pickle.loads(pickle.dumps(WorkerGroupError("x", {0: BROKEN}))).worker_failures[0], RewardError)

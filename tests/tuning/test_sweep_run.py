@@ -62,6 +62,7 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
     untrained = {kind: {json.dumps(row["history"][0]) for row in rows if row["kind"] == kind} for kind in KINDS}
     assert untrained["repeat"] | untrained["ablation"] <= untrained["trial"]
     report = (folder / "report.html").read_text()
+    assert "training.num_updates=4" in report
     assert all(row["name"] in report for row in rows)
     assert "small_world_sweep" in capsys.readouterr().out
 

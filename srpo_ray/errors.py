@@ -1,0 +1,9 @@
+"""Errors that end a command without a traceback; a `ValueError` is one too, for a person's own mistake."""
+
+
+class RunFailedError(RuntimeError):
+    """Something that began well and could not go on; the message says what and why."""
+
+
+class StudyInterruptedError(RuntimeError):
+    """A sweep or study was stopped and can be resumed; the message says how."""
