@@ -6,7 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from srpo_ray.config.base import AlgorithmSection, Scope, Section
-from srpo_ray.config.baselines import AlignPropConfig, DanceGRPOConfig, DirectAlignConfig, DRaFTConfig, ReFLConfig
+from srpo_ray.config.baselines import (
+    AlignPropConfig,
+    DanceGRPOConfig,
+    DirectAlignConfig,
+    DRaFTConfig,
+    ReFLConfig,
+    check_window,
+)
 from srpo_ray.config.model import Shift
 
 Branch = Literal["denoise", "inversion"]
@@ -71,13 +78,7 @@ class SRPOConfig(AlgorithmSection):
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:
-        first, last = self.timestep_window
-        if not 0 <= first < last < self.window_grid_steps:
-            raise ValueError(
-                f"expected timestep_window [first, last] with 0 <= first < last < window_grid_steps"
-                f" = {self.window_grid_steps}, got [{first}, {last}]; index 0 is pure noise, a larger index is"
-                " cleaner, so give the noisier end first"
-            )
+        check_window(self.timestep_window, self.window_grid_steps)
         if self.sigma_window and not 1 > self.sigma_window[0] > self.sigma_window[1] > 0:
             raise ValueError(
                 f"expected sigma_window [noisy, clean] with 1 > noisy > clean > 0, got {list(self.sigma_window)};"

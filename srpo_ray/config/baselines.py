@@ -11,6 +11,20 @@ from pydantic import Field, model_validator
 from srpo_ray.config.base import AlgorithmSection, Scope
 
 
+def check_window(window: tuple[int, int], grid_steps: int) -> None:
+    """Refuse a window that does not lie in its grid.
+
+    Raises:
+        ValueError: If it is reversed, empty or outside.
+    """
+    first, last = window
+    if not 0 <= first < last < grid_steps:
+        raise ValueError(
+            f"expected timestep_window [first, last] with 0 <= first < last < window_grid_steps = {grid_steps}, got"
+            f" [{first}, {last}]; index 0 is pure noise, a larger index is cleaner, so give the noisier end first"
+        )
+
+
 class DirectAlignConfig(AlgorithmSection):
     """Direct-Align with a plain reward, arXiv 2509.06942; window and strength as in SRPO's HPSv2.1 recipe."""
 
@@ -35,12 +49,7 @@ class DirectAlignConfig(AlgorithmSection):
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:
-        first, last = self.timestep_window
-        if not 0 <= first < last < self.window_grid_steps:
-            raise ValueError(
-                f"expected timestep_window [first, last] with 0 <= first < last < window_grid_steps"
-                f" = {self.window_grid_steps}, got [{first}, {last}]; give the noisier end first"
-            )
+        check_window(self.timestep_window, self.window_grid_steps)
         return self
 
 

@@ -4,14 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.results import TRAINED_REWARD, TrialRow
 from srpo_ray.evaluation.seeds import OverSeeds
 
 CALLS, SECONDS = "cost/calls", "cost/seconds"
 """Metrics of an evaluation in a study: what the run's updates had cost by then."""
-
-REWARD = "reward/total"
-"""The weighted sum of the trained models' scores for the plain prompt."""
 
 GRADIENT_CALL = 3.0
 """A call with gradient counts as three: one forward, and a backward of about twice its work."""
@@ -142,7 +139,7 @@ def study_metrics(report: StudyReport) -> list[str]:
     """The table's columns: objective, trained reward, other held-out scores, truths, diversity."""
     found = {name for arm in report.arms for row in arm.rows for evaluation in row.history for name in evaluation}
     accuracies = {name for name in found if name.endswith("_accuracy") and name != "truth/content_accuracy"}
-    first = [report.objective, f"{report.objective}/relative", REWARD, f"{REWARD}/relative", f"{REWARD}/trained"]
+    rewards = [f"{TRAINED_REWARD}{part}" for part in ("", "/relative", "/trained")]
     groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("panel/", "truth/")]
-    ordered = [*first, *groups[0], *groups[1], "image/diversity"]
+    ordered = [report.objective, f"{report.objective}/relative", *rewards, *groups[0], *groups[1], "image/diversity"]
     return [name for name in dict.fromkeys(ordered) if name in found - accuracies]

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from srpo_ray.evaluation.alarm import Alarm
 
 CONTENT_ACCURACY = "truth/content_accuracy"
+TRAINED_REWARD = "reward/total"
+"""The weighted sum of the trained models' scores for the plain prompt."""
 
 
 Kind = Literal["base", "trial", "repeat", "ablation"]

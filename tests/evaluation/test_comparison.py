@@ -8,7 +8,6 @@ import torch
 
 from srpo_ray.evaluation.comparison import (
     CALLS,
-    REWARD,
     SECONDS,
     Arm,
     StudyReport,
@@ -21,7 +20,7 @@ from srpo_ray.evaluation.comparison import (
 from srpo_ray.evaluation.comparison_figures import cost_figure, reward_figure
 from srpo_ray.evaluation.comparison_report import ablation_table, as_csv, study_table, write_study
 from srpo_ray.evaluation.gallery import method_grid, save_png
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.results import TRAINED_REWARD, TrialRow
 from srpo_ray.evaluation.seeds import OverSeeds
 
 HELD_OUT = "panel/held_out"
@@ -143,7 +142,7 @@ def test_run_that_broke_is_in_no_figure(report: StudyReport) -> None:
     assert srpo.over_seeds(HELD_OUT) == report.arm("SRPO").over_seeds(HELD_OUT)
     with_broken = replace(report, arms=[srpo if arm.name == "SRPO" else arm for arm in report.arms])
     assert cost_figure(with_broken, HELD_OUT) == cost_figure(report, HELD_OUT)
-    assert reward_figure(with_broken, REWARD) == reward_figure(report, REWARD)
+    assert reward_figure(with_broken, TRAINED_REWARD) == reward_figure(report, TRAINED_REWARD)
 
 
 def test_null_that_an_ablation_sets_is_shown(report: StudyReport, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 from tests.conftest import ROOT, SMALL_WORLD, TINY
 from tests.training.ranks import run_ranks
+from tests.training.tiny_flux import relative_error
 
 WORLD_SIZE = 2
 BATCH, STEPS, GROUP = 4, 4, 3
@@ -107,12 +108,6 @@ def batches_of(trainer: Trainer, rank: int) -> list[Batch]:
         return list(trainer.batches(0))
     finally:
         trainer.rank = own
-
-
-def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    difference = sum((found[name] - expected[name]).double().pow(2).sum().item() for name in expected)
-    size = sum(value.double().pow(2).sum().item() for value in expected.values())
-    return (difference / size) ** 0.5
 
 
 @pytest.fixture(scope="module")
