@@ -88,6 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--guidance-scale", type=float, default=3.5, help="guidance (default 3.5)")
     sample.set_defaults(run=_sample)
 
+    export = commands.add_parser("export", help="write a trained run for diffusers and ComfyUI, with a model card")
+    export.add_argument("run_dir", metavar="RUN", help="folder of the run")
+    export.add_argument("--out", metavar="DIR", help="folder to write (default: RUN/export)")
+    export.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the weights (default: the run's model.dtype)"
+    )
+    export.set_defaults(run=_export)
+
     words = commands.add_parser("words", help="measure which control words a reward perceives, without training")
     words.add_argument(
         "config", nargs="*", metavar="CONFIG|KEY=VALUE", help=f"config files (default {DEFAULT_RUN}), then a.b=value"
@@ -218,6 +226,17 @@ def _sample(parsed: argparse.Namespace) -> int:
             guidance_scale=parsed.guidance_scale,
         )
     )
+    return 0
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    import torch
+
+    from srpo_ray.training.export import export_run
+
+    out = Path(parsed.out) if parsed.out else Path(parsed.run_dir) / "export"
+    dtype = getattr(torch, parsed.dtype) if parsed.dtype else None
+    print(*export_run(Path(parsed.run_dir), out, dtype), sep="\n")
     return 0
 
 

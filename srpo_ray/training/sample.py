@@ -5,15 +5,13 @@ from pathlib import Path
 
 import torch
 
-from srpo_ray.config import load_run
 from srpo_ray.evaluation.gallery import picture_grid, save_png
 from srpo_ray.flow import generator, shift_at, shifted_sigmas
 from srpo_ray.models.flux import takes_guidance
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text import encode_prompts
 from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
-from srpo_ray.training.checkpoint import Checkpoint, checkpoint_path, latest_checkpoint, read_checkpoint
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.trained import read_trained
 
 
 def sample_run(
@@ -37,18 +35,11 @@ def sample_run(
     Raises:
         ValueError: If there is no run with a whole checkpoint in the folder.
     """
-    folder = RunFolder(run_dir)
-    checkpoint = _best_checkpoint(folder)
-    if not folder.config.exists() or (checkpoint is None and folder.best_step != 0):
-        raise ValueError(
-            f"expected the folder of a trained run, with config.yaml and checkpoints, got {run_dir};"
-            " `srpo-ray train` prints the folder when it ends"
-        )
-    config = load_run([folder.config])
+    run = read_trained(run_dir)
+    config = run.config
     dtype = model_dtype(config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    weights = (checkpoint.average or checkpoint.weights) if checkpoint else None
-    transformer = load_tuned(config, dtype, device, weights).eval()
+    transformer = load_tuned(config, dtype, device, run.weights).eval()
     policy = make_policy(config, transformer, guidance_embeds=takes_guidance(transformer), device=device)
     path = resolve_path(config.model.path)
     conditioning = encode_prompts(path, prompts, config.model.max_sequence_length, dtype, device)
@@ -59,10 +50,3 @@ def sample_run(
         images = policy.decode(tokens)
     scale = max(1.0, 192 / config.model.resolution)
     return save_png(picture_grid(images, list(prompts), columns=min(4, len(prompts)), scale=scale), out)
-
-
-def _best_checkpoint(folder: RunFolder) -> Checkpoint | None:
-    """None if there is none, which is right for a stopped run whose best was the untrained model."""
-    if folder.best_step is None:
-        return latest_checkpoint(folder.checkpoints)
-    return read_checkpoint(checkpoint_path(folder.checkpoints, folder.best_step)) if folder.best_step else None
