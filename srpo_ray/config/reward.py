@@ -1,8 +1,8 @@
 """The reward models of a run and the pool of Ray actors that serves them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
 
@@ -14,11 +14,24 @@ class OpenClipRewardConfig(Section):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
     """Unique name of the model in metrics, messages and tables."""
     path: str = Field(min_length=1)
-    """Folder with `open_clip_config.json` and weights, `hf-hub:ORG/NAME`, or `small_world:NAME`."""
+    """Folder with `open_clip_config.json` and weights, `hf-hub:ORG/NAME`, or `small_world:NAME`; with `architecture`
+    a checkpoint file, or `hf-hub:ORG/NAME/FILE`."""
+    architecture: str | None = None
+    """Architecture of open_clip that a bare checkpoint file belongs to, such as `ViT-H-14` for HPSv2.1."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """What the checkpoint file must hash to; only with `architecture`."""
     weight: float = 1.0
     """Factor of this model's score in the sum that is trained on; unused for held-out models."""
     scale: float = Field(default=1.0, gt=0)
     """Factor between the cosine and the published score (100 for a score in percent)."""
+
+    @model_validator(mode="after")
+    def _check_hash(self) -> Self:
+        if self.sha256 and not self.architecture:
+            raise ValueError(
+                f"expected sha256 only with architecture, got it for {self.path!r}, which is no single file; remove it"
+            )
+        return self
 
 
 class PythonRewardConfig(Section):

@@ -5,6 +5,7 @@ short side and centre-cropped, as SRPO's released code does; a model that was tr
 sees them a little differently than in its own benchmark.
 """
 
+import difflib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from srpo_ray.config.reward import OpenClipRewardConfig
+from srpo_ray.rewards.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
 from srpo_ray.rewards.preprocess import normalize
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.text_features import TextFeatures
@@ -78,11 +80,13 @@ class OpenClipReward:
 
     @classmethod
     def load(cls, config: OpenClipRewardConfig, device: str = "cpu") -> "OpenClipReward":
-        """Load the model of a config: a local folder, the Hugging Face hub, or the small world.
+        """Load the model of a config: a local folder, the Hugging Face hub, a checkpoint file, or the small world.
 
         Raises:
-            ValueError: If the folder, its config or its weights are missing or cannot be read.
+            ValueError: If the folder, its config or its weights are missing, cannot be read or do not fit.
         """
+        if config.architecture:
+            return cls._load_file(config, config.architecture, device)
         source = open_clip_source(config.name, config.path)
         import open_clip  # takes seconds, and neither a wrong path nor a pool of Python rewards needs it
 
@@ -98,6 +102,23 @@ class OpenClipReward:
             ) from error
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
         return cls(config.name, model, tokenizer, context_length, config.scale)
+
+    @classmethod
+    def _load_file(cls, config: OpenClipRewardConfig, architecture: str, device: str) -> "OpenClipReward":
+        import open_clip
+
+        if architecture not in open_clip.list_models():
+            close = difflib.get_close_matches(architecture, open_clip.list_models(), n=3)
+            cure = f"did you mean {' or '.join(close)}?" if close else "see open_clip.list_models()"
+            raise ValueError(
+                f"reward {config.name!r}: expected an architecture of open_clip, received {architecture!r}; {cure}"
+            )
+        state = read_state_dict(config.name, find_checkpoint(config.name, config.path), config.sha256)
+        model = open_clip.create_model(architecture, pretrained=None)
+        load_strictly(config.name, model, state)
+        text_config = (open_clip.get_model_config(architecture) or {}).get("text_cfg", {})
+        context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+        return cls(config.name, model.to(device), open_clip.get_tokenizer(architecture), context_length, config.scale)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """See `Reward.score`; the result has the type of `images`, so a float64 model can be checked in float64."""
