@@ -28,7 +28,7 @@ def located(config: RunConfig) -> RunConfig:
         ("rewards.models", config.rewards.models),
         ("evaluation.held_out", config.evaluation.held_out),
     ):
-        changes |= {f"{section}.{i}.path": _absolute(m.path) for i, m in enumerate(models) if m.type == "open_clip"}
+        changes |= {f"{section}.{i}.path": _absolute(m.path) for i, m in enumerate(models) if m.type != "python"}
     return apply(config, changes)
 
 

@@ -34,6 +34,24 @@ class OpenClipRewardConfig(Section):
         return self
 
 
+class TransformersClipRewardConfig(Section):
+    """Cosine between image and text features of a `transformers.CLIPModel`: PickScore, CLIPScore."""
+
+    type: Literal["transformers_clip"] = "transformers_clip"
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Unique name of the model in metrics, messages and tables."""
+    path: str = Field(min_length=1)
+    """Folder or hub id of the model, such as `yuvalkirstain/PickScore_v1`."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer where the model's has none; unset takes `path`."""
+    weight: float = 1.0
+    """Factor of this model's score in the sum that is trained on; unused for held-out models."""
+    logit_scale: bool = False
+    """Multiply the cosine by the model's exp(logit_scale), as PickScore's published scores are."""
+    scale: float = Field(default=1.0, gt=0)
+    """One more factor: 0.05 for the PickScore that SRPO was trained with, published / 20."""
+
+
 class PythonRewardConfig(Section):
     """A reward of your own: a class with the `Reward` interface, named by its import path."""
 
@@ -48,7 +66,9 @@ class PythonRewardConfig(Section):
     """Factor of this model's score in the sum that is trained on; unused for held-out models."""
 
 
-RewardModelConfig = Annotated[OpenClipRewardConfig | PythonRewardConfig, Field(discriminator="type")]
+RewardModelConfig = Annotated[
+    OpenClipRewardConfig | TransformersClipRewardConfig | PythonRewardConfig, Field(discriminator="type")
+]
 
 
 class PoolConfig(Section):

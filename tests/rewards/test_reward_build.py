@@ -1,6 +1,6 @@
 import pytest
 
-from srpo_ray.config.reward import OpenClipRewardConfig, PythonRewardConfig
+from srpo_ray.config.reward import OpenClipRewardConfig, PythonRewardConfig, TransformersClipRewardConfig
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.build import BUILDERS, build_rewards
 
@@ -22,7 +22,9 @@ def test_rewards_are_built_in_the_order_of_the_config(clip_configs: tuple[OpenCl
 
 
 def test_every_config_type_has_a_builder() -> None:
-    types = {c.model_fields["type"].default for c in (OpenClipRewardConfig, PythonRewardConfig)}
+    types = {
+        c.model_fields["type"].default for c in (OpenClipRewardConfig, TransformersClipRewardConfig, PythonRewardConfig)
+    }
 
     assert set(BUILDERS) == types
 

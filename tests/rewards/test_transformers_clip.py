@@ -1,0 +1,112 @@
+"""CLIP rewards in transformers' format, against transformers' own logits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from srpo_ray.config.reward import TransformersClipRewardConfig
+from srpo_ray.rewards.build import build_rewards
+from srpo_ray.rewards.query import TextQuery
+from srpo_ray.small_world.weights import WEIGHTS
+
+TOKENIZER = WEIGHTS / "flux" / "tokenizer"
+LENGTH = 9
+TEXTS = ["a red circle", "a blue square on a black background and much more that is cut"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model as PickScore's folder has it: weights and config, but no processor."""
+    folder = tmp_path_factory.mktemp("pickscore")
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    end = tokenizer.eos_token_id
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        eos_token_id=end,
+        projection_dim=8,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+        projection_dim=8,
+    )
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    torch.nn.init.constant_(model.logit_scale, 3.0)
+    model.save_pretrained(folder)
+    return folder
+
+
+def config(folder: Path, **more: Any) -> TransformersClipRewardConfig:
+    return TransformersClipRewardConfig(name="pick", path=str(folder), **{"tokenizer": str(TOKENIZER), **more})
+
+
+def load(folder: Path, **more: Any) -> Any:
+    return build_rewards([config(folder, **more)])["pick"]
+
+
+def images(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def test_published_score_is_the_models_logit(folder: Path) -> None:
+    model = CLIPModel.from_pretrained(folder).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    processor = CLIPImageProcessor(do_resize=False, do_center_crop=False, do_rescale=False)
+    tokens = tokenizer(TEXTS, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+    pixels = processor(list(images()), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        logits = model(**tokens, pixel_values=pixels).logits_per_image.diagonal()
+    queries = [TextQuery.plain(text) for text in TEXTS]
+    torch.testing.assert_close(load(folder, logit_scale=True).score(images(), queries), logits, rtol=1e-4, atol=1e-4)
+    cosine = load(folder, scale=0.05).score(images(), queries)
+    torch.testing.assert_close(cosine, 0.05 * logits / torch.tensor(3.0).exp(), rtol=1e-4, atol=1e-6)
+
+
+def test_image_gradient_is_that_of_finite_differences_in_float64(folder: Path) -> None:
+    reward = load(folder)
+    reward.model.double()
+    queries = [TextQuery(((1.2, TEXTS[0]), (-1.0, TEXTS[1])))] * 2
+    assert torch.autograd.gradcheck(
+        lambda pixels: reward.score(pixels, queries), images(torch.float64).requires_grad_(), fast_mode=True
+    )
+
+
+def test_pictures_are_shifted_and_scaled_as_the_folders_processor_says(folder: Path, tmp_path: Path) -> None:
+    CLIPModel.from_pretrained(folder).save_pretrained(tmp_path)
+    CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
+    assert load(tmp_path)._mean == (0.1, 0.2, 0.3)
+    assert load(tmp_path)._std == (0.4, 0.5, 0.6)
+    assert load(folder)._mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+
+
+def test_models_that_are_no_whole_clip_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a readable CLIP model of transformers"):
+        load(tmp_path / "none")
+    with pytest.raises(ValueError, match="received one of type 't5'"):
+        load(WEIGHTS / "flux" / "text_encoder_2")
+    model = CLIPModel.from_pretrained(folder)
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("visual_proj")}
+    model.save_pretrained(tmp_path / "part", state_dict=state)
+    with pytest.raises(ValueError, match=r"without 1 of them \(visual_projection.weight\)"):
+        load(tmp_path / "part")
+    model.save_pretrained(tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+    with pytest.raises(ValueError, match="expected a readable CLIP model of transformers"):
+        load(tmp_path / "cut")
