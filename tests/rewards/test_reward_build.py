@@ -1,6 +1,8 @@
+from typing import get_args
+
 import pytest
 
-from srpo_ray.config.reward import OpenClipRewardConfig, PythonRewardConfig, TransformersClipRewardConfig
+from srpo_ray.config.reward import OpenClipRewardConfig, PythonRewardConfig, RewardModelConfig
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.build import BUILDERS, build_rewards
 
@@ -22,11 +24,9 @@ def test_rewards_are_built_in_the_order_of_the_config(clip_configs: tuple[OpenCl
 
 
 def test_every_config_type_has_a_builder() -> None:
-    types = {
-        c.model_fields["type"].default for c in (OpenClipRewardConfig, TransformersClipRewardConfig, PythonRewardConfig)
-    }
+    union, *_ = get_args(RewardModelConfig)
 
-    assert set(BUILDERS) == types
+    assert set(BUILDERS) == {kind.model_fields["type"].default for kind in get_args(union)}
 
 
 def test_repeated_name_is_refused() -> None:
