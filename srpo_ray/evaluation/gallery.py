@@ -119,7 +119,7 @@ def _captioned(pictures: Sequence[Image.Image], caption: str, labels: Sequence[s
     left = 0
     for index, picture in enumerate(pictures):
         if labels:
-            draw.text((left, 0), labels[index], fill=_PALE_INK, font=font)
+            draw.text((left, 0), _shortened(labels[index], font, picture.width), fill=_PALE_INK, font=font)
         cell.paste(picture, (left, top))
         left += picture.width + gap
     for index, line in enumerate(_lines(caption, font, width)):

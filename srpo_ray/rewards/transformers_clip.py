@@ -81,7 +81,9 @@ def load_transformers_clip(config: TransformersClipRewardConfig, device: str = "
             raise ValueError(
                 f"{where}: expected a CLIP model at {config.path!r}, received one of type {kind!r}; choose another"
             )
-        model, found = CLIPModel.from_pretrained(config.path, output_loading_info=True)
+        # transformers annotates the one return type only.
+        loaded: Any = CLIPModel.from_pretrained(config.path, output_loading_info=True)
+        model, found = loaded
         tokenizer = CLIPTokenizer.from_pretrained(config.tokenizer or config.path)
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise ValueError(

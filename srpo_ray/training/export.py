@@ -7,7 +7,7 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.model import LoraConfig
@@ -67,7 +67,10 @@ def _save_weights(transformer: FluxTransformer2DModel, config: RunConfig, out: P
     layers = {name: tensor.to(dtype) for name, tensor in get_peft_model_state_dict(transformer).items()}
     adapters = transformer.peft_config["default"].to_dict()
     FluxPipeline.save_lora_weights(
-        out, transformer_lora_layers=layers, transformer_lora_adapter_metadata=adapters, weight_name=DIFFUSERS_LORA
+        out,
+        transformer_lora_layers=dict[str, nn.Module | Tensor](layers),
+        transformer_lora_adapter_metadata=adapters,
+        weight_name=DIFFUSERS_LORA,
     )
     with replacing(out / COMFYUI_LORA) as unfinished:
         save_file(comfyui_lora(layers, config.model.lora), unfinished)

@@ -24,14 +24,19 @@ def open_study_folder(config: SweepConfig | StudyConfig, base: RunConfig) -> Pat
     """
     folder, kind = Path(base.run_root) / config.name, _KINDS[type(config)]
     RunFolder(folder).make()
-    for file, section in ((folder / f"{kind}.yaml", config), (folder / _BASE, base)):
-        text = to_yaml(section)
-        if file.exists() and file.read_text() != text:
+    own, shared = folder / f"{kind}.yaml", folder / _BASE
+    # Compared as configs: one of an older version lacks options that have since been given defaults.
+    same = {
+        own: not own.exists() or validate(type(config), read_yaml(own), str(own)) == config,
+        shared: not shared.exists() or load_run([shared]) == base,
+    }
+    for file, section in ((own, config), (shared, base)):
+        if not same[file]:
             raise ValueError(
                 f"expected {folder} to be new or to hold this same {kind}, got another one ({file.name} differs);"
                 f" choose another name with `{kind}.name=...`, resume that one with `--resume {folder}`, or remove it"
             )
-        write_text(file, text)
+        write_text(file, to_yaml(section))
     return folder
 
 

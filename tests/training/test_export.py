@@ -75,7 +75,7 @@ def test_exported_lora_draws_the_runs_pictures_in_diffusers_and_by_comfyuis_rule
     assert (expected - untrained).abs().max() > 0.05
 
     pipeline = pipeline_with(base_transformer())
-    pipeline.load_lora_weights(out, weight_name=DIFFUSERS_LORA)
+    pipeline.load_lora_weights(str(out), weight_name=DIFFUSERS_LORA)
     torch.testing.assert_close(pictures(pipeline), expected, rtol=0, atol=1e-5)
 
     # ComfyUI patches each weight with lora_B @ lora_A * alpha / rank.
@@ -87,7 +87,7 @@ def test_exported_lora_draws_the_runs_pictures_in_diffusers_and_by_comfyuis_rule
     with torch.no_grad():
         for layer in layers:
             down, up, alpha = (tensors[f"{layer}.{part}"] for part in ("lora_A.weight", "lora_B.weight", "alpha"))
-            parameters[f"{layer.removeprefix('transformer.')}.weight"] += up @ down * alpha / len(down)
+            parameters[f"{layer.removeprefix('transformer.')}.weight"].add_(up @ down * alpha / len(down))
     torch.testing.assert_close(pictures(pipeline_with(merged)), expected, rtol=0, atol=1e-5)
 
 

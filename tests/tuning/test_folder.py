@@ -1,0 +1,45 @@
+"""The folder of a sweep or study knows whether it is resumed as what it was begun as."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from srpo_ray.config import ConfigError, StudyConfig, SweepConfig, load_run, load_study, load_sweep
+from srpo_ray.tuning.folder import first_command, load_study_folder, open_study_folder
+from tests.conftest import ROOT
+
+SWEEP, STUDY = ROOT / "configs/sweep/small_world.yaml", ROOT / "configs/study/paper_table.yaml"
+
+
+def test_same_configs_go_on_and_others_are_refused(tmp_path: Path) -> None:
+    sweep, base = load_sweep(SWEEP, [f"run_root={tmp_path}"])
+    folder = open_study_folder(sweep, base)
+    assert load_study_folder(folder, SweepConfig) == (sweep, base)
+    assert open_study_folder(sweep, base) == folder
+    with pytest.raises(ValueError, match=r"base.yaml differs.*--resume"):
+        open_study_folder(sweep, base.model_copy(update={"seed": 9}))
+    with pytest.raises(ValueError, match=r"sweep.yaml differs.*sweep.name="):
+        open_study_folder(sweep.model_copy(update={"num_samples": 99}), base)
+
+
+def test_folder_of_a_version_that_lacked_an_option_goes_on(tmp_path: Path) -> None:
+    study, base = load_study(STUDY, [f"run_root={tmp_path}"])
+    folder = open_study_folder(study, base)
+    for name, key in (("study.yaml", "target_share"), ("base.yaml", "seed")):
+        values = yaml.safe_load((folder / name).read_text())
+        del values[key]
+        (folder / name).write_text(yaml.safe_dump(values))
+    assert open_study_folder(study, base) == folder
+    assert load_run([folder / "base.yaml"]) == base
+
+
+def test_sweep_is_no_study(tmp_path: Path) -> None:
+    folder = open_study_folder(*load_sweep(SWEEP, [f"run_root={tmp_path}"]))
+    with pytest.raises(ConfigError, match=r"expected the folder of a study, with study.yaml"):
+        load_study_folder(folder, StudyConfig)
+
+
+def test_command_of_a_resumed_study_is_the_first_one(tmp_path: Path) -> None:
+    assert first_command(tmp_path, "python experiments/sweep.py seed=3") == "python experiments/sweep.py seed=3"
+    assert first_command(tmp_path, "python experiments/sweep.py") == "python experiments/sweep.py seed=3"
