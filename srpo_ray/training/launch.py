@@ -1,6 +1,7 @@
 """The driver's side of a run: Ray, reward pool, MLflow run, and Ray Train's workers."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ from srpo_ray.training.preflight import check_inputs, open_run_folder
 from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.worker import WorkerArguments, train_worker
+
+LISTENER_TIMEOUT_S = 10.0
+"""Longest wait for an answer of the cluster's address."""
 
 OVERSUBSCRIPTION = 8
 """Logical CPUs of a Ray that is started here, per core: its processes wait for each other more than they compute."""
@@ -80,6 +84,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "TOKENIZERS_PARALLELISM": "false"}
     try:
         if address:
+            _require_listener(address)
             ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -97,6 +102,20 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """See whether anything answers at HOST:PORT; Ray itself would try for many minutes.
+
+    Raises:
+        ConnectionError: If nothing does.
+    """
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=LISTENER_TIMEOUT_S).close()
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
 
 
 def check_capacity(config: RunConfig) -> None:
