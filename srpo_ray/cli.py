@@ -57,27 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_shared(train)
     train.set_defaults(run=_train)
 
-    sweep = commands.add_parser("sweep", help="search settings, compare, report")
-    sweep.add_argument(
-        "config",
-        nargs="*",
-        metavar="SWEEP|KEY=VALUE",
-        help=f"sweep file (default {DEFAULT_SWEEP}), then a.b=value for its base config or sweep.a=value for itself",
-    )
-    sweep.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
-    _add_shared(sweep)
-    sweep.set_defaults(run=_sweep)
-
-    study = commands.add_parser("study", help="tune methods, train each with several seeds, take one apart")
-    study.add_argument(
-        "config",
-        nargs="*",
-        metavar="STUDY|KEY=VALUE",
-        help=f"study file (default {DEFAULT_STUDY}), then a.b=value for its base config or study.a=value for itself",
-    )
-    study.add_argument("--resume", metavar="DIR", help="go on with the study in this folder")
-    _add_shared(study)
-    study.set_defaults(run=_study)
+    for name, does, default, run in (
+        ("sweep", "search settings, compare, report", DEFAULT_SWEEP, _sweep),
+        ("study", "tune methods, train each with several seeds, take one apart", DEFAULT_STUDY, _study),
+    ):
+        several = commands.add_parser(name, help=does)
+        several.add_argument(
+            "config",
+            nargs="*",
+            metavar=f"{name.upper()}|KEY=VALUE",
+            help=f"{name} file (default {default}), then a.b=value for its base config or {name}.a=value for itself",
+        )
+        several.add_argument("--resume", metavar="DIR", help=f"go on with the {name} in this folder")
+        _add_shared(several)
+        several.set_defaults(run=run)
 
     sample = commands.add_parser("sample", help="draw pictures with a trained run")
     sample.add_argument("run_dir", metavar="RUN", help="folder of the run")
