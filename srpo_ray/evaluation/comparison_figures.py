@@ -10,6 +10,7 @@ from srpo_ray.evaluation.table import number, signed
 
 _NUM_COLORS = 8
 _ROW_HEIGHT = 26
+_LABEL_WIDTH = 90
 
 
 def method_colors(report: StudyReport) -> dict[str, str]:
@@ -43,7 +44,7 @@ def cost_figure(report: StudyReport, metric: str) -> str | None:
         ends.append((*pixels[-1], name))
     parts += _end_labels(ends)
     parts.append(svg.text(372, 314, "velocity evaluations, with gradient counted three times →", "name", "end"))
-    return svg.drawing(520, 322, parts, f"{metric} against velocity evaluations")
+    return svg.drawing(550, 322, parts, f"{metric} against velocity evaluations")
 
 
 def _curve(row: TrialRow, metric: str) -> list[svg.Point]:
@@ -58,11 +59,14 @@ def _mean_curve(lines: Sequence[Sequence[svg.Point]]) -> list[svg.Point]:
 
 
 def _end_labels(ends: Sequence[tuple[float, float, str]]) -> list[str]:
-    """Names beside the ends of curves, pushed apart where they would overlap."""
-    labels, lowest = [], -1e9
+    """Names beside the ends of curves, pushed down where they would overlap one above."""
+    labels: list[str] = []
+    placed: list[svg.Point] = []
     for left, top, name in sorted(ends, key=lambda end: end[1]):
-        lowest = max(top + 4, lowest + 14)
-        labels.append(svg.text(left + 8, lowest, name, "label"))
+        near = [bottom for other, bottom in placed if abs(other - left) < _LABEL_WIDTH]
+        bottom = max([top + 4, *(above + 14 for above in near)])
+        placed.append((left, bottom))
+        labels.append(svg.text(left + 8, bottom, name, "label"))
     return labels
 
 
@@ -91,7 +95,7 @@ def reward_figure(report: StudyReport, reward: str) -> str | None:
         labels.append((*center, name))
     parts += _end_labels(labels)
     parts.append(svg.text(372, 314, f"gain of {reward} →", "name", "end"))
-    return svg.drawing(520, 322, parts, f"Gain of {reward} against gain of {report.objective}")
+    return svg.drawing(550, 322, parts, f"Gain of {reward} against gain of {report.objective}")
 
 
 def ablation_figure(report: StudyReport, metric: str) -> str | None:

@@ -32,13 +32,13 @@ _TITLES = {
     CONTENT_ACCURACY: "content",
     TRAINED_REWARD: "reward",
     f"{TRAINED_REWARD}/relative": "reward rel.",
-    f"{TRAINED_REWARD}/trained": "reward, own words",
+    f"{TRAINED_REWARD}/trained": "own words",
 }
 EQUAL = 0.05
 """Relative difference in compute up to which two methods count as trained for as long."""
 _TERMINAL_METRICS = 8
 _UNSET = object()
-_MOST_FIGURES = 8
+_MOST_FIGURES = 10
 
 
 def study_table(report: StudyReport) -> Table:

@@ -95,13 +95,15 @@ def tune_methods(study: Study, config: StudyConfig) -> tuple[list[Tuned], list[s
     planned = {method.name: _tuning_runs(study.base, config, method) for method in config.methods if method.tune}
     runs = [run for group in planned.values() for run in group]
     rows = {row.name: row for row in _run(study, config, "tuning", "values of each method", runs)}
-    tuned, notes = [], []
+    tuned, notes, edges = [], [], []
     for name, group in planned.items():
         tried = [rows[run.name] for run in group]
         best, note = choose_best(tried, config)
         tuned.append(Tuned(name, tried, best.name))
         notes += [f"{name}: {note}"] if note else []
-        notes += _edge_notes(config.method(name), best)
+        edges += _values_at_the_edge(config.method(name), best)
+    if edges:
+        notes.append(f"Kept at the end of what was tried, so a better one may lie beyond: {'; '.join(edges)}.")
     return tuned, notes
 
 
@@ -125,15 +127,13 @@ def _tuning_runs(base: RunConfig, config: StudyConfig, method: Method) -> list[P
     return runs
 
 
-def _edge_notes(method: Method, best: TrialRow) -> list[str]:
-    """A value at the end of what was tried may not be the best there is."""
-    notes = []
+def _values_at_the_edge(method: Method, best: TrialRow) -> list[str]:
+    found = []
     for path, values in method.tune.items():
         numbers = [value for value in values if isinstance(value, int | float)]
         if len(numbers) > 1 and best.params[path] in (min(numbers), max(numbers)):
-            value = param_text(best.params[path])
-            notes.append(f"{method.name}: the {path} that was kept, {value}, is at the end of those that were tried.")
-    return notes
+            found.append(f"{method.name}, {path} {param_text(best.params[path])}")
+    return found
 
 
 def train_arms(study: Study, config: StudyConfig, tuned: Sequence[Tuned]) -> list[Arm]:
