@@ -175,6 +175,19 @@ def test_more_workers_than_the_cluster_can_ever_place_are_refused(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_leave_no_room_for_the_rewards_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cpus = int(ray.cluster_resources()["CPU"])
+    words = ["train", str(SMALL_WORLD), f"run_root={tmp_path}", "training.num_cpus=1", f"training.batch_size={cpus}"]
+    assert main([*words, f"training.num_workers={cpus}"]) == 2
+    error = capsys.readouterr().err
+    assert f"expected {cpus} workers of {{'CPU': 1.0}} and 1 reward replicas" in error
+    assert "lower either number" in error
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("by", ["flag", "environment"])
 def test_an_existing_cluster_is_used(by: str, tmp_path: Path) -> None:
     address = ray.get_runtime_context().gcs_address

@@ -113,7 +113,8 @@ def _require_listener(address: str) -> None:
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if port.isdigit():
         try:
-            socket.create_connection((host, int(port)), timeout=LISTENER_TIMEOUT_S).close()
+            # An IPv6 address stands in brackets.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_TIMEOUT_S).close()
         except OSError as error:
             raise ConnectionError(str(error)) from error
 
