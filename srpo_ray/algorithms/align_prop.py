@@ -15,7 +15,7 @@ from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.baselines import AlignPropConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import generator, uniform_integer
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
 
 
@@ -35,7 +35,7 @@ class AlignProp:
     losses_in_flight = 1
 
     def __init__(
-        self, config: AlignPropConfig, rollout: RolloutConfig, policy: FluxPolicy, rewards: RewardScorer, seed: int
+        self, config: AlignPropConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
     ) -> None:
         self.config = config
         self.rollout = rollout

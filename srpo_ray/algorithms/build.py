@@ -11,13 +11,13 @@ from srpo_ray.algorithms.refl import ReFL
 from srpo_ray.algorithms.srpo import SRPO
 from srpo_ray.config import RunConfig
 from srpo_ray.flow import shift_at
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
 
-Maker = Callable[[RunConfig, FluxPolicy, RewardScorer], Algorithm]
+Maker = Callable[[RunConfig, FlowPolicy, RewardScorer], Algorithm]
 
 
-def build_algorithm(config: RunConfig, policy: FluxPolicy, rewards: RewardScorer) -> Algorithm:
+def build_algorithm(config: RunConfig, policy: FlowPolicy, rewards: RewardScorer) -> Algorithm:
     """The algorithm that section `algorithm` names."""
     return ALGORITHMS[config.algorithm.type](_with_numeric_shifts(config), policy, rewards)
 

@@ -15,7 +15,7 @@ from srpo_ray.algorithms.reward_loss import plain_queries
 from srpo_ray.config.baselines import DanceGRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import euler_step, generator, log_density, sde_step
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import PendingScore, RewardScorer
 
@@ -85,7 +85,7 @@ class DanceGRPO:
     losses_in_flight = 1
 
     def __init__(
-        self, config: DanceGRPOConfig, rollout: RolloutConfig, policy: FluxPolicy, rewards: RewardScorer, seed: int
+        self, config: DanceGRPOConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
     ) -> None:
         self.config = config
         self.rollout = rollout

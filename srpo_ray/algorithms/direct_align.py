@@ -22,7 +22,7 @@ from srpo_ray.flow import (
     uniform_integer,
     window_sigmas,
 )
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
 
@@ -40,7 +40,7 @@ class Rollout:
     """Noise tokens `[B, N, 64]`."""
 
 
-def collect_rollout(policy: FluxPolicy, batch: Batch, rollout: RolloutConfig, noise_scope: Scope, seed: int) -> Rollout:
+def collect_rollout(policy: FlowPolicy, batch: Batch, rollout: RolloutConfig, noise_scope: Scope, seed: int) -> Rollout:
     """Clean tokens of a batch without gradient, sampled or encoded from its real pictures, and the noise to mix in.
 
     Args:
@@ -65,7 +65,7 @@ def address(scope: Scope, batch: Batch, sample: int) -> tuple[int, ...]:
 
 
 def direct_align(
-    policy: FluxPolicy,
+    policy: FlowPolicy,
     rollout: Rollout,
     conditioning: Conditioning,
     start: Tensor,
@@ -118,7 +118,7 @@ class DirectAlign:
         self,
         config: DirectAlignConfig,
         rollout: RolloutConfig,
-        policy: FluxPolicy,
+        policy: FlowPolicy,
         rewards: RewardScorer,
         seed: int,
     ) -> None:

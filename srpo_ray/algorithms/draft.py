@@ -14,7 +14,7 @@ from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.baselines import DRaFTConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import generator, mix
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
 
 
@@ -24,7 +24,7 @@ class DRaFT:
     losses_in_flight = 1
 
     def __init__(
-        self, config: DRaFTConfig, rollout: RolloutConfig, policy: FluxPolicy, rewards: RewardScorer, seed: int
+        self, config: DRaFTConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
     ) -> None:
         self.config = config
         self.rollout = rollout

@@ -14,7 +14,7 @@ from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.baselines import ReFLConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import euler_step, generator, uniform_integer
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
 
 
@@ -34,7 +34,7 @@ class ReFL:
     losses_in_flight = 1
 
     def __init__(
-        self, config: ReFLConfig, rollout: RolloutConfig, policy: FluxPolicy, rewards: RewardScorer, seed: int
+        self, config: ReFLConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
     ) -> None:
         self.config = config
         self.rollout = rollout

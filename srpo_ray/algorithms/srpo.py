@@ -25,7 +25,7 @@ from srpo_ray.algorithms.direct_align import (
 from srpo_ray.config.algorithm import Branch, ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import even_sigmas, uniform_integer, window_sigmas
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import PendingScore, RewardScorer
 from srpo_ray.rewards.query import TextQuery
 
@@ -133,7 +133,7 @@ class SRPO:
         config: SRPOConfig,
         rollout: RolloutConfig,
         words: ControlWords,
-        policy: FluxPolicy,
+        policy: FlowPolicy,
         rewards: RewardScorer,
         seed: int,
     ) -> None:

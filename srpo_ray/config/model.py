@@ -37,10 +37,10 @@ class LoraConfig(Section):
 
 
 class ModelConfig(Section):
-    """Section `model`: a FLUX pipeline in the diffusers layout."""
+    """Section `model`: a text-to-image flow model in the diffusers layout."""
 
     path: str = Field(default="small_world", min_length=1)
-    """Folder or hub id of a `FluxPipeline`; `small_world` is the embedded tiny one."""
+    """Folder or hub id of a pipeline, FLUX.1 or another family (docs/models.md); `small_world` is the embedded one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type of the forward passes; the optimizer keeps float32 master weights."""
     lora: LoraConfig | None = None
@@ -53,6 +53,10 @@ class ModelConfig(Section):
     """Give the transformer sigmas cut to thousandths, as SRPO's released settings do."""
     gradient_checkpointing: bool = False
     """Recompute the transformer's activations in the backward pass to save memory."""
+    attention: Literal["native", "cudnn", "flash", "flash_3"] = "native"
+    """Kernel of the transformer's attention: torch chooses (`native`), cuDNN's, or the packages flash-attn 2 and 3."""
+    compile: bool = False
+    """Compile the transformer's blocks with torch.compile, one kind of block at a time."""
 
 
 class RolloutConfig(Section):

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from srpo_ray.files import replacing
+from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.text import Conditioning, encode_prompts
+from srpo_ray.models.text import Conditioning
 
 
 def load_or_encode(

@@ -10,7 +10,7 @@ from srpo_ray.config.algorithm import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
 from srpo_ray.flow import generator, shifted_sigmas
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.query import TextQuery
@@ -86,7 +86,7 @@ class Panel:
         share = -(-total // world_size)
         self.items = [(rank + index * world_size) % total for index in range(share)]
 
-    def judge(self, policy: FluxPolicy, rewards: RewardScorer, weights: Mapping[str, float]) -> Judged:
+    def judge(self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float]) -> Judged:
         """Sample this worker's share and measure it.
 
         Args:
@@ -110,7 +110,7 @@ class Panel:
         return Judged(self.items, metrics, pictures, torch.cat(small))
 
     @torch.no_grad()
-    def sample(self, policy: FluxPolicy, items: Sequence[int]) -> Tensor:
+    def sample(self, policy: FlowPolicy, items: Sequence[int]) -> Tensor:
         """Pictures `[B, 3, H, W]` of the panel's items; item = sample * number of prompts + prompt."""
         indices = [item % len(self.prompts) for item in items]
         noise = policy.noise([generator(self.config.seed, "evaluate", item) for item in items])

@@ -1,185 +1,42 @@
-"""FLUX as a policy: the same loader and the same calls for the tiny pipeline and for FLUX.1-dev."""
+"""FLUX.1 as a policy: dev, schnell, Krea and the embedded tiny one."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 
-from srpo_ray.flow import euler_step
-from srpo_ray.models.latents import pack, position_ids, unpack
-from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.latents import position_ids
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 
 
-def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu") -> FluxTransformer2DModel:
-    """Load a pipeline's transformer onto a device.
+class FluxPolicy(FlowPolicy):
+    """Guidance is an input of the transformer, except where it was distilled away, as in FLUX.1-schnell."""
 
-    Raises:
-        ValueError: If there is no readable FLUX transformer at `path`.
-    """
-    try:
-        # diffusers annotates `to` as if it took no device.
-        module: Any = FluxTransformer2DModel.from_pretrained(
-            resolve_path(path), subfolder="transformer", torch_dtype=dtype
-        )
-    except OSError as error:
-        raise ValueError(_unreadable(path, "transformer", error)) from error
-    return module.to(device)
+    @cached_property
+    def _position_ids(self) -> Tensor:
+        return position_ids(self.latent_size, self.latent_size, self.device)
 
+    @staticmethod
+    def text_features(pipeline: Any, prompts: list[str], max_sequence_length: int) -> tuple[Tensor, Tensor]:
+        """See `FlowPolicy.text_features`."""
+        embeds, pooled, _ = pipeline.encode_prompt(prompts, max_sequence_length=max_sequence_length)
+        return embeds, pooled
 
-def load_vae(path: str, dtype: torch.dtype, device: str = "cpu") -> AutoencoderKL:
-    """Load a pipeline's VAE onto a device, frozen.
-
-    Raises:
-        ValueError: If there is no readable VAE at `path`.
-    """
-    try:
-        module: Any = AutoencoderKL.from_pretrained(resolve_path(path), subfolder="vae", torch_dtype=dtype)
-    except OSError as error:
-        raise ValueError(_unreadable(path, "vae", error)) from error
-    return module.to(device).requires_grad_(False).eval()
-
-
-def takes_guidance(transformer: FluxTransformer2DModel) -> bool:
-    """Whether a transformer has a guidance embedding, as FLUX.1-dev has and FLUX.1-schnell has not."""
-    return bool(transformer.config["guidance_embeds"])
-
-
-def _unreadable(path: str, part: str, error: OSError) -> str:
-    kind = "folder" if Path(path).exists() else "folder or hub id"
-    return (
-        f"model.path: expected a {kind} with a FluxPipeline in the diffusers layout, got {path!r}, whose {part}"
-        f" cannot be read; check the path, or for a gated hub id accept its licence and log in ({error})"
-    )
-
-
-@dataclass
-class Evaluations:
-    """How many samples the transformer was called with: what an update costs, whatever the machine."""
-
-    forward: int = 0
-    """Without gradient."""
-    forward_backward: int = 0
-    """With gradient; each is back-propagated too, and costs about three times as much."""
-
-
-class FluxPolicy:
-    """The model that is tuned, seen as a flow policy on tokens `[B, (H/16)*(W/16), 64]`."""
-
-    def __init__(
-        self,
-        network: Callable[..., tuple[Tensor]],
-        vae: AutoencoderKL,
-        *,
-        resolution: int,
-        guidance_embeds: bool,
-        dtype: torch.dtype,
-        device: torch.device | str = "cpu",
-        truncate_sigma: bool = False,
-    ) -> None:
-        """Wrap a transformer.
-
-        Args:
-            network: The transformer, or the engine that trains it; called with FLUX's keywords.
-            vae: Frozen autoencoder.
-            resolution: Height and width of the pictures in pixels.
-            guidance_embeds: Whether the transformer takes a guidance embedding.
-            dtype: Data type of the transformer's inputs; sigmas, steps and pictures stay float32.
-            device: Where the transformer and the VAE are.
-            truncate_sigma: Whether the transformer gets sigmas cut to thousandths.
-        """
-        self.network = network
-        self.vae = vae
-        self.dtype = dtype
-        self.device = torch.device(device)
-        self.guidance_embeds = guidance_embeds
-        self.truncate_sigma = truncate_sigma
-        self.latent_size = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
-        self.token_shape = ((self.latent_size // 2) ** 2, vae.config["latent_channels"] * 4)
-        self._position_ids = position_ids(self.latent_size, self.latent_size, self.device)
-        self._evaluations = Evaluations()
-
-    def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """The transformer's estimate of `noise - clean`.
-
-        Args:
-            tokens: Noisy tokens `[B, N, 64]`.
-            sigma: Noise level of each sample `[B]`; the transformer multiplies it by 1000 itself.
-            conditioning: Text features of the plain prompts, B of them.
-            guidance_scale: Value of the guidance embedding.
-
-        Returns:
-            Velocity `[B, N, 64]`, float32.
-        """
+    def _predict(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         batch = len(tokens)
-        if torch.is_grad_enabled():
-            self._evaluations.forward_backward += batch
-        else:
-            self._evaluations.forward += batch
-        text_ids = torch.zeros(conditioning.prompt_embeds.shape[1], 3, device=self.device)
-        guidance = torch.full((batch,), guidance_scale, device=self.device) if self.guidance_embeds else None
-        seen = (sigma * 1000).floor() / 1000 if self.truncate_sigma else sigma
+        self._count(batch)
+        guides = self.transformer_config["guidance_embeds"]
+        # The transformer multiplies sigma and guidance by 1000 itself.
         (velocity,) = self.network(
-            hidden_states=tokens.to(self.dtype),
-            timestep=seen.to(self.device, torch.float32),
-            guidance=guidance,
+            hidden_states=tokens,
+            timestep=sigma,
+            guidance=torch.full((batch,), guidance_scale, device=self.device) if guides else None,
             pooled_projections=conditioning.pooled_prompt_embeds,
             encoder_hidden_states=conditioning.prompt_embeds,
-            txt_ids=text_ids,
+            txt_ids=torch.zeros(conditioning.prompt_embeds.shape[1], 3, device=self.device),
             img_ids=self._position_ids,
             return_dict=False,
         )
-        return velocity.float()
-
-    def take_evaluations(self) -> "Evaluations":
-        """The samples that the transformer was called with since the last call of this function."""
-        taken, self._evaluations = self._evaluations, Evaluations()
-        return taken
-
-    @torch.no_grad()
-    def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
-        """`integrate` without gradient: clean tokens from pure noise where `sigmas` runs from 1 to 0."""
-        return self.integrate(noise, conditioning, sigmas, guidance_scale)
-
-    def integrate(self, tokens: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
-        """Euler steps along a grid, each through the one before it; gradient flows where it is enabled.
-
-        Args:
-            tokens: Tokens at the first sigma `[B, N, 64]`.
-            conditioning: Text features, B of them.
-            sigmas: Grid, noisiest first; a grid of one sigma makes no step.
-            guidance_scale: Value of the guidance embedding.
-
-        Returns:
-            Tokens at the last sigma `[B, N, 64]`, float32.
-        """
-        grid = sigmas.to(self.device, torch.float32)
-        for sigma, sigma_next in pairwise(grid):
-            here, there = sigma.expand(len(tokens)), sigma_next.expand(len(tokens))
-            velocity = self.velocity(tokens, here, conditioning, guidance_scale)
-            tokens = euler_step(tokens, velocity, here, there)
-        return tokens
-
-    def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """Standard normal tokens `[len(generators), N, 64]`, one sample per CPU generator."""
-        return torch.stack([torch.randn(self.token_shape, generator=g) for g in generators]).to(self.device)
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Pictures `[B, 3, H, W]` in [0, 1], float32, with gradient where it does not clip."""
-        latents = unpack(tokens, self.latent_size, self.latent_size)
-        config = self.vae.config
-        latents = latents / config["scaling_factor"] + config["shift_factor"]
-        images = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
-        return (images.float() / 2 + 0.5).clamp(0, 1)
-
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Tokens `[B, N, 64]` of pictures `[B, 3, H, W]` in [0, 1]: the mode of the VAE's posterior."""
-        config = self.vae.config
-        (posterior,) = self.vae.encode((images * 2 - 1).to(self.vae.dtype), return_dict=False)
-        return pack((posterior.mode().float() - config["shift_factor"]) * config["scaling_factor"])
+        return velocity

@@ -1,17 +1,19 @@
 """The transformer that a run trains: whole or by adapters, untrained or with a checkpoint's weights."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import peft
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.flow import generator
-from srpo_ray.models.flux import FluxPolicy, load_transformer, load_vae
+from srpo_ray.models.load import load_transformer, load_vae
+from srpo_ray.models.policies import policy_class
+from srpo_ray.models.policy import FlowPolicy
 
 
 def model_dtype(config: RunConfig) -> torch.dtype:
@@ -20,34 +22,32 @@ def model_dtype(config: RunConfig) -> torch.dtype:
 
 
 def make_policy(
-    config: RunConfig, network: Callable[..., tuple[Tensor]], *, guidance_embeds: bool, device: str
-) -> FluxPolicy:
+    config: RunConfig, network: Callable[..., tuple[Tensor]], transformer_config: Mapping[str, Any], device: str
+) -> FlowPolicy:
     """A run's model as a policy, the same in training, sampling and the probe of words.
 
     Args:
         config: The run.
         network: The transformer, or the engine that trains it.
-        guidance_embeds: Whether the transformer takes a guidance embedding.
+        transformer_config: The transformer's config, as diffusers saves it.
         device: Where it is.
 
     Raises:
-        ValueError: If there is no VAE at `model.path`.
+        ValueError: If there is no VAE at `model.path`, or the model cannot draw pictures of `model.resolution`.
     """
     dtype = model_dtype(config)
-    return FluxPolicy(
+    return policy_class(config.model.path)(
         network,
         load_vae(config.model.path, dtype, device),
+        transformer_config,
         resolution=config.model.resolution,
-        guidance_embeds=guidance_embeds,
         dtype=dtype,
         device=device,
         truncate_sigma=config.model.truncate_sigma,
     )
 
 
-def load_tuned(
-    config: RunConfig, dtype: torch.dtype, device: str, weights: dict[str, Tensor] | None
-) -> FluxTransformer2DModel:
+def load_tuned(config: RunConfig, dtype: torch.dtype, device: str, weights: dict[str, Tensor] | None) -> Any:
     """Load a run's transformer; exactly its trainable parameters require gradient.
 
     Args:
@@ -67,7 +67,7 @@ def load_tuned(
     return transformer
 
 
-def add_adapters(transformer: FluxTransformer2DModel, config: LoraConfig, seed: int) -> None:
+def add_adapters(transformer: Any, config: LoraConfig, seed: int) -> None:
     """Freeze a transformer and add adapters that are trained in its place; they change nothing yet.
 
     Args:
@@ -89,7 +89,7 @@ def add_adapters(transformer: FluxTransformer2DModel, config: LoraConfig, seed: 
         transformer.add_adapter(adapters)
 
 
-def load_trained(transformer: FluxTransformer2DModel, weights: dict[str, Tensor]) -> None:
+def load_trained(transformer: Any, weights: dict[str, Tensor]) -> None:
     """Put trained weights into a transformer that has the same trainable parameters.
 
     Raises:

@@ -2,16 +2,18 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.files import replacing, write_text
+from srpo_ray.models.families import family_of
 from srpo_ray.models.tuned import load_tuned, model_dtype
 from srpo_ray.training.model_card import model_card
 from srpo_ray.training.trained import read_trained
@@ -23,9 +25,9 @@ COMFYUI_LORA = "comfyui_lora.safetensors"
 def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> list[Path]:
     """Write what a run has learned, with a model card.
 
-    A run with adapters gives `pytorch_lora_weights.safetensors` for `FluxPipeline.load_lora_weights`, and
+    A run with adapters gives `pytorch_lora_weights.safetensors` for the pipeline's `load_lora_weights`, and
     `comfyui_lora.safetensors` for ComfyUI's LoRA loader; one that trained the whole model gives `transformer/` for
-    `FluxTransformer2DModel.from_pretrained`. The average of the weights is taken where the run kept one.
+    `from_pretrained` of the transformer's class. The average of the weights is taken where the run kept one.
 
     Args:
         run_dir: Folder of the run.
@@ -59,16 +61,16 @@ def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> li
         raise ValueError(f"--out: expected a folder that can be written, got {out} ({error}); name another") from error
 
 
-def _save_weights(transformer: FluxTransformer2DModel, config: RunConfig, out: Path, dtype: torch.dtype) -> list[Path]:
+def _save_weights(transformer: Any, config: RunConfig, out: Path, dtype: torch.dtype) -> list[Path]:
     if config.model.lora is None:
-        # diffusers annotates `to` as if it took no data type.
-        transformer.to(dtype).save_pretrained(out / "transformer")  # pyright: ignore[reportCallIssue, reportArgumentType]
+        transformer.to(dtype).save_pretrained(out / "transformer")
         return [out / "transformer"]
     layers = {name: tensor.to(dtype) for name, tensor in get_peft_model_state_dict(transformer).items()}
     adapters = transformer.peft_config["default"].to_dict()
-    FluxPipeline.save_lora_weights(
+    pipeline_class: Any = getattr(diffusers, family_of(config.model.path).pipeline)
+    pipeline_class.save_lora_weights(
         out,
-        transformer_lora_layers=dict[str, nn.Module | Tensor](layers),
+        transformer_lora_layers=layers,
         transformer_lora_adapter_metadata=adapters,
         weight_name=DIFFUSERS_LORA,
     )

@@ -13,7 +13,8 @@ from torch import distributed as dist
 class StageTimer:
     """Adds up the seconds that this worker spends in each stage of an update."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
         self._seconds: dict[str, float] = {}
 
     @contextmanager
@@ -23,6 +24,9 @@ class StageTimer:
         try:
             yield
         finally:
+            if self._device.type == "cuda":
+                # Work is queued only: without this a stage would be charged for the one before it.
+                torch.cuda.synchronize(self._device)
             self._seconds[f"time/{name}"] = self._seconds.get(f"time/{name}", 0.0) + time.perf_counter() - start
 
     def take(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ import json
 
 from srpo_ray.config import RunConfig
 from srpo_ray.evaluation.table import number, signed
+from srpo_ray.models.families import family_of
 from srpo_ray.training.run_folder import read_rows
 from srpo_ray.training.trained import TrainedRun
 
@@ -30,15 +31,15 @@ The evaluation prompts before and after; `panel/` scores are by models that were
 _PICTURE = "![Before and after, with the same prompts and noise](before_after.png)\n\n"
 _LORA = """\
 ```python
-pipeline = FluxPipeline.from_pretrained({base}, torch_dtype=torch.bfloat16).to("cuda")
+pipeline = {family.pipeline}.from_pretrained({base}, torch_dtype=torch.bfloat16).to("cuda")
 pipeline.load_lora_weights("FOLDER", weight_name="{diffusers}")
 ```
 
 ComfyUI: put `{comfyui}` into `models/loras`."""
 _TRANSFORMER = """\
 ```python
-transformer = FluxTransformer2DModel.from_pretrained("FOLDER", subfolder="transformer", torch_dtype=torch.bfloat16)
-pipeline = FluxPipeline.from_pretrained({base}, transformer=transformer, torch_dtype=torch.bfloat16).to("cuda")
+transformer = {family.transformer}.from_pretrained("FOLDER", subfolder="transformer", torch_dtype=torch.bfloat16)
+pipeline = {family.pipeline}.from_pretrained({base}, transformer=transformer, torch_dtype=torch.bfloat16).to("cuda")
 ```"""
 
 
@@ -52,10 +53,12 @@ def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
     """
     config = run.config
     base, lora = json.dumps(config.model.path), config.model.lora is not None
-    load = (_LORA if lora else _TRANSFORMER).format(base=base, diffusers=diffusers, comfyui=comfyui)
+    load = (_LORA if lora else _TRANSFORMER).format(
+        family=family_of(config.model.path), base=base, diffusers=diffusers, comfyui=comfyui
+    )
     return _CARD.format(
         base=base,
-        tags=", ".join(["text-to-image", "flux", "srpo_ray", config.algorithm.type, *["lora"] * lora]),
+        tags=", ".join(["text-to-image", "srpo_ray", config.algorithm.type, *["lora"] * lora]),
         name=config.name,
         algorithm=config.algorithm.type,
         step=run.step,

@@ -7,20 +7,10 @@ from srpo_ray.config.load import ConfigError, load_run
 from srpo_ray.data.images import load_images
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.files import write_text
+from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.rewards.build import declares_image_gradient
 from srpo_ray.training.run_folder import RunFolder
-
-MODEL_PARTS = (
-    "model_index.json",
-    "transformer/config.json",
-    "vae/config.json",
-    "text_encoder/config.json",
-    "text_encoder_2/config.json",
-    "tokenizer",
-    "tokenizer_2",
-)
-"""What the folder of a pipeline holds, of that which a run reads."""
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -36,15 +26,22 @@ def check_inputs(config: RunConfig) -> None:
     else:
         load_prompts(config.data.prompts)
     load_prompts(config.evaluation.prompts, "evaluation.prompts")
-    path = Path(resolve_path(config.model.path))
-    # A hub id has exactly one slash and no such folder here; all else must be a folder.
-    is_hub_id = not path.exists() and not path.is_absolute() and config.model.path.count("/") == 1
-    missing = [] if is_hub_id else [part for part in MODEL_PARTS if not (path / part).exists()]
+    check_model(config.model.path)
+
+
+def check_model(path: str) -> None:
+    """Check that there is a pipeline of a known family, as far as that needs no weights.
+
+    Raises:
+        ValueError: If there is none, it cannot be read, or a folder lacks one of its parts.
+    """
+    family = family_of(path)
+    folder = Path(resolve_path(path))
+    missing = [part for part in family.parts if folder.is_dir() and not (folder / part).exists()]
     if missing:
         raise ValueError(
-            f"model.path: expected a folder with a FluxPipeline in the diffusers layout, got {config.model.path!r},"
-            f" which has no {', '.join(missing)}; give the folder that `FluxPipeline.save_pretrained` wrote,"
-            " a hub id like ORG/NAME, or small_world"
+            f"model.path: expected a folder with a {family.pipeline} in the diffusers layout, got {path!r}, which has"
+            f" no {', '.join(missing)}; give the folder that `{family.pipeline}.save_pretrained` wrote"
         )
 
 

@@ -7,9 +7,8 @@ import torch
 
 from srpo_ray.evaluation.gallery import picture_grid, save_png
 from srpo_ray.flow import generator, shift_at, shifted_sigmas
-from srpo_ray.models.flux import takes_guidance
+from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.text import encode_prompts
 from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
 from srpo_ray.training.trained import read_trained
 
@@ -40,13 +39,15 @@ def sample_run(
     dtype = model_dtype(config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     transformer = load_tuned(config, dtype, device, run.weights).eval()
-    policy = make_policy(config, transformer, guidance_embeds=takes_guidance(transformer), device=device)
+    policy = make_policy(config, transformer, transformer.config, device)
     path = resolve_path(config.model.path)
-    conditioning = encode_prompts(path, prompts, config.model.max_sequence_length, dtype, device)
+    # The last one is for classifier-free guidance.
+    conditioning = encode_prompts(path, [*prompts, ""], config.model.max_sequence_length, dtype, device)
+    policy.empty_prompt = conditioning[-1:]
     noise = policy.noise([generator(seed, "sample", index) for index in range(len(prompts))])
     sigmas = shifted_sigmas(num_steps, shift_at(config.rollout.shift, config.model.resolution))
     with torch.no_grad():
-        tokens = policy.rollout(noise, conditioning.to(device, dtype), sigmas, guidance_scale)
+        tokens = policy.rollout(noise, conditioning[:-1].to(device, dtype), sigmas, guidance_scale)
         images = policy.decode(tokens)
     scale = max(1.0, 192 / config.model.resolution)
     return save_png(picture_grid(images, list(prompts), columns=min(4, len(prompts)), scale=scale), out)

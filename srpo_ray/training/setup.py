@@ -1,6 +1,8 @@
 """From a config to a `Trainer`: everything that a worker loads before its first update."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -12,7 +14,8 @@ from srpo_ray.data.images import load_images
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.panel import Panel
 from srpo_ray.flow import shift_at
-from srpo_ray.models.flux import takes_guidance
+from srpo_ray.models.families import family_of
+from srpo_ray.models.speed import compile_blocks, set_attention
 from srpo_ray.models.text import Conditioning
 from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
@@ -37,16 +40,19 @@ def build_trainer(
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     dtype = model_dtype(config)
-    engine, guidance_embeds = _build_engine(config, dtype, device, checkpoint)
-    policy = make_policy(config, engine, guidance_embeds=guidance_embeds, device=device)
+    engine, transformer_config = _build_engine(config, dtype, device, checkpoint)
+    policy = make_policy(config, engine, transformer_config, device)
     images = load_images(config.data.images) if config.data.images else None
     texts = images.captions if images else load_prompts(config.data.prompts)
     judged = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]
-    conditioning = _encode(config, [*texts, *judged], dtype, device, Path(config.run_root) / "cache")
+    unguided = [""] * family_of(config.model.path).classifier_free
+    conditioning = _encode(config, [*texts, *judged, *unguided], dtype, device, Path(config.run_root) / "cache")
+    if unguided:
+        policy.empty_prompt = conditioning[-1:]
     panel = Panel(
         config.evaluation,
         judged,
-        conditioning[len(texts) :],
+        conditioning[len(texts) : len(texts) + len(judged)],
         shift=shift_at(config.rollout.shift, config.model.resolution),
         truth=config.evaluation.prompts.startswith("small_world:"),
         trained_words=config.trained_words,
@@ -64,21 +70,24 @@ def build_trainer(
         prompts=Prompts(texts, conditioning[: len(texts)], images),
         rank=rank,
         world_size=world_size,
-        timer=StageTimer(),
+        timer=StageTimer(device),
         meter=MeanMeter(device),
     )
 
 
 def _build_engine(
     config: RunConfig, dtype: torch.dtype, device: str, checkpoint: Checkpoint | None
-) -> tuple[Engine, bool]:
+) -> tuple[Engine, Mapping[str, Any]]:
     transformer = load_tuned(config, dtype, device, checkpoint.weights if checkpoint else None).train()
+    set_attention(transformer, config.model.attention)
+    if config.model.compile:
+        compile_blocks(transformer, family_of(config.model.path).blocks)
     if config.model.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     engine = Engine(transformer, config.training, dtype)
     if checkpoint:
         engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.step, checkpoint.average)
-    return engine, takes_guidance(transformer)
+    return engine, transformer.config
 
 
 def _encode(config: RunConfig, prompts: list[str], dtype: torch.dtype, device: str, cache: Path) -> Conditioning:

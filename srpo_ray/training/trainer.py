@@ -16,7 +16,7 @@ from srpo_ray.data.images import RealImages
 from srpo_ray.data.prompts import prompt_indices
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.panel import Panel, combine
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import save_checkpoint
@@ -41,7 +41,7 @@ class Trainer:
     config: RunConfig
     folder: RunFolder
     engine: Engine
-    policy: FluxPolicy
+    policy: FlowPolicy
     rewards: RewardScorer
     algorithm: Algorithm
     panel: Panel

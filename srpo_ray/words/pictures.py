@@ -15,9 +15,9 @@ from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.image_statistics import image_statistics
 from srpo_ray.evaluation.panel import Panel
 from srpo_ray.flow import shift_at
-from srpo_ray.models.flux import load_transformer, takes_guidance
+from srpo_ray.models.encode import encode_prompts
+from srpo_ray.models.load import load_transformer
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.text import encode_prompts
 from srpo_ray.models.tuned import make_policy, model_dtype
 from srpo_ray.rewards.preprocess import resize_and_crop
 
@@ -127,13 +127,15 @@ def generated(
     transformer = load_transformer(config.model.path, dtype, device).eval()
     if weights is not None:
         transformer.load_state_dict(weights)
-    policy = make_policy(config, transformer, guidance_embeds=takes_guidance(transformer), device=device)
+    policy = make_policy(config, transformer, transformer.config, device)
     path = resolve_path(config.model.path)
-    conditioning = encode_prompts(path, prompts, config.model.max_sequence_length, dtype, device)
+    # The last one is for classifier-free guidance.
+    conditioning = encode_prompts(path, [*prompts, ""], config.model.max_sequence_length, dtype, device)
+    policy.empty_prompt = conditioning[-1:]
     panel = Panel(
         config.evaluation,
         prompts,
-        conditioning,
+        conditioning[:-1],
         shift=shift_at(config.rollout.shift, config.model.resolution),
         truth=False,
     )

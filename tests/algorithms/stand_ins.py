@@ -10,7 +10,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms import Batch
 from srpo_ray.flow import generator
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer, Scores
 from srpo_ray.rewards.query import TextQuery
@@ -69,8 +69,8 @@ def make_batch(size: int = 3, step: int = 1) -> Batch:
     return Batch(step, tuple(range(size)), tuple(f"prompt {index}" for index in range(size)), conditioning)
 
 
-def as_policy(policy: AffinePolicy) -> FluxPolicy:
-    return cast(FluxPolicy, policy)
+def as_policy(policy: AffinePolicy) -> FlowPolicy:
+    return cast(FlowPolicy, policy)
 
 
 def as_scorer(rewards: PromptRewards) -> RewardScorer:

@@ -17,7 +17,7 @@ from srpo_ray.config import load_run
 from srpo_ray.config.algorithm import ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import euler_step, recover_clean, window_sigmas
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import Scores
 from srpo_ray.rewards.query import TextQuery
@@ -110,7 +110,7 @@ def make(
 ) -> tuple[SRPO, LinearPolicy, LinearRewards, Batch]:
     policy = LinearPolicy(torch.randn(batch_size, 2, 3, dtype=torch.float64))
     rewards = LinearRewards()
-    algorithm = SRPO(config, RolloutConfig(), WORDS, cast(FluxPolicy, policy), cast(Any, rewards), seed=7)
+    algorithm = SRPO(config, RolloutConfig(), WORDS, cast(FlowPolicy, policy), cast(Any, rewards), seed=7)
     conditioning = Conditioning(torch.zeros(batch_size, 1, 1), torch.zeros(batch_size, 1))
     prompts = tuple(f"prompt {index}" for index in range(batch_size))
     return algorithm, policy, rewards, Batch(step, tuple(range(batch_size)), prompts, conditioning, 0, images)

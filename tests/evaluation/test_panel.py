@@ -10,7 +10,7 @@ from srpo_ray.config.algorithm import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.evaluation.panel import Evaluation, Panel, combine
 from srpo_ray.flow import generator
-from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.query import TextQuery
 
@@ -63,7 +63,7 @@ def judge(
             rank=rank,
             world_size=world_size,
         )
-        shares.append(panel.judge(cast(FluxPolicy, NoisePolicy()), cast(Any, MeanRewards()), {"trained": 2.0}))
+        shares.append(panel.judge(cast(FlowPolicy, NoisePolicy()), cast(Any, MeanRewards()), {"trained": 2.0}))
     assert len({len(share.items) for share in shares}) == 1, "workers must make the same number of calls"
     return combine(shares, len(PROMPTS))
 

@@ -7,10 +7,13 @@ import torch
 from diffusers import FluxPipeline
 
 from srpo_ray.flow import shifted_sigmas
-from srpo_ray.models.flux import Evaluations, FluxPolicy, load_transformer, load_vae
+from srpo_ray.models.encode import encode_prompts
+from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.latents import pack, position_ids, unpack
+from srpo_ray.models.load import load_transformer, load_vae
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.text import Conditioning, encode_prompts
+from srpo_ray.models.policy import Evaluations
+from srpo_ray.models.text import Conditioning
 
 PROMPTS = ["a red circle on a gray background", "detailed. a blue square on a white background"]
 
@@ -19,7 +22,7 @@ PROMPTS = ["a red circle on a gray background", "detailed. a blue square on a wh
 def policy() -> FluxPolicy:
     transformer = load_transformer("small_world", torch.float32).eval()
     vae = load_vae("small_world", torch.float32)
-    return FluxPolicy(transformer, vae, resolution=64, guidance_embeds=True, dtype=torch.float32)
+    return FluxPolicy(transformer, vae, transformer.config, resolution=64, dtype=torch.float32)
 
 
 def test_pack_and_ids_equal_the_pipelines() -> None:
@@ -41,7 +44,7 @@ def test_network_sees_sigmas_cut_to_thousandths_when_asked(
         return (torch.zeros_like(inputs["hidden_states"]),)
 
     cut = FluxPolicy(
-        network, policy.vae, resolution=64, guidance_embeds=False, dtype=torch.float32, truncate_sigma=truncate
+        network, policy.vae, {"guidance_embeds": False}, resolution=64, dtype=torch.float32, truncate_sigma=truncate
     )
     conditioning = Conditioning(torch.zeros(3, 16, 4), torch.zeros(3, 4))
     cut.velocity(torch.zeros(3, 16, 64), torch.tensor([0.96428, 0.75, 1.0]), conditioning, 1.0)
@@ -93,8 +96,3 @@ def test_encode_and_decode_are_near_inverses(policy: FluxPolicy) -> None:
     images = torch.as_tensor(render(sample_scenes(16, seed=5)))
     error = (policy.decode(policy.encode(images)) - images).pow(2).mean()
     assert -10 * torch.log10(error).item() > 20
-
-
-def test_folder_without_a_transformer_is_refused(tmp_path: object) -> None:
-    with pytest.raises(ValueError, match=r"model.path: expected a folder with a FluxPipeline"):
-        load_transformer(str(tmp_path), torch.float32)

@@ -10,7 +10,8 @@ from torch import distributed as dist
 
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.config import RunConfig, load_run
-from srpo_ray.models.flux import FluxPolicy, load_transformer
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.load import load_transformer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.training.preflight import check_inputs
 from srpo_ray.training.run_folder import RunFolder
@@ -87,7 +88,7 @@ def plain_gradients(trainer: Trainer, rewards: LocalRewards) -> dict[str, Tensor
     config = trainer.config
     transformer: Any = load_transformer(config.model.path, torch.float32).train()
     policy = FluxPolicy(
-        transformer, trainer.policy.vae, resolution=64, guidance_embeds=True, dtype=torch.float32, device="cpu"
+        transformer, trainer.policy.vae, transformer.config, resolution=64, dtype=torch.float32, device="cpu"
     )
     algorithm = build_algorithm(config, policy, rewards)
     shares = [batch for rank in range(WORLD_SIZE) for batch in batches_of(trainer, rank)]

@@ -1,0 +1,67 @@
+"""The families of models that there is an adapter for, as plain facts: whoever asks need not load the model stack."""
+
+import json
+from dataclasses import dataclass
+
+from srpo_ray.models.paths import pipeline_file, resolve_path
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models, told by the class that their `model_index.json` names; `policies.py` has its code."""
+
+    pipeline: str
+    """Class of the pipeline in diffusers."""
+    transformer: str
+    """Class of its transformer."""
+    blocks: tuple[str, ...]
+    """Classes of the transformer's repeated blocks, which are compiled one by one."""
+    text_encoders: int
+    """How many there are: `text_encoder`, `text_encoder_2`, ..., each with its tokenizer."""
+    classifier_free: bool = False
+    """Whether guidance needs the features of the empty prompt (`FlowPolicy.empty_prompt`)."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the folder of such a pipeline holds, of that which a run reads."""
+        numbers = ["", *(f"_{number}" for number in range(2, self.text_encoders + 1))]
+        encoders = [part for number in numbers for part in (f"text_encoder{number}/config.json", f"tokenizer{number}")]
+        return ("transformer/config.json", "vae/config.json", *encoders)
+
+
+FLUX = Family(
+    pipeline="FluxPipeline",
+    transformer="FluxTransformer2DModel",
+    blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+    text_encoders=2,
+)
+SD3 = Family(
+    pipeline="StableDiffusion3Pipeline",
+    transformer="SD3Transformer2DModel",
+    blocks=("JointTransformerBlock",),
+    text_encoders=3,
+    classifier_free=True,
+)
+FAMILIES = {family.pipeline: family for family in (FLUX, SD3)}
+
+
+def family_of(path: str) -> Family:
+    """The family that the pipeline at a path belongs to.
+
+    Args:
+        path: Folder or hub id, or `small_world`.
+
+    Raises:
+        ValueError: If there is no pipeline that can be read, or it is of a class without an adapter.
+    """
+    file = pipeline_file(resolve_path(path), "model_index.json")
+    try:
+        name = json.loads(file.read_text(encoding="utf-8")).get("_class_name")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"model.path: expected a JSON object in {file}, got {error}; save the model again") from error
+    if name not in FAMILIES:
+        raise ValueError(
+            f"model.path: expected a pipeline of class {' or '.join(FAMILIES)}, got {name!r} in {file}; choose another"
+            " model, or add an adapter for its family (docs/models.md)"
+        )
+    return FAMILIES[name]

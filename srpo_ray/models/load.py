@@ -1,0 +1,62 @@
+"""Transformer and autoencoder of a pipeline, straight onto their device."""
+
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+
+from srpo_ray.models.families import family_of
+from srpo_ray.models.paths import resolve_path
+
+_SHOWN = 3
+
+
+def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
+    """Load a pipeline's transformer.
+
+    Args:
+        path: Folder or hub id of the pipeline, or `small_world`.
+        dtype: Data type of the weights.
+        device: Where they go.
+
+    Raises:
+        ValueError: If there is no transformer of the pipeline's family that can be read whole.
+    """
+    return _load(getattr(diffusers, family_of(path).transformer), path, "transformer", dtype, device)
+
+
+def load_vae(path: str, dtype: torch.dtype, device: str = "cpu") -> AutoencoderKL:
+    """Load a pipeline's VAE onto a device, frozen.
+
+    Raises:
+        ValueError: If there is no VAE that can be read whole.
+    """
+    return _load(AutoencoderKL, path, "vae", dtype, device).requires_grad_(False).eval()
+
+
+def _load(model_class: Any, path: str, part: str, dtype: torch.dtype, device: str) -> Any:
+    try:
+        # With a device map the mapped file goes to the device piece by piece: the page cache, which all workers of a
+        # machine share, is the only copy in its memory.
+        module, found = model_class.from_pretrained(
+            resolve_path(path), subfolder=part, torch_dtype=dtype, device_map={"": device}, output_loading_info=True
+        )
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"model.path: expected a pipeline in the diffusers layout, got {path!r}, whose {part} cannot be read"
+            f" ({type(error).__name__}: {str(error)[:300]}); download or save it again"
+        ) from error
+    missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    if missing or unexpected:
+        raise ValueError(
+            f"model.path: expected exactly the weights of a {model_class.__name__} in {part} of {path!r}, got a file"
+            f" with {_listed(missing)} missing and {_listed(unexpected)} too many; download or save it again"
+        )
+    return module
+
+
+def _listed(keys: list[str]) -> str:
+    shown = ", ".join(keys[:_SHOWN])
+    return f"{len(keys)} ({shown}{', ...' if len(keys) > _SHOWN else ''})" if keys else "none"

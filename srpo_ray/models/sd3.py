@@ -1,0 +1,61 @@
+"""Stable Diffusion 3 and 3.5 as a policy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from srpo_ray.models.latents import pack, unpack
+from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.models.text import Conditioning
+
+
+class SD3Policy(FlowPolicy):
+    """Guidance is classifier-free: with a scale other than 1 each sample is predicted for the empty prompt too."""
+
+    def __init__(self, network: Any, vae: Any, transformer_config: Mapping[str, Any], **settings: Any) -> None:
+        """See `FlowPolicy`.
+
+        Raises:
+            ValueError: If the pictures are larger than the transformer has positions for.
+        """
+        super().__init__(network, vae, transformer_config, **settings)
+        side, most = self.latent_size // transformer_config["patch_size"], transformer_config["pos_embed_max_size"]
+        if side > most:
+            pixels = settings["resolution"] // side
+            raise ValueError(
+                f"model.resolution: expected at most {most * pixels} for this model, which has {most}x{most} positions,"
+                f" got {settings['resolution']}; lower it"
+            )
+
+    @staticmethod
+    def text_features(pipeline: Any, prompts: list[str], max_sequence_length: int) -> tuple[Tensor, Tensor]:
+        """See `FlowPolicy.text_features`."""
+        embeds, _, pooled, _ = pipeline.encode_prompt(
+            prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
+        )
+        return embeds, pooled
+
+    def _predict(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+        if guidance_scale == 1:
+            return self._call(tokens, sigma, conditioning)
+        assert self.empty_prompt is not None, "classifier-free guidance needs the features of the empty prompt"
+        unguided = self.empty_prompt[[0] * len(tokens)].to(self.device, self.dtype)
+        both = Conditioning(
+            torch.cat([unguided.prompt_embeds, conditioning.prompt_embeds]),
+            torch.cat([unguided.pooled_prompt_embeds, conditioning.pooled_prompt_embeds]),
+        )
+        without, guided = self._call(tokens.repeat(2, 1, 1), sigma.repeat(2), both).float().chunk(2)
+        return without + guidance_scale * (guided - without)
+
+    def _call(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        self._count(len(tokens))
+        (velocity,) = self.network(
+            hidden_states=unpack(tokens, self.latent_size, self.latent_size),
+            timestep=sigma * 1000,
+            pooled_projections=conditioning.pooled_prompt_embeds,
+            encoder_hidden_states=conditioning.prompt_embeds,
+            return_dict=False,
+        )
+        return pack(velocity)

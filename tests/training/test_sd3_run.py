@@ -1,0 +1,74 @@
+"""A family of models other than FLUX, through the same trainer, sampler and export."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from torch import Tensor
+
+from srpo_ray.config import RunConfig, load_run, to_yaml
+from srpo_ray.models.tuned import load_tuned
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.training.export import DIFFUSERS_LORA, export_run
+from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.sample import sample_run
+from srpo_ray.training.setup import build_trainer
+from srpo_ray.training.trained import read_trained
+from tests.conftest import SMALL_WORLD, TINY
+from tests.models.tiny_sd3 import save_tiny_sd3
+from tests.training.ranks import run_ranks
+
+UPDATES = 12
+
+
+def train_updates(config: RunConfig, folder: str) -> dict[str, float]:
+    """The panel's training reward before and after some updates, which leave a checkpoint."""
+    rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
+    trainer = build_trainer(config, RunFolder(folder), rewards, "cpu", None)
+    before = trainer.evaluate(0)["reward/total"]
+    for step in range(UPDATES):
+        trainer.update(step)
+    trainer.save(UPDATES)
+    return {"before": before, "after": trainer.evaluate(UPDATES)["reward/total"]}
+
+
+def drawn(pipeline: Any) -> Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    settings = {"height": 64, "width": 64, "num_inference_steps": 3, "guidance_scale": 4.0, "max_sequence_length": 16}
+    return pipeline("a red circle", generator=torch.Generator().manual_seed(3), output_type="pt", **settings).images
+
+
+@pytest.mark.slow
+def test_sd3_learns_by_direct_align_with_classifier_free_guidance_and_its_export_draws_the_same(tmp_path: Path) -> None:
+    base = save_tiny_sd3(tmp_path / "sd3")
+    config = load_run(
+        [SMALL_WORLD],
+        [
+            *TINY,
+            f"run_root={tmp_path}",
+            f"model.path={base}",
+            "model.lora={rank: 4, alpha: 4}",
+            "algorithm={type: direct_align, guidance_scale: 2.0}",
+            "rollout.guidance_scale=2.0",
+            "evaluation.guidance_scale=2.0",
+            "training.optimizer.lr=1e-2",
+        ],
+    )
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    folder.config.write_text(to_yaml(config))
+    rewards = run_ranks(train_updates, 1, tmp_path, config, str(folder.path))
+    assert rewards["after"] > rewards["before"] + 0.01
+
+    assert sample_run(
+        folder.path, ["a red circle"], tmp_path / "x.png", seed=0, num_steps=2, guidance_scale=2.0
+    ).exists()
+    export_run(folder.path, tmp_path / "out")
+    tuned = StableDiffusion3Pipeline.from_pretrained(base)
+    tuned.load_lora_weights(str(tmp_path / "out"), weight_name=DIFFUSERS_LORA)
+    transformer = load_tuned(config, torch.float32, "cpu", read_trained(folder.path).weights)
+    expected = drawn(StableDiffusion3Pipeline.from_pretrained(base, transformer=transformer))
+    torch.testing.assert_close(drawn(tuned), expected, rtol=0, atol=1e-5)
+    assert (expected - drawn(StableDiffusion3Pipeline.from_pretrained(base))).abs().max() > 0.01
