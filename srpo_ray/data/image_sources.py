@@ -45,8 +45,8 @@ def folder_entries(files: list[Path]) -> tuple[list[Entry], int]:
     entries = []
     for stem, group in groups.items():
         caption = _caption({suffix: file.read_bytes for suffix, file in group.items()}, stem)
-        for file in (group[suffix] for suffix in _of(group, SUFFIXES)):
-            entries.append(Entry(str(file), f"{file.name} {_stamp(file)}", caption, file.read_bytes))
+        pictures = [group[suffix] for suffix in _of(group, SUFFIXES)]
+        entries += [Entry(str(file), f"{file.name} {_stamp(file)}", caption, file.read_bytes) for file in pictures]
     return entries, _strays(groups)
 
 
