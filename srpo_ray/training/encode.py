@@ -1,8 +1,9 @@
 """The text features of a run's prompts, computed ahead of it by Ray Data on all GPUs of a cluster."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow
 import ray
 import ray.data
+import torch
 from ray.exceptions import RayError
 from tqdm import tqdm
 
@@ -19,7 +21,7 @@ from srpo_ray.data.embeddings import TextCache
 from srpo_ray.data.shards import ROWS
 from srpo_ray.data.texts import read_texts
 from srpo_ray.errors import RunFailedError
-from srpo_ray.training.launch import lasting_error, ray_session
+from srpo_ray.training.launch import ray_session
 
 CPU_ACTORS = 2
 """Most actors where there is no GPU: each holds the text encoders in memory."""
@@ -41,9 +43,12 @@ class EncodePart:
     """An actor of Ray Data: it loads the text encoders once, and writes one shard per call."""
 
     def __init__(self, config: RunConfig) -> None:
-        import torch
+        self._config = config
 
-        self._encode = TextCache.of(config).load_encoder("cuda" if torch.cuda.is_available() else "cpu")
+    @cached_property
+    def _encode(self) -> Callable[[list[str]], object]:
+        # With the first part and not in the constructor: Ray Data would try a failing one again and again.
+        return TextCache.of(self._config).load_encoder("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, batch: pyarrow.Table) -> dict[str, Any]:
         """Encode the parts of a batch; gives the number of texts of each."""
@@ -86,7 +91,9 @@ def _encode_parts(config: RunConfig, missing: Sequence[str], num_actors: int | N
     context = ray.data.DataContext.get_current()
     # One bar of prompts says more than those of Ray Data's stages.
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # What goes wrong is raised as it is, and said once.
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     rows: list[Any] = [{"texts": part} for part in parts]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         EncodePart,
@@ -102,7 +109,7 @@ def _encode_parts(config: RunConfig, missing: Sequence[str], num_actors: int | N
             for row in done.iter_rows():
                 bar.update(int(row["encoded"]))
     except RayError as error:
-        cause = lasting_error(error)
+        cause = getattr(error, "cause", None) or error
         if isinstance(cause, ValueError):
             raise ValueError(str(cause)) from error
-        raise RunFailedError(str(cause or error)) from error
+        raise RunFailedError(f"{type(cause).__name__}: {cause}") from error
