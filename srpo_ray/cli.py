@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_shared(train)
     train.set_defaults(run=_train)
 
+    encode = commands.add_parser("encode", help="compute text features of a config's prompts ahead of training")
+    encode.add_argument("config", nargs="+", metavar="CONFIG|KEY=VALUE", help="config files, then a.b=value")
+    encode.add_argument("--actors", type=int, metavar="N", help="processes (default: one per GPU of the cluster)")
+    _add_shared(encode)
+    encode.set_defaults(run=_encode)
+
     for name, does, default, run in (
         ("sweep", "search settings, compare, report", DEFAULT_SWEEP, _sweep),
         ("study", "tune methods, train each with several seeds, take one apart", DEFAULT_STUDY, _study),
@@ -126,7 +132,7 @@ def _train(parsed: argparse.Namespace) -> int:
     from srpo_ray.training.health import warnings
     from srpo_ray.training.launch import train
 
-    _say_prompts(config)
+    _say_inputs(config)
     folder = train(config, parsed.address)
     for warning in warnings(folder):
         print(f"srpo-ray: {warning}", file=sys.stderr)
@@ -134,17 +140,32 @@ def _train(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _say_prompts(config: "RunConfig") -> None:
-    """Say what of the prompt files is left out or repeated, before anything is started."""
-    from srpo_ray.data.prompts import read_prompts
+def _say_inputs(config: "RunConfig") -> None:
+    """Say what of the prompts and pictures is left out, repeated or cut, before anything is started."""
+    from srpo_ray.training.preflight import check_inputs, input_notes
 
-    sources = {"evaluation.prompts": config.evaluation.prompts}
-    if not config.data.images:
-        sources["data.prompts"] = config.data.prompts
-    for key, source in sources.items():
-        note = read_prompts(source, key).note
-        if note:
-            print(f"srpo-ray: {key}: {note}", file=sys.stderr)
+    check_inputs(config)
+    for note in input_notes(config):
+        print(f"srpo-ray: {note}", file=sys.stderr)
+
+
+def _encode(parsed: argparse.Namespace) -> int:
+    from srpo_ray.config import ConfigError, load_run, to_yaml
+
+    files, overrides = _split(parsed.config)
+    config = load_run(files, overrides)
+    if parsed.actors is not None and parsed.actors < 1:
+        raise ConfigError(f"--actors: expected at least 1, got {parsed.actors}")
+    if parsed.dry_run:
+        print(to_yaml(config), end="")
+        return 0
+    from srpo_ray.training.encode import encode
+
+    _say_inputs(config)
+    found = encode(config, parsed.address, parsed.actors)
+    done = f"{found.encoded} encoded now" if found.encoded else "none is missing"
+    print(f"text features of {found.texts} texts, {done}: {found.folder}")
+    return 0
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
@@ -155,7 +176,7 @@ def _sweep(parsed: argparse.Namespace) -> int:
         return _print_configs("the sweep", sweep, base)
     from srpo_ray.tuning.sweep import run_sweep
 
-    _say_prompts(base)
+    _say_inputs(base)
     report = run_sweep(sweep, base, parsed.address, shlex.join(["python", "experiments/sweep.py", *parsed.config]))
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
     return 0
@@ -169,7 +190,7 @@ def _study(parsed: argparse.Namespace) -> int:
         return _print_configs("the study", study, base)
     from srpo_ray.tuning.study import run_study
 
-    _say_prompts(base)
+    _say_inputs(base)
     report = run_study(
         study, base, parsed.address, shlex.join(["python", "experiments/paper_table.py", *parsed.config])
     )

@@ -34,6 +34,7 @@ def run(*words: str, environment: Mapping[str, str] | None = None) -> subprocess
     [
         ["--help"],
         ["train", "--help"],
+        ["encode", "--help"],
         ["sweep", "--help"],
         ["study", "--help"],
         ["sample", "--help"],
@@ -70,6 +71,7 @@ def test_dry_run_of_a_sweep_shows_space_and_base(capsys: pytest.CaptureFixture[s
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "empty.txt").write_text("\n")
+    (folder / "broken.jsonl").write_text('"a cat"\n{"prompt": \n')
     (folder / "no_model").mkdir()
     shutil.copytree(WEIGHTS / "flux", folder / "half")
     shutil.rmtree(folder / "half" / "vae")
@@ -90,6 +92,9 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "unknown words": ([*train, "algorithm.control_words=nice"], "got 'nice'"),
         "missing file": (["train", str(folder / "none.yaml")], "expected a readable YAML file"),
         "empty prompts": ([*train, f"data.prompts={folder / 'empty.txt'}"], "expected at least one prompt"),
+        "no actors": (["encode", *train[1:], "--actors", "0"], "--actors: expected at least 1, got 0"),
+        "broken rows": ([*train, f"data.prompts={folder / 'broken.jsonl'}"], "got 1 of 2 without: entry 2 (no JSON"),
+        "no captions": ([*train, f"data.images={folder / 'broken_pictures'}"], "expected a caption beside every"),
         "no model": ([*train, f"model.path={folder / 'no_model'}"], "transformer/config.json"),
         "half a model": ([*train, f"model.path={folder / 'half'}"], "which has no vae/config.json; give the folder"),
         "unwritable run folder": ([*train[:-1], "run_root=/proc/runs"], "expected a folder that can be written"),

@@ -1,7 +1,7 @@
 """What every algorithm takes and gives, so that one loop trains them all."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -25,8 +25,8 @@ class Batch:
     """Text features of the same prompts."""
     worker: int = 0
     """Rank of the worker: the address of draws that all its samples share."""
-    images: Tensor | None = None
-    """Real pictures of the prompts `[B, 3, H, W]` in [0, 1], where they take the place of rollouts."""
+    real: Mapping[int, Tensor] = field(default_factory=dict)
+    """Row of the batch -> clean tokens `[N, 64]` of the real picture that takes the place of its rollout."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ scored against the prompt itself.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch, PendingLoss, rollout_sigmas
@@ -41,7 +42,7 @@ class Rollout:
 
 
 def collect_rollout(policy: FlowPolicy, batch: Batch, rollout: RolloutConfig, noise_scope: Scope, seed: int) -> Rollout:
-    """Clean tokens of a batch without gradient, sampled or encoded from its real pictures, and the noise to mix in.
+    """Clean tokens of a batch without gradient, sampled or those of its real pictures, and the noise to mix in.
 
     Args:
         policy: The model that is tuned.
@@ -50,11 +51,16 @@ def collect_rollout(policy: FlowPolicy, batch: Batch, rollout: RolloutConfig, no
         noise_scope: Which samples of an update share one noise.
         seed: Seed of the run.
     """
-    purpose = "rollout" if batch.images is None else "real"
-    noise = policy.noise([generator(seed, purpose, *address(noise_scope, batch, sample)) for sample in batch.samples])
-    if batch.images is not None:
-        return Rollout(policy.encode(batch.images), noise)
-    clean = policy.rollout(noise, batch.conditioning, rollout_sigmas(rollout), rollout.guidance_scale)
+    purposes = ["real" if row in batch.real else "rollout" for row in range(len(batch.samples))]
+    addresses = [address(noise_scope, batch, sample) for sample in batch.samples]
+    noise = policy.noise([generator(seed, purpose, *parts) for purpose, parts in zip(purposes, addresses, strict=True)])
+    clean = torch.empty_like(noise)
+    sampled = [row for row, purpose in enumerate(purposes) if purpose == "rollout"]
+    if sampled:
+        sigmas = rollout_sigmas(rollout)
+        clean[sampled] = policy.rollout(noise[sampled], batch.conditioning[sampled], sigmas, rollout.guidance_scale)
+    for row, tokens in batch.real.items():
+        clean[row] = tokens
     return Rollout(clean, noise)
 
 

@@ -19,8 +19,9 @@ def located(config: RunConfig) -> RunConfig:
         "data.prompts": _absolute(config.data.prompts),
         "evaluation.prompts": _absolute(config.evaluation.prompts),
     }
-    if config.data.images:
-        changes["data.images"] = _absolute(config.data.images)
+    if config.data.images and not config.data.images.startswith("small_world"):
+        # Not a hub id in any case, but perhaps a pattern, at which there is no file.
+        changes["data.images"] = str(Path.cwd() / config.data.images)
     uri = config.tracking.uri
     if uri and uri.startswith(_SQLITE):
         changes["tracking.uri"] = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())

@@ -87,6 +87,18 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_image_ratio(self) -> Self:
+        ratio = self.data.image_ratio
+        size = self.training.micro_batch_size or self.training.worker_batch_size
+        if abs(ratio * size - round(ratio * size)) > 1e-6:
+            raise ValueError(
+                f"expected data.image_ratio = {ratio:g} to be a whole number of the {size} samples of a forward pass"
+                f" (training.micro_batch_size, or a worker's share of training.batch_size), got {ratio * size:g};"
+                " every pass must hold as many rollouts, so choose another ratio or size"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_reward_names(self) -> Self:
         trained = [model.name for model in self.rewards.models]
         names = trained + [model.name for model in self.evaluation.held_out]

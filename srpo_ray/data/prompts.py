@@ -12,7 +12,6 @@ from srpo_ray.flow import generator
 
 EMBEDDED = ("small_world:train", "small_world:test")
 
-
 COLUMNS = ("prompt", "caption", "text")
 """Keys of an entry that a prompt is looked for under, whatever their case, in this order."""
 
@@ -40,6 +39,16 @@ class PromptFile:
         return f"{self.source}: {len(self.prompts)} prompts, {', '.join(parts)}" if parts else None
 
 
+@dataclass(frozen=True)
+class _Broken:
+    """An entry that its format cannot hold, and why."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 def load_prompts(source: str, key: str = "data.prompts") -> list[str]:
     """The prompts of a file; see `read_prompts`."""
     return read_prompts(source, key).prompts
@@ -56,7 +65,7 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
         key: Config key that the source came from, for messages.
 
     Raises:
-        ValueError: If the file cannot be read, has another format, an entry that is no prompt, or no prompt at all.
+        ValueError: If the file cannot be read, has another format, entries that are no prompts, or no prompt at all.
     """
     if source in EMBEDDED:
         from srpo_ray.small_world import prompts as embedded
@@ -69,11 +78,43 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
             f"{key}: expected a readable prompt file or one of {', '.join(EMBEDDED)}, got {source!r} ({error});"
             f" check the path (working folder: {Path.cwd()})"
         ) from error
-    texts = [_prompt_of(entry, source, number, key).strip() for number, entry in enumerate(entries, 1)]
+    texts = [prompt_of(entry) for entry in entries]
+    broken = [f"entry {i + 1} ({str(entries[i])[:100]})" for i, text in enumerate(texts) if text is None]
+    if broken:
+        raise ValueError(
+            f"{key}: expected a text, or an object or row with {', '.join(COLUMNS)}, in every entry of {source}, got"
+            f" {len(broken)} of {len(texts)} without: {'; '.join(broken[:3])}{'; ...' if len(broken) > 3 else ''};"
+            " mend these entries or rename their column"
+        )
     prompts = [text for text in texts if text]
     if not prompts:
         raise ValueError(f"{key}: expected at least one prompt in {source}, got an empty file; add prompts, one a line")
     return PromptFile(source, prompts, len(texts) - len(prompts))
+
+
+def prompt_of(entry: object) -> str | None:
+    """The prompt of a text, an object or a row, without surrounding blanks.
+
+    Returns:
+        `""` where there is a place for it with nothing in it; None if there is no such place, or no text in it.
+    """
+    value = entry
+    if isinstance(entry, Mapping):
+        found = {str(name).lower(): value for name, value in entry.items()}
+        column = next((name for name in COLUMNS if name in found), None)
+        if column and found[column] is None:
+            return ""
+        value = found[column] if column else None
+    return value.strip() if isinstance(value, str) and _is_whole(value) else None
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text has characters only; JSON can hold half of a pair that stands for one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _entries(path: Path, key: str) -> Sequence[object]:
@@ -94,14 +135,44 @@ def _entries(path: Path, key: str) -> Sequence[object]:
     return entries
 
 
+def _read_text(path: Path) -> str:
+    # Some editors begin a file with a byte order mark.
+    return path.read_text(encoding="utf-8-sig")
+
+
+def _read_lines(path: Path) -> list[str]:
+    # Not `splitlines`, which takes some characters inside of a text for the end of a line.
+    lines = _read_text(path).split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
 def _read_json_lines(path: Path) -> list[object]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [_parse_line(line) for line in _read_lines(path)]
+
+
+def _parse_line(line: str) -> object:
+    try:
+        return json.loads(line) if line.strip() else ""
+    except json.JSONDecodeError as error:
+        return _Broken(f"no JSON: {error}: {line}")
 
 
 def _read_table(path: Path) -> list[object]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file, delimiter=delimiter, strict=True))
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise csv.Error(f"{error} (line {reader.line_num})") from error
+    header = rows[0] if rows else []
+    return [_parse_row(header, row) for row in rows[1:]]
+
+
+def _parse_row(header: list[str], row: list[str]) -> object:
+    if row and len(row) != len(header):
+        return _Broken(f"{len(row)} fields under {len(header)} columns, a text with the delimiter needs quotes: {row}")
+    return dict(zip(header, row, strict=True)) if row else ""
 
 
 def _read_parquet(path: Path) -> list[object]:
@@ -116,29 +187,13 @@ def _read_parquet(path: Path) -> list[object]:
 
 
 _READERS: dict[str, Callable[[Path], object]] = {
-    ".txt": lambda path: path.read_text(encoding="utf-8").splitlines(),
-    ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
+    ".txt": _read_lines,
+    ".json": lambda path: json.loads(_read_text(path)),
     ".jsonl": _read_json_lines,
     ".csv": _read_table,
     ".tsv": _read_table,
     ".parquet": _read_parquet,
 }
-
-
-def _prompt_of(entry: object, source: str, number: int, key: str) -> str:
-    if isinstance(entry, str):
-        return entry
-    found = {str(name).lower(): value for name, value in entry.items()} if isinstance(entry, Mapping) else {}
-    column = next((name for name in COLUMNS if name in found), None)
-    value = found[column] if column else None
-    if column and value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(
-            f"{key}: expected a text, or an object or row with {', '.join(COLUMNS)}, as entry {number} of {source}, got"
-            f" {str(entry)[:200]}; mend the entry or rename its column"
-        )
-    return value
 
 
 def prompt_indices(num_prompts: int, step: int, batch_size: int, seed: int) -> list[int]:
@@ -153,9 +208,12 @@ def prompt_indices(num_prompts: int, step: int, batch_size: int, seed: int) -> l
     Returns:
         `batch_size` indices; they depend on the arguments only, so a resumed run goes on where it was.
     """
-    indices = []
-    for position in range(step * batch_size, (step + 1) * batch_size):
+    indices: list[int] = []
+    position, end = step * batch_size, (step + 1) * batch_size
+    while position < end:
         epoch, offset = divmod(position, num_prompts)
         order = torch.randperm(num_prompts, generator=generator(seed, "prompts", epoch))
-        indices.append(int(order[offset]))
+        taken = order[offset : offset + end - position].tolist()
+        indices += taken
+        position += len(taken)
     return indices

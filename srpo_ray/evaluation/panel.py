@@ -11,7 +11,7 @@ from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
 from srpo_ray.flow import generator, shifted_sigmas
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.text import Conditioning
+from srpo_ray.models.text import ConditioningSource
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.query import TextQuery
 
@@ -52,7 +52,7 @@ class Panel:
         self,
         config: EvaluationConfig,
         prompts: Sequence[str],
-        conditioning: Conditioning,
+        conditioning: ConditioningSource,
         *,
         shift: float,
         truth: bool,

@@ -22,11 +22,20 @@ class Family:
     """Whether guidance needs the features of the empty prompt (`FlowPolicy.empty_prompt`)."""
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def tokenizers(self) -> list[str]:
+        """Folders of the tokenizers; T5's is the last."""
+        return ["tokenizer", *(f"tokenizer_{number}" for number in range(2, self.text_encoders + 1))]
+
+    @property
+    def text_parts(self) -> list[str]:
+        """Folders that the features of a text depend on."""
+        return [*self.tokenizers, *(name.replace("tokenizer", "text_encoder") for name in self.tokenizers)]
+
+    @property
+    def parts(self) -> list[str]:
         """What the folder of such a pipeline holds, of that which a run reads."""
-        numbers = ["", *(f"_{number}" for number in range(2, self.text_encoders + 1))]
-        encoders = [part for number in numbers for part in (f"text_encoder{number}/config.json", f"tokenizer{number}")]
-        return ("transformer/config.json", "vae/config.json", *encoders)
+        models = [part for part in ("transformer", "vae", *self.text_parts) if part not in self.tokenizers]
+        return [*(f"{model}/config.json" for model in models), *self.tokenizers]
 
 
 FLUX = Family(

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 
 from srpo_ray.models.families import family_of
-from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.paths import resolve_path, unreadable
 
 _SHOWN = 3
 
@@ -44,10 +44,7 @@ def _load(model_class: Any, path: str, part: str, dtype: torch.dtype, device: st
             resolve_path(path), subfolder=part, torch_dtype=dtype, device_map={"": device}, output_loading_info=True
         )
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"model.path: expected a pipeline in the diffusers layout, got {path!r}, whose {part} cannot be read"
-            f" ({type(error).__name__}: {str(error)[:300]}); download or save it again"
-        ) from error
+        raise ValueError(unreadable(path, part, error)) from error
     missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if missing or unexpected:
         raise ValueError(

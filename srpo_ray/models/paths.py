@@ -55,3 +55,11 @@ def pipeline_file(path: str, name: str) -> Path:
             f" had ({type(error).__name__}: {str(error).splitlines()[0]}); check the name and the network, for a"
             " private one `hf auth login`"
         ) from error
+
+
+def unreadable(path: str, part: str, error: Exception) -> str:
+    """What to say of a part that cannot be read."""
+    return (
+        f"model.path: expected a pipeline in the diffusers layout, got {path!r}, whose {part} cannot be read"
+        f" ({type(error).__name__}: {str(error)[:300]}); download or save it again"
+    )

@@ -1,6 +1,7 @@
 """Text conditioning of the transformer."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,3 +25,15 @@ class Conditioning:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditioning":
         """Move both tensors."""
         return Conditioning(self.prompt_embeds.to(device, dtype), self.pooled_prompt_embeds.to(device, dtype))
+
+
+class ConditioningSource(Protocol):
+    """Text features of a list of prompts, read when they are asked for; a `Conditioning` is one too."""
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        ...
+
+    def __getitem__(self, index: list[int], /) -> Conditioning:
+        """Features of the prompts with these indices, in this order."""
+        ...

@@ -17,11 +17,14 @@ _DRAWN = 40_000
 class RealisticScenes:
     """1000 pictures of seen contents, detailed and of natural colours; rendered when they are asked for."""
 
+    note = None
+
     def __init__(self) -> None:
         scenes = sample_scenes(_DRAWN, _SEED)
         self._scenes = scenes[np.flatnonzero(scenes.word == WORDS.index("realistic"))[:COUNT]]
         contents = zip(self._scenes.color, self._scenes.shape, self._scenes.background, strict=True)
         self.captions = [caption((int(color), int(shape), int(background))) for color, shape, background in contents]
+        self.identities = [f"realistic {_SEED} {_DRAWN} {index}" for index in range(len(self.captions))]
 
     def load(self, indices: Sequence[int], resolution: int) -> Tensor:
         """Pictures `[B, 3, 64, 64]` in [0, 1].

@@ -1,14 +1,14 @@
-"""What can be refused before any process starts: prompts, model folder, rewards that do not fit, run folder."""
+"""What can be refused or said before any process starts: prompts, model folder, rewards that do not fit, run folder."""
 
 from pathlib import Path
 
 from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.load import ConfigError, load_run
-from srpo_ray.data.images import load_images
-from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.rewards.build import declares_image_gradient
 from srpo_ray.training.run_folder import RunFolder
 
@@ -17,16 +17,12 @@ def check_inputs(config: RunConfig) -> None:
     """Check what a run reads.
 
     Raises:
-        ValueError: If a prompt file or the model folder cannot be used, or the algorithm needs a gradient that a
+        ValueError: If prompts, pictures or the model folder cannot be used, or the algorithm needs a gradient that a
             reward does not have.
     """
     check_rewards(config)
-    if config.data.images:
-        load_images(config.data.images)
-    else:
-        load_prompts(config.data.prompts)
-    load_prompts(config.evaluation.prompts, "evaluation.prompts")
     check_model(config.model.path)
+    read_texts(config)
 
 
 def check_model(path: str) -> None:
@@ -43,6 +39,18 @@ def check_model(path: str) -> None:
             f"model.path: expected a folder with a {family.pipeline} in the diffusers layout, got {path!r}, which has"
             f" no {', '.join(missing)}; give the folder that `{family.pipeline}.save_pretrained` wrote"
         )
+
+
+def input_notes(config: RunConfig) -> list[str]:
+    """What a person should know of the prompts and pictures of a run: what is left out, repeated or cut.
+
+    Raises:
+        ValueError: If one of them, or the model's tokenizers, cannot be read.
+    """
+    texts = read_texts(config)
+    path, length = resolve_path(config.model.path), config.model.max_sequence_length
+    cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
+    return [*texts.notes, *(f"{key}: {each.note}" for key, found in cut.items() for each in found)]
 
 
 def check_rewards(config: RunConfig) -> None:

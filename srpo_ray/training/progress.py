@@ -44,5 +44,8 @@ def _refresh(bar: "tqdm[Any]", folder: RunFolder, objectives: tuple[str, ...]) -
     steps, evaluations = read_rows(folder.steps), read_rows(folder.evaluations)
     shown = {name: value for name, value in (steps[-1] if steps else {}).items() if name.startswith("reward/total/")}
     shown |= {name: value for name, value in (evaluations[-1] if evaluations else {}).items() if name in objectives}
-    bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
+    preparing = read_rows(folder.preparing)
+    bar.set_postfix(
+        preparing[-1] if preparing else {name: f"{value:.3f}" for name, value in shown.items()}, refresh=False
+    )
     bar.update((steps[-1]["step"] if steps else 0) - bar.n)

@@ -27,6 +27,7 @@ class RunFolder:
         self.base_pictures = self.pictures / "base.safetensors"
         self.tuned_pictures = self.pictures / "tuned.safetensors"
         self.checkpoints = self.path / "checkpoints"
+        self.preparing = self.path / "preparing.json"
         self.finished = self.path / "finished.json"
         self.ray = self.path / "ray"
 

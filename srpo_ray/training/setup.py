@@ -1,7 +1,6 @@
 """From a config to a `Trainer`: everything that a worker loads before its first update."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,21 +8,20 @@ from torch import distributed as dist
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
-from srpo_ray.data.embeddings import load_or_encode
-from srpo_ray.data.images import load_images
-from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.mixture import Prompts
+from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.panel import Panel
 from srpo_ray.flow import shift_at
 from srpo_ray.models.families import family_of
 from srpo_ray.models.speed import compile_blocks, set_attention
-from srpo_ray.models.text import Conditioning
 from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import Checkpoint
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer
+from srpo_ray.training.prepare import prepare_features, prepare_latents
 from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.training.trainer import Prompts, Trainer
+from srpo_ray.training.trainer import Trainer
 
 
 def build_trainer(
@@ -39,20 +37,18 @@ def build_trainer(
         checkpoint: What to go on from; None starts with the model's own weights.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    texts = read_texts(config)
+    # Before the model is loaded: the text encoders of FLUX.1 are nearly as large.
+    cache = prepare_features(config, texts.encoded, folder, device)
     dtype = model_dtype(config)
     engine, transformer_config = _build_engine(config, dtype, device, checkpoint)
     policy = make_policy(config, engine, transformer_config, device)
-    images = load_images(config.data.images) if config.data.images else None
-    texts = images.captions if images else load_prompts(config.data.prompts)
-    judged = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]
-    unguided = [""] * family_of(config.model.path).classifier_free
-    conditioning = _encode(config, [*texts, *judged, *unguided], dtype, device, Path(config.run_root) / "cache")
-    if unguided:
-        policy.empty_prompt = conditioning[-1:]
+    if texts.guidance:
+        policy.empty_prompt = cache.features(texts.guidance)[[0]]
     panel = Panel(
         config.evaluation,
-        judged,
-        conditioning[len(texts) : len(texts) + len(judged)],
+        texts.judged,
+        cache.features(texts.judged),
         shift=shift_at(config.rollout.shift, config.model.resolution),
         truth=config.evaluation.prompts.startswith("small_world:"),
         trained_words=config.trained_words,
@@ -67,7 +63,12 @@ def build_trainer(
         rewards=rewards,
         algorithm=build_algorithm(config, policy, rewards),
         panel=panel,
-        prompts=Prompts(texts, conditioning[: len(texts)], images),
+        prompts=Prompts(
+            texts.trained,
+            cache.features(texts.trained),
+            prepare_latents(config, texts.images, policy.encode, folder) if texts.images else None,
+            config.data.image_ratio,
+        ),
         rank=rank,
         world_size=world_size,
         timer=StageTimer(device),
@@ -88,12 +89,3 @@ def _build_engine(
     if checkpoint:
         engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.step, checkpoint.average)
     return engine, transformer.config
-
-
-def _encode(config: RunConfig, prompts: list[str], dtype: torch.dtype, device: str, cache: Path) -> Conditioning:
-    """Worker 0 encodes what the cache lacks; the others wait and read."""
-    arguments = (config.model.path, prompts, config.model.max_sequence_length, dtype, device, cache)
-    if dist.get_rank() == 0:
-        load_or_encode(*arguments)
-    dist.barrier()
-    return load_or_encode(*arguments)

@@ -7,31 +7,19 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
 from srpo_ray.algorithms import Algorithm, Batch, PendingLoss
 from srpo_ray.config import RunConfig
-from srpo_ray.data.images import RealImages
-from srpo_ray.data.prompts import prompt_indices
+from srpo_ray.data.mixture import Prompts
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.panel import Panel, combine
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import save_checkpoint
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory
 from srpo_ray.training.run_folder import RunFolder, append_row, load_pictures, save_pictures
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Training prompts, their text features and, where real pictures replace rollouts, those; in one order."""
-
-    texts: list[str]
-    conditioning: Conditioning
-    images: RealImages | None = None
 
 
 @dataclass
@@ -106,7 +94,7 @@ class Trainer:
     def batches(self, step: int) -> Iterable[Batch]:
         """This worker's share of the update's prompts, in micro-batches."""
         training = self.config.training
-        chosen = prompt_indices(len(self.prompts.texts), step, training.batch_size, self.config.seed)
+        chosen = self.prompts.indices(step, training.batch_size, self.config.seed)
         first = self.rank * training.worker_batch_size
         size = training.micro_batch_size or training.worker_batch_size
         for start in range(first, first + training.worker_batch_size, size):
@@ -114,12 +102,8 @@ class Trainer:
             indices = [chosen[sample] for sample in samples]
             conditioning = self.prompts.conditioning[indices].to(self.policy.device, self.policy.dtype)
             texts = tuple(self.prompts.texts[index] for index in indices)
-            yield Batch(step, tuple(samples), texts, conditioning, self.rank, self._images(indices))
-
-    def _images(self, indices: list[int]) -> Tensor | None:
-        if self.prompts.images is None:
-            return None
-        return self.prompts.images.load(indices, self.config.model.resolution).to(self.policy.device)
+            real = {row: tokens.to(self.policy.device) for row, tokens in self.prompts.real_tokens(indices).items()}
+            yield Batch(step, tuple(samples), texts, conditioning, self.rank, real)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Judge the model on the panel, with the average of its weights if one is kept.

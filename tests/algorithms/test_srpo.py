@@ -1,7 +1,7 @@
 """SRPO against derivations of its own: indices by hand, loss and gradient by formula."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -71,11 +71,15 @@ class LinearPolicy:
     def __init__(self, velocity: Tensor) -> None:
         self.parameter = velocity.requires_grad_()
         self.calls: list[tuple[Tensor, Conditioning, float]] = []
+        self.rolled_out: list[int] = []
+        """Samples of each rollout."""
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
         return torch.stack([torch.randn(2, 3, generator=g).double() for g in generators])
 
     def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
+        assert len(noise) == len(conditioning)
+        self.rolled_out.append(len(noise))
         return torch.tanh(noise) + guidance_scale
 
     def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
@@ -84,9 +88,6 @@ class LinearPolicy:
 
     def decode(self, tokens: Tensor) -> Tensor:
         return tokens
-
-    def encode(self, images: Tensor) -> Tensor:
-        return images * 2
 
 
 TEXT_FEATURES = {"flat": 0.3, "simple": -0.2, "plain": 0.9, "detailed": -0.7, "textured": 0.4}
@@ -106,14 +107,14 @@ class LinearRewards:
 
 
 def make(
-    config: SRPOConfig, batch_size: int = 3, step: int = 1, images: Tensor | None = None
+    config: SRPOConfig, batch_size: int = 3, step: int = 1, real: Mapping[int, Tensor] | None = None
 ) -> tuple[SRPO, LinearPolicy, LinearRewards, Batch]:
     policy = LinearPolicy(torch.randn(batch_size, 2, 3, dtype=torch.float64))
     rewards = LinearRewards()
     algorithm = SRPO(config, RolloutConfig(), WORDS, cast(FlowPolicy, policy), cast(Any, rewards), seed=7)
     conditioning = Conditioning(torch.zeros(batch_size, 1, 1), torch.zeros(batch_size, 1))
     prompts = tuple(f"prompt {index}" for index in range(batch_size))
-    return algorithm, policy, rewards, Batch(step, tuple(range(batch_size)), prompts, conditioning, 0, images)
+    return algorithm, policy, rewards, Batch(step, tuple(range(batch_size)), prompts, conditioning, 0, real or {})
 
 
 def test_loss_and_gradient_of_the_velocity_are_the_hand_formulas() -> None:
@@ -295,9 +296,19 @@ def test_all_of_an_update_share_a_landing_when_asked() -> None:
 
 
 def test_real_pictures_take_the_place_of_rollouts() -> None:
-    images = torch.rand(3, 2, 3)
-    algorithm, _, _, batch = make(SRPOConfig(noise="per_sample"), images=images)
+    tokens = torch.rand(3, 2, 3, dtype=torch.float64)
+    algorithm, _, _, batch = make(SRPOConfig(noise="per_sample"), real=dict(enumerate(tokens)))
     rollout = algorithm.collect(batch)
-    assert torch.equal(rollout.clean, images * 2)
+    assert torch.equal(rollout.clean, tokens)
     assert not torch.equal(rollout.noise[0], rollout.noise[1])
-    assert not torch.equal(rollout.noise, algorithm.collect(replace(batch, images=None)).noise)
+    assert not torch.equal(rollout.noise, algorithm.collect(replace(batch, real={})).noise)
+
+
+def test_beside_a_real_picture_the_others_are_rolled_out_as_without_it() -> None:
+    tokens = torch.rand(2, 3, dtype=torch.float64)
+    algorithm, policy, _, batch = make(SRPOConfig(noise="per_sample"), real={1: tokens})
+    mixed, alone = algorithm.collect(batch), algorithm.collect(replace(batch, real={}))
+    assert torch.equal(mixed.clean[1], tokens)
+    assert torch.equal(mixed.clean[[0, 2]], alone.clean[[0, 2]])
+    assert torch.equal(mixed.noise[[0, 2]], alone.noise[[0, 2]])
+    assert policy.rolled_out == [2, 3]

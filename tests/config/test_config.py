@@ -350,3 +350,14 @@ def test_reference_preset_has_every_released_number() -> None:
 def test_real_pictures_are_refused_where_the_algorithm_needs_its_own_rollouts() -> None:
     with pytest.raises(ConfigError, match=r"expected data.images to be unset with algorithm.type=refl"):
         load_run([SMALL_WORLD], ["algorithm.type=refl", "data.images=small_world:realistic"])
+
+
+def test_share_of_real_pictures_must_be_a_whole_number_of_a_forward_pass() -> None:
+    pictures = "data.images=small_world:realistic"
+    assert load_run([SMALL_WORLD], [pictures, "data.image_ratio=0.25"]).data.reads_prompts
+    assert not load_run([SMALL_WORLD], [pictures]).data.reads_prompts
+    load_run([SMALL_WORLD], [pictures, "data.image_ratio=0.3333333333", "training.batch_size=6"])
+    with pytest.raises(ConfigError, match=r"data.image_ratio = 0.25 .* 2 samples of a forward pass .* got 0.5"):
+        load_run([SMALL_WORLD], [pictures, "data.image_ratio=0.25", "training.micro_batch_size=2"])
+    with pytest.raises(ConfigError, match=r"expected images to be set with image_ratio=0.5, got none"):
+        load_run([SMALL_WORLD], ["data.image_ratio=0.5"])

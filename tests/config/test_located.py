@@ -28,3 +28,7 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch:
     assert found.tracking.uri == f"sqlite:///{tmp_path}/my.db"
     assert located(found) == found
     assert located(apply(found, {"tracking.uri": "http://host:5000"})).tracking.uri == "http://host:5000"
+    pictures = located(apply(found, {"data.images": "pictures/*.tar"}))
+    assert pictures.data.images == str(tmp_path / "pictures" / "*.tar")
+    embedded = apply(found, {"data.images": "small_world:realistic"})
+    assert located(embedded).data.images == "small_world:realistic"

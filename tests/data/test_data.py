@@ -5,10 +5,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-import torch
 
-from srpo_ray.data import embeddings
-from srpo_ray.data.embeddings import load_or_encode
 from srpo_ray.data.prompts import load_prompts, prompt_indices, read_prompts
 
 PROMPTS = ["a red circle", "ein grüner Kreis", "红色的圆"]
@@ -41,9 +38,32 @@ def test_empty_and_repeated_prompts_are_counted_and_only_the_empty_left_out(tmp_
     path.write_text("a cat\na dog")
     assert read_prompts(str(path)).note is None
     assert read_prompts("small_world:train").note is None
+    (tmp_path / "p.jsonl").write_text('"a cat"\n\n{"prompt": " "}\n{"prompt": null}\n')
+    assert read_prompts(str(tmp_path / "p.jsonl")).empty == 3
+    (tmp_path / "p.csv").write_text("id,prompt\n1,a cat\n\n2,\n")
+    assert read_prompts(str(tmp_path / "p.csv")).empty == 2
     table = pyarrow.table({"prompt": ["a cat", None]})
     pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
     assert read_prompts(str(tmp_path / "p.parquet")).empty == 1
+
+
+def test_line_ends_and_marks_of_any_kind_stay_out_of_the_prompts_and_no_other_character_does(tmp_path: Path) -> None:
+    # U+2028 and U+0085 end a line for Python's `splitlines`, but neither for JSON nor in a text file.
+    inside = "one\u2028two\x85three"
+    (tmp_path / "p.txt").write_bytes(f"\ufeff{inside}\r\na dog\r\n".encode())
+    (tmp_path / "p.jsonl").write_bytes(f'\ufeff"{inside}"\r\n"a dog"'.encode())
+    for name in ("p.txt", "p.jsonl"):
+        assert load_prompts(str(tmp_path / name)) == [inside, "a dog"]
+
+
+def test_all_broken_rows_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(['"a cat"', "{", "[1]", '{"prompt": "\\ud800"}', '"a dog"', "7"]))
+    with pytest.raises(ValueError, match=r"got 4 of 6 without: entry 2 \(no JSON: .*; entry 3 .*; entry 4 .*; \.\.\.;"):
+        load_prompts(str(path))
+    (tmp_path / "p.csv").write_text("prompt\na cat\na cat, sitting\n")
+    with pytest.raises(ValueError, match=r"got 1 of 2 without: entry 2 \(2 fields under 1 columns"):
+        load_prompts(str(tmp_path / "p.csv"))
 
 
 @pytest.mark.parametrize(
@@ -80,17 +100,8 @@ def test_every_prompt_comes_once_per_epoch_in_an_order_of_its_own() -> None:
     assert prompt_indices(10, 3, 4, seed=3) == batches[3]
 
 
-def test_features_are_encoded_once_and_then_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("small_world", PROMPTS[:2], 16, torch.float32, "cpu", tmp_path)
-    first = load_or_encode(*arguments)
-    assert first.prompt_embeds.shape[:2] == (2, 16)
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("encoded again")
-
-    monkeypatch.setattr(embeddings, "encode_prompts", refuse)
-    second = load_or_encode(*arguments)
-    assert torch.equal(first.prompt_embeds, second.prompt_embeds)
-    assert torch.equal(first.pooled_prompt_embeds, second.pooled_prompt_embeds)
-    with pytest.raises(AssertionError, match="encoded again"):
-        load_or_encode("small_world", PROMPTS[1:], 16, torch.float32, "cpu", tmp_path)
+def test_resumed_run_takes_the_same_prompts_at_any_step() -> None:
+    straight = [index for step in range(6) for index in prompt_indices(5, step, 3, seed=1)]
+    assert [index for step in range(4, 6) for index in prompt_indices(5, step, 3, seed=1)] == straight[12:]
+    # One update may go through several epochs.
+    assert sorted(prompt_indices(3, 0, 9, seed=1)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]

@@ -1,10 +1,20 @@
+import gzip
+import json
+import tarfile
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 
 from srpo_ray.data.images import load_images
+from srpo_ray.data.latents import LatentCache
+from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.load import load_vae
+from srpo_ray.models.paths import resolve_path
 from srpo_ray.small_world.truth import measure
 
 
@@ -37,7 +47,7 @@ def test_wide_picture_is_cut_in_the_middle_and_not_squeezed(tmp_path: Path) -> N
 def test_picture_without_caption_is_refused_by_name(tmp_path: Path, caption: str | None) -> None:
     save(tmp_path, "a.png", (8, 8), (0, 0, 0), "fine")
     save(tmp_path, "b.png", (8, 8), (0, 0, 0), caption)
-    with pytest.raises(ValueError, match=r"data.images: expected a caption .* got none in 1 of 2 \(b.txt\)"):
+    with pytest.raises(ValueError, match=r"data.images: expected a caption .* got none in 1 of 2 \(.*b.png\)"):
         load_images(str(tmp_path))
 
 
@@ -46,8 +56,123 @@ def test_empty_folder_and_broken_picture_are_refused(tmp_path: Path) -> None:
         load_images(str(tmp_path))
     (tmp_path / "a.png").write_bytes(b"no picture")
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"expected a readable picture, got .*a.png"):
-        load_images(str(tmp_path)).load([0], 16)
+    save(tmp_path, "b.png", (8, 8), (0, 0, 0), "fine")
+    whole = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "c.png").write_bytes(whole[:-20])
+    (tmp_path / "c.txt").write_text("cut off")
+    with pytest.raises(ValueError, match=r"expected readable pictures, got 2 of 3 that are none: .*a.png .*c.png"):
+        load_images(str(tmp_path)).load([0, 1, 2], 16)
+
+
+def test_picture_of_an_upright_camera_is_turned(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (32, 16))
+    picture.paste((255, 255, 255), (0, 0, 16, 16))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # Turn a quarter clockwise to see it upright: the left half goes to the top.
+    picture.save(tmp_path / "a.png", exif=exif)
+    (tmp_path / "a.txt").write_text("white above")
+    shown = load_images(str(tmp_path)).load([0], 16)[0]
+    assert shown[:, :6].min() > 0.9
+    assert shown[:, -6:].max() < 0.1
+
+
+def kinds(tmp_path: Path) -> dict[str, Path]:
+    """The same three captioned pictures as a folder, a tar file, two tar files and two tables."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    save(folder, "a.png", (40, 20), (255, 0, 0), "ein roter Kreis")
+    save(folder, "b.v2.jpg", (32, 32), (0, 0, 255), "a blue square")
+    save(folder, "c.webp", (16, 64), (0, 255, 0), None)
+    (folder / "c.json").write_text(json.dumps({"caption": "绿色", "width": 16}))
+    names = [["a.png", "a.txt"], ["b.v2.jpg", "b.v2.txt"], ["c.webp", "c.json"]]
+    (tmp_path / "tars").mkdir()
+    tars = {"one.tar": names, "tars/0.tar": names[:1], "tars/1.tar": names[1:]}
+    for tar, groups in tars.items():
+        with tarfile.open(tmp_path / tar, "w") as archive:
+            for name in (name for group in groups for name in group):
+                archive.add(folder / name, f"shard/{name}")
+    pictures = [(folder / picture).read_bytes() for picture, _ in names]
+    captions = ["ein roter Kreis", "a blue square", "绿色"]
+    table = pyarrow.table({"image": pictures, "caption": captions})
+    pyarrow.parquet.write_table(table, tmp_path / "bytes.parquet", row_group_size=2)
+    structs = [{"bytes": pictures[0], "path": None}, {"bytes": None, "path": "folder/b.v2.jpg"}]
+    structs.append({"bytes": pictures[2], "path": "c.webp"})
+    pyarrow.parquet.write_table(pyarrow.table({"Text": captions, "image": structs}), tmp_path / "structs.parquet")
+    return {
+        "folder": folder,
+        "tar": tmp_path / "one.tar",
+        "folder of tars": tmp_path / "tars",
+        "pattern": tmp_path / "tars" / "*.tar",
+        "parquet": tmp_path / "bytes.parquet",
+        "parquet of structs": tmp_path / "structs.parquet",
+    }
+
+
+def test_tar_files_and_tables_give_the_pictures_and_captions_of_the_folder(tmp_path: Path) -> None:
+    sources = kinds(tmp_path)
+    expected = load_images(str(sources.pop("folder")))
+    assert expected.captions == ["ein roter Kreis", "a blue square", "绿色"]
+    for kind, source in sources.items():
+        images = load_images(str(source))
+        assert images.captions == expected.captions, kind
+        assert len(set(images.identities)) == 3
+        # Not in order, so that a row group is left and entered again.
+        assert torch.equal(images.load([2, 0, 1], 16), expected.load([2, 0, 1], 16)), kind
+
+
+def test_captions_without_a_picture_are_counted(tmp_path: Path) -> None:
+    save(tmp_path, "a.png", (8, 8), (0, 0, 0), "fine")
+    assert load_images(str(tmp_path)).note is None
+    save(tmp_path, "b.gif", (8, 8), (0, 0, 0), "another format")
+    assert load_images(str(tmp_path)).note == f"{tmp_path}: 1 pictures, 1 captions without a picture left out"
+
+
+def test_broken_off_compressed_or_mixed_sources_are_refused(tmp_path: Path) -> None:
+    sources = kinds(tmp_path)
+    content = sources["tar"].read_bytes()
+    # In the middle of a picture, of a header, and after a member, where a reader could take it for the end.
+    for end in (700, 512 + 512 * -(-(sources["folder"] / "a.png").stat().st_size // 512) + 100, 1024):
+        (tmp_path / "cut.tar").write_bytes(content[:end])
+        with pytest.raises(ValueError, match=r"data.images: expected a whole, uncompressed tar file, got .*cut.tar"):
+            load_images(str(tmp_path / "cut.tar"))
+    (tmp_path / "zipped.tar").write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match="expected a whole, uncompressed tar file"):
+        load_images(str(tmp_path / "zipped.tar"))
+    (tmp_path / "cut.parquet").write_bytes(sources["parquet"].read_bytes()[:-9])
+    with pytest.raises(ValueError, match="expected a whole Parquet file"):
+        load_images(str(tmp_path / "cut.parquet"))
+    pyarrow.parquet.write_table(pyarrow.table({"img": [b"x"], "text": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"expected columns image and prompt, caption or text .* got img, text"):
+        load_images(str(tmp_path / "other.parquet"))
+    save(tmp_path / "tars", "a.png", (8, 8), (0, 0, 0), "beside tar files")
+    with pytest.raises(ValueError, match="got 1, 2 and 0 of them; keep one kind"):
+        load_images(str(tmp_path / "tars"))
+    (sources["folder"] / "c.json").write_text("{")
+    with pytest.raises(ValueError, match=r"expected a readable caption, got c.json"):
+        load_images(str(sources["folder"]))
+    pyarrow.parquet.write_table(pyarrow.table({"image": [b"x"], "text": [None]}), tmp_path / "mute.parquet")
+    with pytest.raises(ValueError, match=r"got none in 1 of 1 \(.*mute.parquet: row 0\)"):
+        load_images(str(tmp_path / "mute.parquet"))
+
+
+def test_tokens_are_encoded_once_and_are_those_of_the_policy(tmp_path: Path) -> None:
+    vae = load_vae("small_world", torch.float32)
+    network: Any = None
+    policy = FluxPolicy(network, vae, {"guidance_embeds": True}, resolution=64, dtype=torch.float32)
+    cache = LatentCache(resolve_path("small_world"), 64, torch.float32, tmp_path / "cache")
+    for source in kinds(tmp_path).values():
+        images = load_images(str(source))
+        missing = cache.missing(images)
+        if missing:
+            cache.add(images, missing, policy.encode)
+        assert cache.missing(images) == []
+        found = cache.tokens(images)[[2, 0, 1]]["tokens"]
+        torch.testing.assert_close(found, policy.encode(images.load([2, 0, 1], 64)), rtol=1e-4, atol=1e-5)
+    # A pattern names the same tar files as their folder.
+    assert len(list(cache.store.folder.iterdir())) == 5
+    other = tmp_path / "folder" / "a.png"
+    other.write_bytes((tmp_path / "folder" / "c.webp").read_bytes())
+    assert cache.missing(load_images(str(tmp_path / "folder"))) == [0]
 
 
 def test_realistic_scenes_are_detailed_show_their_captions_and_stay_the_same() -> None:

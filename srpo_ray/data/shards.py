@@ -1,0 +1,162 @@
+"""Rows of tensors on disk, in checksummed shards: what is computed once and read many times.
+
+A shard is one safetensors file: tensors with one row per entry, and in its header the entries' keys and a SHA-256 of
+all of it. It is written under another name and renamed, and never changed, so any number of processes may write and
+read at once. Where two of them write the same entry it is there twice, which does no harm.
+"""
+
+import hashlib
+import uuid
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from srpo_ray.files import replacing
+
+ROWS = 256
+"""Entries of a full shard: 1 GiB of FLUX's text features, 256 MiB of latents at 1024 x 1024 pixels."""
+
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One readable shard."""
+
+    path: Path
+    keys: tuple[str, ...]
+    """Key of each row."""
+    checksum: str
+
+
+class ShardStore:
+    """The shards of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is read or made until it is needed.
+
+        Args:
+            folder: Where the shards are.
+        """
+        self.folder = folder
+
+    def add(self, keys: Sequence[str], tensors: dict[str, Tensor]) -> Path:
+        """Write one shard, whole or not at all.
+
+        Args:
+            keys: Key of each entry, without blanks.
+            tensors: Tensors whose first dimension is the entries'.
+
+        Returns:
+            The shard's file.
+        """
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        assert all(len(tensor) == len(keys) for tensor in whole.values())
+        path = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        with replacing(path) as unfinished:
+            save_file(whole, unfinished, {"keys": " ".join(keys), "sha256": _checksum(keys, whole)})
+        return path
+
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Which entries are not there, after every shard that holds some of the others was read and checked.
+
+        A damaged shard is named in a warning and removed, so its entries are missing.
+
+        Args:
+            keys: Keys of entries; repeated ones count once.
+
+        Returns:
+            Indices into `keys`, ascending.
+        """
+        wanted, found = set(keys), set[str]()
+        paths = self._paths()
+        with ThreadPoolExecutor(_READERS) as readers:
+            for path, shard in zip(paths, readers.map(lambda path: _checked(path, wanted), paths), strict=True):
+                if shard:
+                    found.update(shard.keys)
+                elif path.exists():
+                    path.unlink(missing_ok=True)
+                    warnings.warn(f"{path} was damaged and is removed; what it held is computed again", stacklevel=2)
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        return sorted(index for key, index in first.items() if key not in found)
+
+    def rows(self, keys: Sequence[str]) -> "Rows":
+        """The entries with these keys, to be read when they are asked for.
+
+        Raises:
+            ValueError: If one is not there.
+        """
+        places: dict[str, tuple[Path, int]] = {}
+        for path in self._paths():
+            shard = _read(path)
+            if shard:
+                places |= {key: (path, row) for row, key in enumerate(shard.keys)}
+        absent = sum(key not in places for key in keys)
+        if absent:
+            raise ValueError(
+                f"expected all {len(keys)} entries in {self.folder}, got {absent} less; another process must have"
+                " removed them, or this node does not see the folder: put run_root on storage that every node sees"
+            )
+        return Rows([places[key] for key in keys])
+
+    def _paths(self) -> list[Path]:
+        # A file that is being written ends in another way.
+        return sorted(self.folder.glob("*.safetensors"))
+
+
+class Rows:
+    """Entries in an order, read from the disk row by row."""
+
+    def __init__(self, places: Sequence[tuple[Path, int]]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Tensor name -> rows of these entries, `[len(indices), ...]`; nothing else of a shard is read."""
+        found: list[dict[str, Tensor]] = []
+        for path, row in (self._places[index] for index in indices):
+            with safe_open(path, framework="pt") as file:
+                found.append({name: file.get_slice(name)[row] for name in file.keys()})  # noqa: SIM118
+        return {name: torch.stack([tensors[name] for tensors in found]) for name in found[0]}
+
+
+def _read(path: Path) -> Shard | None:
+    """Keys and checksum of a shard; None if its header is damaged or it has just been removed."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        return Shard(path, tuple(header["keys"].split()), header["sha256"])
+    except (SafetensorError, KeyError, FileNotFoundError):
+        return None
+
+
+def _checked(path: Path, wanted: set[str]) -> Shard | None:
+    """The shard, unread if it holds nothing that is wanted; None if it is damaged or has just been removed."""
+    shard = _read(path)
+    return shard if shard and (wanted.isdisjoint(shard.keys) or _is_whole(shard)) else None
+
+
+def _is_whole(shard: Shard) -> bool:
+    try:
+        with safe_open(shard.path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, FileNotFoundError):
+        return False
+    return _checksum(shard.keys, tensors) == shard.checksum
+
+
+def _checksum(keys: Sequence[str], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(" ".join(keys).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,62 @@
+"""The texts of a run: which it trains on, which it is judged by, and where they come from."""
+
+from dataclasses import dataclass
+
+from srpo_ray.config import RunConfig
+from srpo_ray.data.images import RealImages, load_images
+from srpo_ray.data.prompts import read_prompts
+from srpo_ray.models.families import family_of
+
+
+@dataclass(frozen=True)
+class Texts:
+    """All texts of a run, and its real pictures, unread."""
+
+    images: RealImages | None
+    prompts: list[str]
+    """Of `data.prompts`; none if every sample is a real picture."""
+    judged: list[str]
+    """The evaluation prompts that are used."""
+    guidance: list[str]
+    """The empty prompt, where the model's guidance is classifier-free; else none."""
+    notes: list[str]
+    """What a person should know of the sources, each with its config key."""
+
+    @property
+    def trained(self) -> list[str]:
+        """Captions of the real pictures first, then prompts."""
+        return [*(self.images.captions if self.images else []), *self.prompts]
+
+    @property
+    def encoded(self) -> list[str]:
+        """All texts whose features a run needs."""
+        return [*self.trained, *self.judged, *self.guidance]
+
+    @property
+    def by_key(self) -> dict[str, list[str]]:
+        """The texts by the config key that they come from."""
+        captions = {"data.images": self.images.captions} if self.images else {}
+        return captions | {"data.prompts": self.prompts, "evaluation.prompts": self.judged}
+
+
+def read_texts(config: RunConfig) -> Texts:
+    """Read the prompt files and captions of a run.
+
+    Raises:
+        ValueError: If a file cannot be used, or there is no model of a known family.
+    """
+    images = load_images(config.data.images) if config.data.images else None
+    trained = read_prompts(config.data.prompts) if config.data.reads_prompts else None
+    judged = read_prompts(config.evaluation.prompts, "evaluation.prompts")
+    notes = {
+        "data.images": images.note if images else None,
+        "data.prompts": trained.note if trained else None,
+        "evaluation.prompts": judged.note,
+    }
+    return Texts(
+        images,
+        trained.prompts if trained else [],
+        judged.prompts[: config.evaluation.num_prompts],
+        [""] if family_of(config.model.path).classifier_free else [],
+        [f"{key}: {note}" for key, note in notes.items() if note],
+    )

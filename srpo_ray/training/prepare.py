@@ -1,0 +1,100 @@
+"""What a run computes once before its first update, unless the cache has it: text features and latents of pictures."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from srpo_ray.config import RunConfig
+from srpo_ray.data.embeddings import TextCache
+from srpo_ray.data.images import RealImages
+from srpo_ray.data.latents import LatentCache
+from srpo_ray.data.shards import ROWS, Rows
+from srpo_ray.files import write_text
+from srpo_ray.training.run_folder import RunFolder
+
+T = TypeVar("T")
+
+
+def prepare_features(config: RunConfig, texts: Sequence[str], folder: RunFolder, device: str) -> TextCache:
+    """Let worker 0 encode the texts that the cache lacks, and then drop the text encoders; the others wait.
+
+    Args:
+        config: The run.
+        texts: All texts that it needs the features of.
+        folder: Where progress is written.
+        device: Where the encoders run.
+
+    Returns:
+        The cache, which has all of them.
+    """
+    cache = TextCache.of(config)
+    missing = _from_worker_0(lambda: cache.missing(texts))
+    # Nothing here may keep the encoders: the model takes their place.
+    _in_rounds(
+        "text features", missing, cache.load_encoder(device) if missing and dist.get_rank() == 0 else None, 1, folder
+    )
+    if device != "cpu":
+        torch.cuda.empty_cache()
+    return cache
+
+
+def prepare_latents(
+    config: RunConfig, images: RealImages, encode: Callable[[Tensor], Tensor], folder: RunFolder
+) -> Rows:
+    """Let every worker encode its share of the pictures that the cache lacks.
+
+    Args:
+        config: The run.
+        images: Its real pictures.
+        encode: From pictures to tokens, as `FlowPolicy.encode` does it.
+        folder: Where progress is written.
+
+    Returns:
+        Clean tokens of all pictures, unread.
+
+    Raises:
+        ValueError: If a picture cannot be read.
+    """
+    cache = LatentCache.of(config)
+    missing = _from_worker_0(lambda: cache.missing(images))
+    _in_rounds("latents", missing, lambda part: cache.add(images, part, encode), dist.get_world_size(), folder)
+    return cache.tokens(images)
+
+
+def _from_worker_0(find: Callable[[], list[T]]) -> list[T]:
+    """What worker 0 finds, on every worker."""
+    found = [find() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found)
+    assert found[0] is not None
+    return found[0]
+
+
+def _in_rounds(
+    what: str, items: list[T], encode: Callable[[list[T]], object] | None, num_workers: int, folder: RunFolder
+) -> None:
+    """Encode items in parts, one per worker and round.
+
+    The workers meet after each round, so that none waits for longer than a part takes: a collective has a time limit.
+
+    Args:
+        what: Shown as progress.
+        items: What to encode, the same on every worker.
+        encode: Encodes a part and writes it; None on workers that take no part.
+        num_workers: Workers that take part, the first ones.
+        folder: Where progress is written.
+    """
+    rank = dist.get_rank()
+    size = max(1, min(ROWS, -(-len(items) // num_workers)))
+    for start in range(0, len(items), size * num_workers):
+        if rank == 0:
+            write_text(folder.preparing, json.dumps({what: f"{start}/{len(items)}"}) + "\n")
+        part = items[start + rank * size : start + (rank + 1) * size]
+        if encode and part:
+            encode(part)
+        dist.barrier()
+    if rank == 0:
+        folder.preparing.unlink(missing_ok=True)
