@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,16 @@ def win_figure(evaluation: PairedEvaluation) -> str:
     return svg.drawing(left + 440, bottom + 24, parts, "Win rates with 95% intervals")
 
 
+def _setting_text(value: object) -> str:
+    """A setting for people: `base (run: runs/x, step: 40)`, `a, b`."""
+    if isinstance(value, Mapping):
+        inner = ((name, _setting_text(item)) for name, item in value.items())
+        return "; ".join(f"{name} ({text})" if "," in text else f"{name} {text}" for name, text in inner)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
 def _label(found: Comparison, several: bool) -> str:
     return f"{found.metric}, {found.model}" if several else found.metric
 
@@ -197,5 +207,5 @@ def _page(evaluation: PairedEvaluation, sheets: Sequence[tuple[str, str]]) -> di
         "win_text": win_text,
         "figure": win_figure(evaluation),
         "sheets": sheets,
-        "settings": [(name, value) for name, value in evaluation.settings.items() if name != "prompts"],
+        "settings": [(name, _setting_text(value)) for name, value in evaluation.settings.items()],
     }
