@@ -158,11 +158,10 @@ def win_figure(evaluation: PairedEvaluation) -> str:
     left = 14 + _CHARACTER_WIDTH * max(len(name) for name in names)
     x = svg.Axis(0, 1, left, left + 420)
     bottom = 12 + _ROW_HEIGHT * len(found)
-    parts = [svg.line(x(tick), 6, x(tick), bottom, "grid") for tick in (0, 0.25, 0.75, 1)]
-    parts.append(svg.line(x(0.5), 6, x(0.5), bottom, "base-line"))
-    parts += [
-        svg.text(x(tick), bottom + 16, f"{100 * tick:.0f}%", "tick", "middle") for tick in (0, 0.25, 0.5, 0.75, 1)
-    ]
+    parts = []
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(svg.line(x(tick), 6, x(tick), bottom, "base-line" if tick == 0.5 else "grid"))
+        parts.append(svg.text(x(tick), bottom + 16, f"{100 * tick:.0f}%", "tick", "middle"))
     for index, (each, name) in enumerate(zip(found, names, strict=True)):
         y = 12 + _ROW_HEIGHT * (index + 0.5)
         parts.append(svg.text(left - 10, y + 4, name, "", "end"))
@@ -172,13 +171,11 @@ def win_figure(evaluation: PairedEvaluation) -> str:
 
 
 def _setting_text(value: object) -> str:
-    """A setting for people: `base (run: runs/x, step: 40)`, `a, b`."""
+    """A setting for people: `tuned (run runs/x; step 40)`, `a, b`."""
     if isinstance(value, Mapping):
-        inner = ((name, _setting_text(item)) for name, item in value.items())
-        return "; ".join(f"{name} ({text})" if "," in text else f"{name} {text}" for name, text in inner)
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value)
+        nested = [(name, _setting_text(item), isinstance(item, Mapping)) for name, item in value.items()]
+        return "; ".join(f"{name} ({text})" if several else f"{name} {text}" for name, text, several in nested)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _label(found: Comparison, several: bool) -> str:
@@ -203,8 +200,6 @@ def _page(evaluation: PairedEvaluation, sheets: Sequence[tuple[str, str]]) -> di
         "reference": reference,
         "models": models,
         "lines": [(metric, [evaluation.comparison(metric, model) for model in models]) for metric in evaluation.scores],
-        "difference_text": difference_text,
-        "win_text": win_text,
         "figure": win_figure(evaluation),
         "sheets": sheets,
         "settings": [(name, _setting_text(value)) for name, value in evaluation.settings.items()],

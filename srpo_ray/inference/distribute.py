@@ -61,7 +61,7 @@ def draw_on_ray(
             )
         size = min(num_workers or int(gpus) or 1, len(chunks))
         # Once, on one of the machines that draw: the head of a cluster may have no GPU for the text encoders.
-        reserved = {f"num_{name.lower()}s": amount for name, amount in need.items()}
+        reserved: dict[str, Any] = {f"num_{name.lower()}s": amount for name, amount in need.items()}
         ray.get(ray.remote(**reserved)(_encode).remote(job))
         _be_quiet()
         dataset = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 
 import torch
@@ -14,6 +14,7 @@ from srpo_ray.inference.job import Row, SamplingJob
 from srpo_ray.training.run_folder import append_row, read_rows
 
 ROWS, JOB = "rows.jsonl", "job.json"
+Rows = Generator[Row, None, None]
 
 
 def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> list[Row]:
@@ -59,11 +60,11 @@ def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> 
     return [found[place] for place in places]
 
 
-def _rows(job: SamplingJob, chunks: Sequence[list[int]], num_workers: int | None, address: str | None) -> Iterator[Row]:
+def _rows(job: SamplingJob, chunks: Sequence[list[int]], num_workers: int | None, address: str | None) -> Rows:
     if not chunks:
         return
     cluster = address or os.environ.get("RAY_ADDRESS")
-    if cluster is None and (num_workers or torch.cuda.device_count()) <= 1:
+    if not cluster and min(num_workers or torch.cuda.device_count(), len(chunks)) <= 1:
         from srpo_ray.inference.sampler import Sampler
 
         sampler = Sampler(job)
@@ -89,7 +90,7 @@ def open_folder(job: SamplingJob) -> None:
     asked = json.loads(json.dumps(job.description))
     try:
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
-        others = [name for name in asked | before if asked.get(name) != before.get(name)]
+        others = [name for name in asked if not isinstance(before, dict) or asked[name] != before.get(name)]
         if not others:
             write_text(file, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
     except (OSError, json.JSONDecodeError) as error:

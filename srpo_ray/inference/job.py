@@ -105,7 +105,7 @@ class SamplingOptions:
         check_at_least("--guidance-scale", self.guidance_scale, 0)
 
     def over(self, config: RunConfig) -> RunConfig:
-        """A run's config with these options in its section `evaluation`, and paths that other processes find."""
+        """A run's config with these options in its section `evaluation`."""
         asked: Mapping[str, Any] = {
             "samples_per_prompt": self.samples_per_prompt,
             "num_steps": self.num_steps,
@@ -114,7 +114,7 @@ class SamplingOptions:
             "batch_size": self.batch_size,
         }
         changes = {f"evaluation.{name}": value for name, value in asked.items() if value is not None}
-        return located(apply(config, changes))
+        return apply(config, changes)
 
 
 def open_run(run_dir: Path) -> TrainedRun:
