@@ -11,6 +11,7 @@ from srpo_ray.errors import RunFailedError, StudyInterruptedError
 
 if TYPE_CHECKING:
     from srpo_ray.config import RunConfig, StudyConfig, SweepConfig
+    from srpo_ray.inference.job import SamplingOptions
 
 StudyT = TypeVar("StudyT", "SweepConfig", "StudyConfig")
 
@@ -18,6 +19,7 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 DEFAULT_SWEEP = "configs/sweep/small_world.yaml"
 DEFAULT_STUDY = "configs/study/paper_table.yaml"
 DEFAULT_RUN = "configs/small_world.yaml"
+_RL_GUIDANCE = "velocity base + W (tuned - base): 0 untrained, 1 tuned, above 1 beyond it"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,12 +82,29 @@ def _parser() -> argparse.ArgumentParser:
 
     sample = commands.add_parser("sample", help="draw pictures with a trained run")
     sample.add_argument("run_dir", metavar="RUN", help="folder of the run")
-    sample.add_argument("prompts", nargs="+", metavar="PROMPT", help="prompts, each in quotes")
-    sample.add_argument("--out", metavar="PNG", help="picture to write (default: RUN/samples.png)")
-    sample.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
-    sample.add_argument("--steps", type=int, default=20, help="Euler steps (default 20)")
-    sample.add_argument("--guidance-scale", type=float, default=3.5, help="guidance (default 3.5)")
-    sample.set_defaults(run=_sample)
+    sample.add_argument("texts", nargs="*", metavar="PROMPT", help="prompts, each in quotes")
+    sample.add_argument("--prompts", metavar="FILE", help="prompt file, in place of or after the prompts given here")
+    sample.add_argument(
+        "--out",
+        metavar="PNG|DIR",
+        help="grid of all pictures, or folder of pictures and contact sheets (default: RUN/samples.png for few, RUN/"
+        "samples for many)",
+    )
+    sample.add_argument("--rl-guidance", type=float, default=1.0, metavar="W", help=f"{_RL_GUIDANCE} (default 1)")
+    _add_sampling(sample)
+    sample.set_defaults(run=_sample, seed=0)
+
+    evaluate = commands.add_parser("evaluate", help="compare a tuned model with the untrained one on the same noise")
+    evaluate.add_argument("run_dir", metavar="RUN", help="folder of the run")
+    evaluate.add_argument("--prompts", metavar="FILE", help="prompt file (default: the run's evaluation prompts)")
+    evaluate.add_argument("--num-prompts", type=int, metavar="N", help="use the first N prompts only")
+    evaluate.add_argument("--out", metavar="DIR", help="folder to write (default: RUN/evaluation)")
+    evaluate.add_argument(
+        "--rl-guidance", type=float, nargs="+", default=(), metavar="W", help=f"also draw at these: {_RL_GUIDANCE}"
+    )
+    evaluate.add_argument("--against", metavar="RUN", help="compare with this run's tuned model, not the untrained one")
+    _add_sampling(evaluate)
+    evaluate.set_defaults(run=_evaluate)
 
     export = commands.add_parser("export", help="write a trained run for diffusers and ComfyUI, with a model card")
     export.add_argument("run_dir", metavar="RUN", help="folder of the run")
@@ -108,6 +127,17 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--out", metavar="DIR", help="folder for page, JSON and CSV (default: RUN_ROOT/words_NAME)")
     words.set_defaults(run=_words)
     return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    from_run = "default: as the run was evaluated"
+    parser.add_argument("--samples-per-prompt", type=int, metavar="N", help="pictures per prompt, each from own noise")
+    parser.add_argument("--seed", type=int, help=f"seed of the noise ({from_run}; sample: 0)")
+    parser.add_argument("--steps", type=int, help=f"Euler steps ({from_run})")
+    parser.add_argument("--guidance-scale", type=float, help=f"guidance embedding ({from_run})")
+    parser.add_argument("--batch-size", type=int, metavar="N", help=f"pictures per call of a worker ({from_run})")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that draw (default: one per GPU)")
+    parser.add_argument("--address", help="Ray cluster (`auto`, HOST:PORT); default RAY_ADDRESS, else this machine")
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
@@ -227,20 +257,54 @@ def _print_configs(what: str, config: "SweepConfig | StudyConfig", base: "RunCon
 
 
 def _sample(parsed: argparse.Namespace) -> int:
-    from srpo_ray.training.sample import sample_run
+    from srpo_ray.data.prompts import load_prompts
 
-    out = Path(parsed.out) if parsed.out else Path(parsed.run_dir) / "samples.png"
-    print(
-        sample_run(
-            Path(parsed.run_dir),
-            parsed.prompts,
-            out,
-            seed=parsed.seed,
-            num_steps=parsed.steps,
-            guidance_scale=parsed.guidance_scale,
-        )
-    )
+    texts = [*parsed.texts, *(load_prompts(parsed.prompts, "--prompts") if parsed.prompts else ())]
+    if not texts:
+        raise ValueError("expected something to draw, got no prompt; give prompts in quotes or --prompts FILE")
+    options = _sampling_options(parsed)
+    from srpo_ray.inference.sample import sample_run
+
+    out = Path(parsed.out) if parsed.out else None
+    print(sample_run(Path(parsed.run_dir), texts, out, options=options, rl_guidance=parsed.rl_guidance))
     return 0
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    options = _sampling_options(parsed)
+    from srpo_ray.evaluation.paired_report import evaluation_table
+    from srpo_ray.inference.evaluate import evaluate_run
+
+    evaluation, page = evaluate_run(
+        Path(parsed.run_dir),
+        Path(parsed.out) if parsed.out else Path(parsed.run_dir) / "evaluation",
+        options=options,
+        prompts=parsed.prompts,
+        num_prompts=parsed.num_prompts,
+        rl_guidance=parsed.rl_guidance,
+        against=Path(parsed.against) if parsed.against else None,
+        command=parsed.command,
+    )
+    # Into a file or a pipe rich would print 80 columns, too few for the table.
+    Console(width=None if sys.stdout.isatty() else 120).print(evaluation_table(evaluation))
+    print(f"page: {page}")
+    return 0
+
+
+def _sampling_options(parsed: argparse.Namespace) -> "SamplingOptions":
+    from srpo_ray.inference.job import SamplingOptions
+
+    return SamplingOptions(
+        samples_per_prompt=parsed.samples_per_prompt,
+        num_steps=parsed.steps,
+        guidance_scale=parsed.guidance_scale,
+        seed=parsed.seed,
+        batch_size=parsed.batch_size,
+        num_workers=parsed.num_workers,
+        address=parsed.address,
+    )
 
 
 def _export(parsed: argparse.Namespace) -> int:

@@ -6,4 +6,4 @@ class RunFailedError(RuntimeError):
 
 
 class StudyInterruptedError(RuntimeError):
-    """A sweep or study was stopped and can be resumed; the message says how."""
+    """A sweep, study or evaluation was stopped and can be resumed; the message says how."""

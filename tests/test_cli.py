@@ -38,6 +38,7 @@ def run(*words: str, environment: Mapping[str, str] | None = None) -> subprocess
         ["sweep", "--help"],
         ["study", "--help"],
         ["sample", "--help"],
+        ["evaluate", "--help"],
         ["export", "--help"],
         ["words", "--help"],
     ],

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 
 from srpo_ray.files import replacing
 
@@ -34,7 +36,7 @@ def picture_grid(images: Tensor, captions: Sequence[str], columns: int, scale: f
         raise ValueError(f"expected columns >= 1, got {columns}")
     cells = [
         _captioned([picture], caption, labels=None)
-        for picture, caption in zip(_pictures(images, scale), captions, strict=True)
+        for picture, caption in zip(to_pictures(images, scale), captions, strict=True)
     ]
     return _tiled(cells, min(columns, len(cells)))
 
@@ -60,17 +62,18 @@ def before_after(before: Tensor, after: Tensor, prompts: Sequence[str]) -> Image
         )
     width = before.shape[-1]
     scale = max(1, round(_SMALL / width)) if width <= _LARGE else _LARGE / width
-    pairs = zip(_pictures(before, scale), _pictures(after, scale), prompts, strict=True)
+    pairs = zip(to_pictures(before, scale), to_pictures(after, scale), prompts, strict=True)
     cells = [_captioned([base, tuned], prompt, labels=("base", "tuned")) for base, tuned, prompt in pairs]
     return _tiled(cells, min(2, len(cells)))
 
 
-def method_grid(columns: Mapping[str, Tensor], prompts: Sequence[str]) -> Image.Image:
-    """A row per prompt, its pictures by several models side by side under the models' names.
+def method_grid(columns: Mapping[str, Tensor], prompts: Sequence[str], abreast: int = 1) -> Image.Image:
+    """Each prompt's pictures by several models side by side, under the models' names.
 
     Args:
         columns: Name of a model -> its pictures `[N, 3, H, W]` in [0, 1], one per prompt.
         prompts: N prompts.
+        abreast: Prompts in a row, at least 1.
 
     Raises:
         ValueError: If shapes or counts do not fit.
@@ -79,17 +82,36 @@ def method_grid(columns: Mapping[str, Tensor], prompts: Sequence[str]) -> Image.
         _check(images, prompts)
     scales = {name: min(1.0, _LARGE / images.shape[-1]) for name, images in columns.items()}
     small = all(images.shape[-1] <= _SMALL for images in columns.values())
-    pictures = [_pictures(images, 2.0 if small else scales[name]) for name, images in columns.items()]
+    pictures = [to_pictures(images, 2.0 if small else scales[name]) for name, images in columns.items()]
     rows = zip(*pictures, prompts, strict=True)
     cells = [_captioned(list(row), prompt, labels=tuple(columns)) for *row, prompt in rows]
-    return _tiled(cells, 1)
+    return _tiled(cells, min(abreast, len(cells)))
 
 
-def save_png(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG file so that a reader sees the whole of it or none, and return its path."""
+def save_png(picture: Image.Image, path: Path, *, optimize: bool = True) -> Path:
+    """Write a PNG file so that a reader sees the whole of it or none, and return its path.
+
+    Args:
+        picture: What to write.
+        path: Where.
+        optimize: Look for the smallest file, which takes a second for a large picture.
+    """
     with replacing(path) as unfinished:
-        picture.save(unfinished, format="PNG", optimize=True)
+        picture.save(unfinished, format="PNG", optimize=optimize)
     return path
+
+
+def read_pictures(paths: Sequence[Path], width: int = _LARGE) -> Tensor:
+    """Pictures `[N, 3, h, w]` in [0, 1] of N files of one size, reduced to at most `width` pixels."""
+    pictures = []
+    for path in paths:
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+        if picture.width > width:
+            size = (width, round(picture.height * width / picture.width))
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        pictures.append(to_tensor(picture))
+    return torch.stack(pictures)
 
 
 def _check(images: Tensor, captions: Sequence[str]) -> None:
@@ -100,7 +122,8 @@ def _check(images: Tensor, captions: Sequence[str]) -> None:
         )
 
 
-def _pictures(images: Tensor, scale: float) -> list[Image.Image]:
+def to_pictures(images: Tensor, scale: float = 1.0) -> list[Image.Image]:
+    """Pictures `[N, 3, H, W]` in [0, 1] for PIL, larger by `scale`; pixels stay sharp above 1."""
     pixels = (images.detach().float().nan_to_num().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     size = (max(1, round(images.shape[3] * scale)), max(1, round(images.shape[2] * scale)))
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS

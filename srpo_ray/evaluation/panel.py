@@ -100,7 +100,7 @@ class Panel:
         for start in range(0, len(self.items), self.config.batch_size):
             items = self.items[start : start + self.config.batch_size]
             images = self.sample(policy, items)
-            parts.append(self._measure(images, items, rewards, weights))
+            parts.append(self.measure(images, items, rewards, weights))
             small.append(thumbnails(images))
             for item, image in zip(items, images, strict=True):
                 sample, prompt = divmod(item, len(self.prompts))
@@ -118,9 +118,17 @@ class Panel:
         sigmas = shifted_sigmas(self.config.num_steps, self.shift)
         return policy.decode(policy.rollout(noise, conditioning, sigmas, self.config.guidance_scale))
 
-    def _measure(
+    def measure(
         self, images: Tensor, items: Sequence[int], rewards: RewardScorer, weights: Mapping[str, float]
     ) -> dict[str, Tensor]:
+        """Metric name -> one value per picture `[B]`, on the CPU, of pictures that show the panel's items.
+
+        Args:
+            images: `[B, 3, H, W]` in [0, 1].
+            items: B items.
+            rewards: Scores of trained and held-out models.
+            weights: Trained models and their weights.
+        """
         prompts = [self.prompts[item % len(self.prompts)] for item in items]
         scores = rewards.measure(images, [TextQuery.plain(prompt) for prompt in prompts])
         metrics = _named(scores, weights)

@@ -8,6 +8,22 @@ from statistics import mean, stdev
 _STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t for a two-sided 95% interval at 1 to 10 degrees of freedom, from the published tables."""
 
+NORMAL_95 = 1.959964
+"""What it comes down to with many degrees of freedom."""
+
+
+def student_95(degrees: int) -> float:
+    """Student's t for a two-sided 95% interval, to two decimals or better.
+
+    Args:
+        degrees: Degrees of freedom, at least 1. Above 10 it is the normal quantile with the first two terms of the
+            Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5).
+    """
+    if degrees <= len(_STUDENT_95):
+        return _STUDENT_95[degrees - 1]
+    z = NORMAL_95
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
 
 @dataclass(frozen=True)
 class OverSeeds:
@@ -28,9 +44,7 @@ class OverSeeds:
         """Half of the 95% interval of the mean by Student's t; None for a single seed."""
         if self.spread is None:
             return None
-        # With more seeds than the table has, its last value is a little too wide, never too narrow.
-        student = _STUDENT_95[min(self.count - 2, len(_STUDENT_95) - 1)]
-        return student * self.spread / math.sqrt(self.count)
+        return student_95(self.count - 1) * self.spread / math.sqrt(self.count)
 
     @property
     def is_clear(self) -> bool:

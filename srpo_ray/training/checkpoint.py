@@ -10,13 +10,16 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+T = TypeVar("T")
 
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -97,11 +100,20 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
+    return _newest_whole(folder, read_checkpoint)
+
+
+def latest_trained_file(folder: Path) -> tuple[int, Path] | None:
+    """`trained_file` of the newest checkpoint that has it whole; damaged ones are named in a warning."""
+    return _newest_whole(folder, trained_file)
+
+
+def _newest_whole(folder: Path, read: Callable[[Path], T]) -> T | None:
     for path in reversed(complete_checkpoints(folder)):
         try:
-            return read_checkpoint(path)
+            return read(path)
         except ValueError as error:
-            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=2)
+            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=3)
     return None
 
 
@@ -113,9 +125,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        for name, expected in manifest["files"].items():
-            if _fingerprint(path / name) != expected:
-                raise ValueError(f"checkpoint {path}: {name} is not what the manifest says, so it is damaged")
+        for name in manifest["files"]:
+            _check_file(path, name, manifest)
         return Checkpoint(
             path=path,
             step=manifest["step"],
@@ -125,7 +136,33 @@ def read_checkpoint(path: Path) -> Checkpoint:
             state=manifest["state"],
         )
     except (OSError, json.JSONDecodeError, KeyError, SafetensorError) as error:
-        raise ValueError(f"checkpoint {path}: expected weights, optimizer and manifest, got: {error!r}") from error
+        raise _unreadable(path, error) from error
+
+
+def trained_file(path: Path) -> tuple[int, Path]:
+    """Updates made, and the file with the average of the weights, or with the weights where the run keeps no average.
+
+    No other file is looked at: the optimizer's state, twice as large, is nothing that a picture needs.
+
+    Raises:
+        ValueError: If it is missing, changed or unreadable.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        name = AVERAGE if AVERAGE in manifest["files"] else WEIGHTS
+        _check_file(path, name, manifest)
+        return manifest["step"], path / name
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _check_file(path: Path, name: str, manifest: dict[str, Any]) -> None:
+    if _fingerprint(path / name) != manifest["files"][name]:
+        raise ValueError(f"checkpoint {path}: {name} is not what the manifest says, so it is damaged")
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"checkpoint {path}: expected weights, optimizer and manifest, got: {error!r}")
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

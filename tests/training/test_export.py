@@ -11,34 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from srpo_ray.cli import main
-from srpo_ray.config import RunConfig, load_run, to_yaml
+from srpo_ray.config import load_run, to_yaml
 from srpo_ray.models.tuned import load_tuned
 from srpo_ray.small_world.weights import WEIGHTS
-from srpo_ray.training.checkpoint import save_checkpoint
 from srpo_ray.training.export import COMFYUI_LORA, DIFFUSERS_LORA, export_run
-from srpo_ray.training.run_folder import RunFolder, append_row
+from srpo_ray.training.run_folder import RunFolder
 from tests.conftest import SMALL_WORLD
+from tests.training.trained_run import trained_run
 
 BASE = WEIGHTS / "flux"
-
-
-def trained_run(path: Path, *overrides: str) -> tuple[RunConfig, dict[str, Tensor]]:
-    """A run's folder with a checkpoint that is far from the untrained model, and two evaluations."""
-    config = load_run([SMALL_WORLD], overrides)
-    folder = RunFolder(path)
-    folder.make()
-    folder.config.write_text(to_yaml(config))
-    network = load_tuned(config, torch.float32, "cpu", None)
-    source = torch.Generator().manual_seed(0)
-    weights = {
-        name: (parameter + 0.05 * torch.randn(parameter.shape, generator=source)).detach().contiguous()
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad
-    }
-    save_checkpoint(folder.checkpoints, 7, weights, {"x/exp_avg": torch.zeros(1)}, {}, kept=1)
-    append_row(folder.evaluations, {"step": 0, "panel/held_out": 0.5, "time/evaluate": 1.0})
-    append_row(folder.evaluations, {"step": 7, "panel/held_out": 0.75, "time/evaluate": 1.0})
-    return config, weights
 
 
 def pictures(pipeline: FluxPipeline) -> Tensor:

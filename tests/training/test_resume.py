@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from srpo_ray.config import RunConfig, apply, to_yaml
+from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.sample import sample_run
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.training.sample import sample_run
 from srpo_ray.training.setup import build_trainer
 from tests.training.ranks import run_ranks
 
@@ -42,9 +43,7 @@ def train_and_resume(config: RunConfig, path: str) -> list[dict[str, Any]]:
 
 
 def picture(folder: RunFolder) -> bytes:
-    return sample_run(
-        folder.path, ["a red circle"], folder.path / "s.png", seed=0, num_steps=2, guidance_scale=3.5
-    ).read_bytes()
+    return sample_run(folder.path, ["a red circle"], options=SamplingOptions(seed=0, num_steps=2)).read_bytes()
 
 
 def run_with(config: RunConfig, path: Path, checkpoint: Checkpoint, average: dict[str, torch.Tensor]) -> RunFolder:

@@ -9,11 +9,11 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run, to_yaml
+from srpo_ray.inference.sample import sample_run
 from srpo_ray.models.tuned import load_tuned
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.training.export import DIFFUSERS_LORA, export_run
 from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.training.sample import sample_run
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trained import read_trained
 from tests.conftest import SMALL_WORLD, TINY

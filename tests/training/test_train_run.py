@@ -11,10 +11,11 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from srpo_ray.config import RunConfig, apply
+from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.sample import sample_run
 from srpo_ray.training.checkpoint import checkpoint_path, complete_checkpoints, latest_checkpoint
 from srpo_ray.training.launch import TrainingError, train
 from srpo_ray.training.run_folder import RunFolder, read_rows
-from srpo_ray.training.sample import sample_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -58,9 +59,7 @@ def test_run_leaves_rows_pictures_checkpoints_and_an_mlflow_run(tiny_run: RunCon
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "pictures"} <= artifacts
 
-    sheet = sample_run(
-        folder.path, ["a red circle", "a cat"], folder.path / "s.png", seed=0, num_steps=2, guidance_scale=3.5
-    )
+    sheet = sample_run(folder.path, ["a red circle", "a cat"], options=SamplingOptions(seed=0, num_steps=2))
     assert Image.open(sheet).size[0] > 128
 
 
@@ -140,7 +139,7 @@ def test_alarm_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(tiny_ru
 
     def sampled() -> bytes:
         out = folder.path / "samples.png"
-        return sample_run(folder.path, ["a red circle"], out, seed=0, num_steps=2, guidance_scale=3.5).read_bytes()
+        return sample_run(folder.path, ["a red circle"], out, options=SamplingOptions(seed=0, num_steps=2)).read_bytes()
 
     best = sampled()
     folder.finished.unlink()

@@ -1,0 +1,152 @@
+"""Two models on the same prompts and noise: paired differences and win rates, with 95% intervals over prompts.
+
+Prompts are the unit: pictures of one prompt are alike, so they are averaged first, and an interval knows how far
+*prompts* spread. It says what another draw of prompts from the same source would give, not another training run.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pvariance, stdev
+
+from srpo_ray.evaluation.seeds import NORMAL_95, student_95
+
+Values = Sequence[Sequence[float]]
+"""One metric of one model: `[prompts][samples]`."""
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """Share of pairs in which the first model's value is the higher one; a tie counts half."""
+
+    rate: float
+    low: float
+    high: float
+    """Ends of the 95% interval."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out one half."""
+        return self.low > 0.5 or self.high < 0.5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of a model against the reference's."""
+
+    metric: str
+    model: str
+    reference: str
+    mean: float
+    reference_mean: float
+    half_width: float | None
+    """Half of the difference's 95% interval, Student's t over prompts; None for a single prompt."""
+    wins: WinRate
+
+    @property
+    def difference(self) -> float:
+        """The model's mean minus the reference's."""
+        return self.mean - self.reference_mean
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval of the difference leaves out zero."""
+        return self.half_width is not None and abs(self.difference) > self.half_width
+
+
+def compare(metric: str, model: str, values: Values, reference: str, reference_values: Values) -> Comparison:
+    """Compare two models picture by picture of the same noise.
+
+    Args:
+        metric: Name of the metric.
+        model: Name of the model.
+        values: Its values `[prompts][samples]`.
+        reference: Name of the model that it is compared with.
+        reference_values: That one's values, of the same prompts and noise.
+    """
+    gaps = [
+        fmean(a - b for a, b in zip(ours, theirs, strict=True))
+        for ours, theirs in zip(values, reference_values, strict=True)
+    ]
+    half_width = student_95(len(gaps) - 1) * stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else None
+    mean, reference_mean = (fmean(fmean(samples) for samples in each) for each in (values, reference_values))
+    return Comparison(metric, model, reference, mean, reference_mean, half_width, win_rate(values, reference_values))
+
+
+def win_rate(values: Values, reference_values: Values) -> WinRate:
+    """Share of won pairs, averaged within each prompt, then over prompts.
+
+    The interval is Wilson's, with the number of prompts replaced by the effective one: as many independent pairs as
+    would spread the rate as far as the prompts do (Franco and others, J. Survey Statistics and Methodology 7, 2019,
+    for samples in clusters). With one picture per prompt and no tie it is Wilson's own. It stays inside [0, 1], and
+    where all pairs are won it is not a single point.
+
+    Args:
+        values: `[prompts][samples]` of the model.
+        reference_values: The same of the reference.
+    """
+    shares = [
+        fmean(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(ours, theirs, strict=True))
+        for ours, theirs in zip(values, reference_values, strict=True)
+    ]
+    rate, spread = fmean(shares), pvariance(shares)
+    # No more than all pairs count, and where all prompts are alike, no more than the prompts.
+    pairs = sum(len(samples) for samples in values)
+    count = min(pairs, rate * (1 - rate) / spread * len(shares)) if spread else len(shares)
+    return WinRate(rate, *_wilson(rate, count))
+
+
+def _wilson(rate: float, count: float) -> tuple[float, float]:
+    """Wilson's 95% score interval of a proportion among `count` independent draws."""
+    z = NORMAL_95
+    shrink = 1 + z**2 / count
+    center = (rate + z**2 / (2 * count)) / shrink
+    reach = z / shrink * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
+    return max(0.0, center - reach), min(1.0, center + reach)
+
+
+@dataclass(frozen=True)
+class PairedEvaluation:
+    """What models did on the same prompts and noise, as plain values."""
+
+    models: Sequence[str]
+    """The reference first: all others are compared with it."""
+    prompts: Sequence[str]
+    scores: Mapping[str, Mapping[str, Values]]
+    """Metric -> model -> `[prompts][samples]`."""
+    objective: str
+    """Metric that pictures are ordered by: the first held-out score, or the trained reward without one."""
+    settings: Mapping[str, object]
+    """What the pictures depend on, for people and programs."""
+    created: str
+    command: str
+
+    @property
+    def num_samples(self) -> int:
+        """Pictures per prompt and model."""
+        return len(self.scores[self.objective][self.models[0]][0])
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Every other model against the reference, metric by metric."""
+        reference, *others = self.models
+        return [
+            compare(metric, model, columns[model], reference, columns[reference])
+            for metric, columns in self.scores.items()
+            for model in others
+        ]
+
+    def comparison(self, metric: str, model: str) -> Comparison:
+        """One of `comparisons`."""
+        columns, reference = self.scores[metric], self.models[0]
+        return compare(metric, model, columns[model], reference, columns[reference])
+
+    def gaps(self, model: str) -> list[tuple[float, int, int]]:
+        """(difference of the objective from the reference, prompt, sample) of every pair, the most improved first."""
+        ours, theirs = self.scores[self.objective][model], self.scores[self.objective][self.models[0]]
+        pairs = [
+            (ours[prompt][sample] - theirs[prompt][sample], prompt, sample)
+            for prompt in range(len(self.prompts))
+            for sample in range(self.num_samples)
+        ]
+        return sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))

@@ -1,0 +1,1 @@
+"""Pictures of trained runs, on any number of GPUs: samples, and base against tuned."""

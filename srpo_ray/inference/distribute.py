@@ -1,0 +1,109 @@
+"""A job's chunks on the GPUs of a machine or cluster, through Ray Data: one actor per GPU holds the models."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+
+from srpo_ray.errors import RunFailedError
+from srpo_ray.inference.job import Row, SamplingJob
+from srpo_ray.rewards.pool.capacity import cluster_capacity
+from srpo_ray.training.launch import ray_session
+
+_LOST = 2
+"""How often a worker that died is started again before the job stops."""
+
+
+class SamplingActor:
+    """A `Sampler` in a process of its own."""
+
+    def __init__(self, job: SamplingJob) -> None:
+        self._job = job
+        self._sampler: Any = None
+
+    def __call__(self, row: Mapping[str, Any]) -> list[Row]:
+        """Draw one chunk."""
+        if self._sampler is None:
+            # Not when the actor is made: Ray Data gives an error there as text alone.
+            from srpo_ray.inference.sampler import Sampler
+
+            self._sampler = Sampler(self._job)
+        return self._sampler.draw([int(prompt) for prompt in row["chunk"]])
+
+
+def draw_on_ray(
+    job: SamplingJob, chunks: Sequence[list[int]], num_workers: int | None, address: str | None
+) -> Iterator[Row]:
+    """Rows of the job's pictures as they are drawn, in any order.
+
+    Args:
+        job: What is drawn.
+        chunks: Those of its chunks that are wanted.
+        num_workers: Actors; None takes one per GPU of the cluster, or one where it has none.
+        address: Ray cluster to use; None takes `RAY_ADDRESS` or starts a local one.
+
+    Raises:
+        ValueError: If there is no cluster, it cannot hold so many actors, or an input cannot be used.
+        RunFailedError: If a reward fails, or a worker keeps dying.
+    """
+    with ray_session(address), _plain_errors():
+        gpus, _ = cluster_capacity({"GPU": 1})
+        need = {"GPU": 1} if gpus else {"CPU": 1}
+        capacity, available = cluster_capacity(need)
+        if (num_workers or 1) > capacity:
+            raise ValueError(
+                f"--num-workers: expected at most {capacity:g} workers of {need} each, as the cluster has {available},"
+                f" got {num_workers}; lower it or add nodes"
+            )
+        size = min(num_workers or int(gpus) or 1, len(chunks))
+        # Once, on one of the machines that draw: the head of a cluster may have no GPU for the text encoders.
+        reserved: dict[str, Any] = {f"num_{name.lower()}s": amount for name, amount in need.items()}
+        ray.get(ray.remote(**reserved)(_encode).remote(job))
+        _be_quiet()
+        dataset = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
+        rows = dataset.flat_map(
+            SamplingActor,
+            fn_constructor_args=(job,),
+            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+            max_restarts=_LOST,
+            max_task_retries=_LOST,
+            **reserved,
+        )
+        for row in rows.iter_rows():
+            yield {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
+
+
+def _encode(job: SamplingJob) -> None:
+    """Put the text features into the cache, so that no actor loads a text encoder."""
+    from srpo_ray.inference.sampler import encode
+
+    encode(job)
+
+
+def _be_quiet() -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise what a worker raised, without Ray's text around it."""
+    try:
+        yield
+    except RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, RunFailedError | ValueError) and cause is not error):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(cause, RunFailedError | ValueError):
+            raise cause from error
+        raise RunFailedError(
+            f"a worker was lost more than {_LOST} times ({error}); see Ray's logs, and lower --batch-size or"
+            " --num-workers if it ran out of memory"
+        ) from error

@@ -1,0 +1,104 @@
+"""Carries a job out, or goes on with it: pictures and rows that are there are not drawn again."""
+
+import json
+import os
+from collections.abc import Generator, Sequence
+from contextlib import closing
+
+import torch
+from tqdm import tqdm
+
+from srpo_ray.errors import StudyInterruptedError
+from srpo_ray.files import write_text
+from srpo_ray.inference.job import Row, SamplingJob
+from srpo_ray.training.run_folder import append_row, read_rows
+
+ROWS, JOB = "rows.jsonl", "job.json"
+Rows = Generator[Row, None, None]
+
+
+def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> list[Row]:
+    """Draw every picture of a job that its folder lacks.
+
+    One process needs no Ray and draws here; several, and those of a cluster, draw through Ray Data.
+
+    Args:
+        job: What is drawn.
+        num_workers: Processes; None takes one per GPU, or one where there is none.
+        address: Ray cluster; None takes `RAY_ADDRESS`, or this machine.
+
+    Returns:
+        One row per picture, by prompt, sample and model.
+
+    Raises:
+        ValueError: If the folder cannot be written, belongs to another job, or an input cannot be used.
+        RunFailedError: If it could not go on.
+        StudyInterruptedError: If it was stopped by Ctrl-C.
+    """
+    open_folder(job)
+    places = [(p, s, model.name) for p in range(len(job.prompts)) for s in job.samples for model in job.models]
+    wanted = set(places)
+    found = {place: row for row in read_rows(job.folder / ROWS) if (place := _place(row)) in wanted}
+    found = {place: row for place, row in found.items() if job.picture(*place).exists()}
+    # A line that was cut off in mid-write goes too.
+    write_text(job.folder / ROWS, "".join(json.dumps(row) + "\n" for row in found.values()))
+    names = [model.name for model in job.models]
+    chunks = [
+        chunk for chunk in job.chunks if not all((p, s, m) in found for p in chunk for s in job.samples for m in names)
+    ]
+    with tqdm(total=len(places), initial=len(found), unit="picture", disable=None) as bar:
+        try:
+            with closing(_rows(job, chunks, num_workers, address)) as rows:
+                for row in rows:
+                    append_row(job.folder / ROWS, row)
+                    bar.update(_place(row) not in found)
+                    found[_place(row)] = row
+        except KeyboardInterrupt:
+            raise StudyInterruptedError(
+                f"stopped with {len(found)} of {len(places)} pictures drawn; the same command goes on from there"
+            ) from None
+    return [found[place] for place in places]
+
+
+def _rows(job: SamplingJob, chunks: Sequence[list[int]], num_workers: int | None, address: str | None) -> Rows:
+    if not chunks:
+        return
+    cluster = address or os.environ.get("RAY_ADDRESS")
+    if not cluster and min(num_workers or torch.cuda.device_count(), len(chunks)) <= 1:
+        from srpo_ray.inference.sampler import Sampler
+
+        sampler = Sampler(job)
+        for chunk in chunks:
+            yield from sampler.draw(chunk)
+        return
+    from srpo_ray.inference.distribute import draw_on_ray
+
+    yield from draw_on_ray(job, chunks, num_workers, address)
+
+
+def _place(row: Row) -> tuple[int, int, str]:
+    return row["prompt"], row["sample"], row["model"]
+
+
+def open_folder(job: SamplingJob) -> None:
+    """Make the job's folder, or see that it is the one of this same job.
+
+    Raises:
+        ValueError: If it cannot be written, or belongs to another job.
+    """
+    file = job.folder / JOB
+    asked = json.loads(json.dumps(job.description))
+    try:
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
+        others = [name for name in asked if not isinstance(before, dict) or asked[name] != before.get(name)]
+        if not others:
+            write_text(file, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"--out: expected a folder that can be written, got {job.folder} ({error}); name another"
+        ) from error
+    if others:
+        raise ValueError(
+            f"--out: expected a new folder or the one of this same command, got {job.folder}, which holds pictures of"
+            f" other {', '.join(others)}; name another folder or remove this one"
+        )

@@ -1,0 +1,127 @@
+"""A tuned model against the untrained one, or another run's, on the same prompts and noise."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from srpo_ray.data.prompts import load_prompts
+from srpo_ray.evaluation.paired import PairedEvaluation
+from srpo_ray.evaluation.paired_report import write_evaluation
+from srpo_ray.evaluation.results import TRAINED_REWARD
+from srpo_ray.inference.draw import draw_all
+from srpo_ray.inference.job import (
+    Model,
+    Row,
+    SamplingJob,
+    SamplingOptions,
+    check_at_least,
+    check_weights,
+    guided_name,
+    open_run,
+)
+from srpo_ray.models.rl_guidance import BASE, TUNED
+from srpo_ray.training.trained import TrainedRun
+
+_ORDER = ("panel/", "reward/", "truth/", "image/")
+
+
+def evaluate_run(
+    run_dir: Path,
+    out: Path,
+    *,
+    options: SamplingOptions,
+    prompts: str | None = None,
+    num_prompts: int | None = None,
+    rl_guidance: Sequence[float] = (),
+    against: Path | None = None,
+    command: str = "",
+) -> tuple[PairedEvaluation, Path]:
+    """Draw, measure, compare and report; repeated, it goes on where it stopped.
+
+    Args:
+        run_dir: Folder of the run.
+        out: Folder to write; made if needed.
+        options: How to sample.
+        prompts: Prompt file, `small_world:train` or `small_world:test`; None takes the run's evaluation prompts.
+        num_prompts: Use the first ones only; None takes all, or as many as the run itself if the prompts are its own.
+        rl_guidance: Also draw with these weights of Reinforcement Learning Guidance.
+        against: Folder of another run, whose tuned model takes the place of the untrained one.
+        command: What the person typed, for the report.
+
+    Returns:
+        What was found, and the path of the page.
+
+    Raises:
+        ValueError: If an input cannot be used.
+        RunFailedError: If it could not go on.
+        StudyInterruptedError: If it was stopped by Ctrl-C.
+    """
+    check_weights(rl_guidance)
+    check_at_least("--num-prompts", num_prompts, 1)
+    run = open_run(run_dir)
+    config = options.over(run.config)
+    source = prompts or config.evaluation.prompts
+    texts = load_prompts(source, "--prompts" if prompts else "evaluation.prompts")
+    count = num_prompts if num_prompts or prompts else config.evaluation.num_prompts
+    reference = Model("base", run, BASE)
+    if against is not None:
+        other = open_run(against)
+        _check_same_model(run, other)
+        reference = Model(other.folder.path.name, other, TUNED)
+    models = {reference.name: reference}
+    for weight in (TUNED, *rl_guidance):
+        models.setdefault(guided_name(weight), Model(guided_name(weight), run, weight))
+    job = SamplingJob(
+        config,
+        tuple(models.values()),
+        tuple(texts[:count]),
+        out.resolve(),
+        scored=True,
+        truth=source.startswith("small_world:"),
+    )
+    rows = draw_all(job, options.num_workers, options.address)
+    held_out = [f"panel/{model.name}" for model in config.evaluation.held_out]
+    evaluation = PairedEvaluation(
+        models=[model.name for model in job.models],
+        prompts=job.prompts,
+        scores=_scores(rows, job),
+        objective=next(iter(held_out), TRAINED_REWARD),
+        settings={name: value for name, value in job.description.items() if name != "prompts"} | {"prompts": source},
+        created=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        command=command,
+    )
+    return evaluation, write_evaluation(job.folder, evaluation, job.picture)
+
+
+def _scores(rows: Sequence[Row], job: SamplingJob) -> dict[str, dict[str, list[list[float]]]]:
+    """Metric -> model -> `[prompts][samples]`, the scores of models first."""
+    metrics = [name for name in rows[0] if name not in ("prompt", "sample", "model")]
+    metrics = [name for prefix in _ORDER for name in metrics if name.startswith(prefix)]
+    found = {(row["prompt"], row["sample"], row["model"]): row for row in rows}
+    return {
+        metric: {
+            model.name: [
+                [found[prompt, sample, model.name][metric] for sample in job.samples]
+                for prompt in range(len(job.prompts))
+            ]
+            for model in job.models
+        }
+        for metric in metrics
+    }
+
+
+def _check_same_model(run: TrainedRun, other: TrainedRun) -> None:
+    """Raise ValueError unless two runs tuned the same model, so that noise and text features serve both."""
+    ours, theirs = run.config.model, other.config.model
+    for key in ("path", "resolution", "max_sequence_length"):
+        if getattr(ours, key) != getattr(theirs, key):
+            raise ValueError(
+                f"--against: expected a run of the same model, got {other.folder.path} with model.{key}"
+                f" {getattr(theirs, key)!r} where {run.folder.path} has {getattr(ours, key)!r}; compare runs that"
+                " agree in it"
+            )
+    if other.folder.path == run.folder.path or other.folder.path.name in ("base", "tuned"):
+        raise ValueError(
+            f"--against: expected the folder of another run that is not called base or tuned, got {other.folder.path};"
+            " name another, or rename the folder"
+        )

@@ -1,0 +1,143 @@
+"""What is to be drawn: plain values, which every worker gets."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.load import apply
+from srpo_ray.config.located import located
+from srpo_ray.training.trained import TrainedRun, read_trained
+
+Row = dict[str, Any]
+"""One picture: `prompt` and `sample` (indices from 0), `model`, then its metrics."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the models whose pictures are drawn from the same noise."""
+
+    name: str
+    """Unique in its job; part of file names."""
+    run: TrainedRun
+    rl_guidance: float
+    """0: the run's untrained model; 1: its tuned one; see `RLGuidance`."""
+
+
+@dataclass(frozen=True)
+class SamplingJob:
+    """Prompts x samples x models."""
+
+    config: RunConfig
+    """The first model's run; section `evaluation` says how to sample."""
+    models: tuple[Model, ...]
+    prompts: tuple[str, ...]
+    folder: Path
+    """Where pictures go; on a cluster every node must see it."""
+    scored: bool = False
+    """Measure the pictures too."""
+    truth: bool = False
+    """The prompts are of the small world, so there is truth to measure."""
+
+    @property
+    def samples(self) -> range:
+        """Indices of a prompt's pictures."""
+        return range(self.config.evaluation.samples_per_prompt)
+
+    @property
+    def chunks(self) -> list[list[int]]:
+        """Prompt indices in portions of work: as many as fill a batch with their samples, at least one.
+
+        A worker takes a whole chunk, so no batch, and with it no rounding, depends on how many workers there are.
+        """
+        size = max(1, self.config.evaluation.batch_size // len(self.samples))
+        count = len(self.prompts)
+        return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+    def picture(self, prompt: int, sample: int, model: str) -> Path:
+        """File of a picture."""
+        return self.folder / "pictures" / f"{prompt:05d}_{sample}_{model}.png"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the pictures depend on, as JSON holds it; another description is another job."""
+        evaluation = self.config.evaluation
+        models = {
+            model.name: {"run": str(model.run.folder.path), "step": model.run.step, "rl_guidance": model.rl_guidance}
+            for model in self.models
+        }
+        return {
+            "models": models,
+            "samples_per_prompt": evaluation.samples_per_prompt,
+            "seed": evaluation.seed,
+            "steps": evaluation.num_steps,
+            "guidance_scale": evaluation.guidance_scale,
+            "rewards": [reward.name for reward in self.rewards] if self.scored else [],
+            "truth": self.truth,
+            "prompts": list(self.prompts),
+        }
+
+    @property
+    def rewards(self) -> list[Any]:
+        """Configs of the reward models: the trained ones, then those held out."""
+        return [*self.config.rewards.models, *self.config.evaluation.held_out]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to sample; None takes what the run's section `evaluation` says."""
+
+    samples_per_prompt: int | None = None
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    num_workers: int | None = None
+    """Processes that draw; None takes one per GPU, or one where there is none."""
+    address: str | None = None
+    """Ray cluster to draw on."""
+
+    def __post_init__(self) -> None:
+        for option, least in (("samples_per_prompt", 1), ("num_steps", 1), ("batch_size", 1), ("num_workers", 1)):
+            check_at_least(f"--{option.replace('num_steps', 'steps').replace('_', '-')}", getattr(self, option), least)
+        check_at_least("--guidance-scale", self.guidance_scale, 0)
+
+    def over(self, config: RunConfig) -> RunConfig:
+        """A run's config with these options in its section `evaluation`."""
+        asked: Mapping[str, Any] = {
+            "samples_per_prompt": self.samples_per_prompt,
+            "num_steps": self.num_steps,
+            "guidance_scale": self.guidance_scale,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
+        changes = {f"evaluation.{name}": value for name, value in asked.items() if value is not None}
+        return apply(config, changes)
+
+
+def open_run(run_dir: Path) -> TrainedRun:
+    """`read_trained`, with paths that processes in other working folders find."""
+    run = read_trained(run_dir.resolve())
+    return replace(run, config=located(run.config))
+
+
+def guided_name(weight: float) -> str:
+    """Name of a run's model at a weight: `base`, `tuned`, `rl_guidance_1.5`."""
+    return {0.0: "base", 1.0: "tuned"}.get(weight, f"rl_guidance_{weight:g}")
+
+
+def check_at_least(option: str, value: float | None, least: float) -> None:
+    """Raise ValueError for an option that is given and is below its least value, or no number."""
+    if value is not None and not (math.isfinite(value) and value >= least):
+        raise ValueError(f"{option}: expected a number of at least {least:g}, got {value:g}; raise it")
+
+
+def check_weights(weights: Sequence[float]) -> None:
+    """Raise ValueError for a weight of the guidance that is negative, no number, or given twice."""
+    for weight in weights:
+        check_at_least("--rl-guidance", weight, 0)
+    if len({guided_name(weight) for weight in weights}) < len(weights):
+        listed = " ".join(f"{weight:g}" for weight in weights)
+        raise ValueError(f"--rl-guidance: expected weights that differ, got {listed}; give each once")

@@ -1,0 +1,142 @@
+"""One process's models, which draw and measure the pictures of prompts. Knows nothing of Ray."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from srpo_ray.config import RunConfig
+from srpo_ray.data.embeddings import TextCache, cache_root
+from srpo_ray.data.shards import ROWS
+from srpo_ray.errors import RunFailedError
+from srpo_ray.evaluation.gallery import save_png, to_pictures
+from srpo_ray.evaluation.image_statistics import seed_diversity, thumbnails
+from srpo_ray.evaluation.panel import Panel
+from srpo_ray.flow import shift_at
+from srpo_ray.inference.job import Model, Row, SamplingJob
+from srpo_ray.models.families import family_of
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.models.rl_guidance import RLGuidance, load_guided
+from srpo_ray.models.tuned import make_policy, model_dtype
+from srpo_ray.rewards.local import LocalRewards
+
+
+def device_here() -> str:
+    """Where this process computes."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def encode(job: SamplingJob) -> TextCache:
+    """The cache with text features of the job's prompts; the first who asks encodes what it lacks."""
+    config = job.config
+    # Beside the features of the run's own training, or in the job's folder where the run has moved to another machine.
+    root = cache_root(config) if Path(config.run_root).is_dir() else job.folder / "cache"
+    cache = TextCache(resolve_path(config.model.path), config.model.max_sequence_length, model_dtype(config), root)
+    missing = cache.missing([*job.prompts, *_empty_prompt(config)])
+    if missing:
+        encode_part = cache.load_encoder(device_here())
+        for start in range(0, len(missing), ROWS):
+            encode_part(missing[start : start + ROWS])
+    return cache
+
+
+def _empty_prompt(config: RunConfig) -> list[str]:
+    return [""] if family_of(config.model.path).classifier_free else []
+
+
+class Sampler:
+    """Draws chunks of a job; every process of a job has one."""
+
+    def __init__(self, job: SamplingJob) -> None:
+        """Load models and, for a job that is scored, reward models.
+
+        Args:
+            job: What is drawn.
+
+        Raises:
+            ValueError: If a model or a reward cannot be loaded.
+        """
+        config = job.config
+        self.job = job
+        self._features = encode(job)
+        self.panel = Panel(
+            config.evaluation,
+            job.prompts,
+            self._features.features(job.prompts),
+            shift=shift_at(config.rollout.shift, config.model.resolution),
+            truth=job.truth,
+            trained_words=config.trained_words,
+        )
+        self._runs = {path: self._load(path) for path in dict.fromkeys(_run_of(model) for model in job.models)}
+        self._rewards: LocalRewards | None = None
+        if job.scored:
+            size = config.rewards.pool.micro_batch_size
+            self._rewards = LocalRewards.load(
+                config.rewards.models, config.evaluation.held_out, micro_batch_size=size, device=device_here()
+            )
+
+    def draw(self, chunk: Sequence[int]) -> list[Row]:
+        """Draw and measure all samples of some prompts by every model, and write the pictures.
+
+        Args:
+            chunk: Prompt indices.
+
+        Returns:
+            One row per picture.
+
+        Raises:
+            RunFailedError: If a reward fails, or the pictures of a batch do not fit the GPU's memory.
+        """
+        try:
+            return [row for model in self.job.models for row in self._draw(model, chunk)]
+        except torch.OutOfMemoryError as error:
+            raise RunFailedError(
+                f"a batch of {self.job.config.evaluation.batch_size} pictures does not fit the GPU's memory"
+                f" ({error}); lower --batch-size"
+            ) from error
+
+    def _draw(self, model: Model, chunk: Sequence[int]) -> list[Row]:
+        policy, guidance = self._runs[_run_of(model)]
+        guidance.weight = model.rl_guidance
+        places = [(prompt, sample) for sample in self.job.samples for prompt in chunk]
+        rows: list[Row] = []
+        small: list[Tensor] = []
+        size = self.job.config.evaluation.batch_size
+        for start in range(0, len(places), size):
+            batch = places[start : start + size]
+            items = [sample * len(self.job.prompts) + prompt for prompt, sample in batch]
+            images = self.panel.sample(policy, items)
+            metrics = self._measure(images, items)
+            small.append(thumbnails(images))
+            for index, (prompt, sample) in enumerate(batch):
+                values = {name: column[index].item() for name, column in metrics.items()}
+                rows.append({"prompt": prompt, "sample": sample, "model": model.name, **values})
+            for picture, (prompt, sample) in zip(to_pictures(images), batch, strict=True):
+                save_png(picture, self.job.picture(prompt, sample, model.name), optimize=False)
+        if self.job.scored and len(self.job.samples) > 1:
+            diversity = seed_diversity(torch.cat(small).unflatten(0, (-1, len(chunk)))).flatten().tolist()
+            rows = [row | {"image/diversity": value} for row, value in zip(rows, diversity, strict=True)]
+        return rows
+
+    def _measure(self, images: Tensor, items: Sequence[int]) -> dict[str, Tensor]:
+        if self._rewards is None:
+            return {}
+        weights = {reward.name: reward.weight for reward in self.job.config.rewards.models}
+        return self.panel.measure(images, items, self._rewards, weights)
+
+    def _load(self, path: Path) -> tuple[FlowPolicy, RLGuidance]:
+        models = [model for model in self.job.models if _run_of(model) == path]
+        run, strengths = models[0].run, [model.rl_guidance for model in models]
+        config: RunConfig = run.config
+        device = device_here()
+        guidance, transformer = load_guided(config, model_dtype(config), device, run.weights, strengths)
+        policy = make_policy(config, guidance, transformer.config, device)
+        for empty in _empty_prompt(config):
+            policy.empty_prompt = self._features.features([empty])[[0]]
+        return policy, guidance
+
+
+def _run_of(model: Model) -> Path:
+    return model.run.folder.path

@@ -1,0 +1,70 @@
+"""Intervals against scipy, and against the truth of simulated evaluations."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from srpo_ray.evaluation.paired import compare, win_rate
+from srpo_ray.evaluation.seeds import student_95
+
+
+@pytest.mark.parametrize("degrees", [1, 5, 10, 11, 15, 30, 120, 5000])
+def test_student_is_the_t_of_the_tables(degrees: int) -> None:
+    assert student_95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=4e-3)
+
+
+@pytest.mark.parametrize("prompts", [2, 9, 40])
+def test_difference_and_its_interval_are_those_of_the_paired_t_test_over_prompts(prompts: int) -> None:
+    source = np.random.default_rng(prompts)
+    base = source.normal(1.0, 3.0, (prompts, 2))
+    tuned = base + source.normal(0.2, 0.5, (prompts, 2))
+    found = compare("panel/x", "tuned", tuned.tolist(), "base", base.tolist())
+    expected = stats.ttest_rel(tuned.mean(1), base.mean(1)).confidence_interval(0.95)
+    assert found.half_width is not None
+    assert found.difference - found.half_width == pytest.approx(expected.low, abs=5e-3)
+    assert found.difference + found.half_width == pytest.approx(expected.high, abs=5e-3)
+    assert found.is_clear == (expected.low > 0 or expected.high < 0)
+    assert (found.mean, found.reference_mean) == (pytest.approx(tuned.mean()), pytest.approx(base.mean()))
+
+
+@pytest.mark.parametrize(("won", "prompts"), [(0, 8), (5, 8), (60, 80), (80, 80)])
+def test_win_rate_of_single_pictures_has_wilsons_interval(won: int, prompts: int) -> None:
+    tuned = [[1.0]] * won + [[-1.0]] * (prompts - won)
+    found = win_rate(tuned, [[0.0]] * prompts)
+    expected = stats.binomtest(won, prompts).proportion_ci(0.95, method="wilson")
+    assert found.rate == won / prompts
+    assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-6), pytest.approx(expected.high, abs=1e-6))
+
+
+def test_samples_of_a_prompt_that_agree_count_as_one() -> None:
+    once, thrice = ([[gap] * samples for gap in (1.0, 1.0, 1.0, -1.0)] for samples in (1, 3))
+    assert win_rate(thrice, [[0.0] * 3] * 4) == win_rate(once, [[0.0]] * 4)
+
+
+def test_ties_count_half_and_a_single_prompt_has_no_interval_of_the_difference() -> None:
+    found = compare("panel/x", "tuned", [[1.0, 0.0]], "base", [[0.0, 0.0]])
+    assert found.wins.rate == 0.75
+    assert found.half_width is None
+    assert not found.is_clear
+    tied = win_rate([[0.0]] * 20, [[0.0]] * 20)
+    assert (tied.rate, tied.is_clear) == (0.5, False)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(2.0, 2.0), (6.0, 1.5), (0.3, 0.3)])
+def test_intervals_hold_the_truth_in_about_95_of_100_simulated_evaluations(wins: float, losses: float) -> None:
+    # A prompt's chance to be won is drawn from a beta distribution, so its three pictures are alike.
+    source, prompts, samples, repetitions = np.random.default_rng(7), 40, 3, 2000
+    truth, held, held_by_pictures, held_mean = wins / (wins + losses), 0, 0, 0
+    for _ in range(repetitions):
+        chances = source.beta(wins, losses, prompts)
+        won = source.random((prompts, samples)) < chances[:, None]
+        found = compare("panel/x", "tuned", won.astype(float).tolist(), "base", [[0.5] * samples] * prompts)
+        held += found.wins.low <= truth <= found.wins.high
+        assert found.half_width is not None
+        held_mean += abs(found.difference - (truth - 0.5)) <= found.half_width
+        pictures = stats.binomtest(int(won.sum()), won.size).proportion_ci(0.95, method="wilson")
+        held_by_pictures += pictures.low <= truth <= pictures.high
+    assert 0.93 <= held / repetitions <= 0.975
+    assert 0.92 <= held_mean / repetitions <= 0.975
+    # What takes pictures of one prompt for independent is too sure of itself.
+    assert held_by_pictures / repetitions < held / repetitions - 0.01
