@@ -13,8 +13,8 @@ from srpo_ray.cli import main
 from srpo_ray.config import load_run, to_yaml
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.panel import Panel, combine
+from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.text import encode_prompts
 from srpo_ray.models.tuned import load_tuned, make_policy
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.training.run_folder import RunFolder

@@ -14,8 +14,8 @@ from srpo_ray.inference import sampler
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.inference.sampler import Sampler
+from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.text import encode_prompts
 from srpo_ray.models.tuned import load_tuned, make_policy
 from srpo_ray.training.trained import read_trained
 

@@ -62,9 +62,8 @@ def test_sd3_learns_by_direct_align_with_classifier_free_guidance_and_its_export
     rewards = run_ranks(train_updates, 1, tmp_path, config, str(folder.path))
     assert rewards["after"] > rewards["before"] + 0.01
 
-    assert sample_run(
-        folder.path, ["a red circle"], tmp_path / "x.png", seed=0, num_steps=2, guidance_scale=2.0
-    ).exists()
+    options = SamplingOptions(num_steps=2, guidance_scale=2.0)
+    assert sample_run(folder.path, ["a red circle"], tmp_path / "x.png", options=options).exists()
     export_run(folder.path, tmp_path / "out")
     tuned = StableDiffusion3Pipeline.from_pretrained(base)
     tuned.load_lora_weights(str(tmp_path / "out"), weight_name=DIFFUSERS_LORA)
