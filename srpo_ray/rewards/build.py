@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from srpo_ray.config.reward import PythonRewardConfig, RewardModelConfig
+from srpo_ray.rewards.aesthetic import AestheticReward
 from srpo_ray.rewards.base import Reward
 from srpo_ray.rewards.combine import RewardCall
 from srpo_ray.rewards.open_clip_reward import OpenClipReward
@@ -86,6 +87,7 @@ def declares_image_gradient(config: RewardModelConfig) -> bool:
 
 
 BUILDERS: dict[str, Callable[[Any, str], Reward]] = {
+    "aesthetic": AestheticReward.load,
     "open_clip": OpenClipReward.load,
     "python": build_python_reward,
     "transformers_clip": load_transformers_clip,

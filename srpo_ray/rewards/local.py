@@ -9,8 +9,9 @@ from srpo_ray.config.reward import RewardModelConfig
 from srpo_ray.rewards.base import Reward, Scores, check_batch, check_gradient, check_names
 from srpo_ray.rewards.build import build_rewards
 from srpo_ray.rewards.combine import score_and_gradient, score_only
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.pool.bridge import connect_scores
-from srpo_ray.rewards.preprocess import resize_to_each
+from srpo_ray.rewards.preprocess import frame_for_each
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.statistics import ScoringStatistics
 
@@ -59,7 +60,7 @@ class LocalRewards:
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingLocalScore":
         """See `RewardScorer.submit`; the work is done in `result()`."""
         check_batch(images, queries)
-        pixels = self._resize(images, list(self._weights))
+        pixels = self._frame(images, list(self._weights))
         if any(picture.requires_grad for picture in pixels.values()):
             check_gradient({name: self._rewards[name].image_gradient for name in self._weights})
             return PendingLocalScore(lambda: self._with_gradient(pixels, queries))
@@ -72,17 +73,17 @@ class LocalRewards:
         check_batch(images, queries)
         asked = list(self._rewards) if names is None else list(names)
         check_names(asked, list(self._rewards))
-        return self._measure(self._resize(images.detach(), asked), queries, asked)
+        return self._measure(self._frame(images.detach(), asked), queries, asked)
 
     def take_statistics(self) -> dict[str, float]:
         """See `RewardScorer.take_statistics`."""
         return self._statistics.take()
 
-    def _resize(self, images: Tensor, names: Sequence[str]) -> dict[int, Tensor]:
-        return resize_to_each(images, [self._rewards[name].image_size for name in names])
+    def _frame(self, images: Tensor, names: Sequence[str]) -> dict[Framing, Tensor]:
+        return frame_for_each(images, [Framing.of(self._rewards[name]) for name in names])
 
     def _measure(
-        self, pixels: dict[int, Tensor], queries: Sequence[TextQuery], names: Sequence[str]
+        self, pixels: dict[Framing, Tensor], queries: Sequence[TextQuery], names: Sequence[str]
     ) -> dict[str, Tensor]:
         started = time.perf_counter()
         values = score_only(
@@ -91,10 +92,10 @@ class LocalRewards:
         self._count(time.perf_counter() - started)
         return values
 
-    def _without_gradient(self, pixels: dict[int, Tensor], queries: Sequence[TextQuery]) -> Scores:
+    def _without_gradient(self, pixels: dict[Framing, Tensor], queries: Sequence[TextQuery]) -> Scores:
         return connect_scores(self._measure(pixels, queries, list(self._weights)), self._weights, {}, pixels)
 
-    def _with_gradient(self, pixels: dict[int, Tensor], queries: Sequence[TextQuery]) -> Scores:
+    def _with_gradient(self, pixels: dict[Framing, Tensor], queries: Sequence[TextQuery]) -> Scores:
         started = time.perf_counter()
         batch = score_and_gradient(
             self._rewards,

@@ -5,7 +5,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from srpo_ray.rewards.preprocess import normalize, resize_and_crop, resize_to_each
+from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.preprocess import frame, frame_for_each, normalize
 
 
 def smooth_pictures(batch: int, height: int, width: int) -> Tensor:
@@ -27,7 +28,7 @@ def test_resize_agrees_with_pil_bicubic_to_2e_6(height: int, width: int) -> None
     resized_height, resized_width = int(size * height / short), int(size * width / short)
     top, left = round((resized_height - size) / 2), round((resized_width - size) / 2)
 
-    for image, ours in zip(images, resize_and_crop(images, size), strict=True):
+    for image, ours in zip(images, frame(images, Framing(size)), strict=True):
         expected = pil_resize(image, (resized_width, resized_height))
         expected = expected[:, top : top + size, left : left + size]
         assert (ours - expected).abs().max() < 2e-6
@@ -39,20 +40,20 @@ def test_crop_is_the_one_of_torchvision(height: int, width: int) -> None:
     bicubic = v2.InterpolationMode.BICUBIC
     reference = v2.Compose([v2.Resize(24, interpolation=bicubic, antialias=True), v2.CenterCrop(24)])
 
-    assert (resize_and_crop(images, 24) - reference(images)).abs().max() < 1e-6
+    assert (frame(images, Framing(24)) - reference(images)).abs().max() < 1e-6
 
 
 def test_picture_of_the_right_size_is_unchanged() -> None:
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
-    assert torch.equal(resize_and_crop(images, 8), images)
+    assert torch.equal(frame(images, Framing(8)), images)
 
 
 def test_overshoot_is_clamped_and_the_gradient_reaches_every_used_pixel() -> None:
     checkerboard = (torch.arange(20)[:, None] // 4 + torch.arange(20)[None] // 4) % 2
     images = checkerboard.float().expand(1, 3, 20, 20).clone().requires_grad_()
 
-    resized = resize_and_crop(images, 32)
+    resized = frame(images, Framing(32))
     resized.sum().backward()
 
     assert resized.min() == 0
@@ -65,13 +66,13 @@ def test_overshoot_is_clamped_and_the_gradient_reaches_every_used_pixel() -> Non
 def test_gradient_of_the_resize_equals_finite_differences() -> None:
     images = smooth_pictures(1, 7, 9).double().requires_grad_()
 
-    assert torch.autograd.gradcheck(lambda x: resize_and_crop(x, 5), images)
+    assert torch.autograd.gradcheck(lambda x: frame(x, Framing(5)), images)
 
 
 def test_each_size_is_computed_once_in_float32() -> None:
-    resized = resize_to_each(torch.rand(2, 3, 16, 16).bfloat16(), [8, 4, 8])
+    resized = frame_for_each(torch.rand(2, 3, 16, 16).bfloat16(), [Framing(8), Framing(4), Framing(8)])
 
-    assert {size: tuple(t.shape) for size, t in resized.items()} == {4: (2, 3, 4, 4), 8: (2, 3, 8, 8)}
+    assert {framing.size: tuple(t.shape) for framing, t in resized.items()} == {4: (2, 3, 4, 4), 8: (2, 3, 8, 8)}
     assert all(t.dtype == torch.float32 for t in resized.values())
 
 
@@ -86,4 +87,4 @@ def test_normalize_shifts_and_scales_each_channel() -> None:
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 8, 8)])
 def test_anything_but_a_batch_of_colour_pictures_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
-        resize_and_crop(torch.zeros(shape), 4)
+        frame(torch.zeros(shape), Framing(4))

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from srpo_ray.rewards.base import Scores, check_batch, check_gradient, check_names
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.pool.bridge import connect_scores
 from srpo_ray.rewards.pool.call import RemoteCall
 from srpo_ray.rewards.pool.messages import NAMESPACE, PoolDescription, Reply
 from srpo_ray.rewards.pool.wire import from_wire, to_wire
-from srpo_ray.rewards.preprocess import resize_to_each
+from srpo_ray.rewards.preprocess import frame_for_each
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.statistics import ScoringStatistics
 
@@ -57,7 +58,7 @@ class RewardClient:
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingRemoteScore":
         """See `RewardScorer.submit`; returns when the calls are on their way."""
         check_batch(images, queries)
-        pixels = self._resize(images, list(self._weights))
+        pixels = self._frame(images, list(self._weights))
         if any(picture.requires_grad for picture in pixels.values()):
             check_gradient({name: self._pool.models[name].image_gradient for name in self._weights})
             calls = self._send(pixels, queries, self._weights)
@@ -72,28 +73,28 @@ class RewardClient:
         check_batch(images, queries)
         asked = list(self._pool.models) if names is None else list(names)
         check_names(asked, list(self._pool.models))
-        replies = _collect(self._send(self._resize(images.detach(), asked), queries, asked), self._statistics)
+        replies = _collect(self._send(self._frame(images.detach(), asked), queries, asked), self._statistics)
         return _join_values(replies, images.device)
 
     def take_statistics(self) -> dict[str, float]:
         """See `RewardScorer.take_statistics`."""
         return self._statistics.take()
 
-    def _resize(self, images: Tensor, names: Sequence[str]) -> dict[int, Tensor]:
-        return resize_to_each(images, [self._pool.models[name].image_size for name in names])
+    def _frame(self, images: Tensor, names: Sequence[str]) -> dict[Framing, Tensor]:
+        return frame_for_each(images, [Framing.of(self._pool.models[name]) for name in names])
 
     def _send(
         self,
-        pixels: Mapping[int, Tensor],
+        pixels: Mapping[Framing, Tensor],
         queries: Sequence[TextQuery],
         models: Mapping[str, float] | Sequence[str],
     ) -> list[RemoteCall]:
         config = self._pool.config
-        arrays = {size: to_wire(picture, config.gradient_dtype) for size, picture in pixels.items()}
+        arrays = {framing: to_wire(picture, config.gradient_dtype) for framing, picture in pixels.items()}
         calls = []
         for start in range(0, len(queries), config.micro_batch_size):
             rows = slice(start, start + config.micro_batch_size)
-            part = {size: array[rows] for size, array in arrays.items()}
+            part = {framing: array[rows] for framing, array in arrays.items()}
             call = RemoteCall(self._dispatcher, config, self._statistics, part, queries[rows], models)
             # With no replica in service the call waits here and is sent when its answer is asked for.
             call.send()
@@ -107,7 +108,7 @@ class PendingRemoteScore:
     def __init__(
         self,
         calls: Sequence[RemoteCall],
-        pixels: Mapping[int, Tensor],
+        pixels: Mapping[Framing, Tensor],
         weights: Mapping[str, float],
         statistics: ScoringStatistics,
     ) -> None:
@@ -123,8 +124,8 @@ class PendingRemoteScore:
             replies = _collect(self._calls, self._statistics)
             device = next(iter(self._pixels.values())).device
             gradients = {
-                size: torch.cat([from_wire(reply.gradients[size]) for reply in replies]).to(device)
-                for size in replies[0].gradients
+                framing: torch.cat([from_wire(reply.gradients[framing]) for reply in replies]).to(device)
+                for framing in replies[0].gradients
             }
             values = _join_values(replies, device)
             self._scores = connect_scores(values, self._weights, gradients, self._pixels)
