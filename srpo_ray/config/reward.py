@@ -74,6 +74,18 @@ class AestheticRewardConfig(RewardModelSection):
     head, `google/siglip-so400m-patch14-384` for v2.5."""
 
 
+class ImageRewardConfig(RewardModelSection):
+    """ImageReward v1, a BLIP model that was trained on human rankings; its texts are cut at 35 tokens."""
+
+    type: Literal["image_reward"] = "image_reward"
+    path: str = Field(default="hf-hub:THUDM/ImageReward/ImageReward.pt", min_length=1)
+    """File of the weights, or `hf-hub:ORG/NAME/FILE`."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """What the file must hash to."""
+    tokenizer: str = Field(default="google-bert/bert-base-uncased", min_length=1)
+    """Folder or hub id of BERT's lower-case English tokenizer."""
+
+
 class PythonRewardConfig(RewardModelSection):
     """A reward of your own: a class with the `Reward` interface, named by its import path."""
 
@@ -87,6 +99,7 @@ class PythonRewardConfig(RewardModelSection):
 RewardModelConfig = Annotated[
     OpenClipRewardConfig
     | TransformersClipRewardConfig
+    | ImageRewardConfig
     | AestheticRewardConfig
     | PythonRewardConfig,
     Field(discriminator="type"),
