@@ -19,6 +19,8 @@ class RewardModelSection(Section):
     """Unique name of the model in metrics, messages and tables."""
     weight: float = 1.0
     """Factor of this model's score in the sum that is trained on; unused for held-out models."""
+    spread: float | None = Field(default=None, gt=0)
+    """Typical standard deviation of the score over pictures, which `rewards.normalize` divides by."""
 
 
 class OpenClipRewardConfig(RewardModelSection):
@@ -134,6 +136,25 @@ class RewardsConfig(Section):
 
     models: tuple[RewardModelConfig, ...] = Field(min_length=1)
     """The models whose weighted sum is the training reward."""
+    normalize: bool = False
+    """Divide every score in the sum by its model's `spread`, so that equal weights pull equally."""
     in_process: bool = False
     """Score inside the trainer process; for tests and as the base of overhead measurements."""
     pool: PoolConfig = PoolConfig()
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """What each model's score is multiplied with in the sum that is trained on."""
+        spreads = {model.name: (self.normalize and model.spread) or 1.0 for model in self.models}
+        return {model.name: model.weight / spreads[model.name] for model in self.models}
+
+    @model_validator(mode="after")
+    def _check_spreads(self) -> Self:
+        without = [model.name for model in self.models if model.spread is None]
+        if self.normalize and without:
+            raise ValueError(
+                f"expected a spread for every model with normalize: true, got none for {', '.join(without)}; take it"
+                " from a run without normalize: `python -m srpo_ray.evaluation.spread runs/NAME` prints those of all"
+                " its models"
+            )
+        return self

@@ -1,8 +1,8 @@
 """From a decoded picture to the pixels that a reward model was trained on.
 
 Two ways lead there. The *differentiable* one, for training, resizes the floating-point picture with torch. The
-*official* one does what the models' own releases do with picture files: round to 8 bits, resize with PIL, round again.
-Only the rounding differs, by half a step of 1/255 each time; docs/rewards.md has the measured difference.
+*official* one does what the models' own releases do with picture files: round to 8 bits and resize with PIL, which
+rounds and clamps after each of its two passes. docs/rewards.md says how far the two differ.
 """
 
 from collections.abc import Iterable, Sequence

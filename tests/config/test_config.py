@@ -197,6 +197,9 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("model.resolution=60", r"model.resolution: expected to .*multiple of 16; got 60"),
         ("name=../evil", r"name: .*got '../evil'"),
         ("rewards.models=[]", r"rewards.models"),
+        ("rewards.models.0.spread=0", r"rewards.models.0.spread: expected to be greater than 0; got 0"),
+        ("rewards.models.0.fit=stretch", r"rewards.models.0.fit: expected to be 'crop', 'pad' or 'squash'; got"),
+        ("evaluation.preprocessing=pil", r"evaluation.preprocessing: .*'differentiable' or 'official'; got 'pil'"),
         ("evaluation.held_out.0.name=preference", r"got preference more than once"),
         ("evaluation.held_out.0.nam=x", r"held_out.0.nam: expected one of architecture, .*did you mean `name`"),
         ("algorithm.hing=1", r"algorithm.hing: expected one of branches, .*did you mean `hinge`\?"),
@@ -227,6 +230,16 @@ def test_policy_gradient_needs_a_random_step() -> None:
 def test_a_run_that_stops_at_the_alarm_needs_a_judge() -> None:
     with pytest.raises(ConfigError, match=r"evaluation: expected a model in held_out with alarm.action stop, got none"):
         load_run([SMALL_WORLD], ["evaluation.held_out=[]", "evaluation.alarm.action=stop"])
+
+
+def test_weights_are_divided_by_the_spreads_where_that_is_asked_for() -> None:
+    spreads = ["rewards.models.0.spread=0.25", "rewards.models.1.spread=2.0"]
+    plain, spread = load_run([SMALL_WORLD]), load_run([SMALL_WORLD], spreads)
+    assert plain.rewards.factors == spread.rewards.factors == {"preference": 1.0, "contrastive": 0.5}
+    normalized = load_run([SMALL_WORLD], [*spreads, "rewards.normalize=true"])
+    assert normalized.rewards.factors == {"preference": 4.0, "contrastive": 0.25}
+    with pytest.raises(ConfigError, match=r"got none for contrastive; .* srpo_ray.evaluation.spread runs/NAME"):
+        load_run([SMALL_WORLD], [spreads[0], "rewards.normalize=true"])
 
 
 AESTHETIC = "{name: looks, type: aesthetic, path: head.pth, backbone: openai/clip-vit-large-patch14}"

@@ -99,17 +99,19 @@ def test_raw_scores_are_those_of_each_model_and_detached(
         assert relative_error(scores.raw[name], expected) < 1e-5
 
 
+@pytest.mark.parametrize("official", [False, True])
 def test_measure_returns_all_models_held_out_ones_too(
     clip_pool: RewardPool,
     clip_configs: tuple[OpenClipRewardConfig, ...],
     scripted_config: PythonRewardConfig,
+    official: bool,
 ) -> None:
-    images = torch.rand(BATCH, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-    client = RewardClient.connect(clip_pool.name, {"small": 1.0})
+    images = torch.rand(BATCH, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    client = RewardClient.connect(clip_pool.name, {"small": 1.0}, official=official)
 
     values = client.measure(images, QUERIES)
 
-    expected = LocalRewards.load(clip_configs, [scripted_config]).measure(images, QUERIES)
+    expected = LocalRewards.load(clip_configs, [scripted_config], official=official).measure(images, QUERIES)
     assert list(values) == ["small", "large", "scripted"]
     for name, value in values.items():
         assert not value.requires_grad
