@@ -60,6 +60,9 @@ class EvaluationConfig(Section):
     """Seed of the evaluation noise; the same for every run, so that pictures compare."""
     held_out: tuple[RewardModelConfig, ...] = ()
     """Reward models of the human-proxy panel; none of them may be trained on."""
+    preprocessing: Literal["differentiable", "official"] = "differentiable"
+    """How evaluations bring pictures to a reward model: as training does, or as the model's own release does with
+    picture files, rounded to 8 bits and resized with PIL, for scores to compare with published ones."""
     relative: RelativeConfig | None = None
     """Words of the `.../relative` scores of all models; unset leaves those scores out."""
     alarm: AlarmConfig = AlarmConfig()

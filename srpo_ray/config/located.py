@@ -29,7 +29,12 @@ def located(config: RunConfig) -> RunConfig:
         ("rewards.models", config.rewards.models),
         ("evaluation.held_out", config.evaluation.held_out),
     ):
-        changes |= {f"{section}.{i}.path": _absolute(m.path) for i, m in enumerate(models) if m.type != "python"}
+        changes |= {
+            f"{section}.{index}.{key}": _absolute(path)
+            for index, model in enumerate(models)
+            for key in ("path", "backbone", "tokenizer")
+            if (path := getattr(model, key, None))
+        }
     return apply(config, changes)
 
 

@@ -1,18 +1,32 @@
 """The reward models of a run and the pool of Ray actors that serves them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
 
+Fit = Literal["crop", "pad", "squash"]
+"""How a picture that is no square becomes one: its long side cut, its short side filled with black, or squashed."""
 
-class OpenClipRewardConfig(Section):
+
+class RewardModelSection(Section):
+    """What the config class of every reward model shares."""
+
+    reads_text: ClassVar[bool] = True
+    """Whether the score depends on the prompt; without that there is no difference of texts to train on."""
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    """Unique name of the model in metrics, messages and tables."""
+    weight: float = 1.0
+    """Factor of this model's score in the sum that is trained on; unused for held-out models."""
+    spread: float | None = Field(default=None, gt=0)
+    """Typical standard deviation of the score over pictures, which `rewards.normalize` divides by."""
+
+
+class OpenClipRewardConfig(RewardModelSection):
     """Cosine between image and text features of an open_clip model: CLIPScore, HPSv2.1 and their like."""
 
     type: Literal["open_clip"] = "open_clip"
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
-    """Unique name of the model in metrics, messages and tables."""
     path: str = Field(min_length=1)
     """Folder with `open_clip_config.json` and weights, `hf-hub:ORG/NAME`, or `small_world:NAME`; with `architecture`
     a checkpoint file, or `hf-hub:ORG/NAME/FILE`."""
@@ -20,10 +34,10 @@ class OpenClipRewardConfig(Section):
     """Architecture of open_clip that a bare checkpoint file belongs to, such as `ViT-H-14` for HPSv2.1."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """What the checkpoint file must hash to; only with `architecture`."""
-    weight: float = 1.0
-    """Factor of this model's score in the sum that is trained on; unused for held-out models."""
     scale: float = Field(default=1.0, gt=0)
     """Factor between the cosine and the published score (100 for a score in percent)."""
+    fit: Fit = "crop"
+    """How pictures become squares: `pad` is HPSv2.1's own way, `crop` that of CLIP and of SRPO's released code."""
 
     @model_validator(mode="after")
     def _check_hash(self) -> Self:
@@ -34,40 +48,63 @@ class OpenClipRewardConfig(Section):
         return self
 
 
-class TransformersClipRewardConfig(Section):
+class TransformersClipRewardConfig(RewardModelSection):
     """Cosine between image and text features of a `transformers.CLIPModel`: PickScore, CLIPScore."""
 
     type: Literal["transformers_clip"] = "transformers_clip"
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
-    """Unique name of the model in metrics, messages and tables."""
     path: str = Field(min_length=1)
     """Folder or hub id of the model, such as `yuvalkirstain/PickScore_v1`."""
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer where the model's has none; unset takes `path`."""
-    weight: float = 1.0
-    """Factor of this model's score in the sum that is trained on; unused for held-out models."""
     logit_scale: bool = False
     """Multiply the cosine by the model's exp(logit_scale), as PickScore's published scores are."""
     scale: float = Field(default=1.0, gt=0)
     """One more factor: 0.05 for the PickScore that SRPO was trained with, published / 20."""
 
 
-class PythonRewardConfig(Section):
+class AestheticRewardConfig(RewardModelSection):
+    """How good a picture looks, whatever its prompt: LAION's aesthetic predictor v2, Aesthetic Predictor v2.5."""
+
+    reads_text: ClassVar[bool] = False
+    type: Literal["aesthetic"] = "aesthetic"
+    path: str = Field(min_length=1)
+    """File of the head's weights, or `hf-hub:ORG/NAME/FILE`."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """What the head's file must hash to."""
+    backbone: str = Field(min_length=1)
+    """Folder or hub id of the model whose picture features the head reads: `openai/clip-vit-large-patch14` for LAION's
+    head, `google/siglip-so400m-patch14-384` for v2.5."""
+
+
+class ImageRewardConfig(RewardModelSection):
+    """ImageReward v1, a BLIP model that was trained on human rankings; its texts are cut at 35 tokens."""
+
+    type: Literal["image_reward"] = "image_reward"
+    path: str = Field(default="hf-hub:THUDM/ImageReward/ImageReward.pt", min_length=1)
+    """File of the weights, or `hf-hub:ORG/NAME/FILE`."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """What the file must hash to."""
+    tokenizer: str = Field(default="google-bert/bert-base-uncased", min_length=1)
+    """Folder or hub id of BERT's lower-case English tokenizer."""
+
+
+class PythonRewardConfig(RewardModelSection):
     """A reward of your own: a class with the `Reward` interface, named by its import path."""
 
     type: Literal["python"] = "python"
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
-    """Unique name of the model in metrics, messages and tables."""
     target: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     """`package.module:Class`; the class is called with `arguments` as keywords."""
     arguments: dict[str, str | int | float | bool] = {}
     """Keyword arguments of the class."""
-    weight: float = 1.0
-    """Factor of this model's score in the sum that is trained on; unused for held-out models."""
 
 
 RewardModelConfig = Annotated[
-    OpenClipRewardConfig | TransformersClipRewardConfig | PythonRewardConfig, Field(discriminator="type")
+    OpenClipRewardConfig
+    | TransformersClipRewardConfig
+    | ImageRewardConfig
+    | AestheticRewardConfig
+    | PythonRewardConfig,
+    Field(discriminator="type"),
 ]
 
 
@@ -99,6 +136,25 @@ class RewardsConfig(Section):
 
     models: tuple[RewardModelConfig, ...] = Field(min_length=1)
     """The models whose weighted sum is the training reward."""
+    normalize: bool = False
+    """Divide every score in the sum by its model's `spread`, so that equal weights pull equally."""
     in_process: bool = False
     """Score inside the trainer process; for tests and as the base of overhead measurements."""
     pool: PoolConfig = PoolConfig()
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """What each model's score is multiplied with in the sum that is trained on."""
+        spreads = {model.name: (self.normalize and model.spread) or 1.0 for model in self.models}
+        return {model.name: model.weight / spreads[model.name] for model in self.models}
+
+    @model_validator(mode="after")
+    def _check_spreads(self) -> Self:
+        without = [model.name for model in self.models if model.spread is None]
+        if self.normalize and without:
+            raise ValueError(
+                f"expected a spread for every model with normalize: true, got none for {', '.join(without)}; take it"
+                " from a run without normalize: `python -m srpo_ray.evaluation.spread runs/NAME` prints those of all"
+                " its models"
+            )
+        return self

@@ -52,6 +52,24 @@ class RunConfig(Section):
         # An algorithm that knows of no query scores the plain prompt.
         return self.control_words if getattr(self.algorithm, "query", "plain") != "plain" else None
 
+    @property
+    def text_free(self) -> tuple[str, ...]:
+        """Names of the reward models, trained and held-out, that read no text."""
+        models = (*self.rewards.models, *self.evaluation.held_out)
+        return tuple(model.name for model in models if not model.reads_text)
+
+    @model_validator(mode="after")
+    def _check_rewards_read_text(self) -> Self:
+        blind = [model.name for model in self.rewards.models if not model.reads_text]
+        query = getattr(self.algorithm, "query", None)
+        if blind and self.trained_words is not None:
+            raise ValueError(
+                f"expected trained rewards that read text with algorithm.query={query}, got {', '.join(blind)}"
+                ", which scores all texts alike, so that a difference of texts cancels it; set algorithm.query to plain"
+                " and algorithm.branches to [denoise], take another algorithm, or move the model to evaluation.held_out"
+            )
+        return self
+
     @model_validator(mode="after")
     def _check_word_set(self) -> Self:
         name = getattr(self.algorithm, "control_words", None)

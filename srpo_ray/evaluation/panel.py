@@ -1,6 +1,6 @@
 """The panel: fixed prompts and fixed noise, judged by models that are never trained on and, where known, by truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,7 @@ class Panel:
         shift: float,
         truth: bool,
         trained_words: ControlWords | None = None,
+        text_free: Collection[str] = (),
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -69,6 +70,7 @@ class Panel:
             shift: Shift of the sampling grid.
             truth: Whether the prompts are of the small world, whose truth can be measured.
             trained_words: Control words of the run, if its reward is relative to such.
+            text_free: Models that read no text, whose difference of two texts would be 0 and says nothing.
             rank: This worker.
             world_size: All workers.
         """
@@ -78,6 +80,7 @@ class Panel:
         self.shift = shift
         self.truth = truth
         self.trained_words = trained_words
+        self.text_free = text_free
         # Prompt files are often sorted by subject, so the gallery draws its prompts from all of it.
         order = torch.randperm(len(self.prompts), generator=generator(config.seed, "gallery"))
         self.gallery = set(order[: config.gallery_size].tolist())
@@ -132,10 +135,12 @@ class Panel:
         prompts = [self.prompts[item % len(self.prompts)] for item in items]
         scores = rewards.measure(images, [TextQuery.plain(prompt) for prompt in prompts])
         metrics = _named(scores, weights)
-        if self.config.relative:
+        readers = [name for name in scores if name not in self.text_free]
+        if self.config.relative and readers:
             positive, negative = (self.config.relative.positive,), (self.config.relative.negative,)
             queries = [TextQuery.relative(prompt, positive, negative) for prompt in prompts]
-            relative = _named(rewards.measure(images, queries), weights)
+            read = {name: weight for name, weight in weights.items() if name in readers}
+            relative = _named(rewards.measure(images, queries, readers), read)
             metrics |= {f"{name}/relative": values for name, values in relative.items()}
         if self.trained_words:
             positive, negative = self.trained_words.positive, self.trained_words.negative
@@ -152,7 +157,8 @@ class Panel:
 def _named(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
     """Scores under the metric names of their models, and the weighted sum of the trained ones."""
     metrics = {f"{'reward' if name in weights else 'panel'}/{name}": values for name, values in scores.items()}
-    return {**metrics, "reward/total": _total(scores, weights)}
+    total = {"reward/total": _total(scores, weights)} if weights else {}
+    return metrics | total
 
 
 def _total(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -15,9 +15,10 @@ PROMPTS_IN_MESSAGE = 3
 class Reward(Protocol):
     """A frozen model that scores pictures against text queries; the same object works in process and in a pool.
 
-    A class of your own needs these three attributes and one method. It is called from one thread at a time,
-    keeps no state from call to call that changes a score, and scores each picture by itself, so that the
-    gradient of the batch's sum holds the gradient of every single score.
+    A class of your own needs these three attributes and one method; an attribute `fit` (`crop`, `pad` or `squash`)
+    says how pictures become squares, `crop` without it. It is called from one thread at a time, keeps no state from
+    call to call that changes a score, and scores each picture by itself, so that the gradient of the batch's sum
+    holds the gradient of every single score.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,20 @@ def read_state_dict(name: str, path: Path, sha256: str | None = None) -> dict[st
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
-def load_strictly(name: str, model: nn.Module, state: dict[str, Tensor]) -> None:
+def load_strictly(name: str, model: nn.Module, state: dict[str, Tensor], published: Callable[[str], str] = str) -> None:
     """Put weights into a model, if they are exactly its own.
+
+    Args:
+        name: The reward, for messages.
+        model: Takes the weights.
+        state: Tensors by the name that they are published under.
+        published: From a name of the model to the published one, where they differ.
 
     Raises:
         ValueError: If names or shapes differ; the first few are named.
     """
-    expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    own = model.state_dict()
+    expected = {published(key): tensor.shape for key, tensor in own.items()}
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     shaped = sorted(key for key in set(expected) & set(state) if expected[key] != state[key].shape)
     problems = [
@@ -104,4 +112,4 @@ def load_strictly(name: str, model: nn.Module, state: dict[str, Tensor]) -> None
             f"reward {name!r}: expected the {len(expected)} weights of its architecture, received a checkpoint with"
             f" {'; '.join(problems)}; choose the architecture that the checkpoint was trained with"
         )
-    model.load_state_dict(state, strict=True)
+    model.load_state_dict({key: state[published(key)] for key in own}, strict=True)

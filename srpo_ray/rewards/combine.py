@@ -1,6 +1,6 @@
-"""Several rewards on one batch: their values, and one gradient of their weighted sum per picture size.
+"""Several rewards on one batch: their values, and one gradient of their weighted sum per framing of the pictures.
 
-One gradient per size, not per reward, is what crosses between processes: adding a model of a size already in use
+One gradient per framing, not per reward, is what crosses between processes: adding a model of a framing already in use
 adds nothing to the traffic.
 """
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.rewards.base import Reward, RewardError
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.query import TextQuery
 
 
@@ -21,8 +22,8 @@ class ScoredBatch:
 
     values: dict[str, Tensor]
     """Per reward `[B]`, unweighted."""
-    gradients: dict[int, Tensor]
-    """Per picture size `[B, 3, size, size]`: gradient of each picture's own weighted sum."""
+    gradients: dict[Framing, Tensor]
+    """Per framing `[B, 3, size, size]`: gradient of each picture's own weighted sum."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class RewardCall:
 def score_and_gradient(
     rewards: Mapping[str, Reward],
     weights: Mapping[str, float],
-    images_by_size: Mapping[int, Tensor],
+    images: Mapping[Framing, Tensor],
     queries: Sequence[TextQuery],
     *,
     micro_batch_size: int,
@@ -84,7 +85,7 @@ def score_and_gradient(
     Args:
         rewards: The models by name; those without a weight are left alone.
         weights: Factor of each reward in the sum that the gradient is of.
-        images_by_size: `{size: [B, 3, size, size]}` in [0, 1] for the size of every weighted reward.
+        images: Per framing `[B, 3, size, size]` in [0, 1], for the framing of every weighted reward.
         queries: B text queries.
         micro_batch_size: Most pictures in one forward pass.
         replica: Where this runs, for messages.
@@ -93,12 +94,12 @@ def score_and_gradient(
         RewardError: If a reward raises, gives a wrong shape, or a value or gradient that is not finite.
     """
     values: dict[str, list[Tensor]] = {name: [] for name in weights}
-    sizes = {rewards[name].image_size for name in weights}
-    gradients = {size: torch.zeros_like(images_by_size[size]) for size in sorted(sizes)}
+    framings = {Framing.of(rewards[name]) for name in weights}
+    gradients = {framing: torch.zeros_like(images[framing]) for framing in sorted(framings)}
     for rows in _micro_batches(len(queries), micro_batch_size):
         for name, weight in weights.items():
-            reward = rewards[name]
-            pixels = images_by_size[reward.image_size][rows].detach().requires_grad_()
+            reward, framing = rewards[name], Framing.of(rewards[name])
+            pixels = images[framing][rows].detach().requires_grad_()
             with RewardCall(name, queries[rows], replica) as call, torch.enable_grad(), _full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)
@@ -106,14 +107,14 @@ def score_and_gradient(
                 (gradient,) = torch.autograd.grad((weight * score).sum(), pixels)
                 call.require_finite("gradient", gradient)
             values[name].append(score.detach().to(pixels.device))
-            gradients[reward.image_size][rows] += gradient
+            gradients[framing][rows] += gradient
     return ScoredBatch({name: torch.cat(parts) for name, parts in values.items()}, gradients)
 
 
 def score_only(
     rewards: Mapping[str, Reward],
     names: Sequence[str],
-    images_by_size: Mapping[int, Tensor],
+    images: Mapping[Framing, Tensor],
     queries: Sequence[TextQuery],
     *,
     micro_batch_size: int,
@@ -124,7 +125,7 @@ def score_only(
     Args:
         rewards: The models by name.
         names: The models to ask.
-        images_by_size: `{size: [B, 3, size, size]}` in [0, 1] for the size of every named reward.
+        images: Per framing `[B, 3, size, size]` in [0, 1], for the framing of every named reward.
         queries: B text queries.
         micro_batch_size: Most pictures in one forward pass.
         replica: Where this runs, for messages.
@@ -139,7 +140,7 @@ def score_only(
     for rows in _micro_batches(len(queries), micro_batch_size):
         for name in names:
             reward = rewards[name]
-            pixels = images_by_size[reward.image_size][rows]
+            pixels = images[Framing.of(reward)][rows]
             with RewardCall(name, queries[rows], replica) as call, torch.no_grad(), _full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)

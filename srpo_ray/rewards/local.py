@@ -9,8 +9,9 @@ from srpo_ray.config.reward import RewardModelConfig
 from srpo_ray.rewards.base import Reward, Scores, check_batch, check_gradient, check_names
 from srpo_ray.rewards.build import build_rewards
 from srpo_ray.rewards.combine import score_and_gradient, score_only
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.pool.bridge import connect_scores
-from srpo_ray.rewards.preprocess import resize_to_each
+from srpo_ray.rewards.preprocess import frame_for_each
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.statistics import ScoringStatistics
 
@@ -24,18 +25,25 @@ class LocalRewards:
         rewards: All models by name, held-out ones included.
         weights: Factor of each training reward in the sum.
         micro_batch_size: Most pictures in one forward pass.
+        official: `measure` prepares pictures as the models' releases do; `submit` never does.
 
     Raises:
         ValueError: If there is no weight, or one for an unknown model.
     """
 
     def __init__(
-        self, rewards: Mapping[str, Reward], weights: Mapping[str, float], *, micro_batch_size: int = 16
+        self,
+        rewards: Mapping[str, Reward],
+        weights: Mapping[str, float],
+        *,
+        micro_batch_size: int = 16,
+        official: bool = False,
     ) -> None:
         check_names(list(weights), list(rewards))
         self._rewards = dict(rewards)
         self._weights = dict(weights)
         self._micro_batch_size = micro_batch_size
+        self._official = official
         self._statistics = ScoringStatistics()
 
     @classmethod
@@ -44,22 +52,32 @@ class LocalRewards:
         models: Sequence[RewardModelConfig],
         held_out: Sequence[RewardModelConfig] = (),
         *,
+        factors: Mapping[str, float] | None = None,
         micro_batch_size: int = 16,
+        official: bool = False,
         device: str = "cpu",
     ) -> "LocalRewards":
-        """Load the models of a config; `models` are trained on with their weights, `held_out` only measured.
+        """Load the models of a config; `models` are trained on, `held_out` only measured.
+
+        Args:
+            models: Training rewards.
+            held_out: Further models.
+            factors: What their scores are summed with, `RewardsConfig.factors`; None takes their bare weights.
+            micro_batch_size: Most pictures in one forward pass.
+            official: As of the class.
+            device: Where the models go.
 
         Raises:
             ValueError: As `build_rewards`.
         """
-        weights = {model.name: model.weight for model in models}
+        weights = factors or {model.name: model.weight for model in models}
         rewards = build_rewards([*models, *held_out], device)
-        return cls(rewards, weights, micro_batch_size=micro_batch_size)
+        return cls(rewards, weights, micro_batch_size=micro_batch_size, official=official)
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingLocalScore":
         """See `RewardScorer.submit`; the work is done in `result()`."""
         check_batch(images, queries)
-        pixels = self._resize(images, list(self._weights))
+        pixels = self._frame(images, list(self._weights))
         if any(picture.requires_grad for picture in pixels.values()):
             check_gradient({name: self._rewards[name].image_gradient for name in self._weights})
             return PendingLocalScore(lambda: self._with_gradient(pixels, queries))
@@ -72,17 +90,17 @@ class LocalRewards:
         check_batch(images, queries)
         asked = list(self._rewards) if names is None else list(names)
         check_names(asked, list(self._rewards))
-        return self._measure(self._resize(images.detach(), asked), queries, asked)
+        return self._measure(self._frame(images.detach(), asked, official=self._official), queries, asked)
 
     def take_statistics(self) -> dict[str, float]:
         """See `RewardScorer.take_statistics`."""
         return self._statistics.take()
 
-    def _resize(self, images: Tensor, names: Sequence[str]) -> dict[int, Tensor]:
-        return resize_to_each(images, [self._rewards[name].image_size for name in names])
+    def _frame(self, images: Tensor, names: Sequence[str], *, official: bool = False) -> dict[Framing, Tensor]:
+        return frame_for_each(images, [Framing.of(self._rewards[name]) for name in names], official=official)
 
     def _measure(
-        self, pixels: dict[int, Tensor], queries: Sequence[TextQuery], names: Sequence[str]
+        self, pixels: dict[Framing, Tensor], queries: Sequence[TextQuery], names: Sequence[str]
     ) -> dict[str, Tensor]:
         started = time.perf_counter()
         values = score_only(
@@ -91,10 +109,10 @@ class LocalRewards:
         self._count(time.perf_counter() - started)
         return values
 
-    def _without_gradient(self, pixels: dict[int, Tensor], queries: Sequence[TextQuery]) -> Scores:
+    def _without_gradient(self, pixels: dict[Framing, Tensor], queries: Sequence[TextQuery]) -> Scores:
         return connect_scores(self._measure(pixels, queries, list(self._weights)), self._weights, {}, pixels)
 
-    def _with_gradient(self, pixels: dict[int, Tensor], queries: Sequence[TextQuery]) -> Scores:
+    def _with_gradient(self, pixels: dict[Framing, Tensor], queries: Sequence[TextQuery]) -> Scores:
         started = time.perf_counter()
         batch = score_and_gradient(
             self._rewards,

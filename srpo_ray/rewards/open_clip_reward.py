@@ -1,12 +1,10 @@
 """Rewards of the CLIP family: the cosine between an image and a weighted sum of texts.
 
-CLIPScore, HPSv2.1 and the small world's rewards are this model with different weights. Pictures are resized by the
-short side and centre-cropped, as SRPO's released code does; a model that was trained on padded or squashed pictures
-sees them a little differently than in its own benchmark.
+CLIPScore, HPSv2.1 and the small world's rewards are this model with different weights. A picture that is no square is
+resized by the short side and centre-cropped, as SRPO's released code does, or padded, as HPSv2.1's own does.
 """
 
 import difflib
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -15,13 +13,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from srpo_ray.config.reward import OpenClipRewardConfig
+from srpo_ray.config.reward import Fit, OpenClipRewardConfig
 from srpo_ray.rewards.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
 from srpo_ray.rewards.preprocess import normalize
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.text_features import TextFeatures
-
-logger = logging.getLogger(__name__)
+from srpo_ray.rewards.text_limit import TextLimit
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -45,6 +42,7 @@ class OpenClipReward:
         tokenizer: Maps texts to token ids `[N, context_length]`, cutting and padding as needed.
         context_length: Most tokens that the model reads; longer texts are cut, with one warning.
         scale: Factor between the cosine and the published score.
+        fit: How pictures become squares.
         text_cache_size: Most text features kept.
 
     Raises:
@@ -62,9 +60,11 @@ class OpenClipReward:
         tokenizer: Callable[..., Tensor],
         context_length: int,
         scale: float = 1.0,
+        fit: Fit = "crop",
         text_cache_size: int = 65_536,
     ) -> None:
         self.name = name
+        self.fit: Fit = fit
         self.scale = scale
         self.model = cast(ClipModel, model.eval().requires_grad_(False))
         visual = self.model.visual
@@ -74,8 +74,7 @@ class OpenClipReward:
         self.image_size = int(sides[0])
         self._mean, self._std = visual.image_mean, visual.image_std
         self._tokenizer = tokenizer
-        self._context_length = context_length
-        self._warned = False
+        self._limit = TextLimit(name, context_length)
         self._text_features = TextFeatures(self._encode_texts, text_cache_size)
 
     @classmethod
@@ -101,7 +100,7 @@ class OpenClipReward:
                 f"{type(error).__name__}: {error}; check `path`, or save the model again"
             ) from error
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
-        return cls(config.name, model, tokenizer, context_length, config.scale)
+        return cls(config.name, model, tokenizer, context_length, config.scale, config.fit)
 
     @classmethod
     def _load_file(cls, config: OpenClipRewardConfig, architecture: str, device: str) -> "OpenClipReward":
@@ -118,7 +117,8 @@ class OpenClipReward:
         load_strictly(config.name, model, state)
         text_config = (open_clip.get_model_config(architecture) or {}).get("text_cfg", {})
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
-        return cls(config.name, model.to(device), open_clip.get_tokenizer(architecture), context_length, config.scale)
+        tokenizer = open_clip.get_tokenizer(architecture)
+        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """See `Reward.score`; the result has the type of `images`, so a float64 model can be checked in float64."""
@@ -137,22 +137,15 @@ class OpenClipReward:
             return self.model.encode_text(tokens.to(self.model.logit_scale.device), normalize=True)
 
     def _warn_if_cut(self, texts: list[str], tokens: Tensor) -> None:
-        """Say once which text was cut: tokenizers cut in silence, and the end of the prompt is then not scored."""
-        if self._warned:
+        if self._limit.said:
             return
         # With room for one more token, a text that was cut shows a different last token, or one in the new place.
-        length = self._context_length
+        length = self._limit.num_tokens
         roomy = self._tokenizer([*texts, ""], context_length=length + 1)
         padding = roomy[-1, -1]
         cut = (roomy[:-1, :length] != tokens).any(dim=1) | (roomy[:-1, length] != padding)
         if cut.any():
-            self._warned = True
-            logger.warning(
-                "reward %r reads %d tokens; the rest of this text is not scored (said once): %r",
-                self.name,
-                length,
-                texts[int(cut.nonzero()[0])],
-            )
+            self._limit.say(texts[int(cut.nonzero()[0])])
 
 
 def _weighted_sum(query: TextQuery, features: dict[str, Tensor]) -> Tensor:

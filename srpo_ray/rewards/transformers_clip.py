@@ -3,15 +3,12 @@
 from types import SimpleNamespace
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit
 
 from srpo_ray.config.reward import TransformersClipRewardConfig
 from srpo_ray.rewards.open_clip_reward import OpenClipReward
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+from srpo_ray.rewards.pretrained import CLIP_STATISTICS, load_pretrained, picture_statistics, pooled
 
 
 class TransformersClip(nn.Module):
@@ -37,18 +34,13 @@ class TransformersClip(nn.Module):
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Image features `[B, D]`."""
-        features = _tensor(self.model.get_image_features(pixel_values=image))
+        features = pooled(self.model.get_image_features(pixel_values=image))
         return unit(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """Text features `[N, D]`; attention is causal, so what pads a text after its end changes nothing."""
-        features = _tensor(self.model.get_text_features(input_ids=text))
+        features = pooled(self.model.get_text_features(input_ids=text))
         return unit(features, dim=-1) if normalize else features
-
-
-def _tensor(output: Any) -> Tensor:
-    """The projected features: transformers 5 returns them inside an output object, older versions bare."""
-    return output if isinstance(output, Tensor) else output.pooler_output
 
 
 class ClipTokenizer:
@@ -72,36 +64,18 @@ def load_transformers_clip(config: TransformersClipRewardConfig, device: str = "
     Raises:
         ValueError: If model or tokenizer are missing, cannot be read or are of another architecture.
     """
-    from transformers import AutoConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel, CLIPTokenizer
 
-    where = f"reward {config.name!r}"
+    model = load_pretrained(config.name, config.path, {"clip": CLIPModel}, "CLIP")
+    source = config.tokenizer or config.path
     try:
-        kind = AutoConfig.from_pretrained(config.path).model_type
-        if kind != "clip":
-            raise ValueError(
-                f"{where}: expected a CLIP model at {config.path!r}, received one of type {kind!r}; choose another"
-            )
-        # transformers annotates the one return type only.
-        loaded: Any = CLIPModel.from_pretrained(config.path, output_loading_info=True)
-        model, found = loaded
-        tokenizer = CLIPTokenizer.from_pretrained(config.tokenizer or config.path)
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        tokenizer = CLIPTokenizer.from_pretrained(source)
+    except OSError as error:
         raise ValueError(
-            f"{where}: expected a readable CLIP model of transformers at {config.path!r}, received"
-            f" {type(error).__name__}: {str(error)[:300]}; check `path` and `tokenizer`, or save the model again"
+            f"reward {config.name!r}: expected a CLIP tokenizer at {source!r}, received {str(error)[:300]}; set"
+            " `tokenizer` to a folder or hub id that has one"
         ) from error
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{where}: expected all weights of a CLIP model at {config.path!r}, received a checkpoint without"
-            f" {len(missing)} of them ({', '.join(missing[:3])}); download it again"
-        )
-    try:
-        processor = CLIPImageProcessor.from_pretrained(config.path)
-        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
-    except OSError:
-        mean, std = OPENAI_MEAN, OPENAI_STD
     factor = float(model.logit_scale.detach().exp()) if config.logit_scale else 1.0
     length = int(model.config.text_config.max_position_embeddings)
-    wrapped = TransformersClip(model.to(device), mean, std)
+    wrapped = TransformersClip(model.to(device), *picture_statistics(config.path, CLIP_STATISTICS))
     return OpenClipReward(config.name, wrapped, ClipTokenizer(tokenizer, length), length, config.scale * factor)

@@ -76,10 +76,16 @@ def _prepare_process(config: RunConfig) -> str:
 
 def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
     config = arguments.config
-    if arguments.pool is None:
-        size = config.rewards.pool.micro_batch_size
-        return LocalRewards.load(config.rewards.models, config.evaluation.held_out, micro_batch_size=size)
-    return RewardClient.connect(arguments.pool, {model.name: model.weight for model in config.rewards.models})
+    factors, official = config.rewards.factors, config.evaluation.preprocessing == "official"
+    if arguments.pool is not None:
+        return RewardClient.connect(arguments.pool, factors, official=official)
+    return LocalRewards.load(
+        config.rewards.models,
+        config.evaluation.held_out,
+        factors=factors,
+        micro_batch_size=config.rewards.pool.micro_batch_size,
+        official=official,
+    )
 
 
 def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> Tracker:

@@ -64,7 +64,7 @@ def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
         step=run.step,
         batch_size=config.training.batch_size,
         lr=config.training.optimizer.lr,
-        rewards=", ".join(f"{model.name} (weight {model.weight:g})" for model in config.rewards.models),
+        rewards=", ".join(f"{name} (weight {factor:g})" for name, factor in config.rewards.factors.items()),
         words=_words(config),
         picture=_PICTURE if run.folder.gallery.exists() else "",
         load=load,

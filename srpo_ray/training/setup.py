@@ -52,6 +52,7 @@ def build_trainer(
         shift=shift_at(config.rollout.shift, config.model.resolution),
         truth=config.evaluation.prompts.startswith("small_world:"),
         trained_words=config.trained_words,
+        text_free=config.text_free,
         rank=rank,
         world_size=world_size,
     )

@@ -111,9 +111,8 @@ class Trainer:
         Worker 0 keeps the rows and the before/after pictures.
         """
         start = time.perf_counter()
-        weights = {model.name: model.weight for model in self.config.rewards.models}
         with self.engine.averaged(), self.engine.gathered():
-            judged = self.panel.judge(self.policy, self.rewards, weights)
+            judged = self.panel.judge(self.policy, self.rewards, self.config.rewards.factors)
         shares: list[Any] = [None] * self.world_size
         dist.all_gather_object(shares, judged)
         evaluation = combine(shares, len(self.panel.prompts))

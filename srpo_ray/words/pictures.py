@@ -19,7 +19,8 @@ from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.load import load_transformer
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.tuned import make_policy, model_dtype
-from srpo_ray.rewards.preprocess import resize_and_crop
+from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.preprocess import frame
 
 FEWEST = 8
 """Correlations over fewer pictures mean nothing."""
@@ -95,7 +96,7 @@ def _read(path: Path, size: int) -> Tensor:
         raise ValueError(
             f"--images: expected a readable picture, got {path} ({error}); mend the file or move it away"
         ) from error
-    return resize_and_crop(pixels[None], size)
+    return frame(pixels[None], Framing(size))
 
 
 def _caption(path: Path) -> str:

@@ -76,6 +76,11 @@ def probe(
             f"--reward: expected a model of rewards.models or evaluation.held_out ({', '.join(models)}), got"
             f" {reward!r}; choose one of them or add it to the config"
         )
+    if reward in config.text_free:
+        raise ValueError(
+            f"--reward: expected a model that reads text, got {reward!r} of type {models[reward].type}, which scores"
+            " all words alike; choose another"
+        )
     texts = load_prompts(prompts, "--prompts") if prompts else None
     if images is None and generate is None and config.model.path != SMALL_WORLD:
         raise ValueError(

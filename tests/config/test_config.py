@@ -197,12 +197,15 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("model.resolution=60", r"model.resolution: expected to .*multiple of 16; got 60"),
         ("name=../evil", r"name: .*got '../evil'"),
         ("rewards.models=[]", r"rewards.models"),
+        ("rewards.models.0.spread=0", r"rewards.models.0.spread: expected to be greater than 0; got 0"),
+        ("rewards.models.0.fit=stretch", r"rewards.models.0.fit: expected to be 'crop', 'pad' or 'squash'; got"),
+        ("evaluation.preprocessing=pil", r"evaluation.preprocessing: .*'differentiable' or 'official'; got 'pil'"),
         ("evaluation.held_out.0.name=preference", r"got preference more than once"),
         ("evaluation.held_out.0.nam=x", r"held_out.0.nam: expected one of architecture, .*did you mean `name`"),
         ("algorithm.hing=1", r"algorithm.hing: expected one of branches, .*did you mean `hinge`\?"),
         ("algorithm.type=dance", r"algorithm.type: expected one of srpo, .*; got 'dance'; did you mean `dance_grpo`\?"),
         ("algorithm.type=ppo", r"algorithm.type: expected one of srpo, .*; got 'ppo'; choose one of them"),
-        ("rewards.models.0.type=clip", r"expected one of open_clip, transformers_clip, python; got 'clip'"),
+        ("rewards.models.0.type=clip", r"expected one of open_clip, transformers_clip, .*; got 'clip'"),
         ("algorithm={type: draft, num_steps: 2}", r"algorithm: expected num_steps 1 with renoisings"),
         ("algorithm={type: draft, num_steps: 13, renoisings: 0}", r"num_steps of at most rollout.num_steps = 12"),
         ("algorithm={type: direct_align, timestep_window: [9, 9]}", r"0 <= first < last .*got \[9, 9\]"),
@@ -227,6 +230,31 @@ def test_policy_gradient_needs_a_random_step() -> None:
 def test_a_run_that_stops_at_the_alarm_needs_a_judge() -> None:
     with pytest.raises(ConfigError, match=r"evaluation: expected a model in held_out with alarm.action stop, got none"):
         load_run([SMALL_WORLD], ["evaluation.held_out=[]", "evaluation.alarm.action=stop"])
+
+
+def test_weights_are_divided_by_the_spreads_where_that_is_asked_for() -> None:
+    spreads = ["rewards.models.0.spread=0.25", "rewards.models.1.spread=2.0"]
+    plain, spread = load_run([SMALL_WORLD]), load_run([SMALL_WORLD], spreads)
+    assert plain.rewards.factors == spread.rewards.factors == {"preference": 1.0, "contrastive": 0.5}
+    normalized = load_run([SMALL_WORLD], [*spreads, "rewards.normalize=true"])
+    assert normalized.rewards.factors == {"preference": 4.0, "contrastive": 0.25}
+    with pytest.raises(ConfigError, match=r"got none for contrastive; .* srpo_ray.evaluation.spread runs/NAME"):
+        load_run([SMALL_WORLD], [spreads[0], "rewards.normalize=true"])
+
+
+AESTHETIC = "{name: looks, type: aesthetic, path: head.pth, backbone: openai/clip-vit-large-patch14}"
+
+
+def test_reward_that_reads_no_text_is_refused_where_a_difference_of_texts_is_trained() -> None:
+    plain = ["algorithm.query=plain", "algorithm.branches=[denoise]"]
+    with pytest.raises(ConfigError, match=r"algorithm.query=relative, got looks, .* set algorithm.query to plain"):
+        load_run([SMALL_WORLD], [f"rewards.models=[{AESTHETIC}]"])
+    with pytest.raises(ConfigError, match=r"algorithm.query=guided, got looks"):
+        load_run([SMALL_WORLD], [f"rewards.models=[{AESTHETIC}]", "algorithm.query=guided"])
+    assert load_run([SMALL_WORLD], [f"rewards.models=[{AESTHETIC}]", *plain]).text_free == ("looks",)
+    assert load_run([SMALL_WORLD], [f"rewards.models=[{AESTHETIC}]", "algorithm.type=draft"]).text_free == ("looks",)
+    assert load_run([SMALL_WORLD], [f"evaluation.held_out=[{AESTHETIC}]"]).text_free == ("looks",)
+    assert load_run([SMALL_WORLD]).text_free == ()
 
 
 def test_trained_words_are_those_of_a_relative_reward() -> None:

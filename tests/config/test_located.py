@@ -27,6 +27,10 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch:
     assert [model.path for model in found.rewards.models] == [str(tmp_path / "reward"), "hf-hub:laion/some-model"]  # pyright: ignore[reportAttributeAccessIssue]
     assert found.tracking.uri == f"sqlite:///{tmp_path}/my.db"
     assert located(found) == found
+    heads = {"name": "looks", "type": "aesthetic", "path": "hf-hub:a/b/head.pth", "backbone": "reward"}
+    (model,) = located(apply(load_run([SMALL_WORLD]), {"evaluation.held_out": [heads]})).evaluation.held_out
+    assert model.type == "aesthetic"
+    assert (model.path, model.backbone) == ("hf-hub:a/b/head.pth", str(tmp_path / "reward"))
     assert located(apply(found, {"tracking.uri": "http://host:5000"})).tracking.uri == "http://host:5000"
     pictures = located(apply(found, {"data.images": "pictures/*.tar"}))
     assert pictures.data.images == str(tmp_path / "pictures" / "*.tar")

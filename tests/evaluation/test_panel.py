@@ -48,7 +48,12 @@ class MeanRewards:
 
 
 def judge(
-    world_size: int, batch_size: int = 32, words: ControlWords | None = None, samples: int = SAMPLES, **config: Any
+    world_size: int,
+    batch_size: int = 32,
+    words: ControlWords | None = None,
+    samples: int = SAMPLES,
+    text_free: Sequence[str] = (),
+    **config: Any,
 ) -> Evaluation:
     settings = {"samples_per_prompt": samples, "batch_size": batch_size, "gallery_size": 2, **config}
     shares = []
@@ -60,6 +65,7 @@ def judge(
             shift=3.0,
             truth=False,
             trained_words=words,
+            text_free=text_free,
             rank=rank,
             world_size=world_size,
         )
@@ -109,6 +115,17 @@ def test_relative_score_is_the_positive_words_minus_the_negative_words() -> None
     assert metrics["reward/total/relative"] == pytest.approx(2 * expected, rel=1e-5)
     assert metrics["panel/judge/relative"] > metrics["reward/trained/relative"]
     assert "reward/total/trained" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("text_free", "expected"),
+    [(["judge"], {"reward/trained", "reward/total"}), (["trained"], {"panel/judge"}), (["trained", "judge"], set())],
+)
+def test_models_that_read_no_text_have_no_relative_score(text_free: list[str], expected: set[str]) -> None:
+    scores = judge(1, text_free=text_free, relative={"positive": "detailed", "negative": "flat"}).scores
+    relative = {name.removesuffix("/relative") for name in scores if name.endswith("/relative")}
+    assert relative == expected
+    assert {"reward/trained", "reward/total", "panel/judge"} <= set(scores)
 
 
 def test_trained_score_is_the_mean_over_the_words_of_the_run() -> None:

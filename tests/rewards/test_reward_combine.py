@@ -7,6 +7,7 @@ from torch import Tensor
 
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.combine import ScoredBatch, score_and_gradient, score_only
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.query import TextQuery
 from tests.rewards.stand_in_rewards import ScriptedReward
 
@@ -33,7 +34,7 @@ def plain(*texts: str) -> list[TextQuery]:
 
 def run(text: str, micro_batch_size: int = 8) -> ScoredBatch:
     """Score three pictures, of which the middle one has the text."""
-    images = {4: torch.full((3, 3, 4, 4), 0.5)}
+    images = {Framing(4): torch.full((3, 3, 4, 4), 0.5)}
     return score_and_gradient(
         {"mine": ScriptedReward()},
         {"mine": 1.0},
@@ -46,7 +47,10 @@ def run(text: str, micro_batch_size: int = 8) -> ScoredBatch:
 
 def test_values_are_raw_and_gradients_are_summed_with_weights_per_size() -> None:
     generator = torch.Generator().manual_seed(0)
-    images = {4: torch.rand(5, 3, 4, 4, generator=generator), 8: torch.rand(5, 3, 8, 8, generator=generator)}
+    images = {
+        Framing(4): torch.rand(5, 3, 4, 4, generator=generator),
+        Framing(8): torch.rand(5, 3, 8, 8, generator=generator),
+    }
     quadratic = QuadraticReward()
     rewards = {
         "quadratic": quadratic,
@@ -64,17 +68,17 @@ def test_values_are_raw_and_gradients_are_summed_with_weights_per_size() -> None
         replica="here",
     )
 
-    torch.testing.assert_close(batch.values["quadratic"], images[4].square().sum(dim=(1, 2, 3)))
-    torch.testing.assert_close(batch.values["mean"], images[4].sum(dim=(1, 2, 3)))
-    torch.testing.assert_close(batch.values["big"], images[8].sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(batch.values["quadratic"], images[Framing(4)].square().sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(batch.values["mean"], images[Framing(4)].sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(batch.values["big"], images[Framing(8)].sum(dim=(1, 2, 3)))
     assert list(batch.values) == ["quadratic", "mean", "big"]
-    torch.testing.assert_close(batch.gradients[4], images[4] - 3.0)
-    torch.testing.assert_close(batch.gradients[8], torch.full_like(images[8], 2.0))
+    torch.testing.assert_close(batch.gradients[Framing(4)], images[Framing(4)] - 3.0)
+    torch.testing.assert_close(batch.gradients[Framing(8)], torch.full_like(images[Framing(8)], 2.0))
     assert quadratic.batch_sizes == [2, 2, 1]
 
 
 def test_score_only_gives_the_same_values_without_a_graph() -> None:
-    images = {4: torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))}
+    images = {Framing(4): torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))}
 
     values = score_only(
         {"quadratic": QuadraticReward()},
@@ -85,7 +89,7 @@ def test_score_only_gives_the_same_values_without_a_graph() -> None:
         replica="here",
     )
 
-    torch.testing.assert_close(values["quadratic"], images[4].square().sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(values["quadratic"], images[Framing(4)].square().sum(dim=(1, 2, 3)))
     assert not values["quadratic"].requires_grad
 
 
@@ -127,7 +131,7 @@ def test_scores_of_a_wrong_shape_are_refused() -> None:
         score_only(
             {"whole": WholeBatch()},
             ["whole"],
-            {4: torch.zeros(1, 3, 4, 4)},
+            {Framing(4): torch.zeros(1, 3, 4, 4)},
             plain("a"),
             micro_batch_size=1,
             replica="here",
@@ -143,7 +147,7 @@ def test_interrupt_passes_through_unchanged() -> None:
         score_only(
             {"stopped": Interrupted()},
             ["stopped"],
-            {4: torch.zeros(1, 3, 4, 4)},
+            {Framing(4): torch.zeros(1, 3, 4, 4)},
             plain("a"),
             micro_batch_size=1,
             replica="here",

@@ -97,6 +97,31 @@ def test_gradient_free_reward_scores_detached_images_and_refuses_others() -> Non
         scorer.submit(images.requires_grad_(), QUERIES[:1])
 
 
+def test_official_measure_rounds_pictures_to_8_bits_and_training_does_not() -> None:
+    rewards = {"a": ScriptedReward(), "squashed": ScriptedReward(image_size=2)}
+    rewards["squashed"].fit = "squash"  # pyright: ignore[reportAttributeAccessIssue]
+    images = torch.full((1, 3, 4, 8), 0.3001)
+    images[:, :, :, 6:] = 0.9
+
+    plain, official = (LocalRewards(rewards, {"a": 1.0}, official=choice) for choice in (False, True))
+
+    step = round(0.3001 * 255) / 255
+    assert official.measure(images, QUERIES[:1])["a"].item() == pytest.approx(step, abs=1e-7)
+    assert plain.measure(images, QUERIES[:1])["a"].item() == pytest.approx(0.3001, abs=1e-7)
+    assert official.submit(images, QUERIES[:1]).result().total.item() == pytest.approx(0.3001, abs=1e-7)
+    # Four pixels of the wide picture are cut away for `a`, none for `squashed`.
+    assert official.measure(images, QUERIES[:1])["squashed"].item() > 0.4
+
+
+def test_factors_replace_the_weights_of_the_models(clip_configs: tuple[OpenClipRewardConfig, ...]) -> None:
+    images = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    scorer = LocalRewards.load(clip_configs, factors={"small": 2.0, "large": 0.5})
+
+    scores = scorer.submit(images, QUERIES[:1]).result()
+
+    torch.testing.assert_close(scores.total, 2.0 * scores.raw["small"] + 0.5 * scores.raw["large"])
+
+
 def test_measure_covers_held_out_models_and_counts_time() -> None:
     scorer = LocalRewards({"a": ScriptedReward(), "held": ScriptedReward(scale=4.0)}, {"a": 1.0})
     images = torch.full((1, 3, 4, 4), 0.25)

@@ -10,11 +10,12 @@ from torch import Tensor
 from srpo_ray.config.reward import OpenClipRewardConfig, PoolConfig, PythonRewardConfig, RewardModelConfig
 from srpo_ray.rewards.base import RewardError, RewardScorer
 from srpo_ray.rewards.build import build_rewards
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.messages import NAMESPACE
 from srpo_ray.rewards.pool.pool import RewardPool
-from srpo_ray.rewards.preprocess import resize_and_crop
+from srpo_ray.rewards.preprocess import frame
 from srpo_ray.rewards.query import TextQuery
 
 QUERIES = [
@@ -50,7 +51,7 @@ def direct_loss_and_gradient(
     total = torch.zeros(len(images))
     for config in configs:
         reward = rewards[config.name]
-        total = total + config.weight * reward.score(resize_and_crop(leaf, reward.image_size), QUERIES)
+        total = total + config.weight * reward.score(frame(leaf, Framing(reward.image_size)), QUERIES)
     (upstream * total).sum().backward()
     assert leaf.grad is not None
     return total.detach(), leaf.grad
@@ -93,22 +94,24 @@ def test_raw_scores_are_those_of_each_model_and_detached(
     assert list(scores.raw) == ["large", "small"]
     assert relative_error(scores.total.detach(), 0.5 * scores.raw["large"] + 4.0 * scores.raw["small"]) < 1e-6
     for name, reward in build_rewards(clip_configs).items():
-        expected = reward.score(resize_and_crop(images.detach(), reward.image_size), QUERIES)
+        expected = reward.score(frame(images.detach(), Framing(reward.image_size)), QUERIES)
         assert not scores.raw[name].requires_grad
         assert relative_error(scores.raw[name], expected) < 1e-5
 
 
+@pytest.mark.parametrize("official", [False, True])
 def test_measure_returns_all_models_held_out_ones_too(
     clip_pool: RewardPool,
     clip_configs: tuple[OpenClipRewardConfig, ...],
     scripted_config: PythonRewardConfig,
+    official: bool,
 ) -> None:
-    images = torch.rand(BATCH, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-    client = RewardClient.connect(clip_pool.name, {"small": 1.0})
+    images = torch.rand(BATCH, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    client = RewardClient.connect(clip_pool.name, {"small": 1.0}, official=official)
 
     values = client.measure(images, QUERIES)
 
-    expected = LocalRewards.load(clip_configs, [scripted_config]).measure(images, QUERIES)
+    expected = LocalRewards.load(clip_configs, [scripted_config], official=official).measure(images, QUERIES)
     assert list(values) == ["small", "large", "scripted"]
     for name, value in values.items():
         assert not value.requires_grad

@@ -3,9 +3,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, v2
+from torchvision.transforms.functional import pad, resize, to_tensor
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
-from srpo_ray.rewards.preprocess import normalize, resize_and_crop, resize_to_each
+from srpo_ray.config.reward import Fit
+from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.preprocess import frame, frame_for_each, frame_officially, normalize
+from srpo_ray.rewards.pretrained import CLIP_STATISTICS
 
 
 def smooth_pictures(batch: int, height: int, width: int) -> Tensor:
@@ -27,7 +32,7 @@ def test_resize_agrees_with_pil_bicubic_to_2e_6(height: int, width: int) -> None
     resized_height, resized_width = int(size * height / short), int(size * width / short)
     top, left = round((resized_height - size) / 2), round((resized_width - size) / 2)
 
-    for image, ours in zip(images, resize_and_crop(images, size), strict=True):
+    for image, ours in zip(images, frame(images, Framing(size)), strict=True):
         expected = pil_resize(image, (resized_width, resized_height))
         expected = expected[:, top : top + size, left : left + size]
         assert (ours - expected).abs().max() < 2e-6
@@ -39,20 +44,95 @@ def test_crop_is_the_one_of_torchvision(height: int, width: int) -> None:
     bicubic = v2.InterpolationMode.BICUBIC
     reference = v2.Compose([v2.Resize(24, interpolation=bicubic, antialias=True), v2.CenterCrop(24)])
 
-    assert (resize_and_crop(images, 24) - reference(images)).abs().max() < 1e-6
+    assert (frame(images, Framing(24)) - reference(images)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (40, 64), (64, 41), (10, 13), (9, 60)])
+def test_padding_and_squashing_agree_with_pil_bicubic_to_2e_6(height: int, width: int) -> None:
+    images = smooth_pictures(1, height, width)
+    scale = 16 / max(height, width)
+    inner = (round(width * scale), round(height * scale))
+    left, top = (16 - inner[0]) // 2, (16 - inner[1]) // 2
+    padded = torch.zeros(3, 16, 16)
+    padded[:, top : top + inner[1], left : left + inner[0]] = pil_resize(images[0], inner)
+
+    assert (frame(images, Framing(16, "pad"))[0] - padded).abs().max() < 2e-6
+    assert (frame(images, Framing(16, "squash"))[0] - pil_resize(images[0], (16, 16))).abs().max() < 2e-6
+
+
+def pictures_of_8_bits(height: int, width: int) -> tuple[Tensor, Image.Image]:
+    """The same picture of sharp noise as a tensor and in PIL."""
+    generator = torch.Generator().manual_seed(2)
+    steps = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+    return steps.permute(2, 0, 1)[None].float() / 255, Image.fromarray(steps.numpy())
+
+
+def hpsv2_transform(picture: Image.Image, size: int) -> Image.Image:
+    """HPSv2's evaluation transform in torchvision's functions: the longest side to `size`, black around the rest."""
+    scale = size / max(picture.size)
+    shape = [round(picture.height * scale), round(picture.width * scale)]
+    resized = resize(picture, shape, InterpolationMode.BICUBIC)
+    rest_h, rest_w = size - shape[0], size - shape[1]
+    return pad(resized, [rest_w // 2, rest_h // 2, rest_w - rest_w // 2, rest_h - rest_h // 2], fill=0)
+
+
+SIZES = [(48, 48), (40, 64), (64, 41), (53, 79), (16, 16), (11, 9)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_official_pictures_are_those_of_the_releases_to_the_last_bit(height: int, width: int) -> None:
+    images, picture = pictures_of_8_bits(height, width)
+    clip = Compose([Resize(16, InterpolationMode.BICUBIC), CenterCrop(16)])
+    siglip = SiglipImageProcessorPil(size={"height": 16, "width": 16}, resample=3, do_normalize=False)
+    squashed = siglip(picture, return_tensors="pt")["pixel_values"]
+
+    assert torch.equal(frame_officially(images, Framing(16)), to_tensor(clip(picture))[None])
+    assert torch.equal(frame_officially(images, Framing(16, "pad")), to_tensor(hpsv2_transform(picture, 16))[None])
+    torch.testing.assert_close(frame_officially(images, Framing(16, "squash")), squashed, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (64, 40)])
+def test_official_crop_is_that_of_clips_processor(height: int, width: int) -> None:
+    images, picture = pictures_of_8_bits(height, width)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    expected = processor(picture, return_tensors="pt")["pixel_values"]
+
+    found = normalize(frame_officially(images, Framing(16)), *CLIP_STATISTICS)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_both_ways_differ_by_little_more_than_an_8_bit_step(height: int, width: int, fit: Fit) -> None:
+    noise, _ = pictures_of_8_bits(height, width)
+    # Nothing overshoots black or white here, where PIL clamps after each of its two passes.
+    images = (64 + (noise * 255 / 2).floor()) / 255
+    difference = (frame(images, Framing(16, fit)) - frame_officially(images, Framing(16, fit))).abs()
+
+    # Half a step from each of PIL's two roundings, the first one times the absolute weights of a bicubic filter.
+    assert difference.max() < 1.2 / 255
+
+
+def test_official_pictures_are_rounded_first_and_carry_no_gradient() -> None:
+    images = torch.full((1, 3, 4, 4), 0.3, requires_grad=True)
+
+    found = frame_officially(images, Framing(4))
+
+    assert not found.requires_grad
+    assert found.unique().tolist() == pytest.approx([round(0.3 * 255) / 255])
 
 
 def test_picture_of_the_right_size_is_unchanged() -> None:
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
-    assert torch.equal(resize_and_crop(images, 8), images)
+    assert torch.equal(frame(images, Framing(8)), images)
 
 
 def test_overshoot_is_clamped_and_the_gradient_reaches_every_used_pixel() -> None:
     checkerboard = (torch.arange(20)[:, None] // 4 + torch.arange(20)[None] // 4) % 2
     images = checkerboard.float().expand(1, 3, 20, 20).clone().requires_grad_()
 
-    resized = resize_and_crop(images, 32)
+    resized = frame(images, Framing(32))
     resized.sum().backward()
 
     assert resized.min() == 0
@@ -65,13 +145,13 @@ def test_overshoot_is_clamped_and_the_gradient_reaches_every_used_pixel() -> Non
 def test_gradient_of_the_resize_equals_finite_differences() -> None:
     images = smooth_pictures(1, 7, 9).double().requires_grad_()
 
-    assert torch.autograd.gradcheck(lambda x: resize_and_crop(x, 5), images)
+    assert torch.autograd.gradcheck(lambda x: frame(x, Framing(5)), images)
 
 
 def test_each_size_is_computed_once_in_float32() -> None:
-    resized = resize_to_each(torch.rand(2, 3, 16, 16).bfloat16(), [8, 4, 8])
+    resized = frame_for_each(torch.rand(2, 3, 16, 16).bfloat16(), [Framing(8), Framing(4), Framing(8)])
 
-    assert {size: tuple(t.shape) for size, t in resized.items()} == {4: (2, 3, 4, 4), 8: (2, 3, 8, 8)}
+    assert {framing.size: tuple(t.shape) for framing, t in resized.items()} == {4: (2, 3, 4, 4), 8: (2, 3, 8, 8)}
     assert all(t.dtype == torch.float32 for t in resized.values())
 
 
@@ -86,4 +166,4 @@ def test_normalize_shifts_and_scales_each_channel() -> None:
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 8, 8)])
 def test_anything_but_a_batch_of_colour_pictures_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
-        resize_and_crop(torch.zeros(shape), 4)
+        frame(torch.zeros(shape), Framing(4))

@@ -95,6 +95,15 @@ def test_pictures_are_shifted_and_scaled_as_the_folders_processor_says(folder: P
     assert load(folder)._mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
 
 
+def test_text_that_is_cut_is_warned_of_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    reward = load(folder)
+    # "a red circle" is five tokens with its marks; the second text does not fit into nine.
+    for text in (TEXTS[0], TEXTS[1], TEXTS[1] + " again"):
+        reward.score(images()[:1], [TextQuery.plain(text)])
+    messages = [record.getMessage() for record in caplog.records if "not scored" in record.getMessage()]
+    assert messages == [f"reward 'pick' reads 9 tokens; the rest of this text is not scored (said once): {TEXTS[1]!r}"]
+
+
 def test_models_that_are_no_whole_clip_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a readable CLIP model of transformers"):
         load(tmp_path / "none")
@@ -105,6 +114,12 @@ def test_models_that_are_no_whole_clip_are_refused(folder: Path, tmp_path: Path)
     model.save_pretrained(tmp_path / "part", state_dict=state)
     with pytest.raises(ValueError, match=r"without 1 of them \(visual_projection.weight\)"):
         load(tmp_path / "part")
+    state = {**model.state_dict(), "head.weight": torch.zeros(2)}
+    model.save_pretrained(tmp_path / "more", state_dict=state)
+    with pytest.raises(ValueError, match=r"with unknown 1 of them \(head.weight\)"):
+        load(tmp_path / "more")
+    with pytest.raises(ValueError, match=r"expected a CLIP tokenizer at .* set `tokenizer`"):
+        load(folder, tokenizer=str(tmp_path / "part"))
     model.save_pretrained(tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:3000])

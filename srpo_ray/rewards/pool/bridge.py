@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from srpo_ray.rewards.base import Scores
+from srpo_ray.rewards.framing import Framing
 
 
 class _ScoreBridge(torch.autograd.Function):
@@ -31,20 +32,20 @@ class _ScoreBridge(torch.autograd.Function):
 def connect_scores(
     values: Mapping[str, Tensor],
     weights: Mapping[str, float],
-    gradients: Mapping[int, Tensor],
-    pixels: Mapping[int, Tensor],
+    gradients: Mapping[Framing, Tensor],
+    pixels: Mapping[Framing, Tensor],
 ) -> Scores:
     """Sum the rewards with their weights and hang the sum on the pixels that it was computed from.
 
     Args:
         values: Per reward `[B]`, unweighted.
         weights: Factor of each reward.
-        gradients: Per size `[B, 3, size, size]`, gradient of each sample's weighted sum; empty if none is wanted.
-        pixels: Per size the resized pictures, still in the trainer's graph.
+        gradients: Per framing `[B, 3, size, size]`, gradient of each sample's weighted sum; empty if none is wanted.
+        pixels: Per framing the resized pictures, still in the trainer's graph.
     """
     total = torch.stack([weight * values[name] for name, weight in weights.items()]).sum(0)
     if gradients:
         # The scores may be collected where autograd is off; the graph that they belong to was built where it was on.
         with torch.enable_grad():
-            total = _ScoreBridge.apply(total, tuple(gradients.values()), *(pixels[size] for size in gradients))
+            total = _ScoreBridge.apply(total, tuple(gradients.values()), *(pixels[framing] for framing in gradients))
     return Scores(total, dict(values))

@@ -43,7 +43,7 @@ class RemoteCall:
         dispatcher: The pool's front desk.
         config: Section `pool` of the config.
         statistics: Counters of the client.
-        pixels: Wire form of the pictures, per size `[B, 3, size, size]`.
+        pixels: Wire form of the pictures, per framing `[B, 3, size, size]`.
         queries: B text queries.
         models: Weights of the training rewards for value and gradient, or names of models for values only.
     """

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from srpo_ray.rewards.base import Scores, check_batch, check_gradient, check_names
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.pool.bridge import connect_scores
 from srpo_ray.rewards.pool.call import RemoteCall
 from srpo_ray.rewards.pool.messages import NAMESPACE, PoolDescription, Reply
 from srpo_ray.rewards.pool.wire import from_wire, to_wire
-from srpo_ray.rewards.preprocess import resize_to_each
+from srpo_ray.rewards.preprocess import frame_for_each
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.statistics import ScoringStatistics
 
@@ -21,20 +22,24 @@ from srpo_ray.rewards.statistics import ScoringStatistics
 class RewardClient:
     """A `RewardScorer` whose models live in a `RewardPool`; any number of processes may hold one."""
 
-    def __init__(self, dispatcher: Any, pool: PoolDescription, weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, dispatcher: Any, pool: PoolDescription, weights: Mapping[str, float], *, official: bool = False
+    ) -> None:
         check_names(list(weights), list(pool.models))
         self._dispatcher = dispatcher
         self._pool = pool
         self._weights = dict(weights)
+        self._official = official
         self._statistics = ScoringStatistics()
 
     @classmethod
-    def connect(cls, name: str, weights: Mapping[str, float]) -> "RewardClient":
+    def connect(cls, name: str, weights: Mapping[str, float], *, official: bool = False) -> "RewardClient":
         """Find a pool by name, from any process of the Ray cluster.
 
         Args:
             name: The name that `RewardPool.create` was given.
             weights: Factor of each training reward in the sum; may differ from client to client.
+            official: `measure` prepares pictures as the models' releases do; `submit` never does.
 
         Raises:
             ValueError: If there is no such pool, it is still loading, or a weight is for an unknown model.
@@ -52,17 +57,18 @@ class RewardClient:
                 f"expected the reward pool {name!r} to be ready, received one that is still loading; connect after "
                 "RewardPool.create has returned"
             )
-        return cls(dispatcher, pool, weights)
+        return cls(dispatcher, pool, weights, official=official)
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingRemoteScore":
         """See `RewardScorer.submit`; returns when the calls are on their way."""
         check_batch(images, queries)
-        pixels = self._resize(images, list(self._weights))
+        pixels = self._frame(images, list(self._weights))
+        dtype = self._pool.config.gradient_dtype
         if any(picture.requires_grad for picture in pixels.values()):
             check_gradient({name: self._pool.models[name].image_gradient for name in self._weights})
-            calls = self._send(pixels, queries, self._weights)
+            calls = self._send(pixels, queries, self._weights, dtype)
         else:
-            calls = self._send(pixels, queries, list(self._weights))
+            calls = self._send(pixels, queries, list(self._weights), dtype)
         return PendingRemoteScore(calls, pixels, self._weights, self._statistics)
 
     def measure(
@@ -72,28 +78,32 @@ class RewardClient:
         check_batch(images, queries)
         asked = list(self._pool.models) if names is None else list(names)
         check_names(asked, list(self._pool.models))
-        replies = _collect(self._send(self._resize(images.detach(), asked), queries, asked), self._statistics)
+        pixels = self._frame(images.detach(), asked, official=self._official)
+        # bfloat16 would round the 8-bit steps of an official picture once more.
+        dtype = "float32" if self._official else self._pool.config.gradient_dtype
+        replies = _collect(self._send(pixels, queries, asked, dtype), self._statistics)
         return _join_values(replies, images.device)
 
     def take_statistics(self) -> dict[str, float]:
         """See `RewardScorer.take_statistics`."""
         return self._statistics.take()
 
-    def _resize(self, images: Tensor, names: Sequence[str]) -> dict[int, Tensor]:
-        return resize_to_each(images, [self._pool.models[name].image_size for name in names])
+    def _frame(self, images: Tensor, names: Sequence[str], *, official: bool = False) -> dict[Framing, Tensor]:
+        return frame_for_each(images, [Framing.of(self._pool.models[name]) for name in names], official=official)
 
     def _send(
         self,
-        pixels: Mapping[int, Tensor],
+        pixels: Mapping[Framing, Tensor],
         queries: Sequence[TextQuery],
         models: Mapping[str, float] | Sequence[str],
+        dtype: str,
     ) -> list[RemoteCall]:
         config = self._pool.config
-        arrays = {size: to_wire(picture, config.gradient_dtype) for size, picture in pixels.items()}
+        arrays = {framing: to_wire(picture, dtype) for framing, picture in pixels.items()}
         calls = []
         for start in range(0, len(queries), config.micro_batch_size):
             rows = slice(start, start + config.micro_batch_size)
-            part = {size: array[rows] for size, array in arrays.items()}
+            part = {framing: array[rows] for framing, array in arrays.items()}
             call = RemoteCall(self._dispatcher, config, self._statistics, part, queries[rows], models)
             # With no replica in service the call waits here and is sent when its answer is asked for.
             call.send()
@@ -107,7 +117,7 @@ class PendingRemoteScore:
     def __init__(
         self,
         calls: Sequence[RemoteCall],
-        pixels: Mapping[int, Tensor],
+        pixels: Mapping[Framing, Tensor],
         weights: Mapping[str, float],
         statistics: ScoringStatistics,
     ) -> None:
@@ -123,8 +133,8 @@ class PendingRemoteScore:
             replies = _collect(self._calls, self._statistics)
             device = next(iter(self._pixels.values())).device
             gradients = {
-                size: torch.cat([from_wire(reply.gradients[size]) for reply in replies]).to(device)
-                for size in replies[0].gradients
+                framing: torch.cat([from_wire(reply.gradients[framing]) for reply in replies]).to(device)
+                for framing in replies[0].gradients
             }
             values = _join_values(replies, device)
             self._scores = connect_scores(values, self._weights, gradients, self._pixels)

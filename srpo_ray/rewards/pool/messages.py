@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srpo_ray.config.reward import PoolConfig
+from srpo_ray.config.reward import Fit, PoolConfig
+from srpo_ray.rewards.framing import Framing
 
 NAMESPACE = "srpo_ray"
 """Ray namespace of the dispatchers; without one, a name would be seen by the job that made it only."""
 
-Pixels = dict[int, NDArray[np.generic]]
-"""Wire form of the pictures of one call, per size `[B, 3, size, size]`."""
+Pixels = dict[Framing, NDArray[np.generic]]
+"""Wire form of the pictures of one call, per framing `[B, 3, size, size]`."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class ModelInfo:
 
     image_size: int
     image_gradient: bool
+    fit: Fit = "crop"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Reply:
 
     values: dict[str, NDArray[np.generic]]
     """Per reward `[B]` float32, unweighted."""
-    gradients: dict[int, NDArray[np.generic]]
-    """Per size `[B, 3, size, size]`, gradient of each sample's weighted sum; empty after `measure`."""
+    gradients: dict[Framing, NDArray[np.generic]]
+    """Per framing `[B, 3, size, size]`, gradient of each sample's weighted sum; empty after `measure`."""
     compute_s: float
     """Seconds of the models alone."""

@@ -13,6 +13,7 @@ from srpo_ray.config.reward import PoolConfig, RewardModelConfig
 from srpo_ray.rewards.base import Reward, RewardError
 from srpo_ray.rewards.build import build_rewards
 from srpo_ray.rewards.combine import score_and_gradient, score_only
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.pool.messages import (
     NAMESPACE,
     ModelInfo,
@@ -62,7 +63,9 @@ class RewardReplica:
             ValueError, RewardError: If a model could not be loaded.
         """
         self._require_loaded()
-        models = {name: ModelInfo(r.image_size, r.image_gradient) for name, r in self._rewards.items()}
+        models = {
+            name: ModelInfo(r.image_size, r.image_gradient, Framing.of(r).fit) for name, r in self._rewards.items()
+        }
         return ReplicaDescription(self._start_id, models)
 
     def score(self, ticket: int, pixels: Pixels, queries: Sequence[TextQuery], weights: Mapping[str, float]) -> Reply:
@@ -70,7 +73,7 @@ class RewardReplica:
 
         Args:
             ticket: Number under which the dispatcher counts this call.
-            pixels: Per size `[B, 3, size, size]` in [0, 1], in wire form.
+            pixels: Per framing `[B, 3, size, size]` in [0, 1], in wire form.
             queries: B text queries.
             weights: Factor of each reward.
 
@@ -83,7 +86,7 @@ class RewardReplica:
             batch = score_and_gradient(
                 self._rewards,
                 weights,
-                {size: from_wire(array) for size, array in pixels.items()},
+                {framing: from_wire(array) for framing, array in pixels.items()},
                 queries,
                 micro_batch_size=self._pool.micro_batch_size,
                 replica=self._name,
@@ -92,7 +95,7 @@ class RewardReplica:
             gradient_dtype = self._pool.gradient_dtype
             return Reply(
                 {name: to_wire(value, "float32") for name, value in batch.values.items()},
-                {size: to_wire(gradient, gradient_dtype) for size, gradient in batch.gradients.items()},
+                {framing: to_wire(value, gradient_dtype) for framing, value in batch.gradients.items()},
                 seconds,
             )
 
@@ -103,7 +106,7 @@ class RewardReplica:
             values = score_only(
                 self._rewards,
                 names,
-                {size: from_wire(array) for size, array in pixels.items()},
+                {framing: from_wire(array) for framing, array in pixels.items()},
                 queries,
                 micro_batch_size=self._pool.micro_batch_size,
                 replica=self._name,

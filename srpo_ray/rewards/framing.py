@@ -1,0 +1,39 @@
+"""How a picture becomes the square that a reward model reads. No torch here, as the pool's dispatcher knows it too."""
+
+from typing import NamedTuple, Protocol
+
+from srpo_ray.config.reward import Fit
+
+
+class Framed(Protocol):
+    """What reads squares: a reward, or its description in the pool. Without an attribute `fit` it is `crop`."""
+
+    image_size: int
+
+
+class Framing(NamedTuple):
+    """A square of `size` pixels and the way to it; models with the same framing read the same pixels."""
+
+    size: int
+    fit: Fit = "crop"
+
+    @classmethod
+    def of(cls, model: Framed) -> "Framing":
+        """The framing that a model asks for."""
+        return cls(model.image_size, getattr(model, "fit", "crop"))
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the resized picture, before it is cropped or padded to the square."""
+        if self.fit == "squash":
+            return self.size, self.size
+        if self.fit == "crop":
+            # The long side is rounded down, as torchvision's Resize does.
+            short = min(height, width)
+            return self.size * height // short, self.size * width // short
+        scale = self.size / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def offset(self, length: int) -> int:
+        """Where a resized side of `length` pixels begins in the square; negative where its ends are cut off."""
+        # To the nearest where it is cropped, as torchvision's CenterCrop does; rounded down where it is padded.
+        return -round((length - self.size) / 2) if length > self.size else (self.size - length) // 2
