@@ -9,6 +9,7 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run, to_yaml
+from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.models.tuned import load_tuned
 from srpo_ray.rewards.local import LocalRewards
