@@ -72,9 +72,13 @@ class Sampler:
         self._runs = {path: self._load(path) for path in dict.fromkeys(_run_of(model) for model in job.models)}
         self._rewards: LocalRewards | None = None
         if job.scored:
-            size = config.rewards.pool.micro_batch_size
             self._rewards = LocalRewards.load(
-                config.rewards.models, config.evaluation.held_out, micro_batch_size=size, device=device_here()
+                config.rewards.models,
+                config.evaluation.held_out,
+                factors=config.rewards.factors,
+                micro_batch_size=config.rewards.pool.micro_batch_size,
+                official=config.evaluation.preprocessing == "official",
+                device=device_here(),
             )
 
     def draw(self, chunk: Sequence[int]) -> list[Row]:
@@ -123,8 +127,7 @@ class Sampler:
     def _measure(self, images: Tensor, items: Sequence[int]) -> dict[str, Tensor]:
         if self._rewards is None:
             return {}
-        weights = {reward.name: reward.weight for reward in self.job.config.rewards.models}
-        return self.panel.measure(images, items, self._rewards, weights)
+        return self.panel.measure(images, items, self._rewards, self.job.config.rewards.factors)
 
     def _load(self, path: Path) -> tuple[FlowPolicy, RLGuidance]:
         models = [model for model in self.job.models if _run_of(model) == path]
