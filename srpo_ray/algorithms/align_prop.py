@@ -10,13 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.baselines import AlignPropConfig
-from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import generator, uniform_integer
-from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.rewards.base import RewardScorer
 
 
 @dataclass(frozen=True)
@@ -29,24 +26,12 @@ class CutChain:
     """Steps made already, all without gradient."""
 
 
-class AlignProp:
+class AlignProp(PlainAlgorithm[AlignPropConfig]):
     """Reward back-propagation through a randomly truncated chain."""
-
-    losses_in_flight = 1
-
-    def __init__(
-        self, config: AlignPropConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
-    ) -> None:
-        self.config = config
-        self.rollout = rollout
-        self.policy = policy
-        self.rewards = rewards
-        self.seed = seed
-        self.sigmas = rollout_sigmas(rollout)
 
     def collect(self, batch: Batch) -> CutChain:
         """Sample up to the cut of the update, without gradient."""
-        noise = self.policy.noise([generator(self.seed, "rollout", batch.step, sample) for sample in batch.samples])
+        noise = self.noise(batch)
         cut = self._cut(batch.step)
         grid = self.sigmas[: cut + 1]
         return CutChain(self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale), cut)

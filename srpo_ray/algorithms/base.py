@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from srpo_ray.config.base import AlgorithmSection
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import shifted_sigmas
+from srpo_ray.flow import generator, shifted_sigmas
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
+from srpo_ray.rewards.base import RewardScorer
+
+ConfigT = TypeVar("ConfigT", bound=AlgorithmSection)
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,23 @@ def rollout_sigmas(rollout: RolloutConfig) -> Tensor:
     """Grid of the sampler `[num_steps + 1]`, float64, from 1 to 0; `build_algorithm` has made its shift a number."""
     assert rollout.shift != "resolution"
     return shifted_sigmas(rollout.num_steps, rollout.shift)
+
+
+class PlainAlgorithm(Generic[ConfigT]):
+    """What the algorithms share that score prompts as they are, from noise of each sample's own."""
+
+    losses_in_flight = 1
+
+    def __init__(
+        self, config: ConfigT, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
+    ) -> None:
+        self.config = config
+        self.rollout = rollout
+        self.policy = policy
+        self.rewards = rewards
+        self.seed = seed
+        self.sigmas = rollout_sigmas(rollout)
+
+    def noise(self, batch: Batch) -> Tensor:
+        """The noise `[B, N, 64]` that the batch's rollouts start from."""
+        return self.policy.noise([generator(self.seed, "rollout", batch.step, sample) for sample in batch.samples])

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import plain_queries
 from srpo_ray.config.baselines import DanceGRPOConfig
-from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import euler_step, generator, log_density, sde_step
-from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
-from srpo_ray.rewards.base import PendingScore, RewardScorer
+from srpo_ray.rewards.base import PendingScore
 
 
 def group_advantages(rewards: Tensor, group_size: int, limit: float) -> Tensor:
@@ -79,20 +77,8 @@ class PolicyLoss:
         return LossOutput(self.share * losses.mean(), metrics)
 
 
-class DanceGRPO:
+class DanceGRPO(PlainAlgorithm[DanceGRPOConfig]):
     """Group relative policy optimization of a flow."""
-
-    losses_in_flight = 1
-
-    def __init__(
-        self, config: DanceGRPOConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
-    ) -> None:
-        self.config = config
-        self.rollout = rollout
-        self.policy = policy
-        self.rewards = rewards
-        self.seed = seed
-        self.sigmas = rollout_sigmas(rollout)
 
     @torch.no_grad()
     def collect(self, batch: Batch) -> Trajectories:
@@ -100,7 +86,7 @@ class DanceGRPO:
         children = [(index, child) for index in range(len(batch.samples)) for child in range(self.config.group_size)]
         rows = [index for index, _ in children]
         conditioning = batch.conditioning[rows]
-        first = self.policy.noise([generator(self.seed, "rollout", batch.step, sample) for sample in batch.samples])
+        first = self.noise(batch)
         sources = [generator(self.seed, "sde", batch.step, batch.samples[row], child) for row, child in children]
         points, log_densities = [first[rows]], []
         for index in range(self.rollout.num_steps - 1):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm, rollout_sigmas
 from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.base import Scope
 from srpo_ray.config.baselines import DirectAlignConfig
@@ -115,24 +115,13 @@ def gradient_scale(start: Tensor, landing: Tensor) -> Tensor:
     return (landing - start) / (1 - landing)
 
 
-class DirectAlign:
+class DirectAlign(PlainAlgorithm[DirectAlignConfig]):
     """Direct-Align with a plain reward."""
 
-    losses_in_flight = 1
-
     def __init__(
-        self,
-        config: DirectAlignConfig,
-        rollout: RolloutConfig,
-        policy: FlowPolicy,
-        rewards: RewardScorer,
-        seed: int,
+        self, config: DirectAlignConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
     ) -> None:
-        self.config = config
-        self.rollout = rollout
-        self.policy = policy
-        self.rewards = rewards
-        self.seed = seed
+        super().__init__(config, rollout, policy, rewards, seed)
         self.sigmas = window_sigmas(
             config.timestep_window, config.window_grid_steps, config.window_points, config.window_shift
         )

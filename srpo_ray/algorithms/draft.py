@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.baselines import DRaFTConfig
 from srpo_ray.config.model import RolloutConfig
@@ -18,25 +18,18 @@ from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
 
 
-class DRaFT:
+class DRaFT(PlainAlgorithm[DRaFTConfig]):
     """DRaFT-K, and DRaFT-LV where there are renoisings."""
-
-    losses_in_flight = 1
 
     def __init__(
         self, config: DRaFTConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
     ) -> None:
-        self.config = config
-        self.rollout = rollout
-        self.policy = policy
-        self.rewards = rewards
-        self.seed = seed
-        sigmas = rollout_sigmas(rollout)
-        self.early, self.late = sigmas[: -config.num_steps], sigmas[-config.num_steps - 1 :]
+        super().__init__(config, rollout, policy, rewards, seed)
+        self.early, self.late = self.sigmas[: -config.num_steps], self.sigmas[-config.num_steps - 1 :]
 
     def collect(self, batch: Batch) -> Tensor:
         """Sample tokens `[B, N, 64]` up to the steps that carry gradient."""
-        noise = self.policy.noise([generator(self.seed, "rollout", batch.step, sample) for sample in batch.samples])
+        noise = self.noise(batch)
         return self.policy.rollout(noise, batch.conditioning, self.early, self.rollout.guidance_scale)
 
     def losses(self, batch: Batch, collected: Tensor) -> Iterator[PendingLoss]:

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, PendingLoss, rollout_sigmas
+from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.baselines import ReFLConfig
-from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import euler_step, generator, uniform_integer
-from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.flow import euler_step, uniform_integer
 
 
 @dataclass(frozen=True)
@@ -28,24 +25,12 @@ class LatePoint:
     """The same for all samples, `[B]`."""
 
 
-class ReFL:
+class ReFL(PlainAlgorithm[ReFLConfig]):
     """Reward feedback learning."""
-
-    losses_in_flight = 1
-
-    def __init__(
-        self, config: ReFLConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
-    ) -> None:
-        self.config = config
-        self.rollout = rollout
-        self.policy = policy
-        self.rewards = rewards
-        self.seed = seed
-        self.sigmas = rollout_sigmas(rollout)
 
     def collect(self, batch: Batch) -> LatePoint:
         """Sample up to the step that is drawn for the update, without gradient."""
-        noise = self.policy.noise([generator(self.seed, "rollout", batch.step, sample) for sample in batch.samples])
+        noise = self.noise(batch)
         last = self.rollout.num_steps - 1
         first = self.rollout.num_steps - max(1, round(self.config.late_share * self.rollout.num_steps))
         # One draw for all samples and workers, because it sets the number of transformer calls.

@@ -38,10 +38,10 @@ def load_vae(path: str, dtype: torch.dtype, device: str = "cpu") -> AutoencoderK
 
 def _load(model_class: Any, path: str, part: str, dtype: torch.dtype, device: str) -> Any:
     try:
-        # With a device map the mapped file goes to the device piece by piece: the page cache, which all workers of a
-        # machine share, is the only copy in its memory.
+        # The file is mapped and not read: until its tensors are on the device, one by one, the page cache, which all
+        # workers of a machine share, is the only copy in its memory.
         module, found = model_class.from_pretrained(
-            resolve_path(path), subfolder=part, torch_dtype=dtype, device_map={"": device}, output_loading_info=True
+            resolve_path(path), subfolder=part, torch_dtype=dtype, output_loading_info=True
         )
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise ValueError(unreadable(path, part, error)) from error
@@ -51,7 +51,7 @@ def _load(model_class: Any, path: str, part: str, dtype: torch.dtype, device: st
             f"model.path: expected exactly the weights of a {model_class.__name__} in {part} of {path!r}, got a file"
             f" with {_listed(missing)} missing and {_listed(unexpected)} too many; download or save it again"
         )
-    return module
+    return module.to(device)
 
 
 def _listed(keys: list[str]) -> str:

@@ -36,16 +36,17 @@ def set_attention(transformer: Any, kernel: str) -> None:
         ) from error
 
 
-def compile_blocks(transformer: nn.Module, blocks: tuple[str, ...]) -> None:
+def compile_blocks(transformer: nn.Module, blocks: tuple[str, ...], backend: str = "inductor") -> None:
     """Compile each repeated block in place; blocks of one class share the compiled code.
 
     Args:
         transformer: Changed in place; its state dict stays as it is.
         blocks: Names of the blocks' classes.
+        backend: Of torch.compile.
     """
     # ZeRO hooks the layers inside of the blocks, and `Engine.gathered` takes the hooks away for a while: without this
     # guard the code that was compiled for the one would run for the other.
     torch._dynamo.config.skip_nnmodule_hook_guards = False  # noqa: SLF001, torch has no other name for it
     for module in transformer.modules():
         if type(module).__name__ in blocks:
-            module.compile()
+            module.compile(backend=backend)
