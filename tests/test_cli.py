@@ -34,6 +34,7 @@ def run(*words: str, environment: Mapping[str, str] | None = None) -> subprocess
     [
         ["--help"],
         ["train", "--help"],
+        ["plan", "--help"],
         ["sweep", "--help"],
         ["study", "--help"],
         ["sample", "--help"],

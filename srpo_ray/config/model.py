@@ -53,6 +53,8 @@ class ModelConfig(Section):
     """Give the transformer sigmas cut to thousandths, as SRPO's released settings do."""
     gradient_checkpointing: bool = False
     """Recompute the transformer's activations in the backward pass to save memory."""
+    vae_checkpointing: bool = False
+    """Recompute the activations of the VAE's decoder in the backward pass to save memory."""
 
 
 class RolloutConfig(Section):

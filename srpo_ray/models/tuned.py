@@ -34,9 +34,12 @@ def make_policy(
         ValueError: If there is no VAE at `model.path`.
     """
     dtype = model_dtype(config)
+    vae = load_vae(config.model.path, dtype, device)
+    if config.model.vae_checkpointing:
+        vae.enable_gradient_checkpointing()
     return FluxPolicy(
         network,
-        load_vae(config.model.path, dtype, device),
+        vae,
         resolution=config.model.resolution,
         guidance_embeds=guidance_embeds,
         dtype=dtype,
