@@ -80,6 +80,16 @@ def _parser() -> argparse.ArgumentParser:
         _add_shared(several)
         several.set_defaults(run=run)
 
+    plan = commands.add_parser("plan", help="say what a run will hold, send and take, before anything is started")
+    plan.add_argument("config", nargs="+", metavar="CONFIG|KEY=VALUE", help="config files, then a.b=value")
+    plan.add_argument("--gpu", metavar="NAME", help="kind of GPU, such as H100, A100-80GB or L40S")
+    plan.add_argument("--gpu-memory", type=float, metavar="GIB", help="memory of one GPU (default: the named one's)")
+    plan.add_argument("--tflops", type=float, help="measured TFLOP/s of one GPU (default: a share of the named one's)")
+    plan.add_argument("--bandwidth", type=float, metavar="GB/S", help="what one worker receives from the others")
+    plan.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="trainers on one host (default 8)")
+    plan.add_argument("--json", metavar="FILE", help="write every figure there too")
+    plan.set_defaults(run=_plan)
+
     sample = commands.add_parser("sample", help="draw pictures with a trained run")
     sample.add_argument("run_dir", metavar="RUN", help="folder of the run")
     sample.add_argument("texts", nargs="*", metavar="PROMPT", help="prompts, each in quotes")
@@ -168,6 +178,30 @@ def _train(parsed: argparse.Namespace) -> int:
         print(f"srpo-ray: {warning}", file=sys.stderr)
     print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
     return 0
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    """Exit code 1 says that the run does not fit."""
+    from srpo_ray.config import load_run
+
+    config = load_run(*_split(parsed.config))
+    from srpo_ray.planning.hardware import Hardware
+
+    hardware = Hardware(parsed.gpu, parsed.gpu_memory, parsed.tflops, parsed.bandwidth, parsed.gpus_per_node)
+    import json
+    from dataclasses import asdict
+
+    from srpo_ray.planning.advice import advise
+    from srpo_ray.planning.plan import make_plan
+    from srpo_ray.planning.report import plan_text
+
+    plan = make_plan(config, hardware)
+    advice = [] if plan.fits else advise(config, plan)
+    print(plan_text(plan, advice), end="")
+    if parsed.json:
+        figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice]}
+        Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n")
+    return FAILED if plan.fits is False else 0
 
 
 def _say_inputs(config: "RunConfig") -> None:

@@ -5,5 +5,9 @@ class RunFailedError(RuntimeError):
     """Something that began well and could not go on; the message says what and why."""
 
 
+class OutOfMemoryRunError(RunFailedError):
+    """A run that needs more memory than its GPU has; the message has the plan and what to change."""
+
+
 class StudyInterruptedError(RuntimeError):
     """A sweep, study or evaluation was stopped and can be resumed; the message says how."""

@@ -35,6 +35,7 @@ def run(*words: str, environment: Mapping[str, str] | None = None) -> subprocess
         ["--help"],
         ["train", "--help"],
         ["encode", "--help"],
+        ["plan", "--help"],
         ["sweep", "--help"],
         ["study", "--help"],
         ["sample", "--help"],

@@ -57,6 +57,8 @@ class ModelConfig(Section):
     """Kernel of the transformer's attention: torch chooses (`native`), cuDNN's, or the packages flash-attn 2 and 3."""
     compile: bool = False
     """Compile the transformer's blocks with torch.compile, one kind of block at a time."""
+    vae_checkpointing: bool = False
+    """Recompute the activations of the VAE's decoder in the backward pass to save memory."""
 
 
 class RolloutConfig(Section):

@@ -54,6 +54,11 @@ class TrainingConfig(Section):
     """Average the weights over the updates; unset keeps the last ones only. `{}` takes the defaults."""
     gather_for_rollout: bool = True
     """Gather the sharded weights once per rollout and not once per layer and step."""
+    losses_in_flight: int | None = Field(default=None, ge=1)
+    """Most losses whose forward passes are done before a backward over their sum; unset takes the algorithm's number.
+    1 saves memory (activations, and whole gradients between two losses), more hide the time of the rewards."""
+    offload: Literal["optimizer", "weights"] | None = None
+    """Keep gradients, master weights and moments in the host's memory, or those and the weights too; slower."""
     num_workers: int = Field(default=1, ge=1)
     """Trainer processes, one per GPU."""
     num_cpus: float = Field(default=1.0, gt=0)

@@ -36,9 +36,12 @@ def make_policy(
         ValueError: If there is no VAE at `model.path`, or the model cannot draw pictures of `model.resolution`.
     """
     dtype = model_dtype(config)
+    vae = load_vae(config.model.path, dtype, device)
+    if config.model.vae_checkpointing:
+        vae.enable_gradient_checkpointing()
     return policy_class(config.model.path)(
         network,
-        load_vae(config.model.path, dtype, device),
+        vae,
         transformer_config,
         resolution=config.model.resolution,
         dtype=dtype,

@@ -1,6 +1,6 @@
 """The only place that touches DeepSpeed: sharded weights, backward, update."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -149,22 +149,21 @@ class Engine:
         return {name: _whole(safe_get_full_grad(parameter)) for name, parameter in self._trainable.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """Whole float32 master weights by parameter name, on the CPU; all workers must call."""
-        return {name: _whole(safe_get_full_fp32_param(value)) for name, value in self._trainable.items()}
+        """Whole float32 master weights by parameter name, on the CPU of worker 0; all workers must call."""
+        return _on_worker_0((name, safe_get_full_fp32_param(value)) for name, value in self._trainable.items())
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Whole Adam moments as `<parameter name>/<moment>`, after at least one `step`; all workers must call."""
-        return {
-            f"{name}/{moment}": _whole(safe_get_full_optimizer_state(parameter, moment))
+        """Whole Adam moments as `<parameter name>/<moment>`, after at least one `step`; else as `weights`."""
+        return _on_worker_0(
+            (f"{name}/{moment}", safe_get_full_optimizer_state(parameter, moment))
             for name, parameter in self._trainable.items()
             for moment in MOMENTS
-        }
+        )
 
     def average(self) -> dict[str, Tensor]:
-        """Whole average of the weights by parameter name, on the CPU; empty if none is kept; all workers must call."""
-        if self._average is None:
-            return {}
-        return {name: _join(shard, self._trainable[name].ds_shape) for name, shard in self._average.shards.items()}
+        """Whole average of the weights by parameter name, empty if none is kept; else as `weights`."""
+        shards = self._average.shards if self._average else {}
+        return _on_worker_0((name, _join(shard, self._trainable[name])) for name, shard in shards.items())
 
     def load(
         self, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor], steps: int, average: dict[str, Tensor]
@@ -230,6 +229,12 @@ def _forward_hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
     return module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001, torch has no other way
 
 
+def _on_worker_0(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
+    """Copies on the CPU of worker 0, one after the other; the others take part and keep none, to spare their host."""
+    kept = dist.get_rank() == 0
+    return {name: _whole(tensor) for name, tensor in tensors if kept}
+
+
 def _whole(value: Tensor | None) -> Tensor:
     assert value is not None, "DeepSpeed holds no such state"
     return value.detach().float().cpu().clone()
@@ -243,8 +248,10 @@ def _shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
     return flat[rank * size : (rank + 1) * size].to(parameter.device)
 
 
-def _join(shard: Tensor, shape: torch.Size) -> Tensor:
-    """The whole tensor, on the CPU, of which every worker has a part."""
+def _join(shard: Tensor, parameter: Any) -> Tensor:
+    """The whole tensor of which every worker has a part."""
+    # NCCL takes no tensors of the host, where an offloaded optimizer has its own.
+    shard = shard.to(parameter.device)
     parts = shard.new_empty(shard.numel() * dist.get_world_size())
     dist.all_gather_into_tensor(parts, shard)
-    return parts[: shape.numel()].view(shape).cpu().clone()
+    return parts[: parameter.ds_shape.numel()].view(parameter.ds_shape)

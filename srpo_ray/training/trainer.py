@@ -79,9 +79,10 @@ class Trainer:
             share: The batch's share of this worker's update.
         """
         waiting = iter(losses)
+        in_flight = self.config.training.losses_in_flight or self.algorithm.losses_in_flight
         while True:
             with self.timer.stage("forward"):
-                pending = list(islice(waiting, self.algorithm.losses_in_flight))
+                pending = list(islice(waiting, in_flight))
             if not pending:
                 return
             with self.timer.stage("score"):

@@ -18,8 +18,20 @@ class WorkerArguments:
 
 
 def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
-    """Run the training loop."""
+    """Run the training loop.
+
+    Raises:
+        OutOfMemoryRunError: If the GPU's memory is full, with the plan's advice.
+    """
     # Driver, Tune trial and Train controller only pass this function on: none of them should load the model stack.
+    import torch
+
     from srpo_ray.training.loop import run_loop
 
-    run_loop(loop_config["arguments"])
+    arguments = loop_config["arguments"]
+    try:
+        run_loop(arguments)
+    except torch.OutOfMemoryError as error:
+        from srpo_ray.planning.out_of_memory import out_of_memory
+
+        raise out_of_memory(arguments.config, error) from error

@@ -32,7 +32,10 @@ def _parts(annotation: Any) -> list[type[Section]]:
     return [part for inner in getattr(annotation, "__args__", ()) for part in _parts(inner)]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+RUNS = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "recipes").glob("flux_*.yaml")]
+
+
+@pytest.mark.parametrize("path", sorted(RUNS), ids=lambda path: path.name)
 def test_every_run_config_in_the_tree_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
     config = load_run([path])
     (tmp_path / "again.yaml").write_text(to_yaml(config))

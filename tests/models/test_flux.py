@@ -81,6 +81,20 @@ def test_gradient_reaches_the_transformer_and_not_the_frozen_vae(policy: FluxPol
     assert all(parameter.grad is None for parameter in policy.vae.parameters())
 
 
+def test_decoder_recomputed_in_the_backward_pass_gives_the_same_picture_and_gradient(policy: FluxPolicy) -> None:
+    vae = load_vae("small_world", torch.float32)
+    vae.enable_gradient_checkpointing()
+    recomputing = FluxPolicy(policy.network, vae, resolution=64, guidance_embeds=True, dtype=torch.float32)
+    found = []
+    for each in (policy, recomputing):
+        tokens = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+        picture = each.decode(tokens)
+        picture.square().sum().backward()
+        found.append((picture.detach(), tokens.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_evaluations_are_counted_by_sample_without_and_with_gradient(policy: FluxPolicy) -> None:
     conditioning = encode_prompts(resolve_path("small_world"), PROMPTS, 16)
     policy.take_evaluations()

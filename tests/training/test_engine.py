@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,20 +16,26 @@ from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.setup import build_trainer
+from srpo_ray.training.zero_config import zero_config
 from tests.training.ranks import run_ranks
 from tests.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
 
 LR, WEIGHT_DECAY, MAX_NORM = 1e-3, 1e-2, 0.1
 
 
-def train_engine(steps: range, state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None) -> dict[str, Any]:
+def train_engine(
+    steps: range,
+    state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None,
+    offload: Literal["optimizer", "weights"] | None = None,
+) -> dict[str, Any]:
     """Train with the engine; every rank takes its share of each batch."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     network = tiny_transformer()
     if state:
         network.load_state_dict(state[0])
     optimizer = OptimizerConfig(lr=LR, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_NORM)
-    engine = Engine(network, TrainingConfig(batch_size=4, num_workers=world_size, optimizer=optimizer), torch.float32)
+    training = TrainingConfig(batch_size=4, num_workers=world_size, optimizer=optimizer, offload=offload)
+    engine = Engine(network, training, torch.float32)
     if state:
         engine.load(*state, {})
     share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
@@ -77,6 +83,24 @@ def test_zero3_updates_equal_plain_torch(tmp_path: Path, world_size: int) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("offload", ["optimizer", "weights"])
+def test_offloaded_updates_equal_plain_torch(tmp_path: Path, offload: str) -> None:
+    found = run_ranks(train_engine, 2, tmp_path, range(3), None, offload)
+    expected = train_torch(range(3))
+    assert relative_error(found["gradients"], expected["gradients"]) < 1e-5
+    assert relative_error(found["weights"], expected["weights"]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("offload", "parts"), [(None, set()), ("optimizer", {"optimizer"}), ("weights", {"optimizer", "param"})]
+)
+def test_offload_reaches_deepspeeds_config(offload: Literal["optimizer", "weights"] | None, parts: set[str]) -> None:
+    zero = zero_config(TrainingConfig(offload=offload), torch.bfloat16)["zero_optimization"]
+    assert {key.removeprefix("offload_") for key in zero if key.startswith("offload_")} == parts
+    assert all(zero[f"offload_{part}"] == {"device": "cpu"} for part in parts)
+
+
+@pytest.mark.slow
 def test_state_goes_on_at_another_world_size_as_if_never_stopped(tmp_path: Path) -> None:
     first = run_ranks(train_engine, 2, tmp_path, range(2), None)
     rest = run_ranks(train_engine, 1, tmp_path, range(2, 4), (first["weights"], first["optimizer"], 2))
@@ -101,13 +125,14 @@ def _gradients(config: RunConfig, folder: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_two_ranks_with_or_without_micro_batches_have_the_gradients_of_one_rank(
+def test_two_ranks_have_the_gradients_of_one_whole_or_in_parts_or_one_loss_at_a_time(
     tiny_run: RunConfig, tmp_path: Path
 ) -> None:
     (whole,) = run_ranks(gradients_of_one_update, 1, tmp_path, str(tmp_path), tiny_run)
     halves = apply(tiny_run, {"training.num_workers": 2})
     parts = apply(halves, {"training.micro_batch_size": 1})
-    for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts):
+    one_by_one = apply(halves, {"training.losses_in_flight": 1})
+    for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts, one_by_one):
         assert relative_error(found, whole) < 1e-5
 
 

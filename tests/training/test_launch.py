@@ -4,6 +4,7 @@ import pytest
 import ray.exceptions
 from ray.train import ControllerError, WorkerGroupError
 
+from srpo_ray.errors import OutOfMemoryRunError
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.training.launch import StopOnLastingError, lasting_error
 
@@ -24,6 +25,8 @@ def test_worker_with_a_reward_error_ends_the_run_and_others_may_be_restarted() -
     with pytest.raises(RewardError, match="not finite"):
         callback.after_exception(None, {0: RuntimeError("collateral"), 1: BROKEN})
     callback.after_exception(None, {0: RuntimeError("lost node")})
+    with pytest.raises(OutOfMemoryRunError, match="the plan"):
+        callback.after_exception(None, {0: OutOfMemoryRunError("the plan")})
     with pytest.raises(ValueError, match="no adapter"):
         callback.after_exception(None, {0: ValueError("no adapter of that name")})
 

@@ -1,0 +1,109 @@
+"""What to change when a run does not fit: each change is planned anew, so its saving is computed and not guessed."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from srpo_ray.config import ConfigError, RunConfig, apply
+from srpo_ray.planning.architecture import depths
+from srpo_ray.planning.plan import Plan, make_plan
+from srpo_ray.planning.replica import replicas_beside_a_trainer
+
+Changes = dict[str, object]
+
+WORTH_SAYING = 0.01
+"""Least share of the peak that a change must save to be named."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One change of the config and what it does."""
+
+    overrides: tuple[str, ...]
+    """As the command line takes them."""
+    why: str
+    peak: int
+    """Bytes of the fullest GPU with the change alone."""
+    saving: int
+    """Bytes less than without it."""
+    fits: bool | None
+
+
+def advise(config: RunConfig, plan: Plan) -> list[Advice]:
+    """Changes that lower the peak of the fullest GPU, the largest saving first; none where there is no GPU.
+
+    Args:
+        config: The run.
+        plan: Its plan.
+    """
+    if not config.training.num_gpus:
+        return []
+    found = []
+    for changes, why in _candidates(config):
+        try:
+            changed = make_plan(apply(config, changes), plan.hardware)
+        except ConfigError:
+            # Two sections that do not go together; such a change is no advice.
+            continue
+        saving = plan.peak - changed.peak
+        if saving > WORTH_SAYING * plan.peak:
+            overrides = tuple(f"{key}={_yaml(value)}" for key, value in changes.items())
+            found.append(Advice(overrides, why, changed.peak, saving, changed.fits))
+    return sorted(found, key=lambda advice: advice.saving, reverse=True)
+
+
+def _candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
+    """Everything that may save memory in a run as it is; whether it does is for the plan to say."""
+    yield from _model_candidates(config)
+    yield from _training_candidates(config)
+    pool = config.rewards.pool
+    if pool.micro_batch_size > 1:
+        yield {"rewards.pool.micro_batch_size": pool.micro_batch_size // 2}, "fewer pictures at once in a replica"
+    if replicas_beside_a_trainer(config):
+        apart: Changes = {"rewards.pool.num_gpus": 1, "training.num_gpus": 1}
+        yield apart, "rewards on a GPU of their own; costs that GPU"
+    if config.evaluation.batch_size > 1:
+        half = config.evaluation.batch_size // 2
+        yield {"evaluation.batch_size": half}, "fewer pictures at once in evaluations"
+
+
+def _model_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
+    model = config.model
+    if model.dtype == "float32":
+        yield {"model.dtype": "bfloat16"}, "forward and backward passes in bfloat16"
+    if not model.gradient_checkpointing and depths(model):
+        yield {"model.gradient_checkpointing": True}, "recompute the transformer's activations; a third more time"
+    if not model.vae_checkpointing:
+        yield {"model.vae_checkpointing": True}, "recompute the decoder's activations"
+    if model.lora is None:
+        yield {"model.lora.rank": 32}, "train adapters; needs a 10 to 50 times larger learning rate"
+    if model.resolution >= 512:
+        smaller = model.resolution * 3 // 4 // 16 * 16
+        yield {"model.resolution": smaller}, "smaller pictures"
+
+
+def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
+    training = config.training
+    micro = training.micro_batch_size or training.worker_batch_size
+    if micro > 1:
+        fewer = max(size for size in range(1, micro) if training.worker_batch_size % size == 0)
+        yield {"training.micro_batch_size": fewer}, "fewer prompts per forward pass; the gradients stay the same"
+        if fewer > 1:
+            yield {"training.micro_batch_size": 1}, "one prompt per forward pass; the gradients stay the same"
+    if training.losses_in_flight != 1:
+        yield {"training.losses_in_flight": 1}, "one graph at a time; the gradients stay the same"
+    if training.gather_for_rollout:
+        yield {"training.gather_for_rollout": False}, "gather layer by layer in rollouts; more traffic"
+    workers = 2 * training.num_workers
+    if training.batch_size % workers == 0:
+        yield {"training.num_workers": workers}, "shard over twice the GPUs"
+    if training.offload is None:
+        yield {"training.offload": "optimizer"}, "optimizer in the host's memory; slower updates"
+    if training.offload != "weights":
+        yield {"training.offload": "weights"}, "optimizer and weights in the host's memory; much slower"
+    if training.ema:
+        yield {"training.ema": None}, "no average of the weights"
+
+
+def _yaml(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,150 @@
+"""A pipeline's parts without weights: built from their configs on the meta device."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from srpo_ray.config.model import ModelConfig
+from srpo_ray.models.families import FAMILIES
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.policies import POLICIES
+from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.models.tuned import add_adapters
+from srpo_ray.planning.published import PIPELINES
+from srpo_ray.planning.sharding import Parameter
+
+DEPTHS = ("num_layers", "num_single_layers")
+"""Keys of a transformer's config that count its equal layers, where it has them."""
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def dtype_of(model: ModelConfig) -> torch.dtype:
+    """Data type of the forward passes."""
+    return torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
+
+
+@cache
+def part_config(path: str, part: str) -> dict[str, Any]:
+    """The `config.json` of a pipeline's part: of a folder, of a well-known model, or from the hub.
+
+    Args:
+        path: Folder or hub id of the pipeline, or `small_world`.
+        part: `transformer`, `vae` or one of `TEXT_ENCODERS`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    folder = Path(resolve_path(path))
+    try:
+        if folder.is_dir():
+            return json.loads((folder / part / "config.json").read_text())
+        if path in PIPELINES:
+            return PIPELINES[path][part]
+        from huggingface_hub import hf_hub_download
+
+        return json.loads(Path(hf_hub_download(path, f"{part}/config.json")).read_text())
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"model.path: expected a folder or hub id with {part}/config.json, got {path!r} ({error}); check it and the"
+            f" network, log in for a gated model, or plan with one that is known here ({', '.join(PIPELINES)})"
+        ) from error
+
+
+def build_transformer(model: ModelConfig, layers: Mapping[str, int] | None = None) -> nn.Module:
+    """A run's transformer on the meta device; exactly its trainable parameters require gradient.
+
+    Args:
+        model: Section `model`.
+        layers: Numbers of layers by their key; None builds them all.
+
+    Raises:
+        ValueError: If its config cannot be had, or `model.lora` does not fit it.
+    """
+    config = {**part_config(model.path, "transformer"), **(layers or {})}
+    with torch.device("meta"):
+        transformer = _diffusers_class(config).from_config(config)
+        if model.lora:
+            add_adapters(transformer, model.lora, seed=0)
+    # diffusers' own `to` warns of what a pretrained model would keep in float32.
+    nn.Module.to(transformer, dtype_of(model))
+    transformer.train()
+    if model.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return transformer
+
+
+def build_vae(model: ModelConfig) -> Any:
+    """A run's VAE on the meta device, frozen."""
+    config = part_config(model.path, "vae")
+    with torch.device("meta"):
+        vae = _diffusers_class(config).from_config(config)
+    if model.vae_checkpointing:
+        vae.enable_gradient_checkpointing()
+    return nn.Module.to(vae, dtype_of(model)).requires_grad_(False).eval()
+
+
+def build_policy(model: ModelConfig, layers: Mapping[str, int] | None = None) -> FlowPolicy:
+    """A run's policy on the meta device."""
+    transformer: Any = build_transformer(model, layers)
+    # By the transformer and not by `model_index.json`: of a well-known hub id that need not be at hand.
+    (policy,) = (POLICIES[key] for key, family in FAMILIES.items() if family.transformer == type(transformer).__name__)
+    return policy(
+        transformer,
+        build_vae(model),
+        transformer.config,
+        resolution=model.resolution,
+        dtype=dtype_of(model),
+        device="meta",
+    )
+
+
+def depths(model: ModelConfig) -> dict[str, int]:
+    """How many equal layers a run's transformer has, by their key in its config."""
+    config = part_config(model.path, "transformer")
+    return {key: config[key] for key in DEPTHS if key in config}
+
+
+@cache
+def parameters(model: ModelConfig) -> tuple[Parameter, ...]:
+    """All parameters of a run's transformer, adapters included."""
+    found = build_transformer(model).parameters()
+    return tuple(Parameter(parameter.numel(), parameter.requires_grad) for parameter in found)
+
+
+@cache
+def vae_bytes(model: ModelConfig) -> int:
+    """Bytes of a run's VAE."""
+    return _bytes(build_vae(model))
+
+
+@cache
+def text_encoder_bytes(model: ModelConfig) -> int:
+    """Bytes of all text encoders of a run's pipeline, in the data type that they run in."""
+    folder, total = Path(resolve_path(model.path)), 0
+    for part in TEXT_ENCODERS:
+        known = (folder / part).is_dir() if folder.is_dir() else part in PIPELINES.get(model.path, TEXT_ENCODERS[:2])
+        if known:
+            total += _bytes(_build_text_encoder(part_config(model.path, part)), dtype_of(model).itemsize)
+    return total
+
+
+def _build_text_encoder(config: dict[str, Any]) -> nn.Module:
+    transformers = importlib.import_module("transformers")
+    kind = getattr(transformers, config["architectures"][0])
+    with torch.device("meta"):
+        return kind(kind.config_class(**config))
+
+
+def _diffusers_class(config: Mapping[str, Any]) -> Any:
+    return getattr(importlib.import_module("diffusers"), config["_class_name"])
+
+
+def _bytes(module: nn.Module, element_size: int | None = None) -> int:
+    """Bytes of a module's parameters, in their own data type or in elements of a given size."""
+    return sum(value.numel() * (element_size or value.element_size()) for value in module.parameters())

@@ -1,0 +1,97 @@
+"""What the computations of an update cost: transformer and decoder, traced on a few layers and added up to all."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from srpo_ray.config.model import ModelConfig
+from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.models.text import Conditioning
+from srpo_ray.planning.architecture import build_policy, depths, dtype_of, part_config
+from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
+from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.preprocess import frame_for_each
+
+
+@cache
+def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: bool) -> Cost:
+    """Cost of one call of a run's transformer.
+
+    Args:
+        model: Section `model`.
+        samples: Pictures of the call.
+        gradient: Whether it carries gradient; its backward pass is counted then.
+        gpu: Whether it runs on a GPU.
+    """
+
+    def trace(layers: Mapping[str, int]) -> Cost:
+        policy = build_policy(model, layers)
+        assert isinstance(policy.network, torch.nn.Module)
+        inputs = _inputs(model, policy, samples)
+        measure = trace_gradient if gradient else trace_forward
+        return measure(lambda: policy.velocity(*inputs, 1.0), [policy.network], gpu=gpu)
+
+    return extrapolate(trace, depths(model))
+
+
+@cache
+def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gradient: bool, gpu: bool) -> Cost:
+    """Cost of decoding pictures and resizing them for the rewards.
+
+    Args:
+        model: Section `model`.
+        samples: Pictures.
+        sizes: Sides of the squares that the rewards want, in pixels.
+        gradient: Whether the gradient comes back through it.
+        gpu: Whether it runs on a GPU.
+    """
+    policy = build_policy(model, dict.fromkeys(depths(model), 1))
+    tokens = torch.empty(samples, *policy.token_shape, device="meta", requires_grad=gradient)
+
+    def decode() -> Tensor:
+        pixels = frame_for_each(policy.decode(tokens), [Framing(size) for size in sizes])
+        return torch.cat([picture.flatten() for picture in pixels.values()])
+
+    measure = trace_gradient if gradient else trace_forward
+    return measure(decode, [policy.vae], gpu=gpu)
+
+
+def extrapolate(trace: Callable[[Mapping[str, int]], Cost], layers: Mapping[str, int]) -> Cost:
+    """Cost of many equal layers from that of one and of two: what is saved and computed adds up layer by layer.
+
+    The peak lies where the backward pass begins and all is still saved.
+
+    Args:
+        trace: Cost at given numbers of layers.
+        layers: Numbers of layers by kind.
+    """
+    one = dict.fromkeys(layers, 1)
+    base = trace(one)
+    saved, forward, backward = base.saved, base.forward_flops, base.backward_flops
+    for kind, count in layers.items():
+        two = trace({**one, kind: 2})
+        saved += (count - 1) * (two.saved - base.saved)
+        forward += (count - 1) * (two.forward_flops - base.forward_flops)
+        backward += (count - 1) * (two.backward_flops - base.backward_flops)
+    return Cost(saved, saved + base.peak - base.saved, forward, backward)
+
+
+def forward_flops(model: ModelConfig) -> float:
+    """FLOPs of one transformer call for one picture, two per multiplication and addition."""
+    return transformer_cost(model, 1, gradient=False, gpu=True).forward_flops
+
+
+def gradient_flops(model: ModelConfig) -> float:
+    """FLOPs of one transformer call for one picture and of its backward pass, with what is recomputed."""
+    cost = transformer_cost(model, 1, gradient=True, gpu=True)
+    return cost.forward_flops + cost.backward_flops
+
+
+def _inputs(model: ModelConfig, policy: FlowPolicy, samples: int) -> tuple[Tensor, Tensor, Conditioning]:
+    config, dtype = part_config(model.path, "transformer"), dtype_of(model)
+    text = torch.empty(samples, model.max_sequence_length, config["joint_attention_dim"], dtype=dtype, device="meta")
+    pooled = torch.empty(samples, config["pooled_projection_dim"], dtype=dtype, device="meta")
+    tokens = torch.empty(samples, *policy.token_shape, device="meta")
+    return tokens, torch.empty(samples, device="meta"), Conditioning(text, pooled)

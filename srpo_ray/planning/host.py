@@ -1,0 +1,45 @@
+"""What the host of a trainer node holds."""
+
+from collections.abc import Sequence
+
+from srpo_ray.config import RunConfig
+from srpo_ray.planning.architecture import dtype_of, parameters
+from srpo_ray.planning.hardware import PROCESS_BYTES
+from srpo_ray.planning.memory import Memory, Part, Phase, present
+from srpo_ray.planning.replica import replica_memory
+from srpo_ray.planning.rewards import RewardSize
+from srpo_ray.planning.sharding import MASTER, share, trained_elements
+
+
+def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardSize]) -> Memory:
+    """What the node of worker 0 holds, beside what Ray keeps for its object store.
+
+    Args:
+        config: The run.
+        gpus_per_node: Workers on one node at most.
+        rewards: Sizes of the reward models.
+    """
+    training, pool = config.training, config.rewards.pool
+    element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
+    workers = min(training.num_workers, gpus_per_node)
+    part = share(tensors, training, element_size)
+    offloaded = part.optimizer if training.offload else 0
+    if training.offload == "weights":
+        offloaded += part.weights
+    in_replicas = 0
+    if config.rewards.in_process:
+        in_replicas = workers * replica_memory(config, rewards).allocated
+    elif not pool.num_gpus:
+        in_replicas = pool.num_replicas * (PROCESS_BYTES + replica_memory(config, rewards).allocated)
+    always = present(
+        Part(f"{workers} trainer processes, assumed", workers * PROCESS_BYTES),
+        Part("offloaded from the GPUs", workers * offloaded),
+        Part("reward models on the CPU", in_replicas),
+    )
+    whole = element_size * sum(parameter.numel for parameter in tensors)
+    kept = (4 if training.ema else 3) * MASTER * trained_elements(tensors)
+    phases = (
+        Phase("loading", (Part(f"whole weights of {workers} workers", workers * whole),)),
+        Phase("checkpoint", (Part("whole weights and moments of worker 0", kept),)),
+    )
+    return Memory(f"host of {workers} trainers", always, phases)

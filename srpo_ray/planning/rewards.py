@@ -1,0 +1,133 @@
+"""Memory and arithmetic of the reward models, built without weights."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srpo_ray.config.reward import OpenClipRewardConfig, RewardModelConfig, TransformersClipRewardConfig
+from srpo_ray.planning.published import OPEN_CLIP, TRANSFORMERS_CLIP
+from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
+from srpo_ray.rewards.open_clip_reward import CONFIG_FILE, open_clip_source
+from srpo_ray.rewards.transformers_clip import TransformersClip
+
+CACHED_TEXTS = 65_536
+"""Text features that a model keeps at most."""
+
+
+@dataclass(frozen=True)
+class RewardSize:
+    """What one reward model takes."""
+
+    name: str
+    image_size: int
+    weights: int
+    """Bytes of its parameters."""
+    texts: int
+    """Bytes of its cache of text features when it is full."""
+    cost: Cost
+    """Of one call with as many pictures as the pool sends at once."""
+
+
+def reward_sizes(
+    configs: Sequence[RewardModelConfig], pictures: int, *, gradient: bool, gpu: bool
+) -> tuple[list[RewardSize], list[str]]:
+    """Sizes of reward models, and the names of those whose size cannot be known.
+
+    Args:
+        configs: The models.
+        pictures: Pictures in one call.
+        gradient: Whether they are asked for the gradient in the pictures.
+        gpu: Whether they run on a GPU.
+    """
+    sizes: list[RewardSize] = []
+    unknown: list[str] = []
+    for config in configs:
+        model = _build(config)
+        if model is None:
+            unknown.append(config.name)
+        else:
+            sizes.append(_measure(config.name, model, pictures, gradient=gradient, gpu=gpu))
+    return sizes, unknown
+
+
+def _measure(name: str, model: Any, pictures: int, *, gradient: bool, gpu: bool) -> RewardSize:
+    size = model.visual.image_size
+    side = size[0] if isinstance(size, Sequence) else size
+    images = torch.empty(pictures, 3, side, side, device="meta", requires_grad=gradient)
+    features: list[Tensor] = []
+
+    def score() -> Tensor:
+        features[:] = [model.encode_image(images, normalize=True)]
+        return features[0].sum(-1)
+
+    measure = trace_gradient if gradient else trace_forward
+    cost = measure(score, [model], gpu=gpu)
+    texts = CACHED_TEXTS * features[0].shape[1] * 4
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return RewardSize(name, side, weights, texts, cost)
+
+
+def _build(config: RewardModelConfig) -> nn.Module | None:
+    """A reward's model on the meta device; None for a class of one's own and where there is no config."""
+    if config.type == "open_clip":
+        settings = _open_clip_settings(config)
+        return None if settings is None else _frozen(lambda: _open_clip(settings))
+    if config.type == "transformers_clip":
+        values = _transformers_settings(config)
+        return None if values is None else _frozen(lambda: _transformers_clip(values))
+    return None
+
+
+def _frozen(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return build().requires_grad_(False).eval()
+
+
+def _open_clip_settings(config: OpenClipRewardConfig) -> dict[str, Any] | None:
+    import open_clip
+
+    architecture = config.architecture or OPEN_CLIP.get(config.path)
+    if architecture:
+        return open_clip.get_model_config(architecture)
+    if config.path.startswith("hf-hub:"):
+        file = _from_hub(config.path.removeprefix("hf-hub:"), CONFIG_FILE)
+    else:
+        file = Path(open_clip_source(config.name, config.path).removeprefix("local-dir:")) / CONFIG_FILE
+    return json.loads(file.read_text())["model_cfg"] if file else None
+
+
+def _open_clip(settings: dict[str, Any]) -> nn.Module:
+    import open_clip
+
+    settings = dict(settings)
+    custom = settings.pop("custom_text", False) or "hf_model_name" in settings.get("text_cfg", {})
+    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
+
+
+def _transformers_settings(config: TransformersClipRewardConfig) -> dict[str, Any] | None:
+    if config.path in TRANSFORMERS_CLIP:
+        return TRANSFORMERS_CLIP[config.path]
+    local = Path(config.path) / "config.json"
+    file = local if local.is_file() else _from_hub(config.path, "config.json")
+    return json.loads(file.read_text()) if file else None
+
+
+def _transformers_clip(values: dict[str, Any]) -> nn.Module:
+    from transformers import CLIPConfig, CLIPModel
+
+    return TransformersClip(CLIPModel(CLIPConfig(**values)), (0.5,) * 3, (0.5,) * 3)
+
+
+def _from_hub(repository: str, name: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(repository, name))
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return None

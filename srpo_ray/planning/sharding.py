@@ -1,0 +1,107 @@
+"""What one worker's share of a model takes under ZeRO-3, to the byte, and the settings of ZeRO that decide it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from srpo_ray.config.training import TrainingConfig
+
+REDUCE_BUCKET = 500_000_000
+"""Elements of the buffer in which gradients wait to be averaged; DeepSpeed's default."""
+KEPT_WHOLE = 100_000
+"""Parameters of at most so many elements are whole on every worker; DeepSpeed's default."""
+LIVE_PARAMETERS = 1_000_000_000
+"""Gathered elements that stay for the next use in a forward or backward pass; DeepSpeed's default."""
+PREFETCHED = 50_000_000
+"""Elements that are gathered ahead; DeepSpeed's default."""
+SUB_GROUP = 1_000_000_000
+"""Elements of one worker's share that the optimizer updates at once; DeepSpeed's default."""
+MASTER = 4
+"""Bytes of a float32: of master weights, moments, summed gradients and the average."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of the model."""
+
+    numel: int
+    trainable: bool
+
+
+@dataclass(frozen=True)
+class Share:
+    """Bytes of one worker."""
+
+    weights: int
+    """Its parts of all parameters, in the data type of the forward passes; in float32 those are the master weights."""
+    whole: int
+    """Small parameters that every worker has whole."""
+    master: int
+    """float32 copy of its part of what is trained; none where the forward passes are in float32."""
+    moments: int
+    """Both moments of Adam."""
+    gradients: int
+    """Summed gradients of its part."""
+    average: int
+    """Moving average of the weights."""
+    bucket: int
+    """Buffer in which gradients wait to be averaged."""
+
+    @property
+    def optimizer(self) -> int:
+        """What `training.offload` moves to the host: master weights, moments and summed gradients."""
+        return self.master + self.moments + self.gradients
+
+
+def share(parameters: Sequence[Parameter], training: TrainingConfig, element_size: int) -> Share:
+    """What one worker holds of a model.
+
+    Args:
+        parameters: All of the transformer's, adapters included.
+        training: Section `training`.
+        element_size: Bytes of an element in the forward passes: 2 or 4.
+    """
+    workers = training.num_workers
+    trained = _trained_part(parameters, workers)
+    small = sum(parameter.numel for parameter in parameters if parameter.numel <= KEPT_WHOLE)
+    return Share(
+        weights=element_size * sum(_part(parameter, workers) for parameter in parameters),
+        # One worker's part is the whole already.
+        whole=element_size * small if workers > 1 or training.offload == "weights" else 0,
+        master=0 if element_size == MASTER and training.offload is None else MASTER * trained,
+        moments=2 * MASTER * trained,
+        gradients=MASTER * trained,
+        average=MASTER * trained if training.ema else 0,
+        bucket=element_size * REDUCE_BUCKET,
+    )
+
+
+def gathered(parameters: Sequence[Parameter], training: TrainingConfig, element_size: int) -> int:
+    """Bytes of all parameters that are not whole on a worker anyway, made whole; 0 where nothing is copied."""
+    if training.num_workers == 1 and training.offload != "weights":
+        return 0
+    return element_size * sum(parameter.numel for parameter in parameters if parameter.numel > KEPT_WHOLE)
+
+
+def live_layers(parameters: Sequence[Parameter], training: TrainingConfig, element_size: int) -> int:
+    """Most bytes of gathered layers at a time, where they are gathered one by one."""
+    limit = element_size * (LIVE_PARAMETERS + PREFETCHED)
+    return min(gathered(parameters, training, element_size), limit)
+
+
+def update_buffers(parameters: Sequence[Parameter], training: TrainingConfig) -> int:
+    """Bytes that an update needs for a time: a flat copy of a sub-group's gradients and one square root of a moment."""
+    return 2 * MASTER * min(_trained_part(parameters, training.num_workers), SUB_GROUP)
+
+
+def trained_elements(parameters: Sequence[Parameter]) -> int:
+    """Elements that are trained."""
+    return sum(parameter.numel for parameter in parameters if parameter.trainable)
+
+
+def _trained_part(parameters: Sequence[Parameter], workers: int) -> int:
+    return sum(_part(parameter, workers) for parameter in parameters if parameter.trainable)
+
+
+def _part(parameter: Parameter, workers: int) -> int:
+    """Elements of one worker's part; all parts are of one size, the last is filled up."""
+    return -(-parameter.numel // workers)

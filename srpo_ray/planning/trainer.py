@@ -1,0 +1,117 @@
+"""What the GPU of one trainer worker holds."""
+
+from srpo_ray.config import RunConfig
+from srpo_ray.planning.architecture import dtype_of, parameters, text_encoder_bytes, vae_bytes
+from srpo_ray.planning.computation import decoder_cost, transformer_cost
+from srpo_ray.planning.gradient import fullest_moment
+from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, SLACK
+from srpo_ray.planning.memory import Memory, Part, Phase, present
+from srpo_ray.planning.schedule import schedule
+from srpo_ray.planning.sharding import (
+    REDUCE_BUCKET,
+    Share,
+    gathered,
+    live_layers,
+    share,
+    trained_elements,
+    update_buffers,
+)
+from srpo_ray.planning.trace import Cost
+
+
+def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
+    """What one worker holds on its GPU, or in its process where it has none.
+
+    Args:
+        config: The run.
+        sizes: Sides of the pictures that its rewards want, in pixels.
+    """
+    training = config.training
+    element_size = dtype_of(config.model).itemsize
+    part = share(parameters(config.model), training, element_size)
+    always = _always(config, part)
+    phases = (_loading(config, part), _encoding(config), *_update(config, sizes), _evaluation(config, sizes))
+    if not training.num_gpus:
+        return Memory("trainer process, on the CPU", always, phases)
+    allocated = Memory("", always, phases).allocated
+    outside = present(
+        Part(f"allocator slack, {SLACK:.0%} assumed", int(SLACK * allocated)),
+        Part("CUDA context, assumed", CONTEXT_BYTES),
+        Part("NCCL, assumed", NCCL_BYTES if training.num_workers > 1 else 0),
+    )
+    return Memory("trainer GPU", always, phases, outside)
+
+
+def _always(config: RunConfig, part: Share) -> tuple[Part, ...]:
+    offload = config.training.offload
+    return present(
+        Part("transformer weights", 0 if offload == "weights" else part.weights),
+        Part("small weights, whole", part.whole),
+        Part("master weights, float32", 0 if offload else part.master),
+        Part("Adam moments, float32", 0 if offload else part.moments),
+        Part("summed gradients, float32", 0 if offload else part.gradients),
+        Part("average of the weights", part.average),
+        Part("gradient bucket", part.bucket),
+        Part("VAE weights", vae_bytes(config.model)),
+    )
+
+
+def _loading(config: RunConfig, part: Share) -> Phase:
+    """The whole transformer is put on the GPU before it is sharded; the optimizer comes later."""
+    element_size = dtype_of(config.model).itemsize
+    whole = element_size * sum(parameter.numel for parameter in parameters(config.model))
+    later = sum(entry.bytes for entry in _always(config, part)) - (
+        0 if config.training.offload == "weights" else part.weights
+    )
+    return Phase("loading", present(Part("whole weights, before the optimizer", max(0, whole - later))))
+
+
+def _encoding(config: RunConfig) -> Phase:
+    """Worker 0 encodes what the cache of text features lacks."""
+    return Phase("text encoding", (Part("text encoders", text_encoder_bytes(config.model)),))
+
+
+def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
+    model, training = config.model, config.training
+    gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
+    plan = schedule(config)
+    sampling = transformer_cost(model, plan.samples, gradient=False, gpu=gpu).peak
+    decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
+    if not plan.decodes:
+        sampling = max(sampling, decoder.peak)
+        decoder = Cost()
+    call = transformer_cost(model, plan.samples, gradient=True, gpu=gpu)
+    trained = trained_elements(tensors)
+    moment = fullest_moment(
+        call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=element_size * trained
+    )
+    # A full bucket is copied into the order of the workers' parts.
+    averaging = element_size * min(trained, REDUCE_BUCKET) if training.num_workers > 1 else 0
+    layers = Part("gathered layers", live_layers(tensors, training, element_size))
+    gradient = Phase("gradient", (*present(layers, Part("averaging of gradients", averaging)), *moment))
+    step = 0 if training.offload else update_buffers(tensors, training)
+    return (
+        Phase("rollout", present(_sampling_weights(config), Part("activations", sampling))),
+        gradient,
+        Phase("optimizer", present(Part("optimizer at work", step))),
+    )
+
+
+def _evaluation(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
+    gpu, evaluation = config.training.num_gpus > 0, config.evaluation
+    pictures = evaluation.batch_size
+    if evaluation.num_prompts:
+        share_of_panel = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.num_workers)
+        pictures = min(pictures, share_of_panel)
+    call = transformer_cost(config.model, pictures, gradient=False, gpu=gpu).peak
+    decoding = decoder_cost(config.model, pictures, sizes, gradient=False, gpu=gpu).peak
+    return Phase("evaluation", present(_sampling_weights(config), Part("activations", max(call, decoding))))
+
+
+def _sampling_weights(config: RunConfig) -> Part:
+    """Weights that are gathered to sample pictures."""
+    training, element_size = config.training, dtype_of(config.model).itemsize
+    tensors = parameters(config.model)
+    if training.gather_for_rollout:
+        return Part("whole weights, gathered", gathered(tensors, training, element_size))
+    return Part("gathered layers", live_layers(tensors, training, element_size))

@@ -1,0 +1,195 @@
+"""Plans of whole runs: recipes that fit, runs that do not, and advice that does what it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from srpo_ray.cli import main
+from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.errors import OutOfMemoryRunError
+from srpo_ray.planning.advice import advise
+from srpo_ray.planning.hardware import GIB, GPUS, Hardware
+from srpo_ray.planning.memory import Memory, Part, Phase
+from srpo_ray.planning.plan import Plan, make_plan
+from srpo_ray.training import loop
+from srpo_ray.training.worker import WorkerArguments, train_worker
+from tests.conftest import ROOT, SMALL_WORLD
+
+RECIPES = ROOT / "configs" / "recipes"
+BASES = sorted(RECIPES.glob("flux_*.yaml"))
+PLACES = sorted(RECIPES.glob("rewards_*.yaml"))
+SMALLEST = {"48gb": "L40S", "80gb": "A100-80GB", "32gpu": "A100-80GB"}
+"""The GPU with the least memory that the end of a recipe's name can mean."""
+
+
+def plan_of(*layers: Path, gpu: str, overrides: tuple[str, ...] = ()) -> Plan:
+    return make_plan(load_run(layers, overrides), Hardware(gpu=gpu))
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("base", BASES, ids=lambda path: path.stem)
+def test_every_recipe_fits_the_gpu_of_its_name(base: Path, place: Path) -> None:
+    gpu = next(gpu for end, gpu in SMALLEST.items() if base.stem.endswith(end))
+    rewards_gpu = plan_of(base, place, gpu="L40S").gpus[1:]
+    plan = plan_of(base, place, gpu=gpu)
+    assert plan.fits, f"{plan.peak / GIB:.1f} GiB of {GPUS[gpu].memory_gib} GiB"
+    assert not plan.notes
+    # A reward node of cluster.yaml has an L40S, whatever the trainers have.
+    assert len(rewards_gpu) == ("own_node" in place.stem)
+    assert all(memory.peak <= GPUS["L40S"].memory_gib * GIB for memory in rewards_gpu)
+
+
+def test_there_are_recipes_and_both_places_for_their_rewards() -> None:
+    assert {path.stem for path in BASES} == {
+        "flux_lora_80gb",
+        "flux_lora_48gb",
+        "flux_full_8x80gb",
+        "flux_full_32gpu",
+    }
+    assert len(PLACES) == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("flux_full_8x80gb", ("training.num_workers=1",)),
+        ("flux_full_8x80gb", ("training.losses_in_flight=2", "model.resolution=1024", "training.micro_batch_size=4")),
+        ("flux_lora_80gb", ("model.gradient_checkpointing=false", "training.micro_batch_size=4")),
+        ("flux_lora_80gb", ("evaluation.batch_size=64", "model.resolution=1024")),
+    ],
+)
+def test_what_is_too_large_does_not_fit_and_gets_advice(recipe: str, overrides: tuple[str, ...]) -> None:
+    config = load_run([RECIPES / f"{recipe}.yaml", RECIPES / "rewards_own_node.yaml"], overrides)
+    plan = make_plan(config, Hardware(gpu="A100-80GB"))
+    assert plan.fits is False
+    advice = advise(config, plan)
+    assert advice
+    savings = [entry.saving for entry in advice]
+    assert savings == sorted(savings, reverse=True)
+    assert all(entry.peak + entry.saving == plan.peak for entry in advice)
+
+
+def test_advice_given_to_the_command_line_has_the_peak_that_it_promises() -> None:
+    layers = [RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_same_gpu.yaml"]
+    change = ("model.gradient_checkpointing=false", "training.losses_in_flight=null")
+    config = load_run(layers, change)
+    hardware = Hardware(gpu="A100-80GB")
+    advice = advise(config, make_plan(config, hardware))
+    assert {"model.gradient_checkpointing=true", "training.losses_in_flight=1"} <= {
+        override for entry in advice for override in entry.overrides
+    }
+    for entry in advice[:3]:
+        assert make_plan(load_run(layers, [*change, *entry.overrides]), hardware).peak == entry.peak
+
+
+def test_whole_gathered_weights_are_in_the_rollout_of_a_sharded_run() -> None:
+    layers = (RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_own_node.yaml")
+    shown = {phase.name: phase for phase in plan_of(*layers, gpu="H100").gpus[0].phases}
+    gathered = {part.name: part.bytes for part in shown["rollout"].parts}["whole weights, gathered"]
+    assert gathered == pytest.approx(23.8e9, rel=0.01)
+    spared = plan_of(*layers, gpu="H100", overrides=("training.gather_for_rollout=false",)).gpus[0]
+    (rollout,) = [phase for phase in spared.phases if phase.name == "rollout"]
+    assert rollout.parts[0].bytes < 2.2e9
+
+
+def test_exact_bytes_of_full_fine_tuning_are_sixteen_per_parameter_beside_the_weights() -> None:
+    plan = plan_of(RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_own_node.yaml", gpu="H100")
+    held = {part.name: part.bytes for part in plan.gpus[0].always}
+    share = plan.parameters / 8
+    for name, size in {
+        "transformer weights": 2,
+        "master weights, float32": 4,
+        "Adam moments, float32": 8,
+        "summed gradients, float32": 4,
+    }.items():
+        # Each of 1160 tensors may be filled up by less than 8 elements.
+        assert 0 <= held[name] - size * share <= size * 1160
+
+
+def test_offload_moves_the_optimizer_to_the_host() -> None:
+    layers = (RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_own_node.yaml")
+    kept, moved = (
+        plan_of(*layers, gpu="H100", overrides=(f"training.offload={where}",)) for where in ("null", "optimizer")
+    )
+    host = [{part.name: part.bytes for part in plan.host.always} for plan in (kept, moved)]
+    assert host[1]["offloaded from the GPUs"] - host[0].get("offloaded from the GPUs", 0) == pytest.approx(
+        16 * kept.parameters, rel=1e-3
+    )
+    assert kept.peak - moved.peak > 20e9
+
+
+def test_peak_is_the_fullest_phase_and_what_is_outside() -> None:
+    phases = (Phase("a", (Part("x", 5),)), Phase("b", (Part("y", 3), Part("z", 4))))
+    memory = Memory("gpu", (Part("weights", 10),), phases, (Part("context", 1),))
+    assert (memory.fullest.name, memory.allocated, memory.peak) == ("b", 17, 18)
+
+
+def test_time_is_work_over_speed_and_grows_with_traffic() -> None:
+    config = load_run([RECIPES / "flux_full_32gpu.yaml", RECIPES / "rewards_own_node.yaml"])
+    plan = make_plan(config, Hardware(gpu="H20", tflops=100, bandwidth_gbs=50))
+    flops = {work.name: work.flops for work in plan.work}
+    assert flops["rollout"] == pytest.approx(932e12, rel=0.02)
+    assert flops["gradient steps"] == pytest.approx(2 * 4 * 37.3e12, rel=0.05)
+    assert plan.compute_s == pytest.approx(sum(flops.values()) / 100e12)
+    sent = {part.name: part.bytes for part in plan.traffic}
+    once = 31 / 32 * 2 * plan.parameters
+    assert sent["weights gathered for rollouts"] == pytest.approx(once, rel=1e-2)
+    assert sent["weights gathered for gradients"] == pytest.approx(4 * once, rel=1e-2)
+    assert sent["gradients averaged"] == pytest.approx(2 * once, rel=1e-2)
+    assert plan.wire_s == pytest.approx(sum(sent.values()) / 50e9)
+    pixels = {part.name: part.bytes for part in plan.reward_traffic}["pixels to the rewards"]
+    assert pixels == 2 * 3 * 224 * 224 * 4
+
+
+def test_command_says_that_a_run_fits_and_writes_every_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", str(SMALL_WORLD), "training.num_gpus=0.5", "--gpu-memory", "8", "--tflops", "1"]
+    assert main([*words, "--json", str(tmp_path / "plan.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "fits: " in printed
+    assert "Adam moments" in printed
+    figures = json.loads((tmp_path / "plan.json").read_text())
+    assert figures["fits"] is True
+    assert figures["peak"] == max(memory["peak"] for memory in figures["gpus"])
+    assert figures["compute_s"] == pytest.approx(sum(work["flops"] for work in figures["work"]) / 1e12)
+
+
+def test_command_fails_where_the_run_does_not_fit_and_says_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(SMALL_WORLD), "training.num_gpus=0.5", "--gpu-memory", "2"]) == 1
+    printed = capsys.readouterr().out
+    assert "does not fit: " in printed
+    assert "model.dtype=bfloat16" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpu", "H1000"], "--gpu: expected one of A100-40GB"),
+        (["--gpu-memory", "-1"], "expected memory_gib above 0, got -1.0"),
+        (["model.path=/nowhere/at/all"], "expected a folder or hub id with transformer/config.json"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(SMALL_WORLD), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_full_memory_ends_a_worker_with_the_plan_and_its_advice(
+    tiny_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_arguments: WorkerArguments) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nProcess 1 has ...")
+
+    monkeypatch.setattr(loop, "run_loop", full)
+    config = apply(tiny_run, {"training.num_gpus": 1})
+    arguments = WorkerArguments(config, str(tmp_path), None, "", "")
+    with pytest.raises(OutOfMemoryRunError) as caught:
+        train_worker({"arguments": arguments})
+    message = str(caught.value)
+    assert "Tried to allocate 2.00 GiB." in message
+    assert "Process 1" not in message
+    assert "Adam moments" in message
+    assert "model.dtype=bfloat16" in message
