@@ -8,7 +8,8 @@ from srpo_ray.config.reward import Fit
 class Framed(Protocol):
     """What reads squares: a reward, or its description in the pool. Without an attribute `fit` it is `crop`."""
 
-    image_size: int
+    @property
+    def image_size(self) -> int: ...
 
 
 class Framing(NamedTuple):

@@ -12,6 +12,7 @@ from srpo_ray.config.algorithm import DEFAULT_TYPE, AlgorithmConfig, SRPOConfig
 from srpo_ray.config.base import Section
 from srpo_ray.config.baselines import ReFLConfig
 from srpo_ray.config.load import load_values, merge, parse_override, set_path
+from srpo_ray.config.reward import RewardModelConfig
 from srpo_ray.config.study import StudyConfig
 from srpo_ray.config.sweep import SweepConfig
 from tests.conftest import ROOT, SMALL_WORLD
@@ -49,6 +50,31 @@ def test_every_algorithm_can_be_layered_over_the_small_world(path: Path, tmp_pat
     assert config.rewards == load_run([SMALL_WORLD]).rewards
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load_run([tmp_path / "again.yaml"]) == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "rewards").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_of_rewards_can_be_layered_over_the_small_world(path: Path) -> None:
+    changed, base = load_run([SMALL_WORLD, path]), load_run([SMALL_WORLD])
+    assert (changed.rewards.models, changed.evaluation.held_out) != (base.rewards.models, base.evaluation.held_out)
+    assert changed.algorithm == base.algorithm
+
+
+def snippets(page: str) -> list[str]:
+    """The YAML blocks of a page of the docs."""
+    return re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", snippets("rewards.md"))
+def test_every_snippet_about_rewards_can_be_layered_over_the_small_world(snippet: str, tmp_path: Path) -> None:
+    (tmp_path / "snippet.yaml").write_text(snippet)
+    config = load_run([SMALL_WORLD, tmp_path / "snippet.yaml"])
+    assert config != load_run([SMALL_WORLD])
+
+
+def test_every_type_of_reward_has_a_snippet() -> None:
+    union, *_ = get_args(RewardModelConfig)
+    types = {section.model_fields["type"].default for section in get_args(union)}
+    assert types == set(re.findall(r"type: (\w+)", "\n".join(snippets("rewards.md")))) - {"draft"}
 
 
 def test_every_algorithm_but_the_default_has_a_file() -> None:

