@@ -134,7 +134,9 @@ def _read(path: Path) -> Shard | None:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-        return Shard(path, tuple(header["keys"].split()), header["sha256"])
+            rows = {file.get_slice(name).get_shape()[0] for name in file.keys()}  # noqa: SIM118
+        keys = tuple(header["keys"].split())
+        return Shard(path, keys, header["sha256"]) if rows == {len(keys)} else None
     except (SafetensorError, KeyError, FileNotFoundError):
         return None
 

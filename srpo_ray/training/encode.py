@@ -102,7 +102,8 @@ def _encode_parts(config: RunConfig, missing: Sequence[str], num_actors: int | N
         batch_format="pyarrow",
         # Work begins with the first actor: on a busy cluster the others may have to wait for their GPUs.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
-        **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
+        num_gpus=1 if gpus else None,
+        num_cpus=None if gpus else 1,
     )
     try:
         with tqdm(total=len(missing), desc="encoding", unit="prompt") as bar:

@@ -88,7 +88,7 @@ def kinds(tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "tars").mkdir()
     tars = {"one.tar": names, "tars/0.tar": names[:1], "tars/1.tar": names[1:]}
     for tar, groups in tars.items():
-        with tarfile.open(tmp_path / tar, "w") as archive:
+        with tarfile.open(tmp_path / tar, "w", format=tarfile.USTAR_FORMAT) as archive:
             for name in (name for group in groups for name in group):
                 archive.add(folder / name, f"shard/{name}")
     pictures = [(folder / picture).read_bytes() for picture, _ in names]
