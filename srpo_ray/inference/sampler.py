@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from torch import Tensor
 
 from srpo_ray.config import RunConfig
@@ -28,6 +30,9 @@ def device_here() -> str:
 
 def encode(job: SamplingJob) -> Conditioning:
     """Text features of the job's prompts, encoded by the first who asks and cached for the others."""
+    # The command shows how many pictures there are; how the parts of a pipeline load would only break that line.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     config = job.config
     # Beside the features of the run's own training, or in the job's folder where the run has moved to another machine.
     run_root = Path(config.run_root)
