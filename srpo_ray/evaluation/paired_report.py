@@ -24,7 +24,7 @@ from srpo_ray.flow import generator
 PictureOf = Callable[[int, int, str], Path]
 """(prompt, sample, model) -> its picture file."""
 
-_SHEET_PROMPTS = 8
+_SHEET_PROMPTS = 12
 _ROW_HEIGHT, _CHARACTER_WIDTH = 24.0, 6.6
 
 
@@ -133,9 +133,11 @@ def contact_pairs(evaluation: PairedEvaluation) -> Iterator[tuple[str, str, list
         "most_worsened": f"Most worsened by {evaluation.objective}",
     }
     for name, pairs in sheets.items():
-        one_each = list({pair[1]: pair for pair in reversed(pairs)}.values())[::-1]
-        if one_each:
-            yield name, titles[name], one_each[:_SHEET_PROMPTS]
+        by_prompt: dict[int, tuple[float, int, int]] = {}
+        for pair in pairs:
+            by_prompt.setdefault(pair[1], pair)
+        if by_prompt:
+            yield name, titles[name], list(by_prompt.values())[:_SHEET_PROMPTS]
 
 
 def contact_sheet(
@@ -147,7 +149,7 @@ def contact_sheet(
         for model in evaluation.models
     }
     captions = [f"{signed(gap)}  {evaluation.prompts[prompt]}" for gap, prompt, _ in pairs]
-    return method_grid(columns, captions, abreast=max(1, 4 // len(evaluation.models)))
+    return method_grid(columns, captions, abreast=max(1, 6 // len(evaluation.models)))
 
 
 def win_figure(evaluation: PairedEvaluation) -> str:

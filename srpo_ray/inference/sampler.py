@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from torch import Tensor
 
 from srpo_ray.config import RunConfig
@@ -30,6 +32,9 @@ def device_here() -> str:
 
 def encode(job: SamplingJob) -> TextCache:
     """The cache with text features of the job's prompts; the first who asks encodes what it lacks."""
+    # The command shows how many pictures there are; how the parts of a pipeline load would only break that line.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     config = job.config
     # Beside the features of the run's own training, or in the job's folder where the run has moved to another machine.
     root = cache_root(config) if Path(config.run_root).is_dir() else job.folder / "cache"

@@ -59,13 +59,12 @@ def test_guidance_of_0_and_1_draws_the_untrained_and_the_tuned_model(run_dir: Pa
 
 def test_untrained_and_tuned_pictures_differ_and_guidance_goes_on_from_there(run_dir: Path) -> None:
     grids = []
-    for weight in (0.0, 0.5, 1.0, 2.0):
+    for weight in (0.0, 1.0, 2.0):
         out = run_dir / f"{weight}.png"
         sample_run(run_dir, PROMPTS[:1], out, options=SamplingOptions(seed=0, num_steps=2), rl_guidance=weight)
         grids.append(pixels(out))
     distances = [np.abs(grid - grids[0]).mean() for grid in grids]
-    assert distances[0] == 0
-    assert distances[0] < distances[1] < distances[2] < distances[3]
+    assert 0 == distances[0] < distances[1] < distances[2]
 
 
 def test_few_pictures_are_one_grid_and_leave_nothing_else(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
