@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from srpo_ray.config import RunConfig
 from srpo_ray.config.model import FLUX_LINEAR_LAYERS, LoraConfig, ModelConfig
 from srpo_ray.config.reward import OpenClipRewardConfig, PythonRewardConfig, TransformersClipRewardConfig
-from srpo_ray.models.flux import load_transformer
+from srpo_ray.models.load import load_transformer
 from srpo_ray.models.tuned import load_tuned
 from srpo_ray.planning.architecture import parameters, part_config, text_encoder_bytes, vae_bytes
 from srpo_ray.planning.computation import forward_flops, gradient_flops
