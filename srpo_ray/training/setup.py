@@ -37,12 +37,13 @@ def build_trainer(
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     dtype = model_dtype(config)
-    engine, guidance_embeds = _build_engine(config, dtype, device, checkpoint)
-    policy = make_policy(config, engine, guidance_embeds=guidance_embeds, device=device)
     images = load_images(config.data.images) if config.data.images else None
     texts = images.captions if images else load_prompts(config.data.prompts)
     judged = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]
+    # Before the transformer: FLUX's text encoders take 9 GiB, and are gone when it comes.
     conditioning = _encode(config, [*texts, *judged], dtype, device, Path(config.run_root) / "cache")
+    engine, guidance_embeds = _build_engine(config, dtype, device, checkpoint)
+    policy = make_policy(config, engine, guidance_embeds=guidance_embeds, device=device)
     panel = Panel(
         config.evaluation,
         judged,
