@@ -97,7 +97,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "no actors": (["encode", *train[1:], "--actors", "0"], "--actors: expected at least 1, got 0"),
         "broken rows": ([*train, f"data.prompts={folder / 'broken.jsonl'}"], "got 1 of 2 without: entry 2 (no JSON"),
         "no captions": ([*train, f"data.images={folder / 'broken_pictures'}"], "expected a caption beside every"),
-        "no model": ([*train, f"model.path={folder / 'no_model'}"], "transformer/config.json"),
+        "no model": ([*train, f"model.path={folder / 'no_model'}"], "give the folder that `save_pretrained`"),
         "half a model": ([*train, f"model.path={folder / 'half'}"], "which has no vae/config.json; give the folder"),
         "unwritable run folder": ([*train[:-1], "run_root=/proc/runs"], "expected a folder that can be written"),
         "unknown search key": (["sweep", str(folder / "unknown.yaml")], "got an unknown key"),

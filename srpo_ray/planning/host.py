@@ -32,14 +32,14 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
     elif not pool.num_gpus:
         in_replicas = pool.num_replicas * (PROCESS_BYTES + replica_memory(config, rewards).allocated)
     always = present(
-        Part(f"{workers} trainer processes, assumed", workers * PROCESS_BYTES),
+        Part(f"{PROCESS_BYTES >> 30} GiB for each trainer process, assumed", workers * PROCESS_BYTES),
         Part("offloaded from the GPUs", workers * offloaded),
         Part("reward models on the CPU", in_replicas),
     )
     whole = element_size * sum(parameter.numel for parameter in tensors)
     kept = (4 if training.ema else 3) * MASTER * trained_elements(tensors)
     phases = (
-        Phase("loading", (Part(f"whole weights of {workers} workers", workers * whole),)),
+        Phase("loading", (Part("whole weights of each worker", workers * whole),)),
         Phase("checkpoint", (Part("whole weights and moments of worker 0", kept),)),
     )
-    return Memory(f"host of {workers} trainers", always, phases)
+    return Memory(f"host of {workers} trainer{'s' if workers > 1 else ''}", always, phases)

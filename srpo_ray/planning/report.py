@@ -14,13 +14,13 @@ from srpo_ray.planning.memory import Memory
 from srpo_ray.planning.plan import Plan
 
 WIDTH = 100
+MIB = 2**20
 
 
 def plan_report(plan: Plan, advice: Sequence[Advice]) -> Group:
     """All that a plan says, for a rich console."""
     trained = "all of them" if plan.trained == plan.parameters else f"{plan.trained:,} of them"
-    lines = [f"{plan.run}: a transformer of {plan.parameters:,} parameters, training {trained}"]
-    shown: list[Any] = [Text(line) for line in lines]
+    shown: list[Any] = [Text(f"{plan.run}: a transformer of {plan.parameters:,} parameters, training {trained}")]
     shown += [_memory_table(memory, plan.hardware.limit) for memory in (*plan.gpus, plan.host)]
     shown += [_update_table(plan), *(Text(f"not counted: {note}") for note in plan.notes), Text(verdict(plan))]
     if advice:
@@ -49,7 +49,7 @@ def verdict(plan: Plan) -> str:
 
 def gib(amount: float) -> str:
     """Bytes in words."""
-    return f"{amount / GIB:.2f} GiB"
+    return f"{amount / GIB:.2f} GiB" if amount >= GIB / 100 or not amount else f"{amount / MIB:.2f} MiB"
 
 
 def _memory_table(memory: Memory, limit: int | None) -> Table:
@@ -60,6 +60,8 @@ def _memory_table(memory: Memory, limit: int | None) -> Table:
         table.add_row(part.name, gib(part.bytes))
     table.add_section()
     for phase in memory.phases:
+        if not phase.bytes:
+            continue
         fullest = phase is memory.fullest
         parts = ", ".join(f"{part.name} {part.bytes / GIB:.2f}" for part in phase.parts)
         style = "bold" if fullest else "dim"
@@ -92,7 +94,7 @@ def _update_table(plan: Plan) -> Table:
 
 def _advice_table(advice: Sequence[Advice]) -> Table:
     table = Table(title="what would save memory, each by itself", title_justify="left", width=WIDTH)
-    table.add_column("change", ratio=1)
+    table.add_column("change", min_width=34, overflow="fold")
     table.add_column("saves", justify="right")
     table.add_column("peak then", justify="right")
     table.add_column("fits")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from srpo_ray.planning.published import OPEN_CLIP, TRANSFORMERS_CLIP
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
 from srpo_ray.rewards.open_clip_reward import CONFIG_FILE, open_clip_source
 from srpo_ray.rewards.transformers_clip import TransformersClip
+
+ClipRewardConfig = OpenClipRewardConfig | TransformersClipRewardConfig
 
 CACHED_TEXTS = 65_536
 """Text features that a model keeps at most."""
@@ -47,15 +50,20 @@ def reward_sizes(
     sizes: list[RewardSize] = []
     unknown: list[str] = []
     for config in configs:
-        model = _build(config)
-        if model is None:
+        # A class of one's own cannot be built without its weights.
+        size = None if config.type == "python" else _measure(config, pictures, gradient=gradient, gpu=gpu)
+        if size is None:
             unknown.append(config.name)
         else:
-            sizes.append(_measure(config.name, model, pictures, gradient=gradient, gpu=gpu))
+            sizes.append(size)
     return sizes, unknown
 
 
-def _measure(name: str, model: Any, pictures: int, *, gradient: bool, gpu: bool) -> RewardSize:
+@cache
+def _measure(config: ClipRewardConfig, pictures: int, *, gradient: bool, gpu: bool) -> RewardSize | None:
+    model: Any = _build(config)
+    if model is None:
+        return None
     size = model.visual.image_size
     side = size[0] if isinstance(size, Sequence) else size
     images = torch.empty(pictures, 3, side, side, device="meta", requires_grad=gradient)
@@ -69,18 +77,16 @@ def _measure(name: str, model: Any, pictures: int, *, gradient: bool, gpu: bool)
     cost = measure(score, [model], gpu=gpu)
     texts = CACHED_TEXTS * features[0].shape[1] * 4
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return RewardSize(name, side, weights, texts, cost)
+    return RewardSize(config.name, side, weights, texts, cost)
 
 
-def _build(config: RewardModelConfig) -> nn.Module | None:
-    """A reward's model on the meta device; None for a class of one's own and where there is no config."""
+def _build(config: ClipRewardConfig) -> nn.Module | None:
+    """A reward's model on the meta device; None where its config cannot be had."""
     if config.type == "open_clip":
         settings = _open_clip_settings(config)
         return None if settings is None else _frozen(lambda: _open_clip(settings))
-    if config.type == "transformers_clip":
-        values = _transformers_settings(config)
-        return None if values is None else _frozen(lambda: _transformers_clip(values))
-    return None
+    values = _transformers_settings(config)
+    return None if values is None else _frozen(lambda: _transformers_clip(values))
 
 
 def _frozen(build: Callable[[], nn.Module]) -> nn.Module:

@@ -32,11 +32,11 @@ class Share:
     """Bytes of one worker."""
 
     weights: int
-    """Its parts of all parameters, in the data type of the forward passes; in float32 those are the master weights."""
+    """Its parts of all parameters, in the data type of the forward passes."""
     whole: int
     """Small parameters that every worker has whole."""
     master: int
-    """float32 copy of its part of what is trained; none where the forward passes are in float32."""
+    """float32 copy of its part of what is trained; DeepSpeed keeps one where the forward passes are in float32 too."""
     moments: int
     """Both moments of Adam."""
     gradients: int
@@ -67,7 +67,7 @@ def share(parameters: Sequence[Parameter], training: TrainingConfig, element_siz
         weights=element_size * sum(_part(parameter, workers) for parameter in parameters),
         # One worker's part is the whole already.
         whole=element_size * small if workers > 1 or training.offload == "weights" else 0,
-        master=0 if element_size == MASTER and training.offload is None else MASTER * trained,
+        master=MASTER * trained,
         moments=2 * MASTER * trained,
         gradients=MASTER * trained,
         average=MASTER * trained if training.ema else 0,

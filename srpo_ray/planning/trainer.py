@@ -5,7 +5,7 @@ from srpo_ray.planning.architecture import dtype_of, parameters, text_encoder_by
 from srpo_ray.planning.computation import decoder_cost, transformer_cost
 from srpo_ray.planning.gradient import fullest_moment
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, SLACK
-from srpo_ray.planning.memory import Memory, Part, Phase, present
+from srpo_ray.planning.memory import Memory, Part, Phase, present, total
 from srpo_ray.planning.schedule import schedule
 from srpo_ray.planning.sharding import (
     REDUCE_BUCKET,
@@ -30,7 +30,7 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
     element_size = dtype_of(config.model).itemsize
     part = share(parameters(config.model), training, element_size)
     always = _always(config, part)
-    phases = (_loading(config, part), _encoding(config), *_update(config, sizes), _evaluation(config, sizes))
+    phases = (_encoding(config, always), _loading(config, always), *_update(config, sizes), _evaluation(config, sizes))
     if not training.num_gpus:
         return Memory("trainer process, on the CPU", always, phases)
     allocated = Memory("", always, phases).allocated
@@ -56,19 +56,16 @@ def _always(config: RunConfig, part: Share) -> tuple[Part, ...]:
     )
 
 
-def _loading(config: RunConfig, part: Share) -> Phase:
-    """The whole transformer is put on the GPU before it is sharded; the optimizer comes later."""
-    element_size = dtype_of(config.model).itemsize
-    whole = element_size * sum(parameter.numel for parameter in parameters(config.model))
-    later = sum(entry.bytes for entry in _always(config, part)) - (
-        0 if config.training.offload == "weights" else part.weights
-    )
-    return Phase("loading", present(Part("whole weights, before the optimizer", max(0, whole - later))))
+def _loading(config: RunConfig, always: tuple[Part, ...]) -> Phase:
+    """The whole transformer is put on the GPU and then cut up, tensor by tensor; the optimizer comes later."""
+    whole = dtype_of(config.model).itemsize * sum(parameter.numel for parameter in parameters(config.model))
+    return Phase("loading", present(Part("whole weights, before the optimizer", max(0, whole - total(always)))))
 
 
-def _encoding(config: RunConfig) -> Phase:
-    """Worker 0 encodes what the cache of text features lacks."""
-    return Phase("text encoding", (Part("text encoders", text_encoder_bytes(config.model)),))
+def _encoding(config: RunConfig, always: tuple[Part, ...]) -> Phase:
+    """Worker 0 encodes what the cache of text features lacks, before anything else is there."""
+    encoders = text_encoder_bytes(config.model)
+    return Phase("text encoding", present(Part("text encoders, before the weights", max(0, encoders - total(always)))))
 
 
 def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:

@@ -145,7 +145,11 @@ class Engine:
         return self._engine.optimizer.param_groups[0]["lr"]
 
     def gradients(self) -> dict[str, Tensor]:
-        """Whole gradients by parameter name, between `backward` and `step`; all workers must call."""
+        """Whole gradients by parameter name, between `backward` and `step`; all workers must call.
+
+        Not with `training.offload`: DeepSpeed brings them to the host in `step` only.
+        """
+        assert self._config.offload is None, "an offloaded optimizer's gradients are not there before the step"
         return {name: _whole(safe_get_full_grad(parameter)) for name, parameter in self._trainable.items()}
 
     def weights(self) -> dict[str, Tensor]:

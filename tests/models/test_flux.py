@@ -84,7 +84,7 @@ def test_gradient_reaches_the_transformer_and_not_the_frozen_vae(policy: FluxPol
 def test_decoder_recomputed_in_the_backward_pass_gives_the_same_picture_and_gradient(policy: FluxPolicy) -> None:
     vae = load_vae("small_world", torch.float32)
     vae.enable_gradient_checkpointing()
-    recomputing = FluxPolicy(policy.network, vae, resolution=64, guidance_embeds=True, dtype=torch.float32)
+    recomputing = FluxPolicy(policy.network, vae, policy.transformer_config, resolution=64, dtype=torch.float32)
     found = []
     for each in (policy, recomputing):
         tokens = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(3)).requires_grad_()

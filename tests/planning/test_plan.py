@@ -60,15 +60,10 @@ def test_there_are_recipes_and_both_places_for_their_rewards() -> None:
         ("flux_lora_80gb", ("evaluation.batch_size=64", "model.resolution=1024")),
     ],
 )
-def test_what_is_too_large_does_not_fit_and_gets_advice(recipe: str, overrides: tuple[str, ...]) -> None:
+def test_what_is_too_large_does_not_fit(recipe: str, overrides: tuple[str, ...]) -> None:
     config = load_run([RECIPES / f"{recipe}.yaml", RECIPES / "rewards_own_node.yaml"], overrides)
     plan = make_plan(config, Hardware(gpu="A100-80GB"))
     assert plan.fits is False
-    advice = advise(config, plan)
-    assert advice
-    savings = [entry.saving for entry in advice]
-    assert savings == sorted(savings, reverse=True)
-    assert all(entry.peak + entry.saving == plan.peak for entry in advice)
 
 
 def test_advice_given_to_the_command_line_has_the_peak_that_it_promises() -> None:
@@ -76,7 +71,11 @@ def test_advice_given_to_the_command_line_has_the_peak_that_it_promises() -> Non
     change = ("model.gradient_checkpointing=false", "training.losses_in_flight=null")
     config = load_run(layers, change)
     hardware = Hardware(gpu="A100-80GB")
-    advice = advise(config, make_plan(config, hardware))
+    plan = make_plan(config, hardware)
+    advice = advise(config, plan)
+    savings = [entry.saving for entry in advice]
+    assert savings == sorted(savings, reverse=True)
+    assert all(entry.peak + entry.saving == plan.peak for entry in advice)
     assert {"model.gradient_checkpointing=true", "training.losses_in_flight=1"} <= {
         override for entry in advice for override in entry.overrides
     }

@@ -32,7 +32,6 @@ def _held(config: RunConfig) -> dict[str, int]:
     engine.step()
     tensors: list[Any] = list(engine.module.parameters())
     weights = [tensor.ds_tensor for tensor in tensors]
-    # In float32 the master weights are the weights themselves.
     places = {part.data_ptr() for part in weights}
     own = [flat for flat in zero.fp32_partitioned_groups_flat if flat.data_ptr() not in places]
     whole = [tensor.data for tensor in tensors if tensor.ds_persist and dist.get_world_size() > 1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.rewards.query import TextQuery
 
 
@@ -37,6 +38,20 @@ class Brightness:
         if self.fault == "raise":
             raise RuntimeError("the lamp is broken")
         return score * float("nan")
+
+
+class FullMemory(Brightness):
+    """Leaves its process with a model that finds no memory any more, and notes that it was loaded there."""
+
+    def __init__(self, marker: str) -> None:
+        super().__init__(marker=marker)
+        with self.marker.open("a") as file:
+            file.write("loaded\n")
+        FluxPolicy.velocity = _find_no_memory
+
+
+def _find_no_memory(*_: object) -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has a total capacity ...")
 
 
 class Judge:

@@ -92,6 +92,20 @@ def test_failing_reward_stops_the_run_and_names_reward_prompt_and_replica(
     assert not RunFolder(Path(config.run_root) / config.name).finished.exists()
 
 
+def test_full_memory_ends_the_run_at_once_with_its_plan(tiny_run: RunConfig, tmp_path: Path) -> None:
+    loads = tmp_path / "loads"
+    target = "tests.training.faulty_rewards:FullMemory"
+    reward = {"type": "python", "name": "full", "target": target, "arguments": {"marker": str(loads)}}
+    changes = {"name": "full", "rewards.models": [reward], "rewards.in_process": True, "evaluation.held_out": []}
+    with pytest.raises(TrainingError) as error:
+        train(apply(tiny_run, changes))
+    message = str(error.value)
+    assert message.startswith("out of memory: CUDA out of memory. Tried to allocate 20.00 MiB.\n")
+    assert "Adam moments" in message
+    assert "Traceback" not in message
+    assert loads.read_text() == "loaded\n", "the run was started again"
+
+
 def test_run_goes_on_from_its_checkpoint_as_if_never_stopped(tiny_run: RunConfig, tmp_path: Path) -> None:
     straight = train(with_reward(tiny_run, "straight"))
     # Two calls with gradient an update: the seventh is in the fourth update, after the checkpoint of the second.

@@ -36,6 +36,7 @@ def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
         events.append(f"back {loss.item()}")
 
     trainer: Any = SimpleNamespace(
+        config=SimpleNamespace(training=SimpleNamespace(losses_in_flight=None)),
         algorithm=SimpleNamespace(losses_in_flight=in_flight),
         engine=SimpleNamespace(backward=backward),
         timer=StageTimer(),
