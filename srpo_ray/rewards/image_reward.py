@@ -11,7 +11,7 @@ from srpo_ray.config.reward import ImageRewardConfig
 from srpo_ray.rewards.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
 from srpo_ray.rewards.linear_head import linear_head
 from srpo_ray.rewards.preprocess import normalize
-from srpo_ray.rewards.pretrained import CLIP_STATISTICS
+from srpo_ray.rewards.pretrained import CLIP_STATISTICS, load_tokenizer
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.text_limit import TextLimit
 
@@ -120,14 +120,8 @@ class ImageReward:
 
         state = read_state_dict(config.name, find_checkpoint(config.name, config.path), config.sha256)
         state = {key: tensor for key, tensor in state.items() if not key.startswith(_UNREAD)}
-        try:
-            tokenizer = BertTokenizer.from_pretrained(config.tokenizer)
-        except OSError as error:
-            raise ValueError(
-                f"reward {config.name!r}: expected a BERT tokenizer at {config.tokenizer!r}, received"
-                f" {str(error)[:300]}; set `tokenizer` to a folder or hub id that has one"
-            ) from error
         model = model or ImageRewardModel()
+        tokenizer = load_tokenizer(config.name, config.tokenizer, BertTokenizer, model.text.config.vocab_size)
         load_strictly(config.name, model, state, _published)
         return cls(config.name, model.to(device), tokenizer)
 

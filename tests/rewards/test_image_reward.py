@@ -234,8 +234,10 @@ def test_files_that_do_not_serve_are_refused(folder: Path) -> None:
         load(folder, "cut.pt")
     with pytest.raises(ValueError, match=f"with sha256 {'0' * 64}, received"):
         load(folder, sha256="0" * 64)
-    with pytest.raises(ValueError, match=r"expected a BERT tokenizer at .*none'.* set `tokenizer`"):
+    with pytest.raises(ValueError, match=r"expected a tokenizer at .*none'.* set `tokenizer`"):
         load(folder, tokenizer=str(folder / "none"))
+    with pytest.raises(ValueError, match=r"with the model's 13 tokens, received one with \d; set `tokenizer`"):
+        load(folder, tokenizer=str(folder))
 
 
 def test_published_size_is_that_of_the_published_file() -> None:
