@@ -49,7 +49,7 @@ class ImageRewardModel(nn.Module):
         from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
         super().__init__()
-        self.vision = BlipVisionModel(
+        self.vision: Any = BlipVisionModel(
             vision
             or BlipVisionConfig(
                 hidden_size=1024,
@@ -60,10 +60,11 @@ class ImageRewardModel(nn.Module):
                 layer_norm_eps=1e-6,
             )
         )
-        self.text = BlipTextModel(
+        self.text: Any = BlipTextModel(
             text or BlipTextConfig(encoder_hidden_size=1024, num_attention_heads=12), add_pooling_layer=False
         )
         self.head = linear_head(self.text.config.hidden_size, num_dropouts=3)
+        self.image_size = int(self.vision.config.image_size)
 
     def forward(self, pixels: Tensor, rows: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Raw scores `[M]` of M texts.
@@ -98,7 +99,7 @@ class ImageReward:
     def __init__(self, name: str, model: ImageRewardModel, tokenizer: Any) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False)
-        self.image_size = int(model.vision.config.image_size)
+        self.image_size: int = model.image_size
         self._tokenizer = tokenizer
         self._limit = TextLimit(name, NUM_TOKENS)
 

@@ -140,7 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_model() -> ImageRewardModel:
-    shape = {"num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
+    shape: dict[str, Any] = {"num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
     vision = BlipVisionConfig(
         **shape, hidden_size=WIDTH, intermediate_size=4 * WIDTH, image_size=SIZE, patch_size=PATCH, layer_norm_eps=1e-6
     )
@@ -247,4 +247,4 @@ def test_published_size_is_that_of_the_published_file() -> None:
     weights = sum(tensor.numel() for tensor in model.state_dict().values()) + unread
     # 1,786,880,927 bytes in float32, of which some 350 go to the name and place of each tensor.
     assert 0 < 1_786_880_927 - 4 * weights < 400 * (len(model.state_dict()) + 5)
-    assert model.vision.config.image_size == 224
+    assert model.image_size == 224
