@@ -11,7 +11,7 @@ from srpo_ray.config.reward import ImageRewardConfig
 from srpo_ray.rewards.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
 from srpo_ray.rewards.linear_head import linear_head
 from srpo_ray.rewards.preprocess import normalize
-from srpo_ray.rewards.pretrained import CLIP_STATISTICS
+from srpo_ray.rewards.pretrained import CLIP_STATISTICS, load_tokenizer
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.text_limit import TextLimit
 
@@ -49,7 +49,7 @@ class ImageRewardModel(nn.Module):
         from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
         super().__init__()
-        self.vision = BlipVisionModel(
+        self.vision: Any = BlipVisionModel(
             vision
             or BlipVisionConfig(
                 hidden_size=1024,
@@ -60,10 +60,11 @@ class ImageRewardModel(nn.Module):
                 layer_norm_eps=1e-6,
             )
         )
-        self.text = BlipTextModel(
+        self.text: Any = BlipTextModel(
             text or BlipTextConfig(encoder_hidden_size=1024, num_attention_heads=12), add_pooling_layer=False
         )
         self.head = linear_head(self.text.config.hidden_size, num_dropouts=3)
+        self.image_size = int(self.vision.config.image_size)
 
     def forward(self, pixels: Tensor, rows: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Raw scores `[M]` of M texts.
@@ -98,7 +99,7 @@ class ImageReward:
     def __init__(self, name: str, model: ImageRewardModel, tokenizer: Any) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False)
-        self.image_size = int(model.vision.config.image_size)
+        self.image_size: int = model.image_size
         self._tokenizer = tokenizer
         self._limit = TextLimit(name, NUM_TOKENS)
 
@@ -120,14 +121,8 @@ class ImageReward:
 
         state = read_state_dict(config.name, find_checkpoint(config.name, config.path), config.sha256)
         state = {key: tensor for key, tensor in state.items() if not key.startswith(_UNREAD)}
-        try:
-            tokenizer = BertTokenizer.from_pretrained(config.tokenizer)
-        except OSError as error:
-            raise ValueError(
-                f"reward {config.name!r}: expected a BERT tokenizer at {config.tokenizer!r}, received"
-                f" {str(error)[:300]}; set `tokenizer` to a folder or hub id that has one"
-            ) from error
         model = model or ImageRewardModel()
+        tokenizer = load_tokenizer(config.name, config.tokenizer, BertTokenizer, model.text.config.vocab_size)
         load_strictly(config.name, model, state, _published)
         return cls(config.name, model.to(device), tokenizer)
 

@@ -50,6 +50,31 @@ def load_pretrained(name: str, path: str, classes: Mapping[str, Any], what: str)
     return model
 
 
+def load_tokenizer(name: str, path: str, tokenizer_class: Any, num_tokens: int) -> Any:
+    """Load a tokenizer that a model can have been trained with.
+
+    Args:
+        name: The reward, for messages.
+        path: Folder or hub id.
+        tokenizer_class: A tokenizer class of transformers.
+        num_tokens: Tokens that the model knows.
+
+    Raises:
+        ValueError: If there is none, or it has another number of tokens.
+    """
+    where = f"reward {name!r}: expected a tokenizer at {path!r}"
+    cure = "set `tokenizer` to the folder or hub id of the model's own"
+    try:
+        tokenizer = tokenizer_class.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where}, received {str(error)[:300]}; {cure}") from error
+    # From a folder without its files transformers makes a tokenizer that knows no words. A few marks may be missing,
+    # which the model has for other tasks.
+    if not 0.9 * num_tokens <= len(tokenizer) <= num_tokens:
+        raise ValueError(f"{where} with the model's {num_tokens} tokens, received one with {len(tokenizer)}; {cure}")
+    return tokenizer
+
+
 def picture_statistics(
     path: str, otherwise: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:

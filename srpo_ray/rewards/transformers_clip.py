@@ -8,7 +8,7 @@ from torch.nn.functional import normalize as unit
 
 from srpo_ray.config.reward import TransformersClipRewardConfig
 from srpo_ray.rewards.open_clip_reward import OpenClipReward
-from srpo_ray.rewards.pretrained import CLIP_STATISTICS, load_pretrained, picture_statistics, pooled
+from srpo_ray.rewards.pretrained import CLIP_STATISTICS, load_pretrained, load_tokenizer, picture_statistics, pooled
 
 
 class TransformersClip(nn.Module):
@@ -67,15 +67,9 @@ def load_transformers_clip(config: TransformersClipRewardConfig, device: str = "
     from transformers import CLIPModel, CLIPTokenizer
 
     model = load_pretrained(config.name, config.path, {"clip": CLIPModel}, "CLIP")
-    source = config.tokenizer or config.path
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(source)
-    except OSError as error:
-        raise ValueError(
-            f"reward {config.name!r}: expected a CLIP tokenizer at {source!r}, received {str(error)[:300]}; set"
-            " `tokenizer` to a folder or hub id that has one"
-        ) from error
+    text = model.config.text_config
+    tokenizer = load_tokenizer(config.name, config.tokenizer or config.path, CLIPTokenizer, text.vocab_size)
     factor = float(model.logit_scale.detach().exp()) if config.logit_scale else 1.0
-    length = int(model.config.text_config.max_position_embeddings)
+    length = int(text.max_position_embeddings)
     wrapped = TransformersClip(model.to(device), *picture_statistics(config.path, CLIP_STATISTICS))
     return OpenClipReward(config.name, wrapped, ClipTokenizer(tokenizer, length), length, config.scale * factor)

@@ -140,7 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_model() -> ImageRewardModel:
-    shape = {"num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
+    shape: dict[str, Any] = {"num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
     vision = BlipVisionConfig(
         **shape, hidden_size=WIDTH, intermediate_size=4 * WIDTH, image_size=SIZE, patch_size=PATCH, layer_norm_eps=1e-6
     )
@@ -234,8 +234,10 @@ def test_files_that_do_not_serve_are_refused(folder: Path) -> None:
         load(folder, "cut.pt")
     with pytest.raises(ValueError, match=f"with sha256 {'0' * 64}, received"):
         load(folder, sha256="0" * 64)
-    with pytest.raises(ValueError, match=r"expected a BERT tokenizer at .*none'.* set `tokenizer`"):
+    with pytest.raises(ValueError, match=r"expected a tokenizer at .*none'.* set `tokenizer`"):
         load(folder, tokenizer=str(folder / "none"))
+    with pytest.raises(ValueError, match=r"with the model's 13 tokens, received one with \d; set `tokenizer`"):
+        load(folder, tokenizer=str(folder))
 
 
 def test_published_size_is_that_of_the_published_file() -> None:
@@ -245,4 +247,4 @@ def test_published_size_is_that_of_the_published_file() -> None:
     weights = sum(tensor.numel() for tensor in model.state_dict().values()) + unread
     # 1,786,880,927 bytes in float32, of which some 350 go to the name and place of each tensor.
     assert 0 < 1_786_880_927 - 4 * weights < 400 * (len(model.state_dict()) + 5)
-    assert model.vision.config.image_size == 224
+    assert model.image_size == 224

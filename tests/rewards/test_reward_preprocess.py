@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -67,7 +69,7 @@ def pictures_of_8_bits(height: int, width: int) -> tuple[Tensor, Image.Image]:
     return steps.permute(2, 0, 1)[None].float() / 255, Image.fromarray(steps.numpy())
 
 
-def hpsv2_transform(picture: Image.Image, size: int) -> Image.Image:
+def hpsv2_transform(picture: Any, size: int) -> Any:
     """HPSv2's evaluation transform in torchvision's functions: the longest side to `size`, black around the rest."""
     scale = size / max(picture.size)
     shape = [round(picture.height * scale), round(picture.width * scale)]
