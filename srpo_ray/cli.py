@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"srpo-ray: {error}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
-        print("srpo-ray: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("srpo-ray: stopped; the same command goes on from the last checkpoint or shard", file=sys.stderr)
         return INTERRUPTED
 
 

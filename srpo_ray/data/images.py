@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -128,7 +128,9 @@ def _decode(entry: Entry, resolution: int) -> Tensor | Exception:
             # A camera that was held upright says so beside the pixels.
             upright = ImageOps.exif_transpose(picture).convert("RGB")
             fitted = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.BICUBIC)
-    # What Pillow raises for a file that is no whole picture.
+    except UnidentifiedImageError:
+        return ValueError("no known format")
+    # What else Pillow raises for a file that is no whole picture.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return error
     return pil_to_tensor(fitted).float() / 255

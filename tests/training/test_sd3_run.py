@@ -21,18 +21,17 @@ from tests.conftest import SMALL_WORLD, TINY
 from tests.models.tiny_sd3 import save_tiny_sd3
 from tests.training.ranks import run_ranks
 
-UPDATES = 12
+UPDATES = 4
 
 
-def train_updates(config: RunConfig, folder: str) -> dict[str, float]:
-    """The panel's training reward before and after some updates, which leave a checkpoint."""
+def repeat_update(config: RunConfig, folder: str) -> list[float]:
+    """The reward of the same prompts and noise, update after update; leaves an evaluation and a checkpoint."""
     rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
     trainer = build_trainer(config, RunFolder(folder), rewards, "cpu", None)
-    before = trainer.evaluate(0)["reward/total"]
-    for step in range(UPDATES):
-        trainer.update(step)
+    trainer.evaluate(0)
+    found = [trainer.update(0)["reward/total/sample"] for _ in range(UPDATES)]
     trainer.save(UPDATES)
-    return {"before": before, "after": trainer.evaluate(UPDATES)["reward/total"]}
+    return found
 
 
 def drawn(pipeline: Any) -> Tensor:
@@ -42,7 +41,7 @@ def drawn(pipeline: Any) -> Tensor:
 
 
 @pytest.mark.slow
-def test_sd3_learns_by_direct_align_with_classifier_free_guidance_and_its_export_draws_the_same(tmp_path: Path) -> None:
+def test_sd3_learns_with_classifier_free_guidance_and_its_export_draws_the_same(tmp_path: Path) -> None:
     base = save_tiny_sd3(tmp_path / "sd3")
     config = load_run(
         [SMALL_WORLD],
@@ -51,17 +50,18 @@ def test_sd3_learns_by_direct_align_with_classifier_free_guidance_and_its_export
             f"run_root={tmp_path}",
             f"model.path={base}",
             "model.lora={rank: 4, alpha: 4}",
-            "algorithm={type: direct_align, guidance_scale: 2.0}",
+            "algorithm={type: draft, num_steps: 2, renoisings: 0}",
             "rollout.guidance_scale=2.0",
             "evaluation.guidance_scale=2.0",
-            "training.optimizer.lr=1e-2",
+            "training.optimizer.lr=1e-3",
         ],
     )
     folder = RunFolder(tmp_path / "run")
     folder.make()
     folder.config.write_text(to_yaml(config))
-    rewards = run_ranks(train_updates, 1, tmp_path, config, str(folder.path))
-    assert rewards["after"] > rewards["before"] + 0.01
+    rewards = run_ranks(repeat_update, 1, tmp_path, config, str(folder.path))
+    assert rewards == sorted(rewards)
+    assert rewards[-1] > rewards[0] + 0.003
 
     options = SamplingOptions(num_steps=2, guidance_scale=2.0)
     assert sample_run(folder.path, ["a red circle"], tmp_path / "x.png", options=options).exists()
@@ -71,4 +71,4 @@ def test_sd3_learns_by_direct_align_with_classifier_free_guidance_and_its_export
     transformer = load_tuned(config, torch.float32, "cpu", read_trained(folder.path).weights)
     expected = drawn(StableDiffusion3Pipeline.from_pretrained(base, transformer=transformer))
     torch.testing.assert_close(drawn(tuned), expected, rtol=0, atol=1e-5)
-    assert (expected - drawn(StableDiffusion3Pipeline.from_pretrained(base))).abs().max() > 0.01
+    assert (expected - drawn(StableDiffusion3Pipeline.from_pretrained(base))).abs().max() > 0.001
