@@ -153,8 +153,9 @@ def contact_sheet(
 
 
 def win_figure(evaluation: PairedEvaluation) -> str:
-    """Win rates as points with their 95% intervals, one half marked."""
-    found = evaluation.comparisons
+    """Win rates by the scores of models as points with their 95% intervals, one half marked."""
+    # What statistics of pixels count is no better or worse, so it stands in the table alone.
+    found = [each for each in evaluation.comparisons if each.metric.startswith(("panel/", "reward/"))]
     models = evaluation.models[1:]
     names = [_label(each, several=len(models) > 1) for each in found]
     left = 14 + _CHARACTER_WIDTH * max(len(name) for name in names)

@@ -1,6 +1,7 @@
 """A job's chunks on the GPUs of a machine or cluster, through Ray Data: one actor per GPU holds the models."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
 
 from srpo_ray.errors import RunFailedError
 from srpo_ray.inference.job import Row, SamplingJob
@@ -65,14 +67,17 @@ def draw_on_ray(
         ray.get(ray.remote(**reserved)(_encode).remote(job))
         _be_quiet()
         dataset = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
-        rows = dataset.flat_map(
-            SamplingActor,
-            fn_constructor_args=(job,),
-            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
-            max_restarts=_LOST,
-            max_task_retries=_LOST,
-            **reserved,
-        )
+        with warnings.catch_warnings():
+            # Ray Data would start a dying worker again for ever; no argument of its own says otherwise yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            rows = dataset.flat_map(
+                SamplingActor,
+                fn_constructor_args=(job,),
+                compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+                max_restarts=_LOST,
+                max_task_retries=_LOST,
+                **reserved,
+            )
         for row in rows.iter_rows():
             yield {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
 

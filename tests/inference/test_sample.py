@@ -110,16 +110,6 @@ def test_stopped_command_goes_on_where_it_stopped(run_dir: Path, monkeypatch: py
         assert np.array_equal(pixels(path), pixels(parts / "pictures" / path.name))
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_two_actors_draw_the_pictures_of_one_process(run_dir: Path) -> None:
-    words = ["sample", str(run_dir), *PROMPTS, "--samples-per-prompt", "2", *TINY]
-    assert main([*words, "--out", str(run_dir / "ray"), "--num-workers", "2"]) == 0
-    # Threads, and with them the last bits, differ from process to process; by hand all are one batch.
-    assert_same_pictures(run_dir / "ray", by_hand(run_dir, trained=True, samples=2))
-
-
 def test_adapters_need_no_second_transformer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from srpo_ray.models import rl_guidance
     from tests.training.trained_run import trained_run

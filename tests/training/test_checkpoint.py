@@ -3,7 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from srpo_ray.training.checkpoint import complete_checkpoints, latest_checkpoint, read_checkpoint, save_checkpoint
+from srpo_ray.training.checkpoint import (
+    complete_checkpoints,
+    latest_checkpoint,
+    latest_trained_file,
+    read_checkpoint,
+    save_checkpoint,
+)
 
 
 def save(folder: Path, step: int, kept: int = 3) -> Path:
@@ -61,3 +67,15 @@ def test_protected_checkpoint_is_kept_however_old(tmp_path: Path) -> None:
 def test_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected weights, optimizer and manifest"):
         read_checkpoint(tmp_path)
+
+
+def test_pictures_need_the_weights_of_a_checkpoint_and_nothing_else(tmp_path: Path) -> None:
+    first, second = save(tmp_path, 10), save(tmp_path, 20)
+    (second / "optimizer.safetensors").unlink()
+    assert latest_trained_file(tmp_path) == (20, second / "weights.safetensors")
+    (second / "weights.safetensors").write_bytes(b"cut short")
+    with pytest.warns(UserWarning, match=r"step_000020.*using the checkpoint before it"):
+        assert latest_trained_file(tmp_path) == (10, first / "weights.safetensors")
+    average = {"a": torch.ones(4)}
+    third = save_checkpoint(tmp_path, 30, average, {"a/s": torch.ones(1)}, {}, kept=1, average=average)
+    assert latest_trained_file(tmp_path) == (30, third / "average.safetensors")
