@@ -1,7 +1,6 @@
 """What the computations of an update cost: transformer and decoder, traced on a few layers and added up to all."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,11 +9,12 @@ from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.planning.architecture import build_policy, depths, dtype_of, part_config
+from srpo_ray.planning.cached import cached
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
 from srpo_ray.rewards.preprocess import resize_to_each
 
 
-@cache
+@cached
 def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: bool) -> Cost:
     """Cost of one call of a run's transformer.
 
@@ -35,7 +35,7 @@ def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: b
     return extrapolate(trace, depths(model))
 
 
-@cache
+@cached
 def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gradient: bool, gpu: bool) -> Cost:
     """Cost of decoding pictures and resizing them for the rewards.
 
