@@ -3,7 +3,6 @@
 import importlib
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policies import POLICIES
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.tuned import add_adapters
+from srpo_ray.planning.cached import cached
 from srpo_ray.planning.published import PIPELINES
 from srpo_ray.planning.sharding import Parameter
 
@@ -29,7 +29,7 @@ def dtype_of(model: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
 
 
-@cache
+@cached
 def part_config(path: str, part: str) -> dict[str, Any]:
     """The `config.json` of a pipeline's part: of a folder, of a well-known model, or from the hub.
 
@@ -110,20 +110,20 @@ def depths(model: ModelConfig) -> dict[str, int]:
     return {key: config[key] for key in DEPTHS if key in config}
 
 
-@cache
+@cached
 def parameters(model: ModelConfig) -> tuple[Parameter, ...]:
     """All parameters of a run's transformer, adapters included."""
     found = build_transformer(model).parameters()
     return tuple(Parameter(parameter.numel(), parameter.requires_grad) for parameter in found)
 
 
-@cache
+@cached
 def vae_bytes(model: ModelConfig) -> int:
     """Bytes of a run's VAE."""
     return _bytes(build_vae(model))
 
 
-@cache
+@cached
 def text_encoder_bytes(model: ModelConfig) -> int:
     """Bytes of all text encoders of a run's pipeline, in the data type that they run in."""
     folder, total = Path(resolve_path(model.path)), 0

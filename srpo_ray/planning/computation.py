@@ -1,7 +1,6 @@
 """What the computations of an update cost: transformer and decoder, traced on a few layers and added up to all."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,12 +9,13 @@ from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.planning.architecture import build_policy, depths, dtype_of, part_config
+from srpo_ray.planning.cached import cached
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
 from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.preprocess import frame_for_each
 
 
-@cache
+@cached
 def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: bool) -> Cost:
     """Cost of one call of a run's transformer.
 
@@ -36,7 +36,7 @@ def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: b
     return extrapolate(trace, depths(model))
 
 
-@cache
+@cached
 def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gradient: bool, gpu: bool) -> Cost:
     """Cost of decoding pictures and resizing them for the rewards.
 

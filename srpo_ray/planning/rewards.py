@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from srpo_ray.config.reward import OpenClipRewardConfig, RewardModelConfig, TransformersClipRewardConfig
+from srpo_ray.planning.cached import cached
 from srpo_ray.planning.published import OPEN_CLIP, TRANSFORMERS_CLIP
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
 from srpo_ray.rewards.open_clip_reward import CONFIG_FILE, open_clip_source
@@ -59,7 +59,7 @@ def reward_sizes(
     return sizes, unknown
 
 
-@cache
+@cached
 def _measure(config: ClipRewardConfig, pictures: int, *, gradient: bool, gpu: bool) -> RewardSize | None:
     model: Any = _build(config)
     if model is None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 _FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001, torch has no other name
 _FLASH_BACKWARD: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001
@@ -46,26 +46,26 @@ def trace_gradient(compute: Callable[[], Tensor], modules: Iterable[nn.Module], 
         for parameter in _parameters(known):
             if parameter.requires_grad:
                 stack.callback(parameter.register_post_accumulate_grad_hook(_let_go).remove)
-        live, flops = LiveBytes(known), _flop_counter()
-        stack.enter_context(flops)
-        stack.enter_context(live)
+        meter = stack.enter_context(Meter(known))
         stack.enter_context(_fused_kernels(normalisation=gpu))
         result = compute()
-        saved, forward_flops = live.bytes, flops.get_total_flops()
+        saved, forward_flops = meter.bytes, meter.flops
         result.backward(torch.empty_like(result))
-        return Cost(saved, live.peak, forward_flops, flops.get_total_flops() - forward_flops)
+        return Cost(saved, meter.peak, forward_flops, meter.flops - forward_flops)
 
 
 def trace_forward(compute: Callable[[], Tensor], modules: Iterable[nn.Module], *, gpu: bool) -> Cost:
     """Cost of a forward pass without gradient; arguments as `trace_gradient`."""
-    live, flops = LiveBytes(modules), _flop_counter()
-    with torch.no_grad(), flops, live, _fused_kernels(normalisation=gpu):
+    with torch.no_grad(), Meter(modules) as meter, _fused_kernels(normalisation=gpu):
         compute()
-    return Cost(0, live.peak, flops.get_total_flops(), 0.0)
+    return Cost(0, meter.peak, meter.flops, 0.0)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is on, for as long as each lives."""
+class Meter(TorchDispatchMode):
+    """Counts the FLOPs of what is computed while it is on, and the bytes of what is made, for as long as each lives.
+
+    torch's own counter of FLOPs has the formulas; beside it, what is recomputed would live too long.
+    """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         """Begin at zero.
@@ -76,19 +76,33 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.bytes = 0
         self.peak = 0
+        self.flops = 0.0
         self._living: set[int] = set()
         # Kept, so that no new tensor gets the address of one of these.
-        self._known = [tensor for module in modules for tensor in module.state_dict(keep_vars=True).values()]
-        self._living.update(tensor.untyped_storage()._cdata for tensor in self._known)  # noqa: SLF001
+        self._before: list[Tensor] = []
+        for module in modules:
+            self._know(module.state_dict(keep_vars=True).values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation and count what it makes."""
-        result = func(*args, **(kwargs or {}))
+        """Run one operation and count it and what it makes."""
+        kwargs = kwargs or {}
+        self._know(tree_leaves((args, kwargs)))
+        result = func(*args, **kwargs)
+        formula = _FORMULAS.get(func._overloadpacket)  # noqa: SLF001, torch has no other name
+        if formula:
+            self.flops += formula(*args, **kwargs, out_val=result)
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self._count(value.untyped_storage())
         self.peak = max(self.peak, self.bytes)
         return result
+
+    def _know(self, values: Iterable[Any]) -> None:
+        """What an operation takes and none has made was there before."""
+        for value in values:
+            if isinstance(value, Tensor) and (key := value.untyped_storage()._cdata) not in self._living:  # noqa: SLF001
+                self._living.add(key)
+                self._before.append(value)
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()  # noqa: SLF001
@@ -111,10 +125,12 @@ def _fused_kernels(*, normalisation: bool) -> Iterator[None]:
     own = {"scaled_dot_product_attention": _attention} | ({"rms_norm": _rms_norm} if normalisation else {})
     theirs = {name: getattr(functional, name) for name in own}
     try:
-        vars(functional).update(own)
+        for name, kernel in own.items():
+            setattr(functional, name, kernel)
         yield
     finally:
-        vars(functional).update(theirs)
+        for name, function in theirs.items():
+            setattr(functional, name, function)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, **__: Any) -> Tensor:
@@ -140,17 +156,20 @@ class _RMSNorm(torch.autograd.Function):
         return torch.empty_like(rows), None, None if weight is None else torch.empty_like(weight), None
 
 
-def _flop_counter() -> FlopCounterMode:
-    mapping = {_FLASH: _attention_flops, _FLASH_BACKWARD: _attention_backward_flops}
-    return FlopCounterMode(display=False, custom_mapping=mapping)
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+def _attention_backward_flops(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
 
 
-def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    _FLASH: _attention_flops,
+    _FLASH_BACKWARD: _attention_backward_flops,
+}
+"""Operation -> its FLOPs, from its arguments and its result `out_val`."""
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:

@@ -1,6 +1,7 @@
 """What a trace counts, against arithmetic and against what torch's own allocator says of the same computation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -18,26 +19,26 @@ from srpo_ray.planning.gradient import fullest_moment
 from srpo_ray.planning.memory import total
 from srpo_ray.planning.schedule import schedule
 from srpo_ray.planning.sharding import trained_elements
-from srpo_ray.planning.trace import Cost, LiveBytes, trace_forward, trace_gradient
+from srpo_ray.planning.trace import Cost, Meter, trace_forward, trace_gradient
 from srpo_ray.rewards.local import LocalRewards
 from tests.training.faulty_rewards import Brightness
 
 
 def test_bytes_are_counted_while_tensors_live_and_views_cost_nothing() -> None:
     module = nn.Linear(8, 8, device="meta")
-    with LiveBytes([module]) as live:
+    with Meter([module]) as meter:
         first = torch.empty(100, device="meta")
         view = first.view(10, 10)
         second = first + 1
-        assert live.bytes == 800
+        assert meter.bytes == 800
         del first
-        assert live.bytes == 800, "the view still holds it"
+        assert meter.bytes == 800, "the view still holds it"
         del view
-        assert live.bytes == 400
+        assert meter.bytes == 400
         module.weight.t()
-        assert live.bytes == 400, "a parameter is no new memory"
+        assert meter.bytes == 400, "a parameter is no new memory"
         del second
-    assert (live.bytes, live.peak) == (0, 800)
+    assert (meter.bytes, meter.peak) == (0, 800)
 
 
 def test_linear_layer_costs_what_arithmetic_says() -> None:
@@ -75,7 +76,8 @@ def allocator_peak(compute: Callable[[], object]) -> int:
     """Most bytes that torch's allocator held at a time while something ran, beyond what it held before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         compute()
-    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    profiler: Any = record.profiler
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()

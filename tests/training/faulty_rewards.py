@@ -47,7 +47,7 @@ class FullMemory(Brightness):
         super().__init__(marker=marker)
         with self.marker.open("a") as file:
             file.write("loaded\n")
-        FluxPolicy.velocity = _find_no_memory
+        setattr(FluxPolicy, "velocity", _find_no_memory)  # noqa: B010, not a method of its type
 
 
 def _find_no_memory(*_: object) -> Tensor:
