@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,13 @@ class FullMemory(Brightness):
         setattr(FluxPolicy, "velocity", _find_no_memory)  # noqa: B010, not a method of its type
 
 
-def _find_no_memory(*_: object) -> Tensor:
+_velocity = FluxPolicy.velocity
+
+
+def _find_no_memory(policy: FluxPolicy, tokens: Tensor, *arguments: Any) -> Tensor:
+    if tokens.device.type == "meta":
+        # The plan that is made then needs no memory.
+        return _velocity(policy, tokens, *arguments)
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has a total capacity ...")
 
 
