@@ -73,6 +73,7 @@ class Sampler:
             shift=shift_at(config.rollout.shift, config.model.resolution),
             truth=job.truth,
             trained_words=config.trained_words,
+            text_free=config.text_free,
         )
         self._runs = {path: self._load(path) for path in dict.fromkeys(_run_of(model) for model in job.models)}
         self._rewards: LocalRewards | None = None

@@ -50,8 +50,9 @@ def reward_sizes(
     sizes: list[RewardSize] = []
     unknown: list[str] = []
     for config in configs:
-        # A class of one's own cannot be built without its weights.
-        size = None if config.type == "python" else _measure(config, pictures, gradient=gradient, gpu=gpu)
+        # A class of one's own cannot be built without its weights; of the others only CLIP's kind is known here.
+        is_clip = isinstance(config, ClipRewardConfig)
+        size = _measure(config, pictures, gradient=gradient, gpu=gpu) if is_clip else None
         if size is None:
             unknown.append(config.name)
         else:

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,8 @@ def test_two_actors_find_the_pictures_and_numbers_of_one_process(run_dir: Path) 
         assert (one["prompt"], one["picture"]) == (other["prompt"], other["picture"])
         pictures = [Image.open(run_dir / name / one["picture"]).convert("RGB") for name in ("alone", "ray")]
         # Processes compute with other numbers of threads, so rounding to a byte may fall either way.
-        assert max(high for _, high in ImageChops.difference(*pictures).getextrema()) <= 1
+        extrema: Any = ImageChops.difference(*pictures).getextrema()
+        assert max(high for _, high in extrema) <= 1
         for metric in list(one)[5:]:
             assert float(other[metric]) == pytest.approx(float(one[metric]), rel=2e-3, abs=2e-4), metric
 

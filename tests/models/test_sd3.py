@@ -53,7 +53,8 @@ def test_rollout_and_decode_draw_what_the_pipeline_draws(tiny_sd3: Path, guidanc
     with torch.no_grad():
         scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
         scheduler.set_timesteps(4)
-        found = policy.decode(policy.rollout(noise, conditioning[:-1], scheduler.sigmas, guidance_scale))
+        sigmas = torch.as_tensor(scheduler.sigmas)
+        found = policy.decode(policy.rollout(noise, conditioning[:-1], sigmas, guidance_scale))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
     assert policy.take_evaluations().forward == 4 * 2 * (1 if guidance_scale == 1 else 2)
 

@@ -192,3 +192,9 @@ def test_full_memory_ends_a_worker_with_the_plan_and_its_advice(
     assert "Process 1" not in message
     assert "Adam moments" in message
     assert "model.dtype=bfloat16" in message
+
+
+def test_reward_whose_size_is_not_known_is_named_and_not_counted() -> None:
+    models = "evaluation.held_out=[{name: liked, type: image_reward}]"
+    plan = make_plan(load_run([SMALL_WORLD], [models]), Hardware(gpu="H100"))
+    assert plan.notes == ("reward liked: its size is not known, so it is not counted",)

@@ -63,7 +63,7 @@ def test_compiling_names_every_block_and_leaves_the_state_dict_as_it_is() -> Non
 
 
 def test_native_attention_leaves_the_transformer_as_it_is() -> None:
-    network = tiny_transformer()
+    network: Any = tiny_transformer()
     set_attention(network, "native")
     assert {processor._attention_backend for processor in network.attn_processors.values()} == {None}
 
