@@ -10,6 +10,9 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
+# One process imports torch, DeepSpeed and the model stack once; every rank is a copy of it.
+multiprocessing.set_forkserver_preload(["srpo_ray.training.setup"])
+
 
 def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> Any:
     """Call `function(*arguments)` on every rank; rank 0's result comes back through a file in `folder`."""
@@ -17,7 +20,8 @@ def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *argu
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     result = folder / f"{function.__name__}_{world_size}.pt"
-    multiprocessing.spawn(_rank, (world_size, port, function, arguments, result), nprocs=world_size)
+    settings = (world_size, port, function, arguments, result)
+    multiprocessing.start_processes(_rank, settings, nprocs=world_size, start_method="forkserver")
     return torch.load(result, weights_only=True)
 
 
