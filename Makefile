@@ -3,7 +3,7 @@ PYTHON ?= python3
 export RAY_AUTH_MODE ?= disabled
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup sweep test lint types layers tests clean
+.PHONY: setup sweep test lint types layers tests guides clean
 
 setup: .venv/.done
 
@@ -31,6 +31,9 @@ layers: setup
 
 tests: setup
 	.venv/bin/python -m pytest
+
+guides: setup
+	.venv/bin/python -m pytest tests/docs -m "guides or slow"
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -1,10 +1,12 @@
 """What tests of several packages share: one Ray session, and the small world's run config."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from srpo_ray.config import RunConfig, load_run
 
@@ -36,7 +38,19 @@ TINY = [
 """What makes the small world's run small enough for a test."""
 
 
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow without runs: to make one takes it many seconds, to copy one none."""
+    from srpo_ray.tracking.run import default_uri
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    MlflowClient(default_uri(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def tiny_run(tmp_path: Path) -> RunConfig:
+def tiny_run(tmp_path: Path, empty_mlflow: Path) -> RunConfig:
     """The small world's run, small enough for a test."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_mlflow, tmp_path / "runs")
     return load_run([SMALL_WORLD], [f"run_root={tmp_path / 'runs'}", *TINY])
