@@ -105,10 +105,11 @@ def hps_checkpoint(folder: Path) -> dict[str, str]:
 def load_model(config: RunConfig, device: str) -> tuple[Any, Any]:
     """Transformer and VAE on the device: FLUX.1-dev with random weights, or the small world's own."""
     if config.model.path == SMALL_WORLD:
-        transformer, vae = load_transformer(SMALL_WORLD, torch.float32, device), load_vae(SMALL_WORLD, torch.float32)
+        transformer = load_transformer(SMALL_WORLD, torch.float32, device)
+        vae = load_vae(SMALL_WORLD, torch.float32, device)
         if config.model.lora:
             add_adapters(transformer, config.model.lora, seed=0)
-        return transformer.train(), vae.to(device)
+        return transformer.train(), vae
     transformer, vae = build_transformer(config.model), build_vae(config.model)
     for parameter in [*transformer.to_empty(device=device).parameters(), *vae.to_empty(device=device).parameters()]:
         # Vectors are biases and factors of norms.
