@@ -33,7 +33,7 @@ tests: setup
 	.venv/bin/python -m pytest
 
 guides: setup
-	.venv/bin/python -m pytest tests/docs -m "guides or slow"
+	.venv/bin/python -m pytest tests/docs -m guides
 
 clean:
 	rm -rf .venv build dist *.egg-info

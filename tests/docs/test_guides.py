@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from PIL import Image
 from srpo_ray.cli import main
 from tests.conftest import ROOT, TINY
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.guides, pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 GUIDES = ROOT / "docs" / "guides"
 SMALL_WORLD = [
     *TINY,
@@ -76,14 +75,7 @@ def shrunk(words: list[str]) -> list[str]:
     return words
 
 
-def guides() -> list[Any]:
-    """All of them; those that share their path through the program with another one are left to `make guides`."""
-    rest = {"full_node", "own_pictures", "rewards_and_words"}
-    names = sorted(path.stem for path in GUIDES.glob("*.md"))
-    return [pytest.param(name, marks=[pytest.mark.guides] * (name in rest)) for name in names]
-
-
-@pytest.mark.parametrize("guide", guides())
+@pytest.mark.parametrize("guide", sorted(path.stem for path in GUIDES.glob("*.md")))
 def test_commands_of_a_guide_work_in_their_order(guide: str, workplace: Path) -> None:
     commands = "".join(blocks((GUIDES / f"{guide}.md").read_text(), "console")).splitlines()
     assert commands
