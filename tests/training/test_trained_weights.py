@@ -146,7 +146,10 @@ def train_all(settings: dict[str, Setting]) -> dict[str, Any]:
     dist.all_gather_object(adapters, results["lora"]["initial"])
     results["adapters of the ranks"] = adapters
     for name in ("all on", "bfloat16, all on"):
-        results[f"{name}, resumed"] = train(settings[name], range(2, UPDATES), results[name]["halfway"])
+        # Rank 0 has the checkpoint; in a run every rank reads its file.
+        halfway = [results[name]["halfway"]]
+        dist.broadcast_object_list(halfway)
+        results[f"{name}, resumed"] = train(settings[name], range(2, UPDATES), halfway[0])
     return results
 
 
