@@ -1,4 +1,4 @@
-"""The command line. Parsing imports nothing heavy, so `--help` and a mistyped config answer at once."""
+"""The commands. Nothing heavy is imported before it is needed, so a mistyped config is answered at once."""
 
 import argparse
 import shlex
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from srpo_ray.arguments import DEFAULT_RUN, DEFAULT_STUDY, DEFAULT_SWEEP, parse
 from srpo_ray.errors import RunFailedError, StudyInterruptedError
 
 if TYPE_CHECKING:
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
 StudyT = TypeVar("StudyT", "SweepConfig", "StudyConfig")
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-DEFAULT_SWEEP = "configs/sweep/small_world.yaml"
-DEFAULT_STUDY = "configs/study/paper_table.yaml"
-DEFAULT_RUN = "configs/small_world.yaml"
-_RL_GUIDANCE = "velocity base + W (tuned - base): 0 untrained, 1 tuned, above 1 beyond it"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,10 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 the run could not go on, 2 an input cannot be used, 130 stopped by Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser().parse_args(words)
-    parsed.command = shlex.join(["srpo-ray", *words])
+    parsed = parse(words)
     try:
-        return parsed.run(parsed)
+        return COMMANDS[parsed.command](parsed)
     except (ValueError, ConnectionError) as error:
         print(f"srpo-ray: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -48,111 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("srpo-ray: stopped; the same command goes on from the last checkpoint or shard", file=sys.stderr)
         return INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="srpo-ray", description="Align FLUX with human preference by SRPO.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    train = commands.add_parser("train", help="train one run")
-    train.add_argument("config", nargs="+", metavar="CONFIG|KEY=VALUE", help="config files, then a.b=value")
-    _add_shared(train)
-    train.set_defaults(run=_train)
-
-    encode = commands.add_parser("encode", help="compute text features of a config's prompts ahead of training")
-    encode.add_argument("config", nargs="+", metavar="CONFIG|KEY=VALUE", help="config files, then a.b=value")
-    encode.add_argument("--actors", type=int, metavar="N", help="processes (default: one per GPU of the cluster)")
-    _add_shared(encode)
-    encode.set_defaults(run=_encode)
-
-    for name, does, default, run in (
-        ("sweep", "search settings, compare, report", DEFAULT_SWEEP, _sweep),
-        ("study", "tune methods, train each with several seeds, take one apart", DEFAULT_STUDY, _study),
-    ):
-        several = commands.add_parser(name, help=does)
-        several.add_argument(
-            "config",
-            nargs="*",
-            metavar=f"{name.upper()}|KEY=VALUE",
-            help=f"{name} file (default {default}), then a.b=value for its base config or {name}.a=value for itself",
-        )
-        several.add_argument("--resume", metavar="DIR", help=f"go on with the {name} in this folder")
-        _add_shared(several)
-        several.set_defaults(run=run)
-
-    plan = commands.add_parser("plan", help="say what a run will hold, send and take, before anything is started")
-    plan.add_argument("config", nargs="+", metavar="CONFIG|KEY=VALUE", help="config files, then a.b=value")
-    plan.add_argument("--gpu", metavar="NAME", help="kind of GPU, such as H100, A100-80GB or L40S")
-    plan.add_argument("--gpu-memory", type=float, metavar="GIB", help="memory of one GPU (default: the named one's)")
-    plan.add_argument("--tflops", type=float, help="measured TFLOP/s of one GPU (default: a share of the named one's)")
-    plan.add_argument("--bandwidth", type=float, metavar="GB/S", help="what one worker receives from the others")
-    plan.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="trainers on one host (default 8)")
-    plan.add_argument("--json", metavar="FILE", help="write every figure there too")
-    plan.set_defaults(run=_plan)
-
-    sample = commands.add_parser("sample", help="draw pictures with a trained run")
-    sample.add_argument("run_dir", metavar="RUN", help="folder of the run")
-    sample.add_argument("texts", nargs="*", metavar="PROMPT", help="prompts, each in quotes")
-    sample.add_argument("--prompts", metavar="FILE", help="prompt file, in place of or after the prompts given here")
-    sample.add_argument(
-        "--out",
-        metavar="PNG|DIR",
-        help="grid of all pictures, or folder of pictures and contact sheets (default: RUN/samples.png for few, RUN/"
-        "samples for many)",
-    )
-    sample.add_argument("--rl-guidance", type=float, default=1.0, metavar="W", help=f"{_RL_GUIDANCE} (default 1)")
-    _add_sampling(sample)
-    sample.set_defaults(run=_sample, seed=0)
-
-    evaluate = commands.add_parser("evaluate", help="compare a tuned model with the untrained one on the same noise")
-    evaluate.add_argument("run_dir", metavar="RUN", help="folder of the run")
-    evaluate.add_argument("--prompts", metavar="FILE", help="prompt file (default: the run's evaluation prompts)")
-    evaluate.add_argument("--num-prompts", type=int, metavar="N", help="use the first N prompts only")
-    evaluate.add_argument("--out", metavar="DIR", help="folder to write (default: RUN/evaluation)")
-    evaluate.add_argument(
-        "--rl-guidance", type=float, nargs="+", default=(), metavar="W", help=f"also draw at these: {_RL_GUIDANCE}"
-    )
-    evaluate.add_argument("--against", metavar="RUN", help="compare with this run's tuned model, not the untrained one")
-    _add_sampling(evaluate)
-    evaluate.set_defaults(run=_evaluate)
-
-    export = commands.add_parser("export", help="write a trained run for diffusers and ComfyUI, with a model card")
-    export.add_argument("run_dir", metavar="RUN", help="folder of the run")
-    export.add_argument("--out", metavar="DIR", help="folder to write (default: RUN/export)")
-    export.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="of the weights (default: the run's model.dtype)"
-    )
-    export.set_defaults(run=_export)
-
-    words = commands.add_parser("words", help="measure which control words a reward perceives, without training")
-    words.add_argument(
-        "config", nargs="*", metavar="CONFIG|KEY=VALUE", help=f"config files (default {DEFAULT_RUN}), then a.b=value"
-    )
-    words.add_argument("--reward", required=True, metavar="NAME", help="a trained or held-out reward of the config")
-    words.add_argument("--words", required=True, metavar="WORDS", help="word,word,... or a .txt file of one a line")
-    pictures = words.add_mutually_exclusive_group()
-    pictures.add_argument("--images", metavar="DIR", help="try words on these pictures; captions: .txt beside them")
-    pictures.add_argument("--generate", type=int, metavar="N", help="try words on N pictures of the config's model")
-    words.add_argument("--prompts", metavar="FILE", help="prompt file in which to count the words")
-    words.add_argument("--out", metavar="DIR", help="folder for page, JSON and CSV (default: RUN_ROOT/words_NAME)")
-    words.set_defaults(run=_words)
-    return parser
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    from_run = "default: as the run was evaluated"
-    parser.add_argument("--samples-per-prompt", type=int, metavar="N", help="pictures per prompt, each from own noise")
-    parser.add_argument("--seed", type=int, help=f"seed of the noise ({from_run}; sample: 0)")
-    parser.add_argument("--steps", type=int, help=f"Euler steps ({from_run})")
-    parser.add_argument("--guidance-scale", type=float, help=f"guidance embedding ({from_run})")
-    parser.add_argument("--batch-size", type=int, metavar="N", help=f"pictures per call of a worker ({from_run})")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that draw (default: one per GPU)")
-    parser.add_argument("--address", help="Ray cluster (`auto`, HOST:PORT); default RAY_ADDRESS, else this machine")
-
-
-def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--address", help="Ray cluster (`auto`, HOST:PORT); default RAY_ADDRESS, else a local Ray")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -319,7 +210,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         num_prompts=parsed.num_prompts,
         rl_guidance=parsed.rl_guidance,
         against=Path(parsed.against) if parsed.against else None,
-        command=parsed.command,
+        command=parsed.typed,
     )
     # Into a file or a pipe rich would print 80 columns, too few for the table.
     Console(width=None if sys.stdout.isatty() else 120).print(evaluation_table(evaluation))
@@ -366,7 +257,7 @@ def _words(parsed: argparse.Namespace) -> int:
     images = Path(parsed.images) if parsed.images else None
     study = probe(config, parsed.reward, words, images=images, generate=parsed.generate, prompts=parsed.prompts)
     folder = Path(parsed.out) if parsed.out else Path(config.run_root) / f"words_{parsed.reward}"
-    page = write_study(folder, study, parsed.command)
+    page = write_study(folder, study, parsed.typed)
     # Into a file or a pipe rich would print 80 columns, too few for the table.
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(words_table(study))
@@ -375,6 +266,19 @@ def _words(parsed: argparse.Namespace) -> int:
         print(f"suggested word sets:\n{word_sets_yaml(study)}")
     print(f"page: {page}")
     return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "encode": _encode,
+    "sweep": _sweep,
+    "study": _study,
+    "plan": _plan,
+    "sample": _sample,
+    "evaluate": _evaluate,
+    "export": _export,
+    "words": _words,
+}
 
 
 if __name__ == "__main__":

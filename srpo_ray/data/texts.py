@@ -57,6 +57,6 @@ def read_texts(config: RunConfig) -> Texts:
         images,
         trained.prompts if trained else [],
         judged.prompts[: config.evaluation.num_prompts],
-        [""] if family_of(config.model.path).classifier_free else [],
+        family_of(config.model.path).guidance_texts,
         [f"{key}: {note}" for key, note in notes.items() if note],
     )

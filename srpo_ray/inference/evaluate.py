@@ -63,17 +63,9 @@ def evaluate_run(
     source = prompts or config.evaluation.prompts
     texts = load_prompts(source, "--prompts" if prompts else "evaluation.prompts")
     count = num_prompts if num_prompts or prompts else config.evaluation.num_prompts
-    reference = Model("base", run, BASE)
-    if against is not None:
-        other = open_run(against)
-        _check_same_model(run, other)
-        reference = Model(other.folder.path.name, other, TUNED)
-    models = {reference.name: reference}
-    for weight in (TUNED, *rl_guidance):
-        models.setdefault(guided_name(weight), Model(guided_name(weight), run, weight))
     job = SamplingJob(
         config,
-        tuple(models.values()),
+        _models(run, against, rl_guidance),
         tuple(texts[:count]),
         out.resolve(),
         scored=True,
@@ -91,6 +83,19 @@ def evaluate_run(
         command=command,
     )
     return evaluation, write_evaluation(job.folder, evaluation, job.picture)
+
+
+def _models(run: TrainedRun, against: Path | None, rl_guidance: Sequence[float]) -> tuple[Model, ...]:
+    """What is compared; the first is what the others are compared with."""
+    reference = Model("base", run, BASE)
+    if against is not None:
+        other = open_run(against)
+        _check_same_model(run, other)
+        reference = Model(other.folder.path.name, other, TUNED)
+    models = {reference.name: reference}
+    for weight in (TUNED, *rl_guidance):
+        models.setdefault(guided_name(weight), Model(guided_name(weight), run, weight))
+    return tuple(models.values())
 
 
 def _scores(rows: Sequence[Row], job: SamplingJob) -> dict[str, dict[str, list[list[float]]]]:

@@ -39,16 +39,12 @@ def encode(job: SamplingJob) -> TextCache:
     # Beside the features of the run's own training, or in the job's folder where the run has moved to another machine.
     root = cache_root(config) if Path(config.run_root).is_dir() else job.folder / "cache"
     cache = TextCache(resolve_path(config.model.path), config.model.max_sequence_length, model_dtype(config), root)
-    missing = cache.missing([*job.prompts, *_empty_prompt(config)])
+    missing = cache.missing([*job.prompts, *family_of(config.model.path).guidance_texts])
     if missing:
         encode_part = cache.load_encoder(device_here())
         for start in range(0, len(missing), ROWS):
             encode_part(missing[start : start + ROWS])
     return cache
-
-
-def _empty_prompt(config: RunConfig) -> list[str]:
-    return [""] if family_of(config.model.path).classifier_free else []
 
 
 class Sampler:
@@ -142,7 +138,7 @@ class Sampler:
         device = device_here()
         guidance, transformer = load_guided(config, model_dtype(config), device, run.weights, strengths)
         policy = make_policy(config, guidance, transformer.config, device)
-        for empty in _empty_prompt(config):
+        for empty in family_of(config.model.path).guidance_texts:
             policy.empty_prompt = self._features.features([empty])[[0]]
         return policy, guidance
 

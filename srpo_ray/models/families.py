@@ -22,6 +22,11 @@ class Family:
     """Whether guidance needs the features of the empty prompt (`FlowPolicy.empty_prompt`)."""
 
     @property
+    def guidance_texts(self) -> list[str]:
+        """Texts whose features guidance needs beside those of a prompt: the empty one, or none."""
+        return [""] if self.classifier_free else []
+
+    @property
     def tokenizers(self) -> list[str]:
         """Folders of the tokenizers; T5's is the last."""
         return ["tokenizer", *(f"tokenizer_{number}" for number in range(2, self.text_encoders + 1))]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from srpo_ray.config.model import ModelConfig
-from srpo_ray.models.families import FAMILIES
+from srpo_ray.models.families import FAMILIES, Family
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policies import POLICIES
 from srpo_ray.models.policy import FlowPolicy
@@ -92,9 +92,7 @@ def build_vae(model: ModelConfig) -> Any:
 def build_policy(model: ModelConfig, layers: Mapping[str, int] | None = None) -> FlowPolicy:
     """A run's policy on the meta device."""
     transformer: Any = build_transformer(model, layers)
-    # By the transformer and not by `model_index.json`: of a well-known hub id that need not be at hand.
-    (policy,) = (POLICIES[key] for key, family in FAMILIES.items() if family.transformer == type(transformer).__name__)
-    return policy(
+    return POLICIES[planned_family(model).pipeline](
         transformer,
         build_vae(model),
         transformer.config,
@@ -102,6 +100,22 @@ def build_policy(model: ModelConfig, layers: Mapping[str, int] | None = None) ->
         dtype=dtype_of(model),
         device="meta",
     )
+
+
+def planned_family(model: ModelConfig) -> Family:
+    """The family of a run's model, told by its transformer: the `model_index.json` of a hub id need not be at hand.
+
+    Raises:
+        ValueError: If there is no adapter for its family.
+    """
+    families = {family.transformer: family for family in FAMILIES.values()}
+    name = part_config(model.path, "transformer")["_class_name"]
+    if name not in families:
+        raise ValueError(
+            f"model.path: expected a transformer of class {' or '.join(families)}, got {name} in {model.path}; choose"
+            " another model, or add an adapter for its family (docs/models.md)"
+        )
+    return families[name]
 
 
 def depths(model: ModelConfig) -> dict[str, int]:

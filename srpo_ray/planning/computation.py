@@ -8,11 +8,25 @@ from torch import Tensor
 from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
-from srpo_ray.planning.architecture import build_policy, depths, dtype_of, part_config
+from srpo_ray.planning.architecture import build_policy, depths, dtype_of, part_config, planned_family
 from srpo_ray.planning.cached import cached
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
 from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.preprocess import frame_for_each
+
+
+def velocity_cost(model: ModelConfig, samples: int, guidance_scale: float, *, gradient: bool, gpu: bool) -> Cost:
+    """Cost of the velocity of some samples: classifier-free guidance calls the transformer with twice as many.
+
+    Args:
+        model: Section `model`.
+        samples: Pictures.
+        guidance_scale: Guidance.
+        gradient: Whether it carries gradient; its backward pass is counted then.
+        gpu: Whether it runs on a GPU.
+    """
+    doubled = planned_family(model).classifier_free and guidance_scale != 1
+    return transformer_cost(model, 2 * samples if doubled else samples, gradient=gradient, gpu=gpu)
 
 
 @cached
@@ -21,7 +35,7 @@ def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: b
 
     Args:
         model: Section `model`.
-        samples: Pictures of the call.
+        samples: Rows of the call.
         gradient: Whether it carries gradient; its backward pass is counted then.
         gpu: Whether it runs on a GPU.
     """

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from srpo_ray.config import RunConfig
-from srpo_ray.planning.computation import decoder_cost, transformer_cost
+from srpo_ray.planning.computation import decoder_cost, velocity_cost
 from srpo_ray.planning.rewards import RewardSize
 from srpo_ray.planning.schedule import micro_batches, schedule
 from srpo_ray.planning.trace import Cost
@@ -27,8 +27,9 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
         sizes: Sides of the pictures that its rewards want, in pixels.
     """
     model, gpu, plan, count = config.model, config.training.num_gpus > 0, schedule(config), micro_batches(config)
-    forward = transformer_cost(model, plan.samples, gradient=False, gpu=gpu).forward_flops
-    call = transformer_cost(model, plan.samples, gradient=True, gpu=gpu)
+    guidance_scale = config.rollout.guidance_scale
+    forward = velocity_cost(model, plan.samples, guidance_scale, gradient=False, gpu=gpu).forward_flops
+    call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     decodings = plan.losses if plan.decodes else 1
     return (

@@ -39,7 +39,8 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
     whole = element_size * sum(parameter.numel for parameter in tensors)
     kept = (4 if training.ema else 3) * MASTER * trained_elements(tensors)
     phases = (
-        Phase("loading", (Part("whole weights of each worker", workers * whole),)),
+        # Workers map the files of the weights: the host has one copy in its page cache, however many they are.
+        Phase("loading", (Part("files of the weights, mapped", whole),)),
         Phase("checkpoint", (Part("whole weights and moments of worker 0", kept),)),
     )
     return Memory(f"host of {workers} trainer{'s' if workers > 1 else ''}", always, phases)

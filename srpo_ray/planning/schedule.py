@@ -23,6 +23,8 @@ class Schedule:
     """The same on average."""
     decodes: bool
     """Whether the gradient comes through the decoder; else pictures are decoded without gradient, once."""
+    guidance_scale: float
+    """Guidance of the calls with gradient."""
 
 
 def schedule(config: RunConfig) -> Schedule:
@@ -51,7 +53,8 @@ def schedule(config: RunConfig) -> Schedule:
         losses = min(max(int(algorithm.step_share * steps), 1), steps - 1)
         decodes = False
     in_flight = min(training.losses_in_flight or own_in_flight, losses)
-    return Schedule(samples, forward, losses, in_flight, chained, mean_chained, decodes)
+    guidance_scale = getattr(algorithm, "guidance_scale", config.rollout.guidance_scale)
+    return Schedule(samples, forward, losses, in_flight, chained, mean_chained, decodes, guidance_scale)
 
 
 def micro_batches(config: RunConfig) -> int:

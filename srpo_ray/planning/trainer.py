@@ -2,7 +2,7 @@
 
 from srpo_ray.config import RunConfig
 from srpo_ray.planning.architecture import dtype_of, parameters, text_encoder_bytes, vae_bytes
-from srpo_ray.planning.computation import decoder_cost, transformer_cost
+from srpo_ray.planning.computation import decoder_cost, velocity_cost
 from srpo_ray.planning.gradient import fullest_moment
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, SLACK
 from srpo_ray.planning.memory import Memory, Part, Phase, present, total
@@ -72,12 +72,12 @@ def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
     model, training = config.model, config.training
     gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
     plan = schedule(config)
-    sampling = transformer_cost(model, plan.samples, gradient=False, gpu=gpu).peak
+    sampling = velocity_cost(model, plan.samples, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     if not plan.decodes:
         sampling = max(sampling, decoder.peak)
         decoder = Cost()
-    call = transformer_cost(model, plan.samples, gradient=True, gpu=gpu)
+    call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
     trained = trained_elements(tensors)
     moment = fullest_moment(
         call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=element_size * trained
@@ -100,7 +100,7 @@ def _evaluation(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     if evaluation.num_prompts:
         share_of_panel = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.num_workers)
         pictures = min(pictures, share_of_panel)
-    call = transformer_cost(config.model, pictures, gradient=False, gpu=gpu).peak
+    call = velocity_cost(config.model, pictures, evaluation.guidance_scale, gradient=False, gpu=gpu).peak
     decoding = decoder_cost(config.model, pictures, sizes, gradient=False, gpu=gpu).peak
     return Phase("evaluation", present(_sampling_weights(config), Part("activations", max(call, decoding))))
 

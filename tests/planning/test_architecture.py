@@ -1,5 +1,6 @@
 """The real models without their weights, against what is published of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from srpo_ray.config.reward import OpenClipRewardConfig, PythonRewardConfig, Tra
 from srpo_ray.models.load import load_transformer
 from srpo_ray.models.tuned import load_tuned
 from srpo_ray.planning.architecture import parameters, part_config, text_encoder_bytes, vae_bytes
-from srpo_ray.planning.computation import forward_flops, gradient_flops
+from srpo_ray.planning.computation import forward_flops, gradient_flops, velocity_cost
 from srpo_ray.planning.rewards import reward_sizes
 from srpo_ray.planning.sharding import trained_elements
+from tests.models.tiny_sd3 import save_tiny_sd3
 
 FLUX = ModelConfig(path="black-forest-labs/FLUX.1-dev", dtype="bfloat16", resolution=720, max_sequence_length=512)
 
@@ -93,6 +95,16 @@ def test_flops_of_the_small_world_are_those_that_torch_counts(tiny_run: RunConfi
     counted = counter.get_total_flops()
     attention = sum(depth.values()) * 4 * sequence**2 * width
     assert forward_flops(model) in (counted, counted + attention)
+
+
+def test_classifier_free_guidance_costs_a_second_prediction_of_every_sample(tmp_path: Path) -> None:
+    sd3, flux = ModelConfig(path=str(save_tiny_sd3(tmp_path)), max_sequence_length=16), ModelConfig()
+
+    def flops(model: ModelConfig, samples: int, guidance_scale: float) -> float:
+        return velocity_cost(model, samples, guidance_scale, gradient=False, gpu=False).forward_flops
+
+    assert flops(sd3, 3, 4.5) == flops(sd3, 6, 1.0) == pytest.approx(2 * flops(sd3, 3, 1.0))
+    assert flops(flux, 3, 4.5) == flops(flux, 3, 1.0)
 
 
 def test_reward_models_have_their_published_sizes() -> None:

@@ -1,0 +1,135 @@
+"""What the commands are given. Parsing imports nothing heavy, so `--help` answers at once."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+
+DEFAULT_SWEEP = "configs/sweep/small_world.yaml"
+DEFAULT_STUDY = "configs/study/paper_table.yaml"
+DEFAULT_RUN = "configs/small_world.yaml"
+_CONFIG = "CONFIG|KEY=VALUE"
+_RL_GUIDANCE = "velocity base + W (tuned - base): 0 untrained, 1 tuned, above 1 beyond it"
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the words after the program's name.
+
+    Args:
+        words: What was typed.
+
+    Returns:
+        The arguments of one command, its name as `command`, and what was typed as `typed`.
+    """
+    parser = argparse.ArgumentParser(prog="srpo-ray", description="Align FLUX with human preference by SRPO.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _train(commands.add_parser("train", help="train one run"))
+    _encode(commands.add_parser("encode", help="compute text features of a config's prompts ahead of training"))
+    _several(commands.add_parser("sweep", help="search settings, compare, report"), "sweep", DEFAULT_SWEEP)
+    study = "tune methods, train each with several seeds, take one apart"
+    _several(commands.add_parser("study", help=study), "study", DEFAULT_STUDY)
+    _plan(commands.add_parser("plan", help="say what a run will hold, send and take, before anything is started"))
+    _sample(commands.add_parser("sample", help="draw pictures with a trained run"))
+    _evaluate(commands.add_parser("evaluate", help="compare a tuned model with the untrained one on the same noise"))
+    _export(commands.add_parser("export", help="write a trained run for diffusers and ComfyUI, with a model card"))
+    _words(commands.add_parser("words", help="measure which control words a reward perceives, without training"))
+    parsed = parser.parse_args(words)
+    parsed.typed = shlex.join([parser.prog, *words])
+    return parsed
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="+", metavar=_CONFIG, help="config files, then a.b=value")
+    _add_start(parser)
+
+
+def _encode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="+", metavar=_CONFIG, help="config files, then a.b=value")
+    parser.add_argument("--actors", type=int, metavar="N", help="processes (default: one per GPU of the cluster)")
+    _add_start(parser)
+
+
+def _several(parser: argparse.ArgumentParser, name: str, default: str) -> None:
+    """Arguments of a command that starts several runs."""
+    parser.add_argument(
+        "config",
+        nargs="*",
+        metavar=f"{name.upper()}|KEY=VALUE",
+        help=f"{name} file (default {default}), then a.b=value for its base config or {name}.a=value for itself",
+    )
+    parser.add_argument("--resume", metavar="DIR", help=f"go on with the {name} in this folder")
+    _add_start(parser)
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="+", metavar=_CONFIG, help="config files, then a.b=value")
+    parser.add_argument("--gpu", metavar="NAME", help="kind of GPU, such as H100, A100-80GB or L40S")
+    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="memory of one GPU (default: the named one's)")
+    parser.add_argument("--tflops", type=float, help="measured TFLOP/s of one GPU (default: a share of the peak)")
+    parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="what one worker receives from the others")
+    parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="trainers on one host (default 8)")
+    parser.add_argument("--json", metavar="FILE", help="write every figure there too")
+
+
+def _sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN", help="folder of the run")
+    parser.add_argument("texts", nargs="*", metavar="PROMPT", help="prompts, each in quotes")
+    parser.add_argument("--prompts", metavar="FILE", help="prompt file, in place of or after the prompts given here")
+    parser.add_argument(
+        "--out",
+        metavar="PNG|DIR",
+        help="grid of all pictures, or folder of pictures and contact sheets (default: RUN/samples.png for few, RUN/"
+        "samples for many)",
+    )
+    parser.add_argument("--rl-guidance", type=float, default=1.0, metavar="W", help=f"{_RL_GUIDANCE} (default 1)")
+    _add_sampling(parser)
+    parser.set_defaults(seed=0)
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN", help="folder of the run")
+    parser.add_argument("--prompts", metavar="FILE", help="prompt file (default: the run's evaluation prompts)")
+    parser.add_argument("--num-prompts", type=int, metavar="N", help="use the first N prompts only")
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default: RUN/evaluation)")
+    parser.add_argument(
+        "--rl-guidance", type=float, nargs="+", default=(), metavar="W", help=f"also draw at these: {_RL_GUIDANCE}"
+    )
+    parser.add_argument("--against", metavar="RUN", help="compare with this run's tuned model, not the untrained one")
+    _add_sampling(parser)
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN", help="folder of the run")
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default: RUN/export)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the weights (default: the run's model.dtype)"
+    )
+
+
+def _words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config", nargs="*", metavar=_CONFIG, help=f"config files (default {DEFAULT_RUN}), then a.b=value"
+    )
+    parser.add_argument("--reward", required=True, metavar="NAME", help="a trained or held-out reward of the config")
+    parser.add_argument("--words", required=True, metavar="WORDS", help="word,word,... or a .txt file of one a line")
+    pictures = parser.add_mutually_exclusive_group()
+    pictures.add_argument("--images", metavar="DIR", help="try words on these pictures; captions: .txt beside them")
+    pictures.add_argument("--generate", type=int, metavar="N", help="try words on N pictures of the config's model")
+    parser.add_argument("--prompts", metavar="FILE", help="prompt file in which to count the words")
+    parser.add_argument("--out", metavar="DIR", help="folder for page, JSON and CSV (default: RUN_ROOT/words_NAME)")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    from_run = "default: as the run was evaluated"
+    parser.add_argument("--samples-per-prompt", type=int, metavar="N", help="pictures per prompt, each from own noise")
+    parser.add_argument("--seed", type=int, help=f"seed of the noise ({from_run}; sample: 0)")
+    parser.add_argument("--steps", type=int, help=f"Euler steps ({from_run})")
+    parser.add_argument("--guidance-scale", type=float, help=f"guidance embedding ({from_run})")
+    parser.add_argument("--batch-size", type=int, metavar="N", help=f"pictures per call of a worker ({from_run})")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that draw (default: one per GPU)")
+    parser.add_argument("--address", help="Ray cluster (`auto`, HOST:PORT); default RAY_ADDRESS, else this machine")
+
+
+def _add_start(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the commands that start something on Ray."""
+    parser.add_argument("--address", help="Ray cluster (`auto`, HOST:PORT); default RAY_ADDRESS, else a local Ray")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
