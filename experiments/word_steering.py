@@ -32,10 +32,10 @@ from srpo_ray.evaluation.page import render
 from srpo_ray.files import write_text
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.tracking.run import git_commit
-from srpo_ray.training.checkpoint import latest_checkpoint
 from srpo_ray.training.launch import fit, ray_session, reward_pool
 from srpo_ray.training.preflight import check_inputs, open_run_folder
 from srpo_ray.training.run_folder import RunFolder, adopt_untrained
+from srpo_ray.training.trained import read_trained
 from srpo_ray.tuning.report import hardware
 from srpo_ray.words.agreement import bootstrap_interval, spearman
 from srpo_ray.words.pictures import Pictures, generated, rendered
@@ -150,9 +150,7 @@ def steering(
     kept = folder.path / "steering.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    checkpoint = latest_checkpoint(folder.checkpoints)
-    assert checkpoint is not None
-    trained = generated(base, len(untrained.images), weights=checkpoint.weights)
+    trained = generated(base, len(untrained.images), weights=read_trained(folder.path).weights)
     reading = yardstick.found.readings[yardstick.found.words.index(word)]
     moved = trained.attributes[reading.axis].mean() - untrained.attributes[reading.axis].mean()
     before, after = (_held_out_difference(yardstick, pictures, word) for pictures in (untrained, trained))

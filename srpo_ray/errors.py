@@ -5,6 +5,10 @@ class RunFailedError(RuntimeError):
     """Something that began well and could not go on; the message says what and why."""
 
 
+class CheckpointError(RunFailedError):
+    """A checkpoint that could not be written; the message says why, and which one stays."""
+
+
 class OutOfMemoryRunError(RunFailedError):
     """A run that needs more memory than its GPU has; the message has the plan and what to change."""
 

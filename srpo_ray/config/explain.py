@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
+from pydantic import Tag
 from pydantic_core import ErrorDetails
 
 from srpo_ray.config.base import Section
@@ -47,8 +48,8 @@ def locate(kind: type[Section], location: Iterable[int | str]) -> tuple[str, set
 
     Args:
         kind: The config class that was checked.
-        location: Keys and list indices. Where a section is one of several classes, the `type` of the class
-            stands in between, though no key of the config is called so.
+        location: Keys and list indices. Where a value is of one of several kinds, the kind's tag or the `type` of
+            its section stands in between, though no key of the config is called so.
 
     Returns:
         The dotted path, and all keys of the section that its last key is in; none where it is in no section.
@@ -61,6 +62,10 @@ def locate(kind: type[Section], location: Iterable[int | str]) -> tuple[str, set
         chosen = {section.model_fields["type"].default: section for section in sections if len(sections) > 1}
         if key in chosen:
             here = chosen[key]
+            continue
+        tagged = _tagged(here)
+        if key in tagged:
+            here = tagged[key]
             continue
         path.append(str(key))
         fields = sections[0].model_fields if len(sections) == 1 else {}
@@ -76,6 +81,13 @@ def _sections(annotation: Any) -> list[type[Section]]:
     if get_origin(annotation) in (Annotated, Union, UnionType):
         return [section for part in get_args(annotation) for section in _sections(part)]
     return []
+
+
+def _tagged(annotation: Any) -> dict[int | str, Any]:
+    """The kinds of a union by their tags; none where it is no tagged union."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+    marks = [(mark.tag, part) for part in parts for mark in getattr(part, "__metadata__", ()) if isinstance(mark, Tag)]
+    return dict(marks)
 
 
 def _element(annotation: Any) -> Any:

@@ -22,6 +22,9 @@ def located(config: RunConfig) -> RunConfig:
     if config.data.images and not config.data.images.startswith("small_world"):
         # Not a hub id in any case, but perhaps a pattern, at which there is no file.
         changes["data.images"] = str(Path.cwd() / config.data.images)
+    storage = config.training.checkpoint_storage
+    if storage and "://" not in storage:
+        changes["training.checkpoint_storage"] = str(Path(storage).resolve())
     uri = config.tracking.uri
     if uri and uri.startswith(_SQLITE):
         changes["tracking.uri"] = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())

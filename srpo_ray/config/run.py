@@ -107,12 +107,32 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_image_ratio(self) -> Self:
         ratio = self.data.image_ratio
-        size = self.training.micro_batch_size or self.training.worker_batch_size
+        size = self.training.pass_size
         if abs(ratio * size - round(ratio * size)) > 1e-6:
             raise ValueError(
                 f"expected data.image_ratio = {ratio:g} to be a whole number of the {size} samples of a forward pass"
                 f" (training.micro_batch_size, or a worker's share of training.batch_size), got {ratio * size:g};"
                 " every pass must hold as many rollouts, so choose another ratio or size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_elastic(self) -> Self:
+        training, pool = self.training, self.rewards.pool
+        if not training.elastic:
+            return self
+        drawn = [name for name in type(self.algorithm).model_fields if getattr(self.algorithm, name) == "per_worker"]
+        if drawn:
+            raise ValueError(
+                f"expected algorithm.{drawn[0]} to be shared or per_sample with a range training.num_workers, got"
+                " per_worker; what is drawn for each worker would change with their number"
+            )
+        both = sorted(set(training.resources) & set(pool.resources))
+        if not self.rewards.in_process and (both or (pool.num_gpus and not pool.resources)):
+            raise ValueError(
+                "expected training.resources and rewards.pool.resources to name resources of their own with a range"
+                f" training.num_workers, got {sorted(training.resources)} and {sorted(pool.resources)}; give reward"
+                " nodes one that trainer nodes lack, such as {reward_slot: 1}, so that neither takes the other's GPUs"
             )
         return self
 

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.count import Count, CountRange, largest, smallest
 
 
 class OptimizerConfig(Section):
@@ -47,7 +48,7 @@ class TrainingConfig(Section):
     batch_size: int = Field(default=8, ge=1)
     """Prompts per update, over all workers."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Prompts per forward pass of one worker; unset takes the worker's whole share at once."""
+    """Prompts per forward pass of one worker; unset takes the whole share that it has with most workers."""
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LearningRateScheduleConfig = LearningRateScheduleConfig()
     ema: EmaConfig | None = None
@@ -59,8 +60,11 @@ class TrainingConfig(Section):
     1 saves memory (activations, and whole gradients between two losses), more hide the time of the rewards."""
     offload: Literal["optimizer", "weights"] | None = None
     """Keep gradients, master weights and moments in the host's memory, or those and the weights too; slower."""
-    num_workers: int = Field(default=1, ge=1)
-    """Trainer processes, one per GPU."""
+    num_workers: Count = 1
+    """Trainer processes, one per GPU: a number, or `{min: 1, max: 8}` to train on with what the cluster has."""
+    resize_interval_s: float = Field(default=300.0, gt=0)
+    """Seconds between two looks for more workers, where `num_workers` is a range; what is made since the last
+    checkpoint is made again by the larger group."""
     num_cpus: float = Field(default=1.0, gt=0)
     """Ray CPUs that one worker reserves."""
     num_gpus: float = Field(default=0.0, ge=0)
@@ -74,20 +78,33 @@ class TrainingConfig(Section):
     checkpoint_interval: int = Field(default=20, ge=1)
     """Updates between two checkpoints; the last update is always kept."""
     checkpoints_kept: int = Field(default=2, ge=1)
-    """Checkpoints kept; older ones are removed once a newer one is complete."""
+    """Newest checkpoints kept, beside that of the best evaluation; others go once a newer one is complete."""
+    checkpoint_storage: str | None = Field(default=None, min_length=1)
+    """Folder or URL of checkpoints, such as `s3://bucket/folder`; unset keeps them in the run's folder."""
 
     @model_validator(mode="after")
     def _check_batch(self) -> Self:
-        if self.batch_size % self.num_workers:
+        workers = self.max_workers
+        if self.batch_size % workers:
             raise ValueError(
                 f"expected batch_size to be a multiple of num_workers, got batch_size={self.batch_size} and"
-                f" num_workers={self.num_workers}; every worker must make the same number of forward passes"
+                f" num_workers={workers}; every worker must make the same number of forward passes"
             )
-        share = self.batch_size // self.num_workers
+        share = self.batch_size // workers
         if self.micro_batch_size and share % self.micro_batch_size:
             raise ValueError(
                 f"expected micro_batch_size to divide a worker's share of {share} prompts (batch_size"
-                f" {self.batch_size} / num_workers {self.num_workers}), got {self.micro_batch_size}"
+                f" {self.batch_size} / num_workers {workers}), got {self.micro_batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_elastic(self) -> Self:
+        if self.elastic and not self.resources:
+            raise ValueError(
+                f"expected resources with a range num_workers ({self.min_workers} to {self.max_workers}), got none; Ray"
+                " counts GPUs that rewards hold as free, so give trainer nodes a resource of their own and reserve it,"
+                " such as {trainer_slot: 1}"
             )
         return self
 
@@ -102,6 +119,25 @@ class TrainingConfig(Section):
         return self
 
     @property
-    def worker_batch_size(self) -> int:
-        """Prompts per update of one worker."""
-        return self.batch_size // self.num_workers
+    def elastic(self) -> bool:
+        """Whether the number of workers may change during the run."""
+        return isinstance(self.num_workers, CountRange)
+
+    @property
+    def min_workers(self) -> int:
+        """Fewest workers."""
+        return smallest(self.num_workers)
+
+    @property
+    def max_workers(self) -> int:
+        """Most workers."""
+        return largest(self.num_workers)
+
+    @property
+    def pass_size(self) -> int:
+        """Prompts per forward pass, the same with any number of workers."""
+        return self.micro_batch_size or self.batch_size // self.max_workers
+
+    def num_passes(self, num_workers: int) -> int:
+        """Forward passes that each of so many workers makes for an update, the last ones perhaps without need."""
+        return -(-self.batch_size // self.pass_size // num_workers)

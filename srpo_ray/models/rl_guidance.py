@@ -1,6 +1,6 @@
 """Reinforcement Learning Guidance (arXiv 2508.21016): from the untrained model to the tuned one, and beyond it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ def load_guided(
     config: RunConfig,
     dtype: torch.dtype,
     device: str,
-    weights: dict[str, Tensor] | None,
+    weights: Mapping[str, Tensor] | None,
     strengths: Collection[float],
 ) -> tuple[RLGuidance, Any]:
     """Load a run's tuned model and, where it is needed, the untrained one.

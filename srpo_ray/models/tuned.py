@@ -50,7 +50,7 @@ def make_policy(
     )
 
 
-def load_tuned(config: RunConfig, dtype: torch.dtype, device: str, weights: dict[str, Tensor] | None) -> Any:
+def load_tuned(config: RunConfig, dtype: torch.dtype, device: str, weights: Mapping[str, Tensor] | None) -> Any:
     """Load a run's transformer; exactly its trainable parameters require gradient.
 
     Args:
@@ -92,20 +92,27 @@ def add_adapters(transformer: Any, config: LoraConfig, seed: int) -> None:
         transformer.add_adapter(adapters)
 
 
-def load_trained(transformer: Any, weights: dict[str, Tensor]) -> None:
-    """Put trained weights into a transformer that has the same trainable parameters.
+def load_trained(transformer: Any, weights: Mapping[str, Tensor]) -> None:
+    """Put trained weights, one after the other, into a transformer that has the same trainable parameters.
 
     Raises:
-        ValueError: If the names are not those of the parameters that require gradient.
+        ValueError: If names or shapes are not those of the parameters that require gradient.
     """
-    expected = {name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
-    if set(weights) != expected:
-        example = min(set(weights) ^ expected)
+    expected = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+    if set(weights) != set(expected):
+        example = min(set(weights) ^ set(expected))
         raise ValueError(
             f"expected a checkpoint with the {len(expected)} trainable weights of this model, got {len(weights)}, of"
             f" which {example!r} is the first that only one of them has; give the model and model.lora of that run"
         )
-    transformer.load_state_dict(weights, strict=False)
+    for name, parameter in expected.items():
+        value = weights[name]
+        if value.shape != parameter.shape:
+            raise ValueError(
+                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(value.shape)}; give"
+                " the model and model.lora of that run"
+            )
+        parameter.data.copy_(value)
 
 
 def _check_targets(transformer: nn.Module, targets: tuple[str, ...]) -> None:

@@ -84,9 +84,9 @@ def _model_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
 
 def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     training = config.training
-    micro = training.micro_batch_size or training.worker_batch_size
+    micro = training.pass_size
     if micro > 1:
-        fewer = max(size for size in range(1, micro) if training.worker_batch_size % size == 0)
+        fewer = max(size for size in range(1, micro) if micro % size == 0)
         yield {"training.micro_batch_size": fewer}, "fewer prompts per forward pass; the gradients stay the same"
         if fewer > 1:
             yield {"training.micro_batch_size": 1}, "one prompt per forward pass; the gradients stay the same"
@@ -94,7 +94,7 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"training.losses_in_flight": 1}, "one graph at a time; the gradients stay the same"
     if training.gather_for_rollout:
         yield {"training.gather_for_rollout": False}, "gather layer by layer in rollouts; more traffic"
-    workers = 2 * training.num_workers
+    workers = 2 * training.max_workers
     if training.batch_size % workers == 0:
         yield {"training.num_workers": workers}, "shard over twice the GPUs"
     if training.offload is None:

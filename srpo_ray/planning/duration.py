@@ -47,7 +47,7 @@ def replica_work(config: RunConfig, trained: Sequence[RewardSize]) -> Work:
         trained: Sizes of the models that are trained on, for calls of `micro_batch_size` pictures.
     """
     plan = schedule(config)
-    pictures = config.training.num_workers * micro_batches(config) * plan.samples
+    pictures = config.training.max_workers * micro_batches(config) * plan.samples
     pictures *= plan.losses if plan.decodes else 1
     one = sum(_both(reward.cost) for reward in trained) / config.rewards.pool.micro_batch_size
     return Work("reward models", pictures * one)

@@ -21,7 +21,7 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
     """
     training, pool = config.training, config.rewards.pool
     element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
-    workers = min(training.num_workers, gpus_per_node)
+    workers = min(training.max_workers, gpus_per_node)
     part = share(tensors, training, element_size)
     offloaded = part.optimizer if training.offload else 0
     if training.offload == "weights":

@@ -30,7 +30,7 @@ class Schedule:
 def schedule(config: RunConfig) -> Schedule:
     """What a run's algorithm does with one micro-batch."""
     algorithm, steps, training = config.algorithm, config.rollout.num_steps, config.training
-    samples = training.micro_batch_size or training.worker_batch_size
+    samples = training.pass_size
     rollout = 0 if config.data.images else steps
     forward, losses, own_in_flight, chained, decodes = float(rollout), 1, 1, 1, True
     mean_chained = 1.0
@@ -58,6 +58,5 @@ def schedule(config: RunConfig) -> Schedule:
 
 
 def micro_batches(config: RunConfig) -> int:
-    """Micro-batches of one worker in an update."""
-    training = config.training
-    return training.worker_batch_size // (training.micro_batch_size or training.worker_batch_size)
+    """Micro-batches of one worker in an update, with most workers."""
+    return config.training.num_passes(config.training.max_workers)

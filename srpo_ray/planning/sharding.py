@@ -60,7 +60,7 @@ def share(parameters: Sequence[Parameter], training: TrainingConfig, element_siz
         training: Section `training`.
         element_size: Bytes of an element in the forward passes: 2 or 4.
     """
-    workers = training.num_workers
+    workers = training.min_workers
     trained = _trained_part(parameters, workers)
     small = sum(parameter.numel for parameter in parameters if parameter.numel <= KEPT_WHOLE)
     return Share(
@@ -77,7 +77,7 @@ def share(parameters: Sequence[Parameter], training: TrainingConfig, element_siz
 
 def gathered(parameters: Sequence[Parameter], training: TrainingConfig, element_size: int) -> int:
     """Bytes of all parameters that are not whole on a worker anyway, made whole; 0 where nothing is copied."""
-    if training.num_workers == 1 and training.offload != "weights":
+    if training.min_workers == 1 and training.offload != "weights":
         return 0
     return element_size * sum(parameter.numel for parameter in parameters if parameter.numel > KEPT_WHOLE)
 
@@ -90,7 +90,7 @@ def live_layers(parameters: Sequence[Parameter], training: TrainingConfig, eleme
 
 def update_buffers(parameters: Sequence[Parameter], training: TrainingConfig) -> int:
     """Bytes that an update needs for a time: a flat copy of a sub-group's gradients and one square root of a moment."""
-    return 2 * MASTER * min(_trained_part(parameters, training.num_workers), SUB_GROUP)
+    return 2 * MASTER * min(_trained_part(parameters, training.min_workers), SUB_GROUP)
 
 
 def trained_elements(parameters: Sequence[Parameter]) -> int:

@@ -13,7 +13,7 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     """Bytes between one worker and the others in one update: gathers of weights, averaging of gradients."""
     training, plan = config.training, schedule(config)
     element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
-    others = (training.num_workers - 1) / training.num_workers
+    others = (training.max_workers - 1) / training.max_workers
     once = others * gathered(tensors, training, element_size)
     rollouts = 1.0 if training.gather_for_rollout else plan.forward
     # Every call with gradient gathers for its forward and for its backward pass.

@@ -37,7 +37,7 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
     outside = present(
         Part(f"allocator slack, {SLACK:.0%} assumed", int(SLACK * allocated)),
         Part("CUDA context, assumed", CONTEXT_BYTES),
-        Part("NCCL, assumed", NCCL_BYTES if training.num_workers > 1 else 0),
+        Part("NCCL, assumed", NCCL_BYTES if training.max_workers > 1 else 0),
     )
     return Memory("trainer GPU", always, phases, outside)
 
@@ -83,7 +83,7 @@ def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
         call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=element_size * trained
     )
     # A full bucket is copied into the order of the workers' parts.
-    averaging = element_size * min(trained, REDUCE_BUCKET) if training.num_workers > 1 else 0
+    averaging = element_size * min(trained, REDUCE_BUCKET) if training.max_workers > 1 else 0
     layers = Part("gathered layers", live_layers(tensors, training, element_size))
     gradient = Phase("gradient", (*present(layers, Part("averaging of gradients", averaging)), *moment))
     step = 0 if training.offload else update_buffers(tensors, training)
@@ -98,7 +98,7 @@ def _evaluation(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     gpu, evaluation = config.training.num_gpus > 0, config.evaluation
     pictures = evaluation.batch_size
     if evaluation.num_prompts:
-        share_of_panel = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.num_workers)
+        share_of_panel = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
         pictures = min(pictures, share_of_panel)
     call = velocity_cost(config.model, pictures, evaluation.guidance_scale, gradient=False, gpu=gpu).peak
     decoding = decoder_cost(config.model, pictures, sizes, gradient=False, gpu=gpu).peak

@@ -1,170 +1,285 @@
 """Checkpoints: whole tensors in safetensors, so that any number of workers reads what any number has written.
 
-A checkpoint is a folder `step_000020` with the trained weights, the optimizer's state, the average of the weights if
-the run keeps one, and `manifest.json`, which holds the size and SHA-256 of each file. It is written under another name
-and renamed when it is complete; the one before it goes only after that.
+A checkpoint is a folder `step_000020`. Every worker writes the tensors that are its own, all at the same time:
+`weights`, `optimizer` and, where the run keeps one, `average`. `manifest.json`, with the size and SHA-256 of each file,
+comes last, when every file is on the disk: a folder without it is no checkpoint. Older ones go only after that.
 """
 
-import hashlib
 import json
-import os
-import shutil
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-T = TypeVar("T")
+from srpo_ray.config import RunConfig
+from srpo_ray.errors import CheckpointError
+from srpo_ray.training.agreement import from_worker_0, gather, rank_and_world_size
+from srpo_ray.training.storage import Fingerprint, Storage
 
-WEIGHTS = "weights.safetensors"
-OPTIMIZER = "optimizer.safetensors"
-AVERAGE = "average.safetensors"
+WEIGHTS, OPTIMIZER, AVERAGE = "weights", "optimizer", "average"
 MANIFEST = "manifest.json"
+
+
+class TensorFiles(Mapping[str, Tensor]):
+    """The tensors of several safetensors files, each read when it is asked for."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Map the files.
+
+        Raises:
+            SafetensorError: If one is no such file, or is cut short.
+            OSError: If one cannot be read.
+        """
+        handles = [safe_open(file, framework="pt") for file in files]
+        self._handles: dict[str, Any] = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._handles[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handles)
+
+    def __len__(self) -> int:
+        return len(self._handles)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One complete checkpoint."""
+    """One whole checkpoint; its tensors are read one by one."""
 
-    path: Path
     step: int
     """Updates made."""
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
     """Parameter name -> float32 weights."""
-    optimizer: dict[str, Tensor]
+    optimizer: Mapping[str, Tensor]
     """`<parameter name>/<state>` -> float32 state of the optimizer."""
-    average: dict[str, Tensor]
+    average: Mapping[str, Tensor]
     """Parameter name -> float32 average of the weights; empty if the run keeps none."""
-    state: dict[str, Any]
-    """What else the run needs to go on."""
+    state: Mapping[str, Any]
+    """What else belongs to it: which run it is of, and how far that has come."""
 
 
 def save_checkpoint(
-    folder: Path,
+    storage: Storage,
     step: int,
-    weights: dict[str, Tensor],
-    optimizer: dict[str, Tensor],
-    state: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     kept: int,
-    average: dict[str, Tensor] | None = None,
     protected: int | None = None,
-) -> Path:
-    """Write a checkpoint, prove that it can be read, then remove all but the `kept` newest.
+) -> None:
+    """Write a checkpoint, then remove all but the `kept` newest; all workers must call.
 
     Args:
-        folder: Folder of the run's checkpoints.
+        storage: Where the run's checkpoints are.
         step: Updates made.
-        weights: Parameter name -> whole weights.
-        optimizer: `<parameter name>/<state>` -> whole state.
+        weights: Parameter name -> whole weights, those that this worker writes.
+        optimizer: `<parameter name>/<state>` -> whole state, likewise.
+        average: Parameter name -> whole average, likewise; empty if the run keeps none.
         state: Plain values; JSON.
         kept: Checkpoints to keep, at least 1.
-        average: Parameter name -> whole average of the weights, if the run keeps one.
         protected: Step whose checkpoint stays, however old.
 
-    Returns:
-        The checkpoint's folder.
+    Raises:
+        CheckpointError: On every worker, if one of them could not write; the checkpoints before are as they were.
     """
-    final = checkpoint_path(folder, step)
-    partial = folder / f".{final.name}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    contents = {WEIGHTS: weights, OPTIMIZER: optimizer} | ({AVERAGE: average} if average else {})
-    for name, tensors in contents.items():
-        save_file(tensors, partial / name)
-    files = {name: _fingerprint(partial / name) for name in contents}
-    (partial / MANIFEST).write_text(json.dumps({"step": step, "state": state, "files": files}, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
-    read_checkpoint(final)
-    spared = None if protected is None else checkpoint_path(folder, protected)
-    for old in complete_checkpoints(folder)[:-kept]:
-        if old != spared:
-            shutil.rmtree(old)
-    return final
+    folder = checkpoint_name(step)
+    parts = {WEIGHTS: weights, OPTIMIZER: optimizer, AVERAGE: average}
+    _on_worker_0(lambda: storage.remove(folder), storage, step)
+    written, problem = {}, None
+    try:
+        for kind, tensors in parts.items():
+            if tensors:
+                name = f"{kind}-{rank_and_world_size()[0]:05d}.safetensors"
+                written[name] = storage.put(f"{folder}/{name}", _saver(tensors))
+    except (OSError, SafetensorError) as error:
+        problem = str(error)
+    everyones = gather((written, problem))
+    problems = [text for _, text in everyones if text]
+    if problems:
+        _on_worker_0(lambda: storage.remove(folder), storage, step)
+        raise _not_written(storage, step, problems[0])
+    files = {name: asdict(fingerprint) for part, _ in everyones for name, fingerprint in part.items()}
+    manifest = json.dumps({"step": step, "state": dict(state), "files": files}, indent=1)
+
+    def finish() -> None:
+        storage.write(f"{folder}/{MANIFEST}", manifest)
+        spared = {checkpoint_name(each) for each in (*complete_checkpoints(storage)[-kept:], protected) if each}
+        for old in storage.folders():
+            # With what a killed process left unfinished.
+            if old.startswith("step_") and old not in spared:
+                storage.remove(old)
+
+    _on_worker_0(finish, storage, step)
 
 
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is, if there is one."""
-    return folder / f"step_{step:06d}"
+def run_identity(config: RunConfig) -> dict[str, Any]:
+    """What a checkpoint and the run that goes on from it must have in common, by config key.
+
+    Model and adapters decide what the tensors are; seed, batch and algorithm decide what update `step` draws: every
+    draw is addressed by them, so no state of a generator has to be kept.
+    """
+    return {
+        "model.path": config.model.path,
+        "model.lora": config.model.lora.model_dump(mode="json") if config.model.lora else None,
+        "algorithm.type": config.algorithm.type,
+        "seed": config.seed,
+        "training.batch_size": config.training.batch_size,
+    }
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Folders of the checkpoints that were renamed into place, oldest first."""
-    return sorted(folder.glob("step_*")) if folder.is_dir() else []
+def checkpoint_name(step: int) -> str:
+    """Folder of a step's checkpoint."""
+    return f"step_{step:06d}"
 
 
-def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
-    return _newest_whole(folder, read_checkpoint)
+def complete_checkpoints(storage: Storage) -> list[int]:
+    """Steps of the checkpoints that were written to their end, oldest first."""
+    names = [name for name in storage.folders() if name.startswith("step_")]
+    return [int(name.removeprefix("step_")) for name in names if storage.exists(f"{name}/{MANIFEST}")]
 
 
-def latest_trained_file(folder: Path) -> tuple[int, Path] | None:
-    """`trained_file` of the newest checkpoint that has it whole; damaged ones are named in a warning."""
-    return _newest_whole(folder, trained_file)
+def load_checkpoint(storage: Storage, expected: Mapping[str, Any]) -> Checkpoint | None:
+    """The newest checkpoint that is whole, the same on every worker; all workers must call.
 
+    Each worker checks its share of the files. Damaged checkpoints are named in a warning and passed over.
 
-def _newest_whole(folder: Path, read: Callable[[Path], T]) -> T | None:
-    for path in reversed(complete_checkpoints(folder)):
+    Args:
+        storage: Where the run's checkpoints are.
+        expected: What a checkpoint's `state` must say: which run it is of.
+
+    Returns:
+        None if there is none.
+
+    Raises:
+        ValueError: If it is of another run.
+    """
+    for step in reversed(from_worker_0(lambda: complete_checkpoints(storage))):
+        found, problem = None, None
         try:
-            return read(path)
+            found = read_checkpoint(storage, step, part=rank_and_world_size())
         except ValueError as error:
-            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=3)
+            problem = str(error)
+        problems = [text for text in gather(problem) if text]
+        if not problems and found:
+            _check_state(storage, found, expected)
+            return found
+        if rank_and_world_size()[0] == 0:
+            warnings.warn(f"{problems[0]}; using the checkpoint before it", stacklevel=2)
     return None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(storage: Storage, step: int, part: tuple[int, int] = (0, 1)) -> Checkpoint:
     """Read a checkpoint and check it against its manifest.
+
+    Args:
+        storage: Where it is.
+        step: Updates made.
+        part: `(i, n)` checks the contents of the i-th of every n files only; all are looked at.
 
     Raises:
         ValueError: If a file is missing, changed or unreadable.
     """
+    folder, (first, stride) = checkpoint_name(step), part
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        for name in manifest["files"]:
-            _check_file(path, name, manifest)
-        return Checkpoint(
-            path=path,
-            step=manifest["step"],
-            weights=load_file(path / WEIGHTS),
-            optimizer=load_file(path / OPTIMIZER),
-            average=load_file(path / AVERAGE) if AVERAGE in manifest["files"] else {},
-            state=manifest["state"],
-        )
-    except (OSError, json.JSONDecodeError, KeyError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+        manifest = json.loads(storage.read(f"{folder}/{MANIFEST}"))
+        for name in sorted(manifest["files"])[first::stride]:
+            _check_file(storage, folder, name, manifest)
+        tensors = {kind: _open_files(storage, folder, manifest, kind) for kind in (WEIGHTS, OPTIMIZER, AVERAGE)}
+        return Checkpoint(manifest["step"], **tensors, state=manifest["state"])
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise _unreadable(storage, folder, error) from error
 
 
-def trained_file(path: Path) -> tuple[int, Path]:
-    """Updates made, and the file with the average of the weights, or with the weights where the run keeps no average.
+def latest_trained(storage: Storage) -> tuple[int, Mapping[str, Tensor]] | None:
+    """`read_trained_weights` of the newest checkpoint that has them whole; damaged ones are named in a warning."""
+    for step in reversed(complete_checkpoints(storage)):
+        try:
+            return step, read_trained_weights(storage, step)
+        except ValueError as error:
+            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=2)
+    return None
+
+
+def read_trained_weights(storage: Storage, step: int) -> Mapping[str, Tensor]:
+    """The average of the weights, or the weights where the run keeps no average.
 
     No other file is looked at: the optimizer's state, twice as large, is nothing that a picture needs.
 
     Raises:
-        ValueError: If it is missing, changed or unreadable.
+        ValueError: If there is no such checkpoint, or a file is missing, changed or unreadable.
     """
+    folder = checkpoint_name(step)
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        name = AVERAGE if AVERAGE in manifest["files"] else WEIGHTS
-        _check_file(path, name, manifest)
-        return manifest["step"], path / name
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise _unreadable(path, error) from error
+        manifest = json.loads(storage.read(f"{folder}/{MANIFEST}"))
+        kind = AVERAGE if any(name.startswith(AVERAGE) for name in manifest["files"]) else WEIGHTS
+        for name in manifest["files"]:
+            if name.startswith(kind):
+                _check_file(storage, folder, name, manifest)
+        return _open_files(storage, folder, manifest, kind)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise _unreadable(storage, folder, error) from error
 
 
-def _check_file(path: Path, name: str, manifest: dict[str, Any]) -> None:
-    if _fingerprint(path / name) != manifest["files"][name]:
-        raise ValueError(f"checkpoint {path}: {name} is not what the manifest says, so it is damaged")
+def _saver(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
+    def save(path: Path) -> None:
+        save_file(dict(tensors), path)
+        # Reads its table of contents and compares it with the file's length.
+        TensorFiles([path])
+
+    return save
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"checkpoint {path}: expected weights, optimizer and manifest, got: {error!r}")
+def _open_files(storage: Storage, folder: str, manifest: Mapping[str, Any], kind: str) -> TensorFiles:
+    return TensorFiles([storage.file(f"{folder}/{name}") for name in manifest["files"] if name.startswith(kind)])
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def _check_file(storage: Storage, folder: str, name: str, manifest: Mapping[str, Any]) -> None:
+    if storage.fingerprint(f"{folder}/{name}") != Fingerprint(**manifest["files"][name]):
+        raise ValueError(
+            f"checkpoint {storage.location}/{folder}: {name} is not what the manifest says, so it is damaged"
+        )
+
+
+def _check_state(storage: Storage, found: Checkpoint, expected: Mapping[str, Any]) -> None:
+    for key, value in expected.items():
+        if found.state.get(key) != value:
+            raise ValueError(
+                f"checkpoint {storage.location}/{checkpoint_name(found.step)}: expected one of a run with {key}"
+                f" {value!r}, got {found.state.get(key)!r}; choose another `name` or checkpoint storage, or remove it"
+            )
+
+
+def _unreadable(storage: Storage, folder: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"checkpoint {storage.location}/{folder}: expected weights, optimizer and manifest, got: {error!r}"
+    )
+
+
+def _not_written(storage: Storage, step: int, reason: str) -> CheckpointError:
+    before = complete_checkpoints(storage)
+    kept = f"the one of update {before[-1]} stays the newest" if before else "there is none before it"
+    return CheckpointError(
+        f"the checkpoint of update {step} could not be written to {storage.location}: {reason}; {kept}"
+    )
+
+
+def _on_worker_0(act: Callable[[], None], storage: Storage, step: int) -> None:
+    """Let worker 0 do something that the others wait for; what it cannot do, all of them raise."""
+
+    def attempt() -> str | None:
+        try:
+            act()
+        except OSError as error:
+            return str(error)
+        return None
+
+    problem = from_worker_0(attempt)
+    if problem:
+        raise _not_written(storage, step, problem)

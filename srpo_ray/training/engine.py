@@ -1,6 +1,6 @@
 """The only place that touches DeepSpeed: sharded weights, backward, update."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -153,12 +153,12 @@ class Engine:
         return {name: _whole(safe_get_full_grad(parameter)) for name, parameter in self._trainable.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """Whole float32 master weights by parameter name, on the CPU of worker 0; all workers must call."""
-        return _on_worker_0((name, safe_get_full_fp32_param(value)) for name, value in self._trainable.items())
+        """Whole float32 master weights by parameter name, each on the CPU of one worker; all workers must call."""
+        return _shared_out((name, safe_get_full_fp32_param(value)) for name, value in self._trainable.items())
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Whole Adam moments as `<parameter name>/<moment>`, after at least one `step`; else as `weights`."""
-        return _on_worker_0(
+        return _shared_out(
             (f"{name}/{moment}", safe_get_full_optimizer_state(parameter, moment))
             for name, parameter in self._trainable.items()
             for moment in MOMENTS
@@ -167,20 +167,24 @@ class Engine:
     def average(self) -> dict[str, Tensor]:
         """Whole average of the weights by parameter name, empty if none is kept; else as `weights`."""
         shards = self._average.shards if self._average else {}
-        return _on_worker_0((name, _join(shard, self._trainable[name])) for name, shard in shards.items())
+        return _shared_out((name, _join(shard, self._trainable[name])) for name, shard in shards.items())
 
     def load(
-        self, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor], steps: int, average: dict[str, Tensor]
+        self,
+        weights: Mapping[str, Tensor],
+        optimizer_state: Mapping[str, Tensor],
+        steps: int,
+        average: Mapping[str, Tensor],
     ) -> None:
         """Take over master weights, optimizer and average of a checkpoint, before the first update.
 
         The module itself must hold the same weights already: this sets the float32 copies only.
 
         Args:
-            weights: What `weights` gave, at any number of workers.
-            optimizer_state: What `optimizer_state` gave; empty if no update was made.
+            weights: What `weights` gave to all workers together, however many they were.
+            optimizer_state: What `optimizer_state` gave them; empty if no update was made.
             steps: Updates made.
-            average: What `average` gave; empty if none is kept.
+            average: What `average` gave them; empty if none is kept.
         """
         self._updates = steps
         for name, parameter in self._trainable.items():
@@ -233,10 +237,10 @@ def _forward_hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
     return module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001, torch has no other way
 
 
-def _on_worker_0(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
-    """Copies on the CPU of worker 0, one after the other; the others take part and keep none, to spare their host."""
-    kept = dist.get_rank() == 0
-    return {name: _whole(tensor) for name, tensor in tensors if kept}
+def _shared_out(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
+    """Copies on the CPU of the workers in turn: all take part in each, and each keeps, and writes, an equal share."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    return {name: _whole(tensor) for index, (name, tensor) in enumerate(tensors) if index % world_size == rank}
 
 
 def _whole(value: Tensor | None) -> Tensor:

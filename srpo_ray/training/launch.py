@@ -125,24 +125,24 @@ def check_capacity(config: RunConfig) -> None:
     Raises:
         ValueError: If there are more than can ever run at once.
     """
-    need = worker_resources(config)
+    need, workers = worker_resources(config), config.training.min_workers
     capacity, available = cluster_capacity(need)
-    if capacity < config.training.num_workers:
+    if capacity < workers:
         raise ValueError(
             f"training.num_workers: expected at most {capacity:g} workers of {need} each, as the cluster has"
-            f" {available}, got {config.training.num_workers}; lower it or what each reserves, or add nodes"
+            f" {available}, got {workers}; lower it or what each reserves, or add nodes"
         )
 
     replica = {} if config.rewards.in_process else replica_resources(config.rewards.pool)
     together = {
-        name: config.training.num_workers * need.get(name, 0) + config.rewards.pool.num_replicas * replica.get(name, 0)
+        name: workers * need.get(name, 0) + config.rewards.pool.num_replicas * replica.get(name, 0)
         for name in need | replica
     }
     _, available = cluster_capacity(together)
     # Sums over all nodes: what they leave undecided, Ray's own placement finds out.
     if any(amount > available[name] for name, amount in together.items()):
         raise ValueError(
-            f"training.num_workers: expected {config.training.num_workers} workers of {need} and"
+            f"training.num_workers: expected {workers} workers of {need} and"
             f" {config.rewards.pool.num_replicas} reward replicas of {replica} to fit the cluster together, got"
             f" {available} for {together}; lower either number or what each reserves, or add nodes"
         )
@@ -234,7 +234,8 @@ def fit(
         train_worker,
         train_loop_config={"arguments": WorkerArguments(config, str(folder.path), pool, uri, run_id)},
         scaling_config=ScalingConfig(
-            num_workers=config.training.num_workers,
+            num_workers=_num_workers(config),
+            elastic_resize_monitor_interval_s=config.training.resize_interval_s,
             use_gpu=config.training.num_gpus > 0,
             resources_per_worker=worker_resources(config),
         ),
@@ -252,6 +253,11 @@ def fit(
         if isinstance(cause, ValueError):
             raise ValueError(str(cause)) from error
         raise TrainingError(str(cause or error)) from error
+
+
+def _num_workers(config: RunConfig) -> int | tuple[int, int]:
+    training = config.training
+    return (training.min_workers, training.max_workers) if training.elastic else training.max_workers
 
 
 def tracking_uri(config: RunConfig) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 import ray.train
@@ -9,16 +10,18 @@ import ray.util
 import torch
 
 from srpo_ray.config import RunConfig
+from srpo_ray.errors import CheckpointError
 from srpo_ray.evaluation.alarm import alarm_texts
 from srpo_ray.files import write_text
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.tracking.tracker import Tracker
-from srpo_ray.training.checkpoint import latest_checkpoint
+from srpo_ray.training.checkpoint import load_checkpoint, run_identity
 from srpo_ray.training.health import read_alarms
-from srpo_ray.training.run_folder import RunFolder, append_row, drop_rows_after, read_rows
+from srpo_ray.training.run_folder import CHECKPOINT_FAILED, RunFolder, append_row, drop_rows_after, read_rows
 from srpo_ray.training.setup import build_trainer
+from srpo_ray.training.storage import Storage
 from srpo_ray.training.trainer import Trainer
 from srpo_ray.training.watch import Verdict, agreed_verdict
 from srpo_ray.training.worker import WorkerArguments
@@ -32,10 +35,11 @@ def run_loop(arguments: WorkerArguments) -> None:
     """
     config, folder = arguments.config, RunFolder(arguments.run_dir)
     device = _prepare_process(config)
-    checkpoint = latest_checkpoint(folder.checkpoints)
+    checkpoint = load_checkpoint(Storage(folder.checkpoints), run_identity(config))
     start = checkpoint.step if checkpoint else 0
     trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
     del checkpoint
+    _note(trainer, start, "started", f"{trainer.world_size} workers")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     training, evaluation = config.training, config.evaluation
     if start in (0, training.num_updates) or start % evaluation.interval == 0:
@@ -53,15 +57,32 @@ def run_loop(arguments: WorkerArguments) -> None:
         last = made == training.num_updates
         saved = last or made % training.checkpoint_interval == 0
         if saved:
-            trainer.save(made, protected=verdict.best_step)
+            _save(trainer, made, verdict.best_step, last=last)
         if last or made % evaluation.interval == 0:
             judged = trainer.evaluate(made)
             verdict = agreed_verdict(folder, config)
             _publish(trainer, tracker, made, judged, verdict)
-            if verdict.best_step == made and not saved:
-                trainer.save(made, protected=made)
+            if verdict.saves_best and verdict.best_step == made and not saved:
+                _save(trainer, made, made)
     if tracker:
         _finish(folder, tracker, made, verdict)
+
+
+def _save(trainer: Trainer, made: int, best: int | None, *, last: bool = False) -> None:
+    """Write a checkpoint; where that fails the run goes on with the one before it, unless there is no later one."""
+    try:
+        trainer.save(made, protected=best)
+    except CheckpointError as error:
+        if last:
+            raise
+        _note(trainer, made, CHECKPOINT_FAILED, str(error))
+
+
+def _note(trainer: Trainer, step: int, event: str, message: str) -> None:
+    """Write down what happened to a run beside its updates."""
+    if trainer.rank == 0:
+        row = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "step": step, "event": event, "message": message}
+        append_row(trainer.folder.events, row)
 
 
 def _prepare_process(config: RunConfig) -> str:

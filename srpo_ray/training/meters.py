@@ -44,12 +44,17 @@ class MeanMeter:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Add per-sample values `[B]`; nothing is moved or waited for."""
+    def add(self, metrics: Mapping[str, Tensor], *, counted: bool = True) -> None:
+        """Add per-sample values `[B]`; nothing is moved or waited for.
+
+        Args:
+            metrics: The values by name.
+            counted: Whether they are part of the means; else they only make the names known.
+        """
         for name, values in metrics.items():
-            total = values.detach().to(self._device, torch.float32).sum()
+            total = values.detach().to(self._device, torch.float32).sum() * counted
             self._sums[name] = self._sums[name] + total if name in self._sums else total
-            self._counts[name] = self._counts.get(name, 0) + values.numel()
+            self._counts[name] = self._counts.get(name, 0) + values.numel() * counted
 
     def take(self) -> dict[str, float]:
         """The means over all workers since the last call; all workers must call, with the same names."""

@@ -1,5 +1,6 @@
 """What can be refused or said before any process starts: prompts, model folder, rewards that do not fit, run folder."""
 
+import uuid
 from pathlib import Path
 
 from srpo_ray.config import RunConfig, to_yaml
@@ -11,6 +12,7 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.rewards.build import declares_image_gradient
 from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.storage import Storage
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -90,4 +92,9 @@ def open_run_folder(config: RunConfig, path: Path) -> RunFolder:
             )
     else:
         write_text(folder.config, to_yaml(config))
+    storage = config.training.checkpoint_storage
+    if storage and not folder.checkpoint_place.exists():
+        Storage(storage).require_writable("training.checkpoint_storage")
+        # Runs of one name, such as the trials of two sweeps, may share a bucket.
+        write_text(folder.checkpoint_place, f"{storage.rstrip('/')}/{folder.path.name}-{uuid.uuid4().hex[:8]}\n")
     return folder

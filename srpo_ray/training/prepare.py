@@ -14,6 +14,7 @@ from srpo_ray.data.images import RealImages
 from srpo_ray.data.latents import LatentCache
 from srpo_ray.data.shards import ROWS, Rows
 from srpo_ray.files import write_text
+from srpo_ray.training.agreement import from_worker_0
 from srpo_ray.training.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ def prepare_features(config: RunConfig, texts: Sequence[str], folder: RunFolder,
         The cache, which has all of them.
     """
     cache = TextCache.of(config)
-    missing = _from_worker_0(lambda: cache.missing(texts))
+    missing = from_worker_0(lambda: cache.missing(texts))
     # Nothing here may keep the encoders: the model takes their place.
     _in_rounds(
         "text features", missing, cache.load_encoder(device) if missing and dist.get_rank() == 0 else None, 1, folder
@@ -60,17 +61,9 @@ def prepare_latents(
         ValueError: If a picture cannot be read.
     """
     cache = LatentCache.of(config)
-    missing = _from_worker_0(lambda: cache.missing(images))
+    missing = from_worker_0(lambda: cache.missing(images))
     _in_rounds("latents", missing, lambda part: cache.add(images, part, encode), dist.get_world_size(), folder)
     return cache.tokens(images)
-
-
-def _from_worker_0(find: Callable[[], list[T]]) -> list[T]:
-    """What worker 0 finds, on every worker."""
-    found = [find() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(found)
-    assert found[0] is not None
-    return found[0]
 
 
 def _in_rounds(

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from srpo_ray.files import replacing, write_text
 
+CHECKPOINT_FAILED = "checkpoint failed"
+"""Event of a run: a checkpoint that could not be written."""
+
 
 class RunFolder:
     """The files of one run."""
@@ -26,7 +29,8 @@ class RunFolder:
         self.pictures = self.path / "pictures"
         self.base_pictures = self.pictures / "base.safetensors"
         self.tuned_pictures = self.pictures / "tuned.safetensors"
-        self.checkpoints = self.path / "checkpoints"
+        self.events = self.path / "events.jsonl"
+        self.checkpoint_place = self.path / "checkpoints.txt"
         self.preparing = self.path / "preparing.json"
         self.finished = self.path / "finished.json"
         self.ray = self.path / "ray"
@@ -35,6 +39,18 @@ class RunFolder:
     def gallery(self) -> Path:
         """The before/after picture grid of the latest evaluation."""
         return self.pictures / "before_after.png"
+
+    @property
+    def checkpoints(self) -> str:
+        """Where the checkpoints are: a folder, or a URL."""
+        place = self.checkpoint_place
+        return place.read_text().strip() if place.exists() else str(self.path / "checkpoints")
+
+    @property
+    def tracker_state(self) -> dict[str, str]:
+        """The MLflow run, for a checkpoint to name; empty if there is none."""
+        record = self.tracker_record
+        return {"mlflow_run": json.loads(record.read_text())["run_id"]} if record.exists() else {}
 
     @property
     def best_step(self) -> int | None:

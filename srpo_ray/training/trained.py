@@ -1,14 +1,15 @@
 """What a finished, or stopped, run has learned, read from its folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run
-from srpo_ray.training.checkpoint import checkpoint_path, latest_trained_file, trained_file
+from srpo_ray.training.checkpoint import latest_trained, read_trained_weights
 from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,11 @@ class TrainedRun:
     config: RunConfig
     step: int
     """Updates made; 0 where the alarm stopped a run that was best before its first one."""
-    file: Path | None
-    """The trained weights, or their average where the run kept one; None at step 0."""
 
     @property
-    def weights(self) -> dict[str, Tensor] | None:
-        """What is in `file`, read anew."""
-        return load_file(self.file) if self.file else None
+    def weights(self) -> Mapping[str, Tensor] | None:
+        """The trained weights, or their average where the run kept one, read anew; None at step 0."""
+        return read_trained_weights(Storage(self.folder.checkpoints), self.step) if self.step else None
 
 
 def read_trained(run_dir: Path) -> TrainedRun:
@@ -38,15 +37,15 @@ def read_trained(run_dir: Path) -> TrainedRun:
         ValueError: If there is no run with a whole checkpoint in the folder.
     """
     folder = RunFolder(run_dir)
-    best = folder.best_step
-    if best is None:
-        found = latest_trained_file(folder.checkpoints)
-    else:
-        found = trained_file(checkpoint_path(folder.checkpoints, best)) if best else None
-    if not folder.config.exists() or (found is None and best != 0):
+    step = folder.best_step
+    if step is None:
+        found = latest_trained(Storage(folder.checkpoints))
+        step = found[0] if found else None
+    elif step:
+        read_trained_weights(Storage(folder.checkpoints), step)
+    if not folder.config.exists() or step is None:
         raise ValueError(
             f"expected the folder of a trained run, with config.yaml and checkpoints, got {run_dir};"
             " `srpo-ray train` prints the folder when it ends"
         )
-    step, file = found or (0, None)
-    return TrainedRun(folder, load_run([folder.config]), step, file)
+    return TrainedRun(folder, load_run([folder.config]), step)

@@ -4,10 +4,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
-from torch import distributed as dist
 
 from srpo_ray.algorithms import Algorithm, Batch, PendingLoss
 from srpo_ray.config import RunConfig
@@ -16,10 +14,12 @@ from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.panel import Panel, combine
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.training.checkpoint import save_checkpoint
+from srpo_ray.training.agreement import gather
+from srpo_ray.training.checkpoint import run_identity, save_checkpoint
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory
 from srpo_ray.training.run_folder import RunFolder, append_row, load_pictures, save_pictures
+from srpo_ray.training.storage import Storage
 
 
 @dataclass
@@ -48,10 +48,9 @@ class Trainer:
         # What was sampled since the last update, for the panel, is no cost of this one.
         self.policy.take_evaluations()
         with self.timer.stage("step"):
-            for batch in self.batches(step):
+            for batch, share in self.batches(step):
                 with self.timer.stage("rollout"), self.engine.gathered():
                     collected = self.algorithm.collect(batch)
-                share = len(batch.samples) / self.config.training.worker_batch_size
                 self.backward(self.algorithm.losses(batch, collected), share)
             with self.timer.stage("update"):
                 gradient_norm = self.engine.step()
@@ -76,7 +75,7 @@ class Trainer:
 
         Args:
             losses: Runs a forward pass whenever it is asked for the next loss.
-            share: The batch's share of this worker's update.
+            share: What its loss counts in this worker's update, 0 if nothing.
         """
         waiting = iter(losses)
         in_flight = self.config.training.losses_in_flight or self.algorithm.losses_in_flight
@@ -90,21 +89,28 @@ class Trainer:
             with self.timer.stage("backward"):
                 self.engine.backward(torch.stack([output.loss for output in outputs]).sum() * share)
             for output in outputs:
-                self.meter.add(output.metrics)
+                self.meter.add(output.metrics, counted=share > 0)
 
-    def batches(self, step: int) -> Iterable[Batch]:
-        """This worker's share of the update's prompts, in micro-batches."""
+    def batches(self, step: int) -> Iterable[tuple[Batch, float]]:
+        """This worker's micro-batches of an update, and what the loss of each counts.
+
+        ZeRO-3 averages gradients over the workers and needs as many forward passes of each. Where the update's
+        micro-batches do not go into the number of workers, some are computed once more and count nothing: the update
+        is the same with any number of workers.
+        """
         training = self.config.training
         chosen = self.prompts.indices(step, training.batch_size, self.config.seed)
-        first = self.rank * training.worker_batch_size
-        size = training.micro_batch_size or training.worker_batch_size
-        for start in range(first, first + training.worker_batch_size, size):
+        size, passes = training.pass_size, training.num_passes(self.world_size)
+        number = training.batch_size // size
+        for position in range(self.rank * passes, (self.rank + 1) * passes):
+            start = position % number * size
             samples = range(start, start + size)
             indices = [chosen[sample] for sample in samples]
             conditioning = self.prompts.conditioning[indices].to(self.policy.device, self.policy.dtype)
             texts = tuple(self.prompts.texts[index] for index in indices)
             real = {row: tokens.to(self.policy.device) for row, tokens in self.prompts.real_tokens(indices).items()}
-            yield Batch(step, tuple(samples), texts, conditioning, self.rank, real)
+            batch = Batch(step, tuple(samples), texts, conditioning, self.rank, real)
+            yield batch, self.world_size / number if position < number else 0.0
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Judge the model on the panel, with the average of its weights if one is kept.
@@ -114,9 +120,7 @@ class Trainer:
         start = time.perf_counter()
         with self.engine.averaged(), self.engine.gathered():
             judged = self.panel.judge(self.policy, self.rewards, self.config.rewards.factors)
-        shares: list[Any] = [None] * self.world_size
-        dist.all_gather_object(shares, judged)
-        evaluation = combine(shares, len(self.panel.prompts))
+        evaluation = combine(gather(judged), len(self.panel.prompts))
         metrics, pictures = evaluation.metrics, evaluation.pictures
         metrics["time/evaluate"] = time.perf_counter() - start
         self.rewards.take_statistics()
@@ -135,14 +139,23 @@ class Trainer:
         return metrics
 
     def save(self, step: int, protected: int | None = None) -> None:
-        """Write a checkpoint; all workers take part, worker 0 writes.
+        """Write a checkpoint, each worker its share; all must call.
 
         Args:
             step: Updates made.
             protected: Step whose checkpoint is kept, however old it is.
+
+        Raises:
+            CheckpointError: If it could not be written; the run can go on, with the checkpoints before it.
         """
-        weights, optimizer, average = self.engine.weights(), self.engine.optimizer_state(), self.engine.average()
-        if self.rank == 0:
-            kept = self.config.training.checkpoints_kept
-            save_checkpoint(self.folder.checkpoints, step, weights, optimizer, {}, kept, average, protected)
-        dist.barrier()
+        progress = {"samples": step * self.config.training.batch_size, "num_workers": self.world_size}
+        save_checkpoint(
+            Storage(self.folder.checkpoints),
+            step,
+            self.engine.weights(),
+            self.engine.optimizer_state(),
+            self.engine.average(),
+            run_identity(self.config) | progress | self.folder.tracker_state,
+            self.config.training.checkpoints_kept,
+            protected,
+        )

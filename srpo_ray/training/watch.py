@@ -2,10 +2,9 @@
 
 from dataclasses import asdict, dataclass
 
-from torch import distributed as dist
-
 from srpo_ray.config import RunConfig
 from srpo_ray.evaluation.alarm import Alarm, Scored, best_evaluation, find_alarms
+from srpo_ray.training.agreement import from_worker_0
 from srpo_ray.training.run_folder import RunFolder, append_row, drop_rows_after, read_rows
 
 
@@ -16,7 +15,9 @@ class Verdict:
     alarms: tuple[Alarm, ...] = ()
     """Alarms of the last evaluation."""
     best_step: int | None = None
-    """Updates made at the best evaluation so far, where the run keeps its checkpoint; None if it keeps none."""
+    """Updates made at the best evaluation so far, whose checkpoint is kept; None if nothing tells which is best."""
+    saves_best: bool = False
+    """Whether a new best evaluation is given a checkpoint, be it due or not."""
     stop: bool = False
     """Whether the run ends here."""
 
@@ -31,17 +32,14 @@ def judge_run(folder: RunFolder, config: RunConfig) -> Verdict:
     drop_rows_after(folder.alarms, history[-1].step - 1)
     for found in alarms:
         append_row(folder.alarms, asdict(found))
-    if alarm.action == "warn":
-        return Verdict(alarms)
-    return Verdict(alarms, best_evaluation(history, held_out).step, stop=bool(alarms))
+    best = best_evaluation(history, held_out).step if held_out else None
+    stops = alarm.action == "stop"
+    return Verdict(alarms, best, saves_best=stops, stop=stops and bool(alarms))
 
 
 def agreed_verdict(folder: RunFolder, config: RunConfig) -> Verdict:
     """Worker 0's `judge_run`, on every worker: all must stop, or save, at the same update."""
-    verdict: list[Verdict | None] = [judge_run(folder, config) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(verdict, src=0)
-    assert verdict[0] is not None
-    return verdict[0]
+    return from_worker_0(lambda: judge_run(folder, config))
 
 
 def trained_reward(config: RunConfig) -> str:

@@ -17,7 +17,7 @@ def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
     """
     optimizer = config.optimizer
     return {
-        "train_micro_batch_size_per_gpu": config.micro_batch_size or config.worker_batch_size,
+        "train_micro_batch_size_per_gpu": config.pass_size,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": optimizer.max_grad_norm,

@@ -368,7 +368,7 @@ def test_dotted_path_turns_an_unset_section_on() -> None:
 def test_values_are_not_checked_before_all_layers_are_merged(tmp_path: Path) -> None:
     (tmp_path / "half.yaml").write_text("training: {num_workers: 3}\n")
     values = load_values([SMALL_WORLD, tmp_path / "half.yaml"], ["training.batch_size=9"])
-    assert RunConfig.model_validate(values).training.worker_batch_size == 3
+    assert RunConfig.model_validate(values).training.pass_size == 3
 
 
 def test_reference_preset_has_every_released_number() -> None:

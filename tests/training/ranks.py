@@ -25,6 +25,13 @@ def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *argu
     return torch.load(result, weights_only=True)
 
 
+def joined(mine: dict[str, Any]) -> dict[str, Any]:
+    """What all ranks have together, on every rank."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return {name: value for part in parts for name, value in part.items()}
+
+
 def _rank(
     rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...], result: Path
 ) -> None:

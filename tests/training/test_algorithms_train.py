@@ -18,7 +18,7 @@ from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 from tests.conftest import ROOT, SMALL_WORLD, TINY
-from tests.training.ranks import run_ranks
+from tests.training.ranks import joined, run_ranks
 from tests.training.tiny_flux import relative_error
 
 WORLD_SIZE = 2
@@ -60,25 +60,24 @@ def train_all(run_root: str) -> dict[str, dict[str, Any]]:
 def train_one(config: RunConfig, rewards: LocalRewards) -> dict[str, Any]:
     """Two updates: the first part by part, for its gradients, the second as the loop makes it."""
     trainer = build_trainer(config, RunFolder(Path(config.run_root) / config.name), rewards, "cpu", None)
-    before = trainer.engine.weights()
+    before = joined(trainer.engine.weights())
     expected = plain_gradients(trainer, rewards) if trainer.rank == 0 else {}
     dist.barrier()
     gradients = first_gradients(trainer)
     trainer.engine.step()
     metrics = trainer.update(1)
-    after = trainer.engine.weights()
-    # Worker 0 alone is given whole weights.
-    changed = max(((after[name] - before[name]).abs().max().item() for name in before), default=0.0)
+    after = joined(trainer.engine.weights())
+    changed = max((after[name] - before[name]).abs().max().item() for name in before)
     error = relative_error(gradients, expected) if trainer.rank == 0 else 0.0
     return {"metrics": metrics, "changed": changed, "gradient_error": error}
 
 
 def first_gradients(trainer: Trainer) -> dict[str, Tensor]:
     """Of the first update, through ZeRO-3 on all workers."""
-    for batch in trainer.batches(0):
+    for batch, share in trainer.batches(0):
         with trainer.engine.gathered():
             collected = trainer.algorithm.collect(batch)
-        trainer.backward(trainer.algorithm.losses(batch, collected), 1.0)
+        trainer.backward(trainer.algorithm.losses(batch, collected), share)
     gradients = trainer.engine.gradients()
     trainer.meter.take()
     return gradients
@@ -107,7 +106,7 @@ def plain_gradients(trainer: Trainer, rewards: LocalRewards) -> dict[str, Tensor
 def batches_of(trainer: Trainer, rank: int) -> list[Batch]:
     own, trainer.rank = trainer.rank, rank
     try:
-        return list(trainer.batches(0))
+        return [batch for batch, _ in trainer.batches(0)]
     finally:
         trainer.rank = own
 

@@ -1,81 +1,184 @@
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
+from torch import distributed as dist
 
+from srpo_ray.errors import CheckpointError
 from srpo_ray.training.checkpoint import (
     complete_checkpoints,
-    latest_checkpoint,
-    latest_trained_file,
+    latest_trained,
+    load_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
+from srpo_ray.training.storage import Storage
+from tests.training.ranks import run_ranks
 
 
-def save(folder: Path, step: int, kept: int = 3) -> Path:
-    weights = {"a": torch.full((4,), float(step)), "b.c": torch.randn(2, 3)}
-    return save_checkpoint(folder, step, weights, {"a/exp_avg": torch.ones(4)}, {"note": "x"}, kept)
+@pytest.fixture(params=["folder", "URL"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    if request.param == "folder":
+        yield Storage(tmp_path / "checkpoints")
+        return
+    # fsspec's own store in this process's memory: an address with a scheme, without rename and without paths.
+    yield Storage(f"memory://bucket/{tmp_path.name}")
+    fsspec.filesystem("memory").store.clear()
 
 
-def test_checkpoint_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    weights = {"a": torch.randn(5), "b.c": torch.randn(2, 3)}
-    optimizer = {"a/exp_avg": torch.randn(5)}
-    save_checkpoint(tmp_path, 20, weights, optimizer, {"epoch": 3}, kept=2)
-    read = latest_checkpoint(tmp_path)
-    assert read is not None
-    assert (read.step, read.state) == (20, {"epoch": 3})
-    assert all(torch.equal(read.weights[name], weights[name]) for name in weights)
-    assert torch.equal(read.optimizer["a/exp_avg"], optimizer["a/exp_avg"])
+def save(storage: Storage, step: int, kept: int = 3, protected: int | None = None, **state: object) -> None:
+    weights = {"a": torch.full((4,), float(step)), "b.c": torch.arange(6.0).view(2, 3)}
+    save_checkpoint(storage, step, weights, {"a/exp_avg": torch.ones(4)}, {}, state, kept, protected)
 
 
-@pytest.mark.parametrize("damage", ["flip a bit", "cut short", "remove"])
-def test_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Path, damage: str) -> None:
-    save(tmp_path, 10)
-    file = save(tmp_path, 20) / "weights.safetensors"
-    content = bytearray(file.read_bytes())
+def spoil(storage: Storage, name: str, damage: str) -> None:
+    """Change a file behind the storage's back."""
+    system, path = storage._system, storage._path(name)
+    with system.open_input_stream(path, compression=None) as stream:
+        content = bytearray(stream.read())
     if damage == "remove":
-        file.unlink()
-    elif damage == "cut short":
-        file.write_bytes(content[:-8])
+        system.delete_file(path)
+        return
+    if damage == "cut short":
+        del content[-8:]
     else:
         content[-1] ^= 1
-        file.write_bytes(content)
+    with system.open_output_stream(path, compression=None) as stream:
+        stream.write(bytes(content))
+
+
+def test_checkpoint_comes_back_as_it_was_written(storage: Storage) -> None:
+    weights = {"a": torch.randn(5), "b.c": torch.randn(2, 3)}
+    optimizer, average = {"a/exp_avg": torch.randn(5)}, {"a": torch.randn(5)}
+    save_checkpoint(storage, 20, weights, optimizer, average, {"samples": 160}, kept=2)
+    read = load_checkpoint(Storage(storage.location), {})
+    assert read is not None
+    assert (read.step, read.state) == (20, {"samples": 160})
+    for found, expected in ((read.weights, weights), (read.optimizer, optimizer), (read.average, average)):
+        assert set(found) == set(expected)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("weights-00000.safetensors", "flip a bit"),
+        ("weights-00000.safetensors", "cut short"),
+        ("weights-00000.safetensors", "remove"),
+        ("optimizer-00000.safetensors", "flip a bit"),
+        ("manifest.json", "cut short"),
+    ],
+)
+def test_damaged_checkpoint_is_named_and_the_one_before_it_is_used(storage: Storage, name: str, damage: str) -> None:
+    save(storage, 10)
+    save(storage, 20)
+    spoil(storage, f"step_000020/{name}", damage)
     with pytest.warns(UserWarning, match=r"step_000020.*using the checkpoint before it"):
-        read = latest_checkpoint(tmp_path)
+        read = load_checkpoint(storage, {})
     assert read is not None
     assert read.step == 10
 
 
-def test_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
-    save(tmp_path, 10)
-    (tmp_path / ".step_000020.123.partial").mkdir()
-    assert [path.name for path in complete_checkpoints(tmp_path)] == ["step_000010"]
+def test_half_written_checkpoint_is_not_seen(storage: Storage) -> None:
+    save(storage, 10)
+    save(storage, 20)
+    # It is written last, so this is what a process leaves that was killed before.
+    spoil(storage, "step_000020/manifest.json", "remove")
+    read = load_checkpoint(storage, {})
+    assert read is not None
+    assert read.step == 10
 
 
-def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept_and_what_was_never_finished_goes(storage: Storage) -> None:
+    save(storage, 5)
+    spoil(storage, "step_000005/manifest.json", "remove")
     for step in (10, 20, 30):
-        save(tmp_path, step, kept=2)
-    assert [path.name for path in complete_checkpoints(tmp_path)] == ["step_000020", "step_000030"]
+        save(storage, step, kept=2)
+    assert storage.folders() == ["step_000020", "step_000030"]
 
 
-def test_protected_checkpoint_is_kept_however_old(tmp_path: Path) -> None:
+def test_protected_checkpoint_is_kept_however_old(storage: Storage) -> None:
     for step in (10, 20, 30):
-        save_checkpoint(tmp_path, step, {"a": torch.ones(1)}, {"a/s": torch.ones(1)}, {}, kept=1, protected=10)
-    assert [path.name for path in complete_checkpoints(tmp_path)] == ["step_000010", "step_000030"]
+        save(storage, step, kept=1, protected=10)
+    assert complete_checkpoints(storage) == [10, 30]
 
 
-def test_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_run_is_refused_by_name(storage: Storage) -> None:
+    save(storage, 10, seed=1, algorithm="srpo")
+    assert load_checkpoint(storage, {"seed": 1, "algorithm": "srpo"}) is not None
+    with pytest.raises(ValueError, match=r"step_000010: expected one of a run with algorithm 'draft', got 'srpo'"):
+        load_checkpoint(storage, {"seed": 1, "algorithm": "draft"})
+
+
+def test_folder_that_is_no_checkpoint_is_refused(storage: Storage) -> None:
     with pytest.raises(ValueError, match="expected weights, optimizer and manifest"):
-        read_checkpoint(tmp_path)
+        read_checkpoint(storage, 1)
 
 
-def test_pictures_need_the_weights_of_a_checkpoint_and_nothing_else(tmp_path: Path) -> None:
-    first, second = save(tmp_path, 10), save(tmp_path, 20)
-    (second / "optimizer.safetensors").unlink()
-    assert latest_trained_file(tmp_path) == (20, second / "weights.safetensors")
-    (second / "weights.safetensors").write_bytes(b"cut short")
+def test_pictures_need_the_weights_of_a_checkpoint_and_nothing_else(storage: Storage) -> None:
+    save(storage, 10)
+    save(storage, 20)
+    spoil(storage, "step_000020/optimizer-00000.safetensors", "remove")
+    assert newest_a(storage) == (20, 20.0)
+    spoil(storage, "step_000020/weights-00000.safetensors", "cut short")
     with pytest.warns(UserWarning, match=r"step_000020.*using the checkpoint before it"):
-        assert latest_trained_file(tmp_path) == (10, first / "weights.safetensors")
-    average = {"a": torch.ones(4)}
-    third = save_checkpoint(tmp_path, 30, average, {"a/s": torch.ones(1)}, {}, kept=1, average=average)
-    assert latest_trained_file(tmp_path) == (30, third / "average.safetensors")
+        assert newest_a(storage) == (10, 10.0)
+    save_checkpoint(storage, 30, {"a": torch.ones(1)}, {"a/s": torch.ones(1)}, {"a": torch.full((1,), 7.0)}, {}, kept=1)
+    assert newest_a(storage) == (30, 7.0)
+
+
+def newest_a(storage: Storage) -> tuple[int, float]:
+    found = latest_trained(storage)
+    assert found is not None
+    return found[0], found[1]["a"][0].item()
+
+
+def test_full_disk_keeps_the_checkpoint_before_and_says_so(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    save(storage, 10)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The system refuses to write beyond it, as it does on a disk that is full.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"of update 20 could not be written.*update 10 stays the newest"):
+            save_checkpoint(storage, 20, {"a": torch.ones(100_000)}, {}, {}, {}, kept=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert storage.folders() == ["step_000010"]
+    assert read_checkpoint(storage, 10).weights["a"][0] == 10
+
+
+def save_by_halves(folder: str) -> dict[str, object]:
+    """Two ranks write one tensor each; then the second cannot write."""
+    storage, rank = Storage(folder), dist.get_rank()
+    weights = {f"tensor {rank}": torch.full((100_000,), float(rank))}
+    save_checkpoint(storage, 1, weights, {}, {}, {}, kept=2)
+    read = load_checkpoint(Storage(folder), {})
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        save_checkpoint(storage, 2, weights, {}, {}, {}, kept=2)
+        message = ""
+    except CheckpointError as error:
+        message = str(error)
+    assert read is not None
+    return {"read": {name: value[0].item() for name, value in read.weights.items()}, "message": message}
+
+
+def test_workers_write_their_shares_and_fail_together(tmp_path: Path) -> None:
+    found = run_ranks(save_by_halves, 2, tmp_path, str(tmp_path / "checkpoints"))
+    assert found["read"] == {"tensor 0": 0.0, "tensor 1": 1.0}
+    assert "update 2 could not be written" in found["message"]
+    assert complete_checkpoints(Storage(tmp_path / "checkpoints")) == [1]
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [("nowhere://bucket/x", "got 'nowhere://bucket/x'"), ("/proc/srpo_ray", "expected a place that can be written")],
+)
+def test_place_that_cannot_be_written_is_refused_before_the_run(location: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Storage(location).require_writable("training.checkpoint_storage")

@@ -17,7 +17,7 @@ from srpo_ray.training.engine import Engine
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.zero_config import zero_config
-from tests.training.ranks import run_ranks
+from tests.training.ranks import joined, run_ranks
 from tests.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
 
 LR, WEIGHT_DECAY, MAX_NORM = 1e-3, 1e-2, 0.1
@@ -53,8 +53,8 @@ def train_engine(
     return {
         "gradients": gradients,
         "norms": norms,
-        "weights": engine.weights(),
-        "optimizer": engine.optimizer_state(),
+        "weights": joined(engine.weights()),
+        "optimizer": joined(engine.optimizer_state()),
     }
 
 
@@ -115,12 +115,10 @@ def gradients_of_one_update(folder: str, *configs: RunConfig) -> list[dict[str, 
 def _gradients(config: RunConfig, folder: str) -> dict[str, Tensor]:
     trainer = build_trainer(config, RunFolder(folder), LocalRewards.load(config.rewards.models), "cpu", None)
     assert not any(hasattr(parameter, "ds_id") for parameter in trainer.policy.vae.parameters()), "VAE was sharded"
-    for batch in trainer.batches(0):
+    for batch, share in trainer.batches(0):
         with trainer.engine.gathered():
             collected = trainer.algorithm.collect(batch)
-        trainer.backward(
-            trainer.algorithm.losses(batch, collected), len(batch.samples) / config.training.worker_batch_size
-        )
+        trainer.backward(trainer.algorithm.losses(batch, collected), share)
     return trainer.engine.gradients()
 
 

@@ -15,7 +15,7 @@ from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 from tests.conftest import SMALL_WORLD, TINY
-from tests.training.ranks import run_ranks
+from tests.training.ranks import joined, run_ranks
 
 PROMPTS = [f"a red circle on a {color} background" for color in ("gray", "white", "black")]
 
@@ -61,7 +61,7 @@ def one_update(config: RunConfig, rewards: LocalRewards) -> dict[str, Any]:
     numbers = {name: value for name, value in metrics.items() if not name.startswith(("time/", "memory/"))}
     return {
         "metrics": numbers,
-        "weights": trainer.engine.weights(),
+        "weights": joined(trainer.engine.weights()),
         "samples": {sample: found for share in seen for sample, found in share.items()},
         "preparing": folder.preparing.exists(),
     }
@@ -71,7 +71,7 @@ def samples(trainer: Trainer, step: int) -> dict[int, tuple[str, float]]:
     """Of each sample of this worker its text and how far its real picture is from that of the caption; -1 has none."""
     found = {}
     images = load_images("small_world:realistic")
-    for batch in trainer.batches(step):
+    for batch, _ in trainer.batches(step):
         for row, (sample, text) in enumerate(zip(batch.samples, batch.prompts, strict=True)):
             error = -1.0
             if row in batch.real:

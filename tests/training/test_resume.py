@@ -1,5 +1,6 @@
 """A real trainer with adapters and an average: its checkpoint gives back the trainer, and the model that is sampled."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from srpo_ray.config import RunConfig, apply, to_yaml
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from srpo_ray.training.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, run_identity, save_checkpoint
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.setup import build_trainer
+from srpo_ray.training.storage import Storage
 from tests.training.ranks import run_ranks
 
 SETTINGS = {
@@ -33,7 +35,8 @@ def train_and_resume(config: RunConfig, path: str) -> list[dict[str, Any]]:
     trainer.evaluate(0)
     trainer.update(0)
     trainer.save(1)
-    resumed = build_trainer(config, folder, rewards, "cpu", latest_checkpoint(folder.checkpoints))
+    checkpoint = load_checkpoint(Storage(folder.checkpoints), run_identity(config))
+    resumed = build_trainer(config, folder, rewards, "cpu", checkpoint)
     results = []
     for each in (trainer, resumed):
         metrics = {**each.evaluate(1), **each.update(1)}
@@ -46,12 +49,12 @@ def picture(folder: RunFolder) -> bytes:
     return sample_run(folder.path, ["a red circle"], options=SamplingOptions(seed=0, num_steps=2)).read_bytes()
 
 
-def run_with(config: RunConfig, path: Path, checkpoint: Checkpoint, average: dict[str, torch.Tensor]) -> RunFolder:
+def run_with(config: RunConfig, path: Path, checkpoint: Checkpoint, average: Mapping[str, torch.Tensor]) -> RunFolder:
     """Another run's folder with the checkpoint's weights and an average."""
     folder = RunFolder(path)
     folder.make()
     folder.config.write_text(to_yaml(config))
-    save_checkpoint(folder.checkpoints, 1, checkpoint.weights, checkpoint.optimizer, {}, 1, average)
+    save_checkpoint(Storage(folder.checkpoints), 1, checkpoint.weights, checkpoint.optimizer, average, {}, 1)
     return folder
 
 
@@ -64,8 +67,7 @@ def test_checkpoint_of_adapters_gives_back_the_trainer_and_the_samples(tiny_run:
     for part in ("weights", "average"):
         assert all(torch.equal(resumed[part][name], value) for name, value in straight[part].items())
 
-    checkpoint = latest_checkpoint(RunFolder(tmp_path / "run").checkpoints)
-    assert checkpoint is not None
+    checkpoint = read_checkpoint(Storage(RunFolder(tmp_path / "run").checkpoints), 1)
     assert checkpoint.weights
     assert all(".lora_" in name for name in [*checkpoint.weights, *checkpoint.average])
     averaged = picture(run_with(config, tmp_path / "both", checkpoint, checkpoint.average))

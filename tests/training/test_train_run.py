@@ -1,7 +1,6 @@
 """Whole runs through Ray Train, DeepSpeed, the reward pool and MLflow."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from PIL import Image
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
-from srpo_ray.training.checkpoint import checkpoint_path, complete_checkpoints, latest_checkpoint
+from srpo_ray.training.checkpoint import checkpoint_name, complete_checkpoints, read_checkpoint
 from srpo_ray.training.launch import TrainingError, train
 from srpo_ray.training.run_folder import RunFolder, read_rows
+from srpo_ray.training.storage import Storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -30,9 +30,8 @@ def with_reward(config: RunConfig, name: str, **arguments: Any) -> RunConfig:
 
 
 def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
-    checkpoint = latest_checkpoint(folder.checkpoints)
-    assert checkpoint is not None
-    return checkpoint.weights
+    storage = Storage(folder.checkpoints)
+    return dict(read_checkpoint(storage, complete_checkpoints(storage)[-1]).weights)
 
 
 def test_run_leaves_rows_pictures_checkpoints_and_an_mlflow_run(tiny_run: RunConfig) -> None:
@@ -143,7 +142,7 @@ def test_alarm_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(tiny_ru
     assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
     result = {"updates": 4, "evaluations": 3, "stopped_by": "alarm", "best_step": 2}
     assert json.loads(folder.finished.read_text()) == result
-    assert [path.name for path in complete_checkpoints(folder.checkpoints)] == ["step_000002", "step_000003"]
+    assert complete_checkpoints(Storage(folder.checkpoints)) == [2, 3]
     assert [(row["step"], row["metric"]) for row in read_rows(folder.alarms)] == [(4, "panel/judge")]
     client = MlflowClient(f"sqlite:///{Path(tiny_run.run_root) / 'mlflow.db'}")
     run_id = json.loads(folder.tracker_record.read_text())["run_id"]
@@ -158,5 +157,5 @@ def test_alarm_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(tiny_ru
     best = sampled()
     folder.finished.unlink()
     assert sampled() != best, "the newest checkpoint draws another picture"
-    shutil.rmtree(checkpoint_path(folder.checkpoints, 3))
+    Storage(folder.checkpoints).remove(checkpoint_name(3))
     assert sampled() == best

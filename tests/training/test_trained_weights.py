@@ -19,7 +19,7 @@ from srpo_ray.config.training import EmaConfig, LearningRateScheduleConfig, Opti
 from srpo_ray.models.tuned import add_adapters, load_trained
 from srpo_ray.training import engine as engine_module
 from srpo_ray.training.engine import Engine
-from tests.training.ranks import run_ranks
+from tests.training.ranks import joined, run_ranks
 from tests.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
 
 pytestmark = pytest.mark.slow
@@ -95,12 +95,12 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
     if state:
         engine.load(state["weights"], state["optimizer"], steps.start, state["average"])
     norms, rates, shown, halfway = [], [], torch.empty(0), {}
-    size = config.micro_batch_size or config.worker_batch_size
+    size, share = config.pass_size, BATCH // world_size
     for first, second, sigma in batches(steps):
-        for start in range(rank * config.worker_batch_size, (rank + 1) * config.worker_batch_size, size):
+        for start in range(rank * share, (rank + 1) * share, size):
             part = slice(start, start + size)
             loss = losses(engine, first[part].to(setting.dtype), second[part].to(setting.dtype), sigma[part])
-            engine.backward(loss * size / config.worker_batch_size)
+            engine.backward(loss * size / share)
         norms.append(engine.step())
         rates.append(engine.lr)
         shown = show(engine, first.to(setting.dtype), sigma)
@@ -118,7 +118,8 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
 
 def state_of(engine: Engine) -> dict[str, Any]:
     """What a checkpoint keeps."""
-    return {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "average": engine.average()}
+    parts = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "average": engine.average()}
+    return {name: joined(part) for name, part in parts.items()}
 
 
 def show(engine: Engine, tokens: Tensor, sigma: Tensor) -> Tensor:
@@ -146,10 +147,7 @@ def train_all(settings: dict[str, Setting]) -> dict[str, Any]:
     dist.all_gather_object(adapters, results["lora"]["initial"])
     results["adapters of the ranks"] = adapters
     for name in ("all on", "bfloat16, all on"):
-        # Rank 0 has the checkpoint; in a run every rank reads its file.
-        halfway = [results[name]["halfway"]]
-        dist.broadcast_object_list(halfway)
-        results[f"{name}, resumed"] = train(settings[name], range(2, UPDATES), halfway[0])
+        results[f"{name}, resumed"] = train(settings[name], range(2, UPDATES), results[name]["halfway"])
     return results
 
 

@@ -9,6 +9,7 @@ from srpo_ray.config import RunConfig, load_run, to_yaml
 from srpo_ray.models.tuned import load_tuned
 from srpo_ray.training.checkpoint import save_checkpoint
 from srpo_ray.training.run_folder import RunFolder, append_row
+from srpo_ray.training.storage import Storage
 from tests.conftest import SMALL_WORLD
 
 
@@ -25,7 +26,7 @@ def trained_run(path: Path, *overrides: str) -> tuple[RunConfig, dict[str, Tenso
         for name, parameter in network.named_parameters()
         if parameter.requires_grad
     }
-    save_checkpoint(folder.checkpoints, 7, weights, {"x/exp_avg": torch.zeros(1)}, {}, kept=1)
+    save_checkpoint(Storage(folder.checkpoints), 7, weights, {"x/exp_avg": torch.zeros(1)}, {}, {}, kept=1)
     append_row(folder.evaluations, {"step": 0, "panel/held_out": 0.5, "time/evaluate": 1.0})
     append_row(folder.evaluations, {"step": 7, "panel/held_out": 0.75, "time/evaluate": 1.0})
     return config, weights

@@ -1,0 +1,188 @@
+"""Where checkpoints are kept: a folder, or any place that pyarrow or fsspec has an address for."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+from pyarrow import ArrowInvalid
+from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem, copy_files
+
+from srpo_ray.files import write_text
+
+_BLOCK = 2**23
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a file is known by."""
+
+    bytes: int
+    sha256: str
+
+
+class Storage:
+    """Files by relative names, below a folder of this machine or of a store elsewhere."""
+
+    def __init__(self, location: Path | str) -> None:
+        """Open a place without touching it.
+
+        Args:
+            location: Folder, or URL such as `s3://bucket/folder` or `gs://bucket/folder`.
+
+        Raises:
+            ValueError: If it is no address that pyarrow or fsspec knows, or what it takes is not installed.
+        """
+        self.location = str(location)
+        self._system, self._root = _open(location)
+        self._local = Path(self._root) if isinstance(self._system, LocalFileSystem) else None
+        self._fetched: dict[str, Path] = {}
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def require_writable(self, key: str) -> None:
+        """Write a small file and remove it.
+
+        Args:
+            key: Config key that the place comes from.
+
+        Raises:
+            ValueError: If that is refused.
+        """
+        try:
+            self.write(".writable", "")
+            self._system.delete_file(self._path(".writable"))
+        except OSError as error:
+            raise ValueError(
+                f"{key}: expected a place that can be written, got {self.location} ({error}); check the address, the"
+                " bucket and the credentials, or choose another"
+            ) from error
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it, in order."""
+        selector = FileSelector(self._root, allow_not_found=True)
+        return sorted(
+            info.base_name for info in self._system.get_file_info(selector) if info.type == FileType.Directory
+        )
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return self._system.get_file_info(self._path(name)).type == FileType.File
+
+    def read(self, name: str) -> str:
+        """A small text file.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        with self._system.open_input_stream(self._path(name), compression=None) as stream:
+            return stream.read().decode()
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small text file, whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if self._local:
+            write_text(self._local / name, text)
+            return
+        # A store shows an object when it is whole.
+        self._make_folder_of(name)
+        with self._system.open_output_stream(self._path(name), compression=None) as stream:
+            stream.write(text.encode())
+
+    def put(self, name: str, save: Callable[[Path], object]) -> Fingerprint:
+        """Write a file, flushed to the disk or read back from the store.
+
+        Args:
+            name: Its name.
+            save: Writes it to a path of this machine.
+
+        Returns:
+            What it is known by.
+
+        Raises:
+            OSError: If it cannot be written, or a store gives back something else.
+        """
+        if self._local:
+            path = self._local / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(path)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            return self.fingerprint(name)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / Path(name).name
+            save(path)
+            self._make_folder_of(name)
+            copy_files(str(path), self._path(name), destination_filesystem=self._system)
+            known, found = Storage(scratch).fingerprint(path.name), self.fingerprint(name)
+        if known != found:
+            raise OSError(f"{self.location}/{name} came back as {found}, was written as {known}")
+        return known
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """Size and SHA-256 of a file as it is there now.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        digest, size = hashlib.sha256(), 0
+        with self._system.open_input_stream(self._path(name), compression=None) as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+                size += len(block)
+        return Fingerprint(size, digest.hexdigest())
+
+    def file(self, name: str) -> Path:
+        """A file on this machine with its contents: itself, or a copy that goes with this object.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        if self._local:
+            return self._local / name
+        if name not in self._fetched:
+            self._scratch = self._scratch or tempfile.TemporaryDirectory()
+            path = Path(self._scratch.name) / f"{len(self._fetched)}_{Path(name).name}"
+            copy_files(self._path(name), str(path), source_filesystem=self._system)
+            self._fetched[name] = path
+        return self._fetched[name]
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder and all in it; one that is not there is removed already.
+
+        Raises:
+            OSError: If that is refused.
+        """
+        if self._system.get_file_info(self._path(folder)).type == FileType.Directory:
+            self._system.delete_dir(self._path(folder))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _make_folder_of(self, name: str) -> None:
+        self._system.create_dir(self._path(name).rpartition("/")[0], recursive=True)
+
+
+def _open(location: Path | str) -> tuple[Any, str]:
+    text = str(location)
+    if "://" not in text:
+        return LocalFileSystem(), str(Path(location).resolve())
+    try:
+        system, root = FileSystem.from_uri(text)
+    except (ArrowInvalid, NotImplementedError):
+        try:
+            other, root = url_to_fs(text)
+        except (ValueError, ImportError) as error:
+            raise ValueError(
+                "training.checkpoint_storage: expected a folder or an address that pyarrow or fsspec knows"
+                f" ({', '.join(sorted(fsspec.available_protocols())[:6])}, ...), got {text!r} ({error})"
+            ) from error
+        system = PyFileSystem(FSSpecHandler(other))
+    return system, root.rstrip("/")
