@@ -31,6 +31,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _sample(commands.add_parser("sample", help="draw pictures with a trained run"))
     _evaluate(commands.add_parser("evaluate", help="compare a tuned model with the untrained one on the same noise"))
     _export(commands.add_parser("export", help="write a trained run for diffusers and ComfyUI, with a model card"))
+    _replay(commands.add_parser("replay", help="send to MLflow what it could not take while a run went on"))
     _words(commands.add_parser("words", help="measure which control words a reward perceives, without training"))
     parsed = parser.parse_args(words)
     parsed.typed = shlex.join([parser.prog, *words])
@@ -103,6 +104,11 @@ def _export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the weights (default: the run's model.dtype)"
     )
+
+
+def _replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN", help="folder of the run")
+    parser.add_argument("--uri", help="where the MLflow store is now (default: where it was)")
 
 
 def _words(parser: argparse.ArgumentParser) -> None:

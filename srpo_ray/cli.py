@@ -243,6 +243,15 @@ def _export(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _replay(parsed: argparse.Namespace) -> int:
+    from srpo_ray.tracking.run import replay_run
+    from srpo_ray.training.run_folder import RunFolder
+
+    folder = RunFolder(parsed.run_dir)
+    print(f"{replay_run(folder.tracker_record, folder.tracker_spool, parsed.uri)} records sent")
+    return 0
+
+
 def _words(parsed: argparse.Namespace) -> int:
     from srpo_ray.config import load_run
 
@@ -277,6 +286,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "sample": _sample,
     "evaluate": _evaluate,
     "export": _export,
+    "replay": _replay,
     "words": _words,
 }
 

@@ -98,6 +98,29 @@ def end_run(record: Path, spool: Path, status: Status) -> None:
         raise ConnectionError(f"could not set the status of the run in {record} to {status}: {error}") from error
 
 
+def replay_run(record: Path, spool: Path, uri: str | None = None) -> int:
+    """Send what the tracker of a run, whose process has ended, could not deliver.
+
+    Args:
+        record: What `start_run` wrote.
+        spool: File of the run's tracker.
+        uri: Where the store is now; None takes where it was.
+
+    Returns:
+        Number of records sent; 0 if nothing waits.
+
+    Raises:
+        ValueError: If there is no such run.
+        ConnectionError: If the store cannot be reached; calling again goes on from there.
+    """
+    if not record.exists():
+        raise ValueError(
+            f"expected the folder of a run that was tracked, with {record.name}, got {record.parent}; `srpo-ray train`"
+            " prints the folder when it ends"
+        )
+    return replay(spool, uri or json.loads(record.read_text())["uri"]) if spool.exists() else 0
+
+
 def _continued_run(client: "MlflowClient", uri: str, record: Path) -> str | None:
     if not record.exists():
         return None

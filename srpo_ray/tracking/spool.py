@@ -6,6 +6,7 @@ Memory stays small however long the receiver is away, and what was not delivered
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ class Spool:
             while len(records) < limit and (line := file.readline()).endswith(b"\n"):
                 records.append((_parse(line), file.tell()))
         return records
+
+    def all(self) -> Iterator[Record]:
+        """Every record that is whole, delivered or not, oldest first."""
+        with self.path.open("rb") as file:
+            yield from (_parse(line) for line in file if line.endswith(b"\n"))
 
     def acknowledge(self, offset: int) -> None:
         """Everything before `offset` was delivered and is never read again.

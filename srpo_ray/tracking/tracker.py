@@ -44,6 +44,7 @@ class Tracker:
         self._run_id = run_id
         self._flush_interval_s = flush_interval_s
         self._spool = Spool(spool)
+        self._last_steps = _last_steps(self._spool)
         self._closing = threading.Event()
         self._deadline = math.inf
         self._warned_of_disk = False
@@ -56,13 +57,20 @@ class Tracker:
         NaN and infinities all reach MLflow as NaN, a gap in its chart: it would store an infinity as 1.8e308,
         which flattens the chart. Characters that MLflow does not allow in names become `_`.
 
+        A metric that was logged at this step or a later one is left out: a run that goes on from a checkpoint makes
+        some updates again, and finds the same numbers.
+
         Args:
             metrics: Name -> value; anything that `float()` takes.
             step: The update that they belong to.
         """
-        values = {name: float(value) for name, value in metrics.items()}
+        step = int(step)
+        values = {name: float(value) for name, value in metrics.items() if self._last_steps.get(name, -1) < step}
+        if not values:
+            return
+        self._last_steps.update(dict.fromkeys(values, step))
         now_ms = int(time.time() * 1000)
-        self._append({"kind": "metrics", "values": values, "step": int(step), "time_ms": now_ms})
+        self._append({"kind": "metrics", "values": values, "step": step, "time_ms": now_ms})
 
     def log_picture(self, path: Path, artifact_path: str) -> None:
         """Attach a picture file.
@@ -98,8 +106,7 @@ class Tracker:
         delivered = not self._spool.path.exists()
         if not delivered:
             _log.warning(
-                "MLflow at %s did not take everything; the rest is kept in %s: send it with"
-                " srpo_ray.tracking.tracker.replay",
+                "MLflow at %s did not take everything; the rest is kept in %s: send it with `srpo-ray replay RUN`",
                 self._uri,
                 self._spool.path,
             )
@@ -140,6 +147,15 @@ class Tracker:
                 return
             if failures:
                 time.sleep(min(delay, _FIRST_RETRY_S, remaining))
+
+
+def _last_steps(spool: Spool) -> dict[str, int]:
+    """The last step at which each metric was logged, by processes before this one too: the file keeps all of a run."""
+    last: dict[str, int] = {}
+    for record in spool.all():
+        if record.get("kind") == "metrics":
+            last.update({name: max(record["step"], last.get(name, -1)) for name in record["values"]})
+    return last
 
 
 def replay(spool: Path, uri: str) -> int:

@@ -47,7 +47,7 @@ def run_loop(arguments: WorkerArguments) -> None:
         known = [row for row in read_rows(folder.evaluations) if row["step"] == start]
         _publish(trainer, tracker, start, known[0] if known else trainer.evaluate(start), Verdict())
     verdict = agreed_verdict(folder, config)
-    made = start
+    made, leaving = start, frozenset[str]()
     while made < training.num_updates and not verdict.stop:
         metrics = trainer.update(made)
         made += 1
@@ -55,7 +55,11 @@ def run_loop(arguments: WorkerArguments) -> None:
             append_row(folder.steps, {"step": made, **metrics})
             tracker.log_metrics(metrics, made)
         last = made == training.num_updates
-        saved = last or made % training.checkpoint_interval == 0
+        warned = leaving
+        leaving |= _leaving_nodes()
+        if leaving != warned:
+            _note(trainer, made, "preempted", f"{len(leaving - warned)} nodes will go")
+        saved = last or made % training.checkpoint_interval == 0 or leaving != warned
         if saved:
             _save(trainer, made, verdict.best_step, last=last)
         if last or made % evaluation.interval == 0:
@@ -66,6 +70,12 @@ def run_loop(arguments: WorkerArguments) -> None:
                 _save(trainer, made, made)
     if tracker:
         _finish(folder, tracker, made, verdict)
+
+
+def _leaving_nodes() -> frozenset[str]:
+    """Nodes of this run that the cluster has been told it will lose; the same on every worker, as all must call."""
+    notice = ray.train.get_preemption_info()
+    return frozenset(notice.preempted_node_to_ranks) if notice else frozenset()
 
 
 def _save(trainer: Trainer, made: int, best: int | None, *, last: bool = False) -> None:

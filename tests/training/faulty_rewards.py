@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ class Brightness:
     image_size = 32
     image_gradient = True
 
-    def __init__(self, name: str = "brightness", fault: str = "none", after: int = 0, marker: str = "") -> None:
+    def __init__(
+        self, name: str = "brightness", fault: str = "none", after: int = 0, marker: str = "", seconds: float = 0.0
+    ) -> None:
         self.name = name
+        self.seconds = seconds
         self.fault = fault
         self.after = after
         self.marker = Path(marker)
@@ -29,6 +33,7 @@ class Brightness:
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """Score, or fail at the call after the first `after` ones that carry gradient."""
         self.calls += images.requires_grad
+        time.sleep(self.seconds)
         score = images.mean(dim=(1, 2, 3)) * torch.tensor([sum(w for w, _ in query.terms) for query in queries])
         if self.fault == "none" or self.calls <= self.after or (self.marker.name and self.marker.exists()):
             return score
