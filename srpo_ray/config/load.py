@@ -225,6 +225,12 @@ def _load_beside_base(
             f"{path}: objective: expected a score of evaluation.held_out ({', '.join(panel) or 'none'}), got"
             f" {config.objective!r}; choose one of them or add the model"
         )
+    if run.training.elastic:
+        raise ConfigError(
+            f"{path}: expected a number of training.num_workers, got a range ({run.training.min_workers} to"
+            f" {run.training.max_workers}); runs that share a cluster would take each other's nodes, so give each a"
+            " fixed number, and a range to a long run of its own"
+        )
     return config, run
 
 

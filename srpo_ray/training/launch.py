@@ -15,7 +15,7 @@ from ray.train.torch import TorchTrainer
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.located import located
-from srpo_ray.errors import OutOfMemoryRunError, RunFailedError
+from srpo_ray.errors import CheckpointError, OutOfMemoryRunError, RunFailedError
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import cluster_capacity, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
@@ -30,6 +30,10 @@ LISTENER_TIMEOUT_S = 10.0
 
 OVERSUBSCRIPTION = 8
 """Logical CPUs of a Ray that is started here, per core: its processes wait for each other more than they compute."""
+
+
+LastingError = RewardError | CheckpointError | OutOfMemoryRunError | ValueError
+"""What no restart mends."""
 
 
 class TrainingError(RunFailedError):
@@ -50,7 +54,7 @@ class LeanTrainer(TorchTrainer):
 
 
 class StopOnLastingError(UserCallback):
-    """Ends a run whose reward failed, memory is full or input cannot be used: a restart would only meet it again."""
+    """Ends a run whose reward failed, memory or disk is full or input cannot be used: a restart would meet it again."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise a worker's lasting error in the controller, which no restart follows."""
@@ -60,10 +64,10 @@ class StopOnLastingError(UserCallback):
                 raise cause
 
 
-def lasting_error(error: BaseException | None) -> RewardError | OutOfMemoryRunError | ValueError | None:
+def lasting_error(error: BaseException | None) -> LastingError | None:
     """The error that no restart mends and that an exception is, wraps or was caused by."""
     while error is not None:
-        if isinstance(error, RewardError | OutOfMemoryRunError | ValueError):
+        if isinstance(error, LastingError):
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None

@@ -198,6 +198,18 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("algorithm.control_words=nice", r"expected algorithm.control_words to name one of word_sets .* got 'nice'"),
         ("algorithm.query=plain", r"expected branches \[denoise\] with query plain"),
         ("training.num_workers=3", r"expected batch_size to be a multiple of num_workers"),
+        ("training.num_workers={min: 4, max: 2}", r"expected min to be at most max, got min=4 and max=2"),
+        ("training.num_workers={min: 1, mxa: 2}", r"num_workers.mxa: expected one of max, min; .*did you mean `max`"),
+        ("training.num_workers=0", r"training.num_workers: expected to be greater than or equal to 1; got 0"),
+        ("training.num_workers={min: 1, max: 2}", r"expected resources with a range num_workers \(1 to 2\), got none"),
+        (
+            "training={num_workers: {min: 1, max: 2}, resources: {slot: 1}} & rewards.pool.resources={slot: 1}",
+            r"expected training.resources and rewards.pool.resources to name resources of their own",
+        ),
+        (
+            "training={num_workers: {min: 1, max: 2}, resources: {slot: 1}} & algorithm.noise=per_worker",
+            r"expected algorithm.noise to be shared or per_sample with a range training.num_workers",
+        ),
         ("training.micro_batch_size=3", r"expected micro_batch_size to divide a worker's share of 8"),
         (
             "training.lr_schedule.type=step",
@@ -248,7 +260,7 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
 )
 def test_unusable_value_is_refused_with_expected_received_and_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_run([SMALL_WORLD], [override])
+        load_run([SMALL_WORLD], override.split(" & "))
 
 
 def test_policy_gradient_needs_a_random_step() -> None:

@@ -123,10 +123,12 @@ def test_lost_node_shrinks_the_run_and_a_new_one_lets_it_grow(
     def lose_and_return(folder: RunFolder) -> None:
         after(folder, 4)
         nodes.lose_node()
-        wait_until(lambda: bool(starts(folder)) and starts(folder)[-1][1] == "1 workers", "a start with one worker")
+        wait_until(lambda: starts(folder)[-1][1] == "1 workers", "a start with one worker")
         after(folder, read_rows(folder.steps)[-1]["step"] + 2)
         nodes.fill()
-        wait_until(lambda: bool(starts(folder)) and starts(folder)[-1][1] == "2 workers", "a start with two workers again")
+        wait_until(
+            lambda: bool(starts(folder)) and starts(folder)[-1][1] == "2 workers", "a start with two workers again"
+        )
 
     folder = disturbed(run_of(tiny_run, "shrunk", **changes), lose_and_return)
     nodes.fill()

@@ -15,7 +15,7 @@ from srpo_ray.small_world.weights import manifest, verify
 TINY = 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_build_finds_every_stage_finished_and_writes_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,23 @@ def test_training_never_waits_and_replay_sends_the_rest(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_a_step_that_is_made_again_is_not_tracked_again(
+    uri: str, client: "MlflowClient", run_id: str, tmp_path: Path, until: Until
+):
+    spool = tmp_path / "s.jsonl"
+    killed = Tracker(uri, run_id, spool, flush_interval_s=0.01)
+    for step in range(1, 5):
+        killed.log_metrics({"loss": float(step)}, step)
+    killed.log_metrics({"panel": 0.5}, 2)
+    until(lambda: len(values(client, run_id, "panel")) == 1)
+    again = Tracker(uri, run_id, spool)
+    for step in range(3, 7):
+        again.log_metrics({"loss": float(step), "panel": step / 10}, step)
+    assert again.close("FINISHED", timeout_s=90)
+    assert values(client, run_id, "loss") == [(step, float(step)) for step in range(1, 7)]
+    assert values(client, run_id, "panel") == [(2, 0.5), (3, 0.3), (4, 0.4), (5, 0.5), (6, 0.6)]
+
+
 def test_replay_of_no_file_is_an_error(uri: str, tmp_path: Path):
     with pytest.raises(ValueError, match="does not exist"):
         replay(tmp_path / "none.jsonl", uri)

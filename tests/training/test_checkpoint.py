@@ -1,5 +1,6 @@
 import resource
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -15,7 +16,7 @@ from srpo_ray.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from srpo_ray.training.storage import Storage
+from srpo_ray.training.storage import Fingerprint, Storage
 from tests.training.ranks import run_ranks
 
 
@@ -173,6 +174,33 @@ def test_workers_write_their_shares_and_fail_together(tmp_path: Path) -> None:
     assert found["read"] == {"tensor 0": 0.0, "tensor 1": 1.0}
     assert "update 2 could not be written" in found["message"]
     assert complete_checkpoints(Storage(tmp_path / "checkpoints")) == [1]
+
+
+def save_slowly(folder: str) -> dict[str, float]:
+    """One rank's share of the network's disk is slow, and so are the files that it reads back."""
+    storage, rank = Storage(folder), dist.get_rank()
+    put, fingerprint = storage.put, storage.fingerprint
+
+    def slow_put(name: str, save: Callable[[Path], object]) -> Fingerprint:
+        time.sleep(3 * rank)
+        return put(name, save)
+
+    def slow_fingerprint(name: str) -> Fingerprint:
+        time.sleep(rank)
+        return fingerprint(name)
+
+    storage.put, storage.fingerprint = slow_put, slow_fingerprint
+    save_checkpoint(storage, 1, {f"tensor {rank}": torch.full((4,), float(rank))}, {}, {}, {}, kept=1)
+    seen = complete_checkpoints(Storage(folder))
+    assert seen == [1], "the checkpoint was not whole on every rank when the call returned"
+    read = load_checkpoint(storage, {})
+    assert read is not None
+    return {name: value[0].item() for name, value in read.weights.items()}
+
+
+def test_slow_network_share_delays_a_checkpoint_and_does_nothing_else(tmp_path: Path) -> None:
+    found = run_ranks(save_slowly, 2, tmp_path, str(tmp_path / "checkpoints"))
+    assert found == {"tensor 0": 0.0, "tensor 1": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,10 @@ def test_two_ranks_have_the_gradients_of_one_whole_or_in_parts_or_one_loss_at_a_
     one_by_one = apply(halves, {"training.losses_in_flight": 1})
     for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts, one_by_one):
         assert relative_error(found, whole) < 1e-5
+    # Four passes on three workers: the third makes two that count nothing.
+    elastic = {"training.num_workers": {"min": 1, "max": 4}, "training.resources": {"trainer_slot": 1}}
+    (uneven,) = run_ranks(gradients_of_one_update, 3, tmp_path, str(tmp_path), apply(tiny_run, elastic))
+    assert relative_error(uneven, whole) < 1e-5
 
 
 def test_interleaved_backwards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.storage import Storage
 from tests.training.ranks import run_ranks
+from tests.training.tiny_flux import relative_error
 
 SETTINGS = {
     "model.lora.rank": 4,
@@ -43,6 +44,34 @@ def train_and_resume(config: RunConfig, path: str) -> list[dict[str, Any]]:
         numbers = {name: value for name, value in metrics.items() if not name.startswith(("time/", "memory/"))}
         results.append({"metrics": numbers, "weights": each.engine.weights(), "average": each.engine.average()})
     return results
+
+
+def train_to(config: RunConfig, path: str, step: int) -> dict[str, torch.Tensor]:
+    """Go on from the newest checkpoint with as many ranks as there are, and write the next one; the weights."""
+    folder = RunFolder(path)
+    folder.make()
+    storage = Storage(folder.checkpoints)
+    checkpoint = load_checkpoint(storage, run_identity(config))
+    rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
+    trainer = build_trainer(config, folder, rewards, "cpu", checkpoint)
+    for made in range(checkpoint.step if checkpoint else 0, step):
+        trainer.update(made)
+    trainer.save(step)
+    return dict(read_checkpoint(storage, step).weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [4, None], ids=["adapters", "all weights"])
+def test_run_on_two_then_one_then_two_workers_ends_as_on_two(
+    tiny_run: RunConfig, tmp_path: Path, lora: int | None
+) -> None:
+    elastic = {"training.num_workers": {"min": 1, "max": 2}, "training.resources": {"trainer_slot": 1}}
+    average = {"training.ema.decay": 0.9, "training.checkpoints_kept": 9}
+    config = apply(tiny_run, elastic | average | ({"model.lora.rank": lora} if lora else {}))
+    straight = run_ranks(train_to, 2, tmp_path, config, str(tmp_path / "straight"), 4)
+    for workers, step in ((2, 1), (1, 3), (2, 4)):
+        found = run_ranks(train_to, workers, tmp_path, config, str(tmp_path / "changing"), step)
+    assert relative_error(found, straight) < 1e-6
 
 
 def picture(folder: RunFolder) -> bytes:

@@ -1,6 +1,7 @@
 """Whole runs through Ray Train, DeepSpeed, the reward pool and MLflow."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
-from srpo_ray.config import RunConfig, apply
+from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.training.checkpoint import checkpoint_name, complete_checkpoints, read_checkpoint
 from srpo_ray.training.launch import TrainingError, train
 from srpo_ray.training.run_folder import RunFolder, read_rows
 from srpo_ray.training.storage import Storage
+from tests.conftest import SMALL_WORLD, TINY
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -62,8 +64,15 @@ def test_run_leaves_rows_pictures_checkpoints_and_an_mlflow_run(tiny_run: RunCon
     assert Image.open(sheet).size[0] > 128
 
 
-def test_replica_killed_in_mid_call_changes_no_number(tiny_run: RunConfig, tmp_path: Path) -> None:
-    calm = train(with_reward(tiny_run, "calm"))
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> RunFolder:
+    """The run that nothing happens to."""
+    root = tmp_path_factory.mktemp("calm")
+    shutil.copy(empty_mlflow, root)
+    return train(with_reward(load_run([SMALL_WORLD], [f"run_root={root}", *TINY]), "calm"))
+
+
+def test_replica_killed_in_mid_call_changes_no_number(tiny_run: RunConfig, calm: RunFolder, tmp_path: Path) -> None:
     marker = tmp_path / "killed"
     shaken = train(with_reward(tiny_run, "shaken", fault="kill", after=3, marker=str(marker)))
 
@@ -105,8 +114,9 @@ def test_full_memory_ends_the_run_at_once_with_its_plan(tiny_run: RunConfig, tmp
     assert loads.read_text() == "loaded\n", "the run was started again"
 
 
-def test_run_goes_on_from_its_checkpoint_as_if_never_stopped(tiny_run: RunConfig, tmp_path: Path) -> None:
-    straight = train(with_reward(tiny_run, "straight"))
+def test_run_goes_on_from_its_checkpoint_as_if_never_stopped(
+    tiny_run: RunConfig, calm: RunFolder, tmp_path: Path
+) -> None:
     # Two calls with gradient an update: the seventh is in the fourth update, after the checkpoint of the second.
     config = with_reward(tiny_run, "stopped", fault="raise", after=6, marker=str(tmp_path / "failed"))
     with pytest.raises(TrainingError):
@@ -118,7 +128,12 @@ def test_run_goes_on_from_its_checkpoint_as_if_never_stopped(tiny_run: RunConfig
     assert folder.tracker_record.read_text() == run_id
     assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
     assert [row["step"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
-    for name, expected in weights(straight).items():
+    starts = [row["step"] for row in read_rows(folder.events) if row["event"] == "started"]
+    assert starts == [0, 2]
+    client = MlflowClient(f"sqlite:///{Path(config.run_root) / 'mlflow.db'}")
+    tracked = client.get_metric_history(json.loads(run_id)["run_id"], "loss/denoise")
+    assert [metric.step for metric in tracked] == [1, 2, 3, 4], "an update was tracked twice"
+    for name, expected in weights(calm).items():
         assert torch.equal(weights(folder)[name], expected)
 
 

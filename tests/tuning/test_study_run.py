@@ -136,7 +136,7 @@ def test_unequal_compute_is_said(planned: tuple[Study, list[PlannedRun]]) -> Non
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_study_tunes_trains_and_reports_and_repeats_nothing_when_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
