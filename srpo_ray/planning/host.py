@@ -12,7 +12,7 @@ from srpo_ray.planning.sharding import MASTER, share, trained_elements
 
 
 def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardSize]) -> Memory:
-    """What the node of worker 0 holds, beside what Ray keeps for its object store.
+    """What a node of trainers holds, beside what Ray keeps for its object store.
 
     Args:
         config: The run.
@@ -38,9 +38,11 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
     )
     whole = element_size * sum(parameter.numel for parameter in tensors)
     kept = (4 if training.ema else 3) * MASTER * trained_elements(tensors)
+    # Each worker writes an equal share, so a node writes as much as it has workers of the fewest.
+    written = kept * min(workers, training.min_workers) // training.min_workers
     phases = (
         # Workers map the files of the weights: the host has one copy in its page cache, however many they are.
         Phase("loading", (Part("files of the weights, mapped", whole),)),
-        Phase("checkpoint", (Part("whole weights and moments of worker 0", kept),)),
+        Phase("checkpoint", (Part("weights and moments of its workers, to be written", written),)),
     )
     return Memory(f"host of {workers} trainer{'s' if workers > 1 else ''}", always, phases)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from srpo_ray.cli import main
 from srpo_ray.tracking.connection import connect
 from srpo_ray.tracking.run import default_uri, start_run
 from srpo_ray.tracking.spool import Spool
 from srpo_ray.tracking.tracker import Tracker, replay
+from srpo_ray.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -128,6 +130,22 @@ def test_a_step_that_is_made_again_is_not_tracked_again(
     assert again.close("FINISHED", timeout_s=90)
     assert values(client, run_id, "loss") == [(step, float(step)) for step in range(1, 7)]
     assert values(client, run_id, "panel") == [(2, 0.5), (3, 0.3), (4, 0.4), (5, 0.5), (6, 0.6)]
+
+
+def test_command_sends_what_a_run_could_not(
+    uri: str, client: "MlflowClient", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = RunFolder(tmp_path)
+    run_id = start_run(uri, "small", "trial", tags={}, params={}, record=folder.tracker_record)
+    tracker = Tracker("http://127.0.0.1:9", run_id, folder.tracker_spool, flush_interval_s=0.01)
+    tracker.log_metrics({"loss": 1.0}, 1)
+    assert not tracker.close("FINISHED", timeout_s=0.1)
+    assert main(["replay", str(tmp_path)]) == 0
+    assert main(["replay", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "2 records sent\n0 records sent\n"
+    assert values(client, run_id, "loss") == [(1, 1.0)]
+    assert main(["replay", str(tmp_path / "nowhere")]) == 2
+    assert "expected the folder of a run that was tracked" in capsys.readouterr().err
 
 
 def test_replay_of_no_file_is_an_error(uri: str, tmp_path: Path):
