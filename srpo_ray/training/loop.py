@@ -39,7 +39,7 @@ def run_loop(arguments: WorkerArguments) -> None:
     start = checkpoint.step if checkpoint else 0
     trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
     del checkpoint
-    _note(trainer, start, "started", f"{trainer.world_size} workers")
+    _note(trainer, start, "started", f"workers: {trainer.world_size}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     training, evaluation = config.training, config.evaluation
     if start in (0, training.num_updates) or start % evaluation.interval == 0:
@@ -58,7 +58,7 @@ def run_loop(arguments: WorkerArguments) -> None:
         warned = leaving
         leaving |= _leaving_nodes()
         if leaving != warned:
-            _note(trainer, made, "preempted", f"{len(leaving - warned)} nodes will go")
+            _note(trainer, made, "preempted", f"nodes that will go: {len(leaving - warned)}")
         saved = last or made % training.checkpoint_interval == 0 or leaving != warned
         if saved:
             _save(trainer, made, verdict.best_step, last=last)

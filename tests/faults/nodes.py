@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import ray
+import ray._private.utils
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
@@ -45,9 +47,11 @@ class Nodes:
 
     def fill(self) -> None:
         """Bring trainer nodes back until there are as many as at first."""
-        while len(self._trainers) < self._full:
-            node = self._cluster.add_node(num_cpus=4, resources={"trainer_slot": 1}, wait=False)
-            self._trainers.append(node)
+        # Ray sets a signal handler for every node, which only a main thread can.
+        with patch.object(ray._private.utils, "set_sigterm_handler"):
+            while len(self._trainers) < self._full:
+                node = self._cluster.add_node(num_cpus=4, resources={"trainer_slot": 1}, wait=False)
+                self._trainers.append(node)
         self._cluster.wait_for_nodes()
 
     def lose_node(self) -> None:

@@ -107,7 +107,7 @@ def test_killed_process_changes_no_number(
     folder = disturbed(run_of(tiny_run, "killed"), kill)
     assert all(torch.equal(weights(folder)[name], value) for name, value in weights(calm[0]).items())
     check_metrics(folder, calm[0])
-    assert starts(folder) == ([(0, "2 workers"), (3, "2 workers")] if "Train" in victim else [(0, "2 workers")])
+    assert starts(folder) == ([(0, "workers: 2"), (3, "workers: 2")] if "Train" in victim else [(0, "workers: 2")])
 
 
 def test_lost_node_shrinks_the_run_and_a_new_one_lets_it_grow(
@@ -123,16 +123,16 @@ def test_lost_node_shrinks_the_run_and_a_new_one_lets_it_grow(
     def lose_and_return(folder: RunFolder) -> None:
         after(folder, 4)
         nodes.lose_node()
-        wait_until(lambda: starts(folder)[-1][1] == "1 workers", "a start with one worker")
+        wait_until(lambda: starts(folder)[-1][1] == "workers: 1", "a start with one worker")
         slow.touch()
         nodes.fill()
-        wait_until(lambda: starts(folder)[-1][1] == "2 workers", "a start with two workers again")
+        wait_until(lambda: starts(folder)[-1][1] == "workers: 2", "a start with two workers again")
         slow.unlink()
 
     folder = disturbed(run_of(tiny_run, "shrunk", **changes), lose_and_return)
     nodes.fill()
     check_metrics(folder, calm[0])
-    assert [workers for _, workers in starts(folder)] == ["2 workers", "1 workers", "2 workers"]
+    assert [workers for _, workers in starts(folder)] == ["workers: 2", "workers: 1", "workers: 2"]
     assert relative_error(weights(folder), weights(calm[0])) < 1e-6
 
 
@@ -150,6 +150,6 @@ def test_warned_run_saves_in_time_and_loses_nothing_with_the_node(
     nodes.fill()
     saved = next(row["step"] for row in read_rows(folder.events) if row["event"] == "preempted")
     assert saved >= 4
-    assert starts(folder) == [(0, "2 workers"), (saved, "1 workers")]
+    assert starts(folder) == [(0, "workers: 2"), (saved, "workers: 1")]
     assert relative_error(weights(folder), weights(calm[0])) < 1e-6
     check_metrics(folder, calm[0])
