@@ -52,7 +52,7 @@ class Nodes:
             while len(self._trainers) < self._full:
                 node = self._cluster.add_node(num_cpus=4, resources={"trainer_slot": 1}, wait=False)
                 self._trainers.append(node)
-        self._cluster.wait_for_nodes()
+        self._cluster.wait_for_nodes(timeout=120)
 
     def lose_node(self) -> None:
         """Kill a trainer node with all that runs on it."""
