@@ -175,17 +175,17 @@ async def test_call_beyond_the_limit_waits_until_a_replica_ends_one_and_is_serve
 @scenario
 async def test_client_with_more_calls_than_places_needs_no_answer_collected() -> None:
     desk = await Desk(max_in_flight=1).open()
-    placed: list[Assignment] = []
+    sent: list[int] = []
 
     async def replica_works() -> None:
-        while len(placed) < 50:
-            await settle()
-            for assignment in placed:
-                await desk.dispatcher.release(assignment.ticket)
+        for ended in range(50):
+            while len(sent) <= ended:
+                await settle()
+            await desk.dispatcher.release(sent[ended])
 
     working = asyncio.create_task(replica_works())
     for _ in range(50):
-        placed.append(await desk.assign())
+        sent += [(await desk.assign()).ticket]
     await working
 
 

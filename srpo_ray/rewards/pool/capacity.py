@@ -50,13 +50,12 @@ def cluster_capacity(
     # Node by node, since a process cannot be spread over two.
     wanted = (labels or {}).items()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and wanted <= node["Labels"].items()]
-    capacity = sum(fitting_replicas(need, node) for node in nodes)
-    available = {name: sum(node.get(name, 0) for node in nodes) for name in need}
+    capacity, available = sum(fitting_replicas(need, node) for node in nodes), ray.cluster_resources()
     # Set where an autoscaler runs. Ray Train asks the same question in this way, as there is no public one.
     limit = cluster_state.get_max_resources_from_cluster_config()
     if limit and fitting_replicas(need, limit) > capacity:
-        capacity, available = fitting_replicas(need, limit), {name: float(limit.get(name, 0)) for name in need}
-    return capacity, available
+        capacity, available = fitting_replicas(need, limit), dict(limit)
+    return capacity, {name: available.get(name, 0) for name in need}
 
 
 def fitting_replicas(need: Mapping[str, float], available: Mapping[str, float]) -> float:

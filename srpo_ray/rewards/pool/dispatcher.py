@@ -89,8 +89,11 @@ class RewardDispatcher:
 
     async def describe(self) -> PoolDescription | None:
         """Settings and models; None while the first replicas are still loading."""
+        if not self._is_open:
+            return None
         groups = {name: group.models for name, group in self._groups.items()}
-        return PoolDescription(self._config, self._models, groups) if self._is_open else None
+        models = {name: self._models[name] for names in groups.values() for name in names}
+        return PoolDescription(self._config, models, groups)
 
     async def assign(self, group: str, pictures: int) -> Assignment:
         """A place for one call, as soon as a replica has one; see the class for why that is always so.
