@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
-from srpo_ray.config.count import Count
+from srpo_ray.config.count import Count, largest, smallest
 
 LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
 """Value of a label of a Ray node; the operators of Ray's selectors, such as `!spot`, are none."""
@@ -145,6 +145,14 @@ class PoolConfig(Section):
     """Seconds that one call may take before its replica counts as lost and is restarted."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type in which pixels and gradients cross between trainer and replica."""
+
+    def least_replicas(self, num_models: int) -> int:
+        """Fewest replicas of a pool of so many models."""
+        return smallest(self.num_replicas) * (num_models if self.one_model_each else 1)
+
+    def most_replicas(self, num_models: int) -> int:
+        """Most replicas of a pool of so many models."""
+        return largest(self.num_replicas) * (num_models if self.one_model_each else 1)
 
 
 class RewardsConfig(Section):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from srpo_ray.config import RunConfig
-from srpo_ray.config.count import CountRange, largest
+from srpo_ray.config.count import CountRange
 from srpo_ray.planning.hardware import CONTEXT_BYTES, SLACK
 from srpo_ray.planning.memory import Memory, Part, Phase, present
 from srpo_ray.planning.rewards import RewardSize
@@ -11,9 +11,7 @@ from srpo_ray.planning.rewards import RewardSize
 
 def replica_count(config: RunConfig) -> int:
     """Most replicas that the pool may have: the upper end of a range, and as many for each model where they are apart."""
-    pool = config.rewards.pool
-    groups = len(config.rewards.models) + len(config.evaluation.held_out) if pool.one_model_each else 1
-    return groups * largest(pool.num_replicas)
+    return config.rewards.pool.most_replicas(len(config.rewards.models) + len(config.evaluation.held_out))
 
 
 def replica_notes(config: RunConfig) -> tuple[str, ...]:

@@ -16,25 +16,24 @@ def replica_resources(pool: PoolConfig) -> dict[str, float]:
     return {name: amount for name, amount in resources.items() if amount > 0}
 
 
-def require_capacity(pool: PoolConfig, groups: int = 1) -> None:
+def require_capacity(pool: PoolConfig, num_models: int) -> None:
     """Compare the pool with everything the cluster has, in use or not, and with what an autoscaler may add.
 
     Args:
         pool: Section `pool` of the config. Of a range the least number has to fit: the others start if there is room.
-        groups: Sets of models with replicas of their own.
+        num_models: Reward models, held-out ones too.
 
     Raises:
         ValueError: If there are more replicas than can ever run at once.
     """
-    need, count = replica_resources(pool), groups * smallest(pool.num_replicas)
+    need, count = replica_resources(pool), pool.least_replicas(num_models)
     capacity, available = cluster_capacity(need, pool.labels)
     if capacity < count:
-        of_each = f" for each of {groups} models" if groups > 1 else ""
         where = f" on nodes labelled {pool.labels}" if pool.labels else ""
         raise ValueError(
-            f"`rewards.pool.num_replicas: {smallest(pool.num_replicas)}`{of_each} with {need} each does not fit: the "
-            f"cluster can hold {capacity:g} such replicas{where} ({available} in all); lower num_replicas or what each "
-            "reserves, or add nodes"
+            f"`rewards.pool.num_replicas: {smallest(pool.num_replicas)}`, {count} replicas in all with {need} each, does"
+            f" not fit: the cluster can hold {capacity:g} such replicas{where} ({available} in all); lower num_replicas"
+            " or what each reserves, or add nodes"
         )
 
 

@@ -50,9 +50,9 @@ class RewardPool:
             RewardError: If a reward's constructor raises.
             RunFailedError: If a replica dies while it loads.
         """
-        groups = model_groups(name, (*models, *held_out), pool)
-        require_capacity(pool, len(groups))
-        created = cls(name, start_dispatcher(name, groups, pool))
+        all_models = (*models, *held_out)
+        require_capacity(pool, len(all_models))
+        created = cls(name, start_dispatcher(name, model_groups(name, all_models, pool), pool))
         try:
             created._wait_until_loaded(pool)
         except BaseException:
