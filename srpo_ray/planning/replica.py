@@ -10,7 +10,7 @@ from srpo_ray.planning.rewards import RewardSize
 
 
 def replica_count(config: RunConfig) -> int:
-    """Most replicas that the pool may have: the upper end of a range, and as many for each model where they are apart."""
+    """Most replicas that the pool may have: the upper end of a range, of each model where they are apart."""
     return config.rewards.pool.most_replicas(len(config.rewards.models) + len(config.evaluation.held_out))
 
 
