@@ -32,8 +32,8 @@ def require_capacity(pool: PoolConfig, num_models: int) -> None:
         where = f" on nodes labelled {pool.labels}" if pool.labels else ""
         raise ValueError(
             f"`rewards.pool.num_replicas: {smallest(pool.num_replicas)}`, {count} replicas in all with {need} each,"
-            f" does not fit: the cluster can hold {capacity:g} such replicas{where} ({available} in all); lower num_replicas"
-            " or what each reserves, or add nodes"
+            f" does not fit: the cluster can hold {capacity:g} such replicas{where} ({available} in all); lower"
+            " num_replicas or what each reserves, or add nodes"
         )
 
 
