@@ -101,6 +101,8 @@ class RemoteCall:
             RewardError: If the pool does not exist any more, or no place came free in half an hour.
         """
         place = self._dispatcher.assign.remote(self._group, len(self._queries))
+        # Stored while the dispatcher answers: one call's pixels per client may wait there before there is a place.
+        pixels = self._pixels.references(self._framings)
         try:
             assignment: Assignment = ray.get(place, timeout=PLACE_TIMEOUT_S)
         except GetTimeoutError as error:
@@ -109,7 +111,6 @@ class RemoteCall:
             raise self._pool_ended() from error
         self._statistics.count_place(assignment.waited_s, assignment.queue_depth, assignment.in_service)
         method = assignment.handle.score if isinstance(self._models, Mapping) else assignment.handle.measure
-        pixels = self._pixels.references(self._framings)
         self._assignment = assignment
         self._sent_at = time.monotonic()
         self._answer = method.remote(assignment.ticket, self._queries, self._models, self._framings, *pixels)
