@@ -99,6 +99,8 @@ def throughput(arguments: argparse.Namespace, replicas: int) -> tuple[float, flo
     pending = [client.submit(images, queries) for _ in range(2 * replicas)]
     for index in range(count):
         pending.pop(0).result().total.sum().backward()
+        # Adding up gradients over calls is no work of the pool.
+        images.grad = None
         # Two calls per replica on their way: one at work and one that waits.
         if index + 2 * replicas < count:
             pending.append(client.submit(images, queries))
