@@ -13,7 +13,7 @@ from srpo_ray.config.reward import PoolConfig
 from srpo_ray.rewards.pool.capacity import fitting_replicas
 from srpo_ray.rewards.pool.dispatcher import CHECK_AFTER_S, RewardDispatcher
 from srpo_ray.rewards.pool.group import OVERTAKEN_S, RETRY_START_S
-from srpo_ray.rewards.pool.messages import Assignment, ReplicaDescription, ReplicaHealth
+from srpo_ray.rewards.pool.messages import Assignment, ModelInfo, ReplicaDescription, ReplicaHealth
 
 GROUP = "pool"
 
@@ -28,8 +28,9 @@ class Clock:
 class FakeReplica:
     """A process that loads when it may, and that answers pings as a test says."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, group: str) -> None:
         self.name = name
+        self.models = {f"model of {group}": ModelInfo(4, image_gradient=True)}
         self.starts = 1
         self.node = f"node-{name}"
         self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -45,7 +46,7 @@ class FakeReplica:
 
     async def _describe(self) -> ReplicaDescription:
         await self.loaded
-        return ReplicaDescription(self.start_id, self.node, {})
+        return ReplicaDescription(self.start_id, self.node, self.models)
 
     async def _ping(self) -> ReplicaHealth:
         if self.dead:
@@ -63,7 +64,7 @@ class FakeReplicas:
         self.instant = True
 
     def start(self, group: str, name: str) -> FakeReplica:
-        replica = FakeReplica(name)
+        replica = FakeReplica(name, group)
         if self.instant:
             replica.loaded.set_result(None)
         self.running[name] = replica
@@ -238,7 +239,10 @@ async def test_pool_that_is_still_loading_has_no_description() -> None:
     for replica in desk.replicas.running.values():
         replica.loaded.set_result(None)
     await opening
-    assert await desk.dispatcher.describe() is not None
+    description = await desk.dispatcher.describe()
+    assert description is not None
+    assert description.groups == {GROUP: ("model of pool",)}
+    assert list(description.models) == ["model of pool"]
 
 
 def ranged(**config: Any) -> Desk:
