@@ -49,7 +49,10 @@ def main() -> None:
 
         pending = client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("sleep:8")])
         drain(cluster.address, node)
-        time.sleep(3)
+        deadline = time.monotonic() + 60
+        while ray.get(dispatcher.loading.remote())[1] < 2:
+            assert time.monotonic() < deadline, "the drain was not seen"
+            time.sleep(0.1)
         # The replica on the drained node is still at work; this call is for another.
         values = [client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("a")]).result().total.item()]
         second = ray.get(dispatcher.assign.remote("drained", 1))
