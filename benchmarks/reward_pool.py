@@ -1,11 +1,15 @@
 """What the reward pool costs: throughput from 1 to N replicas, and the latency that a call gains at half load.
 
-    python benchmarks/reward_pool.py --replicas 4 --json pool.json
+    python benchmarks/reward_pool.py --replicas 32 --json pool.json
 
 The models are stand-ins that sleep as long as a GPU would compute, so the figures are those of the pool alone
 (resize, serialisation, dispatch, object store, autograd bridge) and can be taken on a machine without a GPU.
-Columns: `ideal` is replicas / seconds per call; `added` is the time from submit to result beyond the sleep, with calls
-evenly spaced at half the ideal rate, each from a client of its own as from so many trainers.
+
+Columns: `ideal` is replicas / seconds per call. `CPU/call` is the processor time that all processes of the benchmark
+spend on a call, and `cores` how many cores that keeps busy at this rate: near the number that the machine has, the
+machine is the limit and not the pool. `MB/s` is pixels and gradients that go through the object store. Half load is
+calls evenly spaced at half the ideal rate, each from a client of its own as from so many trainers: `waiting` is how
+many calls wait when one is placed, on average, and `added` the time from submit to result beyond the sleep.
 """
 
 import argparse
@@ -53,8 +57,30 @@ class Measurement:
     calls_per_s: float
     ideal_calls_per_s: float
     ratio: float
+    cpu_s_per_call: float
+    cores_busy: float
+    megabytes_per_s: float
+    waiting_at_half_load: float
     added_latency_median: float
     added_latency_p95: float
+
+
+def cpu_seconds() -> float:
+    """Processor time so far of this process and all that it started, Ray's processes among them."""
+    tick, me = os.sysconf("SC_CLK_TCK"), os.getpid()
+    parent, seconds = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parent[int(stat.parent.name)] = int(fields[1])
+        seconds[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / tick
+
+    def is_ours(pid: int) -> bool:
+        return pid == me or (pid in parent and is_ours(parent[pid]))
+
+    return sum(spent for pid, spent in seconds.items() if is_ours(pid))
 
 
 def make_batch(arguments: argparse.Namespace) -> tuple[Tensor, list[TextQuery]]:
@@ -64,23 +90,26 @@ def make_batch(arguments: argparse.Namespace) -> tuple[Tensor, list[TextQuery]]:
     return images, [TextQuery.plain("a cat")] * arguments.batch_size
 
 
-def throughput(arguments: argparse.Namespace, replicas: int) -> float:
-    """Calls per second of one client that keeps all replicas busy, with gradients brought back."""
+def throughput(arguments: argparse.Namespace, replicas: int) -> tuple[float, float]:
+    """Calls per second of one client that keeps all replicas busy, with gradients, and CPU seconds per call."""
     client = RewardClient.connect(NAME, {"sleeping": 1.0})
     images, queries = make_batch(arguments)
     count = arguments.calls * replicas
-    started = time.perf_counter()
+    spent, started = cpu_seconds(), time.perf_counter()
     pending = [client.submit(images, queries) for _ in range(2 * replicas)]
     for index in range(count):
         pending.pop(0).result().total.sum().backward()
+        # Adding up gradients over calls is no work of the pool.
+        images.grad = None
         # Two calls per replica on their way: one at work and one that waits.
         if index + 2 * replicas < count:
             pending.append(client.submit(images, queries))
-    return count / (time.perf_counter() - started)
+    rate = count / (time.perf_counter() - started)
+    return rate, (cpu_seconds() - spent) / count
 
 
-def added_latency(arguments: argparse.Namespace, replicas: int, call_s: float) -> list[float]:
-    """Seconds beyond the sleep of each of many calls, evenly spaced at half the pool's ideal rate."""
+def half_load(arguments: argparse.Namespace, replicas: int, call_s: float) -> tuple[list[float], float]:
+    """Seconds beyond the sleep of each of many calls at half the pool's ideal rate, and how many waited on average."""
     interval = 2 * call_s / replicas
     images, queries = make_batch(arguments)
 
@@ -97,7 +126,9 @@ def added_latency(arguments: argparse.Namespace, replicas: int, call_s: float) -
         calls = [
             threads.submit(one_call, clients[index % len(clients)], first + index * interval) for index in range(count)
         ]
-        return [call.result() for call in calls]
+        added = [call.result() for call in calls]
+    told = [client.take_statistics() for client in clients]
+    return added, sum(one["pool/queue_depth"] * one["pool/calls"] for one in told) / count
 
 
 def measure(arguments: argparse.Namespace, replicas: int) -> Measurement:
@@ -118,27 +149,41 @@ def measure(arguments: argparse.Namespace, replicas: int) -> Measurement:
         client = RewardClient.connect(NAME, {"sleeping": 1.0})
         for pending in [client.submit(*make_batch(arguments)) for _ in range(replicas)]:
             pending.result()
-        rate = throughput(arguments, replicas)
-        added = sorted(added_latency(arguments, replicas, call_s))
+        rate, cpu_s = throughput(arguments, replicas)
+        added, waiting = half_load(arguments, replicas, call_s)
+    added.sort()
     ideal = replicas / call_s
-    p95 = added[min(len(added) - 1, round(0.95 * len(added)))]
-    return Measurement(replicas, rate, ideal, rate / ideal, statistics.median(added), p95)
+    item = 2 if arguments.gradient_dtype == "bfloat16" else 4
+    megabytes = 2 * arguments.batch_size * 3 * arguments.image_size**2 * item / 1e6
+    return Measurement(
+        replicas=replicas,
+        calls_per_s=rate,
+        ideal_calls_per_s=ideal,
+        ratio=rate / ideal,
+        cpu_s_per_call=cpu_s,
+        cores_busy=cpu_s * rate,
+        megabytes_per_s=megabytes * rate,
+        waiting_at_half_load=waiting,
+        added_latency_median=statistics.median(added),
+        added_latency_p95=added[min(len(added) - 1, round(0.95 * len(added)))],
+    )
 
 
-def print_table(rows: Sequence[Measurement]) -> None:
-    """One line per pool size."""
-    print(f"{'replicas':>8} {'calls/s':>9} {'ideal':>9} {'ratio':>7} {'added median':>13} {'added p95':>10}")
-    for row in rows:
-        print(
-            f"{row.replicas:>8} {row.calls_per_s:>9.2f} {row.ideal_calls_per_s:>9.2f} {row.ratio:>7.3f} "
-            f"{1000 * row.added_latency_median:>10.1f} ms {1000 * row.added_latency_p95:>7.1f} ms"
-        )
+def print_row(row: Measurement) -> None:
+    """One line of the table, as soon as it is measured."""
+    print(
+        f"{row.replicas:>8} {row.calls_per_s:>8.2f} {row.ideal_calls_per_s:>8.2f} {row.ratio:>6.3f} "
+        f"{1000 * row.cpu_s_per_call:>6.1f} ms {row.cores_busy:>6.2f} {row.megabytes_per_s:>6.0f} "
+        f"{row.waiting_at_half_load:>8.2f} {1000 * row.added_latency_median:>6.1f} ms "
+        f"{1000 * row.added_latency_p95:>6.1f} ms",
+        flush=True,
+    )
 
 
 def main() -> None:
     """Run and print; `--json` keeps the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicas", type=int, default=4, help="largest pool; measured are 1, 2, 4, ... up to it")
+    parser.add_argument("--replicas", type=int, default=32, help="largest pool; measured are 1, 2, 4, ... up to it")
     parser.add_argument("--calls", type=int, default=20, help="calls per replica and measurement")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures in a call")
     parser.add_argument("--image-size", type=int, default=224, help="side of a picture in pixels")
@@ -147,10 +192,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(include_dashboard=False, log_to_driver=False)
+    # The trainer's arithmetic is not what is measured, and its threads would wait for each other on busy cores.
+    torch.set_num_threads(1)
+    ray.init("local", include_dashboard=False, log_to_driver=False)
     sizes = sorted({1, arguments.replicas, *(2**k for k in range(arguments.replicas.bit_length()))})
-    rows = [measure(arguments, replicas) for replicas in sizes if replicas <= arguments.replicas]
-    print_table(rows)
+    print(f"{os.cpu_count()} cores, load of the last minute before the start {os.getloadavg()[0]:.1f}")
+    print("replicas  calls/s    ideal  ratio  CPU/call  cores   MB/s  waiting added median       p95")
+    rows = []
+    for replicas in (size for size in sizes if size <= arguments.replicas):
+        rows.append(measure(arguments, replicas))
+        print_row(rows[-1])
     if arguments.json:
         settings = {key: value for key, value in vars(arguments).items() if key != "json"}
         arguments.json.write_text(

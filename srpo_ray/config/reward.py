@@ -5,6 +5,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.count import Count, largest, smallest
+
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
+"""Value of a label of a Ray node; the operators of Ray's selectors, such as `!spot`, are none."""
 
 Fit = Literal["crop", "pad", "squash"]
 """How a picture that is no square becomes one: its long side cut, its short side filled with black, or squashed."""
@@ -111,14 +115,26 @@ RewardModelConfig = Annotated[
 class PoolConfig(Section):
     """Ray actors that hold the reward models, apart from the trainers."""
 
-    num_replicas: int = Field(default=1, ge=1)
-    """Copies of the reward models, each in a process of its own."""
+    num_replicas: Count = 1
+    """Copies of the reward models, each in a process of its own: a number, or `{min: 1, max: 8}` to follow the work."""
+    one_model_each: bool = False
+    """Give a replica one model and not all of them; there are then `num_replicas` of every model."""
+    max_in_flight: int = Field(default=8, ge=1)
+    """Calls that a replica may have been sent and not answered; beyond it, trainers wait before they send pixels."""
+    scale_up_queue: float = Field(default=2.0, ge=0)
+    """Waiting calls per replica, above which a range grows."""
+    scale_up_s: float = Field(default=10.0, ge=0)
+    """Seconds without a break that more must wait before one replica is added; a shorter burst is waited out."""
+    scale_down_s: float = Field(default=300.0, ge=0)
+    """Seconds without a call, and with no call waiting, after which a replica of a range is removed."""
     num_cpus: float = Field(default=1.0, ge=0)
     """Ray CPUs that one replica reserves."""
     num_gpus: float = Field(default=0.0, ge=0)
     """Ray GPUs that one replica reserves; may be a fraction."""
     resources: dict[str, float] = {}
     """Custom Ray resources that one replica reserves, for example `{reward_slot: 1}`."""
+    labels: dict[str, LabelValue] = {}
+    """Labels of Ray nodes that replicas may run on, for example `{role: reward}`; empty takes any node."""
     num_threads: int = Field(default=1, ge=1)
     """Torch threads of one replica, for models on the CPU."""
     micro_batch_size: int = Field(default=16, ge=1)
@@ -129,6 +145,14 @@ class PoolConfig(Section):
     """Seconds that one call may take before its replica counts as lost and is restarted."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type in which pixels and gradients cross between trainer and replica."""
+
+    def least_replicas(self, num_models: int) -> int:
+        """Fewest replicas of a pool of so many models."""
+        return smallest(self.num_replicas) * (num_models if self.one_model_each else 1)
+
+    def most_replicas(self, num_models: int) -> int:
+        """Most replicas of a pool of so many models."""
+        return largest(self.num_replicas) * (num_models if self.one_model_each else 1)
 
 
 class RewardsConfig(Section):

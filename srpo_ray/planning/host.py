@@ -6,7 +6,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.planning.architecture import dtype_of, parameters
 from srpo_ray.planning.hardware import PROCESS_BYTES
 from srpo_ray.planning.memory import Memory, Part, Phase, present
-from srpo_ray.planning.replica import replica_memory
+from srpo_ray.planning.replica import replica_count, replica_memory
 from srpo_ray.planning.rewards import RewardSize
 from srpo_ray.planning.sharding import MASTER, share, trained_elements
 
@@ -30,7 +30,7 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
     if config.rewards.in_process:
         in_replicas = workers * replica_memory(config, rewards).allocated
     elif not pool.num_gpus:
-        in_replicas = pool.num_replicas * (PROCESS_BYTES + replica_memory(config, rewards).allocated)
+        in_replicas = replica_count(config) * (PROCESS_BYTES + replica_memory(config, rewards).allocated)
     always = present(
         Part(f"{PROCESS_BYTES >> 30} GiB for each trainer process, assumed", workers * PROCESS_BYTES),
         Part("offloaded from the GPUs", workers * offloaded),

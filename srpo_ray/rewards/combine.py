@@ -95,8 +95,9 @@ def score_and_gradient(
     """
     values: dict[str, list[Tensor]] = {name: [] for name in weights}
     framings = {Framing.of(rewards[name]) for name in weights}
-    gradients = {framing: torch.zeros_like(images[framing]) for framing in sorted(framings)}
+    gradients: dict[Framing, list[Tensor]] = {framing: [] for framing in sorted(framings)}
     for rows in _micro_batches(len(queries), micro_batch_size):
+        sums: dict[Framing, Tensor] = {}
         for name, weight in weights.items():
             reward, framing = rewards[name], Framing.of(rewards[name])
             pixels = images[framing][rows].detach().requires_grad_()
@@ -107,8 +108,14 @@ def score_and_gradient(
                 (gradient,) = torch.autograd.grad((weight * score).sum(), pixels)
                 call.require_finite("gradient", gradient)
             values[name].append(score.detach().to(pixels.device))
-            gradients[framing][rows] += gradient
-    return ScoredBatch({name: torch.cat(parts) for name, parts in values.items()}, gradients)
+            sums[framing] = sums[framing] + gradient if framing in sums else gradient
+        for framing, gradient in sums.items():
+            gradients[framing].append(gradient)
+    return ScoredBatch(
+        {name: torch.cat(parts) for name, parts in values.items()},
+        # Most calls are one micro-batch; its gradient is megabytes that need no copy.
+        {framing: parts[0] if len(parts) == 1 else torch.cat(parts) for framing, parts in gradients.items()},
+    )
 
 
 def score_only(

@@ -126,6 +126,8 @@ def _require_listener(address: str) -> None:
 def check_capacity(config: RunConfig) -> None:
     """Compare the trainer workers, alone and beside the reward replicas, with all that the cluster has.
 
+    Of a range the least number has to fit; what is above it comes if there is room.
+
     Raises:
         ValueError: If there are more than can ever run at once.
     """
@@ -138,16 +140,14 @@ def check_capacity(config: RunConfig) -> None:
         )
 
     replica = {} if config.rewards.in_process else replica_resources(config.rewards.pool)
-    together = {
-        name: workers * need.get(name, 0) + config.rewards.pool.num_replicas * replica.get(name, 0)
-        for name in need | replica
-    }
+    replicas = config.rewards.pool.least_replicas(len(config.rewards.models) + len(config.evaluation.held_out))
+    together = {name: workers * need.get(name, 0) + replicas * replica.get(name, 0) for name in need | replica}
     _, available = cluster_capacity(together)
     # Sums over all nodes: what they leave undecided, Ray's own placement finds out.
     if any(amount > available[name] for name, amount in together.items()):
         raise ValueError(
             f"training.num_workers: expected {workers} workers of {need} and"
-            f" {config.rewards.pool.num_replicas} reward replicas of {replica} to fit the cluster together, got"
+            f" {replicas} reward replicas of {replica} to fit the cluster together, got"
             f" {available} for {together}; lower either number or what each reserves, or add nodes"
         )
 

@@ -198,3 +198,26 @@ def test_reward_whose_size_is_not_known_is_named_and_not_counted() -> None:
     models = "evaluation.held_out=[{name: liked, type: image_reward}]"
     plan = make_plan(load_run([SMALL_WORLD], [models]), Hardware(gpu="H100"))
     assert plan.notes == ("reward liked: its size is not known, so it is not counted",)
+
+
+def test_range_of_replicas_is_planned_with_its_most_and_the_plan_says_so() -> None:
+    fixed, ranged = "rewards.pool.num_replicas=4", "rewards.pool.num_replicas={min: 1, max: 4}"
+    one, four, range_of_four = (
+        make_plan(load_run([SMALL_WORLD], overrides), Hardware(gpu="H100")) for overrides in ([], [fixed], [ranged])
+    )
+    assert range_of_four.host == four.host
+    assert range_of_four.host.peak > one.host.peak
+    assert range_of_four.notes == ("rewards.pool.num_replicas is 1 to 4; the plan is for 4",)
+    assert not four.notes
+
+
+def test_replica_with_one_model_is_planned_as_the_largest() -> None:
+    layers = (RECIPES / "flux_lora_80gb.yaml", RECIPES / "rewards_own_node.yaml")
+    weights = [
+        [part.name for part in plan.gpus[1].always if part.name.endswith("weights")]
+        for plan in (
+            plan_of(*layers, gpu="A100-80GB", overrides=(f"rewards.pool.one_model_each={split}",))
+            for split in ("false", "true")
+        )
+    ]
+    assert weights == [["hps_v21, weights", "pickscore, weights"], ["hps_v21, weights"]]

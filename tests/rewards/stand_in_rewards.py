@@ -62,6 +62,21 @@ class ScriptedReward:
             file.write(f"{os.getpid()}\n")
 
 
+class CurvedReward:
+    """A score whose gradient differs in every pixel and with the text: `length(text) * sin(projection)`."""
+
+    name = ""
+    image_gradient = True
+
+    def __init__(self, image_size: int, seed: int) -> None:
+        self.image_size = image_size
+        self.direction = torch.randn(3, image_size, image_size, generator=torch.Generator().manual_seed(seed))
+
+    def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
+        lengths = torch.tensor([sum(weight * len(text) for weight, text in query.terms) for query in queries])
+        return lengths * (images * self.direction).sum(dim=(1, 2, 3)).sin()
+
+
 class FailsToLoad:
     """A reward whose constructor raises."""
 

@@ -2,6 +2,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -10,10 +11,10 @@ import ray
 import torch
 from torch import Tensor
 
-from srpo_ray.config.reward import PoolConfig
+from srpo_ray.config.reward import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.base import RewardError
+from srpo_ray.rewards.pool.actors import start_dispatcher
 from srpo_ray.rewards.pool.client import RewardClient
-from srpo_ray.rewards.pool.dispatcher import RewardDispatcher
 from srpo_ray.rewards.pool.messages import NAMESPACE, ModelInfo, PoolDescription
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
@@ -26,7 +27,8 @@ def client_with(pool: RewardPool, **changes: float) -> RewardClient:
     dispatcher = ray.get_actor(pool.name, namespace=NAMESPACE)
     description = cast(PoolDescription, ray.get(dispatcher.describe.remote()))
     config = description.config.model_copy(update=changes)
-    return RewardClient(dispatcher, PoolDescription(config, description.models), {"scripted": 1.0})
+    changed = PoolDescription(config, description.models, description.groups)
+    return RewardClient(dispatcher, changed, {"scripted": 1.0})
 
 
 def score_and_gradient(client: RewardClient, *texts: str) -> tuple[Tensor, Tensor]:
@@ -75,8 +77,18 @@ def test_replicas_killed_in_mid_call_are_restarted_and_the_replay_gives_the_same
     assert client.take_statistics()["pool/replays"] >= 2
 
 
-def test_hung_replica_is_killed_after_the_timeout_and_the_call_replayed(pool: RewardPool, tmp_path: Path) -> None:
-    client = client_with(pool, timeout_s=2.0)
+@pytest.fixture(scope="module")
+def impatient_pool(ray_session: None, scripted_config: PythonRewardConfig) -> Iterator[RewardPool]:
+    """Two replicas that count as hung after two seconds."""
+    config = PoolConfig(num_replicas=2, num_cpus=0.01, micro_batch_size=2, timeout_s=2.0)
+    with RewardPool.create([scripted_config], [], config, "impatient") as running:
+        yield running
+
+
+def test_hung_replica_is_killed_after_the_timeout_and_the_call_replayed(
+    impatient_pool: RewardPool, tmp_path: Path
+) -> None:
+    client = RewardClient.connect(impatient_pool.name, {"scripted": 1.0})
     expected = score_and_gradient(client, "a")
     log = tmp_path / "pids"
     started = time.perf_counter()
@@ -100,15 +112,15 @@ def wait_for_end_of(pid: int) -> None:
         time.sleep(0.1)
 
 
-def test_calls_that_queue_for_longer_than_the_timeout_are_not_lost(pool: RewardPool) -> None:
-    client = client_with(pool, timeout_s=1.2)
+def test_calls_that_queue_for_longer_than_the_timeout_are_not_lost(impatient_pool: RewardPool) -> None:
+    client = RewardClient.connect(impatient_pool.name, {"scripted": 1.0})
 
-    slow = [client.submit(torch.zeros(1, 3, 4, 4), [TextQuery.plain("sleep:0.7")]) for _ in range(4)]
+    slow = [client.submit(torch.zeros(1, 3, 4, 4), [TextQuery.plain("sleep:1.2")]) for _ in range(6)]
     for pending in reversed(slow):
         pending.result()
 
     statistics = client.take_statistics()
-    assert (statistics["pool/calls"], statistics["pool/replays"]) == (4, 0)
+    assert (statistics["pool/calls"], statistics["pool/replays"]) == (6, 0)
 
 
 def test_call_that_is_lost_every_time_ends_in_an_error_after_the_stated_attempts(
@@ -129,10 +141,10 @@ def test_call_that_is_lost_every_time_ends_in_an_error_after_the_stated_attempts
 
 @pytest.mark.usefixtures("ray_session")
 def test_client_of_a_pool_that_was_shut_down_gets_an_error() -> None:
-    dispatcher = ray.remote(RewardDispatcher).options(num_cpus=0).remote(PoolConfig())
-    description = PoolDescription(PoolConfig(), {"mine": ModelInfo(image_size=4, image_gradient=True)})
-    client = RewardClient(dispatcher, description, {"mine": 1.0})
-    RewardPool("short-lived", dispatcher, []).shutdown()
+    dispatcher = start_dispatcher("short-lived", {"short-lived": ()}, PoolConfig())
+    models = {"mine": ModelInfo(image_size=4, image_gradient=True)}
+    client = RewardClient(dispatcher, PoolDescription(PoolConfig(), models, {"short-lived": ("mine",)}), {"mine": 1.0})
+    RewardPool("short-lived", dispatcher).shutdown()
 
     with pytest.raises(RewardError, match=r"'mine'.*the pool has ended"):
         client.submit(torch.zeros(1, 3, 4, 4), [TextQuery.plain("a")]).result()

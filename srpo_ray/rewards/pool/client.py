@@ -11,7 +11,7 @@ from torch import Tensor
 from srpo_ray.rewards.base import Scores, check_batch, check_gradient, check_names
 from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.pool.bridge import connect_scores
-from srpo_ray.rewards.pool.call import RemoteCall
+from srpo_ray.rewards.pool.call import RemoteCall, StoredPixels
 from srpo_ray.rewards.pool.messages import NAMESPACE, PoolDescription, Reply
 from srpo_ray.rewards.pool.wire import from_wire, to_wire
 from srpo_ray.rewards.preprocess import frame_for_each
@@ -60,7 +60,7 @@ class RewardClient:
         return cls(dispatcher, pool, weights, official=official)
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingRemoteScore":
-        """See `RewardScorer.submit`; returns when the calls are on their way."""
+        """See `RewardScorer.submit`; returns when all calls have a place in a replica's queue and are on their way."""
         check_batch(images, queries)
         pixels = self._frame(images, list(self._weights))
         dtype = self._pool.config.gradient_dtype
@@ -82,7 +82,7 @@ class RewardClient:
         # bfloat16 would round the 8-bit steps of an official picture once more.
         dtype = "float32" if self._official else self._pool.config.gradient_dtype
         replies = _collect(self._send(pixels, queries, asked, dtype), self._statistics)
-        return _join_values(replies, images.device)
+        return _join_values(replies, asked, images.device)
 
     def take_statistics(self) -> dict[str, float]:
         """See `RewardScorer.take_statistics`."""
@@ -97,18 +97,35 @@ class RewardClient:
         queries: Sequence[TextQuery],
         models: Mapping[str, float] | Sequence[str],
         dtype: str,
-    ) -> list[RemoteCall]:
-        config = self._pool.config
+    ) -> list[list[RemoteCall]]:
+        """Calls on their way: one list per micro-batch, with one call per group of replicas that is asked."""
+        started = time.perf_counter()
+        size = self._pool.config.micro_batch_size
         arrays = {framing: to_wire(picture, dtype) for framing, picture in pixels.items()}
-        calls = []
-        for start in range(0, len(queries), config.micro_batch_size):
-            rows = slice(start, start + config.micro_batch_size)
-            part = {framing: array[rows] for framing, array in arrays.items()}
-            call = RemoteCall(self._dispatcher, config, self._statistics, part, queries[rows], models)
-            # With no replica in service the call waits here and is sent when its answer is asked for.
-            call.send()
-            calls.append(call)
+        calls: list[list[RemoteCall]] = []
+        for start in range(0, len(queries), size):
+            rows = slice(start, start + size)
+            part = StoredPixels({framing: array[rows] for framing, array in arrays.items()}, self._statistics)
+            calls.append([])
+            for group, asked in self._by_group(models).items():
+                framings = sorted({Framing.of(self._pool.models[name]) for name in asked})
+                call = RemoteCall(
+                    self._dispatcher, self._pool.config, self._statistics, group, part, framings, queries[rows], asked
+                )
+                # One place is asked for and used at a time: no client holds one while it waits for another.
+                call.send()
+                calls[-1].append(call)
+        self._statistics.wait_s += time.perf_counter() - started
         return calls
+
+    def _by_group(self, models: Mapping[str, float] | Sequence[str]) -> dict[str, dict[str, float] | list[str]]:
+        """What is asked of each group of replicas that holds an asked model."""
+        held = {group: [name for name in models if name in names] for group, names in self._pool.groups.items()}
+        return {
+            group: {name: models[name] for name in asked} if isinstance(models, Mapping) else asked
+            for group, asked in held.items()
+            if asked
+        }
 
 
 class PendingRemoteScore:
@@ -116,7 +133,7 @@ class PendingRemoteScore:
 
     def __init__(
         self,
-        calls: Sequence[RemoteCall],
+        calls: Sequence[Sequence[RemoteCall]],
         pixels: Mapping[Framing, Tensor],
         weights: Mapping[str, float],
         statistics: ScoringStatistics,
@@ -132,23 +149,36 @@ class PendingRemoteScore:
         if self._scores is None:
             replies = _collect(self._calls, self._statistics)
             device = next(iter(self._pixels.values())).device
-            gradients = {
-                framing: torch.cat([from_wire(reply.gradients[framing]) for reply in replies]).to(device)
-                for framing in replies[0].gradients
-            }
-            values = _join_values(replies, device)
+            gradients = _join_gradients(replies, device)
+            values = _join_values(replies, list(self._weights), device)
             self._scores = connect_scores(values, self._weights, gradients, self._pixels)
         return self._scores
 
 
-def _collect(calls: Sequence[RemoteCall], statistics: ScoringStatistics) -> list[Reply]:
+def _collect(calls: Sequence[Sequence[RemoteCall]], statistics: ScoringStatistics) -> list[list[Reply]]:
     started = time.perf_counter()
-    replies = [call.collect() for call in calls]
+    replies = [[call.collect() for call in part] for part in calls]
     statistics.wait_s += time.perf_counter() - started
     return replies
 
 
-def _join_values(replies: Sequence[Reply], device: torch.device) -> dict[str, Tensor]:
-    return {
-        name: torch.cat([from_wire(reply.values[name]) for reply in replies]).to(device) for name in replies[0].values
-    }
+def _join_values(replies: Sequence[Sequence[Reply]], names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    parts = [{name: value for reply in part for name, value in reply.values.items()} for part in replies]
+    return {name: _join([from_wire(part[name]) for part in parts]).to(device) for name in names}
+
+
+def _join_gradients(replies: Sequence[Sequence[Reply]], device: torch.device) -> dict[Framing, Tensor]:
+    """Per framing the gradient of the weighted sum; replicas with other models add to it."""
+    framings = sorted({framing for reply in replies[0] for framing in reply.gradients})
+    return {framing: _join([_add(part, framing) for part in replies]).to(device) for framing in framings}
+
+
+def _add(part: Sequence[Reply], framing: Framing) -> Tensor:
+    first, *others = [from_wire(reply.gradients[framing]) for reply in part if framing in reply.gradients]
+    for other in others:
+        first += other
+    return first
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]

@@ -31,13 +31,16 @@ class PoolDescription:
 
     config: PoolConfig
     models: dict[str, ModelInfo]
+    groups: dict[str, tuple[str, ...]]
+    """Names of the models that replicas of each group hold; every model is in one group."""
 
 
 @dataclass(frozen=True)
 class ReplicaDescription:
-    """What a replica holds once it has loaded."""
+    """What a replica holds once it has loaded, and where."""
 
     start_id: str
+    node_id: str
     models: dict[str, ModelInfo]
 
 
@@ -47,9 +50,12 @@ class ReplicaHealth:
 
     start_id: str
     """Differs between two starts of the same replica."""
+    node_id: str
     pid: int
-    busy_s: float
-    """Seconds spent so far in the call at work; 0 when idle."""
+    ticket: int | None
+    """The call at work; None when idle."""
+    state_s: float
+    """Seconds spent so far in the call at work, or idle since the last one."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,12 @@ class Assignment:
     start_id: str
     """Which start of the replica this is for; a report about an earlier start is stale."""
     handle: Any
+    waited_s: float
+    """Seconds that the call waited for a place in a replica's queue."""
+    queue_depth: int
+    """Calls of the same group that waited, at a replica or for a place, when this one was placed."""
+    in_service: int
+    """Replicas of the group that take calls."""
 
 
 @dataclass(frozen=True)

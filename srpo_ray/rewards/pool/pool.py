@@ -1,22 +1,17 @@
-"""The driver's side of the pool: start the replicas, wait until they have loaded, stop them."""
+"""The driver's side of the pool: start it, wait until it has loaded, stop it."""
 
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayTaskError
 
 from srpo_ray.config.reward import PoolConfig, RewardModelConfig
-from srpo_ray.rewards.base import RewardError
+from srpo_ray.rewards.pool.actors import model_groups, start_dispatcher
 from srpo_ray.rewards.pool.capacity import replica_resources, require_capacity
-from srpo_ray.rewards.pool.dispatcher import RewardDispatcher
-from srpo_ray.rewards.pool.messages import NAMESPACE, ReplicaDescription
-from srpo_ray.rewards.pool.replica import HEALTH_GROUP, RewardReplica
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +19,15 @@ REPORT_INTERVAL_S = 30.0
 
 
 class RewardPool:
-    """Replicas of the reward models and the dispatcher before them; lives as long as the process that made it.
+    """Replicas of the reward models and the dispatcher that owns them; lives as long as the process that made it.
 
     with RewardPool.create(config.rewards.models, held_out, config.rewards.pool, "rewards") as pool:
         ...  # trainers anywhere in the cluster: RewardClient.connect("rewards", weights)
     """
 
-    def __init__(self, name: str, dispatcher: Any, replicas: Sequence[Any]) -> None:
+    def __init__(self, name: str, dispatcher: Any) -> None:
         self.name = name
-        self._actors = [*replicas, dispatcher]
+        self._dispatcher = dispatcher
 
     @classmethod
     def create(
@@ -42,38 +37,33 @@ class RewardPool:
         pool: PoolConfig,
         name: str,
     ) -> "RewardPool":
-        """Start a pool and wait until every replica has loaded every model.
+        """Start a pool and wait until the least number of replicas has loaded its models.
 
         Args:
             models: Training rewards.
-            held_out: Models that are only measured; they live in the same replicas.
+            held_out: Models that are only measured; they live in the same replicas, or in ones of their own as all do.
             pool: Size and settings.
             name: Name by which clients find the pool.
 
         Raises:
             ValueError: If the pool cannot fit into the cluster, the name is taken, or a model cannot be loaded.
-            RewardError: If a reward's constructor raises, or a replica dies while it loads.
+            RewardError: If a reward's constructor raises.
+            RunFailedError: If a replica dies while it loads.
         """
-        require_capacity(pool)
         all_models = (*models, *held_out)
-        with ExitStack() as on_failure:
-            dispatcher = _start_dispatcher(name, pool)
-            on_failure.callback(ray.kill, dispatcher)
-            replicas = {}
-            for index in range(pool.num_replicas):
-                replica = f"{name}/{index}"
-                replicas[replica] = _start_replica(replica, all_models, pool, name)
-                on_failure.callback(ray.kill, replicas[replica])
-            loaded = _wait_until_loaded(replicas, [model.name for model in all_models], pool)
-            entries = [(replica, handle, loaded[replica].start_id) for replica, handle in replicas.items()]
-            ray.get(dispatcher.open.remote(entries, next(iter(loaded.values())).models))
-            on_failure.pop_all()
-        return cls(name, dispatcher, list(replicas.values()))
+        require_capacity(pool, len(all_models))
+        created = cls(name, start_dispatcher(name, model_groups(name, all_models, pool), pool))
+        try:
+            created._wait_until_loaded(pool)
+        except BaseException:
+            created.shutdown()
+            raise
+        return created
 
     def shutdown(self) -> None:
         """Stop all actors; calls still on their way fail with a RewardError at their client."""
-        while self._actors:
-            ray.kill(self._actors.pop())
+        # The replicas are the dispatcher's children.
+        ray.kill(self._dispatcher)
 
     def __enter__(self) -> "RewardPool":
         return self
@@ -83,52 +73,21 @@ class RewardPool:
     ) -> None:
         self.shutdown()
 
-
-def _start_dispatcher(name: str, pool: PoolConfig) -> Any:
-    # Beside its driver, since a dispatcher on a spot node would take the whole pool down with it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "scheduling_strategy": here}
-    return ray.remote(RewardDispatcher).options(**options).remote(pool)
-
-
-def _start_replica(name: str, models: Sequence[RewardModelConfig], pool: PoolConfig, dispatcher: str) -> Any:
-    options: dict[str, Any] = {
-        "num_cpus": pool.num_cpus,
-        "num_gpus": pool.num_gpus,
-        "resources": pool.resources,
-        "scheduling_strategy": "SPREAD",
-        "max_restarts": -1,
-        # The client replays a lost call itself, so that its attempts are counted.
-        "max_task_retries": 0,
-        "concurrency_groups": {HEALTH_GROUP: 1},
-    }
-    return cast(Any, ray.remote)(**options)(RewardReplica).remote(name, models, pool, dispatcher)
-
-
-def _wait_until_loaded(
-    replicas: dict[str, Any], model_names: Sequence[str], pool: PoolConfig
-) -> dict[str, ReplicaDescription]:
-    """The description of every replica; the first failure is raised at once."""
-    waiting = {handle.describe.remote(): name for name, handle in replicas.items()}
-    loaded: dict[str, ReplicaDescription] = {}
-    started = time.monotonic()
-    while waiting:
-        ready, _ = ray.wait(list(waiting), timeout=REPORT_INTERVAL_S)
-        if not ready:
+    def _wait_until_loaded(self, pool: PoolConfig) -> None:
+        """Return when the pool is open; the first failure is raised at once."""
+        opened = self._dispatcher.open.remote()
+        started = time.monotonic()
+        while not ray.wait([opened], timeout=REPORT_INTERVAL_S)[0]:
+            loaded, replicas = ray.get(self._dispatcher.loading.remote())
             logger.warning(
                 "%d of %d reward replicas have not loaded after %.0f s; each needs %s, free now: %s",
-                len(waiting),
-                len(replicas),
+                replicas - loaded,
+                replicas,
                 time.monotonic() - started,
-                replica_resources(pool),
+                {**replica_resources(pool), **pool.labels},
                 ray.available_resources(),
             )
-        for answer in ready:
-            name = waiting.pop(answer)
-            try:
-                loaded[name] = ray.get(answer)
-            except RayTaskError as error:
-                raise error.cause from error
-            except RayActorError as error:
-                raise RewardError(", ".join(model_names), (), name, f"died while loading: {error}") from error
-    return loaded
+        try:
+            ray.get(opened)
+        except RayTaskError as error:
+            raise error.cause from error

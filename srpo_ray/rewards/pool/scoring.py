@@ -1,0 +1,82 @@
+"""The reward models of one replica, between arrays as they come in and arrays as they go out."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from srpo_ray.config.reward import PoolConfig, RewardModelConfig
+from srpo_ray.rewards.build import build_rewards
+from srpo_ray.rewards.combine import score_and_gradient, score_only
+from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.pool.messages import ModelInfo, Pixels, Reply
+from srpo_ray.rewards.pool.wire import from_wire, to_wire
+from srpo_ray.rewards.query import TextQuery
+
+
+class LoadedRewards:
+    """Reward models in this process, as the pool's calls ask for them.
+
+    Args:
+        models: The models.
+        pool: Section `pool` of the config.
+        replica: Name of the replica, for messages.
+
+    Raises:
+        ValueError: If a model cannot be loaded, or there is no GPU for it.
+        RewardError: If the constructor of a Python reward raises.
+    """
+
+    def __init__(self, models: Sequence[RewardModelConfig], pool: PoolConfig, replica: str) -> None:
+        torch.set_num_threads(pool.num_threads)
+        self._pool = pool
+        self._replica = replica
+        self._rewards = build_rewards(models, _device(pool))
+
+    def describe(self) -> dict[str, ModelInfo]:
+        """What a client must know of each model."""
+        return {name: ModelInfo(r.image_size, r.image_gradient, Framing.of(r).fit) for name, r in self._rewards.items()}
+
+    def score(self, pixels: Pixels, queries: Sequence[TextQuery], weights: Mapping[str, float]) -> Reply:
+        """Values of the weighted rewards and the gradient of their sum; see `RewardReplica.score`."""
+        started = time.perf_counter()
+        batch = score_and_gradient(
+            self._rewards,
+            weights,
+            {framing: from_wire(array) for framing, array in pixels.items()},
+            queries,
+            micro_batch_size=self._pool.micro_batch_size,
+            replica=self._replica,
+        )
+        seconds = time.perf_counter() - started
+        gradient_dtype = self._pool.gradient_dtype
+        return Reply(
+            {name: to_wire(value, "float32") for name, value in batch.values.items()},
+            {framing: to_wire(value, gradient_dtype) for framing, value in batch.gradients.items()},
+            seconds,
+        )
+
+    def measure(self, pixels: Pixels, queries: Sequence[TextQuery], names: Sequence[str]) -> Reply:
+        """Values of the named rewards."""
+        started = time.perf_counter()
+        values = score_only(
+            self._rewards,
+            names,
+            {framing: from_wire(array) for framing, array in pixels.items()},
+            queries,
+            micro_batch_size=self._pool.micro_batch_size,
+            replica=self._replica,
+        )
+        seconds = time.perf_counter() - started
+        return Reply({name: to_wire(value, "float32") for name, value in values.items()}, {}, seconds)
+
+
+def _device(pool: PoolConfig) -> str:
+    if pool.num_gpus == 0:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"expected a CUDA device for `rewards.pool.num_gpus: {pool.num_gpus:g}`, received a node where torch "
+            "finds none; set num_gpus to 0 or install a CUDA build of torch"
+        )
+    return "cuda"
