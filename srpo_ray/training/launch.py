@@ -17,7 +17,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.config.located import located
 from srpo_ray.errors import OutOfMemoryRunError, RunFailedError
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.rewards.pool.capacity import cluster_capacity, replica_resources
+from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types_text, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
 from srpo_ray.training.preflight import check_inputs, open_run_folder
@@ -131,6 +131,7 @@ def check_capacity(config: RunConfig) -> None:
         raise ValueError(
             f"training.num_workers: expected at most {capacity:g} workers of {need} each, as the cluster has"
             f" {available}, got {config.training.num_workers}; lower it or what each reserves, or add nodes"
+            f"{node_types_text()}"
         )
 
     replica = {} if config.rewards.in_process else replica_resources(config.rewards.pool)
@@ -144,7 +145,7 @@ def check_capacity(config: RunConfig) -> None:
         raise ValueError(
             f"training.num_workers: expected {config.training.num_workers} workers of {need} and"
             f" {config.rewards.pool.num_replicas} reward replicas of {replica} to fit the cluster together, got"
-            f" {available} for {together}; lower either number or what each reserves, or add nodes"
+            f" {available} for {together}; lower either number or what each reserves, or add nodes{node_types_text()}"
         )
 
 
