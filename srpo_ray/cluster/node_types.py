@@ -1,7 +1,7 @@
 """Tell a cluster which node types its autoscaler may start, so that a run is measured against them before it begins.
 
-Ray's own autoscaler keeps that to itself, so a cluster that is scaled to zero would look as if it could hold nothing. The
-head's start commands run this once Ray is up:
+Ray's own autoscaler keeps that to itself, so a cluster that is scaled to zero would look as if it could hold nothing.
+The head's start commands run this once Ray is up:
 
 python -m srpo_ray.cluster.node_types ~/ray_bootstrap_config.yaml 127.0.0.1:6379
 """
@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray._raylet
 import yaml
-from ray._raylet import (  # pyright: ignore[reportAttributeAccessIssue]
-    GCS_AUTOSCALER_CLUSTER_CONFIG_KEY,
-    GCS_AUTOSCALER_STATE_NAMESPACE,
-    GcsClient,
-)
 from ray.core.generated.autoscaler_pb2 import ClusterConfig  # pyright: ignore[reportAttributeAccessIssue]
+
+# Compiled, so a type checker sees nothing in it.
+_raylet: Any = ray._raylet
 
 
 def node_types(documents: list[Mapping[str, Any]]) -> ClusterConfig:
@@ -57,8 +56,9 @@ def report(config: ClusterConfig, address: str) -> None:
         config: The node types.
         address: The head's GCS, `HOST:PORT`.
     """
-    key, namespace = GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode(), GCS_AUTOSCALER_STATE_NAMESPACE.encode()
-    GcsClient(address=address).internal_kv_put(key, config.SerializeToString(), True, namespace)
+    key, namespace = _raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, _raylet.GCS_AUTOSCALER_STATE_NAMESPACE
+    client = _raylet.GcsClient(address=address)
+    client.internal_kv_put(key.encode(), config.SerializeToString(), True, namespace.encode())
 
 
 if __name__ == "__main__":
