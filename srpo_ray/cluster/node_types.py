@@ -16,7 +16,7 @@ import yaml
 from ray.core.generated.autoscaler_pb2 import ClusterConfig  # pyright: ignore[reportAttributeAccessIssue]
 
 # Compiled, so a type checker sees nothing in it.
-_raylet: Any = ray._raylet
+_raylet: Any = ray._raylet  # noqa: SLF001
 
 
 def node_types(documents: list[Mapping[str, Any]]) -> ClusterConfig:
