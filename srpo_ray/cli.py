@@ -191,7 +191,7 @@ def _on_cluster(parsed: argparse.Namespace) -> int:
         raise ConfigError("expected --cluster beside --attach or --stop, got none; a job is one of a cluster")
     if parsed.address:
         raise ConfigError("expected --cluster or --address, got both; --address is for a node of the cluster itself")
-    folder = _results_folder(parsed)
+    folder = None if parsed.attach or parsed.stop else _results_folder(parsed)
     from srpo_ray.cluster.command import run_on_cluster
 
     return run_on_cluster(parsed, folder)

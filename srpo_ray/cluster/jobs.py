@@ -14,6 +14,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 REQUEST_TIMEOUT_S = 10.0
 """Longest wait for an answer, or for the next part of one. The client of Ray itself would wait for ever."""
 
+CHANGE_TIMEOUT_S = 90.0
+"""The same where something is sent or started: a head that has just come up is busy for a while."""
+
 FOLDER, COMMAND = "srpo_ray_folder", "srpo_ray_command"
 """What a job of ours says of itself: its results' folder, and the command."""
 
@@ -51,11 +54,12 @@ class Jobs(JobSubmissionClient):
                 f"expected the dashboard of a Ray head at {url}, got an answer of something else: {error}"
             ) from error
 
-    def _do_request(self, *arguments: Any, **options: Any) -> requests.Response:
+    def _do_request(self, method: str, *arguments: Any, **options: Any) -> requests.Response:
+        timeout = REQUEST_TIMEOUT_S if method == "GET" else CHANGE_TIMEOUT_S
         try:
-            return super()._do_request(*arguments, timeout=REQUEST_TIMEOUT_S, **options)
+            return super()._do_request(method, *arguments, timeout=timeout, **options)
         except requests.RequestException as error:
-            raise ConnectionError(f"no answer within {REQUEST_TIMEOUT_S:g} s: {error}") from error
+            raise ConnectionError(f"no answer within {timeout:g} s: {error}") from error
 
     def start(self, entrypoint: str, purpose: str, metadata: Mapping[str, str]) -> str:
         """Run a shell command in a copy of the working folder, beside the head.
@@ -70,14 +74,18 @@ class Jobs(JobSubmissionClient):
 
         Raises:
             ValueError: If the working folder is too large to be sent.
+            ConnectionError: If the head cannot start it, or does not answer.
         """
         moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        return self.submit_job(
-            entrypoint=entrypoint,
-            submission_id=f"srpo-{purpose}-{moment}-{secrets.token_hex(2)}",
-            runtime_env={"working_dir": ".", "excludes": EXCLUDES, "env_vars": {"PYTHONUNBUFFERED": "1"}},
-            metadata=dict(metadata),
-        )
+        try:
+            return self.submit_job(
+                entrypoint=entrypoint,
+                submission_id=f"srpo-{purpose}-{moment}-{secrets.token_hex(2)}",
+                runtime_env={"working_dir": ".", "excludes": EXCLUDES, "env_vars": {"PYTHONUNBUFFERED": "1"}},
+                metadata=dict(metadata),
+            )
+        except RuntimeError as error:
+            raise ConnectionError(f"the cluster could not start the job: {error}") from error
 
     def details(self, job: str) -> JobDetails:
         """What the server knows of a job.
