@@ -119,7 +119,7 @@ def test_job_that_the_cluster_does_not_know_is_refused(head: Head, capsys: pytes
 
 
 def test_another_token_is_refused(head: Head) -> None:
-    with pytest.raises(ValueError, match="expected the authentication token of the cluster at .*, got another token"):
+    with pytest.raises(ValueError, match=r"expected the authentication token of the cluster at .*, got another token"):
         Jobs(head.url, "f" * 64)
 
 
@@ -137,7 +137,7 @@ def test_address_that_never_answers_is_refused_in_time(
 
 def test_token_is_not_sent_to_an_address_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str | None] = []
-    monkeypatch.setattr(dashboard, "Jobs", lambda url, token=None: sent.append(token))
+    monkeypatch.setattr(dashboard, "Jobs", lambda _, token=None: sent.append(token))
     for mode in ("disabled", "token"):
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
         dashboard.Dashboard("http://127.0.0.1:1").connect()
