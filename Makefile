@@ -3,7 +3,7 @@ PYTHON ?= python3
 export RAY_AUTH_MODE ?= disabled
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup sweep test lint types layers tests guides clean
+.PHONY: setup sweep test lint types layers tests guides cluster-test clean
 
 setup: .venv/.done
 
@@ -34,6 +34,9 @@ tests: setup
 
 guides: setup
 	.venv/bin/python -m pytest tests/docs -m guides
+
+cluster-test: setup
+	.venv/bin/python -m pytest tests/cluster -m cluster
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -256,5 +256,5 @@ def fit(
 
 
 def tracking_uri(config: RunConfig) -> str:
-    """The configured MLflow URI, that of the environment (a cluster's head has one), or the sqlite file in the run root."""
+    """The configured MLflow URI, that of the environment (a cluster's head has one), or a file in the run root."""
     return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(Path(config.run_root))

@@ -8,10 +8,10 @@ import threading
 class Proxy:
     """Forwards `127.0.0.1:port` to another port of this machine until it is cut."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, port: int = 0) -> None:
         self._target = target
         self._open: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self.up = True
         threading.Thread(target=self._accept, daemon=True).start()
