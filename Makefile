@@ -3,7 +3,7 @@ PYTHON ?= python3
 export RAY_AUTH_MODE ?= disabled
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup sweep test lint types layers tests guides faults long clean
+.PHONY: setup sweep test lint types layers tests guides faults long cluster-test clean
 
 setup: .venv/.done
 
@@ -40,6 +40,9 @@ faults: setup
 
 long: setup
 	.venv/bin/python -m pytest -m long
+
+cluster-test: setup
+	.venv/bin/python -m pytest tests/cluster -m cluster
 
 clean:
 	rm -rf .venv build dist *.egg-info

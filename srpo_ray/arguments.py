@@ -7,6 +7,7 @@ from collections.abc import Sequence
 DEFAULT_SWEEP = "configs/sweep/small_world.yaml"
 DEFAULT_STUDY = "configs/study/paper_table.yaml"
 DEFAULT_RUN = "configs/small_world.yaml"
+LAST_JOB = "last"
 _CONFIG = "CONFIG|KEY=VALUE"
 _RL_GUIDANCE = "velocity base + W (tuned - base): 0 untrained, 1 tuned, above 1 beyond it"
 
@@ -139,3 +140,8 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     """Arguments of the commands that start something on Ray."""
     parser.add_argument("--address", help="Ray cluster (`auto`, HOST:PORT); default RAY_ADDRESS, else a local Ray")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "--cluster", metavar="FILE|URL", help="run as a job there: the file given to `ray up`, or http://HOST:8265"
+    )
+    for option, what in (("--attach", "follow this job (default: the last), start none"), ("--stop", "stop this job")):
+        parser.add_argument(option, nargs="?", const=LAST_JOB, metavar="JOB", help=f"with --cluster: {what}")

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parsed = parse(words)
     try:
+        if any(getattr(parsed, name, None) for name in ("cluster", "attach", "stop")) and not parsed.dry_run:
+            return _on_cluster(parsed)
         return COMMANDS[parsed.command](parsed)
     except (ValueError, ConnectionError) as error:
         print(f"srpo-ray: {error}", file=sys.stderr)
@@ -179,6 +181,34 @@ def _print_configs(what: str, config: "SweepConfig | StudyConfig", base: "RunCon
 
     print(f"# {what}\n{to_yaml(config)}---\n# the config that its runs start from\n{to_yaml(base)}", end="")
     return 0
+
+
+def _on_cluster(parsed: argparse.Namespace) -> int:
+    """Load what the command would, so that a mistake is answered here, then run it as a job there."""
+    from srpo_ray.config import ConfigError
+
+    if not parsed.cluster:
+        raise ConfigError("expected --cluster beside --attach or --stop, got none; a job is one of a cluster")
+    if parsed.address:
+        raise ConfigError("expected --cluster or --address, got both; --address is for a node of the cluster itself")
+    folder = None if parsed.attach or parsed.stop else _results_folder(parsed)
+    from srpo_ray.cluster.command import run_on_cluster
+
+    return run_on_cluster(parsed, folder)
+
+
+def _results_folder(parsed: argparse.Namespace) -> str | None:
+    from srpo_ray.config import StudyConfig, SweepConfig, load_run, load_study, load_sweep
+
+    if getattr(parsed, "resume", None):
+        return parsed.resume
+    if parsed.command == "sweep":
+        study, base = _load_or_resume(parsed, SweepConfig, load_sweep, DEFAULT_SWEEP)
+    elif parsed.command == "study":
+        study, base = _load_or_resume(parsed, StudyConfig, load_study, DEFAULT_STUDY)
+    else:
+        study = base = load_run(*_split(parsed.config))
+    return None if parsed.command == "encode" else f"{base.run_root}/{study.name}"
 
 
 def _sample(parsed: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.config.located import located
 from srpo_ray.errors import CheckpointError, OutOfMemoryRunError, RunFailedError
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.rewards.pool.capacity import cluster_capacity, replica_resources
+from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types_text, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
 from srpo_ray.training.preflight import check_inputs, open_run_folder
@@ -136,7 +136,7 @@ def check_capacity(config: RunConfig) -> None:
     if capacity < workers:
         raise ValueError(
             f"training.num_workers: expected at most {capacity:g} workers of {need} each, as the cluster has"
-            f" {available}, got {workers}; lower it or what each reserves, or add nodes"
+            f" {available}, got {workers}; lower it or what each reserves, or add nodes{node_types_text()}"
         )
 
     replica = {} if config.rewards.in_process else replica_resources(config.rewards.pool)
@@ -148,7 +148,7 @@ def check_capacity(config: RunConfig) -> None:
         raise ValueError(
             f"training.num_workers: expected {workers} workers of {need} and"
             f" {replicas} reward replicas of {replica} to fit the cluster together, got"
-            f" {available} for {together}; lower either number or what each reserves, or add nodes"
+            f" {available} for {together}; lower either number or what each reserves, or add nodes{node_types_text()}"
         )
 
 
@@ -265,5 +265,5 @@ def _num_workers(config: RunConfig) -> int | tuple[int, int]:
 
 
 def tracking_uri(config: RunConfig) -> str:
-    """The configured MLflow URI, or the sqlite file in the run root."""
-    return config.tracking.uri or default_uri(Path(config.run_root))
+    """The configured MLflow URI, that of the environment (a cluster's head has one), or a file in the run root."""
+    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(Path(config.run_root))

@@ -1,7 +1,9 @@
 """Whether a cluster can ever hold a pool: Ray itself would wait for the missing resources for ever."""
 
 import math
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import ray
 from ray._private.state import state as cluster_state
@@ -33,7 +35,7 @@ def require_capacity(pool: PoolConfig, num_models: int) -> None:
         raise ValueError(
             f"`rewards.pool.num_replicas: {smallest(pool.num_replicas)}`, {count} replicas in all with {need} each,"
             f" does not fit: the cluster can hold {capacity:g} such replicas{where} ({available} in all); lower"
-            " num_replicas or what each reserves, or add nodes"
+            f" num_replicas or what each reserves, or add nodes{node_types_text()}"
         )
 
 
@@ -49,12 +51,42 @@ def cluster_capacity(
     # Node by node, since a process cannot be spread over two.
     wanted = (labels or {}).items()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and wanted <= node["Labels"].items()]
-    capacity, available = sum(fitting_replicas(need, node) for node in nodes), ray.cluster_resources()
-    # Set where an autoscaler runs. Ray Train asks the same question in this way, as there is no public one.
-    limit = cluster_state.get_max_resources_from_cluster_config()
-    if limit and fitting_replicas(need, limit) > capacity:
-        capacity, available = fitting_replicas(need, limit), dict(limit)
-    return capacity, {name: available.get(name, 0) for name in need}
+    now, types = ray.cluster_resources(), node_types()
+    capacity = max(
+        sum(fitting_replicas(need, node) for node in nodes),
+        sum(fitting_replicas(need, kind.resources) * kind.max_nodes for kind in types),
+    )
+    ever = {name: sum(kind.resources.get(name, 0) * kind.max_nodes for kind in types) for name in need}
+    return capacity, {name: max(now.get(name, 0), ever[name]) for name in need}
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A kind of node that the cluster's autoscaler may start."""
+
+    name: str
+    resources: dict[str, float]
+    max_nodes: int
+
+
+def node_types() -> list[NodeType]:
+    """The node types of a cluster that an autoscaler runs; empty for one whose nodes were all started by hand."""
+    # Ray Train asks the same question in this way, as there is no public one. Below zero is without limit.
+    config = cluster_state.get_cluster_config()
+    return [
+        NodeType(group.name, dict(group.resources), group.max_count if group.max_count >= 0 else sys.maxsize)
+        for group in (config.node_group_configs if config else ())
+    ]
+
+
+def node_types_text() -> str:
+    """The node types as the end of a message; empty if there are none."""
+    kinds = [
+        f"{kind.name} ({', '.join(f'{name} {amount:g}' for name, amount in kind.resources.items())};"
+        f" at most {kind.max_nodes})"
+        for kind in node_types()
+    ]
+    return f"; node types of the cluster: {', '.join(kinds)}" if kinds else ""
 
 
 def fitting_replicas(need: Mapping[str, float], available: Mapping[str, float]) -> float:

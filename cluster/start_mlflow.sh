@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Starts MLflow's server on the head, unless it runs already; read cluster/environment.sh first.
+set -euo pipefail
+if curl --silent --fail --max-time 5 http://127.0.0.1:5000/health >/dev/null; then exit 0; fi
+# All interfaces, so that workers reach it; the cluster's security group lets nobody else in. One process writes the
+# database, which a file on network storage needs.
+export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+nohup setsid mlflow server --host 0.0.0.0 --port 5000 --workers 1 \
+  --backend-store-uri sqlite:////shared/mlflow/mlflow.db --artifacts-destination /shared/mlflow/artifacts \
+  > ~/mlflow.log 2>&1 < /dev/null &

@@ -1,0 +1,131 @@
+"""Ray's job server with time limits, and what the jobs of this project are called there."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import requests
+from ray.dashboard.modules.job.pydantic_models import JobDetails
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+REQUEST_TIMEOUT_S = 10.0
+"""Longest wait for an answer, or for the next part of one. The client of Ray itself would wait for ever."""
+
+CHANGE_TIMEOUT_S = 90.0
+"""The same where something is sent or started: a head that has just come up is busy for a while."""
+
+FOLDER, COMMAND = "srpo_ray_folder", "srpo_ray_command"
+"""What a job of ours says of itself: its results' folder, and the command."""
+
+EXCLUDES = ["/.git", "/.venv", "/runs", "/build", "/dist", "**/__pycache__", "**/*.egg-info"]
+"""What of the working folder stays here, beside what `.gitignore` names."""
+
+
+class Jobs(JobSubmissionClient):
+    """The job server at `url`.
+
+    Args:
+        url: Address of the head's dashboard, `http://HOST:PORT`.
+        token: Ray's authentication token; None sends none.
+
+    Raises:
+        ConnectionError: If nothing answers within `REQUEST_TIMEOUT_S`.
+        ValueError: If the token is missing or another one.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        # Ray prefers these to the address that it is given.
+        for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+            os.environ.pop(name, None)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            super().__init__(url, headers=headers)
+        except AuthenticationError as error:
+            sent = "another token" if token else "none"
+            raise ValueError(
+                f"expected the authentication token of the cluster at {url}, got {sent}; put the file ~/.ray/auth_token"
+                " that the cluster was started with here, and set RAY_AUTH_MODE=token"
+            ) from error
+        except requests.HTTPError as error:
+            raise ValueError(
+                f"expected the dashboard of a Ray head at {url}, got an answer of something else: {error}"
+            ) from error
+
+    def _do_request(self, method: str, *arguments: Any, **options: Any) -> requests.Response:
+        timeout = REQUEST_TIMEOUT_S if method == "GET" else CHANGE_TIMEOUT_S
+        try:
+            return super()._do_request(method, *arguments, timeout=timeout, **options)
+        except requests.RequestException as error:
+            raise ConnectionError(f"no answer within {timeout:g} s: {error}") from error
+
+    def start(self, entrypoint: str, purpose: str, metadata: Mapping[str, str]) -> str:
+        """Run a shell command in a copy of the working folder, beside the head.
+
+        Args:
+            entrypoint: The command.
+            purpose: A word for the job's id.
+            metadata: What the job says of itself.
+
+        Returns:
+            The id of the job.
+
+        Raises:
+            ValueError: If the working folder is too large to be sent.
+            ConnectionError: If the head cannot start it, or does not answer.
+        """
+        moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        try:
+            return self.submit_job(
+                entrypoint=entrypoint,
+                submission_id=f"srpo-{purpose}-{moment}-{secrets.token_hex(2)}",
+                runtime_env={"working_dir": ".", "excludes": EXCLUDES, "env_vars": {"PYTHONUNBUFFERED": "1"}},
+                metadata=dict(metadata),
+            )
+        except RuntimeError as error:
+            raise ConnectionError(f"the cluster could not start the job: {error}") from error
+
+    def details(self, job: str) -> JobDetails:
+        """What the server knows of a job.
+
+        Raises:
+            ValueError: If it knows of none.
+        """
+        try:
+            return self.get_job_info(job)
+        except RuntimeError as error:
+            if "404" not in str(error):
+                raise ConnectionError(str(error)) from error
+            known = ", ".join(details.submission_id or "" for details in self._ours()) or "none"
+            raise ValueError(
+                f"expected a job of the cluster, got {job!r}, which it does not know; it has {known}"
+            ) from error
+
+    def last(self) -> str:
+        """Id of the job of ours that was started last.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        found = self._ours()
+        if not found:
+            raise ValueError(
+                "expected a job to attach to, got a cluster that has run none; leave out --attach to start one"
+            )
+        return str(found[0].submission_id)
+
+    def _ours(self) -> list[JobDetails]:
+        """Jobs of this project, the newest first."""
+        ours = [details for details in self.list_jobs() if COMMAND in (details.metadata or {})]
+        return sorted(ours, key=lambda details: details.start_time or 0, reverse=True)
+
+
+def exit_code(details: JobDetails) -> int:
+    """The exit code of a job that has ended: its own, 130 if it was stopped, 1 if it never came to run."""
+    if details.status == JobStatus.STOPPED:
+        return 130
+    if details.driver_exit_code is not None:
+        return details.driver_exit_code
+    return 0 if details.status == JobStatus.SUCCEEDED else 1
