@@ -92,7 +92,14 @@ def ray_session(address: str | None) -> Iterator[None]:
             environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
             cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
             runtime_env = {"env_vars": environment}
-            ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
+            # On loopback, or anyone who reaches a port of this machine could have code run here.
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                runtime_env=runtime_env,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+            )
     except ConnectionError as error:
         raise ValueError(
             f"expected a running Ray cluster at {address!r}, got none ({error}); start it with `ray up` or"
