@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray._private import ray_constants
 from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer
@@ -92,14 +93,8 @@ def ray_session(address: str | None) -> Iterator[None]:
             environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
             cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
             runtime_env = {"env_vars": environment}
-            # On loopback, or anyone who reaches a port of this machine could have code run here.
-            ray.init(
-                num_cpus=cpus,
-                include_dashboard=False,
-                runtime_env=runtime_env,
-                log_to_driver=False,
-                _node_ip_address="127.0.0.1",
-            )
+            with _on_loopback():
+                ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
     except ConnectionError as error:
         raise ValueError(
             f"expected a running Ray cluster at {address!r}, got none ({error}); start it with `ray up` or"
@@ -109,6 +104,21 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that is started in the block listen on 127.0.0.1 alone.
+
+    Else it listens on every address of the machine, where anyone who reaches a port could have code run here. An
+    address given to `ray.init` does not help, as it takes loopback for a mistake; its switch for macOS does.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _require_listener(address: str) -> None:

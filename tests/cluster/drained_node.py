@@ -13,6 +13,13 @@ from pathlib import Path
 import ray
 from ray._private.state import state
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+@ray.remote
+class Work:
+    def begun(self) -> None:
+        """Answers when it runs."""
 
 
 def main(url: str, give_notice: Path) -> None:
@@ -20,6 +27,9 @@ def main(url: str, give_notice: Path) -> None:
     try:
         watched = cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
+        # A node without work goes as soon as it is drained.
+        work = Work.options(scheduling_strategy=NodeAffinitySchedulingStrategy(watched.node_id, soft=False)).remote()
+        ray.get(work.begun.remote())
         before = state.get_draining_nodes()
         command = [sys.executable, "-m", "srpo_ray.cli", "watch-spot", "--interval", "0.2"]
         command += ["--metadata-url", url, "--node-id", watched.node_id]
