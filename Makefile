@@ -2,6 +2,7 @@
 PYTHON ?= python3
 export RAY_AUTH_MODE ?= disabled
 export TOKENIZERS_PARALLELISM ?= false
+PIP_AUDIT := 2.9.0
 
 .PHONY: setup sweep test lint types layers tests guides clean
 

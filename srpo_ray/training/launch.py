@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 import ray.train
-from ray._private import ray_constants
 from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer
@@ -21,6 +20,7 @@ from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import cluster_capacity, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
+from srpo_ray.training.network import NodeNetwork, on_loopback
 from srpo_ray.training.preflight import check_inputs, open_run_folder
 from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.run_folder import RunFolder
@@ -93,7 +93,7 @@ def ray_session(address: str | None) -> Iterator[None]:
             environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
             cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
             runtime_env = {"env_vars": environment}
-            with _on_loopback():
+            with on_loopback():
                 ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
     except ConnectionError as error:
         raise ValueError(
@@ -104,21 +104,6 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Let a Ray that is started in the block listen on 127.0.0.1 alone.
-
-    Else it listens on every address of the machine, where anyone who reaches a port could have code run here. An
-    address given to `ray.init` does not help, as it takes loopback for a mistake; its switch for macOS does.
-    """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _require_listener(address: str) -> None:
@@ -250,6 +235,7 @@ def fit(
     trainer = LeanTrainer(
         train_worker,
         train_loop_config={"arguments": WorkerArguments(config, str(folder.path), pool, uri, run_id)},
+        torch_config=NodeNetwork(),
         scaling_config=ScalingConfig(
             num_workers=config.training.num_workers,
             use_gpu=config.training.num_gpus > 0,

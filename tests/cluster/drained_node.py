@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private.state import state
@@ -28,7 +29,9 @@ def main(url: str, give_notice: Path) -> None:
         watched = cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
         # A node without work goes as soon as it is drained.
-        work = Work.options(scheduling_strategy=NodeAffinitySchedulingStrategy(watched.node_id, soft=False)).remote()
+        work: Any = Work.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(watched.node_id, soft=False)
+        ).remote()
         ray.get(work.begun.remote())
         before = state.get_draining_nodes()
         command = [sys.executable, "-m", "srpo_ray.cli", "watch-spot", "--interval", "0.2"]

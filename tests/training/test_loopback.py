@@ -1,6 +1,7 @@
 """What a Ray that the program starts itself lets in."""
 
 import ipaddress
+from typing import Any
 
 import psutil
 import pytest
@@ -16,8 +17,8 @@ class Actor:
 
 
 def test_every_port_of_a_local_ray_is_on_loopback(ray_cluster: None) -> None:
-    actor = Actor.remote()
-    assert ray.get(actor.answer.remote()) == 1  # pyright: ignore[reportAttributeAccessIssue]
+    actor: Any = Actor.remote()
+    assert ray.get(actor.answer.remote()) == 1
     listening = {
         (process.name(), connection.laddr.ip)
         for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
