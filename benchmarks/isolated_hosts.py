@@ -3,6 +3,7 @@
 Nothing of them is seen outside, and they end with the process that made them, however that ends.
 """
 
+import json
 import os
 import shlex
 import subprocess
@@ -109,6 +110,12 @@ def add_host(name: str, number: int) -> Host:
     host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
     host.run("ip", "link", "set", "eth0", "up")
     return host
+
+
+def sent_bytes(host: Host) -> int:
+    """What the host has sent to others so far."""
+    shown = host.run("ip", "-json", "-statistics", "link", "show", "eth0")
+    return json.loads(shown)[0]["stats64"]["tx"]["bytes"]
 
 
 def _as_root() -> tuple[str, ...]:

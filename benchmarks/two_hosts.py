@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from isolated_hosts import Host, add_host, enter_isolation
+from isolated_hosts import Host, add_host, enter_isolation, sent_bytes
 
 PYTHON = sys.executable
 RAY = (PYTHON, "-m", "ray.scripts.scripts")
@@ -122,8 +122,12 @@ def measure(config: str, overrides: list[str], shared: Path) -> dict[str, Any]:
     placed = ["training.resources={trainer_slot: 1}", "rewards.pool.resources={reward_slot: 1}", f"tracking.uri={uri}"]
     several = train(trainers[0], config, shared / "several", [*overrides, *placed], "--address", address)
     seconds["three hosts"] = time.monotonic() - begin
-    left = (several / "mlflow_spool.jsonl").exists()
-    return {"seconds": seconds, "differences": differences(one, several), "spool_left": left}
+    return {
+        "seconds": seconds,
+        "sent_mb": {host.name: sent_bytes(host) / 1e6 for host in (*trainers, reward)},
+        "differences": differences(one, several),
+        "spool_left": (several / "mlflow_spool.jsonl").exists(),
+    }
 
 
 def main() -> int:
@@ -134,7 +138,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*")
     parsed = parser.parse_args()
     enter_isolation()
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     # Not in /tmp, which each host has for itself: it stands for storage that they share.
     shared = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="two_hosts_"))
     try:
@@ -143,6 +147,8 @@ def main() -> int:
         shutil.rmtree(shared, ignore_errors=True)
     for what, seconds in result["seconds"].items():
         print(f"{what}: {seconds:.0f} s")
+    for host, sent in result["sent_mb"].items():
+        print(f"{host} sent {sent:.1f} MB")
     for what, difference in result["differences"].items():
         print(f"largest difference of {what}: {difference:g}")
     if parsed.json:

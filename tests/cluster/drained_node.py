@@ -29,9 +29,8 @@ def main(url: str, give_notice: Path) -> None:
         watched = cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
         # A node without work goes as soon as it is drained.
-        work: Any = Work.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(watched.node_id, soft=False)
-        ).remote()
+        there = NodeAffinitySchedulingStrategy(watched.node_id, soft=False)
+        work: Any = Work.options(scheduling_strategy=there).remote()
         ray.get(work.begun.remote())
         before = state.get_draining_nodes()
         command = [sys.executable, "-m", "srpo_ray.cli", "watch-spot", "--interval", "0.2"]
