@@ -41,7 +41,7 @@ two-hosts: setup
 
 # Asks PyPI for known vulnerabilities of the pinned versions, so it needs the network.
 audit: setup
-	.venv/bin/uv tool run --from pip-audit==$(PIP_AUDIT) pip-audit --requirement constraints.txt --no-deps --disable-pip
+	.venv/bin/uv tool run --from pip-audit==$(PIP_AUDIT) pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:
 	rm -rf .venv build dist *.egg-info
