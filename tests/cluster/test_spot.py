@@ -7,9 +7,11 @@ from typing import Any
 import psutil
 import pytest
 
+from srpo_ray.cli import main
 from srpo_ray.cluster import spot
 from srpo_ray.cluster.metadata import MetadataError, Notice
 from srpo_ray.cluster.spot import Node, drain_node, find_node, watch
+from tests.cluster.metadata_server import AwsRules, MetadataServer
 
 NOTICE = Notice("spot terminate", datetime(2027, 3, 4, tzinfo=UTC))
 
@@ -115,3 +117,19 @@ def test_head_that_stays_away_is_an_error_that_names_it(monkeypatch: pytest.Monk
 def test_machine_without_the_node_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("expected the Ray node 00 on this machine") + ".*ray start"):
         find_node("00")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--interval", "0"], "--interval: expected seconds above 0, got 0"),
+        (["--cloud", "gcp"], "--cloud: expected the metadata service of gcp"),
+        (["--cloud", "aws", "--node-id", "00"], "--node-id: expected the Ray node 00 on this machine"),
+    ],
+)
+def test_watcher_that_cannot_watch_ends_with_the_reason(
+    words: list[str], message: str, server: MetadataServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = AwsRules()
+    assert main(["watch-spot", "--metadata-url", server.url, *words]) == 2
+    assert f"srpo-ray: {message}" in capsys.readouterr().err
