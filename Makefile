@@ -2,8 +2,9 @@
 PYTHON ?= python3
 export RAY_AUTH_MODE ?= disabled
 export TOKENIZERS_PARALLELISM ?= false
+PIP_AUDIT := 2.10.1
 
-.PHONY: setup sweep test lint types layers tests guides faults long cluster-test clean
+.PHONY: setup sweep test lint types layers tests guides faults long cluster-test two-hosts audit clean
 
 setup: .venv/.done
 
@@ -43,6 +44,13 @@ long: setup
 
 cluster-test: setup
 	.venv/bin/python -m pytest tests/cluster -m cluster
+
+two-hosts: setup
+	.venv/bin/python -m pytest tests/cluster -m two_hosts
+
+# Asks PyPI for known vulnerabilities of the pinned versions, so it needs the network.
+audit: setup
+	.venv/bin/uv tool run --from pip-audit==$(PIP_AUDIT) pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -4,6 +4,8 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
+from srpo_ray.credentials import redact
+
 DEFAULT_SWEEP = "configs/sweep/small_world.yaml"
 DEFAULT_STUDY = "configs/study/paper_table.yaml"
 DEFAULT_RUN = "configs/small_world.yaml"
@@ -34,8 +36,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _export(commands.add_parser("export", help="write a trained run for diffusers and ComfyUI, with a model card"))
     _replay(commands.add_parser("replay", help="send to MLflow what it could not take while a run went on"))
     _words(commands.add_parser("words", help="measure which control words a reward perceives, without training"))
+    _watch_spot(commands.add_parser("watch-spot", help="drain the Ray node of a spot machine at the cloud's notice"))
     parsed = parser.parse_args(words)
-    parsed.typed = shlex.join([parser.prog, *words])
+    # Kept in reports, which people pass on.
+    parsed.typed = redact(shlex.join([parser.prog, *words]))
     return parsed
 
 
@@ -123,6 +127,16 @@ def _words(parser: argparse.ArgumentParser) -> None:
     pictures.add_argument("--generate", type=int, metavar="N", help="try words on N pictures of the config's model")
     parser.add_argument("--prompts", metavar="FILE", help="prompt file in which to count the words")
     parser.add_argument("--out", metavar="DIR", help="folder for page, JSON and CSV (default: RUN_ROOT/words_NAME)")
+
+
+def _watch_spot(parser: argparse.ArgumentParser) -> None:
+    clouds = ("auto", "aws", "gcp", "azure")
+    parser.add_argument("--cloud", choices=clouds, default="auto", help="whose machine this is (default: ask each)")
+    parser.add_argument(
+        "--interval", type=float, default=2.0, metavar="S", help="seconds between two looks (default 2)"
+    )
+    parser.add_argument("--metadata-url", metavar="URL", help="metadata service (default: that of all three clouds)")
+    parser.add_argument("--node-id", metavar="HEX", help="Ray's id of the node (default: the only one of this machine)")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

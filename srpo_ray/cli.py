@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from srpo_ray.arguments import DEFAULT_RUN, DEFAULT_STUDY, DEFAULT_SWEEP, parse
+from srpo_ray.credentials import redact
 from srpo_ray.errors import RunFailedError, StudyInterruptedError
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _on_cluster(parsed)
         return COMMANDS[parsed.command](parsed)
     except (ValueError, ConnectionError) as error:
-        print(f"srpo-ray: {error}", file=sys.stderr)
+        print(f"srpo-ray: {redact(error)}", file=sys.stderr)
         return BAD_INPUT
     except RunFailedError as error:
-        print(f"srpo-ray: the run stopped: {error}", file=sys.stderr)
+        print(f"srpo-ray: the run stopped: {redact(error)}", file=sys.stderr)
         return FAILED
     except StudyInterruptedError as error:
         print(f"srpo-ray: {error}", file=sys.stderr)
@@ -134,7 +135,7 @@ def _sweep(parsed: argparse.Namespace) -> int:
     from srpo_ray.tuning.sweep import run_sweep
 
     _say_inputs(base)
-    report = run_sweep(sweep, base, parsed.address, shlex.join(["python", "experiments/sweep.py", *parsed.config]))
+    report = run_sweep(sweep, base, parsed.address, _typed("experiments/sweep.py", parsed))
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
     return 0
 
@@ -148,11 +149,14 @@ def _study(parsed: argparse.Namespace) -> int:
     from srpo_ray.tuning.study import run_study
 
     _say_inputs(base)
-    report = run_study(
-        study, base, parsed.address, shlex.join(["python", "experiments/paper_table.py", *parsed.config])
-    )
+    report = run_study(study, base, parsed.address, _typed("experiments/paper_table.py", parsed))
     print(f"report: {report}")
     return 0
+
+
+def _typed(script: str, parsed: argparse.Namespace) -> str:
+    """The command that the report shows."""
+    return redact(shlex.join(["python", script, *parsed.config]))
 
 
 def _load_or_resume(
@@ -307,6 +311,22 @@ def _words(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _watch_spot(parsed: argparse.Namespace) -> int:
+    import logging
+
+    from srpo_ray.cluster.metadata import DEFAULT_URL, find_metadata
+    from srpo_ray.cluster.spot import find_node, watch
+
+    if parsed.interval <= 0:
+        raise ValueError(f"--interval: expected seconds above 0, got {parsed.interval:g}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s watch-spot: %(message)s")
+    cloud, metadata = find_metadata(parsed.cloud, parsed.metadata_url or DEFAULT_URL)
+    node = find_node(parsed.node_id)
+    logging.info("watching for %s's notice; Ray node %s of %s", cloud, node.node_id, node.gcs_address)
+    watch(metadata, node, parsed.interval)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "encode": _encode,
@@ -318,6 +338,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": _export,
     "replay": _replay,
     "words": _words,
+    "watch-spot": _watch_spot,
 }
 
 

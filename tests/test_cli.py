@@ -42,6 +42,7 @@ def run(*words: str, environment: Mapping[str, str] | None = None) -> subprocess
         ["evaluate", "--help"],
         ["export", "--help"],
         ["words", "--help"],
+        ["watch-spot", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""A command of this machine as a job of a cluster: sent there, followed, and its report brought back."""
+"""Work on a cluster: a command of this machine as a job there, and what runs beside Ray on its machines."""

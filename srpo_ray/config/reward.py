@@ -19,7 +19,7 @@ class RewardModelSection(Section):
 
     reads_text: ClassVar[bool] = True
     """Whether the score depends on the prompt; without that there is no difference of texts to train on."""
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     """Unique name of the model in metrics, messages and tables."""
     weight: float = 1.0
     """Factor of this model's score in the sum that is trained on; unused for held-out models."""
@@ -99,7 +99,7 @@ class PythonRewardConfig(RewardModelSection):
     target: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     """`package.module:Class`; the class is called with `arguments` as keywords."""
     arguments: dict[str, str | int | float | bool] = {}
-    """Keyword arguments of the class."""
+    """Keyword arguments of the class; `${NAME}` in a text stands for a variable of the environment."""
 
 
 RewardModelConfig = Annotated[

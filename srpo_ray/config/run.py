@@ -13,6 +13,7 @@ from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.reward import RewardsConfig
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
+from srpo_ray.credentials import find_credentials
 
 
 class RunConfig(Section):
@@ -57,6 +58,17 @@ class RunConfig(Section):
         """Names of the reward models, trained and held-out, that read no text."""
         models = (*self.rewards.models, *self.evaluation.held_out)
         return tuple(model.name for model in models if not model.reads_text)
+
+    @model_validator(mode="after")
+    def _check_credentials(self) -> Self:
+        found = list(find_credentials(self.model_dump()))
+        if found:
+            raise ValueError(
+                f"expected no credentials in a config, which is logged and kept with each run, got some in"
+                f" {', '.join(found)}; put them into environment variables and write ${{NAME}} for each, or for an"
+                " MLflow server set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_rewards_read_text(self) -> Self:

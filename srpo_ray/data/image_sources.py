@@ -130,10 +130,18 @@ class _RowGroups:
             image = self._images[row].as_py()
         if isinstance(image, Mapping):
             path = image.get("path")
-            image = image.get("bytes") or ((self._file.parent / path).read_bytes() if path else None)
+            image = image.get("bytes") or (self._beside(path) if path else None)
         if not isinstance(image, bytes):
             raise ValueError(f"expected bytes, got {type(image).__name__}")
         return image
+
+    def _beside(self, path: str) -> bytes:
+        """A picture file that the table names; one from elsewhere on the machine is not its business."""
+        folder = self._file.parent.resolve()
+        file = (folder / path).resolve()
+        if not file.is_relative_to(folder):
+            raise ValueError(f"expected a path inside {folder}, got {path!r}")
+        return file.read_bytes()
 
 
 def _members(file: Path, key: str) -> list[tarfile.TarInfo]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from srpo_ray.config.reward import PythonRewardConfig, RewardModelConfig
+from srpo_ray.credentials import expand
 from srpo_ray.rewards.aesthetic import AestheticReward
 from srpo_ray.rewards.base import Reward
 from srpo_ray.rewards.combine import RewardCall
@@ -40,7 +41,8 @@ def build_python_reward(config: PythonRewardConfig, _device: str) -> Reward:
     """Import `package.module:Class`, call it with the config's arguments and give it the config's name.
 
     Raises:
-        ValueError: If it cannot be imported, does not take the arguments, or lacks the `Reward` interface.
+        ValueError: If it cannot be imported, does not take the arguments, lacks the `Reward` interface, or an argument
+            names a variable that is not set.
         RewardError: If the class itself raises.
     """
     module_name, class_name = config.target.split(":")
@@ -59,8 +61,9 @@ def build_python_reward(config: PythonRewardConfig, _device: str) -> Reward:
             f"{where}: expected that {config.target} can be called with `arguments`, received {config.arguments} "
             f"({error}); make the two agree"
         ) from error
+    arguments = {key: expand(value) if isinstance(value, str) else value for key, value in config.arguments.items()}
     with RewardCall(config.name, (), "load"):
-        reward = reward_class(**config.arguments)
+        reward = reward_class(**arguments)
     missing = [attribute for attribute in ("image_size", "image_gradient", "score") if not hasattr(reward, attribute)]
     if missing:
         raise ValueError(

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srpo_ray.credentials import expand_uri
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -15,6 +17,8 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # It prints the whole URI, credentials too.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # MLflow's own defaults block a call for minutes when the server is gone; the tracker retries by itself.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -32,20 +36,25 @@ _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 def connect(uri: str) -> "MlflowClient":
     """A client of the tracking server or database at `uri`. Takes seconds on first use, which imports mlflow.
 
+    Args:
+        uri: Tracking URI; `${NAME}` in it stands for a variable of the environment.
+
     Raises:
         MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: See `delivery_errors`.
+        ValueError: If a variable is not set.
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     with _one_process_at_a_time(sqlite_file(uri)):
-        return MlflowClient(uri)
+        return MlflowClient(expand_uri(uri))
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a sqlite URI, None for any other URI."""
-    return Path(uri.removeprefix(SQLITE).partition("?")[0]).resolve() if uri.startswith(SQLITE) else None
+    known = expand_uri(uri)
+    return Path(known.removeprefix(SQLITE).partition("?")[0]).resolve() if known.startswith(SQLITE) else None
 
 
 @contextmanager

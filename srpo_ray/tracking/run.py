@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srpo_ray.credentials import redact
 from srpo_ray.files import write_text
 from srpo_ray.tracking.connection import SQLITE, allowed_name, connect, delivery_errors, sqlite_file
 from srpo_ray.tracking.tracker import Status, replay
@@ -57,7 +58,7 @@ def start_run(
         The run's id.
 
     Raises:
-        ValueError: If `record` was written for another URI.
+        ValueError: If `record` was written for another URI, or a variable that the URI names is not set.
         ConnectionError: If the server or database cannot be reached or refuses the run.
     """
     try:
@@ -70,7 +71,7 @@ def start_run(
             write_text(record, json.dumps(known, indent=2))
     except delivery_errors() as error:
         raise ConnectionError(
-            f"expected an MLflow server or database at {uri}, got: {error}; start it, or set tracking.uri to"
+            f"expected an MLflow server or database at {uri}, got: {redact(error)}; start it, or set tracking.uri to"
             " another one, or unset it for a sqlite file in the run root"
         ) from error
     return run_id
@@ -95,7 +96,9 @@ def end_run(record: Path, spool: Path, status: Status) -> None:
     try:
         connect(known["uri"]).set_terminated(known["run_id"], status)
     except delivery_errors() as error:
-        raise ConnectionError(f"could not set the status of the run in {record} to {status}: {error}") from error
+        raise ConnectionError(
+            f"could not set the status of the run in {record} to {status}: {redact(error)}"
+        ) from error
 
 
 def replay_run(record: Path, spool: Path, uri: str | None = None) -> int:

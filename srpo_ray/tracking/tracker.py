@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from srpo_ray.credentials import expand_uri, redact
 from srpo_ray.tracking.connection import allowed_name, connect, delivery_errors, is_refused
 from srpo_ray.tracking.spool import Record, Spool
 
@@ -37,9 +38,13 @@ class Tracker:
         run_id: The run, opened by `start_run`.
         spool: File that records wait in. If it exists, what is left in it is sent first.
         flush_interval_s: Seconds between two deliveries.
+
+    Raises:
+        ValueError: If the URI names a variable that this process's environment lacks.
     """
 
     def __init__(self, uri: str, run_id: str, spool: Path, flush_interval_s: float = 5.0) -> None:
+        expand_uri(uri)
         self._uri = uri
         self._run_id = run_id
         self._flush_interval_s = flush_interval_s
@@ -130,7 +135,7 @@ class Tracker:
                 _deliver(client, self._spool)
             except delivery_errors() as error:
                 if failures == 0:
-                    _log.warning("MLflow: %s. Training goes on; records wait in %s", error, self._spool.path)
+                    _log.warning("MLflow: %s. Training goes on; records wait in %s", redact(error), self._spool.path)
                 failures += 1
                 delay = min(_FIRST_RETRY_S * 2 ** (failures - 1), _LAST_RETRY_S)
             else:
@@ -181,7 +186,7 @@ def replay(spool: Path, uri: str) -> int:
     try:
         return _deliver(connect(uri), queue)
     except delivery_errors() as error:
-        raise ConnectionError(f"{spool} was not all sent to {uri}: {error}; call again to go on") from error
+        raise ConnectionError(f"{spool} was not all sent to {uri}: {redact(error)}; call again to go on") from error
     finally:
         queue.close()
 
@@ -235,7 +240,7 @@ def _send_metrics(client: "MlflowClient", records: Sequence[Record]) -> None:
         if not is_refused(error):
             raise
         if len(records) == 1:
-            _log.warning("MLflow refused the metrics of step %d: %s", records[0]["step"], error)
+            _log.warning("MLflow refused the metrics of step %d: %s", records[0]["step"], redact(error))
         else:
             for record in records:
                 _send_metrics(client, [record])
@@ -257,4 +262,4 @@ def _send_other(client: "MlflowClient", record: Record) -> None:
     except delivery_errors() as error:
         if not is_refused(error):
             raise
-        _log.warning("MLflow refused a %s: %s", record["kind"], error)
+        _log.warning("MLflow refused a %s: %s", record["kind"], redact(error))

@@ -20,6 +20,7 @@ from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types_text, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
+from srpo_ray.training.network import NodeNetwork, on_loopback
 from srpo_ray.training.preflight import check_inputs, open_run_folder
 from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.run_folder import RunFolder
@@ -96,7 +97,8 @@ def ray_session(address: str | None) -> Iterator[None]:
             environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
             cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
             runtime_env = {"env_vars": environment}
-            ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
+            with on_loopback():
+                ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
     except ConnectionError as error:
         raise ValueError(
             f"expected a running Ray cluster at {address!r}, got none ({error}); start it with `ray up` or"
@@ -237,6 +239,7 @@ def fit(
     trainer = LeanTrainer(
         train_worker,
         train_loop_config={"arguments": WorkerArguments(config, str(folder.path), pool, uri, run_id)},
+        torch_config=NodeNetwork(),
         scaling_config=ScalingConfig(
             num_workers=_num_workers(config),
             elastic_resize_monitor_interval_s=config.training.resize_interval_s,

@@ -1,0 +1,98 @@
+"""Names and prompts that want out of the folder of their run."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from srpo_ray.cli import main
+from srpo_ray.config import ConfigError, load_run, load_study, load_sweep
+from srpo_ray.config.base import check_names, folder_name
+from srpo_ray.data.embeddings import TextCache
+from srpo_ray.data.images import load_images
+from tests.conftest import ROOT, SMALL_WORLD
+
+HOSTILE = ["../outside", "..", ".", "/tmp/outside", "a/../../outside", "a\\outside", "a\x00b", "a\n", "~root", "", " "]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_name_that_is_a_path_is_refused(name: str) -> None:
+    quoted = '"' + name.replace("\\", "\\\\").replace("\n", "\\n").replace("\0", "\\0") + '"'
+    with pytest.raises(ConfigError, match="name: "):
+        load_run([SMALL_WORLD], [f"name={quoted}"])
+    with pytest.raises(ConfigError, match=r"rewards\.models\.0\.name: "):
+        load_run([SMALL_WORLD], [f"rewards.models.0.name={quoted}"])
+    with pytest.raises(ConfigError, match="name: "):
+        load_sweep(ROOT / "configs/sweep/small_world.yaml", [f"sweep.name={quoted}"])
+    with pytest.raises(ConfigError, match="name: "):
+        load_study(ROOT / "configs/study/paper_table.yaml", [f"study.name={quoted}"])
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "seed 1/../../..", "C:\\outside", "наружу"])
+def test_free_name_becomes_a_folder_inside_or_is_refused(name: str, tmp_path: Path) -> None:
+    folder = folder_name(name)
+    if not folder:
+        with pytest.raises(ValueError, match="names that differ in their letters"):
+            check_names([name])
+    else:
+        assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
+
+
+def test_control_words_of_a_hostile_set_stay_names(tmp_path: Path) -> None:
+    changes = [
+        'word_sets={"../../outside": {positive: ["../up"], negative: ["/tmp/down"]}}',
+        'algorithm.control_words="../../outside"',
+    ]
+    config = load_run([SMALL_WORLD], [f"run_root={tmp_path / 'runs'}", *changes])
+    assert config.control_words is not None
+    assert TextCache.of(config).store.folder.is_relative_to(tmp_path / "runs" / "cache")
+
+
+def test_reward_of_the_command_line_is_a_name_of_the_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["words", "--reward", "../../outside", "--words", "a,b", str(SMALL_WORLD), f"run_root={tmp_path}"]
+    assert main(words) == 2
+    assert "--reward: expected a model of" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def picture_bytes() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_members_of_a_tar_file_are_read_and_never_unpacked(tmp_path: Path) -> None:
+    source = tmp_path / "inner" / "pictures.tar"
+    source.parent.mkdir()
+    with tarfile.open(source, "w") as archive:
+        for name, content in (("../../escaped.png", picture_bytes()), ("../../escaped.txt", b"a caption")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("secret.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    images = load_images(str(source))
+    assert images.captions == ["a caption"]
+    assert images.load([0], 16).shape == (1, 3, 16, 16)
+    assert sorted(tmp_path.rglob("*")) == [source.parent, source]
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/proc/self/environ", "sub/../../secret.png", "link.png"])
+def test_table_cannot_have_files_from_elsewhere_read(path: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture_bytes())
+    folder = tmp_path / "table"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "sub" / "own.png").write_bytes(picture_bytes())
+    images = [{"bytes": None, "path": path}, {"bytes": None, "path": "sub/own.png"}]
+    table = pyarrow.table({"image": images, "caption": ["one", "two"]})
+    pyarrow.parquet.write_table(table, folder / "pictures.parquet")
+    loaded = load_images(str(folder / "pictures.parquet"))
+    assert loaded.load([1], 16).shape == (1, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"row 0.*expected a path inside"):
+        loaded.load([0, 1], 16)

@@ -1,0 +1,47 @@
+import os
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray._private import services, worker
+
+from srpo_ray.training import network
+from srpo_ray.training.network import choose_interface, on_loopback
+
+
+def interface_of(name: str, *addresses: str) -> dict[str, list[object]]:
+    return {name: [SimpleNamespace(address=address) for address in addresses]}
+
+
+def test_gloo_takes_the_interface_that_has_rays_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.7")
+    interfaces = interface_of("lo", "127.0.0.1") | interface_of("ens5", "fe80::1", "10.0.0.7") | interface_of("docker0")
+    monkeypatch.setattr(network.psutil, "net_if_addrs", lambda: interfaces)
+    # Set and deleted, so that what is chosen is taken back after the test.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    choose_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "ens5"
+
+
+def test_interface_that_a_person_names_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    choose_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
+
+
+def test_address_of_no_interface_leaves_the_choice_to_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "203.0.113.9")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    choose_interface()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+
+
+def test_loopback_is_for_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_global_node", None)
+    outside = services.get_node_ip_address()
+    with on_loopback():
+        assert services.get_node_ip_address() == "127.0.0.1"
+    assert services.get_node_ip_address() == outside
