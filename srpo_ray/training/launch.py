@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.located import located
+from srpo_ray.credentials import find_credentials
 from srpo_ray.errors import CheckpointError, OutOfMemoryRunError, RunFailedError
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types_text, replica_resources
@@ -268,5 +269,15 @@ def _num_workers(config: RunConfig) -> int | tuple[int, int]:
 
 
 def tracking_uri(config: RunConfig) -> str:
-    """The configured MLflow URI, that of the environment (a cluster's head has one), or a file in the run root."""
-    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(Path(config.run_root))
+    """The configured MLflow URI, that of the environment (a cluster's head has one), or a file in the run root.
+
+    Raises:
+        ValueError: If that of the environment holds credentials: the address is kept with the run.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not config.tracking.uri and list(find_credentials({"uri": given})):
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: expected an address without credentials, as it is kept with each run, got one with"
+            " some; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    return config.tracking.uri or given or default_uri(Path(config.run_root))

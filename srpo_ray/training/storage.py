@@ -13,6 +13,7 @@ from fsspec.core import url_to_fs
 from pyarrow import ArrowInvalid
 from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem, copy_files
 
+from srpo_ray.credentials import expand_uri, redact
 from srpo_ray.files import write_text
 
 _BLOCK = 2**23
@@ -33,7 +34,8 @@ class Storage:
         """Open a place without touching it.
 
         Args:
-            location: Folder, or URL such as `s3://bucket/folder` or `gs://bucket/folder`.
+            location: Folder, or URL such as `s3://bucket/folder` or `gs://bucket/folder`; `${NAME}` in it stands for a
+                variable of the environment.
 
         Raises:
             ValueError: If it is no address that pyarrow or fsspec knows, or what it takes is not installed.
@@ -58,7 +60,7 @@ class Storage:
             self._system.delete_file(self._path(".writable"))
         except OSError as error:
             raise ValueError(
-                f"{key}: expected a place that can be written, got {self.location} ({error}); check the address, the"
+                f"{key}: expected a place that can be written, got {self.location} ({redact(error)}); check the address, the"
                 " bucket and the credentials, or choose another"
             ) from error
 
@@ -171,7 +173,7 @@ class Storage:
 
 
 def _open(location: Path | str) -> tuple[Any, str]:
-    text = str(location)
+    text = expand_uri(str(location))
     if "://" not in text:
         return LocalFileSystem(), str(Path(location).resolve())
     try:
@@ -182,7 +184,8 @@ def _open(location: Path | str) -> tuple[Any, str]:
         except (ValueError, ImportError) as error:
             raise ValueError(
                 "training.checkpoint_storage: expected a folder or an address that pyarrow or fsspec knows"
-                f" ({', '.join(sorted(fsspec.available_protocols())[:6])}, ...), got {text!r} ({error})"
+                f" ({', '.join(sorted(fsspec.available_protocols())[:6])}, ...), got {str(location)!r}"
+                f" ({redact(error)})"
             ) from error
         system = PyFileSystem(FSSpecHandler(other))
     return system, root.rstrip("/")
