@@ -32,6 +32,7 @@ from srpo_ray.training.run_folder import RunFolder, read_rows
 from srpo_ray.training.storage import Storage
 from tests.conftest import SMALL_WORLD, TINY
 from tests.faults.nodes import Nodes, wait_until
+from tests.training.tiny_flux import relative_error
 
 FAULTS = ("trainer killed", "replica killed", "node killed", "node preempted")
 PATIENCE_S = 900.0
@@ -136,8 +137,7 @@ def main() -> int:
             nodes.close()
         steps = [row["step"] for row in read_rows(folder.steps)]
         shaken, expected = weights(folder), weights(calm)
-        moved = sum((shaken[name] - expected[name]).square().sum() for name in expected)
-        error = float((moved / sum(value.square().sum() for value in expected.values())).sqrt())
+        error = relative_error(shaken, expected)
     whole = steps == list(range(1, arguments.updates + 1))
     report(found, whole, error)
     if arguments.json:

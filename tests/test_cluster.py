@@ -178,8 +178,8 @@ def test_recipes_with_own_reward_nodes_fit_the_node_types(name: str, recipe: str
         for group in node_types(list(yaml.safe_load_all((ROOT / name).read_text()))).node_group_configs
     }
     for need, number in (
-        (worker_resources(config), config.training.num_workers),
-        (replica_resources(config.rewards.pool), config.rewards.pool.num_replicas),
+        (worker_resources(config), config.training.max_workers),
+        (replica_resources(config.rewards.pool), config.rewards.pool.most_replicas(1)),
     ):
         assert (
             sum(fitting_replicas(need, resources) * counts[kind] for kind, resources in types_of(name).items())

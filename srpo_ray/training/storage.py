@@ -60,8 +60,8 @@ class Storage:
             self._system.delete_file(self._path(".writable"))
         except OSError as error:
             raise ValueError(
-                f"{key}: expected a place that can be written, got {self.location} ({redact(error)}); check the address, the"
-                " bucket and the credentials, or choose another"
+                f"{key}: expected a place that can be written, got {self.location} ({redact(error)}); check the"
+                " address, the bucket and the credentials, or choose another"
             ) from error
 
     def folders(self) -> list[str]:

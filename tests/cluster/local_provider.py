@@ -106,7 +106,7 @@ class LocalRunner(CommandRunnerInterface):
     def __init__(self, home: Path) -> None:
         self._home = home
 
-    def run(
+    def run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         cmd: str | None = None,
         timeout: int = 120,

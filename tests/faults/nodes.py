@@ -10,9 +10,9 @@ from unittest.mock import patch
 
 import ray
 import ray._private.utils
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
-from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+from tests.ray_drain import drain
 
 MARK = "SRPO_RAY_TEST"
 
@@ -60,11 +60,7 @@ class Nodes:
 
     def warn_of_preemption(self, seconds: float) -> None:
         """Tell Ray that the newest trainer node will go in so many seconds, as a watcher of spot nodes does."""
-        gcs = GcsClient(address=self._cluster.address)
-        deadline_ms = int((time.time() + seconds) * 1000)
-        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        accepted, message = gcs.drain_node(self._trainers[-1].node_id, reason, "spot", deadline_ms)
-        assert accepted, message
+        drain(self._cluster.address, self._trainers[-1].node_id, seconds)
 
     def kill(self, name: str) -> int:
         """Send SIGKILL to one process of this cluster whose title contains a name; its pid."""

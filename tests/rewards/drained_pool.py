@@ -6,28 +6,20 @@ A process of its own, since it starts Ray nodes and their drain would reach ever
 import json
 import os
 import time
+from typing import Any
 
 import ray
 import torch
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
 
 from srpo_ray.config.reward import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.messages import NAMESPACE
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
+from tests.ray_drain import drain
 
 REWARD = PythonRewardConfig(name="scripted", target="tests.rewards.stand_in_rewards:ScriptedReward")
-
-
-def drain(address: str, node_id: str) -> None:
-    """Announce the end of a node, as a cloud's notice does."""
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int((time.time() + 120) * 1000)
-    accepted, message = GcsClient(address=address).drain_node(node_id, reason, "spot", deadline_ms)
-    assert accepted, message
 
 
 def main() -> None:
@@ -38,25 +30,28 @@ def main() -> None:
     ]
     # It has the resources and would be taken but for its label.
     cluster.add_node(num_cpus=1, resources={"reward_slot": 4}, labels={"role": "other"})
-    ray.init(address=cluster.address, log_to_driver=False)
+    address = str(cluster.address)
+    ray.init(address=address, log_to_driver=False)
     pool = PoolConfig(num_cpus=0, resources={"reward_slot": 1}, labels={"role": "reward"})
     with RewardPool.create([REWARD], [], pool, "drained"):
         client = RewardClient.connect("drained", {"scripted": 1.0})
         dispatcher = ray.get_actor("drained", namespace=NAMESPACE)
-        first = ray.get(dispatcher.assign.remote("drained", 1))
-        node = ray.get(first.handle.ping.remote()).node_id
+        first: Any = ray.get(dispatcher.assign.remote("drained", 1))
+        health: Any = ray.get(first.handle.ping.remote())
+        node = health.node_id
         ray.get(dispatcher.release.remote(first.ticket))
 
         pending = client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("sleep:8")])
-        drain(cluster.address, node)
+        drain(address, node, seconds=120)
         deadline = time.monotonic() + 60
         while ray.get(dispatcher.loading.remote())[1] < 2:
             assert time.monotonic() < deadline, "the drain was not seen"
             time.sleep(0.1)
         # The replica on the drained node is still at work; this call is for another.
         values = [client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("a")]).result().total.item()]
-        second = ray.get(dispatcher.assign.remote("drained", 1))
-        other = ray.get(second.handle.ping.remote()).node_id
+        second: Any = ray.get(dispatcher.assign.remote("drained", 1))
+        health = ray.get(second.handle.ping.remote())
+        other = health.node_id
         ray.get(dispatcher.release.remote(second.ticket))
         values.append(pending.result().total.item())
         deadline = time.monotonic() + 30

@@ -22,7 +22,7 @@ def scaled_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """cluster.yaml with its head up and no other node."""
     config = node_types(list(yaml.safe_load_all((ROOT / "cluster.yaml").read_text())))
     head = {"CPU": 16.0, "memory": 5e10}
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": head}])
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": head, "Labels": {}}])
     monkeypatch.setattr(ray, "cluster_resources", lambda: head)
     monkeypatch.setattr(capacity.cluster_state, "get_cluster_config", lambda: config)
 
@@ -30,7 +30,7 @@ def scaled_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
 def begin(config: RunConfig) -> None:
     """What is asked before a run starts anything."""
     check_capacity(config)
-    require_capacity(config.rewards.pool)
+    require_capacity(config.rewards.pool, num_models=1)
 
 
 @pytest.mark.usefixtures("scaled_to_zero")
