@@ -60,7 +60,7 @@ class Nodes:
 
     def warn_of_preemption(self, seconds: float) -> None:
         """Tell Ray that the newest trainer node will go in so many seconds, as a watcher of spot nodes does."""
-        drain(self._cluster.address, self._trainers[-1].node_id, seconds)
+        drain(str(self._cluster.address), self._trainers[-1].node_id, seconds)
 
     def kill(self, name: str) -> int:
         """Send SIGKILL to one process of this cluster whose title contains a name; its pid."""
