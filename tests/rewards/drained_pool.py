@@ -6,10 +6,11 @@ A process of its own, since it starts Ray nodes and their drain would reach ever
 import json
 import os
 import time
+from typing import Any
 
 import ray
 import torch
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
@@ -19,15 +20,26 @@ from srpo_ray.rewards.pool.messages import NAMESPACE
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
 
+NAME = "drained"
 REWARD = PythonRewardConfig(name="scripted", target="tests.rewards.stand_in_rewards:ScriptedReward")
 
 
 def drain(address: str, node_id: str) -> None:
     """Announce the end of a node, as a cloud's notice does."""
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    reasons: Any = vars(autoscaler_pb2)["DrainNodeReason"]
     deadline_ms = int((time.time() + 120) * 1000)
-    accepted, message = GcsClient(address=address).drain_node(node_id, reason, "spot", deadline_ms)
+    accepted, message = GcsClient(address=address).drain_node(
+        node_id, reasons.Value("DRAIN_NODE_REASON_PREEMPTION"), "spot", deadline_ms
+    )
     assert accepted, message
+
+
+def node_in_service(dispatcher: Any) -> str:
+    """Node of the replica that the next call would go to."""
+    place: Any = ray.get(dispatcher.assign.remote(NAME, 1))
+    health: Any = ray.get(place.handle.ping.remote())
+    ray.get(dispatcher.release.remote(place.ticket))
+    return health.node_id
 
 
 def main() -> None:
@@ -40,24 +52,19 @@ def main() -> None:
     cluster.add_node(num_cpus=1, resources={"reward_slot": 4}, labels={"role": "other"})
     ray.init(address=cluster.address, log_to_driver=False)
     pool = PoolConfig(num_cpus=0, resources={"reward_slot": 1}, labels={"role": "reward"})
-    with RewardPool.create([REWARD], [], pool, "drained"):
-        client = RewardClient.connect("drained", {"scripted": 1.0})
-        dispatcher = ray.get_actor("drained", namespace=NAMESPACE)
-        first = ray.get(dispatcher.assign.remote("drained", 1))
-        node = ray.get(first.handle.ping.remote()).node_id
-        ray.get(dispatcher.release.remote(first.ticket))
-
+    with RewardPool.create([REWARD], [], pool, NAME):
+        client = RewardClient.connect(NAME, {"scripted": 1.0})
+        dispatcher: Any = ray.get_actor(NAME, namespace=NAMESPACE)
+        node = node_in_service(dispatcher)
         pending = client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("sleep:8")])
-        drain(cluster.address, node)
+        drain(str(cluster.address), node)
         deadline = time.monotonic() + 60
         while ray.get(dispatcher.loading.remote())[1] < 2:
             assert time.monotonic() < deadline, "the drain was not seen"
             time.sleep(0.1)
         # The replica on the drained node is still at work; this call is for another.
         values = [client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("a")]).result().total.item()]
-        second = ray.get(dispatcher.assign.remote("drained", 1))
-        other = ray.get(second.handle.ping.remote()).node_id
-        ray.get(dispatcher.release.remote(second.ticket))
+        other = node_in_service(dispatcher)
         values.append(pending.result().total.item())
         deadline = time.monotonic() + 30
         while ray.get(dispatcher.loading.remote()) != (1, 1) and time.monotonic() < deadline:
