@@ -184,6 +184,7 @@ def main() -> None:
     """Run and print; `--json` keeps the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicas", type=int, default=32, help="largest pool; measured are 1, 2, 4, ... up to it")
+    parser.add_argument("--smallest", type=int, default=1, help="smallest pool that is measured")
     parser.add_argument("--calls", type=int, default=20, help="calls per replica and measurement")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures in a call")
     parser.add_argument("--image-size", type=int, default=224, help="side of a picture in pixels")
@@ -199,7 +200,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, load of the last minute before the start {os.getloadavg()[0]:.1f}")
     print("replicas  calls/s    ideal  ratio  CPU/call  cores   MB/s  waiting added median       p95")
     rows = []
-    for replicas in (size for size in sizes if size <= arguments.replicas):
+    for replicas in (size for size in sizes if arguments.smallest <= size <= arguments.replicas):
         rows.append(measure(arguments, replicas))
         print_row(rows[-1])
     if arguments.json:
