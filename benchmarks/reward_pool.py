@@ -32,6 +32,8 @@ from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
 
 NAME = "benchmark"
+IN_FLIGHT = 4
+"""Calls per replica on their way at full load: one at work and some that wait, so that it has work while one is late."""
 
 
 class SleepingReward:
@@ -96,13 +98,13 @@ def throughput(arguments: argparse.Namespace, replicas: int) -> tuple[float, flo
     images, queries = make_batch(arguments)
     count = arguments.calls * replicas
     spent, started = cpu_seconds(), time.perf_counter()
-    pending = [client.submit(images, queries) for _ in range(2 * replicas)]
+    on_their_way = IN_FLIGHT * replicas
+    pending = [client.submit(images, queries) for _ in range(on_their_way)]
     for index in range(count):
         pending.pop(0).result().total.sum().backward()
         # Adding up gradients over calls is no work of the pool.
         images.grad = None
-        # Two calls per replica on their way: one at work and one that waits.
-        if index + 2 * replicas < count:
+        if index + on_their_way < count:
             pending.append(client.submit(images, queries))
     rate = count / (time.perf_counter() - started)
     return rate, (cpu_seconds() - spent) / count
