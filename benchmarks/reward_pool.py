@@ -33,7 +33,7 @@ from srpo_ray.rewards.query import TextQuery
 
 NAME = "benchmark"
 IN_FLIGHT = 4
-"""Calls per replica on their way at full load: one at work and some that wait, so that it has work while one is late."""
+"""Calls per replica on their way at full load: one at work, and some that wait in case the next comes late."""
 
 
 class SleepingReward:
