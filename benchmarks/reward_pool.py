@@ -32,6 +32,8 @@ from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
 
 NAME = "benchmark"
+IN_FLIGHT = 4
+"""Calls per replica on their way at full load: one at work, and some that wait in case the next comes late."""
 
 
 class SleepingReward:
@@ -96,13 +98,13 @@ def throughput(arguments: argparse.Namespace, replicas: int) -> tuple[float, flo
     images, queries = make_batch(arguments)
     count = arguments.calls * replicas
     spent, started = cpu_seconds(), time.perf_counter()
-    pending = [client.submit(images, queries) for _ in range(2 * replicas)]
+    on_their_way = IN_FLIGHT * replicas
+    pending = [client.submit(images, queries) for _ in range(on_their_way)]
     for index in range(count):
         pending.pop(0).result().total.sum().backward()
         # Adding up gradients over calls is no work of the pool.
         images.grad = None
-        # Two calls per replica on their way: one at work and one that waits.
-        if index + 2 * replicas < count:
+        if index + on_their_way < count:
             pending.append(client.submit(images, queries))
     rate = count / (time.perf_counter() - started)
     return rate, (cpu_seconds() - spent) / count
@@ -184,6 +186,7 @@ def main() -> None:
     """Run and print; `--json` keeps the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicas", type=int, default=32, help="largest pool; measured are 1, 2, 4, ... up to it")
+    parser.add_argument("--smallest", type=int, default=1, help="smallest pool that is measured")
     parser.add_argument("--calls", type=int, default=20, help="calls per replica and measurement")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures in a call")
     parser.add_argument("--image-size", type=int, default=224, help="side of a picture in pixels")
@@ -199,7 +202,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, load of the last minute before the start {os.getloadavg()[0]:.1f}")
     print("replicas  calls/s    ideal  ratio  CPU/call  cores   MB/s  waiting added median       p95")
     rows = []
-    for replicas in (size for size in sizes if size <= arguments.replicas):
+    for replicas in (size for size in sizes if arguments.smallest <= size <= arguments.replicas):
         rows.append(measure(arguments, replicas))
         print_row(rows[-1])
     if arguments.json:

@@ -19,7 +19,16 @@ from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
 from tests.ray_drain import drain
 
+NAME = "drained"
 REWARD = PythonRewardConfig(name="scripted", target="tests.rewards.stand_in_rewards:ScriptedReward")
+
+
+def node_in_service(dispatcher: Any) -> str:
+    """Node of the replica that the next call would go to."""
+    place: Any = ray.get(dispatcher.assign.remote(NAME, 1))
+    health: Any = ray.get(place.handle.ping.remote())
+    ray.get(dispatcher.release.remote(place.ticket))
+    return health.node_id
 
 
 def main() -> None:
@@ -30,29 +39,21 @@ def main() -> None:
     ]
     # It has the resources and would be taken but for its label.
     cluster.add_node(num_cpus=1, resources={"reward_slot": 4}, labels={"role": "other"})
-    address = str(cluster.address)
-    ray.init(address=address, log_to_driver=False)
+    ray.init(address=cluster.address, log_to_driver=False)
     pool = PoolConfig(num_cpus=0, resources={"reward_slot": 1}, labels={"role": "reward"})
-    with RewardPool.create([REWARD], [], pool, "drained"):
-        client = RewardClient.connect("drained", {"scripted": 1.0})
-        dispatcher = ray.get_actor("drained", namespace=NAMESPACE)
-        first: Any = ray.get(dispatcher.assign.remote("drained", 1))
-        health: Any = ray.get(first.handle.ping.remote())
-        node = health.node_id
-        ray.get(dispatcher.release.remote(first.ticket))
-
+    with RewardPool.create([REWARD], [], pool, NAME):
+        client = RewardClient.connect(NAME, {"scripted": 1.0})
+        dispatcher: Any = ray.get_actor(NAME, namespace=NAMESPACE)
+        node = node_in_service(dispatcher)
         pending = client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("sleep:8")])
-        drain(address, node, seconds=120)
+        drain(str(cluster.address), node, seconds=120)
         deadline = time.monotonic() + 60
         while ray.get(dispatcher.loading.remote())[1] < 2:
             assert time.monotonic() < deadline, "the drain was not seen"
             time.sleep(0.1)
         # The replica on the drained node is still at work; this call is for another.
         values = [client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("a")]).result().total.item()]
-        second: Any = ray.get(dispatcher.assign.remote("drained", 1))
-        health = ray.get(second.handle.ping.remote())
-        other = health.node_id
-        ray.get(dispatcher.release.remote(second.ticket))
+        other = node_in_service(dispatcher)
         values.append(pending.result().total.item())
         deadline = time.monotonic() + 30
         while ray.get(dispatcher.loading.remote()) != (1, 1) and time.monotonic() < deadline:

@@ -109,6 +109,8 @@ class RemoteCall:
             raise self._failure(f"no replica had a place for it within {PLACE_TIMEOUT_S:g} s") from error
         except RayActorError as error:
             raise self._pool_ended() from error
+        except RayTaskError as error:
+            raise self._failure(str(error.cause)) from error
         self._statistics.count_place(assignment.waited_s, assignment.queue_depth, assignment.in_service)
         method = assignment.handle.score if isinstance(self._models, Mapping) else assignment.handle.measure
         self._assignment = assignment

@@ -4,14 +4,14 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from srpo_ray.config.reward import PoolConfig
 from srpo_ray.errors import RunFailedError
-from srpo_ray.rewards.pool.group import ReplicaGroup, Slot, Waiting
+from srpo_ray.rewards.pool.group import ReplicaGroup, Replicas, Slot, Waiting
 from srpo_ray.rewards.pool.messages import Assignment, ModelInfo, PoolDescription, ReplicaDescription, ReplicaHealth
 
 logger = logging.getLogger(__name__)
@@ -22,15 +22,6 @@ CHECK_AFTER_S = 5.0
 """Age of a call from which its replica is pinged, at most once per tick."""
 PING_TIMEOUT_S = 10.0
 RETRY_S = 0.1
-
-
-class Replicas(Protocol):
-    """How the dispatcher starts, stops and restarts processes; `RayReplicas`, or a stand-in in tests."""
-
-    def start(self, group: str, name: str) -> Any: ...
-    def stop(self, handle: Any) -> None: ...
-    def restart(self, handle: Any) -> None: ...
-    def draining_nodes(self) -> Iterable[str]: ...
 
 
 class RewardDispatcher:
@@ -112,10 +103,7 @@ class RewardDispatcher:
     async def release(self, ticket: int) -> None:
         """Forget a call that has ended; unknown tickets are those of a lost replica."""
         for group in self._groups.values():
-            for slot in group.slots.values():
-                if slot.tickets.pop(ticket, None):
-                    slot.last_used = self._clock()
-            group.place(self._clock())
+            group.release(ticket, self._clock())
 
     async def holds(self, ticket: int) -> bool:
         """Whether a call is still with a replica that is looked after."""
@@ -138,10 +126,8 @@ class RewardDispatcher:
         draining = set(await asyncio.to_thread(self._replicas.draining_nodes))
         now = self._clock()
         for group in self._groups.values():
-            for slot in group.in_service:
-                if slot.node_id in draining:
-                    logger.warning("reward replica %s leaves, as its node %s is drained", slot.name, slot.node_id)
-                    slot.state = "leaving"
+            for slot in group.leave(draining):
+                logger.warning("reward replica %s leaves, as its node %s is drained", slot.name, slot.node_id)
             group.rescale(now)
             for slot in [slot for slot in group.slots.values() if slot.state == "leaving" and not slot.tickets]:
                 self._remove(group, slot)

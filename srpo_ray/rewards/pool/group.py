@@ -2,9 +2,9 @@
 
 from asyncio import Future
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from srpo_ray.config.count import largest, smallest
 from srpo_ray.config.reward import PoolConfig
@@ -14,6 +14,15 @@ OVERTAKEN_S = 10.0
 """A replica takes calls up in the order they come; one that was placed so much earlier will not come any more."""
 RETRY_START_S = 60.0
 """Pause before another replica is started after one could not load."""
+
+
+class Replicas(Protocol):
+    """How the dispatcher starts, stops and restarts processes; `RayReplicas`, or a stand-in in tests."""
+
+    def start(self, group: str, name: str) -> Any: ...
+    def stop(self, handle: Any) -> None: ...
+    def restart(self, handle: Any) -> None: ...
+    def draining_nodes(self) -> Iterable[str]: ...
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,20 @@ class ReplicaGroup:
             call.answer.set_result(
                 Assignment(number, slot.name, slot.start_id, slot.handle, waited_s, depth, in_service)
             )
+
+    def release(self, ticket: int, now: float) -> None:
+        """Forget a call that has ended, and give its place to one that waits."""
+        for slot in self.slots.values():
+            if slot.tickets.pop(ticket, None):
+                slot.last_used = now
+        self.place(now)
+
+    def leave(self, nodes: Container[str]) -> list[Slot]:
+        """Take the replicas on some nodes out of service for good; the target asks for others in their place."""
+        leaving = [slot for slot in self.in_service if slot.node_id in nodes]
+        for slot in leaving:
+            slot.state = "leaving"
+        return leaving
 
     def choose(self) -> Slot | None:
         """The replica with the fewest pictures to score, among equals the first; None if none has a place.
