@@ -99,7 +99,9 @@ def local_cluster(folder: Path) -> dict[str, Any]:
     # Each of these is one for a whole machine by default, and this one has all nodes.
     ports = "--min-worker-port=0 --max-worker-port=0 --disable-usage-stats --object-store-memory=100000000"
     agent = "--dashboard-agent-listen-port=$(python -c 'from tests.cluster.head import free_port; print(free_port())')"
-    start = "export RAY_AUTH_MODE=token; ray start"
+    # In an environment that is a link, the script `ray` names another path of Python than the jobs', and torch would be
+    # loaded from both.
+    start = "export RAY_AUTH_MODE=token; python -m ray.scripts.scripts start"
     return {
         "cluster_name": "here",
         "max_workers": cluster["max_workers"],
