@@ -26,7 +26,7 @@ pytestmark = pytest.mark.cluster
 SWEEP = [
     *TINY,
     "training.resources.trainer_slot=1",
-    "rewards.pool.resources.reward_slot=1",
+    "rewards.in_process=true",
     "sweep.num_samples=2",
     "sweep.scheduler.grace_updates=2",
     "sweep.repeat_seeds=[]",
@@ -141,6 +141,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
 def test_cluster_comes_up_runs_a_sweep_sent_to_it_shrinks_and_goes(laptop: Laptop) -> None:
     laptop.ray("up", "--yes", str(laptop.file))
     assert laptop.node_kinds() == ["head"]
+
+    dashboard = f"http://127.0.0.1:{(laptop.nodes / 'node-0' / 'dashboard_port').read_text().strip()}"
+    scored = (
+        "import ray; ray.init(); print(ray.get(ray.remote(resources={'reward_slot': 1})(lambda: 'scored').remote()))"
+    )
+    assert "scored" in laptop.ray("job", "submit", "--address", dashboard, "--", "python", "-c", scored)
+    assert (laptop.nodes / "launched").read_text().split() == ["head", "reward"]
 
     sweep = ["configs/sweep/small_world.yaml", *SWEEP, "--cluster", str(laptop.file)]
     done = laptop.run(sys.executable, "experiments/sweep.py", *sweep)
