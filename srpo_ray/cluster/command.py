@@ -1,6 +1,7 @@
 """`--cluster`: a command as a job there, followed from here, in place of one on this machine."""
 
 import argparse
+import logging
 import shlex
 import sys
 from pathlib import PurePosixPath
@@ -31,6 +32,9 @@ def run_on_cluster(parsed: argparse.Namespace, folder: str | None) -> int:
             f"expected run_root to be `runs` or an absolute path with --cluster, got results in {folder!r}; any"
             " other relative path goes with the job's working folder"
         )
+    # Its notes about packages and streams would stand between the job's own lines.
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.WARNING)
     with Dashboard(parsed.cluster) as dashboard:
         try:
             jobs = dashboard.connect()

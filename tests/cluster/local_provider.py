@@ -114,7 +114,8 @@ class LocalRunner(CommandRunnerInterface):
         port_forward: Any = None,
         with_output: bool = False,
         environment_variables: dict[str, object] | None = None,
-        **_: Any,
+        *_: Any,
+        **__: Any,
     ) -> str:
         if port_forward:
             # The port that the launcher takes a dashboard to have may be that of another Ray of this machine.

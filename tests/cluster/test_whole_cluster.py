@@ -26,7 +26,7 @@ pytestmark = pytest.mark.cluster
 SWEEP = [
     *TINY,
     "training.resources.trainer_slot=1",
-    "rewards.pool.resources.reward_slot=1",
+    "rewards.in_process=true",
     "sweep.num_samples=2",
     "sweep.scheduler.grace_updates=2",
     "sweep.repeat_seeds=[]",
@@ -99,7 +99,9 @@ def local_cluster(folder: Path) -> dict[str, Any]:
     # Each of these is one for a whole machine by default, and this one has all nodes.
     ports = "--min-worker-port=0 --max-worker-port=0 --disable-usage-stats --object-store-memory=100000000"
     agent = "--dashboard-agent-listen-port=$(python -c 'from tests.cluster.head import free_port; print(free_port())')"
-    start = "export RAY_AUTH_MODE=token; ray start"
+    # In an environment that is a link, the script `ray` names another path of Python than the jobs', and torch would be
+    # loaded from both.
+    start = "export RAY_AUTH_MODE=token; python -m ray.scripts.scripts start"
     return {
         "cluster_name": "here",
         "max_workers": cluster["max_workers"],
@@ -139,6 +141,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
 def test_cluster_comes_up_runs_a_sweep_sent_to_it_shrinks_and_goes(laptop: Laptop) -> None:
     laptop.ray("up", "--yes", str(laptop.file))
     assert laptop.node_kinds() == ["head"]
+
+    dashboard = f"http://127.0.0.1:{(laptop.nodes / 'node-0' / 'dashboard_port').read_text().strip()}"
+    scored = (
+        "import ray; ray.init(); print(ray.get(ray.remote(resources={'reward_slot': 1})(lambda: 'scored').remote()))"
+    )
+    assert "scored" in laptop.ray("job", "submit", "--address", dashboard, "--", "python", "-c", scored)
+    assert (laptop.nodes / "launched").read_text().split() == ["head", "reward"]
 
     sweep = ["configs/sweep/small_world.yaml", *SWEEP, "--cluster", str(laptop.file)]
     done = laptop.run(sys.executable, "experiments/sweep.py", *sweep)
