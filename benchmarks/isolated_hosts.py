@@ -10,7 +10,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
+
+SHARED = Path("/mnt")
+"""The one folder that all hosts see, in memory; it stands for storage on their network."""
 
 _INSIDE = "ISOLATED_HOSTS_INSIDE"
 _UNSHARE = ("unshare", "--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc")
@@ -81,6 +85,7 @@ def enter_isolation() -> None:
         RuntimeError: If there can be none here.
     """
     if os.environ.pop(_INSIDE, None):
+        _check(["mount", "-t", "tmpfs", "tmpfs", str(SHARED)])
         _check(["ip", "link", "add", "switch", "type", "bridge"])
         _check(["ip", "link", "set", "switch", "up"])
         return

@@ -12,14 +12,12 @@ import argparse
 import json
 import os
 import secrets
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from isolated_hosts import Host, add_host, enter_isolation, sent_bytes
+from isolated_hosts import SHARED, Host, add_host, enter_isolation, sent_bytes
 
 PYTHON = sys.executable
 RAY = (PYTHON, "-m", "ray.scripts.scripts")
@@ -139,12 +137,7 @@ def main() -> int:
     parsed = parser.parse_args()
     enter_isolation()
     os.environ |= {"RAY_AUTH_MODE": "disabled", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    # Not in /tmp, which each host has for itself: it stands for storage that they share.
-    shared = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="two_hosts_"))
-    try:
-        result = measure(parsed.config, parsed.overrides, shared)
-    finally:
-        shutil.rmtree(shared, ignore_errors=True)
+    result = measure(parsed.config, parsed.overrides, SHARED)
     for what, seconds in result["seconds"].items():
         print(f"{what}: {seconds:.0f} s")
     for host, sent in result["sent_mb"].items():

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from srpo_ray.arguments import parse
@@ -6,6 +8,8 @@ from srpo_ray.config import ConfigError, load_run
 from srpo_ray.config.reward import PythonRewardConfig
 from srpo_ray.credentials import expand, expand_uri, find_credentials, redact
 from srpo_ray.rewards.build import build_python_reward
+from srpo_ray.tracking.run import start_run
+from srpo_ray.tracking.tracker import Tracker
 from tests.conftest import SMALL_WORLD
 
 SECRET = "pl4nted"
@@ -123,3 +127,22 @@ def test_reward_of_ones_own_gets_the_value_that_its_argument_names(monkeypatch: 
     reward = build_python_reward(config, "cpu")
     assert isinstance(reward, KeyedReward)
     assert reward.given == (SECRET, 2)
+
+
+def test_worker_without_the_variable_ends_before_it_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ABSENT", raising=False)
+    with pytest.raises(ValueError, match="environment variable ABSENT"):
+        Tracker("http://me:${ABSENT}@x.example", "run", tmp_path / "spool.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_server_that_cannot_be_reached_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASSWORD", SECRET)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = "http://me:${PASSWORD}@127.0.0.1:9"
+    with pytest.raises(ConnectionError) as caught:
+        start_run(uri, "experiment", "name", tags={}, params={}, record=tmp_path / "record.json")
+    assert uri in str(caught.value)
+    assert SECRET not in str(caught.value)

@@ -26,10 +26,13 @@ def test_name_that_is_a_path_is_refused(name: str) -> None:
         load_run([SMALL_WORLD], [f"name={quoted}"])
     with pytest.raises(ConfigError, match=r"rewards\.models\.0\.name: "):
         load_run([SMALL_WORLD], [f"rewards.models.0.name={quoted}"])
+
+
+def test_sweep_and_study_take_no_path_for_a_name() -> None:
     with pytest.raises(ConfigError, match="name: "):
-        load_sweep(ROOT / "configs/sweep/small_world.yaml", [f"sweep.name={quoted}"])
+        load_sweep(ROOT / "configs/sweep/small_world.yaml", ["sweep.name=../outside"])
     with pytest.raises(ConfigError, match="name: "):
-        load_study(ROOT / "configs/study/paper_table.yaml", [f"study.name={quoted}"])
+        load_study(ROOT / "configs/study/paper_table.yaml", ["study.name=../outside"])
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "seed 1/../../..", "C:\\outside", "наружу"])

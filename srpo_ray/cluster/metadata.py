@@ -24,9 +24,6 @@ _GOOGLE_NOTICE = timedelta(seconds=30)
 _GOOGLE_MAINTENANCE = timedelta(seconds=60)
 """Shortest time between Google's word of maintenance that ends a machine and its end."""
 
-# A proxy of the environment must not be asked: the service knows the machine by its connection.
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
 
 class MetadataError(ConnectionError):
     """The metadata service did not answer, or not as that of the cloud does."""
@@ -193,8 +190,10 @@ def find_metadata(cloud: str, url: str = DEFAULT_URL) -> tuple[str, Metadata]:
 def _request(url: str, headers: Mapping[str, str], method: str = "GET") -> tuple[int, str]:
     """Status and body of the answer."""
     request = urllib.request.Request(url, headers=dict(headers), method=method)
+    # A proxy of the environment must not be asked: the service knows the machine by its connection.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with _opener.open(request, timeout=_TIMEOUT_S) as response:
+        with opener.open(request, timeout=_TIMEOUT_S) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,8 +33,12 @@ def run_loop(arguments: WorkerArguments) -> None:
 
     Every update is a row in `steps.jsonl`, every evaluation one in `evaluations.jsonl`, a report to Ray and a
     checkpoint's chance; MLflow gets both.
+
+    Raises:
+        ValueError: If this host does not see the run's folder.
     """
     config, folder = arguments.config, RunFolder(arguments.run_dir)
+    _require_shared(folder)
     device = _prepare_process(config)
     checkpoint = load_checkpoint(Storage(folder.checkpoints), run_identity(config))
     start = checkpoint.step if checkpoint else 0
@@ -93,6 +98,15 @@ def _note(trainer: Trainer, step: int, event: str, message: str) -> None:
     if trainer.rank == 0:
         row = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "step": step, "event": event, "message": message}
         append_row(trainer.folder.events, row)
+
+
+def _require_shared(folder: RunFolder) -> None:
+    """The driver has written the run's config: a host without it would write to a disk of its own."""
+    if not folder.config.exists():
+        raise ValueError(
+            f"run_root: expected a folder that every node sees, got {folder.path}, which {socket.gethostname()} does"
+            " not see; put run_root on storage that all nodes share, at the same path on each"
+        )
 
 
 def _prepare_process(config: RunConfig) -> str:

@@ -27,6 +27,11 @@ def on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+def is_loopback(address: str) -> bool:
+    """Whether an address of Ray, HOST:PORT, is reached from this machine alone."""
+    return address.rpartition("//")[2].rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
+
+
 class NodeNetwork(TorchConfig):
     """Ray Train's set-up of torch, over the network that Ray itself uses."""
 

@@ -110,7 +110,8 @@ def test_proxy_of_the_environment_is_not_asked(server: MetadataServer, monkeypat
     server.answer = AwsRules()
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     AWS(server.url).check()
 
 

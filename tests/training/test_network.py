@@ -1,12 +1,17 @@
 import os
+import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
 from ray._private import services, worker
 
+from srpo_ray.config import load_run
 from srpo_ray.training import network
 from srpo_ray.training.network import choose_interface, on_loopback
+from srpo_ray.training.worker import WorkerArguments, train_worker
+from tests.conftest import SMALL_WORLD
 
 
 def interface_of(name: str, *addresses: str) -> dict[str, list[object]]:
@@ -45,3 +50,11 @@ def test_loopback_is_for_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     with on_loopback():
         assert services.get_node_ip_address() == "127.0.0.1"
     assert services.get_node_ip_address() == outside
+
+
+def test_host_that_does_not_see_the_runs_folder_is_named(tmp_path: Path) -> None:
+    config = load_run([SMALL_WORLD], [f"run_root={tmp_path}"])
+    arguments = WorkerArguments(config, str(tmp_path / "run"), None, "sqlite:///unused.db", "unused")
+    with pytest.raises(ValueError, match=f"run_root: expected a folder that every node sees.*{socket.gethostname()}"):
+        train_worker({"arguments": arguments})
+    assert not list(tmp_path.iterdir())
