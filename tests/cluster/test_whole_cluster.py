@@ -21,7 +21,7 @@ from tests.cluster.head import free_port
 from tests.cluster.local_provider import processes_of
 from tests.conftest import ROOT, TINY
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 SWEEP = [
     *TINY,
@@ -44,7 +44,7 @@ class Laptop:
     file: Path
     environment: dict[str, str]
 
-    def run(self, *command: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
             cwd=self.tree,
