@@ -101,7 +101,8 @@ def ray_session(address: str | None) -> Iterator[None]:
             cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
             runtime_env = {"env_vars": environment}
             with on_loopback():
-                ray.init(num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
+                # Without `local` Ray would join whichever cluster was last started on this machine.
+                ray.init("local", num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
     except ConnectionError as error:
         raise ValueError(
             f"expected a running Ray cluster at {address!r}, got none ({error}); start it with `ray up` or"
