@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import cluster_capacity, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
-from srpo_ray.training.network import NodeNetwork, on_loopback
+from srpo_ray.training.network import NodeNetwork, is_only_on_loopback, on_loopback
 from srpo_ray.training.preflight import check_inputs, open_run_folder
 from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.run_folder import RunFolder
@@ -86,7 +86,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     try:
         if address:
             _require_listener(address)
-            ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
+            with on_loopback() if is_only_on_loopback(address) else nullcontext():
+                ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             # One more process per run; the machine that one sits at sends no notice of preemption.
