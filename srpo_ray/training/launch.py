@@ -21,7 +21,7 @@ from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types_text, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
-from srpo_ray.training.network import NodeNetwork, is_loopback, on_loopback
+from srpo_ray.training.network import NodeNetwork, is_only_on_loopback, on_loopback
 from srpo_ray.training.preflight import check_inputs, open_run_folder
 from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.run_folder import RunFolder
@@ -92,7 +92,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         if address:
             _require_listener(address)
             # A Ray that listens on loopback knows its only node by that address.
-            with on_loopback() if is_loopback(address) else nullcontext():
+            with on_loopback() if is_only_on_loopback(address) else nullcontext():
                 ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
         else:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")

@@ -1,15 +1,18 @@
 """Which addresses a run's processes use: loopback where Ray is this machine's own, else the one Ray knows a node by."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+
+_LISTENER_TIMEOUT_S = 5.0
 
 
 @contextmanager
@@ -27,9 +30,19 @@ def on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address of Ray, HOST:PORT, is reached from this machine alone."""
-    return address.rpartition("//")[2].rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
+def is_only_on_loopback(address: str) -> bool:
+    """Whether a Ray at 127.0.0.1:PORT listens there alone, as one that was started in `on_loopback` does.
+
+    Ray takes such an address for that of the machine, where nothing listens then, and waits for minutes.
+    """
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        return False
+    try:
+        socket.create_connection((services.get_node_ip_address(), int(port)), timeout=_LISTENER_TIMEOUT_S).close()
+    except OSError:
+        return True
+    return False
 
 
 class NodeNetwork(TorchConfig):
