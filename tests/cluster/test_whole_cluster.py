@@ -85,8 +85,7 @@ def laptop() -> Iterator[Laptop]:
     for process in processes_of(str(folder / "nodes")):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    if not os.environ.get("KEEP"):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def local_cluster(folder: Path) -> dict[str, Any]:
@@ -153,7 +152,7 @@ def test_cluster_comes_up_runs_a_sweep_sent_to_it_shrinks_and_goes(laptop: Lapto
     assert (here / "best.yaml").is_file()
 
     wait_until(lambda: laptop.node_kinds() == ["head"], 120, "idle nodes stayed")
-    too_many = [*sweep[:-2], "training.resources.trainer_slot=3", *sweep[-2:]]
+    too_many = [*sweep[:-2], "training.resources.trainer_slot=3", "sweep.name=too_many", *sweep[-2:]]
     refused = laptop.run(sys.executable, "experiments/sweep.py", *too_many)
     assert refused.returncode == 2
     assert "node types of the cluster: head (CPU 4; at most 1), trainer (CPU 4, trainer_slot 2; at most 1)" in (
