@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 SWEEP = [
     *TINY,
     "training.resources.trainer_slot=1",
-    "rewards.in_process=true",
+    "rewards.pool.resources.reward_slot=1",
     "sweep.num_samples=2",
     "sweep.scheduler.grace_updates=2",
     "sweep.repeat_seeds=[]",
@@ -85,8 +85,7 @@ def laptop() -> Iterator[Laptop]:
     for process in processes_of(str(folder / "nodes")):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    if not os.environ.get("KEEP"):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def local_cluster(folder: Path) -> dict[str, Any]:
@@ -99,9 +98,8 @@ def local_cluster(folder: Path) -> dict[str, Any]:
     # Each of these is one for a whole machine by default, and this one has all nodes.
     ports = "--min-worker-port=0 --max-worker-port=0 --disable-usage-stats --object-store-memory=100000000"
     agent = "--dashboard-agent-listen-port=$(python -c 'from tests.cluster.head import free_port; print(free_port())')"
-    # In an environment that is a link, the script `ray` names another path of Python than the jobs', and torch would be
-    # loaded from both.
-    start = "export RAY_AUTH_MODE=token; python -m ray.scripts.scripts start"
+    # A folder for each node: one that starts clears the working folders of jobs in its own.
+    start = f"export RAY_AUTH_MODE=token; ray start --temp-dir={folder}/$RAY_CLOUD_INSTANCE_ID"
     return {
         "cluster_name": "here",
         "max_workers": cluster["max_workers"],
@@ -121,7 +119,7 @@ def local_cluster(folder: Path) -> dict[str, Any]:
         "head_setup_commands": [],
         "worker_setup_commands": [],
         "head_start_ray_commands": [
-            f"{start} --head --port={port} --dashboard-port={dashboard} {agent} {ports} --temp-dir={folder}/ray"
+            f"{start} --head --port={port} --dashboard-port={dashboard} {agent} {ports}"
             f" --ray-client-server-port={free_port()} --autoscaling-config=~/ray_bootstrap_config.yaml",
             f"export RAY_AUTH_MODE=token; python -m srpo_ray.cluster.node_types ~/ray_bootstrap_config.yaml"
             f" 127.0.0.1:{port}",
@@ -142,13 +140,6 @@ def test_cluster_comes_up_runs_a_sweep_sent_to_it_shrinks_and_goes(laptop: Lapto
     laptop.ray("up", "--yes", str(laptop.file))
     assert laptop.node_kinds() == ["head"]
 
-    dashboard = f"http://127.0.0.1:{(laptop.nodes / 'node-0' / 'dashboard_port').read_text().strip()}"
-    scored = (
-        "import ray; ray.init(); print(ray.get(ray.remote(resources={'reward_slot': 1})(lambda: 'scored').remote()))"
-    )
-    assert "scored" in laptop.ray("job", "submit", "--address", dashboard, "--", "python", "-c", scored)
-    assert (laptop.nodes / "launched").read_text().split() == ["head", "reward"]
-
     sweep = ["configs/sweep/small_world.yaml", *SWEEP, "--cluster", str(laptop.file)]
     done = laptop.run(sys.executable, "experiments/sweep.py", *sweep)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -161,12 +152,11 @@ def test_cluster_comes_up_runs_a_sweep_sent_to_it_shrinks_and_goes(laptop: Lapto
     assert (here / "best.yaml").is_file()
 
     wait_until(lambda: laptop.node_kinds() == ["head"], 120, "idle nodes stayed")
-    too_many = [*sweep[:-2], "training.resources.trainer_slot=3", *sweep[-2:]]
+    too_many = [*sweep[:-2], "training.resources.trainer_slot=3", "sweep.name=too_many", *sweep[-2:]]
     refused = laptop.run(sys.executable, "experiments/sweep.py", *too_many)
     assert refused.returncode == 2
-    assert "node types of the cluster: head (CPU 4; at most 1), trainer (CPU 4, trainer_slot 2; at most 1)" in (
-        refused.stdout
-    )
+    assert "node types of the cluster: head (CPU 4; at most 1), " in refused.stdout
+    assert "trainer (CPU 4, trainer_slot 2; at most 1)" in refused.stdout
 
     laptop.ray("down", "--yes", str(laptop.file))
     assert laptop.node_kinds() == []

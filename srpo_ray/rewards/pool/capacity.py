@@ -82,7 +82,7 @@ def node_types() -> list[NodeType]:
 def node_types_text() -> str:
     """The node types as the end of a message; empty if there are none."""
     kinds = [
-        f"{kind.name} ({', '.join(f'{name} {amount:g}' for name, amount in kind.resources.items())};"
+        f"{kind.name} ({', '.join(f'{name} {amount:g}' for name, amount in sorted(kind.resources.items()))};"
         f" at most {kind.max_nodes})"
         for kind in node_types()
     ]
