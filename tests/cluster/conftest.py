@@ -8,7 +8,7 @@ from tests.cluster.head import Head, running_head
 from tests.cluster.metadata_server import MetadataServer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     with running_head() as head:
         yield head
