@@ -37,7 +37,7 @@ guides: setup
 	.venv/bin/python -m pytest tests/docs -m guides
 
 faults: setup
-	.venv/bin/python -m pytest tests/faults -m faults
+	.venv/bin/python -m pytest -m faults
 
 long: setup
 	.venv/bin/python -m pytest -m long

@@ -59,6 +59,7 @@ def test_output_comes_once_and_in_order_over_a_line_that_is_cut(
     assert "connected again" in said
 
 
+@pytest.mark.long
 def test_job_that_fails_gives_its_exit_code_and_its_words(
     head: Head, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.faults
 def test_notice_of_the_cloud_makes_ray_drain_that_node_by_its_deadline(server: MetadataServer, tmp_path: Path) -> None:
     notice = tmp_path / "notice"
     ends = (datetime.now(UTC) + timedelta(seconds=110)).replace(microsecond=0)

@@ -81,6 +81,7 @@ def test_prompts_of_a_file_have_no_truth(run_dir: Path, tmp_path: Path) -> None:
     assert "一只猫" in (out / "rows.csv").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
@@ -100,6 +101,7 @@ def test_two_actors_find_the_pictures_and_numbers_of_one_process(run_dir: Path) 
             assert float(other[metric]) == pytest.approx(float(one[metric]), rel=2e-3, abs=2e-4), metric
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")

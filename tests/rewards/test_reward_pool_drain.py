@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.faults
 def test_replica_moves_off_a_drained_node_to_one_with_the_right_label_and_loses_no_call() -> None:
     # A folder of its own, where its address is written to: other sessions on the machine would join the cluster.
     # Not below pytest's, as the names of Ray's sockets may not be long.

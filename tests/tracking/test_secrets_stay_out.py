@@ -33,6 +33,7 @@ REWARD = (
 )
 
 
+@pytest.mark.long
 def test_secrets_are_in_no_file_no_store_and_no_output_of_a_run(server: "Server", tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("../../../escaped\n/tmp/escaped\na red circle; rm -rf ~\n..\\..\\escaped\n")

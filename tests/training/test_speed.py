@@ -44,6 +44,7 @@ def outputs_and_gradients(compiled: bool, checkpointed: bool) -> dict[str, Any]:
     return {"sharded": sharded, "gathered": gathered, "gradients": engine.gradients()}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_outputs_and_gradients_under_zero3(tmp_path: Path) -> None:
     eager = run_ranks(outputs_and_gradients, 1, tmp_path, False, False)

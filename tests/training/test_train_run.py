@@ -85,7 +85,10 @@ def test_replica_killed_in_mid_call_changes_no_number(tiny_run: RunConfig, calm:
     ]
 
 
-@pytest.mark.parametrize(("fault", "reason"), [("raise", "the lamp is broken"), ("nan", "finite")])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("raise", "the lamp is broken"), pytest.param("nan", "finite", marks=pytest.mark.long)],
+)
 def test_failing_reward_stops_the_run_and_names_reward_prompt_and_replica(
     tiny_run: RunConfig, fault: str, reason: str
 ) -> None:
@@ -100,6 +103,7 @@ def test_failing_reward_stops_the_run_and_names_reward_prompt_and_replica(
     assert not RunFolder(Path(config.run_root) / config.name).finished.exists()
 
 
+@pytest.mark.long
 def test_full_memory_ends_the_run_at_once_with_its_plan(tiny_run: RunConfig, tmp_path: Path) -> None:
     loads = tmp_path / "loads"
     target = "tests.training.faulty_rewards:FullMemory"
@@ -137,6 +141,7 @@ def test_run_goes_on_from_its_checkpoint_as_if_never_stopped(
         assert torch.equal(weights(folder)[name], expected)
 
 
+@pytest.mark.long
 def test_alarm_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(tiny_run: RunConfig) -> None:
     judge = {"type": "python", "name": "judge", "target": "tests.training.faulty_rewards:Judge"}
     changes = {
