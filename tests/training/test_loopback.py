@@ -6,6 +6,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+import ray._private.worker
 
 pytestmark = pytest.mark.ray
 
