@@ -20,7 +20,8 @@ class Actor:
 def test_every_port_of_a_local_ray_is_on_loopback(ray_cluster: None) -> None:
     actor: Any = Actor.remote()
     assert ray.get(actor.answer.remote()) == 1
-    session = ray._private.worker.global_worker.node.get_session_dir_path()
+    node: Any = ray._private.worker.global_worker.node
+    session = node.get_session_dir_path()
     # Beside this Ray, other tests may have one of their own.
     servers = [each for each in psutil.Process().children() if any(session in word for word in each.cmdline())]
     workers = [each for server in servers for each in server.children(recursive=True)]
