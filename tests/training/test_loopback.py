@@ -1,39 +1,24 @@
 """What a Ray that the program starts itself lets in."""
 
 import ipaddress
-from typing import Any
+import json
+import os
+import subprocess
+import sys
 
-import psutil
 import pytest
-import ray
-import ray._private.worker
 
-pytestmark = pytest.mark.ray
+from tests.conftest import ROOT
 
 
-@ray.remote(num_cpus=0)
-class Actor:
-    def answer(self) -> int:
-        return 1
-
-
-def test_every_port_of_a_local_ray_is_on_loopback(ray_cluster: None) -> None:
-    actor: Any = Actor.remote()
-    assert ray.get(actor.answer.remote()) == 1
-    node: Any = ray._private.worker.global_worker.node
-    session = node.get_session_dir_path()
-    # Beside this Ray, other tests may have one of their own.
-    servers = [each for each in psutil.Process().children() if any(session in word for word in each.cmdline())]
-    workers = [each for server in servers for each in server.children(recursive=True)]
-    listening = {
-        (process.name(), connection.laddr.ip)
-        for process in [psutil.Process(), *servers, *workers]
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+@pytest.mark.ray
+def test_every_port_of_a_local_ray_is_on_loopback() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "tests.training.listening"]
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    listening = json.loads(found.stdout)
     assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
-    open_to_others = [(name, ip) for name, ip in listening if not _is_loopback(ip)]
-    assert not open_to_others
+    assert not [(name, ip) for name, ip in listening if not _is_loopback(ip)]
 
 
 def _is_loopback(ip: str) -> bool:
