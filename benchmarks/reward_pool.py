@@ -30,6 +30,7 @@ from srpo_ray.config.reward import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.training.network import on_loopback
 
 NAME = "benchmark"
 IN_FLIGHT = 4
@@ -197,7 +198,8 @@ def main() -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # The trainer's arithmetic is not what is measured, and its threads would wait for each other on busy cores.
     torch.set_num_threads(1)
-    ray.init("local", include_dashboard=False, log_to_driver=False)
+    with on_loopback():
+        ray.init("local", include_dashboard=False, log_to_driver=False)
     sizes = sorted({1, arguments.replicas, *(2**k for k in range(arguments.replicas.bit_length()))})
     print(f"{os.cpu_count()} cores, load of the last minute before the start {os.getloadavg()[0]:.1f}")
     print("replicas  calls/s    ideal  ratio  CPU/call  cores   MB/s  waiting added median       p95")

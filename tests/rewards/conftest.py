@@ -8,6 +8,7 @@ import ray
 
 from srpo_ray.config.reward import OpenClipRewardConfig, PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.pool.pool import RewardPool
+from srpo_ray.training.network import on_loopback
 
 
 @pytest.fixture(scope="package")
@@ -17,7 +18,8 @@ def ray_session() -> Iterator[None]:
         yield
         return
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    with on_loopback():
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
