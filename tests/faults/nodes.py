@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import ray
-import ray._private.utils
 from ray.cluster_utils import Cluster
 
 from tests.ray_drain import drain
@@ -32,6 +30,8 @@ class Nodes:
         self._trainers: list[Any] = []
         self._cluster = Cluster(
             initialize_head=True,
+            # Else a node that a thread has started ends with that thread.
+            shutdown_at_exit=False,
             head_node_args={"num_cpus": 8, "resources": {"reward_slot": 4}, "include_dashboard": False},
         )
         environment = {
@@ -47,11 +47,9 @@ class Nodes:
 
     def fill(self) -> None:
         """Bring trainer nodes back until there are as many as at first."""
-        # Ray sets a signal handler for every node, which only a main thread can.
-        with patch.object(ray._private.utils, "set_sigterm_handler"):
-            while len(self._trainers) < self._full:
-                node = self._cluster.add_node(num_cpus=4, resources={"trainer_slot": 1}, wait=False)
-                self._trainers.append(node)
+        while len(self._trainers) < self._full:
+            node = self._cluster.add_node(num_cpus=4, resources={"trainer_slot": 1}, wait=False)
+            self._trainers.append(node)
         self._cluster.wait_for_nodes(timeout=120)
 
     def lose_node(self) -> None:
