@@ -18,7 +18,7 @@ SMALL_WORLD = ROOT / "configs" / "small_world.yaml"
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray session, started as the program itself starts one."""
-    from srpo_ray.training.launch import ray_session
+    from srpo_ray.training.session import ray_session
 
     with ray_session(None):
         yield

@@ -14,7 +14,7 @@ from ray.util.annotations import RayDeprecationWarning
 from srpo_ray.errors import RunFailedError
 from srpo_ray.inference.job import Row, SamplingJob
 from srpo_ray.rewards.pool.capacity import cluster_capacity
-from srpo_ray.training.launch import ray_session
+from srpo_ray.training.session import ray_session
 
 _LOST = 2
 """How often a worker that died is started again before the job stops."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from srpo_ray.credentials import redact
 from srpo_ray.files import write_text
 from srpo_ray.tracking.connection import SQLITE, allowed_name, connect, delivery_errors, sqlite_file
-from srpo_ray.tracking.tracker import Status, replay
+from srpo_ray.tracking.delivery import replay
+from srpo_ray.tracking.tracker import Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -4,28 +4,23 @@ Training neither waits for the server nor fails with it. While the server is awa
 what is still there when the process ends can be sent with `replay`.
 """
 
-import itertools
 import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from srpo_ray.credentials import expand_uri, redact
-from srpo_ray.tracking.connection import allowed_name, connect, delivery_errors, is_refused
+from srpo_ray.tracking.connection import connect, delivery_errors
+from srpo_ray.tracking.delivery import deliver
 from srpo_ray.tracking.spool import Record, Spool
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _log = logging.getLogger(__name__)
 
-_METRICS_PER_CALL = 1000
-_RECORDS_PER_READ = 200
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
 
@@ -132,7 +127,7 @@ class Tracker:
             last_round = self._closing.is_set()
             try:
                 client = client or connect(self._uri)
-                _deliver(client, self._spool)
+                deliver(client, self._spool)
             except delivery_errors() as error:
                 if failures == 0:
                     _log.warning("MLflow: %s. Training goes on; records wait in %s", redact(error), self._spool.path)
@@ -161,105 +156,3 @@ def _last_steps(spool: Spool) -> dict[str, int]:
         if record.get("kind") == "metrics":
             last.update({name: max(record["step"], last.get(name, -1)) for name in record["values"]})
     return last
-
-
-def replay(spool: Path, uri: str) -> int:
-    """Send what a tracker could not deliver; the file is deleted once it is empty.
-
-    Records that MLflow already has are not doubled: metrics carry the time at which they were logged.
-
-    Args:
-        spool: File of a tracker whose process has ended.
-        uri: Tracking URI of the store that holds the runs.
-
-    Returns:
-        Number of records sent.
-
-    Raises:
-        ValueError: If there is no such file.
-        ConnectionError: If the store cannot be reached or an artifact cannot be stored; calling again goes on
-            from there.
-    """
-    if not spool.exists():
-        raise ValueError(f"expected a spool file that a run left, got {spool}, which does not exist")
-    queue = Spool(spool)
-    try:
-        return _deliver(connect(uri), queue)
-    except delivery_errors() as error:
-        raise ConnectionError(f"{spool} was not all sent to {uri}: {redact(error)}; call again to go on") from error
-    finally:
-        queue.close()
-
-
-def _deliver(client: "MlflowClient", spool: Spool) -> int:
-    """Send everything in order and acknowledge it; raises at the first thing that cannot be sent."""
-    count = 0
-    while records := spool.read(_RECORDS_PER_READ):
-        for group in _groups(records):
-            first, end = group[0][0], group[-1][1]
-            if first.get("kind") == "metrics":
-                _send_metrics(client, [record for record, _ in group])
-            else:
-                try:
-                    _send_other(client, first)
-                except delivery_errors():
-                    # To the back of the queue, or an artifact store that is down would hold up the metrics.
-                    # The question fails when the whole server is away: then the order is kept.
-                    client.get_run(first["run_id"])
-                    spool.append(first)
-                    spool.acknowledge(end)
-                    raise
-            spool.acknowledge(end)
-            count += len(group)
-    return count
-
-
-def _groups(records: list[tuple[Record, int]]) -> Iterator[list[tuple[Record, int]]]:
-    """Neighbouring metrics records of one run together, every other record alone."""
-
-    def together(entry: tuple[Record, int]) -> object:
-        record, end = entry
-        return record["run_id"] if record.get("kind") == "metrics" else end
-
-    for _, group in itertools.groupby(records, key=together):
-        yield list(group)
-
-
-def _send_metrics(client: "MlflowClient", records: Sequence[Record]) -> None:
-    from mlflow.entities import Metric
-
-    metrics = []
-    for record in records:
-        for name, value in record["values"].items():
-            finite = value if math.isfinite(value) else math.nan
-            metrics.append(Metric(allowed_name(name), finite, record["time_ms"], record["step"]))
-    try:
-        for start in range(0, len(metrics), _METRICS_PER_CALL):
-            client.log_batch(records[0]["run_id"], metrics=metrics[start : start + _METRICS_PER_CALL])
-    except delivery_errors() as error:
-        if not is_refused(error):
-            raise
-        if len(records) == 1:
-            _log.warning("MLflow refused the metrics of step %d: %s", records[0]["step"], redact(error))
-        else:
-            for record in records:
-                _send_metrics(client, [record])
-
-
-def _send_other(client: "MlflowClient", record: Record) -> None:
-    try:
-        match record:
-            case {"kind": "picture", "path": path} if not Path(path).exists():
-                _log.warning("%s was not sent to MLflow: the file is gone", path)
-            case {"kind": "picture", "run_id": run_id, "path": path, "artifact_path": artifact_path}:
-                client.log_artifact(run_id, path, artifact_path)
-            case {"kind": "text", "run_id": run_id, "text": text, "artifact_file": artifact_file}:
-                client.log_text(run_id, text, artifact_file)
-            case {"kind": "status", "run_id": run_id, "status": status}:
-                client.set_terminated(run_id, status)
-            case _:
-                _log.warning("A damaged record was skipped: %s", record)
-    except delivery_errors() as error:
-        if not is_refused(error):
-            raise
-        _log.warning("MLflow refused a %s: %s", record["kind"], redact(error))

@@ -110,7 +110,9 @@ def save_checkpoint(
 
     def finish() -> None:
         storage.write(f"{folder}/{MANIFEST}", manifest)
-        spared = {checkpoint_name(each) for each in (*complete_checkpoints(storage)[-kept:], protected) if each}
+        # A later one was damaged, or this run would have gone on from it.
+        newest = [each for each in complete_checkpoints(storage) if each <= step][-kept:]
+        spared = {checkpoint_name(each) for each in (*newest, protected) if each}
         for old in storage.folders():
             # With what a killed process left unfinished.
             if old.startswith("step_") and old not in spared:

@@ -21,7 +21,7 @@ from srpo_ray.data.embeddings import TextCache
 from srpo_ray.data.shards import ROWS
 from srpo_ray.data.texts import read_texts
 from srpo_ray.errors import RunFailedError
-from srpo_ray.training.launch import ray_session
+from srpo_ray.training.session import ray_session
 
 CPU_ACTORS = 2
 """Most actors where there is no GPU: each holds the text encoders in memory."""

@@ -1,14 +1,11 @@
 """The driver's side of a run: Ray, reward pool, MLflow run, and Ray Train's workers."""
 
 import os
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
 from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer
@@ -21,18 +18,12 @@ from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types_text, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
-from srpo_ray.training.network import NodeNetwork, is_only_on_loopback, on_loopback
+from srpo_ray.training.network import NodeNetwork
 from srpo_ray.training.preflight import check_inputs, open_run_folder
 from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.session import ray_session
 from srpo_ray.training.worker import WorkerArguments, train_worker
-
-LISTENER_TIMEOUT_S = 10.0
-"""Longest wait for an answer of the cluster's address."""
-
-OVERSUBSCRIPTION = 8
-"""Logical CPUs of a Ray that is started here, per core: its processes wait for each other more than they compute."""
-
 
 LastingError = RewardError | CheckpointError | OutOfMemoryRunError | ValueError
 """What no restart mends."""
@@ -73,60 +64,6 @@ def lasting_error(error: BaseException | None) -> LastingError | None:
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
-
-
-@contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
-    """Use the Ray cluster at `address` or in `RAY_ADDRESS`, or start a local one for the block.
-
-    Raises:
-        ValueError: If there is no cluster at the address.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    # Train's controller looks after its workers this often; at its default of 2 s each report waits for it.
-    environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "TOKENIZERS_PARALLELISM": "false"}
-    try:
-        if address:
-            _require_listener(address)
-            # A Ray that listens on loopback knows its only node by that address.
-            with on_loopback() if is_only_on_loopback(address) else nullcontext():
-                ray.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False)
-        else:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-            # One more process per run; the machine that one sits at sends no notice of preemption.
-            environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
-            cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
-            runtime_env = {"env_vars": environment}
-            with on_loopback():
-                # Without `local` Ray would join whichever cluster was last started on this machine.
-                ray.init("local", num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
-    except ConnectionError as error:
-        raise ValueError(
-            f"expected a running Ray cluster at {address!r}, got none ({error}); start it with `ray up` or"
-            " `ray start --head`, or leave out the address to start a local one"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _require_listener(address: str) -> None:
-    """See whether anything answers at HOST:PORT; Ray itself would try for many minutes.
-
-    Raises:
-        ConnectionError: If nothing does.
-    """
-    host, _, port = address.rpartition("//")[2].rpartition(":")
-    if port.isdigit():
-        try:
-            # An IPv6 address stands in brackets.
-            socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_TIMEOUT_S).close()
-        except OSError as error:
-            raise ConnectionError(str(error)) from error
 
 
 def check_capacity(config: RunConfig) -> None:

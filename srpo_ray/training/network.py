@@ -1,48 +1,12 @@
-"""Which addresses a run's processes use: loopback where Ray is this machine's own, else the one Ray knows a node by."""
+"""Which address the workers of a run use: the one that Ray knows their node by."""
 
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psutil
 import ray
-from ray._private import ray_constants, services
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
-
-_LISTENER_TIMEOUT_S = 5.0
-
-
-@contextmanager
-def on_loopback() -> Iterator[None]:
-    """Let a Ray that is started in the block listen on 127.0.0.1 alone.
-
-    Else it listens on every address of the machine, where anyone who reaches a port could have code run here. An
-    address given to `ray.init` does not help, as it takes loopback for a mistake; its switch for macOS does.
-    """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def is_only_on_loopback(address: str) -> bool:
-    """Whether a Ray at 127.0.0.1:PORT listens there alone, as one that was started in `on_loopback` does.
-
-    Ray takes such an address for that of the machine, where nothing listens then, and waits for minutes.
-    """
-    host, _, port = address.rpartition("//")[2].rpartition(":")
-    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
-        return False
-    try:
-        socket.create_connection((services.get_node_ip_address(), int(port)), timeout=_LISTENER_TIMEOUT_S).close()
-    except OSError:
-        return True
-    return False
 
 
 class NodeNetwork(TorchConfig):

@@ -22,9 +22,10 @@ from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.tracking.run import flatten, git_commit
 from srpo_ray.training.health import idle_warning
-from srpo_ray.training.launch import check_capacity, ray_session, reward_pool
+from srpo_ray.training.launch import check_capacity, reward_pool
 from srpo_ray.training.preflight import check_inputs
 from srpo_ray.training.run_folder import RunFolder, load_pictures, read_rows
+from srpo_ray.training.session import ray_session
 from srpo_ray.tuning.folder import first_command, open_study_folder
 from srpo_ray.tuning.report import hardware, log_results
 from srpo_ray.tuning.rows import choose_best, untrained_row

@@ -14,9 +14,10 @@ import pytest
 
 from srpo_ray.cli import main
 from srpo_ray.tracking.connection import connect
+from srpo_ray.tracking.delivery import replay
 from srpo_ray.tracking.run import default_uri, start_run
 from srpo_ray.tracking.spool import Spool
-from srpo_ray.tracking.tracker import Tracker, replay
+from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.run_folder import RunFolder
 
 if TYPE_CHECKING:

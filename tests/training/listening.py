@@ -1,12 +1,18 @@
-"""Starts a local Ray as the program does, in a process that has done nothing else, and prints what listens, as JSON."""
+"""Starts a local Ray as the program does, in a process that has done nothing else; prints what it finds, as JSON.
+
+`listening` is what listens, `node` the Ray's only node, `joined` the node that another command meets at address `auto`.
+"""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import psutil
 import ray
+from ray._private.utils import write_ray_address
 
-from srpo_ray.training.launch import ray_session
+from srpo_ray.training.session import ray_session
 
 
 @ray.remote(num_cpus=0)
@@ -28,8 +34,26 @@ def listening() -> list[tuple[str, str]]:
     )
 
 
-if __name__ == "__main__":
+def node_of(address: str | None) -> str:
+    """The node that one meets at an address."""
+    with ray_session(address):
+        return ray.nodes()[0]["NodeID"]
+
+
+def main() -> None:
     with ray_session(None):
         actor: Any = Actor.remote()
         assert ray.get(actor.answer.remote()) == 1
-        print(json.dumps(listening()))
+        # What `ray start` leaves behind, so that `auto` is this Ray where several run.
+        write_ray_address(ray.get_runtime_context().gcs_address)
+        found = {"listening": listening(), "node": ray.nodes()[0]["NodeID"]}
+        joining = [sys.executable, "-m", __spec__.name, "auto"]
+        found["joined"] = subprocess.run(joining, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(node_of(sys.argv[1]))
+    else:
+        main()

@@ -107,6 +107,14 @@ def test_protected_checkpoint_is_kept_however_old(storage: Storage) -> None:
     assert complete_checkpoints(storage) == [10, 30]
 
 
+def test_damaged_checkpoint_of_a_later_update_takes_no_place_from_a_whole_one(storage: Storage) -> None:
+    save(storage, 10, kept=1)
+    save(storage, 30, kept=2)
+    spoil(storage, "step_000030/weights-00000.safetensors", "flip a bit")
+    save(storage, 17, kept=1)
+    assert storage.folders() == ["step_000017"]
+
+
 def test_checkpoint_of_another_run_is_refused_by_name(storage: Storage) -> None:
     save(storage, 10, seed=1, algorithm="srpo")
     assert load_checkpoint(storage, {"seed": 1, "algorithm": "srpo"}) is not None
