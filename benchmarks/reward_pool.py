@@ -9,19 +9,24 @@ Columns: `ideal` is replicas / seconds per call. `CPU/call` is the processor tim
 spend on a call, and `cores` how many cores that keeps busy at this rate: near the number that the machine has, the
 machine is the limit and not the pool. `MB/s` is pixels and gradients that go through the object store. Half load is
 calls evenly spaced at half the ideal rate, each from a client of its own as from so many trainers: `waiting` is how
-many calls wait when one is placed, on average, and `added` the time from submit to result beyond the sleep.
+many calls wait when one is placed, on average, and `added` the time from submit to result beyond the sleep. `Ray` is
+the same of the two calls to actors and the two arrays that a call to the pool is made of, with nothing of the pool in
+them.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import ray
 import torch
 from torch import Tensor
@@ -52,6 +57,23 @@ class SleepingReward:
         return images.mean(dim=(1, 2, 3))
 
 
+@ray.remote(num_cpus=0)
+class BareDesk:
+    """An actor as the pool's dispatcher is one, that does nothing."""
+
+    async def assign(self) -> int:
+        return 0
+
+
+@ray.remote(num_cpus=0)
+class BareReplica:
+    """An actor that takes an array, sleeps and gives one back."""
+
+    def score(self, array: Any, seconds: float) -> Any:
+        time.sleep(seconds)
+        return np.empty_like(array)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One row of the table; times in seconds."""
@@ -66,6 +88,8 @@ class Measurement:
     waiting_at_half_load: float
     added_latency_median: float
     added_latency_p95: float
+    ray_latency_median: float
+    ray_latency_p95: float
 
 
 def cpu_seconds() -> float:
@@ -111,32 +135,57 @@ def throughput(arguments: argparse.Namespace, replicas: int) -> tuple[float, flo
     return rate, (cpu_seconds() - spent) / count
 
 
-def half_load(arguments: argparse.Namespace, replicas: int, call_s: float) -> tuple[list[float], float]:
+def half_load(arguments: argparse.Namespace, replicas: int) -> tuple[list[float], float]:
     """Seconds beyond the sleep of each of many calls at half the pool's ideal rate, and how many waited on average."""
-    interval = 2 * call_s / replicas
     images, queries = make_batch(arguments)
+    clients = [RewardClient.connect(NAME, {"sleeping": 1.0}) for _ in range(2 * replicas)]
+    turn = itertools.cycle(clients)
+    added = evenly_spaced(arguments, replicas, lambda: next(turn).submit(images, queries).result())
+    told = [client.take_statistics() for client in clients]
+    return added, sum(one["pool/queue_depth"] * one["pool/calls"] for one in told) / len(added)
 
-    def one_call(client: RewardClient, start: float) -> float:
-        time.sleep(max(0.0, start - time.perf_counter()))
+
+def half_load_of_ray(arguments: argparse.Namespace, replicas: int) -> list[float]:
+    """The same of bare actors: a question to one, then an array to another and back."""
+    desk: Any = BareDesk.remote()
+    actors: list[Any] = [BareReplica.remote() for _ in range(replicas)]
+    pixels, seconds = make_batch(arguments)[0].detach().numpy(), call_seconds(arguments)
+    ray.get([actor.score.remote(pixels, 0.0) for actor in actors])
+    turn = itertools.cycle(actors)
+
+    def call() -> None:
+        place, stored = desk.assign.remote(), ray.put(pixels)
+        ray.get(place)
+        ray.get(next(turn).score.remote(stored, seconds))
+
+    added = evenly_spaced(arguments, replicas, call)
+    for actor in (desk, *actors):
+        ray.kill(actor)
+    return added
+
+
+def evenly_spaced(arguments: argparse.Namespace, replicas: int, call: Callable[[], object]) -> list[float]:
+    """Seconds beyond the sleep of each of many calls at half the ideal rate."""
+    call_s = call_seconds(arguments)
+    interval, first = 2 * call_s / replicas, time.perf_counter() + 0.1
+
+    def one_call(index: int) -> float:
+        time.sleep(max(0.0, first + index * interval - time.perf_counter()))
         begin = time.perf_counter()
-        client.submit(images, queries).result()
+        call()
         return time.perf_counter() - begin - call_s
 
-    count = arguments.calls * replicas
-    clients = [RewardClient.connect(NAME, {"sleeping": 1.0}) for _ in range(2 * replicas)]
-    first = time.perf_counter() + 0.1
-    with ThreadPoolExecutor(len(clients)) as threads:
-        calls = [
-            threads.submit(one_call, clients[index % len(clients)], first + index * interval) for index in range(count)
-        ]
-        added = [call.result() for call in calls]
-    told = [client.take_statistics() for client in clients]
-    return added, sum(one["pool/queue_depth"] * one["pool/calls"] for one in told) / count
+    with ThreadPoolExecutor(2 * replicas) as threads:
+        return sorted(threads.map(one_call, range(arguments.calls * replicas)))
+
+
+def call_seconds(arguments: argparse.Namespace) -> float:
+    """How long a replica sleeps for a call."""
+    return arguments.seconds_per_picture * arguments.batch_size
 
 
 def measure(arguments: argparse.Namespace, replicas: int) -> Measurement:
     """Both figures of a pool of the given size."""
-    call_s = arguments.seconds_per_picture * arguments.batch_size
     reward = PythonRewardConfig(
         name="sleeping",
         target=f"{Path(__file__).stem}:SleepingReward",
@@ -153,9 +202,9 @@ def measure(arguments: argparse.Namespace, replicas: int) -> Measurement:
         for pending in [client.submit(*make_batch(arguments)) for _ in range(replicas)]:
             pending.result()
         rate, cpu_s = throughput(arguments, replicas)
-        added, waiting = half_load(arguments, replicas, call_s)
-    added.sort()
-    ideal = replicas / call_s
+        added, waiting = half_load(arguments, replicas)
+    of_ray = half_load_of_ray(arguments, replicas)
+    ideal = replicas / call_seconds(arguments)
     item = 2 if arguments.gradient_dtype == "bfloat16" else 4
     megabytes = 2 * arguments.batch_size * 3 * arguments.image_size**2 * item / 1e6
     return Measurement(
@@ -168,8 +217,15 @@ def measure(arguments: argparse.Namespace, replicas: int) -> Measurement:
         megabytes_per_s=megabytes * rate,
         waiting_at_half_load=waiting,
         added_latency_median=statistics.median(added),
-        added_latency_p95=added[min(len(added) - 1, round(0.95 * len(added)))],
+        added_latency_p95=percentile_95(added),
+        ray_latency_median=statistics.median(of_ray),
+        ray_latency_p95=percentile_95(of_ray),
     )
+
+
+def percentile_95(ordered: Sequence[float]) -> float:
+    """Of values in order."""
+    return ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
 
 
 def print_row(row: Measurement) -> None:
@@ -178,7 +234,8 @@ def print_row(row: Measurement) -> None:
         f"{row.replicas:>8} {row.calls_per_s:>8.2f} {row.ideal_calls_per_s:>8.2f} {row.ratio:>6.3f} "
         f"{1000 * row.cpu_s_per_call:>6.1f} ms {row.cores_busy:>6.2f} {row.megabytes_per_s:>6.0f} "
         f"{row.waiting_at_half_load:>8.2f} {1000 * row.added_latency_median:>6.1f} ms "
-        f"{1000 * row.added_latency_p95:>6.1f} ms",
+        f"{1000 * row.added_latency_p95:>6.1f} ms {1000 * row.ray_latency_median:>6.1f} ms "
+        f"{1000 * row.ray_latency_p95:>6.1f} ms",
         flush=True,
     )
 
@@ -202,7 +259,9 @@ def main() -> None:
         ray.init("local", include_dashboard=False, log_to_driver=False)
     sizes = sorted({1, arguments.replicas, *(2**k for k in range(arguments.replicas.bit_length()))})
     print(f"{os.cpu_count()} cores, load of the last minute before the start {os.getloadavg()[0]:.1f}")
-    print("replicas  calls/s    ideal  ratio  CPU/call  cores   MB/s  waiting added median       p95")
+    print(
+        "replicas  calls/s    ideal  ratio  CPU/call  cores   MB/s  waiting added median       p95 Ray median       p95"
+    )
     rows = []
     for replicas in (size for size in sizes if arguments.smallest <= size <= arguments.replicas):
         rows.append(measure(arguments, replicas))

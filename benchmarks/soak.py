@@ -5,7 +5,8 @@
 Several Ray nodes share this machine: a head with the reward pool, and two nodes with a trainer each. A seed decides
 what is taken away: a trainer's process, a reward replica's, a node without warning, or a node with a spot notice. The
 run must end with every update made once and, to rounding, with the weights of the same run in peace. `lost` is how many
-updates were made again, `seconds` the time from the fault to the first update beyond those made before it.
+updates were made again, `seconds` the time from the fault to the first update beyond those made before it; of a spot
+notice, both count from the moment when the node goes.
 """
 
 import argparse
@@ -13,9 +14,9 @@ import json
 import random
 import sys
 import tempfile
-import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from tests.faults.nodes import Nodes, wait_until
 from tests.training.tiny_flux import relative_error
 
 FAULTS = ("trainer killed", "replica killed", "node killed", "node preempted")
+NOTICE_S = 5.0
 PATIENCE_S = 900.0
 
 
@@ -79,16 +81,15 @@ def made(folder: RunFolder) -> int:
 
 def suffer(fault: str, nodes: Nodes, folder: RunFolder) -> Suffered:
     """Let one thing happen, and wait until the run has made up for it and all nodes are back."""
+    if fault == "node preempted":
+        nodes.warn_of_preemption(seconds=NOTICE_S)
+        time.sleep(NOTICE_S)
     before, began = made(folder), time.monotonic()
     if fault == "trainer killed":
         nodes.kill("ray::RayTrainWorker")
     elif fault == "replica killed":
         nodes.kill("ray::RewardReplica")
-    elif fault == "node killed":
-        nodes.lose_node()
     else:
-        nodes.warn_of_preemption(seconds=5)
-        time.sleep(5)
         nodes.lose_node()
     wait_until(lambda: made(folder) > before, f"{fault} at update {before}: no later update", PATIENCE_S)
     seconds = time.monotonic() - began
@@ -129,10 +130,10 @@ def main() -> int:
             calm = train(soak_config(Path(root), "calm", arguments.updates))
             config = soak_config(Path(root), "shaken", arguments.updates)
             folder = RunFolder(Path(root).resolve() / "shaken")
-            thread = threading.Thread(target=disturb, args=(nodes, folder, arguments, found), daemon=True)
-            thread.start()
-            train(config)
-            thread.join(timeout=60)
+            with ThreadPoolExecutor(1) as thread:
+                disturbing = thread.submit(disturb, nodes, folder, arguments, found)
+                train(config)
+                disturbing.result()
         finally:
             nodes.close()
         steps = [row["step"] for row in read_rows(folder.steps)]

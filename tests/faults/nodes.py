@@ -60,18 +60,19 @@ class Nodes:
         """Tell Ray that the newest trainer node will go in so many seconds, as a watcher of spot nodes does."""
         drain(str(self._cluster.address), self._trainers[-1].node_id, seconds)
 
-    def kill(self, name: str) -> int:
-        """Send SIGKILL to one process of this cluster whose title contains a name; its pid."""
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit() and self._is(process, name.encode()):
-                os.kill(int(process.name), signal.SIGKILL)
-                return int(process.name)
-        raise AssertionError(f"no process called {name}")
+    def kill(self, name: str) -> None:
+        """Send SIGKILL to one process of this cluster whose title contains a name, as soon as there is one."""
+        wait_until(lambda: bool(self._processes(name)), f"a process called {name}")
+        os.kill(self._processes(name)[0], signal.SIGKILL)
 
     def close(self) -> None:
         """Stop everything."""
         ray.shutdown()
         self._cluster.shutdown()
+
+    def _processes(self, name: str) -> list[int]:
+        found = [each for each in Path("/proc").iterdir() if each.name.isdigit() and self._is(each, name.encode())]
+        return [int(process.name) for process in found]
 
     def _is(self, process: Path, name: bytes) -> bool:
         try:
