@@ -19,7 +19,7 @@ from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types_text, re
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
 from srpo_ray.training.network import NodeNetwork
-from srpo_ray.training.preflight import check_inputs, open_run_folder
+from srpo_ray.training.preflight import check_inputs, forgotten_unless_begun, open_run_folder
 from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.session import ray_session
@@ -121,7 +121,7 @@ def train(config: RunConfig, address: str | None = None) -> RunFolder:
     folder = open_run_folder(config, Path(config.run_root) / config.name)
     if folder.finished.exists():
         return folder
-    with ray_session(address):
+    with forgotten_unless_begun(folder), ray_session(address):
         check_capacity(config)
         objectives = tuple(f"panel/{model.name}" for model in config.evaluation.held_out)
         with (

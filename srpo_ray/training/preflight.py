@@ -1,6 +1,8 @@
 """What can be refused or said before any process starts: prompts, model folder, rewards that do not fit, run folder."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from srpo_ray.config import RunConfig, to_yaml
@@ -12,7 +14,7 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.rewards.build import declares_image_gradient
 from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.training.storage import Storage
+from srpo_ray.training.storage import below, require_writable
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -81,20 +83,35 @@ def open_run_folder(config: RunConfig, path: Path) -> RunFolder:
     folder = RunFolder(path)
     folder.make()
     if folder.config.exists():
-        try:
-            same = load_run([folder.config]) == config
-        except ConfigError:
-            same = False
-        if not same:
-            raise ValueError(
-                f"expected {folder.path} to be new or to hold this same run, got a run with another config"
-                f" ({folder.config}); choose another `name`, or remove the folder"
-            )
-    else:
-        write_text(folder.config, to_yaml(config))
+        _require_same(config, folder)
     storage = config.training.checkpoint_storage
     if storage and not folder.checkpoint_place.exists():
-        Storage(storage).require_writable("training.checkpoint_storage")
+        require_writable(storage, "training.checkpoint_storage")
         # Runs of one name, such as the trials of two sweeps, may share a bucket.
-        write_text(folder.checkpoint_place, f"{storage.rstrip('/')}/{folder.path.name}-{uuid.uuid4().hex[:8]}\n")
+        write_text(folder.checkpoint_place, below(storage, f"{folder.path.name}-{uuid.uuid4().hex[:8]}") + "\n")
+    if not folder.config.exists():
+        write_text(folder.config, to_yaml(config))
     return folder
+
+
+@contextmanager
+def forgotten_unless_begun(folder: RunFolder) -> Iterator[None]:
+    """Free the folder for another config if the block ends before the run begins, as where the cluster is too small."""
+    try:
+        yield
+    finally:
+        if not folder.tracker_record.exists():
+            folder.config.unlink(missing_ok=True)
+            folder.checkpoint_place.unlink(missing_ok=True)
+
+
+def _require_same(config: RunConfig, folder: RunFolder) -> None:
+    try:
+        same = load_run([folder.config]) == config
+    except ConfigError:
+        same = False
+    if not same:
+        raise ValueError(
+            f"expected {folder.path} to be new or to hold this same run, got a run with another config"
+            f" ({folder.config}); choose another `name`, or remove the folder"
+        )

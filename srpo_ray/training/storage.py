@@ -39,30 +39,13 @@ class Storage:
 
         Raises:
             ValueError: If it is no address that pyarrow or fsspec knows, or what it takes is not installed.
+            OSError: If the store does not answer.
         """
         self.location = str(location)
         self._system, self._root = _open(location)
         self._local = Path(self._root) if isinstance(self._system, LocalFileSystem) else None
         self._fetched: dict[str, Path] = {}
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-
-    def require_writable(self, key: str) -> None:
-        """Write a small file and remove it.
-
-        Args:
-            key: Config key that the place comes from.
-
-        Raises:
-            ValueError: If that is refused.
-        """
-        try:
-            self.write(".writable", "")
-            self._system.delete_file(self._path(".writable"))
-        except OSError as error:
-            raise ValueError(
-                f"{key}: expected a place that can be written, got {self.location} ({redact(error)}); check the"
-                " address, the bucket and the credentials, or choose another"
-            ) from error
 
     def folders(self) -> list[str]:
         """Names of the folders in it, in order."""
@@ -165,11 +148,46 @@ class Storage:
         if self._system.get_file_info(self._path(folder)).type == FileType.Directory:
             self._system.delete_dir(self._path(folder))
 
+    def delete(self, name: str) -> None:
+        """Remove a file.
+
+        Raises:
+            OSError: If that is refused, or there is none.
+        """
+        self._system.delete_file(self._path(name))
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
     def _make_folder_of(self, name: str) -> None:
         self._system.create_dir(self._path(name).rpartition("/")[0], recursive=True)
+
+
+def below(location: str, name: str) -> str:
+    """A folder's place in another place: a URL's path ends before its options."""
+    path, mark, options = location.partition("?") if "://" in location else (location, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def require_writable(location: Path | str, key: str) -> None:
+    """Write a small file and remove it.
+
+    Args:
+        location: Folder or URL.
+        key: Config key that it comes from.
+
+    Raises:
+        ValueError: If that is refused.
+    """
+    try:
+        storage = Storage(location)
+        storage.write(".writable", "")
+        storage.delete(".writable")
+    except OSError as error:
+        raise ValueError(
+            f"{key}: expected a place that can be written, got {location} ({redact(error)}); check the address, the"
+            " bucket and the credentials, or choose another"
+        ) from error
 
 
 def _open(location: Path | str) -> tuple[Any, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+from moto.server import ThreadedMotoServer
 from torch import distributed as dist
 
 from srpo_ray.errors import CheckpointError
@@ -16,18 +17,35 @@ from srpo_ray.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from srpo_ray.training.storage import Fingerprint, Storage
+from srpo_ray.training.storage import Fingerprint, Storage, below, require_writable
 from tests.training.ranks import run_ranks
 
 
-@pytest.fixture(params=["folder", "URL"])
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Address of a bucket of a server that speaks S3."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", "someone")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        query = f"scheme=http&endpoint_override={host}:{port}&region=us-east-1&allow_bucket_creation=true"
+        yield f"s3://bucket?{query}"
+        server.stop()
+
+
+@pytest.fixture(params=["folder", "fsspec", "S3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param == "folder":
-        yield Storage(tmp_path / "checkpoints")
-        return
-    # fsspec's own store in this process's memory: an address with a scheme, without rename and without paths.
-    yield Storage(f"memory://bucket/{tmp_path.name}")
-    fsspec.filesystem("memory").store.clear()
+    match request.param:
+        case "folder":
+            yield Storage(tmp_path / "checkpoints")
+        case "fsspec":
+            # fsspec's own store in this process's memory: an address with a scheme, without rename and without paths.
+            yield Storage(f"memory://bucket/{tmp_path.name}")
+            fsspec.filesystem("memory").store.clear()
+        case _:
+            yield Storage(below(request.getfixturevalue("s3"), tmp_path.name))
 
 
 def save(storage: Storage, step: int, kept: int = 3, protected: int | None = None, **state: object) -> None:
@@ -217,4 +235,16 @@ def test_slow_network_share_delays_a_checkpoint_and_does_nothing_else(tmp_path: 
 )
 def test_place_that_cannot_be_written_is_refused_before_the_run(location: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Storage(location).require_writable("training.checkpoint_storage")
+        require_writable(location, "training.checkpoint_storage")
+
+
+@pytest.mark.parametrize(
+    ("location", "place"),
+    [
+        ("s3://bucket/all/?region=eu-1&scheme=http", "s3://bucket/all/run?region=eu-1&scheme=http"),
+        ("s3://bucket", "s3://bucket/run"),
+        ("/data/what?", "/data/what?/run"),
+    ],
+)
+def test_place_in_a_store_is_part_of_its_path(location: str, place: str) -> None:
+    assert below(location, "run") == place
