@@ -19,6 +19,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -79,23 +80,34 @@ def made(folder: RunFolder) -> int:
     return rows[-1]["step"] if rows else 0
 
 
+def is_over(folder: RunFolder) -> bool:
+    """Whether the run has ended."""
+    return folder.finished.exists()
+
+
+def starts(folder: RunFolder) -> list[dict[str, Any]]:
+    """The groups of workers so far: the update that each began at, and how many they were."""
+    return [row for row in read_rows(folder.events) if row["event"] == "started"]
+
+
 def suffer(fault: str, nodes: Nodes, folder: RunFolder) -> Suffered:
     """Let one thing happen, and wait until the run has made up for it and all nodes are back."""
     if fault == "node preempted":
         nodes.warn_of_preemption(seconds=NOTICE_S)
         time.sleep(NOTICE_S)
-    before, began = made(folder), time.monotonic()
+    groups, before, began = len(starts(folder)), made(folder), time.monotonic()
     if fault == "trainer killed":
         nodes.kill("ray::RayTrainWorker")
     elif fault == "replica killed":
         nodes.kill("ray::RewardReplica")
     else:
         nodes.lose_node()
+    if fault != "replica killed":
+        wait_until(lambda: len(starts(folder)) > groups, f"{fault} at update {before}: no new start", PATIENCE_S)
     wait_until(lambda: made(folder) > before, f"{fault} at update {before}: no later update", PATIENCE_S)
-    seconds = time.monotonic() - began
-    started = [row["step"] for row in read_rows(folder.events) if row["event"] == "started"]
+    seconds, later = time.monotonic() - began, starts(folder)[groups:]
     nodes.fill()
-    return Suffered(fault, before, max(0, before - started[-1]) if fault != "replica killed" else 0, seconds)
+    return Suffered(fault, before, max(0, before - later[0]["step"]) if later else 0, seconds)
 
 
 def disturb(nodes: Nodes, folder: RunFolder, arguments: argparse.Namespace, found: list[Suffered]) -> None:
@@ -103,7 +115,9 @@ def disturb(nodes: Nodes, folder: RunFolder, arguments: argparse.Namespace, foun
     draws = random.Random(arguments.seed)
     for update in range(arguments.every, arguments.updates, arguments.every):
         wait_until(lambda due=update: made(folder) >= due, f"update {update}", PATIENCE_S)
-        if made(folder) >= arguments.updates - 1:
+        # Else a node may go that has no worker, which is no fault.
+        wait_until(lambda: starts(folder)[-1]["message"] == "workers: 2" or is_over(folder), "two workers", PATIENCE_S)
+        if is_over(folder) or made(folder) >= arguments.updates - 1:
             return
         found.append(suffer(draws.choice(FAULTS), nodes, folder))
         print(found[-1], flush=True)
