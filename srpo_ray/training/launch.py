@@ -1,11 +1,13 @@
 """The driver's side of a run: Ray, reward pool, MLflow run, and Ray Train's workers."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer
@@ -15,8 +17,9 @@ from srpo_ray.config.located import located
 from srpo_ray.credentials import find_credentials
 from srpo_ray.errors import CheckpointError, OutOfMemoryRunError, RunFailedError
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types_text, replica_resources
+from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types, node_types_text, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
+from srpo_ray.tracking.connection import SQLITE
 from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
 from srpo_ray.training.network import NodeNetwork
 from srpo_ray.training.preflight import check_inputs, forgotten_unless_begun, open_run_folder
@@ -24,6 +27,8 @@ from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.session import ray_session
 from srpo_ray.training.worker import WorkerArguments, train_worker
+
+logger = logging.getLogger(__name__)
 
 LastingError = RewardError | CheckpointError | OutOfMemoryRunError | ValueError
 """What no restart mends."""
@@ -66,6 +71,16 @@ def lasting_error(error: BaseException | None) -> LastingError | None:
     return None
 
 
+def check_cluster(config: RunConfig) -> None:
+    """Compare what a config asks for with the cluster that Ray is connected to.
+
+    Raises:
+        ValueError: If that can never hold it.
+    """
+    check_capacity(config)
+    warn_of_shared_file(tracking_uri(config))
+
+
 def check_capacity(config: RunConfig) -> None:
     """Compare the trainer workers, alone and beside the reward replicas, with all that the cluster has.
 
@@ -92,6 +107,17 @@ def check_capacity(config: RunConfig) -> None:
             f"training.num_workers: expected {workers} workers of {need} and"
             f" {replicas} reward replicas of {replica} to fit the cluster together, got"
             f" {available} for {together}; lower either number or what each reserves, or add nodes{node_types_text()}"
+        )
+
+
+def warn_of_shared_file(uri: str) -> None:
+    """Warn if several hosts would write MLflow's sqlite file: its locks do not hold over a network share."""
+    hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if uri.startswith(SQLITE) and (len(hosts) > 1 or node_types()):
+        logger.warning(
+            "tracking.uri: expected an MLflow server in a cluster of several hosts, got the file %s; records may be"
+            " lost there. Start `mlflow server` and set tracking.uri or MLFLOW_TRACKING_URI",
+            uri,
         )
 
 
@@ -122,7 +148,7 @@ def train(config: RunConfig, address: str | None = None) -> RunFolder:
     if folder.finished.exists():
         return folder
     with forgotten_unless_begun(folder), ray_session(address):
-        check_capacity(config)
+        check_cluster(config)
         objectives = tuple(f"panel/{model.name}" for model in config.evaluation.held_out)
         with (
             reward_pool(config, f"rewards_{config.name}") as pool,

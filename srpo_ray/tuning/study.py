@@ -22,7 +22,7 @@ from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.tracking.run import flatten, git_commit
 from srpo_ray.training.health import idle_warning
-from srpo_ray.training.launch import check_capacity, reward_pool
+from srpo_ray.training.launch import check_cluster, reward_pool
 from srpo_ray.training.preflight import check_inputs
 from srpo_ray.training.run_folder import RunFolder, load_pictures, read_rows
 from srpo_ray.training.session import ray_session
@@ -59,7 +59,7 @@ def run_study(config: StudyConfig, base: RunConfig, address: str | None, command
     folder = open_study_folder(config, base)
     command = first_command(folder, command)
     with ray_session(address):
-        check_capacity(base)
+        check_cluster(base)
         with reward_pool(base, f"rewards_{config.name}") as pool:
             params = flatten(config.model_dump(mode="json", exclude={"methods", "ablations"}))
             parent_run = start_parent_run(base, config.name, folder, params)

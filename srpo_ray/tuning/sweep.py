@@ -14,7 +14,7 @@ from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.tracking.run import flatten, git_commit
 from srpo_ray.training.health import idle_warning
-from srpo_ray.training.launch import check_capacity, reward_pool
+from srpo_ray.training.launch import check_cluster, reward_pool
 from srpo_ray.training.preflight import check_inputs
 from srpo_ray.training.session import ray_session
 from srpo_ray.tuning.folder import first_command, open_study_folder
@@ -58,7 +58,7 @@ def run_sweep(sweep: SweepConfig, base: RunConfig, address: str | None, command:
     folder = open_study_folder(sweep, base)
     command = first_command(folder, command)
     with ray_session(address):
-        check_capacity(base)
+        check_cluster(base)
         with reward_pool(base, f"rewards_{sweep.name}") as pool:
             resume = f"python experiments/sweep.py --resume {folder}"
             params = flatten(sweep.model_dump(mode="json", exclude={"space", "comparisons"}))

@@ -1,3 +1,4 @@
+import logging
 import pickle
 
 import pytest
@@ -6,7 +7,8 @@ from ray.train import ControllerError, WorkerGroupError
 
 from srpo_ray.errors import OutOfMemoryRunError
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.training.launch import StopOnLastingError, lasting_error
+from srpo_ray.training import launch
+from srpo_ray.training.launch import StopOnLastingError, lasting_error, warn_of_shared_file
 
 BROKEN = RewardError("preference", ["a cat"], "pool/0", "not finite")
 
@@ -35,3 +37,21 @@ def test_message_survives_the_way_from_worker_to_driver() -> None:
     error = pickle.loads(pickle.dumps(ControllerError(BROKEN)))
     assert str(lasting_error(error.controller_failure)) == str(BROKEN)
     assert isinstance(pickle.loads(pickle.dumps(WorkerGroupError("x", {0: BROKEN}))).worker_failures[0], RewardError)
+
+
+@pytest.mark.parametrize(
+    ("uri", "hosts", "warned"),
+    [
+        ("sqlite:///runs/mlflow.db", ["10.0.0.1", "10.0.0.2"], True),
+        ("sqlite:///runs/mlflow.db", ["127.0.0.1", "127.0.0.1"], False),
+        ("http://10.0.0.1:5000", ["10.0.0.1", "10.0.0.2"], False),
+    ],
+)
+def test_file_that_several_hosts_would_write_is_warned_of(
+    uri: str, hosts: list[str], warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(launch.ray, "nodes", lambda: [{"NodeManagerAddress": host, "Alive": True} for host in hosts])
+    monkeypatch.setattr(launch, "node_types", list)
+    with caplog.at_level(logging.WARNING):
+        warn_of_shared_file(uri)
+    assert ("expected an MLflow server" in caplog.text) == warned

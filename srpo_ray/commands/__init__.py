@@ -1,0 +1,1 @@
+"""The commands, each from parsed arguments to an exit code. Nothing heavy is imported before it is needed."""
