@@ -61,9 +61,13 @@ class Nodes:
         drain(str(self._cluster.address), self._trainers[-1].node_id, seconds)
 
     def kill(self, name: str) -> None:
-        """Send SIGKILL to one process of this cluster whose title contains a name, as soon as there is one."""
+        """Kill one process of this cluster whose title contains a name, as soon as there is one."""
+        self.send(signal.SIGKILL, name)
+
+    def send(self, what: signal.Signals, name: str) -> None:
+        """Send a signal to such a process."""
         wait_until(lambda: bool(self._processes(name)), f"a process called {name}")
-        os.kill(self._processes(name)[0], signal.SIGKILL)
+        os.kill(self._processes(name)[0], what)
 
     def close(self) -> None:
         """Stop everything."""

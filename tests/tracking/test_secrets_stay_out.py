@@ -17,7 +17,7 @@ from srpo_ray.training.run_folder import RunFolder
 from tests.conftest import ROOT, SMALL_WORLD, TINY
 
 if TYPE_CHECKING:
-    from tests.tracking.conftest import Server
+    from tests.tracking.mlflow_server import Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

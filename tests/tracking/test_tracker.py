@@ -23,7 +23,7 @@ from srpo_ray.training.run_folder import RunFolder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from tests.tracking.conftest import Server
+    from tests.tracking.mlflow_server import Server
 
 Until = Callable[[Callable[[], bool]], None]
 

@@ -9,11 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from ray.util import placement_group_table
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
+from srpo_ray.training.checkpoint import latest_trained, read_trained_weights
+from srpo_ray.training.launch import train
+from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.training.storage import Storage
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -50,6 +55,7 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
         finished = wait_for_a_finished_trial(folder, driver)
         os.killpg(driver.pid, signal.SIGKILL)
     untouched = {path: path.stat().st_mtime_ns for path in finished}
+    begun = set(folder.glob("trials/*/steps.jsonl"))
 
     assert main(["sweep", "--resume", str(folder)]) == 0
 
@@ -61,6 +67,8 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
     # Were it not adopted, the time that it took would differ.
     untrained = {kind: {json.dumps(row["history"][0]) for row in rows if row["kind"] == kind} for kind in KINDS}
     assert untrained["repeat"] | untrained["ablation"] <= untrained["trial"]
+    resumed = [path for path in folder.glob("trials/*/steps.jsonl") if path not in finished]
+    check_that_nothing_happened_to(RunFolder(min(resumed, key=lambda path: path not in begun).parent))
     report = (folder / "report.html").read_text()
     assert "training.num_updates=4" in report
     assert all(row["name"] in report for row in rows)
@@ -83,6 +91,17 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
     assert "ray::PlacementGroupCleaner" not in processes
     states = {group["state"] for group in placement_group_table().values()}
     assert states <= {"REMOVED"}
+
+
+def check_that_nothing_happened_to(trial: RunFolder) -> None:
+    """A trial that the kill cut off has the weights of a run of the same config in peace."""
+    found = latest_trained(Storage(trial.checkpoints))
+    assert found is not None
+    step, weights = found
+    alone = train(load_run([trial.config], ["name=alone", "run_root=alone"]))
+    expected = read_trained_weights(Storage(alone.checkpoints), step)
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 
 def committed(folder: Path) -> str:

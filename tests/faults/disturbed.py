@@ -1,0 +1,82 @@
+"""A run to which things happen while it trains, and how it is held against one in peace."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.training.checkpoint import complete_checkpoints, read_checkpoint
+from srpo_ray.training.launch import train
+from srpo_ray.training.run_folder import RunFolder, read_rows
+from srpo_ray.training.storage import Storage
+from tests.faults.nodes import wait_until
+
+UPDATES = 12
+REWARD = {"type": "python", "name": "brightness", "target": "tests.training.faulty_rewards:Brightness"}
+
+
+def run_of(tiny_run: RunConfig, name: str, **changes: Any) -> RunConfig:
+    """A run of two workers, one on each trainer node; its reward takes long, so that things can happen in an update."""
+    settings = {
+        "name": name,
+        "training.num_updates": UPDATES,
+        "training.num_workers": 2,
+        "training.checkpoint_interval": 3,
+        "training.resources": {"trainer_slot": 1},
+        "rewards.models": [{**REWARD, "arguments": {"seconds": 0.2}}],
+        "rewards.pool.num_cpus": 0.1,
+        "rewards.pool.resources": {"reward_slot": 1},
+        "evaluation.interval": UPDATES,
+    }
+    return apply(tiny_run, settings | changes)
+
+
+def disturbed(config: RunConfig, disturb: Callable[[RunFolder], None]) -> RunFolder:
+    """Train while something happens in another thread; fails if that could not."""
+    folder, failures = RunFolder(Path(config.run_root).resolve() / config.name), []
+
+    def act() -> None:
+        try:
+            disturb(folder)
+        except (AssertionError, OSError) as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    train(config)
+    thread.join()
+    assert not failures, failures
+    return folder
+
+
+def after(folder: RunFolder, update: int) -> None:
+    """Wait until a run has made an update."""
+    wait_until(lambda: any(row["step"] >= update for row in read_rows(folder.steps)), f"update {update}")
+
+
+def starts(folder: RunFolder) -> list[tuple[int, str]]:
+    """Where each group of workers began, and how many they were."""
+    return [(row["step"], row["message"]) for row in read_rows(folder.events) if row["event"] == "started"]
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    storage = Storage(folder.checkpoints)
+    return dict(read_checkpoint(storage, complete_checkpoints(storage)[-1]).weights)
+
+
+def check_metrics(folder: RunFolder, calm: RunFolder) -> None:
+    """Every update is there once, in the rows and in MLflow, with the loss of the undisturbed run."""
+    rows, expected = read_rows(folder.steps), read_rows(calm.steps)
+    assert [row["step"] for row in rows] == list(range(1, UPDATES + 1))
+    client = MlflowClient(f"sqlite:///{folder.path.parent / 'mlflow.db'}")
+    run_id = json.loads(folder.tracker_record.read_text())["run_id"]
+    logged = [(metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss/denoise")]
+    assert [step for step, _ in sorted(logged)] == list(range(1, UPDATES + 1))
+    for row, other in zip(rows, expected, strict=False):
+        assert row["loss/denoise"] == pytest.approx(other["loss/denoise"], rel=1e-4)
