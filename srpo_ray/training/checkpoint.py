@@ -265,8 +265,11 @@ def _unreadable(storage: Storage, folder: str, error: Exception) -> ValueError:
 
 
 def _not_written(storage: Storage, step: int, reason: str) -> CheckpointError:
-    before = complete_checkpoints(storage)
-    kept = f"the one of update {before[-1]} stays the newest" if before else "there is none before it"
+    try:
+        before = complete_checkpoints(storage)
+        kept = f"the one of update {before[-1]} stays the newest" if before else "there is none before it"
+    except OSError:
+        kept = "those before it cannot be listed either"
     return CheckpointError(
         f"the checkpoint of update {step} could not be written to {storage.location}: {reason}; {kept}"
     )

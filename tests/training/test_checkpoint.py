@@ -178,6 +178,21 @@ def test_full_disk_keeps_the_checkpoint_before_and_says_so(tmp_path: Path) -> No
     assert read_checkpoint(storage, 10).weights["a"][0] == 10
 
 
+def test_place_that_is_gone_for_a_while_costs_no_more_than_a_checkpoint(tmp_path: Path) -> None:
+    share, elsewhere = tmp_path / "share", tmp_path / "elsewhere"
+    storage = Storage(share)
+    save(storage, 10)
+    share.rename(elsewhere)
+    # A share that is not mounted: nothing can be made below it, nor listed.
+    share.write_text("")
+    with pytest.raises(CheckpointError, match=r"of update 20 could not be written.*cannot be listed either"):
+        save(storage, 20)
+    share.unlink()
+    elsewhere.rename(share)
+    save(storage, 30)
+    assert complete_checkpoints(storage) == [10, 30]
+
+
 def save_by_halves(folder: str) -> dict[str, object]:
     """Two ranks write one tensor each; then the second cannot write."""
     storage, rank = Storage(folder), dist.get_rank()
