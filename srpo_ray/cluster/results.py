@@ -29,7 +29,9 @@ def bring_back(jobs: Jobs, folder: str) -> Path:
 
     Raises:
         ConnectionError: If they could not be read there.
+        ValueError: If the folder has no name of its own to be kept under here.
     """
+    here = results_here(folder)
     job = jobs.start(f"python -m srpo_ray.cluster.on_head send {shlex.quote(folder)}", "results", {})
     deadline = time.monotonic() + FETCH_TIMEOUT_S
     while not (details := jobs.details(job)).status.is_terminal():
@@ -38,9 +40,22 @@ def bring_back(jobs: Jobs, folder: str) -> Path:
         time.sleep(0.5)
     if details.status != JobStatus.SUCCEEDED:
         raise ConnectionError(f"the job {job}, which reads {folder}, ended with: {details.message}")
-    here = Path("runs") / PurePosixPath(folder).name
     write_files(jobs.get_job_logs(job).splitlines(), here)
     return here
+
+
+def results_here(folder: str) -> Path:
+    """Where a results folder of the cluster is kept here.
+
+    Raises:
+        ValueError: If it has no name of its own; anyone on the cluster may have written it into a job's metadata.
+    """
+    name = PurePosixPath(folder).name
+    if name in ("", ".."):
+        raise ValueError(
+            f"expected a results folder such as runs/small_world_sweep, got {folder!r} in the job's metadata"
+        )
+    return Path("runs") / name
 
 
 def write_files(lines: Iterable[str], here: Path) -> None:

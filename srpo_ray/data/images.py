@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from srpo_ray.data.image_sources import PARQUET, SUFFIXES, TAR, Entry, folder_entries, parquet_entries, tar_entries
 
@@ -123,6 +122,9 @@ def _files(source: str) -> list[Path]:
 
 
 def _decode(entry: Entry, resolution: int) -> Tensor | Exception:
+    # Takes seconds to import, and a driver or a trial lists captions only.
+    from torchvision.transforms.functional import pil_to_tensor
+
     try:
         with Image.open(io.BytesIO(entry.read())) as picture:
             # A camera that was held upright says so beside the pixels.

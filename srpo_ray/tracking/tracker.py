@@ -154,5 +154,5 @@ def _last_steps(spool: Spool) -> dict[str, int]:
     last: dict[str, int] = {}
     for record in spool.all():
         if record.get("kind") == "metrics":
-            last.update({name: max(record["step"], last.get(name, -1)) for name in record["values"]})
+            last.update(dict.fromkeys(record["values"], record["step"]))
     return last

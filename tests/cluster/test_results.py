@@ -10,7 +10,7 @@ import pytest
 from srpo_ray.cli import main
 from srpo_ray.cluster.follow import Output
 from srpo_ray.cluster.on_head import MARK, send
-from srpo_ray.cluster.results import write_files
+from srpo_ray.cluster.results import results_here, write_files
 from tests.conftest import SMALL_WORLD
 
 
@@ -31,6 +31,13 @@ def test_file_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="outside of it"):
         write_files([line(name, b"x")], tmp_path / "here")
     assert not list(tmp_path.rglob("*.html"))
+
+
+@pytest.mark.parametrize("folder", ["runs/..", "..", "/", ""])
+def test_results_folder_without_a_name_is_refused(folder: str) -> None:
+    with pytest.raises(ValueError, match="expected a results folder"):
+        results_here(folder)
+    assert results_here("/shared/runs/study/") == Path("runs/study")
 
 
 def test_file_that_changed_on_the_way_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import resource
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -178,6 +179,16 @@ def test_full_disk_keeps_the_checkpoint_before_and_says_so(tmp_path: Path) -> No
     assert read_checkpoint(storage, 10).weights["a"][0] == 10
 
 
+def test_store_that_gives_back_other_bytes_has_no_checkpoint_of_them(tmp_path: Path) -> None:
+    storage = Storage(f"memory://bucket/{tmp_path.name}")
+    save(storage, 10)
+    fingerprint = storage.fingerprint
+    storage.fingerprint = lambda name: replace(fingerprint(name), sha256="0")
+    with pytest.raises(CheckpointError, match=r"of update 20 could not be written.*came back as.*update 10 stays"):
+        save(storage, 20)
+    assert storage.folders() == ["step_000010"]
+
+
 def test_place_that_is_gone_for_a_while_costs_no_more_than_a_checkpoint(tmp_path: Path) -> None:
     share, elsewhere = tmp_path / "share", tmp_path / "elsewhere"
     storage = Storage(share)
@@ -215,6 +226,24 @@ def test_workers_write_their_shares_and_fail_together(tmp_path: Path) -> None:
     assert found["read"] == {"tensor 0": 0.0, "tensor 1": 1.0}
     assert "update 2 could not be written" in found["message"]
     assert complete_checkpoints(Storage(tmp_path / "checkpoints")) == [1]
+
+
+def read_what_one_rank_finds_damaged(folder: str) -> dict[str, float]:
+    """Two ranks check one file each; that of the second is damaged, and it alone sees that."""
+    storage, rank = Storage(folder), dist.get_rank()
+    for step in (1, 2):
+        save_checkpoint(storage, step, {f"tensor {rank}": torch.full((4,), float(step))}, {}, {}, {}, kept=2)
+    if rank == 0:
+        spoil(storage, "step_000002/weights-00001.safetensors", "flip a bit")
+    dist.barrier()
+    read = load_checkpoint(storage, {})
+    assert read is not None
+    return {name: value[0].item() for name, value in read.weights.items()}
+
+
+def test_what_one_rank_finds_damaged_no_rank_uses(tmp_path: Path) -> None:
+    found = run_ranks(read_what_one_rank_finds_damaged, 2, tmp_path, str(tmp_path / "checkpoints"))
+    assert found == {"tensor 0": 1.0, "tensor 1": 1.0}
 
 
 def save_slowly(folder: str) -> dict[str, float]:

@@ -1,16 +1,24 @@
-"""The order of forward passes and backwards in an update."""
+"""The order of forward passes and backwards in an update, and the means of its metrics."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from srpo_ray.algorithms.base import LossOutput, PendingLoss
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.trainer import Trainer
+from tests.training.ranks import run_ranks
+
+
+def pending(output: LossOutput) -> PendingLoss:
+    """A loss whose rewards have come."""
+    return cast(PendingLoss, SimpleNamespace(result=lambda: output))
 
 
 @pytest.mark.parametrize(
@@ -29,8 +37,7 @@ def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
     def losses() -> Iterator[PendingLoss]:
         for number in (1, 2, 3):
             events.append(f"forward {number}")
-            output = LossOutput(torch.tensor(float(number)), {})
-            yield cast(PendingLoss, SimpleNamespace(result=lambda output=output: output))
+            yield pending(LossOutput(torch.tensor(float(number)), {}))
 
     def backward(loss: Tensor) -> None:
         events.append(f"back {loss.item()}")
@@ -44,3 +51,23 @@ def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
     )
     Trainer.backward(trainer, losses(), share=0.5)
     assert events == expected
+
+
+def means_of_two_ranks() -> dict[str, float]:
+    """Rank 0 has samples 1 and 2; rank 1 has sample 6 and computes sample 1 once more."""
+    meter = MeanMeter("cpu")
+    parts = ([((1.0, 2.0), 1.0)], [((6.0,), 1.0), ((1.0,), 0.0)])[dist.get_rank()]
+    trainer: Any = SimpleNamespace(
+        config=SimpleNamespace(training=SimpleNamespace(losses_in_flight=1)),
+        engine=SimpleNamespace(backward=lambda _: None),
+        timer=StageTimer(),
+        meter=meter,
+    )
+    for values, share in parts:
+        output = LossOutput(torch.tensor(0.0), {"reward": torch.tensor(values)})
+        Trainer.backward(trainer, iter([pending(output)]), share)
+    return meter.take()
+
+
+def test_metrics_are_means_over_all_samples_of_all_ranks_each_counted_once(tmp_path: Path) -> None:
+    assert run_ranks(means_of_two_ranks, 2, tmp_path) == {"reward": 3.0}

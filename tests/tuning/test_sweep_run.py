@@ -1,11 +1,15 @@
 """A whole sweep, whose driver is killed on the way."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -33,7 +37,7 @@ TINY = [
     "evaluation.num_steps=2",
     "evaluation.interval=2",
     "evaluation.gallery_size=2",
-    "sweep.num_samples=2",
+    "sweep.num_samples=3",
     "sweep.scheduler.grace_updates=2",
     "sweep.repeat_seeds=[1]",
     "sweep.comparisons=[{name: late timesteps only, set: {algorithm.timestep_window: [30, 45]}}]",
@@ -42,51 +46,70 @@ TINY = [
 KINDS = ("trial", "repeat", "ablation")
 
 
-def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Paths in the config are relative to where the person stands, not to where Ray's processes run.
-    monkeypatch.chdir(tmp_path)
-    folder = Path("runs") / "small_world_sweep"
+@dataclass(frozen=True)
+class Swept:
+    """A sweep whose driver was killed when one trial had finished, and that was resumed."""
+
+    root: Path
+    """Where the person stood."""
+    folder: Path
+    commit: str
+    """Of the person's working folder."""
+    finished: dict[Path, int]
+    """Rows of the trials that had finished before the kill, and when they had been written."""
+    cut_off: Path
+    """Folder of the trial that was at work."""
+    printed: str
+    """By the command that resumed."""
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterator[Swept]:
+    """The sweep; tests stand where the person stood."""
+    root = tmp_path_factory.mktemp("swept")
+    folder = root / "runs" / "small_world_sweep"
+    (root / "prompts.txt").write_text("a red circle on a gray background\na blue square on a black background\n")
+    commit = committed(root)
     script, config = ROOT / "experiments" / "sweep.py", ROOT / "configs" / "sweep" / "small_world.yaml"
-    (tmp_path / "prompts.txt").write_text("a red circle on a gray background\na blue square on a black background\n")
-    commit = committed(tmp_path)
     command = [sys.executable, str(script), str(config), *TINY, "data.prompts=prompts.txt"]
-    with subprocess.Popen(command, start_new_session=True) as driver:
-        finished = wait_for_a_finished_trial(folder, driver)
+    with subprocess.Popen(command, cwd=root, start_new_session=True) as driver:
+        finished, begun = wait_for_a_finished_and_a_begun_trial(folder, driver)
         os.killpg(driver.pid, signal.SIGKILL)
-    untouched = {path: path.stat().st_mtime_ns for path in finished}
-    begun = set(folder.glob("trials/*/steps.jsonl"))
+    written = {trial / "steps.jsonl": (trial / "steps.jsonl").stat().st_mtime_ns for trial in finished}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        # Paths in the config are relative to where the person stands, not to where Ray's processes run.
+        patch.chdir(root)
+        assert main(["sweep", "--resume", "runs/small_world_sweep"]) == 0
+        yield Swept(root, folder, commit, written, begun, printed.getvalue())
 
-    assert main(["sweep", "--resume", str(folder)]) == 0
 
-    assert {path: path.stat().st_mtime_ns for path in finished} == untouched
+def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_nothing(swept: Swept) -> None:
+    folder = swept.folder
+    assert {path: path.stat().st_mtime_ns for path in swept.finished} == swept.finished
     rows = json.loads((folder / "trials.json").read_text())["rows"]
-    assert [row["kind"] for row in rows].count("trial") == 2
+    assert [row["kind"] for row in rows].count("trial") == 3
     assert {row["name"] for row in rows if row["kind"] == "base"} == {"base_model"}
     assert all(row["status"] in ("finished", "stopped early") for row in rows)
     # Were it not adopted, the time that it took would differ.
     untrained = {kind: {json.dumps(row["history"][0]) for row in rows if row["kind"] == kind} for kind in KINDS}
     assert untrained["repeat"] | untrained["ablation"] <= untrained["trial"]
-    resumed = [path for path in folder.glob("trials/*/steps.jsonl") if path not in finished]
-    check_that_nothing_happened_to(RunFolder(min(resumed, key=lambda path: path not in begun).parent))
     report = (folder / "report.html").read_text()
     assert "training.num_updates=4" in report
     assert all(row["name"] in report for row in rows)
-    assert "small_world_sweep" in capsys.readouterr().out
+    assert "small_world_sweep" in swept.printed
 
     best = load_run([folder / "best.yaml"])
     assert best.name == "small_world_sweep_best"
     assert main(["train", str(folder / "best.yaml"), "--dry-run"]) == 0
 
-    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{swept.root / 'runs' / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'srpo_ray'")
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == len(rows) - 1
     assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
-    assert {run.data.tags["git_commit"].removesuffix("-dirty") for run in runs} == {commit}
+    assert {run.data.tags["git_commit"].removesuffix("-dirty") for run in runs} == {swept.commit}
 
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "ray::PlacementGroupCleaner" not in processes
@@ -94,8 +117,9 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
     assert states <= {"REMOVED"}
 
 
-def check_that_nothing_happened_to(trial: RunFolder) -> None:
-    """A trial that the kill cut off has the weights of a run of the same config in peace."""
+@pytest.mark.long
+def test_trial_that_a_kill_cut_off_ends_as_a_run_in_peace(swept: Swept) -> None:
+    trial = RunFolder(swept.cut_off)
     found = latest_trained(Storage(trial.checkpoints))
     assert found is not None
     step, weights = found
@@ -114,11 +138,13 @@ def committed(folder: Path) -> str:
     return head.stdout.strip()
 
 
-def wait_for_a_finished_trial(folder: Path, driver: subprocess.Popen[bytes]) -> list[Path]:
+def wait_for_a_finished_and_a_begun_trial(folder: Path, driver: subprocess.Popen[bytes]) -> tuple[list[Path], Path]:
+    """The folders of the trials that have finished, and of one that has not."""
     for _ in range(2400):
-        finished = list(folder.glob("trials/*/finished.json"))
-        if finished:
-            return [path.with_name("steps.jsonl") for path in finished]
+        begun = {path.parent for path in folder.glob("trials/*/config.yaml")}
+        finished = {path.parent for path in folder.glob("trials/*/finished.json")}
+        if finished and begun - finished:
+            return sorted(finished), min(begun - finished)
         assert driver.poll() is None, "the sweep ended before a trial had finished"
         time.sleep(0.1)
     raise AssertionError("no trial finished within four minutes")
