@@ -85,12 +85,15 @@ def train(host: Host, config: str, run_root: Path, overrides: list[str], *words:
 
 def differences(one: Path, several: Path) -> dict[str, float]:
     """Largest differences of the last weights, of the optimizer's state, and of the metrics that are not times."""
-    from safetensors.torch import load_file
+    from srpo_ray.training.checkpoint import complete_checkpoints, read_checkpoint
+    from srpo_ray.training.run_folder import RunFolder
+    from srpo_ray.training.storage import Storage
 
     found = {}
+    places = [Storage(RunFolder(run).checkpoints) for run in (one, several)]
+    last = [read_checkpoint(place, complete_checkpoints(place)[-1]) for place in places]
     for name in ("weights", "optimizer"):
-        last = [sorted(run.glob(f"checkpoints/step_*/{name}.safetensors"))[-1] for run in (one, several)]
-        first, second = map(load_file, last)
+        first, second = (getattr(checkpoint, name) for checkpoint in last)
         assert first.keys() == second.keys()
         found[name] = max(float((first[key] - second[key]).abs().max()) for key in first)
     for file in ("steps.jsonl", "evaluations.jsonl"):
