@@ -147,14 +147,21 @@ def complete_checkpoints(storage: Storage) -> list[int]:
     return [int(name.removeprefix("step_")) for name in names if storage.exists(f"{name}/{MANIFEST}")]
 
 
-def load_checkpoint(storage: Storage, expected: Mapping[str, Any]) -> Checkpoint | None:
+def _warn(_step: int, problem: str) -> None:
+    warnings.warn(f"{problem}; using the checkpoint before it", stacklevel=3)
+
+
+def load_checkpoint(
+    storage: Storage, expected: Mapping[str, Any], tell: Callable[[int, str], None] = _warn
+) -> Checkpoint | None:
     """The newest checkpoint that is whole, the same on every worker; all workers must call.
 
-    Each worker checks its share of the files. Damaged checkpoints are named in a warning and passed over.
+    Each worker checks its share of the files. Damaged checkpoints are passed over.
 
     Args:
         storage: Where the run's checkpoints are.
         expected: What a checkpoint's `state` must say: which run it is of.
+        tell: Called on worker 0 for each damaged checkpoint, with its update and what is wrong.
 
     Returns:
         None if there is none.
@@ -173,7 +180,7 @@ def load_checkpoint(storage: Storage, expected: Mapping[str, Any]) -> Checkpoint
             _check_state(storage, found, expected)
             return found
         if rank_and_world_size()[0] == 0:
-            warnings.warn(f"{problems[0]}; using the checkpoint before it", stacklevel=2)
+            tell(step, problems[0])
     return None
 
 
@@ -205,7 +212,7 @@ def latest_trained(storage: Storage) -> tuple[int, Mapping[str, Tensor]] | None:
         try:
             return step, read_trained_weights(storage, step)
         except ValueError as error:
-            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=2)
+            _warn(step, str(error))
     return None
 
 

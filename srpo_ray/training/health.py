@@ -1,7 +1,7 @@
 """What a run's rows say that a person should know, though the run itself could go on."""
 
 from srpo_ray.evaluation.alarm import Alarm, alarm_texts
-from srpo_ray.training.run_folder import CHECKPOINT_FAILED, RunFolder, read_rows
+from srpo_ray.training.run_folder import CHECKPOINT_DAMAGED, CHECKPOINT_FAILED, RunFolder, read_rows
 
 
 def warnings(folder: RunFolder) -> list[str]:
@@ -11,7 +11,8 @@ def warnings(folder: RunFolder) -> list[str]:
     if alarms and folder.best_step is not None:
         model = f"the checkpoint of update {folder.best_step}" if folder.best_step else "the untrained model"
         alarms.append(f"{folder.path.name}: stopped by the alarm; best was {model}, which `srpo-ray sample` takes")
-    failed = [row["message"] for row in read_rows(folder.events) if row["event"] == CHECKPOINT_FAILED]
+    problems = (CHECKPOINT_FAILED, CHECKPOINT_DAMAGED)
+    failed = [row["message"] for row in read_rows(folder.events) if row["event"] in problems]
     lost = [f"{folder.path.name}: {message}" for message in failed]
     return [*([idle] if idle else []), *lost, *alarms]
 

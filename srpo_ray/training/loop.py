@@ -18,9 +18,18 @@ from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.tracking.tracker import Tracker
-from srpo_ray.training.checkpoint import load_checkpoint, run_identity
+from srpo_ray.training.agreement import rank_and_world_size
+from srpo_ray.training.checkpoint import Checkpoint, load_checkpoint, run_identity
 from srpo_ray.training.health import read_alarms
-from srpo_ray.training.run_folder import CHECKPOINT_FAILED, RunFolder, append_row, drop_rows_after, read_rows
+from srpo_ray.training.run_folder import (
+    CHECKPOINT_DAMAGED,
+    CHECKPOINT_FAILED,
+    CHECKPOINT_SAVED,
+    RunFolder,
+    append_row,
+    drop_rows_after,
+    read_rows,
+)
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.storage import Storage
 from srpo_ray.training.trainer import Trainer
@@ -35,16 +44,16 @@ def run_loop(arguments: WorkerArguments) -> None:
     checkpoint's chance; MLflow gets both.
 
     Raises:
-        ValueError: If this host does not see the run's folder.
+        ValueError: If this host does not see the run's folder, or no checkpoint is left of those that were saved.
     """
     config, folder = arguments.config, RunFolder(arguments.run_dir)
     _require_shared(folder)
     device = _prepare_process(config)
-    checkpoint = load_checkpoint(Storage(folder.checkpoints), run_identity(config))
+    checkpoint = find_checkpoint(config, folder)
     start = checkpoint.step if checkpoint else 0
     trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
     del checkpoint
-    _note(trainer, start, "started", f"workers: {trainer.world_size}")
+    _note(folder, start, "started", f"workers: {trainer.world_size}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     training, evaluation = config.training, config.evaluation
     if start in (0, training.num_updates) or start % evaluation.interval == 0:
@@ -63,7 +72,7 @@ def run_loop(arguments: WorkerArguments) -> None:
         warned = leaving
         leaving |= _leaving_nodes()
         if leaving != warned:
-            _note(trainer, made, "preempted", f"nodes that will go: {len(leaving - warned)}")
+            _note(folder, made, "preempted", f"nodes that will go: {len(leaving - warned)}")
         saved = last or made % training.checkpoint_interval == 0 or leaving != warned
         if saved:
             _save(trainer, made, verdict.best_step, last=last)
@@ -90,14 +99,39 @@ def _save(trainer: Trainer, made: int, best: int | None, *, last: bool = False) 
     except CheckpointError as error:
         if last:
             raise
-        _note(trainer, made, CHECKPOINT_FAILED, str(error))
+        _note(trainer.folder, made, CHECKPOINT_FAILED, str(error))
+    else:
+        _note(trainer.folder, made, CHECKPOINT_SAVED, "")
 
 
-def _note(trainer: Trainer, step: int, event: str, message: str) -> None:
+def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint to go on from; None at the very start of a run. All workers must call.
+
+    Those that are damaged are noted in `events.jsonl`, and said at the end of the run.
+
+    Raises:
+        ValueError: If some were saved and none can be used: to begin again would drop the rows of all that was done.
+    """
+    storage = Storage(folder.checkpoints)
+
+    def tell(step: int, problem: str) -> None:
+        _note(folder, step, CHECKPOINT_DAMAGED, problem)
+
+    found = load_checkpoint(storage, run_identity(config), tell)
+    saved = [row["step"] for row in read_rows(folder.events) if row["event"] == CHECKPOINT_SAVED]
+    if saved and not found:
+        raise ValueError(
+            f"expected a whole checkpoint of {folder.path.name} in {storage.location}, where that of update {saved[-1]}"
+            f" was saved, got none; mend or mount that place, or remove {folder.path} to begin again"
+        )
+    return found
+
+
+def _note(folder: RunFolder, step: int, event: str, message: str) -> None:
     """Write down what happened to a run beside its updates."""
-    if trainer.rank == 0:
+    if rank_and_world_size()[0] == 0:
         row = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "step": step, "event": event, "message": message}
-        append_row(trainer.folder.events, row)
+        append_row(folder.events, row)
 
 
 def _require_shared(folder: RunFolder) -> None:

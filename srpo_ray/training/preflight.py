@@ -85,8 +85,9 @@ def open_run_folder(config: RunConfig, path: Path) -> RunFolder:
     if folder.config.exists():
         _require_same(config, folder)
     storage = config.training.checkpoint_storage
-    if storage and not folder.checkpoint_place.exists():
+    if storage and not folder.finished.exists():
         require_writable(storage, "training.checkpoint_storage")
+    if storage and not folder.checkpoint_place.exists():
         # Runs of one name, such as the trials of two sweeps, may share a bucket.
         write_text(folder.checkpoint_place, below(storage, f"{folder.path.name}-{uuid.uuid4().hex[:8]}") + "\n")
     if not folder.config.exists():

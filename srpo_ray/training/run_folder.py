@@ -10,8 +10,12 @@ from torch import Tensor
 
 from srpo_ray.files import replacing, write_text
 
+CHECKPOINT_SAVED = "checkpoint saved"
+"""Event of a run: a checkpoint that a later start expects to find."""
 CHECKPOINT_FAILED = "checkpoint failed"
 """Event of a run: a checkpoint that could not be written."""
+CHECKPOINT_DAMAGED = "checkpoint damaged"
+"""Event of a run: a checkpoint that a start could not use."""
 
 
 class RunFolder:

@@ -236,8 +236,10 @@ def read_what_one_rank_finds_damaged(folder: str) -> dict[str, float]:
     if rank == 0:
         spoil(storage, "step_000002/weights-00001.safetensors", "flip a bit")
     dist.barrier()
-    read = load_checkpoint(storage, {})
+    told: list[int] = []
+    read = load_checkpoint(storage, {}, lambda step, _: told.append(step))
     assert read is not None
+    assert told == ([2] if rank == 0 else [])
     return {name: value[0].item() for name, value in read.weights.items()}
 
 

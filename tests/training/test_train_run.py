@@ -15,7 +15,7 @@ from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.training.checkpoint import checkpoint_name, complete_checkpoints, read_checkpoint
 from srpo_ray.training.launch import TrainingError, train
-from srpo_ray.training.run_folder import RunFolder, read_rows
+from srpo_ray.training.run_folder import CHECKPOINT_SAVED, RunFolder, read_rows
 from srpo_ray.training.storage import Storage
 from tests.conftest import SMALL_WORLD, TINY
 
@@ -125,8 +125,8 @@ def test_run_that_its_reward_stopped_says_why_and_goes_on_as_if_never_stopped(
     assert folder.tracker_record.read_text() == run_id
     assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
     assert [row["step"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
-    starts = [row["step"] for row in read_rows(folder.events) if row["event"] == "started"]
-    assert starts == [0, 2]
+    events = [(row["event"], row["step"]) for row in read_rows(folder.events)]
+    assert events == [("started", 0), (CHECKPOINT_SAVED, 2), ("started", 2), (CHECKPOINT_SAVED, 4)]
     client = MlflowClient(f"sqlite:///{Path(config.run_root) / 'mlflow.db'}")
     tracked = client.get_metric_history(json.loads(run_id)["run_id"], "loss/denoise")
     assert [metric.step for metric in tracked] == [1, 2, 3, 4], "an update was tracked twice"

@@ -1,0 +1,65 @@
+"""Which checkpoint a run goes on from, and what its folder says of it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from srpo_ray.config import RunConfig, load_run
+from srpo_ray.training.checkpoint import run_identity, save_checkpoint
+from srpo_ray.training.health import warnings
+from srpo_ray.training.loop import find_checkpoint
+from srpo_ray.training.run_folder import CHECKPOINT_SAVED, RunFolder, append_row
+from srpo_ray.training.storage import Storage
+from tests.conftest import SMALL_WORLD
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return load_run([SMALL_WORLD])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, config: RunConfig) -> RunFolder:
+    """A run that has saved itself twice."""
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    for step in (10, 20):
+        weights = {"a": torch.full((4,), float(step))}
+        save_checkpoint(Storage(folder.checkpoints), step, weights, {}, {}, run_identity(config), kept=2)
+        append_row(folder.events, {"step": step, "event": CHECKPOINT_SAVED, "message": ""})
+    return folder
+
+
+def cut_short(folder: RunFolder, step: int) -> None:
+    file = Path(folder.checkpoints) / f"step_{step:06d}" / "weights-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def test_damaged_checkpoint_is_passed_over_and_said_at_the_end(config: RunConfig, folder: RunFolder) -> None:
+    cut_short(folder, 20)
+    found = find_checkpoint(config, folder)
+    assert found is not None
+    assert found.step == 10
+    (said,) = warnings(folder)
+    assert "step_000020: weights-00000.safetensors is not what the manifest says" in said
+
+
+@pytest.mark.parametrize("gone", ["all damaged", "not mounted"])
+def test_run_whose_checkpoints_are_all_gone_does_not_begin_again(
+    config: RunConfig, folder: RunFolder, gone: str
+) -> None:
+    if gone == "not mounted":
+        shutil.rmtree(folder.checkpoints)
+    else:
+        cut_short(folder, 10)
+        cut_short(folder, 20)
+    with pytest.raises(
+        ValueError, match=r"expected a whole checkpoint of run .* that of update 20 was saved, got none"
+    ):
+        find_checkpoint(config, folder)
+
+
+def test_run_that_saved_nothing_yet_begins(config: RunConfig, tmp_path: Path) -> None:
+    assert find_checkpoint(config, RunFolder(tmp_path)) is None
