@@ -24,6 +24,7 @@ from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
 from srpo_ray.training.network import NodeNetwork
 from srpo_ray.training.preflight import check_inputs, forgotten_unless_begun, open_run_folder
 from srpo_ray.training.progress import progress_bar
+from srpo_ray.training.request import note_request, take_back_request
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.session import ray_session
 from srpo_ray.training.worker import WorkerArguments, train_worker
@@ -220,6 +221,8 @@ def fit(
             callbacks=[StopOnLastingError(), *callbacks],
         ),
     )
+    take_back_request(folder)
+    note_request(folder, trainer.train_run_context.run_id)
     try:
         trainer.fit()
     except TrainingFailedError as error:

@@ -36,6 +36,7 @@ class RunFolder:
         self.events = self.path / "events.jsonl"
         self.checkpoint_place = self.path / "checkpoints.txt"
         self.preparing = self.path / "preparing.json"
+        self.train_run = self.path / "train_run.txt"
         self.finished = self.path / "finished.json"
         self.ray = self.path / "ray"
 

@@ -20,6 +20,13 @@ from srpo_ray.tuning.progress import RunsTable
 from srpo_ray.tuning.rows import read_row
 from srpo_ray.tuning.trial import ReleaseTrials, Study, run_trial, trial_config, trial_folder
 
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""What a trial's own process reserves: a mark of the head, and no more, as the work is done by Ray Train's workers.
+
+Ray would choose any node. A trial dies with the node of its process, so that may be no spot node; and what the first
+trial of a cluster starts for the others would keep a trainer node from ever falling idle.
+"""
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -92,7 +99,7 @@ def fit_phase(
     """Run or go on with one phase of the study in Ray Tune."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     storage = Path(study.folder) / "tune"
-    with_resources = tune.with_resources(trainable, {"cpu": 0.1})
+    with_resources = tune.with_resources(trainable, tune.PlacementGroupFactory([ON_HEAD]))
     if Tuner.can_restore(str(storage / phase)):
         tuner = Tuner.restore(
             str(storage / phase), with_resources, resume_unfinished=True, restart_errored=True, param_space=dict(space)
@@ -105,7 +112,7 @@ def fit_phase(
             run_config=tune.RunConfig(
                 name=phase,
                 storage_path=str(storage),
-                callbacks=[ReleaseTrials()],
+                callbacks=[ReleaseTrials(Path(study.folder) / "trials")],
                 progress_reporter=reporter,
                 verbose=1,
             ),

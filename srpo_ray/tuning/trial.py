@@ -15,10 +15,11 @@ from ray.util.placement_group import PlacementGroup, PlacementGroupID
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.training.launch import fit
 from srpo_ray.training.preflight import open_run_folder
+from srpo_ray.training.request import take_back_request
 from srpo_ray.training.run_folder import RunFolder, adopt_untrained, read_rows
 
 GRACE = 10.0
-"""Seconds between the end of a trial and the removal of its placement group."""
+"""Seconds between the end of a trial and the return of what it holds."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,19 @@ def _judged(config: RunConfig) -> tuple[Any, ...]:
 
 
 class ReleaseTrials(tune.Callback):
-    """Gives back what a stopped trial still holds.
+    """Gives back what a stopped trial still holds: the placement group of its workers, and its request for nodes.
 
     Ray Tune stops a trial by killing its process, and Ray keeps a placement group as long as the whole job lives;
     so the workers report theirs, and it is removed here: a little later, because a controller that still lives would
     take the loss of its group for a failure and make another.
+
+    Args:
+        trials_folder: Folder of the runs' folders, which are named like Tune's trials.
     """
 
-    def __init__(self) -> None:
-        self._due: list[tuple[float, str]] = []
+    def __init__(self, trials_folder: Path) -> None:
+        self._trials_folder = trials_folder
+        self._due: list[tuple[float, str, RunFolder]] = []
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune when a trial has finished or was stopped."""
@@ -108,10 +113,11 @@ class ReleaseTrials(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Ray Tune again and again."""
         now = time.monotonic()
-        for due, group in self._due:
+        for due, group, folder in self._due:
             if due <= now:
                 remove_group(group)
-        self._due = [(due, group) for due, group in self._due if due > now]
+                take_back_request(folder)
+        self._due = [entry for entry in self._due if entry[0] > now]
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Called by Ray Tune after the last trial: nothing of this job needs a group any more."""
@@ -120,11 +126,14 @@ class ReleaseTrials(tune.Callback):
             # The id of a placement group ends with that of its job.
             if group.endswith(job) and known["state"] != "REMOVED":
                 remove_group(group)
+        for _, _, folder in self._due:
+            take_back_request(folder)
 
     def _add(self, trial: Any) -> None:
         group = (trial.last_result or {}).get("placement_group")
         if group:
-            self._due.append((time.monotonic() + GRACE, group))
+            folder = RunFolder(self._trials_folder / str(trial))
+            self._due.append((time.monotonic() + GRACE, group, folder))
 
 
 def remove_group(group: str) -> None:

@@ -38,8 +38,15 @@ def run_of(tiny_run: RunConfig, name: str, **changes: Any) -> RunConfig:
 
 
 def disturbed(config: RunConfig, disturb: Callable[[RunFolder], None]) -> RunFolder:
-    """Train while something happens in another thread; fails if that could not."""
-    folder, failures = RunFolder(Path(config.run_root).resolve() / config.name), []
+    """Train while something happens to the run."""
+    folder = RunFolder(Path(config.run_root).resolve() / config.name)
+    beside(folder, disturb, lambda: train(config))
+    return folder
+
+
+def beside(folder: RunFolder, disturb: Callable[[RunFolder], None], work: Callable[[], object]) -> None:
+    """Do some work while something happens to its run in another thread; fails if that could not."""
+    failures = []
 
     def act() -> None:
         try:
@@ -49,10 +56,9 @@ def disturbed(config: RunConfig, disturb: Callable[[RunFolder], None]) -> RunFol
 
     thread = threading.Thread(target=act)
     thread.start()
-    train(config)
+    work()
     thread.join()
     assert not failures, failures
-    return folder
 
 
 def after(folder: RunFolder, update: int) -> None:
@@ -74,7 +80,8 @@ def check_metrics(folder: RunFolder, calm: RunFolder) -> None:
     """Every update is there once, in the rows and in MLflow, with the loss of the undisturbed run."""
     rows, expected = read_rows(folder.steps), read_rows(calm.steps)
     assert [row["step"] for row in rows] == list(range(1, UPDATES + 1))
-    client = MlflowClient(f"sqlite:///{folder.path.parent / 'mlflow.db'}")
+    database = next(path for parent in folder.path.parents if (path := parent / "mlflow.db").exists())
+    client = MlflowClient(f"sqlite:///{database}")
     run_id = json.loads(folder.tracker_record.read_text())["run_id"]
     logged = [(metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss/denoise")]
     assert [step for step, _ in sorted(logged)] == list(range(1, UPDATES + 1))

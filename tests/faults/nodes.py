@@ -48,7 +48,8 @@ class Nodes:
     def fill(self) -> None:
         """Bring trainer nodes back until there are as many as at first."""
         while len(self._trainers) < self._full:
-            node = self._cluster.add_node(num_cpus=4, resources={"trainer_slot": 1}, wait=False)
+            # More cores than the head has, as on clusters that people rent: Ray places there what may be anywhere.
+            node = self._cluster.add_node(num_cpus=16, resources={"trainer_slot": 1}, wait=False)
             self._trainers.append(node)
         self._cluster.wait_for_nodes(timeout=120)
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from srpo_ray.config import RunConfig
+from srpo_ray.config import RunConfig, SweepConfig
 from srpo_ray.training.checkpoint import complete_checkpoints
 from srpo_ray.training.run_folder import RunFolder, read_rows
 from srpo_ray.training.storage import Storage
-from tests.faults.disturbed import REWARD, after, check_metrics, disturbed, run_of, starts, weights
+from srpo_ray.tuning.sweep import run_sweep
+from tests.faults.disturbed import REWARD, after, beside, check_metrics, disturbed, run_of, starts, weights
 from tests.faults.nodes import Nodes, wait_until
 from tests.training.tiny_flux import relative_error
 
@@ -71,3 +72,33 @@ def test_warned_run_saves_in_time_and_loses_nothing_with_the_node(
     assert starts(folder) == [(0, "workers: 2"), (saved, "workers: 1")]
     assert relative_error(weights(folder), weights(calm)) < 1e-6
     check_metrics(folder, calm)
+
+
+def test_trial_whose_trainer_nodes_all_go_waits_for_others_and_changes_no_number(
+    tiny_run: RunConfig, nodes: Nodes, calm: RunFolder
+) -> None:
+    base = run_of(tiny_run, "searched")
+    sweep = SweepConfig.model_validate(
+        {
+            "name": "sweep",
+            "base": "not read",
+            "space": {"training.optimizer.lr": {"choice": [base.training.optimizer.lr]}},
+            "num_samples": 1,
+            "max_concurrent_trials": 1,
+            "objective": "panel/held_out",
+            "repeat_seeds": [],
+            "comparisons": [],
+        }
+    )
+
+    def lose_all_and_return(folder: RunFolder) -> None:
+        after(folder, 4)
+        nodes.lose_node()
+        nodes.lose_node()
+        nodes.fill()
+
+    trial = RunFolder(Path(base.run_root).resolve() / "sweep" / "trials" / "trial_0")
+    beside(trial, lose_all_and_return, lambda: run_sweep(sweep, base, None, "a test"))
+    assert starts(trial) == [(0, "workers: 2"), (3, "workers: 2")]
+    assert all(torch.equal(weights(trial)[name], value) for name, value in weights(calm).items())
+    check_metrics(trial, calm)

@@ -18,6 +18,7 @@ from srpo_ray.training.launch import TrainingError, train
 from srpo_ray.training.run_folder import CHECKPOINT_SAVED, RunFolder, read_rows
 from srpo_ray.training.storage import Storage
 from tests.conftest import SMALL_WORLD, TINY
+from tests.ray_request import ask_for_nodes, has_nodes, train_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -120,8 +121,13 @@ def test_run_that_its_reward_stopped_says_why_and_goes_on_as_if_never_stopped(
         part in str(error.value) for part in ("'brightness'", "background", "rewards_stopped/0", "the lamp is broken")
     )
     run_id = stopped.tracker_record.read_text()
+    # As if its driver had been killed, with nobody left to take back what it asked Ray for.
+    earlier = train_run(stopped)
+    ask_for_nodes(stopped)
     folder = train(config)
 
+    assert not has_nodes(earlier)
+    assert not has_nodes(train_run(folder))
     assert folder.tracker_record.read_text() == run_id
     assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
     assert [row["step"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
