@@ -204,9 +204,24 @@ def fit(
         params=flatten(config.model_dump(mode="json")),
         record=folder.tracker_record,
     )
-    trainer = LeanTrainer(
+    trainer = _make_trainer(config, folder, WorkerArguments(config, str(folder.path), pool, uri, run_id), callbacks)
+    take_back_request(folder)
+    note_request(folder, trainer.train_run_context.run_id)
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        cause = lasting_error(getattr(error, "controller_failure", None))
+        if isinstance(cause, ValueError):
+            raise ValueError(str(cause)) from error
+        raise TrainingError(str(cause or error)) from error
+
+
+def _make_trainer(
+    config: RunConfig, folder: RunFolder, arguments: WorkerArguments, callbacks: tuple[UserCallback, ...]
+) -> LeanTrainer:
+    return LeanTrainer(
         train_worker,
-        train_loop_config={"arguments": WorkerArguments(config, str(folder.path), pool, uri, run_id)},
+        train_loop_config={"arguments": arguments},
         torch_config=NodeNetwork(),
         scaling_config=ScalingConfig(
             num_workers=_num_workers(config),
@@ -221,15 +236,6 @@ def fit(
             callbacks=[StopOnLastingError(), *callbacks],
         ),
     )
-    take_back_request(folder)
-    note_request(folder, trainer.train_run_context.run_id)
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        cause = lasting_error(getattr(error, "controller_failure", None))
-        if isinstance(cause, ValueError):
-            raise ValueError(str(cause)) from error
-        raise TrainingError(str(cause or error)) from error
 
 
 def _num_workers(config: RunConfig) -> int | tuple[int, int]:

@@ -30,9 +30,4 @@ def take_back_request(folder: RunFolder) -> None:
     except ValueError:
         return
     # Without waiting: what gets lost on the way ends by itself after those minutes.
-    coordinator.cancel_request.remote(requester(folder.train_run.read_text().strip()))
-
-
-def requester(train_run: str) -> str:
-    """How Ray Train names a run to the coordinator."""
-    return f"train-{train_run}"
+    coordinator.cancel_request.remote(f"train-{folder.train_run.read_text().strip()}")
