@@ -35,7 +35,7 @@ from srpo_ray.config.reward import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
-from srpo_ray.training.session import on_loopback
+from srpo_ray.training.local_ray import on_loopback
 
 NAME = "benchmark"
 IN_FLIGHT = 4

@@ -27,7 +27,8 @@ from srpo_ray.training.progress import progress_bar
 from srpo_ray.training.request import note_request, take_back_request
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.session import ray_session
-from srpo_ray.training.worker import WorkerArguments, train_worker
+from srpo_ray.training.worker import train_worker
+from srpo_ray.training.worker_arguments import WorkerArguments
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.storage import Storage
 from srpo_ray.training.trainer import Trainer
 from srpo_ray.training.watch import Verdict, agreed_verdict
-from srpo_ray.training.worker import WorkerArguments
+from srpo_ray.training.worker_arguments import WorkerArguments
 
 
 def run_loop(arguments: WorkerArguments) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import services
+
+from srpo_ray.training.local_ray import on_loopback, shorten_temporary_folder, start_local_ray
 
 LISTENER_TIMEOUT_S = 10.0
 """Longest wait for an answer of the cluster's address."""
-
-OVERSUBSCRIPTION = 8
-"""Logical CPUs of a Ray that is started here, per core: its processes wait for each other more than they compute."""
 
 
 @contextmanager
@@ -20,11 +19,13 @@ def ray_session(address: str | None) -> Iterator[None]:
     """Use the Ray cluster at `address` or in `RAY_ADDRESS`, or start a local one for the block.
 
     Raises:
-        ValueError: If there is no cluster at the address.
+        ValueError: If there is no cluster at the address, or Ray's temporary folder cannot be used.
+        RunFailedError: If a local Ray does not start in time.
     """
     if ray.is_initialized():
         yield
         return
+    shorten_temporary_folder()
     address = address or os.environ.get("RAY_ADDRESS")
     # Train's controller looks after its workers this often; at its default of 2 s each report waits for it.
     environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "TOKENIZERS_PARALLELISM": "false"}
@@ -41,11 +42,7 @@ def ray_session(address: str | None) -> Iterator[None]:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             # One more process per run; the machine that one sits at sends no notice of preemption.
             environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
-            cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
-            runtime_env = {"env_vars": environment}
-            with on_loopback():
-                # Without `local` Ray would join whichever cluster was last started on this machine.
-                ray.init("local", num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
+            start_local_ray(environment)
     except ConnectionError as error:
         raise ValueError(
             f"expected a running Ray cluster at {address!r}, got none ({error}); start it with `ray up` or"
@@ -70,21 +67,6 @@ def _require_listener(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_TIMEOUT_S).close()
         except OSError as error:
             raise ConnectionError(str(error)) from error
-
-
-@contextmanager
-def on_loopback() -> Iterator[None]:
-    """Let a Ray that is started in the block listen on 127.0.0.1 alone.
-
-    Else it listens on every address of the machine, where anyone who reaches a port could have code run here. An
-    address given to `ray.init` does not help, as it takes loopback for a mistake; its switch for macOS does.
-    """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def is_only_on_loopback(address: str) -> bool:

@@ -1,20 +1,6 @@
-"""What a Ray Train worker is told, and its entry."""
+"""Entry of a Ray Train worker."""
 
-from dataclasses import dataclass
-
-from srpo_ray.config import RunConfig
-
-
-@dataclass(frozen=True)
-class WorkerArguments:
-    """What the driver tells every worker."""
-
-    config: RunConfig
-    run_dir: str
-    pool: str | None
-    """Name of the reward pool; None scores in process."""
-    tracking_uri: str
-    tracking_run: str
+from srpo_ray.training.worker_arguments import WorkerArguments
 
 
 def train_worker(loop_config: dict[str, WorkerArguments]) -> None:

@@ -14,7 +14,8 @@ from srpo_ray.planning.hardware import GIB, GPUS, Hardware
 from srpo_ray.planning.memory import Memory, Part, Phase
 from srpo_ray.planning.plan import Plan, make_plan
 from srpo_ray.training import loop
-from srpo_ray.training.worker import WorkerArguments, train_worker
+from srpo_ray.training.worker import train_worker
+from srpo_ray.training.worker_arguments import WorkerArguments
 from tests.conftest import ROOT, SMALL_WORLD
 
 RECIPES = ROOT / "configs" / "recipes"

@@ -8,7 +8,7 @@ import ray
 
 from srpo_ray.config.reward import OpenClipRewardConfig, PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.pool.pool import RewardPool
-from srpo_ray.training.session import on_loopback
+from srpo_ray.training.local_ray import on_loopback
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,17 @@
+"""Arguments that the driver gives to every trainer worker."""
+
+from dataclasses import dataclass
+
+from srpo_ray.config import RunConfig
+
+
+@dataclass(frozen=True)
+class WorkerArguments:
+    """Plain values, the same for every worker."""
+
+    config: RunConfig
+    run_dir: str
+    pool: str | None
+    """Name of the reward pool; None scores in process."""
+    tracking_uri: str
+    tracking_run: str
