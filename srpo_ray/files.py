@@ -1,9 +1,11 @@
 """Files that are whole or not there: a reader never sees a part of one."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -27,3 +29,19 @@ def write_text(path: Path, text: str) -> Path:
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="")
     return path
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If it holds no JSON; the message names the file.
+        OSError: If it cannot be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    # The last one: brackets nested deeper than Python's stack.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"expected JSON in {path}, got damaged content ({error}); restore or remove the file"
+        ) from error

@@ -1,6 +1,5 @@
 """Memory and arithmetic of the reward models, built without weights."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from srpo_ray.config.reward import OpenClipRewardConfig, RewardModelConfig, TransformersClipRewardConfig
+from srpo_ray.files import read_json
 from srpo_ray.planning.cached import cached
 from srpo_ray.planning.published import OPEN_CLIP, TRANSFORMERS_CLIP
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
@@ -105,7 +105,12 @@ def _open_clip_settings(config: OpenClipRewardConfig) -> dict[str, Any] | None:
         file = _from_hub(config.path.removeprefix("hf-hub:"), CONFIG_FILE)
     else:
         file = Path(open_clip_source(config.name, config.path).removeprefix("local-dir:")) / CONFIG_FILE
-    return json.loads(file.read_text())["model_cfg"] if file else None
+    if file is None:
+        return None
+    settings = read_json(file)
+    if not isinstance(settings, dict) or "model_cfg" not in settings:
+        raise ValueError(f"expected a section model_cfg in {file}, got none; download the model again")
+    return settings["model_cfg"]
 
 
 def _open_clip(settings: dict[str, Any]) -> nn.Module:
@@ -121,7 +126,7 @@ def _transformers_settings(config: TransformersClipRewardConfig) -> dict[str, An
         return TRANSFORMERS_CLIP[config.path]
     local = Path(config.path) / "config.json"
     file = local if local.is_file() else _from_hub(config.path, "config.json")
-    return json.loads(file.read_text()) if file else None
+    return read_json(file) if file else None
 
 
 def _transformers_clip(values: dict[str, Any]) -> nn.Module:

@@ -29,7 +29,7 @@ class Spool:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             self._offset_path.unlink(missing_ok=True)
-        self._delivered = int(self._offset_path.read_text()) if self._offset_path.exists() else 0
+        self._delivered = _delivered(path, self._offset_path)
         self._lock = threading.Lock()
         self._file = path.open("ab")
         if _ends_inside_a_line(path):
@@ -90,6 +90,18 @@ class Spool:
             self._offset_path.unlink(missing_ok=True)
 
 
+def _delivered(path: Path, note: Path) -> int:
+    """The offset that was noted; 0, so that all is delivered again, if the note is damaged or gone."""
+    digits = note.read_bytes() if note.exists() else b""
+    offset = int(digits) if digits.isdigit() else 0
+    if not offset:
+        return 0
+    with path.open("rb") as file:
+        file.seek(offset - 1)
+        # Every record ends so.
+        return offset if file.read(1) == b"\n" else 0
+
+
 def _ends_inside_a_line(path: Path) -> bool:
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
@@ -101,6 +113,6 @@ def _ends_inside_a_line(path: Path) -> bool:
 def _parse(line: bytes) -> Record:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -2,9 +2,11 @@
 
 A checkpoint is a folder `step_000020`. Every worker writes the tensors that are its own, all at the same time:
 `weights`, `optimizer` and, where the run keeps one, `average`. `manifest.json`, with the size and SHA-256 of each file,
-comes last, when every file is on the disk: a folder without it is no checkpoint. Older ones go only after that.
+comes last, when every file is on the disk: a folder without it is no checkpoint. It has a checksum of its own. Older
+checkpoints are removed only after that.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,7 +108,7 @@ def save_checkpoint(
         _on_worker_0(lambda: storage.remove(folder), storage, step)
         raise _not_written(storage, step, problems[0])
     files = {name: asdict(fingerprint) for part, _ in everyones for name, fingerprint in part.items()}
-    manifest = json.dumps({"step": step, "state": dict(state), "files": files}, indent=1)
+    manifest = _sealed({"step": step, "state": dict(state), "files": files})
 
     def finish() -> None:
         storage.write(f"{folder}/{MANIFEST}", manifest)
@@ -197,12 +199,12 @@ def read_checkpoint(storage: Storage, step: int, part: tuple[int, int] = (0, 1))
     """
     folder, (first, stride) = checkpoint_name(step), part
     try:
-        manifest = json.loads(storage.read(f"{folder}/{MANIFEST}"))
+        manifest = _read_manifest(storage, folder)
         for name in sorted(manifest["files"])[first::stride]:
             _check_file(storage, folder, name, manifest)
         tensors = {kind: _open_files(storage, folder, manifest, kind) for kind in (WEIGHTS, OPTIMIZER, AVERAGE)}
         return Checkpoint(manifest["step"], **tensors, state=manifest["state"])
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError) as error:
         raise _unreadable(storage, folder, error) from error
 
 
@@ -226,13 +228,13 @@ def read_trained_weights(storage: Storage, step: int) -> Mapping[str, Tensor]:
     """
     folder = checkpoint_name(step)
     try:
-        manifest = json.loads(storage.read(f"{folder}/{MANIFEST}"))
+        manifest = _read_manifest(storage, folder)
         kind = AVERAGE if any(name.startswith(AVERAGE) for name in manifest["files"]) else WEIGHTS
         for name in manifest["files"]:
             if name.startswith(kind):
                 _check_file(storage, folder, name, manifest)
         return _open_files(storage, folder, manifest, kind)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError) as error:
         raise _unreadable(storage, folder, error) from error
 
 
@@ -243,6 +245,28 @@ def _saver(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
         TensorFiles([path])
 
     return save
+
+
+def _sealed(manifest: Mapping[str, Any]) -> str:
+    """The manifest as JSON, with a checksum of its own."""
+    return json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(storage: Storage, folder: str) -> dict[str, Any]:
+    """The manifest without its checksum.
+
+    Raises:
+        ValueError: If it is damaged.
+        OSError: If it cannot be read.
+    """
+    manifest = json.loads(storage.read(f"{folder}/{MANIFEST}"))
+    if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _digest(manifest):
+        raise ValueError(f"checkpoint {storage.location}/{folder}: {MANIFEST} is damaged")
+    return manifest
 
 
 def _open_files(storage: Storage, folder: str, manifest: Mapping[str, Any], kind: str) -> TensorFiles:

@@ -1,14 +1,16 @@
 """What a run leaves on disk. Everything that the report, a restart and `srpo-ray sample` need is in here."""
 
 import json
+import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srpo_ray.files import replacing, write_text
+from srpo_ray.files import read_json, replacing, write_text
 
 CHECKPOINT_SAVED = "checkpoint saved"
 """Event of a run: a checkpoint that a later start expects to find."""
@@ -55,12 +57,12 @@ class RunFolder:
     def tracker_state(self) -> dict[str, str]:
         """The MLflow run, for a checkpoint to name; empty if there is none."""
         record = self.tracker_record
-        return {"mlflow_run": json.loads(record.read_text())["run_id"]} if record.exists() else {}
+        return {"mlflow_run": read_json(record)["run_id"]} if record.exists() else {}
 
     @property
     def best_step(self) -> int | None:
         """Updates made at the best evaluation of a run that the alarm stopped; None for any other run."""
-        return json.loads(self.finished.read_text()).get("best_step") if self.finished.exists() else None
+        return read_json(self.finished).get("best_step") if self.finished.exists() else None
 
     def make(self) -> None:
         """Create the folder.
@@ -81,21 +83,34 @@ class RunFolder:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add one JSON line."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add one JSON line; a line before it that was cut off in mid-write does not swallow it."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSON-lines file; a last line that was cut off in mid-write is left out."""
+    """All rows of a JSON-lines file that are whole.
+
+    A last line without its end is still being written, or was cut off, and is left out. Any other damaged line is left
+    out with a warning that names it.
+    """
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    *lines, _unfinished = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            warnings.warn(f"{path}: line {number} is damaged and is left out", stacklevel=2)
     return rows
 
 
