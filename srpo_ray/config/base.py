@@ -1,19 +1,54 @@
 """What every config section shares. Nothing here imports torch or ray, so checks and `--help` are instant."""
 
+import math
 import re
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 Scope = Literal["shared", "per_worker", "per_sample"]
 """Which samples of an update share one random draw: all, those of one worker, or none."""
 
 
+_NOT_PRINTABLE = re.compile("[^\\t\\n\\r\\x20-\\x7e\\x85\\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters outside `c-printable` of YAML 1.2.2, section 5.1: control characters and halves of surrogate pairs."""
+
+
 class Section(BaseModel):
-    """One section of a run's config: frozen, unknown keys are errors, field docstrings are the help texts."""
+    """One section of a run's config: frozen, unknown keys are errors, field docstrings are the help texts.
+
+    Numbers are finite and texts printable in every field, whatever its type.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _check_value(cls, value: Any) -> Any:
+        check_plain(value)
+        return value
+
+
+def check_plain(value: Any) -> None:
+    """Refuse what a config can hold nowhere, in a value or inside lists and mappings.
+
+    Raises:
+        ValueError: If a number is NaN or infinite, or a text has a character that is not printable.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_plain(key)
+            check_plain(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_plain(inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}; give a number")
+    elif isinstance(value, str) and (found := _NOT_PRINTABLE.search(value)):
+        raise ValueError(
+            f"expected text without control characters, got {value!r}, which has U+{ord(found[0]):04X}; remove it"
+        )
 
 
 def folder_name(text: str) -> str:

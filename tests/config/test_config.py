@@ -251,7 +251,7 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("algorithm={type: draft, num_steps: 13, renoisings: 0}", r"num_steps of at most rollout.num_steps = 12"),
         ("algorithm={type: direct_align, timestep_window: [9, 9]}", r"0 <= first < last .*got \[9, 9\]"),
         ("evaluation.relative.negative=detailed", r"evaluation.relative: expected two different words, got 'detailed'"),
-        ("evaluation.relative.positive=", r"evaluation.relative.positive: expected to .*got None"),
+        ("evaluation.relative.positive=", r"evaluation.relative.positive: expected text, got null"),
         ("evaluation.alarm.action=shout", r"evaluation.alarm.action: expected to be 'warn' or 'stop'; got 'shout'"),
         ("evaluation.alarm.band=0", r"evaluation.alarm.band: expected to be greater than 0; got 0"),
         ("evaluation.alarm.noise=-1", r"evaluation.alarm.noise: expected to be greater than or equal to 0; got -1"),
