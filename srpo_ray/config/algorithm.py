@@ -17,6 +17,7 @@ from srpo_ray.config.baselines import (
 from srpo_ray.config.model import Shift
 
 Branch = Literal["denoise", "inversion"]
+Discount = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 
 class ControlWords(Section):
@@ -67,9 +68,9 @@ class SRPOConfig(AlgorithmSection):
     """`k` of the guided query, before the discount is added."""
     branches: tuple[Branch, ...] = Field(default=("denoise", "inversion"), min_length=1)
     """Directions of the gradient step; `inversion` steps towards noise and acts as the regulariser."""
-    denoise_discount: tuple[float, float] | None = (0.1, 0.25)
+    denoise_discount: Discount | None = (0.1, 0.25)
     """Extra weight of the positive text, from the clean to the noisy end of the window; null is none."""
-    inversion_discount: tuple[float, float] | None = (0.3, 0.01)
+    inversion_discount: Discount | None = (0.3, 0.01)
     """Extra weight of the negative text, from the clean to the noisy end of the window; null is none."""
     hinge: float = 0.7
     """Loss is `relu(hinge - reward)`; set it above the reward's range for a linear loss."""

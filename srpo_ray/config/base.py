@@ -3,12 +3,28 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 Scope = Literal["shared", "per_worker", "per_sample"]
 """Which samples of an update share one random draw: all, those of one worker, or none."""
+
+
+def _whole_above_one(count: float) -> float:
+    if count > 1 and count % 1:
+        raise ValueError(
+            f"expected a whole number of GPUs or a fraction of one, as Ray assigns them, got {count:g}; round it"
+        )
+    return count
+
+
+Resources = dict[str, Annotated[float, Field(ge=0)]]
+"""Amounts of custom Ray resources by their names, at least 0."""
+NumGpus = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)]
+"""GPUs of one Ray process: a whole number, or a fraction of one."""
+LONGEST_WAIT_S = 1e6
+"""Longest timeout, 11 days: the operating system's timers take no arbitrary number of seconds."""
 
 
 _NOT_PRINTABLE = re.compile("[^\\t\\n\\r\\x20-\\x7e\\x85\\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

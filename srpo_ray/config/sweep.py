@@ -1,5 +1,6 @@
 """A hyper-parameter study: which dotted config paths vary, how they are drawn, and what is compared."""
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -36,14 +37,16 @@ class SearchDimension(Section):
 
     @property
     def examples(self) -> tuple[Any, ...]:
-        """Values at the ends of the dimension, enough to check it against the run config."""
+        """Values at the ends of the dimension and one between them, enough to check it against the run config."""
         if self.choice is not None:
             return self.choice
         if self.randint is not None:
             return (self.randint[0], self.randint[1] - 1)
         bounds = self.uniform or self.loguniform
         assert bounds is not None
-        return bounds
+        low, high = bounds
+        # Draws are real numbers, which a key for whole numbers takes at whole ends only.
+        return (low, high, low + (high - low) / math.pi)
 
 
 class SchedulerConfig(Section):

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import LONGEST_WAIT_S, Section
 
 
 class TrackingConfig(Section):
@@ -13,5 +13,5 @@ class TrackingConfig(Section):
     `${NAME}` in it stands for a variable of the environment, for credentials."""
     experiment: str = Field(default="srpo_ray", min_length=1)
     """MLflow experiment that the runs appear under."""
-    flush_interval_s: float = Field(default=5.0, gt=0)
+    flush_interval_s: float = Field(default=5.0, gt=0, le=LONGEST_WAIT_S)
     """Seconds between two writes of collected metrics."""

@@ -30,7 +30,7 @@ printable = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(str),
 )
 filled = printable.filter(str.strip)
-quick = settings(derandomize=True, deadline=None, max_examples=200)
+quick = settings(derandomize=True, deadline=None, max_examples=120)
 
 
 @pytest.mark.parametrize("text", LOOKS_LIKE_MORE_THAN_TEXT)
