@@ -28,6 +28,18 @@ class ControlWords(Section):
     negative: tuple[str, ...] = Field(min_length=1)
     """Words to move away from; cycled over updates."""
 
+    @model_validator(mode="after")
+    def _check_words(self) -> Self:
+        sides = [{word.strip().casefold() for word in side} for side in (self.positive, self.negative)]
+        if "" in sides[0] | sides[1]:
+            raise ValueError("expected words in positive and negative, got an empty one; remove it")
+        if both := sides[0] & sides[1]:
+            raise ValueError(
+                f"expected positive and negative to share no word, got {', '.join(map(repr, sorted(both)))} in both,"
+                " whose difference is always 0; remove it from one of them"
+            )
+        return self
+
 
 PAPER_WORDS = ControlWords(
     positive=("Natural-lighting", "Detail", "Detailed", "Real"),

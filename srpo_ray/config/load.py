@@ -172,6 +172,12 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
         ConfigError: If either cannot be used, or the space names a key or value that the run config refuses.
     """
     sweep, run = _load_beside_base(SweepConfig, "sweep", path, overrides)
+    if run.seed in sweep.repeat_seeds:
+        raise ConfigError(
+            f"{path}: repeat_seeds: expected seeds other than {run.seed}, the `seed` that all trials are trained with,"
+            f" got {list(sweep.repeat_seeds)}; the best trial is chosen by its score, so it would flatter the spread:"
+            " take another"
+        )
     for dotted, dimension in sweep.space.items():
         for value in dimension.examples:
             apply(run, {dotted: value}, f"{path}: space.{dotted}")

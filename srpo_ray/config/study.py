@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section, check_names
-from srpo_ray.config.sweep import Comparison
+from srpo_ray.config.sweep import Comparison, Objective
 
 
 class Method(Section):
@@ -52,7 +52,7 @@ class StudyConfig(Section):
     """Every method and ablation is trained once with each."""
     tuning_seed: int = 0
     """Seed of the runs that values are chosen by; none of `seeds`, as its winner was lucky."""
-    objective: str = "panel/held_out"
+    objective: Objective = "panel/held_out"
     """Metric that values are tuned by and costs are counted to: a held-out score, never the training reward."""
     mode: Literal["max", "min"] = "max"
     """Whether a larger or a smaller objective is better."""

@@ -1,11 +1,28 @@
 """A hyper-parameter study: which dotted config paths vary, how they are drawn, and what is compared."""
 
 import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from srpo_ray.config.base import Section, check_names
+
+
+def check_objective(objective: str) -> str:
+    """Refuse the training reward as what is searched for.
+
+    Raises:
+        ValueError: If the metric is a score of the models that are trained on.
+    """
+    if objective.partition("/")[0] == "reward":
+        raise ValueError(
+            f"expected a score that no run is trained to raise, such as panel/held_out, got {objective!r}; the search"
+            " would choose the run that hacks its reward best"
+        )
+    return objective
+
+
+Objective = Annotated[str, Field(min_length=1), AfterValidator(check_objective)]
 
 
 class SearchDimension(Section):
@@ -81,7 +98,7 @@ class SweepConfig(Section):
     """Trials that are drawn from the space."""
     max_concurrent_trials: int = Field(default=2, ge=1)
     """Trials that run at the same time."""
-    objective: str = "panel/held_out"
+    objective: Objective = "panel/held_out"
     """Metric that trials are ranked by: a held-out score, never the training reward."""
     mode: Literal["max", "min"] = "max"
     """Whether a larger or a smaller objective is better."""
@@ -93,7 +110,8 @@ class SweepConfig(Section):
     """Seed of the search."""
     scheduler: SchedulerConfig = SchedulerConfig()
     repeat_seeds: tuple[int, ...] = ()
-    """The best trial is trained again with each of these seeds, to state a spread."""
+    """Seeds that the best trial is trained with again, to state a spread; none is the `seed` of the trials themselves,
+    as the best of them was chosen by its score."""
     comparisons: tuple[Comparison, ...] = ()
     """Ablations of the best trial, trained after the search."""
 
