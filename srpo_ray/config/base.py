@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -67,17 +68,64 @@ def check_plain(value: Any) -> None:
         )
 
 
+_JOINERS = "\u200c\u200d"
+"""Zero-width characters that Persian, Indic scripts and emoji write with."""
+NAME_BYTES = 200
+"""Longest name of a run in UTF-8; file systems take 255 bytes, and files and folders add to it."""
+
+
+def _in_names(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum() or character in "_.-"
+    return unicodedata.category(character)[0] in "LMNS" or character in _JOINERS
+
+
+def check_name(name: str) -> str:
+    """Check a name that a folder is called by.
+
+    Returns:
+        The name in Unicode's normal form C, so that equal names are equal folders.
+
+    Raises:
+        ValueError: If it has other characters than letters, digits and symbols of any script and `_.-`, begins with
+            another than a letter, a digit or a symbol, or is too long.
+    """
+    name = unicodedata.normalize("NFC", name)
+    first = name[:1]
+    if not first or first in "_.-" or unicodedata.category(first)[0] not in "LNS" or not all(map(_in_names, name)):
+        raise ValueError(
+            f"expected letters, digits and `_.-` of any script, a letter or digit first, got {name!r}, which a folder"
+            " is called by; choose such a name"
+        )
+    if len(name.encode()) > NAME_BYTES:
+        raise ValueError(f"expected at most {NAME_BYTES} bytes, got {len(name.encode())} in {name!r}; shorten the name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""Name of a run, and of its folder."""
+
+
 def folder_name(text: str) -> str:
-    """A text as the name of a run and its folder: letters, digits and `_.-`."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_.-")
+    """A text as the name of a run and its folder: letters, digits and symbols of any script and `_.-`."""
+    text = unicodedata.normalize("NFC", text)
+    kept = "".join(character if _in_names(character) else "\0" for character in text)
+    return re.sub(r"\0+", "_", kept).strip("_.-" + _JOINERS)
 
 
 def check_names(names: Sequence[str]) -> None:
     """Refuse names that would share a folder.
 
     Raises:
-        ValueError: If two names give the same folder, or one gives none.
+        ValueError: If two names give the same folder, one gives none, or one is too long for a folder.
     """
+    for name in names:
+        # Runs of a study have a number or a seed in their names too.
+        if len(name.encode()) > NAME_BYTES // 2:
+            raise ValueError(
+                f"expected names of at most {NAME_BYTES // 2} bytes, as folders are called by them, got"
+                f" {len(name.encode())} in {name!r}; shorten it"
+            )
     folders = [folder_name(name) for name in names]
     bad = [name for name, folder in zip(names, folders, strict=True) if not folder or folders.count(folder) > 1]
     if bad:

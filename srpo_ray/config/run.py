@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from srpo_ray.config.algorithm import PAPER_WORDS, AlgorithmConfig, ControlWords, SRPOConfig
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import Name, Section
 from srpo_ray.config.baselines import DanceGRPOConfig, DRaFTConfig
 from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
@@ -20,8 +20,8 @@ from srpo_ray.credentials import find_credentials
 class RunConfig(Section):
     """One training run: the sections in the order of its stages."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """Name of the run and of its folder under `run_root`."""
+    name: Name = "run"
+    """Name of the run and of its folder under `run_root`: letters, digits and `_.-`, any script, up to 200 bytes."""
     run_root: str = Field(default="runs", min_length=1)
     """Folder that holds run folders; on a cluster, one that every node sees."""
     seed: int = 0

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.base import Section, check_names
+from srpo_ray.config.base import Name, Section, check_names
 from srpo_ray.config.sweep import Comparison, Objective
 
 
@@ -38,7 +38,7 @@ class Method(Section):
 class StudyConfig(Section):
     """A study file: a base config, the methods that are compared, and the ablations of one of them."""
 
-    name: str = Field(default="study", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: Name = "study"
     """Name of the study and of its folder under the base config's `run_root`."""
     base: str | tuple[str, ...]
     """Run config file or files that every method starts from, relative to the study file."""

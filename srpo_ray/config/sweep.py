@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from srpo_ray.config.base import Section, check_names
+from srpo_ray.config.base import Name, Section, check_name, check_names
 
 
 def check_objective(objective: str) -> str:
@@ -88,7 +88,7 @@ class Comparison(Section):
 class SweepConfig(Section):
     """A sweep file: a base config, a search space in its dotted paths, and comparisons with the best trial."""
 
-    name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: Name = "sweep"
     """Name of the sweep and of its folder under the base config's `run_root`."""
     base: str | tuple[str, ...]
     """Run config file or files that every trial starts from, relative to the sweep file."""
@@ -117,5 +117,9 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        check_names([comparison.name for comparison in self.comparisons] + [f"seed {n}" for n in self.repeat_seeds])
+        # Trials are numbered from 0 or 1, as the searcher counts.
+        taken = [f"seed {n}" for n in self.repeat_seeds] + [f"trial {n}" for n in range(self.num_samples + 1)]
+        check_names([comparison.name for comparison in self.comparisons] + taken)
+        # The config of the best trial has this name.
+        check_name(f"{self.name}_best")
         return self
