@@ -1,7 +1,9 @@
 """Names and prompts that want out of the folder of their run."""
 
 import io
+import json
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import pyarrow
@@ -12,8 +14,10 @@ from PIL import Image
 from srpo_ray.cli import main
 from srpo_ray.config import ConfigError, load_run, load_study, load_sweep
 from srpo_ray.config.base import check_names, folder_name
+from srpo_ray.config.yaml_text import dump_text
 from srpo_ray.data.embeddings import TextCache
 from srpo_ray.data.images import load_images
+from srpo_ray.training.preflight import open_run_folder
 from tests.conftest import ROOT, SMALL_WORLD
 
 HOSTILE = ["../outside", "..", ".", "/tmp/outside", "a/../../outside", "a\\outside", "a\x00b", "a\n", "~root", "", " "]
@@ -33,6 +37,67 @@ def test_sweep_and_study_take_no_path_for_a_name() -> None:
         load_sweep(ROOT / "configs/sweep/small_world.yaml", ["sweep.name=../outside"])
     with pytest.raises(ConfigError, match="name: "):
         load_study(ROOT / "configs/study/paper_table.yaml", ["study.name=../outside"])
+
+
+ANY_SCRIPT = ["细节", "наружу", "प्रयोग", "می‌خواهم", "läufe", "实验-2", "😀", "👩\u200d🔬", "x²", "A_b.c-1"]
+
+
+@pytest.mark.parametrize("name", ANY_SCRIPT)
+def test_run_sweep_and_study_are_called_in_any_script(name: str) -> None:
+    assert load_run([SMALL_WORLD], [f"name={name}"]).name == unicodedata.normalize("NFC", name)
+    assert load_sweep(ROOT / "configs/sweep/small_world.yaml", [f"sweep.name={name}"])[0].name
+    assert load_study(ROOT / "configs/study/paper_table.yaml", [f"study.name={name}"])[0].name
+    assert folder_name(name) == unicodedata.normalize("NFC", name)
+
+
+def test_two_spellings_of_one_name_are_one_folder() -> None:
+    composed, apart = "l\u00e4ufe", "la\u0308ufe"
+    assert load_run([SMALL_WORLD], [f"name={apart}"]) == load_run([SMALL_WORLD], [f"name={composed}"])
+    with pytest.raises(ValueError, match="names that differ"):
+        check_names([composed, apart])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".hidden",
+        "-flag",
+        "a b",
+        "a+b",
+        "a:b",
+        "a\u2028b",
+        "a\u202eb",
+        "\u0301a",
+        "a\ufeff",
+        "🙂/x",
+        "x" * 201,
+        "细" * 67,
+    ],
+)
+def test_name_that_is_no_folder_of_its_own_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"  name: expected .*(choose such a name|shorten the name)"):
+        load_run([SMALL_WORLD], [f"name={dump_text(name)}"])
+
+
+def test_longest_name_can_still_be_written_as_a_folder(tmp_path: Path) -> None:
+    for name in ("x" * 200, "细" * 66):
+        config = load_run([SMALL_WORLD], [f"name={name}", f"run_root={tmp_path}"])
+        folder = open_run_folder(config, tmp_path / config.name)
+        assert load_run([folder.config]) == config
+
+
+def test_sweep_whose_best_trial_would_have_too_long_a_name_is_refused() -> None:
+    path = ROOT / "configs/sweep/small_world.yaml"
+    load_sweep(path, [f"sweep.name={'x' * 195}"])
+    with pytest.raises(ConfigError, match=r"expected at most 200 bytes, got 201"):
+        load_sweep(path, [f"sweep.name={'x' * 196}"])
+
+
+@pytest.mark.parametrize("names", [["trial 3"], ["x" * 101], ["细" * 34], ["好 吗", "好/吗"]])
+def test_comparison_that_would_share_or_burst_a_folder_is_refused(names: list[str]) -> None:
+    comparisons = json.dumps([{"name": name, "set": {}} for name in names])
+    with pytest.raises(ConfigError, match=r"names (that differ|of at most 100 bytes)"):
+        load_sweep(ROOT / "configs/sweep/small_world.yaml", [f"sweep.comparisons={comparisons}"])
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "seed 1/../../..", "C:\\outside", "наружу"])

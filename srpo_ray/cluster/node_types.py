@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import ray._raylet
-import yaml
 from ray.core.generated.autoscaler_pb2 import ClusterConfig  # pyright: ignore[reportAttributeAccessIssue]
+
+from srpo_ray.config.yaml_text import load_all
 
 # Compiled, so a type checker sees nothing in it.
 _raylet: Any = ray._raylet  # noqa: SLF001
@@ -62,4 +63,9 @@ def report(config: ClusterConfig, address: str) -> None:
 
 
 if __name__ == "__main__":
-    report(node_types(list(yaml.safe_load_all(Path(sys.argv[1]).expanduser().read_text()))), sys.argv[2])
+    file, head = Path(sys.argv[1]).expanduser(), sys.argv[2]
+    try:
+        found = node_types(load_all(file.read_bytes()))
+    except (ValueError, OSError) as mistake:
+        sys.exit(f"{file}: {mistake}")
+    report(found, head)

@@ -17,6 +17,7 @@ from srpo_ray.config.baselines import (
 from srpo_ray.config.model import Shift
 
 Branch = Literal["denoise", "inversion"]
+Discount = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 
 class ControlWords(Section):
@@ -26,6 +27,18 @@ class ControlWords(Section):
     """Words to move towards; cycled over updates."""
     negative: tuple[str, ...] = Field(min_length=1)
     """Words to move away from; cycled over updates."""
+
+    @model_validator(mode="after")
+    def _check_words(self) -> Self:
+        sides = [{word.strip().casefold() for word in side} for side in (self.positive, self.negative)]
+        if "" in sides[0] | sides[1]:
+            raise ValueError("expected words in positive and negative, got an empty one; remove it")
+        if both := sides[0] & sides[1]:
+            raise ValueError(
+                f"expected positive and negative to share no word, got {', '.join(map(repr, sorted(both)))} in both,"
+                " whose difference is always 0; remove it from one of them"
+            )
+        return self
 
 
 PAPER_WORDS = ControlWords(
@@ -67,9 +80,9 @@ class SRPOConfig(AlgorithmSection):
     """`k` of the guided query, before the discount is added."""
     branches: tuple[Branch, ...] = Field(default=("denoise", "inversion"), min_length=1)
     """Directions of the gradient step; `inversion` steps towards noise and acts as the regulariser."""
-    denoise_discount: tuple[float, float] | None = (0.1, 0.25)
+    denoise_discount: Discount | None = (0.1, 0.25)
     """Extra weight of the positive text, from the clean to the noisy end of the window; null is none."""
-    inversion_discount: tuple[float, float] | None = (0.3, 0.01)
+    inversion_discount: Discount | None = (0.3, 0.01)
     """Extra weight of the negative text, from the clean to the noisy end of the window; null is none."""
     hinge: float = 0.7
     """Loss is `relu(hinge - reward)`; set it above the reward's range for a linear loss."""

@@ -18,7 +18,7 @@ class RelativeConfig(Section):
 
     @model_validator(mode="after")
     def _check_difference(self) -> Self:
-        if self.positive == self.negative:
+        if self.positive.strip().casefold() == self.negative.strip().casefold():
             raise ValueError(
                 f"expected two different words, got {self.positive!r} twice, whose difference is always 0;"
                 " give opposites such as positive: detailed, negative: flat"

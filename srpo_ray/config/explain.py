@@ -11,6 +11,17 @@ from pydantic_core import ErrorDetails
 from srpo_ray.config.base import Section
 
 
+def first_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """The errors without those of lists that are too short only because a value in them was refused."""
+    locations = [details["loc"] for details in errors]
+    return [
+        details
+        for details in errors
+        if details["type"] != "too_short"
+        or not any(loc[: len(details["loc"])] == details["loc"] != loc for loc in locations)
+    ]
+
+
 def describe(kind: type[Section], details: ErrorDetails) -> str:
     """One error of a check as `path: expected ..., got ...; what to do`.
 
@@ -34,6 +45,15 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
     if details["type"] == "value_error":
         message = details["msg"].removeprefix("Value error, ")
         return f"{path}: {message}" if path else message
+    if details["type"] == "string_type" and isinstance(details["input"], bool | int | float | None):
+        value = details["input"]
+        found = (
+            "null" if value is None else f"the {'truth value' if value is True or value is False else 'number'} {value}"
+        )
+        return (
+            f"{path}: expected text, got {found}, as YAML reads it without quotes; put it in quotes, such as '1e5' in a"
+            " file and \"'1e5'\" on a command line"
+        )
     expected = details["msg"].replace("Input should", "expected to")
     return f"{path}: {expected}; got {details['input']!r}; give such a value"
 

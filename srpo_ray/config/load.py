@@ -1,35 +1,25 @@
 """From files and `a.b=value` arguments to a checked config, with messages a person can act on."""
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from srpo_ray.config.algorithm import DEFAULT_TYPE
 from srpo_ray.config.base import Section
-from srpo_ray.config.explain import describe
+from srpo_ray.config.explain import describe, first_causes
 from srpo_ray.config.run import RunConfig
 from srpo_ray.config.study import StudyConfig
 from srpo_ray.config.sweep import SweepConfig
+from srpo_ray.config.yaml_text import YamlTextError, dump, load, load_value
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 BesideBaseT = TypeVar("BesideBaseT", SweepConfig, StudyConfig)
 
 ALGORITHM_TYPE = "algorithm.type"
 """The key that decides which others section `algorithm` has."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `3e-6` as text; this loader reads it as the number that people mean."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
 
 
 class ConfigError(ValueError):
@@ -40,18 +30,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read one YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: If the file is missing, is not YAML, or is not a mapping.
+        ConfigError: If the file is missing, is not YAML, is not a mapping, or has a key twice in one section.
     """
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        content = load(path.read_bytes())
     except OSError as error:
         raise ConfigError(
             f"{path}: expected a readable YAML file, got: {error.strerror};"
             f" check the path (working folder: {Path.cwd()})"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected YAML, got a syntax error; mend it:\n{error}") from error
+    except YamlTextError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -107,15 +97,15 @@ def parse_override(argument: str) -> tuple[str, Any]:
     """Split `a.b=value`; the value is YAML, so numbers, lists and booleans come out typed.
 
     Raises:
-        ConfigError: If there is no `=`, or the value is not YAML.
+        ConfigError: If there is no `=`, the value is not YAML, or YAML would drop a part of it, such as a comment.
     """
     path, separator, text = argument.partition("=")
     if not separator or not path:
         raise ConfigError(f"expected an override like `training.optimizer.lr=3e-6`, got {argument!r}")
     try:
-        return path, yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{argument}: expected a YAML value after `=`, got {text!r}") from error
+        return path, load_value(text)
+    except YamlTextError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def validate(kind: type[ConfigT], values: Mapping[str, Any], origin: str) -> ConfigT:
@@ -127,12 +117,15 @@ def validate(kind: type[ConfigT], values: Mapping[str, Any], origin: str) -> Con
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [f"  {describe(kind, details)}" for details in error.errors()]
+        lines = [f"  {describe(kind, details)}" for details in first_causes(error.errors())]
         raise ConfigError("\n".join([f"{origin}: this config cannot be used:", *lines])) from error
 
 
 def load_values(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Merge files left to right, then apply `a.b=value` arguments; nothing is checked yet."""
+    """Merge files left to right, then apply `a.b=value` arguments in order; nothing is checked yet.
+
+    A later file or argument replaces what an earlier one gave for the same key.
+    """
     values: dict[str, Any] = {}
     for path in paths:
         layer = read_yaml(path)
@@ -179,6 +172,12 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
         ConfigError: If either cannot be used, or the space names a key or value that the run config refuses.
     """
     sweep, run = _load_beside_base(SweepConfig, "sweep", path, overrides)
+    if run.seed in sweep.repeat_seeds:
+        raise ConfigError(
+            f"{path}: repeat_seeds: expected seeds other than {run.seed}, the `seed` that all trials are trained with,"
+            f" got {list(sweep.repeat_seeds)}; the best trial is chosen by its score, so it would flatter the spread:"
+            " take another"
+        )
     for dotted, dimension in sweep.space.items():
         for value in dimension.examples:
             apply(run, {dotted: value}, f"{path}: space.{dotted}")
@@ -245,4 +244,4 @@ def apply(run: RunConfig, changes: Mapping[str, Any], origin: str = "changes") -
 
 def to_yaml(config: Section) -> str:
     """The resolved config as YAML that `load_run` accepts as it is."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return dump(config.model_dump(mode="json"))

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from srpo_ray.config.load import apply
 from srpo_ray.config.run import RunConfig
-
-_SQLITE = "sqlite:///"
+from srpo_ray.config.tracking import SQLITE, sqlite_uri
 
 
 def located(config: RunConfig) -> RunConfig:
@@ -25,9 +24,9 @@ def located(config: RunConfig) -> RunConfig:
     storage = config.training.checkpoint_storage
     if storage and "://" not in storage:
         changes["training.checkpoint_storage"] = str(Path(storage).resolve())
-    uri = config.tracking.uri
-    if uri and uri.startswith(_SQLITE):
-        changes["tracking.uri"] = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
+    file = (config.tracking.uri or "").removeprefix(SQLITE)
+    if file != config.tracking.uri and not file.startswith("/"):
+        changes["tracking.uri"] = f"{sqlite_uri(Path.cwd())}/{file}"
     for section, models in (
         ("rewards.models", config.rewards.models),
         ("evaluation.held_out", config.evaluation.held_out),

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import LONGEST_WAIT_S, NumGpus, Resources, Section
 from srpo_ray.config.count import Count, largest, smallest
 
 LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
@@ -129,9 +129,9 @@ class PoolConfig(Section):
     """Seconds without a call, and with no call waiting, after which a replica of a range is removed."""
     num_cpus: float = Field(default=1.0, ge=0)
     """Ray CPUs that one replica reserves."""
-    num_gpus: float = Field(default=0.0, ge=0)
+    num_gpus: NumGpus = 0.0
     """Ray GPUs that one replica reserves; may be a fraction."""
-    resources: dict[str, float] = {}
+    resources: Resources = {}
     """Custom Ray resources that one replica reserves, for example `{reward_slot: 1}`."""
     labels: dict[str, LabelValue] = {}
     """Labels of Ray nodes that replicas may run on, for example `{role: reward}`; empty takes any node."""
@@ -141,7 +141,7 @@ class PoolConfig(Section):
     """Most pictures in one forward pass of a replica, and in one call to it."""
     max_attempts: int = Field(default=3, ge=1)
     """How often one call is sent before the run stops, counting calls lost with a replica."""
-    timeout_s: float = Field(default=300.0, gt=0)
+    timeout_s: float = Field(default=300.0, gt=0, le=LONGEST_WAIT_S)
     """Seconds that one call may take before its replica counts as lost and is restarted."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type in which pixels and gradients cross between trainer and replica."""

@@ -5,12 +5,13 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from srpo_ray.config.algorithm import PAPER_WORDS, AlgorithmConfig, ControlWords, SRPOConfig
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import Name, Section
 from srpo_ray.config.baselines import DanceGRPOConfig, DRaFTConfig
 from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.reward import RewardsConfig
+from srpo_ray.config.sources import same_model, same_source
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
 from srpo_ray.credentials import find_credentials
@@ -19,8 +20,8 @@ from srpo_ray.credentials import find_credentials
 class RunConfig(Section):
     """One training run: the sections in the order of its stages."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """Name of the run and of its folder under `run_root`."""
+    name: Name = "run"
+    """Name of the run and of its folder under `run_root`: letters, digits and `_.-`, any script, up to 200 bytes."""
     run_root: str = Field(default="runs", min_length=1)
     """Folder that holds run folders; on a cluster, one that every node sees."""
     seed: int = 0
@@ -58,6 +59,17 @@ class RunConfig(Section):
         """Names of the reward models, trained and held-out, that read no text."""
         models = (*self.rewards.models, *self.evaluation.held_out)
         return tuple(model.name for model in models if not model.reads_text)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Doubts about settings that are allowed, as sentences for the start of a run."""
+        trained, held_out = self.data.prompts, self.evaluation.prompts
+        if not self.data.reads_prompts or not same_source(trained, held_out):
+            return ()
+        return (
+            f"evaluation.prompts: expected prompts that the run does not train on, got those of data.prompts"
+            f" ({held_out}); scores then say nothing about other prompts, so name another file",
+        )
 
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
@@ -158,4 +170,16 @@ class RunConfig(Section):
                 "expected every reward model of rewards.models and evaluation.held_out to have a name of its own,"
                 f" got {', '.join(repeated)} more than once; a held-out model must not be one that is trained on"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_held_out(self) -> Self:
+        for evaluator in self.evaluation.held_out:
+            for model in self.rewards.models:
+                if same_model(evaluator, model):
+                    raise ValueError(
+                        f"expected models in evaluation.held_out that are not trained on, got {evaluator.name!r}, which"
+                        f" is the trained model {model.name!r} under another name; its score would rise with the"
+                        " training reward and hide reward hacking, so take another checkpoint or remove one of the two"
+                    )
         return self

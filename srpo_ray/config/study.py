@@ -4,8 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.base import Section, check_names
-from srpo_ray.config.sweep import Comparison
+from srpo_ray.config.base import Name, Section, check_names
+from srpo_ray.config.sweep import Comparison, Objective
 
 
 class Method(Section):
@@ -38,7 +38,7 @@ class Method(Section):
 class StudyConfig(Section):
     """A study file: a base config, the methods that are compared, and the ablations of one of them."""
 
-    name: str = Field(default="study", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: Name = "study"
     """Name of the study and of its folder under the base config's `run_root`."""
     base: str | tuple[str, ...]
     """Run config file or files that every method starts from, relative to the study file."""
@@ -52,7 +52,7 @@ class StudyConfig(Section):
     """Every method and ablation is trained once with each."""
     tuning_seed: int = 0
     """Seed of the runs that values are chosen by; none of `seeds`, as its winner was lucky."""
-    objective: str = "panel/held_out"
+    objective: Objective = "panel/held_out"
     """Metric that values are tuned by and costs are counted to: a held-out score, never the training reward."""
     mode: Literal["max", "min"] = "max"
     """Whether a larger or a smaller objective is better."""

@@ -1,10 +1,28 @@
 """A hyper-parameter study: which dotted config paths vary, how they are drawn, and what is compared."""
 
-from typing import Any, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from srpo_ray.config.base import Section, check_names
+from srpo_ray.config.base import Name, Section, check_name, check_names
+
+
+def check_objective(objective: str) -> str:
+    """Refuse the training reward as what is searched for.
+
+    Raises:
+        ValueError: If the metric is a score of the models that are trained on.
+    """
+    if objective.partition("/")[0] == "reward":
+        raise ValueError(
+            f"expected a score that no run is trained to raise, such as panel/held_out, got {objective!r}; the search"
+            " would choose the run that hacks its reward best"
+        )
+    return objective
+
+
+Objective = Annotated[str, Field(min_length=1), AfterValidator(check_objective)]
 
 
 class SearchDimension(Section):
@@ -36,14 +54,16 @@ class SearchDimension(Section):
 
     @property
     def examples(self) -> tuple[Any, ...]:
-        """Values at the ends of the dimension, enough to check it against the run config."""
+        """Values at the ends of the dimension and one between them, enough to check it against the run config."""
         if self.choice is not None:
             return self.choice
         if self.randint is not None:
             return (self.randint[0], self.randint[1] - 1)
         bounds = self.uniform or self.loguniform
         assert bounds is not None
-        return bounds
+        low, high = bounds
+        # Draws are real numbers, which a key for whole numbers takes at whole ends only.
+        return (low, high, low + (high - low) / math.pi)
 
 
 class SchedulerConfig(Section):
@@ -68,7 +88,7 @@ class Comparison(Section):
 class SweepConfig(Section):
     """A sweep file: a base config, a search space in its dotted paths, and comparisons with the best trial."""
 
-    name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: Name = "sweep"
     """Name of the sweep and of its folder under the base config's `run_root`."""
     base: str | tuple[str, ...]
     """Run config file or files that every trial starts from, relative to the sweep file."""
@@ -78,7 +98,7 @@ class SweepConfig(Section):
     """Trials that are drawn from the space."""
     max_concurrent_trials: int = Field(default=2, ge=1)
     """Trials that run at the same time."""
-    objective: str = "panel/held_out"
+    objective: Objective = "panel/held_out"
     """Metric that trials are ranked by: a held-out score, never the training reward."""
     mode: Literal["max", "min"] = "max"
     """Whether a larger or a smaller objective is better."""
@@ -90,11 +110,16 @@ class SweepConfig(Section):
     """Seed of the search."""
     scheduler: SchedulerConfig = SchedulerConfig()
     repeat_seeds: tuple[int, ...] = ()
-    """The best trial is trained again with each of these seeds, to state a spread."""
+    """Seeds that the best trial is trained with again, to state a spread; none is the `seed` of the trials themselves,
+    as the best of them was chosen by its score."""
     comparisons: tuple[Comparison, ...] = ()
     """Ablations of the best trial, trained after the search."""
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        check_names([comparison.name for comparison in self.comparisons] + [f"seed {n}" for n in self.repeat_seeds])
+        # Trials are numbered from 0 or 1, as the searcher counts.
+        taken = [f"seed {n}" for n in self.repeat_seeds] + [f"trial {n}" for n in range(self.num_samples + 1)]
+        check_names([comparison.name for comparison in self.comparisons] + taken)
+        # The config of the best trial has this name.
+        check_name(f"{self.name}_best")
         return self

@@ -1,11 +1,14 @@
 """How the weights are updated, by how many workers, and what is kept."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import NumGpus, Resources, Section
 from srpo_ray.config.count import Count, CountRange, largest, smallest
+
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+"""Share of a moving average that a step keeps."""
 
 
 class OptimizerConfig(Section):
@@ -13,9 +16,12 @@ class OptimizerConfig(Section):
 
     lr: float = Field(default=5e-6, gt=0)
     """Learning rate; useful from 1e-6 to 1e-5."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
+    """Decay rates of the moving averages of gradients and of their squares, each in [0, 1)."""
     eps: float = Field(default=1e-8, gt=0)
+    """Number above 0 that is added to the root of the second average, against division by zero."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """Decoupled weight decay, 0 or more: an update multiplies the weights by `1 - lr * weight_decay`."""
     max_grad_norm: float = Field(default=0.1, gt=0)
     """Gradients of a larger global norm are scaled down to it."""
 
@@ -67,9 +73,9 @@ class TrainingConfig(Section):
     checkpoint is made again by the larger group."""
     num_cpus: float = Field(default=1.0, gt=0)
     """Ray CPUs that one worker reserves."""
-    num_gpus: float = Field(default=0.0, ge=0)
+    num_gpus: NumGpus = 0.0
     """Ray GPUs that one worker reserves; 0 trains on the CPU."""
-    resources: dict[str, float] = {}
+    resources: Resources = {}
     """Custom Ray resources that one worker reserves, for example `{trainer_slot: 1}`."""
     num_threads: int | None = Field(default=None, ge=1)
     """Torch threads of one worker on the CPU; unset leaves torch's own choice."""

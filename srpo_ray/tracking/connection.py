@@ -1,13 +1,17 @@
 """How mlflow is imported and reached: no telemetry, short timeouts, which errors are worth a retry."""
 
 import fcntl
+import hashlib
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
+from srpo_ray.config.tracking import SQLITE
 from srpo_ray.credentials import expand_uri
 
 if TYPE_CHECKING:
@@ -26,9 +30,7 @@ _DEFAULTS = {
 }
 
 KEY_LENGTH = 250
-"""Most characters that MLflow takes in the name of a metric or parameter."""
-
-SQLITE = "sqlite:///"
+"""Most bytes of the name of a metric or parameter: MLflow takes 250 characters, and may keep it as a file name."""
 
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
@@ -54,7 +56,8 @@ def connect(uri: str) -> "MlflowClient":
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a sqlite URI, None for any other URI."""
     known = expand_uri(uri)
-    return Path(known.removeprefix(SQLITE).partition("?")[0]).resolve() if known.startswith(SQLITE) else None
+    path = unquote(known.removeprefix(SQLITE).partition("?")[0])
+    return Path(path).resolve() if known.startswith(SQLITE) else None
 
 
 @contextmanager
@@ -83,5 +86,21 @@ def is_refused(error: Exception) -> bool:
 
 
 def allowed_name(name: str) -> str:
-    """The name with `_` for every character that MLflow does not take, cut to `KEY_LENGTH`."""
-    return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)[:KEY_LENGTH]
+    """The key under which MLflow keeps a metric or parameter.
+
+    Args:
+        name: Any text.
+
+    Returns:
+        The name itself where MLflow takes it. Otherwise the name with `_` for what MLflow does not take, cut, and with
+        a hash of the whole name at its end, so that different names have different keys in every process.
+    """
+    key = re.sub(r"[^\w\-. /]", "_", name)
+    path = posixpath.normpath(key)
+    if path != key or path.startswith(("..", "/")) or path == ".":
+        # MLflow may keep a key as a file.
+        key = re.sub(r"^\.+|/", "_", key) or "_"
+    if key == name and len(name.encode()) <= KEY_LENGTH:
+        return name
+    end = "-" + hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return key.encode()[: KEY_LENGTH - len(end)].decode(errors="ignore") + end

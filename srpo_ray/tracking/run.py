@@ -4,12 +4,14 @@ import json
 import logging
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srpo_ray.config.tracking import sqlite_uri
 from srpo_ray.credentials import redact
 from srpo_ray.files import write_text
-from srpo_ray.tracking.connection import SQLITE, allowed_name, connect, delivery_errors, sqlite_file
+from srpo_ray.tracking.connection import allowed_name, connect, delivery_errors, is_refused, sqlite_file
 from srpo_ray.tracking.delivery import replay
 from srpo_ray.tracking.tracker import Status
 
@@ -27,8 +29,11 @@ def default_uri(run_root: Path) -> str:
 
     Several processes of one machine may write to it at once: MLflow waits up to 20 s for the file's lock.
     From several machines, use an MLflow server instead.
+
+    Raises:
+        ValueError: If the folder's path has characters that mean something else in a URI.
     """
-    return f"{SQLITE}{run_root.resolve() / 'mlflow.db'}"
+    return sqlite_uri(run_root.resolve() / "mlflow.db")
 
 
 def start_run(
@@ -59,8 +64,9 @@ def start_run(
         The run's id.
 
     Raises:
-        ValueError: If `record` was written for another URI, or a variable that the URI names is not set.
-        ConnectionError: If the server or database cannot be reached or refuses the run.
+        ValueError: If `record` was written for another URI, a variable that the URI names is not set, or the store
+            refuses the experiment, the run or one of its params.
+        ConnectionError: If the server or database cannot be reached.
     """
     try:
         client = connect(uri)
@@ -71,6 +77,11 @@ def start_run(
             known = {"run_id": run_id, "uri": uri, "experiment": experiment}
             write_text(record, json.dumps(known, indent=2))
     except delivery_errors() as error:
+        if is_refused(error):
+            raise ValueError(
+                f"expected names and values that MLflow takes, got a refusal from {uri}: {redact(error)}; change in the"
+                " config what the refusal names"
+            ) from error
         raise ConnectionError(
             f"expected an MLflow server or database at {uri}, got: {redact(error)}; start it, or set tracking.uri to"
             " another one, or unset it for a sqlite file in the run root"
@@ -171,8 +182,14 @@ def _new_run(
     cut_tags = {key: value[:_VALUE_LENGTH] for key, value in tags.items()}
     run_id = client.create_run(experiment_id, run_name=name, tags=cut_tags).info.run_id
     entries = [Param(allowed_name(key), value[:_VALUE_LENGTH]) for key, value in params.items()]
-    for start in range(0, len(entries), _PARAMS_PER_CALL):
-        client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_CALL])
+    try:
+        for start in range(0, len(entries), _PARAMS_PER_CALL):
+            client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_CALL])
+    except delivery_errors():
+        # No process will ever end this run. The store may also be gone, and the first error says more than a second.
+        with suppress(*delivery_errors()):
+            client.set_terminated(run_id, "FAILED")
+        raise
     return run_id
 
 

@@ -55,7 +55,7 @@ class Tracker:
         """Log numbers of one step.
 
         NaN and infinities all reach MLflow as NaN, a gap in its chart: it would store an infinity as 1.8e308,
-        which flattens the chart. Characters that MLflow does not allow in names become `_`.
+        which flattens the chart. A name that MLflow does not take is changed, see `allowed_name`.
 
         A metric that was logged at this step or a later one is left out: a run that goes on from a checkpoint makes
         some updates again, and finds the same numbers.

@@ -54,7 +54,7 @@ def input_notes(config: RunConfig) -> list[str]:
     texts = read_texts(config)
     path, length = resolve_path(config.model.path), config.model.max_sequence_length
     cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
-    return [*texts.notes, *(f"{key}: {each.note}" for key, found in cut.items() for each in found)]
+    return [*config.notes, *texts.notes, *(f"{key}: {each.note}" for key, found in cut.items() for each in found)]
 
 
 def check_rewards(config: RunConfig) -> None:

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich import box
 from rich.table import Table
 
+from srpo_ray.config.yaml_text import dump
 from srpo_ray.evaluation.page import render
 from srpo_ray.files import write_text
 from srpo_ray.words.figures import heat_map, strip
@@ -77,9 +77,7 @@ def pairs_table(study: Study) -> Table:
 
 def word_sets_yaml(study: Study) -> str:
     """The suggested sets as a run config takes them; empty if no two words are opposites."""
-    return (
-        yaml.safe_dump({"word_sets": study.word_sets}, sort_keys=False, default_flow_style=None) if study.pairs else ""
-    )
+    return dump({"word_sets": study.word_sets}, short_lists=True) if study.pairs else ""
 
 
 def as_dict(study: Study) -> dict[str, Any]:

@@ -36,3 +36,16 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch:
     assert pictures.data.images == str(tmp_path / "pictures" / "*.tar")
     embedded = apply(found, {"data.images": "small_world:realistic"})
     assert located(embedded).data.images == "small_world:realistic"
+
+
+def test_sqlite_file_is_found_from_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_run([SMALL_WORLD])
+    for name in ("läufe #1", "a%20b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "läufe #1")
+    uris = ("sqlite:///sub/my.db?timeout=5", "sqlite:////abs/a%20b.db", "http://host:5000/#x")
+    found = [located(apply(config, {"tracking.uri": uri})).tracking.uri for uri in uris]
+    assert found == [f"sqlite:///{tmp_path}/läufe #1/sub/my.db?timeout=5", *uris[1:]]
+    monkeypatch.chdir(tmp_path / "a%20b")
+    with pytest.raises(ValueError, match=r"a%20b', where '%20' means something else"):
+        located(apply(config, {"tracking.uri": "sqlite:///my.db"}))

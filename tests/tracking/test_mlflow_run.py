@@ -1,12 +1,19 @@
 import json
+import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy.engine import make_url
 
+from srpo_ray.tracking import run as run_module
+from srpo_ray.tracking.connection import allowed_name, connect, sqlite_file
 from srpo_ray.tracking.run import default_uri, end_run, flatten, git_commit, start_run
+from srpo_ray.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,13 +77,109 @@ def test_long_and_many_params_fit_mlflow(uri: str, client: "MlflowClient", tmp_p
     stored = client.get_run(run_id).data.params
     assert len(stored) == 251
     assert stored["section.key_7"] == "x" * 6000
-    assert stored["words.a_b_c_"] == "1"
+    assert [key for key in stored if re.fullmatch(r"words\.a_b_c_-[0-9a-f]{8}", key)]
 
 
 def test_artifacts_are_kept_beside_a_sqlite_file(uri: str, client: "MlflowClient", tmp_path: Path):
     run_id = start_run(uri, "small", "trial", tags={}, params={}, record=tmp_path / "r.json")
     client.log_text(run_id, "hello", "note.txt")
     assert [path.read_text() for path in (tmp_path / "artifacts").rglob("note.txt")] == ["hello"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "odd #% dir",
+        "läufe",
+        "q'u\"o;t&e",
+        "细节 😀",
+        "100 %2",
+        "a:b",
+        "back\\slash",
+        "$HOME",
+    ],
+)
+def test_runs_and_artifacts_are_kept_in_a_folder_of_any_name(name: str, empty_database: Path, tmp_path: Path):
+    root = tmp_path / name
+    root.mkdir()
+    shutil.copy(empty_database, root / "mlflow.db")
+    uri = default_uri(root)
+    run_id = start_run(uri, "small", name, tags={}, params={"run_root": name}, record=root / "r.json")
+    connect(uri).log_text(run_id, "hello", "note.txt")
+    assert [path.read_text() for path in (root / "artifacts").rglob("note.txt")] == ["hello"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with sqlite3.connect(root / "mlflow.db") as database:
+        assert list(database.execute("select name from runs")) == [(name,)]
+    assert sqlite_file(uri) == root / "mlflow.db"
+
+
+@pytest.mark.parametrize("name", ["why?", "${HOME}", "a%20b", "100%25", "new\nline"])
+def test_folder_that_a_sqlite_address_cannot_name_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(
+        ValueError, match=r"expected a path that the address of a sqlite file can have, got '/.*run_root"
+    ):
+        default_uri(tmp_path / name)
+
+
+def test_sqlite_address_is_read_as_the_database_driver_reads_it():
+    assert sqlite_file("sqlite:////tmp/a%20b/x.db?timeout=5") == Path("/tmp/a b/x.db")
+    assert make_url("sqlite:////tmp/a%20b/x.db?timeout=5").database == "/tmp/a b/x.db"
+
+
+NAMES = [
+    *("细节", "鲜艳", "a+b", "a:b", "a_b", "😀", "😃", "a/b", "a//b", "a/../b", "../b", "..", ".", "", "/", "a/", " a"),
+    *("x" * 250, "x" * 251, "x" * 252, "ж" * 125, "ж" * 126, "ж" * 300, "हिन्दी", "e\u0301", "\u00e9", "a\nb", "a\tb"),
+]
+
+
+def test_names_of_any_script_stay_apart_as_params_and_as_metrics(uri: str, client: "MlflowClient", tmp_path: Path):
+    params = {name: str(index) for index, name in enumerate(NAMES)}
+    params |= {f"word_sets.{name}.positive": "p" for name in NAMES}
+    run_id = start_run(uri, "small", "trial", tags={}, params=params, record=tmp_path / "r.json")
+    stored = client.get_run(run_id).data.params
+    assert sorted(stored.values()) == sorted(params.values())
+    assert stored["细节"] == "0"
+    assert {len(key.encode()) <= 250 for key in stored} == {True}
+
+    tracker = Tracker(uri, run_id, tmp_path / "s.jsonl")
+    for name, value in params.items():
+        if value.isdigit():
+            tracker.log_metrics({name: float(value)}, 0)
+    assert tracker.close("FINISHED", timeout_s=90)
+    metrics = client.get_run(run_id).data.metrics
+    assert metrics == {key: float(value) for key, value in stored.items() if value.isdigit()}
+
+
+def test_key_of_a_name_is_the_same_in_every_process():
+    # The hash is that of `printf a+b | sha256sum`.
+    assert allowed_name("a+b") == "a_b-300273da"
+    assert allowed_name("panel/held_out") == "panel/held_out"
+
+
+def test_run_that_the_store_refuses_is_ended_and_no_server_is_blamed(
+    uri: str, client: "MlflowClient", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(run_module, "allowed_name", lambda name: name)
+    with pytest.raises(
+        ValueError, match=r"expected names and values that MLflow takes, got a refusal .*a\+b"
+    ) as caught:
+        start_run(uri, "small", "trial", tags={}, params={"a+b": "1"}, record=tmp_path / "r.json")
+    assert "start it" not in str(caught.value)
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert run.info.status == "FAILED"
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_store_that_goes_away_while_a_run_is_opened_is_named(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from mlflow import MlflowClient
+
+    def gone(*_: object, **__: object) -> None:
+        raise ConnectionResetError("the server is gone")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", gone)
+    monkeypatch.setattr(MlflowClient, "set_terminated", gone)
+    with pytest.raises(ConnectionError, match=r"expected an MLflow server or database at .*the server is gone"):
+        start_run(uri, "small", "trial", tags={}, params={"a": "1"}, record=tmp_path / "r.json")
 
 
 def test_default_uri_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

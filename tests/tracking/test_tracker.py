@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from srpo_ray.cli import main
-from srpo_ray.tracking.connection import connect
+from srpo_ray.tracking.connection import allowed_name, connect
 from srpo_ray.tracking.delivery import replay
 from srpo_ray.tracking.run import default_uri, start_run
 from srpo_ray.tracking.spool import Spool
@@ -53,7 +53,7 @@ def test_everything_arrives_and_the_spool_is_deleted(uri: str, client: "MlflowCl
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["m2499"] == 2499
-    assert run.data.metrics["odd_name_"] == 1
+    assert run.data.metrics[allowed_name("odd(name)")] == 1
     assert [file.path for file in client.list_artifacts(run_id, "gallery")] == ["gallery/p.png"]
     stored = Path(client.download_artifacts(run_id, "config.yaml", str(tmp_path)))
     assert stored.read_text() == "algorithm: {}\n"
@@ -69,8 +69,16 @@ def test_nan_and_infinities_become_nan(uri: str, client: "MlflowClient", run_id:
 
 
 def test_a_refused_metric_or_missing_picture_does_not_stop_the_others(
-    uri: str, client: "MlflowClient", run_id: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    uri: str,
+    client: "MlflowClient",
+    run_id: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    from srpo_ray.tracking import delivery
+
+    monkeypatch.setattr(delivery, "allowed_name", lambda name: name)
     tracker = Tracker(uri, run_id, tmp_path / "s.jsonl", flush_interval_s=30)
     tracker.log_metrics({"good": 0.0}, 0)
     tracker.log_metrics({"../bad": 1.0}, 1)

@@ -1,0 +1,117 @@
+"""An evaluation that could only confirm the training is refused, or noted at the start."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from srpo_ray.config import ConfigError, load_run, load_study, load_sweep
+from tests.conftest import ROOT, SMALL_WORLD
+
+HUB = "hf-hub:org/clip/model.pt"
+
+
+def load_with(trained: str, held_out: str) -> None:
+    plain = ["algorithm.type=refl", "evaluation.alarm.action=warn"]
+    load_run([SMALL_WORLD], [*plain, f"rewards.models=[{trained}]", f"evaluation.held_out=[{held_out}]"])
+
+
+@pytest.mark.parametrize(
+    ("trained", "held_out"),
+    [
+        ("type: open_clip, path: a/b", "type: open_clip, path: a/b"),
+        ("type: open_clip, path: a/b, weight: 2", "type: open_clip, path: ./a/../a//b, scale: 100, fit: pad"),
+        ("type: open_clip, path: real", "type: open_clip, path: link"),
+        ("type: open_clip, path: real", "type: open_clip, path: local-dir:real/"),
+        ("type: open_clip, path: hf-hub:Org/Clip", "type: open_clip, path: hf-hub:org/clip"),
+        ("type: open_clip, path: 'small_world:preference'", "type: open_clip, path: 'small_world:preference'"),
+        (f"type: open_clip, path: '{HUB}', architecture: A", f"type: open_clip, path: '{HUB}', architecture: A"),
+        (
+            f"type: open_clip, path: copy.pt, architecture: A, sha256: {'a' * 64}",
+            f"type: open_clip, path: '{HUB}', architecture: A, sha256: {'a' * 64}",
+        ),
+        ("type: transformers_clip, path: a/b", "type: transformers_clip, path: a/b, logit_scale: true, tokenizer: c/d"),
+        ("type: image_reward", "type: image_reward, tokenizer: other/bert"),
+        ("type: aesthetic, path: h.pt, backbone: o/c", "type: aesthetic, path: ./h.pt, backbone: o/c"),
+        ("type: python, target: 'a:B', arguments: {x: 1}", "type: python, target: 'a:B', arguments: {x: 1}"),
+    ],
+)
+def test_trained_checkpoint_is_refused_as_held_out_under_another_name(
+    trained: str, held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(ConfigError, match=r"not trained on, got 'other', which is the trained model 'own'"):
+        load_with(f"{{name: own, {trained}}}", f"{{name: other, {held_out}}}")
+
+
+@pytest.mark.parametrize(
+    ("trained", "held_out"),
+    [
+        ("type: open_clip, path: a/b", "type: open_clip, path: a/c"),
+        ("type: open_clip, path: a/b", "type: transformers_clip, path: a/b"),
+        (f"type: open_clip, path: '{HUB}', architecture: A", f"type: open_clip, path: '{HUB}', architecture: B"),
+        ("type: open_clip, path: real", "type: open_clip, path: Real"),
+        ("type: aesthetic, path: h.pt, backbone: o/c", "type: aesthetic, path: h.pt, backbone: o/d"),
+        ("type: python, target: 'a:B', arguments: {x: 1}", "type: python, target: 'a:B', arguments: {x: 2}"),
+    ],
+)
+def test_another_checkpoint_is_taken_as_held_out(
+    trained: str, held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("real", "Real"):
+        (tmp_path / name).mkdir()
+    load_with(f"{{name: own, {trained}}}", f"{{name: other, {held_out}}}")
+
+
+def test_prompts_that_are_trained_on_and_evaluated_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a red circle\n")
+
+    def notes(trained: str, evaluated: str, *more: str) -> tuple[str, ...]:
+        changes = [f"data.prompts={trained}", f"evaluation.prompts={evaluated}", *more]
+        return load_run([SMALL_WORLD], changes).notes
+
+    (note,) = notes("p.txt", f"{tmp_path}/sub/../p.txt")
+    assert note.startswith("evaluation.prompts: expected prompts that the run does not train on")
+    assert notes("small_world:train", "small_world:train")
+    assert not notes("small_world:train", "small_world:test")
+    assert not notes("p.txt", "p.txt", "data.images=small_world:realistic")
+
+
+@pytest.mark.parametrize("objective", ["reward/total", "reward/total/trained", "reward/preference"])
+def test_training_reward_is_no_objective(objective: str) -> None:
+    message = rf"objective: expected a score that no run is trained to raise, .* got '{objective}'"
+    with pytest.raises(ConfigError, match=message):
+        load_sweep(ROOT / "configs/sweep/small_world.yaml", [f"sweep.objective={objective}"])
+    with pytest.raises(ConfigError, match=message):
+        load_study(ROOT / "configs/study/paper_table.yaml", [f"study.objective={objective}"])
+
+
+def test_best_trial_is_not_repeated_with_the_seed_that_it_was_chosen_by() -> None:
+    path = ROOT / "configs/sweep/small_world.yaml"
+    with pytest.raises(ConfigError, match=r"repeat_seeds: expected seeds other than 2, .* got \[1, 2, 3\]"):
+        load_sweep(path, ["seed=2"])
+    with pytest.raises(ConfigError, match="repeat_seeds: expected seeds other than 0"):
+        load_sweep(path, ["sweep.repeat_seeds=[0, 5]"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"positive": ["vivid", "Bright"], "negative": ["bright ", "dim"]}, "share no word, got 'bright' in both"),
+        ({"positive": ["vivid", " "], "negative": ["dim"]}, "got an empty one"),
+    ],
+)
+def test_word_set_without_a_difference_is_refused(words: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump({"word_sets": {"mine": words}}))
+    with pytest.raises(ConfigError, match=rf"word_sets.mine: expected .*{message}"):
+        load_run([SMALL_WORLD, tmp_path / "words.yaml"])
+
+
+def test_relative_words_that_differ_in_case_only_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two different words, got 'Detailed'"):
+        load_run([SMALL_WORLD], ["evaluation.relative={positive: Detailed, negative: 'detailed '}"])
