@@ -50,13 +50,15 @@ def run_study(config: StudyConfig, base: RunConfig, address: str | None, command
         StudyInterruptedError: If it was stopped by Ctrl-C.
     """
     ablated = config.changes(config.method(config.ablated))
-    for changes in (
+    changes = [
         *(config.changes(method) for method in config.methods),
         *({**ablated, **ablation.set} for ablation in config.ablations),
-    ):
-        check_inputs(apply(base, changes))
+    ]
+    variants = [apply(base, each) for each in changes]
+    for variant in variants:
+        check_inputs(variant)
     base = located(base)
-    folder = open_study_folder(config, base)
+    folder = open_study_folder(config, base, list(map(located, variants)))
     command = first_command(folder, command)
     with ray_session(address):
         check_cluster(base)
