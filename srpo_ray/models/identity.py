@@ -7,6 +7,9 @@ from pathlib import Path
 
 from srpo_ray.models.paths import pipeline_file
 
+COMMIT = "commit"
+"""Name of the only part of a pipeline on the hub, whose hash is its commit."""
+
 _WHOLE = 2**22
 _BLOCKS, _BLOCK = 64, 2**16
 
@@ -57,7 +60,7 @@ def folder_hashes(folder: Path, parts: Sequence[str] = (".",)) -> dict[str, str]
 
 
 def pipeline_hashes(path: str, parts: Sequence[str]) -> dict[str, str]:
-    """`folder_hashes` of a pipeline's parts; of a hub id `{"commit": ...}`.
+    """`folder_hashes` of a pipeline's parts; of a hub id `{COMMIT: ...}`.
 
     Args:
         path: Folder or hub id of a pipeline.
@@ -67,7 +70,7 @@ def pipeline_hashes(path: str, parts: Sequence[str]) -> dict[str, str]:
         OSError: If a file cannot be read.
         ValueError: If a hub id's commit is neither cached nor available from the hub.
     """
-    return folder_hashes(Path(path), parts) if Path(path).is_dir() else {"commit": _commit(path)}
+    return folder_hashes(Path(path), parts) if Path(path).is_dir() else {COMMIT: _commit(path)}
 
 
 def _content(file: Path) -> str:

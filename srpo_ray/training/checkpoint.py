@@ -5,6 +5,7 @@ A checkpoint is a folder `step_000020`. Every worker writes the tensors that are
 comes last, when every file is on the disk: a folder without it is no checkpoint. Older ones go only after that.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -227,13 +228,31 @@ def read_trained_weights(storage: Storage, step: int) -> Mapping[str, Tensor]:
     folder = checkpoint_name(step)
     try:
         manifest = json.loads(storage.read(f"{folder}/{MANIFEST}"))
-        kind = AVERAGE if any(name.startswith(AVERAGE) for name in manifest["files"]) else WEIGHTS
-        for name in manifest["files"]:
-            if name.startswith(kind):
-                _check_file(storage, folder, name, manifest)
-        return _open_files(storage, folder, manifest, kind)
+        for name in _trained_files(manifest):
+            _check_file(storage, folder, name, manifest)
+        return TensorFiles([storage.file(f"{folder}/{name}") for name in _trained_files(manifest)])
     except (OSError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise _unreadable(storage, folder, error) from error
+
+
+def trained_identity(storage: Storage, step: int) -> str:
+    """SHA-256 of what the manifest says of the files that `read_trained_weights` reads; no tensor is read.
+
+    Raises:
+        ValueError: If there is no such checkpoint.
+    """
+    folder = checkpoint_name(step)
+    try:
+        files = _trained_files(json.loads(storage.read(f"{folder}/{MANIFEST}")))
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _unreadable(storage, folder, error) from error
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _trained_files(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """File name -> fingerprint of the average of the weights, or of the weights where there is no average."""
+    kind = AVERAGE if any(name.startswith(AVERAGE) for name in manifest["files"]) else WEIGHTS
+    return {name: fingerprint for name, fingerprint in manifest["files"].items() if name.startswith(kind)}
 
 
 def _saver(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:

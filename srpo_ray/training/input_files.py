@@ -6,7 +6,7 @@ from pathlib import Path
 
 from srpo_ray.config import RunConfig
 from srpo_ray.models.families import family_of
-from srpo_ray.models.identity import content_hash, folder_hashes, pipeline_hashes
+from srpo_ray.models.identity import COMMIT, content_hash, folder_hashes, pipeline_hashes
 from srpo_ray.models.paths import SMALL_WORLD, is_hub_id, resolve_path
 
 Source = tuple[str, str, Callable[[], dict[str, str]]]
@@ -72,7 +72,7 @@ def _cached_on_hub(name: str) -> dict[str, str]:
         found = try_to_load_from_cache(repository, file)
         return {file: content_hash(Path(found))} if isinstance(found, str) else {}
     commit = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "refs" / "main"
-    return {"commit": commit.read_text().strip()} if commit.is_file() else {}
+    return {COMMIT: commit.read_text().strip()} if commit.is_file() else {}
 
 
 def _code_of(target: str) -> dict[str, str]:

@@ -132,9 +132,15 @@ def keep_inputs(record: Path, inputs: Inputs, *, has_results: bool, cure: str) -
         )
     require_same_inputs(record, inputs, cure)
     known = read_inputs(record)
-    merged = {key: {**sources, **_with_hashes(known.get(key, {}))} for key, sources in inputs.items()}
+    merged = merged_inputs(known, inputs)
     if merged != known:
-        write_text(record, json.dumps({**known, **merged}, indent=1, ensure_ascii=False) + "\n")
+        write_text(record, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
+
+
+def merged_inputs(known: Inputs, inputs: Inputs) -> Inputs:
+    """The known hashes, and those of sources that had none."""
+    merged = {key: sources | _with_hashes(known.get(key, {})) for key, sources in inputs.items()}
+    return known | merged
 
 
 def require_same_inputs(record: Path, inputs: Inputs, cure: str) -> None:
