@@ -97,7 +97,7 @@ def open_folder(job: SamplingJob) -> None:
         if not file.exists() and (job.folder / ROWS).exists():
             others = [f"origin ({JOB} is missing)"]
         if not others:
-            asked["inputs"] = merged_inputs(before["inputs"], asked["inputs"])
+            asked["inputs"] = merged_inputs(before.get("inputs", {}), asked["inputs"])
             write_text(file, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(

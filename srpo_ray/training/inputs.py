@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,9 +16,10 @@ from srpo_ray.training.input_files import CODE, MODEL, Source, model_source, rew
 logger = logging.getLogger(__name__)
 
 Inputs = dict[str, dict[str, dict[str, str]]]
-"""Config key -> source as the config names it -> part of the source -> hash of its content."""
+"""Config key -> source as the config names it (or its images) -> part of the source -> hash of its content."""
 
 _INPUTS = TypeAdapter(Inputs)
+STAMPS = "names, sizes and modification times"
 _SHOWN = 3
 
 
@@ -38,8 +39,9 @@ def input_hashes(*configs: RunConfig) -> Inputs:
     # The other parts of a config change nothing about its texts.
     by_texts = {(config.data, config.evaluation.prompts, config.evaluation.num_prompts): config for config in configs}
     for config in by_texts.values():
-        for key, sources in text_hashes(config, read_texts(config)).items():
-            for source, parts in sources.items():
+        texts = read_texts(config)
+        for found in (text_hashes(config, texts), _image_hashes(config, texts)):
+            for key, source, parts in _entries(found):
                 inputs.setdefault(key, {}).setdefault(source, {}).update(parts)
     for config in configs:
         _add_files(inputs, [model_source(config), *reward_sources(config)])
@@ -69,7 +71,7 @@ def reward_hashes(config: RunConfig) -> Inputs:
 
 
 def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
-    """Hashes of the texts of a run, and of the identities of its real images.
+    """Hashes of the prompts and captions of a run.
 
     Args:
         config: The run.
@@ -81,12 +83,15 @@ def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
     if config.data.reads_prompts:
         inputs["data.prompts"] = {config.data.prompts: {"prompts": _hash(texts.prompts)}}
     if config.data.images and texts.images:
-        parts = {
-            "captions": _hash(texts.images.captions),
-            "names, sizes and modification times of the images": _hash(texts.images.identities),
-        }
-        inputs["data.images"] = {config.data.images: parts}
+        inputs["data.images"] = {config.data.images: {"captions": _hash(texts.images.captions)}}
     return inputs
+
+
+def _image_hashes(config: RunConfig, texts: Texts) -> Inputs:
+    """Hash of the identities of a run's real images, as a source of its own: copies on other hosts have others."""
+    if not config.data.images or not texts.images:
+        return {}
+    return {"data.images": {f"images of {config.data.images}": {STAMPS: _hash(texts.images.identities)}}}
 
 
 def read_inputs(record: Path) -> Inputs:
@@ -171,13 +176,16 @@ def require_same_inputs(record: Path, inputs: Inputs, cure: str) -> None:
 def changed_inputs(before: Inputs, now: Inputs) -> list[tuple[str, str]]:
     """Config key, and `key: file` for a message, of each part of a source that differs, is gone or is new."""
     changed = []
-    for key, sources in now.items():
-        for source, parts in sources.items():
-            known = before.get(key, {}).get(source, {})
-            differing = [name for name in sorted(known | parts) if known.get(name) != parts.get(name)]
-            if known and parts:
-                changed += [(key, f"{key}: {source} ({name})") for name in differing]
+    for key, source, parts in _entries(now):
+        known = before.get(key, {}).get(source, {})
+        differing = [name for name in sorted(known | parts) if known.get(name) != parts.get(name)]
+        if known and parts:
+            changed += [(key, f"{key}: {source} ({name})") for name in differing]
     return changed
+
+
+def _entries(inputs: Inputs) -> Iterator[tuple[str, str, dict[str, str]]]:
+    return ((key, source, parts) for key, sources in inputs.items() for source, parts in sources.items())
 
 
 def _with_hashes(sources: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:

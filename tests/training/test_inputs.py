@@ -103,7 +103,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another image": (
         lambda root: Image.new("RGB", (80, 64), "blue").save(root / "images" / "a.png"),
-        r"data\.images: \S*images \(names, sizes",
+        r"data\.images: images of \S*images \(names, sizes",
     ),
     "a VAE of the same size": (
         lambda root: flip(root / "flux" / "vae" / "diffusion_pytorch_model.safetensors"),
@@ -232,6 +232,17 @@ def test_worker_that_reads_other_prompts_than_the_driver_stops_before_it_loads_t
     monkeypatch.setattr(setup, "prepare_features", lambda *_: pytest.fail("the run was built"))
     (tmp_path / "test.txt").write_text("a local copy\nof this host\n")
     with pytest.raises(ValueError, match=r"evaluation\.prompts: \S*test\.txt .*give every host the same copy"):
+        setup.build_trainer(config, folder, cast("RewardScorer", None), "cpu", None)
+
+
+def test_worker_may_read_a_copy_of_the_images_with_other_modification_times(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = begin(config)
+    monkeypatch.setattr(setup, "dist", SimpleNamespace(get_rank=lambda: 1, get_world_size=lambda: 2))
+    monkeypatch.setattr(setup, "prepare_features", lambda *_: pytest.fail("the run was built"))
+    os.utime(tmp_path / "images" / "a.png", (1, 1))
+    with pytest.raises(pytest.fail.Exception, match="the run was built"):
         setup.build_trainer(config, folder, cast("RewardScorer", None), "cpu", None)
 
 
