@@ -2,18 +2,21 @@
 
 import json
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from srpo_ray.errors import StudyInterruptedError
 from srpo_ray.files import write_text
-from srpo_ray.inference.job import Row, SamplingJob
+from srpo_ray.inference.job import WEIGHTS, Row, SamplingJob
+from srpo_ray.training.inputs import changed_inputs, merged_inputs
 from srpo_ray.training.run_folder import append_row, read_rows
 
 ROWS, JOB = "rows.jsonl", "job.json"
+_SHOWN = 3
 Rows = Generator[Row, None, None]
 
 
@@ -81,24 +84,49 @@ def _place(row: Row) -> tuple[int, int, str]:
 
 
 def open_folder(job: SamplingJob) -> None:
-    """Make the job's folder, or see that it is the one of this same job.
+    """Make the job's folder, or check that it is the one of this same job.
 
     Raises:
-        ValueError: If it cannot be written, or belongs to another job.
+        ValueError: If it cannot be written, or holds images of another job: other settings, weights or files.
     """
     file = job.folder / JOB
     asked = json.loads(json.dumps(job.description))
     try:
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
-        others = [name for name in asked if not isinstance(before, dict) or asked[name] != before.get(name)]
+        others = _differences(before, asked) if isinstance(before, dict) else [JOB]
+        if not file.exists() and (job.folder / ROWS).exists():
+            others = [f"origin ({JOB} is missing)"]
         if not others:
+            asked["inputs"] = merged_inputs(before.get("inputs", {}), asked["inputs"])
             write_text(file, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(
             f"--out: expected a folder that can be written, got {job.folder} ({error}); name another"
         ) from error
     if others:
+        shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+        again = any(name.endswith(f".{WEIGHTS}") for name in others)
+        reason = "; the run was trained again or further since then" if again else ""
         raise ValueError(
             f"--out: expected a new folder or the one of this same command, got {job.folder}, which holds pictures of"
-            f" other {', '.join(others)}; name another folder or remove this one"
+            f" other {shown}{reason}; name another folder or remove this one"
         )
+
+
+def _differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Names of what differs between two descriptions; files of rewards with a hash in only one of them do not."""
+    known, wanted = (_flat({**each, "inputs": None}) for each in (before, asked))
+    changed = changed_inputs(before.get("inputs", {}), asked["inputs"])
+    return [
+        *(name for name in wanted | known if known.get(name) != wanted.get(name)),
+        *(text for _, text in changed),
+    ]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names of nested values: `{"models": {"base": {"rl_guidance": 0}}}` -> `{"models.base.rl_guidance": 0}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = _flat(value) if isinstance(value, Mapping) else {}
+        flat |= {f"{key}.{name}": inner for name, inner in nested.items()} or {key: value}
+    return flat

@@ -78,7 +78,7 @@ def evaluate_run(
         prompts=job.prompts,
         scores=_scores(rows, job),
         objective=next(iter(held_out), TRAINED_REWARD),
-        settings={name: value for name, value in job.description.items() if name != "prompts"} | {"prompts": source},
+        settings=job.settings | {"prompts": source},
         created=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         command=command,
     )

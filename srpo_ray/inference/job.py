@@ -9,8 +9,12 @@ from typing import Any
 from srpo_ray.config import RunConfig
 from srpo_ray.config.load import apply
 from srpo_ray.config.located import located
+from srpo_ray.training.inputs import reward_hashes
 from srpo_ray.training.trained import TrainedRun, read_trained
 
+WEIGHTS = "weights"
+"""Name of the trained weights' hash in the description of a model."""
+_SHOWN_DIGITS = 16
 Row = dict[str, Any]
 """One picture: `prompt` and `sample` (indices from 0), `model`, then its metrics."""
 
@@ -24,6 +28,11 @@ class Model:
     run: TrainedRun
     rl_guidance: float
     """0: the run's untrained model; 1: its tuned one; see `RLGuidance`."""
+
+    @property
+    def weights(self) -> str | None:
+        """SHA-256 of the trained weights that the model uses; None where it uses none."""
+        return self.run.identity if self.rl_guidance else None
 
 
 @dataclass(frozen=True)
@@ -61,22 +70,59 @@ class SamplingJob:
         return self.folder / "pictures" / f"{prompt:05d}_{sample}_{model}.png"
 
     @property
-    def description(self) -> dict[str, Any]:
-        """What the pictures depend on, as JSON holds it; another description is another job."""
+    def settings(self) -> dict[str, Any]:
+        """The models and options for a report."""
         evaluation = self.config.evaluation
-        models = {
-            model.name: {"run": str(model.run.folder.path), "step": model.run.step, "rl_guidance": model.rl_guidance}
-            for model in self.models
-        }
         return {
-            "models": models,
+            "models": {
+                model.name: {
+                    "run": str(model.run.folder.path),
+                    "step": model.run.step,
+                    "rl_guidance": model.rl_guidance,
+                    WEIGHTS: (model.weights or "untrained")[:_SHOWN_DIGITS],
+                }
+                for model in self.models
+            },
             "samples_per_prompt": evaluation.samples_per_prompt,
             "seed": evaluation.seed,
             "steps": evaluation.num_steps,
             "guidance_scale": evaluation.guidance_scale,
             "rewards": [reward.name for reward in self.rewards] if self.scored else [],
             "truth": self.truth,
+        }
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Everything that images and scores depend on, as JSON values; another description is another job.
+
+        Weights and files are described by hashes of their content, so a run may move, and one that was trained again
+        under its name is another one.
+
+        Raises:
+            ValueError: If a file of a reward model cannot be read.
+        """
+        config = self.config
+        return {
+            **self.settings,
+            "models": {model.name: _description(model) for model in self.models},
+            "model": dict(self.models[0].run.model),
+            "resolution": config.model.resolution,
+            "shift": config.rollout.shift,
+            "scoring": self._scoring if self.scored else {},
+            "inputs": reward_hashes(config) if self.scored else {},
             "prompts": list(self.prompts),
+        }
+
+    @property
+    def _scoring(self) -> dict[str, Any]:
+        """How scores are computed, beside the files of the reward models."""
+        evaluation, words = self.config.evaluation, self.config.trained_words
+        return {
+            "models": [reward.model_dump(mode="json") for reward in self.rewards],
+            "factors": self.config.rewards.factors,
+            "preprocessing": evaluation.preprocessing,
+            "relative": evaluation.relative.model_dump(mode="json") if evaluation.relative else None,
+            "trained_words": words.model_dump(mode="json") if words else None,
         }
 
     @property
@@ -121,6 +167,13 @@ def open_run(run_dir: Path) -> TrainedRun:
     """`read_trained`, with paths that processes in other working folders find."""
     run = read_trained(run_dir.resolve())
     return replace(run, config=located(run.config))
+
+
+def _description(model: Model) -> dict[str, Any]:
+    section = model.run.config.model
+    described = section.model_dump(mode="json", include={"dtype", "truncate_sigma", "max_sequence_length"})
+    trained = {"lora": section.lora.model_dump(mode="json") if section.lora else None, WEIGHTS: model.weights}
+    return described | {"rl_guidance": model.rl_guidance} | (trained if model.weights else {})
 
 
 def guided_name(weight: float) -> str:

@@ -26,6 +26,8 @@ from srpo_ray.training.storage import Fingerprint, Storage
 WEIGHTS, OPTIMIZER, AVERAGE = "weights", "optimizer", "average"
 MANIFEST = "manifest.json"
 
+_UNREADABLE = (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError)
+
 
 class TensorFiles(Mapping[str, Tensor]):
     """The tensors of several safetensors files, each read when it is asked for."""
@@ -204,7 +206,7 @@ def read_checkpoint(storage: Storage, step: int, part: tuple[int, int] = (0, 1))
             _check_file(storage, folder, name, manifest)
         tensors = {kind: _open_files(storage, folder, manifest, kind) for kind in (WEIGHTS, OPTIMIZER, AVERAGE)}
         return Checkpoint(manifest["step"], **tensors, state=manifest["state"])
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise _unreadable(storage, folder, error) from error
 
 
@@ -229,13 +231,32 @@ def read_trained_weights(storage: Storage, step: int) -> Mapping[str, Tensor]:
     folder = checkpoint_name(step)
     try:
         manifest = _read_manifest(storage, folder)
-        kind = AVERAGE if any(name.startswith(AVERAGE) for name in manifest["files"]) else WEIGHTS
-        for name in manifest["files"]:
-            if name.startswith(kind):
-                _check_file(storage, folder, name, manifest)
-        return _open_files(storage, folder, manifest, kind)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError) as error:
+        files = _trained_files(manifest)
+        for name in files:
+            _check_file(storage, folder, name, manifest)
+        return TensorFiles([storage.file(f"{folder}/{name}") for name in files])
+    except _UNREADABLE as error:
         raise _unreadable(storage, folder, error) from error
+
+
+def trained_identity(storage: Storage, step: int) -> str:
+    """SHA-256 of what the manifest says of the files that `read_trained_weights` reads; no tensor is read.
+
+    Raises:
+        ValueError: If there is no such checkpoint.
+    """
+    folder = checkpoint_name(step)
+    try:
+        files = _trained_files(_read_manifest(storage, folder))
+    except _UNREADABLE as error:
+        raise _unreadable(storage, folder, error) from error
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _trained_files(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """File name -> fingerprint of the average of the weights, or of the weights where there is no average."""
+    kind = AVERAGE if any(name.startswith(AVERAGE) for name in manifest["files"]) else WEIGHTS
+    return {name: fingerprint for name, fingerprint in manifest["files"].items() if name.startswith(kind)}
 
 
 def _saver(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:

@@ -16,10 +16,12 @@ from srpo_ray.files import replacing, write_text
 from srpo_ray.models.families import family_of
 from srpo_ray.models.tuned import load_tuned, model_dtype
 from srpo_ray.training.model_card import model_card
-from srpo_ray.training.trained import read_trained
+from srpo_ray.training.trained import TrainedRun, read_trained
 
 DIFFUSERS_LORA = "pytorch_lora_weights.safetensors"
 COMFYUI_LORA = "comfyui_lora.safetensors"
+TRANSFORMER = "transformer"
+CONFIG, GALLERY = "config.yaml", "before_after.png"
 
 
 def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> list[Path]:
@@ -38,7 +40,8 @@ def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> li
         The files and folders that were written.
 
     Raises:
-        ValueError: If there is no trained run in the folder, it learned nothing, or `out` cannot be written.
+        ValueError: If there is no trained run in the folder, it learned nothing, or `out` cannot be written or has
+            files of another export that would stay beside the new ones.
     """
     run = read_trained(run_dir)
     if run.weights is None:
@@ -46,25 +49,39 @@ def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> li
             f"expected a run that learned something, got {run_dir}, whose best evaluation was that of the untrained"
             " model when the alarm stopped it; export another run"
         )
+    _require_no_rest(run, out)
     transformer = load_tuned(run.config, torch.float32, "cpu", run.weights)
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = _save_weights(transformer, run.config, out, dtype or model_dtype(run.config))
         written.append(write_text(out / "README.md", model_card(run, DIFFUSERS_LORA, COMFYUI_LORA)))
-        written.append(write_text(out / "config.yaml", run.folder.config.read_text()))
+        written.append(write_text(out / CONFIG, run.folder.config.read_text()))
         if run.folder.gallery.exists():
-            with replacing(out / "before_after.png") as unfinished:
+            with replacing(out / GALLERY) as unfinished:
                 shutil.copyfile(run.folder.gallery, unfinished)
-            written.append(out / "before_after.png")
+            written.append(out / GALLERY)
         return written
     except OSError as error:
         raise ValueError(f"--out: expected a folder that can be written, got {out} ({error}); name another") from error
 
 
+def _require_no_rest(run: TrainedRun, out: Path) -> None:
+    """Refuse a folder of another export, whose weights or images would pass for those of this run."""
+    weights = {TRANSFORMER} if run.config.model.lora is None else {DIFFUSERS_LORA, COMFYUI_LORA}
+    gallery = {GALLERY} if run.folder.gallery.exists() else set[str]()
+    rest = sorted({TRANSFORMER, DIFFUSERS_LORA, COMFYUI_LORA, GALLERY} - weights - gallery)
+    found = [name for name in rest if (out / name).exists()]
+    if found and (out / CONFIG).exists():
+        raise ValueError(
+            f"--out: expected a new folder or one whose files this export replaces, got {out} with {', '.join(found)}"
+            " of another export; name another folder or remove this one"
+        )
+
+
 def _save_weights(transformer: Any, config: RunConfig, out: Path, dtype: torch.dtype) -> list[Path]:
     if config.model.lora is None:
-        transformer.to(dtype).save_pretrained(out / "transformer")
-        return [out / "transformer"]
+        transformer.to(dtype).save_pretrained(out / TRANSFORMER)
+        return [out / TRANSFORMER]
     layers = {name: tensor.to(dtype) for name, tensor in get_peft_model_state_dict(transformer).items()}
     adapters = transformer.peft_config["default"].to_dict()
     pipeline_class: Any = getattr(diffusers, family_of(config.model.path).pipeline)

@@ -13,8 +13,12 @@ from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.rewards.build import declares_image_gradient
+from srpo_ray.training.inputs import input_hashes, keep_inputs
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.storage import below, require_writable
+
+ANOTHER_NAME = "choose another `name` or remove the folder"
+"""How a user avoids the folder of an earlier run."""
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -75,15 +79,23 @@ def check_rewards(config: RunConfig) -> None:
 
 
 def open_run_folder(config: RunConfig, path: Path) -> RunFolder:
-    """Make the run's folder, or open it again to go on with the same config.
+    """Make the run's folder, or open it again to continue with the same config and the same inputs.
+
+    The inputs of a finished run are compared too: its results are not those of the changed files.
 
     Raises:
-        ValueError: If it cannot be written, or belongs to a run with another config.
+        ValueError: If it cannot be written, belongs to a run with another config, or the content of an input has
+            changed since the run began.
     """
     folder = RunFolder(path)
     folder.make()
     if folder.config.exists():
         _require_same(config, folder)
+    else:
+        folder.inputs.unlink(missing_ok=True)
+    results = (folder.steps, folder.evaluations, folder.finished)
+    has_results = folder.config.exists() and any(file.exists() for file in results)
+    keep_inputs(folder.inputs, input_hashes(config), has_results=has_results, cure=ANOTHER_NAME)
     storage = config.training.checkpoint_storage
     if storage and not folder.finished.exists():
         require_writable(storage, "training.checkpoint_storage")
@@ -103,6 +115,7 @@ def forgotten_unless_begun(folder: RunFolder) -> Iterator[None]:
     finally:
         if not folder.tracker_record.exists():
             folder.config.unlink(missing_ok=True)
+            folder.inputs.unlink(missing_ok=True)
             folder.checkpoint_place.unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srpo_ray.files import read_json, replacing, write_text
+from srpo_ray.training.inputs import untrained_inputs
 
 CHECKPOINT_SAVED = "checkpoint saved"
 """Event of a run: a checkpoint that a later start expects to find."""
@@ -26,6 +27,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.inputs = self.path / "inputs.json"
         self.tracker_record = self.path / "mlflow_run.json"
         self.tracker_spool = self.path / "mlflow_spool.jsonl"
         self.steps = self.path / "steps.jsonl"
@@ -122,11 +124,16 @@ def drop_rows_after(path: Path, step: int) -> None:
 
 
 def adopt_untrained(source: RunFolder, target: RunFolder) -> bool:
-    """Copy the evaluation of update 0 from another run to one that has none; the untrained model is the same in both.
+    """Copy the evaluation of update 0 from another run to one that has none.
+
+    Both runs must have recorded the same content of model, reward models and evaluation prompts in `inputs.json`.
 
     Returns:
-        Whether `target` has it now; not if `source` has not finished its own.
+        Whether `target` has it now; not if `source` has not finished its own, or was made from other files.
     """
+    inputs = untrained_inputs(target.inputs)
+    if not inputs or untrained_inputs(source.inputs) != inputs:
+        return False
     rows, scores = read_rows(source.evaluations), read_rows(source.scores)
     # The picture grid is the last file that an evaluation writes.
     if not rows or not scores or rows[0]["step"] != 0 or not source.gallery.exists():

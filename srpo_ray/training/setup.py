@@ -18,6 +18,7 @@ from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.checkpoint import Checkpoint
 from srpo_ray.training.engine import Engine
+from srpo_ray.training.inputs import require_same_inputs, text_hashes
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.prepare import prepare_features, prepare_latents
 from srpo_ray.training.run_folder import RunFolder
@@ -35,9 +36,14 @@ def build_trainer(
         rewards: Scores of trained and held-out models.
         device: Where this worker trains.
         checkpoint: What to go on from; None starts with the model's own weights.
+
+    Raises:
+        ValueError: If this host reads other prompts or captions than the run began with.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     texts = read_texts(config)
+    # A file may have changed since the driver looked, or another host may have another copy of it.
+    require_same_inputs(folder.inputs, text_hashes(config, texts), "give every host the same copy of it")
     # Before the model is loaded: the text encoders of FLUX.1 are nearly as large.
     cache = prepare_features(config, texts.encoded, folder, device)
     dtype = model_dtype(config)

@@ -7,7 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run
-from srpo_ray.training.checkpoint import latest_trained, read_trained_weights
+from srpo_ray.models.identity import COMMIT
+from srpo_ray.training.checkpoint import latest_trained, read_trained_weights, trained_identity
+from srpo_ray.training.input_files import MODEL
+from srpo_ray.training.inputs import model_hashes, require_same_inputs
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.storage import Storage
 
@@ -20,11 +23,27 @@ class TrainedRun:
     config: RunConfig
     step: int
     """Updates made; 0 where the alarm stopped a run that was best before its first one."""
+    identity: str | None
+    """SHA-256 of the trained weights; None at step 0."""
+    model: Mapping[str, str]
+    """Part -> hash of the pipeline that was tuned."""
 
     @property
     def weights(self) -> Mapping[str, Tensor] | None:
-        """The trained weights, or their average where the run kept one, read anew; None at step 0."""
-        return read_trained_weights(Storage(self.folder.checkpoints), self.step) if self.step else None
+        """The trained weights, or their average where the run kept one, read anew; None at step 0.
+
+        Raises:
+            ValueError: If they are not whole, or are not those that this object was made for.
+        """
+        if not self.step:
+            return None
+        storage = Storage(self.folder.checkpoints)
+        if trained_identity(storage, self.step) != self.identity:
+            raise ValueError(
+                f"expected the weights of {self.folder.path} as they were when the command started, got others: the"
+                " run was trained again meanwhile; repeat the command"
+            )
+        return read_trained_weights(storage, self.step)
 
 
 def read_trained(run_dir: Path) -> TrainedRun:
@@ -34,18 +53,26 @@ def read_trained(run_dir: Path) -> TrainedRun:
         run_dir: Folder of the run.
 
     Raises:
-        ValueError: If there is no run with a whole checkpoint in the folder.
+        ValueError: If there is no run with a whole checkpoint in the folder, or the files of its model have changed
+            since it was trained.
     """
     folder = RunFolder(run_dir)
+    storage = Storage(folder.checkpoints)
     step = folder.best_step
     if step is None:
-        found = latest_trained(Storage(folder.checkpoints))
+        found = latest_trained(storage)
         step = found[0] if found else None
     elif step:
-        read_trained_weights(Storage(folder.checkpoints), step)
+        read_trained_weights(storage, step)
     if not folder.config.exists() or step is None:
         raise ValueError(
             f"expected the folder of a trained run, with config.yaml and checkpoints, got {run_dir};"
             " `srpo-ray train` prints the folder when it ends"
         )
-    return TrainedRun(folder, load_run([folder.config]), step)
+    config = load_run([folder.config])
+    model = model_hashes(config)
+    if COMMIT not in model:
+        # A commit of the hub may change a description alone.
+        cure = f"set {MODEL} in {folder.config} to a copy of the model that the run was trained from"
+        require_same_inputs(folder.inputs, {MODEL: {config.model.path: model}}, cure)
+    return TrainedRun(folder, config, step, trained_identity(storage, step) if step else None, model)

@@ -1,6 +1,6 @@
 """The folder of a sweep or a study of methods: what makes it the same one when it is resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,6 +8,7 @@ from srpo_ray.config import ConfigError, RunConfig, StudyConfig, SweepConfig, lo
 from srpo_ray.config.base import Section
 from srpo_ray.config.load import read_yaml, validate
 from srpo_ray.files import write_text
+from srpo_ray.training.inputs import input_hashes, keep_inputs
 from srpo_ray.training.run_folder import RunFolder
 
 StudyT = TypeVar("StudyT", SweepConfig, StudyConfig)
@@ -16,11 +17,17 @@ _KINDS: Mapping[type[Section], str] = {SweepConfig: "sweep", StudyConfig: "study
 _BASE = "base.yaml"
 
 
-def open_study_folder(config: SweepConfig | StudyConfig, base: RunConfig) -> Path:
-    """Make the folder of a sweep or study, or open it again to go on with the same one.
+def open_study_folder(config: SweepConfig | StudyConfig, base: RunConfig, variants: Sequence[RunConfig] = ()) -> Path:
+    """Make the folder of a sweep or study, or open it again to continue the same one with the same inputs.
+
+    Args:
+        config: The sweep or study.
+        base: Config that its runs start from.
+        variants: Configs of runs that may read other files than the base config.
 
     Raises:
-        ValueError: If it cannot be written, or belongs to another one.
+        ValueError: If it cannot be written, belongs to another sweep or study, or the content of an input has changed
+            since it began.
     """
     folder, kind = Path(base.run_root) / config.name, _KINDS[type(config)]
     RunFolder(folder).make()
@@ -30,12 +37,19 @@ def open_study_folder(config: SweepConfig | StudyConfig, base: RunConfig) -> Pat
         own: not own.exists() or validate(type(config), read_yaml(own), str(own)) == config,
         shared: not shared.exists() or load_run([shared]) == base,
     }
-    for file, section in ((own, config), (shared, base)):
-        if not same[file]:
+    for file, is_same in same.items():
+        if not is_same:
             raise ValueError(
                 f"expected {folder} to be new or to hold this same {kind}, got another one ({file.name} differs);"
                 f" choose another name with `{kind}.name=...`, resume that one with `--resume {folder}`, or remove it"
             )
+    keep_inputs(
+        RunFolder(folder).inputs,
+        input_hashes(base, *variants),
+        has_results=own.exists() and any((folder / "trials").glob("*/evaluations.jsonl")),
+        cure=f"choose another name with `{kind}.name=...` or remove the folder",
+    )
+    for file, section in ((own, config), (shared, base)):
         write_text(file, to_yaml(section))
     return folder
 

@@ -14,7 +14,7 @@ from srpo_ray.config import RunConfig, StudyConfig, apply
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.located import located
 from srpo_ray.config.study import Method
-from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.comparison import CALLS, GRADIENT_CALL, SECONDS, Arm, StudyReport, Tuned
 from srpo_ray.evaluation.comparison_report import EQUAL, ablation_table, study_table, write_study
 from srpo_ray.evaluation.gallery import method_grid, save_png
@@ -22,6 +22,7 @@ from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.tracking.run import flatten, git_commit
 from srpo_ray.training.health import idle_warning
+from srpo_ray.training.inputs import require_same_inputs, text_hashes
 from srpo_ray.training.launch import check_cluster, reward_pool
 from srpo_ray.training.preflight import check_inputs
 from srpo_ray.training.run_folder import RunFolder, load_pictures, read_rows
@@ -50,13 +51,15 @@ def run_study(config: StudyConfig, base: RunConfig, address: str | None, command
         StudyInterruptedError: If it was stopped by Ctrl-C.
     """
     ablated = config.changes(config.method(config.ablated))
-    for changes in (
+    changes = [
         *(config.changes(method) for method in config.methods),
         *({**ablated, **ablation.set} for ablation in config.ablations),
-    ):
-        check_inputs(apply(base, changes))
+    ]
+    variants = [apply(base, each) for each in changes]
+    for variant in variants:
+        check_inputs(variant)
     base = located(base)
-    folder = open_study_folder(config, base)
+    folder = open_study_folder(config, base, list(map(located, variants)))
     command = first_command(folder, command)
     with ray_session(address):
         check_cluster(base)
@@ -215,13 +218,19 @@ def _publish(study: Study, report: StudyReport) -> Path:
 
 
 def _pictures(study: Study, report: StudyReport) -> Path | None:
-    """Each method's pictures for the same prompts and noise, from its first seed."""
+    """Each method's pictures for the same prompts and noise, from its first seed.
+
+    Raises:
+        ValueError: If the evaluation prompts have changed since the study began, so that they are no captions.
+    """
     folders = {arm.name: trial_folder(study, arm.rows[0].name) for arm in report.methods if arm.rows[0].ended}
     if not folders:
         return None
     base = load_pictures(next(iter(folders.values())).base_pictures)
     columns = {"untrained": base} | {name: load_pictures(folder.tuned_pictures) for name, folder in folders.items()}
-    prompts = load_prompts(study.base.evaluation.prompts, "evaluation.prompts")
+    texts = read_texts(study.base)
+    cure = "start the study again under another name"
+    require_same_inputs(RunFolder(study.folder).inputs, text_hashes(study.base, texts), cure)
     stacked = {name: torch.stack(list(pictures.values())) for name, pictures in columns.items()}
-    grid = method_grid(stacked, [prompts[index] for index in base])
+    grid = method_grid(stacked, [texts.judged[index] for index in base])
     return save_png(grid, Path(study.folder) / "pictures" / "methods.png")

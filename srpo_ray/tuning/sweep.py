@@ -51,11 +51,12 @@ def run_sweep(sweep: SweepConfig, base: RunConfig, address: str | None, command:
         ValueError: If an input cannot be used, or no trial finished.
         StudyInterruptedError: If it was stopped by Ctrl-C.
     """
-    check_inputs(base)
-    for comparison in sweep.comparisons:
-        check_inputs(apply(base, comparison.set))
+    compared = [apply(base, comparison.set) for comparison in sweep.comparisons]
+    for config in (base, *compared):
+        check_inputs(config)
+    searched = [apply(base, {path: value}) for path, space in sweep.space.items() for value in space.choice or ()]
     base = located(base)
-    folder = open_study_folder(sweep, base)
+    folder = open_study_folder(sweep, base, [located(config) for config in (*compared, *searched)])
     command = first_command(folder, command)
     with ray_session(address):
         check_cluster(base)

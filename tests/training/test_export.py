@@ -96,6 +96,26 @@ def test_card_says_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.C
     assert kinds == {torch.bfloat16}
 
 
+def test_export_is_repeated_in_its_folder_and_not_mixed_with_that_of_another_run(tmp_path: Path) -> None:
+    trained_run(tmp_path / "adapters", "model.lora={rank: 4}")
+    trained_run(tmp_path / "whole")
+    gallery = RunFolder(tmp_path / "whole").gallery
+    gallery.parent.mkdir(exist_ok=True)
+    gallery.write_bytes(b"image")
+    written = export_run(tmp_path / "whole", tmp_path / "out")
+    assert export_run(tmp_path / "whole", tmp_path / "out") == written
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    with pytest.raises(ValueError, match=r"--out: .*out with before_after\.png, transformer of another export"):
+        export_run(tmp_path / "adapters", tmp_path / "out")
+    gallery.unlink()
+    with pytest.raises(ValueError, match=r"out with before_after\.png of another export"):
+        export_run(tmp_path / "whole", tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == before
+    # A pipeline of diffusers is no export: adapters may lie beside it.
+    (tmp_path / "pipeline" / "transformer").mkdir(parents=True)
+    assert export_run(tmp_path / "adapters", tmp_path / "pipeline")
+
+
 def test_run_without_a_checkpoint_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.make()

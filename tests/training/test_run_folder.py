@@ -1,5 +1,7 @@
+import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from srpo_ray.evaluation.gallery import before_after, save_png
@@ -13,6 +15,8 @@ from srpo_ray.training.run_folder import (
     save_pictures,
 )
 
+JUDGED = {key: {"file": {"part": "hash"}} for key in ("model.path", "evaluation.prompts", "rewards.models.0.path")}
+
 
 def run(path: Path) -> RunFolder:
     folder = RunFolder(path)
@@ -22,6 +26,8 @@ def run(path: Path) -> RunFolder:
 
 def test_untrained_evaluation_is_adopted_only_once_it_is_whole(tmp_path: Path) -> None:
     source, target = run(tmp_path / "source"), run(tmp_path / "target")
+    for folder, prompts in ((source, "hash of some"), (target, "hash of others")):
+        folder.inputs.write_text(json.dumps({**JUDGED, "data.prompts": {"prompts.txt": {"prompts": prompts}}}))
     assert not adopt_untrained(source, target)
     for step, value in ((0, 0.5), (10, 0.6)):
         append_row(source.scores, {"step": step, "num_prompts": 1, "scores": {"panel/held_out": [value]}})
@@ -39,6 +45,23 @@ def test_untrained_evaluation_is_adopted_only_once_it_is_whole(tmp_path: Path) -
     adopted = load_pictures(target.base_pictures)
     assert list(adopted) == [0, 3]
     assert all(torch.equal(adopted[index], pictures[index]) for index in pictures)
+
+
+@pytest.mark.parametrize("key", JUDGED)
+def test_untrained_evaluation_of_another_model_reward_or_prompts_is_not_adopted(tmp_path: Path, key: str) -> None:
+    source, target = run(tmp_path / "source"), run(tmp_path / "target")
+    append_row(source.scores, {"step": 0, "num_prompts": 1, "scores": {"panel/held_out": [0.5]}})
+    append_row(source.evaluations, {"step": 0, "panel/held_out": 0.5})
+    save_pictures(source.base_pictures, {0: torch.rand(3, 8, 8)})
+    image = torch.rand(1, 3, 8, 8)
+    save_png(before_after(image, image, ["a"]), source.gallery)
+    target.inputs.write_text(json.dumps(JUDGED))
+    assert not adopt_untrained(source, target), "the source has no record"
+    source.inputs.write_text(json.dumps({**JUDGED, key: {"file": {"part": "another hash"}}}))
+    assert not adopt_untrained(source, target)
+    assert not target.evaluations.exists()
+    source.inputs.write_text(json.dumps(JUDGED))
+    assert adopt_untrained(source, target)
 
 
 def test_a_row_that_was_cut_off_is_not_read(tmp_path: Path) -> None:

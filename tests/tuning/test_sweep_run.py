@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ TINY = [
     "sweep.comparisons=[{name: late timesteps only, set: {algorithm.timestep_window: [30, 45]}}]",
     "sweep.max_fall={}",
 ]
+PROMPTS = "a red circle on a gray background\na blue square on a black background\n"
 KINDS = ("trial", "repeat", "ablation")
 
 
@@ -65,10 +66,10 @@ class Swept:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterator[Swept]:
-    """The sweep; tests stand where the person stood."""
+    """The sweep, which is refused while its prompts are others; tests stand where the person stood."""
     root = tmp_path_factory.mktemp("swept")
     folder = root / "runs" / "small_world_sweep"
-    (root / "prompts.txt").write_text("a red circle on a gray background\na blue square on a black background\n")
+    (root / "prompts.txt").write_text(PROMPTS)
     commit = committed(root)
     script, config = ROOT / "experiments" / "sweep.py", ROOT / "configs" / "sweep" / "small_world.yaml"
     command = [sys.executable, str(script), str(config), *TINY, "data.prompts=prompts.txt"]
@@ -79,6 +80,12 @@ def swept(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterat
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         # Paths in the config are relative to where the person stands, not to where Ray's processes run.
         patch.chdir(root)
+        (root / "prompts.txt").write_text(PROMPTS.replace("red", "green"))
+        with redirect_stderr(io.StringIO()) as refused:
+            assert main(["sweep", "--resume", "runs/small_world_sweep"]) == 2
+        assert "data.prompts:" in refused.getvalue()
+        assert "prompts.txt (prompts)" in refused.getvalue()
+        (root / "prompts.txt").write_text(PROMPTS)
         assert main(["sweep", "--resume", "runs/small_world_sweep"]) == 0
         yield Swept(root, folder, commit, written, begun, printed.getvalue())
 
