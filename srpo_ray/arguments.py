@@ -44,7 +44,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="+", metavar=_CONFIG, help="config files, then a.b=value")
+    parser.add_argument("config", nargs="+", metavar=_CONFIG, help="config files, then a.b=value; later ones win")
     _add_start(parser)
 
 

@@ -24,9 +24,9 @@ def located(config: RunConfig) -> RunConfig:
     storage = config.training.checkpoint_storage
     if storage and "://" not in storage:
         changes["training.checkpoint_storage"] = str(Path(storage).resolve())
-    file = (config.tracking.uri or "").removeprefix(SQLITE)
-    if file != config.tracking.uri and not file.startswith("/"):
-        changes["tracking.uri"] = f"{sqlite_uri(Path.cwd())}/{file}"
+    uri = config.tracking.uri
+    if uri and uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
+        changes["tracking.uri"] = f"{sqlite_uri(Path.cwd())}/{uri.removeprefix(SQLITE)}"
     for section, models in (
         ("rewards.models", config.rewards.models),
         ("evaluation.held_out", config.evaluation.held_out),

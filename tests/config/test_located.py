@@ -40,6 +40,7 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch:
 
 def test_sqlite_file_is_found_from_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_run([SMALL_WORLD])
+    assert located(config).tracking.uri is None
     for name in ("läufe #1", "a%20b"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "läufe #1")
