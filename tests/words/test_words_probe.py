@@ -1,9 +1,12 @@
 """The probe on the small world, whose rewards and pictures have known meanings."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from srpo_ray.config import load_run
@@ -174,6 +177,22 @@ def test_unusable_words_file_is_refused(tmp_path: Path, name: str, content: byte
 def test_words_beyond_the_length_of_a_file_name_are_read() -> None:
     words = [f"word{number}" for number in range(2000)]
     assert parse_words(",".join(words)) == words
+
+
+@given(content=st.binary(max_size=100) | st.text(max_size=60).map(str.encode))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_random_words_files_are_read_or_refused(content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        Path(file.name).write_bytes(content)
+        try:
+            words = parse_words(file.name)
+        except ValueError as error:
+            # A subclass would be an error of Python's own, such as UnicodeDecodeError.
+            words = [str(error), "refused"] if type(error) is ValueError else []
+    assert len(set(words)) == len(words) >= 2
+    for word in words:
+        assert word.strip()
+        assert "\0" not in word
 
 
 def test_counting_finds_whole_words_and_phrases_in_any_case() -> None:
