@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 def sample(parsed: argparse.Namespace) -> int:
     """`sample`: pictures of prompts."""
-    from srpo_ray.data.prompts import load_prompts
+    from srpo_ray.data.prompts import check_texts, load_prompts
 
+    check_texts(parsed.texts, "the command line", "PROMPT")
     texts = [*parsed.texts, *(load_prompts(parsed.prompts, "--prompts") if parsed.prompts else ())]
     if not texts:
         raise ValueError("expected something to draw, got no prompt; give prompts in quotes or --prompts FILE")

@@ -1,19 +1,24 @@
 """Prompt files, and the order in which a run goes through them."""
 
-import csv
-import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from srpo_ray.data.prompt_formats import BLANKS, COLUMNS, Broken, prompt_column, read_entries
+from srpo_ray.data.text_files import TextFileError
 from srpo_ray.flow import generator
 
 EMBEDDED = ("small_world:train", "small_world:test")
 
-COLUMNS = ("prompt", "caption", "text")
-"""Keys of an entry that a prompt is looked for under, whatever their case, in this order."""
+_UNUSABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
+"""Control characters that are no white space, and surrogates, of which JSON can have one without the other."""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,6 @@ class PromptFile:
         return f"{self.source}: {len(self.prompts)} prompts, {', '.join(parts)}" if parts else None
 
 
-@dataclass(frozen=True)
-class _Broken:
-    """An entry that its format cannot hold, and why."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
-
-
 def load_prompts(source: str, key: str = "data.prompts") -> list[str]:
     """The prompts of a file; see `read_prompts`."""
     return read_prompts(source, key).prompts
@@ -58,7 +53,8 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
     """Read prompts, in any language, from one of these formats.
 
     .txt has one a line; .json is a list of texts or objects; .jsonl has one of those a line; .csv, .tsv and .parquet
-    are tables. In objects and tables the prompt is `prompt`, else `caption`, else `text`, whatever the case.
+    are tables. In objects and tables the prompt is `prompt`, else `caption`, else `text`, whatever the case and the
+    blanks around it. Files of text are UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
     Args:
         source: Path of the file, `small_world:train` or `small_world:test`.
@@ -72,128 +68,77 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
 
         return PromptFile(source, embedded.train_prompts() if source == EMBEDDED[0] else embedded.test_prompts())
     try:
-        entries = _entries(Path(source), key)
-    except (OSError, UnicodeDecodeError) as error:
+        entries = read_entries(Path(source))
+    except OSError as error:
         raise ValueError(
             f"{key}: expected a readable prompt file or one of {', '.join(EMBEDDED)}, got {source!r} ({error});"
             f" check the path (working folder: {Path.cwd()})"
         ) from error
-    texts = [prompt_of(entry) for entry in entries]
-    broken = [f"entry {i + 1} ({str(entries[i])[:100]})" for i, text in enumerate(texts) if text is None]
-    if broken:
-        raise ValueError(
-            f"{key}: expected a text, or an object or row with {', '.join(COLUMNS)}, in every entry of {source}, got"
-            f" {len(broken)} of {len(texts)} without: {'; '.join(broken[:3])}{'; ...' if len(broken) > 3 else ''};"
-            " mend these entries or rename their column"
-        )
+    except TextFileError as error:
+        raise ValueError(f"{key}: {source}: {error}") from error
+    texts = check_texts(entries, source, key)
     prompts = [text for text in texts if text]
     if not prompts:
         raise ValueError(f"{key}: expected at least one prompt in {source}, got an empty file; add prompts, one a line")
     return PromptFile(source, prompts, len(texts) - len(prompts))
 
 
+def check_texts(entries: Sequence[object], source: str, key: str) -> list[str]:
+    """The prompts of entries, without surrounding blanks; empty ones are kept.
+
+    Args:
+        entries: Texts, objects, or `Broken`.
+        source: Where they come from, for messages.
+        key: Config key or option that the source came from, for messages.
+
+    Raises:
+        ValueError: If entries are no prompts; all are counted and the first three named.
+    """
+    found = [_find_prompt(entry) for entry in entries]
+    broken = [f"entry {i + 1} ({text.reason})" for i, text in enumerate(found) if isinstance(text, Broken)]
+    if broken:
+        raise ValueError(
+            f"{key}: expected a text, or an object or row with {', '.join(COLUMNS)}, in every entry of {source}, got"
+            f" {len(broken)} of {len(found)} without: {'; '.join(broken[:3])}{'; ...' if len(broken) > 3 else ''};"
+            " fix these entries or rename their column"
+        )
+    return [text for text in found if isinstance(text, str)]
+
+
 def prompt_of(entry: object) -> str | None:
-    """The prompt of a text, an object or a row, without surrounding blanks.
+    """The prompt of a text or an object, without surrounding blanks.
 
     Returns:
-        `""` where there is a place for it with nothing in it; None if there is no such place, or no text in it.
+        `""` where there is a place for it with nothing in it; None if there is no such place, or no usable text in it.
     """
+    found = _find_prompt(entry)
+    return found if isinstance(found, str) else None
+
+
+def _find_prompt(entry: object) -> str | Broken:
+    if isinstance(entry, Broken):
+        return entry
     value = entry
     if isinstance(entry, Mapping):
-        found = {str(name).lower(): value for name, value in entry.items()}
-        column = next((name for name in COLUMNS if name in found), None)
-        if column and found[column] is None:
-            return ""
-        value = found[column] if column else None
-    return value.strip() if isinstance(value, str) and _is_whole(value) else None
-
-
-def _is_whole(text: str) -> bool:
-    """Whether a text has characters only; JSON can hold half of a pair that stands for one."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _entries(path: Path, key: str) -> Sequence[object]:
-    """What the file lists, each a text or a mapping."""
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(
-            f"{key}: expected a file of type {', '.join(_READERS)}, got {path}; convert it to one prompt a line"
-        )
-    try:
-        entries = reader(path)
-    except (json.JSONDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"{key}: expected {path.suffix[1:].upper()} in {path}, got a syntax error: {error}; mend the file"
-        ) from error
-    if not isinstance(entries, list):
-        raise ValueError(f"{key}: expected a JSON list in {path}, got a {type(entries).__name__}; wrap it in [ ]")
-    return entries
-
-
-def _read_text(path: Path) -> str:
-    # Some editors begin a file with a byte order mark.
-    return path.read_text(encoding="utf-8-sig")
-
-
-def _read_lines(path: Path) -> list[str]:
-    # Not `splitlines`, which takes some characters inside of a text for the end of a line.
-    lines = _read_text(path).split("\n")
-    return lines if lines[-1] else lines[:-1]
-
-
-def _read_json_lines(path: Path) -> list[object]:
-    return [_parse_line(line) for line in _read_lines(path)]
-
-
-def _parse_line(line: str) -> object:
-    try:
-        return json.loads(line) if line.strip() else ""
-    except json.JSONDecodeError as error:
-        return _Broken(f"no JSON: {error}: {line}")
-
-
-def _read_table(path: Path) -> list[object]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        names = list(entry)
         try:
-            rows = list(reader)
-        except csv.Error as error:
-            raise csv.Error(f"{error} (line {reader.line_num})") from error
-    header = rows[0] if rows else []
-    return [_parse_row(header, row) for row in rows[1:]]
+            column = prompt_column(names)
+        except TextFileError as error:
+            return Broken(str(error))
+        if column is not None and entry[names[column]] is None:
+            return ""
+        value = None if column is None else entry[names[column]]
+    if not isinstance(value, str):
+        return Broken(f"no text: {_shown(entry)}")
+    unusable = _UNUSABLE.search(value)
+    if unusable:
+        return Broken(f"the character U+{ord(unusable[0]):04X}, which no text has: {_shown(value)}")
+    return value.strip(BLANKS)
 
 
-def _parse_row(header: list[str], row: list[str]) -> object:
-    if row and len(row) != len(header):
-        return _Broken(f"{len(row)} fields under {len(header)} columns, a text with the delimiter needs quotes: {row}")
-    return dict(zip(header, row, strict=True)) if row else ""
-
-
-def _read_parquet(path: Path) -> list[object]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        columns = [name for name in pyarrow.parquet.read_schema(path).names if name.lower() in COLUMNS]
-        return pyarrow.parquet.read_table(path, columns=columns or None).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise OSError(f"no whole Parquet file: {error}") from error
-
-
-_READERS: dict[str, Callable[[Path], object]] = {
-    ".txt": _read_lines,
-    ".json": lambda path: json.loads(_read_text(path)),
-    ".jsonl": _read_json_lines,
-    ".csv": _read_table,
-    ".tsv": _read_table,
-    ".parquet": _read_parquet,
-}
+def _shown(value: object) -> str:
+    # Of deep, long or endless values the beginning; control characters are escaped, so that a terminal shows them.
+    return _REPR.repr(value)[:100]
 
 
 def prompt_indices(num_prompts: int, step: int, batch_size: int, seed: int) -> list[int]:

@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
+from srpo_ray.evaluation.captions import caption_lines
 from srpo_ray.files import replacing
 
 _GAP = 12
-_FONT_SIZE = 14
 _LINE_HEIGHT = 18
+_BASELINE = 14
+"""Pixels from the top of a line to the baseline, in Pillow's own font of size 14."""
 _CAPTION_LINES = 2
 _INK, _PALE_INK, _PAPER = "#1f2328", "#6e7781", "#ffffff"
 _SMALL, _LARGE = 192, 256
@@ -138,40 +140,23 @@ def _captioned(pictures: Sequence[Image.Image], caption: str, labels: Sequence[s
     height = top + pictures[0].height + 4 + _CAPTION_LINES * _LINE_HEIGHT
     cell = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(cell)
-    font = ImageFont.load_default(_FONT_SIZE)
     left = 0
     for index, picture in enumerate(pictures):
         if labels:
-            draw.text((left, 0), _shortened(labels[index], font, picture.width), fill=_PALE_INK, font=font)
+            _write(draw, (left, 0), labels[index], picture.width, 1, _PALE_INK)
         cell.paste(picture, (left, top))
         left += picture.width + gap
-    for index, line in enumerate(_lines(caption, font, width)):
-        draw.text((0, top + pictures[0].height + 4 + index * _LINE_HEIGHT), line, fill=_INK, font=font)
+    _write(draw, (0, top + pictures[0].height + 4), caption, width, _CAPTION_LINES, _INK)
     return cell
 
 
-def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """The text in at most `_CAPTION_LINES` lines of `width` pixels, with an ellipsis where it was cut."""
-    lines: list[str] = [""]
-    words = text.split()
-    for index, word in enumerate(words):
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        elif len(lines) < _CAPTION_LINES and lines[-1]:
-            lines.append(word)
-        else:
-            lines[-1] = " ".join([lines[-1], *words[index:]]).strip()
-            break
-    return [_shortened(line, font, width) for line in lines]
-
-
-def _shortened(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    if font.getlength(line) <= width:
-        return line
-    while line and font.getlength(line + "...") > width:
-        line = line[:-1]
-    return line.rstrip() + "..."
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int, most: int, ink: str) -> None:
+    """Draw a text in at most `most` lines of `width` pixels, the first with its upper left corner at `place`."""
+    lines, font = caption_lines(text, width, most)
+    left, top = place
+    for index, line in enumerate(lines):
+        # All fonts stand on the baseline of Pillow's own, as taller ones would reach into the next line.
+        draw.text((left, top + index * _LINE_HEIGHT + _BASELINE), line, fill=ink, font=font, anchor="ls")
 
 
 def _tiled(cells: Sequence[Image.Image], columns: int) -> Image.Image:

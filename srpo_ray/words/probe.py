@@ -1,6 +1,8 @@
 """From a reward, words and pictures to a study: which words the reward perceives, and how."""
 
+import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from srpo_ray.config import RunConfig
-from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.prompts import check_texts, load_prompts
+from srpo_ray.data.text_files import TextFileError, read_text_file, split_lines
 from srpo_ray.models.paths import SMALL_WORLD
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.build import build_rewards
@@ -21,6 +24,9 @@ from srpo_ray.words.pictures import Pictures, from_folder, generated, rendered
 
 RENDERED = 512
 """Pictures that are rendered where none are given: a correlation is then off by about 0.04."""
+
+_LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+"""A letter of a script with blanks between words: all but Thai, Lao, Burmese, Khmer, kana and Chinese characters."""
 
 
 @dataclass(frozen=True)
@@ -153,30 +159,50 @@ def study(
 
 
 def count_word(word: str, prompts: Sequence[str]) -> int:
-    """In how many prompts a word (or phrase) occurs as a whole word, in any case."""
-    pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
-    return sum(pattern.search(prompt) is not None for prompt in prompts)
+    """In how many prompts a word (or phrase) occurs as a whole word.
+
+    Case, the kind of white space inside a phrase and the way that accents are composed do not count. In Chinese,
+    Japanese and other scripts without blanks between words, a word also counts inside a longer text.
+    """
+    phrase = r"\s+".join(re.escape(part) for part in unicodedata.normalize("NFC", word).split())
+    pattern = re.compile(rf"(?<!{_LETTER}){phrase}(?!{_LETTER})", re.IGNORECASE)
+    return sum(pattern.search(unicodedata.normalize("NFC", prompt)) is not None for prompt in prompts)
 
 
 def parse_words(argument: str) -> list[str]:
-    """Words of `detailed,oil painting,...`, or of a .txt file with one a line; repeated ones are kept once.
+    """Words of `detailed,oil painting,...`, or of a .txt file with one a line.
+
+    Commas separate words in a file too, and repeated words are kept once. Files are read as prompt files are.
 
     Raises:
-        ValueError: If the file cannot be read, or fewer than two different words come.
+        ValueError: If the file cannot be read or has several columns, a word has a control character, or fewer than
+            two different words come.
     """
-    parts = argument.split(",")
-    if argument.endswith(".txt"):
-        try:
-            parts = Path(argument).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"--words: expected words with commas between, or a readable .txt file of one a line, got"
-                f" {argument!r} ({error}); check the path (working folder: {Path.cwd()})"
-            ) from error
-    words = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    lines = _word_lines(argument)
+    parts = check_texts([part for line in lines for part in line.split(",")], "the words", "--words")
+    columns = next((part for part in parts if "\t" in part), None)
+    if columns is not None:
+        raise ValueError(
+            f"--words: expected one word a line, got a tab in {columns!r} of {argument}; remove the other columns"
+        )
+    words = list(dict.fromkeys(part for part in parts if part))
     if len(words) < 2:
         raise ValueError(
             f"--words: expected at least two different words to compare, got {', '.join(words) or 'none'};"
             " add words, such as detailed,flat"
         )
     return words
+
+
+def _word_lines(argument: str) -> list[str]:
+    if not argument.lower().endswith(".txt"):
+        if os.path.isfile(argument):  # `Path.is_file` fails on a list that is too long for a name
+            raise ValueError(f"--words: expected a .txt file with one word a line, got {argument}; convert it")
+        return [argument]
+    try:
+        return split_lines(read_text_file(Path(argument)))
+    except (OSError, TextFileError) as error:
+        raise ValueError(
+            f"--words: expected words with commas between, or a readable .txt file of one a line, got"
+            f" {argument!r} ({error}); check the path (working folder: {Path.cwd()})"
+        ) from error

@@ -59,7 +59,9 @@ def test_line_ends_and_marks_of_any_kind_stay_out_of_the_prompts_and_no_other_ch
 def test_all_broken_rows_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text("\n".join(['"a cat"', "{", "[1]", '{"prompt": "\\ud800"}', '"a dog"', "7"]))
-    with pytest.raises(ValueError, match=r"got 4 of 6 without: entry 2 \(no JSON: .*; entry 3 .*; entry 4 .*; \.\.\.;"):
+    with pytest.raises(
+        ValueError, match=r"got 4 of 6 without: entry 2 \(expected JSON, .*; entry 3 .*; entry 4 .*; \.\.\.;"
+    ):
         load_prompts(str(path))
     (tmp_path / "p.csv").write_text("prompt\na cat\na cat, sitting\n")
     with pytest.raises(ValueError, match=r"got 1 of 2 without: entry 2 \(2 fields under 1 columns"):
@@ -74,7 +76,7 @@ def test_all_broken_rows_are_counted_and_the_first_are_named(tmp_path: Path) -> 
         ("p.json", '{"prompt": "x"}', "expected a JSON list"),
         ("p.jsonl", '{"words": "x"}', "entry 1"),
         ("p.jsonl", '"a"\n{"prompt": 3}', "entry 2"),
-        ("p.csv", "words\nx\n", "entry 1"),
+        ("p.csv", "words\nx\n", "expected a column prompt, caption or text, got 'words'"),
         ("p.csv", 'prompt\n"x" y\n', "expected CSV"),
         ("p.parquet", "x", "no whole Parquet file"),
         ("p.xlsx", "x", "expected a file of type .txt, .json, .jsonl, .csv, .tsv, .parquet"),

@@ -1,9 +1,12 @@
 """The probe on the small world, whose rewards and pictures have known meanings."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from srpo_ray.config import load_run
@@ -141,8 +144,73 @@ def test_words_come_from_a_list_or_a_file_without_repeats(tmp_path: Path) -> Non
     assert parse_words(str(tmp_path / "words.txt")) == ["flat", "oil painting"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_words_file_is_read_in_every_encoding_with_any_line_end(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "words.TXT"
+    path.write_bytes("detailed\r\nétendu\rflat\n".encode(encoding))
+    assert parse_words(str(path)) == ["detailed", "étendu", "flat"]
+
+
+def test_commas_separate_words_in_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("flat, oil painting\nvivid,\n,flat\n")
+    assert parse_words(str(tmp_path / "words.txt")) == ["flat", "oil painting", "vivid"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("words.txt", "flat\nvivid".encode("utf-16-le"), "save the file as UTF-8"),
+        ("words.txt", b"flat\ncaf\xe9", "byte 0xE9 on line 2"),
+        ("words.txt", b"flat\t0.5\nvivid\t0.3\n", "expected one word a line, got a tab"),
+        ("words.txt", b"flat\n\x1b[1mvivid\n", r"entry 2 \(the character U\+001B"),
+        ("words.txt", b"flat\nflat\n", "at least two different words to compare, got flat"),
+        ("words.csv", b"word\nflat\nvivid\n", "expected a .txt file with one word a line"),
+    ],
+)
+def test_unusable_words_file_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        parse_words(str(tmp_path / name))
+    assert str(error.value).startswith("--words: ")
+
+
+def test_words_beyond_the_length_of_a_file_name_are_read() -> None:
+    words = [f"word{number}" for number in range(2000)]
+    assert parse_words(",".join(words)) == words
+
+
+@given(content=st.binary(max_size=100) | st.text(max_size=60).map(str.encode))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_random_words_files_are_read_or_refused(content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        Path(file.name).write_bytes(content)
+        try:
+            words = parse_words(file.name)
+        except ValueError as error:
+            # A subclass would be an error of Python's own, such as UnicodeDecodeError.
+            words = [str(error), "refused"] if type(error) is ValueError else []
+    assert len(set(words)) == len(words) >= 2
+    for word in words:
+        assert word.strip()
+        assert "\0" not in word
+
+
 def test_counting_finds_whole_words_and_phrases_in_any_case() -> None:
     prompts = ["An oil painting", "OIL PAINTING, dark", "oily paintings", "darkness. dark"]
     assert count_word("oil painting", prompts) == 2
     assert count_word("dark", prompts) == 2
     assert count_word("c++", ["C++ code", "c+"]) == 1
+
+
+def test_counting_sees_through_accents_and_white_space() -> None:
+    assert count_word("caf\u00e9", ["a cafe\u0301 in Paris", "cafe"]) == 1
+    assert count_word("cafe", ["a cafe\u0301 in Paris"]) == 0
+    assert count_word("oil painting", ["an oil\n painting", "oilpainting"]) == 1
+
+
+def test_counting_finds_words_of_scripts_without_blanks_between_words() -> None:
+    prompts = ["一只红色的猫在草地上", "一只狗", "猫", "赤いネコの絵"]
+    assert count_word("猫", prompts) == 2
+    assert count_word("红色", prompts) == 1
+    assert count_word("ネコ", prompts) == 1
+    assert count_word("cat", ["一只cat在", "concat"]) == 1

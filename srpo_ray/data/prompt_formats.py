@@ -1,0 +1,180 @@
+"""Formats of prompt files: what each lists, and under which name an object or a table has its prompts."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srpo_ray.data.text_files import TextFileError, parse_json, read_text_file, split_lines
+
+COLUMNS = ("prompt", "caption", "text")
+"""Keys of an entry that a prompt is looked for under, whatever their case, in this order."""
+
+BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
+"""White space, and the byte order mark that stands inside a file if two files were joined."""
+
+_NAMES = f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An entry without a usable prompt, and why."""
+
+    reason: str
+
+
+def prompt_column(names: Sequence[object]) -> int | None:
+    """Index of the key or column with the prompts; case, surrounding blanks and byte order marks do not count.
+
+    Returns:
+        None if there is none.
+
+    Raises:
+        TextFileError: If two have that name.
+    """
+    plain = [str(name).strip(BLANKS).lower() for name in names]
+    column = next((column for column in COLUMNS if column in plain), None)
+    if column is None:
+        return None
+    same = [str(name)[:40] for name, known in zip(names, plain, strict=True) if known == column]
+    if len(same) > 1:
+        got = ", ".join(map(repr, same[:4]))
+        raise TextFileError(f"expected one {column}, got {len(same)} of that name: {got}; rename or remove the others")
+    return plain.index(column)
+
+
+def read_entries(path: Path) -> Sequence[object]:
+    """Read what a prompt file lists: texts, objects, or `Broken`.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        TextFileError: If it has another format than its name says, or no column of prompts.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise TextFileError(f"expected a file of type {', '.join(_READERS)}; convert it to one prompt a line")
+    return reader(path)
+
+
+def _read_lines(path: Path) -> list[str]:
+    return split_lines(read_text_file(path))
+
+
+def _read_json(path: Path) -> list[object]:
+    text = read_text_file(path)
+    entries = parse_json(text, _object)
+    if not isinstance(entries, list):
+        raise TextFileError(f"expected a JSON list, got {text.strip()[:60]!r}; wrap it in [ ]")
+    return entries
+
+
+def _read_json_lines(path: Path) -> list[object]:
+    return [_parse_line(line.strip(BLANKS)) for line in _read_lines(path)]
+
+
+def _parse_line(line: str) -> object:
+    try:
+        return parse_json(line, _object) if line else ""
+    except TextFileError as error:
+        return Broken(f"{error}: {line[:60]!r}")
+
+
+def _object(items: Sequence[tuple[str, object]]) -> object:
+    try:
+        prompt_column([name for name, _ in items])
+    except TextFileError as error:
+        return Broken(str(error))
+    return dict(items)
+
+
+def _read_table(path: Path) -> list[object]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows = _rows(read_text_file(path), delimiter)
+    while rows and not rows[0][1]:
+        del rows[0]
+    if not rows:
+        return []
+    header = rows[0][1]
+    column = prompt_column(header)
+    if column is None:
+        raise TextFileError(f"{_no_column(header)} and separate columns by {delimiter!r}")
+    return [_cell(row, line, len(header), column) for line, row in rows[1:]]
+
+
+def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """Rows of a table, each with the number of the line on which it begins."""
+    # Blanks before a text count for nothing, so they may also stand before its quotes.
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows, line = [], 1
+    try:
+        for row in reader:
+            rows.append((line, row))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise TextFileError(
+            f"expected CSV, got a syntax error in the row that begins on line {line}: {error}; a text with quotes needs"
+            ' quotes around it and each of its own doubled (""), so fix that row'
+        ) from error
+    return rows
+
+
+def _cell(row: Sequence[str], line: int, num_columns: int, column: int) -> object:
+    if len(row) == num_columns:
+        return row[column]
+    if not "".join(row).strip(BLANKS):
+        return ""
+    fields = f"{len(row)} fields under {num_columns} columns on line {line}"
+    return Broken(f"{fields}, a text with the delimiter needs quotes: {' | '.join(row)[:60]!r}")
+
+
+def _read_parquet(path: Path) -> list[str]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    # A file that is not there or may not be read fails here, so any later error is one of the content.
+    with path.open("rb") as file:
+        try:
+            return _parquet_column(ParquetFile(file, page_checksum_verification=True))
+        except TextFileError:
+            raise
+        # Damage reaches Python as errors of Arrow, as errors of the C++ library behind it, or as text in no encoding.
+        except (pyarrow.ArrowException, OSError, ValueError, MemoryError, RuntimeError, LookupError) as error:
+            raise TextFileError(f"expected Parquet, got no whole Parquet file: {error}; write it again") from error
+
+
+def _parquet_column(table: Any) -> list[str]:
+    schema = table.schema_arrow
+    column = prompt_column(schema.names)
+    if column is None:
+        raise TextFileError(_no_column(schema.names))
+    name, kind = schema.names[column], schema.types[column]
+    if not _holds_text(kind):
+        raise TextFileError(f"expected texts in the column {name!r}, got values of type {kind}; convert them")
+    # One column is read as fast by one thread, and none is left behind where a page is damaged.
+    return [text or "" for text in table.read(columns=[name], use_threads=False).column(name).to_pylist()]
+
+
+def _holds_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _holds_text(kind.value_type)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
+
+
+def _no_column(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in names[:8])
+    return f"expected a column {_NAMES}, got {shown}{', ...' if len(names) > 8 else ''}; rename the prompts' column"
+
+
+_READERS: dict[str, Callable[[Path], Sequence[object]]] = {
+    ".txt": _read_lines,
+    ".json": _read_json,
+    ".jsonl": _read_json_lines,
+    ".csv": _read_table,
+    ".tsv": _read_table,
+    ".parquet": _read_parquet,
+}
