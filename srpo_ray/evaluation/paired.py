@@ -7,9 +7,9 @@ Prompts are the unit: pictures of one prompt are alike, so they are averaged fir
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, pvariance, stdev
 
-from srpo_ray.evaluation.seeds import NORMAL_95, student_95
+from srpo_ray.evaluation.seeds import normal_95, student_95
 
 Values = Sequence[Sequence[float]]
 """One metric of one model: `[prompts][samples]`."""
@@ -69,7 +69,7 @@ def compare(metric: str, model: str, values: Values, reference: str, reference_v
         for ours, theirs in zip(values, reference_values, strict=True)
     ]
     degrees = len(gaps) - 1
-    half_width = student_95(degrees) * math.sqrt(_variance(gaps) / degrees) if degrees else None
+    half_width = student_95(degrees) * stdev(gaps) / math.sqrt(len(gaps)) if degrees else None
     mean, reference_mean = (fmean(fmean(samples) for samples in each) for each in (values, reference_values))
     return Comparison(metric, model, reference, mean, reference_mean, half_width, win_rate(values, reference_values))
 
@@ -90,22 +90,19 @@ def win_rate(values: Values, reference_values: Values) -> WinRate:
         fmean(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(ours, theirs, strict=True))
         for ours, theirs in zip(values, reference_values, strict=True)
     ]
-    rate, spread = fmean(shares), _variance(shares)
+    rate, spread = fmean(shares), pvariance(shares)
     # No more than all pairs count, and where all prompts are alike, no more than the prompts.
     pairs = sum(len(samples) for samples in values)
     count = min(pairs, rate * (1 - rate) / spread * len(shares)) if spread else len(shares)
     return WinRate(rate, *_wilson(rate, count))
 
 
-def _variance(values: Sequence[float]) -> float:
-    """With the number of values as divisor."""
-    center = fmean(values)
-    return fmean((value - center) ** 2 for value in values)
-
-
 def _wilson(rate: float, count: float) -> tuple[float, float]:
-    """Wilson's 95% score interval of a proportion among `count` independent draws."""
-    z = NORMAL_95
+    """Wilson's 95% score interval of a proportion among `count` independent draws.
+
+    `scipy.stats.binomtest` has it for whole numbers of draws only, and an effective number is none.
+    """
+    z = normal_95()
     shrink = 1 + z**2 / count
     center = (rate + z**2 / (2 * count)) / shrink
     reach = z / shrink * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))

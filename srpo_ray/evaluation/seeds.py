@@ -3,26 +3,29 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import mean, stdev
 
-_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t for a two-sided 95% interval at 1 to 10 degrees of freedom, from the published tables."""
 
-NORMAL_95 = 1.959964
-"""What it comes down to with many degrees of freedom."""
-
-
+@cache
 def student_95(degrees: int) -> float:
-    """Student's t for a two-sided 95% interval, to two decimals or better.
+    """Student's t for a two-sided 95% interval.
 
     Args:
-        degrees: Degrees of freedom, at least 1. Above 10 it is the normal quantile with the first two terms of the
-            Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5).
+        degrees: Degrees of freedom, at least 1.
     """
-    if degrees <= len(_STUDENT_95):
-        return _STUDENT_95[degrees - 1]
-    z = NORMAL_95
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    # Drivers import this module at their start, and scipy.stats takes a second to import.
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, degrees))
+
+
+@cache
+def normal_95() -> float:
+    """The normal quantile for a two-sided 95% interval."""
+    from scipy import stats
+
+    return float(stats.norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
