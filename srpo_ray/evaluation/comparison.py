@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from srpo_ray.evaluation.results import TRAINED_REWARD, TrialRow
+from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, TrialRow
 from srpo_ray.evaluation.seeds import OverSeeds
 
 CALLS, SECONDS = "cost/calls", "cost/seconds"
@@ -139,7 +139,7 @@ def study_metrics(report: StudyReport) -> list[str]:
     """The table's columns: objective, trained reward, other held-out scores, truths, diversity."""
     found = {name for arm in report.arms for row in arm.rows for evaluation in row.history for name in evaluation}
     accuracies = {name for name in found if name.endswith("_accuracy") and name != "truth/content_accuracy"}
-    rewards = [f"{TRAINED_REWARD}{part}" for part in ("", "/relative", "/trained")]
+    rewards = [TRAINED_GAIN, TRAINED_REWARD, f"{TRAINED_REWARD}/relative", OWN_WORDS]
     groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("panel/", "truth/")]
     ordered = [report.objective, f"{report.objective}/relative", *rewards, *groups[0], *groups[1], "image/diversity"]
     return [name for name in dict.fromkeys(ordered) if name in found - accuracies]

@@ -5,7 +5,7 @@ from statistics import mean
 
 from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.comparison import CALLS, StudyReport, difference
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
 from srpo_ray.evaluation.table import number, signed
 
 _NUM_COLORS = 8
@@ -70,15 +70,15 @@ def _end_labels(ends: Sequence[tuple[float, float, str]]) -> list[str]:
     return labels
 
 
-def reward_figure(report: StudyReport, reward: str) -> str | None:
-    """Gain of the trained reward against gain of the objective: runs small, means large."""
-    base_reward, base = report.untrained(reward), report.untrained(report.objective)
-    if base_reward is None or base is None:
+def reward_figure(report: StudyReport) -> str | None:
+    """Gain of each run's own trained reward against gain of the objective: runs small, means large."""
+    base = report.untrained(report.objective)
+    if base is None:
         return None
     spots: list[tuple[str, list[svg.Point]]] = []
     for arm in report.methods:
-        values = [(row.value(reward), row.value(report.objective)) for row in arm.ended]
-        gains = [(one - base_reward, other - base) for one, other in values if one is not None and other is not None]
+        values = [(row.value(TRAINED_GAIN), row.value(report.objective)) for row in arm.ended]
+        gains = [(one, other - base) for one, other in values if one is not None and other is not None]
         spots += [(arm.name, gains)] * bool(gains)
     if not spots:
         return None
@@ -94,8 +94,8 @@ def reward_figure(report: StudyReport, reward: str) -> str | None:
         parts.append(svg.dot(*center, 6.5, colors[name], f"{name}: {len(gains)} seeds"))
         labels.append((*center, name))
     parts += _end_labels(labels)
-    parts.append(svg.text(372, 314, f"gain of {reward} →", "name", "end"))
-    return svg.drawing(550, 322, parts, f"Gain of {reward} against gain of {report.objective}")
+    parts.append(svg.text(372, 314, "rise of the trained reward, in standard deviations →", "name", "end"))
+    return svg.drawing(550, 322, parts, f"Rise of the trained reward against gain of {report.objective}")
 
 
 def ablation_figure(report: StudyReport, metric: str) -> str | None:

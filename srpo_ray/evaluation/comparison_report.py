@@ -24,15 +24,16 @@ from srpo_ray.evaluation.comparison import (
 )
 from srpo_ray.evaluation.comparison_figures import ablation_figure, cost_figure, method_colors, reward_figure
 from srpo_ray.evaluation.page import embedded, render
-from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_REWARD
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD
 from srpo_ray.evaluation.table import jsonable, number, param_text, signed, spread_text
 from srpo_ray.files import write_text
 
 _TITLES = {
     CONTENT_ACCURACY: "content",
-    TRAINED_REWARD: "reward",
+    TRAINED_GAIN: "gain (sd)",
+    TRAINED_REWARD: "plain reward",
     f"{TRAINED_REWARD}/relative": "reward rel.",
-    f"{TRAINED_REWARD}/trained": "own words",
+    OWN_WORDS: "own words",
 }
 EQUAL = 0.05
 """Relative difference in compute up to which two methods count as trained for as long."""
@@ -123,7 +124,7 @@ def _page(report: StudyReport, pictures: Path | None) -> dict[str, Any]:
         "ablations": [_gaps(report, arm, metrics) for arm in report.ablations],
         "colors": method_colors(report),
         "cost_figures": [(metric, drawing) for metric, drawing in figures if drawing],
-        "reward_figure": reward_figure(report, TRAINED_REWARD),
+        "reward_figure": reward_figure(report),
         "ablation_figures": [(metric, drawing) for metric, drawing in ablated if drawing],
         "pictures": embedded(pictures) if pictures and pictures.is_file() else None,
         "tuning": [_tuning(report, tuned) for tuned in report.tuning],

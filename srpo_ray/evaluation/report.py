@@ -12,6 +12,8 @@ from srpo_ray.evaluation.page import embedded, render
 from srpo_ray.evaluation.pareto import pareto_figure, word_colors
 from srpo_ray.evaluation.results import (
     CONTENT_ACCURACY,
+    OWN_WORDS,
+    TRAINED_GAIN,
     SweepReport,
     TrialRow,
     alarmed,
@@ -34,10 +36,13 @@ __all__ = ["SweepReport", "TrialRow", "write_report"]
 
 _MEANINGS = {
     CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
-    "reward/total/trained": "the trained reward of the run's positive control words minus that of the negative ones",
+    TRAINED_GAIN: "rise of the reward that the run itself was trained to raise (for its control words, or for the plain"
+    " prompt), in standard deviations over the untrained model's images",
+    OWN_WORDS: "the trained reward of the run's positive control words minus that of the negative ones",
     "image/diversity": "mean difference between pictures of one prompt; a fall means that all seeds look alike",
     "panel/": "score by a model that no trial was trained on; higher is better",
-    "reward/": "score by a model that trials were trained on, for the panel's pictures and the plain prompt",
+    "reward/": "score by a model that trials were trained on, for the panel's images and the plain prompt; a run with"
+    " control words is trained on their difference instead",
     "truth/": "measured from pixels, exactly, because the pictures' content is known",
     "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
 }
@@ -68,6 +73,7 @@ def _page(sweep: SweepReport) -> dict[str, Any]:
         "picture": _gallery(sweep.best_row),
         "alarmed_picture": next(((row, data) for row in alarmed(sweep) if (data := _gallery(row))), None),
         "pareto": pareto_figure(sweep),
+        "in_deviations": sweep.reward == TRAINED_GAIN,
         "words": word_colors(sweep),
         "curves": curve_figures(sweep),
         "importance": _importance(sweep),
@@ -181,7 +187,5 @@ def _glossary(sweep: SweepReport) -> list[tuple[str, str]]:
             meaning = "the same score for the words of evaluation.relative, positive minus negative"
         if name == sweep.objective:
             meaning = f"what trials are ranked by: {meaning or 'a held-out score'}"
-        elif name == sweep.reward:
-            meaning = "the reward that trials were trained to raise"
         meanings.append((name, meaning))
     return meanings

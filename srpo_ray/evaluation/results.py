@@ -12,6 +12,11 @@ from srpo_ray.evaluation.alarm import Alarm
 CONTENT_ACCURACY = "truth/content_accuracy"
 TRAINED_REWARD = "reward/total"
 """The weighted sum of the trained models' scores for the plain prompt."""
+OWN_WORDS = f"{TRAINED_REWARD}/trained"
+"""The same for a run's own control words, positive minus negative; runs with a relative reward only."""
+TRAINED_GAIN = f"{TRAINED_REWARD}/gain"
+"""Rise of the reward that the run itself is trained to raise since its first evaluation, in standard deviations of that
+reward over the untrained model's images; so runs that are trained on different rewards or words share a scale."""
 
 
 Kind = Literal["base", "trial", "repeat", "ablation"]
@@ -71,7 +76,7 @@ class SweepReport:
     objective: str
     """Metric that trials are ranked by, a held-out score."""
     reward: str
-    """Metric of the reward that was trained on."""
+    """Metric of the reward that was trained on, such as `TRAINED_GAIN` where runs are trained on different ones."""
     created: str
     command: str
     commit: str | None

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from srpo_ray.evaluation.results import (
     CONTENT_ACCURACY,
+    TRAINED_GAIN,
     SweepReport,
     TrialRow,
     metric_names,
@@ -71,7 +72,7 @@ def metric_columns(report: SweepReport) -> list[Column]:
     columns = [
         metric(report.objective.rpartition("/")[2], report.objective),
         change("vs base", report.objective),
-        metric("reward", report.reward),
+        metric(reward_title(report.reward), report.reward),
         *(metric(name.rpartition("/")[2], name) for name in truths),
     ]
     return columns + [metric("content", CONTENT_ACCURACY)] * (CONTENT_ACCURACY in names)
@@ -142,6 +143,11 @@ def param_titles(paths: Sequence[str]) -> dict[str, str]:
     short = {path: _TITLES.get(path, path.rpartition(".")[2]) for path in paths}
     names = list(short.values())
     return {path: title if names.count(title) == 1 else path for path, title in short.items()}
+
+
+def reward_title(reward: str) -> str:
+    """Short title of the reward's column: `gain (sd)` where it is counted in standard deviations."""
+    return "gain (sd)" if reward == TRAINED_GAIN else "reward"
 
 
 def rank_text(rank: int | None, row: TrialRow) -> str:

@@ -11,6 +11,7 @@ from srpo_ray.evaluation.alarm import Alarm
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.headline import headline, over_seeds
 from srpo_ray.evaluation.report import SweepReport, write_report
+from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN
 from srpo_ray.evaluation.table import spread_text
 
 OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
@@ -61,7 +62,7 @@ def test_every_run_and_section_is_there(sweep: SweepReport, report_path: Path, t
         assert row.name in found.text
         assert row.label in found.text
     headings = [
-        *("All runs", "Untrained and best", "Training reward against held-out score", "Over updates"),
+        *("All runs", "Untrained and best", "Trained reward against held-out score", "Over updates"),
         *("Which parameter mattered", "Ablations of the best", "Parameter by parameter"),
         *("What the metrics mean", "Run it again"),
     ]
@@ -86,6 +87,20 @@ def test_headline_names_winner_seeds_and_alarms(sweep: SweepReport, report_path:
     assert "Hacking alarm in one run" in found.text
     assert "t02 (from update 30: panel/held_out, image/contrast)" in found.text
     assert "untrained 0.9530 (-0.0120)" in found.text
+
+
+def test_trained_reward_is_stated_in_standard_deviations_of_each_runs_own(sweep: SweepReport, report_path: Path):
+    gains = {"t00": 1.83, "t01": 0.4}
+    rows = [
+        replace(row, history=[{**each, TRAINED_GAIN: gains.get(row.name, 0.2) * each["step"] / 60, OWN_WORDS: 0.1}
+                              for each in row.history])
+        for row in sweep.rows
+    ]  # fmt: skip
+    text = page(replace(sweep, reward=TRAINED_GAIN, rows=rows), report_path).text
+    assert "+1.8300 sd" in text
+    assert "in standard deviations over the untrained model's images" in text
+    assert "gain (sd)" in text
+    assert "reward/total/trained over updates" not in write_report(report_path, sweep).read_text()
 
 
 def test_a_run_with_an_alarm_is_marked_in_table_curves_and_plot(sweep: SweepReport, report_path: Path):
