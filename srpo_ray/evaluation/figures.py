@@ -13,6 +13,7 @@ from srpo_ray.evaluation.results import (
     TrialRow,
     alarmed,
     metric_names,
+    shared_step,
     varied_params,
 )
 from srpo_ray.evaluation.table import number, param_text, param_titles
@@ -39,9 +40,15 @@ def slice_figures(report: SweepReport) -> list[tuple[str, str]]:
     """(parameter, drawing) of the objective against each parameter that differs between trials."""
     paths = varied_params(report)
     titles = param_titles(paths)
-    rows = [row for row in report.trials if not row.failed]
-    scored = [(row, score) for row in rows if (score := row.value(report.objective)) is not None]
+    scored = comparable_scores(report)
     return [(titles[path], _slice(report, scored, path)) for path in paths] if len(scored) > 1 else []
+
+
+def comparable_scores(report: SweepReport) -> list[tuple[TrialRow, float]]:
+    """Trials and their objective after as many updates, the most that all share; without failed trials."""
+    shared = shared_step(report)
+    rows = [row for row in report.trials if not row.failed]
+    return [(row, score) for row in rows if (score := row.value_at(report.objective, shared)) is not None]
 
 
 def _curves(report: SweepReport, metric: str) -> str | None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from srpo_ray.evaluation.alarm import alarm_texts
-from srpo_ray.evaluation.figures import curve_figures, slice_figures
+from srpo_ray.evaluation.figures import comparable_scores, curve_figures, slice_figures
 from srpo_ray.evaluation.headline import alarm_notice, cards, headline, over_seeds
-from srpo_ray.evaluation.importance import variance_explained
+from srpo_ray.evaluation.importance import MINIMUM_TRIALS, permutation_p, variance_explained
 from srpo_ray.evaluation.page import embedded, render
 from srpo_ray.evaluation.pareto import pareto_figure, word_colors
 from srpo_ray.evaluation.results import (
@@ -19,11 +19,13 @@ from srpo_ray.evaluation.results import (
     alarmed,
     metric_names,
     ranking,
+    shared_step,
     varied_params,
 )
 from srpo_ray.evaluation.table import (
     Column,
     metric_columns,
+    number,
     param_columns,
     param_text,
     param_titles,
@@ -69,6 +71,8 @@ def _page(sweep: SweepReport) -> dict[str, Any]:
         "cards": cards(sweep),
         "alarm": alarm_notice(sweep),
         "table": _table(sweep),
+        "shared": shared_step(sweep),
+        "any_stopped": any(row.stopped_early for row in sweep.trials),
         "seeds": _seeds(sweep),
         "picture": _gallery(sweep.best_row),
         "alarmed_picture": next(((row, data) for row in alarmed(sweep) if (data := _gallery(row))), None),
@@ -87,6 +91,7 @@ def _table(sweep: SweepReport) -> dict[str, Any]:
     columns = [
         *param_columns(sweep),
         *metric_columns(sweep),
+        *_budget_columns(sweep),
         Column("seed", lambda row: row.seed, str),
         Column("time", lambda row: row.seconds, _duration),
     ]
@@ -99,6 +104,15 @@ def _table(sweep: SweepReport) -> dict[str, Any]:
         line = {"rank": rank_text(rank, row), "row": row, "cells": cells, "best": row is sweep.best_row}
         rows.append(line | {"status": status_text(row), "alarms": alarm_texts(row.alarms)})
     return {"columns": columns, "rows": rows}
+
+
+def _budget_columns(sweep: SweepReport) -> list[Column]:
+    """Updates behind a row's values and, where trials were stopped early, the objective where all compare."""
+    shared = shared_step(sweep)
+    columns = [Column("update", lambda row: row.judged.get("step"), param_text)]
+    if shared is not None and any(row.stopped_early for row in sweep.trials):
+        columns.append(Column(f"at {shared}", lambda row: row.value_at(sweep.objective, shared), number))
+    return columns
 
 
 def _sort_value(value: Any) -> str:
@@ -119,16 +133,20 @@ def _gallery(row: TrialRow | None) -> str | None:
 
 
 def _importance(sweep: SweepReport) -> dict[str, Any]:
-    """Bars, the most important parameter first, and the number of trials behind them."""
-    scores = {row.name: row.value(sweep.objective) for row in sweep.trials if not row.failed}
-    trials = [(row, score) for row in sweep.trials if (score := scores.get(row.name)) is not None]
-    paths = varied_params(sweep)
+    """Bars, the most important parameter first, and the trials and updates behind them; no bars for few trials."""
+    trials, paths = comparable_scores(sweep), varied_params(sweep)
+    found = {"bars": [], "count": len(trials), "least": MINIMUM_TRIALS, "varied": bool(paths)}
+    if len(trials) < MINIMUM_TRIALS:
+        return found
+    scores = [score for _, score in trials]
     params = [{path: row.params.get(path) for path in paths} for row, _ in trials]
-    shares = variance_explained(params, [score for _, score in trials])
     titles = param_titles(paths)
-    bars = [{"path": path, "title": titles[path], "share": share} for path, share in shares.items()]
+    bars = []
+    for path, share in variance_explained(params, scores).items():
+        chance = None if share is None else permutation_p([trial[path] for trial in params], scores)
+        bars.append({"path": path, "title": titles[path], "share": share, "chance": chance})
     bars.sort(key=lambda bar: -1 if bar["share"] is None else bar["share"], reverse=True)
-    return {"bars": bars, "count": len(trials)}
+    return found | {"bars": bars}
 
 
 def _seeds(sweep: SweepReport) -> list[dict[str, Any]]:

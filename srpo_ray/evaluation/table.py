@@ -20,6 +20,7 @@ from srpo_ray.evaluation.results import (
     TrialRow,
     metric_names,
     ranking,
+    shared_step,
     varied_params,
 )
 from srpo_ray.evaluation.seeds import OverSeeds
@@ -90,6 +91,7 @@ def ranked_table(report: SweepReport) -> Table:
     columns = param_columns(report)[:_MOST_TERMINAL_PARAMS]
     columns += [column for column in metrics if column not in hidden]
     table = Table(title=Text(report.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.caption = _stopped_note(report)
     table.add_column("#", justify="right", no_wrap=True, min_width=2)
     table.add_column("name", no_wrap=True, max_width=16)
     for column in columns:
@@ -106,6 +108,14 @@ def ranked_table(report: SweepReport) -> Table:
         style = "red" if row.failed else "bold green" if row is best else calm
         table.add_row(*(Text(cell, overflow="ellipsis") for cell in cells), style=style)
     return table
+
+
+def _stopped_note(report: SweepReport) -> str | None:
+    """At which update trials that were stopped early are ranked; None without any."""
+    shared = shared_step(report)
+    if shared is None or not any(row.stopped_early for row in report.trials):
+        return None
+    return f"stopped trials: ranked below the others, by their value after update {shared}"
 
 
 def _by_movement(report: SweepReport, columns: Sequence[Column]) -> list[Column]:
@@ -125,11 +135,12 @@ def write_csv(path: Path, report: SweepReport) -> Path:
     metrics = metric_names(report)
     file = io.StringIO(newline="")
     writer = csv.writer(file)
-    writer.writerow(["rank", "name", "kind", "label", "status", "seed", "seconds", *paths, *metrics])
+    writer.writerow(["rank", "name", "kind", "label", "status", "update", "seed", "seconds", *paths, *metrics])
     for rank, row in ranking(report):
         params = [row.params.get(name, "") for name in paths]
         values = [row.value(name) for name in metrics]
-        writer.writerow([rank, row.name, row.kind, row.label, row.status, row.seed, row.seconds, *params, *values])
+        about = [row.name, row.kind, row.label, row.status, row.judged.get("step", ""), row.seed, row.seconds]
+        writer.writerow([rank, *about, *params, *values])
     return write_text(path, file.getvalue())
 
 

@@ -1,4 +1,5 @@
 import math
+import random
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -76,7 +77,7 @@ def test_every_run_and_section_is_there(sweep: SweepReport, report_path: Path, t
 def test_ranks_stand_in_order_of_the_objective(sweep: SweepReport, report_path: Path):
     text = write_report(report_path, sweep).read_text()
     rows = re.findall(r'<span class="rank">(.*?)</span>.*?<b>(.*?)</b>', text, flags=re.DOTALL)
-    assert [name for rank, name in rows if rank.isdigit()] == ["t00", "t04", "t01", "t03", "t05", "t02"]
+    assert [name for rank, name in rows if rank.isdigit()] == ["t00", "t04", "t01", "t03", "t02", "t05"]
     assert [rank for rank, _ in rows if rank.isdigit()] == ["1", "2", "3", "4", "5", "6"]
 
 
@@ -162,6 +163,45 @@ def test_the_picked_run_is_left_out_of_the_spread(sweep: SweepReport):
     one = over_seeds(replace(sweep, rows=[row for row in sweep.rows if row.name != "best_seed_2"]), sweep.objective)
     assert one is not None
     assert spread_text(one) == "0.4810"
+
+
+def many_trials(sweep: SweepReport, count: int) -> SweepReport:
+    """Words decide the score, the learning rate does nothing; every other trial was stopped at update 30."""
+    source = random.Random(0)
+    rows = [sweep.rows[0]]
+    for index in range(count):
+        words, lr = source.choice(["detailed", "real", "vivid"]), 10 ** source.uniform(-6, -5)
+        slope = {"detailed": 1.0, "real": 0.5, "vivid": 0.0}[words] + source.gauss(0, 0.05)
+        updates = 30 if index % 2 else 60
+        rows.append(
+            replace(
+                sweep.rows[1],
+                name=f"t{index:02d}",
+                params={"algorithm.control_words": words, "training.optimizer.lr": lr},
+                history=[{"step": step, OBJECTIVE: slope * step} for step in range(0, updates + 1, 15)],
+                status="finished" if updates == 60 else "stopped early",
+            )
+        )
+    return replace(sweep, rows=rows, best="t00")
+
+
+def test_few_trials_have_no_bars_and_the_report_says_why(sweep: SweepReport, report_path: Path):
+    text = write_report(report_path, many_trials(sweep, 19)).read_text()
+    assert "No shares are shown: 19 trials compare, and it takes 20 or more" in text
+    assert 'class="bars"' not in text
+
+
+def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_beside_each(
+    sweep: SweepReport, report_path: Path
+):
+    text = write_report(report_path, many_trials(sweep, 24)).read_text()
+    assert "24 trials after update 30" in text
+    bars = re.findall(r'class="value">(\d+)%, p ([\d.]+)<', text)
+    assert float(bars[0][0]) > 90, "at their own last updates stopped trials have half of the others' values"
+    assert float(bars[0][1]) == 0.001
+    assert float(bars[1][1]) > 0.05
+    assert "of each trial after update 30" in text
+    assert "at 30" in text
 
 
 def test_seeds_section_states_mean_and_spread_of_truth_too(sweep: SweepReport, report_path: Path):
