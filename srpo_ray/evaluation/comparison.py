@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, TrialRow
-from srpo_ray.evaluation.seeds import OverSeeds
+from srpo_ray.evaluation.seeds import OverSeeds, holm
 
 CALLS, SECONDS = "cost/calls", "cost/seconds"
 """Metrics of an evaluation in a study: what the run's updates had cost by then."""
@@ -102,6 +102,30 @@ def difference(arm: Arm, reference: Arm, metric: str) -> OverSeeds | None:
     others = {row.seed: row for row in reference.ended}
     pairs = [(row.value(metric), others[row.seed].value(metric)) for row in arm.ended if row.seed in others]
     return OverSeeds.of([one - other for one, other in pairs if one is not None and other is not None])
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A cell of a table of differences."""
+
+    seeds: OverSeeds
+    """The difference over seeds."""
+    holds: bool
+    """Whether it differs from zero after Holm's correction for all cells of the table."""
+
+
+def gap_table(report: StudyReport, arms: Sequence[Arm], metrics: Sequence[str]) -> dict[tuple[str, str], Gap]:
+    """(arm, metric) -> difference from the ablated method, tested together; without cells that share no seed."""
+    reference = report.arm(report.ablated)
+    found = {
+        (arm.name, metric): seeds
+        for arm in arms
+        if arm is not reference
+        for metric in metrics
+        if (seeds := difference(arm, reference, metric)) is not None
+    }
+    holds = holm([seeds.p_value for seeds in found.values()])
+    return {cell: Gap(seeds, kept) for (cell, seeds), kept in zip(found.items(), holds, strict=True)}
 
 
 def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: str = CALLS) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from srpo_ray.evaluation import svg
-from srpo_ray.evaluation.comparison import CALLS, StudyReport, difference
+from srpo_ray.evaluation.comparison import CALLS, StudyReport, gap_table, study_metrics
 from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
 from srpo_ray.evaluation.table import number, signed
 
@@ -99,21 +99,21 @@ def reward_figure(report: StudyReport) -> str | None:
 
 
 def ablation_figure(report: StudyReport, metric: str) -> str | None:
-    """Each ablation's difference from the ablated method, with its 95% interval; filled where it is clear of zero."""
-    reference = report.arm(report.ablated)
-    found = [(arm, gap) for arm in report.ablations if (gap := difference(arm, reference, metric)) is not None]
+    """Each ablation's difference from the ablated method with its 95% interval, filled where Holm's test keeps it."""
+    gaps = gap_table(report, report.ablations, study_metrics(report))
+    found = [(arm, gap) for arm in report.ablations if (gap := gaps.get((arm.name, metric))) is not None]
     if not found:
         return None
-    ends = [gap.mean + side * (gap.half_width or 0.0) for _, gap in found for side in (-1, 1)]
+    ends = [gap.seeds.mean + side * (gap.seeds.half_width or 0.0) for _, gap in found for side in (-1, 1)]
     bottom = 14 + _ROW_HEIGHT * len(found)
     x = svg.axis_over([0.0, *ends], 120, 400)
     parts = [svg.text(x(tick), bottom + 16, svg.tick_label(tick), "tick", "middle") for tick in x.ticks(4)]
     parts.append(svg.line(x(0), 4, x(0), bottom, "base-line"))
     for index, (arm, gap) in enumerate(found):
         center = 14 + _ROW_HEIGHT * (index + 0.5)
-        half = gap.half_width or 0.0
-        parts.append(svg.line(x(gap.mean - half), center, x(gap.mean + half), center, "interval"))
-        css = "c0" if gap.is_clear else "hollow"
-        parts.append(svg.dot(x(gap.mean), center, 5, css, f"{arm.name}: {signed(gap.mean)} ± {number(half)}"))
+        half, mean_gap = gap.seeds.half_width or 0.0, gap.seeds.mean
+        parts.append(svg.line(x(mean_gap - half), center, x(mean_gap + half), center, "interval"))
+        css = "c0" if gap.holds else "hollow"
+        parts.append(svg.dot(x(mean_gap), center, 5, css, f"{arm.name}: {signed(mean_gap)} ± {number(half)}"))
         parts.append(svg.text(112, center + 4, arm.name, "label", "end"))
     return svg.drawing(414, bottom + 24, parts, f"What ablations change of {metric}")

@@ -16,10 +16,11 @@ from srpo_ray.evaluation.comparison import (
     CALLS,
     SECONDS,
     Arm,
+    Gap,
     StudyReport,
     Tuned,
     arm_cost,
-    difference,
+    gap_table,
     study_metrics,
 )
 from srpo_ray.evaluation.comparison_figures import ablation_figure, cost_figure, method_colors, reward_figure
@@ -56,17 +57,17 @@ def study_table(report: StudyReport) -> Table:
 
 
 def ablation_table(report: StudyReport) -> Table:
-    """Ablations for the terminal: differences from the ablated method, `*` where the 95% interval leaves out zero."""
+    """Ablations for the terminal: differences from the ablated method, `*` where Holm's correction keeps them."""
     metrics = study_metrics(report)[:_TERMINAL_METRICS]
-    title = f"ablations of {report.ablated}: difference, * if clear of zero over seeds"
+    gaps = gap_table(report, report.ablations, study_metrics(report))
+    title = f"ablations of {report.ablated}: difference, * if not zero over seeds (Holm, {len(gaps)} cells)"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("changed", no_wrap=True)
     for metric in metrics:
         table.add_column(metric_title(metric), justify="right", overflow="fold")
-    reference = report.arm(report.ablated)
     for arm in report.ablations:
-        gaps = [difference(arm, reference, metric) for metric in metrics]
-        table.add_row(arm.name, *(f"{signed(gap.mean)}{'*' * gap.is_clear}" if gap else "-" for gap in gaps))
+        cells = [gaps.get((arm.name, metric)) for metric in metrics]
+        table.add_row(arm.name, *(f"{signed(gap.seeds.mean)}{'*' * gap.holds}" if gap else "-" for gap in cells))
     return table
 
 
@@ -116,12 +117,15 @@ def _page(report: StudyReport, pictures: Path | None) -> dict[str, Any]:
     metrics = study_metrics(report)
     figures = [(metric, cost_figure(report, metric)) for metric in metrics[:_MOST_FIGURES]]
     ablated = [(metric, ablation_figure(report, metric)) for metric in metrics]
+    gaps = gap_table(report, report.ablations, metrics)
+    against = gap_table(report, report.methods, [report.objective])
     return {
         "report": report,
         "headline": _headline(report),
         "metrics": [(metric, metric_title(metric)) for metric in metrics],
-        "lines": [_line(report, arm, metrics) for arm in report.arms if arm.kind != "ablation"],
-        "ablations": [_gaps(report, arm, metrics) for arm in report.ablations],
+        "lines": [_line(report, arm, metrics, against) for arm in report.arms if arm.kind != "ablation"],
+        "ablations": [_gaps(report, arm, metrics, gaps) for arm in report.ablations],
+        "num_cells": len(gaps),
         "colors": method_colors(report),
         "cost_figures": [(metric, drawing) for metric, drawing in figures if drawing],
         "reward_figure": reward_figure(report),
@@ -143,27 +147,27 @@ def _headline(report: StudyReport) -> str:
     return f"{name} ends best at equal compute: {report.objective} {number(base)} → {spread_text(seeds)}"
 
 
-def _line(report: StudyReport, arm: Arm, metrics: Sequence[str]) -> dict[str, Any]:
+def _line(
+    report: StudyReport, arm: Arm, metrics: Sequence[str], against: Mapping[tuple[str, str], Gap]
+) -> dict[str, Any]:
     """A row of the table: values, what they cost, and the difference of the objective from the ablated method's."""
-    reference = report.arm(report.ablated)
-    compared = arm.kind != "base" and arm is not reference
     return {
         "arm": arm,
         "cells": [arm.over_seeds(metric) for metric in metrics],
         "calls": cost_texts(report, arm),
         "seconds": cost_texts(report, arm, SECONDS),
-        "gap": difference(arm, reference, report.objective) if compared else None,
+        "gap": against.get((arm.name, report.objective)),
         "alarms": sum(bool(row.alarms) for row in arm.rows),
         "changed": _settings(arm.changes),
     }
 
 
-def _gaps(report: StudyReport, arm: Arm, metrics: Sequence[str]) -> dict[str, Any]:
+def _gaps(report: StudyReport, arm: Arm, metrics: Sequence[str], gaps: Mapping[tuple[str, str], Gap]) -> dict[str, Any]:
     reference = report.arm(report.ablated)
     own = {path: value for path, value in arm.changes.items() if reference.changes.get(path, _UNSET) != value}
     return {
         "arm": arm,
-        "gaps": [difference(arm, reference, metric) for metric in metrics],
+        "gaps": [gaps.get((arm.name, metric)) for metric in metrics],
         "spent": report.spent(arm),
         "alarms": sum(bool(row.alarms) for row in arm.rows),
         "changed": _settings(own),

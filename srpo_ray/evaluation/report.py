@@ -22,6 +22,7 @@ from srpo_ray.evaluation.results import (
     shared_step,
     varied_params,
 )
+from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.evaluation.table import (
     Column,
     metric_columns,
@@ -168,23 +169,42 @@ def _headline_metrics(sweep: SweepReport) -> list[str]:
 
 
 def _ablations(sweep: SweepReport) -> dict[str, Any] | None:
-    """The best and each ablation: what was changed, and values with their difference from the best."""
+    """The reference and each ablation: values and, for ablations, their difference from the reference.
+
+    The reference is the mean of the best trial's repeats with other seeds, because the best trial was picked for its
+    value. One more run of the same settings differs from it by at most `new_run_half_width` in 95% of cases; a larger
+    difference is an effect. Without two repeats it is unknown how far seeds alone move a number: no verdict.
+    """
     best, rows = sweep.best_row, [row for row in sweep.rows if row.kind == "ablation"]
     if best is None or not rows:
         return None
     metrics = _headline_metrics(sweep)
-    seeds = over_seeds(sweep, sweep.objective)
-    spread = None if seeds is None else seeds.spread
+    repeats = {metric: over_seeds(sweep, metric) for metric in metrics}
+    picked = {metric: OverSeeds.of([value] if (value := best.value(metric)) is not None else []) for metric in metrics}
+    references = [repeats[metric] or picked[metric] for metric in metrics]
     lines = []
-    for row in [best, *rows]:
-        cells = []
-        for metric in metrics:
-            value, reference = row.value(metric), best.value(metric)
-            difference = None if row is best or value is None or reference is None else value - reference
-            by_seed = spread is not None and metric == sweep.objective and abs(difference or 0) <= 2 * spread
-            cells.append({"value": value, "difference": difference, "within": by_seed})
+    for row in rows:
+        cells = [_ablation_cell(row.value(metric), seeds) for metric, seeds in zip(metrics, references, strict=True)]
         lines.append({"row": row, "changed": _changed(row, best), "cells": cells})
-    return {"metrics": metrics, "lines": lines, "spread": spread}
+    count = max((seeds.count for seeds in repeats.values() if seeds is not None), default=0)
+    return {"metrics": metrics, "best": best, "references": references, "repeats": count, "lines": lines}
+
+
+def _ablation_cell(value: float | None, reference: OverSeeds | None) -> dict[str, Any]:
+    """A value, its difference from the mean of the repeats, and the verdict on it."""
+    gap = None if value is None or reference is None else value - reference.mean
+    return {
+        "value": value,
+        "difference": gap,
+        "verdict": _verdict(gap, None if reference is None else reference.new_run_half_width),
+    }
+
+
+def _verdict(gap: float | None, reach: float | None) -> str:
+    """`clear` beyond what seeds alone move, `within` inside it, empty where that is not known."""
+    if gap is None or reach is None:
+        return ""
+    return "clear" if abs(gap) > reach else "within"
 
 
 def _changed(row: TrialRow, best: TrialRow) -> str:

@@ -20,6 +20,39 @@ def student_95(degrees: int) -> float:
     return float(stats.t.ppf(0.975, degrees))
 
 
+def student_p(mean: float, error: float, degrees: int) -> float:
+    """Two-sided p-value of a mean of zero.
+
+    Args:
+        mean: What was found.
+        error: Its standard error.
+        degrees: Degrees of freedom of the error.
+    """
+    from scipy import stats
+
+    if error == 0:
+        return 0.0 if mean else 1.0
+    return float(2 * stats.t.sf(abs(mean) / error, degrees))
+
+
+def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
+    """Tests that hold by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979).
+
+    The chance that any test without an effect is among them is at most `level`, whatever the tests have in common.
+
+    Args:
+        p_values: One per test; None where nothing was tested, which never holds and does not count.
+        level: Chance of any false one.
+    """
+    tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    holds = [False] * len(p_values)
+    for rank, (p, index) in enumerate(tested):
+        if p > level / (len(tested) - rank):
+            break
+        holds[index] = True
+    return holds
+
+
 @cache
 def normal_95() -> float:
     """The normal quantile for a two-sided 95% interval."""
@@ -50,6 +83,18 @@ class OverSeeds:
         return student_95(self.count - 1) * self.spread / math.sqrt(self.count)
 
     @property
-    def is_clear(self) -> bool:
-        """Whether the 95% interval leaves out zero."""
-        return self.half_width is not None and abs(self.mean) > self.half_width
+    def new_run_half_width(self) -> float | None:
+        """Half of the 95% interval in which one more run of another seed lies around the mean; None for a single seed.
+
+        `t s sqrt(1 + 1/n)` with Student's t of n - 1 degrees of freedom: the new run varies, and so does the mean.
+        """
+        if self.spread is None:
+            return None
+        return student_95(self.count - 1) * self.spread * math.sqrt(1 + 1 / self.count)
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided p-value of a mean of zero by Student's t; None for a single seed."""
+        return (
+            None if self.spread is None else student_p(self.mean, self.spread / math.sqrt(self.count), self.count - 1)
+        )

@@ -219,10 +219,30 @@ def test_ablations_show_what_changed_and_by_how_much(sweep: SweepReport, report_
     assert "-0.0470" in text
 
 
-def test_differences_within_the_seeds_are_marked(sweep: SweepReport, report_path: Path):
-    text = write_report(report_path, sweep).read_text()
+def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep: SweepReport, report_path: Path):
+    """Repeats of 0.480, 0.487, 0.494: 4.303 x 0.007 x sqrt(1 + 1/3) = 0.0348 around 0.487."""
+    repeats = iter((0.480, 0.487, 0.494))
+    rows = [*sweep.rows, replace(sweep.rows[8], name="best_seed_3")]
+    rows = [
+        replace(row, history=[*row.history[:-1], {**row.history[-1], OBJECTIVE: next(repeats)}])
+        if row.kind == "repeat"
+        else row
+        for row in rows
+    ]
+    text = write_report(report_path, replace(sweep, rows=rows)).read_text()
     assert '<span class="difference within">-0.0080</span>' in text
-    assert '<span class="difference">-0.0470</span>' in text
+    assert '<span class="difference clear">-0.0470</span>' in text
+    assert "the mean of 3 repeats" in text
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_repeats_give_no_verdict(count: int, sweep: SweepReport, report_path: Path):
+    repeats = [row for row in sweep.rows if row.kind == "repeat"][:count]
+    rows = [row for row in sweep.rows if row.kind != "repeat"] + repeats
+    text = write_report(report_path, replace(sweep, rows=rows)).read_text()
+    assert "No verdict: it takes two repeats or more" in text
+    assert "difference within" not in text.partition("</style>")[2]
+    assert "difference clear" not in text
 
 
 def one_trial(sweep: SweepReport) -> SweepReport:
