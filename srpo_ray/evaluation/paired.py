@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pvariance, stdev
 
-from srpo_ray.evaluation.seeds import normal_95, student_95
+from srpo_ray.evaluation.seeds import holm, normal_95, normal_p, student_95, student_p
 
 Values = Sequence[Sequence[float]]
 """One metric of one model: `[prompts][samples]`."""
@@ -23,11 +23,8 @@ class WinRate:
     low: float
     high: float
     """Ends of the 95% interval."""
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out one half."""
-        return self.low > 0.5 or self.high < 0.5
+    p_value: float
+    """Two-sided p-value of a rate of one half, by the score test that the interval belongs to."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,8 @@ class Comparison:
     reference_mean: float
     half_width: float | None
     """Half of the difference's 95% interval, Student's t over prompts; None for a single prompt."""
+    p_value: float | None
+    """Two-sided p-value of no difference, by the same t; None for a single prompt."""
     wins: WinRate
 
     @property
@@ -48,10 +47,19 @@ class Comparison:
         """The model's mean minus the reference's."""
         return self.mean - self.reference_mean
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval of the difference leaves out zero."""
-        return self.half_width is not None and abs(self.difference) > self.half_width
+
+@dataclass(frozen=True)
+class Cells:
+    """Which of a comparison's two numbers hold after Holm's correction for all numbers of the table."""
+
+    difference: bool
+    wins: bool
+
+
+def cells_that_hold(found: Sequence[Comparison]) -> list[Cells]:
+    """Test all differences and win rates of a table together."""
+    holds = holm([p for each in found for p in (each.p_value, each.wins.p_value)])
+    return [Cells(*holds[index : index + 2]) for index in range(0, len(holds), 2)]
 
 
 def compare(metric: str, model: str, values: Values, reference: str, reference_values: Values) -> Comparison:
@@ -69,9 +77,18 @@ def compare(metric: str, model: str, values: Values, reference: str, reference_v
         for ours, theirs in zip(values, reference_values, strict=True)
     ]
     degrees = len(gaps) - 1
-    half_width = student_95(degrees) * stdev(gaps) / math.sqrt(len(gaps)) if degrees else None
+    error = stdev(gaps) / math.sqrt(len(gaps)) if degrees else None
     mean, reference_mean = (fmean(fmean(samples) for samples in each) for each in (values, reference_values))
-    return Comparison(metric, model, reference, mean, reference_mean, half_width, win_rate(values, reference_values))
+    return Comparison(
+        metric,
+        model,
+        reference,
+        mean,
+        reference_mean,
+        None if error is None else student_95(degrees) * error,
+        None if error is None else student_p(fmean(gaps), error, degrees),
+        win_rate(values, reference_values),
+    )
 
 
 def win_rate(values: Values, reference_values: Values) -> WinRate:
@@ -94,7 +111,7 @@ def win_rate(values: Values, reference_values: Values) -> WinRate:
     # No more than all pairs count, and where all prompts are alike, no more than the prompts.
     pairs = sum(len(samples) for samples in values)
     count = min(pairs, rate * (1 - rate) / spread * len(shares)) if spread else len(shares)
-    return WinRate(rate, *_wilson(rate, count))
+    return WinRate(rate, *_wilson(rate, count), normal_p((rate - 0.5) / math.sqrt(0.25 / count)))
 
 
 def _wilson(rate: float, count: float) -> tuple[float, float]:

@@ -35,6 +35,13 @@ def student_p(mean: float, error: float, degrees: int) -> float:
     return float(2 * stats.t.sf(abs(mean) / error, degrees))
 
 
+def normal_p(deviate: float) -> float:
+    """Two-sided p-value of a standard normal deviate."""
+    from scipy import stats
+
+    return float(2 * stats.norm.sf(abs(deviate)))
+
+
 def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
     """Tests that hold by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979).
 
