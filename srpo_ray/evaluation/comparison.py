@@ -10,6 +10,9 @@ from srpo_ray.evaluation.seeds import OverSeeds, holm
 CALLS, SECONDS = "cost/calls", "cost/seconds"
 """Metrics of an evaluation in a study: what the run's updates had cost by then."""
 
+TARGET_SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the ablated method's gain at which the costs of all methods are compared."""
+
 GRADIENT_CALL = 3.0
 """A call with gradient counts as three: one forward, and a backward of about twice its work."""
 
@@ -151,12 +154,28 @@ def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: st
     return None
 
 
-def arm_cost(report: StudyReport, arm: Arm, cost: str = CALLS) -> OverSeeds | None:
-    """Cost to the study's target; None unless every run of the arm reached it."""
-    if report.target is None:
+def arm_cost(report: StudyReport, arm: Arm, cost: str = CALLS, target: float | None = None) -> OverSeeds | None:
+    """Cost until a score was first reached; None unless every run of the arm reached it.
+
+    Args:
+        report: The study.
+        arm: Whose runs.
+        cost: Metric of the cost.
+        target: The score; None takes the study's.
+    """
+    target = report.target if target is None else target
+    if target is None:
         return None
-    costs = [cost_to_reach(row, report.objective, report.target, report.mode, cost) for row in arm.ended]
+    costs = [cost_to_reach(row, report.objective, target, report.mode, cost) for row in arm.ended]
     return OverSeeds.of([value for value in costs if value is not None]) if None not in costs else None
+
+
+def common_targets(report: StudyReport) -> list[float]:
+    """Scores whose cost is compared for all methods: shares of the ablated method's mean gain; empty without one."""
+    reached, base = report.arm(report.ablated).over_seeds(report.objective), report.untrained(report.objective)
+    if reached is None or base is None:
+        return []
+    return [base + share * (reached.mean - base) for share in TARGET_SHARES]
 
 
 def study_metrics(report: StudyReport) -> list[str]:

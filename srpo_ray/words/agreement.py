@@ -56,4 +56,5 @@ def _spearman(one: np.ndarray, other: np.ndarray, axis: int = -1) -> Any:
     varies = (np.ptp(first, axis=axis) > 0) & (np.ptp(second, axis=axis) > 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        return np.where(varies, stats.pearsonr(first, second, axis=axis).statistic, 0.0)
+        found: Any = stats.pearsonr(first, second, axis=axis)
+    return np.where(varies, found.statistic, 0.0)

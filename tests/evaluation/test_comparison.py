@@ -15,13 +15,14 @@ from srpo_ray.evaluation.comparison import (
     StudyReport,
     Tuned,
     arm_cost,
+    common_targets,
     cost_to_reach,
     difference,
     gap_table,
     study_metrics,
 )
 from srpo_ray.evaluation.comparison_figures import cost_figure, reward_figure
-from srpo_ray.evaluation.comparison_report import ablation_table, as_csv, study_table, write_study
+from srpo_ray.evaluation.comparison_report import ablation_table, as_csv, passage_text, study_table, write_study
 from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
 from srpo_ray.evaluation.seeds import OverSeeds, holm
@@ -159,6 +160,18 @@ def test_target_is_a_share_of_the_ablated_methods_gain(report: StudyReport) -> N
     assert arm_cost(report, report.arm("harm")) is None
 
 
+def test_costs_are_compared_at_the_same_scores_for_all_methods(report: StudyReport) -> None:
+    """SRPO's gain of 0.2 from 0.5; evaluations at 100 and 200 calls."""
+    assert common_targets(report) == pytest.approx([0.55, 0.6, 0.65, 0.7])
+    srpo, refl = report.arm("SRPO"), report.arm("ReFL")
+    # Reached before the first evaluation at 100 calls: no number. Between 100 and 200 calls by proportion.
+    assert passage_text(report, srpo, 0.55) == "< 100"
+    assert passage_text(report, srpo, 0.65) == "151 ± 10"
+    assert passage_text(report, refl, 0.55) == "100 ± 0"
+    assert passage_text(report, refl, 0.6) == "200 ± 0"
+    assert passage_text(report, refl, 0.65) == "> 200"
+
+
 def test_differences_are_taken_seed_by_seed(report: StudyReport) -> None:
     harm = difference(report.arm("harm"), report.arm("SRPO"), HELD_OUT)
     assert harm is not None
@@ -224,7 +237,7 @@ def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) ->
     assert "SRPO ends best at equal compute" in page
     assert "a note" in page
     assert "-0.1033" in page
-    assert "&gt; 200" not in page
+    assert "&gt; 200" not in page.partition("What a score costs")[0]
     assert (tmp_path / "study.json").exists()
 
 
