@@ -2,7 +2,7 @@
 
 from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, SweepReport, alarmed
 from srpo_ray.evaluation.seeds import OverSeeds
-from srpo_ray.evaluation.table import number, signed, spread_text
+from srpo_ray.evaluation.table import deviations, number, signed, spread_text
 
 _MOST_EXAMPLES = 4
 
@@ -58,7 +58,7 @@ def _reward_card(sweep: SweepReport) -> dict[str, str] | None:
     if best is None or sweep.reward != TRAINED_GAIN or best.value(TRAINED_GAIN) is None:
         return _metric_card(sweep, sweep.reward, f"Trained reward, {sweep.reward}")
     small = "rise since the untrained model, in standard deviations over its images"
-    return {"title": "Trained reward", "value": f"{signed(best.value(TRAINED_GAIN))} sd", "small": small}
+    return {"title": "Trained reward", "value": f"{deviations(best.value(TRAINED_GAIN))} sd", "small": small}
 
 
 def alarm_notice(sweep: SweepReport) -> str | None:

@@ -79,7 +79,7 @@ def pareto_figure(report: SweepReport) -> str | None:
 
 def _gain_title(reward: str) -> str:
     if reward == TRAINED_GAIN:
-        return "rise of each run's own trained reward, in standard deviations over the untrained model's images"
+        return "rise of each run's own trained reward, in standard deviations"
     return f"gain of {reward} over the untrained model"
 
 

@@ -73,7 +73,7 @@ def metric_columns(report: SweepReport) -> list[Column]:
     columns = [
         metric(report.objective.rpartition("/")[2], report.objective),
         change("vs base", report.objective),
-        metric(reward_title(report.reward), report.reward),
+        _reward_column(report.reward),
         *(metric(name.rpartition("/")[2], name) for name in truths),
     ]
     return columns + [metric("content", CONTENT_ACCURACY)] * (CONTENT_ACCURACY in names)
@@ -156,9 +156,16 @@ def param_titles(paths: Sequence[str]) -> dict[str, str]:
     return {path: title if names.count(title) == 1 else path for path, title in short.items()}
 
 
-def reward_title(reward: str) -> str:
-    """Short title of the reward's column: `gain (sd)` where it is counted in standard deviations."""
-    return "gain (sd)" if reward == TRAINED_GAIN else "reward"
+def _reward_column(reward: str) -> Column:
+    """The reward that trials were trained on, or its rise where that is counted in standard deviations."""
+    if reward == TRAINED_GAIN:
+        return Column("gain (sd)", lambda row: None if row.kind == "base" else row.value(reward), deviations)
+    return Column("reward", lambda row: row.value(reward), number)
+
+
+def deviations(value: float | None) -> str:
+    """A number of standard deviations with its sign: `+1.83`."""
+    return _NOTHING if value is None else f"{value:+.2f}"
 
 
 def rank_text(rank: int | None, row: TrialRow) -> str:

@@ -73,7 +73,7 @@ def test_a_relative_run_whose_own_reward_rises_while_the_held_out_score_falls_is
         if name != "untrained" and left < float(x) < left + width and top < float(y) < top + height
     ]
     assert inside == ["hacked"]
-    assert "standard deviations over the untrained model" in figure
+    assert "own trained reward, in standard deviations" in figure
 
 
 def test_without_reward_or_base_there_is_no_figure(sweep: SweepReport):

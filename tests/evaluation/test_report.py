@@ -98,7 +98,7 @@ def test_trained_reward_is_stated_in_standard_deviations_of_each_runs_own(sweep:
         for row in sweep.rows
     ]  # fmt: skip
     text = page(replace(sweep, reward=TRAINED_GAIN, rows=rows), report_path).text
-    assert "+1.8300 sd" in text
+    assert "+1.83 sd" in text
     assert "in standard deviations over the untrained model's images" in text
     assert "gain (sd)" in text
     assert "reward/total/trained over updates" not in write_report(report_path, sweep).read_text()
@@ -187,7 +187,7 @@ def many_trials(sweep: SweepReport, count: int) -> SweepReport:
 
 def test_few_trials_have_no_bars_and_the_report_says_why(sweep: SweepReport, report_path: Path):
     text = write_report(report_path, many_trials(sweep, 19)).read_text()
-    assert "No shares are shown: 19 trials compare, and it takes 20 or more" in text
+    assert "No shares are shown: 19 trials can be compared, and 20 are needed" in text
     assert 'class="bars"' not in text
 
 
