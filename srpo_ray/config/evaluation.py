@@ -31,10 +31,20 @@ class AlarmConfig(Section):
 
     action: Literal["warn", "stop"] = "warn"
     """`stop` ends the run at the first alarm and keeps the checkpoint of its best evaluation."""
-    noise: float = Field(default=3.0, ge=0)
-    """Standard errors, of the paired difference over prompts, that a rise or fall must exceed to count."""
+    noise: float = Field(default=2.0, ge=0)
+    """Standard errors of the paired difference over prompts that a rise must exceed, and that a fall would have to
+    exceed if it were looked at once. The threshold for falls grows with the number of evaluations and held-out models,
+    so that a run in which nothing falls raises an alarm as often as that single look would: 2 stands for 2.3%, 3 for
+    0.13%; 0 counts every rise and fall."""
     margin: float = Field(default=0.1, ge=0)
     """Least fall of a held-out score, in standard deviations over the untrained model's pictures."""
+    diversity_fall: float = Field(default=0.2, ge=0, le=1)
+    """Share of the untrained model's `image/diversity` that may be lost, 0 to 1; 1 turns the check off."""
+    content_fall: float = Field(default=0.02, ge=0, le=1)
+    """Share of the untrained model's `truth/content_accuracy` that may be lost, 0 to 1; small world only."""
+    style_fall: float = Field(default=0.5, ge=0, le=1)
+    """Share of the untrained model's image saturation, contrast, brightness or high frequency that may be lost, 0 to
+    1; a band of one standard deviation is wider than that where prompts differ much."""
     band: float = Field(default=1.0, gt=0)
     """Standard deviations over the untrained model's pictures by which the mean of an image statistic may move."""
 

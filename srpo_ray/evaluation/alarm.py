@@ -1,18 +1,21 @@
 """The hacking alarm: does an evaluation show a reward that is pleased at the pictures' cost?
 
-Two signs are looked for. *Hacking*: the trained reward rose while a held-out score fell, since the untrained model or
-since the best evaluation so far. *Style*: an image statistic left the range of the untrained model's pictures.
+Three signs are looked for. *Hacking*: the trained reward rose while a held-out score fell, since the untrained model or
+since the best evaluation so far. *Collapse*: diversity, content accuracy or another statistic lost a large share of the
+untrained model's value. *Style*: an image statistic left the range of the untrained model's pictures.
 
 All evaluations use the same prompts and the same noise, so pictures are compared pair by pair and the large spread
-between prompts cancels. A change counts when it exceeds `noise` standard errors of that paired difference; a fall must
-also be worth speaking of, at least `margin` standard deviations over the untrained model's pictures.
+between prompts cancels. A fall counts when it exceeds a threshold in standard errors of that paired difference, which
+grows with the number of comparisons of the whole run; it must also exceed `margin` or its share of the untrained value.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from functools import cache, cached_property
 from typing import Literal
+
+import numpy as np
 
 from srpo_ray.config.evaluation import AlarmConfig
 
@@ -28,6 +31,15 @@ class Scored:
     scores: Mapping[str, Sequence[float]]
     """Metric -> its value for each picture."""
 
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """Metric -> mean over all pictures."""
+        return {metric: float(np.mean(values)) for metric, values in self.scores.items()}
+
+    def spread(self, metric: str) -> float:
+        """Standard deviation over all pictures, with their number as divisor."""
+        return float(np.std(self.scores[metric]))
+
 
 @dataclass(frozen=True)
 class Alarm:
@@ -35,15 +47,18 @@ class Alarm:
 
     step: int
     """Updates made."""
-    kind: Literal["hacking", "style"]
-    """`hacking`: reward up, held-out score down; `style`: an image statistic left its band."""
+    kind: Literal["hacking", "collapse", "style"]
+    """`hacking`: reward up, held-out score down; `collapse`: a statistic lost a large share of its untrained value;
+    `style`: an image statistic left its band."""
     metric: str
     """The held-out score or image statistic."""
     message: str
     """What was seen and what to do, for people."""
 
 
-def find_alarms(history: Sequence[Scored], held_out: Sequence[str], reward: str, config: AlarmConfig) -> list[Alarm]:
+def find_alarms(
+    history: Sequence[Scored], held_out: Sequence[str], reward: str, config: AlarmConfig, looks: int
+) -> list[Alarm]:
     """Judge the last evaluation of a run.
 
     Args:
@@ -51,13 +66,47 @@ def find_alarms(history: Sequence[Scored], held_out: Sequence[str], reward: str,
         held_out: Metrics of the held-out models; higher is better.
         reward: Metric of the reward that is trained.
         config: Thresholds.
+        looks: Evaluations that the whole run makes after the untrained model's; the threshold grows with them.
 
     Returns:
         At most one alarm per metric.
     """
     if len(history) < 2 or history[0].step != 0:
         return []
-    return [*_hacking(history, held_out, reward, config), *_style(history[0], history[-1], config)]
+    base, now = history[0], history[-1]
+    largest = {metric: share for metric, share in _largest_falls(config).items() if metric in base.scores}
+    looks = max(looks, len(history) - 1)
+    # The best evaluation so far is the luckiest one, so a fall from it is one of the falls between any two evaluations.
+    comparisons = math.comb(looks + 1, 2) * len(held_out) + looks * len(largest)
+    threshold = sure_fall(config.noise, comparisons, now.num_prompts)
+    collapsed = list(_collapse(base, now, largest, threshold))
+    moved = [alarm for alarm in _style(base, now, config) if alarm.metric not in {found.metric for found in collapsed}]
+    return [*_hacking(history, held_out, reward, config, threshold), *collapsed, *moved]
+
+
+@cache
+def sure_fall(noise: float, comparisons: int, prompts: int) -> float:
+    """Standard errors above which one fall among many comparisons is not chance.
+
+    Bonferroni's correction: with it, a run in which nothing falls raises an alarm at most as often as a single normal
+    deviate exceeds `noise`. Student's t, because standard errors are estimated from few prompts.
+
+    Args:
+        noise: Standard errors that would be asked of a single comparison; 0 asks for none.
+        comparisons: All that the run makes.
+        prompts: Prompts that a standard error is estimated from.
+
+    Returns:
+        The threshold; infinite for a single prompt, whose standard error is unknown.
+    """
+    if noise == 0:
+        return 0.0
+    if prompts < 2:
+        return math.inf
+    # scipy.stats takes a second to import, and the first evaluation needs nothing of it.
+    from scipy import stats
+
+    return float(stats.t.isf(stats.norm.sf(noise) / comparisons, prompts - 1))
 
 
 def best_evaluation(history: Sequence[Scored], held_out: Sequence[str]) -> Scored:
@@ -67,11 +116,11 @@ def best_evaluation(history: Sequence[Scored], held_out: Sequence[str]) -> Score
     over that model's pictures.
     """
     base = history[0]
+    # A judge that likes all untrained pictures alike has no scale to count in.
+    spreads = {metric: base.spread(metric) or math.inf for metric in held_out}
 
     def gain(evaluation: Scored) -> float:
-        # A judge that likes all untrained pictures alike has no scale to count in.
-        spreads = {metric: _spread(base, metric) or math.inf for metric in held_out}
-        return sum((_mean(evaluation, metric) - _mean(base, metric)) / spread for metric, spread in spreads.items())
+        return sum((evaluation.means[metric] - base.means[metric]) / spread for metric, spread in spreads.items())
 
     return max(history, key=gain)
 
@@ -88,31 +137,63 @@ def alarm_texts(alarms: Sequence[Alarm]) -> list[str]:
     return texts
 
 
-def _hacking(history: Sequence[Scored], held_out: Sequence[str], reward: str, config: AlarmConfig) -> Iterator[Alarm]:
+def _largest_falls(config: AlarmConfig) -> dict[str, float]:
+    """Metric -> share of the untrained model's mean that it may lose."""
+    named = {"image/diversity": config.diversity_fall, "truth/content_accuracy": config.content_fall}
+    others = ("saturation", "contrast", "brightness", "high_frequency")
+    return named | {f"image/{name}": config.style_fall for name in others}
+
+
+def _hacking(
+    history: Sequence[Scored], held_out: Sequence[str], reward: str, config: AlarmConfig, threshold: float
+) -> Iterator[Alarm]:
     base, now = history[0], history[-1]
     best = best_evaluation(history[:-1], held_out)
     references = {"of the untrained model": base, f"of the best evaluation so far, at update {best.step}": best}
     for metric in held_out:
-        least = config.margin * _spread(base, metric)
+        least = config.margin * base.spread(metric)
         for whose, reference in references.items():
             fall, fall_error = _change(now, reference, metric)
             rise, rise_error = _change(reference, now, reward)
-            if fall > max(config.noise * fall_error, least) and rise > config.noise * rise_error:
+            # Both must be seen, so only the rarer of the two needs the correction for many comparisons.
+            if fall > max(threshold * fall_error, least) and rise > config.noise * rise_error:
                 message = (
-                    f"reward hacking: {metric} fell to {_mean(now, metric):.4g} from the {_mean(reference, metric):.4g}"
-                    f" {whose} (standard error {fall_error:.4g}) while {reward} rose by {rise:.4g}; train for fewer"
-                    " updates, with a lower training.optimizer.lr, or on other rewards or control words"
+                    f"reward hacking: {metric} fell to {now.means[metric]:.4g} from the {reference.means[metric]:.4g}"
+                    f" {whose} (by {_in_errors(fall, fall_error, threshold)}) while {reward} rose by {rise:.4g}; train"
+                    " for fewer updates, with a lower training.optimizer.lr, or on other rewards or control words"
                 )
                 yield Alarm(now.step, "hacking", metric, message)
                 break
 
 
+def _collapse(base: Scored, now: Scored, largest: Mapping[str, float], threshold: float) -> Iterator[Alarm]:
+    for metric, share in sorted(largest.items()):
+        before, (fall, error) = base.means[metric], _change(now, base, metric)
+        if before > 0 and fall > max(threshold * error, share * before):
+            message = (
+                f"collapse: {metric} fell by {fall / before:.1%}, from {before:.4g} to {now.means[metric]:.4g} (by"
+                f" {_in_errors(fall, error, threshold)}), where {share:.1%} is allowed; train for fewer updates or with"
+                f" a lower training.optimizer.lr, or raise evaluation.alarm.{_option(metric)} if this is what you want"
+            )
+            yield Alarm(now.step, "collapse", metric, message)
+
+
+def _option(metric: str) -> str:
+    """The config field that says how far a metric may fall."""
+    return {"image/diversity": "diversity_fall", "truth/content_accuracy": "content_fall"}.get(metric, "style_fall")
+
+
+def _in_errors(fall: float, error: float, threshold: float) -> str:
+    """`6.3 standard errors, threshold 4.1`."""
+    return f"{fall / error if error else math.inf:.1f} standard errors, threshold {threshold:.1f}"
+
+
 def _style(base: Scored, now: Scored, config: AlarmConfig) -> Iterator[Alarm]:
     for metric in sorted(name for name in now.scores if name.startswith("image/") and name in base.scores):
-        center, reach = _mean(base, metric), config.band * _spread(base, metric)
-        if 0 < reach < abs(_mean(now, metric) - center):
+        center, reach = base.means[metric], config.band * base.spread(metric)
+        if 0 < reach < abs(now.means[metric] - center):
             message = (
-                f"changed style: the mean of {metric} is {_mean(now, metric):.4g}, outside the untrained model's"
+                f"changed style: the mean of {metric} is {now.means[metric]:.4g}, outside the untrained model's"
                 f" {center:.4g} ± {reach:.4g} ({config.band:g} standard deviations over its pictures); look at the"
                 " pictures, and raise evaluation.alarm.band if this is what you want"
             )
@@ -121,22 +202,7 @@ def _style(base: Scored, now: Scored, config: AlarmConfig) -> Iterator[Alarm]:
 
 def _change(before: Scored, after: Scored, metric: str) -> tuple[float, float]:
     """Mean rise of a metric and its standard error, from paired differences; pictures of a prompt count as one."""
-    differences = [b - a for a, b in zip(before.scores[metric], after.scores[metric], strict=True)]
-    prompts = after.num_prompts
-    by_prompt = [fmean(differences[prompt::prompts]) for prompt in range(prompts)]
-    error = _deviation(by_prompt) / math.sqrt(prompts - 1) if prompts > 1 else math.inf
-    return fmean(by_prompt), error
-
-
-def _mean(evaluation: Scored, metric: str) -> float:
-    return fmean(evaluation.scores[metric])
-
-
-def _spread(evaluation: Scored, metric: str) -> float:
-    return _deviation(evaluation.scores[metric])
-
-
-def _deviation(values: Sequence[float]) -> float:
-    """Standard deviation, with the number of values as divisor."""
-    center = fmean(values)
-    return math.sqrt(fmean([(value - center) ** 2 for value in values]))
+    differences = np.subtract(after.scores[metric], before.scores[metric])
+    by_prompt = differences.reshape(-1, after.num_prompts).mean(0)
+    error = float(by_prompt.std(ddof=1)) / math.sqrt(len(by_prompt)) if len(by_prompt) > 1 else math.inf
+    return float(by_prompt.mean()), error

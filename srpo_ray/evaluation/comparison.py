@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from srpo_ray.evaluation.results import TRAINED_REWARD, TrialRow
-from srpo_ray.evaluation.seeds import OverSeeds
+from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, TrialRow
+from srpo_ray.evaluation.seeds import OverSeeds, holm
 
 CALLS, SECONDS = "cost/calls", "cost/seconds"
 """Metrics of an evaluation in a study: what the run's updates had cost by then."""
+
+TARGET_SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the ablated method's gain at which the costs of all methods are compared."""
 
 GRADIENT_CALL = 3.0
 """A call with gradient counts as three: one forward, and a backward of about twice its work."""
@@ -104,6 +107,30 @@ def difference(arm: Arm, reference: Arm, metric: str) -> OverSeeds | None:
     return OverSeeds.of([one - other for one, other in pairs if one is not None and other is not None])
 
 
+@dataclass(frozen=True)
+class Gap:
+    """A cell of a table of differences."""
+
+    seeds: OverSeeds
+    """The difference over seeds."""
+    holds: bool
+    """Whether it differs from zero after Holm's correction for all cells of the table."""
+
+
+def gap_table(report: StudyReport, arms: Sequence[Arm], metrics: Sequence[str]) -> dict[tuple[str, str], Gap]:
+    """(arm, metric) -> difference from the ablated method, tested together; without cells that share no seed."""
+    reference = report.arm(report.ablated)
+    found = {
+        (arm.name, metric): seeds
+        for arm in arms
+        if arm is not reference
+        for metric in metrics
+        if (seeds := difference(arm, reference, metric)) is not None
+    }
+    holds = holm([seeds.p_value for seeds in found.values()])
+    return {cell: Gap(seeds, kept) for (cell, seeds), kept in zip(found.items(), holds, strict=True)}
+
+
 def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: str = CALLS) -> float | None:
     """What a run had cost when it first reached a score, between two evaluations by proportion; None if it never did.
 
@@ -127,19 +154,35 @@ def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: st
     return None
 
 
-def arm_cost(report: StudyReport, arm: Arm, cost: str = CALLS) -> OverSeeds | None:
-    """Cost to the study's target; None unless every run of the arm reached it."""
-    if report.target is None:
+def arm_cost(report: StudyReport, arm: Arm, cost: str = CALLS, target: float | None = None) -> OverSeeds | None:
+    """Cost until a score was first reached; None unless every run of the arm reached it.
+
+    Args:
+        report: The study.
+        arm: Whose runs.
+        cost: Metric of the cost.
+        target: The score; None takes the study's.
+    """
+    target = report.target if target is None else target
+    if target is None:
         return None
-    costs = [cost_to_reach(row, report.objective, report.target, report.mode, cost) for row in arm.ended]
+    costs = [cost_to_reach(row, report.objective, target, report.mode, cost) for row in arm.ended]
     return OverSeeds.of([value for value in costs if value is not None]) if None not in costs else None
+
+
+def common_targets(report: StudyReport) -> list[float]:
+    """Scores whose cost is compared for all methods: shares of the ablated method's mean gain; empty without one."""
+    reached, base = report.arm(report.ablated).over_seeds(report.objective), report.untrained(report.objective)
+    if reached is None or base is None:
+        return []
+    return [base + share * (reached.mean - base) for share in TARGET_SHARES]
 
 
 def study_metrics(report: StudyReport) -> list[str]:
     """The table's columns: objective, trained reward, other held-out scores, truths, diversity."""
     found = {name for arm in report.arms for row in arm.rows for evaluation in row.history for name in evaluation}
     accuracies = {name for name in found if name.endswith("_accuracy") and name != "truth/content_accuracy"}
-    rewards = [f"{TRAINED_REWARD}{part}" for part in ("", "/relative", "/trained")]
+    rewards = [TRAINED_GAIN, TRAINED_REWARD, f"{TRAINED_REWARD}/relative", OWN_WORDS]
     groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("panel/", "truth/")]
     ordered = [report.objective, f"{report.objective}/relative", *rewards, *groups[0], *groups[1], "image/diversity"]
     return [name for name in dict.fromkeys(ordered) if name in found - accuracies]

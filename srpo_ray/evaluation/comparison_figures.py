@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from statistics import mean
 
 from srpo_ray.evaluation import svg
-from srpo_ray.evaluation.comparison import CALLS, StudyReport, difference
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.comparison import CALLS, StudyReport, gap_table, study_metrics
+from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
 from srpo_ray.evaluation.table import number, signed
 
 _NUM_COLORS = 8
@@ -70,15 +70,15 @@ def _end_labels(ends: Sequence[tuple[float, float, str]]) -> list[str]:
     return labels
 
 
-def reward_figure(report: StudyReport, reward: str) -> str | None:
-    """Gain of the trained reward against gain of the objective: runs small, means large."""
-    base_reward, base = report.untrained(reward), report.untrained(report.objective)
-    if base_reward is None or base is None:
+def reward_figure(report: StudyReport) -> str | None:
+    """Gain of each run's own trained reward against gain of the objective: runs small, means large."""
+    base = report.untrained(report.objective)
+    if base is None:
         return None
     spots: list[tuple[str, list[svg.Point]]] = []
     for arm in report.methods:
-        values = [(row.value(reward), row.value(report.objective)) for row in arm.ended]
-        gains = [(one - base_reward, other - base) for one, other in values if one is not None and other is not None]
+        values = [(row.value(TRAINED_GAIN), row.value(report.objective)) for row in arm.ended]
+        gains = [(one, other - base) for one, other in values if one is not None and other is not None]
         spots += [(arm.name, gains)] * bool(gains)
     if not spots:
         return None
@@ -94,26 +94,26 @@ def reward_figure(report: StudyReport, reward: str) -> str | None:
         parts.append(svg.dot(*center, 6.5, colors[name], f"{name}: {len(gains)} seeds"))
         labels.append((*center, name))
     parts += _end_labels(labels)
-    parts.append(svg.text(372, 314, f"gain of {reward} →", "name", "end"))
-    return svg.drawing(550, 322, parts, f"Gain of {reward} against gain of {report.objective}")
+    parts.append(svg.text(372, 314, "rise of the trained reward, in standard deviations →", "name", "end"))
+    return svg.drawing(550, 322, parts, f"Rise of the trained reward against gain of {report.objective}")
 
 
 def ablation_figure(report: StudyReport, metric: str) -> str | None:
-    """Each ablation's difference from the ablated method, with its 95% interval; filled where it is clear of zero."""
-    reference = report.arm(report.ablated)
-    found = [(arm, gap) for arm in report.ablations if (gap := difference(arm, reference, metric)) is not None]
+    """Each ablation's difference from the ablated method with its 95% interval, filled where Holm's test keeps it."""
+    gaps = gap_table(report, report.ablations, study_metrics(report))
+    found = [(arm, gap) for arm in report.ablations if (gap := gaps.get((arm.name, metric))) is not None]
     if not found:
         return None
-    ends = [gap.mean + side * (gap.half_width or 0.0) for _, gap in found for side in (-1, 1)]
+    ends = [gap.seeds.mean + side * (gap.seeds.half_width or 0.0) for _, gap in found for side in (-1, 1)]
     bottom = 14 + _ROW_HEIGHT * len(found)
     x = svg.axis_over([0.0, *ends], 120, 400)
     parts = [svg.text(x(tick), bottom + 16, svg.tick_label(tick), "tick", "middle") for tick in x.ticks(4)]
     parts.append(svg.line(x(0), 4, x(0), bottom, "base-line"))
     for index, (arm, gap) in enumerate(found):
         center = 14 + _ROW_HEIGHT * (index + 0.5)
-        half = gap.half_width or 0.0
-        parts.append(svg.line(x(gap.mean - half), center, x(gap.mean + half), center, "interval"))
-        css = "c0" if gap.is_clear else "hollow"
-        parts.append(svg.dot(x(gap.mean), center, 5, css, f"{arm.name}: {signed(gap.mean)} ± {number(half)}"))
+        half, mean_gap = gap.seeds.half_width or 0.0, gap.seeds.mean
+        parts.append(svg.line(x(mean_gap - half), center, x(mean_gap + half), center, "interval"))
+        css = "c0" if gap.holds else "hollow"
+        parts.append(svg.dot(x(mean_gap), center, 5, css, f"{arm.name}: {signed(mean_gap)} ± {number(half)}"))
         parts.append(svg.text(112, center + 4, arm.name, "label", "end"))
     return svg.drawing(414, bottom + 24, parts, f"What ablations change of {metric}")

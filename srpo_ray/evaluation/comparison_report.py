@@ -16,23 +16,27 @@ from srpo_ray.evaluation.comparison import (
     CALLS,
     SECONDS,
     Arm,
+    Gap,
     StudyReport,
     Tuned,
     arm_cost,
-    difference,
+    common_targets,
+    cost_to_reach,
+    gap_table,
     study_metrics,
 )
 from srpo_ray.evaluation.comparison_figures import ablation_figure, cost_figure, method_colors, reward_figure
 from srpo_ray.evaluation.page import embedded, render
-from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_REWARD
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD
 from srpo_ray.evaluation.table import jsonable, number, param_text, signed, spread_text
 from srpo_ray.files import write_text
 
 _TITLES = {
     CONTENT_ACCURACY: "content",
-    TRAINED_REWARD: "reward",
+    TRAINED_GAIN: "gain (sd)",
+    TRAINED_REWARD: "plain reward",
     f"{TRAINED_REWARD}/relative": "reward rel.",
-    f"{TRAINED_REWARD}/trained": "own words",
+    OWN_WORDS: "own words",
 }
 EQUAL = 0.05
 """Relative difference in compute up to which two methods count as trained for as long."""
@@ -55,17 +59,17 @@ def study_table(report: StudyReport) -> Table:
 
 
 def ablation_table(report: StudyReport) -> Table:
-    """Ablations for the terminal: differences from the ablated method, `*` where the 95% interval leaves out zero."""
+    """Ablations for the terminal: differences from the ablated method, `*` where Holm's correction keeps them."""
     metrics = study_metrics(report)[:_TERMINAL_METRICS]
-    title = f"ablations of {report.ablated}: difference, * if clear of zero over seeds"
+    gaps = gap_table(report, report.ablations, study_metrics(report))
+    title = f"ablations of {report.ablated}: difference, * if not zero over seeds (Holm, {len(gaps)} cells)"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("changed", no_wrap=True)
     for metric in metrics:
         table.add_column(metric_title(metric), justify="right", overflow="fold")
-    reference = report.arm(report.ablated)
     for arm in report.ablations:
-        gaps = [difference(arm, reference, metric) for metric in metrics]
-        table.add_row(arm.name, *(f"{signed(gap.mean)}{'*' * gap.is_clear}" if gap else "-" for gap in gaps))
+        cells = [gaps.get((arm.name, metric)) for metric in metrics]
+        table.add_row(arm.name, *(f"{signed(gap.seeds.mean)}{'*' * gap.holds}" if gap else "-" for gap in cells))
     return table
 
 
@@ -80,6 +84,24 @@ def cost_texts(report: StudyReport, arm: Arm, cost: str = CALLS) -> tuple[str, s
     if arm.kind == "base" or spent is None:
         return "-", "-"
     return f"{spent.mean:.0f}", f"{reached.mean:.0f}" if reached else f"> {spent.mean:.0f}"
+
+
+def passage_text(report: StudyReport, arm: Arm, target: float) -> str:
+    """Calls until the arm first reached a score, `1986 ± 40` over seeds.
+
+    `> 5760` if a run never did, and `< 1440` if one did before its first evaluation after training began, where only a
+    straight line from the untrained model would give a number.
+    """
+    spent, reached = arm.over_seeds(CALLS), arm_cost(report, arm, target=target)
+    if spent is None or not arm.ended:
+        return "-"
+    if reached is None:
+        return f"> {spent.mean:.0f}"
+    first = [next((e[CALLS] for e in row.history if e[CALLS] > 0), 0.0) for row in arm.ended]
+    costs = [cost_to_reach(row, report.objective, target, report.mode) for row in arm.ended]
+    if any(cost is not None and cost < before for cost, before in zip(costs, first, strict=True)):
+        return f"< {max(first):.0f}"
+    return f"{reached.mean:.0f}" + ("" if reached.spread is None else f" ± {reached.spread:.0f}")
 
 
 def write_study(folder: Path, report: StudyReport, pictures: Path | None) -> Path:
@@ -115,15 +137,22 @@ def _page(report: StudyReport, pictures: Path | None) -> dict[str, Any]:
     metrics = study_metrics(report)
     figures = [(metric, cost_figure(report, metric)) for metric in metrics[:_MOST_FIGURES]]
     ablated = [(metric, ablation_figure(report, metric)) for metric in metrics]
+    gaps = gap_table(report, report.ablations, metrics)
+    against = gap_table(report, report.methods, [report.objective])
     return {
         "report": report,
         "headline": _headline(report),
         "metrics": [(metric, metric_title(metric)) for metric in metrics],
-        "lines": [_line(report, arm, metrics) for arm in report.arms if arm.kind != "ablation"],
-        "ablations": [_gaps(report, arm, metrics) for arm in report.ablations],
+        "lines": [_line(report, arm, metrics, against) for arm in report.arms if arm.kind != "ablation"],
+        "ablations": [_gaps(report, arm, metrics, gaps) for arm in report.ablations],
+        "num_cells": len(gaps),
+        "targets": common_targets(report),
+        "passages": [
+            (arm, [passage_text(report, arm, target) for target in common_targets(report)]) for arm in report.methods
+        ],
         "colors": method_colors(report),
         "cost_figures": [(metric, drawing) for metric, drawing in figures if drawing],
-        "reward_figure": reward_figure(report, TRAINED_REWARD),
+        "reward_figure": reward_figure(report),
         "ablation_figures": [(metric, drawing) for metric, drawing in ablated if drawing],
         "pictures": embedded(pictures) if pictures and pictures.is_file() else None,
         "tuning": [_tuning(report, tuned) for tuned in report.tuning],
@@ -142,27 +171,27 @@ def _headline(report: StudyReport) -> str:
     return f"{name} ends best at equal compute: {report.objective} {number(base)} → {spread_text(seeds)}"
 
 
-def _line(report: StudyReport, arm: Arm, metrics: Sequence[str]) -> dict[str, Any]:
+def _line(
+    report: StudyReport, arm: Arm, metrics: Sequence[str], against: Mapping[tuple[str, str], Gap]
+) -> dict[str, Any]:
     """A row of the table: values, what they cost, and the difference of the objective from the ablated method's."""
-    reference = report.arm(report.ablated)
-    compared = arm.kind != "base" and arm is not reference
     return {
         "arm": arm,
         "cells": [arm.over_seeds(metric) for metric in metrics],
         "calls": cost_texts(report, arm),
         "seconds": cost_texts(report, arm, SECONDS),
-        "gap": difference(arm, reference, report.objective) if compared else None,
+        "gap": against.get((arm.name, report.objective)),
         "alarms": sum(bool(row.alarms) for row in arm.rows),
         "changed": _settings(arm.changes),
     }
 
 
-def _gaps(report: StudyReport, arm: Arm, metrics: Sequence[str]) -> dict[str, Any]:
+def _gaps(report: StudyReport, arm: Arm, metrics: Sequence[str], gaps: Mapping[tuple[str, str], Gap]) -> dict[str, Any]:
     reference = report.arm(report.ablated)
     own = {path: value for path, value in arm.changes.items() if reference.changes.get(path, _UNSET) != value}
     return {
         "arm": arm,
-        "gaps": [difference(arm, reference, metric) for metric in metrics],
+        "gaps": [gaps.get((arm.name, metric)) for metric in metrics],
         "spent": report.spent(arm),
         "alarms": sum(bool(row.alarms) for row in arm.rows),
         "changed": _settings(own),

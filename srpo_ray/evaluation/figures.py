@@ -6,7 +6,16 @@ from typing import Any
 
 from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.pareto import color_of, word_colors
-from srpo_ray.evaluation.results import SweepReport, TrialRow, alarmed, metric_names, varied_params
+from srpo_ray.evaluation.results import (
+    OWN_WORDS,
+    TRAINED_GAIN,
+    SweepReport,
+    TrialRow,
+    alarmed,
+    metric_names,
+    shared_step,
+    varied_params,
+)
 from srpo_ray.evaluation.table import number, param_text, param_titles
 
 _MOST_CURVES = 9
@@ -20,7 +29,9 @@ def curve_figures(report: SweepReport) -> list[tuple[str, str]]:
     order = ("truth/", "panel/", "reward/", "image/")
     names = metric_names(report)
     first = [name for name in (report.objective, report.reward) if name in names]
-    others = [name for prefix in order for name in names if name.startswith(prefix) and name not in first]
+    # Scores for a run's own control words have another zero in every run, so they share no axis; their gain does.
+    skipped = [*first, OWN_WORDS] if report.reward == TRAINED_GAIN else first
+    others = [name for prefix in order for name in names if name.startswith(prefix) and name not in skipped]
     drawings = [(name, _curves(report, name)) for name in first + others]
     return [(name, drawing) for name, drawing in drawings if drawing is not None][:_MOST_CURVES]
 
@@ -29,9 +40,15 @@ def slice_figures(report: SweepReport) -> list[tuple[str, str]]:
     """(parameter, drawing) of the objective against each parameter that differs between trials."""
     paths = varied_params(report)
     titles = param_titles(paths)
-    rows = [row for row in report.trials if not row.failed]
-    scored = [(row, score) for row in rows if (score := row.value(report.objective)) is not None]
+    scored = comparable_scores(report)
     return [(titles[path], _slice(report, scored, path)) for path in paths] if len(scored) > 1 else []
+
+
+def comparable_scores(report: SweepReport) -> list[tuple[TrialRow, float]]:
+    """Trials and their objective after as many updates, the most that all share; without failed trials."""
+    shared = shared_step(report)
+    rows = [row for row in report.trials if not row.failed]
+    return [(row, score) for row in rows if (score := row.value_at(report.objective, shared)) is not None]
 
 
 def _curves(report: SweepReport, metric: str) -> str | None:

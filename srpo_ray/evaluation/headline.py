@@ -1,8 +1,8 @@
 """What a sweep found, in a sentence, a few numbers and, where it applies, a warning."""
 
-from srpo_ray.evaluation.results import CONTENT_ACCURACY, SweepReport, alarmed
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, SweepReport, alarmed
 from srpo_ray.evaluation.seeds import OverSeeds
-from srpo_ray.evaluation.table import number, signed, spread_text
+from srpo_ray.evaluation.table import deviations, number, signed, spread_text
 
 _MOST_EXAMPLES = 4
 
@@ -39,7 +39,7 @@ def cards(sweep: SweepReport) -> list[dict[str, str]]:
         small = f"mean of {seeds.count} fresh seed{'s' if seeds.count > 1 else ''}{change}"
         found.append({"title": "The same, other seeds", "value": spread_text(seeds), "small": small})
     found.append(_metric_card(sweep, CONTENT_ACCURACY, "Content accuracy"))
-    found.append(_metric_card(sweep, sweep.reward, "Trained reward, plain prompt"))
+    found.append(_reward_card(sweep))
     return [card for card in found if card is not None]
 
 
@@ -50,6 +50,15 @@ def _metric_card(sweep: SweepReport, metric: str, title: str) -> dict[str, str] 
     start = sweep.baseline(metric)
     small = metric if start is None else f"untrained {number(start)} ({signed(sweep.change(best, metric))})"
     return {"title": title, "value": number(best.value(metric)), "small": small}
+
+
+def _reward_card(sweep: SweepReport) -> dict[str, str] | None:
+    """The reward that the best trial itself was trained on."""
+    best = sweep.best_row
+    if best is None or sweep.reward != TRAINED_GAIN or best.value(TRAINED_GAIN) is None:
+        return _metric_card(sweep, sweep.reward, f"Trained reward, {sweep.reward}")
+    small = "rise since the untrained model, in standard deviations over its images"
+    return {"title": "Trained reward", "value": f"{deviations(best.value(TRAINED_GAIN))} sd", "small": small}
 
 
 def alarm_notice(sweep: SweepReport) -> str | None:

@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
+MINIMUM_TRIALS = 20
+"""Trials below which shares are not shown: of four parameters that do nothing, one has a share above 30% in half of all
+sweeps with 8 trials."""
 _NUM_GROUPS = 3
+_PERMUTATIONS = 999
 
 
 def variance_explained(params: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> dict[str, float | None]:
@@ -27,6 +31,39 @@ def variance_explained(params: Sequence[Mapping[str, Any]], scores: Sequence[flo
     """
     paths = dict.fromkeys(path for trial in params for path in trial)
     return {path: _corrected_ratio(_groups([trial.get(path) for trial in params]), scores) for path in paths}
+
+
+def permutation_p(values: Sequence[Any], scores: Sequence[float]) -> float:
+    """Chance of a share as large as this one if the parameter did nothing, from shuffled scores.
+
+    Args:
+        values: The parameter's value of each trial.
+        scores: One finite score per trial.
+
+    Returns:
+        A p-value from 0.001, of 999 permutations with a fixed seed, to 1.
+    """
+    from scipy import stats
+
+    groups = np.array(_groups(values))
+    members = groups[:, None] == np.unique(groups)
+
+    def between(shuffled: np.ndarray, axis: int = -1) -> np.ndarray:
+        """Variance between groups, up to a constant: the share rises with it alone."""
+        totals = np.moveaxis(shuffled, axis, -1) @ members
+        return (totals**2 / members.sum(0)).sum(-1)
+
+    centred = np.array(scores, dtype=float) - np.mean(scores)
+    found = stats.permutation_test(
+        (centred,),
+        between,
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=_PERMUTATIONS,
+        alternative="greater",
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
 
 
 def _groups(values: Sequence[Any]) -> list[int]:

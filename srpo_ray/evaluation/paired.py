@@ -7,9 +7,9 @@ Prompts are the unit: pictures of one prompt are alike, so they are averaged fir
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, pvariance, stdev
 
-from srpo_ray.evaluation.seeds import NORMAL_95, student_95
+from srpo_ray.evaluation.seeds import holm, normal_95, normal_p, student_95, student_p
 
 Values = Sequence[Sequence[float]]
 """One metric of one model: `[prompts][samples]`."""
@@ -23,11 +23,8 @@ class WinRate:
     low: float
     high: float
     """Ends of the 95% interval."""
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out one half."""
-        return self.low > 0.5 or self.high < 0.5
+    p_value: float
+    """Two-sided p-value of a rate of one half, by the score test that the interval belongs to."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,8 @@ class Comparison:
     reference_mean: float
     half_width: float | None
     """Half of the difference's 95% interval, Student's t over prompts; None for a single prompt."""
+    p_value: float | None
+    """Two-sided p-value of no difference, by the same t; None for a single prompt."""
     wins: WinRate
 
     @property
@@ -48,10 +47,19 @@ class Comparison:
         """The model's mean minus the reference's."""
         return self.mean - self.reference_mean
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval of the difference leaves out zero."""
-        return self.half_width is not None and abs(self.difference) > self.half_width
+
+@dataclass(frozen=True)
+class Cells:
+    """Which of a comparison's two numbers hold after Holm's correction for all numbers of the table."""
+
+    difference: bool
+    wins: bool
+
+
+def cells_that_hold(found: Sequence[Comparison]) -> list[Cells]:
+    """Test all differences and win rates of a table together."""
+    holds = holm([p for each in found for p in (each.p_value, each.wins.p_value)])
+    return [Cells(*holds[index : index + 2]) for index in range(0, len(holds), 2)]
 
 
 def compare(metric: str, model: str, values: Values, reference: str, reference_values: Values) -> Comparison:
@@ -69,9 +77,18 @@ def compare(metric: str, model: str, values: Values, reference: str, reference_v
         for ours, theirs in zip(values, reference_values, strict=True)
     ]
     degrees = len(gaps) - 1
-    half_width = student_95(degrees) * math.sqrt(_variance(gaps) / degrees) if degrees else None
+    error = stdev(gaps) / math.sqrt(len(gaps)) if degrees else None
     mean, reference_mean = (fmean(fmean(samples) for samples in each) for each in (values, reference_values))
-    return Comparison(metric, model, reference, mean, reference_mean, half_width, win_rate(values, reference_values))
+    return Comparison(
+        metric,
+        model,
+        reference,
+        mean,
+        reference_mean,
+        None if error is None else student_95(degrees) * error,
+        None if error is None else student_p(fmean(gaps), error, degrees),
+        win_rate(values, reference_values),
+    )
 
 
 def win_rate(values: Values, reference_values: Values) -> WinRate:
@@ -90,22 +107,19 @@ def win_rate(values: Values, reference_values: Values) -> WinRate:
         fmean(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(ours, theirs, strict=True))
         for ours, theirs in zip(values, reference_values, strict=True)
     ]
-    rate, spread = fmean(shares), _variance(shares)
+    rate, spread = fmean(shares), pvariance(shares)
     # No more than all pairs count, and where all prompts are alike, no more than the prompts.
     pairs = sum(len(samples) for samples in values)
     count = min(pairs, rate * (1 - rate) / spread * len(shares)) if spread else len(shares)
-    return WinRate(rate, *_wilson(rate, count))
-
-
-def _variance(values: Sequence[float]) -> float:
-    """With the number of values as divisor."""
-    center = fmean(values)
-    return fmean((value - center) ** 2 for value in values)
+    return WinRate(rate, *_wilson(rate, count), normal_p((rate - 0.5) / math.sqrt(0.25 / count)))
 
 
 def _wilson(rate: float, count: float) -> tuple[float, float]:
-    """Wilson's 95% score interval of a proportion among `count` independent draws."""
-    z = NORMAL_95
+    """Wilson's 95% score interval of a proportion among `count` independent draws.
+
+    `scipy.stats.binomtest` has it for whole numbers of draws only, and an effective number is none.
+    """
+    z = normal_95()
     shrink = 1 + z**2 / count
     center = (rate + z**2 / (2 * count)) / shrink
     reach = z / shrink * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))

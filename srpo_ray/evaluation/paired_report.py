@@ -16,7 +16,7 @@ from rich.table import Table
 from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.gallery import method_grid, read_pictures, save_png
 from srpo_ray.evaluation.page import embedded, render
-from srpo_ray.evaluation.paired import Comparison, PairedEvaluation, WinRate
+from srpo_ray.evaluation.paired import Comparison, PairedEvaluation, WinRate, cells_that_hold
 from srpo_ray.evaluation.table import jsonable, number, signed
 from srpo_ray.files import write_text
 from srpo_ray.flow import generator
@@ -29,7 +29,7 @@ _ROW_HEIGHT, _CHARACTER_WIDTH = 24.0, 6.6
 
 
 def evaluation_table(evaluation: PairedEvaluation) -> Table:
-    """Means, paired differences and win rates for the terminal; `*` where a 95% interval leaves out no difference."""
+    """Means, paired differences and win rates for the terminal; `*` where Holm's correction keeps a difference."""
     reference, *models = evaluation.models
     title = f"{' and '.join(models)} against {reference} on {_counted(evaluation)}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -39,23 +39,29 @@ def evaluation_table(evaluation: PairedEvaluation) -> Table:
         table.add_column("model", no_wrap=True)
     for name in (models[0] if len(models) == 1 else "mean", "difference ± 95%", "win rate (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
-    for found in evaluation.comparisons:
+    comparisons = evaluation.comparisons
+    for found, holds in zip(comparisons, cells_that_hold(comparisons), strict=True):
         style = "bold" if found.metric == evaluation.objective else ""
         model = [found.model] * (len(models) > 1)
         cells = [found.metric, number(found.reference_mean), *model, number(found.mean)]
-        table.add_row(*cells, difference_text(found), win_text(found.wins), style=style)
+        texts = difference_text(found) + _star(holds.difference), win_text(found.wins) + _star(holds.wins)
+        table.add_row(*cells, *texts, style=style)
     return table
 
 
 def difference_text(found: Comparison) -> str:
-    """`+0.0312 ± 0.0021 *`; no interval for a single prompt."""
+    """`+0.0312 ± 0.0021`; no interval for a single prompt."""
     interval = "" if found.half_width is None else f" ± {number(found.half_width)}"
-    return f"{signed(found.difference)}{interval}{' *' if found.is_clear else '  '}"
+    return f"{signed(found.difference)}{interval}"
+
+
+def _star(holds: bool) -> str:
+    return " *" if holds else "  "
 
 
 def win_text(wins: WinRate) -> str:
     """`92% (88-95)`."""
-    return f"{100 * wins.rate:.0f}% ({100 * wins.low:.0f}-{100 * wins.high:.0f}){' *' if wins.is_clear else '  '}"
+    return f"{100 * wins.rate:.0f}% ({100 * wins.low:.0f}-{100 * wins.high:.0f})"
 
 
 def write_evaluation(folder: Path, evaluation: PairedEvaluation, picture_of: PictureOf) -> Path:
@@ -77,14 +83,17 @@ def write_evaluation(folder: Path, evaluation: PairedEvaluation, picture_of: Pic
 
 def as_dict(evaluation: PairedEvaluation) -> dict[str, Any]:
     """All but the single scores, which are in `rows.csv`."""
+    compared = evaluation.comparisons
     comparisons = [
         {
             **asdict(found),
             "difference": found.difference,
+            "difference_holds": holds.difference,
+            "wins_hold": holds.wins,
             "low": None if found.half_width is None else found.difference - found.half_width,
             "high": None if found.half_width is None else found.difference + found.half_width,
         }
-        for found in evaluation.comparisons
+        for found, holds in zip(compared, cells_that_hold(compared), strict=True)
     ]
     values = {
         "created": evaluation.created,
@@ -192,17 +201,20 @@ def _counted(evaluation: PairedEvaluation) -> str:
 
 def _page(evaluation: PairedEvaluation, sheets: Sequence[tuple[str, str]]) -> dict[str, Any]:
     reference, *models = evaluation.models
-    headline = evaluation.comparison(evaluation.objective, models[0])
+    headline, compared = evaluation.comparison(evaluation.objective, models[0]), evaluation.comparisons
+    holding = zip(compared, cells_that_hold(compared), strict=True)
+    cells = {(found.metric, found.model): (found, holds) for found, holds in holding}
     wins = headline.wins
     verdict = "wins against" if wins.low > 0.5 else "loses to" if wins.high < 0.5 else "is not clearly told from"
     return {
         "title": f"{models[0]} against {reference}",
-        "headline": f"{models[0]} {verdict} {reference} by {evaluation.objective}: {win_text(wins).strip(' *')}",
+        "headline": f"{models[0]} {verdict} {reference} by {evaluation.objective}: {win_text(wins)}",
         "counted": _counted(evaluation),
         "evaluation": evaluation,
         "reference": reference,
         "models": models,
-        "lines": [(metric, [evaluation.comparison(metric, model) for model in models]) for metric in evaluation.scores],
+        "lines": [(metric, [cells[metric, model] for model in models]) for metric in evaluation.scores],
+        "num_tests": 2 * len(compared),
         "figure": win_figure(evaluation),
         "sheets": sheets,
         "settings": [(name, _setting_text(value)) for name, value in evaluation.settings.items()],

@@ -1,11 +1,11 @@
-"""The plot that separates learning from reward hacking: training reward gain against the held-out score."""
+"""The plot that separates learning from reward hacking: gain of the trained reward against the held-out score."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from srpo_ray.evaluation import svg
-from srpo_ray.evaluation.results import SweepReport, TrialRow
+from srpo_ray.evaluation.results import TRAINED_GAIN, SweepReport, TrialRow
 from srpo_ray.evaluation.table import number, signed
 
 _CONTROL_WORDS = "algorithm.control_words"
@@ -73,8 +73,14 @@ def pareto_figure(report: SweepReport) -> str | None:
         parts.append(_label(spot.row.name, center, taken, x, f"label {css}"))
     better = "higher is better" if report.mode == "max" else "lower is better"
     parts.append(svg.text(8, 12, f"{report.objective} ({better})", "name"))
-    parts.append(svg.text(700, 418, f"gain of {report.reward} over the untrained model →", "name", "end"))
-    return svg.drawing(720, 430, parts, "Training reward gain against the held-out score")
+    parts.append(svg.text(700, 418, f"{_gain_title(report.reward)} →", "name", "end"))
+    return svg.drawing(720, 430, parts, "Gain of the trained reward against the held-out score")
+
+
+def _gain_title(reward: str) -> str:
+    if reward == TRAINED_GAIN:
+        return "rise of each run's own trained reward, in standard deviations"
+    return f"gain of {reward} over the untrained model"
 
 
 def _spots(report: SweepReport) -> list[_Spot]:

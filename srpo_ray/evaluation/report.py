@@ -5,23 +5,28 @@ from pathlib import Path
 from typing import Any
 
 from srpo_ray.evaluation.alarm import alarm_texts
-from srpo_ray.evaluation.figures import curve_figures, slice_figures
+from srpo_ray.evaluation.figures import comparable_scores, curve_figures, slice_figures
 from srpo_ray.evaluation.headline import alarm_notice, cards, headline, over_seeds
-from srpo_ray.evaluation.importance import variance_explained
+from srpo_ray.evaluation.importance import MINIMUM_TRIALS, permutation_p, variance_explained
 from srpo_ray.evaluation.page import embedded, render
 from srpo_ray.evaluation.pareto import pareto_figure, word_colors
 from srpo_ray.evaluation.results import (
     CONTENT_ACCURACY,
+    OWN_WORDS,
+    TRAINED_GAIN,
     SweepReport,
     TrialRow,
     alarmed,
     metric_names,
     ranking,
+    shared_step,
     varied_params,
 )
+from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.evaluation.table import (
     Column,
     metric_columns,
+    number,
     param_columns,
     param_text,
     param_titles,
@@ -34,10 +39,13 @@ __all__ = ["SweepReport", "TrialRow", "write_report"]
 
 _MEANINGS = {
     CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
-    "reward/total/trained": "the trained reward of the run's positive control words minus that of the negative ones",
+    TRAINED_GAIN: "rise of the reward that the run itself was trained to raise (for its control words, or for the plain"
+    " prompt), in standard deviations over the untrained model's images",
+    OWN_WORDS: "the trained reward of the run's positive control words minus that of the negative ones",
     "image/diversity": "mean difference between pictures of one prompt; a fall means that all seeds look alike",
     "panel/": "score by a model that no trial was trained on; higher is better",
-    "reward/": "score by a model that trials were trained on, for the panel's pictures and the plain prompt",
+    "reward/": "score by a model that trials were trained on, for the panel's images and the plain prompt; a run with"
+    " control words is trained on their difference instead",
     "truth/": "measured from pixels, exactly, because the pictures' content is known",
     "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
 }
@@ -64,10 +72,13 @@ def _page(sweep: SweepReport) -> dict[str, Any]:
         "cards": cards(sweep),
         "alarm": alarm_notice(sweep),
         "table": _table(sweep),
+        "shared": shared_step(sweep),
+        "any_stopped": any(row.stopped_early for row in sweep.trials),
         "seeds": _seeds(sweep),
         "picture": _gallery(sweep.best_row),
         "alarmed_picture": next(((row, data) for row in alarmed(sweep) if (data := _gallery(row))), None),
         "pareto": pareto_figure(sweep),
+        "in_deviations": sweep.reward == TRAINED_GAIN,
         "words": word_colors(sweep),
         "curves": curve_figures(sweep),
         "importance": _importance(sweep),
@@ -81,6 +92,7 @@ def _table(sweep: SweepReport) -> dict[str, Any]:
     columns = [
         *param_columns(sweep),
         *metric_columns(sweep),
+        *_budget_columns(sweep),
         Column("seed", lambda row: row.seed, str),
         Column("time", lambda row: row.seconds, _duration),
     ]
@@ -93,6 +105,15 @@ def _table(sweep: SweepReport) -> dict[str, Any]:
         line = {"rank": rank_text(rank, row), "row": row, "cells": cells, "best": row is sweep.best_row}
         rows.append(line | {"status": status_text(row), "alarms": alarm_texts(row.alarms)})
     return {"columns": columns, "rows": rows}
+
+
+def _budget_columns(sweep: SweepReport) -> list[Column]:
+    """Updates behind a row's values and, where trials were stopped early, the objective where all compare."""
+    shared = shared_step(sweep)
+    columns = [Column("update", lambda row: row.judged.get("step"), param_text)]
+    if shared is not None and any(row.stopped_early for row in sweep.trials):
+        columns.append(Column(f"at {shared}", lambda row: row.value_at(sweep.objective, shared), number))
+    return columns
 
 
 def _sort_value(value: Any) -> str:
@@ -113,16 +134,20 @@ def _gallery(row: TrialRow | None) -> str | None:
 
 
 def _importance(sweep: SweepReport) -> dict[str, Any]:
-    """Bars, the most important parameter first, and the number of trials behind them."""
-    scores = {row.name: row.value(sweep.objective) for row in sweep.trials if not row.failed}
-    trials = [(row, score) for row in sweep.trials if (score := scores.get(row.name)) is not None]
-    paths = varied_params(sweep)
+    """Bars, the most important parameter first, and the trials and updates behind them; no bars for few trials."""
+    trials, paths = comparable_scores(sweep), varied_params(sweep)
+    found = {"bars": [], "count": len(trials), "least": MINIMUM_TRIALS, "varied": bool(paths)}
+    if len(trials) < MINIMUM_TRIALS:
+        return found
+    scores = [score for _, score in trials]
     params = [{path: row.params.get(path) for path in paths} for row, _ in trials]
-    shares = variance_explained(params, [score for _, score in trials])
     titles = param_titles(paths)
-    bars = [{"path": path, "title": titles[path], "share": share} for path, share in shares.items()]
+    bars = []
+    for path, share in variance_explained(params, scores).items():
+        chance = None if share is None else permutation_p([trial[path] for trial in params], scores)
+        bars.append({"path": path, "title": titles[path], "share": share, "chance": chance})
     bars.sort(key=lambda bar: -1 if bar["share"] is None else bar["share"], reverse=True)
-    return {"bars": bars, "count": len(trials)}
+    return found | {"bars": bars}
 
 
 def _seeds(sweep: SweepReport) -> list[dict[str, Any]]:
@@ -144,23 +169,42 @@ def _headline_metrics(sweep: SweepReport) -> list[str]:
 
 
 def _ablations(sweep: SweepReport) -> dict[str, Any] | None:
-    """The best and each ablation: what was changed, and values with their difference from the best."""
+    """The reference and each ablation: values and, for ablations, their difference from the reference.
+
+    The reference is the mean of the best trial's repeats with other seeds, because the best trial was picked for its
+    value. One more run of the same settings differs from it by at most `new_run_half_width` in 95% of cases; a larger
+    difference is an effect. Without two repeats it is unknown how far seeds alone move a number: no verdict.
+    """
     best, rows = sweep.best_row, [row for row in sweep.rows if row.kind == "ablation"]
     if best is None or not rows:
         return None
     metrics = _headline_metrics(sweep)
-    seeds = over_seeds(sweep, sweep.objective)
-    spread = None if seeds is None else seeds.spread
+    repeats = {metric: over_seeds(sweep, metric) for metric in metrics}
+    picked = {metric: OverSeeds.of([value] if (value := best.value(metric)) is not None else []) for metric in metrics}
+    references = [repeats[metric] or picked[metric] for metric in metrics]
     lines = []
-    for row in [best, *rows]:
-        cells = []
-        for metric in metrics:
-            value, reference = row.value(metric), best.value(metric)
-            difference = None if row is best or value is None or reference is None else value - reference
-            by_seed = spread is not None and metric == sweep.objective and abs(difference or 0) <= 2 * spread
-            cells.append({"value": value, "difference": difference, "within": by_seed})
+    for row in rows:
+        cells = [_ablation_cell(row.value(metric), seeds) for metric, seeds in zip(metrics, references, strict=True)]
         lines.append({"row": row, "changed": _changed(row, best), "cells": cells})
-    return {"metrics": metrics, "lines": lines, "spread": spread}
+    count = max((seeds.count for seeds in repeats.values() if seeds is not None), default=0)
+    return {"metrics": metrics, "best": best, "references": references, "repeats": count, "lines": lines}
+
+
+def _ablation_cell(value: float | None, reference: OverSeeds | None) -> dict[str, Any]:
+    """A value, its difference from the mean of the repeats, and the verdict on it."""
+    gap = None if value is None or reference is None else value - reference.mean
+    return {
+        "value": value,
+        "difference": gap,
+        "verdict": _verdict(gap, None if reference is None else reference.new_run_half_width),
+    }
+
+
+def _verdict(gap: float | None, reach: float | None) -> str:
+    """`clear` beyond what seeds alone move, `within` inside it, empty where that is not known."""
+    if gap is None or reach is None:
+        return ""
+    return "clear" if abs(gap) > reach else "within"
 
 
 def _changed(row: TrialRow, best: TrialRow) -> str:
@@ -181,7 +225,5 @@ def _glossary(sweep: SweepReport) -> list[tuple[str, str]]:
             meaning = "the same score for the words of evaluation.relative, positive minus negative"
         if name == sweep.objective:
             meaning = f"what trials are ranked by: {meaning or 'a held-out score'}"
-        elif name == sweep.reward:
-            meaning = "the reward that trials were trained to raise"
         meanings.append((name, meaning))
     return meanings

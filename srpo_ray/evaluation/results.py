@@ -12,6 +12,11 @@ from srpo_ray.evaluation.alarm import Alarm
 CONTENT_ACCURACY = "truth/content_accuracy"
 TRAINED_REWARD = "reward/total"
 """The weighted sum of the trained models' scores for the plain prompt."""
+OWN_WORDS = f"{TRAINED_REWARD}/trained"
+"""The same for a run's own control words, positive minus negative; runs with a relative reward only."""
+TRAINED_GAIN = f"{TRAINED_REWARD}/gain"
+"""Rise of the reward that the run itself is trained to raise since its first evaluation, in standard deviations of that
+reward over the untrained model's images; so runs that are trained on different rewards or words share a scale."""
 
 
 Kind = Literal["base", "trial", "repeat", "ablation"]
@@ -59,8 +64,16 @@ class TrialRow:
 
     def value(self, metric: str) -> float | None:
         """The metric at the evaluation that stands for the run; None if it is missing, NaN or infinite there."""
-        value = self.judged.get(metric)
-        return float(value) if value is not None and math.isfinite(value) else None
+        return _finite(self.judged.get(metric))
+
+    def value_at(self, metric: str, step: int | None) -> float | None:
+        """The metric at the evaluation after that many updates; None if there is none, or no finite value in it."""
+        return next((_finite(each.get(metric)) for each in self.history if each.get("step") == step), None)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the scheduler stopped the run, so that its last evaluation is that of a shorter training."""
+        return self.status == "stopped early"
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class SweepReport:
     objective: str
     """Metric that trials are ranked by, a held-out score."""
     reward: str
-    """Metric of the reward that was trained on."""
+    """Metric of the reward that was trained on, such as `TRAINED_GAIN` where runs are trained on different ones."""
     created: str
     command: str
     commit: str | None
@@ -114,17 +127,39 @@ class SweepReport:
         return change if change is None or self.mode == "max" else -change
 
 
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def shared_step(report: SweepReport) -> int | None:
+    """Updates after which all trials were last evaluated together; None if they share no evaluation after training.
+
+    Trials that a scheduler stopped have fewer updates than the others, so only there do values compare. Failed trials
+    do not count.
+    """
+    trials = [row for row in report.trials if not row.failed and row.history]
+    steps = [
+        {int(each["step"]) for each in row.history if _finite(each.get(report.objective)) is not None} for row in trials
+    ]
+    return max((step for step in set.intersection(*steps) if step > 0), default=None) if steps else None
+
+
 def ranking(report: SweepReport) -> list[tuple[int | None, TrialRow]]:
-    """All rows, the best objective first; rows without a value and failed ones last.
+    """All rows, the best objective first; trials that were stopped early come after those that ended.
+
+    Trials that were stopped early are ranked among themselves by the last update that all trials share, since a value
+    after fewer updates does not compare with one after all of them. Rows without a value and failed ones come last.
 
     Ranks count trials only, from 1. The other kinds stand where their value puts them, unranked: a repeat
     of the winner is no second place.
     """
-    sign = 1 if report.mode == "max" else -1
+    sign, shared = 1 if report.mode == "max" else -1, shared_step(report)
 
-    def order(row: TrialRow) -> tuple[bool, float]:
-        value = row.value(report.objective)
-        return (row.failed or value is None, 0.0 if value is None else -sign * value)
+    def order(row: TrialRow) -> tuple[int, float]:
+        value = row.value_at(report.objective, shared) if row.stopped_early else None
+        value = row.value(report.objective) if value is None else value
+        group = 2 if row.failed or value is None else int(row.stopped_early)
+        return (group, 0.0 if value is None else -sign * value)
 
     ranks: list[tuple[int | None, TrialRow]] = []
     count = 0
@@ -137,7 +172,9 @@ def ranking(report: SweepReport) -> list[tuple[int | None, TrialRow]]:
 
 def alarmed(report: SweepReport) -> list[TrialRow]:
     """Rows in which the hacking alarm rang, the worst objective first."""
-    return [row for _, row in reversed(ranking(report)) if row.alarms and not row.failed]
+    sign = 1 if report.mode == "max" else -1
+    rows = [row for row in report.rows if row.alarms and not row.failed]
+    return sorted(rows, key=lambda row: -math.inf if (value := row.value(report.objective)) is None else sign * value)
 
 
 def varied_params(report: SweepReport) -> list[str]:

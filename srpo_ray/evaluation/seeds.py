@@ -3,26 +3,69 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import mean, stdev
 
-_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t for a two-sided 95% interval at 1 to 10 degrees of freedom, from the published tables."""
 
-NORMAL_95 = 1.959964
-"""What it comes down to with many degrees of freedom."""
-
-
+@cache
 def student_95(degrees: int) -> float:
-    """Student's t for a two-sided 95% interval, to two decimals or better.
+    """Student's t for a two-sided 95% interval.
 
     Args:
-        degrees: Degrees of freedom, at least 1. Above 10 it is the normal quantile with the first two terms of the
-            Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5).
+        degrees: Degrees of freedom, at least 1.
     """
-    if degrees <= len(_STUDENT_95):
-        return _STUDENT_95[degrees - 1]
-    z = NORMAL_95
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    # Drivers import this module at their start, and scipy.stats takes a second to import.
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, degrees))
+
+
+def student_p(mean: float, error: float, degrees: int) -> float:
+    """Two-sided p-value of a mean of zero.
+
+    Args:
+        mean: What was found.
+        error: Its standard error.
+        degrees: Degrees of freedom of the error.
+    """
+    from scipy import stats
+
+    if error == 0:
+        return 0.0 if mean else 1.0
+    return float(2 * stats.t.sf(abs(mean) / error, degrees))
+
+
+def normal_p(deviate: float) -> float:
+    """Two-sided p-value of a standard normal deviate."""
+    from scipy import stats
+
+    return float(2 * stats.norm.sf(abs(deviate)))
+
+
+def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
+    """Tests that hold by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979).
+
+    The chance that any test without an effect is among them is at most `level`, whatever the tests have in common.
+
+    Args:
+        p_values: One per test; None where nothing was tested, which never holds and does not count.
+        level: Chance of any false one.
+    """
+    tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    holds = [False] * len(p_values)
+    for rank, (p, index) in enumerate(tested):
+        if p > level / (len(tested) - rank):
+            break
+        holds[index] = True
+    return holds
+
+
+@cache
+def normal_95() -> float:
+    """The normal quantile for a two-sided 95% interval."""
+    from scipy import stats
+
+    return float(stats.norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
@@ -47,6 +90,18 @@ class OverSeeds:
         return student_95(self.count - 1) * self.spread / math.sqrt(self.count)
 
     @property
-    def is_clear(self) -> bool:
-        """Whether the 95% interval leaves out zero."""
-        return self.half_width is not None and abs(self.mean) > self.half_width
+    def new_run_half_width(self) -> float | None:
+        """Half of the 95% interval in which one more run of another seed lies around the mean; None for a single seed.
+
+        `t s sqrt(1 + 1/n)` with Student's t of n - 1 degrees of freedom: the new run varies, and so does the mean.
+        """
+        if self.spread is None:
+            return None
+        return student_95(self.count - 1) * self.spread * math.sqrt(1 + 1 / self.count)
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided p-value of a mean of zero by Student's t; None for a single seed."""
+        return (
+            None if self.spread is None else student_p(self.mean, self.spread / math.sqrt(self.count), self.count - 1)
+        )

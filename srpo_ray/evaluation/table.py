@@ -15,10 +15,12 @@ from rich.text import Text
 
 from srpo_ray.evaluation.results import (
     CONTENT_ACCURACY,
+    TRAINED_GAIN,
     SweepReport,
     TrialRow,
     metric_names,
     ranking,
+    shared_step,
     varied_params,
 )
 from srpo_ray.evaluation.seeds import OverSeeds
@@ -71,7 +73,7 @@ def metric_columns(report: SweepReport) -> list[Column]:
     columns = [
         metric(report.objective.rpartition("/")[2], report.objective),
         change("vs base", report.objective),
-        metric("reward", report.reward),
+        _reward_column(report.reward),
         *(metric(name.rpartition("/")[2], name) for name in truths),
     ]
     return columns + [metric("content", CONTENT_ACCURACY)] * (CONTENT_ACCURACY in names)
@@ -89,6 +91,7 @@ def ranked_table(report: SweepReport) -> Table:
     columns = param_columns(report)[:_MOST_TERMINAL_PARAMS]
     columns += [column for column in metrics if column not in hidden]
     table = Table(title=Text(report.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.caption = _stopped_note(report)
     table.add_column("#", justify="right", no_wrap=True, min_width=2)
     table.add_column("name", no_wrap=True, max_width=16)
     for column in columns:
@@ -105,6 +108,14 @@ def ranked_table(report: SweepReport) -> Table:
         style = "red" if row.failed else "bold green" if row is best else calm
         table.add_row(*(Text(cell, overflow="ellipsis") for cell in cells), style=style)
     return table
+
+
+def _stopped_note(report: SweepReport) -> str | None:
+    """At which update trials that were stopped early are ranked; None without any."""
+    shared = shared_step(report)
+    if shared is None or not any(row.stopped_early for row in report.trials):
+        return None
+    return f"stopped trials: ranked below the others, by their value after update {shared}"
 
 
 def _by_movement(report: SweepReport, columns: Sequence[Column]) -> list[Column]:
@@ -124,11 +135,12 @@ def write_csv(path: Path, report: SweepReport) -> Path:
     metrics = metric_names(report)
     file = io.StringIO(newline="")
     writer = csv.writer(file)
-    writer.writerow(["rank", "name", "kind", "label", "status", "seed", "seconds", *paths, *metrics])
+    writer.writerow(["rank", "name", "kind", "label", "status", "update", "seed", "seconds", *paths, *metrics])
     for rank, row in ranking(report):
         params = [row.params.get(name, "") for name in paths]
         values = [row.value(name) for name in metrics]
-        writer.writerow([rank, row.name, row.kind, row.label, row.status, row.seed, row.seconds, *params, *values])
+        about = [row.name, row.kind, row.label, row.status, row.judged.get("step", ""), row.seed, row.seconds]
+        writer.writerow([rank, *about, *params, *values])
     return write_text(path, file.getvalue())
 
 
@@ -142,6 +154,18 @@ def param_titles(paths: Sequence[str]) -> dict[str, str]:
     short = {path: _TITLES.get(path, path.rpartition(".")[2]) for path in paths}
     names = list(short.values())
     return {path: title if names.count(title) == 1 else path for path, title in short.items()}
+
+
+def _reward_column(reward: str) -> Column:
+    """The reward that trials were trained on, or its rise where that is counted in standard deviations."""
+    if reward == TRAINED_GAIN:
+        return Column("gain (sd)", lambda row: None if row.kind == "base" else row.value(reward), deviations)
+    return Column("reward", lambda row: row.value(reward), number)
+
+
+def deviations(value: float | None) -> str:
+    """A number of standard deviations with its sign: `+1.83`."""
+    return _NOTHING if value is None else f"{value:+.2f}"
 
 
 def rank_text(rank: int | None, row: TrialRow) -> str:

@@ -1,5 +1,6 @@
 """The hacking alarm in a run: what it reads, where it rings, and which checkpoint it keeps."""
 
+import math
 from dataclasses import asdict, dataclass
 
 from srpo_ray.config import RunConfig
@@ -28,7 +29,7 @@ def judge_run(folder: RunFolder, config: RunConfig) -> Verdict:
     if not history:
         return Verdict()
     alarm, held_out = config.evaluation.alarm, [f"panel/{model.name}" for model in config.evaluation.held_out]
-    alarms = tuple(find_alarms(history, held_out, trained_reward(config), alarm))
+    alarms = tuple(find_alarms(history, held_out, trained_reward(config), alarm, planned_looks(config)))
     drop_rows_after(folder.alarms, history[-1].step - 1)
     for found in alarms:
         append_row(folder.alarms, asdict(found))
@@ -40,6 +41,11 @@ def judge_run(folder: RunFolder, config: RunConfig) -> Verdict:
 def agreed_verdict(folder: RunFolder, config: RunConfig) -> Verdict:
     """Worker 0's `judge_run`, on every worker: all must stop, or save, at the same update."""
     return from_worker_0(lambda: judge_run(folder, config))
+
+
+def planned_looks(config: RunConfig) -> int:
+    """Evaluations that a run makes after the untrained model's: one per interval, and one of the last update."""
+    return math.ceil(config.training.num_updates / config.evaluation.interval)
 
 
 def trained_reward(config: RunConfig) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from srpo_ray.config import SweepConfig, to_yaml
 from srpo_ray.evaluation.report import write_report
-from srpo_ray.evaluation.results import TRAINED_REWARD, SweepReport, TrialRow
+from srpo_ray.evaluation.results import TRAINED_GAIN, SweepReport, TrialRow
 from srpo_ray.evaluation.table import ranked_table, write_csv, write_json
 from srpo_ray.files import write_text
 from srpo_ray.tracking.run import git_commit
@@ -36,7 +36,7 @@ def publish(
     report = SweepReport(
         title=sweep.name,
         objective=sweep.objective,
-        reward=TRAINED_REWARD,
+        reward=TRAINED_GAIN,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command,
         commit=git_commit(Path.cwd()),

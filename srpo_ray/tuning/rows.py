@@ -1,12 +1,14 @@
 """What a study found, read back from its trials' folders."""
 
 from collections.abc import Mapping
+from statistics import fmean, pstdev
 from typing import Any
 
-from srpo_ray.config import StudyConfig, SweepConfig
-from srpo_ray.evaluation.results import Kind, TrialRow
+from srpo_ray.config import StudyConfig, SweepConfig, load_run
+from srpo_ray.evaluation.results import TRAINED_GAIN, Kind, TrialRow
 from srpo_ray.training.health import read_alarms
 from srpo_ray.training.run_folder import RunFolder, read_rows
+from srpo_ray.training.watch import trained_reward
 
 
 def read_row(
@@ -27,7 +29,7 @@ def read_row(
         seed: Seed of the run.
         error: Why it failed; None if it did not.
     """
-    history = read_rows(folder.evaluations)
+    history = with_trained_gain(read_rows(folder.evaluations), folder)
     seconds = sum(row.get("time/step", 0.0) for row in read_rows(folder.steps))
     if folder.finished.exists():
         status = "finished" if folder.best_step is None else "stopped by alarm"
@@ -49,6 +51,24 @@ def read_row(
         read_alarms(folder),
         folder.best_step,
     )
+
+
+def with_trained_gain(history: list[dict[str, float]], folder: RunFolder) -> list[dict[str, float]]:
+    """The evaluations of a run with `reward/total/gain`; as they are if the run has not scored the untrained model.
+
+    Args:
+        history: One mapping per evaluation: `step` and the means of all metrics.
+        folder: The run's folder, for its config and the untrained model's scores image by image.
+    """
+    first = next(iter(read_rows(folder.scores)), None)
+    if first is None or first["step"] != 0:
+        return history
+    metric = trained_reward(load_run([folder.config]))
+    untrained = first["scores"].get(metric, [0.0])
+    start, spread = fmean(untrained), pstdev(untrained)
+    if spread == 0:
+        return history
+    return [{**row, TRAINED_GAIN: (row[metric] - start) / spread} if metric in row else row for row in history]
 
 
 def untrained_row(trial: TrialRow) -> TrialRow:

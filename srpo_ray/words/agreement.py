@@ -1,18 +1,10 @@
 """Whether two ways to rank the same things agree."""
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from srpo_ray.words.measure import correlation
-
-
-def ranks(values: Tensor) -> Tensor:
-    """Ranks `[N]` from 1, the lowest first; equal values share the mean of their ranks."""
-    below = (values[None, :] < values[:, None]).sum(1)
-    equal = (values[None, :] == values[:, None]).sum(1)
-    return below + (equal + 1) / 2
+import numpy as np
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
@@ -22,17 +14,16 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
         one: N numbers.
         other: N numbers for the same things.
     """
-    first, second = (ranks(torch.tensor(values, dtype=torch.float64)) for values in (one, other))
-    return float(correlation(first[None], second[None]))
+    return float(_spearman(np.asarray(one, dtype=float), np.asarray(other, dtype=float)))
 
 
 def bootstrap_interval(
     one: Sequence[float], other: Sequence[float], *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Where 90% of Spearman's rank correlations fall when the things are drawn anew, with replacement.
+    """Interval of 90% of Spearman's rank correlations when the things are drawn anew, with replacement.
 
     Args:
-        one: N numbers.
+        one: N numbers, at least 2.
         other: N numbers for the same things.
         draws: Samples of N things.
         seed: Of the draws.
@@ -40,10 +31,30 @@ def bootstrap_interval(
     Returns:
         5th and 95th percentile.
     """
-    source = torch.Generator().manual_seed(seed)
-    values = []
-    for _ in range(draws):
-        chosen = torch.randint(len(one), (len(one),), generator=source).tolist()
-        values.append(spearman([one[i] for i in chosen], [other[i] for i in chosen]))
-    low, high = torch.tensor(values).quantile(torch.tensor([0.05, 0.95])).tolist()
-    return low, high
+    from scipy import stats
+
+    found = stats.bootstrap(
+        (np.asarray(one, dtype=float), np.asarray(other, dtype=float)),
+        _spearman,
+        paired=True,
+        vectorized=True,
+        n_resamples=draws,
+        confidence_level=0.9,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
+    return float(low), float(high)
+
+
+def _spearman(one: np.ndarray, other: np.ndarray, axis: int = -1) -> Any:
+    """Correlation of ranks along an axis; where all ranks are equal it is 0 and not undefined."""
+    # scipy.stats takes a second to import, and most commands rank nothing.
+    from scipy import stats
+
+    first, second = stats.rankdata(one, axis=axis), stats.rankdata(other, axis=axis)
+    varies = (np.ptp(first, axis=axis) > 0) & (np.ptp(second, axis=axis) > 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        found: Any = stats.pearsonr(first, second, axis=axis)
+    return np.where(varies, found.statistic, 0.0)

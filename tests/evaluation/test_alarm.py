@@ -1,12 +1,15 @@
 """The alarm on histories whose truth is known."""
 
+import math
 import random
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 
 from srpo_ray.config.evaluation import AlarmConfig
-from srpo_ray.evaluation.alarm import Alarm, Scored, alarm_texts, best_evaluation, find_alarms
+from srpo_ray.evaluation import alarm
+from srpo_ray.evaluation.alarm import Alarm, Scored, alarm_texts, best_evaluation, find_alarms, sure_fall
 
 HELD_OUT, REWARD = "panel/judge", "reward/total"
 PROMPTS, SAMPLES = 40, 2
@@ -29,16 +32,16 @@ def history(*rises: Mapping[str, float], jitter: float = 0.02, seed: int = 0) ->
 
 
 def alarms(runs: list[Scored], **thresholds: float) -> list[tuple[int, str, str]]:
-    found = find_alarms(runs, [HELD_OUT], REWARD, AlarmConfig.model_validate(thresholds))
-    return [(alarm.step, alarm.kind, alarm.metric) for alarm in found]
+    found = find_alarms(runs, [HELD_OUT], REWARD, AlarmConfig.model_validate(thresholds), looks=5)
+    return [(each.step, each.kind, each.metric) for each in found]
 
 
 def test_rings_when_the_reward_rises_and_the_held_out_score_falls() -> None:
     runs = history({REWARD: 0.05, HELD_OUT: 0.02}, {REWARD: 0.1, HELD_OUT: -0.05})
-    (alarm,) = find_alarms(runs, [HELD_OUT], REWARD, AlarmConfig())
-    assert (alarm.step, alarm.kind, alarm.metric) == (20, "hacking", HELD_OUT)
-    assert "of the untrained model" in alarm.message
-    assert REWARD in alarm.message
+    (found,) = find_alarms(runs, [HELD_OUT], REWARD, AlarmConfig(), looks=5)
+    assert (found.step, found.kind, found.metric) == (20, "hacking", HELD_OUT)
+    assert "of the untrained model" in found.message
+    assert REWARD in found.message
 
 
 def test_stays_silent_in_healthy_runs() -> None:
@@ -47,18 +50,79 @@ def test_stays_silent_in_healthy_runs() -> None:
         assert not any(alarms(runs[: count + 1]) for count in range(6))
 
 
-def test_noise_alone_rings_in_few_runs() -> None:
-    """The reward rises and the held-out score only wavers, in five evaluations with noise of their own."""
+def wavering_run(source: np.random.Generator, looks: int, judges: int) -> list[Scored]:
+    """A run whose reward rises while every held-out score only wavers, with noise of its own at each evaluation."""
+    shape = (looks + 1, PROMPTS)
+    content = source.normal(0.7, 0.1, PROMPTS)
+    waver = {f"panel/{index}": content + source.normal(0, 0.02, shape) for index in range(judges)}
+    waver["image/diversity"] = 0.2 + source.normal(0, 0.02, shape)
+    rise = content + 0.01 * np.arange(looks + 1)[:, None] + source.normal(0, 0.001, shape)
+    columns = {**waver, REWARD: rise}
+    return [Scored(step, PROMPTS, {name: rows[step] for name, rows in columns.items()}) for step in range(looks + 1)]
 
-    def share_that_rings(**thresholds: float) -> float:
-        rang = 0
-        for seed in range(100):
-            runs = history(*({REWARD: 0.1} for _ in range(5)), seed=seed)
-            rang += any(alarms(runs[: count + 1], **thresholds) for count in range(6))
-        return rang / 100
 
-    assert share_that_rings() <= 0.05
-    assert share_that_rings(noise=1, margin=0) > 0.5, "it is the thresholds that keep silence"
+def share_of_runs_with_an_alarm(runs: int, looks: int, judges: int, *, counted: int, **thresholds: float) -> float:
+    config = AlarmConfig.model_validate(thresholds)
+    names = [f"panel/{index}" for index in range(judges)]
+    rang = 0
+    for seed in range(runs):
+        history = wavering_run(np.random.default_rng(seed), looks, judges)
+        rang += any(
+            find_alarms(history[: count + 1], names, REWARD, config, counted) for count in range(1, len(history))
+        )
+    return rang / runs
+
+
+@pytest.mark.parametrize(("looks", "judges"), [(5, 1), (50, 1), (50, 5)])
+def test_fewer_than_one_run_in_twenty_rings_by_chance(looks: int, judges: int) -> None:
+    """Without margin, so that the threshold in standard errors alone keeps the rate."""
+    assert share_of_runs_with_an_alarm(80, looks, judges, counted=looks, margin=0, diversity_fall=0) <= 0.05
+
+
+def test_the_correction_is_what_keeps_long_runs_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alarm, "sure_fall", lambda *_: 3.0)
+    assert share_of_runs_with_an_alarm(50, 50, 5, counted=50, margin=0, diversity_fall=0) > 0.2
+
+
+@pytest.mark.parametrize(("degrees", "one_in", "expected"), [(30, 1000, 3.385), (30, 100, 2.457), (9, 200, 3.250)])
+def test_threshold_is_students_at_the_level_shared_by_all_comparisons(
+    degrees: int, one_in: int, expected: float
+) -> None:
+    """Against the one-sided quantiles of published t tables; 1.2816 standard errors are one chance in ten."""
+    assert sure_fall(1.2815516, one_in // 10, degrees + 1) == pytest.approx(expected, abs=1e-3)
+
+
+def test_threshold_grows_with_comparisons_and_is_infinite_for_one_prompt() -> None:
+    assert sure_fall(2, 850, 32) > sure_fall(2, 10, 32) > sure_fall(2, 1, 32) > 2
+    assert sure_fall(2, 1, 1) == math.inf
+    assert sure_fall(0, 850, 32) == 0
+
+
+def test_a_diversity_fall_as_in_a_long_dance_grpo_run_is_a_collapse() -> None:
+    """0.083 to 0.063, at four evaluations; prompts differ by 0.057 and each change by a third of the fall."""
+    source = random.Random(0)
+    before = [source.gauss(0.083, 0.057) for _ in range(32)]
+    after = [value - 0.020 + source.gauss(0, 0.02) for value in before]
+    calm = {HELD_OUT: [0.5] * 64, REWARD: [0.1] * 64}
+    runs = [Scored(step, 32, {**calm, "image/diversity": values * 2}) for step, values in ((0, before), (88, after))]
+    assert alarms(runs) == [(88, "collapse", "image/diversity")]
+    assert alarms(runs, diversity_fall=0.5) == []
+
+
+def test_a_fall_of_content_is_a_collapse_where_it_exceeds_its_share_and_the_noise() -> None:
+    """Of 32 prompts x 2 images, some more show one of three properties wrong; 11 wrong ones are 97.9% to 94.3%."""
+
+    def content(wrong: int) -> list[float]:
+        return [1 - (index % 6 == 0 and index < 6 * wrong) / 3 for index in range(64)]
+
+    def run(wrong: int) -> list[Scored]:
+        calm = {HELD_OUT: [1.0] * 64, REWARD: [1.0] * 64}
+        scores = [(0, [1.0] * 64), (10, content(wrong))]
+        return [Scored(step, 32, {**calm, "truth/content_accuracy": values}) for step, values in scores]
+
+    assert alarms(run(wrong=7)) == [], "3.6 points are 2.6 standard errors of so few prompts"
+    assert alarms(run(wrong=7), noise=0) == [(10, "collapse", "truth/content_accuracy")]
+    assert alarms(run(wrong=7), noise=0, content_fall=0.05) == []
 
 
 def test_a_run_whose_reward_falls_too_is_not_hacked() -> None:
@@ -68,8 +132,8 @@ def test_a_run_whose_reward_falls_too_is_not_hacked() -> None:
 def test_a_fall_from_the_best_evaluation_rings_above_the_untrained_model() -> None:
     runs = history({REWARD: 0.05, HELD_OUT: 0.1}, {REWARD: 0.1, HELD_OUT: 0.04})
     assert alarms(runs[:2]) == []
-    (alarm,) = find_alarms(runs, [HELD_OUT], REWARD, AlarmConfig())
-    assert "the best evaluation so far, at update 10" in alarm.message
+    (found,) = find_alarms(runs, [HELD_OUT], REWARD, AlarmConfig(), looks=5)
+    assert "the best evaluation so far, at update 10" in found.message
 
 
 def test_a_sure_but_tiny_fall_does_not_ring() -> None:
@@ -79,17 +143,17 @@ def test_a_sure_but_tiny_fall_does_not_ring() -> None:
 
 
 def test_pictures_of_one_prompt_are_one_observation() -> None:
-    falls, samples = [0.2, 0.1, -0.02, -0.04], 50
-    # Mean 0.06, standard error over four prompts 0.056; over 200 pictures it would be 0.007.
-    before = Scored(0, 4, {HELD_OUT: [0.5, 0.6] * 2 * samples, REWARD: [0.1] * 4 * samples})
-    after = Scored(5, 4, {HELD_OUT: [0.5, 0.6] * 2 * samples, REWARD: [0.2] * 4 * samples})
-    fallen = [value - falls[index % 4] for index, value in enumerate(after.scores[HELD_OUT])]
-    runs = [before, Scored(5, 4, {**after.scores, HELD_OUT: fallen})]
-    assert alarms(runs, noise=1.1) == []
-    assert alarms(runs, noise=1.0) == [(5, "hacking", HELD_OUT)]
+    # Mean 0.06, standard error over 40 prompts 0.0156, so 3.84 of them; over 2000 images it would be 27. Fifteen pairs
+    # of six evaluations are compared, and 3.84 is t at 39 degrees of freedom for one chance in 15 x 300.
+    falls, count = [0.2, 0.1, -0.02, -0.04], 40 * 50
+    before = Scored(0, 40, {HELD_OUT: [0.5, 0.6] * (count // 2), REWARD: [0.1] * count})
+    fallen = [value - falls[index % 4] for index, value in enumerate(before.scores[HELD_OUT])]
+    runs = [before, Scored(5, 40, {HELD_OUT: fallen, REWARD: [0.2] * count})]
+    assert alarms(runs, noise=2.8) == []
+    assert alarms(runs, noise=2.6) == [(5, "hacking", HELD_OUT)]
 
 
-@pytest.mark.parametrize(("metric", "moved"), [("image/saturation", 0.12), ("image/diversity", -0.12)])
+@pytest.mark.parametrize(("metric", "moved"), [("image/saturation", 0.12), ("image/diversity", 0.12)])
 def test_a_statistic_outside_the_untrained_band_rings_whatever_the_scores(metric: str, moved: float) -> None:
     runs = history({metric: moved, HELD_OUT: 0.1})
     assert alarms(runs) == [(10, "style", metric)]

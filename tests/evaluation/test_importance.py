@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from srpo_ray.evaluation.importance import variance_explained
+from srpo_ray.evaluation.importance import permutation_p, variance_explained
 
 
 def test_only_the_parameter_that_matters_stands_out():
@@ -47,6 +47,21 @@ def test_chance_is_worth_nothing_on_average():
         share = variance_explained(params, [random.gauss(0, 1) for _ in params])["a"]
         shares.append(share or 0.0)
     assert sum(share == 0 for share in shares) > 100
+
+
+def test_permutation_p_is_that_of_the_exact_test_by_hand() -> None:
+    """Of the 20 ways to choose three of six scores, two have the groups as far apart as these."""
+    p = permutation_p(["x", "x", "x", "y", "y", "y"], [1.0, 2.0, 3.0, 10.0, 11.0, 12.0])
+    assert p == pytest.approx(2 / 20, abs=0.03)
+
+
+def test_a_parameter_that_does_nothing_has_a_small_p_as_often_as_it_says() -> None:
+    source = random.Random(3)
+    found = [
+        permutation_p([source.choice("abc") for _ in range(24)], [source.gauss(0, 1) for _ in range(24)])
+        for _ in range(100)
+    ]
+    assert 0.01 <= sum(p < 0.1 for p in found) / 100 <= 0.2
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from srpo_ray.evaluation.paired import compare, win_rate
 from srpo_ray.evaluation.seeds import student_95
 
 
-@pytest.mark.parametrize("degrees", [1, 5, 10, 11, 15, 30, 120, 5000])
-def test_student_is_the_t_of_the_tables(degrees: int) -> None:
-    assert student_95(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=4e-3)
+@pytest.mark.parametrize(
+    ("degrees", "table"), [(1, 12.706), (2, 4.303), (5, 2.571), (10, 2.228), (15, 2.131), (30, 2.042), (120, 1.980)]
+)
+def test_student_is_the_t_of_the_tables(degrees: int, table: float) -> None:
+    assert student_95(degrees) == pytest.approx(table, abs=5e-4)
 
 
 @pytest.mark.parametrize("prompts", [2, 9, 40])
@@ -19,11 +21,12 @@ def test_difference_and_its_interval_are_those_of_the_paired_t_test_over_prompts
     base = source.normal(1.0, 3.0, (prompts, 2))
     tuned = base + source.normal(0.2, 0.5, (prompts, 2))
     found = compare("panel/x", "tuned", tuned.tolist(), "base", base.tolist())
-    expected = stats.ttest_rel(tuned.mean(1), base.mean(1)).confidence_interval(0.95)
+    test = stats.ttest_rel(tuned.mean(1), base.mean(1))
+    expected = test.confidence_interval(0.95)
     assert found.half_width is not None
-    assert found.difference - found.half_width == pytest.approx(expected.low, abs=5e-3)
-    assert found.difference + found.half_width == pytest.approx(expected.high, abs=5e-3)
-    assert found.is_clear == (expected.low > 0 or expected.high < 0)
+    assert found.difference - found.half_width == pytest.approx(expected.low, abs=1e-9)
+    assert found.difference + found.half_width == pytest.approx(expected.high, abs=1e-9)
+    assert found.p_value == pytest.approx(test.pvalue)
     assert (found.mean, found.reference_mean) == (pytest.approx(tuned.mean()), pytest.approx(base.mean()))
 
 
@@ -36,6 +39,14 @@ def test_win_rate_of_single_pictures_has_wilsons_interval(won: int, prompts: int
     assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-6), pytest.approx(expected.high, abs=1e-6))
 
 
+@pytest.mark.parametrize("won", range(9))
+def test_win_rate_differs_from_one_half_where_its_interval_leaves_that_out(won: int) -> None:
+    found = win_rate([[1.0]] * won + [[-1.0]] * (8 - won), [[0.0]] * 8)
+    assert (found.p_value < 0.05) == (found.low > 0.5 or found.high < 0.5)
+    # Two of the normal distribution's table: 1.96 deviations leave 5%, sqrt(8) = 2.83 leave 0.47%.
+    assert won not in (0, 8) or found.p_value == pytest.approx(0.00468, abs=1e-5)
+
+
 def test_samples_of_a_prompt_that_agree_count_as_one() -> None:
     once, thrice = ([[gap] * samples for gap in (1.0, 1.0, 1.0, -1.0)] for samples in (1, 3))
     assert win_rate(thrice, [[0.0] * 3] * 4) == win_rate(once, [[0.0]] * 4)
@@ -45,9 +56,9 @@ def test_ties_count_half_and_a_single_prompt_has_no_interval_of_the_difference()
     found = compare("panel/x", "tuned", [[1.0, 0.0]], "base", [[0.0, 0.0]])
     assert found.wins.rate == 0.75
     assert found.half_width is None
-    assert not found.is_clear
+    assert found.p_value is None
     tied = win_rate([[0.0]] * 20, [[0.0]] * 20)
-    assert (tied.rate, tied.is_clear) == (0.5, False)
+    assert (tied.rate, tied.p_value) == (0.5, 1.0)
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(2.0, 2.0), (6.0, 1.5), (0.3, 0.3)])

@@ -1,5 +1,6 @@
 import csv
 import json
+import random
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from srpo_ray.evaluation.gallery import save_png, to_pictures
-from srpo_ray.evaluation.paired import PairedEvaluation
+from srpo_ray.evaluation.paired import PairedEvaluation, cells_that_hold
 from srpo_ray.evaluation.paired_report import contact_pairs, evaluation_table, write_evaluation
 
 PROMPTS = ["a <b>cat</b>", "a dog", "a red circle", "a fish", "a tree"]
@@ -93,14 +94,31 @@ def test_page_needs_no_other_file_and_shows_every_metric(folder: Path, models: t
     assert "by panel/held_out: 75%" in page
 
 
-def test_terminal_table_fits_and_marks_what_is_clear() -> None:
+def test_terminal_table_fits_and_marks_what_holds_among_all_its_numbers() -> None:
+    """One model is higher for every prompt, one in 25 of 40, which is one chance in nine by itself."""
+    better, slightly = [[0.7 + 0.01 * (index % 3)] for index in range(40)], [[0.6]] * 25 + [[0.4]] * 15
+    columns = {"base": [[0.5]] * 40, "tuned": slightly, "rl_guidance_2": better}
+    names = tuple(columns)
+    found = PairedEvaluation(names, ["a"] * 40, {"panel/held_out": columns}, "panel/held_out", {}, "today", "command")
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(evaluation_table(evaluation(("base", "tuned", "rl_guidance_2"))))
+        console.print(evaluation_table(found))
     text = captured.get()
     assert "…" not in text
     (line,) = [line for line in text.splitlines() if "panel/held_out" in line and "rl_guidance_2" in line]
-    assert line.rstrip().endswith("*")
+    assert line.count("*") == 2
     (line,) = [line for line in text.splitlines() if "panel/held_out" in line and " tuned" in line]
-    assert "75%" in line
+    assert "62%" in line
     assert "*" not in line
+
+
+def test_a_number_that_many_others_are_tested_beside_must_be_surer() -> None:
+    """Wins in 29 of 40 prompts have a p-value of 0.0044: enough for one metric, not for twenty."""
+    source = random.Random(0)
+    base = [[0.5]] * 40
+    noise = {f"image/{index}": {"a": base, "b": [[0.5 + source.gauss(0, 1)] for _ in base]} for index in range(20)}
+    wins = {"panel/x": {"a": base, "b": [[0.6]] * 29 + [[0.4]] * 11}}
+    alone = PairedEvaluation(("a", "b"), ["p"] * 40, wins, "panel/x", {}, "", "")
+    beside = PairedEvaluation(("a", "b"), ["p"] * 40, wins | noise, "panel/x", {}, "", "")
+    assert cells_that_hold(alone.comparisons)[0].wins
+    assert not cells_that_hold(beside.comparisons)[0].wins

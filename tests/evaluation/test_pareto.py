@@ -3,7 +3,9 @@ import re
 from dataclasses import replace
 
 from srpo_ray.evaluation.pareto import pareto_figure, pareto_front, word_colors
-from srpo_ray.evaluation.results import SweepReport
+from srpo_ray.evaluation.results import TRAINED_GAIN, TRAINED_REWARD, SweepReport
+
+OBJECTIVE = "panel/held_out"
 
 
 def beaten(point: tuple[float, float], points: list[tuple[float, float]]) -> bool:
@@ -43,6 +45,35 @@ def test_labels_do_not_lie_on_each_other(sweep: SweepReport):
     for index, (x, y, width) in enumerate(places):
         for other_x, other_y, other_width in places[:index]:
             assert abs(y - other_y) >= 14 or x + width <= other_x or other_x + other_width <= x
+
+
+def test_a_relative_run_whose_own_reward_rises_while_the_held_out_score_falls_is_in_the_hacking_quarter(
+    sweep: SweepReport,
+):
+    """Its plain score falls meanwhile, as it does in healthy runs too."""
+
+    def history(held_out: float, plain: float, gain: float) -> list[dict[str, float]]:
+        start = {"step": 0, OBJECTIVE: 0.5, TRAINED_REWARD: 1.0, TRAINED_GAIN: 0.0}
+        return [start, {"step": 9, OBJECTIVE: held_out, TRAINED_REWARD: plain, TRAINED_GAIN: gain}]
+
+    rows = [
+        replace(sweep.rows[1], name="healthy", history=history(0.6, 0.95, 1.5)),
+        replace(sweep.rows[2], name="hacked", history=history(0.4, 0.9, 2.5)),
+    ]
+    figure = pareto_figure(replace(sweep, reward=TRAINED_GAIN, rows=rows, best="healthy"))
+    assert figure is not None
+    (left, top, width, height) = map(
+        float,
+        re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" class="danger"', figure)[0],
+    )
+    dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"[^>]*><title>(\w+):', figure)
+    inside = [
+        name
+        for x, y, name in dots
+        if name != "untrained" and left < float(x) < left + width and top < float(y) < top + height
+    ]
+    assert inside == ["hacked"]
+    assert "own trained reward, in standard deviations" in figure
 
 
 def test_without_reward_or_base_there_is_no_figure(sweep: SweepReport):

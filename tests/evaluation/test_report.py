@@ -1,4 +1,5 @@
 import math
+import random
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from srpo_ray.evaluation.alarm import Alarm
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.headline import headline, over_seeds
 from srpo_ray.evaluation.report import SweepReport, write_report
+from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN
 from srpo_ray.evaluation.table import spread_text
 
 OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
@@ -61,7 +63,7 @@ def test_every_run_and_section_is_there(sweep: SweepReport, report_path: Path, t
         assert row.name in found.text
         assert row.label in found.text
     headings = [
-        *("All runs", "Untrained and best", "Training reward against held-out score", "Over updates"),
+        *("All runs", "Untrained and best", "Trained reward against held-out score", "Over updates"),
         *("Which parameter mattered", "Ablations of the best", "Parameter by parameter"),
         *("What the metrics mean", "Run it again"),
     ]
@@ -75,7 +77,7 @@ def test_every_run_and_section_is_there(sweep: SweepReport, report_path: Path, t
 def test_ranks_stand_in_order_of_the_objective(sweep: SweepReport, report_path: Path):
     text = write_report(report_path, sweep).read_text()
     rows = re.findall(r'<span class="rank">(.*?)</span>.*?<b>(.*?)</b>', text, flags=re.DOTALL)
-    assert [name for rank, name in rows if rank.isdigit()] == ["t00", "t04", "t01", "t03", "t05", "t02"]
+    assert [name for rank, name in rows if rank.isdigit()] == ["t00", "t04", "t01", "t03", "t02", "t05"]
     assert [rank for rank, _ in rows if rank.isdigit()] == ["1", "2", "3", "4", "5", "6"]
 
 
@@ -86,6 +88,20 @@ def test_headline_names_winner_seeds_and_alarms(sweep: SweepReport, report_path:
     assert "Hacking alarm in one run" in found.text
     assert "t02 (from update 30: panel/held_out, image/contrast)" in found.text
     assert "untrained 0.9530 (-0.0120)" in found.text
+
+
+def test_trained_reward_is_stated_in_standard_deviations_of_each_runs_own(sweep: SweepReport, report_path: Path):
+    gains = {"t00": 1.83, "t01": 0.4}
+    rows = [
+        replace(row, history=[{**each, TRAINED_GAIN: gains.get(row.name, 0.2) * each["step"] / 60, OWN_WORDS: 0.1}
+                              for each in row.history])
+        for row in sweep.rows
+    ]  # fmt: skip
+    text = page(replace(sweep, reward=TRAINED_GAIN, rows=rows), report_path).text
+    assert "+1.83 sd" in text
+    assert "in standard deviations over the untrained model's images" in text
+    assert "gain (sd)" in text
+    assert "reward/total/trained over updates" not in write_report(report_path, sweep).read_text()
 
 
 def test_a_run_with_an_alarm_is_marked_in_table_curves_and_plot(sweep: SweepReport, report_path: Path):
@@ -149,6 +165,45 @@ def test_the_picked_run_is_left_out_of_the_spread(sweep: SweepReport):
     assert spread_text(one) == "0.4810"
 
 
+def many_trials(sweep: SweepReport, count: int) -> SweepReport:
+    """Words decide the score, the learning rate does nothing; every other trial was stopped at update 30."""
+    source = random.Random(0)
+    rows = [sweep.rows[0]]
+    for index in range(count):
+        words, lr = source.choice(["detailed", "real", "vivid"]), 10 ** source.uniform(-6, -5)
+        slope = {"detailed": 1.0, "real": 0.5, "vivid": 0.0}[words] + source.gauss(0, 0.05)
+        updates = 30 if index % 2 else 60
+        rows.append(
+            replace(
+                sweep.rows[1],
+                name=f"t{index:02d}",
+                params={"algorithm.control_words": words, "training.optimizer.lr": lr},
+                history=[{"step": step, OBJECTIVE: slope * step} for step in range(0, updates + 1, 15)],
+                status="finished" if updates == 60 else "stopped early",
+            )
+        )
+    return replace(sweep, rows=rows, best="t00")
+
+
+def test_few_trials_have_no_bars_and_the_report_says_why(sweep: SweepReport, report_path: Path):
+    text = write_report(report_path, many_trials(sweep, 19)).read_text()
+    assert "No shares are shown: 19 trials can be compared, and 20 are needed" in text
+    assert 'class="bars"' not in text
+
+
+def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_beside_each(
+    sweep: SweepReport, report_path: Path
+):
+    text = write_report(report_path, many_trials(sweep, 24)).read_text()
+    assert "24 trials after update 30" in text
+    bars = re.findall(r'class="value">(\d+)%, p ([\d.]+)<', text)
+    assert float(bars[0][0]) > 90, "at their own last updates stopped trials have half of the others' values"
+    assert float(bars[0][1]) == 0.001
+    assert float(bars[1][1]) > 0.05
+    assert "of each trial after update 30" in text
+    assert "at 30" in text
+
+
 def test_seeds_section_states_mean_and_spread_of_truth_too(sweep: SweepReport, report_path: Path):
     text = page(sweep, report_path).text.partition("fresh seeds")[2]
     assert "0.0610 ± 0.0028" in text
@@ -164,10 +219,30 @@ def test_ablations_show_what_changed_and_by_how_much(sweep: SweepReport, report_
     assert "-0.0470" in text
 
 
-def test_differences_within_the_seeds_are_marked(sweep: SweepReport, report_path: Path):
-    text = write_report(report_path, sweep).read_text()
+def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep: SweepReport, report_path: Path):
+    """Repeats of 0.480, 0.487, 0.494: 4.303 x 0.007 x sqrt(1 + 1/3) = 0.0348 around 0.487."""
+    repeats = iter((0.480, 0.487, 0.494))
+    rows = [*sweep.rows, replace(sweep.rows[8], name="best_seed_3")]
+    rows = [
+        replace(row, history=[*row.history[:-1], {**row.history[-1], OBJECTIVE: next(repeats)}])
+        if row.kind == "repeat"
+        else row
+        for row in rows
+    ]
+    text = write_report(report_path, replace(sweep, rows=rows)).read_text()
     assert '<span class="difference within">-0.0080</span>' in text
-    assert '<span class="difference">-0.0470</span>' in text
+    assert '<span class="difference clear">-0.0470</span>' in text
+    assert "the mean of 3 repeats" in text
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_repeats_give_no_verdict(count: int, sweep: SweepReport, report_path: Path):
+    repeats = [row for row in sweep.rows if row.kind == "repeat"][:count]
+    rows = [row for row in sweep.rows if row.kind != "repeat"] + repeats
+    text = write_report(report_path, replace(sweep, rows=rows)).read_text()
+    assert "No verdict: it takes two repeats or more" in text
+    assert "difference within" not in text.partition("</style>")[2]
+    assert "difference clear" not in text
 
 
 def one_trial(sweep: SweepReport) -> SweepReport:

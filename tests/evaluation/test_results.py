@@ -3,7 +3,15 @@ from dataclasses import replace
 
 import pytest
 
-from srpo_ray.evaluation.results import SweepReport, TrialRow, alarmed, metric_names, ranking, varied_params
+from srpo_ray.evaluation.results import (
+    SweepReport,
+    TrialRow,
+    alarmed,
+    metric_names,
+    ranking,
+    shared_step,
+    varied_params,
+)
 
 OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
 
@@ -12,7 +20,7 @@ def names(sweep: SweepReport) -> list[tuple[int | None, str]]:
     return [(rank, row.name) for rank, row in ranking(sweep)]
 
 
-def test_ranks_count_trials_and_others_stand_by_value(sweep: SweepReport):
+def test_ranks_count_trials_and_others_stand_by_value_with_stopped_trials_after_ended_ones(sweep: SweepReport):
     assert names(sweep) == [
         (None, "best_seed_2"),
         (1, "t00"),
@@ -22,16 +30,44 @@ def test_ranks_count_trials_and_others_stand_by_value(sweep: SweepReport):
         (3, "t01"),
         (None, "relative_off"),
         (4, "t03"),
-        (5, "t05"),
         (None, "base"),
-        (6, "t02"),
+        (5, "t02"),
+        (6, "t05"),
         (None, "t06"),
     ]
 
 
 def test_a_smaller_objective_can_be_the_better_one(sweep: SweepReport):
     ranked = [name for rank, name in names(replace(sweep, mode="min")) if rank is not None]
-    assert ranked == ["t02", "t05", "t03", "t01", "t04", "t00"]
+    assert ranked == ["t02", "t03", "t01", "t04", "t00", "t05"]
+
+
+def stopped_after(sweep: SweepReport, values: dict[str, list[float]]) -> SweepReport:
+    """Trials whose objective after update 0, 10, 20, ... is given; those with fewer values were stopped early."""
+    longest = max(len(scores) for scores in values.values())
+    rows = [
+        replace(
+            sweep.rows[1],
+            name=name,
+            history=[{"step": 10 * index, OBJECTIVE: score} for index, score in enumerate(scores)],
+            status="finished" if len(scores) == longest else "stopped early",
+        )
+        for name, scores in values.items()
+    ]
+    return replace(sweep, rows=rows)
+
+
+def test_stopped_trials_are_ranked_by_the_last_update_that_all_trials_share(sweep: SweepReport):
+    """Both learn at one speed: what was stopped at update 20 has a higher last value than the better one at 10."""
+    found = stopped_after(sweep, {"worse": [0, 0.2, 0.4], "better": [0, 0.3], "ended": [0, 0.35, 0.3, 0.38]})
+    assert shared_step(found) == 10
+    assert [name for _, name in names(found)] == ["ended", "better", "worse"]
+
+
+def test_trials_that_share_no_evaluation_after_training_have_no_shared_step(sweep: SweepReport):
+    assert shared_step(stopped_after(sweep, {"one": [0.1], "other": [0.1, 0.2]})) is None
+    assert shared_step(replace(sweep, rows=[])) is None
+    assert shared_step(stopped_after(sweep, {"one": [0.1, math.nan, 0.2], "other": [0.1, 0.3, 0.4]})) == 20
 
 
 def test_a_value_that_is_missing_or_not_finite_is_none(sweep: SweepReport):

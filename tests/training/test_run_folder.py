@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from srpo_ray.config import load_run
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.training.health import idle_warning, warnings
 from srpo_ray.training.run_folder import (
@@ -14,6 +15,7 @@ from srpo_ray.training.run_folder import (
     read_rows,
     save_pictures,
 )
+from srpo_ray.training.watch import planned_looks
 
 JUDGED = {key: {"file": {"part": "hash"}} for key in ("model.path", "evaluation.prompts", "rewards.models.0.path")}
 
@@ -82,6 +84,13 @@ def test_updates_without_gradient_are_warned_of(tmp_path: Path) -> None:
     assert warning is not None
     assert "1 of 2 updates" in warning
     assert "algorithm.hinge" in warning
+
+
+@pytest.mark.parametrize(("updates", "interval"), [(40, 15), (40, 10), (1, 1), (3, 40)])
+def test_planned_evaluations_are_those_at_each_interval_and_at_the_end(updates: int, interval: int) -> None:
+    changes = [f"training.num_updates={updates}", f"evaluation.interval={interval}"]
+    config = load_run(["configs/small_world.yaml"], changes)
+    assert planned_looks(config) == sum(made % interval == 0 or made == updates for made in range(1, updates + 1))
 
 
 def test_alarms_and_the_best_step_are_told_at_the_end(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from srpo_ray.config import SweepConfig, load_run, load_sweep
+from srpo_ray.config import SweepConfig, load_run, load_sweep, to_yaml
 from srpo_ray.config.sweep import SearchDimension
 from srpo_ray.evaluation.results import TrialRow
-from srpo_ray.tuning.rows import choose_best
+from srpo_ray.training.run_folder import RunFolder, append_row
+from srpo_ray.tuning.rows import choose_best, read_row
 from srpo_ray.tuning.space import decode, param_space, search_algorithm
 from srpo_ray.tuning.sweep import follow_ups
 from srpo_ray.tuning.trial import _serves
@@ -44,6 +45,30 @@ def test_drawn_values_lie_in_the_space_and_come_back_as_config_values() -> None:
     assert {values["b.count"] for values in drawn} == {2, 3, 4}
     below_geometric_mean = sum(values["b.lr"] < 10**-5.5 for values in drawn)
     assert 60 < below_geometric_mean < 140
+
+
+@pytest.mark.parametrize(("query", "expected"), [("relative", [0.0, 4.0]), ("plain", [0.0, -2.0])])
+def test_gain_is_that_of_the_reward_the_run_is_trained_on_in_untrained_deviations(
+    tmp_path: Path, query: str, expected: list[float]
+) -> None:
+    """Own words rise by 2 where images spread by 0.5; the plain score falls by 0.2 where they spread by 0.1."""
+    folder = RunFolder(tmp_path / "trial_1")
+    folder.make()
+    folder.config.write_text(
+        to_yaml(load_run([SMALL_WORLD], [f"algorithm.query={query}", "algorithm.branches=[denoise]"]))
+    )
+    scores = {"reward/total": [0.9, 1.1], "reward/total/trained": [-0.5, 0.5]}
+    append_row(folder.scores, {"step": 0, "num_prompts": 2, "scores": scores})
+    append_row(folder.evaluations, {"step": 0, "reward/total": 1.0, "reward/total/trained": 0.0})
+    append_row(folder.evaluations, {"step": 9, "reward/total": 0.8, "reward/total/trained": 2.0})
+    found = read_row(folder, "trial", "a trial", {}, 0, None)
+    assert [each["reward/total/gain"] for each in found.history] == pytest.approx(expected)
+
+
+def test_a_run_that_broke_before_its_first_evaluation_has_no_gain(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "trial_1")
+    folder.make()
+    assert read_row(folder, "trial", "a trial", {}, 0, "out of memory").history == []
 
 
 def test_optuna_draws_the_same_trials_from_the_same_seed() -> None:

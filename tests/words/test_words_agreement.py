@@ -1,11 +1,13 @@
+from math import sqrt
+
 import pytest
-import torch
 
-from srpo_ray.words.agreement import bootstrap_interval, ranks, spearman
+from srpo_ray.words.agreement import bootstrap_interval, spearman
 
 
-def test_ranks_share_the_mean_where_values_are_equal() -> None:
-    assert ranks(torch.tensor([3.0, 1.0, 3.0, 9.0])).tolist() == [2.5, 1, 2.5, 4]
+def test_equal_values_share_the_mean_of_their_ranks() -> None:
+    # Ranks 2.5, 1, 2.5, 4 against 1, 2, 3, 4: deviations 0, -1.5, 0, 1.5 against -1.5, -0.5, 0.5, 1.5.
+    assert spearman([3.0, 1.0, 3.0, 9.0], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(3 / sqrt(4.5 * 5))
 
 
 def test_spearman_agrees_with_the_formula_for_distinct_ranks() -> None:
@@ -22,3 +24,9 @@ def test_the_interval_holds_the_value_and_is_narrow_for_perfect_agreement() -> N
     low, high = bootstrap_interval(one, shaken)
     assert low < spearman(one, shaken) < high
     assert bootstrap_interval(one, one) == pytest.approx((1, 1))
+
+
+def test_the_interval_is_that_of_resampled_pairs_and_counts_a_constant_draw_as_no_correlation() -> None:
+    """Of two pairs in order, half of the draws take both (correlation 1) and half take one twice (0)."""
+    assert bootstrap_interval([1.0, 2.0], [3.0, 4.0]) == pytest.approx((0, 1))
+    assert bootstrap_interval([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) == (0, 0)
