@@ -151,7 +151,7 @@ def _to_srgb(colors: Image.Image, profile: object) -> Image.Image:
 
 def _by_profile(colors: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image | None:
     """The colours in sRGB; None where the profile belongs to other channels, or is one of sRGB."""
-    mode = _PROFILE_MODES.get(profile.profile.xcolor_space.strip())
+    mode = _PROFILE_MODES.get(getattr(profile.profile, "xcolor_space", "").strip())
     if mode == "RGB" and colors.mode == "L":
         colors = colors.convert("RGB")
     if mode is None or colors.mode != mode:
