@@ -111,6 +111,12 @@ def load_images(source: str, key: str = "data.images") -> RealImages:
 
         return RealisticScenes()
     images = list_images(source, key)
+    if not images.captions:
+        others = f" that is read (left out: {images.left_out})" if images.left_out else ""
+        raise ValueError(
+            f"{key}: expected a folder with {', '.join(SUFFIXES)} files, {TAR} or {PARQUET} files, or {EMBEDDED}, got"
+            f" {source!r} with none{others}; check the path (working folder: {Path.cwd()})"
+        )
     missing = [name for name, caption in zip(images.names, images.captions, strict=True) if not caption]
     if missing:
         raise ValueError(
@@ -122,14 +128,14 @@ def load_images(source: str, key: str = "data.images") -> RealImages:
 
 
 def list_images(source: str, key: str) -> CaptionedImages:
-    """Open a source of real images, of which some may have no caption: it is `""` then.
+    """Open a source of real images, perhaps of none; where one has no caption it is `""`.
 
     Args:
         source: As for `load_images`, without the embedded one.
         key: Config key or argument that the source came from, for messages.
 
     Raises:
-        ValueError: If there is no image, or a file cannot be read.
+        ValueError: If a file cannot be read, or there are images, tar files and tables in one source.
     """
     listing = list_source(source, key)
     tars = [file for file in listing.files if file.suffix.lower() == TAR]
@@ -150,11 +156,6 @@ def list_images(source: str, key: str) -> CaptionedImages:
     if tars or tables:
         unused += count_types(file for file in listing.files if file not in {*tars, *tables})
     left_out += unused
-    if not entries:
-        raise ValueError(
-            f"{key}: expected a folder with {', '.join(SUFFIXES)} files, {TAR} or {PARQUET} files, or {EMBEDDED}, got"
-            f" {source!r} with none{_but(left_out)}; check the path (working folder: {Path.cwd()})"
-        )
     return CaptionedImages(source, entries, describe(left_out), key)
 
 
@@ -172,10 +173,6 @@ def _decoded(entry: Entry, prepare: Callable[[Image.Image], Tensor]) -> Tensor |
     except (OSError, ValueError) as error:
         return error
     return prepare(image)
-
-
-def _but(left_out: Counter[str]) -> str:
-    return f" that is read (left out: {describe(left_out)})" if left_out.total() else ""
 
 
 def _count(entries: Sequence[Entry]) -> str:

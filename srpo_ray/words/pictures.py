@@ -81,14 +81,14 @@ def from_folder(folder: Path, size: int) -> Pictures:
     if not folder.is_dir():
         raise ValueError(f"--images: expected a folder of pictures, got {folder}, which is none; check the path")
     found = list_images(str(folder), "--images")
-    _require_enough(len(found.captions), f"pictures in {folder}", "add pictures")
+    left_out = f" (left out: {found.left_out})" if found.left_out else ""
+    _require_enough(len(found.captions), f"pictures of {folder}{left_out}", "add pictures")
 
     def framed(image: Image.Image) -> Tensor:
         return frame(to_tensor(image)[None], Framing(size))
 
     images = torch.cat(found.decode(range(len(found.captions)), framed))
     captions = [caption or NO_CAPTION for caption in found.captions]
-    left_out = f" (left out: {found.left_out})" if found.left_out else ""
     source = f"{len(captions)} pictures of {folder}{left_out}"
     return Pictures(images, captions, measured(images, captions, truth=False), source)
 

@@ -112,6 +112,8 @@ def test_a_folder_is_read_as_training_reads_it(tmp_path: Path) -> None:
     (tmp_path / "7.json").write_text('{"caption": "number 7"}')
     (tmp_path / "._7.png").touch()
     (tmp_path / "6.txt").unlink()
+    with pytest.raises(ValueError, match=r"expected at least 8 pictures of .*below, got 1"):
+        from_folder(tmp_path / "below", 32)
     found = from_folder(tmp_path, 32)
     assert sorted(found.captions) == sorted(["a picture", "number below/0", *(f"number {n}" for n in "123457")])
     assert found.source == f"8 pictures of {tmp_path} (left out: 1 hidden file or folder)"
