@@ -57,7 +57,7 @@ def list_source(source: str, key: str) -> Listing:
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Whether a path has a part that archivers, editors and systems add for themselves."""
+    """Test if a path has a part that archivers, editors or operating systems add for themselves."""
     return any(_is_hidden_name(part) for part in path.parts)
 
 
@@ -95,6 +95,7 @@ def _matching(pattern: Path) -> Listing:
             continue
         if is_hidden(match.relative_to(root)):
             left_out[HIDDEN] += 1
+            walked.add(match)
         elif match.is_dir():
             walked.add(match)
             files += _below(match, left_out, seen)

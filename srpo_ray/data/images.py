@@ -50,7 +50,7 @@ class CaptionedImages:
         """Take listed images.
 
         Args:
-            source: Where they are, for messages.
+            source: Folder, file or pattern, for messages.
             entries: The images.
             left_out: English for what the source has besides them; empty if there is nothing.
             key: Config key that the source came from, for messages.
@@ -77,8 +77,11 @@ class CaptionedImages:
         """Decode images of any size.
 
         Args:
-            indices: Which ones.
-            prepare: What to make of each, an upright one of mode RGB; called in several threads.
+            indices: Indices of images.
+            prepare: Function of a decoded image, upright and of mode RGB; called in several threads.
+
+        Returns:
+            Results of `prepare` in the order of `indices`.
 
         Raises:
             ValueError: If some cannot be read; it names them.

@@ -66,6 +66,16 @@ def test_pattern_gives_its_images_and_the_captions_beside_them(
         assert shown(f"{tree}/{pattern}") == {caption: colors[caption] for caption in found}
 
 
+def test_pattern_counts_what_its_folder_counts(tree: Path) -> None:
+    for name in (".git", "10_cats/__MACOSX"):
+        add(tree / name / "a" / "b.png", RED, "hidden")
+    (tree / "10_cats" / "readme.md").touch()
+    for source in (str(tree), f"{tree}/*", f"{tree}/**/*"):
+        images = load_images(source)
+        assert len(images.captions) == 3
+        assert images.note == f"{source}: 3 images, left out: 2 hidden files or folders, 1 .md file"
+
+
 def test_pattern_of_masks_never_gets_the_caption_of_their_images(tmp_path: Path) -> None:
     add(tmp_path / "0.jpg", RED, "red")
     Image.new("RGB", (8, 8)).save(tmp_path / "0.seg.png")

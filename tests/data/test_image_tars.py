@@ -102,17 +102,20 @@ def test_hidden_other_and_replaced_members_are_counted(tmp_path: Path) -> None:
         assert part in note
 
 
-def with_size(content: bytes, field: bytes) -> bytes:
-    """An archive whose first header has another size and the right checksum for it."""
-    header = content[:124] + field + content[136:148] + b" " * 8 + content[156:512]
-    return header[:148] + f"{sum(header):06o}\0 ".encode() + header[156:] + content[512:]
+def with_size(content: bytes, start: int, size: int) -> bytes:
+    """An archive of which one header has another size, in GNU's binary form, and the right checksum for it."""
+    field = (b"\xff" if size < 0 else b"\x80") + size.to_bytes(11, "big", signed=True)
+    header = content[start : start + 512]
+    header = header[:124] + field + header[136:148] + b" " * 8 + header[156:]
+    header = header[:148] + f"{sum(header):06o}\0 ".encode() + header[156:]
+    return content[:start] + header + content[start + 512 :]
 
 
 @pytest.mark.timeout(20)
+@pytest.mark.parametrize("start", [0, 1024])
 @pytest.mark.parametrize("size", [-512, -1024, -1, 2**60])
-def test_archive_with_a_damaged_size_is_refused_and_never_read_in_circles(tmp_path: Path, size: int) -> None:
-    field = (b"\xff" if size < 0 else b"\x80") + size.to_bytes(11, "big", signed=True)
-    (tmp_path / "a.tar").write_bytes(with_size(files(a_png=image(1), a_txt=b"one"), field))
+def test_damaged_size_is_refused_and_never_read_in_circles(tmp_path: Path, start: int, size: int) -> None:
+    (tmp_path / "a.tar").write_bytes(with_size(files(a_png=image(1), a_txt=b"one"), start, size))
     with pytest.raises(ValueError, match=r"expected a whole, uncompressed tar file, got .*a.tar"):
         load_images(str(tmp_path / "a.tar"))
 
