@@ -123,7 +123,7 @@ def _words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reward", required=True, metavar="NAME", help="a trained or held-out reward of the config")
     parser.add_argument("--words", required=True, metavar="WORDS", help="word,word,... or a .txt file of one a line")
     pictures = parser.add_mutually_exclusive_group()
-    pictures.add_argument("--images", metavar="DIR", help="try words on these pictures; captions: .txt beside them")
+    pictures.add_argument("--images", metavar="DIR", help="try words on these pictures; captions: .txt or .json beside")
     pictures.add_argument("--generate", type=int, metavar="N", help="try words on N pictures of the config's model")
     parser.add_argument("--prompts", metavar="FILE", help="prompt file in which to count the words")
     parser.add_argument("--out", metavar="DIR", help="folder for page, JSON and CSV (default: RUN_ROOT/words_NAME)")

@@ -13,9 +13,9 @@ class DataConfig(Section):
     prompts: str = Field(default="small_world:train", min_length=1)
     """Prompt file (.txt, .json, .jsonl, .csv, .tsv or .parquet; columns: `read_prompts`), or `small_world:train`."""
     images: str | None = Field(default=None, min_length=1)
-    """Real pictures with captions in place of rollouts: a folder whose pictures have their captions in .txt or .json
-    files of the same name, a webdataset .tar file, a .parquet file, a folder or pattern of such files, or
-    `small_world:realistic`. Their captions are then the prompts."""
+    """Real pictures with captions in place of rollouts: a folder whose images, also in folders below, have their
+    captions in .txt or .json files of the same name, a webdataset .tar file, a .parquet file, a folder or pattern of
+    such files, or `small_world:realistic`. Their captions are then the prompts."""
     image_ratio: float = Field(default=1.0, gt=0, le=1)
     """Share of the samples of each update that are real pictures; the others are rollouts of `prompts`, which are not
     read where it is 1."""

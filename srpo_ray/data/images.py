@@ -1,16 +1,20 @@
-"""Real pictures with captions, in place of rollouts; until they are asked for, only the captions are in memory."""
+"""Real images with captions, in place of rollouts; until they are asked for, only the captions are in memory."""
 
-import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from srpo_ray.data.image_sources import PARQUET, SUFFIXES, TAR, Entry, folder_entries, parquet_entries, tar_entries
+from srpo_ray.data.image_listing import count_types, describe, list_source
+from srpo_ray.data.image_sources import Entry, folder_entries
+from srpo_ray.data.image_tables import PARQUET, parquet_entries
+from srpo_ray.data.image_tars import TAR, tar_entries
+from srpo_ray.decode_image import SUFFIXES, decode_image
 
 EMBEDDED = "small_world:realistic"
 _DECODERS = 8
@@ -40,99 +44,139 @@ class RealImages(Protocol):
 
 
 class CaptionedImages:
-    """Pictures of files, tar files or tables."""
+    """Images of files, tar files or tables."""
 
-    def __init__(self, entries: list[Entry], note: str | None = None) -> None:
-        self._entries = entries
-        self.note = note
+    def __init__(self, source: str, entries: list[Entry], left_out: str, key: str) -> None:
+        """Take listed images.
+
+        Args:
+            source: Folder, file or pattern, for messages.
+            entries: The images.
+            left_out: English for what the source has besides them; empty if there is nothing.
+            key: Config key that the source came from, for messages.
+        """
+        self._entries, self._key = entries, key
+        self.left_out = left_out
+        self.note = f"{source}: {_count(entries)}, left out: {left_out}" if left_out else None
+        self.names = [entry.name for entry in entries]
         self.captions = [entry.caption for entry in entries]
         self.identities = [entry.identity for entry in entries]
 
     def load(self, indices: Sequence[int], resolution: int) -> Tensor:
-        """Pictures `[B, 3, resolution, resolution]` in [0, 1]: the short side resized, the middle cut out.
+        """Images `[B, 3, resolution, resolution]` in [0, 1]: the short side resized, the middle cut out.
+
+        Raises:
+            ValueError: If some cannot be read; it names them.
+        """
+        size = (resolution, resolution)
+        return torch.stack(
+            self.decode(indices, lambda image: to_tensor(ImageOps.fit(image, size, Image.Resampling.BICUBIC)))
+        )
+
+    def decode(self, indices: Sequence[int], prepare: Callable[[Image.Image], Tensor]) -> list[Tensor]:
+        """Decode images of any size.
+
+        Args:
+            indices: Indices of images.
+            prepare: Function of a decoded image, upright and of mode RGB; called in several threads.
+
+        Returns:
+            Results of `prepare` in the order of `indices`.
 
         Raises:
             ValueError: If some cannot be read; it names them.
         """
         entries = [self._entries[index] for index in indices]
         with ThreadPoolExecutor(_DECODERS) as decoders:
-            found = list(decoders.map(lambda entry: _decode(entry, resolution), entries))
+            found = list(decoders.map(lambda entry: _decoded(entry, prepare), entries))
         broken = [f"{entry.name} ({found[i]})" for i, entry in enumerate(entries) if isinstance(found[i], Exception)]
         if broken:
             raise ValueError(
-                f"data.images: expected readable pictures, got {len(broken)} of {len(entries)} that are none:"
-                f" {', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}; mend or remove them"
+                f"{self._key}: expected readable pictures, got {len(broken)} of {len(entries)} that are none:"
+                f" {', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}; replace or remove them"
             )
-        return torch.stack([picture for picture in found if isinstance(picture, Tensor)])
+        return [image for image in found if isinstance(image, Tensor)]
 
 
 def load_images(source: str, key: str = "data.images") -> RealImages:
-    """Open a source of real pictures.
+    """Open a source of real images, each with a caption.
 
     Args:
-        source: Folder of pictures, .tar or .parquet file, folder or glob pattern of such files, or
-            `small_world:realistic`.
+        source: Folder of images, .tar or .parquet file, folder or glob pattern of such files, or
+            `small_world:realistic`. Folders below a folder are read too.
         key: Config key that the source came from, for messages.
 
     Raises:
-        ValueError: If there is no picture, one has no caption, or a file cannot be read.
+        ValueError: If there is no image, one has no caption, or a file cannot be read.
     """
     if source == EMBEDDED:
         from srpo_ray.small_world.realistic import RealisticScenes
 
         return RealisticScenes()
-    files = _files(source)
-    tars = [file for file in files if file.suffix.lower() == TAR]
-    tables = [file for file in files if file.suffix.lower() == PARQUET]
-    pictures, strays = folder_entries(files)
+    images = list_images(source, key)
+    if not images.captions:
+        others = f" that is read (left out: {images.left_out})" if images.left_out else ""
+        raise ValueError(
+            f"{key}: expected a folder with {', '.join(SUFFIXES)} files, {TAR} or {PARQUET} files, or {EMBEDDED}, got"
+            f" {source!r} with none{others}; check the path (working folder: {Path.cwd()})"
+        )
+    missing = [name for name, caption in zip(images.names, images.captions, strict=True) if not caption]
+    if missing:
+        raise ValueError(
+            f"{key}: expected a caption beside every picture of {source}, got none in {len(missing)} of"
+            f" {len(images.captions)} ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); add them or"
+            " remove the pictures"
+        )
+    return images
+
+
+def list_images(source: str, key: str) -> CaptionedImages:
+    """Open a source of real images, perhaps of none; where one has no caption it is `""`.
+
+    Args:
+        source: As for `load_images`, without the embedded one.
+        key: Config key or argument that the source came from, for messages.
+
+    Raises:
+        ValueError: If a file cannot be read, or there are images, tar files and tables in one source.
+    """
+    listing = list_source(source, key)
+    tars = [file for file in listing.files if file.suffix.lower() == TAR]
+    tables = [file for file in listing.files if file.suffix.lower() == PARQUET]
+    pictures = [file for file in listing.files if file.suffix.lower() in SUFFIXES]
     if sum(map(bool, (tars, tables, pictures))) > 1:
         raise ValueError(
             f"{key}: expected pictures, {TAR} or {PARQUET} files in {source}, got {len(pictures)}, {len(tars)} and"
             f" {len(tables)} of them; keep one kind in it, or name them by a pattern like {source}/*{TAR}"
         )
-    entries = pictures
+    left_out = listing.left_out
     if tars:
-        entries, strays = tar_entries(tars, key)
+        entries, unused = tar_entries(listing, tars, key)
     elif tables:
-        entries, strays = parquet_entries(tables, key), 0
-    if not entries:
-        raise ValueError(
-            f"{key}: expected a folder with {', '.join(SUFFIXES)} files, {TAR} or {PARQUET} files, or {EMBEDDED}, got"
-            f" {source!r} with none; check the path (working folder: {Path.cwd()})"
-        )
-    missing = [entry.name for entry in entries if not entry.caption]
-    if missing:
-        raise ValueError(
-            f"{key}: expected a caption beside every picture of {source}, got none in {len(missing)} of {len(entries)}"
-            f" ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); add them or remove the pictures"
-        )
-    note = f"{source}: {len(entries)} pictures, {strays} captions without a picture left out" if strays else None
-    return CaptionedImages(entries, note)
+        entries, unused = parquet_entries(listing, tables, key), Counter()
+    else:
+        entries, unused = folder_entries(listing, key)
+    if tars or tables:
+        unused += count_types(file for file in listing.files if file not in {*tars, *tables})
+    left_out += unused
+    return CaptionedImages(source, entries, describe(left_out), key)
 
 
-def _files(source: str) -> list[Path]:
-    path = Path(source)
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file())
-    if path.is_file():
-        return [path]
-    # A pattern has at least one of these; any other path has nothing at it.
-    pattern = any(character in source for character in "*?[")
-    return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))) if pattern else []
-
-
-def _decode(entry: Entry, resolution: int) -> Tensor | Exception:
+def to_tensor(image: Image.Image) -> Tensor:
+    """Pixels `[3, H, W]` in [0, 1] of an image of mode RGB."""
     # Takes seconds to import, and a driver or a trial lists captions only.
     from torchvision.transforms.functional import pil_to_tensor
 
+    return pil_to_tensor(image).float() / 255
+
+
+def _decoded(entry: Entry, prepare: Callable[[Image.Image], Tensor]) -> Tensor | Exception:
     try:
-        with Image.open(io.BytesIO(entry.read())) as picture:
-            # A camera that was held upright says so beside the pixels.
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
-            fitted = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.BICUBIC)
-    except UnidentifiedImageError:
-        return ValueError("no known format")
-    # What else Pillow raises for a file that is no whole picture.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        image = decode_image(entry.read())
+    except (OSError, ValueError) as error:
         return error
-    return pil_to_tensor(fitted).float() / 255
+    return prepare(image)
+
+
+def _count(entries: Sequence[Entry]) -> str:
+    return "1 image" if len(entries) == 1 else f"{len(entries)} images"

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
+from srpo_ray.decode_image import decode_image
 from srpo_ray.evaluation.captions import caption_lines
 from srpo_ray.files import replacing
 
@@ -104,16 +105,34 @@ def save_png(picture: Image.Image, path: Path, *, optimize: bool = True) -> Path
 
 
 def read_pictures(paths: Sequence[Path], width: int = _LARGE) -> Tensor:
-    """Pictures `[N, 3, h, w]` in [0, 1] of N files of one size, reduced to at most `width` pixels."""
-    pictures = []
+    """Images of N files of one size, reduced to at most `width` pixels.
+
+    Args:
+        paths: The files.
+        width: Largest width in pixels.
+
+    Returns:
+        `[N, 3, h, w]` in [0, 1].
+
+    Raises:
+        ValueError: If a file cannot be read, or has another size than the first.
+    """
+    images: list[Tensor] = []
     for path in paths:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-        if picture.width > width:
-            size = (width, round(picture.height * width / picture.width))
-            picture = picture.resize(size, Image.Resampling.LANCZOS)
-        pictures.append(to_tensor(picture))
-    return torch.stack(pictures)
+        try:
+            image = decode_image(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"expected a readable image, got {path} ({error}); draw it again") from error
+        if image.width > width:
+            size = (width, round(image.height * width / image.width))
+            image = image.resize(size, Image.Resampling.LANCZOS)
+        images.append(to_tensor(image))
+        if images[-1].shape != images[0].shape:
+            raise ValueError(
+                f"expected images of one size, got {list(images[0].shape[1:])} in {paths[0]} and"
+                f" {list(images[-1].shape[1:])} in {path}; draw them again with one resolution"
+            )
+    return torch.stack(images)
 
 
 def _check(images: Tensor, captions: Sequence[str]) -> None:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_tensor
 from tqdm import tqdm
 
 from srpo_ray.config import RunConfig
+from srpo_ray.data.images import list_images, to_tensor
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.image_statistics import image_statistics
 from srpo_ray.evaluation.panel import Panel
@@ -26,7 +26,6 @@ FEWEST = 8
 """Correlations over fewer pictures mean nothing."""
 NO_CAPTION = "a picture"
 """Stands for the caption of a picture without one."""
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -70,42 +69,28 @@ def rendered(count: int, seed: int = 94) -> Pictures:
 
 
 def from_folder(folder: Path, size: int) -> Pictures:
-    """Read a folder of pictures; `cat.txt` beside `cat.png` holds its caption.
+    """Read images and captions as `data.images` reads them; images without a caption get `NO_CAPTION`.
 
     Args:
-        folder: Where the pictures are; folders inside are not searched.
-        size: Side in pixels that pictures are reduced and cropped to, as the reward sees them.
+        folder: Where the images are, also in folders below, as files, tar files or tables.
+        size: Side in pixels that images are reduced and cropped to, as the reward sees them.
 
     Raises:
-        ValueError: If there is no folder, too few pictures in it, or one that cannot be read.
+        ValueError: If there is no folder, too few images in it, or a file that cannot be read.
     """
     if not folder.is_dir():
         raise ValueError(f"--images: expected a folder of pictures, got {folder}, which is none; check the path")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-    _require_enough(len(paths), f"pictures ({', '.join(_SUFFIXES)}) in {folder}", "add pictures")
-    images = torch.cat([_read(path, size) for path in paths])
-    captions = [_caption(path.with_suffix(".txt")) for path in paths]
-    return Pictures(images, captions, measured(images, captions, truth=False), f"{len(paths)} pictures of {folder}")
+    found = list_images(str(folder), "--images")
+    left_out = f" (left out: {found.left_out})" if found.left_out else ""
+    _require_enough(len(found.captions), f"pictures of {folder}{left_out}", "add pictures")
 
+    def framed(image: Image.Image) -> Tensor:
+        return frame(to_tensor(image)[None], Framing(size))
 
-def _read(path: Path, size: int) -> Tensor:
-    try:
-        with Image.open(path) as picture:
-            pixels = to_tensor(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"--images: expected a readable picture, got {path} ({error}); mend the file or move it away"
-        ) from error
-    return frame(pixels[None], Framing(size))
-
-
-def _caption(path: Path) -> str:
-    if not path.is_file():
-        return NO_CAPTION
-    try:
-        return path.read_text(encoding="utf-8").strip() or NO_CAPTION
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--images: expected a caption in UTF-8, got {path} ({error}); mend the file") from error
+    images = torch.cat(found.decode(range(len(found.captions)), framed))
+    captions = [caption or NO_CAPTION for caption in found.captions]
+    source = f"{len(captions)} pictures of {folder}{left_out}"
+    return Pictures(images, captions, measured(images, captions, truth=False), source)
 
 
 def generated(

@@ -123,8 +123,10 @@ def test_tar_files_and_tables_give_the_pictures_and_captions_of_the_folder(tmp_p
 def test_captions_without_a_picture_are_counted(tmp_path: Path) -> None:
     save(tmp_path, "a.png", (8, 8), (0, 0, 0), "fine")
     assert load_images(str(tmp_path)).note is None
-    save(tmp_path, "b.gif", (8, 8), (0, 0, 0), "another format")
-    assert load_images(str(tmp_path)).note == f"{tmp_path}: 1 pictures, 1 captions without a picture left out"
+    (tmp_path / "b.heic").write_bytes(b"another format")
+    (tmp_path / "b.txt").write_text("another format")
+    expected = f"{tmp_path}: 1 image, left out: 1 caption without an image, 1 .heic file"
+    assert load_images(str(tmp_path)).note == expected
 
 
 def test_broken_off_compressed_or_mixed_sources_are_refused(tmp_path: Path) -> None:
@@ -148,8 +150,15 @@ def test_broken_off_compressed_or_mixed_sources_are_refused(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="got 1, 2 and 0 of them; keep one kind"):
         load_images(str(tmp_path / "tars"))
     (sources["folder"] / "c.json").write_text("{")
-    with pytest.raises(ValueError, match=r"expected a readable caption, got c.json"):
+    with pytest.raises(ValueError, match=r"expected a readable caption, got .*folder/c.json"):
         load_images(str(sources["folder"]))
+    numbers = pyarrow.table({"image": [[1, 2]], "text": ["a"]})
+    pyarrow.parquet.write_table(numbers, tmp_path / "numbers.parquet")
+    with pytest.raises(ValueError, match=r"expected bytes, or bytes and path, in column image of .*got list<"):
+        load_images(str(tmp_path / "numbers.parquet"))
+    pyarrow.parquet.write_table(pyarrow.table({"image": [b"x"], "text": ["a\0b"]}), tmp_path / "nul.parquet")
+    with pytest.raises(ValueError, match=r"got row 0 of .*nul.parquet, which has a NUL character"):
+        load_images(str(tmp_path / "nul.parquet"))
     pyarrow.parquet.write_table(pyarrow.table({"image": [b"x"], "text": [None]}), tmp_path / "mute.parquet")
     with pytest.raises(ValueError, match=r"got none in 1 of 1 \(.*mute.parquet: row 0\)"):
         load_images(str(tmp_path / "mute.parquet"))
@@ -186,3 +195,21 @@ def test_realistic_scenes_are_detailed_show_their_captions_and_stay_the_same() -
     assert truth["detail"].mean() > 0.1
     with pytest.raises(ValueError, match=r"expected model.resolution 64"):
         images.load([0], 128)
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view", "dictionary", "struct"])
+def test_table_column_of_any_binary_type_is_read_and_rows_without_an_image_are_named(tmp_path: Path, kind: str) -> None:
+    save(tmp_path, "a.png", (8, 8), (255, 0, 0), None)
+    content = (tmp_path / "a.png").read_bytes()
+    types = {
+        "dictionary": pyarrow.dictionary(pyarrow.int32(), pyarrow.binary()),
+        "struct": pyarrow.struct({"bytes": pyarrow.large_binary()}),
+    }
+    values = [{"bytes": content}, None] if kind == "struct" else [content, None]
+    column = pyarrow.array(values, pyarrow.binary() if kind == "dictionary" else types.get(kind, kind))
+    column = column.dictionary_encode() if kind == "dictionary" else column
+    pyarrow.parquet.write_table(pyarrow.table({"image": column, "text": ["a", "b"]}), tmp_path / "a.parquet")
+    images = load_images(str(tmp_path / "a.parquet"))
+    assert images.load([0], 8)[0, :, 0, 0].tolist() == [1, 0, 0]
+    with pytest.raises(ValueError, match=r"got 1 of 2 that are none: .*row 1 \(expected bytes, got no image\)"):
+        images.load([0, 1], 8)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from srpo_ray.evaluation.gallery import before_after, picture_grid, save_png
+from srpo_ray.evaluation.gallery import before_after, picture_grid, read_pictures, save_png
 
 
 def colours(picture: Image.Image) -> set[object]:
@@ -81,3 +81,20 @@ def test_png_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path):
     with Image.open(path) as picture:
         assert picture.getpixel((0, 0)) == (255, 0, 0)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_files_are_read_reduced_and_refused_by_name(tmp_path: Path):
+    large = Image.new("RGB", (64, 32), (255, 0, 0))
+    large.save(tmp_path / "a.png")
+    assert read_pictures([tmp_path / "a.png"]).shape == (1, 3, 32, 64)
+    reduced = read_pictures([tmp_path / "a.png", tmp_path / "a.png"], width=16)
+    assert reduced.shape == (2, 3, 8, 16)
+    assert (reduced[:, 0] == 1).all()
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"expected a readable image, got .*b.png"):
+        read_pictures([tmp_path / "a.png", tmp_path / "b.png"])
+    with pytest.raises(ValueError, match=r"expected a readable image, got .*c.png"):
+        read_pictures([tmp_path / "c.png"])
+    large.resize((8, 8)).save(tmp_path / "d.png")
+    with pytest.raises(ValueError, match=r"of one size, got \[32, 64\] in .*a.png and \[8, 8\] in .*d.png"):
+        read_pictures([tmp_path / "a.png", tmp_path / "d.png"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from srpo_ray.config import load_run
+from srpo_ray.data.images import load_images
 from srpo_ray.evaluation.gallery import save_png
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.local import LocalRewards
@@ -98,6 +99,42 @@ def test_a_folder_gives_pictures_captions_and_image_statistics(tmp_path: Path, p
     assert set(found.axes) == {
         f"image/{n}" for n in ("saturation", "contrast", "brightness", "high_frequency", "color_cast")
     }
+
+
+def test_a_folder_is_read_as_training_reads_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Turn a quarter clockwise to see it upright: the left half goes to the top.
+    turned = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    turned.paste((0, 0, 0, 255), (16, 0, 32, 32))
+    names = [*"1234567", "below/0"]
+    (tmp_path / "below").mkdir()
+    for name in names:
+        turned.save(tmp_path / f"{name}.png", exif=exif)
+        (tmp_path / f"{name}.txt").write_text(f"number {name}", encoding="utf-8-sig")
+    (tmp_path / "7.txt").unlink()
+    (tmp_path / "7.json").write_text('{"caption": "number 7"}')
+    (tmp_path / "._7.png").touch()
+    (tmp_path / "6.txt").unlink()
+    with pytest.raises(ValueError, match=r"expected at least 8 pictures of .*below, got 1"):
+        from_folder(tmp_path / "below", 32)
+    found = from_folder(tmp_path, 32)
+    assert sorted(found.captions) == sorted(["a picture", "number below/0", *(f"number {n}" for n in "123457")])
+    assert found.source == f"8 pictures of {tmp_path} (left out: 1 hidden file or folder)"
+    trained = load_images(str(tmp_path / "[1-5].png")).load(range(5), 32)
+    assert torch.equal(found.images[-7:-2], trained)
+    # White above, where it is transparent.
+    assert found.images[:, :, :16].min() == 1
+    assert found.images[:, :, 16:].max() == 0
+
+
+def test_a_folder_with_unreadable_files_is_refused_by_name(tmp_path: Path, pictures: Pictures) -> None:
+    folder = save_folder(tmp_path / "pictures", pictures, 10)
+    (folder / "003.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"--images: expected readable pictures, got 1 of 10 .*003.png"):
+        from_folder(folder, 64)
+    (folder / "003.txt").write_bytes(b"\xff\xfea\0")
+    with pytest.raises(ValueError, match=r"--images: expected a readable caption, got .*003.txt"):
+        from_folder(folder, 64)
 
 
 def stand_in(name: str) -> str:

@@ -1,0 +1,127 @@
+"""Images in Parquet tables, of which one row group at a time is in memory."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from srpo_ray.data.image_listing import Listing
+from srpo_ray.data.image_sources import Entry, stamp
+from srpo_ray.data.prompts import COLUMNS, prompt_of
+
+PARQUET = ".parquet"
+_IMAGE = "image"
+
+
+def parquet_entries(listing: Listing, files: list[Path], key: str) -> list[Entry]:
+    """Images of tables: column `image` with bytes, or with `bytes` and `path`, and a caption's column beside it.
+
+    Args:
+        listing: The source.
+        files: Its Parquet files.
+        key: Config key that the source came from, for messages.
+
+    Raises:
+        ValueError: If a file is no Parquet table with such columns.
+    """
+    import pyarrow
+
+    entries: list[Entry] = []
+    for file in files:
+        try:
+            entries += _entries(file, f"{listing.name(file)} {stamp(file)}", key)
+        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{key}: expected a whole Parquet file, got {file} ({error}); copy it again or remove it"
+            ) from error
+    return entries
+
+
+def _entries(file: Path, identity: str, key: str) -> list[Entry]:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.ParquetFile(file)
+    column = _caption_column(table.schema_arrow, file, key)
+    texts = table.read(columns=[column]).column(column).to_pylist()
+    groups = _RowGroups(table, file)
+    places = [
+        (group, row) for group in range(table.num_row_groups) for row in range(table.metadata.row_group(group).num_rows)
+    ]
+    entries: list[Entry] = []
+    for number, (place, text) in enumerate(zip(places, texts, strict=True)):
+        caption = prompt_of(text) or ""
+        if "\0" in caption:
+            raise ValueError(
+                f"{key}: expected a readable caption, got row {number} of {file}, which has a NUL character; write the"
+                " table's texts as UTF-8"
+            )
+        entries.append(Entry(f"{file}: row {number}", f"{identity} {number}", caption, partial(groups.read, *place)))
+    return entries
+
+
+def _caption_column(schema: Any, file: Path, key: str) -> str:
+    """Name of the captions' column of a table, whose images have a type that can be read."""
+    names = schema.names
+    captions = next((name for column in COLUMNS for name in names if name.lower() == column), None)
+    if names.count(_IMAGE) != 1 or captions is None or names.count(captions) != 1:
+        raise ValueError(
+            f"{key}: expected columns {_IMAGE} and {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]} in {file}, each once, got"
+            f" {', '.join(names)}; rename them"
+        )
+    kind = schema.field(_IMAGE).type
+    if not _holds_bytes(kind):
+        raise ValueError(
+            f"{key}: expected bytes, or bytes and path, in column {_IMAGE} of {file}, got {kind}; store the image files"
+            " themselves"
+        )
+    return captions
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        fields = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+        return _holds_bytes(fields["bytes"]) if "bytes" in fields else "path" in fields
+    if types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    # A column without any value has a type of its own; its rows are refused one by one.
+    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view, types.is_null)
+    return any(test(kind) for test in tests)
+
+
+class _RowGroups:
+    """Images of a table, of which one row group at a time is in memory; they are asked for in their order."""
+
+    def __init__(self, table: Any, file: Path) -> None:
+        self._table, self._file = table, file
+        self._lock = Lock()
+        self._group: int | None = None
+        self._images: Any = None
+
+    def read(self, group: int, row: int) -> bytes:
+        import pyarrow
+
+        try:
+            with self._lock:
+                if self._group != group:
+                    self._images = self._table.read_row_group(group, columns=[_IMAGE]).column(_IMAGE)
+                    self._group = group
+                image = self._images[row].as_py()
+        except pyarrow.ArrowException as error:
+            raise OSError(f"damaged table: {error}") from error
+        if isinstance(image, Mapping):
+            path = image.get("path")
+            image = image.get("bytes") or (self._beside(path) if path else None)
+        if not isinstance(image, bytes):
+            raise ValueError(f"expected bytes, got {'no image' if image is None else type(image).__name__}")
+        return image
+
+    def _beside(self, path: object) -> bytes:
+        """An image file that the table names; one from elsewhere on the machine is not its business."""
+        folder = self._file.parent.resolve()
+        file = (folder / str(path)).resolve()
+        if not file.is_relative_to(folder):
+            raise ValueError(f"expected a path inside {folder}, got {path!r}")
+        return file.read_bytes()

@@ -1,0 +1,151 @@
+"""Images in tar files, whose members stay where they are: only their places are kept in memory."""
+
+import os
+import posixpath
+import tarfile
+from collections import Counter
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
+from typing import BinaryIO
+
+from srpo_ray.data.image_listing import HIDDEN, Listing, is_hidden
+from srpo_ray.data.image_sources import Entry, Read, stamp, with_captions
+
+TAR = ".tar"
+_CHUNK = 1 << 20
+
+
+def tar_entries(listing: Listing, files: list[Path], key: str) -> tuple[list[Entry], Counter[str]]:
+    """Images of tar files, each with its caption from the same archive and folder.
+
+    Archives that were joined (`cat a.tar b.tar`) are read one after the other.
+
+    Args:
+        listing: The source.
+        files: Its tar files.
+        key: Config key that the source came from, for messages.
+
+    Returns:
+        The images, and the number of members of each kind that are not used.
+
+    Raises:
+        ValueError: If a file is not a whole, uncompressed tar file, or a caption cannot be used.
+    """
+    entries: list[Entry] = []
+    left_out: Counter[str] = Counter()
+    for file in files:
+        archives, not_read = _archives(file, key)
+        left_out += not_read
+        for number, reads in enumerate(archives):
+            part = f"archive {number + 1}: " if number else ""
+            found, unused = with_captions(reads, reads, f"{file}: {part}", key)
+            left_out += unused
+            begin = f"{listing.name(file)} {stamp(file)} {part}"
+            entries += [
+                Entry(f"{file}: {part}{path}", f"{begin}{path}", caption, reads[path]) for path, caption in found
+            ]
+    return entries, left_out
+
+
+def _archives(file: Path, key: str) -> tuple[list[dict[PurePath, Read]], Counter[str]]:
+    """Members of each archive in a file by name, and the number of those that are not read."""
+    left_out: Counter[str] = Counter()
+    archives: list[dict[PurePath, Read]] = []
+    try:
+        with file.open("rb") as opened:
+            start: int | None = 0
+            while start is not None:
+                opened.seek(start)
+                members, end = _members(opened)
+                archives.append(_by_name(file, members, left_out))
+                start = _next_archive(opened, end)
+    # The last ones are of numbers in headers that are none, or too large.
+    except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        raise ValueError(
+            f"{key}: expected a whole, uncompressed tar file, got {file} ({error}); unpack it or copy it again"
+        ) from error
+    return archives, left_out
+
+
+def _members(opened: BinaryIO) -> tuple[list[tarfile.TarInfo], int]:
+    """Members of the archive that begins here, and the offset of its end mark.
+
+    Raises:
+        tarfile.ReadError: If it breaks off, or does not begin here.
+    """
+    members: list[tarfile.TarInfo] = []
+    place = opened.tell()
+    with tarfile.TarFile(fileobj=opened, mode="r") as archive:
+        for member in archive:
+            # A damaged size may be negative, which would lead tarfile back and around.
+            if member.size < 0 or archive.offset <= place:
+                raise tarfile.ReadError(f"the size of member {member.name!r} is damaged")
+            place = archive.offset
+            members.append(member)
+        end = archive.offset
+    # Where a header cannot be read, tarfile takes it for the end; a real end is a block of zeros.
+    opened.seek(end)
+    block = opened.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
+        rest = opened.seek(0, os.SEEK_END) - end
+        raise tarfile.ReadError(f"after {len(members)} members, {rest} bytes follow that are no tar file's end")
+    return members, end
+
+
+def _next_archive(opened: BinaryIO, end: int) -> int | None:
+    """Offset of the block with the next byte that is not zero; None if there is none."""
+    opened.seek(end)
+    while chunk := opened.read(_CHUNK):
+        rest = chunk.lstrip(b"\0")
+        if rest:
+            place = opened.tell() - len(rest)
+            return place - (place - end) % tarfile.BLOCKSIZE
+    return None
+
+
+def _by_name(file: Path, members: list[tarfile.TarInfo], left_out: Counter[str]) -> dict[PurePath, Read]:
+    files = {posixpath.normpath(member.name): member for member in members if member.isfile()}
+    links = {posixpath.normpath(member.name): member for member in members if member.islnk() or member.issym()}
+    reads: dict[PurePath, Read] = {}
+    for member in members:
+        path = PurePosixPath(posixpath.normpath(member.name))
+        if member.isdir():
+            continue
+        if is_hidden(path):
+            left_out[HIDDEN] += 1
+            continue
+        target = _target(member, files, links)
+        if target is None:
+            left_out["link(s) or special file(s) without data in the archive"] += 1
+            continue
+        if target.sparse is not None:
+            raise tarfile.ReadError(f"member {member.name!r} is stored without its zeros; pack without --sparse")
+        # As when unpacking, a member of the same name takes the place of the one before.
+        left_out["member(s) replaced by a later one of the same name"] += path in reads
+        reads[path] = partial(_read_range, file, target.offset_data, target.size)
+    return reads
+
+
+def _target(
+    member: tarfile.TarInfo, files: dict[str, tarfile.TarInfo], links: dict[str, tarfile.TarInfo]
+) -> tarfile.TarInfo | None:
+    """The member with the data of one, which may be a link to another."""
+    for _ in range(len(links) + 1):
+        if member.isfile():
+            return member
+        if not (member.islnk() or member.issym()):
+            return None
+        # The target of a symbolic link is seen from its folder, that of a hard link from the top.
+        folder = posixpath.dirname(member.name) if member.issym() else ""
+        name = posixpath.normpath(posixpath.join(folder, member.linkname))
+        found = files.get(name) or links.get(name)
+        if found is None or found is member:
+            return None
+        member = found
+    return None
+
+
+def _read_range(file: Path, offset: int, size: int) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(offset)
+        return opened.read(size)
