@@ -55,7 +55,7 @@ def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> li
         out.mkdir(parents=True, exist_ok=True)
         written = _save_weights(transformer, run.config, out, dtype or model_dtype(run.config))
         written.append(write_text(out / "README.md", model_card(run, DIFFUSERS_LORA, COMFYUI_LORA)))
-        written.append(write_text(out / CONFIG, run.folder.config.read_text()))
+        written.append(write_text(out / CONFIG, run.folder.config.read_text(encoding="utf-8")))
         if run.folder.gallery.exists():
             with replacing(out / GALLERY) as unfinished:
                 shutil.copyfile(run.folder.gallery, unfinished)

@@ -195,5 +195,5 @@ def _finish(folder: RunFolder, tracker: Tracker, made: int, verdict: Verdict) ->
     if verdict.stop:
         result |= {"stopped_by": "alarm", "best_step": verdict.best_step}
     write_text(folder.finished, json.dumps(result) + "\n")
-    tracker.log_text(folder.config.read_text(), "config.yaml")
+    tracker.log_text(folder.config.read_text(encoding="utf-8"), "config.yaml")
     tracker.close("FINISHED")

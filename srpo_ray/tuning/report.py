@@ -72,5 +72,5 @@ def log_results(study: Study, files: Sequence[Path], metrics: Mapping[str, float
     if metrics:
         tracker.log_metrics(metrics, 0)
     for file in files:
-        tracker.log_text(file.read_text(), file.name)
+        tracker.log_text(file.read_text(encoding="utf-8"), file.name)
     tracker.close("FINISHED")
