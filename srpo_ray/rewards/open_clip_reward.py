@@ -91,7 +91,7 @@ class OpenClipReward:
 
         try:
             # Without `require_pretrained` open_clip would answer missing weights with random ones.
-            model = open_clip.create_model(source, device=device, require_pretrained=True)
+            model = open_clip.create_model(source, device=device, require_pretrained=True).float()
             tokenizer = open_clip.get_tokenizer(source)
             text_config = (open_clip.get_model_config(source) or {}).get("text_cfg", {})
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:

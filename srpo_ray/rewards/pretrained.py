@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -12,7 +13,7 @@ _SHOWN = 3
 
 
 def load_pretrained(name: str, path: str, classes: Mapping[str, Any], what: str) -> Any:
-    """Load a model of one of several types.
+    """Load a model of one of several types in float32, whatever type its file has.
 
     Args:
         name: The reward, for messages.
@@ -30,8 +31,8 @@ def load_pretrained(name: str, path: str, classes: Mapping[str, Any], what: str)
         kind = AutoConfig.from_pretrained(path).model_type
         if kind not in classes:
             raise ValueError(f"{where} a {what} model at {path!r}, received one of type {kind!r}; choose another")
-        # transformers annotates the one return type only.
-        loaded: Any = classes[kind].from_pretrained(path, output_loading_info=True)
+        # transformers annotates the one return type only, and would load the type that the file has.
+        loaded: Any = classes[kind].from_pretrained(path, output_loading_info=True, dtype=torch.float32)
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
         raise ValueError(
             f"{where} a readable {what} model of transformers at {path!r}, received"
