@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from srpo_ray.config.reward import Fit, OpenClipRewardConfig
 from srpo_ray.rewards.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
 from srpo_ray.rewards.preprocess import normalize
+from srpo_ray.rewards.pretrained import check_tokenizer
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.reading import Reading
 from srpo_ray.rewards.text_features import TextFeatures
 from srpo_ray.rewards.text_limit import TextLimit
 
@@ -89,18 +90,17 @@ class OpenClipReward:
         source = open_clip_source(config.name, config.path)
         import open_clip  # takes seconds, and neither a wrong path nor a pool of Python rewards needs it
 
-        try:
+        folder = source.removeprefix("local-dir:").removeprefix("hf-hub:")
+        with Reading(config.name, "a readable open_clip model", folder, "check `path`"):
             # Without `require_pretrained` open_clip would answer missing weights with random ones.
-            model = open_clip.create_model(source, device=device, require_pretrained=True).float()
+            model = open_clip.create_model(source, require_pretrained=True).float()
             tokenizer = open_clip.get_tokenizer(source)
             text_config = (open_clip.get_model_config(source) or {}).get("text_cfg", {})
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ValueError(
-                f"reward {config.name!r}: expected a readable open_clip model at {source!r}, received "
-                f"{type(error).__name__}: {error}; check `path`, or save the model again"
-            ) from error
+        if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
+            num_tokens = int(text_config.get("vocab_size", len(tokenizer.tokenizer)))
+            check_tokenizer(config.name, folder, tokenizer.tokenizer, num_tokens, "download it again")
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
-        return cls(config.name, model, tokenizer, context_length, config.scale, config.fit)
+        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit)
 
     @classmethod
     def _load_file(cls, config: OpenClipRewardConfig, architecture: str, device: str) -> "OpenClipReward":

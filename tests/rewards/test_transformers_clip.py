@@ -110,7 +110,7 @@ def test_model_saved_in_half_precision_scores_as_the_same_weights_in_float32(
     folder: Path, tmp_path: Path, dtype: torch.dtype, suffix: str
 ) -> None:
     # These weights are numbers of all three types, so that no rounding of the file is in the scores.
-    model = CLIPModel.from_pretrained(folder).bfloat16().half()
+    model: Any = CLIPModel.from_pretrained(folder).bfloat16().half()
     model.float().save_pretrained(tmp_path / "float32")
     model.to(dtype).save_pretrained(tmp_path / "half")
     if suffix == "bin":
