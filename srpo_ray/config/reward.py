@@ -42,6 +42,10 @@ class OpenClipRewardConfig(RewardModelSection):
     """Factor between the cosine and the published score (100 for a score in percent)."""
     fit: Fit = "crop"
     """How pictures become squares: `pad` is HPSv2.1's own way, `crop` that of CLIP and of SRPO's released code."""
+    antialias: bool = True
+    """Low-pass filter when float images are made smaller. `false` is how torchvision before 0.17 resized tensors, for
+    comparison with HPSv2 scores that were published with it; PIL, which `preprocessing: official` resizes with under
+    any `fit` but `pad`, always filters."""
 
     @model_validator(mode="after")
     def _check_hash(self) -> Self:

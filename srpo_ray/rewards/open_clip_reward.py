@@ -44,6 +44,7 @@ class OpenClipReward:
         context_length: Most tokens that the model reads; longer texts are cut, with one warning.
         scale: Factor between the cosine and the published score.
         fit: How pictures become squares.
+        antialias: Low-pass filter when tensors are made smaller.
         text_cache_size: Most text features kept.
 
     Raises:
@@ -62,10 +63,12 @@ class OpenClipReward:
         context_length: int,
         scale: float = 1.0,
         fit: Fit = "crop",
+        antialias: bool = True,
         text_cache_size: int = 65_536,
     ) -> None:
         self.name = name
         self.fit: Fit = fit
+        self.antialias = antialias
         self.scale = scale
         self.model = cast(ClipModel, model.eval().requires_grad_(False))
         visual = self.model.visual
@@ -100,7 +103,7 @@ class OpenClipReward:
             num_tokens = int(text_config.get("vocab_size", len(tokenizer.tokenizer)))
             check_tokenizer(config.name, folder, tokenizer.tokenizer, num_tokens, "download it again")
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
-        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit)
+        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
 
     @classmethod
     def _load_file(cls, config: OpenClipRewardConfig, architecture: str, device: str) -> "OpenClipReward":
@@ -118,7 +121,7 @@ class OpenClipReward:
         text_config = (open_clip.get_model_config(architecture) or {}).get("text_cfg", {})
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
         tokenizer = open_clip.get_tokenizer(architecture)
-        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit)
+        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """See `Reward.score`; the result has the type of `images`, so a float64 model can be checked in float64."""

@@ -96,7 +96,7 @@ def _read(path: Path, size: int) -> Tensor:
         raise ValueError(
             f"--images: expected a readable picture, got {path} ({error}); mend the file or move it away"
         ) from error
-    return frame(pixels[None], Framing(size))
+    return frame(pixels[None], Framing(size)).clamp(0, 1)
 
 
 def _caption(path: Path) -> str:

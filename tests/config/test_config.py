@@ -242,7 +242,7 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("rewards.models.0.fit=stretch", r"rewards.models.0.fit: expected to be 'crop', 'pad' or 'squash'; got"),
         ("evaluation.preprocessing=pil", r"evaluation.preprocessing: .*'differentiable' or 'official'; got 'pil'"),
         ("evaluation.held_out.0.name=preference", r"got preference more than once"),
-        ("evaluation.held_out.0.nam=x", r"held_out.0.nam: expected one of architecture, .*did you mean `name`"),
+        ("evaluation.held_out.0.nam=x", r"held_out.0.nam: expected one of antialias, .*did you mean `name`"),
         ("algorithm.hing=1", r"algorithm.hing: expected one of branches, .*did you mean `hinge`\?"),
         ("algorithm.type=dance", r"algorithm.type: expected one of srpo, .*; got 'dance'; did you mean `dance_grpo`\?"),
         ("algorithm.type=ppo", r"algorithm.type: expected one of srpo, .*; got 'ppo'; choose one of them"),

@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srpo_ray.config.reward import OpenClipRewardConfig
+from srpo_ray.config.reward import OpenClipRewardConfig, PoolConfig
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.open_clip_reward import OpenClipReward, open_clip_source
+from srpo_ray.rewards.pool.scoring import LoadedRewards
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.text_features import TextFeatures
 from tests.rewards.tiny_clip import CONTEXT_LENGTH
@@ -147,6 +149,13 @@ def test_folder_in_half_precision_scores_as_the_same_weights_in_float32(
         assert {parameter.dtype for parameter in reward.model.parameters()} == {torch.float32}
         scores.append(reward.score(random_images(2, 16), [TextQuery.plain(REAL)] * 2))
     assert torch.equal(scores[0], scores[1])
+
+
+def test_framing_of_the_config_is_that_of_the_model_in_process_and_in_a_replica(config: OpenClipRewardConfig) -> None:
+    asked = config.model_copy(update={"fit": "pad", "antialias": False})
+    assert Framing.of(OpenClipReward.load(asked)) == Framing(16, "pad", antialias=False)
+    replica = LoadedRewards([asked], PoolConfig(), "replica")
+    assert Framing.of(replica.describe()["small"]) == Framing(16, "pad", antialias=False)
 
 
 def test_missing_folder_is_named_with_a_cure(tmp_path: Path) -> None:

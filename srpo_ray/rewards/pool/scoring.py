@@ -35,7 +35,11 @@ class LoadedRewards:
 
     def describe(self) -> dict[str, ModelInfo]:
         """What a client must know of each model."""
-        return {name: ModelInfo(r.image_size, r.image_gradient, Framing.of(r).fit) for name, r in self._rewards.items()}
+        framings = {name: Framing.of(reward) for name, reward in self._rewards.items()}
+        return {
+            name: ModelInfo(framing.size, self._rewards[name].image_gradient, framing.fit, framing.antialias)
+            for name, framing in framings.items()
+        }
 
     def score(self, pixels: Pixels, queries: Sequence[TextQuery], weights: Mapping[str, float]) -> Reply:
         """Values of the weighted rewards and the gradient of their sum; see `RewardReplica.score`."""
