@@ -147,8 +147,10 @@ class PoolConfig(Section):
     """How often one call is sent before the run stops, counting calls lost with a replica."""
     timeout_s: float = Field(default=300.0, gt=0)
     """Seconds that one call may take before its replica counts as lost and is restarted."""
-    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Data type in which pixels and gradients cross between trainer and replica."""
+    wire_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of pixels and gradients between trainer and replica. `bfloat16` halves the bytes and rounds to 8
+    significant bits: pixels, and with them scores, by at most half a step of 1/255, and gradients by at most 0.4 %.
+    Official evaluations use float32 for pixels."""
 
     def least_replicas(self, num_models: int) -> int:
         """Fewest replicas of a pool of so many models."""

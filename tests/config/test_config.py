@@ -238,6 +238,10 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("model.resolution=60", r"model.resolution: expected to .*multiple of 16; got 60"),
         ("name=../evil", r"name: .*got '../evil'"),
         ("rewards.models=[]", r"rewards.models"),
+        (
+            "rewards.pool.gradient_dtype=bfloat16",
+            r"rewards.pool.gradient_dtype: .* got an unknown key; it is now called `wire_dtype`",
+        ),
         ("rewards.models.0.spread=0", r"rewards.models.0.spread: expected to be greater than 0; got 0"),
         ("rewards.models.0.fit=stretch", r"rewards.models.0.fit: expected to be 'crop', 'pad' or 'squash'; got"),
         ("evaluation.preprocessing=pil", r"evaluation.preprocessing: .*'differentiable' or 'official'; got 'pil'"),

@@ -53,10 +53,9 @@ class LoadedRewards:
             replica=self._replica,
         )
         seconds = time.perf_counter() - started
-        gradient_dtype = self._pool.gradient_dtype
         return Reply(
             {name: to_wire(value, "float32") for name, value in batch.values.items()},
-            {framing: to_wire(value, gradient_dtype) for framing, value in batch.gradients.items()},
+            {framing: to_wire(value, self._pool.wire_dtype) for framing, value in batch.gradients.items()},
             seconds,
         )
 
