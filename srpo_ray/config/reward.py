@@ -24,7 +24,8 @@ class RewardModelSection(Section):
     weight: float = 1.0
     """Factor of this model's score in the sum that is trained on; unused for held-out models."""
     spread: float | None = Field(default=None, gt=0)
-    """Typical standard deviation of the score over pictures, which `rewards.normalize` divides by."""
+    """Standard deviation of the score over images of the same prompt, which `rewards.normalize` divides by;
+    `python -m srpo_ray.evaluation.spread runs/NAME` prints it."""
 
 
 class OpenClipRewardConfig(RewardModelSection):
