@@ -21,7 +21,7 @@ class Spread:
     """Over images of the same prompt: the root of the mean over prompts of each prompt's unbiased variance. A gradient
     in the image and a group of images of one prompt see this part only."""
     total: float
-    """Over all images; it has the differences between prompts too, which no update can change."""
+    """Over all images; it has the differences between prompts too, which neither of the two sees."""
 
 
 def spreads(scores: Path) -> dict[str, Spread]:
