@@ -197,7 +197,7 @@ def measure(arguments: argparse.Namespace, replicas: int) -> Measurement:
         num_replicas=replicas,
         num_cpus=0,
         micro_batch_size=arguments.batch_size,
-        gradient_dtype=arguments.gradient_dtype,
+        wire_dtype=arguments.wire_dtype,
     )
     with RewardPool.create([reward], [], pool, NAME):
         client = RewardClient.connect(NAME, {"sleeping": 1.0})
@@ -207,7 +207,7 @@ def measure(arguments: argparse.Namespace, replicas: int) -> Measurement:
         added, waiting = half_load(arguments, replicas)
     of_ray = half_load_of_ray(arguments, replicas)
     ideal = replicas / call_seconds(arguments)
-    item = 2 if arguments.gradient_dtype == "bfloat16" else 4
+    item = 2 if arguments.wire_dtype == "bfloat16" else 4
     megabytes = 2 * arguments.batch_size * 3 * arguments.image_size**2 * item / 1e6
     return Measurement(
         replicas=replicas,
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="pictures in a call")
     parser.add_argument("--image-size", type=int, default=224, help="side of a picture in pixels")
     parser.add_argument("--seconds-per-picture", type=float, default=0.05, help="stand-in for the GPU's time")
-    parser.add_argument("--gradient-dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--wire-dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")

@@ -71,8 +71,9 @@ class EvaluationConfig(Section):
     held_out: tuple[RewardModelConfig, ...] = ()
     """Reward models of the human-proxy panel; none of them may be trained on."""
     preprocessing: Literal["differentiable", "official"] = "differentiable"
-    """How evaluations bring pictures to a reward model: as training does, or as the model's own release does with
-    picture files, rounded to 8 bits and resized with PIL, for scores to compare with published ones."""
+    """Preparation of images for reward models in evaluations. `differentiable` resizes as training does. `official`
+    rounds to 8 bits and resizes as the model's own release does with image files (PIL, or float tensors for `fit:
+    pad`), for comparison with published scores."""
     relative: RelativeConfig | None = None
     """Words of the `.../relative` scores of all models; unset leaves those scores out."""
     alarm: AlarmConfig = AlarmConfig()

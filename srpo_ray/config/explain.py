@@ -10,6 +10,9 @@ from pydantic_core import ErrorDetails
 
 from srpo_ray.config.base import Section
 
+_RENAMED = {"rewards.pool.gradient_dtype": "wire_dtype"}
+"""New last key of a dotted path that was renamed."""
+
 
 def first_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """The errors without those of lists that are too short only because a value in them was refused."""
@@ -31,10 +34,9 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
     """
     path, known = locate(kind, details["loc"])
     if details["type"] == "extra_forbidden":
-        return (
-            f"{path}: expected one of {', '.join(sorted(known))}; got an unknown key;"
-            f" {_suggest(str(details['loc'][-1]), known)}"
-        )
+        renamed = _RENAMED.get(path)
+        cure = f"it is now called `{renamed}`" if renamed else _suggest(str(details["loc"][-1]), known)
+        return f"{path}: expected one of {', '.join(sorted(known))}; got an unknown key; {cure}"
     if details["type"] == "union_tag_invalid":
         context = details.get("ctx", {})
         types = [name.strip("'") for name in context["expected_tags"].split(", ")]

@@ -24,7 +24,8 @@ class RewardModelSection(Section):
     weight: float = 1.0
     """Factor of this model's score in the sum that is trained on; unused for held-out models."""
     spread: float | None = Field(default=None, gt=0)
-    """Typical standard deviation of the score over pictures, which `rewards.normalize` divides by."""
+    """Standard deviation of the score over images of the same prompt, which `rewards.normalize` divides by;
+    `python -m srpo_ray.evaluation.spread runs/NAME` prints it."""
 
 
 class OpenClipRewardConfig(RewardModelSection):
@@ -42,6 +43,10 @@ class OpenClipRewardConfig(RewardModelSection):
     """Factor between the cosine and the published score (100 for a score in percent)."""
     fit: Fit = "crop"
     """How pictures become squares: `pad` is HPSv2.1's own way, `crop` that of CLIP and of SRPO's released code."""
+    antialias: bool = True
+    """Low-pass filter when float images are made smaller. `false` is how torchvision before 0.17 resized tensors, for
+    comparison with HPSv2 scores that were published with it; PIL, which `preprocessing: official` resizes with under
+    any `fit` but `pad`, always filters."""
 
     @model_validator(mode="after")
     def _check_hash(self) -> Self:
@@ -143,8 +148,10 @@ class PoolConfig(Section):
     """How often one call is sent before the run stops, counting calls lost with a replica."""
     timeout_s: float = Field(default=300.0, gt=0, le=LONGEST_WAIT_S)
     """Seconds that one call may take before its replica counts as lost and is restarted."""
-    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Data type in which pixels and gradients cross between trainer and replica."""
+    wire_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of pixels and gradients between trainer and replica. `bfloat16` halves the bytes and rounds to 8
+    significant bits: pixels, and with them scores, by at most half a step of 1/255, and gradients by at most 0.4 %.
+    Official evaluations use float32 for pixels."""
 
     def least_replicas(self, num_models: int) -> int:
         """Fewest replicas of a pool of so many models."""

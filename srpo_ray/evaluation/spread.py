@@ -1,18 +1,31 @@
-"""How far the untrained model's pictures differ in each reward: `python -m srpo_ray.evaluation.spread runs/NAME`.
+"""Standard deviations of each reward's scores: `python -m srpo_ray.evaluation.spread runs/NAME`.
 
-The numbers are what `spread` of a reward model is set to, for a sum in which weights mean what they say.
+The printed `spread` is the value of the key of that name of a reward model, for a sum in which weights are comparable.
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import pstdev
+from statistics import fmean, pstdev, variance
 
 
-def spreads(scores: Path) -> dict[str, float]:
-    """Standard deviation over the untrained model's pictures of every score, trained and held-out.
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of one score over the untrained model's images."""
+
+    within: float
+    """Over images of the same prompt: the root of the mean over prompts of each prompt's unbiased variance. A gradient
+    in the image and a group of images of one prompt see this part only."""
+    total: float
+    """Over all images; it has the differences between prompts too, which neither of the two sees."""
+
+
+def spreads(scores: Path) -> dict[str, Spread]:
+    """Standard deviations of every score over the untrained model's images, of trained and held-out models.
 
     Args:
         scores: The `scores.jsonl` of a run.
@@ -21,7 +34,8 @@ def spreads(scores: Path) -> dict[str, float]:
         `<model>` for the plain prompt, and `<model>/relative` for the words of `evaluation.relative`, if there are any.
 
     Raises:
-        ValueError: If there is no such file, or it does not begin with the untrained model.
+        ValueError: If there is no such file, it does not begin with the untrained model, or it has only one image per
+            prompt.
     """
     if not scores.is_file():
         raise ValueError(f"expected the folder of a run with {scores.name}, got {scores.parent}; check the path")
@@ -32,8 +46,21 @@ def spreads(scores: Path) -> dict[str, float]:
             f"expected the untrained model's scores in the first row of {scores}, got step {first.get('step')}; wait"
             " until the run has made its first evaluation"
         )
-    names = {name: name.partition("/")[2] for name in first["scores"] if name.startswith(("reward/", "panel/"))}
-    return {model: pstdev(first["scores"][name]) for name, model in names.items() if not model.startswith("total")}
+    prompts = int(first["num_prompts"])
+    models = {name.partition("/")[2]: name for name in first["scores"] if name.startswith(("reward/", "panel/"))}
+    columns = {model: first["scores"][name] for model, name in models.items() if not model.startswith("total")}
+    if any(len(values) < 2 * prompts for values in columns.values()):
+        raise ValueError(
+            f"expected at least two images per prompt in {scores}, got one, which has no deviation within a prompt; set"
+            " evaluation.samples_per_prompt to 2 or more and evaluate again"
+        )
+    return {model: _spread(values, prompts) for model, values in columns.items()}
+
+
+def _spread(values: Sequence[float], num_prompts: int) -> Spread:
+    """Spread of `values[sample * num_prompts + prompt]`."""
+    within = fmean(variance(values[prompt::num_prompts]) for prompt in range(num_prompts))
+    return Spread(math.sqrt(within), pstdev(values))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    for name, value in found.items():
-        print(f"{name}: {{spread: {value:.4g}}}")
+    for name, spread in found.items():
+        print(f"{name}: {{spread: {spread.within:.4g}}}  # within a prompt; over all images {spread.total:.4g}")
     return 0
 
 

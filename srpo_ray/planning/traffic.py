@@ -39,7 +39,7 @@ def reward_traffic(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Part, ...
         return ()
     plan = schedule(config)
     pictures = micro_batches(config) * plan.samples * (plan.losses if plan.decodes else 1)
-    pixels = pictures * sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.gradient_dtype]
+    pixels = pictures * sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.wire_dtype]
     return present(
         Part("pixels to the rewards", pixels),
         Part("gradients from the rewards", pixels if plan.decodes else 0),

@@ -85,7 +85,7 @@ class AestheticReward:
         head = nn.Sequential()
         head.add_module(kind.layers, linear_head(width, kind.dropouts))
         load_strictly(config.name, head, state)
-        statistics = picture_statistics(config.backbone, kind.statistics)
+        statistics = picture_statistics(config.name, config.backbone, kind.statistics)
         return cls(config.name, backbone.to(device), head.to(device), kind.fit, statistics)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:

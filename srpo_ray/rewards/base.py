@@ -32,7 +32,8 @@ class Reward(Protocol):
         """Score each picture against its own query; higher is better.
 
         Args:
-            images: `[B, 3, image_size, image_size]` in [0, 1], float32; may live on another device.
+            images: `[B, 3, image_size, image_size]` float32, in [0, 1] but for the overshoot of a bicubic resize, see
+                `preprocess.frame`; may live on another device.
             queries: B text queries.
 
         Returns:

@@ -1,15 +1,15 @@
 """Weights of a reward model from one file, as they are published: found, checked and put in whole or not at all."""
 
 import hashlib
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from srpo_ray.rewards.reading import UNREADABLE, reason_of
 
 _SHOWN = 3
 _HUB = "hf-hub:"
@@ -62,32 +62,49 @@ def read_state_dict(name: str, path: Path, sha256: str | None = None) -> dict[st
         ValueError: If it is another file than the one hashed, cannot be read, or holds no tensors by name.
     """
     where = f"reward {name!r}: expected a checkpoint in {path}"
+    if sha256 is not None:
+        found = _hash(name, path)
+        if found != sha256:
+            raise ValueError(f"{where} with sha256 {sha256}, received {found}; download it again, or correct `sha256`")
+    content: Any
     try:
-        if sha256 is not None:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != sha256:
-                raise ValueError(
-                    f"{where} with sha256 {sha256}, received {found}; download it again, or correct `sha256`"
-                )
-        content: Any
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(
-            f"{where} that can be read, received {type(error).__name__}: {str(error)[:200]}; download it again"
-        ) from error
+    except UNREADABLE as error:
+        raise ValueError(f"{where} that can be read, received {reason_of(error)}; download it again") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{where} with tensors by name, received a {type(content).__name__}; choose the weights' file")
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{where} with tensors by name, received a {type(content).__name__}; choose the weights' file, or download"
+            " it again"
+        )
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"{where} with tensors by name, received a {type(value).__name__} under {key!r}; choose the weights'"
+                " file, or download it again"
+            )
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
+def _hash(name: str, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(
+            f"reward {name!r}: expected a checkpoint in {path} that can be read, received {error}; check the file's"
+            " permissions, or download it again"
+        ) from error
+
+
 def load_strictly(name: str, model: nn.Module, state: dict[str, Tensor], published: Callable[[str], str] = str) -> None:
-    """Put weights into a model, if they are exactly its own.
+    """Copy weights into a model, if they are exactly its own; the model keeps its data types.
+
+    A checkpoint in float16 or bfloat16 is thus converted to the type that the model was made in, which is float32.
 
     Args:
         name: The reward, for messages.
@@ -96,20 +113,30 @@ def load_strictly(name: str, model: nn.Module, state: dict[str, Tensor], publish
         published: From a name of the model to the published one, where they differ.
 
     Raises:
-        ValueError: If names or shapes differ; the first few are named.
+        ValueError: If names or shapes differ, or tensors are sparse or integers where the model's are not; the first
+            few are named.
     """
     own = model.state_dict()
     expected = {published(key): tensor.shape for key, tensor in own.items()}
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
-    shaped = sorted(key for key in set(expected) & set(state) if expected[key] != state[key].shape)
-    problems = [
+    common = set(expected) & set(state)
+    shaped = sorted(key for key in common if expected[key] != state[key].shape)
+    kinds = {published(key): _kind(tensor) for key, tensor in own.items()}
+    typed = sorted(key for key in common if kinds[key] != _kind(state[key]))
+    problems = {"missing": missing, "unknown": extra, "of another shape": shaped, "of another type": typed}
+    told = [
         f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
-        for what, keys in (("missing", missing), ("unknown", extra), ("of another shape", shaped))
+        for what, keys in problems.items()
         if keys
     ]
-    if problems:
+    if told:
         raise ValueError(
             f"reward {name!r}: expected the {len(expected)} weights of its architecture, received a checkpoint with"
-            f" {'; '.join(problems)}; choose the architecture that the checkpoint was trained with"
+            f" {'; '.join(told)}; choose the architecture that the checkpoint was trained with"
         )
     model.load_state_dict({key: state[published(key)] for key in own}, strict=True)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, torch.layout]:
+    """Properties that a copy into another tensor would not convert, or convert without meaning."""
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.layout

@@ -85,7 +85,7 @@ def score_and_gradient(
     Args:
         rewards: The models by name; those without a weight are left alone.
         weights: Factor of each reward in the sum that the gradient is of.
-        images: Per framing `[B, 3, size, size]` in [0, 1], for the framing of every weighted reward.
+        images: Per framing `[B, 3, size, size]`, for the framing of every weighted reward.
         queries: B text queries.
         micro_batch_size: Most pictures in one forward pass.
         replica: Where this runs, for messages.
@@ -132,7 +132,7 @@ def score_only(
     Args:
         rewards: The models by name.
         names: The models to ask.
-        images: Per framing `[B, 3, size, size]` in [0, 1], for the framing of every named reward.
+        images: Per framing `[B, 3, size, size]`, for the framing of every named reward.
         queries: B text queries.
         micro_batch_size: Most pictures in one forward pass.
         replica: Where this runs, for messages.

@@ -6,7 +6,10 @@ from srpo_ray.config.reward import Fit
 
 
 class Framed(Protocol):
-    """What reads squares: a reward, or its description in the pool. Without an attribute `fit` it is `crop`."""
+    """What reads squares: a reward, or its description in the pool.
+
+    Without an attribute `fit` it is `crop`, without an attribute `antialias` it is true.
+    """
 
     @property
     def image_size(self) -> int: ...
@@ -17,11 +20,13 @@ class Framing(NamedTuple):
 
     size: int
     fit: Fit = "crop"
+    antialias: bool = True
+    """Low-pass filter of tensors that are made smaller; PIL always filters."""
 
     @classmethod
     def of(cls, model: Framed) -> "Framing":
         """The framing that a model asks for."""
-        return cls(model.image_size, getattr(model, "fit", "crop"))
+        return cls(model.image_size, getattr(model, "fit", "crop"), getattr(model, "antialias", True))
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the resized picture, before it is cropped or padded to the square."""

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from srpo_ray.config.reward import Fit, OpenClipRewardConfig
 from srpo_ray.rewards.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
 from srpo_ray.rewards.preprocess import normalize
+from srpo_ray.rewards.pretrained import check_tokenizer
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.reading import Reading
 from srpo_ray.rewards.text_features import TextFeatures
 from srpo_ray.rewards.text_limit import TextLimit
 
@@ -43,6 +44,7 @@ class OpenClipReward:
         context_length: Most tokens that the model reads; longer texts are cut, with one warning.
         scale: Factor between the cosine and the published score.
         fit: How pictures become squares.
+        antialias: Low-pass filter when tensors are made smaller.
         text_cache_size: Most text features kept.
 
     Raises:
@@ -61,10 +63,12 @@ class OpenClipReward:
         context_length: int,
         scale: float = 1.0,
         fit: Fit = "crop",
+        antialias: bool = True,
         text_cache_size: int = 65_536,
     ) -> None:
         self.name = name
         self.fit: Fit = fit
+        self.antialias = antialias
         self.scale = scale
         self.model = cast(ClipModel, model.eval().requires_grad_(False))
         visual = self.model.visual
@@ -89,18 +93,17 @@ class OpenClipReward:
         source = open_clip_source(config.name, config.path)
         import open_clip  # takes seconds, and neither a wrong path nor a pool of Python rewards needs it
 
-        try:
+        folder = source.removeprefix("local-dir:").removeprefix("hf-hub:")
+        with Reading(config.name, "a readable open_clip model", folder, "check `path`"):
             # Without `require_pretrained` open_clip would answer missing weights with random ones.
-            model = open_clip.create_model(source, device=device, require_pretrained=True)
+            model = open_clip.create_model(source, require_pretrained=True).float()
             tokenizer = open_clip.get_tokenizer(source)
             text_config = (open_clip.get_model_config(source) or {}).get("text_cfg", {})
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ValueError(
-                f"reward {config.name!r}: expected a readable open_clip model at {source!r}, received "
-                f"{type(error).__name__}: {error}; check `path`, or save the model again"
-            ) from error
+        if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
+            num_tokens = int(text_config.get("vocab_size", len(tokenizer.tokenizer)))
+            check_tokenizer(config.name, folder, tokenizer.tokenizer, num_tokens, "download it again")
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
-        return cls(config.name, model, tokenizer, context_length, config.scale, config.fit)
+        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
 
     @classmethod
     def _load_file(cls, config: OpenClipRewardConfig, architecture: str, device: str) -> "OpenClipReward":
@@ -118,7 +121,7 @@ class OpenClipReward:
         text_config = (open_clip.get_model_config(architecture) or {}).get("text_cfg", {})
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
         tokenizer = open_clip.get_tokenizer(architecture)
-        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit)
+        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """See `Reward.score`; the result has the type of `images`, so a float64 model can be checked in float64."""

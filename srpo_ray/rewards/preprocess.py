@@ -1,8 +1,9 @@
-"""From a decoded picture to the pixels that a reward model was trained on.
+"""From a decoded image to the pixels that a reward model was trained on.
 
-Two ways lead there. The *differentiable* one, for training, resizes the floating-point picture with torch. The
-*official* one does what the models' own releases do with picture files: round to 8 bits and resize with PIL, which
-rounds and clamps after each of its two passes. docs/rewards.md says how far the two differ.
+The *differentiable* preparation, for training, resizes the floating-point image with torch. The *official* one repeats
+what the models' own releases do with image files. CLIP, PickScore, ImageReward and the aesthetic predictors resize the
+8-bit image with PIL, which rounds and clamps after each of its two passes. HPSv2 converts the 8-bit image to a
+floating-point tensor and resizes that. docs/rewards.md has the differences in numbers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,18 +18,20 @@ from srpo_ray.rewards.framing import Framing
 
 
 def frame(images: Tensor, framing: Framing) -> Tensor:
-    """Bring pictures to a model's square, differentiably: bicubic, antialiased.
+    """Bring images to a model's square by a differentiable bicubic resize.
 
-    Bicubic overshoots at edges, so the result is clamped; there the gradient is zero, as for a picture that
-    is clamped before it is saved. Agrees with PIL's bicubic to about 1e-6 on float images.
+    Bicubic weights are negative in part, so that values beyond 0 and 1 appear at hard edges: at most 0.31 beyond with
+    antialiasing, 0.45 without. They are not clamped, as in the releases of SRPO and HPSv2, because a clamp would set
+    the gradient there to zero. Agrees with PIL's bicubic on floating-point images to about 1e-6.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1], float32 or float64.
-        framing: Side of the square, and what becomes of a picture that is none: its long side is cut at both ends
-            (`crop`), its short side filled with black (`pad`), or it is squashed.
+        framing: Side of the square, the treatment of an image that is no square: its long side is cut at both ends
+            (`crop`), its short side is filled with black (`pad`), or it is squashed; and the antialiasing.
 
     Returns:
-        `[B, 3, size, size]` in [0, 1], of the same type.
+        `[B, 3, size, size]` of the same type; in [0, 1] but for the overshoot. Images of the right size are returned
+        as they are.
 
     Raises:
         ValueError: If `images` is not a batch of colour pictures or the size is not positive.
@@ -36,31 +39,38 @@ def frame(images: Tensor, framing: Framing) -> Tensor:
     _check(images, framing)
     height, width = images.shape[2:]
     if height == width == framing.size:
-        return images.clamp(0, 1)
+        return images
     shape = framing.shape(height, width)
-    resized = interpolate(images, size=shape, mode="bicubic", antialias=True, align_corners=False)
+    resized = interpolate(images, size=shape, mode="bicubic", antialias=framing.antialias, align_corners=False)
     top, left = (framing.offset(length) for length in shape)
     bottom, right = framing.size - shape[0] - top, framing.size - shape[1] - left
     # A negative width of the padding cuts off as much.
-    return pad(resized, (left, right, top, bottom)).clamp(0, 1)
+    return pad(resized, (left, right, top, bottom))
 
 
 def frame_officially(images: Tensor, framing: Framing) -> Tensor:
-    """Bring pictures to a model's square as its own release does, from 8-bit pictures with PIL's bicubic resize.
+    """Bring images to a model's square as its own release does with image files.
+
+    `crop` and `squash` resize the 8-bit image with PIL's bicubic filter, as CLIP, PickScore, ImageReward and SigLIP
+    do. `pad` resizes the float tensor of the 8-bit image, without a clamp or another rounding, as HPSv2 does.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1], any floating type; rounded to 8 bits as when they are saved.
         framing: As in `frame`.
 
     Returns:
-        `[B, 3, size, size]` float32, multiples of 1/255 in [0, 1], on the device of `images`, without gradient.
+        `[B, 3, size, size]` float32 on the device of `images`, without gradient; multiples of 1/255 in [0, 1], for
+        `pad` any numbers, in the range of `frame`.
 
     Raises:
         ValueError: As `frame`.
     """
     _check(images, framing)
-    steps = (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    squares = np.stack([_square(Image.fromarray(picture), framing) for picture in steps])
+    steps = (images.detach().float().clamp(0, 1) * 255).round().byte()
+    if framing.fit == "pad":
+        return frame(steps.float() / 255, framing)
+    pictures = steps.permute(0, 2, 3, 1).cpu().numpy()
+    squares = np.stack([_square(Image.fromarray(picture), framing) for picture in pictures])
     return torch.from_numpy(squares).permute(0, 3, 1, 2).to(images.device).float() / 255
 
 

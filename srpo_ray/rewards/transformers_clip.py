@@ -71,5 +71,6 @@ def load_transformers_clip(config: TransformersClipRewardConfig, device: str = "
     tokenizer = load_tokenizer(config.name, config.tokenizer or config.path, CLIPTokenizer, text.vocab_size)
     factor = float(model.logit_scale.detach().exp()) if config.logit_scale else 1.0
     length = int(text.max_position_embeddings)
-    wrapped = TransformersClip(model.to(device), *picture_statistics(config.path, CLIP_STATISTICS))
+    statistics = picture_statistics(config.name, config.path, CLIP_STATISTICS)
+    wrapped = TransformersClip(model.to(device), *statistics)
     return OpenClipReward(config.name, wrapped, ClipTokenizer(tokenizer, length), length, config.scale * factor)

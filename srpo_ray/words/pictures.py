@@ -85,7 +85,7 @@ def from_folder(folder: Path, size: int) -> Pictures:
     _require_enough(len(found.captions), f"pictures of {folder}{left_out}", "add pictures")
 
     def framed(image: Image.Image) -> Tensor:
-        return frame(to_tensor(image)[None], Framing(size))
+        return frame(to_tensor(image)[None], Framing(size)).clamp(0, 1)
 
     images = torch.cat(found.decode(range(len(found.captions)), framed))
     captions = [caption or NO_CAPTION for caption in found.captions]

@@ -133,6 +133,26 @@ def test_statistics_are_those_of_the_folders_processor(cases: dict[str, Case], t
     assert (reward._mean, reward._std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_backbone_and_head_in_half_precision_score_as_the_same_weights_in_float32(
+    cases: dict[str, Case], tmp_path: Path, kind: str, dtype: torch.dtype
+) -> None:
+    backbone, layers, width = cases[kind]
+    # These weights are numbers of all three types, so that no rounding of the file is in the scores.
+    model: Any = {"clip": CLIPModel, "siglip": SiglipModel}[kind].from_pretrained(backbone).bfloat16().half()
+    head = {name: tensor.bfloat16().half() for name, tensor in head_weights(layers, width).items()}
+    scores = []
+    for each in (torch.float32, dtype):
+        model.to(each).save_pretrained(tmp_path / "backbone")
+        torch.save({name: tensor.to(each) for name, tensor in head.items()}, tmp_path / "head.pth")
+        reward = load(tmp_path / "head.pth", tmp_path / "backbone")
+        parameters = [*reward.backbone.parameters(), *reward.head.parameters()]
+        assert {parameter.dtype for parameter in parameters} == {torch.float32}
+        scores.append(reward.score(images(), PLAIN))
+    assert torch.equal(scores[0], scores[1])
+
+
 def test_head_of_another_backbone_is_named_and_counted(cases: dict[str, Case], tmp_path: Path) -> None:
     torch.save(head_weights(V2_5, 16), tmp_path / "head.pth")
     with pytest.raises(ValueError, match=r"10 missing \(layers.0.bias, .*10 unknown \(scoring_head.0.bias, "):

@@ -51,6 +51,7 @@ def test_half_precision_state_dict_as_hpsv2_publishes_it_gives_the_folders_score
     halves = {f"module.{name}": tensor.half() for name, tensor in weights.items()}
     torch.save({"epoch": 3, "state_dict": halves}, tmp_path / "hps.pt")
     save_file({name: tensor.half() for name, tensor in weights.items()}, tmp_path / "hps.safetensors")
+    save_file({name: tensor.half().float() for name, tensor in weights.items()}, tmp_path / "float32.safetensors")
     # The architecture's own mean and deviation are CLIP's, so the folder's model gets them too.
     expected = OpenClipReward.load(OpenClipRewardConfig(name="folder", path=str(folder)))
     read = load(tmp_path / "hps.pt")
@@ -58,6 +59,7 @@ def test_half_precision_state_dict_as_hpsv2_publishes_it_gives_the_folders_score
     assert read._mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     torch.testing.assert_close(score(read), score(expected), rtol=5e-3, atol=1e-3)
     assert torch.equal(score(load(tmp_path / "hps.safetensors")), score(read))
+    assert torch.equal(score(load(tmp_path / "float32.safetensors")), score(read))
 
 
 def test_hash_is_checked(weights: dict[str, Tensor], tmp_path: Path) -> None:

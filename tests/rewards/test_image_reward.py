@@ -176,6 +176,23 @@ def test_score_is_that_of_the_published_network(folder: Path) -> None:
     assert abs(expected[0] - plain.score(images()[0], TEXTS[1])) > 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_file_in_half_precision_scores_as_the_same_weights_in_float32(folder: Path, dtype: torch.dtype) -> None:
+    # These weights are numbers of all three types, so that no rounding of the file is in the scores.
+    state = {
+        name: tensor.bfloat16().half() if tensor.is_floating_point() else tensor
+        for name, tensor in published_state().items()
+    }
+    scores = []
+    for each in (torch.float32, dtype):
+        halves = {name: tensor.to(each) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        torch.save(halves, folder / "halves.pt")
+        reward = load(folder, "halves.pt")
+        assert {parameter.dtype for parameter in reward.model.parameters()} == {torch.float32}
+        scores.append(reward.score(images(), [TextQuery.plain(text) for text in TEXTS]))
+    assert torch.equal(scores[0], scores[1])
+
+
 def test_query_of_several_texts_is_the_weighted_sum_of_their_scores(folder: Path) -> None:
     reward = load(folder)
     sharp, flat = "a red circle . sharp", "flat"

@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -5,10 +6,13 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srpo_ray.config.reward import OpenClipRewardConfig
+from srpo_ray.config.reward import OpenClipRewardConfig, PoolConfig
+from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.open_clip_reward import OpenClipReward, open_clip_source
+from srpo_ray.rewards.pool.scoring import LoadedRewards
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.text_features import TextFeatures
 from tests.rewards.tiny_clip import CONTEXT_LENGTH
@@ -123,6 +127,35 @@ def test_text_that_is_cut_is_warned_of_once(
     messages = [record.getMessage() for record in caplog.records if "not scored" in record.getMessage()]
     assert len(messages) == int(warns)
     assert all(texts[0] in message and "'small'" in message for message in messages)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_folder_in_half_precision_scores_as_the_same_weights_in_float32(
+    config: OpenClipRewardConfig, tmp_path: Path, dtype: torch.dtype, custom_text: bool
+) -> None:
+    shutil.copytree(config.path, tmp_path, dirs_exist_ok=True)
+    settings = json.loads((tmp_path / "open_clip_config.json").read_text())
+    settings["model_cfg"]["custom_text"] = custom_text
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(settings))
+    weights = tmp_path / "open_clip_model.safetensors"
+    # These weights are numbers of all three types, so that no rounding of the file is in the scores.
+    state = {name: tensor.bfloat16().half() for name, tensor in load_file(weights).items()}
+    scores = []
+    for each in (torch.float32, dtype):
+        save_file({name: tensor.to(each) for name, tensor in state.items()}, weights)
+        reward = OpenClipReward.load(config.model_copy(update={"path": str(tmp_path)}))
+        assert isinstance(reward.model, torch.nn.Module)
+        assert {parameter.dtype for parameter in reward.model.parameters()} == {torch.float32}
+        scores.append(reward.score(random_images(2, 16), [TextQuery.plain(REAL)] * 2))
+    assert torch.equal(scores[0], scores[1])
+
+
+def test_framing_of_the_config_is_that_of_the_model_in_process_and_in_a_replica(config: OpenClipRewardConfig) -> None:
+    asked = config.model_copy(update={"fit": "pad", "antialias": False})
+    assert Framing.of(OpenClipReward.load(asked)) == Framing(16, "pad", antialias=False)
+    replica = LoadedRewards([asked], PoolConfig(), "replica")
+    assert Framing.of(replica.describe()["small"]) == Framing(16, "pad", antialias=False)
 
 
 def test_missing_folder_is_named_with_a_cure(tmp_path: Path) -> None:

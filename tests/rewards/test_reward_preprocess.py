@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, v2
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Lambda, Resize, ToTensor, v2
 from torchvision.transforms.functional import pad, resize, to_tensor
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
@@ -13,6 +14,8 @@ from srpo_ray.config.reward import Fit
 from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.preprocess import frame, frame_for_each, frame_officially, normalize
 from srpo_ray.rewards.pretrained import CLIP_STATISTICS
+
+BICUBIC = InterpolationMode.BICUBIC
 
 
 def smooth_pictures(batch: int, height: int, width: int) -> Tensor:
@@ -69,13 +72,24 @@ def pictures_of_8_bits(height: int, width: int) -> tuple[Tensor, Image.Image]:
     return steps.permute(2, 0, 1)[None].float() / 255, Image.fromarray(steps.numpy())
 
 
-def hpsv2_transform(picture: Any, size: int) -> Any:
-    """HPSv2's evaluation transform in torchvision's functions: the longest side to `size`, black around the rest."""
-    scale = size / max(picture.size)
-    shape = [round(picture.height * scale), round(picture.width * scale)]
-    resized = resize(picture, shape, InterpolationMode.BICUBIC)
-    rest_h, rest_w = size - shape[0], size - shape[1]
-    return pad(resized, [rest_w // 2, rest_h // 2, rest_w - rest_w // 2, rest_h - rest_h // 2], fill=0)
+def hpsv2_transform(size: int, *, antialias: bool = True) -> Callable[[Image.Image], Any]:
+    """HPSv2's evaluation transform in torchvision's functions: a float tensor first, then the longest side to `size`.
+
+    torchvision before 0.17 resized tensors as it does today with antialias=False.
+    """
+
+    def resize_longest(tensor: Tensor) -> Tensor:
+        height, width = tensor.shape[-2:]
+        if max(height, width) == size:
+            return tensor
+        scale = size / max(height, width)
+        return resize(tensor, [round(height * scale), round(width * scale)], BICUBIC, antialias=antialias)
+
+    def pad_with_black(tensor: Tensor) -> Tensor:
+        rest_h, rest_w = size - tensor.shape[-2], size - tensor.shape[-1]
+        return pad(tensor, [rest_w // 2, rest_h // 2, rest_w - rest_w // 2, rest_h - rest_h // 2], fill=0)
+
+    return Compose([ToTensor(), Lambda(resize_longest), Lambda(pad_with_black)])
 
 
 SIZES = [(48, 48), (40, 64), (64, 41), (53, 79), (16, 16), (11, 9)]
@@ -84,13 +98,44 @@ SIZES = [(48, 48), (40, 64), (64, 41), (53, 79), (16, 16), (11, 9)]
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_official_pictures_are_those_of_the_releases_to_the_last_bit(height: int, width: int) -> None:
     images, picture = pictures_of_8_bits(height, width)
-    clip = Compose([Resize(16, InterpolationMode.BICUBIC), CenterCrop(16)])
+    clip = Compose([Resize(16, BICUBIC), CenterCrop(16)])
     siglip = SiglipImageProcessorPil(size={"height": 16, "width": 16}, resample=3, do_normalize=False)
     squashed = siglip(picture, return_tensors="pt")["pixel_values"]
 
     assert torch.equal(frame_officially(images, Framing(16)), to_tensor(clip(picture))[None])
-    assert torch.equal(frame_officially(images, Framing(16, "pad")), to_tensor(hpsv2_transform(picture, 16))[None])
     torch.testing.assert_close(frame_officially(images, Framing(16, "squash")), squashed, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_official_padding_is_hpsv2s_resize_of_the_float_tensor(height: int, width: int, antialias: bool) -> None:
+    images, picture = pictures_of_8_bits(height, width)
+    expected = hpsv2_transform(16, antialias=antialias)(picture)[None]
+    found = frame_officially(images, Framing(16, "pad", antialias))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_official_padding_keeps_the_overshoot_of_hpsv2s_resize() -> None:
+    squares = checkerboard()
+    picture = Image.fromarray((squares[0].permute(1, 2, 0) * 255).byte().numpy())
+    expected = hpsv2_transform(32)(picture)[None]
+    assert expected.max() > 1.05
+    torch.testing.assert_close(frame_officially(squares, Framing(32, "pad")), expected, rtol=0, atol=1e-6)
+
+
+def test_official_padding_rounds_to_8_bits_before_the_resize_only() -> None:
+    images, _ = pictures_of_8_bits(40, 64)
+    shifted = images + 0.4 / 255
+    assert torch.equal(
+        frame_officially(shifted, Framing(16, "pad")), frame_officially(images.clamp(0, 1), Framing(16, "pad"))
+    )
+
+
+def test_antialiasing_is_off_where_a_reward_says_so() -> None:
+    images, _ = pictures_of_8_bits(48, 48)
+    expected = resize(images, [16, 16], BICUBIC, antialias=False)
+    torch.testing.assert_close(frame(images, Framing(16, antialias=False)), expected, rtol=0, atol=1e-6)
+    assert (frame(images, Framing(16)) - expected).abs().mean() > 0.05
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (64, 40)])
@@ -130,18 +175,43 @@ def test_picture_of_the_right_size_is_unchanged() -> None:
     assert torch.equal(frame(images, Framing(8)), images)
 
 
-def test_overshoot_is_clamped_and_the_gradient_reaches_every_used_pixel() -> None:
-    checkerboard = (torch.arange(20)[:, None] // 4 + torch.arange(20)[None] // 4) % 2
-    images = checkerboard.float().expand(1, 3, 20, 20).clone().requires_grad_()
+def checkerboard() -> Tensor:
+    """Squares of 4 black or white pixels, `[1, 3, 20, 20]`."""
+    squares = (torch.arange(20)[:, None] // 4 + torch.arange(20)[None] // 4) % 2
+    return squares.float().expand(1, 3, 20, 20).clone()
 
+
+def test_overshoot_at_an_edge_is_that_of_a_bicubic_filter() -> None:
+    # A black and a white half, twice as large. At distances 1.25 and 1.75 the cubic with a = -0.5 is -9/128 and -3/128,
+    # at 0.75 it is 29/128.
+    images = torch.zeros(1, 3, 8, 8)
+    images[..., 4:] = 1
+    row = frame(images, Framing(16))[0, 0, 8]
+    expected = torch.tensor([0, -3, -9, 29 - 3]) / 128
+    torch.testing.assert_close(row[4:8], expected)
+    torch.testing.assert_close(row[8:12], 1 - expected.flip(0))
+
+
+def test_gradient_is_not_cut_where_the_resize_overshoots() -> None:
+    images = checkerboard().requires_grad_()
     resized = frame(images, Framing(32))
-    resized.sum().backward()
+    beyond = (resized < -0.01) | (resized > 1.01)
+    assert beyond.any()
+    (gradient,) = torch.autograd.grad(resized[beyond].sum(), images)
+    # Each resized pixel is a weighted mean of the image's, so the gradient of so many sums to their number.
+    assert gradient.sum().item() == pytest.approx(beyond.sum().item(), rel=1e-5)
 
-    assert resized.min() == 0
-    assert resized.max() == 1
-    gradient = images.grad
-    assert gradient is not None
-    assert (gradient != 0).any()
+
+@pytest.mark.parametrize(("antialias", "most"), [(True, 0.31), (False, 0.45)])
+def test_overshoot_stays_within_what_is_documented(antialias: bool, most: float) -> None:
+    # One white row per image; a column of the result has the row's weights.
+    rows = torch.eye(64).reshape(64, 1, 64, 1).expand(64, 3, 64, 64)
+    for size in (9, 16, 31, 33, 63, 65, 128):
+        weights = frame(rows, Framing(size, "squash", antialias))[:, 0, :, 0]
+        positive, negative = weights.clamp(min=0).sum(0), -weights.clamp(max=0).sum(0)
+        # The worst image is white where the product of a row's and a column's weight is positive, and black elsewhere.
+        worst = (positive.max() ** 2 + negative.max() ** 2).item()
+        assert worst < 1 + most
 
 
 def test_gradient_of_the_resize_equals_finite_differences() -> None:

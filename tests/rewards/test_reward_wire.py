@@ -32,3 +32,10 @@ def test_read_only_arrays_become_tensors_that_can_be_written() -> None:
     received += 1
 
     assert np.array_equal(array, NUMBERS.detach().numpy())
+
+
+def test_bfloat16_rounds_pixels_by_at_most_half_a_step_of_8_bits_and_gradients_by_a_256th() -> None:
+    pixels = torch.linspace(0, 1, 100_001)
+    assert (from_wire(to_wire(pixels, "bfloat16")) - pixels).abs().max() < 0.5 / 255
+    gradients = 10 ** torch.linspace(-8, 3, 100_001)
+    assert ((from_wire(to_wire(gradients, "bfloat16")) - gradients).abs() / gradients).max() <= 2**-8

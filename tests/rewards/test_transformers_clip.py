@@ -104,6 +104,23 @@ def test_text_that_is_cut_is_warned_of_once(folder: Path, caplog: pytest.LogCapt
     assert messages == [f"reward 'pick' reads 9 tokens; the rest of this text is not scored (said once): {TEXTS[1]!r}"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_model_saved_in_half_precision_scores_as_the_same_weights_in_float32(
+    folder: Path, tmp_path: Path, dtype: torch.dtype, suffix: str
+) -> None:
+    # These weights are numbers of all three types, so that no rounding of the file is in the scores.
+    model: Any = CLIPModel.from_pretrained(folder).bfloat16().half()
+    model.float().save_pretrained(tmp_path / "float32")
+    model.to(dtype).save_pretrained(tmp_path / "half")
+    if suffix == "bin":
+        (tmp_path / "half" / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "half" / "pytorch_model.bin")
+    halved, queries = load(tmp_path / "half"), [TextQuery.plain(text) for text in TEXTS]
+    assert {parameter.dtype for parameter in halved.model.parameters()} == {torch.float32}
+    assert torch.equal(halved.score(images(), queries), load(tmp_path / "float32").score(images(), queries))
+
+
 def test_models_that_are_no_whole_clip_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a readable CLIP model of transformers"):
         load(tmp_path / "none")

@@ -137,6 +137,17 @@ def test_a_folder_with_unreadable_files_is_refused_by_name(tmp_path: Path, pictu
         from_folder(folder, 64)
 
 
+def test_resized_pictures_of_a_folder_stay_in_their_range(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(10):
+        halves = Image.new("RGB", (16, 16))
+        halves.paste((255, 255, 255), (4 + index // 2, 0, 16, 16))
+        save_png(halves, folder / f"{index}.png")
+    found = from_folder(folder, 32)
+    assert (found.images.min(), found.images.max()) == (0, 1)
+
+
 def stand_in(name: str) -> str:
     model = f"{{name: mine, type: python, target: 'tests.words.stand_in_rewards:{name}'}}"
     return f"rewards.models=[{model}]"

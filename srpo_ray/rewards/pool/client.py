@@ -63,7 +63,7 @@ class RewardClient:
         """See `RewardScorer.submit`; returns when all calls have a place in a replica's queue and are on their way."""
         check_batch(images, queries)
         pixels = self._frame(images, list(self._weights))
-        dtype = self._pool.config.gradient_dtype
+        dtype = self._pool.config.wire_dtype
         if any(picture.requires_grad for picture in pixels.values()):
             check_gradient({name: self._pool.models[name].image_gradient for name in self._weights})
             calls = self._send(pixels, queries, self._weights, dtype)
@@ -80,7 +80,7 @@ class RewardClient:
         check_names(asked, list(self._pool.models))
         pixels = self._frame(images.detach(), asked, official=self._official)
         # bfloat16 would round the 8-bit steps of an official picture once more.
-        dtype = "float32" if self._official else self._pool.config.gradient_dtype
+        dtype = "float32" if self._official else self._pool.config.wire_dtype
         replies = _collect(self._send(pixels, queries, asked, dtype), self._statistics)
         return _join_values(replies, asked, images.device)
 

@@ -23,6 +23,7 @@ class ModelInfo:
     image_size: int
     image_gradient: bool
     fit: Fit = "crop"
+    antialias: bool = True
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class RewardReplica:
             queries: B text queries.
             weights: Factor of each reward.
             framings: Of the pictures.
-            *arrays: Per framing `[B, 3, size, size]` in [0, 1], in wire form. As arguments of their own, so that Ray
+            *arrays: Per framing `[B, 3, size, size]` in wire form. As arguments of their own, so that Ray
                 brings them here before it starts the call.
 
         Raises:

@@ -35,7 +35,11 @@ class LoadedRewards:
 
     def describe(self) -> dict[str, ModelInfo]:
         """What a client must know of each model."""
-        return {name: ModelInfo(r.image_size, r.image_gradient, Framing.of(r).fit) for name, r in self._rewards.items()}
+        framings = {name: Framing.of(reward) for name, reward in self._rewards.items()}
+        return {
+            name: ModelInfo(framing.size, self._rewards[name].image_gradient, framing.fit, framing.antialias)
+            for name, framing in framings.items()
+        }
 
     def score(self, pixels: Pixels, queries: Sequence[TextQuery], weights: Mapping[str, float]) -> Reply:
         """Values of the weighted rewards and the gradient of their sum; see `RewardReplica.score`."""
@@ -49,10 +53,9 @@ class LoadedRewards:
             replica=self._replica,
         )
         seconds = time.perf_counter() - started
-        gradient_dtype = self._pool.gradient_dtype
         return Reply(
             {name: to_wire(value, "float32") for name, value in batch.values.items()},
-            {framing: to_wire(value, gradient_dtype) for framing, value in batch.gradients.items()},
+            {framing: to_wire(value, self._pool.wire_dtype) for framing, value in batch.gradients.items()},
             seconds,
         )
 

@@ -1,0 +1,132 @@
+"""Errors of damaged model files: one sentence with the reward, the file and the cure, whatever a library raises."""
+
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+
+# Damaged bytes reach the libraries' code unchecked: the unpickler of torch pops from an empty stack (IndexError), looks
+# up a memo (KeyError), calls a rebuild function with other arguments (TypeError) or unpacks a short buffer
+# (struct.error). transformers takes values of a JSON file for objects (AttributeError, TypeError) and open_clip asserts
+# shapes. Lengths that were changed ask for more memory than there is.
+UNREADABLE: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    pickle.UnpicklingError,
+    struct.error,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    ImportError,
+    OverflowError,
+    MemoryError,
+)
+"""Exceptions that readers of model files raise on missing or damaged files."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Type and text of an error of a reader, in at most some 300 characters."""
+    told = error
+    if isinstance(error, pickle.UnpicklingError) and isinstance(error.__context__, pickle.UnpicklingError):
+        # torch wraps the reason into advice to load without `weights_only`, which would run code of the file.
+        told = error.__context__
+    text = " ".join(str(told).split()).split(" Please use ")[0]
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _read_json(path: Path) -> None:
+    if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+        raise ValueError(f"expected a JSON object in {path}")
+
+
+def _read_safetensors(path: Path) -> None:
+    with safe_open(path, framework="pt"):
+        pass
+
+
+def _read_pickle(path: Path) -> None:
+    # On the meta device only the structure is read, not gigabytes of weights.
+    torch.load(path, map_location="meta", weights_only=True)
+
+
+_READERS: dict[str, Callable[[Path], None]] = {
+    ".json": _read_json,
+    ".safetensors": _read_safetensors,
+    ".bin": _read_pickle,
+    ".pt": _read_pickle,
+    ".pth": _read_pickle,
+}
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder itself, or the local copy of a model of the hub; None if there is neither.
+
+    Args:
+        source: Folder or hub id.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except (OSError, HFValidationError):
+        return None
+
+
+def damaged_file(source: str) -> Path | None:
+    """The first file of a model's folder that cannot be read by itself; None if all can.
+
+    Args:
+        source: Folder or hub id.
+    """
+    folder = local_folder(source)
+    for path in sorted(folder.iterdir()) if folder else ():
+        try:
+            _READERS.get(path.suffix, Path.exists)(path)
+        except UNREADABLE:
+            return path
+    return None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Raises ValueError for every error of a library that reads a model's files inside a `with` block."""
+
+    reward: str
+    """Name of the reward."""
+    what: str
+    """Expected content, such as `a readable CLIP model`."""
+    source: str
+    """Folder or hub id."""
+    cure: str
+    """Advice for a source that has no damaged file, such as `check the path`."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The tokenizers library raises the bare class Exception.
+        if isinstance(error, UNREADABLE) or type(error) is Exception:
+            reason = reason_of(error)
+            damaged = damaged_file(self.source)
+            received = f"the damaged file {damaged} ({reason})" if damaged else reason
+            cure = "download it again" if damaged else f"{self.cure}, or download it again"
+            raise ValueError(
+                f"reward {self.reward!r}: expected {self.what} at {self.source!r}, received {received}; {cure}"
+            ) from error
