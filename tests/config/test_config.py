@@ -389,6 +389,7 @@ def test_reference_preset_has_every_released_number() -> None:
     assert (reference.rollout.num_steps, reference.rollout.shift, reference.rollout.guidance_scale) == (25, 3.0, 1.0)
     model = reference.model
     assert (model.resolution, model.truncate_sigma, model.dtype, model.lora) == (720, True, "bfloat16", None)
+    assert model.max_sequence_length == 512
     algorithm, optimizer = reference.algorithm, reference.training.optimizer
     assert isinstance(algorithm, SRPOConfig)
     assert (algorithm.timestep_window, algorithm.window_points, algorithm.interpolation_strength) == (
@@ -400,7 +401,7 @@ def test_reference_preset_has_every_released_number() -> None:
     assert (algorithm.hinge, algorithm.guidance_scale, algorithm.noise) == (0.7, 3.5, "shared")
     assert algorithm.branches == ("denoise", "inversion")
     assert (algorithm.window_grid_steps, algorithm.window_shift, algorithm.sigma_window) == (50, 3.0, None)
-    assert (algorithm.landing, algorithm.renoisings) == ("per_worker", 1)
+    assert (algorithm.landing, algorithm.renoisings) == ("per_sample", 1)
     assert (algorithm.query, algorithm.word_cycle) == ("relative", "per_update")
     assert reference.control_words is not None
     assert reference.control_words.positive == ("Natural-lighting", "Detail", "Detailed", "Real")
