@@ -8,49 +8,14 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.base import AlgorithmSection, Scope
+from srpo_ray.config.base import AlgorithmSection
+from srpo_ray.config.window import WindowSection
 
 
-def check_window(window: tuple[int, int], grid_steps: int) -> None:
-    """Refuse a window that does not lie in its grid.
-
-    Raises:
-        ValueError: If it is reversed, empty or outside.
-    """
-    first, last = window
-    if not 0 <= first < last < grid_steps:
-        raise ValueError(
-            f"expected timestep_window [first, last] with 0 <= first < last < window_grid_steps = {grid_steps}, got"
-            f" [{first}, {last}]; index 0 is pure noise, a larger index is cleaner, so give the noisier end first"
-        )
-
-
-class DirectAlignConfig(AlgorithmSection):
+class DirectAlignConfig(WindowSection):
     """Direct-Align with a plain reward, arXiv 2509.06942; window and strength as in SRPO's HPSv2.1 recipe."""
 
-    takes_images: ClassVar[bool] = True
     type: Literal["direct_align"] = "direct_align"
-    timestep_window: tuple[int, int] = (5, 25)
-    """First and last index of the `window_grid_steps` grid between which updates land; 0 is pure noise."""
-    window_grid_steps: int = Field(default=50, ge=2)
-    """Steps of the sigma grid that `timestep_window` counts in."""
-    window_points: int = Field(default=1000, ge=20)
-    """Points of the even re-gridding of the window."""
-    window_shift: float = Field(default=3.0, gt=0)
-    """Shift of the sigma grid that the window is cut from."""
-    interpolation_strength: float = Field(default=0.9, gt=0, lt=1)
-    """Share of the window's noise removed by the known noise and not by the model."""
-    hinge: float = 0.7
-    """Loss is `relu(hinge - reward)`; set it above the reward's range for a linear loss."""
-    guidance_scale: float = Field(default=3.5, ge=0)
-    """Guidance embedding of the transformer call that carries gradient."""
-    noise: Scope = "shared"
-    """Whether all rollouts of an update start from one noise, all of a worker's, or each from its own."""
-
-    @model_validator(mode="after")
-    def _check_window(self) -> Self:
-        check_window(self.timestep_window, self.window_grid_steps)
-        return self
 
 
 class ReFLConfig(AlgorithmSection):

@@ -182,8 +182,8 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
     [
         ("training.optimzer.lr=1", r"unknown key; did you mean `optimizer`\?"),
         ("training.batch_size=many", r"training.batch_size: expected to be a valid integer.*got 'many'"),
-        ("algorithm.timestep_window=[25, 5]", r"0 <= first < last < window_grid_steps = 50, got \[25, 5\]"),
-        ("algorithm.timestep_window=[5, 50]", r"0 <= first < last < window_grid_steps = 50, got \[5, 50\]"),
+        ("algorithm.timestep_window=[25, 5]", r"0 <= first < last <= window_grid_steps = 50, got \[25, 5\]"),
+        ("algorithm.timestep_window=[5, 51]", r"0 <= first < last <= window_grid_steps = 50, got \[5, 51\]"),
         (
             "algorithm.sigma_window=[0.7, 0.9]",
             r"expected sigma_window \[noisy, clean\] .*got \[0.7, 0.9\]",
