@@ -60,7 +60,11 @@ class AlignPropConfig(AlgorithmSection):
 
 
 class DanceGRPOConfig(AlgorithmSection):
-    """DanceGRPO, arXiv 2505.07818; defaults of its FLUX recipe, which has 16 rollout steps with shift 3."""
+    """DanceGRPO, arXiv 2505.07818; defaults of its FLUX recipe, which has 16 rollout steps with shift 3.
+
+    The release makes three optimizer steps with each rollout; here it is one. It also clips gradients to a norm of 1.0
+    (`training.optimizer.max_grad_norm`).
+    """
 
     needs_image_gradient: ClassVar[bool] = False
     type: Literal["dance_grpo"] = "dance_grpo"
@@ -69,8 +73,13 @@ class DanceGRPOConfig(AlgorithmSection):
     eta: float = Field(default=0.3, gt=0)
     """Noise of the sampler's random steps."""
     step_share: float = Field(default=0.6, gt=0, le=1)
-    """Share of the sampler's steps that an update trains; the last step has no noise and is never one."""
+    """Share of the sampler's random steps that an update trains, `int(share * (num_steps - 1))` of them and at least
+    one, drawn for every sample; the last step of the sampler has no noise and is never one."""
     clip_range: float = Field(default=1e-4, gt=0)
     """A probability ratio further than this from 1 has no gradient in the direction that takes it further."""
     advantage_limit: float = Field(default=5.0, gt=0)
     """Advantages are clamped to plus or minus this many standard deviations."""
+
+    def trained_steps(self, num_steps: int) -> int:
+        """Random steps of a sample that an update trains, of the `num_steps - 1` that a rollout has."""
+        return max(1, int(self.step_share * (num_steps - 1)))

@@ -95,7 +95,7 @@ def planned_calls(algorithm: AlgorithmConfig, steps: int) -> Calls:
             mean = (steps + 1) / 2 if algorithm.cut == "uniform" else max(1.0, steps * (1 - algorithm.cut_mean))
             return Calls(steps - mean, chained=steps, mean_chained=mean)
         case DanceGRPOConfig():
-            losses = min(max(int(algorithm.step_share * steps), 1), steps - 1)
+            losses = algorithm.trained_steps(steps)
             return Calls(steps, losses=losses, group_size=algorithm.group_size, decodes=False)
         case _:
             assert_never(algorithm)
