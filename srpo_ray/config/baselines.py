@@ -4,6 +4,8 @@ Where the gradient goes through steps of the sampler (all but Direct-Align), sec
 shift and the guidance of these steps too.
 """
 
+import math
+from itertools import pairwise
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -48,15 +50,43 @@ class DRaFTConfig(AlgorithmSection):
 
 
 class AlignPropConfig(AlgorithmSection):
-    """AlignProp, arXiv 2310.03739; the uniform cut is its authors'."""
+    """AlignProp, arXiv 2310.03739; both cuts are its authors', who draw again until one is in [1, num_steps)."""
 
     type: Literal["align_prop"] = "align_prop"
     cut: Literal["uniform", "normal"] = "uniform"
-    """How the first step with gradient is drawn, once per update."""
+    """How the first step with gradient is drawn, once per update; the steps count from 0, and step 0 is never it."""
     cut_mean: float = Field(default=0.84, ge=0, le=1)
     """Mean of a normal cut as a share of the sampler's steps; 0.84 is step 42 of 50."""
     cut_std: float = Field(default=0.1, ge=0)
     """Standard deviation of a normal cut as a share of the sampler's steps; 0.1 is 5 of 50."""
+
+    def cut_probabilities(self, num_steps: int) -> list[float]:
+        """How likely each of `num_steps` steps is the first one with gradient.
+
+        A normal cut is rounded down and drawn again until it is in [1, num_steps), which is this distribution.
+
+        Raises:
+            ValueError: If hardly any draw is in the range.
+        """
+        if self.cut == "uniform":
+            masses = [1.0] * (num_steps - 1)
+        else:
+            below = [self._below(step / num_steps) for step in range(1, num_steps + 1)]
+            masses = [after - before for before, after in pairwise(below)]
+        total = sum(masses)
+        if total < 0.01:
+            raise ValueError(
+                f"expected a cut after the first of rollout.num_steps = {num_steps} steps and before the end, got"
+                f" cut={self.cut}, cut_mean={self.cut_mean:g} and cut_std={self.cut_std:g}, which is there in"
+                f" {total:.2g} of its draws; take a cut_mean between the two, or more steps"
+            )
+        return [0.0, *(mass / total for mass in masses)]
+
+    def _below(self, share: float) -> float:
+        """Probability that a normal cut is below a share of the steps."""
+        if not self.cut_std:
+            return float(self.cut_mean < share)
+        return 0.5 * (1 + math.erf((share - self.cut_mean) / (self.cut_std * math.sqrt(2))))
 
 
 class DanceGRPOConfig(AlgorithmSection):

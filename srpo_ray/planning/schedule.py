@@ -92,8 +92,10 @@ def planned_calls(algorithm: AlgorithmConfig, steps: int) -> Calls:
             last = algorithm.num_steps
             return Calls(steps - last, losses=1 + algorithm.renoisings, chained=last, mean_chained=last)
         case AlignPropConfig():
-            mean = (steps + 1) / 2 if algorithm.cut == "uniform" else max(1.0, steps * (1 - algorithm.cut_mean))
-            return Calls(steps - mean, chained=steps, mean_chained=mean)
+            chances = algorithm.cut_probabilities(steps)
+            before = sum(cut * chance for cut, chance in enumerate(chances))
+            # Step 0 is never the cut.
+            return Calls(before, chained=steps - 1, mean_chained=steps - before)
         case DanceGRPOConfig():
             losses = algorithm.trained_steps(steps)
             return Calls(steps, losses=losses, group_size=algorithm.group_size, decodes=False)

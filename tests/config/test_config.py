@@ -249,6 +249,8 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("rewards.models.0.type=clip", r"expected one of open_clip, transformers_clip, .*; got 'clip'"),
         ("algorithm={type: draft, num_steps: 2}", r"algorithm: expected num_steps 1 with renoisings"),
         ("algorithm={type: draft, num_steps: 13, renoisings: 0}", r"num_steps of at most rollout.num_steps = 12"),
+        ("algorithm={type: align_prop} & rollout.num_steps=1", r"after the first of rollout.num_steps = 1 steps"),
+        ("algorithm={type: align_prop, cut: normal, cut_mean: 1, cut_std: 0}", r"got cut=normal, cut_mean=1"),
         ("algorithm={type: direct_align, timestep_window: [9, 9]}", r"0 <= first < last .*got \[9, 9\]"),
         ("evaluation.relative.negative=detailed", r"evaluation.relative: expected two different words, got 'detailed'"),
         ("evaluation.relative.positive=", r"evaluation.relative.positive: expected to .*got None"),

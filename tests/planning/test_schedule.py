@@ -55,6 +55,7 @@ CASES: dict[str, dict[str, object]] = {
     "draft, four renoisings": {"algorithm.renoisings": 4},
     "align_prop": {},
     "align_prop, normal cut": {"algorithm.cut": "normal"},
+    "align_prop, early cut": {"algorithm.cut": "normal", "algorithm.cut_mean": 0.1, "algorithm.cut_std": 0.3},
     "dance_grpo": {"algorithm.group_size": 3},
     "dance_grpo, every step": {"algorithm.step_share": 1.0},
 }
