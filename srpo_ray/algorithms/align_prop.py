@@ -13,7 +13,7 @@ from torch import Tensor
 from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.baselines import AlignPropConfig
-from srpo_ray.flow import generator, uniform_integer
+from srpo_ray.flow import generator
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,5 @@ class AlignProp(PlainAlgorithm[AlignPropConfig]):
 
     def _cut(self, step: int) -> int:
         """First step with gradient; one draw for all samples and workers, because it sets which calls carry one."""
-        last = self.rollout.num_steps - 1
-        if self.config.cut == "uniform":
-            return uniform_integer(0, last, self.seed, "cut", step)
-        deviate = torch.randn((), generator=generator(self.seed, "cut", step)).item()
-        share = self.config.cut_mean + self.config.cut_std * deviate
-        return min(max(round(share * self.rollout.num_steps), 0), last)
+        chances = torch.tensor(self.config.cut_probabilities(self.rollout.num_steps), dtype=torch.float64)
+        return int(torch.multinomial(chances, 1, generator=generator(self.seed, "cut", step)))

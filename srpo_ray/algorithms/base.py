@@ -8,7 +8,7 @@ from torch import Tensor
 
 from srpo_ray.config.base import AlgorithmSection
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import generator, shifted_sigmas
+from srpo_ray.flow import SigmaGrid, generator, numeric_grid
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
@@ -75,26 +75,37 @@ class Algorithm(Protocol):
         ...
 
 
-def rollout_sigmas(rollout: RolloutConfig) -> Tensor:
-    """Grid of the sampler `[num_steps + 1]`, float64, from 1 to 0; `build_algorithm` has made its shift a number."""
-    assert rollout.shift != "resolution"
-    return shifted_sigmas(rollout.num_steps, rollout.shift)
-
-
 class PlainAlgorithm(Generic[ConfigT]):
     """What the algorithms share that score prompts as they are, from noise of each sample's own."""
 
     losses_in_flight = 1
 
     def __init__(
-        self, config: ConfigT, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
+        self,
+        config: ConfigT,
+        rollout: RolloutConfig,
+        policy: FlowPolicy,
+        rewards: RewardScorer,
+        seed: int,
+        grid: SigmaGrid = numeric_grid,
     ) -> None:
+        """Connect an algorithm with the run's parts.
+
+        Args:
+            config: Section `algorithm`.
+            rollout: Section `rollout`.
+            policy: The model that is tuned.
+            rewards: What scores images.
+            seed: Seed of the run.
+            grid: Grids of the run's model; by default those of shifts that are numbers.
+        """
         self.config = config
         self.rollout = rollout
         self.policy = policy
         self.rewards = rewards
         self.seed = seed
-        self.sigmas = rollout_sigmas(rollout)
+        self.sigmas = grid(rollout.num_steps, rollout.shift)
+        """Grid of the sampler `[num_steps + 1]`, float64, from 1 to 0."""
 
     def noise(self, batch: Batch) -> Tensor:
         """The noise `[B, N, 64]` that the batch's rollouts start from."""

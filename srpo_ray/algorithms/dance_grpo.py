@@ -50,7 +50,7 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """One random step of all samples, made as likely as their advantage says."""
+    """One random step of every sample, made as likely as its advantage says."""
 
     log_density: Tensor
     """Under the present model, `[S]` with gradient."""
@@ -83,14 +83,13 @@ class DanceGRPO(PlainAlgorithm[DanceGRPOConfig]):
     @torch.no_grad()
     def collect(self, batch: Batch) -> Trajectories:
         """Walk from each prompt's noise to `group_size` pictures and submit them."""
-        children = [(index, child) for index in range(len(batch.samples)) for child in range(self.config.group_size)]
-        rows = [index for index, _ in children]
+        rows = [row for row, _ in self._children(batch)]
         conditioning = batch.conditioning[rows]
         first = self.noise(batch)
-        sources = [generator(self.seed, "sde", batch.step, batch.samples[row], child) for row, child in children]
+        sources = [generator(self.seed, "sde", *address) for address in self._addresses(batch)]
         points, log_densities = [first[rows]], []
         for index in range(self.rollout.num_steps - 1):
-            mean, std = self._step(points[-1], conditioning, index)
+            mean, std = self._step(points[-1], conditioning, torch.full((len(rows),), index))
             points.append(mean + std * self.policy.noise(sources))
             log_densities.append(log_density(points[-1], mean, std))
         images = self.policy.decode(self._last_step(points[-1], conditioning))
@@ -98,19 +97,28 @@ class DanceGRPO(PlainAlgorithm[DanceGRPOConfig]):
         return Trajectories(torch.stack(points), torch.stack(log_densities), conditioning, pending)
 
     def losses(self, batch: Batch, collected: Trajectories) -> Iterator[PendingLoss]:
-        """Yield one loss per chosen step; the choice is the update's, so that all workers make the same calls."""
-        random_steps = self.rollout.num_steps - 1
-        count = min(max(int(self.config.step_share * self.rollout.num_steps), 1), random_steps)
-        order = torch.randperm(random_steps, generator=generator(self.seed, "grpo_steps", batch.step))
-        for index in order[:count].tolist():
-            mean, std = self._step(collected.points[index], collected.conditioning, index)
-            density = log_density(collected.points[index + 1], mean, std)
-            old = collected.log_densities[index]
+        """Yield one loss per trained step, of which each sample has an order of its own, as in the release."""
+        count, random_steps = self.config.trained_steps(self.rollout.num_steps), self.rollout.num_steps - 1
+        sources = [generator(self.seed, "grpo_steps", *address) for address in self._addresses(batch)]
+        orders = torch.stack([torch.randperm(random_steps, generator=source)[:count] for source in sources], dim=1)
+        rows = torch.arange(len(sources))
+        for indices in orders:
+            mean, std = self._step(collected.points[indices, rows], collected.conditioning, indices)
+            density = log_density(collected.points[indices + 1, rows], mean, std)
+            old = collected.log_densities[indices, rows]
             yield PolicyLoss(density, old, collected.pending, self.config, share=1 / count)
 
-    def _step(self, tokens: Tensor, conditioning: Conditioning, index: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the random step from grid point `index` to the next."""
-        here, there = (sigma.expand(len(tokens)) for sigma in self.sigmas[index : index + 2])
+    def _children(self, batch: Batch) -> list[tuple[int, int]]:
+        """Row in the batch and number in its group of every sample, group by group."""
+        return [(row, child) for row in range(len(batch.samples)) for child in range(self.config.group_size)]
+
+    def _addresses(self, batch: Batch) -> list[tuple[int, int, int]]:
+        """Address of every sample's draws: the same on any number of workers."""
+        return [(batch.step, batch.samples[row], child) for row, child in self._children(batch)]
+
+    def _step(self, tokens: Tensor, conditioning: Conditioning, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the random steps from grid points `indices` `[S]` to the next ones."""
+        here, there = self.sigmas[indices], self.sigmas[indices + 1]
         velocity = self.policy.velocity(tokens, here, conditioning, self.rollout.guidance_scale)
         return sde_step(tokens, velocity, here, there, self.config.eta)
 

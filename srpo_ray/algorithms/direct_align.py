@@ -10,25 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm, rollout_sigmas
+from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.algorithms.window import address, build_window
 from srpo_ray.config.base import Scope
 from srpo_ray.config.baselines import DirectAlignConfig
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import (
-    euler_step,
-    generator,
-    mix,
-    recover_clean,
-    uniform_integer,
-    window_sigmas,
-)
+from srpo_ray.flow import SigmaGrid, euler_step, generator, mix, numeric_grid, recover_clean
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer
-
-MARGIN = 5
-"""Points at either end of the window that no update lands on."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +32,16 @@ class Rollout:
     """Noise tokens `[B, N, 64]`."""
 
 
-def collect_rollout(policy: FlowPolicy, batch: Batch, rollout: RolloutConfig, noise_scope: Scope, seed: int) -> Rollout:
+def collect_rollout(
+    policy: FlowPolicy, batch: Batch, sigmas: Tensor, guidance_scale: float, noise_scope: Scope, seed: int
+) -> Rollout:
     """Clean tokens of a batch without gradient, sampled or those of its real pictures, and the noise to mix in.
 
     Args:
         policy: The model that is tuned.
         batch: The prompts.
-        rollout: Steps, shift and guidance of the sampler.
+        sigmas: Grid of the sampler, from 1 to 0.
+        guidance_scale: Guidance of the sampler.
         noise_scope: Which samples of an update share one noise.
         seed: Seed of the run.
     """
@@ -57,17 +51,10 @@ def collect_rollout(policy: FlowPolicy, batch: Batch, rollout: RolloutConfig, no
     clean = torch.empty_like(noise)
     sampled = [row for row, purpose in enumerate(purposes) if purpose == "rollout"]
     if sampled:
-        sigmas = rollout_sigmas(rollout)
-        clean[sampled] = policy.rollout(noise[sampled], batch.conditioning[sampled], sigmas, rollout.guidance_scale)
+        clean[sampled] = policy.rollout(noise[sampled], batch.conditioning[sampled], sigmas, guidance_scale)
     for row, tokens in batch.real.items():
         clean[row] = tokens
     return Rollout(clean, noise)
-
-
-def address(scope: Scope, batch: Batch, sample: int) -> tuple[int, ...]:
-    """Address of a draw in an update: samples with the same one get the same draw."""
-    own = {"shared": (), "per_worker": (batch.worker,), "per_sample": (sample,)}[scope]
-    return (batch.step, *own)
 
 
 def direct_align(
@@ -99,17 +86,6 @@ def direct_align(
     return policy.decode(recover_clean(landed, rollout.noise, landing))
 
 
-def window_stride(draw: int, count: int, interpolation_strength: float) -> int:
-    """Points between start and landing, cut where the step would leave the window.
-
-    Args:
-        draw: Landing point, counted from the window's clean end.
-        count: Points of the window.
-        interpolation_strength: Share of the window that is not stepped over, in (0, 1).
-    """
-    return min(int((1 - interpolation_strength) * count) + 1, count - draw, draw)
-
-
 def gradient_scale(start: Tensor, landing: Tensor) -> Tensor:
     """`d clean / d velocity = (landing - start) / (1 - landing)`: the weight that a noise level carries by itself."""
     return (landing - start) / (1 - landing)
@@ -119,16 +95,23 @@ class DirectAlign(PlainAlgorithm[DirectAlignConfig]):
     """Direct-Align with a plain reward."""
 
     def __init__(
-        self, config: DirectAlignConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
+        self,
+        config: DirectAlignConfig,
+        rollout: RolloutConfig,
+        policy: FlowPolicy,
+        rewards: RewardScorer,
+        seed: int,
+        grid: SigmaGrid = numeric_grid,
     ) -> None:
-        super().__init__(config, rollout, policy, rewards, seed)
-        self.sigmas = window_sigmas(
-            config.timestep_window, config.window_grid_steps, config.window_points, config.window_shift
-        )
+        """See `PlainAlgorithm`."""
+        super().__init__(config, rollout, policy, rewards, seed, grid)
+        self.window = build_window(config, grid)
 
     def collect(self, batch: Batch) -> Rollout:
         """Clean tokens of the batch without gradient, and their noise."""
-        return collect_rollout(self.policy, batch, self.rollout, self.config.noise, self.seed)
+        return collect_rollout(
+            self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise, self.seed
+        )
 
     def losses(self, batch: Batch, collected: Rollout) -> Iterator[PendingLoss]:
         """Yield the one loss of the batch."""
@@ -140,11 +123,9 @@ class DirectAlign(PlainAlgorithm[DirectAlignConfig]):
 
     def _steps(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Start and landing sigma of every sample, `[B]` each."""
-        count = len(self.sigmas)
-        starts, landings = [], []
-        for sample in batch.samples:
-            # The same draw as SRPO's, whose denoise branch this is.
-            draw = uniform_integer(MARGIN, count - MARGIN, self.seed, "landing", batch.step, sample, 0)
-            starts.append(count - draw - window_stride(draw, count, self.config.interpolation_strength))
-            landings.append(count - draw)
-        return self.sigmas[starts].float(), self.sigmas[landings].float()
+        window, count = self.window, len(self.window)
+        # The same draws as SRPO's, whose denoise branch this is.
+        draws = window.draw(self.config.landing, batch, 0, self.seed)
+        starts = [count - draw - window.stride_at(draw) for draw in draws]
+        landings = [count - draw for draw in draws]
+        return window.sigmas[starts].float(), window.sigmas[landings].float()

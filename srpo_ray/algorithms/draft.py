@@ -13,7 +13,7 @@ from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.baselines import DRaFTConfig
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import generator, mix
+from srpo_ray.flow import SigmaGrid, generator, mix, numeric_grid
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
 
@@ -22,9 +22,16 @@ class DRaFT(PlainAlgorithm[DRaFTConfig]):
     """DRaFT-K, and DRaFT-LV where there are renoisings."""
 
     def __init__(
-        self, config: DRaFTConfig, rollout: RolloutConfig, policy: FlowPolicy, rewards: RewardScorer, seed: int
+        self,
+        config: DRaFTConfig,
+        rollout: RolloutConfig,
+        policy: FlowPolicy,
+        rewards: RewardScorer,
+        seed: int,
+        grid: SigmaGrid = numeric_grid,
     ) -> None:
-        super().__init__(config, rollout, policy, rewards, seed)
+        """See `PlainAlgorithm`."""
+        super().__init__(config, rollout, policy, rewards, seed, grid)
         self.early, self.late = self.sigmas[: -config.num_steps], self.sigmas[-config.num_steps - 1 :]
 
     def collect(self, batch: Batch) -> Tensor:

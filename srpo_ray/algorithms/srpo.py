@@ -13,18 +13,11 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss
-from srpo_ray.algorithms.direct_align import (
-    MARGIN,
-    Rollout,
-    address,
-    collect_rollout,
-    direct_align,
-    gradient_scale,
-    window_stride,
-)
+from srpo_ray.algorithms.direct_align import Rollout, collect_rollout, direct_align, gradient_scale
+from srpo_ray.algorithms.window import Window, build_window
 from srpo_ray.config.algorithm import Branch, ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import even_sigmas, uniform_integer, window_sigmas
+from srpo_ray.flow import SigmaGrid, numeric_grid
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import PendingScore, RewardScorer
 from srpo_ray.rewards.query import TextQuery
@@ -42,30 +35,23 @@ class Steps:
     """Extra weight of the branch's own text, `[B]`."""
 
 
-def branch_steps(
-    branch: Branch,
-    draws: list[int],
-    sigmas: Tensor,
-    interpolation_strength: float,
-    discount: tuple[float, float] | None,
-) -> Steps:
+def branch_steps(branch: Branch, draws: list[int], window: Window, discount: tuple[float, float] | None) -> Steps:
     """Start, landing and discount of every sample.
 
     Args:
         branch: Direction of the step.
         draws: Landing point of each sample, counted from the clean end, in [MARGIN, N - MARGIN].
-        sigmas: Window grid `[N]`, noisiest first.
-        interpolation_strength: Share of the window that is not stepped over, in (0, 1).
+        window: Its N sigmas and the length of a step.
         discount: Discount at the clean and at the noisy end of the window; None is 0 everywhere.
 
     Source: SRPO's released settings; near the ends the stride is clipped, and an inversion that would start
     beyond the clean end starts, and lands, one point earlier.
     """
-    count = len(sigmas)
+    sigmas, count = window.sigmas, len(window)
     strengths = torch.linspace(*(discount or (0.0, 0.0)), count, dtype=torch.float64)
     starts, landings, indices = [], [], []
     for draw in draws:
-        stride = window_stride(draw, count, interpolation_strength)
+        stride = window.stride_at(draw)
         if branch == "denoise":
             starts.append(count - draw - stride)
             landings.append(count - draw)
@@ -136,7 +122,9 @@ class SRPO:
         policy: FlowPolicy,
         rewards: RewardScorer,
         seed: int,
+        grid: SigmaGrid = numeric_grid,
     ) -> None:
+        """See `PlainAlgorithm`; `words` are the control words that queries take."""
         self.config = config
         self.rollout = rollout
         self.words = words
@@ -144,34 +132,26 @@ class SRPO:
         self.rewards = rewards
         self.seed = seed
         self.losses_in_flight = len(config.branches)
-        self.sigmas = self._window()
-
-    def _window(self) -> Tensor:
-        config = self.config
-        if config.sigma_window:
-            return even_sigmas(config.sigma_window, config.window_points)
-        assert config.window_shift != "resolution"
-        return window_sigmas(
-            config.timestep_window, config.window_grid_steps, config.window_points, config.window_shift
-        )
+        self.sigmas = grid(rollout.num_steps, rollout.shift)
+        self.window = build_window(config, grid)
 
     def collect(self, batch: Batch) -> Rollout:
         """Clean tokens of the batch without gradient, and their noise."""
-        return collect_rollout(self.policy, batch, self.rollout, self.config.noise, self.seed)
+        return collect_rollout(
+            self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise, self.seed
+        )
 
     def losses(self, batch: Batch, collected: Rollout) -> Iterator[PendingLoss]:
         """Yield one pending loss per landing point and branch."""
-        high = self.config.window_points - MARGIN
         for renoising in range(self.config.renoisings):
-            addresses = [(*address(self.config.landing, batch, sample), renoising) for sample in batch.samples]
-            draws = [uniform_integer(MARGIN, high, self.seed, "landing", *numbers) for numbers in addresses]
+            draws = self.window.draw(self.config.landing, batch, renoising, self.seed)
             for branch in self.config.branches:
                 yield self._branch_loss(branch, batch, collected, draws)
 
     def _branch_loss(self, branch: Branch, batch: Batch, rollout: Rollout, draws: list[int]) -> BranchLoss:
         config = self.config
         discount = config.denoise_discount if branch == "denoise" else config.inversion_discount
-        steps = branch_steps(branch, draws, self.sigmas, config.interpolation_strength, discount)
+        steps = branch_steps(branch, draws, self.window, discount)
         images = direct_align(
             self.policy, rollout, batch.conditioning, steps.start, steps.landing, config.guidance_scale
         )

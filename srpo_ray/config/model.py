@@ -6,8 +6,9 @@ from pydantic import Field
 
 from srpo_ray.config.base import Section
 
-Shift = Annotated[float, Field(gt=0)] | Literal["resolution"]
-"""Shift of a sigma grid; `resolution` is FLUX's own, which grows with the number of image tokens."""
+Shift = Annotated[float, Field(gt=0)] | Literal["resolution", "scheduler"]
+"""Shift of a sigma grid; `resolution` is FLUX.1-dev's, which grows with the number of image tokens, `scheduler` takes
+the grid of the model's own scheduler."""
 
 FLUX_LINEAR_LAYERS = (
     "attn.to_q",
@@ -67,6 +68,7 @@ class RolloutConfig(Section):
     num_steps: int = Field(default=25, ge=1)
     """Euler steps of a rollout."""
     shift: Shift = 3.0
-    """Shift of the sigma grid, `shift * t / (1 + (shift - 1) * t)`; `resolution` is FLUX's own."""
+    """Shift of the sigma grid, `shift * t / (1 + (shift - 1) * t)`; `resolution` is FLUX.1-dev's, `scheduler` the grid
+    of the model's own scheduler. Evaluations and samples are drawn with it, too."""
     guidance_scale: float = Field(default=1.0, ge=0)
     """Guidance embedding of the rollout's transformer calls."""

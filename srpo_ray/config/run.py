@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from srpo_ray.config.algorithm import PAPER_WORDS, AlgorithmConfig, ControlWords, SRPOConfig
 from srpo_ray.config.base import Name, Section
-from srpo_ray.config.baselines import DanceGRPOConfig, DRaFTConfig
+from srpo_ray.config.baselines import AlignPropConfig, DanceGRPOConfig, DRaFTConfig
 from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
@@ -112,6 +112,8 @@ class RunConfig(Section):
                 f"expected algorithm.num_steps of at most rollout.num_steps = {steps}, got {algorithm.num_steps};"
                 " the steps with gradient are the rollout's last ones, so lower the one or raise the other"
             )
+        if isinstance(algorithm, AlignPropConfig):
+            algorithm.cut_probabilities(steps)
         if isinstance(algorithm, DanceGRPOConfig) and steps < 2:
             raise ValueError(
                 f"expected rollout.num_steps of at least 2 with algorithm {algorithm.type}, got {steps}; the last step"

@@ -9,7 +9,7 @@ from torch import Tensor
 from srpo_ray.config.algorithm import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
-from srpo_ray.flow import generator, shifted_sigmas
+from srpo_ray.flow import generator
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import ConditioningSource
 from srpo_ray.rewards.base import RewardScorer
@@ -54,7 +54,7 @@ class Panel:
         prompts: Sequence[str],
         conditioning: ConditioningSource,
         *,
-        shift: float,
+        sigmas: Tensor,
         truth: bool,
         trained_words: ControlWords | None = None,
         text_free: Collection[str] = (),
@@ -67,7 +67,7 @@ class Panel:
             config: Section `evaluation`.
             prompts: Evaluation prompts.
             conditioning: Text features of the prompts, in the same order.
-            shift: Shift of the sampling grid.
+            sigmas: Sampling grid of `config.num_steps` steps.
             truth: Whether the prompts are of the small world, whose truth can be measured.
             trained_words: Control words of the run, if its reward is relative to such.
             text_free: Models that read no text, whose difference of two texts would be 0 and says nothing.
@@ -77,7 +77,7 @@ class Panel:
         self.config = config
         self.prompts = list(prompts)
         self.conditioning = conditioning
-        self.shift = shift
+        self.sigmas = sigmas
         self.truth = truth
         self.trained_words = trained_words
         self.text_free = text_free
@@ -118,8 +118,7 @@ class Panel:
         indices = [item % len(self.prompts) for item in items]
         noise = policy.noise([generator(self.config.seed, "evaluate", item) for item in items])
         conditioning = self.conditioning[indices].to(policy.device, policy.dtype)
-        sigmas = shifted_sigmas(self.config.num_steps, self.shift)
-        return policy.decode(policy.rollout(noise, conditioning, sigmas, self.config.guidance_scale))
+        return policy.decode(policy.rollout(noise, conditioning, self.sigmas, self.config.guidance_scale))
 
     def measure(
         self, images: Tensor, items: Sequence[int], rewards: RewardScorer, weights: Mapping[str, float]

@@ -2,17 +2,27 @@
 
 from srpo_ray.flow.noise import generator, uniform_integer
 from srpo_ray.flow.path import mix, per_sample, recover_clean
-from srpo_ray.flow.schedule import even_sigmas, flux_shift, shift_at, shifted_sigmas, window_sigmas
+from srpo_ray.flow.schedule import (
+    SigmaGrid,
+    even_sigmas,
+    flux_shift,
+    numeric_grid,
+    shift_at,
+    shifted_sigmas,
+    window_sigmas,
+)
 from srpo_ray.flow.sde import log_density, sde_step
 from srpo_ray.flow.step import euler_step
 
 __all__ = [
+    "SigmaGrid",
     "euler_step",
     "even_sigmas",
     "flux_shift",
     "generator",
     "log_density",
     "mix",
+    "numeric_grid",
     "per_sample",
     "recover_clean",
     "sde_step",

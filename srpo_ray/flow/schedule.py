@@ -1,10 +1,14 @@
 """Sigma grids. Sigma is the share of noise: 1 is pure noise, 0 is data; grids run from noisy to clean."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+SigmaGrid = Callable[[int, float | Literal["resolution", "scheduler"]], Tensor]
+"""Number of steps and shift -> sigmas `[num_steps + 1]`, float64, falling from 1 to 0."""
 
 
 def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
@@ -28,6 +32,12 @@ def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
+def numeric_grid(num_steps: int, shift: float | Literal["resolution", "scheduler"]) -> Tensor:
+    """The grids of shifts that are numbers; for the others see `models.sigma_grid`, as they depend on the model."""
+    assert isinstance(shift, (int, float)), shift
+    return shifted_sigmas(num_steps, shift)
+
+
 def shift_at(shift: float | Literal["resolution"], resolution: int) -> float:
     """The shift as a number: itself, or FLUX's own for pictures of `resolution` pixels a side."""
     # FLUX packs 16 x 16 pixels into a token.
@@ -44,17 +54,16 @@ def flux_shift(num_tokens: int) -> float:
     return math.exp(0.5 + (num_tokens - 256) * (1.15 - 0.5) / (4096 - 256))
 
 
-def window_sigmas(window: tuple[int, int], grid_steps: int, num_points: int, shift: float) -> Tensor:
+def window_sigmas(window: tuple[int, int], grid: Tensor, num_points: int) -> Tensor:
     """Cut a sampling grid at two indices and lay an even grid of sigmas between them.
 
     Args:
-        window: First (noisier) and last (cleaner) index of the grid, `0 <= first < last <= grid_steps`.
-        grid_steps: Steps of the sampling grid that is cut.
+        window: First (noisier) and last (cleaner) index of the grid, `0 <= first < last <= n`.
+        grid: Sampling grid of n steps, `[n + 1]`.
         num_points: Points of the even grid.
-        shift: Shift of the sampling grid.
 
     Returns:
-        Sigmas `[num_points]`, float64, index 0 the noisiest; 0.9643 to 0.75 for (5, 25) of 50 at shift 3.
+        Sigmas `[num_points]`, float64, index 0 the noisiest; 0.9643 to 0.75 for (5, 25) of 50 steps at shift 3.
 
     Raises:
         ValueError: If the window is reversed or outside the grid.
@@ -62,9 +71,8 @@ def window_sigmas(window: tuple[int, int], grid_steps: int, num_points: int, shi
     Source: SRPO, released settings.
     """
     first, last = window
-    if not 0 <= first < last <= grid_steps:
-        raise ValueError(f"expected a window with 0 <= first < last <= {grid_steps}, got {window}")
-    grid = shifted_sigmas(grid_steps, shift)
+    if not 0 <= first < last < len(grid):
+        raise ValueError(f"expected a window with 0 <= first < last <= {len(grid) - 1}, got {window}")
     return even_sigmas((grid[first].item(), grid[last].item()), num_points)
 
 

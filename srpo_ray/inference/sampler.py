@@ -15,12 +15,12 @@ from srpo_ray.errors import RunFailedError
 from srpo_ray.evaluation.gallery import save_png, to_pictures
 from srpo_ray.evaluation.image_statistics import seed_diversity, thumbnails
 from srpo_ray.evaluation.panel import Panel
-from srpo_ray.flow import shift_at
 from srpo_ray.inference.job import Model, Row, SamplingJob
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.rl_guidance import RLGuidance, load_guided
+from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.tuned import make_policy, model_dtype
 from srpo_ray.rewards.local import LocalRewards
 
@@ -66,7 +66,7 @@ class Sampler:
             config.evaluation,
             job.prompts,
             self._features.features(job.prompts),
-            shift=shift_at(config.rollout.shift, config.model.resolution),
+            sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
             truth=job.truth,
             trained_words=config.trained_words,
             text_free=config.text_free,

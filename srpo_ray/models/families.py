@@ -18,6 +18,8 @@ class Family:
     """Classes of the transformer's repeated blocks, which are compiled one by one."""
     text_encoders: int
     """How many there are: `text_encoder`, `text_encoder_2`, ..., each with its tokenizer."""
+    even_sigmas: bool = False
+    """Whether the pipeline gives its scheduler even sigmas from 1 to 1/n; else the scheduler chooses them itself."""
     classifier_free: bool = False
     """Whether guidance needs the features of the empty prompt (`FlowPolicy.empty_prompt`)."""
 
@@ -48,6 +50,7 @@ FLUX = Family(
     transformer="FluxTransformer2DModel",
     blocks=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
     text_encoders=2,
+    even_sigmas=True,
 )
 SD3 = Family(
     pipeline="StableDiffusion3Pipeline",

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srpo_ray.models.exact_time import exact_times
 from srpo_ray.models.latents import position_ids
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
@@ -28,15 +29,17 @@ class FluxPolicy(FlowPolicy):
         batch = len(tokens)
         self._count(batch)
         guides = self.transformer_config["guidance_embeds"]
-        # The transformer multiplies sigma and guidance by 1000 itself.
-        (velocity,) = self.network(
-            hidden_states=tokens,
-            timestep=sigma,
-            guidance=torch.full((batch,), guidance_scale, device=self.device) if guides else None,
-            pooled_projections=conditioning.pooled_prompt_embeds,
-            encoder_hidden_states=conditioning.prompt_embeds,
-            txt_ids=torch.zeros(conditioning.prompt_embeds.shape[1], 3, device=self.device),
-            img_ids=self._position_ids,
-            return_dict=False,
-        )
+        guidance = torch.full((batch,), guidance_scale, device=self.device) if guides else None
+        # The transformer rounds sigma and guidance to its data type, then multiplies by 1000.
+        with exact_times(sigma * 1000, None if guidance is None else guidance * 1000):
+            (velocity,) = self.network(
+                hidden_states=tokens,
+                timestep=sigma,
+                guidance=guidance,
+                pooled_projections=conditioning.pooled_prompt_embeds,
+                encoder_hidden_states=conditioning.prompt_embeds,
+                txt_ids=torch.zeros(conditioning.prompt_embeds.shape[1], 3, device=self.device),
+                img_ids=self._position_ids,
+                return_dict=False,
+            )
         return velocity

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 
+from srpo_ray.models.exact_time import embed_exact_times
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path, unreadable
 
@@ -14,7 +15,7 @@ _SHOWN = 3
 
 
 def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
-    """Load a pipeline's transformer.
+    """Load a pipeline's transformer, ready for `exact_times`.
 
     Args:
         path: Folder or hub id of the pipeline, or `small_world`.
@@ -24,7 +25,9 @@ def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
     Raises:
         ValueError: If there is no transformer of the pipeline's family that can be read whole.
     """
-    return _load(getattr(diffusers, family_of(path).transformer), path, "transformer", dtype, device)
+    transformer = _load(getattr(diffusers, family_of(path).transformer), path, "transformer", dtype, device)
+    embed_exact_times(transformer)
+    return transformer
 
 
 def load_vae(path: str, dtype: torch.dtype, device: str = "cpu") -> AutoencoderKL:

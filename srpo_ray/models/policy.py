@@ -50,7 +50,8 @@ class FlowPolicy(ABC):
             vae: Frozen autoencoder.
             transformer_config: The transformer's config, as diffusers saves it.
             resolution: Height and width of the pictures in pixels.
-            dtype: Data type of the transformer's inputs; sigmas, steps and pictures stay float32.
+            dtype: Data type of the transformer's inputs; sigmas, also those that it embeds, steps and pictures stay
+                float32.
             device: Where the transformer and the VAE are.
             truncate_sigma: Whether the transformer gets sigmas cut to thousandths.
         """

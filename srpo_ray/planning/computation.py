@@ -20,11 +20,13 @@ def velocity_cost(model: ModelConfig, samples: int, guidance_scale: float, *, gr
 
     Args:
         model: Section `model`.
-        samples: Pictures.
+        samples: Pictures; none cost nothing.
         guidance_scale: Guidance.
         gradient: Whether it carries gradient; its backward pass is counted then.
         gpu: Whether it runs on a GPU.
     """
+    if not samples:
+        return Cost()
     doubled = planned_family(model).classifier_free and guidance_scale != 1
     return transformer_cost(model, 2 * samples if doubled else samples, gradient=gradient, gpu=gpu)
 

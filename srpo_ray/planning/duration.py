@@ -28,7 +28,7 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     """
     model, gpu, plan, count = config.model, config.training.num_gpus > 0, schedule(config), micro_batches(config)
     guidance_scale = config.rollout.guidance_scale
-    forward = velocity_cost(model, plan.samples, guidance_scale, gradient=False, gpu=gpu).forward_flops
+    forward = velocity_cost(model, plan.rolled_out, guidance_scale, gradient=False, gpu=gpu).forward_flops
     call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     decodings = plan.losses if plan.decodes else 1

@@ -72,7 +72,7 @@ def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
     model, training = config.model, config.training
     gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
     plan = schedule(config)
-    sampling = velocity_cost(model, plan.samples, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
+    sampling = velocity_cost(model, plan.rolled_out, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     if not plan.decodes:
         sampling = max(sampling, decoder.peak)

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from srpo_ray.algorithms.window import build_window
 from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.load import ConfigError, load_run
+from srpo_ray.config.window import WindowSection
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
+from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
 from srpo_ray.rewards.build import declares_image_gradient
 from srpo_ray.training.inputs import input_hashes, keep_inputs
 from srpo_ray.training.run_folder import RunFolder
@@ -25,11 +28,12 @@ def check_inputs(config: RunConfig) -> None:
     """Check what a run reads.
 
     Raises:
-        ValueError: If prompts, pictures or the model folder cannot be used, or the algorithm needs a gradient that a
-            reward does not have.
+        ValueError: If prompts, pictures, the model folder or its scheduler cannot be used, or the algorithm needs a
+            gradient that a reward does not have, or steps that do not fit in its window.
     """
     check_rewards(config)
     check_model(config.model.path)
+    check_grids(config)
     read_texts(config)
 
 
@@ -49,16 +53,31 @@ def check_model(path: str) -> None:
         )
 
 
-def input_notes(config: RunConfig) -> list[str]:
-    """What a person should know of the prompts and pictures of a run: what is left out, repeated or cut.
+def check_grids(config: RunConfig) -> None:
+    """Check that the sampler and the window of the algorithm have sigmas, and that its steps fit in the window.
 
     Raises:
-        ValueError: If one of them, or the model's tokenizers, cannot be read.
+        ValueError: If the model's scheduler is asked for and cannot be used, or the steps do not fit.
+    """
+    grid = sigma_grid(config.model)
+    grid(config.rollout.num_steps, config.rollout.shift)
+    grid(config.evaluation.num_steps, config.rollout.shift)
+    if isinstance(config.algorithm, WindowSection):
+        build_window(config.algorithm, grid)
+
+
+def input_notes(config: RunConfig) -> list[str]:
+    """What a person should know of a run's inputs: texts left out, repeated or cut, a grid that is not the model's own.
+
+    Raises:
+        ValueError: If one of them, or the model's tokenizers or scheduler, cannot be read.
     """
     texts = read_texts(config)
     path, length = resolve_path(config.model.path), config.model.max_sequence_length
     cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
-    return [*config.notes, *texts.notes, *(f"{key}: {each.note}" for key, found in cut.items() for each in found)]
+    scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
+    cuts = (f"{key}: {each.note}" for key, found in cut.items() for each in found)
+    return [*config.notes, *texts.notes, *cuts, *([scheduler] if scheduler else [])]
 
 
 def check_rewards(config: RunConfig) -> None:

@@ -11,8 +11,8 @@ from srpo_ray.config import RunConfig
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.panel import Panel
-from srpo_ray.flow import shift_at
 from srpo_ray.models.families import family_of
+from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.speed import compile_blocks, set_attention
 from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
@@ -55,7 +55,7 @@ def build_trainer(
         config.evaluation,
         texts.judged,
         cache.features(texts.judged),
-        shift=shift_at(config.rollout.shift, config.model.resolution),
+        sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
         truth=config.evaluation.prompts.startswith("small_world:"),
         trained_words=config.trained_words,
         text_free=config.text_free,

@@ -14,10 +14,10 @@ from srpo_ray.data.images import list_images, to_tensor
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.image_statistics import image_statistics
 from srpo_ray.evaluation.panel import Panel
-from srpo_ray.flow import shift_at
 from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.load import load_transformer
 from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.tuned import make_policy, model_dtype
 from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.preprocess import frame
@@ -122,7 +122,7 @@ def generated(
         config.evaluation,
         prompts,
         conditioning[:-1],
-        shift=shift_at(config.rollout.shift, config.model.resolution),
+        sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
         truth=False,
     )
     batches = torch.arange(count).split(config.evaluation.batch_size)

@@ -27,6 +27,8 @@ class AffinePolicy:
         self.offset = torch.linspace(-1, 1, ELEMENTS, dtype=torch.float64).reshape(SHAPE).requires_grad_()
         self.calls: list[tuple[bool, float, float]] = []
         """Of each call: whether it carried gradient, its first sigma, its guidance scale."""
+        self.sigmas: list[Tensor] = []
+        """Of each call: the sigma of every sample."""
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
         return torch.stack([torch.randn(SHAPE, generator=source).double() for source in generators])
@@ -34,6 +36,7 @@ class AffinePolicy:
     def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         assert len(tokens) == len(sigma) == len(conditioning)
         self.calls.append((torch.is_grad_enabled(), sigma[0].item(), guidance_scale))
+        self.sigmas.append(sigma)
         return self.slope * tokens + self.offset
 
     def integrate(self, tokens: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:

@@ -1,5 +1,7 @@
 """AlignProp against the product rule through the steps after its cut, and the draw of the cut."""
 
+import math
+import random
 from collections import Counter
 from typing import Any
 
@@ -47,17 +49,38 @@ def test_gradient_is_that_of_a_chain_whose_outputs_before_the_cut_are_detached()
     assert {guidance for _, _, guidance in policy.calls} == {2.0}
 
 
-def test_uniform_cut_is_anywhere_but_after_the_last_step() -> None:
+def test_uniform_cut_is_any_step_but_the_first() -> None:
     counts = Counter(cuts(6, 600))
-    assert set(counts) == set(range(6))
-    assert all(abs(count - 100) < 50 for count in counts.values())
+    assert set(counts) == {1, 2, 3, 4, 5}
+    assert all(abs(count - 120) < 50 for count in counts.values())
 
 
-def test_normal_cut_has_mean_and_spread_of_the_steps_it_is_scaled_to() -> None:
-    drawn = torch.tensor(cuts(50, 600, cut="normal"), dtype=torch.float64)
-    assert drawn.mean().item() == pytest.approx(42, abs=0.7)
-    assert drawn.std().item() == pytest.approx(5, abs=0.7)
-    assert drawn.max().item() <= 49
+@pytest.mark.parametrize(("mean", "std"), [(0.84, 0.1), (0.1, 0.3), (0.95, 0.02)])
+def test_normal_cut_is_rounded_down_and_drawn_again_until_it_is_within_the_steps(mean: float, std: float) -> None:
+    drawn = Counter(cuts(50, 2000, cut="normal", cut_mean=mean, cut_std=std))
+    source = random.Random(5)
+    expected: Counter[int] = Counter()
+    while expected.total() < 200_000:
+        cut = math.floor(source.gauss(mean * 50, std * 50))
+        if 1 <= cut < 50:
+            expected[cut] += 1
+    assert set(drawn) <= set(expected)
+    for cut, count in expected.items():
+        chance = count / expected.total()
+        assert abs(drawn[cut] - 2000 * chance) < 5 * math.sqrt(2000 * chance) + 1
+
+
+def test_authors_cut_of_42_and_5_is_seldom_the_last_step() -> None:
+    chances = AlignPropConfig(cut="normal").cut_probabilities(50)
+    # Of a standard normal below 1.6, the part above 1.4.
+    assert chances[49] == pytest.approx(0.0259572 / 0.9452007, abs=1e-5)
+    assert sum(chances) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("config", [{"cut_mean": 1.0, "cut_std": 0}, {"cut_mean": 0, "cut_std": 1e-4}])
+def test_cut_that_is_never_within_the_steps_is_refused(config: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"expected a cut after the first of rollout.num_steps = 10 steps .*cut_mean"):
+        AlignPropConfig.model_validate({"cut": "normal", **config}).cut_probabilities(10)
 
 
 def test_cut_is_the_updates_and_not_the_batchs() -> None:

@@ -1,6 +1,8 @@
 """DanceGRPO against the gradient of a normal log-density by hand, and its PPO loss case by case."""
 
 import math
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,9 +30,13 @@ CONFIG = DanceGRPOConfig(group_size=4)
 STEPS = 8
 
 
-def run(policy: AffinePolicy, rewards: PromptRewards) -> tuple[Trajectories, list[LossOutput]]:
+def make(policy: AffinePolicy, rewards: PromptRewards | None = None) -> DanceGRPO:
     rollout = RolloutConfig(num_steps=STEPS, guidance_scale=2.0)
-    algorithm = DanceGRPO(CONFIG, rollout, as_policy(policy), as_scorer(rewards), seed=7)
+    return DanceGRPO(CONFIG, rollout, as_policy(policy), as_scorer(rewards or PromptRewards()), seed=7)
+
+
+def run(policy: AffinePolicy, rewards: PromptRewards) -> tuple[Trajectories, list[LossOutput]]:
+    algorithm = make(policy, rewards)
     walks = algorithm.collect(make_batch())
     return walks, [pending.result() for pending in algorithm.losses(make_batch(), walks)]
 
@@ -38,33 +44,77 @@ def run(policy: AffinePolicy, rewards: PromptRewards) -> tuple[Trajectories, lis
 def test_gradient_is_advantage_times_the_gradient_of_the_log_density() -> None:
     policy, rewards = AffinePolicy(), PromptRewards()
     walks, outputs = run(policy, rewards)
-    calls = policy.calls[STEPS:]
+    trained = policy.sigmas[STEPS:]
     torch.stack([output.loss for output in outputs]).sum().backward()
 
     advantages = torch.cat([(g - g.mean()) / g.std() for g in walks.pending.result().total.split(4)])
     expected = torch.zeros(SHAPE, dtype=torch.float64)
-    for _, sigma, _ in calls:
-        index = min(range(STEPS), key=lambda i: abs(grid(STEPS)[i] - sigma))
-        here, move = grid(STEPS)[index], grid(STEPS)[index + 1] - grid(STEPS)[index]
-        x, velocity = walks.points[index], policy.slope.detach() * walks.points[index] + policy.offset.detach()
-        # score = -(x + (1 - sigma) v) / sigma, and so d mean / d v = move * (1 + eta^2 / 2 * (1 - sigma) / sigma)
-        score = -(x + (1 - here) * velocity) / here
-        mean = x + move * velocity - 0.5 * 0.3**2 * score * move
-        slope = move * (1 + 0.5 * 0.3**2 * (1 - here) / here)
-        residual = (walks.points[index + 1] - mean) / (0.3**2 * -move)
-        by_offset = residual * slope / ELEMENTS
-        expected -= (advantages[:, None, None] * by_offset).mean(0) / len(calls)
+    for sigmas in trained:
+        for row, sigma in enumerate(sigmas.tolist()):
+            index = index_of(sigma)
+            here, move = grid(STEPS)[index], grid(STEPS)[index + 1] - grid(STEPS)[index]
+            x = walks.points[index, row]
+            velocity = policy.slope.detach() * x + policy.offset.detach()
+            # score = -(x + (1 - sigma) v) / sigma, and so d mean / d v = move * (1 + eta^2 / 2 * (1 - sigma) / sigma)
+            score = -(x + (1 - here) * velocity) / here
+            mean = x + move * velocity - 0.5 * 0.3**2 * score * move
+            slope = move * (1 + 0.5 * 0.3**2 * (1 - here) / here)
+            residual = (walks.points[index + 1, row] - mean) / (0.3**2 * -move)
+            expected -= advantages[row] * residual * slope / ELEMENTS / len(sigmas) / len(trained)
     torch.testing.assert_close(policy.offset.grad, expected, rtol=1e-6, atol=1e-12)
 
 
-def test_six_tenths_of_the_steps_are_trained_each_once_and_never_the_last() -> None:
+def index_of(sigma: float) -> int:
+    """The step that starts at a sigma."""
+    return min(range(STEPS), key=lambda index: abs(grid(STEPS)[index] - sigma))
+
+
+def test_every_sample_trains_steps_of_its_own_each_once_and_never_the_last() -> None:
     policy = AffinePolicy()
     _, outputs = run(policy, PromptRewards())
-    trained = [sigma for gradient, sigma, _ in policy.calls if gradient]
-    assert len(outputs) == len(trained) == len(set(trained)) == 4
-    assert min(trained) > grid(STEPS)[-2] + 1e-6
-    assert sum(not gradient for gradient, _, _ in policy.calls) == STEPS
+    trained = torch.stack(policy.sigmas[STEPS:]).T
+    steps = [[index_of(sigma) for sigma in row] for row in trained.tolist()]
+    assert len(outputs) == len(steps[0]) == 4
+    assert all(len(set(row)) == 4 and max(row) <= STEPS - 2 for row in steps)
+    assert len({tuple(row) for row in steps}) > 8
+    assert [gradient for gradient, _, _ in policy.calls] == [False] * STEPS + [True] * 4
     assert {guidance for _, _, guidance in policy.calls} == {2.0}
+
+
+def test_steps_are_trained_all_as_often() -> None:
+    policy = AffinePolicy()
+    algorithm = make(policy)
+    trained: list[int] = []
+    for step in range(100):
+        walks = algorithm.collect(make_batch(step=step))
+        policy.sigmas.clear()
+        list(algorithm.losses(make_batch(step=step), walks))
+        trained += [index_of(sigma) for sigmas in policy.sigmas for sigma in sigmas.tolist()]
+    # 100 updates of 12 samples train 4 of 7 steps each: every step 686 times, with a deviation of 17.
+    counts = Counter(trained)
+    assert set(counts) == set(range(STEPS - 1))
+    assert all(abs(count - 1200 * 4 / 7) < 5 * 17.2 for count in counts.values())
+
+
+@pytest.mark.parametrize(("num_steps", "trained"), [(2, 1), (3, 1), (12, 6), (16, 9), (25, 14), (50, 29)])
+def test_six_tenths_of_the_random_steps_are_trained(num_steps: int, trained: int) -> None:
+    # All but the last step are random; the release rounds down.
+    assert DanceGRPOConfig().trained_steps(num_steps) == trained == max(1, 6 * (num_steps - 1) // 10)
+    assert DanceGRPOConfig(step_share=1.0).trained_steps(num_steps) == num_steps - 1
+
+
+def test_steps_and_walks_are_the_samples_whatever_worker_has_it() -> None:
+    whole, parts = AffinePolicy(), [AffinePolicy(), AffinePolicy()]
+    walks, _ = run(whole, PromptRewards())
+    for policy, samples in zip(parts, [(0, 1), (2,)], strict=True):
+        batch = replace(make_batch(len(samples)), samples=samples, worker=samples[0])
+        algorithm = make(policy)
+        found = algorithm.collect(batch)
+        list(algorithm.losses(batch, found))
+        first, last = 4 * samples[0], 4 * (samples[-1] + 1)
+        torch.testing.assert_close(found.points, walks.points[:, first:last], rtol=0, atol=0)
+        for sigmas, expected in zip(policy.sigmas, whole.sigmas, strict=True):
+            torch.testing.assert_close(sigmas, expected[first:last], rtol=0, atol=0)
 
 
 def test_group_has_one_starting_noise_and_walks_of_its_own() -> None:

@@ -13,10 +13,11 @@ from torch import Tensor
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.algorithms.direct_align import Rollout, gradient_scale
 from srpo_ray.algorithms.srpo import SRPO, branch_steps, guided_query, relative_query
+from srpo_ray.algorithms.window import build_window
 from srpo_ray.config import load_run
 from srpo_ray.config.algorithm import ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import euler_step, recover_clean, window_sigmas
+from srpo_ray.flow import euler_step, numeric_grid, recover_clean
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import Scores
@@ -24,7 +25,7 @@ from srpo_ray.rewards.query import TextQuery
 from tests.conftest import SMALL_WORLD
 
 WORDS = ControlWords(positive=("detailed", "textured"), negative=("flat", "simple", "plain"))
-SIGMAS = window_sigmas((5, 25), 50, 1000, 3.0)
+WINDOW = build_window(SRPOConfig(), numeric_grid)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ SIGMAS = window_sigmas((5, 25), 50, 1000, 3.0)
     [(500, 400, 500, 500), (5, 990, 995, 5), (995, 0, 5, 995), (101, 799, 899, 101), (950, 0, 50, 950)],
 )
 def test_denoise_steps_from_the_noisier_point(draw: int, start: int, landing: int, index: int) -> None:
-    steps = branch_steps("denoise", [draw], SIGMAS, 0.9, (0.1, 0.25))
+    steps = branch_steps("denoise", [draw], WINDOW, (0.1, 0.25))
     assert steps.start.item() == pytest.approx(0.9642857 + start * (0.75 - 0.9642857) / 999, abs=1e-6)
     assert steps.landing.item() == pytest.approx(0.9642857 + landing * (0.75 - 0.9642857) / 999, abs=1e-6)
     assert steps.discount.item() == pytest.approx(0.1 + 0.15 * index / 999, abs=1e-6)
@@ -45,7 +46,7 @@ def test_denoise_steps_from_the_noisier_point(draw: int, start: int, landing: in
     [(500, 600, 500, 400), (100, 999, 899, 1), (5, 999, 994, 1), (102, 998, 898, 2), (995, 10, 5, 990)],
 )
 def test_inversion_steps_from_the_cleaner_point(draw: int, start: int, landing: int, index: int) -> None:
-    steps = branch_steps("inversion", [draw], SIGMAS, 0.9, (0.3, 0.01))
+    steps = branch_steps("inversion", [draw], WINDOW, (0.3, 0.01))
     assert steps.start.item() == pytest.approx(0.9642857 + start * (0.75 - 0.9642857) / 999, abs=1e-6)
     assert steps.landing.item() == pytest.approx(0.9642857 + landing * (0.75 - 0.9642857) / 999, abs=1e-6)
     assert steps.discount.item() == pytest.approx(0.3 - 0.29 * index / 999, abs=1e-6)
@@ -270,7 +271,9 @@ def test_guided_query_adds_the_discount_to_its_guidance() -> None:
 
 def test_window_may_be_given_as_sigmas() -> None:
     algorithm, _, _, _ = make(SRPOConfig(sigma_window=(0.9, 0.6), window_points=31))
-    torch.testing.assert_close(algorithm.sigmas, torch.tensor([0.9 - 0.01 * index for index in range(31)]).double())
+    torch.testing.assert_close(
+        algorithm.window.sigmas, torch.tensor([0.9 - 0.01 * index for index in range(31)]).double()
+    )
 
 
 def test_shifts_of_the_resolution_reach_window_and_rollout() -> None:
@@ -280,8 +283,9 @@ def test_shifts_of_the_resolution_reach_window_and_rollout() -> None:
     algorithm = build_algorithm(load_run([SMALL_WORLD], words), cast(Any, None), cast(Any, None))
     assert isinstance(algorithm, SRPO)
     ends = [shift * t / (1 + (shift - 1) * t) for t in (0.9, 0.5)]
-    assert algorithm.sigmas[[0, -1]].tolist() == pytest.approx(ends)
-    assert algorithm.rollout.shift == pytest.approx(shift)
+    assert algorithm.window.sigmas[[0, -1]].tolist() == pytest.approx(ends)
+    even = [1 - index / algorithm.rollout.num_steps for index in range(algorithm.rollout.num_steps + 1)]
+    assert algorithm.sigmas.tolist() == pytest.approx([shift * t / (1 + (shift - 1) * t) for t in even])
 
 
 def test_all_of_an_update_share_a_landing_when_asked() -> None:

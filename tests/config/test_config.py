@@ -182,8 +182,8 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
     [
         ("training.optimzer.lr=1", r"unknown key; did you mean `optimizer`\?"),
         ("training.batch_size=many", r"training.batch_size: expected to be a valid integer.*got 'many'"),
-        ("algorithm.timestep_window=[25, 5]", r"0 <= first < last < window_grid_steps = 50, got \[25, 5\]"),
-        ("algorithm.timestep_window=[5, 50]", r"0 <= first < last < window_grid_steps = 50, got \[5, 50\]"),
+        ("algorithm.timestep_window=[25, 5]", r"0 <= first < last <= window_grid_steps = 50, got \[25, 5\]"),
+        ("algorithm.timestep_window=[5, 51]", r"0 <= first < last <= window_grid_steps = 50, got \[5, 51\]"),
         (
             "algorithm.sigma_window=[0.7, 0.9]",
             r"expected sigma_window \[noisy, clean\] .*got \[0.7, 0.9\]",
@@ -253,6 +253,8 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("rewards.models.0.type=clip", r"expected one of open_clip, transformers_clip, .*; got 'clip'"),
         ("algorithm={type: draft, num_steps: 2}", r"algorithm: expected num_steps 1 with renoisings"),
         ("algorithm={type: draft, num_steps: 13, renoisings: 0}", r"num_steps of at most rollout.num_steps = 12"),
+        ("algorithm={type: align_prop} & rollout.num_steps=1", r"after the first of rollout.num_steps = 1 steps"),
+        ("algorithm={type: align_prop, cut: normal, cut_mean: 1, cut_std: 0}", r"got cut=normal, cut_mean=1"),
         ("algorithm={type: direct_align, timestep_window: [9, 9]}", r"0 <= first < last .*got \[9, 9\]"),
         ("evaluation.relative.negative=detailed", r"evaluation.relative: expected two different words, got 'detailed'"),
         ("evaluation.relative.positive=", r"evaluation.relative.positive: expected text, got null"),
@@ -393,6 +395,7 @@ def test_reference_preset_has_every_released_number() -> None:
     assert (reference.rollout.num_steps, reference.rollout.shift, reference.rollout.guidance_scale) == (25, 3.0, 1.0)
     model = reference.model
     assert (model.resolution, model.truncate_sigma, model.dtype, model.lora) == (720, True, "bfloat16", None)
+    assert model.max_sequence_length == 512
     algorithm, optimizer = reference.algorithm, reference.training.optimizer
     assert isinstance(algorithm, SRPOConfig)
     assert (algorithm.timestep_window, algorithm.window_points, algorithm.interpolation_strength) == (
@@ -404,7 +407,7 @@ def test_reference_preset_has_every_released_number() -> None:
     assert (algorithm.hinge, algorithm.guidance_scale, algorithm.noise) == (0.7, 3.5, "shared")
     assert algorithm.branches == ("denoise", "inversion")
     assert (algorithm.window_grid_steps, algorithm.window_shift, algorithm.sigma_window) == (50, 3.0, None)
-    assert (algorithm.landing, algorithm.renoisings) == ("per_worker", 1)
+    assert (algorithm.landing, algorithm.renoisings) == ("per_sample", 1)
     assert (algorithm.query, algorithm.word_cycle) == ("relative", "per_update")
     assert reference.control_words is not None
     assert reference.control_words.positive == ("Natural-lighting", "Detail", "Detailed", "Real")

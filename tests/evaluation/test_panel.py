@@ -62,7 +62,7 @@ def judge(
             EvaluationConfig.model_validate(settings),
             PROMPTS,
             CONDITIONING,
-            shift=3.0,
+            sigmas=torch.linspace(1, 0, 3),
             truth=False,
             trained_words=words,
             text_free=text_free,

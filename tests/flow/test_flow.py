@@ -32,7 +32,7 @@ def test_flux_shift_has_the_published_values(pixels: int, expected: float) -> No
 
 @pytest.mark.parametrize(("window", "ends"), [((5, 25), (27 / 28, 0.75)), ((5, 30), (27 / 28, 2 / 3))])
 def test_window_ends_are_the_papers(window: tuple[int, int], ends: tuple[float, float]) -> None:
-    sigmas = window_sigmas(window, 50, 1000, 3.0)
+    sigmas = window_sigmas(window, shifted_sigmas(50, 3.0), 1000)
     assert sigmas[0].item() == pytest.approx(ends[0], abs=1e-12)
     assert sigmas[-1].item() == pytest.approx(ends[1], abs=1e-12)
     steps = sigmas.diff()
@@ -43,7 +43,7 @@ def test_window_ends_are_the_papers(window: tuple[int, int], ends: tuple[float, 
 @pytest.mark.parametrize("window", [(25, 5), (-1, 5), (5, 51)])
 def test_reversed_or_outside_window_is_refused(window: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="expected a window with 0 <= first < last <= 50"):
-        window_sigmas(window, 50, 1000, 3.0)
+        window_sigmas(window, shifted_sigmas(50, 3.0), 1000)
 
 
 def test_recover_clean_inverts_mix() -> None:

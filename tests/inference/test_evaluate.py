@@ -15,6 +15,7 @@ from srpo_ray.cli import main
 from srpo_ray.config import load_run, to_yaml
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.panel import Panel, combine
+from srpo_ray.flow import shifted_sigmas
 from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.tuned import load_tuned, make_policy
@@ -31,7 +32,10 @@ def panel_scores(run_dir: Path, *, trained: bool) -> dict[str, list[float]]:
     conditioning = encode_prompts(resolve_path("small_world"), prompts, 16)
     transformer = load_tuned(config, torch.float32, "cpu", run.weights if trained else None)
     policy = make_policy(config, transformer, transformer.config, "cpu")
-    panel = Panel(config.evaluation, prompts, conditioning, shift=3.0, truth=True, trained_words=config.trained_words)
+    sigmas = shifted_sigmas(config.evaluation.num_steps, 3.0)
+    panel = Panel(
+        config.evaluation, prompts, conditioning, sigmas=sigmas, truth=True, trained_words=config.trained_words
+    )
     rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
     weights = {model.name: model.weight for model in config.rewards.models}
     return combine([panel.judge(policy, rewards, weights)], 5).scores

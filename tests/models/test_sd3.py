@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
+from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.latents import unpack
 from srpo_ray.models.load import load_transformer, load_vae
 from srpo_ray.models.sd3 import SD3Policy
+from srpo_ray.models.sigma_grid import sigma_grid
 from tests.models.tiny_sd3 import save_tiny_sd3
 
 PROMPTS = ["a red circle on a gray background", "a blue square on a green background"]
@@ -51,9 +53,7 @@ def test_rollout_and_decode_draw_what_the_pipeline_draws(tiny_sd3: Path, guidanc
     noise = policy.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
     expected = drawn_by_diffusers(tiny_sd3, unpack(noise, 8, 8), guidance_scale)
     with torch.no_grad():
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-        scheduler.set_timesteps(4)
-        sigmas = torch.as_tensor(scheduler.sigmas)
+        sigmas = sigma_grid(ModelConfig(path=str(tiny_sd3)))(4, "scheduler")
         found = policy.decode(policy.rollout(noise, conditioning[:-1], sigmas, guidance_scale))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
     assert policy.take_evaluations().forward == 4 * 2 * (1 if guidance_scale == 1 else 2)

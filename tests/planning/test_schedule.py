@@ -1,16 +1,23 @@
 """How often each algorithm calls the model, against a policy that counts its calls."""
 
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
 
 import pytest
+import torch
 from torch import Tensor
 
-from srpo_ray.algorithms import build_algorithm
+from srpo_ray.algorithms import Batch, build_algorithm
+from srpo_ray.algorithms.build import ALGORITHMS
 from srpo_ray.config import RunConfig, apply
-from srpo_ray.planning.schedule import micro_batches, schedule
+from srpo_ray.config.base import AlgorithmSection
+from srpo_ray.data.mixture import real_samples
+from srpo_ray.models.text import Conditioning
+from srpo_ray.planning.duration import worker_work
+from srpo_ray.planning.schedule import micro_batches, planned_calls, schedule
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.query import TextQuery
-from tests.algorithms.stand_ins import AffinePolicy, make_batch
+from tests.algorithms.stand_ins import SHAPE, AffinePolicy
 
 
 class Unasked:
@@ -20,34 +27,109 @@ class Unasked:
         """Do nothing."""
 
 
+class CountingPolicy(AffinePolicy):
+    """Keeps how many samples each call of the model has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.samples: dict[bool, list[int]] = {False: [], True: []}
+        """With gradient or without -> samples of each call."""
+
+    def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+        self.samples[torch.is_grad_enabled()].append(len(tokens))
+        return super().velocity(tokens, sigma, conditioning, guidance_scale)
+
+
+MIXED = {"data.images": "small_world:realistic", "data.image_ratio": 0.5}
 CASES: dict[str, dict[str, object]] = {
     "srpo": {"algorithm.renoisings": 2},
     "srpo, one branch": {"algorithm.branches": ["denoise"]},
-    "direct_align": {"algorithm.type": "direct_align"},
-    "refl": {"algorithm.type": "refl"},
-    "draft": {"algorithm.type": "draft"},
-    "draft of two steps": {"algorithm.type": "draft", "algorithm.num_steps": 2, "algorithm.renoisings": 0},
-    "align_prop": {"algorithm.type": "align_prop"},
-    "dance_grpo": {"algorithm.type": "dance_grpo", "algorithm.group_size": 3},
+    "srpo, mixed data": MIXED,
+    "srpo, real images": {"data.images": "small_world:realistic"},
+    "direct_align": {},
+    "direct_align, mixed data": MIXED,
+    "refl": {},
+    "refl, every step": {"algorithm.late_share": 1.0},
+    "draft": {},
+    "draft, two steps": {"algorithm.num_steps": 2, "algorithm.renoisings": 0},
+    "draft, four renoisings": {"algorithm.renoisings": 4},
+    "align_prop": {},
+    "align_prop, normal cut": {"algorithm.cut": "normal"},
+    "align_prop, early cut": {"algorithm.cut": "normal", "algorithm.cut_mean": 0.1, "algorithm.cut_std": 0.3},
+    "dance_grpo": {"algorithm.group_size": 3},
+    "dance_grpo, every step": {"algorithm.step_share": 1.0},
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_calls_are_those_that_the_algorithm_makes(case: str, tiny_run: RunConfig) -> None:
-    config = apply(tiny_run, {"rollout.num_steps": 10, **CASES[case]})
-    plan, updates = schedule(config), 200
-    policy: Any = AffinePolicy()
+@dataclass(frozen=True)
+class Counted:
+    """Means over the updates of a run."""
+
+    forward: float
+    chained: float
+    losses: float
+    in_flight: int
+    samples: set[int]
+    rolled_out: set[int]
+
+
+def count(config: RunConfig, updates: int) -> Counted:
+    """Run an algorithm's updates on the counting policy, with a micro-batch as the trainer makes it."""
+    policy: Any = CountingPolicy()
     algorithm = build_algorithm(config, policy, cast(RewardScorer, Unasked()))
+    size = config.training.pass_size
+    is_real = real_samples(size, config.data.image_ratio if config.data.images else 0.0)
+    real = {row: torch.zeros(SHAPE, dtype=torch.float64) for row, picture in enumerate(is_real) if picture}
+    conditioning = Conditioning(torch.zeros(size, 1, 1), torch.zeros(size, 1))
     losses = 0
     for step in range(updates):
-        batch = make_batch(size=1, step=step)
+        batch = Batch(step, tuple(range(size)), ("a prompt",) * size, conditioning, 0, real)
         losses += len(list(algorithm.losses(batch, algorithm.collect(batch))))
-    with_gradient = sum(carried for carried, _, _ in policy.calls)
-    assert losses == updates * plan.losses
-    assert plan.in_flight == min(algorithm.losses_in_flight, plan.losses)
-    assert with_gradient / losses == pytest.approx(plan.mean_chained, rel=0.1)
-    assert (len(policy.calls) - with_gradient) / updates == pytest.approx(plan.forward, rel=0.1)
+    without, carried = policy.samples[False], policy.samples[True]
+    return Counted(
+        len(without) / updates,
+        len(carried) / losses,
+        losses / updates,
+        algorithm.losses_in_flight,
+        set(carried),
+        set(without),
+    )
+
+
+def test_every_algorithm_has_a_case() -> None:
+    assert {case.split(",")[0] for case in CASES} == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_planned_calls_are_those_that_the_algorithm_makes(case: str, tiny_run: RunConfig) -> None:
+    own = {"algorithm.type": case.split(",")[0], "rollout.num_steps": 10, "training.batch_size": 2}
+    config = apply(tiny_run, {**own, **CASES[case]})
+    drawn = config.algorithm.type in ("refl", "align_prop")
+    plan, found = schedule(config), count(config, updates=400 if drawn else 5)
+    assert (found.losses, found.samples) == (plan.losses, {plan.samples})
+    assert plan.in_flight == min(found.in_flight, plan.losses)
+    assert found.chained == pytest.approx(plan.mean_chained, abs=0.4 if drawn else 0)
+    assert found.forward == pytest.approx(plan.forward, abs=0.4 if drawn else 0)
+    assert found.rolled_out == ({plan.rolled_out} if plan.rolled_out else set())
     assert plan.chained >= plan.mean_chained
+
+
+def test_half_as_many_rollouts_are_planned_as_half_the_work(tiny_run: RunConfig) -> None:
+    def rollout(changes: dict[str, object]) -> float:
+        config = apply(tiny_run, {"training.batch_size": 4, **changes})
+        return {work.name: work.flops for work in worker_work(config, (32,))}["rollout"]
+
+    assert rollout(MIXED) == pytest.approx(rollout({}) / 2)
+    assert rollout({"data.images": "small_world:realistic"}) == 0
+
+
+def test_algorithm_without_a_plan_is_an_error() -> None:
+    class Unplanned(AlgorithmSection):
+        takes_images: ClassVar[bool] = True
+        type: Literal["unplanned"] = "unplanned"
+
+    with pytest.raises(AssertionError, match="Unplanned"):
+        planned_calls(cast(Any, Unplanned()), 10)
 
 
 def test_samples_are_those_of_a_micro_batch(tiny_run: RunConfig) -> None:
@@ -60,7 +142,3 @@ def test_samples_are_those_of_a_micro_batch(tiny_run: RunConfig) -> None:
 def test_losses_in_flight_can_be_fewer_than_the_algorithm_wants(tiny_run: RunConfig) -> None:
     assert schedule(tiny_run).in_flight == 2
     assert schedule(apply(tiny_run, {"training.losses_in_flight": 1})).in_flight == 1
-
-
-def test_real_pictures_need_no_rollout(tiny_run: RunConfig) -> None:
-    assert schedule(apply(tiny_run, {"data.images": "small_world:realistic"})).forward == 0

@@ -39,7 +39,7 @@ COST = {
     "draft": (BATCH * (STEPS - 1), BATCH * 3),
     "draft_k": (BATCH * (STEPS - 3), BATCH * 3),
     "align_prop": (BATCH * 2, BATCH * 2),
-    "dance_grpo": (BATCH * GROUP * STEPS, BATCH * GROUP * 2),
+    "dance_grpo": (BATCH * GROUP * STEPS, BATCH * GROUP),
 }
 
 

@@ -1,0 +1,123 @@
+"""Sigma grids of a run's model: by a fixed shift, by the resolution, or by the pipeline's own scheduler."""
+
+import json
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from srpo_ray.config.model import ModelConfig, Shift
+from srpo_ray.flow import SigmaGrid, shift_at, shifted_sigmas
+from srpo_ray.models.families import family_of
+from srpo_ray.models.paths import pipeline_file, resolve_path, unreadable
+
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
+_SAME = 1e-4
+"""Grids that differ by less are one: schedulers compute theirs in float32."""
+
+
+def sigma_grid(model: ModelConfig) -> SigmaGrid:
+    """The grids in which a model's images are sampled.
+
+    Args:
+        model: Section `model`; its scheduler is read only for the shift `scheduler`.
+
+    Returns:
+        A function of the number of steps and the shift; it raises as `scheduler_sigmas`.
+    """
+
+    def grid(num_steps: int, shift: Shift) -> Tensor:
+        if shift == "scheduler":
+            return scheduler_sigmas(model.path, model.resolution, num_steps)
+        return shifted_sigmas(num_steps, shift_at(shift, model.resolution))
+
+    return grid
+
+
+def scheduler_sigmas(path: str, resolution: int, num_steps: int) -> Tensor:
+    """The grid in which a pipeline of diffusers samples by itself.
+
+    Args:
+        path: Folder or hub id of the pipeline, or `small_world`.
+        resolution: Height and width of the images in pixels.
+        num_steps: Euler steps, at least 1.
+
+    Returns:
+        Sigmas `[num_steps + 1]`, float64 with the scheduler's float32 digits, falling from 1 to 0.
+
+    Raises:
+        ValueError: If there is no scheduler that can be read, or it is not one of Euler steps from noise to data.
+    """
+    even = torch.linspace(1, 1 / num_steps, num_steps, dtype=torch.float64).tolist()
+    scheduler = _load_scheduler(path)
+    # Both families have tokens of 16 x 16 pixels.
+    mu = _mu(scheduler, (resolution // 16) ** 2) if scheduler.config["use_dynamic_shifting"] else None
+    scheduler.set_timesteps(num_steps, sigmas=even if family_of(path).even_sigmas else None, mu=mu)
+    sigmas = torch.as_tensor(scheduler.sigmas).double()
+    if abs(sigmas[0].item() - 1) > 1e-3 or sigmas[-1].item() != 0 or not bool((sigmas.diff() < 0).all()):
+        raise ValueError(
+            f"rollout.shift: expected a scheduler whose {num_steps} steps fall from sigma 1 to 0, got that of {path!r},"
+            f" with {[round(sigma, 4) for sigma in sigmas.tolist()]}; give a number or resolution"
+        )
+    return sigmas
+
+
+def scheduler_note(model: ModelConfig, num_steps: int, shift: Shift) -> str | None:
+    """What to say where a run's grid is not the one that the model's own scheduler has, else None.
+
+    Args:
+        model: Section `model`.
+        num_steps: Euler steps of a rollout.
+        shift: `rollout.shift`.
+
+    Raises:
+        ValueError: As `scheduler_sigmas`, with the shift `scheduler`.
+    """
+    grid = sigma_grid(model)
+    found = grid(num_steps, shift)
+    if shift == "scheduler":
+        return None
+    try:
+        own = grid(num_steps, "scheduler")
+    except ValueError as error:
+        return f"rollout.shift: {shift} could not be compared with the model's own scheduler ({error})"
+    difference = (found - own).abs().max().item()
+    if difference < _SAME:
+        return None
+    return (
+        f"rollout.shift: {shift} gives sigmas that differ by up to {difference:.3f} in {num_steps} steps from those of"
+        f" the model's own scheduler ({_described(model.path)}); `rollout.shift=scheduler` samples as its pipeline does"
+    )
+
+
+def _described(path: str) -> str:
+    config = _load_scheduler(path).config
+    if not config["use_dynamic_shifting"]:
+        return f"shift {config['shift']:g}"
+    return f"a shift by resolution, mu {config['base_shift']:g} to {config['max_shift']:g}"
+
+
+def _mu(scheduler: FlowMatchEulerDiscreteScheduler, num_tokens: int) -> float:
+    """Exponent of a shift that follows the number of image tokens, linear between the scheduler's two points."""
+    config = scheduler.config
+    low, high = config["base_image_seq_len"], config["max_image_seq_len"]
+    slope = (config["max_shift"] - config["base_shift"]) / (high - low)
+    return config["base_shift"] + slope * (num_tokens - low)
+
+
+def _load_scheduler(path: str) -> FlowMatchEulerDiscreteScheduler:
+    file = pipeline_file(resolve_path(path), SCHEDULER_FILE)
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        name = settings.get("_class_name")
+        if name != FlowMatchEulerDiscreteScheduler.__name__:
+            raise ValueError(
+                f"rollout.shift: expected a model with a {FlowMatchEulerDiscreteScheduler.__name__}, got {path!r} with"
+                f" {name!r}; give a number or resolution"
+            )
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(settings)
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise ValueError(unreadable(path, SCHEDULER_FILE, error)) from error
+    # It returns unused settings too where it is asked for them.
+    assert isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    return scheduler
