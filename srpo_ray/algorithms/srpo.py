@@ -165,7 +165,7 @@ class SRPO:
         return [self._query(branch, batch.step, *sample) for sample in samples]
 
     def _query(self, branch: Branch, step: int, sample: int, prompt: str, discount: float) -> TextQuery:
-        turn = step + (sample if self.config.word_cycle == "per_sample" else 0)
+        turn = self.config.word_start + step + (sample if self.config.word_cycle == "per_sample" else 0)
         positive = self.words.positive[turn % len(self.words.positive)]
         negative = self.words.negative[turn % len(self.words.negative)]
         if self.config.query == "guided":

@@ -56,6 +56,8 @@ class SRPOConfig(WindowSection):
     """Name of a set in `word_sets`."""
     word_cycle: Literal["per_update", "per_sample"] = "per_update"
     """Whether the next words of the set are taken with each update or with each sample."""
+    word_start: int = Field(default=0, ge=0)
+    """Index of the words of the first update, counted on from there and around; the release starts at 1."""
     query: Literal["relative", "guided", "plain"] = "relative"
     """`relative`: own text minus the other; `guided`: `k * own + (1 - k) * other`; `plain`: the prompt itself."""
     query_guidance: float = Field(default=2.0, gt=0)

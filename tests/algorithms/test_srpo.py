@@ -15,7 +15,7 @@ from srpo_ray.algorithms.direct_align import Rollout, gradient_scale
 from srpo_ray.algorithms.srpo import SRPO, branch_steps, guided_query, relative_query
 from srpo_ray.algorithms.window import build_window
 from srpo_ray.config import load_run
-from srpo_ray.config.algorithm import ControlWords, SRPOConfig
+from srpo_ray.config.algorithm import PAPER_WORDS, ControlWords, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import euler_step, numeric_grid, recover_clean
 from srpo_ray.models.policy import FlowPolicy
@@ -197,6 +197,19 @@ def test_words_cycle_by_update_and_only_rewards_see_them() -> None:
         texts = [text for _, text in rewards.queries[0][2].terms]
         assert texts == [f"{positive}. prompt 2", f"{negative}. prompt 2"]
         assert batch.prompts[2] == "prompt 2"
+
+
+def test_reference_meets_the_released_pairs_of_words() -> None:
+    positive, negative = PAPER_WORDS.positive, PAPER_WORDS.negative
+    pairs = set()
+    for step in range(19):
+        algorithm, _, rewards, batch = make(SRPOConfig(word_start=1), step=step)
+        algorithm.words = PAPER_WORDS
+        list(algorithm.losses(batch, algorithm.collect(batch)))
+        pairs.add(tuple(text.split(".")[0] for _, text in rewards.queries[0][0].terms))
+    # The release counts its 19 updates from 1, so of the 20 pairs the first is the one that it does not meet.
+    every = {(own, other) for own in positive for other in negative}
+    assert every - pairs == {("Natural-lighting", "Concept art")}
 
 
 def test_shared_noise_is_one_noise_and_own_noise_is_not() -> None:

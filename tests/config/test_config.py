@@ -408,7 +408,7 @@ def test_reference_preset_has_every_released_number() -> None:
     assert algorithm.branches == ("denoise", "inversion")
     assert (algorithm.window_grid_steps, algorithm.window_shift, algorithm.sigma_window) == (50, 3.0, None)
     assert (algorithm.landing, algorithm.renoisings) == ("per_sample", 1)
-    assert (algorithm.query, algorithm.word_cycle) == ("relative", "per_update")
+    assert (algorithm.query, algorithm.word_cycle, algorithm.word_start) == ("relative", "per_update", 1)
     assert reference.control_words is not None
     assert reference.control_words.positive == ("Natural-lighting", "Detail", "Detailed", "Real")
     assert reference.control_words.negative == ("Concept art", "Painting", "Anime", "Flat", "Oil")
