@@ -1,16 +1,19 @@
 """Images with captions, listed and not read: of a folder, or of the members of an archive."""
 
-import json
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 
 from srpo_ray.data.image_listing import Listing, count_types
 from srpo_ray.data.image_samples import CAPTION_SUFFIXES, Samples
-from srpo_ray.data.prompts import prompt_of
+from srpo_ray.data.prompts import caption_of
+from srpo_ray.data.text_files import TextFileError, decode_text, parse_json
 
 Read = Callable[[], bytes]
+_BLOCK = 2**14
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class Entry:
 
     name: str
     """Its file, and its place in it, for messages."""
-    identity: str
-    """Cache key of what is computed from it: path below the source, size and time of change."""
+    identity: Callable[[], str]
+    """Function that gives the cache key of what is computed from the image: path below the source and content."""
     caption: str
     """Empty where there is none."""
     read: Read
@@ -43,7 +46,8 @@ def folder_entries(listing: Listing, key: str) -> tuple[list[Entry], Counter[str
     found, left_out = with_captions(reads, set(listing.files), "", key)
     files = [(Path(path), caption) for path, caption in found]
     entries = [
-        Entry(str(file), f"{listing.name(file)} {stamp(file)}", caption, file.read_bytes) for file, caption in files
+        Entry(str(file), partial(_file_identity, listing.name(file), file), caption, file.read_bytes)
+        for file, caption in files
     ]
     return entries, left_out
 
@@ -88,20 +92,29 @@ def with_captions(
     return found, left_out + count_types(path for path in unused if path not in captions)
 
 
-def stamp(file: Path) -> str:
-    """Size and time of change of a file."""
-    stat = file.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+def fingerprint(file: Path, offset: int, size: int) -> str:
+    """Size of a range of a file and SHA-256 of its first and last 16 KiB.
+
+    The whole of it is not read: images differ in their headers and at their ends, and data sets are large.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        for place in (offset, offset + max(0, size - _BLOCK)):
+            opened.seek(place)
+            digest.update(opened.read(min(size, _BLOCK)))
+    return f"{size} {digest.hexdigest()}"
+
+
+def _file_identity(name: str, file: Path) -> str:
+    return f"{name} {fingerprint(file, 0, file.stat().st_size)}"
 
 
 def _caption(read: Read, name: str, key: str) -> str:
     try:
-        text = read().decode("utf-8-sig")
-        caption = prompt_of(json.loads(text) if name.lower().endswith(".json") else text) or ""
-    except (OSError, ValueError, RecursionError) as error:
+        text = decode_text(read())
+        return caption_of(parse_json(text) if name.lower().endswith(".json") else text)
+    except (OSError, TextFileError) as error:
         raise ValueError(f"{key}: expected a readable caption, got {name} ({error}); correct or remove it") from error
-    if "\0" in text or "\0" in caption:
-        raise ValueError(
-            f"{key}: expected a readable caption, got {name}, which has a NUL character; save it as UTF-8 text"
-        )
-    return caption

@@ -7,8 +7,11 @@ from threading import Lock
 from typing import Any
 
 from srpo_ray.data.image_listing import Listing
-from srpo_ray.data.image_sources import Entry, stamp
-from srpo_ray.data.prompts import COLUMNS, prompt_of
+from srpo_ray.data.image_sources import Entry, fingerprint
+from srpo_ray.data.prompt_formats import COLUMNS, prompt_column
+from srpo_ray.data.prompts import caption_of
+from srpo_ray.data.text_files import TextFileError
+from srpo_ray.models.identity import content_hash
 
 PARQUET = ".parquet"
 _IMAGE = "image"
@@ -30,7 +33,7 @@ def parquet_entries(listing: Listing, files: list[Path], key: str) -> list[Entry
     entries: list[Entry] = []
     for file in files:
         try:
-            entries += _entries(file, f"{listing.name(file)} {stamp(file)}", key)
+            entries += _entries(file, f"{listing.name(file)} {content_hash(file)}", key)
         except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{key}: expected a whole Parquet file, got {file} ({error}); copy it again or remove it"
@@ -45,26 +48,50 @@ def _entries(file: Path, identity: str, key: str) -> list[Entry]:
     column = _caption_column(table.schema_arrow, file, key)
     texts = table.read(columns=[column]).column(column).to_pylist()
     groups = _RowGroups(table, file)
+    paths = _paths(table)
     places = [
         (group, row) for group in range(table.num_row_groups) for row in range(table.metadata.row_group(group).num_rows)
     ]
     entries: list[Entry] = []
     for number, (place, text) in enumerate(zip(places, texts, strict=True)):
-        caption = prompt_of(text) or ""
-        if "\0" in caption:
+        try:
+            caption = "" if text is None else caption_of(text)
+        except TextFileError as error:
             raise ValueError(
-                f"{key}: expected a readable caption, got row {number} of {file}, which has a NUL character; write the"
-                " table's texts as UTF-8"
-            )
-        entries.append(Entry(f"{file}: row {number}", f"{identity} {number}", caption, partial(groups.read, *place)))
+                f"{key}: expected a readable caption, got row {number} of {file} ({error}); correct or remove it"
+            ) from error
+        own = partial(_row_identity, f"{identity} {number}", file, paths[number] if paths else None)
+        entries.append(Entry(f"{file}: row {number}", own, caption, partial(groups.read, *place)))
     return entries
+
+
+def _paths(table: Any) -> list[str | None]:
+    """Paths of images that may lie beside the table; empty if it has no such column."""
+    import pyarrow.types
+
+    kind = table.schema_arrow.field(_IMAGE).type
+    if not pyarrow.types.is_struct(kind) or kind.get_field_index("path") < 0:
+        return []
+    column = table.read(columns=[f"{_IMAGE}.path"]).column(_IMAGE)
+    return [row and row["path"] for row in column.to_pylist()]
+
+
+def _row_identity(row: str, table: Path, path: str | None) -> str:
+    """Identity of a row, with the content of the file beside the table that it names."""
+    beside = table.parent / str(path)
+    if path is None or not beside.is_file():
+        return row
+    return f"{row} {fingerprint(beside, 0, beside.stat().st_size)}"
 
 
 def _caption_column(schema: Any, file: Path, key: str) -> str:
     """Name of the captions' column of a table, whose images have a type that can be read."""
     names = schema.names
-    captions = next((name for column in COLUMNS for name in names if name.lower() == column), None)
-    if names.count(_IMAGE) != 1 or captions is None or names.count(captions) != 1:
+    try:
+        column = prompt_column(names)
+    except TextFileError as error:
+        raise ValueError(f"{key}: {file}: {error}") from error
+    if names.count(_IMAGE) != 1 or column is None:
         raise ValueError(
             f"{key}: expected columns {_IMAGE} and {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]} in {file}, each once, got"
             f" {', '.join(names)}; rename them"
@@ -75,7 +102,7 @@ def _caption_column(schema: Any, file: Path, key: str) -> str:
             f"{key}: expected bytes, or bytes and path, in column {_IMAGE} of {file}, got {kind}; store the image files"
             " themselves"
         )
-    return captions
+    return names[column]
 
 
 def _holds_bytes(kind: Any) -> bool:

@@ -4,15 +4,35 @@ import os
 import posixpath
 import tarfile
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
 from srpo_ray.data.image_listing import HIDDEN, Listing, is_hidden
-from srpo_ray.data.image_sources import Entry, Read, stamp, with_captions
+from srpo_ray.data.image_sources import Entry, fingerprint, with_captions
 
 TAR = ".tar"
 _CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Member:
+    """Data of a member: a range of bytes in the archive's file."""
+
+    file: Path
+    offset: int
+    size: int
+
+    def __call__(self) -> bytes:
+        """Read the data."""
+        with self.file.open("rb") as opened:
+            opened.seek(self.offset)
+            return opened.read(self.size)
+
+    def identity(self, name: str) -> str:
+        """Cache key of what is computed from the data."""
+        return f"{name} {fingerprint(self.file, self.offset, self.size)}"
 
 
 def tar_entries(listing: Listing, files: list[Path], key: str) -> tuple[list[Entry], Counter[str]]:
@@ -40,17 +60,16 @@ def tar_entries(listing: Listing, files: list[Path], key: str) -> tuple[list[Ent
             part = f"archive {number + 1}: " if number else ""
             found, unused = with_captions(reads, reads, f"{file}: {part}", key)
             left_out += unused
-            begin = f"{listing.name(file)} {stamp(file)} {part}"
-            entries += [
-                Entry(f"{file}: {part}{path}", f"{begin}{path}", caption, reads[path]) for path, caption in found
-            ]
+            for path, caption in found:
+                identity = partial(reads[path].identity, f"{listing.name(file)} {part}{path}")
+                entries.append(Entry(f"{file}: {part}{path}", identity, caption, reads[path]))
     return entries, left_out
 
 
-def _archives(file: Path, key: str) -> tuple[list[dict[PurePath, Read]], Counter[str]]:
+def _archives(file: Path, key: str) -> tuple[list[dict[PurePath, Member]], Counter[str]]:
     """Members of each archive in a file by name, and the number of those that are not read."""
     left_out: Counter[str] = Counter()
-    archives: list[dict[PurePath, Read]] = []
+    archives: list[dict[PurePath, Member]] = []
     try:
         with file.open("rb") as opened:
             start: int | None = 0
@@ -103,10 +122,10 @@ def _next_archive(opened: BinaryIO, end: int) -> int | None:
     return None
 
 
-def _by_name(file: Path, members: list[tarfile.TarInfo], left_out: Counter[str]) -> dict[PurePath, Read]:
+def _by_name(file: Path, members: list[tarfile.TarInfo], left_out: Counter[str]) -> dict[PurePath, Member]:
     files = {posixpath.normpath(member.name): member for member in members if member.isfile()}
     links = {posixpath.normpath(member.name): member for member in members if member.islnk() or member.issym()}
-    reads: dict[PurePath, Read] = {}
+    reads: dict[PurePath, Member] = {}
     for member in members:
         path = PurePosixPath(posixpath.normpath(member.name))
         if member.isdir():
@@ -122,7 +141,7 @@ def _by_name(file: Path, members: list[tarfile.TarInfo], left_out: Counter[str])
             raise tarfile.ReadError(f"member {member.name!r} is stored without its zeros; pack without --sparse")
         # As when unpacking, a member of the same name takes the place of the one before.
         left_out["member(s) replaced by a later one of the same name"] += path in reads
-        reads[path] = partial(_read_range, file, target.offset_data, target.size)
+        reads[path] = Member(file, target.offset_data, target.size)
     return reads
 
 
@@ -143,9 +162,3 @@ def _target(
             return None
         member = found
     return None
-
-
-def _read_range(file: Path, offset: int, size: int) -> bytes:
-    with file.open("rb") as opened:
-        opened.seek(offset)
-        return opened.read(size)

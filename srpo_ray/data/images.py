@@ -56,11 +56,27 @@ class CaptionedImages:
             key: Config key that the source came from, for messages.
         """
         self._entries, self._key = entries, key
+        self._identities: list[str] | None = None
         self.left_out = left_out
         self.note = f"{source}: {_count(entries)}, left out: {left_out}" if left_out else None
         self.names = [entry.name for entry in entries]
         self.captions = [entry.caption for entry in entries]
-        self.identities = [entry.identity for entry in entries]
+
+    @property
+    def identities(self) -> list[str]:
+        """Path below the source and content of each image; the beginning and the end of its file are read.
+
+        Raises:
+            ValueError: If a file cannot be read.
+        """
+        if self._identities is not None:
+            return self._identities
+        try:
+            with ThreadPoolExecutor(_DECODERS) as readers:
+                self._identities = list(readers.map(lambda entry: entry.identity(), self._entries))
+            return self._identities
+        except OSError as error:
+            raise ValueError(f"{self._key}: expected readable pictures, got {error}; replace or remove them") from error
 
     def load(self, indices: Sequence[int], resolution: int) -> Tensor:
         """Images `[B, 3, resolution, resolution]` in [0, 1]: the short side resized, the middle cut out.

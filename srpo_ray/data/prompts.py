@@ -105,14 +105,16 @@ def check_texts(entries: Sequence[object], source: str, key: str) -> list[str]:
     return [text for text in found if isinstance(text, str)]
 
 
-def prompt_of(entry: object) -> str | None:
-    """The prompt of a text or an object, without surrounding blanks.
+def caption_of(entry: object) -> str:
+    """The prompt of one text or object, without surrounding blanks; empty where its place is empty.
 
-    Returns:
-        `""` where there is a place for it with nothing in it; None if there is no such place, or no usable text in it.
+    Raises:
+        TextFileError: If there is no usable text in it.
     """
     found = _find_prompt(entry)
-    return found if isinstance(found, str) else None
+    if isinstance(found, Broken):
+        raise TextFileError(f"expected a text, or an object with {', '.join(COLUMNS)}, got {found.reason}")
+    return found
 
 
 def _find_prompt(entry: object) -> str | Broken:

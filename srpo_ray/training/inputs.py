@@ -19,15 +19,15 @@ Inputs = dict[str, dict[str, dict[str, str]]]
 """Config key -> source as the config names it (or its images) -> part of the source -> hash of its content."""
 
 _INPUTS = TypeAdapter(Inputs)
-STAMPS = "names, sizes and modification times"
+IMAGES = "names and contents"
 _SHOWN = 3
 
 
 def input_hashes(*configs: RunConfig) -> Inputs:
     """Hashes of everything that runs read: prompts, captions, the model and the reward models.
 
-    Of files beyond 4 MiB 64 blocks are read. A hub id counts by its commit, and real images by their names, sizes and
-    modification times. A reward from the hub is known once it is in the cache; before that it has no hash.
+    Of files beyond 4 MiB 64 blocks are read, and of real images the beginning and the end. A hub id counts by its
+    commit. A reward from the hub is known once it is in the cache; before that it has no hash.
 
     Args:
         configs: The runs; a source that several of them read is read once.
@@ -88,10 +88,10 @@ def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
 
 
 def _image_hashes(config: RunConfig, texts: Texts) -> Inputs:
-    """Hash of the identities of a run's real images, as a source of its own: copies on other hosts have others."""
+    """Hash of the identities of a run's real images, as a source of its own: workers do not read all of them again."""
     if not config.data.images or not texts.images:
         return {}
-    return {"data.images": {f"images of {config.data.images}": {STAMPS: _hash(texts.images.identities)}}}
+    return {"data.images": {f"images of {config.data.images}": {IMAGES: _hash(texts.images.identities)}}}
 
 
 def read_inputs(record: Path) -> Inputs:

@@ -8,7 +8,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from srpo_ray.data.prompts import load_prompts, prompt_of, read_prompts
+from srpo_ray.data.prompts import caption_of, load_prompts, read_prompts
+from srpo_ray.data.text_files import TextFileError
 
 
 def save(folder: Path, name: str, content: bytes | str | pyarrow.Table) -> str:
@@ -75,7 +76,8 @@ def test_control_characters_that_are_no_white_space_are_refused_by_their_entry(t
     message = refusal(tmp_path, "p.parquet", table)
     assert f"entry 2 (the character U+{ord(character):04X}," in message
     assert character not in message
-    assert prompt_of(f"a {character}dog") is None
+    with pytest.raises(TextFileError, match=r"the character U\+"):
+        caption_of(f"a {character}dog")
 
 
 def test_white_space_inside_of_a_prompt_is_kept(tmp_path: Path) -> None:
@@ -113,7 +115,8 @@ def test_two_columns_or_keys_of_prompts_are_refused(tmp_path: Path) -> None:
     for twice in ('{"prompt": "x", "prompt": "y"}', '{"Prompt": "x", "prompt": "y"}'):
         assert "entry 2 (expected one prompt, got 2" in refusal(tmp_path, "p.jsonl", f'"a cat"\n{twice}\n')
         assert "entry 1 (expected one prompt, got 2" in refusal(tmp_path, "p.json", f"[{twice}]")
-    assert prompt_of({"Prompt": "x", "prompt": "y"}) is None
+    with pytest.raises(TextFileError, match="Prompt"):
+        caption_of({"Prompt": "x", "prompt": "y"})
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,11 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another image": (
         lambda root: Image.new("RGB", (80, 64), "blue").save(root / "images" / "a.png"),
-        r"data\.images: images of \S*images \(names, sizes",
+        r"data\.images: images of \S*images \(names and contents\)",
+    ),
+    "an image of the same size and modification time": (
+        lambda root: flip(root / "images" / "a.png"),
+        r"data\.images: images of \S*images \(names and contents\)",
     ),
     "a VAE of the same size": (
         lambda root: flip(root / "flux" / "vae" / "diffusion_pytorch_model.safetensors"),
