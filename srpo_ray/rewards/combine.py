@@ -107,7 +107,7 @@ def score_and_gradient(
                 # Pictures are scored one by one, so the gradient of the sum holds each picture's own gradient.
                 (gradient,) = torch.autograd.grad((weight * score).sum(), pixels)
                 call.require_finite("gradient", gradient)
-            values[name].append(score.detach().to(pixels.device))
+            values[name].append(score.detach().to(pixels))
             sums[framing] = sums[framing] + gradient if framing in sums else gradient
         for framing, gradient in sums.items():
             gradients[framing].append(gradient)
@@ -151,7 +151,7 @@ def score_only(
             with RewardCall(name, queries[rows], replica) as call, torch.no_grad(), _full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)
-            values[name].append(score.to(pixels.device))
+            values[name].append(score.to(pixels))
     return {name: torch.cat(parts) for name, parts in values.items()}
 
 

@@ -3,7 +3,6 @@
 import json
 import pickle
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,28 +45,23 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}"
 
 
-def _read_json(path: Path) -> None:
-    if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
-        raise ValueError(f"expected a JSON object in {path}")
+_OBJECTS = ("config.json", "index.json", "tokenizer.json", "vocab.json")
+"""Ends of the names of JSON files that have an object at the top."""
 
 
-def _read_safetensors(path: Path) -> None:
-    with safe_open(path, framework="pt"):
-        pass
-
-
-def _read_pickle(path: Path) -> None:
-    # On the meta device only the structure is read, not gigabytes of weights.
-    torch.load(path, map_location="meta", weights_only=True)
-
-
-_READERS: dict[str, Callable[[Path], None]] = {
-    ".json": _read_json,
-    ".safetensors": _read_safetensors,
-    ".bin": _read_pickle,
-    ".pt": _read_pickle,
-    ".pth": _read_pickle,
-}
+def _read_by_itself(path: Path) -> None:
+    """Raise one of `UNREADABLE` if a file of a model's folder is damaged; other files are not looked at."""
+    if path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.name.endswith(_OBJECTS) and not isinstance(content, dict):
+            raise ValueError(f"expected a JSON object in {path}")
+    elif path.suffix == ".safetensors":
+        with safe_open(path, framework="pt"):
+            pass
+    elif path.suffix in (".bin", ".pt", ".pth") and "model" in path.name:
+        # Other pickles, such as `training_args.bin`, have objects that are not loaded. On the meta device only the
+        # structure is read, not gigabytes of weights.
+        torch.load(path, map_location="meta", weights_only=True)
 
 
 def local_folder(source: str) -> Path | None:
@@ -96,7 +90,7 @@ def damaged_file(source: str) -> Path | None:
     folder = local_folder(source)
     for path in sorted(folder.iterdir()) if folder else ():
         try:
-            _READERS.get(path.suffix, Path.exists)(path)
+            _read_by_itself(path)
         except UNREADABLE:
             return path
     return None

@@ -93,6 +93,20 @@ def test_score_only_gives_the_same_values_without_a_graph() -> None:
     assert not values["quadratic"].requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_scores_have_the_type_of_the_pixels_whatever_a_reward_returns(dtype: torch.dtype) -> None:
+    class Typed(QuadraticReward):
+        def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
+            return super().score(images, queries).to(dtype)
+
+    images = {Framing(4): torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))}
+    rewards, queries = {"typed": Typed()}, plain(*"abc")
+    batch = score_and_gradient(rewards, {"typed": 1.0}, images, queries, micro_batch_size=2, replica="here")
+    measured = score_only(rewards, ["typed"], images, queries, micro_batch_size=2, replica="here")
+    assert batch.values["typed"].dtype == measured["typed"].dtype == torch.float32
+    assert batch.gradients[Framing(4)].dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"), [("nan", "the score of sample"), ("nan_gradient", "the gradient of sample")]
 )

@@ -250,5 +250,10 @@ def test_open_clip_folder_without_its_tokenizer_is_refused(tmp_path: Path, missi
 
 
 def test_whole_folder_and_missing_one_have_no_damaged_file(clip: Path, tmp_path: Path) -> None:
-    assert damaged_file(str(clip)) is None
+    folder = tmp_path / "model"
+    shutil.copytree(clip, folder)
+    # Files that trainers leave beside a model.
+    torch.save(Path("x"), folder / "training_args.bin")
+    (folder / "modules.json").write_text("[]")
+    assert damaged_file(str(folder)) is None
     assert damaged_file(str(tmp_path / "none")) is None
