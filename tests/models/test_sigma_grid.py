@@ -14,7 +14,7 @@ from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
-from srpo_ray.training.preflight import check_grids
+from srpo_ray.training.preflight import check_grids, input_notes
 
 DEV: dict[str, Any] = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
 DEV |= {"base_image_seq_len": 256, "max_image_seq_len": 4096}
@@ -90,6 +90,14 @@ def test_note_says_that_a_grid_is_not_the_schedulers(tmp_path: Path) -> None:
     assert scheduler_note(dev, 25, "resolution") is None
     assert "mu 0.5 to 1.15" in (scheduler_note(dev, 25, 3.0) or "")
     assert scheduler_note(ModelConfig(path="small_world"), 12, 3.0) is None
+
+
+def test_note_is_one_of_a_runs_notes(tiny_run: RunConfig) -> None:
+    # The small world's scheduler has shift 3.
+    def noted(shift: object) -> bool:
+        return any(note.startswith("rollout.shift") for note in input_notes(apply(tiny_run, {"rollout.shift": shift})))
+
+    assert [noted(shift) for shift in (3.0, 1.0, "resolution", "scheduler")] == [False, True, True, False]
 
 
 def test_other_schedulers_are_refused_when_asked_for_and_named_when_not(tmp_path: Path) -> None:
