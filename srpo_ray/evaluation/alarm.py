@@ -78,14 +78,14 @@ def find_alarms(
     looks = max(looks, len(history) - 1)
     # The best evaluation so far is the luckiest one, so a fall from it is one of the falls between any two evaluations.
     comparisons = math.comb(looks + 1, 2) * len(held_out) + looks * len(largest)
-    threshold = sure_fall(config.noise, comparisons, now.num_prompts)
+    threshold = fall_threshold(config.noise, comparisons, now.num_prompts)
     collapsed = list(_collapse(base, now, largest, threshold))
     moved = [alarm for alarm in _style(base, now, config) if alarm.metric not in {found.metric for found in collapsed}]
     return [*_hacking(history, held_out, reward, config, threshold), *collapsed, *moved]
 
 
 @cache
-def sure_fall(noise: float, comparisons: int, prompts: int) -> float:
+def fall_threshold(noise: float, comparisons: int, prompts: int) -> float:
     """Standard errors above which one fall among many comparisons is not chance.
 
     Bonferroni's correction: with it, a run in which nothing falls raises an alarm at most as often as a single normal

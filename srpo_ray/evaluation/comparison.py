@@ -113,7 +113,7 @@ class Gap:
 
     seeds: OverSeeds
     """The difference over seeds."""
-    holds: bool
+    significant: bool
     """Whether it differs from zero after Holm's correction for all cells of the table."""
 
 
@@ -127,8 +127,8 @@ def gap_table(report: StudyReport, arms: Sequence[Arm], metrics: Sequence[str]) 
         for metric in metrics
         if (seeds := difference(arm, reference, metric)) is not None
     }
-    holds = holm([seeds.p_value for seeds in found.values()])
-    return {cell: Gap(seeds, kept) for (cell, seeds), kept in zip(found.items(), holds, strict=True)}
+    significant = holm([seeds.p_value for seeds in found.values()])
+    return {cell: Gap(seeds, kept) for (cell, seeds), kept in zip(found.items(), significant, strict=True)}
 
 
 def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: str = CALLS) -> float | None:

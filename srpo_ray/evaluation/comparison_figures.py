@@ -113,7 +113,7 @@ def ablation_figure(report: StudyReport, metric: str) -> str | None:
         center = 14 + _ROW_HEIGHT * (index + 0.5)
         half, mean_gap = gap.seeds.half_width or 0.0, gap.seeds.mean
         parts.append(svg.line(x(mean_gap - half), center, x(mean_gap + half), center, "interval"))
-        css = "c0" if gap.holds else "hollow"
+        css = "c0" if gap.significant else "hollow"
         parts.append(svg.dot(x(mean_gap), center, 5, css, f"{arm.name}: {signed(mean_gap)} ± {number(half)}"))
         parts.append(svg.text(112, center + 4, arm.name, "label", "end"))
     return svg.drawing(414, bottom + 24, parts, f"What ablations change of {metric}")

@@ -69,7 +69,7 @@ def ablation_table(report: StudyReport) -> Table:
         table.add_column(metric_title(metric), justify="right", overflow="fold")
     for arm in report.ablations:
         cells = [gaps.get((arm.name, metric)) for metric in metrics]
-        table.add_row(arm.name, *(f"{signed(gap.seeds.mean)}{'*' * gap.holds}" if gap else "-" for gap in cells))
+        table.add_row(arm.name, *(f"{signed(gap.seeds.mean)}{'*' * gap.significant}" if gap else "-" for gap in cells))
     return table
 
 

@@ -50,16 +50,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Cells:
-    """Which of a comparison's two numbers hold after Holm's correction for all numbers of the table."""
+    """Which of a comparison's two numbers are significant after Holm's correction for all numbers of the table."""
 
     difference: bool
     wins: bool
 
 
-def cells_that_hold(found: Sequence[Comparison]) -> list[Cells]:
+def significant_cells(found: Sequence[Comparison]) -> list[Cells]:
     """Test all differences and win rates of a table together."""
-    holds = holm([p for each in found for p in (each.p_value, each.wins.p_value)])
-    return [Cells(*holds[index : index + 2]) for index in range(0, len(holds), 2)]
+    significant = holm([p for each in found for p in (each.p_value, each.wins.p_value)])
+    return [Cells(*significant[index : index + 2]) for index in range(0, len(significant), 2)]
 
 
 def compare(metric: str, model: str, values: Values, reference: str, reference_values: Values) -> Comparison:

@@ -16,7 +16,7 @@ from rich.table import Table
 from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.gallery import method_grid, read_pictures, save_png
 from srpo_ray.evaluation.page import embedded, render
-from srpo_ray.evaluation.paired import Comparison, PairedEvaluation, WinRate, cells_that_hold
+from srpo_ray.evaluation.paired import Comparison, PairedEvaluation, WinRate, significant_cells
 from srpo_ray.evaluation.table import jsonable, number, signed
 from srpo_ray.files import write_text
 from srpo_ray.flow import generator
@@ -40,11 +40,11 @@ def evaluation_table(evaluation: PairedEvaluation) -> Table:
     for name in (models[0] if len(models) == 1 else "mean", "difference ± 95%", "win rate (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
     comparisons = evaluation.comparisons
-    for found, holds in zip(comparisons, cells_that_hold(comparisons), strict=True):
+    for found, significant in zip(comparisons, significant_cells(comparisons), strict=True):
         style = "bold" if found.metric == evaluation.objective else ""
         model = [found.model] * (len(models) > 1)
         cells = [found.metric, number(found.reference_mean), *model, number(found.mean)]
-        texts = difference_text(found) + _star(holds.difference), win_text(found.wins) + _star(holds.wins)
+        texts = difference_text(found) + _star(significant.difference), win_text(found.wins) + _star(significant.wins)
         table.add_row(*cells, *texts, style=style)
     return table
 
@@ -55,8 +55,8 @@ def difference_text(found: Comparison) -> str:
     return f"{signed(found.difference)}{interval}"
 
 
-def _star(holds: bool) -> str:
-    return " *" if holds else "  "
+def _star(significant: bool) -> str:
+    return " *" if significant else "  "
 
 
 def win_text(wins: WinRate) -> str:
@@ -88,12 +88,12 @@ def as_dict(evaluation: PairedEvaluation) -> dict[str, Any]:
         {
             **asdict(found),
             "difference": found.difference,
-            "difference_holds": holds.difference,
-            "wins_hold": holds.wins,
+            "difference_significant": significant.difference,
+            "win_rate_significant": significant.wins,
             "low": None if found.half_width is None else found.difference - found.half_width,
             "high": None if found.half_width is None else found.difference + found.half_width,
         }
-        for found, holds in zip(compared, cells_that_hold(compared), strict=True)
+        for found, significant in zip(compared, significant_cells(compared), strict=True)
     ]
     values = {
         "created": evaluation.created,
@@ -202,8 +202,8 @@ def _counted(evaluation: PairedEvaluation) -> str:
 def _page(evaluation: PairedEvaluation, sheets: Sequence[tuple[str, str]]) -> dict[str, Any]:
     reference, *models = evaluation.models
     headline, compared = evaluation.comparison(evaluation.objective, models[0]), evaluation.comparisons
-    holding = zip(compared, cells_that_hold(compared), strict=True)
-    cells = {(found.metric, found.model): (found, holds) for found, holds in holding}
+    tested = zip(compared, significant_cells(compared), strict=True)
+    cells = {(found.metric, found.model): (found, significant) for found, significant in tested}
     wins = headline.wins
     verdict = "wins against" if wins.low > 0.5 else "loses to" if wins.high < 0.5 else "is not clearly told from"
     return {

@@ -43,21 +43,21 @@ def normal_p(deviate: float) -> float:
 
 
 def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
-    """Tests that hold by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979).
+    """Significance of several tests by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979).
 
     The chance that any test without an effect is among them is at most `level`, whatever the tests have in common.
 
     Args:
-        p_values: One per test; None where nothing was tested, which never holds and does not count.
+        p_values: One per test; None where nothing was tested, which is never significant and does not count.
         level: Chance of any false one.
     """
     tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
-    holds = [False] * len(p_values)
+    significant = [False] * len(p_values)
     for rank, (p, index) in enumerate(tested):
         if p > level / (len(tested) - rank):
             break
-        holds[index] = True
-    return holds
+        significant[index] = True
+    return significant
 
 
 @cache

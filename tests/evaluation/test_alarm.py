@@ -9,7 +9,7 @@ import pytest
 
 from srpo_ray.config.evaluation import AlarmConfig
 from srpo_ray.evaluation import alarm
-from srpo_ray.evaluation.alarm import Alarm, Scored, alarm_texts, best_evaluation, find_alarms, sure_fall
+from srpo_ray.evaluation.alarm import Alarm, Scored, alarm_texts, best_evaluation, fall_threshold, find_alarms
 
 HELD_OUT, REWARD = "panel/judge", "reward/total"
 PROMPTS, SAMPLES = 40, 2
@@ -80,7 +80,7 @@ def test_fewer_than_one_run_in_twenty_rings_by_chance(looks: int, judges: int) -
 
 
 def test_the_correction_is_what_keeps_long_runs_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alarm, "sure_fall", lambda *_: 3.0)
+    monkeypatch.setattr(alarm, "fall_threshold", lambda *_: 3.0)
     assert share_of_runs_with_an_alarm(50, 50, 5, counted=50, margin=0, diversity_fall=0) > 0.2
 
 
@@ -89,13 +89,13 @@ def test_threshold_is_students_at_the_level_shared_by_all_comparisons(
     degrees: int, one_in: int, expected: float
 ) -> None:
     """Against the one-sided quantiles of published t tables; 1.2816 standard errors are one chance in ten."""
-    assert sure_fall(1.2815516, one_in // 10, degrees + 1) == pytest.approx(expected, abs=1e-3)
+    assert fall_threshold(1.2815516, one_in // 10, degrees + 1) == pytest.approx(expected, abs=1e-3)
 
 
 def test_threshold_grows_with_comparisons_and_is_infinite_for_one_prompt() -> None:
-    assert sure_fall(2, 850, 32) > sure_fall(2, 10, 32) > sure_fall(2, 1, 32) > 2
-    assert sure_fall(2, 1, 1) == math.inf
-    assert sure_fall(0, 850, 32) == 0
+    assert fall_threshold(2, 850, 32) > fall_threshold(2, 10, 32) > fall_threshold(2, 1, 32) > 2
+    assert fall_threshold(2, 1, 1) == math.inf
+    assert fall_threshold(0, 850, 32) == 0
 
 
 def test_a_diversity_fall_as_in_a_long_dance_grpo_run_is_a_collapse() -> None:

@@ -181,7 +181,7 @@ def test_differences_are_taken_seed_by_seed(report: StudyReport) -> None:
     assert noise is not None
     assert abs(noise.mean) < 0.01
     gaps = gap_table(report, report.ablations, [HELD_OUT])
-    assert (gaps["harm", HELD_OUT].holds, gaps["noise", HELD_OUT].holds) == (True, False)
+    assert (gaps["harm", HELD_OUT].significant, gaps["noise", HELD_OUT].significant) == (True, False)
 
 
 def test_a_difference_that_many_others_are_tested_beside_must_be_surer(report: StudyReport) -> None:
@@ -190,7 +190,7 @@ def test_a_difference_that_many_others_are_tested_beside_must_be_surer(report: S
     many = [Arm(name, "ablation", {}, report.arm("noise").rows) for name in names]
     alone = gap_table(report, [report.arm("harm")], [HELD_OUT])
     beside = gap_table(report, [report.arm("harm"), *many], [HELD_OUT])
-    assert (alone["harm", HELD_OUT].holds, beside["harm", HELD_OUT].holds) == (True, False)
+    assert (alone["harm", HELD_OUT].significant, beside["harm", HELD_OUT].significant) == (True, False)
     other_seeds = Arm("other", "ablation", {}, [run("other_seed_9", 9, [0.5, 0.9])])
     assert difference(other_seeds, report.arm("SRPO"), HELD_OUT) is None
 

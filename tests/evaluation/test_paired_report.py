@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from srpo_ray.evaluation.gallery import save_png, to_pictures
-from srpo_ray.evaluation.paired import PairedEvaluation, cells_that_hold
+from srpo_ray.evaluation.paired import PairedEvaluation, significant_cells
 from srpo_ray.evaluation.paired_report import contact_pairs, evaluation_table, write_evaluation
 
 PROMPTS = ["a <b>cat</b>", "a dog", "a red circle", "a fish", "a tree"]
@@ -94,7 +94,7 @@ def test_page_needs_no_other_file_and_shows_every_metric(folder: Path, models: t
     assert "by panel/held_out: 75%" in page
 
 
-def test_terminal_table_fits_and_marks_what_holds_among_all_its_numbers() -> None:
+def test_terminal_table_fits_and_marks_what_is_significant_among_all_its_numbers() -> None:
     """One model is higher for every prompt, one in 25 of 40, which is one chance in nine by itself."""
     better, slightly = [[0.7 + 0.01 * (index % 3)] for index in range(40)], [[0.6]] * 25 + [[0.4]] * 15
     columns = {"base": [[0.5]] * 40, "tuned": slightly, "rl_guidance_2": better}
@@ -120,5 +120,5 @@ def test_a_number_that_many_others_are_tested_beside_must_be_surer() -> None:
     wins = {"panel/x": {"a": base, "b": [[0.6]] * 29 + [[0.4]] * 11}}
     alone = PairedEvaluation(("a", "b"), ["p"] * 40, wins, "panel/x", {}, "", "")
     beside = PairedEvaluation(("a", "b"), ["p"] * 40, wins | noise, "panel/x", {}, "", "")
-    assert cells_that_hold(alone.comparisons)[0].wins
-    assert not cells_that_hold(beside.comparisons)[0].wins
+    assert significant_cells(alone.comparisons)[0].wins
+    assert not significant_cells(beside.comparisons)[0].wins
