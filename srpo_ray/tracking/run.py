@@ -2,14 +2,16 @@
 
 import json
 import logging
+import os
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srpo_ray.config import RunConfig
 from srpo_ray.config.tracking import sqlite_uri
-from srpo_ray.credentials import redact
+from srpo_ray.credentials import find_credentials, redact
 from srpo_ray.files import write_text
 from srpo_ray.tracking.connection import allowed_name, connect, delivery_errors, is_refused, sqlite_file
 from srpo_ray.tracking.delivery import replay
@@ -34,6 +36,22 @@ def default_uri(run_root: Path) -> str:
         ValueError: If the folder's path has characters that mean something else in a URI.
     """
     return sqlite_uri(run_root.resolve() / "mlflow.db")
+
+
+def tracking_uri(config: RunConfig) -> str:
+    """The configured MLflow URI, that of the environment (a cluster's head has one), or a file in the run root.
+
+    Raises:
+        ValueError: If that of the environment holds credentials, which would be kept with the run, or the path of the
+            run root cannot be part of a URI.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not config.tracking.uri and list(find_credentials({"uri": given})):
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: expected an address without credentials, as it is kept with each run, got one with"
+            " some; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    return config.tracking.uri or given or default_uri(Path(config.run_root))
 
 
 def start_run(

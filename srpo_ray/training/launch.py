@@ -1,7 +1,6 @@
 """The driver's side of a run: Ray, reward pool, MLflow run, and Ray Train's workers."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +13,12 @@ from ray.train.torch import TorchTrainer
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.located import located
-from srpo_ray.credentials import find_credentials
 from srpo_ray.errors import CheckpointError, OutOfMemoryRunError, RunFailedError
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.capacity import cluster_capacity, node_types, node_types_text, replica_resources
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.tracking.connection import SQLITE
-from srpo_ray.tracking.run import default_uri, flatten, git_commit, start_run
+from srpo_ray.tracking.run import flatten, git_commit, start_run, tracking_uri
 from srpo_ray.training.network import NodeNetwork
 from srpo_ray.training.preflight import check_inputs, forgotten_unless_begun, open_run_folder
 from srpo_ray.training.progress import progress_bar
@@ -242,18 +240,3 @@ def _make_trainer(
 def _num_workers(config: RunConfig) -> int | tuple[int, int]:
     training = config.training
     return (training.min_workers, training.max_workers) if training.elastic else training.max_workers
-
-
-def tracking_uri(config: RunConfig) -> str:
-    """The configured MLflow URI, that of the environment (a cluster's head has one), or a file in the run root.
-
-    Raises:
-        ValueError: If that of the environment holds credentials: the address is kept with the run.
-    """
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not config.tracking.uri and list(find_credentials({"uri": given})):
-        raise ValueError(
-            "MLFLOW_TRACKING_URI: expected an address without credentials, as it is kept with each run, got one with"
-            " some; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        )
-    return config.tracking.uri or given or default_uri(Path(config.run_root))

@@ -16,6 +16,7 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
 from srpo_ray.rewards.build import declares_image_gradient
+from srpo_ray.tracking.run import tracking_uri
 from srpo_ray.training.inputs import input_hashes, keep_inputs
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.storage import below, require_writable
@@ -29,11 +30,13 @@ def check_inputs(config: RunConfig) -> None:
 
     Raises:
         ValueError: If prompts, pictures, the model folder or its scheduler cannot be used, or the algorithm needs a
-            gradient that a reward does not have, or steps that do not fit in its window.
+            gradient that a reward does not have, or steps that do not fit in its window; or if no address of MLflow
+            can be made.
     """
     check_rewards(config)
     check_model(config.model.path)
     check_grids(config)
+    tracking_uri(config)
     read_texts(config)
 
 

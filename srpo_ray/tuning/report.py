@@ -14,9 +14,8 @@ from srpo_ray.evaluation.report import write_report
 from srpo_ray.evaluation.results import TRAINED_GAIN, SweepReport, TrialRow
 from srpo_ray.evaluation.table import ranked_table, write_csv, write_json
 from srpo_ray.files import write_text
-from srpo_ray.tracking.run import git_commit
+from srpo_ray.tracking.run import git_commit, tracking_uri
 from srpo_ray.tracking.tracker import Tracker
-from srpo_ray.training.launch import tracking_uri
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.tuning.trial import Study, trial_config
 

@@ -13,8 +13,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.config.located import located
 from srpo_ray.errors import StudyInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
-from srpo_ray.tracking.run import end_run, git_commit, start_run
-from srpo_ray.training.launch import tracking_uri
+from srpo_ray.tracking.run import end_run, git_commit, start_run, tracking_uri
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.tuning.progress import RunsTable
 from srpo_ray.tuning.rows import read_row

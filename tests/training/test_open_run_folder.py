@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from srpo_ray.config import RunConfig, apply, load_run
-from srpo_ray.training.preflight import forgotten_unless_begun, open_run_folder
+from srpo_ray.training.preflight import check_inputs, forgotten_unless_begun, open_run_folder
 from tests.conftest import SMALL_WORLD
 
 ANOTHER = "to be new or to hold this same run, got a run with another config"
@@ -55,3 +55,9 @@ def test_storage_that_is_gone_is_refused_where_a_run_would_go_on(config: RunConf
         open_run_folder(config, tmp_path / "run")
     folder.finished.write_text("{}")
     assert open_run_folder(config, tmp_path / "run").finished.exists()
+
+
+def test_folder_that_no_address_of_a_database_can_name_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    config = load_run([SMALL_WORLD], [f"run_root='{tmp_path}/runs?'"])
+    with pytest.raises(ValueError, match=r"choose another run_root .* or set tracking\.uri to an MLflow server"):
+        check_inputs(config)
