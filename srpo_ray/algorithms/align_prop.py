@@ -12,7 +12,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
-from srpo_ray.config.baselines import AlignPropConfig
+from srpo_ray.config.algorithms.align_prop import AlignPropConfig
 from srpo_ray.flow import generator
 
 

@@ -6,7 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from srpo_ray.config.base import AlgorithmSection
+from srpo_ray.config.algorithms.base import AlgorithmSection
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import SigmaGrid, generator, numeric_grid
 from srpo_ray.models.policy import FlowPolicy

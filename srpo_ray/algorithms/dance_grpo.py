@@ -12,7 +12,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import plain_queries
-from srpo_ray.config.baselines import DanceGRPOConfig
+from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.flow import euler_step, generator, log_density, sde_step
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import PendingScore

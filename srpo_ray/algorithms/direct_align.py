@@ -13,8 +13,8 @@ from torch import Tensor
 from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.algorithms.window import address, build_window
+from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.base import Scope
-from srpo_ray.config.baselines import DirectAlignConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import SigmaGrid, euler_step, generator, mix, numeric_grid, recover_clean
 from srpo_ray.models.policy import FlowPolicy

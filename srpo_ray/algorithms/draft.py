@@ -11,7 +11,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
-from srpo_ray.config.baselines import DRaFTConfig
+from srpo_ray.config.algorithms.draft import DRaFTConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import SigmaGrid, generator, mix, numeric_grid
 from srpo_ray.models.policy import FlowPolicy

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
 from srpo_ray.algorithms.reward_loss import reward_loss
-from srpo_ray.config.baselines import ReFLConfig
+from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.flow import euler_step, uniform_integer
 
 
@@ -32,7 +32,7 @@ class ReFL(PlainAlgorithm[ReFLConfig]):
         """Sample up to the step that is drawn for the update, without gradient."""
         noise = self.noise(batch)
         last = self.rollout.num_steps - 1
-        first = self.rollout.num_steps - max(1, round(self.config.late_share * self.rollout.num_steps))
+        first = self.rollout.num_steps - self.config.late_steps(self.rollout.num_steps)
         # One draw for all samples and workers, because it sets the number of transformer calls.
         stop = uniform_integer(first, last, self.seed, "refl_step", batch.step)
         grid = self.sigmas[: stop + 1]

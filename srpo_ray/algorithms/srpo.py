@@ -15,7 +15,8 @@ from torch import Tensor
 from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss
 from srpo_ray.algorithms.direct_align import Rollout, collect_rollout, direct_align, gradient_scale
 from srpo_ray.algorithms.window import Window, build_window
-from srpo_ray.config.algorithm import Branch, ControlWords, SRPOConfig
+from srpo_ray.config.algorithms.control_words import ControlWords
+from srpo_ray.config.algorithms.srpo import Branch, SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import SigmaGrid, numeric_grid
 from srpo_ray.models.policy import FlowPolicy

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch
+from srpo_ray.config.algorithms.window import WindowSection
 from srpo_ray.config.base import Scope
-from srpo_ray.config.window import WindowSection
 from srpo_ray.flow import SigmaGrid, even_sigmas, uniform_integer, window_sigmas
 
 MARGIN = 5

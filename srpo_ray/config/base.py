@@ -4,7 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -133,12 +133,3 @@ def check_names(names: Sequence[str]) -> None:
             f"expected names that differ in their letters and digits, as folders are called by them, got"
             f" {', '.join(map(repr, bad))}; rename all but one"
         )
-
-
-class AlgorithmSection(Section):
-    """What the config class of every algorithm shares; its `type` is the name that section `algorithm` is told by."""
-
-    needs_image_gradient: ClassVar[bool] = True
-    """Whether the loss needs the gradient of the rewards in the pictures."""
-    takes_images: ClassVar[bool] = False
-    """Whether real pictures (`data.images`) can take the place of its rollouts."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from srpo_ray.config.algorithm import DEFAULT_TYPE
+from srpo_ray.config.algorithms.registry import DEFAULT_TYPE
 from srpo_ray.config.base import Section
 from srpo_ray.config.explain import describe, first_causes
 from srpo_ray.config.run import RunConfig

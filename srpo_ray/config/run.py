@@ -4,9 +4,9 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from srpo_ray.config.algorithm import PAPER_WORDS, AlgorithmConfig, ControlWords, SRPOConfig
+from srpo_ray.config.algorithms.control_words import PAPER_WORDS, ControlWords
+from srpo_ray.config.algorithms.registry import DEFAULT, AlgorithmConfig, types_that
 from srpo_ray.config.base import Name, Section
-from srpo_ray.config.baselines import AlignPropConfig, DanceGRPOConfig, DRaFTConfig
 from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
@@ -29,7 +29,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     rollout: RolloutConfig = RolloutConfig()
-    algorithm: AlgorithmConfig = SRPOConfig()
+    algorithm: AlgorithmConfig = DEFAULT
     word_sets: dict[str, ControlWords] = {"paper": PAPER_WORDS}
     """Named sets of control words; `algorithm.control_words` chooses one. `paper` is always there."""
     rewards: RewardsConfig
@@ -45,14 +45,13 @@ class RunConfig(Section):
     @property
     def control_words(self) -> ControlWords | None:
         """The set that `algorithm.control_words` names; None for an algorithm that uses no control words."""
-        name = getattr(self.algorithm, "control_words", None)
+        name = self.algorithm.word_set
         return None if name is None else self.word_sets[name]
 
     @property
     def trained_words(self) -> ControlWords | None:
         """The control words whose difference the run is trained to raise; None if its reward is a plain one."""
-        # An algorithm that knows of no query scores the plain prompt.
-        return self.control_words if getattr(self.algorithm, "query", "plain") != "plain" else None
+        return self.control_words if self.algorithm.compares_texts else None
 
     @property
     def text_free(self) -> tuple[str, ...]:
@@ -85,18 +84,18 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_rewards_read_text(self) -> Self:
         blind = [model.name for model in self.rewards.models if not model.reads_text]
-        query = getattr(self.algorithm, "query", None)
-        if blind and self.trained_words is not None:
+        if blind and self.algorithm.compares_texts:
             raise ValueError(
-                f"expected trained rewards that read text with algorithm.query={query}, got {', '.join(blind)}"
-                ", which scores all texts alike, so that a difference of texts cancels it; set algorithm.query to plain"
-                " and algorithm.branches to [denoise], take another algorithm, or move the model to evaluation.held_out"
+                f"expected trained rewards that read text for algorithm.type={self.algorithm.type} with control words,"
+                f" got {', '.join(blind)}, which scores all texts alike, so that a difference of texts cancels it; set"
+                " algorithm.query to plain and algorithm.branches to [denoise], take another algorithm, or move the"
+                " model to evaluation.held_out"
             )
         return self
 
     @model_validator(mode="after")
     def _check_word_set(self) -> Self:
-        name = getattr(self.algorithm, "control_words", None)
+        name = self.algorithm.word_set
         if name is not None and name not in self.word_sets:
             raise ValueError(
                 f"expected algorithm.control_words to name one of word_sets ({', '.join(sorted(self.word_sets))}),"
@@ -106,27 +105,16 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_sampler_steps(self) -> Self:
-        steps, algorithm = self.rollout.num_steps, self.algorithm
-        if isinstance(algorithm, DRaFTConfig) and algorithm.num_steps > steps:
-            raise ValueError(
-                f"expected algorithm.num_steps of at most rollout.num_steps = {steps}, got {algorithm.num_steps};"
-                " the steps with gradient are the rollout's last ones, so lower the one or raise the other"
-            )
-        if isinstance(algorithm, AlignPropConfig):
-            algorithm.cut_probabilities(steps)
-        if isinstance(algorithm, DanceGRPOConfig) and steps < 2:
-            raise ValueError(
-                f"expected rollout.num_steps of at least 2 with algorithm {algorithm.type}, got {steps}; the last step"
-                " has no noise, so raise it to have a random step to train"
-            )
+        self.algorithm.check_rollout(self.rollout.num_steps)
         return self
 
     @model_validator(mode="after")
     def _check_images(self) -> Self:
-        if self.data.images and not self.algorithm.takes_images:
+        if self.data.images and self.algorithm.needs.images == "none":
+            others = types_that(lambda needs: needs.images != "none")
             raise ValueError(
                 f"expected data.images to be unset with algorithm.type={self.algorithm.type}, got"
-                f" {self.data.images!r}; it needs rollouts of its own, so unset it or choose srpo or direct_align"
+                f" {self.data.images!r}; it needs rollouts of its own, so unset it or choose {others}"
             )
         return self
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srpo_ray.config.algorithm import ControlWords
+from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
 from srpo_ray.flow import generator

@@ -85,7 +85,7 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
     """
     pool = config.rewards.pool
     gpu = pool.num_gpus > 0 and not config.rewards.in_process
-    gradient = config.algorithm.needs_image_gradient
+    gradient = config.algorithm.needs.reward == "gradient"
     trained, unknown = reward_sizes(config.rewards.models, pool.micro_batch_size, gradient=gradient, gpu=gpu)
     held_out, more = reward_sizes(config.evaluation.held_out, pool.micro_batch_size, gradient=False, gpu=gpu)
     sizes = tuple(sorted({reward.image_size for reward in trained} or {224}))

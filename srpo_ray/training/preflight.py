@@ -7,8 +7,9 @@ from pathlib import Path
 
 from srpo_ray.algorithms.window import build_window
 from srpo_ray.config import RunConfig, to_yaml
+from srpo_ray.config.algorithms.registry import types_that
+from srpo_ray.config.algorithms.window import WindowSection
 from srpo_ray.config.load import ConfigError, load_run
-from srpo_ray.config.window import WindowSection
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
 from srpo_ray.models.families import family_of
@@ -89,14 +90,15 @@ def check_rewards(config: RunConfig) -> None:
     Raises:
         ValueError: If it needs image gradients and a reward declares that it has none.
     """
-    if not config.algorithm.needs_image_gradient:
+    if config.algorithm.needs.reward != "gradient":
         return
     without = [model.name for model in config.rewards.models if not declares_image_gradient(model)]
     if without:
         raise ValueError(
             f"expected rewards with image gradients for algorithm.type={config.algorithm.type}, got"
-            f" {', '.join(without)} with image_gradient = False; train with algorithm.type=dance_grpo, which needs"
-            " none, or take the model out of rewards.models"
+            f" {', '.join(without)} with image_gradient = False; train with algorithm.type="
+            f"{types_that(lambda needs: needs.reward == 'score')}, which needs none, or take the model out of"
+            " rewards.models"
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from srpo_ray.algorithms.align_prop import AlignProp
-from srpo_ray.config.baselines import AlignPropConfig
+from srpo_ray.config.algorithms.align_prop import AlignPropConfig
 from srpo_ray.config.model import RolloutConfig
 from tests.algorithms.stand_ins import (
     AffinePolicy,

@@ -11,7 +11,7 @@ import torch
 
 from srpo_ray.algorithms.base import LossOutput
 from srpo_ray.algorithms.dance_grpo import DanceGRPO, PolicyLoss, Trajectories, group_advantages
-from srpo_ray.config.baselines import DanceGRPOConfig
+from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.rewards.base import Scores
 from tests.algorithms.stand_ins import (

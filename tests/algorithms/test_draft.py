@@ -7,7 +7,7 @@ import torch
 
 from srpo_ray.algorithms.base import LossOutput
 from srpo_ray.algorithms.draft import DRaFT
-from srpo_ray.config.baselines import DRaFTConfig
+from srpo_ray.config.algorithms.draft import DRaFTConfig
 from srpo_ray.config.model import RolloutConfig
 from tests.algorithms.stand_ins import (
     AffinePolicy,

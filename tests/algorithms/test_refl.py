@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from srpo_ray.algorithms.refl import ReFL
-from srpo_ray.config.baselines import ReFLConfig
+from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.model import RolloutConfig
 from tests.algorithms.stand_ins import (
     AffinePolicy,

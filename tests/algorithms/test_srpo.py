@@ -15,7 +15,8 @@ from srpo_ray.algorithms.direct_align import Rollout, gradient_scale
 from srpo_ray.algorithms.srpo import SRPO, branch_steps, guided_query, relative_query
 from srpo_ray.algorithms.window import build_window
 from srpo_ray.config import load_run
-from srpo_ray.config.algorithm import PAPER_WORDS, ControlWords, SRPOConfig
+from srpo_ray.config.algorithms.control_words import PAPER_WORDS, ControlWords
+from srpo_ray.config.algorithms.srpo import SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import euler_step, numeric_grid, recover_clean
 from srpo_ray.models.policy import FlowPolicy

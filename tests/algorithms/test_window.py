@@ -9,10 +9,11 @@ from srpo_ray.algorithms import Batch
 from srpo_ray.algorithms.direct_align import DirectAlign
 from srpo_ray.algorithms.srpo import SRPO
 from srpo_ray.algorithms.window import build_window
-from srpo_ray.config.algorithm import PAPER_WORDS, SRPOConfig
-from srpo_ray.config.baselines import DirectAlignConfig
+from srpo_ray.config.algorithms.control_words import PAPER_WORDS
+from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
+from srpo_ray.config.algorithms.srpo import SRPOConfig
+from srpo_ray.config.algorithms.window import WindowSection
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.config.window import WindowSection
 from srpo_ray.flow import numeric_grid
 from srpo_ray.models.text import Conditioning
 from tests.algorithms.stand_ins import AffinePolicy, PromptRewards, as_policy, as_scorer

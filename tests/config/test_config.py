@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from srpo_ray.config import ConfigError, RunConfig, apply, load_run, load_study, load_sweep, to_yaml
-from srpo_ray.config.algorithm import DEFAULT_TYPE, AlgorithmConfig, SRPOConfig
+from srpo_ray.config.algorithms.refl import ReFLConfig
+from srpo_ray.config.algorithms.registry import DEFAULT_TYPE, AlgorithmConfig
+from srpo_ray.config.algorithms.srpo import SRPOConfig
 from srpo_ray.config.base import Section
-from srpo_ray.config.baselines import ReFLConfig
 from srpo_ray.config.load import load_values, merge, parse_override, set_path
 from srpo_ray.config.reward import RewardModelConfig
 from srpo_ray.config.study import StudyConfig
@@ -294,9 +295,9 @@ AESTHETIC = "{name: looks, type: aesthetic, path: head.pth, backbone: openai/cli
 
 def test_reward_that_reads_no_text_is_refused_where_a_difference_of_texts_is_trained() -> None:
     plain = ["algorithm.query=plain", "algorithm.branches=[denoise]"]
-    with pytest.raises(ConfigError, match=r"algorithm.query=relative, got looks, .* set algorithm.query to plain"):
+    with pytest.raises(ConfigError, match=r"with control words, got looks, .* set algorithm.query to plain"):
         load_run([SMALL_WORLD], [f"rewards.models=[{AESTHETIC}]"])
-    with pytest.raises(ConfigError, match=r"algorithm.query=guided, got looks"):
+    with pytest.raises(ConfigError, match=r"with control words, got looks"):
         load_run([SMALL_WORLD], [f"rewards.models=[{AESTHETIC}]", "algorithm.query=guided"])
     assert load_run([SMALL_WORLD], [f"rewards.models=[{AESTHETIC}]", *plain]).text_free == ("looks",)
     assert load_run([SMALL_WORLD], [f"rewards.models=[{AESTHETIC}]", "algorithm.type=draft"]).text_free == ("looks",)

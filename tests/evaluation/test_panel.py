@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo_ray.config.algorithm import ControlWords
+from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.evaluation.panel import Evaluation, Panel, combine
 from srpo_ray.flow import generator

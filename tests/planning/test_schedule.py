@@ -1,7 +1,7 @@
 """How often each algorithm calls the model, against a policy that counts its calls."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.algorithms.build import ALGORITHMS
 from srpo_ray.config import RunConfig, apply
-from srpo_ray.config.base import AlgorithmSection
+from srpo_ray.config.algorithms.base import AlgorithmSection
 from srpo_ray.data.mixture import real_samples
 from srpo_ray.models.text import Conditioning
 from srpo_ray.planning.duration import worker_work
-from srpo_ray.planning.schedule import micro_batches, planned_calls, schedule
+from srpo_ray.planning.schedule import micro_batches, schedule
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.query import TextQuery
 from tests.algorithms.stand_ins import SHAPE, AffinePolicy
@@ -123,13 +123,12 @@ def test_half_as_many_rollouts_are_planned_as_half_the_work(tiny_run: RunConfig)
     assert rollout({"data.images": "small_world:realistic"}) == 0
 
 
-def test_algorithm_without_a_plan_is_an_error() -> None:
+def test_algorithm_that_does_not_state_its_calls_cannot_be_configured() -> None:
     class Unplanned(AlgorithmSection):
-        takes_images: ClassVar[bool] = True
         type: Literal["unplanned"] = "unplanned"
 
-    with pytest.raises(AssertionError, match="Unplanned"):
-        planned_calls(cast(Any, Unplanned()), 10)
+    with pytest.raises(TypeError, match="calls"):
+        cast(Any, Unplanned)()
 
 
 def test_samples_are_those_of_a_micro_batch(tiny_run: RunConfig) -> None:

@@ -4,14 +4,15 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.base import AlgorithmSection, Scope
+from srpo_ray.config.algorithms.base import AlgorithmSection, Needs
+from srpo_ray.config.base import Scope
 from srpo_ray.config.model import Shift
 
 
 class WindowSection(AlgorithmSection):
     """Options that SRPO and Direct-Align share, arXiv 2509.06942; defaults of SRPO's released HPSv2.1 recipe."""
 
-    takes_images: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(images="optional")
     timestep_window: tuple[int, int] = (5, 25)
     """First and last index of the `window_grid_steps` grid between which updates land; 0 is pure noise."""
     sigma_window: tuple[float, float] | None = None

@@ -1,0 +1,70 @@
+"""Facts that each algorithm states about itself for checks and planner: its needs, and the calls of an update."""
+
+from abc import abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+from srpo_ray.config.base import Section
+
+
+class Needs(NamedTuple):
+    """Inputs of an algorithm besides prompts."""
+
+    reward: Literal["score", "gradient"] = "gradient"
+    """`gradient`: trained rewards must be differentiable in the image; `score`: a black box will do."""
+    images: Literal["none", "optional"] = "none"
+    """`optional`: real images (`data.images`) may take the place of rollouts."""
+
+
+class Calls(NamedTuple):
+    """Model calls of one micro-batch of prompts that are all rolled out."""
+
+    forward: float
+    """Transformer calls without gradient, on average where the algorithm draws their number."""
+    losses: int = 1
+    """Losses, each with a graph of its own."""
+    in_flight: int = 1
+    """Losses whose graphs the algorithm keeps together until the backward pass over their sum."""
+    chained: int = 1
+    """Most transformer calls with gradient in one loss."""
+    mean_chained: float = 1.0
+    """The same on average."""
+    images_per_prompt: int = 1
+    """Images of each prompt."""
+    decodes: bool = True
+    """Whether the gradient comes through the decoder; else images are decoded without gradient, once."""
+    guidance_scale: float | None = None
+    """Guidance of the calls with gradient; None is that of the rollout."""
+
+
+class AlgorithmSection(Section):
+    """Base of every algorithm's config class; its field `type` names it in section `algorithm`."""
+
+    needs: ClassVar[Needs] = Needs()
+
+    @abstractmethod
+    def calls(self, num_steps: int) -> Calls:
+        """Model calls of a micro-batch.
+
+        Args:
+            num_steps: Steps of the sampler.
+        """
+
+    def check_rollout(self, num_steps: int) -> None:
+        """Refuse a sampler that the algorithm cannot train with.
+
+        Args:
+            num_steps: Steps of the sampler.
+
+        Raises:
+            ValueError: If there are too few.
+        """
+
+    @property
+    def word_set(self) -> str | None:
+        """Name of the set in `word_sets` that queries take; None for an algorithm without control words."""
+        return None
+
+    @property
+    def compares_texts(self) -> bool:
+        """Whether the trained reward is a difference of texts, which a model that reads no text cannot give."""
+        return False

@@ -1,0 +1,16 @@
+"""Options of Direct-Align."""
+
+from typing import Literal
+
+from srpo_ray.config.algorithms.base import Calls
+from srpo_ray.config.algorithms.window import WindowSection
+
+
+class DirectAlignConfig(WindowSection):
+    """Direct-Align with a plain reward, arXiv 2509.06942; window and strength as in SRPO's HPSv2.1 recipe."""
+
+    type: Literal["direct_align"] = "direct_align"
+
+    def calls(self, num_steps: int) -> Calls:
+        """One rollout and one loss."""
+        return Calls(num_steps, guidance_scale=self.guidance_scale)

@@ -1,0 +1,34 @@
+"""Section `algorithm`: the config classes of all algorithms, chosen by `type`."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_args
+
+from pydantic import BeforeValidator, Field
+
+from srpo_ray.config.algorithms.align_prop import AlignPropConfig
+from srpo_ray.config.algorithms.base import Needs
+from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
+from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
+from srpo_ray.config.algorithms.draft import DRaFTConfig
+from srpo_ray.config.algorithms.refl import ReFLConfig
+from srpo_ray.config.algorithms.srpo import SRPOConfig
+
+_Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | DanceGRPOConfig
+
+DEFAULT_TYPE = "srpo"
+"""The algorithm of a config that names none."""
+DEFAULT = SRPOConfig()
+
+
+def _name_default(section: Any) -> Any:
+    return {"type": DEFAULT_TYPE, **section} if isinstance(section, Mapping) else section
+
+
+AlgorithmConfig = Annotated[_Configs, Field(discriminator="type"), BeforeValidator(_name_default)]
+"""Section `algorithm`: the class whose `type` it gives."""
+
+
+def types_that(fit: Callable[[Needs], bool]) -> str:
+    """Names of the algorithms whose needs fit, for messages: `direct_align or srpo`."""
+    kinds = get_args(_Configs)
+    return " or ".join(sorted(kind.model_fields["type"].default for kind in kinds if fit(kind.needs)))
