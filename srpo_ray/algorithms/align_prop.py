@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
-from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.algorithms.base import Algorithm, Batch, Loss
+from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
 from srpo_ray.config.algorithms.align_prop import AlignPropConfig
-from srpo_ray.flow import generator
+from srpo_ray.flow import Draws
 
 
 @dataclass(frozen=True)
@@ -26,25 +26,26 @@ class CutChain:
     """Steps made already, all without gradient."""
 
 
-class AlignProp(PlainAlgorithm[AlignPropConfig]):
+class AlignProp(Algorithm[AlignPropConfig]):
     """Reward back-propagation through a randomly truncated chain."""
 
     def collect(self, batch: Batch) -> CutChain:
         """Sample up to the cut of the update, without gradient."""
         noise = self.noise(batch)
-        cut = self._cut(batch.step)
+        cut = self._cut(batch.draws)
         grid = self.sigmas[: cut + 1]
         return CutChain(self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale), cut)
 
-    def losses(self, batch: Batch, collected: CutChain) -> Iterator[PendingLoss]:
+    def losses(self, batch: Batch, collected: CutChain) -> Iterator[Loss]:
         """Yield the one loss of the batch."""
         grid = self.sigmas[collected.cut :]
         clean = self.policy.integrate(collected.tokens, batch.conditioning, grid, self.rollout.guidance_scale)
         gradient_steps = torch.full((len(clean),), float(len(grid) - 1))
         metrics = {"step/gradient_steps": gradient_steps}
-        yield reward_loss(self.rewards, batch, self.policy.decode(clean), "sample", metrics=metrics)
+        queries = plain_queries(batch.prompts)
+        yield reward_loss(self.rewards, self.policy.decode(clean), queries, "sample", metrics=metrics)
 
-    def _cut(self, step: int) -> int:
+    def _cut(self, draws: Draws) -> int:
         """First step with gradient; one draw for all samples and workers, because it sets which calls carry one."""
         chances = torch.tensor(self.config.cut_probabilities(self.rollout.num_steps), dtype=torch.float64)
-        return int(torch.multinomial(chances, 1, generator=generator(self.seed, "cut", step)))
+        return int(torch.multinomial(chances, 1, generator=draws.of_update("cut")))

@@ -6,14 +6,15 @@ steps that led to it more likely. No gradient of the reward is needed, so any bl
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss, PlainAlgorithm
+from srpo_ray.algorithms.base import Algorithm, Batch, Loss, LossOutput
 from srpo_ray.algorithms.reward_loss import plain_queries
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
-from srpo_ray.flow import euler_step, generator, log_density, sde_step
+from srpo_ray.flow import euler_step, log_density, sde_step
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import PendingScore
 
@@ -48,45 +49,44 @@ class Trajectories:
     """Rewards of the finished pictures."""
 
 
-@dataclass(frozen=True)
-class PolicyLoss:
-    """One random step of every sample, made as likely as its advantage says."""
+def policy_loss(
+    log_density: Tensor, old_log_density: Tensor, pending: PendingScore, config: DanceGRPOConfig, share: float
+) -> LossOutput:
+    """Loss that makes one random step of every sample as likely as its advantage says; waits for the rewards.
 
-    log_density: Tensor
-    """Under the present model, `[S]` with gradient."""
-    old_log_density: Tensor
-    """Under the model that made the step, `[S]`."""
-    pending: PendingScore
-    config: DanceGRPOConfig
-    share: float
-    """This step's share of the batch's loss."""
+    It is `share` times the mean of `max(-A * ratio, -A * clip(ratio, 1 - range, 1 + range))`.
 
-    def result(self) -> LossOutput:
-        """Wait for the rewards: the mean of `max(-A * ratio, -A * clip(ratio, 1 - range, 1 + range))`."""
-        config, scores = self.config, self.pending.result()
-        advantages = group_advantages(scores.total, config.group_size, config.advantage_limit)
-        ratio = torch.exp(self.log_density - self.old_log_density)
-        clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
-        losses = torch.maximum(-advantages * ratio, -advantages * clipped)
-        metrics = {f"reward/{name}/sample": values for name, values in scores.raw.items()}
-        metrics["reward/total/sample"] = scores.total
-        metrics["reward/group_std"] = scores.total.reshape(-1, config.group_size).std(dim=1)
-        metrics["loss/policy"] = losses.detach()
-        metrics["advantage/std"] = advantages.std().reshape(1)
-        metrics["ratio/clip_fraction"] = (ratio.detach() != clipped.detach()).float()
-        return LossOutput(self.share * losses.mean(), metrics)
+    Args:
+        log_density: Of the step under the present model, `[S]` with gradient.
+        old_log_density: Of the step under the model that made it, `[S]`.
+        pending: Rewards of the finished images.
+        config: Section `algorithm`.
+        share: Share of the batch's loss.
+    """
+    scores = pending.result()
+    advantages = group_advantages(scores.total, config.group_size, config.advantage_limit)
+    ratio = torch.exp(log_density - old_log_density)
+    clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
+    losses = torch.maximum(-advantages * ratio, -advantages * clipped)
+    metrics = {f"reward/{name}/sample": values for name, values in scores.raw.items()}
+    metrics["reward/total/sample"] = scores.total
+    metrics["reward/group_std"] = scores.total.reshape(-1, config.group_size).std(dim=1)
+    metrics["loss/policy"] = losses.detach()
+    metrics["advantage/std"] = advantages.std().reshape(1)
+    metrics["ratio/clip_fraction"] = (ratio.detach() != clipped.detach()).float()
+    return LossOutput(share * losses.mean(), metrics)
 
 
-class DanceGRPO(PlainAlgorithm[DanceGRPOConfig]):
+class DanceGRPO(Algorithm[DanceGRPOConfig]):
     """Group relative policy optimization of a flow."""
 
     @torch.no_grad()
     def collect(self, batch: Batch) -> Trajectories:
         """Walk from each prompt's noise to `group_size` pictures and submit them."""
-        rows = [row for row, _ in self._children(batch)]
+        rows = [row for row in range(len(batch.prompts)) for _ in range(self.config.group_size)]
         conditioning = batch.conditioning[rows]
         first = self.noise(batch)
-        sources = [generator(self.seed, "sde", *address) for address in self._addresses(batch)]
+        sources = self._generators(batch, "sde")
         points, log_densities = [first[rows]], []
         for index in range(self.rollout.num_steps - 1):
             mean, std = self._step(points[-1], conditioning, torch.full((len(rows),), index))
@@ -96,25 +96,22 @@ class DanceGRPO(PlainAlgorithm[DanceGRPOConfig]):
         pending = self.rewards.submit(images, plain_queries([batch.prompts[row] for row in rows]))
         return Trajectories(torch.stack(points), torch.stack(log_densities), conditioning, pending)
 
-    def losses(self, batch: Batch, collected: Trajectories) -> Iterator[PendingLoss]:
+    def losses(self, batch: Batch, collected: Trajectories) -> Iterator[Loss]:
         """Yield one loss per trained step, of which each sample has an order of its own, as in the release."""
         count, random_steps = self.config.trained_steps(self.rollout.num_steps), self.rollout.num_steps - 1
-        sources = [generator(self.seed, "grpo_steps", *address) for address in self._addresses(batch)]
+        sources = self._generators(batch, "grpo_steps")
         orders = torch.stack([torch.randperm(random_steps, generator=source)[:count] for source in sources], dim=1)
         rows = torch.arange(len(sources))
         for indices in orders:
             mean, std = self._step(collected.points[indices, rows], collected.conditioning, indices)
             density = log_density(collected.points[indices + 1, rows], mean, std)
             old = collected.log_densities[indices, rows]
-            yield PolicyLoss(density, old, collected.pending, self.config, share=1 / count)
+            yield partial(policy_loss, density, old, collected.pending, self.config, 1 / count)
 
-    def _children(self, batch: Batch) -> list[tuple[int, int]]:
-        """Row in the batch and number in its group of every sample, group by group."""
-        return [(row, child) for row in range(len(batch.samples)) for child in range(self.config.group_size)]
-
-    def _addresses(self, batch: Batch) -> list[tuple[int, int, int]]:
-        """Address of every sample's draws: the same on any number of workers."""
-        return [(batch.step, batch.samples[row], child) for row, child in self._children(batch)]
+    def _generators(self, batch: Batch, purpose: str) -> list[torch.Generator]:
+        """One generator per image, group by group."""
+        by_child = [batch.draws.generators(purpose, child) for child in range(self.config.group_size)]
+        return [sources[row] for row in range(len(batch.prompts)) for sources in by_child]
 
     def _step(self, tokens: Tensor, conditioning: Conditioning, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the random steps from grid points `indices` `[S]` to the next ones."""

@@ -6,20 +6,22 @@ scored against the prompt itself.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
-from srpo_ray.algorithms.reward_loss import reward_loss
-from srpo_ray.algorithms.window import address, build_window
+from srpo_ray.algorithms.base import Algorithm, Batch, Loss
+from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
+from srpo_ray.algorithms.window import Window, build_window
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.base import Scope
-from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import SigmaGrid, euler_step, generator, mix, numeric_grid, recover_clean
-from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.flow import euler_step, mix, recover_clean
 from srpo_ray.models.text import Conditioning
-from srpo_ray.rewards.base import RewardScorer
+
+if TYPE_CHECKING:
+    from srpo_ray.models.policy import FlowPolicy
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Rollout:
 
 
 def collect_rollout(
-    policy: FlowPolicy, batch: Batch, sigmas: Tensor, guidance_scale: float, noise_scope: Scope, seed: int
+    policy: "FlowPolicy", batch: Batch, sigmas: Tensor, guidance_scale: float, noise_scope: Scope
 ) -> Rollout:
     """Clean tokens of a batch without gradient, sampled or those of its real pictures, and the noise to mix in.
 
@@ -42,14 +44,13 @@ def collect_rollout(
         batch: The prompts.
         sigmas: Grid of the sampler, from 1 to 0.
         guidance_scale: Guidance of the sampler.
-        noise_scope: Which samples of an update share one noise.
-        seed: Seed of the run.
+        noise_scope: Samples of an update that share one noise.
     """
-    purposes = ["real" if row in batch.real else "rollout" for row in range(len(batch.samples))]
-    addresses = [address(noise_scope, batch, sample) for sample in batch.samples]
-    noise = policy.noise([generator(seed, purpose, *parts) for purpose, parts in zip(purposes, addresses, strict=True)])
+    sources = {purpose: batch.draws.generators(purpose, scope=noise_scope) for purpose in ("real", "rollout")}
+    rows = range(len(batch.prompts))
+    noise = policy.noise([sources["real" if row in batch.real else "rollout"][row] for row in rows])
     clean = torch.empty_like(noise)
-    sampled = [row for row, purpose in enumerate(purposes) if purpose == "rollout"]
+    sampled = [row for row in rows if row not in batch.real]
     if sampled:
         clean[sampled] = policy.rollout(noise[sampled], batch.conditioning[sampled], sigmas, guidance_scale)
     for row, tokens in batch.real.items():
@@ -58,7 +59,7 @@ def collect_rollout(
 
 
 def direct_align(
-    policy: FlowPolicy,
+    policy: "FlowPolicy",
     rollout: Rollout,
     conditioning: Conditioning,
     start: Tensor,
@@ -91,41 +92,32 @@ def gradient_scale(start: Tensor, landing: Tensor) -> Tensor:
     return (landing - start) / (1 - landing)
 
 
-class DirectAlign(PlainAlgorithm[DirectAlignConfig]):
+class DirectAlign(Algorithm[DirectAlignConfig]):
     """Direct-Align with a plain reward."""
 
-    def __init__(
-        self,
-        config: DirectAlignConfig,
-        rollout: RolloutConfig,
-        policy: FlowPolicy,
-        rewards: RewardScorer,
-        seed: int,
-        grid: SigmaGrid = numeric_grid,
-    ) -> None:
-        """See `PlainAlgorithm`."""
-        super().__init__(config, rollout, policy, rewards, seed, grid)
-        self.window = build_window(config, grid)
+    @cached_property
+    def window(self) -> Window:
+        """Sigmas that updates land on."""
+        return build_window(self.config, self.grid)
 
     def collect(self, batch: Batch) -> Rollout:
         """Clean tokens of the batch without gradient, and their noise."""
-        return collect_rollout(
-            self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise, self.seed
-        )
+        return collect_rollout(self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise)
 
-    def losses(self, batch: Batch, collected: Rollout) -> Iterator[PendingLoss]:
+    def losses(self, batch: Batch, collected: Rollout) -> Iterator[Loss]:
         """Yield the one loss of the batch."""
         config = self.config
         start, landing = self._steps(batch)
         images = direct_align(self.policy, collected, batch.conditioning, start, landing, config.guidance_scale)
         metrics = {"step/gradient_scale/denoise": gradient_scale(start, landing), "step/landing_sigma/denoise": landing}
-        yield reward_loss(self.rewards, batch, images, "denoise", metrics=metrics, hinge=config.hinge)
+        queries = plain_queries(batch.prompts)
+        yield reward_loss(self.rewards, images, queries, "denoise", metrics=metrics, hinge=config.hinge)
 
     def _steps(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Start and landing sigma of every sample, `[B]` each."""
         window, count = self.window, len(self.window)
         # The same draws as SRPO's, whose denoise branch this is.
-        draws = window.draw(self.config.landing, batch, 0, self.seed)
+        draws = window.draw(self.config.landing, batch.draws, 0)
         starts = [count - draw - window.stride_at(draw) for draw in draws]
         landings = [count - draw for draw in draws]
         return window.sigmas[starts].float(), window.sigmas[landings].float()

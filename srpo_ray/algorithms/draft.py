@@ -9,50 +9,40 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
-from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.algorithms.base import Algorithm, Batch, Loss
+from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
 from srpo_ray.config.algorithms.draft import DRaFTConfig
-from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import SigmaGrid, generator, mix, numeric_grid
-from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.flow import mix
 
 
-class DRaFT(PlainAlgorithm[DRaFTConfig]):
+class DRaFT(Algorithm[DRaFTConfig]):
     """DRaFT-K, and DRaFT-LV where there are renoisings."""
-
-    def __init__(
-        self,
-        config: DRaFTConfig,
-        rollout: RolloutConfig,
-        policy: FlowPolicy,
-        rewards: RewardScorer,
-        seed: int,
-        grid: SigmaGrid = numeric_grid,
-    ) -> None:
-        """See `PlainAlgorithm`."""
-        super().__init__(config, rollout, policy, rewards, seed, grid)
-        self.early, self.late = self.sigmas[: -config.num_steps], self.sigmas[-config.num_steps - 1 :]
 
     def collect(self, batch: Batch) -> Tensor:
         """Sample tokens `[B, N, 64]` up to the steps that carry gradient."""
         noise = self.noise(batch)
-        return self.policy.rollout(noise, batch.conditioning, self.early, self.rollout.guidance_scale)
+        early = self.sigmas[: -self.config.num_steps]
+        return self.policy.rollout(noise, batch.conditioning, early, self.rollout.guidance_scale)
 
-    def losses(self, batch: Batch, collected: Tensor) -> Iterator[PendingLoss]:
+    def losses(self, batch: Batch, collected: Tensor) -> Iterator[Loss]:
         """Yield the loss of the sampled pictures, then one per renoising; the update is their mean."""
-        share = 1 / (1 + self.config.renoisings)
+        share, queries = 1 / (1 + self.config.renoisings), plain_queries(batch.prompts)
         clean = self._finish(batch, collected)
-        yield reward_loss(self.rewards, batch, self.policy.decode(clean), "sample", share=share)
+        yield reward_loss(self.rewards, self.policy.decode(clean), queries, "sample", share=share)
         for index in range(self.config.renoisings):
             renoised = self._finish(batch, self._renoise(batch, clean.detach(), index))
-            yield reward_loss(self.rewards, batch, self.policy.decode(renoised), "renoised", share=share)
+            yield reward_loss(self.rewards, self.policy.decode(renoised), queries, "renoised", share=share)
 
     def _finish(self, batch: Batch, tokens: Tensor) -> Tensor:
         """The last steps of the sampler, with gradient."""
-        return self.policy.integrate(tokens, batch.conditioning, self.late, self.rollout.guidance_scale)
+        return self.policy.integrate(tokens, batch.conditioning, self._late, self.rollout.guidance_scale)
 
     def _renoise(self, batch: Batch, clean: Tensor, index: int) -> Tensor:
         """Finished tokens at the last noise level again, with a noise of their own."""
-        sources = [generator(self.seed, "renoise", batch.step, sample, index) for sample in batch.samples]
-        return mix(clean, self.policy.noise(sources), torch.full((len(clean),), self.late[0].item()))
+        noise = self.policy.noise(batch.draws.generators("renoise", index))
+        return mix(clean, noise, torch.full((len(clean),), self._late[0].item()))
+
+    @property
+    def _late(self) -> Tensor:
+        """Sigmas of the steps that carry gradient."""
+        return self.sigmas[-self.config.num_steps - 1 :]

@@ -7,12 +7,13 @@ at once. Earlier steps get no gradient, because their prediction is too blurred 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, PendingLoss, PlainAlgorithm
-from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.algorithms.base import Algorithm, Batch, Loss
+from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
 from srpo_ray.config.algorithms.refl import ReFLConfig
-from srpo_ray.flow import euler_step, uniform_integer
+from srpo_ray.flow import euler_step
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class LatePoint:
     """The same for all samples, `[B]`."""
 
 
-class ReFL(PlainAlgorithm[ReFLConfig]):
+class ReFL(Algorithm[ReFLConfig]):
     """Reward feedback learning."""
 
     def collect(self, batch: Batch) -> LatePoint:
@@ -34,16 +35,17 @@ class ReFL(PlainAlgorithm[ReFLConfig]):
         last = self.rollout.num_steps - 1
         first = self.rollout.num_steps - self.config.late_steps(self.rollout.num_steps)
         # One draw for all samples and workers, because it sets the number of transformer calls.
-        stop = uniform_integer(first, last, self.seed, "refl_step", batch.step)
+        stop = int(torch.randint(first, last + 1, (), generator=batch.draws.of_update("refl_step")))
         grid = self.sigmas[: stop + 1]
         tokens = self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale)
         return LatePoint(tokens, self.sigmas[stop].expand(len(tokens)))
 
-    def losses(self, batch: Batch, collected: LatePoint) -> Iterator[PendingLoss]:
+    def losses(self, batch: Batch, collected: LatePoint) -> Iterator[Loss]:
         """Yield the one loss of the batch."""
         tokens, sigma = collected.tokens, collected.sigma
         velocity = self.policy.velocity(tokens, sigma, batch.conditioning, self.rollout.guidance_scale)
         clean = euler_step(tokens, velocity, sigma, sigma.new_zeros(len(sigma)))
         images = self.policy.decode(clean)
         metrics = {"step/sigma/predicted": sigma}
-        yield reward_loss(self.rewards, batch, images, "predicted", metrics=metrics, hinge=self.config.hinge)
+        queries = plain_queries(batch.prompts)
+        yield reward_loss(self.rewards, images, queries, "predicted", metrics=metrics, hinge=self.config.hinge)

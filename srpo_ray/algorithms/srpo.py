@@ -8,20 +8,21 @@ direction works as the regulariser. Words change the reward's text only; the mod
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch, LossOutput, PendingLoss
+from srpo_ray.algorithms.base import Algorithm, Batch, Loss
 from srpo_ray.algorithms.direct_align import Rollout, collect_rollout, direct_align, gradient_scale
+from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
 from srpo_ray.algorithms.window import Window, build_window
-from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.algorithms.srpo import Branch, SRPOConfig
-from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import SigmaGrid, numeric_grid
-from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.rewards.base import PendingScore, RewardScorer
 from srpo_ray.rewards.query import TextQuery
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -85,88 +86,49 @@ def _own_and_other(branch: Branch, prompt: str, positive: str, negative: str) ->
     return f"{own}. {prompt}", f"{other}. {prompt}"
 
 
-@dataclass(frozen=True)
-class BranchLoss:
-    """One branch of one batch: its pictures are decoded and submitted, its score is awaited."""
-
-    branch: Branch
-    steps: Steps
-    pending: PendingScore
-    hinge: float
-    share: float
-    """This branch's share of the update's loss."""
-
-    def result(self) -> LossOutput:
-        """Wait for the scores: `share * mean(relu(hinge - reward))`, and the metrics of the branch.
-
-        Samples that are not `below_hinge` have no gradient.
-        """
-        scores = self.pending.result()
-        losses = torch.relu(self.hinge - scores.total)
-        metrics = {f"reward/{name}/{self.branch}": values for name, values in scores.raw.items()}
-        metrics[f"reward/total/{self.branch}"] = scores.total.detach()
-        metrics[f"loss/{self.branch}"] = losses.detach()
-        metrics[f"loss/below_hinge/{self.branch}"] = (losses > 0).float()
-        metrics[f"step/gradient_scale/{self.branch}"] = gradient_scale(self.steps.start, self.steps.landing)
-        metrics[f"step/landing_sigma/{self.branch}"] = self.steps.landing
-        return LossOutput(self.share * losses.mean(), metrics)
-
-
-class SRPO:
+class SRPO(Algorithm[SRPOConfig]):
     """SRPO, and plain-reward Direct-Align when `query` is `plain`."""
 
-    def __init__(
-        self,
-        config: SRPOConfig,
-        rollout: RolloutConfig,
-        words: ControlWords,
-        policy: FlowPolicy,
-        rewards: RewardScorer,
-        seed: int,
-        grid: SigmaGrid = numeric_grid,
-    ) -> None:
-        """See `PlainAlgorithm`; `words` are the control words that queries take."""
-        self.config = config
-        self.rollout = rollout
-        self.words = words
-        self.policy = policy
-        self.rewards = rewards
-        self.seed = seed
-        self.losses_in_flight = len(config.branches)
-        self.sigmas = grid(rollout.num_steps, rollout.shift)
-        self.window = build_window(config, grid)
+    @cached_property
+    def window(self) -> Window:
+        """Sigmas that updates land on."""
+        return build_window(self.config, self.grid)
 
     def collect(self, batch: Batch) -> Rollout:
         """Clean tokens of the batch without gradient, and their noise."""
-        return collect_rollout(
-            self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise, self.seed
-        )
+        return collect_rollout(self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise)
 
-    def losses(self, batch: Batch, collected: Rollout) -> Iterator[PendingLoss]:
-        """Yield one pending loss per landing point and branch."""
+    def losses(self, batch: Batch, collected: Rollout) -> Iterator[Loss]:
+        """Yield one loss per landing point and branch."""
         for renoising in range(self.config.renoisings):
-            draws = self.window.draw(self.config.landing, batch, renoising, self.seed)
+            draws = self.window.draw(self.config.landing, batch.draws, renoising)
             for branch in self.config.branches:
                 yield self._branch_loss(branch, batch, collected, draws)
 
-    def _branch_loss(self, branch: Branch, batch: Batch, rollout: Rollout, draws: list[int]) -> BranchLoss:
+    def _branch_loss(self, branch: Branch, batch: Batch, rollout: Rollout, draws: list[int]) -> Loss:
         config = self.config
         discount = config.denoise_discount if branch == "denoise" else config.inversion_discount
         steps = branch_steps(branch, draws, self.window, discount)
         images = direct_align(
             self.policy, rollout, batch.conditioning, steps.start, steps.landing, config.guidance_scale
         )
-        pending = self.rewards.submit(images, self._queries(branch, batch, steps))
-        return BranchLoss(branch, steps, pending, config.hinge, share=1 / (len(config.branches) * config.renoisings))
+        metrics = {
+            f"step/gradient_scale/{branch}": gradient_scale(steps.start, steps.landing),
+            f"step/landing_sigma/{branch}": steps.landing,
+        }
+        share = 1 / (len(config.branches) * config.renoisings)
+        queries = self._queries(branch, batch, steps)
+        return reward_loss(self.rewards, images, queries, branch, metrics=metrics, share=share, hinge=config.hinge)
 
     def _queries(self, branch: Branch, batch: Batch, steps: Steps) -> list[TextQuery]:
         if self.config.query == "plain":
-            return [TextQuery.plain(prompt) for prompt in batch.prompts]
-        samples = zip(batch.samples, batch.prompts, steps.discount.tolist(), strict=True)
-        return [self._query(branch, batch.step, *sample) for sample in samples]
+            return plain_queries(batch.prompts)
+        samples = zip(batch.draws.samples, batch.prompts, steps.discount.tolist(), strict=True)
+        return [self._query(branch, batch.draws.update, *sample) for sample in samples]
 
-    def _query(self, branch: Branch, step: int, sample: int, prompt: str, discount: float) -> TextQuery:
-        turn = self.config.word_start + step + (sample if self.config.word_cycle == "per_sample" else 0)
+    def _query(self, branch: Branch, update: int, sample: int, prompt: str, discount: float) -> TextQuery:
+        assert self.words is not None
+        turn = self.config.word_start + update + (sample if self.config.word_cycle == "per_sample" else 0)
         positive = self.words.positive[turn % len(self.words.positive)]
         negative = self.words.negative[turn % len(self.words.negative)]
         if self.config.query == "guided":

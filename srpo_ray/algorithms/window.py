@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Batch
 from srpo_ray.config.algorithms.window import WindowSection
 from srpo_ray.config.base import Scope
-from srpo_ray.flow import SigmaGrid, even_sigmas, uniform_integer, window_sigmas
+from srpo_ray.flow import Draws, SigmaGrid, even_sigmas, window_sigmas
 
 MARGIN = 5
 """Points at either end of the window that no update lands on."""
@@ -33,18 +32,15 @@ class Window:
         """
         return min(self.stride, len(self) - draw, draw)
 
-    def draw(self, scope: Scope, batch: Batch, renoising: int, seed: int) -> list[int]:
+    def draw(self, scope: Scope, draws: Draws, renoising: int) -> list[int]:
         """Landing point of every sample, counted from the window's clean end, in [MARGIN, N - MARGIN].
 
         Args:
-            scope: Which samples of an update land on one point.
-            batch: The prompts.
+            scope: Samples of an update that land on one point.
+            draws: Draws of the batch.
             renoising: Which landing of the update's rollout it is, from 0.
-            seed: Seed of the run.
         """
-        addresses = [(*address(scope, batch, sample), renoising) for sample in batch.samples]
-        high = len(self) - MARGIN
-        return [uniform_integer(MARGIN, high, seed, "landing", *numbers) for numbers in addresses]
+        return draws.integers("landing", MARGIN, len(self) - MARGIN, renoising, scope=scope)
 
 
 def build_window(config: WindowSection, grid: SigmaGrid) -> Window:
@@ -79,9 +75,3 @@ def _points(sigma_stride: float, sigmas: Tensor) -> int:
             f" {sigmas[-1].item():.4f}), got {sigma_stride:g}; take another step, a wider window or other window_points"
         )
     return points
-
-
-def address(scope: Scope, batch: Batch, sample: int) -> tuple[int, ...]:
-    """Address of a draw in an update: samples with the same one get the same draw."""
-    own = {"shared": (), "per_worker": (batch.worker,), "per_sample": (sample,)}[scope]
-    return (batch.step, *own)

@@ -1,6 +1,7 @@
 """The maths of rectified flow: sigma grids, the straight path, steps with and without noise, addressed draws."""
 
-from srpo_ray.flow.noise import generator, uniform_integer
+from srpo_ray.flow.draws import Draws
+from srpo_ray.flow.noise import generator
 from srpo_ray.flow.path import mix, per_sample, recover_clean
 from srpo_ray.flow.schedule import (
     SigmaGrid,
@@ -15,6 +16,7 @@ from srpo_ray.flow.sde import log_density, sde_step
 from srpo_ray.flow.step import euler_step
 
 __all__ = [
+    "Draws",
     "SigmaGrid",
     "euler_step",
     "even_sigmas",
@@ -28,6 +30,5 @@ __all__ = [
     "sde_step",
     "shift_at",
     "shifted_sigmas",
-    "uniform_integer",
     "window_sigmas",
 ]

@@ -16,8 +16,3 @@ def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
     text = f"{seed}/{purpose}/{'/'.join(map(str, address))}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-
-
-def uniform_integer(low: int, high: int, seed: int, purpose: str, *address: int) -> int:
-    """One integer, uniform in [low, high], both ends included."""
-    return int(torch.randint(low, high + 1, (), generator=generator(seed, purpose, *address)))

@@ -1,15 +1,18 @@
 """Sigma grids of a run's model: by a fixed shift, by the resolution, or by the pipeline's own scheduler."""
 
 import json
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from srpo_ray.config.model import ModelConfig, Shift
 from srpo_ray.flow import SigmaGrid, shift_at, shifted_sigmas
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import pipeline_file, resolve_path, unreadable
+
+if TYPE_CHECKING:
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 _SAME = 1e-4
@@ -97,7 +100,7 @@ def _described(path: str) -> str:
     return f"a shift by resolution, mu {config['base_shift']:g} to {config['max_shift']:g}"
 
 
-def _mu(scheduler: FlowMatchEulerDiscreteScheduler, num_tokens: int) -> float:
+def _mu(scheduler: "FlowMatchEulerDiscreteScheduler", num_tokens: int) -> float:
     """Exponent of a shift that follows the number of image tokens, linear between the scheduler's two points."""
     config = scheduler.config
     low, high = config["base_image_seq_len"], config["max_image_seq_len"]
@@ -105,7 +108,10 @@ def _mu(scheduler: FlowMatchEulerDiscreteScheduler, num_tokens: int) -> float:
     return config["base_shift"] + slope * (num_tokens - low)
 
 
-def _load_scheduler(path: str) -> FlowMatchEulerDiscreteScheduler:
+def _load_scheduler(path: str) -> "FlowMatchEulerDiscreteScheduler":
+    # Takes seconds to import, and a run with a shift that is a number needs none of it.
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
     file = pipeline_file(resolve_path(path), SCHEDULER_FILE)
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))

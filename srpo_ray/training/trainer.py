@@ -4,14 +4,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 
-from srpo_ray.algorithms import Algorithm, Batch, PendingLoss
+from srpo_ray.algorithms import Algorithm, Batch, Loss
 from srpo_ray.config import RunConfig
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.panel import Panel, combine
+from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.training.agreement import gather
@@ -31,7 +33,7 @@ class Trainer:
     engine: Engine
     policy: FlowPolicy
     rewards: RewardScorer
-    algorithm: Algorithm
+    algorithm: Algorithm[Any]
     panel: Panel
     prompts: Prompts
     rank: int
@@ -67,7 +69,7 @@ class Trainer:
             "memory/peak_gib": peak_memory(self.policy.device),
         }
 
-    def backward(self, losses: Iterable[PendingLoss], share: float) -> None:
+    def backward(self, losses: Iterable[Loss], share: float) -> None:
         """Back-propagate losses, as many at a time as the algorithm keeps in flight.
 
         The forward passes of a group are run first, so that the rewards of one are computed during the next; then
@@ -85,7 +87,7 @@ class Trainer:
             if not pending:
                 return
             with self.timer.stage("score"):
-                outputs = [loss.result() for loss in pending]
+                outputs = [loss() for loss in pending]
             with self.timer.stage("backward"):
                 self.engine.backward(torch.stack([output.loss for output in outputs]).sum() * share)
             for output in outputs:
@@ -109,7 +111,8 @@ class Trainer:
             conditioning = self.prompts.conditioning[indices].to(self.policy.device, self.policy.dtype)
             texts = tuple(self.prompts.texts[index] for index in indices)
             real = {row: tokens.to(self.policy.device) for row, tokens in self.prompts.real_tokens(indices).items()}
-            batch = Batch(step, tuple(samples), texts, conditioning, self.rank, real)
+            draws = Draws(self.config.seed, step, tuple(samples), self.rank)
+            batch = Batch(texts, conditioning, draws, real)
             yield batch, self.world_size / number if position < number else 0.0
 
     def evaluate(self, step: int) -> dict[str, float]:

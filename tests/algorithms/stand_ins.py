@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import Batch
-from srpo_ray.flow import generator
+from srpo_ray.flow import Draws, generator
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer, Scores
@@ -67,9 +67,10 @@ class PromptRewards:
         return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}))
 
 
-def make_batch(size: int = 3, step: int = 1) -> Batch:
+def make_batch(size: int = 3, update: int = 1, seed: int = 7) -> Batch:
     conditioning = Conditioning(torch.zeros(size, 1, 1), torch.zeros(size, 1))
-    return Batch(step, tuple(range(size)), tuple(f"prompt {index}" for index in range(size)), conditioning)
+    prompts = tuple(f"prompt {index}" for index in range(size))
+    return Batch(prompts, conditioning, Draws(seed, update, tuple(range(size))))
 
 
 def as_policy(policy: AffinePolicy) -> FlowPolicy:

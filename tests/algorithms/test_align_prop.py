@@ -24,9 +24,9 @@ from tests.algorithms.stand_ins import (
 )
 
 
-def make(policy: AffinePolicy, num_steps: int = 6, seed: int = 7, **config: Any) -> AlignProp:
+def make(policy: AffinePolicy, num_steps: int = 6, **config: Any) -> AlignProp:
     rollout = RolloutConfig(num_steps=num_steps, guidance_scale=2.0)
-    return AlignProp(AlignPropConfig(**config), rollout, as_policy(policy), as_scorer(PromptRewards()), seed)
+    return AlignProp(AlignPropConfig(**config), rollout, as_policy(policy), as_scorer(PromptRewards()))
 
 
 def cuts(num_steps: int, updates: int, **config: Any) -> list[int]:
@@ -37,7 +37,7 @@ def cuts(num_steps: int, updates: int, **config: Any) -> list[int]:
 def test_gradient_is_that_of_a_chain_whose_outputs_before_the_cut_are_detached() -> None:
     policy = AffinePolicy()
     algorithm = make(policy, cut="normal", cut_mean=0.5, cut_std=0)
-    (loss,) = [pending.result() for pending in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
+    (loss,) = [loss() for loss in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
     loss.loss.backward()
 
     tokens, _, _ = chain_by_hand(policy, drawn_noise(3, "rollout"), grid(6)[:4])
@@ -85,4 +85,4 @@ def test_cut_that_is_never_within_the_steps_is_refused(config: dict[str, float])
 
 def test_cut_is_the_updates_and_not_the_batchs() -> None:
     algorithm = make(AffinePolicy())
-    assert algorithm.collect(make_batch(1, step=4)).cut == algorithm.collect(make_batch(3, step=4)).cut
+    assert algorithm.collect(make_batch(1, update=4)).cut == algorithm.collect(make_batch(3, update=4)).cut

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from srpo_ray.algorithms.base import LossOutput
-from srpo_ray.algorithms.dance_grpo import DanceGRPO, PolicyLoss, Trajectories, group_advantages
+from srpo_ray.algorithms.dance_grpo import DanceGRPO, Trajectories, group_advantages, policy_loss
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import Draws
 from srpo_ray.rewards.base import Scores
 from tests.algorithms.stand_ins import (
     ELEMENTS,
@@ -32,13 +33,13 @@ STEPS = 8
 
 def make(policy: AffinePolicy, rewards: PromptRewards | None = None) -> DanceGRPO:
     rollout = RolloutConfig(num_steps=STEPS, guidance_scale=2.0)
-    return DanceGRPO(CONFIG, rollout, as_policy(policy), as_scorer(rewards or PromptRewards()), seed=7)
+    return DanceGRPO(CONFIG, rollout, as_policy(policy), as_scorer(rewards or PromptRewards()))
 
 
 def run(policy: AffinePolicy, rewards: PromptRewards) -> tuple[Trajectories, list[LossOutput]]:
     algorithm = make(policy, rewards)
     walks = algorithm.collect(make_batch())
-    return walks, [pending.result() for pending in algorithm.losses(make_batch(), walks)]
+    return walks, [loss() for loss in algorithm.losses(make_batch(), walks)]
 
 
 def test_gradient_is_advantage_times_the_gradient_of_the_log_density() -> None:
@@ -86,9 +87,9 @@ def test_steps_are_trained_all_as_often() -> None:
     algorithm = make(policy)
     trained: list[int] = []
     for step in range(100):
-        walks = algorithm.collect(make_batch(step=step))
+        walks = algorithm.collect(make_batch(update=step))
         policy.sigmas.clear()
-        list(algorithm.losses(make_batch(step=step), walks))
+        list(algorithm.losses(make_batch(update=step), walks))
         trained += [index_of(sigma) for sigmas in policy.sigmas for sigma in sigmas.tolist()]
     # 100 updates of 12 samples train 4 of 7 steps each: every step 686 times, with a deviation of 17.
     counts = Counter(trained)
@@ -107,7 +108,7 @@ def test_steps_and_walks_are_the_samples_whatever_worker_has_it() -> None:
     whole, parts = AffinePolicy(), [AffinePolicy(), AffinePolicy()]
     walks, _ = run(whole, PromptRewards())
     for policy, samples in zip(parts, [(0, 1), (2,)], strict=True):
-        batch = replace(make_batch(len(samples)), samples=samples, worker=samples[0])
+        batch = replace(make_batch(len(samples)), draws=Draws(7, 1, samples, worker=samples[0]))
         algorithm = make(policy)
         found = algorithm.collect(batch)
         list(algorithm.losses(batch, found))
@@ -161,7 +162,7 @@ def test_ratio_is_clipped_where_it_would_gain(log_ratio: float, expected: float,
     pending: Any = SimpleNamespace(result=lambda: Scores(total, {}))
     now = torch.tensor([0.0, log_ratio], dtype=torch.float64, requires_grad=True)
     config = DanceGRPOConfig(group_size=2)
-    output = PolicyLoss(now, torch.zeros(2, dtype=torch.float64), pending, config, share=1.0).result()
+    output = policy_loss(now, torch.zeros(2, dtype=torch.float64), pending, config, share=1.0)
     assert output.loss.item() == pytest.approx(expected, abs=1e-5)
     output.loss.backward()
     assert now.grad is not None

@@ -25,8 +25,8 @@ from tests.algorithms.stand_ins import (
 def train(**config: Any) -> tuple[AffinePolicy, list[LossOutput]]:
     policy = AffinePolicy()
     rollout = RolloutConfig(num_steps=6, guidance_scale=2.0)
-    algorithm = DRaFT(DRaFTConfig(**config), rollout, as_policy(policy), as_scorer(PromptRewards()), seed=7)
-    outputs = [pending.result() for pending in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
+    algorithm = DRaFT(DRaFTConfig(**config), rollout, as_policy(policy), as_scorer(PromptRewards()))
+    outputs = [loss() for loss in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
     torch.stack([output.loss for output in outputs]).sum().backward()
     return policy, outputs
 

@@ -22,13 +22,13 @@ ROLLOUT = RolloutConfig(num_steps=25, guidance_scale=2.0)
 
 
 def make(policy: AffinePolicy, hinge: float = 1e3) -> ReFL:
-    return ReFL(ReFLConfig(hinge=hinge), ROLLOUT, as_policy(policy), as_scorer(PromptRewards()), seed=7)
+    return ReFL(ReFLConfig(hinge=hinge), ROLLOUT, as_policy(policy), as_scorer(PromptRewards()))
 
 
 def test_gradient_is_that_of_the_predicted_clean_picture_alone() -> None:
     policy = AffinePolicy()
     algorithm = make(policy)
-    (loss,) = [pending.result() for pending in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
+    (loss,) = [loss() for loss in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
     loss.loss.backward()
 
     stop = sum(not gradient for gradient, _, _ in policy.calls)
@@ -45,7 +45,7 @@ def test_step_is_one_of_the_last_eleven_and_all_of_them_occur() -> None:
     stops = set()
     for step in range(150):
         policy = AffinePolicy()
-        collected = make(policy).collect(make_batch(size=2, step=step))
+        collected = make(policy).collect(make_batch(size=2, update=step))
         stops.add(len(policy.calls))
         assert collected.sigma.tolist() == pytest.approx([grid(25)[len(policy.calls)]] * 2)
     assert stops == set(range(14, 25))
@@ -63,6 +63,6 @@ def test_number_of_calls_does_not_depend_on_the_batch() -> None:
 def test_rewards_above_the_hinge_teach_nothing() -> None:
     policy = AffinePolicy()
     algorithm = make(policy, hinge=-1e3)
-    (loss,) = [pending.result() for pending in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
+    (loss,) = [loss() for loss in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
     assert loss.loss.item() == 0
     assert loss.metrics["loss/below_hinge/predicted"].tolist() == [0, 0, 0]

@@ -18,7 +18,7 @@ from srpo_ray.config import load_run
 from srpo_ray.config.algorithms.control_words import PAPER_WORDS, ControlWords
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import euler_step, numeric_grid, recover_clean
+from srpo_ray.flow import Draws, euler_step, numeric_grid, recover_clean
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import Scores
@@ -113,16 +113,21 @@ def make(
 ) -> tuple[SRPO, LinearPolicy, LinearRewards, Batch]:
     policy = LinearPolicy(torch.randn(batch_size, 2, 3, dtype=torch.float64))
     rewards = LinearRewards()
-    algorithm = SRPO(config, RolloutConfig(), WORDS, cast(FlowPolicy, policy), cast(Any, rewards), seed=7)
+    algorithm = SRPO(config, RolloutConfig(), cast(FlowPolicy, policy), cast(Any, rewards), words=WORDS)
     conditioning = Conditioning(torch.zeros(batch_size, 1, 1), torch.zeros(batch_size, 1))
     prompts = tuple(f"prompt {index}" for index in range(batch_size))
-    return algorithm, policy, rewards, Batch(step, tuple(range(batch_size)), prompts, conditioning, 0, real or {})
+    return (
+        algorithm,
+        policy,
+        rewards,
+        Batch(prompts, conditioning, Draws(7, step, tuple(range(batch_size))), real or {}),
+    )
 
 
 def test_loss_and_gradient_of_the_velocity_are_the_hand_formulas() -> None:
     algorithm, policy, _, batch = make(SRPOConfig(), step=2)
     rollout = algorithm.collect(batch)
-    losses = [loss.result().loss for loss in algorithm.losses(batch, rollout)]
+    losses = [loss().loss for loss in algorithm.losses(batch, rollout)]
     torch.stack(losses).sum().backward()
 
     # Words of update 2. A picture is x0 + (velocity - (noise - x0)) * (landing - start) / (1 - landing), its reward the
@@ -133,7 +138,7 @@ def test_loss_and_gradient_of_the_velocity_are_the_hand_formulas() -> None:
     for branch, loss in zip(("denoise", "inversion"), losses, strict=True):
         by_hand = 0.0
         for sample in range(3):
-            draw = _draw(7, batch.step, sample)
+            draw = _draw(7, batch.draws.update, sample)
             start, landing = _indices(branch, draw)
             sigma, sigma_next = (27 / 28 + i * (0.75 - 27 / 28) / 999 for i in (start, landing))
             move = (sigma_next - sigma) / (1 - sigma_next)
@@ -182,11 +187,11 @@ def test_gradient_scale_is_the_derivative_of_the_recovered_picture(start: float,
 
 def test_loss_is_zero_above_the_hinge_and_linear_below() -> None:
     algorithm, _, _, batch = make(SRPOConfig(hinge=-1e6))
-    losses = [loss.result() for loss in algorithm.losses(batch, algorithm.collect(batch))]
+    losses = [loss() for loss in algorithm.losses(batch, algorithm.collect(batch))]
     assert [loss.loss.item() for loss in losses] == [0.0, 0.0]
 
     algorithm, _, _, batch = make(SRPOConfig(hinge=0.7, branches=("denoise",)))
-    (loss,) = [loss.result() for loss in algorithm.losses(batch, algorithm.collect(batch))]
+    (loss,) = [loss() for loss in algorithm.losses(batch, algorithm.collect(batch))]
     mean_reward = loss.metrics["reward/total/denoise"].mean()
     assert loss.loss.item() == pytest.approx(0.7 - mean_reward.item(), abs=1e-6)
 
@@ -238,10 +243,10 @@ def test_rollout_and_gradient_call_have_guidance_of_their_own() -> None:
 
 def test_each_renoising_lands_elsewhere_and_carries_its_share() -> None:
     algorithm, policy, _, batch = make(SRPOConfig(renoisings=3, branches=("denoise",)))
-    outputs = [loss.result() for loss in algorithm.losses(batch, algorithm.collect(batch))]
+    outputs = [loss() for loss in algorithm.losses(batch, algorithm.collect(batch))]
     assert len(outputs) == len(policy.calls) == 3
     for renoising, output in enumerate(outputs):
-        landings = [1000 - _draw(7, batch.step, sample, renoising) for sample in range(3)]
+        landings = [1000 - _draw(7, batch.draws.update, sample, renoising) for sample in range(3)]
         expected = torch.tensor([27 / 28 + index * (0.75 - 27 / 28) / 999 for index in landings])
         torch.testing.assert_close(output.metrics["step/landing_sigma/denoise"], expected)
         assert output.loss.item() == pytest.approx(output.metrics["loss/denoise"].mean().item() / 3)
@@ -253,7 +258,7 @@ def test_samples_of_a_worker_share_landing_and_noise_when_asked() -> None:
     list(algorithm.losses(batch, Rollout(torch.tanh(noise), noise)))
     assert all(len(set(sigma.tolist())) == 1 for sigma, _, _ in policy.calls)
     assert torch.equal(noise[0], noise[2])
-    other = replace(batch, worker=1)
+    other = replace(batch, draws=replace(batch.draws, worker=1))
     assert not torch.equal(algorithm.collect(other).noise, noise)
 
 
@@ -277,7 +282,7 @@ def test_guided_query_adds_the_discount_to_its_guidance() -> None:
         ("denoise", "inversion"), ((0.1, 0.25), (0.3, 0.01)), rewards.queries, strict=True
     ):
         for sample, query in enumerate(queries):
-            draw = _draw(7, batch.step, sample)
+            draw = _draw(7, batch.draws.update, sample)
             index = draw if branch == "denoise" else max(draw - min(100, 1000 - draw, draw), 1)
             guidance = 3 + clean + (noisy - clean) * index / 999
             assert [weight for weight, _ in query.terms] == pytest.approx([guidance, 1 - guidance])
@@ -306,7 +311,7 @@ def test_all_of_an_update_share_a_landing_when_asked() -> None:
     algorithm, policy, _, batch = make(SRPOConfig(landing="shared"))
     other, other_policy, _, _ = make(SRPOConfig(landing="shared"))
     list(algorithm.losses(batch, algorithm.collect(batch)))
-    elsewhere = replace(batch, worker=1, samples=(3, 4, 5))
+    elsewhere = replace(batch, draws=replace(batch.draws, worker=1, samples=(3, 4, 5)))
     list(other.losses(elsewhere, other.collect(elsewhere)))
     first, second = policy.calls[0][0].tolist(), other_policy.calls[0][0].tolist()
     assert first == second

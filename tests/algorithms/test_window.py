@@ -14,7 +14,7 @@ from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 from srpo_ray.config.algorithms.window import WindowSection
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import numeric_grid
+from srpo_ray.flow import Draws, numeric_grid
 from srpo_ray.models.text import Conditioning
 from tests.algorithms.stand_ins import AffinePolicy, PromptRewards, as_policy, as_scorer
 
@@ -65,15 +65,16 @@ def test_window_may_end_at_data(section: type[WindowSection]) -> None:
 def landings(algorithm: Any, config: WindowSection, batch: Batch) -> list[float]:
     policy: Any = AffinePolicy()
     rewards = as_scorer(PromptRewards())
-    words: list[Any] = [PAPER_WORDS] if algorithm is SRPO else []
-    made: Any = cast(Any, algorithm)(config, RolloutConfig(num_steps=2), *words, as_policy(policy), rewards, 7)
-    (loss,) = [pending.result() for pending in made.losses(batch, made.collect(batch))]
+    made: Any = cast(Any, algorithm)(
+        config, RolloutConfig(num_steps=2), as_policy(policy), rewards, words=PAPER_WORDS if algorithm is SRPO else None
+    )
+    (loss,) = [loss() for loss in made.losses(batch, made.collect(batch))]
     return loss.metrics["step/landing_sigma/denoise"].tolist()
 
 
 def batch_of(samples: tuple[int, ...], worker: int) -> Batch:
     conditioning = Conditioning(torch.zeros(len(samples), 1, 1), torch.zeros(len(samples), 1))
-    return Batch(1, samples, tuple(f"prompt {sample}" for sample in samples), conditioning, worker)
+    return Batch(tuple(f"prompt {sample}" for sample in samples), conditioning, Draws(7, 1, samples, worker))
 
 
 @pytest.mark.parametrize("options", [{}, {"sigma_window": (0.9, 0.4)}, {"sigma_stride": 0.05}, {"window_shift": 1.5}])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.flow import Draws
 from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import Scores
 from tests.algorithms.stand_ins import AffinePolicy
@@ -44,10 +45,12 @@ def update(config: RunConfig, workers: int) -> tuple[list[float], Tensor]:
     for worker in range(workers):
         samples = tuple(range(worker * share, (worker + 1) * share))
         conditioning = Conditioning(torch.zeros(share, 1, 1), torch.zeros(share, 1))
-        batch = Batch(1, samples, tuple(f"prompt {sample}" for sample in samples), conditioning, worker)
+        batch = Batch(
+            tuple(f"prompt {sample}" for sample in samples), conditioning, Draws(config.seed, 1, samples, worker)
+        )
         algorithm = build_algorithm(config, policy, rewards)
         for pending in algorithm.losses(batch, algorithm.collect(batch)):
-            output = pending.result()
+            output = pending()
             (output.loss / workers).backward()
             for name, values in output.metrics.items():
                 if name.startswith("step/landing_sigma/"):

@@ -4,7 +4,9 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from srpo_ray.config.base import Scope
 from srpo_ray.flow import (
+    Draws,
     euler_step,
     flux_shift,
     generator,
@@ -12,7 +14,6 @@ from srpo_ray.flow import (
     recover_clean,
     shift_at,
     shifted_sigmas,
-    uniform_integer,
     window_sigmas,
 )
 
@@ -70,8 +71,8 @@ def test_same_address_draws_the_same_and_another_address_draws_anew() -> None:
     assert all(other != draw(3, 1) for other in others)
 
 
-def test_uniform_integer_reaches_both_ends_and_all_between_evenly() -> None:
-    draws = [uniform_integer(5, 9, 0, "landing", index) for index in range(5000)]
+def test_integers_reach_both_ends_and_all_between_evenly() -> None:
+    draws = Draws(0, 0, tuple(range(5000))).integers("landing", 5, 9)
     counts = [draws.count(value) for value in range(5, 10)]
     assert sum(counts) == len(draws)
     deviation = math.sqrt(len(draws) * 0.2 * 0.8)
@@ -83,3 +84,19 @@ def test_shift_is_a_number_or_follows_the_resolution() -> None:
     # 1024 px are 4096 tokens, the upper end of FLUX's line, exp(1.15).
     assert shift_at("resolution", 1024) == pytest.approx(3.1582, abs=1e-4)
     assert shift_at("resolution", 512) == pytest.approx(1.8776, abs=1e-4)
+
+
+def test_sample_has_the_same_draws_on_any_worker_and_in_any_batch() -> None:
+    def drawn(draws: Draws, scope: Scope) -> list[int]:
+        return draws.integers("landing", 0, 10**9, 2, scope=scope)
+
+    whole = drawn(Draws(3, 5, (0, 1, 2, 3)), "per_sample")
+    assert [*drawn(Draws(3, 5, (0, 1), 0), "per_sample"), *drawn(Draws(3, 5, (2, 3), 1), "per_sample")] == whole
+    assert len(set(whole)) == 4
+    assert len({*drawn(Draws(3, 5, (0, 1), 0), "shared"), *drawn(Draws(3, 5, (2, 3), 1), "shared")}) == 1
+    by_worker = [drawn(Draws(3, 5, (2 * worker, 2 * worker + 1), worker), "per_worker") for worker in range(2)]
+    assert [len(set(values)) for values in by_worker] == [1, 1]
+    assert by_worker[0] != by_worker[1]
+    # The address by its text, as the first runs had it.
+    source = generator(3, "landing", 5, 1, 2)
+    assert whole[1] == int(torch.randint(0, 10**9 + 1, (), generator=source))

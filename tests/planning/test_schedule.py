@@ -12,6 +12,7 @@ from srpo_ray.algorithms.build import ALGORITHMS
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.algorithms.base import AlgorithmSection
 from srpo_ray.data.mixture import real_samples
+from srpo_ray.flow import Draws
 from srpo_ray.models.text import Conditioning
 from srpo_ray.planning.duration import worker_work
 from srpo_ray.planning.schedule import micro_batches, schedule
@@ -83,7 +84,7 @@ def count(config: RunConfig, updates: int) -> Counted:
     conditioning = Conditioning(torch.zeros(size, 1, 1), torch.zeros(size, 1))
     losses = 0
     for step in range(updates):
-        batch = Batch(step, tuple(range(size)), ("a prompt",) * size, conditioning, 0, real)
+        batch = Batch(("a prompt",) * size, conditioning, Draws(config.seed, step, tuple(range(size))), real)
         losses += len(list(algorithm.losses(batch, algorithm.collect(batch))))
     without, carried = policy.samples[False], policy.samples[True]
     return Counted(

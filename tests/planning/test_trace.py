@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.config import RunConfig, apply
+from srpo_ray.flow import Draws
 from srpo_ray.models.text import Conditioning
 from srpo_ray.models.tuned import load_tuned, make_policy
 from srpo_ray.planning.architecture import parameters
@@ -98,7 +99,7 @@ def measured_peak(config: RunConfig) -> int:
     algorithm = build_algorithm(config, policy, LocalRewards({"brightness": Brightness()}, {"brightness": 1.0}))
     size = config.training.batch_size
     features = Conditioning(torch.randn(size, config.model.max_sequence_length, 64), torch.randn(size, 64))
-    batch = Batch(0, tuple(range(size)), ("a cat",) * size, features)
+    batch = Batch(("a cat",) * size, features, Draws(config.seed, 0, tuple(range(size))))
     collected = algorithm.collect(batch)
     for parameter in transformer.parameters():
         if parameter.requires_grad:
@@ -106,7 +107,7 @@ def measured_peak(config: RunConfig) -> int:
 
     def update() -> None:
         pending = list(algorithm.losses(batch, collected))
-        torch.stack([loss.result().loss for loss in pending]).sum().backward()
+        torch.stack([loss().loss for loss in pending]).sum().backward()
 
     return allocator_peak(update)
 

@@ -10,6 +10,7 @@ from torch import distributed as dist
 
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.flow import Draws
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.load import load_transformer
 from srpo_ray.rewards.local import LocalRewards
@@ -93,12 +94,11 @@ def plain_gradients(trainer: Trainer, rewards: LocalRewards) -> dict[str, Tensor
     algorithm = build_algorithm(config, policy, rewards)
     shares = [batch for rank in range(WORLD_SIZE) for batch in batches_of(trainer, rank)]
     batch = Batch(
-        0,
-        tuple(sample for share in shares for sample in share.samples),
         tuple(prompt for share in shares for prompt in share.prompts),
         trainer.prompts.conditioning[[trainer.prompts.texts.index(p) for share in shares for p in share.prompts]],
+        Draws(config.seed, 0, tuple(sample for share in shares for sample in share.draws.samples)),
     )
-    losses = [loss.result().loss for loss in algorithm.losses(batch, algorithm.collect(batch))]
+    losses = [loss().loss for loss in algorithm.losses(batch, algorithm.collect(batch))]
     torch.stack(losses).sum().backward()
     return {name: value.grad for name, value in transformer.named_parameters()}
 

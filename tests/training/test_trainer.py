@@ -3,22 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from srpo_ray.algorithms.base import LossOutput, PendingLoss
+from srpo_ray.algorithms.base import Loss, LossOutput
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.trainer import Trainer
 from tests.training.ranks import run_ranks
 
 
-def pending(output: LossOutput) -> PendingLoss:
+def pending(output: LossOutput) -> Loss:
     """A loss whose rewards have come."""
-    return cast(PendingLoss, SimpleNamespace(result=lambda: output))
+    return lambda: output
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
 ) -> None:
     events: list[str] = []
 
-    def losses() -> Iterator[PendingLoss]:
+    def losses() -> Iterator[Loss]:
         for number in (1, 2, 3):
             events.append(f"forward {number}")
             yield pending(LossOutput(torch.tensor(float(number)), {}))

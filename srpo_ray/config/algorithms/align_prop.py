@@ -17,14 +17,14 @@ class AlignPropConfig(AlgorithmSection):
 
     type: Literal["align_prop"] = "align_prop"
     cut: Literal["uniform", "normal"] = "uniform"
-    """How the first step with gradient is drawn, once per update; the steps count from 0, and step 0 is never it."""
+    """Distribution of the first step with gradient, drawn once per update: a step from 1 on, counted from 0."""
     cut_mean: float = Field(default=0.84, ge=0, le=1)
     """Mean of a normal cut as a share of the sampler's steps; 0.84 is step 42 of 50."""
     cut_std: float = Field(default=0.1, ge=0)
     """Standard deviation of a normal cut as a share of the sampler's steps; 0.1 is 5 of 50."""
 
     def cut_probabilities(self, num_steps: int) -> list[float]:
-        """How likely each of `num_steps` steps is the first one with gradient.
+        """Probability of each of `num_steps` steps to be the first one with gradient.
 
         A normal cut is rounded down and drawn again until it is in [1, num_steps), which is this distribution.
 

@@ -31,7 +31,7 @@ class Calls(NamedTuple):
     images_per_prompt: int = 1
     """Images of each prompt."""
     decodes: bool = True
-    """Whether the gradient comes through the decoder; else images are decoded without gradient, once."""
+    """True if the gradient comes through the decoder; else images are decoded without gradient, once."""
     guidance_scale: float | None = None
     """Guidance of the calls with gradient; None is that of the rollout."""
 
@@ -66,5 +66,5 @@ class AlgorithmSection(Section):
 
     @property
     def compares_texts(self) -> bool:
-        """Whether the trained reward is a difference of texts, which a model that reads no text cannot give."""
+        """True if the trained reward is a difference of texts, which a model that reads no text cannot give."""
         return False

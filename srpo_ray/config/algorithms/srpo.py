@@ -20,7 +20,7 @@ class SRPOConfig(WindowSection):
     control_words: str = "paper"
     """Name of a set in `word_sets`."""
     word_cycle: Literal["per_update", "per_sample"] = "per_update"
-    """Whether the next words of the set are taken with each update or with each sample."""
+    """Step of the cycle through the set: the next words with each update, or with each sample."""
     word_start: int = Field(default=0, ge=0)
     """Index of the words of the first update, counted on from there and around; the release starts at 1."""
     query: Literal["relative", "guided", "plain"] = "relative"
@@ -59,5 +59,5 @@ class SRPOConfig(WindowSection):
 
     @property
     def compares_texts(self) -> bool:
-        """Whether the query is not the plain prompt."""
+        """True unless the query is the plain prompt."""
         return self.query != "plain"

@@ -31,9 +31,9 @@ class WindowSection(AlgorithmSection):
     """Length of a step in sigma, to the nearest of the window's points, such as 0.0215; replaces
     `interpolation_strength`, so that windows of different widths can be compared. At most half of the window."""
     landing: Scope = "per_sample"
-    """Whether every sample lands on a sigma of its own, all of a worker's on one, or all of an update."""
+    """Samples that land on one sigma: none (`per_sample`), all of a worker, or all of an update (`shared`)."""
     noise: Scope = "shared"
-    """Whether all rollouts of an update start from one noise, all of a worker's, or each from its own."""
+    """Rollouts that start from one noise: none (`per_sample`), all of a worker, or all of an update (`shared`)."""
     hinge: float = 0.7
     """Loss is `relu(hinge - reward)`; set it above the reward's range for a linear loss."""
     guidance_scale: float = Field(default=3.5, ge=0)

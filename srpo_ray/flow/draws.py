@@ -1,0 +1,44 @@
+"""Random draws of a batch, addressed by update and sample, so that no draw depends on how samples are distributed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from srpo_ray.config.base import Scope
+from srpo_ray.flow.noise import generator
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of the samples of one batch: a sample has the same ones on any worker and in any micro-batch."""
+
+    seed: int
+    """Seed of the run."""
+    update: int
+    """Update that the draws belong to, from 0."""
+    samples: tuple[int, ...]
+    """Index of each sample in the update's global batch."""
+    worker: int = 0
+    """Rank of the worker, for draws that all its samples share."""
+
+    def generators(self, purpose: str, *address: int, scope: Scope = "per_sample") -> list[torch.Generator]:
+        """One generator per sample; samples that share a draw get generators in the same state.
+
+        Args:
+            purpose: What is drawn, for example `"renoise"`.
+            address: Which draw of a sample it is, where there are several.
+            scope: Samples that share a draw: all of the update, those of a worker, or none.
+        """
+        shared: Sequence[int] = {"shared": (), "per_worker": (self.worker,), "per_sample": ()}[scope]
+        owns = [(sample,) if scope == "per_sample" else shared for sample in self.samples]
+        return [generator(self.seed, purpose, self.update, *own, *address) for own in owns]
+
+    def integers(self, purpose: str, low: int, high: int, *address: int, scope: Scope = "per_sample") -> list[int]:
+        """One integer per sample, uniform in [low, high], both ends included; for the rest see `generators`."""
+        sources = self.generators(purpose, *address, scope=scope)
+        return [int(torch.randint(low, high + 1, (), generator=source)) for source in sources]
+
+    def of_update(self, purpose: str) -> torch.Generator:
+        """A generator of the update alone: such draws may change the number of model calls, on all workers alike."""
+        return generator(self.seed, purpose, self.update)
