@@ -24,7 +24,7 @@ class Listing:
     beside: list[Path]
     """Files that the source does not name, in the folders of its images: their captions may be among them."""
     left_out: Counter[str]
-    """What is not read, with its number; see `describe`."""
+    """Kinds of files that are not read, with their numbers; see `describe`."""
 
     def name(self, file: Path) -> str:
         """Path of a file below the root, with slashes."""

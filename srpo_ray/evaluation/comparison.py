@@ -114,7 +114,7 @@ class Gap:
     seeds: OverSeeds
     """The difference over seeds."""
     significant: bool
-    """Whether it differs from zero after Holm's correction for all cells of the table."""
+    """True if it differs from zero after Holm's correction for all cells of the table."""
 
 
 def gap_table(report: StudyReport, arms: Sequence[Arm], metrics: Sequence[str]) -> dict[tuple[str, str], Gap]:

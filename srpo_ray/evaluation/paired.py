@@ -50,7 +50,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Cells:
-    """Which of a comparison's two numbers are significant after Holm's correction for all numbers of the table."""
+    """Significance of a comparison's two numbers after Holm's correction for all numbers of the table."""
 
     difference: bool
     wins: bool

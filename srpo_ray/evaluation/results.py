@@ -72,7 +72,7 @@ class TrialRow:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the scheduler stopped the run, so that its last evaluation is that of a shorter training."""
+        """True if the scheduler stopped the run, so that its last evaluation is that of a shorter training."""
         return self.status == "stopped early"
 
 

@@ -115,7 +115,7 @@ class SamplingJob:
 
     @property
     def _scoring(self) -> dict[str, Any]:
-        """How scores are computed, beside the files of the reward models."""
+        """Settings of the scores, beside the files of the reward models."""
         evaluation, words = self.config.evaluation, self.config.trained_words
         return {
             "models": [reward.model_dump(mode="json") for reward in self.rewards],

@@ -19,7 +19,7 @@ class Family:
     text_encoders: int
     """How many there are: `text_encoder`, `text_encoder_2`, ..., each with its tokenizer."""
     even_sigmas: bool = False
-    """Whether the pipeline gives its scheduler even sigmas from 1 to 1/n; else the scheduler chooses them itself."""
+    """True if the pipeline gives its scheduler even sigmas from 1 to 1/n; else the scheduler chooses them itself."""
     classifier_free: bool = False
     """Whether guidance needs the features of the empty prompt (`FlowPolicy.empty_prompt`)."""
 

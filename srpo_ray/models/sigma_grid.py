@@ -66,7 +66,7 @@ def scheduler_sigmas(path: str, resolution: int, num_steps: int) -> Tensor:
 
 
 def scheduler_note(model: ModelConfig, num_steps: int, shift: Shift) -> str | None:
-    """What to say where a run's grid is not the one that the model's own scheduler has, else None.
+    """Note for the user if a run's grid is not the one of the model's own scheduler, else None.
 
     Args:
         model: Section `model`.

@@ -6,7 +6,7 @@ from srpo_ray.config.reward import Fit
 
 
 class Framed(Protocol):
-    """What reads squares: a reward, or its description in the pool.
+    """Reader of square images: a reward, or its description in the pool.
 
     Without an attribute `fit` it is `crop`, without an attribute `antialias` it is true.
     """

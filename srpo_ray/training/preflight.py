@@ -23,7 +23,7 @@ from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.storage import below, require_writable
 
 ANOTHER_NAME = "choose another `name` or remove the folder"
-"""How a user avoids the folder of an earlier run."""
+"""Advice to a user whose run folder belongs to another run."""
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -71,7 +71,7 @@ def check_grids(config: RunConfig) -> None:
 
 
 def input_notes(config: RunConfig) -> list[str]:
-    """What a person should know of a run's inputs: texts left out, repeated or cut, a grid that is not the model's own.
+    """Notes on a run's inputs for the user: texts left out, repeated or cut, a grid that is not the model's own.
 
     Raises:
         ValueError: If one of them, or the model's tokenizers or scheduler, cannot be read.
