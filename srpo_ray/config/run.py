@@ -30,6 +30,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = DEFAULT
+    """Method that turns rewards into updates; `type` chooses its class."""
     word_sets: dict[str, ControlWords] = {"paper": PAPER_WORDS}
     """Named sets of control words; `algorithm.control_words` chooses one. `paper` is always there."""
     rewards: RewardsConfig

@@ -70,6 +70,7 @@ class SchedulerConfig(Section):
     """Early stopping of weak trials."""
 
     type: Literal["asha", "none"] = "asha"
+    """`asha` stops trials that are behind others after the same number of updates; `none` trains all to the end."""
     grace_updates: int = Field(default=15, ge=1)
     """Updates that every trial may make before it can be stopped."""
     reduction_factor: float = Field(default=2.0, gt=1)
