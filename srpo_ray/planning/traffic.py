@@ -15,14 +15,14 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
     others = (training.max_workers - 1) / training.max_workers
     once = others * gathered(tensors, training, element_size)
-    rollouts = 1.0 if training.gather_for_rollout else plan.forward
     # Every call with gradient gathers for its forward and for its backward pass.
     calls = 2 * plan.losses * plan.mean_chained
     backwards = -(-plan.losses // plan.in_flight)
     averaged = others * element_size * trained_elements(tensors)
     count = micro_batches(config)
+    rollouts = 1.0 if training.gather_for_rollout else count * plan.forward
     return present(
-        Part("weights gathered for rollouts", int(count * rollouts * once)),
+        Part("weights gathered for rollouts", int(rollouts * once)),
         Part("weights gathered for gradients", int(count * calls * once)),
         Part("gradients averaged", int(count * backwards * averaged)),
     )

@@ -50,9 +50,10 @@ class Trainer:
         # What was sampled since the last update, for the panel, is no cost of this one.
         self.policy.take_evaluations()
         with self.timer.stage("step"):
-            for batch, share in self.batches(step):
-                with self.timer.stage("rollout"), self.engine.gathered():
-                    collected = self.algorithm.collect(batch)
+            # The weights change at the end of the update only, so one gather serves the rollouts of all micro-batches.
+            with self.timer.stage("rollout"), self.engine.gathered():
+                rounds = [(batch, share, self.algorithm.collect(batch)) for batch, share in self.batches(step)]
+            for batch, share, collected in rounds:
                 self.backward(self.algorithm.losses(batch, collected), share)
             with self.timer.stage("update"):
                 gradient_norm = self.engine.step()

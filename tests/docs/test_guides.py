@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.guides, pytest.mark.ray, pytest.mark.slow, pytest.mark
 GUIDES = ROOT / "docs" / "guides"
 SMALL_WORLD = [
     *TINY,
+    # The guide measures the spread within a prompt.
+    "evaluation.samples_per_prompt=2",
     "model.path=small_world",
     "model.dtype=float32",
     "model.resolution=64",

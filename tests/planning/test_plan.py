@@ -13,6 +13,7 @@ from srpo_ray.planning.advice import advise
 from srpo_ray.planning.hardware import GIB, GPUS, Hardware
 from srpo_ray.planning.memory import Memory, Part, Phase
 from srpo_ray.planning.plan import Plan, make_plan
+from srpo_ray.planning.traffic import worker_traffic
 from srpo_ray.training import loop
 from srpo_ray.training.worker import train_worker
 from srpo_ray.training.worker_arguments import WorkerArguments
@@ -139,6 +140,10 @@ def test_time_is_work_over_speed_and_grows_with_traffic() -> None:
     assert sent["weights gathered for gradients"] == pytest.approx(4 * once, rel=1e-2)
     assert sent["gradients averaged"] == pytest.approx(2 * once, rel=1e-2)
     assert plan.wire_s == pytest.approx(sum(sent.values()) / 50e9)
+    halves = apply(config, {"training.micro_batch_size": 1, "training.batch_size": 2 * config.training.batch_size})
+    twice = {part.name: part.bytes for part in worker_traffic(halves)}
+    assert twice["weights gathered for rollouts"] == sent["weights gathered for rollouts"]
+    assert twice["weights gathered for gradients"] == 2 * sent["weights gathered for gradients"]
     pixels = {part.name: part.bytes for part in plan.reward_traffic}["pixels to the rewards"]
     assert pixels == 2 * 3 * 224 * 224 * 4
 

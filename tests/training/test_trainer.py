@@ -1,6 +1,7 @@
 """The order of forward passes and backwards in an update, and the means of its metrics."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,36 @@ def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
     )
     Trainer.backward(trainer, losses(), share=0.5)
     assert events == expected
+
+
+def test_weights_are_gathered_once_for_the_rollouts_of_all_micro_batches() -> None:
+    events: list[str] = []
+
+    @contextmanager
+    def gathered() -> Iterator[None]:
+        events.append("gather")
+        yield
+        events.append("release")
+
+    def losses(batch: str, collected: str) -> Iterator[Loss]:
+        events.append(f"losses of {batch}, {collected}")
+        yield pending(LossOutput(torch.tensor(1.0), {}))
+
+    trainer: Any = SimpleNamespace(
+        policy=SimpleNamespace(
+            take_evaluations=lambda: SimpleNamespace(forward=0, forward_backward=0), device=torch.device("cpu")
+        ),
+        engine=SimpleNamespace(gathered=gathered, step=lambda: events.append("step") or 0.0, lr=0.1),
+        algorithm=SimpleNamespace(collect=lambda batch: f"sampled {batch}", losses=losses),
+        batches=lambda _: [("a", 0.5), ("b", 0.5)],
+        backward=lambda losses, _: list(losses),
+        rewards=SimpleNamespace(take_statistics=dict),
+        world_size=1,
+        timer=StageTimer(),
+        meter=SimpleNamespace(take=dict),
+    )
+    Trainer.update(trainer, 0)
+    assert events == ["gather", "release", "losses of a, sampled a", "losses of b, sampled b", "step"]
 
 
 def means_of_two_ranks() -> dict[str, float]:
