@@ -94,7 +94,7 @@ def _type(schema: Schema) -> str:
     for union in ("anyOf", "oneOf"):
         if union in schema:
             return " or ".join(_type(choice) for choice in schema[union])
-    kind = schema.get("type", "any value")
+    kind: str = schema.get("type", "any value")
     if kind == "array" and "prefixItems" in schema:
         return f"[{', '.join(_type(item) for item in schema['prefixItems'])}]"
     if kind == "array":

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from srpo_ray.errors import StudyInterruptedError
-from srpo_ray.files import write_text
+from srpo_ray.files import read_json, write_text
 from srpo_ray.inference.job import WEIGHTS, Row, SamplingJob
 from srpo_ray.training.inputs import changed_inputs, merged_inputs
 from srpo_ray.training.run_folder import append_row, read_rows
@@ -92,14 +92,14 @@ def open_folder(job: SamplingJob) -> None:
     file = job.folder / JOB
     asked = json.loads(json.dumps(job.description))
     try:
-        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
+        before = read_json(file) if file.exists() else asked
         others = _differences(before, asked) if isinstance(before, dict) else [JOB]
         if not file.exists() and (job.folder / ROWS).exists():
             others = [f"origin ({JOB} is missing)"]
         if not others:
             asked["inputs"] = merged_inputs(before.get("inputs", {}), asked["inputs"])
             write_text(file, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
-    except (OSError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise ValueError(
             f"--out: expected a folder that can be written, got {job.folder} ({error}); name another"
         ) from error

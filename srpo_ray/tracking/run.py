@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from srpo_ray.config import RunConfig
 from srpo_ray.config.tracking import sqlite_uri
 from srpo_ray.credentials import find_credentials, redact
-from srpo_ray.files import write_text
+from srpo_ray.files import read_json, write_text
 from srpo_ray.tracking.connection import allowed_name, connect, delivery_errors, is_refused, sqlite_file
 from srpo_ray.tracking.delivery import replay
 from srpo_ray.tracking.tracker import Status
@@ -120,7 +120,7 @@ def end_run(record: Path, spool: Path, status: Status) -> None:
     """
     if not record.exists():
         return
-    known = json.loads(record.read_text())
+    known = _read_record(record)
     if spool.exists():
         replay(spool, known["uri"])
     try:
@@ -151,7 +151,19 @@ def replay_run(record: Path, spool: Path, uri: str | None = None) -> int:
             f"expected the folder of a run that was tracked, with {record.name}, got {record.parent}; `srpo-ray train`"
             " prints the folder when it ends"
         )
-    return replay(spool, uri or json.loads(record.read_text())["uri"]) if spool.exists() else 0
+    return replay(spool, uri or _read_record(record)["uri"]) if spool.exists() else 0
+
+
+def _read_record(record: Path) -> dict[str, str]:
+    """What `start_run` wrote.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    known = read_json(record)
+    if not isinstance(known, dict) or not all(isinstance(known.get(key), str) for key in ("uri", "run_id")):
+        raise ValueError(f"expected the MLflow run and its address in {record}, got {known!r}; restore or remove it")
+    return known
 
 
 def _continued_run(client: "MlflowClient", uri: str, record: Path) -> str | None:
@@ -159,7 +171,7 @@ def _continued_run(client: "MlflowClient", uri: str, record: Path) -> str | None
         return None
     from mlflow.exceptions import MlflowException
 
-    known = json.loads(record.read_text())
+    known = _read_record(record)
     if known["uri"] != uri:
         raise ValueError(
             f"expected the tracking URI {known['uri']} that this run was started with, got {uri}; set"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from srpo_ray.data.shards import ShardStore
 from srpo_ray.files import read_json
+from srpo_ray.tracking.run import replay_run
 from srpo_ray.tracking.spool import Spool
 from srpo_ray.training.checkpoint import MANIFEST, WEIGHTS, read_checkpoint, read_trained_weights, save_checkpoint
 from srpo_ray.training.run_folder import RunFolder, append_row, read_rows
@@ -151,3 +152,12 @@ def test_damaged_record_of_a_run_is_an_error_that_names_the_file(tmp_path: Path)
         assert problem is None or str(folder.finished) in problem
 
     check()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"uri": 3, "run_id": "a"}', '{"uri": "sqlite:///x"}'])
+def test_damaged_record_of_the_mlflow_run_is_named(tmp_path: Path, content: str) -> None:
+    record, spool = tmp_path / "mlflow_run.json", tmp_path / "spool.jsonl"
+    record.write_text(content)
+    Spool(spool).append({"n": 1})
+    with pytest.raises(ValueError, match=r"expected .*mlflow_run\.json, got .* restore or remove"):
+        replay_run(record, spool)
