@@ -72,7 +72,7 @@ def samples(trainer: Trainer, step: int) -> dict[int, tuple[str, float]]:
     found = {}
     images = load_images("small_world:realistic")
     for batch, _ in trainer.batches(step):
-        for row, (sample, text) in enumerate(zip(batch.samples, batch.prompts, strict=True)):
+        for row, (sample, text) in enumerate(zip(batch.draws.samples, batch.prompts, strict=True)):
             error = -1.0
             if row in batch.real:
                 # Several pictures share a caption.
