@@ -76,7 +76,8 @@ class RunFolder:
             self.pictures.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
-            probe.unlink()
+            # Another process that makes the folder may have been faster.
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise ValueError(
                 f"run_root: expected a folder that can be written, got {self.path} ({error.strerror});"
