@@ -99,7 +99,8 @@ def open_folder(job: SamplingJob) -> None:
         if not others:
             asked["inputs"] = merged_inputs(before.get("inputs", {}), asked["inputs"])
             write_text(file, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
+    # The latter: a description that is no JSON.
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"--out: expected a folder that can be written, got {job.folder} ({error}); name another"
         ) from error
