@@ -1,4 +1,4 @@
-"""What is said when a GPU's memory is full in the middle of a run."""
+"""Message of a run whose GPU memory is full."""
 
 import torch
 

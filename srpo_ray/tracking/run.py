@@ -155,7 +155,7 @@ def replay_run(record: Path, spool: Path, uri: str | None = None) -> int:
 
 
 def _read_record(record: Path) -> dict[str, str]:
-    """What `start_run` wrote.
+    """Read the record that `start_run` wrote.
 
     Raises:
         ValueError: If the file is damaged.

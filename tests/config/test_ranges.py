@@ -1,5 +1,6 @@
 """Numbers that no run can use are refused, with the key named."""
 
+import json
 import math
 from typing import Any, get_args
 
@@ -98,7 +99,11 @@ def test_number_out_of_its_range_is_refused(override: str) -> None:
     "override", ["training.num_gpus=0.45", "training.num_gpus=2", "training.optimizer.betas=[0, 0.999]"]
 )
 def test_number_at_the_edge_of_its_range_is_taken(override: str) -> None:
-    load_run([SMALL_WORLD], [override])
+    key, _, value = override.partition("=")
+    found: Any = load_run([SMALL_WORLD], [override])
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == (tuple(json.loads(value)) if value.startswith("[") else float(value))
 
 
 @pytest.mark.parametrize(

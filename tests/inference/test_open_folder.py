@@ -68,14 +68,18 @@ def test_folder_of_the_weights_before_is_refused(root: Path, tmp_path: Path, rl_
 
 def test_images_of_the_untrained_model_do_not_depend_on_trained_weights(root: Path, tmp_path: Path) -> None:
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=0))
+    before = (tmp_path / "out" / "job.json").read_text()
     train_again(root / "mine")
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=0))
+    assert (tmp_path / "out" / "job.json").read_text() == before
 
 
 def test_folder_of_a_run_that_moved_goes_on(root: Path, tmp_path: Path) -> None:
     open_folder(job(root / "mine", root / "mine" / "evaluation", scored=True))
+    before = (root / "mine" / "evaluation" / "job.json").read_text()
     moved = (root / "mine").rename(tmp_path / "moved")
     open_folder(job(moved, moved / "evaluation", scored=True))
+    assert (moved / "evaluation" / "job.json").read_text() == before
 
 
 def test_changed_reward_counts_where_images_are_scored(root: Path, tmp_path: Path) -> None:
