@@ -27,28 +27,28 @@ from torch import distributed as dist
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.data.mixture import Prompts
+from srpo_ray.launch.session import ray_session
+from srpo_ray.models.attention import compile_blocks, set_attention
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.families import FLUX
 from srpo_ray.models.flux import FluxPolicy
-from srpo_ray.models.load import load_transformer, load_vae
+from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.paths import SMALL_WORLD
-from srpo_ray.models.speed import compile_blocks, set_attention
-from srpo_ray.models.text import Conditioning
-from srpo_ray.models.tuned import add_adapters, model_dtype
+from srpo_ray.models.trainable import add_adapters, model_dtype
 from srpo_ray.planning.architecture import build_transformer, build_vae, part_config
 from srpo_ray.planning.computation import decoder_cost, forward_flops, gradient_flops
 from srpo_ray.rewards.base import RewardScorer, Scores
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.pool import RewardPool
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer
-from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.training.session import ray_session
 from srpo_ray.training.trainer import Trainer
 from srpo_ray.tuning.report import hardware
 
 POOL = "flux_step"
 SHARE_OF_GPU = 0.1
-STAGES = ("rollout", "forward", "score", "backward", "update", "step")
+STAGES = ("rollout", "forward", "score", "backward", "update", "update")
 PROMPT = "a photo of a lighthouse on a cliff at dawn, waves below"
 
 
@@ -56,12 +56,12 @@ class InstantRewards:
     """Scores at once: what is left of an update is the trainer's own."""
 
     def submit(self, images: Tensor, queries: Any) -> "InstantRewards":
-        """Take the mean of each picture for its score."""
+        """Take the mean of each image for its score."""
         self._scores = images.float().mean((1, 2, 3))
         return self
 
     def result(self) -> Scores:
-        """The scores of the last pictures."""
+        """The scores of the last images."""
         return Scores(self._scores, {"hps": self._scores.detach()})
 
     def take_statistics(self) -> dict[str, float]:
@@ -145,7 +145,7 @@ def make_trainer(config: RunConfig, engine: Engine, vae: Any, rewards: RewardSco
         policy=policy,
         rewards=rewards,
         algorithm=build_algorithm(config, policy, rewards),
-        panel=cast(Any, None),
+        evaluator=cast(Any, None),
         prompts=Prompts([PROMPT] * count, Conditioning(torch.randn(count, length, width), pooled)),
         rank=0,
         world_size=1,
@@ -198,7 +198,7 @@ def measure(config: RunConfig, trainers: dict[str, Trainer], updates: int, ceili
     seconds = {stage: remote[f"time/{stage}"] for stage in STAGES} | {"decode": decode}
     tflops = {
         "rollout": rollout / remote["time/rollout"] / 1e12,
-        "update": (rollout + gradient + decoded) / remote["time/step"] / 1e12,
+        "update": (rollout + gradient + decoded) / remote["time/update"] / 1e12,
     }
     return {
         "resolution": config.model.resolution,
@@ -206,7 +206,7 @@ def measure(config: RunConfig, trainers: dict[str, Trainer], updates: int, ceili
         "seconds": seconds,
         "seconds_per_rollout_step": remote["time/rollout"] / config.rollout.num_steps,
         "reward_round_trip_s": remote["time/reward_round_trip"],
-        "reward_share": 1 - instant["time/step"] / remote["time/step"],
+        "reward_share": 1 - instant["time/update"] / remote["time/update"],
         "tflops": tflops,
         "share_of_ceiling": {name: value / ceiling for name, value in tflops.items()},
         "peak_gib": remote["memory/peak_gib"],
@@ -259,7 +259,7 @@ def table(result: dict[str, Any]) -> Table:
         lines.add_row(name, *(value(row) for row in result["rows"]))
 
     for stage in (*STAGES, "decode"):
-        name = {"step": "whole update", "decode": "decode with gradient, alone"}.get(stage, stage)
+        name = {"update": "whole update", "decode": "decode with gradient, alone"}.get(stage, stage)
         add(f"{name}, s", lambda row, stage=stage: f"{row['seconds'][stage]:.3f}")
     add("rollout step, s", lambda row: f"{row['seconds_per_rollout_step']:.4f}")
     for name in ("rollout", "update"):

@@ -20,15 +20,15 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from srpo_ray.config.model import LoraConfig, ModelConfig
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.flux import FluxPolicy
-from srpo_ray.models.text import Conditioning
 from srpo_ray.planning import architecture, published
 from srpo_ray.planning.computation import decoder_cost, transformer_cost
-from srpo_ray.planning.gradient import fullest_moment
+from srpo_ray.planning.gradient import peak_of_backward
 from srpo_ray.planning.hardware import GIB
 from srpo_ray.planning.memory import total
 from srpo_ray.planning.sharding import trained_elements
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame
 
 TOLERANCE = 0.15
@@ -80,12 +80,12 @@ def compare(model: ModelConfig, losses: int) -> list[dict[str, Any]]:
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(_let_go)
 
-    def picture() -> Tensor:
+    def image() -> Tensor:
         clean = noise - 0.1 * policy.velocity(noise, sigma, features, 3.5)
-        return frame(policy.decode(clean), Framing(REWARD_SIZE))
+        return frame(policy.decode(clean), InputSpec(REWARD_SIZE))
 
     def update() -> None:
-        torch.stack([picture().mean() for _ in range(losses)]).sum().backward()
+        torch.stack([image().mean() for _ in range(losses)]).sum().backward()
 
     @torch.no_grad()
     def sample() -> None:
@@ -98,7 +98,7 @@ def compare(model: ModelConfig, losses: int) -> list[dict[str, Any]]:
     call = transformer_cost(model, 1, gradient=True, gpu=True)
     decoder = decoder_cost(model, 1, (REWARD_SIZE,), gradient=True, gpu=True)
     trained = policy.dtype.itemsize * trained_elements(architecture.parameters(model))
-    moment = fullest_moment(call, decoder, losses=losses, chained=1, gradients=trained)
+    moment = peak_of_backward(call, decoder, losses=losses, chained=1, gradients=trained)
     planned = {
         "transformer, no gradient": (sample, transformer_cost(model, 1, gradient=False, gpu=True).peak),
         "decoder, no gradient": (decode, decoder_cost(model, 1, (REWARD_SIZE,), gradient=False, gpu=True).peak),

@@ -31,11 +31,11 @@ import ray
 import torch
 from torch import Tensor
 
-from srpo_ray.config.reward import PoolConfig, PythonRewardConfig
+from srpo_ray.config.rewards import PoolConfig, PythonRewardConfig
+from srpo_ray.launch.local_ray import on_loopback
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
-from srpo_ray.training.local_ray import on_loopback
 
 NAME = "benchmark"
 IN_FLIGHT = 4
@@ -43,17 +43,17 @@ IN_FLIGHT = 4
 
 
 class SleepingReward:
-    """Mean of the picture, in the time that a GPU would take."""
+    """Mean of the image, in the time that a GPU would take."""
 
     name = ""
     image_gradient = True
 
-    def __init__(self, image_size: int, seconds_per_picture: float) -> None:
+    def __init__(self, image_size: int, seconds_per_image: float) -> None:
         self.image_size = image_size
-        self.seconds_per_picture = seconds_per_picture
+        self.seconds_per_image = seconds_per_image
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
-        end = time.perf_counter() + self.seconds_per_picture * len(queries)
+        end = time.perf_counter() + self.seconds_per_image * len(queries)
         mean = images.mean(dim=(1, 2, 3))
         time.sleep(max(0.0, end - time.perf_counter()))
         return mean
@@ -61,7 +61,7 @@ class SleepingReward:
 
 @ray.remote(num_cpus=0)
 class BareDesk:
-    """An actor as the pool's dispatcher is one, that does nothing."""
+    """An actor as the pool's router is one, that does nothing."""
 
     async def assign(self) -> int:
         return 0
@@ -113,7 +113,7 @@ def cpu_seconds() -> float:
 
 
 def make_batch(arguments: argparse.Namespace) -> tuple[Tensor, list[TextQuery]]:
-    """Pictures that need no resize, so that one call carries what a trainer would send."""
+    """Images that need no resize, so that one call carries what a trainer would send."""
     size = arguments.image_size
     images = torch.rand(arguments.batch_size, 3, size, size).requires_grad_()
     return images, [TextQuery.plain("a cat")] * arguments.batch_size
@@ -183,7 +183,7 @@ def evenly_spaced(arguments: argparse.Namespace, replicas: int, call: Callable[[
 
 def call_seconds(arguments: argparse.Namespace) -> float:
     """How long a replica sleeps for a call."""
-    return arguments.seconds_per_picture * arguments.batch_size
+    return arguments.seconds_per_image * arguments.batch_size
 
 
 def measure(arguments: argparse.Namespace, replicas: int) -> Measurement:
@@ -191,7 +191,7 @@ def measure(arguments: argparse.Namespace, replicas: int) -> Measurement:
     reward = PythonRewardConfig(
         name="sleeping",
         target=f"{Path(__file__).stem}:SleepingReward",
-        arguments={"image_size": arguments.image_size, "seconds_per_picture": arguments.seconds_per_picture},
+        arguments={"image_size": arguments.image_size, "seconds_per_image": arguments.seconds_per_image},
     )
     pool = PoolConfig(
         num_replicas=replicas,
@@ -248,9 +248,9 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=32, help="largest pool; measured are 1, 2, 4, ... up to it")
     parser.add_argument("--smallest", type=int, default=1, help="smallest pool that is measured")
     parser.add_argument("--calls", type=int, default=20, help="calls per replica and measurement")
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures in a call")
-    parser.add_argument("--image-size", type=int, default=224, help="side of a picture in pixels")
-    parser.add_argument("--seconds-per-picture", type=float, default=0.05, help="stand-in for the GPU's time")
+    parser.add_argument("--batch-size", type=int, default=8, help="images in a call")
+    parser.add_argument("--image-size", type=int, default=224, help="side of an image in pixels")
+    parser.add_argument("--seconds-per-image", type=float, default=0.05, help="stand-in for the GPU's time")
     parser.add_argument("--wire-dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()

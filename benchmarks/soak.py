@@ -28,10 +28,10 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from srpo_ray.config import RunConfig, load_run
-from srpo_ray.training.checkpoint import complete_checkpoints, read_checkpoint
-from srpo_ray.training.launch import train
-from srpo_ray.training.run_folder import RunFolder, read_rows
-from srpo_ray.training.storage import Storage
+from srpo_ray.launch.train import train
+from srpo_ray.runs.checkpoint import complete_checkpoints, read_checkpoint
+from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.storage import Storage
 from tests.conftest import SMALL_WORLD, TINY
 from tests.faults.nodes import Nodes, wait_until
 from tests.training.tiny_flux import relative_error
@@ -76,8 +76,8 @@ def soak_config(root: Path, name: str, updates: int) -> RunConfig:
 
 def made(folder: RunFolder) -> int:
     """Updates made so far."""
-    rows = read_rows(folder.steps)
-    return rows[-1]["step"] if rows else 0
+    rows = read_rows(folder.updates)
+    return rows[-1]["update"] if rows else 0
 
 
 def is_over(folder: RunFolder) -> bool:
@@ -107,7 +107,7 @@ def suffer(fault: str, nodes: Nodes, folder: RunFolder) -> Suffered:
     wait_until(lambda: made(folder) > before, f"{fault} at update {before}: no later update", PATIENCE_S)
     seconds, later = time.monotonic() - began, starts(folder)[groups:]
     nodes.fill()
-    return Suffered(fault, before, max(0, before - later[0]["step"]) if later else 0, seconds)
+    return Suffered(fault, before, max(0, before - later[0]["update"]) if later else 0, seconds)
 
 
 def disturb(nodes: Nodes, folder: RunFolder, arguments: argparse.Namespace, found: list[Suffered]) -> None:
@@ -150,7 +150,7 @@ def main() -> int:
                 disturbing.result()
         finally:
             nodes.close()
-        steps = [row["step"] for row in read_rows(folder.steps)]
+        steps = [row["update"] for row in read_rows(folder.updates)]
         shaken, expected = weights(folder), weights(calm)
         error = relative_error(shaken, expected)
     whole = steps == list(range(1, arguments.updates + 1))

@@ -85,9 +85,9 @@ def train(host: Host, config: str, run_root: Path, overrides: list[str], *words:
 
 def differences(one: Path, several: Path) -> dict[str, float]:
     """Largest differences of the last weights, of the optimizer's state, and of the metrics that are not times."""
-    from srpo_ray.training.checkpoint import complete_checkpoints, read_checkpoint
-    from srpo_ray.training.run_folder import RunFolder
-    from srpo_ray.training.storage import Storage
+    from srpo_ray.runs.checkpoint import complete_checkpoints, read_checkpoint
+    from srpo_ray.runs.folder import RunFolder
+    from srpo_ray.runs.storage import Storage
 
     found = {}
     places = [Storage(RunFolder(run).checkpoints) for run in (one, several)]
@@ -96,9 +96,9 @@ def differences(one: Path, several: Path) -> dict[str, float]:
         first, second = (getattr(checkpoint, name) for checkpoint in last)
         assert first.keys() == second.keys()
         found[name] = max(float((first[key] - second[key]).abs().max()) for key in first)
-    for file in ("steps.jsonl", "evaluations.jsonl"):
+    for file in ("updates.jsonl", "evaluations.jsonl"):
         rows = [[json.loads(line) for line in (run / file).read_text().splitlines()] for run in (one, several)]
-        assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+        assert [row["update"] for row in rows[0]] == [row["update"] for row in rows[1]]
         found[file] = max(
             abs(value - again[key])
             for row, again in zip(*rows, strict=True)

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from srpo_ray.config import RunConfig, apply, load_run
-from srpo_ray.training.launch import train
-from srpo_ray.training.run_folder import read_rows
-from srpo_ray.training.session import ray_session
+from srpo_ray.launch.session import ray_session
+from srpo_ray.launch.train import train
+from srpo_ray.runs.folder import read_rows
 from srpo_ray.tuning.report import hardware
 
-STAGES = ("rollout", "forward", "score", "backward", "update", "step")
+STAGES = ("rollout", "forward", "score", "backward", "update", "update")
 WARM_UP = 5
 """Updates at the start of a run that are not counted."""
 
@@ -68,7 +68,7 @@ def measure(config: RunConfig, rounds: int) -> dict[str, Any]:
         for number in range(rounds):
             for way, collected in rows.items():
                 changes = {"name": f"{way.replace(' ', '_')}_{number}", "rewards.in_process": way == "in process"}
-                collected += read_rows(train(apply(config, changes)).steps)[WARM_UP:]
+                collected += read_rows(train(apply(config, changes)).updates)[WARM_UP:]
     seconds = {
         way: {stage: median(row[f"time/{stage}"] for row in collected) for stage in STAGES}
         for way, collected in rows.items()
@@ -81,7 +81,7 @@ def measure(config: RunConfig, rounds: int) -> dict[str, Any]:
         "reward_wait_s": median(row["time/reward_wait"] for row in rows["remote"]),
         "reward_round_trip_s": median(row["time/reward_round_trip"] for row in rows["remote"]),
         "reward_compute_s": median(row["time/reward_compute"] for row in rows["remote"]),
-        "remote_over_in_process": seconds["remote"]["step"] / seconds["in process"]["step"],
+        "remote_over_in_process": seconds["remote"]["update"] / seconds["in process"]["update"],
         "peak_memory_gib": memory.gib,
     }
 

@@ -3,12 +3,12 @@
 python experiments/word_steering.py [--words detailed,flat,...] [--seeds 0] [--updates 15] [--out runs/word_steering]
 
 Each word is the only positive word of a short SRPO run against one neutral word. Afterwards the same prompts and noise
-are sampled with the untrained and the trained weights. Steering is how far the pictures moved:
+are sampled with the baseline and the trained weights. Steering is how far the images moved:
 
 - truth: along the word's axis as the probe found it, with its sign, in standard deviations of that attribute over the
-  rendered pictures;
+  rendered images;
 - held_out: mean of score("<word>. <caption>") - score("<caption>") by the held-out reward, in standard deviations of
-  its plain score over the rendered pictures.
+  its plain score over the rendered images.
 
 Runs that are finished are not repeated, so a stopped experiment goes on with the same command.
 """
@@ -26,34 +26,34 @@ from rich.table import Table
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, apply, load_run
-from srpo_ray.config.located import located
+from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.page import render
 from srpo_ray.files import write_text
+from srpo_ray.launch.preflight import check_inputs, open_run_folder
+from srpo_ray.launch.session import ray_session
+from srpo_ray.launch.train import fit, reward_pool
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.tracking.run import git_commit
-from srpo_ray.training.launch import fit, reward_pool
-from srpo_ray.training.preflight import check_inputs, open_run_folder
-from srpo_ray.training.run_folder import RunFolder, adopt_untrained
-from srpo_ray.training.session import ray_session
-from srpo_ray.training.trained import read_trained
+from srpo_ray.runs.folder import RunFolder, reuse_baseline_evaluation
+from srpo_ray.runs.trained import read_trained
+from srpo_ray.tracking.runs import git_commit
 from srpo_ray.tuning.report import hardware
-from srpo_ray.words.agreement import bootstrap_interval, spearman
-from srpo_ray.words.pictures import Pictures, generated, rendered
+from srpo_ray.words.images import ProbeImages, generated, rendered
 from srpo_ray.words.probe import RENDERED, Study, parse_words, score_words, study
+from srpo_ray.words.rank_correlation import bootstrap_interval, spearman
 from srpo_ray.words.report import TEMPLATES, axis_text
 
 WORDS = "detailed,intricate,flat,vivid,pale,bright,dark,realistic,cartoon,painting,anime,cyberpunk"
 TRAINED, HELD_OUT = "preference", "held_out"
 MEASURES = ("truth", "held_out")
 SAMPLED = 64
-"""Pictures that steering is measured on: the evaluation prompts, two noises each."""
+"""Images that steering is measured on: the evaluation prompts, two noises each."""
 PREDICTORS = ("score", "strength", "cleanness", "spread")
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What steering is measured with: the probe of the trained reward, and units from the rendered pictures."""
+    """What steering is measured with: the probe of the trained reward, and units from the rendered images."""
 
     found: Study
     held_out: LocalRewards
@@ -65,7 +65,7 @@ def main() -> None:
     """Parse, train what is missing, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--words", default=WORDS)
-    parser.add_argument("--neutral", default="picture", help="negative word of every run")
+    parser.add_argument("--neutral", default="image", help="negative word of every run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=15)
     parser.add_argument("--lr", type=float, default=8e-6)
@@ -79,25 +79,25 @@ def main() -> None:
     }
     train_missing(training, list(configs.values()))
     yardstick = make_yardstick(base, words)
-    untrained = generated(base, SAMPLED)
+    baseline = generated(base, SAMPLED)
     runs = []
     for (word, seed), config in configs.items():
         folder = RunFolder(Path(config.run_root) / config.name)
-        runs.append({"word": word, "seed": seed, **steering(folder, base, word, untrained, yardstick)})
+        runs.append({"word": word, "seed": seed, **steering(folder, base, word, baseline, yardstick)})
     report(parsed, yardstick.found, runs)
 
 
 def make_yardstick(base: RunConfig, words: list[str]) -> Yardstick:
-    """Probe the trained reward on rendered pictures, and measure by how much they differ."""
-    pictures = rendered(RENDERED)
+    """Probe the trained reward on rendered images, and measure by how much they differ."""
+    images = rendered(RENDERED)
     models = [model for model in base.rewards.models if model.name == TRAINED]
     scorer = LocalRewards.load(models, base.evaluation.held_out)
-    plain, differences = score_words(scorer, TRAINED, pictures, words)
-    held_out_plain, _ = score_words(scorer, HELD_OUT, pictures, words[:1])
+    plain, differences = score_words(scorer, TRAINED, images, words)
+    held_out_plain, _ = score_words(scorer, HELD_OUT, images, words[:1])
     return Yardstick(
-        found=study(TRAINED, words, plain, differences, pictures),
+        found=study(TRAINED, words, plain, differences, images),
         held_out=scorer,
-        attribute_units={name: float(values.std()) for name, values in pictures.attributes.items()},
+        attribute_units={name: float(values.std()) for name, values in images.attributes.items()},
         held_out_unit=float(held_out_plain.std()),
     )
 
@@ -118,7 +118,7 @@ def training_config(base: RunConfig, parsed: argparse.Namespace) -> RunConfig:
         "evaluation.gallery_size": 2,
         "evaluation.interval": parsed.updates,
     }
-    return located(apply(base, changes))
+    return with_absolute_paths(apply(base, changes))
 
 
 def run_config(training: RunConfig, word: str, neutral: str, seed: int) -> RunConfig:
@@ -129,7 +129,7 @@ def run_config(training: RunConfig, word: str, neutral: str, seed: int) -> RunCo
 
 
 def train_missing(training: RunConfig, configs: list[RunConfig]) -> None:
-    """Train what is not finished, on one pool; the untrained model's evaluation is shared between runs."""
+    """Train what is not finished, on one pool; the base model's evaluation is shared between runs."""
     check_inputs(training)
     commit = git_commit(Path.cwd())
     folders = [(config, open_run_folder(config, Path(config.run_root).resolve() / config.name)) for config in configs]
@@ -140,21 +140,21 @@ def train_missing(training: RunConfig, configs: list[RunConfig]) -> None:
         for number, (config, folder) in enumerate(missing, 1):
             print(f"training {config.name}, {number} of {len(missing)}", flush=True)
             if not folder.evaluations.exists():
-                any(adopt_untrained(RunFolder(path), folder) for path in sorted(folder.path.parent.iterdir()))
+                any(reuse_baseline_evaluation(RunFolder(path), folder) for path in sorted(folder.path.parent.iterdir()))
             fit(config, folder, pool, name=config.name, commit=commit)
 
 
 def steering(
-    folder: RunFolder, base: RunConfig, word: str, untrained: Pictures, yardstick: Yardstick
+    folder: RunFolder, base: RunConfig, word: str, baseline: ProbeImages, yardstick: Yardstick
 ) -> dict[str, float]:
-    """How far a run moved the pictures towards its word; see the module's docstring. Kept in the run's folder."""
+    """How far a run moved the images towards its word; see the module's docstring. Kept in the run's folder."""
     kept = folder.path / "steering.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    trained = generated(base, len(untrained.images), weights=read_trained(folder.path).weights)
+    trained = generated(base, len(baseline.images), weights=read_trained(folder.path).weights)
     reading = yardstick.found.readings[yardstick.found.words.index(word)]
-    moved = trained.attributes[reading.axis].mean() - untrained.attributes[reading.axis].mean()
-    before, after = (_held_out_difference(yardstick, pictures, word) for pictures in (untrained, trained))
+    moved = trained.attributes[reading.axis].mean() - baseline.attributes[reading.axis].mean()
+    before, after = (_held_out_difference(yardstick, images, word) for images in (baseline, trained))
     result = {
         "truth": reading.direction * float(moved) / yardstick.attribute_units[reading.axis],
         "held_out": float(after.mean() - before.mean()) / yardstick.held_out_unit,
@@ -163,8 +163,8 @@ def steering(
     return result
 
 
-def _held_out_difference(yardstick: Yardstick, pictures: Pictures, word: str) -> Tensor:
-    return score_words(yardstick.held_out, HELD_OUT, pictures, [word])[1][0]
+def _held_out_difference(yardstick: Yardstick, images: ProbeImages, word: str) -> Tensor:
+    return score_words(yardstick.held_out, HELD_OUT, images, [word])[1][0]
 
 
 def report(parsed: argparse.Namespace, found: Study, runs: list[dict[str, Any]]) -> None:
@@ -201,7 +201,7 @@ def _agreement(rows: list[dict[str, Any]], predictor: str, measure: str) -> dict
 
 
 def _print(rows: list[dict[str, Any]], agreements: list[dict[str, Any]]) -> None:
-    table = Table(title="words in the probe's order, and how far a run with each moved the pictures")
+    table = Table(title="words in the probe's order, and how far a run with each moved the images")
     for name in rows[0]:
         table.add_column(name, justify="left" if name in ("word", "axis") else "right")
     for row in rows:

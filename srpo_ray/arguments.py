@@ -11,7 +11,7 @@ DEFAULT_STUDY = "configs/study/paper_table.yaml"
 DEFAULT_RUN = "configs/small_world.yaml"
 LAST_JOB = "last"
 _CONFIG = "CONFIG|KEY=VALUE"
-_RL_GUIDANCE = "velocity base + W (tuned - base): 0 untrained, 1 tuned, above 1 beyond it"
+_RL_GUIDANCE = "velocity base + W (tuned - base): 0 baseline, 1 tuned, above 1 beyond it"
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -31,8 +31,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     study = "tune methods, train each with several seeds, take one apart"
     _several(commands.add_parser("study", help=study), "study", DEFAULT_STUDY)
     _plan(commands.add_parser("plan", help="say what a run will hold, send and take, before anything is started"))
-    _sample(commands.add_parser("sample", help="draw pictures with a trained run"))
-    _evaluate(commands.add_parser("evaluate", help="compare a tuned model with the untrained one on the same noise"))
+    _sample(commands.add_parser("sample", help="draw images with a trained run"))
+    _evaluate(commands.add_parser("evaluate", help="compare a tuned model with the baseline one on the same noise"))
     _export(commands.add_parser("export", help="write a trained run for diffusers and ComfyUI, with a model card"))
     _replay(commands.add_parser("replay", help="send to MLflow what it could not take while a run went on"))
     _words(commands.add_parser("words", help="measure which control words a reward perceives, without training"))
@@ -83,7 +83,7 @@ def _sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="PNG|DIR",
-        help="grid of all pictures, or folder of pictures and contact sheets (default: RUN/samples.png for few, RUN/"
+        help="grid of all images, or folder of images and contact sheets (default: RUN/samples.png for few, RUN/"
         "samples for many)",
     )
     parser.add_argument("--rl-guidance", type=float, default=1.0, metavar="W", help=f"{_RL_GUIDANCE} (default 1)")
@@ -99,7 +99,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rl-guidance", type=float, nargs="+", default=(), metavar="W", help=f"also draw at these: {_RL_GUIDANCE}"
     )
-    parser.add_argument("--against", metavar="RUN", help="compare with this run's tuned model, not the untrained one")
+    parser.add_argument("--against", metavar="RUN", help="compare with this run's tuned model, not the baseline one")
     _add_sampling(parser)
 
 
@@ -122,9 +122,9 @@ def _words(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reward", required=True, metavar="NAME", help="a trained or held-out reward of the config")
     parser.add_argument("--words", required=True, metavar="WORDS", help="word,word,... or a .txt file of one a line")
-    pictures = parser.add_mutually_exclusive_group()
-    pictures.add_argument("--images", metavar="DIR", help="try words on these pictures; captions: .txt or .json beside")
-    pictures.add_argument("--generate", type=int, metavar="N", help="try words on N pictures of the config's model")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--images", metavar="DIR", help="try words on these images; captions: .txt or .json beside")
+    images.add_argument("--generate", type=int, metavar="N", help="try words on N images of the config's model")
     parser.add_argument("--prompts", metavar="FILE", help="prompt file in which to count the words")
     parser.add_argument("--out", metavar="DIR", help="folder for page, JSON and CSV (default: RUN_ROOT/words_NAME)")
 
@@ -141,11 +141,11 @@ def _watch_spot(parser: argparse.ArgumentParser) -> None:
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     from_run = "default: as the run was evaluated"
-    parser.add_argument("--samples-per-prompt", type=int, metavar="N", help="pictures per prompt, each from own noise")
+    parser.add_argument("--samples-per-prompt", type=int, metavar="N", help="images per prompt, each from own noise")
     parser.add_argument("--seed", type=int, help=f"seed of the noise ({from_run}; sample: 0)")
     parser.add_argument("--steps", type=int, help=f"Euler steps ({from_run})")
     parser.add_argument("--guidance-scale", type=float, help=f"guidance embedding ({from_run})")
-    parser.add_argument("--batch-size", type=int, metavar="N", help=f"pictures per call of a worker ({from_run})")
+    parser.add_argument("--batch-size", type=int, metavar="N", help=f"images per call of a worker ({from_run})")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that draw (default: one per GPU)")
     parser.add_argument("--address", help="Ray cluster (`auto`, HOST:PORT); default RAY_ADDRESS, else this machine")
 

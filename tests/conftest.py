@@ -18,7 +18,7 @@ SMALL_WORLD = ROOT / "configs" / "small_world.yaml"
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray session, started as the program itself starts one."""
-    from srpo_ray.training.session import ray_session
+    from srpo_ray.launch.session import ray_session
 
     with ray_session(None):
         yield
@@ -41,7 +41,7 @@ TINY = [
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database of MLflow without runs: to make one takes it many seconds, to copy one none."""
-    from srpo_ray.tracking.run import default_uri
+    from srpo_ray.tracking.runs import default_uri
 
     folder = tmp_path_factory.mktemp("mlflow")
     MlflowClient(default_uri(folder)).search_experiments()

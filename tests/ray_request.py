@@ -8,7 +8,7 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import create_scaling_policy
 
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.runs.folder import RunFolder
 
 
 def ask_for_nodes(folder: RunFolder) -> None:

@@ -10,12 +10,12 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from srpo_ray.cluster.node_types import node_types
 from srpo_ray.config import load_run
-from srpo_ray.rewards.pool.capacity import fitting_replicas, replica_resources
-from srpo_ray.training.launch import worker_resources
+from srpo_ray.launch.capacity import fitting_replicas, replica_resources
+from srpo_ray.launch.train import worker_resources
 from tests.conftest import ROOT
 
-RAY_UP = ["cluster.yaml", "cluster-gcp.yaml"]
-KUBERAY = "cluster-kuberay.yaml"
+RAY_UP = ["cluster.yaml", "cluster/gcp.yaml"]
+KUBERAY = "cluster/kuberay.yaml"
 STRING_MAP = {"type": "object", "additionalProperties": {"type": "string"}}
 
 

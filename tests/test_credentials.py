@@ -5,10 +5,10 @@ import pytest
 from srpo_ray.arguments import parse
 from srpo_ray.cli import main
 from srpo_ray.config import ConfigError, load_run
-from srpo_ray.config.reward import PythonRewardConfig
+from srpo_ray.config.rewards import PythonRewardConfig
 from srpo_ray.credentials import expand, expand_uri, find_credentials, redact
-from srpo_ray.rewards.build import build_python_reward
-from srpo_ray.tracking.run import start_run
+from srpo_ray.rewards.registry import build_python_reward
+from srpo_ray.tracking.runs import start_run
 from srpo_ray.tracking.tracker import Tracker
 from tests.conftest import SMALL_WORLD
 

@@ -15,9 +15,9 @@ from srpo_ray.cli import main
 from srpo_ray.config import ConfigError, load_run, load_study, load_sweep
 from srpo_ray.config.base import check_names, folder_name
 from srpo_ray.config.yaml_text import dump_text
-from srpo_ray.data.embeddings import TextCache
+from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.images import load_images
-from srpo_ray.training.preflight import open_run_folder
+from srpo_ray.launch.preflight import open_run_folder
 from tests.conftest import ROOT, SMALL_WORLD
 
 HOSTILE = ["../outside", "..", ".", "/tmp/outside", "a/../../outside", "a\\outside", "a\x00b", "a\n", "~root", "", " "]
@@ -127,17 +127,17 @@ def test_reward_of_the_command_line_is_a_name_of_the_config(capsys: pytest.Captu
     assert not list(tmp_path.iterdir())
 
 
-def picture_bytes() -> bytes:
+def image_bytes() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def test_members_of_a_tar_file_are_read_and_never_unpacked(tmp_path: Path) -> None:
-    source = tmp_path / "inner" / "pictures.tar"
+    source = tmp_path / "inner" / "images.tar"
     source.parent.mkdir()
     with tarfile.open(source, "w") as archive:
-        for name, content in (("../../escaped.png", picture_bytes()), ("../../escaped.txt", b"a caption")):
+        for name, content in (("../../escaped.png", image_bytes()), ("../../escaped.txt", b"a caption")):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -152,15 +152,15 @@ def test_members_of_a_tar_file_are_read_and_never_unpacked(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("path", ["../secret.png", "/proc/self/environ", "sub/../../secret.png", "link.png"])
 def test_table_cannot_have_files_from_elsewhere_read(path: str, tmp_path: Path) -> None:
-    (tmp_path / "secret.png").write_bytes(picture_bytes())
+    (tmp_path / "secret.png").write_bytes(image_bytes())
     folder = tmp_path / "table"
     (folder / "sub").mkdir(parents=True)
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
-    (folder / "sub" / "own.png").write_bytes(picture_bytes())
+    (folder / "sub" / "own.png").write_bytes(image_bytes())
     images = [{"bytes": None, "path": path}, {"bytes": None, "path": "sub/own.png"}]
     table = pyarrow.table({"image": images, "caption": ["one", "two"]})
-    pyarrow.parquet.write_table(table, folder / "pictures.parquet")
-    loaded = load_images(str(folder / "pictures.parquet"))
+    pyarrow.parquet.write_table(table, folder / "images.parquet")
+    loaded = load_images(str(folder / "images.parquet"))
     assert loaded.load([1], 16).shape == (1, 3, 16, 16)
     with pytest.raises(ValueError, match=r"row 0.*expected a path inside"):
         loaded.load([0, 1], 16)

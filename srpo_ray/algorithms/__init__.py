@@ -1,6 +1,6 @@
 """From prompts, policy and rewards to losses: one file per algorithm; no Ray, no DeepSpeed, no I/O."""
 
 from srpo_ray.algorithms.base import Algorithm, Batch, Loss, LossOutput
-from srpo_ray.algorithms.build import build_algorithm
+from srpo_ray.algorithms.registry import build_algorithm
 
 __all__ = ["Algorithm", "Batch", "Loss", "LossOutput", "build_algorithm"]

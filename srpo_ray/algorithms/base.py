@@ -11,7 +11,7 @@ from srpo_ray.config.algorithms.base import AlgorithmSection
 from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import Draws, SigmaGrid, numeric_grid
-from srpo_ray.models.text import Conditioning
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.rewards.base import RewardScorer
 
 if TYPE_CHECKING:

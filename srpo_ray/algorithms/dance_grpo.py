@@ -1,6 +1,6 @@
 """DanceGRPO (arXiv 2505.07818): policy gradients for a flow that samples by random steps.
 
-Every prompt is sampled several times from one noise. A picture that scores better than its group makes the random
+Every prompt is sampled several times from one noise. An image that scores better than its group makes the random
 steps that led to it more likely. No gradient of the reward is needed, so any black box can be one.
 """
 
@@ -15,16 +15,16 @@ from srpo_ray.algorithms.base import Algorithm, Batch, Loss, LossOutput
 from srpo_ray.algorithms.reward_loss import plain_queries
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.flow import euler_step, log_density, sde_step
-from srpo_ray.models.text import Conditioning
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.rewards.base import PendingScore
 
 
 def group_advantages(rewards: Tensor, group_size: int, limit: float) -> Tensor:
-    """How much better than its own group each picture is, in standard deviations of the group.
+    """How much better than its own group each image is, in standard deviations of the group.
 
     Args:
         rewards: `[B * group_size]`, group by group.
-        group_size: Pictures of one prompt, at least 2.
+        group_size: Images of one prompt, at least 2.
         limit: Advantages are clamped to plus or minus this.
 
     Returns:
@@ -46,7 +46,7 @@ class Trajectories:
     conditioning: Conditioning
     """Text features, S of them."""
     pending: PendingScore
-    """Rewards of the finished pictures."""
+    """Rewards of the finished images."""
 
 
 def policy_loss(
@@ -82,7 +82,7 @@ class DanceGRPO(Algorithm[DanceGRPOConfig]):
 
     @torch.no_grad()
     def collect(self, batch: Batch) -> Trajectories:
-        """Walk from each prompt's noise to `group_size` pictures and submit them."""
+        """Walk from each prompt's noise to `group_size` images and submit them."""
         rows = [row for row in range(len(batch.prompts)) for _ in range(self.config.group_size)]
         conditioning = batch.conditioning[rows]
         first = self.noise(batch)
@@ -120,7 +120,7 @@ class DanceGRPO(Algorithm[DanceGRPOConfig]):
         return sde_step(tokens, velocity, here, there, self.config.eta)
 
     def _last_step(self, tokens: Tensor, conditioning: Conditioning) -> Tensor:
-        """The step to sigma 0 has no noise: it would stay in the picture that is scored."""
+        """The step to sigma 0 has no noise: it would stay in the image that is scored."""
         sigma = self.sigmas[-2].expand(len(tokens))
         velocity = self.policy.velocity(tokens, sigma, conditioning, self.rollout.guidance_scale)
         return euler_step(tokens, velocity, sigma, self.sigmas[-1].expand(len(tokens)))

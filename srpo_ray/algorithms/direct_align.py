@@ -1,4 +1,4 @@
-"""Direct-Align (arXiv 2509.06942): a clean picture from any noise level, because the noise is known.
+"""Direct-Align (arXiv 2509.06942): a clean image from any noise level, because the noise is known.
 
 The functions are the idea, and SRPO uses them too; `DirectAlign` is the plain algorithm: one step towards data,
 scored against the prompt itself.
@@ -18,7 +18,7 @@ from srpo_ray.algorithms.window import Window, build_window
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.base import Scope
 from srpo_ray.flow import euler_step, mix, recover_clean
-from srpo_ray.models.text import Conditioning
+from srpo_ray.models.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from srpo_ray.models.policy import FlowPolicy
@@ -37,7 +37,7 @@ class Rollout:
 def collect_rollout(
     policy: "FlowPolicy", batch: Batch, sigmas: Tensor, guidance_scale: float, noise_scope: Scope
 ) -> Rollout:
-    """Clean tokens of a batch without gradient, sampled or those of its real pictures, and the noise to mix in.
+    """Clean tokens of a batch without gradient, sampled or those of its real images, and the noise to mix in.
 
     Args:
         policy: The model that is tuned.
@@ -66,9 +66,9 @@ def direct_align(
     landing: Tensor,
     guidance_scale: float,
 ) -> Tensor:
-    """One transformer step with gradient from `start` to `landing`, then the clean picture by the known noise.
+    """One transformer step with gradient from `start` to `landing`, then the clean image by the known noise.
 
-    If the velocity is exactly `noise - clean`, the picture is exactly the rollout's, whatever the two sigmas.
+    If the velocity is exactly `noise - clean`, the image is exactly the rollout's, whatever the two sigmas.
 
     Args:
         policy: The model that is tuned.
@@ -79,7 +79,7 @@ def direct_align(
         guidance_scale: Guidance embedding of the step.
 
     Returns:
-        Pictures `[B, 3, H, W]` in [0, 1], with gradient to the transformer.
+        Images `[B, 3, H, W]` in [0, 1], with gradient to the transformer.
     """
     noisy = mix(rollout.clean, rollout.noise, start)
     velocity = policy.velocity(noisy, start, conditioning, guidance_scale)

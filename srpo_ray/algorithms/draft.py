@@ -1,6 +1,6 @@
 """DRaFT (arXiv 2309.17400): back-propagate the reward through the last steps of the sampler.
 
-DRaFT-K goes through the last K steps. DRaFT-LV lowers the variance of K = 1: it noises the finished picture to the
+DRaFT-K goes through the last K steps. DRaFT-LV lowers the variance of K = 1: it noises the finished image to the
 last noise level again, several times with fresh noise, and takes the last step from each of them too.
 """
 
@@ -25,7 +25,7 @@ class DRaFT(Algorithm[DRaFTConfig]):
         return self.policy.rollout(noise, batch.conditioning, early, self.rollout.guidance_scale)
 
     def losses(self, batch: Batch, collected: Tensor) -> Iterator[Loss]:
-        """Yield the loss of the sampled pictures, then one per renoising; the update is their mean."""
+        """Yield the loss of the sampled images, then one per renoising; the update is their mean."""
         share, queries = 1 / (1 + self.config.renoisings), plain_queries(batch.prompts)
         clean = self._finish(batch, collected)
         yield reward_loss(self.rewards, self.policy.decode(clean), queries, "sample", share=share)

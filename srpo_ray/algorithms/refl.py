@@ -1,6 +1,6 @@
-"""ReFL (ImageReward, arXiv 2304.05977): reward the clean picture that is predicted from one late step.
+"""ReFL (ImageReward, arXiv 2304.05977): reward the clean image that is predicted from one late step.
 
-The sampler runs without gradient to a random late step; from there one call with gradient predicts the clean picture
+The sampler runs without gradient to a random late step; from there one call with gradient predicts the clean image
 at once. Earlier steps get no gradient, because their prediction is too blurred for a reward model.
 """
 

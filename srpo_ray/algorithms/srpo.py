@@ -1,6 +1,6 @@
 """Semantic Relative Preference Optimization (arXiv 2509.06942).
 
-Direct-Align steered by control words: a picture is scored against the *difference* of two texts, so that the reward
+Direct-Align steered by control words: an image is scored against the *difference* of two texts, so that the reward
 model's own bias cancels. An update has two branches that land on the same sigma: `denoise` steps towards data and is
 rewarded for the positive word, `inversion` steps towards noise and is rewarded for the negative one, which by its
 direction works as the regulariser. Words change the reward's text only; the model always sees the plain prompt.

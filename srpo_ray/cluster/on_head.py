@@ -15,7 +15,7 @@ RUNS = Path("runs")
 MARK = "srpo-ray-file "
 """What a printed file's line begins with."""
 
-PATTERNS = ("*.html", "*.yaml", "*.csv", "*.json", "*.jsonl", "pictures/*")
+PATTERNS = ("*.html", "*.yaml", "*.csv", "*.json", "*.jsonl", "images/*")
 """What a person reads of a results folder; weights and checkpoints stay where they are."""
 
 MAX_BYTES = 64 * 2**20

@@ -18,7 +18,7 @@ FETCH_TIMEOUT_S = 300.0
 
 
 def bring_back(jobs: Jobs, folder: str) -> Path:
-    """Copy report, tables, configs and pictures of a results folder to `runs/` here.
+    """Copy report, tables, configs and images of a results folder to `runs/` here.
 
     Args:
         jobs: The cluster's job server.

@@ -18,9 +18,9 @@ def files_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return files, [word for word in words if "=" in word]
 
 
-def say_inputs(config: "RunConfig") -> None:
-    """Say what of the prompts and pictures is left out, repeated or cut, before anything is started."""
-    from srpo_ray.training.preflight import check_inputs, input_notes
+def report_input_issues(config: "RunConfig") -> None:
+    """Say what of the prompts and images is left out, repeated or cut, before anything is started."""
+    from srpo_ray.launch.preflight import check_inputs, input_notes
 
     check_inputs(config)
     for note in input_notes(config):

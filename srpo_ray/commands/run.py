@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from srpo_ray.commands.inputs import files_and_overrides, say_inputs
+from srpo_ray.commands.inputs import files_and_overrides, report_input_issues
 
 DOES_NOT_FIT = 1
 
@@ -18,10 +18,10 @@ def train(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         print(to_yaml(config), end="")
         return 0
-    from srpo_ray.training import launch
-    from srpo_ray.training.health import warnings
+    from srpo_ray.launch import train as launch
+    from srpo_ray.runs.warnings import warnings
 
-    say_inputs(config)
+    report_input_issues(config)
     folder = launch.train(config, parsed.address)
     for warning in warnings(folder):
         print(f"srpo-ray: {warning}", file=sys.stderr)
@@ -64,9 +64,9 @@ def encode(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         print(to_yaml(config), end="")
         return 0
-    from srpo_ray.training.encode import encode as encode_ahead
+    from srpo_ray.launch.encode import encode as encode_ahead
 
-    say_inputs(config)
+    report_input_issues(config)
     found = encode_ahead(config, parsed.address, parsed.actors)
     done = f"{found.encoded} encoded now" if found.encoded else "none is missing"
     print(f"text features of {found.texts} texts, {done}: {found.folder}")

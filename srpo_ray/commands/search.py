@@ -5,7 +5,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from srpo_ray.arguments import DEFAULT_STUDY, DEFAULT_SWEEP
-from srpo_ray.commands.inputs import load_or_resume, say_inputs
+from srpo_ray.commands.inputs import load_or_resume, report_input_issues
 from srpo_ray.credentials import redact
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def sweep(parsed: argparse.Namespace) -> int:
         return _print_configs("the sweep", sweep, base)
     from srpo_ray.tuning.sweep import run_sweep
 
-    say_inputs(base)
+    report_input_issues(base)
     report = run_sweep(sweep, base, parsed.address, _typed("experiments/sweep.py", parsed))
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
     return 0
@@ -36,7 +36,7 @@ def study(parsed: argparse.Namespace) -> int:
         return _print_configs("the study", study, base)
     from srpo_ray.tuning.study import run_study
 
-    say_inputs(base)
+    report_input_issues(base)
     report = run_study(study, base, parsed.address, _typed("experiments/paper_table.py", parsed))
     print(f"report: {report}")
     return 0

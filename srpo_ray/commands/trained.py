@@ -1,4 +1,4 @@
-"""What is made of a finished run: pictures, a comparison with the untrained model, weights for others."""
+"""What is made of a finished run: images, a comparison with the base model, weights for others."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def sample(parsed: argparse.Namespace) -> int:
-    """`sample`: pictures of prompts."""
+    """`sample`: images of prompts."""
     from srpo_ray.data.prompts import check_texts, load_prompts
 
     check_texts(parsed.texts, "the command line", "PROMPT")
@@ -26,7 +26,7 @@ def sample(parsed: argparse.Namespace) -> int:
 
 
 def evaluate(parsed: argparse.Namespace) -> int:
-    """`evaluate`: tuned against untrained on the same noise."""
+    """`evaluate`: tuned against baseline on the same noise."""
     from rich.console import Console
 
     options = _sampling_options(parsed)
@@ -67,7 +67,7 @@ def export(parsed: argparse.Namespace) -> int:
     """`export`: weights for diffusers and ComfyUI."""
     import torch
 
-    from srpo_ray.training.export import export_run
+    from srpo_ray.inference.export import export_run
 
     out = Path(parsed.out) if parsed.out else Path(parsed.run_dir) / "export"
     dtype = getattr(torch, parsed.dtype) if parsed.dtype else None
@@ -77,8 +77,8 @@ def export(parsed: argparse.Namespace) -> int:
 
 def replay(parsed: argparse.Namespace) -> int:
     """`replay`: what MLflow did not get while the run went on."""
-    from srpo_ray.tracking.run import replay_run
-    from srpo_ray.training.run_folder import RunFolder
+    from srpo_ray.runs.folder import RunFolder
+    from srpo_ray.tracking.runs import replay_run
 
     folder = RunFolder(parsed.run_dir)
     print(f"{replay_run(folder.tracker_record, folder.tracker_spool, parsed.uri)} records sent")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from srpo_ray.config.algorithms.registry import DEFAULT_TYPE
 from srpo_ray.config.base import Section
-from srpo_ray.config.explain import describe, first_causes
+from srpo_ray.config.messages import describe, first_causes
 from srpo_ray.config.run import RunConfig
 from srpo_ray.config.study import StudyConfig
 from srpo_ray.config.sweep import SweepConfig
@@ -218,10 +218,10 @@ def _load_beside_base(
     config = validate(schema, load_values([path], own), str(path))
     bases = (config.base,) if isinstance(config.base, str) else config.base
     run = load_run([Path(path).parent / base for base in bases], others)
-    panel = [f"panel/{model.name}" for model in run.evaluation.held_out]
-    if config.objective.startswith("panel/") and config.objective.removesuffix("/relative") not in panel:
+    evaluator = [f"evaluator/{model.name}" for model in run.evaluation.held_out]
+    if config.objective.startswith("evaluator/") and config.objective.removesuffix("/relative") not in evaluator:
         raise ConfigError(
-            f"{path}: objective: expected a score of evaluation.held_out ({', '.join(panel) or 'none'}), got"
+            f"{path}: objective: expected a score of evaluation.held_out ({', '.join(evaluator) or 'none'}), got"
             f" {config.objective!r}; choose one of them or add the model"
         )
     if run.training.elastic:

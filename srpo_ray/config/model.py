@@ -47,7 +47,7 @@ class ModelConfig(Section):
     lora: LoraConfig | None = None
     """Train adapters and not the whole transformer; unset trains all of it. `{}` takes the defaults."""
     resolution: int = Field(default=64, ge=16, multiple_of=16)
-    """Height and width of the pictures in pixels."""
+    """Height and width of the images in pixels."""
     max_sequence_length: int = Field(default=16, ge=1)
     """T5 tokens per prompt: 16 in the small world, 512 for FLUX.1-dev."""
     truncate_sigma: bool = False
@@ -63,7 +63,7 @@ class ModelConfig(Section):
 
 
 class RolloutConfig(Section):
-    """Section `rollout`: how clean pictures are sampled, without gradient, before each update."""
+    """Section `rollout`: how clean images are sampled, without gradient, before each update."""
 
     num_steps: int = Field(default=25, ge=1)
     """Euler steps of a rollout."""

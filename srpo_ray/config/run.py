@@ -10,7 +10,7 @@ from srpo_ray.config.base import Name, Section
 from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
-from srpo_ray.config.reward import RewardsConfig
+from srpo_ray.config.rewards import RewardsConfig
 from srpo_ray.config.sources import same_model, same_source
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from srpo_ray.config.reward import RewardModelSection
+from srpo_ray.config.rewards import RewardModelSection
 
 _PATHS = ("path", "backbone")
 _ARCHITECTURE = ("type", "architecture", "target", "arguments")

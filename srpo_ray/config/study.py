@@ -52,14 +52,14 @@ class StudyConfig(Section):
     """Every method and ablation is trained once with each."""
     tuning_seed: int = 0
     """Seed of the runs that values are chosen by; none of `seeds`, as its winner was lucky."""
-    objective: Objective = "panel/held_out"
+    objective: Objective = "evaluator/held_out"
     """Metric that values are tuned by and costs are counted to: a held-out score, never the training reward."""
     mode: Literal["max", "min"] = "max"
     """Whether a larger or a smaller objective is better."""
     max_fall: dict[str, float] = {}
-    """Metric -> most that it may fall below the untrained model with the values that are chosen."""
+    """Metric -> most that it may fall below the base model with the values that are chosen."""
     target_share: float = Field(default=0.5, gt=0, le=1)
-    """The score whose cost is compared lies this share of the way from the untrained model to `ablated`."""
+    """The score whose cost is compared lies this share of the way from the base model to `ablated`."""
     max_concurrent_trials: int = Field(default=2, ge=1)
     """Runs at the same time."""
 

@@ -16,7 +16,7 @@ def check_objective(objective: str) -> str:
     """
     if objective.partition("/")[0] == "reward":
         raise ValueError(
-            f"expected a score that no run is trained to raise, such as panel/held_out, got {objective!r}; the search"
+            f"expected a score that no run is trained to raise, such as evaluator/held_out, got {objective!r}; the search"
             " would choose the run that hacks its reward best"
         )
     return objective
@@ -99,12 +99,12 @@ class SweepConfig(Section):
     """Trials that are drawn from the space."""
     max_concurrent_trials: int = Field(default=2, ge=1)
     """Trials that run at the same time."""
-    objective: Objective = "panel/held_out"
+    objective: Objective = "evaluator/held_out"
     """Metric that trials are ranked by: a held-out score, never the training reward."""
     mode: Literal["max", "min"] = "max"
     """Whether a larger or a smaller objective is better."""
     max_fall: dict[str, float] = {}
-    """Metric -> most that it may fall below the untrained model in the trial that is called best."""
+    """Metric -> most that it may fall below the base model in the trial that is called best."""
     searcher: Literal["random", "optuna"] = "random"
     """`random` draws independently; `optuna` (extra `optuna`) learns from finished trials."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Where a run's metrics, pictures and configs are kept."""
+"""Where a run's metrics, images and configs are kept."""
 
 import re
 from pathlib import Path

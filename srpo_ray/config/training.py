@@ -43,14 +43,14 @@ class EmaConfig(Section):
     decay: float = Field(default=0.99, gt=0, lt=1)
     """Share of the old average that an update keeps."""
     warmup: bool = True
-    """After n updates keep at most (1 + n) / (10 + n), so that the untrained weights soon leave the average."""
+    """After n updates keep at most (1 + n) / (10 + n), so that the initial weights soon leave the average."""
 
 
 class TrainingConfig(Section):
     """Section `training`."""
 
     num_updates: int = Field(default=60, ge=0)
-    """Optimizer updates of the run; 0 only evaluates the untrained model."""
+    """Optimizer updates of the run; 0 only evaluates the base model."""
     batch_size: int = Field(default=8, ge=1)
     """Prompts per update, over all workers."""
     micro_batch_size: int | None = Field(default=None, ge=1)

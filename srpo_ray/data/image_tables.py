@@ -11,7 +11,7 @@ from srpo_ray.data.image_sources import Entry, fingerprint
 from srpo_ray.data.prompt_formats import COLUMNS, prompt_column
 from srpo_ray.data.prompts import caption_of
 from srpo_ray.data.text_files import TextFileError
-from srpo_ray.models.identity import content_hash
+from srpo_ray.models.content_hash import content_hash
 
 PARQUET = ".parquet"
 _IMAGE = "image"

@@ -21,16 +21,16 @@ _DECODERS = 8
 
 
 class RealImages(Protocol):
-    """Pictures and their captions, in one order."""
+    """Images and their captions, in one order."""
 
     @property
     def captions(self) -> list[str]:
-        """Caption of each picture."""
+        """Caption of each image."""
         ...
 
     @property
     def identities(self) -> list[str]:
-        """What tells each picture from all others, from one run to the next: the key of what is computed from it."""
+        """What tells each image from all others, from one run to the next: the key of what is computed from it."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class RealImages(Protocol):
         ...
 
     def load(self, indices: Sequence[int], resolution: int) -> Tensor:
-        """Pictures `[B, 3, resolution, resolution]` in [0, 1]."""
+        """Images `[B, 3, resolution, resolution]` in [0, 1]."""
         ...
 
 
@@ -76,7 +76,7 @@ class CaptionedImages:
                 self._identities = list(readers.map(lambda entry: entry.identity(), self._entries))
             return self._identities
         except OSError as error:
-            raise ValueError(f"{self._key}: expected readable pictures, got {error}; replace or remove them") from error
+            raise ValueError(f"{self._key}: expected readable images, got {error}; replace or remove them") from error
 
     def load(self, indices: Sequence[int], resolution: int) -> Tensor:
         """Images `[B, 3, resolution, resolution]` in [0, 1]: the short side resized, the middle cut out.
@@ -108,7 +108,7 @@ class CaptionedImages:
         broken = [f"{entry.name} ({found[i]})" for i, entry in enumerate(entries) if isinstance(found[i], Exception)]
         if broken:
             raise ValueError(
-                f"{self._key}: expected readable pictures, got {len(broken)} of {len(entries)} that are none:"
+                f"{self._key}: expected readable images, got {len(broken)} of {len(entries)} that are none:"
                 f" {', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}; replace or remove them"
             )
         return [image for image in found if isinstance(image, Tensor)]
@@ -126,7 +126,7 @@ def load_images(source: str, key: str = "data.images") -> RealImages:
         ValueError: If there is no image, one has no caption, or a file cannot be read.
     """
     if source == EMBEDDED:
-        from srpo_ray.small_world.realistic import RealisticScenes
+        from srpo_ray.small_world.photographs import RealisticScenes
 
         return RealisticScenes()
     images = list_images(source, key)
@@ -139,9 +139,9 @@ def load_images(source: str, key: str = "data.images") -> RealImages:
     missing = [name for name, caption in zip(images.names, images.captions, strict=True) if not caption]
     if missing:
         raise ValueError(
-            f"{key}: expected a caption beside every picture of {source}, got none in {len(missing)} of"
+            f"{key}: expected a caption beside every image of {source}, got none in {len(missing)} of"
             f" {len(images.captions)} ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); add them or"
-            " remove the pictures"
+            " remove the images"
         )
     return images
 
@@ -159,10 +159,10 @@ def list_images(source: str, key: str) -> CaptionedImages:
     listing = list_source(source, key)
     tars = [file for file in listing.files if file.suffix.lower() == TAR]
     tables = [file for file in listing.files if file.suffix.lower() == PARQUET]
-    pictures = [file for file in listing.files if file.suffix.lower() in SUFFIXES]
-    if sum(map(bool, (tars, tables, pictures))) > 1:
+    images = [file for file in listing.files if file.suffix.lower() in SUFFIXES]
+    if sum(map(bool, (tars, tables, images))) > 1:
         raise ValueError(
-            f"{key}: expected pictures, {TAR} or {PARQUET} files in {source}, got {len(pictures)}, {len(tars)} and"
+            f"{key}: expected images, {TAR} or {PARQUET} files in {source}, got {len(images)}, {len(tars)} and"
             f" {len(tables)} of them; keep one kind in it, or name them by a pattern like {source}/*{TAR}"
         )
     left_out = listing.left_out

@@ -1,51 +1,51 @@
-"""What a run trains on: prompts that are rolled out, real pictures with captions, or both by a fixed ratio."""
+"""What a run trains on: prompts that are rolled out, real images with captions, or both by a fixed ratio."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from srpo_ray.data.latents import TOKENS
+from srpo_ray.data.cache.latents import TOKENS
+from srpo_ray.data.cache.shards import Rows
 from srpo_ray.data.prompts import prompt_indices
-from srpo_ray.data.shards import Rows
-from srpo_ray.models.text import ConditioningSource
+from srpo_ray.models.conditioning import ConditioningSource
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Texts and what belongs to each, in one order: first the captions of real pictures, then prompts."""
+    """Texts and what belongs to each, in one order: first the captions of real images, then prompts."""
 
     texts: list[str]
     conditioning: ConditioningSource
     """Text features of all texts."""
     real: Rows | None = None
-    """Clean tokens of the real pictures, whose captions are the first texts."""
+    """Clean tokens of the real images, whose captions are the first texts."""
     image_ratio: float = 1.0
-    """Share of an update's samples that are real pictures, where there are any."""
+    """Share of an update's samples that are real images, where there are any."""
 
     @property
     def num_real(self) -> int:
-        """Number of real pictures."""
+        """Number of real images."""
         return 0 if self.real is None else len(self.real)
 
-    def indices(self, step: int, batch_size: int, seed: int) -> list[int]:
-        """Texts of one update's global batch; pictures and prompts each go through epochs of their own.
+    def indices(self, update: int, batch_size: int, seed: int) -> list[int]:
+        """Texts of one update's global batch; images and prompts each go through epochs of their own.
 
         Args:
-            step: Update, from 0.
+            update: Update, from 0.
             batch_size: Size of the global batch.
             seed: Seed of the run.
 
         Returns:
-            `batch_size` indices; below `num_real` they are real pictures.
+            `batch_size` indices; below `num_real` they are real images.
         """
         real = real_samples(batch_size, self.image_ratio if self.num_real else 0.0)
-        pictures = iter(prompt_indices(self.num_real, step, sum(real), seed))
-        prompts = iter(prompt_indices(len(self.texts) - self.num_real, step, batch_size - sum(real), seed))
-        return [next(pictures) if is_real else self.num_real + next(prompts) for is_real in real]
+        images = iter(prompt_indices(self.num_real, update, sum(real), seed))
+        prompts = iter(prompt_indices(len(self.texts) - self.num_real, update, batch_size - sum(real), seed))
+        return [next(images) if is_real else self.num_real + next(prompts) for is_real in real]
 
     def real_tokens(self, indices: Sequence[int]) -> dict[int, Tensor]:
-        """Position in `indices` -> clean tokens `[N, 64]`, for those that are real pictures."""
+        """Position in `indices` -> clean tokens `[N, 64]`, for those that are real images."""
         rows = [row for row, index in enumerate(indices) if index < self.num_real]
         if self.real is None or not rows:
             return {}
@@ -53,14 +53,14 @@ class Prompts:
 
 
 def real_samples(batch_size: int, ratio: float) -> list[bool]:
-    """Which samples of a global batch are real pictures.
+    """Which samples of a global batch are real images.
 
     They are spread evenly and not drawn, so that every micro-batch on any number of workers holds as many: the number
-    of transformer calls must be the same everywhere. Which pictures and prompts they are is drawn.
+    of transformer calls must be the same everywhere. Which images and prompts they are is drawn.
 
     Args:
         batch_size: Size of the global batch.
-        ratio: Share of real pictures, in [0, 1]; a whole number of each micro-batch.
+        ratio: Share of real images, in [0, 1]; a whole number of each micro-batch.
     """
     count = round(ratio * batch_size)
     return [(sample + 1) * count // batch_size > sample * count // batch_size for sample in range(batch_size)]

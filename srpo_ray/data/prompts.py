@@ -143,12 +143,12 @@ def _shown(value: object) -> str:
     return _REPR.repr(value)[:100]
 
 
-def prompt_indices(num_prompts: int, step: int, batch_size: int, seed: int) -> list[int]:
+def prompt_indices(num_prompts: int, update: int, batch_size: int, seed: int) -> list[int]:
     """Prompts of one update's global batch: every prompt once per epoch, shuffled anew in each epoch.
 
     Args:
         num_prompts: Prompts in the file.
-        step: Update, from 0.
+        update: Update, from 0.
         batch_size: Size of the global batch.
         seed: Seed of the run.
 
@@ -156,7 +156,7 @@ def prompt_indices(num_prompts: int, step: int, batch_size: int, seed: int) -> l
         `batch_size` indices; they depend on the arguments only, so a resumed run goes on where it was.
     """
     indices: list[int] = []
-    position, end = step * batch_size, (step + 1) * batch_size
+    position, end = update * batch_size, (update + 1) * batch_size
     while position < end:
         epoch, offset = divmod(position, num_prompts)
         order = torch.randperm(num_prompts, generator=generator(seed, "prompts", epoch))

@@ -1,4 +1,4 @@
-"""The texts of a run: which it trains on, which it is judged by, and where they come from."""
+"""The texts of a run: which it trains on, which it is evaluated by, and where they come from."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from srpo_ray.models.families import family_of
 
 @dataclass(frozen=True)
 class Texts:
-    """All texts of a run, and its real pictures, unread."""
+    """All texts of a run, and its real images, unread."""
 
     images: RealImages | None
     prompts: list[str]
-    """Of `data.prompts`; none if every sample is a real picture."""
-    judged: list[str]
+    """Of `data.prompts`; none if every sample is a real image."""
+    evaluated: list[str]
     """The evaluation prompts that are used."""
     guidance: list[str]
     """The empty prompt, where the model's guidance is classifier-free; else none."""
@@ -24,19 +24,19 @@ class Texts:
 
     @property
     def trained(self) -> list[str]:
-        """Captions of the real pictures first, then prompts."""
+        """Captions of the real images first, then prompts."""
         return [*(self.images.captions if self.images else []), *self.prompts]
 
     @property
     def encoded(self) -> list[str]:
         """All texts whose features a run needs."""
-        return [*self.trained, *self.judged, *self.guidance]
+        return [*self.trained, *self.evaluated, *self.guidance]
 
     @property
     def by_key(self) -> dict[str, list[str]]:
         """The texts by the config key that they come from."""
         captions = {"data.images": self.images.captions} if self.images else {}
-        return captions | {"data.prompts": self.prompts, "evaluation.prompts": self.judged}
+        return captions | {"data.prompts": self.prompts, "evaluation.prompts": self.evaluated}
 
 
 def read_texts(config: RunConfig) -> Texts:
@@ -47,16 +47,16 @@ def read_texts(config: RunConfig) -> Texts:
     """
     images = load_images(config.data.images) if config.data.images else None
     trained = read_prompts(config.data.prompts) if config.data.reads_prompts else None
-    judged = read_prompts(config.evaluation.prompts, "evaluation.prompts")
+    evaluated = read_prompts(config.evaluation.prompts, "evaluation.prompts")
     notes = {
         "data.images": images.note if images else None,
         "data.prompts": trained.note if trained else None,
-        "evaluation.prompts": judged.note,
+        "evaluation.prompts": evaluated.note,
     }
     return Texts(
         images,
         trained.prompts if trained else [],
-        judged.prompts[: config.evaluation.num_prompts],
+        evaluated.prompts[: config.evaluation.num_prompts],
         family_of(config.model.path).guidance_texts,
         [f"{key}: {note}" for key, note in notes.items() if note],
     )

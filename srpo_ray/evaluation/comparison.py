@@ -63,7 +63,7 @@ class StudyReport:
     commit: str | None
     hardware: str
     arms: Sequence[Arm]
-    """The untrained model first, then methods, then ablations."""
+    """The base model first, then methods, then ablations."""
     tuning: Sequence[Tuned] = ()
     notes: Sequence[str] = field(default=())
 
@@ -73,7 +73,7 @@ class StudyReport:
 
     @property
     def methods(self) -> list[Arm]:
-        """What was compared, without the untrained model."""
+        """What was compared, without the base model."""
         return [arm for arm in self.arms if arm.kind == "method"]
 
     @property
@@ -81,7 +81,7 @@ class StudyReport:
         """What `ablated` was changed to."""
         return [arm for arm in self.arms if arm.kind == "ablation"]
 
-    def untrained(self, metric: str) -> float | None:
+    def baseline(self, metric: str) -> float | None:
         """The metric before training."""
         base = next((arm for arm in self.arms if arm.kind == "base"), None)
         return base.rows[0].value(metric) if base else None
@@ -94,7 +94,7 @@ class StudyReport:
     @property
     def target(self) -> float | None:
         """The objective whose cost is compared."""
-        reached, base = self.arm(self.ablated).over_seeds(self.objective), self.untrained(self.objective)
+        reached, base = self.arm(self.ablated).over_seeds(self.objective), self.baseline(self.objective)
         if reached is None or base is None:
             return None
         return base + self.target_share * (reached.mean - base)
@@ -172,7 +172,7 @@ def arm_cost(report: StudyReport, arm: Arm, cost: str = CALLS, target: float | N
 
 def common_targets(report: StudyReport) -> list[float]:
     """Scores whose cost is compared for all methods: shares of the ablated method's mean gain; empty without one."""
-    reached, base = report.arm(report.ablated).over_seeds(report.objective), report.untrained(report.objective)
+    reached, base = report.arm(report.ablated).over_seeds(report.objective), report.baseline(report.objective)
     if reached is None or base is None:
         return []
     return [base + share * (reached.mean - base) for share in TARGET_SHARES]
@@ -183,6 +183,6 @@ def study_metrics(report: StudyReport) -> list[str]:
     found = {name for arm in report.arms for row in arm.rows for evaluation in row.history for name in evaluation}
     accuracies = {name for name in found if name.endswith("_accuracy") and name != "truth/content_accuracy"}
     rewards = [TRAINED_GAIN, TRAINED_REWARD, f"{TRAINED_REWARD}/relative", OWN_WORDS]
-    groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("panel/", "truth/")]
+    groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("evaluator/", "truth/")]
     ordered = [report.objective, f"{report.objective}/relative", *rewards, *groups[0], *groups[1], "image/diversity"]
     return [name for name in dict.fromkeys(ordered) if name in found - accuracies]

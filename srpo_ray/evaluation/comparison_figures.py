@@ -22,7 +22,7 @@ def cost_figure(report: StudyReport, metric: str) -> str | None:
     """The metric against the calls that were spent: each run light, the mean over seeds strong, log axis."""
     curves = {arm.name: [curve for row in arm.ended if (curve := _curve(row, metric))] for arm in report.methods}
     points = [point for lines in curves.values() for line in lines for point in line]
-    base = report.untrained(metric)
+    base = report.baseline(metric)
     if not points or base is None:
         return None
     x = svg.axis_over([calls for calls, _ in points], 56, 372, log=True, room=0.03)
@@ -72,7 +72,7 @@ def _end_labels(ends: Sequence[tuple[float, float, str]]) -> list[str]:
 
 def reward_figure(report: StudyReport) -> str | None:
     """Gain of each run's own trained reward against gain of the objective: runs small, means large."""
-    base = report.untrained(report.objective)
+    base = report.baseline(report.objective)
     if base is None:
         return None
     spots: list[tuple[str, list[svg.Point]]] = []

@@ -74,7 +74,7 @@ def ablation_table(report: StudyReport) -> Table:
 
 
 def metric_title(metric: str) -> str:
-    """`panel/held_out/relative` -> `held_out rel.`."""
+    """`evaluator/held_out/relative` -> `held_out rel.`."""
     return _TITLES.get(metric, metric.partition("/")[2].replace("/relative", " rel."))
 
 
@@ -90,7 +90,7 @@ def passage_text(report: StudyReport, arm: Arm, target: float) -> str:
     """Calls until the arm first reached a score, `1986 ± 40` over seeds.
 
     `> 5760` if a run never did, and `< 1440` if one did before its first evaluation after training began, where only a
-    straight line from the untrained model would give a number.
+    straight line from the base model would give a number.
     """
     spent, reached = arm.over_seeds(CALLS), arm_cost(report, arm, target=target)
     if spent is None or not arm.ended:
@@ -104,17 +104,17 @@ def passage_text(report: StudyReport, arm: Arm, target: float) -> str:
     return f"{reached.mean:.0f}" + ("" if reached.spread is None else f" ± {reached.spread:.0f}")
 
 
-def write_study(folder: Path, report: StudyReport, pictures: Path | None) -> Path:
+def write_study(folder: Path, report: StudyReport, images: Path | None) -> Path:
     """Write `table.csv`, `study.json` and `report.html`, and return the path of the page.
 
     Args:
         folder: Where to write.
         report: What the study found.
-        pictures: Picture grid of the methods for the same prompts and noise.
+        images: Image grid of the methods for the same prompts and noise.
     """
     write_text(folder / "table.csv", as_csv(report))
     write_text(folder / "study.json", json.dumps(jsonable(asdict(report)), indent=2) + "\n")
-    return write_text(folder / "report.html", render("study.html", **_page(report, pictures)))
+    return write_text(folder / "report.html", render("study.html", **_page(report, images)))
 
 
 def as_csv(report: StudyReport) -> str:
@@ -133,7 +133,7 @@ def as_csv(report: StudyReport) -> str:
     return file.getvalue()
 
 
-def _page(report: StudyReport, pictures: Path | None) -> dict[str, Any]:
+def _page(report: StudyReport, images: Path | None) -> dict[str, Any]:
     metrics = study_metrics(report)
     figures = [(metric, cost_figure(report, metric)) for metric in metrics[:_MOST_FIGURES]]
     ablated = [(metric, ablation_figure(report, metric)) for metric in metrics]
@@ -154,14 +154,14 @@ def _page(report: StudyReport, pictures: Path | None) -> dict[str, Any]:
         "cost_figures": [(metric, drawing) for metric, drawing in figures if drawing],
         "reward_figure": reward_figure(report),
         "ablation_figures": [(metric, drawing) for metric, drawing in ablated if drawing],
-        "pictures": embedded(pictures) if pictures and pictures.is_file() else None,
+        "images": embedded(images) if images and images.is_file() else None,
         "tuning": [_tuning(report, tuned) for tuned in report.tuning],
     }
 
 
 def _headline(report: StudyReport) -> str:
     """Who came out best among those that were trained for about as long as the ablated method."""
-    base = report.untrained(report.objective)
+    base = report.baseline(report.objective)
     equal = [arm for arm in report.methods if abs((report.spent(arm) or math.inf) - 1) <= EQUAL]
     found = [(arm.name, seeds) for arm in equal if (seeds := arm.over_seeds(report.objective))]
     if not found or base is None:
@@ -181,7 +181,7 @@ def _line(
         "calls": cost_texts(report, arm),
         "seconds": cost_texts(report, arm, SECONDS),
         "gap": against.get((arm.name, report.objective)),
-        "alarms": sum(bool(row.alarms) for row in arm.rows),
+        "signs": sum(bool(row.signs) for row in arm.rows),
         "changed": _settings(arm.changes),
     }
 
@@ -193,7 +193,7 @@ def _gaps(report: StudyReport, arm: Arm, metrics: Sequence[str], gaps: Mapping[t
         "arm": arm,
         "gaps": [gaps.get((arm.name, metric)) for metric in metrics],
         "spent": report.spent(arm),
-        "alarms": sum(bool(row.alarms) for row in arm.rows),
+        "signs": sum(bool(row.signs) for row in arm.rows),
         "changed": _settings(own),
     }
 

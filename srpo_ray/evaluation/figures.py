@@ -11,7 +11,7 @@ from srpo_ray.evaluation.results import (
     TRAINED_GAIN,
     SweepReport,
     TrialRow,
-    alarmed,
+    flagged,
     metric_names,
     shared_step,
     varied_params,
@@ -25,8 +25,8 @@ _CHARACTER_WIDTH = 6.6
 
 
 def curve_figures(report: SweepReport) -> list[tuple[str, str]]:
-    """(metric, drawing) of trials over updates: objective, reward, then truth and other panel metrics."""
-    order = ("truth/", "panel/", "reward/", "image/")
+    """(metric, drawing) of trials over updates: objective, reward, then truth and other evaluator metrics."""
+    order = ("truth/", "evaluator/", "reward/", "image/")
     names = metric_names(report)
     first = [name for name in (report.objective, report.reward) if name in names]
     # Scores for a run's own control words have another zero in every run, so they share no axis; their gain does.
@@ -52,22 +52,22 @@ def comparable_scores(report: SweepReport) -> list[tuple[TrialRow, float]]:
 
 
 def _curves(report: SweepReport, metric: str) -> str | None:
-    """The metric over updates: trials light, the best strong, the untrained model dashed; None if it never moved."""
+    """The metric over updates: trials light, the best strong, the base model dashed; None if it never moved."""
     curves = [(row, _pieces(row, metric)) for row in report.trials]
     points = [point for _, pieces in curves for piece in pieces for point in piece]
-    if len({step for step, _ in points}) < 2 or len({value for _, value in points}) < 2:
+    if len({update for update, _ in points}) < 2 or len({value for _, value in points}) < 2:
         return None
     base, best = report.baseline(metric), report.best_row
-    x = svg.axis_over([step for step, _ in points], 52, 314, room=0.02)
+    x = svg.axis_over([update for update, _ in points], 52, 314, room=0.02)
     y = svg.axis_over([value for _, value in points] + ([] if base is None else [base]), 172, 12)
     parts = svg.grid(x, y)
     if base is not None:
         parts.append(svg.line(x.start, y(base), x.end, y(base), "base-line"))
-    warned = alarmed(report)
+    warned = flagged(report)
     for row, pieces in sorted(curves, key=lambda curve: curve[0] is best):
-        css = "curve best" if row is best else "curve alarmed" if row in warned else "curve"
+        css = "curve best" if row is best else "curve flagged" if row in warned else "curve"
         for piece in pieces:
-            pixels = [(x(step), y(value)) for step, value in piece]
+            pixels = [(x(update), y(value)) for update, value in piece]
             parts.append(svg.polyline(pixels, css, f"{row.name}: {row.label}"))
             if row is best or len(piece) == 1:
                 parts.append(svg.dot(*pixels[-1], 3, f"end {css}", f"{row.name}: {number(piece[-1][1])}"))
@@ -75,12 +75,12 @@ def _curves(report: SweepReport, metric: str) -> str | None:
 
 
 def _pieces(row: TrialRow, metric: str) -> list[list[svg.Point]]:
-    """(step, value) in runs without a gap; a missing, NaN or infinite value is a gap."""
+    """(update, value) in runs without a gap; a missing, NaN or infinite value is a gap."""
     pieces: list[list[svg.Point]] = [[]]
     for evaluation in row.history:
-        step, value = evaluation.get("step"), evaluation.get(metric)
-        if step is not None and value is not None and math.isfinite(value):
-            pieces[-1].append((step, value))
+        update, value = evaluation.get("update"), evaluation.get(metric)
+        if update is not None and value is not None and math.isfinite(value):
+            pieces[-1].append((update, value))
         elif pieces[-1]:
             pieces.append([])
     return [piece for piece in pieces if piece]

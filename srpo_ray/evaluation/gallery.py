@@ -1,4 +1,4 @@
-"""Grids of pictures with captions, as PNG files."""
+"""Grids of images with captions, as PNG files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,16 +19,16 @@ _BASELINE = 14
 _CAPTION_LINES = 2
 _INK, _PALE_INK, _PAPER = "#1f2328", "#6e7781", "#ffffff"
 _SMALL, _LARGE = 192, 256
-"""Pixels: pictures are enlarged to about the first width and reduced to at most the second."""
+"""Pixels: images are enlarged to about the first width and reduced to at most the second."""
 
 
-def picture_grid(images: Tensor, captions: Sequence[str], columns: int, scale: float) -> Image.Image:
-    """Pictures in rows, each with its caption below, cut to two lines.
+def image_grid(images: Tensor, captions: Sequence[str], columns: int, scale: float) -> Image.Image:
+    """Images in rows, each with its caption below, cut to two lines.
 
     Args:
         images: `[N, 3, H, W]` in [0, 1]; values outside are clipped.
         captions: N texts.
-        columns: Pictures per row, at least 1.
+        columns: Images per row, at least 1.
         scale: Size factor; pixels stay sharp above 1 and are averaged below 1.
 
     Raises:
@@ -38,19 +38,19 @@ def picture_grid(images: Tensor, captions: Sequence[str], columns: int, scale: f
     if columns < 1:
         raise ValueError(f"expected columns >= 1, got {columns}")
     cells = [
-        _captioned([picture], caption, labels=None)
-        for picture, caption in zip(to_pictures(images, scale), captions, strict=True)
+        _captioned([image], caption, labels=None)
+        for image, caption in zip(to_images(images, scale), captions, strict=True)
     ]
     return _tiled(cells, min(columns, len(cells)))
 
 
 def before_after(before: Tensor, after: Tensor, prompts: Sequence[str]) -> Image.Image:
-    """Pictures of the untrained and the tuned model side by side, labelled "base" and "tuned".
+    """Images of the baseline and the tuned model side by side, labelled "base" and "tuned".
 
-    Two pairs a row. Small pictures are enlarged without blur to about 192 pixels, large ones reduced to 256.
+    Two pairs a row. Small images are enlarged without blur to about 192 pixels, large ones reduced to 256.
 
     Args:
-        before: `[N, 3, H, W]` in [0, 1], from the untrained model.
+        before: `[N, 3, H, W]` in [0, 1], from the base model.
         after: `[N, 3, H, W]` in [0, 1], from the tuned model and the same noise.
         prompts: N prompts.
 
@@ -60,21 +60,21 @@ def before_after(before: Tensor, after: Tensor, prompts: Sequence[str]) -> Image
     _check(before, prompts)
     if before.shape != after.shape:
         raise ValueError(
-            f"expected as many pictures of one size before and after, got {list(before.shape)} and"
+            f"expected as many images of one size before and after, got {list(before.shape)} and"
             f" {list(after.shape)}; draw both galleries from the same prompts"
         )
     width = before.shape[-1]
     scale = max(1, round(_SMALL / width)) if width <= _LARGE else _LARGE / width
-    pairs = zip(to_pictures(before, scale), to_pictures(after, scale), prompts, strict=True)
+    pairs = zip(to_images(before, scale), to_images(after, scale), prompts, strict=True)
     cells = [_captioned([base, tuned], prompt, labels=("base", "tuned")) for base, tuned, prompt in pairs]
     return _tiled(cells, min(2, len(cells)))
 
 
 def method_grid(columns: Mapping[str, Tensor], prompts: Sequence[str], abreast: int = 1) -> Image.Image:
-    """Each prompt's pictures by several models side by side, under the models' names.
+    """Each prompt's images by several models side by side, under the models' names.
 
     Args:
-        columns: Name of a model -> its pictures `[N, 3, H, W]` in [0, 1], one per prompt.
+        columns: Name of a model -> its images `[N, 3, H, W]` in [0, 1], one per prompt.
         prompts: N prompts.
         abreast: Prompts in a row, at least 1.
 
@@ -85,26 +85,26 @@ def method_grid(columns: Mapping[str, Tensor], prompts: Sequence[str], abreast: 
         _check(images, prompts)
     scales = {name: min(1.0, _LARGE / images.shape[-1]) for name, images in columns.items()}
     small = all(images.shape[-1] <= _SMALL for images in columns.values())
-    pictures = [to_pictures(images, 2.0 if small else scales[name]) for name, images in columns.items()]
-    rows = zip(*pictures, prompts, strict=True)
+    drawn = [to_images(images, 2.0 if small else scales[name]) for name, images in columns.items()]
+    rows = zip(*drawn, prompts, strict=True)
     cells = [_captioned(list(row), prompt, labels=tuple(columns)) for *row, prompt in rows]
     return _tiled(cells, min(abreast, len(cells)))
 
 
-def save_png(picture: Image.Image, path: Path, *, optimize: bool = True) -> Path:
+def save_png(image: Image.Image, path: Path, *, optimize: bool = True) -> Path:
     """Write a PNG file so that a reader sees the whole of it or none, and return its path.
 
     Args:
-        picture: What to write.
+        image: What to write.
         path: Where.
-        optimize: Look for the smallest file, which takes a second for a large picture.
+        optimize: Look for the smallest file, which takes a second for a large image.
     """
     with replacing(path) as unfinished:
-        picture.save(unfinished, format="PNG", optimize=optimize)
+        image.save(unfinished, format="PNG", optimize=optimize)
     return path
 
 
-def read_pictures(paths: Sequence[Path], width: int = _LARGE) -> Tensor:
+def read_images(paths: Sequence[Path], width: int = _LARGE) -> Tensor:
     """Images of N files of one size, reduced to at most `width` pixels.
 
     Args:
@@ -139,33 +139,33 @@ def _check(images: Tensor, captions: Sequence[str]) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or len(images) != len(captions) or len(images) == 0:
         raise ValueError(
             f"expected images [N, 3, H, W] with N >= 1 and N captions, got {list(images.shape)} and"
-            f" {len(captions)} captions; give one caption per picture"
+            f" {len(captions)} captions; give one caption per image"
         )
 
 
-def to_pictures(images: Tensor, scale: float = 1.0) -> list[Image.Image]:
-    """Pictures `[N, 3, H, W]` in [0, 1] for PIL, larger by `scale`; pixels stay sharp above 1."""
+def to_images(images: Tensor, scale: float = 1.0) -> list[Image.Image]:
+    """Images `[N, 3, H, W]` in [0, 1] for PIL, larger by `scale`; pixels stay sharp above 1."""
     pixels = (images.detach().float().nan_to_num().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     size = (max(1, round(images.shape[3] * scale)), max(1, round(images.shape[2] * scale)))
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     return [Image.fromarray(array).resize(size, resampling) for array in pixels]
 
 
-def _captioned(pictures: Sequence[Image.Image], caption: str, labels: Sequence[str] | None) -> Image.Image:
-    """Pictures side by side with labels above each and one caption below."""
+def _captioned(images: Sequence[Image.Image], caption: str, labels: Sequence[str] | None) -> Image.Image:
+    """Images side by side with labels above each and one caption below."""
     gap = 4
     top = _LINE_HEIGHT + 2 if labels else 0
-    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
-    height = top + pictures[0].height + 4 + _CAPTION_LINES * _LINE_HEIGHT
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    height = top + images[0].height + 4 + _CAPTION_LINES * _LINE_HEIGHT
     cell = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(cell)
     left = 0
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         if labels:
-            _write(draw, (left, 0), labels[index], picture.width, 1, _PALE_INK)
-        cell.paste(picture, (left, top))
-        left += picture.width + gap
-    _write(draw, (0, top + pictures[0].height + 4), caption, width, _CAPTION_LINES, _INK)
+            _write(draw, (left, 0), labels[index], image.width, 1, _PALE_INK)
+        cell.paste(image, (left, top))
+        left += image.width + gap
+    _write(draw, (0, top + images[0].height + 4), caption, width, _CAPTION_LINES, _INK)
     return cell
 
 

@@ -1,6 +1,6 @@
 """What a sweep found, in a sentence, a few numbers and, where it applies, a warning."""
 
-from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, SweepReport, alarmed
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, SweepReport, flagged
 from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.evaluation.table import deviations, number, signed, spread_text
 
@@ -23,11 +23,11 @@ def headline(sweep: SweepReport) -> str:
         return f"No trial finished with a value of {sweep.objective}."
     improvement, value = sweep.improvement(best), number(best.value(sweep.objective))
     if improvement is None:
-        return f"{best.name} won with {sweep.objective} {value}; there is no untrained model to compare with."
+        return f"{best.name} won with {sweep.objective} {value}; there is no base model to compare with."
     if improvement <= 0:
         worse = number(-improvement)
-        return f"No trial beat the untrained model. The closest was {best.name}, {worse} worse."
-    return f"{best.name} won: {number(improvement)} better than the untrained model on {sweep.objective}."
+        return f"No trial beat the base model. The closest was {best.name}, {worse} worse."
+    return f"{best.name} won: {number(improvement)} better than the base model on {sweep.objective}."
 
 
 def cards(sweep: SweepReport) -> list[dict[str, str]]:
@@ -48,7 +48,7 @@ def _metric_card(sweep: SweepReport, metric: str, title: str) -> dict[str, str] 
     if best is None or best.value(metric) is None:
         return None
     start = sweep.baseline(metric)
-    small = metric if start is None else f"untrained {number(start)} ({signed(sweep.change(best, metric))})"
+    small = metric if start is None else f"baseline {number(start)} ({signed(sweep.change(best, metric))})"
     return {"title": title, "value": number(best.value(metric)), "small": small}
 
 
@@ -57,22 +57,22 @@ def _reward_card(sweep: SweepReport) -> dict[str, str] | None:
     best = sweep.best_row
     if best is None or sweep.reward != TRAINED_GAIN or best.value(TRAINED_GAIN) is None:
         return _metric_card(sweep, sweep.reward, f"Trained reward, {sweep.reward}")
-    small = "rise since the untrained model, in standard deviations over its images"
+    small = "rise since the base model, in standard deviations over its images"
     return {"title": "Trained reward", "value": f"{deviations(best.value(TRAINED_GAIN))} sd", "small": small}
 
 
-def alarm_notice(sweep: SweepReport) -> str | None:
-    """A plain warning that names the runs, or None where no alarm rang."""
-    rows = alarmed(sweep)
+def hacking_notice(sweep: SweepReport) -> str | None:
+    """A plain warning that names the runs, or None where no sign rang."""
+    rows = flagged(sweep)
     if not rows:
         return None
     examples = []
     for row in rows[:_MOST_EXAMPLES]:
-        metrics = ", ".join(dict.fromkeys(alarm.metric for alarm in row.alarms))
-        examples.append(f"{row.name} (from update {row.alarms[0].step}: {metrics})")
+        metrics = ", ".join(dict.fromkeys(sign.metric for sign in row.signs))
+        examples.append(f"{row.name} (from update {row.signs[0].update}: {metrics})")
     more = f" and {len(rows) - _MOST_EXAMPLES} more" if len(rows) > _MOST_EXAMPLES else ""
     runs = "one run" if len(rows) == 1 else f"{len(rows)} runs"
     return (
-        f"Hacking alarm in {runs}: {', '.join(examples)}{more}. Such a run may have learned to please its reward model"
-        " and not to make better pictures; what was seen stands below the table."
+        f"Hacking sign in {runs}: {', '.join(examples)}{more}. Such a run may have learned to please its reward model"
+        " and not to make better images; what was seen stands below the table."
     )

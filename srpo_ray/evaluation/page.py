@@ -30,6 +30,6 @@ def render(template: str, folder: Path | None = None, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def embedded(picture: Path) -> str:
-    """A picture file as the text of a data URI."""
-    return base64.b64encode(picture.read_bytes()).decode()
+def embedded(image: Path) -> str:
+    """An image file as the text of a data URI."""
+    return base64.b64encode(image.read_bytes()).decode()

@@ -1,6 +1,6 @@
 """Two models on the same prompts and noise: paired differences and win rates, with 95% intervals over prompts.
 
-Prompts are the unit: pictures of one prompt are alike, so they are averaged first, and an interval knows how far
+Prompts are the unit: images of one prompt are alike, so they are averaged first, and an interval knows how far
 *prompts* spread. It says what another draw of prompts from the same source would give, not another training run.
 """
 
@@ -63,7 +63,7 @@ def significant_cells(found: Sequence[Comparison]) -> list[Cells]:
 
 
 def compare(metric: str, model: str, values: Values, reference: str, reference_values: Values) -> Comparison:
-    """Compare two models picture by picture of the same noise.
+    """Compare two models image by image of the same noise.
 
     Args:
         metric: Name of the metric.
@@ -96,7 +96,7 @@ def win_rate(values: Values, reference_values: Values) -> WinRate:
 
     The interval is Wilson's, with the number of prompts replaced by the effective one: as many independent pairs as
     would spread the rate as far as the prompts do (Franco and others, J. Survey Statistics and Methodology 7, 2019,
-    for samples in clusters). With one picture per prompt and no tie it is Wilson's own. It stays inside [0, 1], and
+    for samples in clusters). With one image per prompt and no tie it is Wilson's own. It stays inside [0, 1], and
     where all pairs are won it is not a single point.
 
     Args:
@@ -136,15 +136,15 @@ class PairedEvaluation:
     scores: Mapping[str, Mapping[str, Values]]
     """Metric -> model -> `[prompts][samples]`."""
     objective: str
-    """Metric that pictures are ordered by: the first held-out score, or the trained reward without one."""
+    """Metric that images are ordered by: the first held-out score, or the trained reward without one."""
     settings: Mapping[str, object]
-    """What the pictures depend on, for people and programs."""
+    """What the images depend on, for people and programs."""
     created: str
     command: str
 
     @property
     def num_samples(self) -> int:
-        """Pictures per prompt and model."""
+        """Images per prompt and model."""
         return len(self.scores[self.objective][self.models[0]][0])
 
     @property

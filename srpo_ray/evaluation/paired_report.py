@@ -14,15 +14,15 @@ from rich import box
 from rich.table import Table
 
 from srpo_ray.evaluation import svg
-from srpo_ray.evaluation.gallery import method_grid, read_pictures, save_png
+from srpo_ray.evaluation.gallery import method_grid, read_images, save_png
 from srpo_ray.evaluation.page import embedded, render
 from srpo_ray.evaluation.paired import Comparison, PairedEvaluation, WinRate, significant_cells
 from srpo_ray.evaluation.table import jsonable, number, signed
 from srpo_ray.files import write_text
 from srpo_ray.flow import generator
 
-PictureOf = Callable[[int, int, str], Path]
-"""(prompt, sample, model) -> its picture file."""
+ImageOf = Callable[[int, int, str], Path]
+"""(prompt, sample, model) -> its image file."""
 
 _SHEET_PROMPTS = 12
 _ROW_HEIGHT, _CHARACTER_WIDTH = 24.0, 6.6
@@ -64,19 +64,19 @@ def win_text(wins: WinRate) -> str:
     return f"{100 * wins.rate:.0f}% ({100 * wins.low:.0f}-{100 * wins.high:.0f})"
 
 
-def write_evaluation(folder: Path, evaluation: PairedEvaluation, picture_of: PictureOf) -> Path:
+def write_evaluation(folder: Path, evaluation: PairedEvaluation, image_of: ImageOf) -> Path:
     """Write `evaluation.json`, `rows.csv`, contact sheets and `evaluation.html`, and return the path of the page.
 
     Args:
         folder: Where to write.
         evaluation: What was found.
-        picture_of: Where the pictures are.
+        image_of: Where the images are.
     """
     write_text(folder / "evaluation.json", json.dumps(as_dict(evaluation), indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "rows.csv", as_csv(evaluation, picture_of))
+    write_text(folder / "rows.csv", as_csv(evaluation, image_of))
     sheets = []
     for name, title, pairs in contact_pairs(evaluation):
-        path = save_png(contact_sheet(evaluation, pairs, picture_of), folder / f"{name}.png")
+        path = save_png(contact_sheet(evaluation, pairs, image_of), folder / f"{name}.png")
         sheets.append((title, embedded(path)))
     return write_text(folder / "evaluation.html", render("evaluation.html", **_page(evaluation, sheets)))
 
@@ -107,17 +107,17 @@ def as_dict(evaluation: PairedEvaluation) -> dict[str, Any]:
     return jsonable(values)
 
 
-def as_csv(evaluation: PairedEvaluation, picture_of: PictureOf) -> str:
+def as_csv(evaluation: PairedEvaluation, image_of: ImageOf) -> str:
     """One line per prompt, sample and model: what was drawn, where it is, and every metric."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["prompt_index", "prompt", "sample", "model", "picture", *evaluation.scores])
+    writer.writerow(["prompt_index", "prompt", "sample", "model", "image", *evaluation.scores])
     for index, prompt in enumerate(evaluation.prompts):
         for sample in range(evaluation.num_samples):
             for model in evaluation.models:
                 values = [columns[model][index][sample] for columns in evaluation.scores.values()]
-                picture = picture_of(index, sample, model)
-                place = f"{picture.parent.name}/{picture.name}"
+                image = image_of(index, sample, model)
+                place = f"{image.parent.name}/{image.name}"
                 writer.writerow([index, prompt, sample, model, place, *values])
     return file.getvalue()
 
@@ -150,11 +150,11 @@ def contact_pairs(evaluation: PairedEvaluation) -> Iterator[tuple[str, str, list
 
 
 def contact_sheet(
-    evaluation: PairedEvaluation, pairs: Sequence[tuple[float, int, int]], picture_of: PictureOf
+    evaluation: PairedEvaluation, pairs: Sequence[tuple[float, int, int]], image_of: ImageOf
 ) -> Image.Image:
-    """All models' pictures of some pairs, with the change of the objective before the prompt."""
+    """All models' images of some pairs, with the change of the objective before the prompt."""
     columns = {
-        model: read_pictures([picture_of(prompt, sample, model) for _, prompt, sample in pairs])
+        model: read_images([image_of(prompt, sample, model) for _, prompt, sample in pairs])
         for model in evaluation.models
     }
     captions = [f"{signed(gap)}  {evaluation.prompts[prompt]}" for gap, prompt, _ in pairs]
@@ -164,7 +164,7 @@ def contact_sheet(
 def win_figure(evaluation: PairedEvaluation) -> str:
     """Win rates by the scores of models as points with their 95% intervals, one half marked."""
     # What statistics of pixels count is no better or worse, so it stands in the table alone.
-    found = [each for each in evaluation.comparisons if each.metric.startswith(("panel/", "reward/"))]
+    found = [each for each in evaluation.comparisons if each.metric.startswith(("evaluator/", "reward/"))]
     models = evaluation.models[1:]
     names = [_label(each, several=len(models) > 1) for each in found]
     left = 14 + _CHARACTER_WIDTH * max(len(name) for name in names)
@@ -205,10 +205,10 @@ def _page(evaluation: PairedEvaluation, sheets: Sequence[tuple[str, str]]) -> di
     tested = zip(compared, significant_cells(compared), strict=True)
     cells = {(found.metric, found.model): (found, significant) for found, significant in tested}
     wins = headline.wins
-    verdict = "wins against" if wins.low > 0.5 else "loses to" if wins.high < 0.5 else "is not clearly told from"
+    decision = "wins against" if wins.low > 0.5 else "loses to" if wins.high < 0.5 else "is not clearly told from"
     return {
         "title": f"{models[0]} against {reference}",
-        "headline": f"{models[0]} {verdict} {reference} by {evaluation.objective}: {win_text(wins)}",
+        "headline": f"{models[0]} {decision} {reference} by {evaluation.objective}: {win_text(wins)}",
         "counted": _counted(evaluation),
         "evaluation": evaluation,
         "reference": reference,

@@ -53,7 +53,7 @@ def color_of(row: TrialRow, colors: Mapping[str, str]) -> str:
 
 
 def pareto_figure(report: SweepReport) -> str | None:
-    """Trials, ablations, the untrained model and the trials' front; None if no run has both numbers."""
+    """Trials, ablations, the base model and the trials' front; None if no run has both numbers."""
     spots = _spots(report)
     base = report.baseline(report.objective)
     if not spots or base is None:
@@ -61,11 +61,11 @@ def pareto_figure(report: SweepReport) -> str | None:
     x = svg.axis_over([0.0, *(spot.gain for spot in spots)], 64, 700)
     y = svg.axis_over([base, *(spot.value for spot in spots)], 380, 22)
     taken = [_around(x(spot.gain), y(spot.value), 7) for spot in spots]
-    parts = svg.grid(x, y) + _front_line(report, spots, x, y) + _untrained(report, x, y, base, taken)
+    parts = svg.grid(x, y) + _front_line(report, spots, x, y) + _baseline(report, x, y, base, taken)
     colors = word_colors(report)
     for spot in spots:
         css = "best" if spot.row is report.best_row else "faint" if spot.row.kind == "ablation" else ""
-        css += " alarmed" if spot.row.alarms else ""
+        css += " flagged" if spot.row.signs else ""
         tip = f"{spot.row.name}: {spot.row.label}\nreward {signed(spot.gain)}, held-out {number(spot.value)}"
         center = (x(spot.gain), y(spot.value))
         radius = 7 if spot.row is report.best_row else 5.5
@@ -80,7 +80,7 @@ def pareto_figure(report: SweepReport) -> str | None:
 def _gain_title(reward: str) -> str:
     if reward == TRAINED_GAIN:
         return "rise of each run's own trained reward, in standard deviations"
-    return f"gain of {reward} over the untrained model"
+    return f"gain of {reward} over the base model"
 
 
 def _spots(report: SweepReport) -> list[_Spot]:
@@ -92,8 +92,8 @@ def _spots(report: SweepReport) -> list[_Spot]:
     return spots
 
 
-def _untrained(report: SweepReport, x: svg.Axis, y: svg.Axis, base: float, taken: list[Box]) -> list[str]:
-    """The untrained model, and the quarter where the reward rose and the held-out score got worse."""
+def _baseline(report: SweepReport, x: svg.Axis, y: svg.Axis, base: float, taken: list[Box]) -> list[str]:
+    """The base model, and the quarter where the reward rose and the held-out score got worse."""
     edge = y.start if report.mode == "max" else y.end
     top, bottom = sorted((y(base), edge))
     note_y = top + 16 if report.mode == "max" else bottom - 8
@@ -103,8 +103,8 @@ def _untrained(report: SweepReport, x: svg.Axis, y: svg.Axis, base: float, taken
         svg.text(x.end - 6, note_y, "reward hacking", "danger-text", "end"),
         svg.line(x.start, y(base), x.end, y(base), "base-line"),
         svg.line(x(0), y.start, x(0), y.end, "base-line"),
-        svg.dot(x(0), y(base), 6, "base", f"untrained model: {report.objective} {number(base)}"),
-        _label("untrained", (x(0), y(base)), taken, x, "label"),
+        svg.dot(x(0), y(base), 6, "base", f"base model: {report.objective} {number(base)}"),
+        _label("baseline", (x(0), y(base)), taken, x, "label"),
     ]
 
 

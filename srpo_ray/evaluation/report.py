@@ -4,9 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from srpo_ray.evaluation.alarm import alarm_texts
 from srpo_ray.evaluation.figures import comparable_scores, curve_figures, slice_figures
-from srpo_ray.evaluation.headline import alarm_notice, cards, headline, over_seeds
+from srpo_ray.evaluation.headline import cards, hacking_notice, headline, over_seeds
 from srpo_ray.evaluation.importance import MINIMUM_TRIALS, permutation_p, variance_explained
 from srpo_ray.evaluation.page import embedded, render
 from srpo_ray.evaluation.pareto import pareto_figure, word_colors
@@ -16,12 +15,13 @@ from srpo_ray.evaluation.results import (
     TRAINED_GAIN,
     SweepReport,
     TrialRow,
-    alarmed,
+    flagged,
     metric_names,
     ranking,
     shared_step,
     varied_params,
 )
+from srpo_ray.evaluation.reward_hacking import sign_texts
 from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.evaluation.table import (
     Column,
@@ -40,13 +40,13 @@ __all__ = ["SweepReport", "TrialRow", "write_report"]
 _MEANINGS = {
     CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
     TRAINED_GAIN: "rise of the reward that the run itself was trained to raise (for its control words, or for the plain"
-    " prompt), in standard deviations over the untrained model's images",
+    " prompt), in standard deviations over the base model's images",
     OWN_WORDS: "the trained reward of the run's positive control words minus that of the negative ones",
-    "image/diversity": "mean difference between pictures of one prompt; a fall means that all seeds look alike",
-    "panel/": "score by a model that no trial was trained on; higher is better",
-    "reward/": "score by a model that trials were trained on, for the panel's images and the plain prompt; a run with"
+    "image/diversity": "mean difference between images of one prompt; a fall means that all seeds look alike",
+    "evaluator/": "score by a model that no trial was trained on; higher is better",
+    "reward/": "score by a model that trials were trained on, for the evaluator's images and the plain prompt; a run with"
     " control words is trained on their difference instead",
-    "truth/": "measured from pixels, exactly, because the pictures' content is known",
+    "truth/": "measured from pixels, exactly, because the images' content is known",
     "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
 }
 
@@ -54,7 +54,7 @@ _MEANINGS = {
 def write_report(path: Path, sweep: SweepReport) -> Path:
     """Write the report as one HTML file and return its path.
 
-    Missing parts, such as metrics, pictures, repeats or ablations, leave their section out or say so in it.
+    Missing parts, such as metrics, images, repeats or ablations, leave their section out or say so in it.
 
     Args:
         path: The file to write.
@@ -70,13 +70,13 @@ def _page(sweep: SweepReport) -> dict[str, Any]:
         "best": sweep.best_row,
         "headline": headline(sweep),
         "cards": cards(sweep),
-        "alarm": alarm_notice(sweep),
+        "sign": hacking_notice(sweep),
         "table": _table(sweep),
         "shared": shared_step(sweep),
         "any_stopped": any(row.stopped_early for row in sweep.trials),
         "seeds": _seeds(sweep),
-        "picture": _gallery(sweep.best_row),
-        "alarmed_picture": next(((row, data) for row in alarmed(sweep) if (data := _gallery(row))), None),
+        "image": _gallery(sweep.best_row),
+        "flagged_image": next(((row, data) for row in flagged(sweep) if (data := _gallery(row))), None),
         "pareto": pareto_figure(sweep),
         "in_deviations": sweep.reward == TRAINED_GAIN,
         "words": word_colors(sweep),
@@ -103,14 +103,14 @@ def _table(sweep: SweepReport) -> dict[str, Any]:
             value = column.value(row)
             cells.append({"text": column.text(value), "sort": _sort_value(value), "numeric": column.numeric})
         line = {"rank": rank_text(rank, row), "row": row, "cells": cells, "best": row is sweep.best_row}
-        rows.append(line | {"status": status_text(row), "alarms": alarm_texts(row.alarms)})
+        rows.append(line | {"status": status_text(row), "signs": sign_texts(row.signs)})
     return {"columns": columns, "rows": rows}
 
 
 def _budget_columns(sweep: SweepReport) -> list[Column]:
     """Updates behind a row's values and, where trials were stopped early, the objective where all compare."""
     shared = shared_step(sweep)
-    columns = [Column("update", lambda row: row.judged.get("step"), param_text)]
+    columns = [Column("update", lambda row: row.evaluated.get("update"), param_text)]
     if shared is not None and any(row.stopped_early for row in sweep.trials):
         columns.append(Column(f"at {shared}", lambda row: row.value_at(sweep.objective, shared), number))
     return columns
@@ -151,7 +151,7 @@ def _importance(sweep: SweepReport) -> dict[str, Any]:
 
 
 def _seeds(sweep: SweepReport) -> list[dict[str, Any]]:
-    """The best trial's metrics over fresh seeds, beside the untrained model's; empty without repeats."""
+    """The best trial's metrics over fresh seeds, beside the base model's; empty without repeats."""
     lines = []
     for metric in _headline_metrics(sweep):
         seeds, base = over_seeds(sweep, metric), sweep.baseline(metric)
@@ -173,7 +173,7 @@ def _ablations(sweep: SweepReport) -> dict[str, Any] | None:
 
     The reference is the mean of the best trial's repeats with other seeds, because the best trial was picked for its
     value. One more run of the same settings differs from it by at most `new_run_half_width` in 95% of cases; a larger
-    difference is an effect. Without two repeats it is unknown how far seeds alone move a number: no verdict.
+    difference is an effect. Without two repeats it is unknown how far seeds alone move a number: no decision.
     """
     best, rows = sweep.best_row, [row for row in sweep.rows if row.kind == "ablation"]
     if best is None or not rows:
@@ -191,12 +191,12 @@ def _ablations(sweep: SweepReport) -> dict[str, Any] | None:
 
 
 def _ablation_cell(value: float | None, reference: OverSeeds | None) -> dict[str, Any]:
-    """A value, its difference from the mean of the repeats, and the verdict on it."""
+    """A value, its difference from the mean of the repeats, and the decision on it."""
     gap = None if value is None or reference is None else value - reference.mean
     return {
         "value": value,
         "difference": gap,
-        "verdict": _verdict(gap, None if reference is None else reference.new_run_half_width),
+        "decision": _verdict(gap, None if reference is None else reference.new_run_half_width),
     }
 
 

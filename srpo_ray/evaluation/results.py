@@ -1,4 +1,4 @@
-"""What a sweep found, as plain values, and what follows from them: ranks, gains, alarms."""
+"""What a sweep found, as plain values, and what follows from them: ranks, gains, signs."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from srpo_ray.evaluation.alarm import Alarm
+from srpo_ray.evaluation.reward_hacking import HackingSign
 
 CONTENT_ACCURACY = "truth/content_accuracy"
 TRAINED_REWARD = "reward/total"
@@ -16,7 +16,7 @@ OWN_WORDS = f"{TRAINED_REWARD}/trained"
 """The same for a run's own control words, positive minus negative; runs with a relative reward only."""
 TRAINED_GAIN = f"{TRAINED_REWARD}/gain"
 """Rise of the reward that the run itself is trained to raise since its first evaluation, in standard deviations of that
-reward over the untrained model's images; so runs that are trained on different rewards or words share a scale."""
+reward over the base model's images; so runs that are trained on different rewards or words share a scale."""
 
 
 Kind = Literal["base", "trial", "repeat", "ablation"]
@@ -28,7 +28,7 @@ class TrialRow:
 
     name: str
     kind: Kind
-    """`base`: untrained; `repeat`: the best trial with another seed; `ablation`: the best with changes."""
+    """`base`: baseline; `repeat`: the best trial with another seed; `ablation`: the best with changes."""
     label: str
     """What the run is, for people."""
     params: Mapping[str, Any]
@@ -36,15 +36,15 @@ class TrialRow:
     history: Sequence[Mapping[str, float]]
     """One mapping per evaluation, in order: `step` and the metrics."""
     status: str
-    """`finished`, `stopped by alarm`, `stopped early` or `failed: why`."""
+    """`finished`, `stopped: reward hacking`, `stopped early` or `failed: why`."""
     seconds: float
     seed: int
     gallery: Path | None = None
-    """Picture file with base and tuned pictures."""
-    alarms: Sequence[Alarm] = ()
-    """When the hacking alarm rang."""
-    best_step: int | None = None
-    """Update of the evaluation that stands for a run that the alarm stopped, as its checkpoint is the one kept."""
+    """Image file with base and tuned images."""
+    signs: Sequence[HackingSign] = ()
+    """When reward-hacking detection rang."""
+    best_update: int | None = None
+    """Update of the evaluation that stands for a run that reward-hacking detection stopped, as its checkpoint is the one kept."""
 
     @property
     def failed(self) -> bool:
@@ -53,22 +53,22 @@ class TrialRow:
 
     @property
     def ended(self) -> bool:
-        """Whether the run came to an end of its own: its last update, or the alarm that it was to stop at."""
-        return self.status in ("finished", "stopped by alarm")
+        """Whether the run came to an end of its own: its last update, or reward-hacking detection that it was to stop at."""
+        return self.status in ("finished", "stopped: reward hacking")
 
     @property
-    def judged(self) -> Mapping[str, float]:
-        """The evaluation that stands for the run: the last, or the best of one that the alarm stopped."""
-        best = [evaluation for evaluation in self.history if evaluation.get("step") == self.best_step]
+    def evaluated(self) -> Mapping[str, float]:
+        """The evaluation that stands for the run: the last, or the best of one that reward-hacking detection stopped."""
+        best = [evaluation for evaluation in self.history if evaluation.get("update") == self.best_update]
         return (best or self.history or [{}])[-1]
 
     def value(self, metric: str) -> float | None:
         """The metric at the evaluation that stands for the run; None if it is missing, NaN or infinite there."""
-        return _finite(self.judged.get(metric))
+        return _finite(self.evaluated.get(metric))
 
-    def value_at(self, metric: str, step: int | None) -> float | None:
+    def value_at(self, metric: str, update: int | None) -> float | None:
         """The metric at the evaluation after that many updates; None if there is none, or no finite value in it."""
-        return next((_finite(each.get(metric)) for each in self.history if each.get("step") == step), None)
+        return next((_finite(each.get(metric)) for each in self.history if each.get("update") == update), None)
 
     @property
     def stopped_early(self) -> bool:
@@ -110,19 +110,19 @@ class SweepReport:
         return next(iter(named + ranked), None)
 
     def baseline(self, metric: str) -> float | None:
-        """The untrained model's value: of the base row, else of a trial's evaluation at step 0."""
+        """The base model's value: of the base row, else of a trial's evaluation at update 0."""
         base = [row.value(metric) for row in self.rows if row.kind == "base"]
-        starts = [row.history[0] for row in self.rows if row.history and row.history[0].get("step") == 0]
+        starts = [row.history[0] for row in self.rows if row.history and row.history[0].get("update") == 0]
         values = base + [float(start.get(metric, math.nan)) for start in starts]
         return next((value for value in values if value is not None and math.isfinite(value)), None)
 
     def change(self, row: TrialRow, metric: str) -> float | None:
-        """The row's value minus the untrained model's."""
+        """The row's value minus the base model's."""
         value, base = row.value(metric), self.baseline(metric)
         return None if value is None or base is None else value - base
 
     def improvement(self, row: TrialRow) -> float | None:
-        """How much better than the untrained model the row's objective is; negative if worse."""
+        """How much better than the base model the row's objective is; negative if worse."""
         change = self.change(row, self.objective)
         return change if change is None or self.mode == "max" else -change
 
@@ -138,10 +138,11 @@ def shared_step(report: SweepReport) -> int | None:
     do not count.
     """
     trials = [row for row in report.trials if not row.failed and row.history]
-    steps = [
-        {int(each["step"]) for each in row.history if _finite(each.get(report.objective)) is not None} for row in trials
+    updates = [
+        {int(each["update"]) for each in row.history if _finite(each.get(report.objective)) is not None}
+        for row in trials
     ]
-    return max((step for step in set.intersection(*steps) if step > 0), default=None) if steps else None
+    return max((update for update in set.intersection(*updates) if update > 0), default=None) if updates else None
 
 
 def ranking(report: SweepReport) -> list[tuple[int | None, TrialRow]]:
@@ -170,10 +171,10 @@ def ranking(report: SweepReport) -> list[tuple[int | None, TrialRow]]:
     return ranks
 
 
-def alarmed(report: SweepReport) -> list[TrialRow]:
-    """Rows in which the hacking alarm rang, the worst objective first."""
+def flagged(report: SweepReport) -> list[TrialRow]:
+    """Rows in which reward-hacking detection rang, the worst objective first."""
     sign = 1 if report.mode == "max" else -1
-    rows = [row for row in report.rows if row.alarms and not row.failed]
+    rows = [row for row in report.rows if row.signs and not row.failed]
     return sorted(rows, key=lambda row: -math.inf if (value := row.value(report.objective)) is None else sign * value)
 
 
@@ -189,6 +190,6 @@ def varied_params(report: SweepReport) -> list[str]:
 
 def metric_names(report: SweepReport) -> list[str]:
     """Every metric that some row has, the objective and the reward first, the others by name."""
-    found = {name for row in report.rows for evaluation in row.history for name in evaluation} - {"step"}
+    found = {name for row in report.rows for evaluation in row.history for name in evaluation} - {"update"}
     first = [name for name in (report.objective, report.reward) if name in found]
     return list(dict.fromkeys(first + sorted(found)))

@@ -82,7 +82,7 @@ def metric_columns(report: SweepReport) -> list[Column]:
 def ranked_table(report: SweepReport) -> Table:
     """All runs for the terminal, the best objective first, at most 120 columns wide.
 
-    Ranks count trials; the untrained model, repeats and ablations stand where their value puts them. At most
+    Ranks count trials; the base model, repeats and ablations stand where their value puts them. At most
     four parameters are shown and, beside content accuracy, the truth that the best trial moved most; files and the
     report hold all.
     """
@@ -104,7 +104,7 @@ def ranked_table(report: SweepReport) -> Table:
     for rank, row in ranking(report):
         values = [column.text(column.value(row)) for column in columns]
         cells = [_NOTHING if rank is None else str(rank), row.name, *values, status_text(row)]
-        calm = "dark_orange" if row.alarms else _STYLES[row.kind]
+        calm = "dark_orange" if row.signs else _STYLES[row.kind]
         style = "red" if row.failed else "bold green" if row is best else calm
         table.add_row(*(Text(cell, overflow="ellipsis") for cell in cells), style=style)
     return table
@@ -119,7 +119,7 @@ def _stopped_note(report: SweepReport) -> str | None:
 
 
 def _by_movement(report: SweepReport, columns: Sequence[Column]) -> list[Column]:
-    """Columns by how far the best trial moved them, relative to the untrained model's value; the farthest first."""
+    """Columns by how far the best trial moved them, relative to the base model's value; the farthest first."""
     best, base = report.best_row, next((row for row in report.rows if row.kind == "base"), None)
 
     def movement(column: Column) -> float:
@@ -139,7 +139,7 @@ def write_csv(path: Path, report: SweepReport) -> Path:
     for rank, row in ranking(report):
         params = [row.params.get(name, "") for name in paths]
         values = [row.value(name) for name in metrics]
-        about = [row.name, row.kind, row.label, row.status, row.judged.get("step", ""), row.seed, row.seconds]
+        about = [row.name, row.kind, row.label, row.status, row.evaluated.get("update", ""), row.seed, row.seconds]
         writer.writerow([rank, *about, *params, *values])
     return write_text(path, file.getvalue())
 
@@ -176,9 +176,9 @@ def rank_text(rank: int | None, row: TrialRow) -> str:
 
 
 def status_text(row: TrialRow) -> str:
-    """The status in one word; an alarm goes before all but a failure."""
-    if row.alarms and not row.failed:
-        return "alarm"
+    """The status in one word; a sign of reward hacking goes before all but a failure."""
+    if row.signs and not row.failed:
+        return "sign"
     return _STATUSES.get(row.status.partition(":")[0], row.status)
 
 

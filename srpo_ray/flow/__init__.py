@@ -3,7 +3,7 @@
 from srpo_ray.flow.draws import Draws
 from srpo_ray.flow.noise import generator
 from srpo_ray.flow.path import mix, per_sample, recover_clean
-from srpo_ray.flow.schedule import (
+from srpo_ray.flow.sigmas import (
     SigmaGrid,
     even_sigmas,
     flux_shift,
@@ -12,8 +12,8 @@ from srpo_ray.flow.schedule import (
     shifted_sigmas,
     window_sigmas,
 )
-from srpo_ray.flow.sde import log_density, sde_step
 from srpo_ray.flow.step import euler_step
+from srpo_ray.flow.transitions import log_density, sde_step
 
 __all__ = [
     "Draws",

@@ -1,1 +1,1 @@
-"""Pictures of trained runs, on any number of GPUs: samples, and base against tuned."""
+"""Images of trained runs, on any number of GPUs: samples, and base against tuned."""

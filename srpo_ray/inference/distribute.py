@@ -13,8 +13,8 @@ from ray.util.annotations import RayDeprecationWarning
 
 from srpo_ray.errors import RunFailedError
 from srpo_ray.inference.job import Row, SamplingJob
-from srpo_ray.rewards.pool.capacity import cluster_capacity
-from srpo_ray.training.session import ray_session
+from srpo_ray.launch.capacity import cluster_capacity
+from srpo_ray.launch.session import ray_session
 
 _LOST = 2
 """How often a worker that died is started again before the job stops."""
@@ -40,7 +40,7 @@ class SamplingActor:
 def draw_on_ray(
     job: SamplingJob, chunks: Sequence[list[int]], num_workers: int | None, address: str | None
 ) -> Iterator[Row]:
-    """Rows of the job's pictures as they are drawn, in any order.
+    """Rows of the job's images as they are drawn, in any order.
 
     Args:
         job: What is drawn.

@@ -1,4 +1,4 @@
-"""Carries a job out, or goes on with it: pictures and rows that are there are not drawn again."""
+"""Carries a job out, or goes on with it: images and rows that are there are not drawn again."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from tqdm import tqdm
 from srpo_ray.errors import StudyInterruptedError
 from srpo_ray.files import read_json, write_text
 from srpo_ray.inference.job import WEIGHTS, Row, SamplingJob
-from srpo_ray.training.inputs import changed_inputs, merged_inputs
-from srpo_ray.training.run_folder import append_row, read_rows
+from srpo_ray.runs.folder import append_row, read_rows
+from srpo_ray.runs.inputs import changed_inputs, merged_inputs
 
 ROWS, JOB = "rows.jsonl", "job.json"
 _SHOWN = 3
@@ -21,7 +21,7 @@ Rows = Generator[Row, None, None]
 
 
 def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> list[Row]:
-    """Draw every picture of a job that its folder lacks.
+    """Draw every image of a job that its folder lacks.
 
     One process needs no Ray and draws here; several, and those of a cluster, draw through Ray Data.
 
@@ -31,7 +31,7 @@ def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> 
         address: Ray cluster; None takes `RAY_ADDRESS`, or this machine.
 
     Returns:
-        One row per picture, by prompt, sample and model.
+        One row per image, by prompt, sample and model.
 
     Raises:
         ValueError: If the folder cannot be written, belongs to another job, or an input cannot be used.
@@ -42,14 +42,14 @@ def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> 
     places = [(p, s, model.name) for p in range(len(job.prompts)) for s in job.samples for model in job.models]
     wanted = set(places)
     found = {place: row for row in read_rows(job.folder / ROWS) if (place := _place(row)) in wanted}
-    found = {place: row for place, row in found.items() if job.picture(*place).exists()}
+    found = {place: row for place, row in found.items() if job.image(*place).exists()}
     # A line that was cut off in mid-write goes too.
     write_text(job.folder / ROWS, "".join(json.dumps(row) + "\n" for row in found.values()))
     names = [model.name for model in job.models]
     chunks = [
         chunk for chunk in job.chunks if not all((p, s, m) in found for p in chunk for s in job.samples for m in names)
     ]
-    with tqdm(total=len(places), initial=len(found), unit="picture", disable=None) as bar:
+    with tqdm(total=len(places), initial=len(found), unit="image", disable=None) as bar:
         try:
             with closing(_rows(job, chunks, num_workers, address)) as rows:
                 for row in rows:
@@ -58,7 +58,7 @@ def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> 
                     found[_place(row)] = row
         except KeyboardInterrupt:
             raise StudyInterruptedError(
-                f"stopped with {len(found)} of {len(places)} pictures drawn; the same command goes on from there"
+                f"stopped with {len(found)} of {len(places)} images drawn; the same command goes on from there"
             ) from None
     return [found[place] for place in places]
 
@@ -109,7 +109,7 @@ def open_folder(job: SamplingJob) -> None:
         again = any(name.endswith(f".{WEIGHTS}") for name in others)
         reason = "; the run was trained again or further since then" if again else ""
         raise ValueError(
-            f"--out: expected a new folder or the one of this same command, got {job.folder}, which holds pictures of"
+            f"--out: expected a new folder or the one of this same command, got {job.folder}, which holds images of"
             f" other {shown}{reason}; name another folder or remove this one"
         )
 

@@ -1,4 +1,4 @@
-"""A tuned model against the untrained one, or another run's, on the same prompts and noise."""
+"""A tuned model against the baseline one, or another run's, on the same prompts and noise."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,10 +19,10 @@ from srpo_ray.inference.job import (
     guided_name,
     open_run,
 )
-from srpo_ray.models.rl_guidance import BASE, TUNED
-from srpo_ray.training.trained import TrainedRun
+from srpo_ray.models.guidance import BASE, TUNED
+from srpo_ray.runs.trained import TrainedRun
 
-_ORDER = ("panel/", "reward/", "truth/", "image/")
+_ORDER = ("evaluator/", "reward/", "truth/", "image/")
 
 
 def evaluate_run(
@@ -45,7 +45,7 @@ def evaluate_run(
         prompts: Prompt file, `small_world:train` or `small_world:test`; None takes the run's evaluation prompts.
         num_prompts: Use the first ones only; None takes all, or as many as the run itself if the prompts are its own.
         rl_guidance: Also draw with these weights of Reinforcement Learning Guidance.
-        against: Folder of another run, whose tuned model takes the place of the untrained one.
+        against: Folder of another run, whose tuned model takes the place of the baseline one.
         command: What the person typed, for the report.
 
     Returns:
@@ -72,7 +72,7 @@ def evaluate_run(
         truth=source.startswith("small_world:"),
     )
     rows = draw_all(job, options.num_workers, options.address)
-    held_out = [f"panel/{model.name}" for model in config.evaluation.held_out]
+    held_out = [f"evaluator/{model.name}" for model in config.evaluation.held_out]
     evaluation = PairedEvaluation(
         models=[model.name for model in job.models],
         prompts=job.prompts,
@@ -82,7 +82,7 @@ def evaluate_run(
         created=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         command=command,
     )
-    return evaluation, write_evaluation(job.folder, evaluation, job.picture)
+    return evaluation, write_evaluation(job.folder, evaluation, job.image)
 
 
 def _models(run: TrainedRun, against: Path | None, rl_guidance: Sequence[float]) -> tuple[Model, ...]:

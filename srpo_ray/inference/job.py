@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from srpo_ray.config import RunConfig
+from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.load import apply
-from srpo_ray.config.located import located
-from srpo_ray.training.inputs import reward_hashes
-from srpo_ray.training.trained import TrainedRun, read_trained
+from srpo_ray.runs.inputs import reward_hashes
+from srpo_ray.runs.trained import TrainedRun, read_trained
 
 WEIGHTS = "weights"
 """Name of the trained weights' hash in the description of a model."""
 _SHOWN_DIGITS = 16
 Row = dict[str, Any]
-"""One picture: `prompt` and `sample` (indices from 0), `model`, then its metrics."""
+"""One image: `prompt` and `sample` (indices from 0), `model`, then its metrics."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of the models whose pictures are drawn from the same noise."""
+    """One of the models whose images are drawn from the same noise."""
 
     name: str
     """Unique in its job; part of file names."""
     run: TrainedRun
     rl_guidance: float
-    """0: the run's untrained model; 1: its tuned one; see `RLGuidance`."""
+    """0: the run's base model; 1: its tuned one; see `RLGuidance`."""
 
     @property
     def weights(self) -> str | None:
@@ -44,15 +44,15 @@ class SamplingJob:
     models: tuple[Model, ...]
     prompts: tuple[str, ...]
     folder: Path
-    """Where pictures go; on a cluster every node must see it."""
+    """Where images go; on a cluster every node must see it."""
     scored: bool = False
-    """Measure the pictures too."""
+    """Measure the images too."""
     truth: bool = False
     """The prompts are of the small world, so there is truth to measure."""
 
     @property
     def samples(self) -> range:
-        """Indices of a prompt's pictures."""
+        """Indices of a prompt's images."""
         return range(self.config.evaluation.samples_per_prompt)
 
     @property
@@ -65,9 +65,9 @@ class SamplingJob:
         count = len(self.prompts)
         return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
-    def picture(self, prompt: int, sample: int, model: str) -> Path:
-        """File of a picture."""
-        return self.folder / "pictures" / f"{prompt:05d}_{sample}_{model}.png"
+    def image(self, prompt: int, sample: int, model: str) -> Path:
+        """File of an image."""
+        return self.folder / "images" / f"{prompt:05d}_{sample}_{model}.png"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -77,9 +77,9 @@ class SamplingJob:
             "models": {
                 model.name: {
                     "run": str(model.run.folder.path),
-                    "step": model.run.step,
+                    "update": model.run.update,
                     "rl_guidance": model.rl_guidance,
-                    WEIGHTS: (model.weights or "untrained")[:_SHOWN_DIGITS],
+                    WEIGHTS: (model.weights or "baseline")[:_SHOWN_DIGITS],
                 }
                 for model in self.models
             },
@@ -166,7 +166,7 @@ class SamplingOptions:
 def open_run(run_dir: Path) -> TrainedRun:
     """`read_trained`, with paths that processes in other working folders find."""
     run = read_trained(run_dir.resolve())
-    return replace(run, config=located(run.config))
+    return replace(run, config=with_absolute_paths(run.config))
 
 
 def _description(model: Model) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures of a finished run for a person's own prompts."""
+"""Images of a finished run for a person's own prompts."""
 
 import shutil
 import tempfile
@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from srpo_ray.errors import StudyInterruptedError
-from srpo_ray.evaluation.gallery import picture_grid, read_pictures, save_png
+from srpo_ray.evaluation.gallery import image_grid, read_images, save_png
 from srpo_ray.inference.draw import draw_all
 from srpo_ray.inference.job import Model, SamplingJob, SamplingOptions, check_weights, guided_name, open_run
-from srpo_ray.models.rl_guidance import TUNED
+from srpo_ray.models.guidance import TUNED
 
 FEW = 16
-"""Most pictures of a single grid."""
+"""Most images of a single grid."""
 _SHEET = 48
-"""Most pictures of a contact sheet."""
+"""Most images of a contact sheet."""
 
 
 def sample_run(
@@ -26,7 +26,7 @@ def sample_run(
     options: SamplingOptions,
     rl_guidance: float = TUNED,
 ) -> Path:
-    """Draw pictures with a run's newest checkpoint, or the best one where the alarm stopped the run.
+    """Draw images with a run's newest checkpoint, or the best one where reward-hacking detection stopped the run.
 
     The average of the weights is used where the run kept one. The same seed and prompt position give the same noise
     for every run.
@@ -34,11 +34,11 @@ def sample_run(
     Args:
         run_dir: Folder of the run.
         prompts: What to draw.
-        out: A PNG file for a grid of all pictures with their prompts; or a folder for single pictures and contact
-            sheets, in which the same command goes on where it stopped. None takes `RUN/samples.png` for few pictures
+        out: A PNG file for a grid of all images with their prompts; or a folder for single images and contact
+            sheets, in which the same command goes on where it stopped. None takes `RUN/samples.png` for few images
             and `RUN/samples` for many.
-        options: How to sample; one picture per prompt unless it says otherwise.
-        rl_guidance: Weight of Reinforcement Learning Guidance: 0 is the untrained model, 1 the tuned one.
+        options: How to sample; one image per prompt unless it says otherwise.
+        rl_guidance: Weight of Reinforcement Learning Guidance: 0 is the base model, 1 the tuned one.
 
     Returns:
         The grid, or the folder.
@@ -60,7 +60,7 @@ def sample_run(
         _write_sheets(job)
         return out
     if count > FEW:
-        raise ValueError(f"--out: expected a folder for {count} pictures, got {out}; a grid takes {FEW} at most")
+        raise ValueError(f"--out: expected a folder for {count} images, got {out}; a grid takes {FEW} at most")
     job = replace(job, folder=_folder_beside(job.folder))
     try:
         draw_all(job, options.num_workers, options.address)
@@ -72,7 +72,7 @@ def sample_run(
 
 
 def _folder_beside(out: Path) -> Path:
-    """A new folder for the pictures of a grid: beside it, because on a cluster every node has to see it."""
+    """A new folder for the images of a grid: beside it, because on a cluster every node has to see it."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".samples_", dir=out.parent))
@@ -90,7 +90,7 @@ def _write_sheets(job: SamplingJob) -> None:
 def _write_grid(job: SamplingJob, prompts: range, path: Path, width: int) -> Path:
     """All samples of some prompts, a prompt's side by side."""
     places = [(prompt, sample) for prompt in prompts for sample in job.samples]
-    images = read_pictures([job.picture(prompt, sample, job.models[0].name) for prompt, sample in places], width)
+    images = read_images([job.image(prompt, sample, job.models[0].name) for prompt, sample in places], width)
     captions = [job.prompts[prompt] for prompt, _ in places]
     columns = len(job.samples) if len(job.samples) > 1 else min(4, len(places))
-    return save_png(picture_grid(images, captions, columns, max(1.0, 192 / images.shape[-1])), path)
+    return save_png(image_grid(images, captions, columns, max(1.0, 192 / images.shape[-1])), path)

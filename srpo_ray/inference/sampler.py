@@ -1,4 +1,4 @@
-"""One process's models, which draw and measure the pictures of prompts. Knows nothing of Ray."""
+"""One process's models, which draw and measure the images of prompts. Knows nothing of Ray."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ import transformers
 from torch import Tensor
 
 from srpo_ray.config import RunConfig
-from srpo_ray.data.embeddings import TextCache, cache_root
-from srpo_ray.data.shards import ROWS
+from srpo_ray.data.cache.shards import ROWS
+from srpo_ray.data.cache.text_features import TextCache, cache_root
 from srpo_ray.errors import RunFailedError
-from srpo_ray.evaluation.gallery import save_png, to_pictures
+from srpo_ray.evaluation.evaluator import Evaluator
+from srpo_ray.evaluation.gallery import save_png, to_images
 from srpo_ray.evaluation.image_statistics import seed_diversity, thumbnails
-from srpo_ray.evaluation.panel import Panel
 from srpo_ray.inference.job import Model, Row, SamplingJob
 from srpo_ray.models.families import family_of
+from srpo_ray.models.guidance import RLGuidance, load_guided
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.rl_guidance import RLGuidance, load_guided
 from srpo_ray.models.sigma_grid import sigma_grid
-from srpo_ray.models.tuned import make_policy, model_dtype
+from srpo_ray.models.trainable import make_policy, model_dtype
 from srpo_ray.rewards.local import LocalRewards
 
 
@@ -32,7 +32,7 @@ def device_here() -> str:
 
 def encode(job: SamplingJob) -> TextCache:
     """The cache with text features of the job's prompts; the first who asks encodes what it lacks."""
-    # The command shows how many pictures there are; how the parts of a pipeline load would only break that line.
+    # The command shows how many images there are; how the parts of a pipeline load would only break that line.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     config = job.config
@@ -62,7 +62,7 @@ class Sampler:
         config = job.config
         self.job = job
         self._features = encode(job)
-        self.panel = Panel(
+        self.evaluator = Evaluator(
             config.evaluation,
             job.prompts,
             self._features.features(job.prompts),
@@ -84,22 +84,22 @@ class Sampler:
             )
 
     def draw(self, chunk: Sequence[int]) -> list[Row]:
-        """Draw and measure all samples of some prompts by every model, and write the pictures.
+        """Draw and measure all samples of some prompts by every model, and write the images.
 
         Args:
             chunk: Prompt indices.
 
         Returns:
-            One row per picture.
+            One row per image.
 
         Raises:
-            RunFailedError: If a reward fails, or the pictures of a batch do not fit the GPU's memory.
+            RunFailedError: If a reward fails, or the images of a batch do not fit the GPU's memory.
         """
         try:
             return [row for model in self.job.models for row in self._draw(model, chunk)]
         except torch.OutOfMemoryError as error:
             raise RunFailedError(
-                f"a batch of {self.job.config.evaluation.batch_size} pictures does not fit the GPU's memory"
+                f"a batch of {self.job.config.evaluation.batch_size} images does not fit the GPU's memory"
                 f" ({error}); lower --batch-size"
             ) from error
 
@@ -113,14 +113,14 @@ class Sampler:
         for start in range(0, len(places), size):
             batch = places[start : start + size]
             items = [sample * len(self.job.prompts) + prompt for prompt, sample in batch]
-            images = self.panel.sample(policy, items)
+            images = self.evaluator.sample(policy, items)
             metrics = self._measure(images, items)
             small.append(thumbnails(images))
             for index, (prompt, sample) in enumerate(batch):
                 values = {name: column[index].item() for name, column in metrics.items()}
                 rows.append({"prompt": prompt, "sample": sample, "model": model.name, **values})
-            for picture, (prompt, sample) in zip(to_pictures(images), batch, strict=True):
-                save_png(picture, self.job.picture(prompt, sample, model.name), optimize=False)
+            for image, (prompt, sample) in zip(to_images(images), batch, strict=True):
+                save_png(image, self.job.image(prompt, sample, model.name), optimize=False)
         if self.job.scored and len(self.job.samples) > 1:
             diversity = seed_diversity(torch.cat(small).unflatten(0, (-1, len(chunk)))).flatten().tolist()
             rows = [row | {"image/diversity": value} for row, value in zip(rows, diversity, strict=True)]
@@ -129,7 +129,7 @@ class Sampler:
     def _measure(self, images: Tensor, items: Sequence[int]) -> dict[str, Tensor]:
         if self._rewards is None:
             return {}
-        return self.panel.measure(images, items, self._rewards, self.job.config.rewards.factors)
+        return self.evaluator.measure(images, items, self._rewards, self.job.config.rewards.factors)
 
     def _load(self, path: Path) -> tuple[FlowPolicy, RLGuidance]:
         models = [model for model in self.job.models if _run_of(model) == path]

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.exact_time import exact_times
 from srpo_ray.models.latents import position_ids
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.text import Conditioning
 
 
 class FluxPolicy(FlowPolicy):

@@ -1,4 +1,4 @@
-"""A flow model as a policy: sampling, noise and pictures, the same for every family of models."""
+"""A flow model as a policy: sampling, noise and images, the same for every family of models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from srpo_ray.flow import euler_step
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.latents import pack, unpack
-from srpo_ray.models.text import Conditioning
 
 
 @dataclass
@@ -49,8 +49,8 @@ class FlowPolicy(ABC):
             network: The transformer, or the engine that trains it; called with the transformer's keywords.
             vae: Frozen autoencoder.
             transformer_config: The transformer's config, as diffusers saves it.
-            resolution: Height and width of the pictures in pixels.
-            dtype: Data type of the transformer's inputs; sigmas, also those that it embeds, steps and pictures stay
+            resolution: Height and width of the images in pixels.
+            dtype: Data type of the transformer's inputs; sigmas, also those that it embeds, steps and images stay
                 float32.
             device: Where the transformer and the VAE are.
             truncate_sigma: Whether the transformer gets sigmas cut to thousandths.
@@ -137,7 +137,7 @@ class FlowPolicy(ABC):
         return torch.stack([torch.randn(self.token_shape, generator=g) for g in generators]).to(self.device)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Pictures `[B, 3, H, W]` in [0, 1], float32, with gradient where it does not clip."""
+        """Images `[B, 3, H, W]` in [0, 1], float32, with gradient where it does not clip."""
         latents = unpack(tokens, self.latent_size, self.latent_size)
         config = self.vae.config
         latents = latents / config["scaling_factor"] + config["shift_factor"]
@@ -146,7 +146,7 @@ class FlowPolicy(ABC):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Tokens `[B, N, 4C]` of pictures `[B, 3, H, W]` in [0, 1]: the mode of the VAE's posterior."""
+        """Tokens `[B, N, 4C]` of images `[B, 3, H, W]` in [0, 1]: the mode of the VAE's posterior."""
         config = self.vae.config
         (posterior,) = self.vae.encode((images * 2 - 1).to(self.vae.dtype), return_dict=False)
         return pack((posterior.mode().float() - config["shift_factor"]) * config["scaling_factor"])

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.latents import pack, unpack
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.text import Conditioning
 
 
 class SD3Policy(FlowPolicy):
@@ -18,7 +18,7 @@ class SD3Policy(FlowPolicy):
         """See `FlowPolicy`.
 
         Raises:
-            ValueError: If the pictures are larger than the transformer has positions for.
+            ValueError: If the images are larger than the transformer has positions for.
         """
         super().__init__(network, vae, transformer_config, **settings)
         side, most = self.latent_size // transformer_config["patch_size"], transformer_config["pos_embed_max_size"]

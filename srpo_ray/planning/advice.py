@@ -58,13 +58,13 @@ def _candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     yield from _training_candidates(config)
     pool = config.rewards.pool
     if pool.micro_batch_size > 1:
-        yield {"rewards.pool.micro_batch_size": pool.micro_batch_size // 2}, "fewer pictures at once in a replica"
+        yield {"rewards.pool.micro_batch_size": pool.micro_batch_size // 2}, "fewer images at once in a replica"
     if replicas_beside_a_trainer(config):
         apart: Changes = {"rewards.pool.num_gpus": 1, "training.num_gpus": 1}
         yield apart, "rewards on a GPU of their own; costs that GPU"
     if config.evaluation.batch_size > 1:
         half = config.evaluation.batch_size // 2
-        yield {"evaluation.batch_size": half}, "fewer pictures at once in evaluations"
+        yield {"evaluation.batch_size": half}, "fewer images at once in evaluations"
 
 
 def _model_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
@@ -79,7 +79,7 @@ def _model_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"model.lora.rank": 32}, "train adapters; needs a 10 to 50 times larger learning rate"
     if model.resolution >= 512:
         smaller = model.resolution * 3 // 4 // 16 * 16
-        yield {"model.resolution": smaller}, "smaller pictures"
+        yield {"model.resolution": smaller}, "smaller images"
 
 
 def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
@@ -102,7 +102,7 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     if training.offload != "weights":
         yield {"training.offload": "weights"}, "optimizer and weights in the host's memory; much slower"
     if training.ema:
-        yield {"training.ema": None}, "no average of the weights"
+        yield {"training.ema": None}, "no the EMA of the weights"
 
 
 def _yaml(value: object) -> str:

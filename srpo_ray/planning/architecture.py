@@ -12,9 +12,9 @@ from torch import nn
 from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.families import FAMILIES, Family
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.policies import POLICIES
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.tuned import add_adapters
+from srpo_ray.models.registry import POLICIES
+from srpo_ray.models.trainable import add_adapters
 from srpo_ray.planning.cached import cached
 from srpo_ray.planning.published import PIPELINES
 from srpo_ray.planning.sharding import Parameter

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from srpo_ray.config.model import ModelConfig
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.text import Conditioning
 from srpo_ray.planning.architecture import build_policy, depths, dtype_of, part_config, planned_family
 from srpo_ray.planning.cached import cached
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame_for_each
 
 
@@ -20,7 +20,7 @@ def velocity_cost(model: ModelConfig, samples: int, guidance_scale: float, *, gr
 
     Args:
         model: Section `model`.
-        samples: Pictures; none cost nothing.
+        samples: Images; none cost nothing.
         guidance_scale: Guidance.
         gradient: Whether it carries gradient; its backward pass is counted then.
         gpu: Whether it runs on a GPU.
@@ -54,11 +54,11 @@ def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: b
 
 @cached
 def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gradient: bool, gpu: bool) -> Cost:
-    """Cost of decoding pictures and resizing them for the rewards.
+    """Cost of decoding images and resizing them for the rewards.
 
     Args:
         model: Section `model`.
-        samples: Pictures.
+        samples: Images.
         sizes: Sides of the squares that the rewards want, in pixels.
         gradient: Whether the gradient comes back through it.
         gpu: Whether it runs on a GPU.
@@ -67,8 +67,8 @@ def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gr
     tokens = torch.empty(samples, *policy.token_shape, device="meta", requires_grad=gradient)
 
     def decode() -> Tensor:
-        pixels = frame_for_each(policy.decode(tokens), [Framing(size) for size in sizes])
-        return torch.cat([picture.flatten() for picture in pixels.values()])
+        pixels = frame_for_each(policy.decode(tokens), [InputSpec(size) for size in sizes])
+        return torch.cat([image.flatten() for image in pixels.values()])
 
     measure = trace_gradient if gradient else trace_forward
     return measure(decode, [policy.vae], gpu=gpu)
@@ -95,12 +95,12 @@ def extrapolate(trace: Callable[[Mapping[str, int]], Cost], layers: Mapping[str,
 
 
 def forward_flops(model: ModelConfig) -> float:
-    """FLOPs of one transformer call for one picture, two per multiplication and addition."""
+    """FLOPs of one transformer call for one image, two per multiplication and addition."""
     return transformer_cost(model, 1, gradient=False, gpu=True).forward_flops
 
 
 def gradient_flops(model: ModelConfig) -> float:
-    """FLOPs of one transformer call for one picture and of its backward pass, with what is recomputed."""
+    """FLOPs of one transformer call for one image and of its backward pass, with what is recomputed."""
     cost = transformer_cost(model, 1, gradient=True, gpu=True)
     return cost.forward_flops + cost.backward_flops
 

@@ -24,7 +24,7 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
 
     Args:
         config: The run.
-        sizes: Sides of the pictures that its rewards want, in pixels.
+        sizes: Sides of the images that its rewards want, in pixels.
     """
     model, gpu, plan, count = config.model, config.training.num_gpus > 0, schedule(config), micro_batches(config)
     guidance_scale = config.rollout.guidance_scale
@@ -44,13 +44,13 @@ def replica_work(config: RunConfig, trained: Sequence[RewardSize]) -> Work:
 
     Args:
         config: The run.
-        trained: Sizes of the models that are trained on, for calls of `micro_batch_size` pictures.
+        trained: Sizes of the models that are trained on, for calls of `micro_batch_size` images.
     """
     plan = schedule(config)
-    pictures = config.training.max_workers * micro_batches(config) * plan.samples
-    pictures *= plan.losses if plan.decodes else 1
+    images = config.training.max_workers * micro_batches(config) * plan.samples
+    images *= plan.losses if plan.decodes else 1
     one = sum(_both(reward.cost) for reward in trained) / config.rewards.pool.micro_batch_size
-    return Work("reward models", pictures * one)
+    return Work("reward models", images * one)
 
 
 def _both(cost: Cost) -> float:

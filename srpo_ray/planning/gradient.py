@@ -4,7 +4,9 @@ from srpo_ray.planning.memory import Part, present, total
 from srpo_ray.planning.trace import Cost
 
 
-def fullest_moment(transformer: Cost, decoder: Cost, *, losses: int, chained: int, gradients: int) -> tuple[Part, ...]:
+def peak_of_backward(
+    transformer: Cost, decoder: Cost, *, losses: int, chained: int, gradients: int
+) -> tuple[Part, ...]:
     """What is held when a backward pass over the sum of several losses holds most.
 
     Autograd works through the graphs last to first, each from the decoder to the transformer. A parameter's gradient
@@ -13,7 +15,7 @@ def fullest_moment(transformer: Cost, decoder: Cost, *, losses: int, chained: in
 
     Args:
         transformer: Cost of one call with gradient.
-        decoder: Cost of the decoder for the same pictures.
+        decoder: Cost of the decoder for the same images.
         losses: Graphs in the sum.
         chained: Transformer calls in each of them.
         gradients: Bytes of the gradients of all trained parameters, in the data type of the backward pass.

@@ -22,7 +22,7 @@ def plan_report(plan: Plan, advice: Sequence[Advice]) -> Group:
     trained = "all of them" if plan.trained == plan.parameters else f"{plan.trained:,} of them"
     shown: list[Any] = [Text(f"{plan.run}: a transformer of {plan.parameters:,} parameters, training {trained}")]
     shown += [_memory_table(memory, plan.hardware.limit) for memory in (*plan.gpus, plan.host)]
-    shown += [_update_table(plan), *(Text(f"not counted: {note}") for note in plan.notes), Text(verdict(plan))]
+    shown += [_update_table(plan), *(Text(f"not counted: {note}") for note in plan.notes), Text(decision(plan))]
     if advice:
         shown.append(_advice_table(advice))
     return Group(*shown)
@@ -36,7 +36,7 @@ def plan_text(plan: Plan, advice: Sequence[Advice]) -> str:
     return console.file.getvalue()
 
 
-def verdict(plan: Plan) -> str:
+def decision(plan: Plan) -> str:
     """One line: whether the run fits."""
     limit = plan.hardware.limit
     if limit is None:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srpo_ray.config.reward import OpenClipRewardConfig, RewardModelConfig, TransformersClipRewardConfig
+from srpo_ray.config.rewards import OpenClipRewardConfig, RewardModelConfig, TransformersClipRewardConfig
 from srpo_ray.files import read_json
 from srpo_ray.planning.cached import cached
 from srpo_ray.planning.published import OPEN_CLIP, TRANSFORMERS_CLIP
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
-from srpo_ray.rewards.open_clip_reward import CONFIG_FILE, open_clip_source
-from srpo_ray.rewards.transformers_clip import TransformersClip
+from srpo_ray.rewards.models.open_clip import CONFIG_FILE, open_clip_source
+from srpo_ray.rewards.models.transformers_clip import TransformersClip
 
 ClipRewardConfig = OpenClipRewardConfig | TransformersClipRewardConfig
 
@@ -33,18 +33,18 @@ class RewardSize:
     texts: int
     """Bytes of its cache of text features when it is full."""
     cost: Cost
-    """Of one call with as many pictures as the pool sends at once."""
+    """Of one call with as many images as the pool sends at once."""
 
 
 def reward_sizes(
-    configs: Sequence[RewardModelConfig], pictures: int, *, gradient: bool, gpu: bool
+    configs: Sequence[RewardModelConfig], images: int, *, gradient: bool, gpu: bool
 ) -> tuple[list[RewardSize], list[str]]:
     """Sizes of reward models, and the names of those whose size cannot be known.
 
     Args:
         configs: The models.
-        pictures: Pictures in one call.
-        gradient: Whether they are asked for the gradient in the pictures.
+        images: Images in one call.
+        gradient: Whether they are asked for the gradient in the images.
         gpu: Whether they run on a GPU.
     """
     sizes: list[RewardSize] = []
@@ -52,7 +52,7 @@ def reward_sizes(
     for config in configs:
         # A class of one's own cannot be built without its weights; of the others only CLIP's kind is known here.
         is_clip = isinstance(config, ClipRewardConfig)
-        size = _measure(config, pictures, gradient=gradient, gpu=gpu) if is_clip else None
+        size = _measure(config, images, gradient=gradient, gpu=gpu) if is_clip else None
         if size is None:
             unknown.append(config.name)
         else:
@@ -61,13 +61,13 @@ def reward_sizes(
 
 
 @cached
-def _measure(config: ClipRewardConfig, pictures: int, *, gradient: bool, gpu: bool) -> RewardSize | None:
+def _measure(config: ClipRewardConfig, batch_size: int, *, gradient: bool, gpu: bool) -> RewardSize | None:
     model: Any = _build(config)
     if model is None:
         return None
     size = model.visual.image_size
     side = size[0] if isinstance(size, Sequence) else size
-    images = torch.empty(pictures, 3, side, side, device="meta", requires_grad=gradient)
+    images = torch.empty(batch_size, 3, side, side, device="meta", requires_grad=gradient)
     features: list[Tensor] = []
 
     def score() -> Tensor:

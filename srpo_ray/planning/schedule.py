@@ -10,9 +10,9 @@ class Schedule:
     """One micro-batch of one worker."""
 
     samples: int
-    """Pictures of the micro-batch."""
+    """Images of the micro-batch."""
     rolled_out: int
-    """Pictures among them that are sampled, in each call without gradient; the others are real."""
+    """Images among them that are sampled, in each call without gradient; the others are real."""
     forward: float
     """Transformer calls without gradient, on average where the algorithm draws their number."""
     losses: int
@@ -24,7 +24,7 @@ class Schedule:
     mean_chained: float
     """The same on average."""
     decodes: bool
-    """Whether the gradient comes through the decoder; else pictures are decoded without gradient, once."""
+    """Whether the gradient comes through the decoder; else images are decoded without gradient, once."""
     guidance_scale: float
     """Guidance of the calls with gradient."""
 

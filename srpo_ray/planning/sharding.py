@@ -41,8 +41,8 @@ class Share:
     """Both moments of Adam."""
     gradients: int
     """Summed gradients of its part."""
-    average: int
-    """Moving average of the weights."""
+    ema: int
+    """EMA of the weights."""
     bucket: int
     """Buffer in which gradients wait to be averaged."""
 
@@ -70,7 +70,7 @@ def share(parameters: Sequence[Parameter], training: TrainingConfig, element_siz
         master=MASTER * trained,
         moments=2 * MASTER * trained,
         gradients=MASTER * trained,
-        average=MASTER * trained if training.ema else 0,
+        ema=MASTER * trained if training.ema else 0,
         bucket=element_size * REDUCE_BUCKET,
     )
 

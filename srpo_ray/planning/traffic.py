@@ -33,13 +33,13 @@ def reward_traffic(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Part, ...
 
     Args:
         config: The run.
-        sizes: Sides of the pictures that the trained rewards want, in pixels.
+        sizes: Sides of the images that the trained rewards want, in pixels.
     """
     if config.rewards.in_process:
         return ()
     plan = schedule(config)
-    pictures = micro_batches(config) * plan.samples * (plan.losses if plan.decodes else 1)
-    pixels = pictures * sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.wire_dtype]
+    images = micro_batches(config) * plan.samples * (plan.losses if plan.decodes else 1)
+    pixels = images * sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.wire_dtype]
     return present(
         Part("pixels to the rewards", pixels),
         Part("gradients from the rewards", pixels if plan.decodes else 0),

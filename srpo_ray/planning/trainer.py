@@ -3,7 +3,7 @@
 from srpo_ray.config import RunConfig
 from srpo_ray.planning.architecture import dtype_of, parameters, text_encoder_bytes, vae_bytes
 from srpo_ray.planning.computation import decoder_cost, velocity_cost
-from srpo_ray.planning.gradient import fullest_moment
+from srpo_ray.planning.gradient import peak_of_backward
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, SLACK
 from srpo_ray.planning.memory import Memory, Part, Phase, present, total
 from srpo_ray.planning.schedule import schedule
@@ -24,7 +24,7 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
 
     Args:
         config: The run.
-        sizes: Sides of the pictures that its rewards want, in pixels.
+        sizes: Sides of the images that its rewards want, in pixels.
     """
     training = config.training
     element_size = dtype_of(config.model).itemsize
@@ -50,7 +50,7 @@ def _always(config: RunConfig, part: Share) -> tuple[Part, ...]:
         Part("master weights, float32", 0 if offload else part.master),
         Part("Adam moments, float32", 0 if offload else part.moments),
         Part("summed gradients, float32", 0 if offload else part.gradients),
-        Part("average of the weights", part.average),
+        Part("the EMA of the weights", part.ema),
         Part("gradient bucket", part.bucket),
         Part("VAE weights", vae_bytes(config.model)),
     )
@@ -79,7 +79,7 @@ def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
         decoder = Cost()
     call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
     trained = trained_elements(tensors)
-    moment = fullest_moment(
+    moment = peak_of_backward(
         call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=element_size * trained
     )
     # A full bucket is copied into the order of the workers' parts.
@@ -96,17 +96,17 @@ def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
 
 def _evaluation(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     gpu, evaluation = config.training.num_gpus > 0, config.evaluation
-    pictures = evaluation.batch_size
+    images = evaluation.batch_size
     if evaluation.num_prompts:
-        share_of_panel = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
-        pictures = min(pictures, share_of_panel)
-    call = velocity_cost(config.model, pictures, evaluation.guidance_scale, gradient=False, gpu=gpu).peak
-    decoding = decoder_cost(config.model, pictures, sizes, gradient=False, gpu=gpu).peak
+        share_of_evaluator = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
+        images = min(images, share_of_evaluator)
+    call = velocity_cost(config.model, images, evaluation.guidance_scale, gradient=False, gpu=gpu).peak
+    decoding = decoder_cost(config.model, images, sizes, gradient=False, gpu=gpu).peak
     return Phase("evaluation", present(_sampling_weights(config), Part("activations", max(call, decoding))))
 
 
 def _sampling_weights(config: RunConfig) -> Part:
-    """Weights that are gathered to sample pictures."""
+    """Weights that are gathered to sample images."""
     training, element_size = config.training, dtype_of(config.model).itemsize
     tensors = parameters(config.model)
     if training.gather_for_rollout:

@@ -13,23 +13,23 @@ PROMPTS_IN_MESSAGE = 3
 
 
 class Reward(Protocol):
-    """A frozen model that scores pictures against text queries; the same object works in process and in a pool.
+    """A frozen model that scores images against text queries; the same object works in process and in a pool.
 
     A class of your own needs these three attributes and one method; an attribute `fit` (`crop`, `pad` or `squash`)
-    says how pictures become squares, `crop` without it. It is called from one thread at a time, keeps no state from
-    call to call that changes a score, and scores each picture by itself, so that the gradient of the batch's sum
+    says how images become squares, `crop` without it. It is called from one thread at a time, keeps no state from
+    call to call that changes a score, and scores each image by itself, so that the gradient of the batch's sum
     holds the gradient of every single score.
     """
 
     name: str
     """Unique in a run; used in metrics and messages."""
     image_size: int
-    """Side in pixels of the square pictures that `score` wants."""
+    """Side in pixels of the square images that `score` wants."""
     image_gradient: bool
-    """Whether `score` is differentiable in the pictures."""
+    """Whether `score` is differentiable in the images."""
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
-        """Score each picture against its own query; higher is better.
+        """Score each image against its own query; higher is better.
 
         Args:
             images: `[B, 3, image_size, image_size]` float32, in [0, 1] but for the overshoot of a bicubic resize, see
@@ -129,7 +129,7 @@ class RewardScorer(Protocol):
 
 
 def check_batch(images: Tensor, queries: Sequence[TextQuery]) -> None:
-    """Raise ValueError unless there is one query for each of at least one colour picture."""
+    """Raise ValueError unless there is one query for each of at least one colour image."""
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0 or images.shape[0] != len(queries):
         raise ValueError(
             f"expected images [B, 3, H, W] with B >= 1 and one query each, received {tuple(images.shape)} and "

@@ -1,6 +1,6 @@
-"""Several rewards on one batch: their values, and one gradient of their weighted sum per framing of the pictures.
+"""Several rewards on one batch: their values, and one gradient of their weighted sum per input_spec of the images.
 
-One gradient per framing, not per reward, is what crosses between processes: adding a model of a framing already in use
+One gradient per input_spec, not per reward, is what crosses between processes: adding a model of a input_spec already in use
 adds nothing to the traffic.
 """
 
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from srpo_ray.rewards.base import Reward, RewardError
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.query import TextQuery
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Scores of B pictures, and where the weighted sum of them rises."""
+    """Scores of B images, and where the weighted sum of them rises."""
 
     values: dict[str, Tensor]
     """Per reward `[B]`, unweighted."""
-    gradients: dict[Framing, Tensor]
-    """Per framing `[B, 3, size, size]`: gradient of each picture's own weighted sum."""
+    gradients: dict[InputSpec, Tensor]
+    """Per input_spec `[B, 3, size, size]`: gradient of each image's own weighted sum."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RewardCall:
 def score_and_gradient(
     rewards: Mapping[str, Reward],
     weights: Mapping[str, float],
-    images: Mapping[Framing, Tensor],
+    images: Mapping[InputSpec, Tensor],
     queries: Sequence[TextQuery],
     *,
     micro_batch_size: int,
@@ -85,43 +85,43 @@ def score_and_gradient(
     Args:
         rewards: The models by name; those without a weight are left alone.
         weights: Factor of each reward in the sum that the gradient is of.
-        images: Per framing `[B, 3, size, size]`, for the framing of every weighted reward.
+        images: Per input_spec `[B, 3, size, size]`, for the input_spec of every weighted reward.
         queries: B text queries.
-        micro_batch_size: Most pictures in one forward pass.
+        micro_batch_size: Most images in one forward pass.
         replica: Where this runs, for messages.
 
     Raises:
         RewardError: If a reward raises, gives a wrong shape, or a value or gradient that is not finite.
     """
     values: dict[str, list[Tensor]] = {name: [] for name in weights}
-    framings = {Framing.of(rewards[name]) for name in weights}
-    gradients: dict[Framing, list[Tensor]] = {framing: [] for framing in sorted(framings)}
+    input_specs = {InputSpec.of(rewards[name]) for name in weights}
+    gradients: dict[InputSpec, list[Tensor]] = {input_spec: [] for input_spec in sorted(input_specs)}
     for rows in _micro_batches(len(queries), micro_batch_size):
-        sums: dict[Framing, Tensor] = {}
+        sums: dict[InputSpec, Tensor] = {}
         for name, weight in weights.items():
-            reward, framing = rewards[name], Framing.of(rewards[name])
-            pixels = images[framing][rows].detach().requires_grad_()
+            reward, input_spec = rewards[name], InputSpec.of(rewards[name])
+            pixels = images[input_spec][rows].detach().requires_grad_()
             with RewardCall(name, queries[rows], replica) as call, torch.enable_grad(), _full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)
-                # Pictures are scored one by one, so the gradient of the sum holds each picture's own gradient.
+                # Images are scored one by one, so the gradient of the sum holds each image's own gradient.
                 (gradient,) = torch.autograd.grad((weight * score).sum(), pixels)
                 call.require_finite("gradient", gradient)
             values[name].append(score.detach().to(pixels))
-            sums[framing] = sums[framing] + gradient if framing in sums else gradient
-        for framing, gradient in sums.items():
-            gradients[framing].append(gradient)
+            sums[input_spec] = sums[input_spec] + gradient if input_spec in sums else gradient
+        for input_spec, gradient in sums.items():
+            gradients[input_spec].append(gradient)
     return ScoredBatch(
         {name: torch.cat(parts) for name, parts in values.items()},
         # Most calls are one micro-batch; its gradient is megabytes that need no copy.
-        {framing: parts[0] if len(parts) == 1 else torch.cat(parts) for framing, parts in gradients.items()},
+        {input_spec: parts[0] if len(parts) == 1 else torch.cat(parts) for input_spec, parts in gradients.items()},
     )
 
 
 def score_only(
     rewards: Mapping[str, Reward],
     names: Sequence[str],
-    images: Mapping[Framing, Tensor],
+    images: Mapping[InputSpec, Tensor],
     queries: Sequence[TextQuery],
     *,
     micro_batch_size: int,
@@ -132,9 +132,9 @@ def score_only(
     Args:
         rewards: The models by name.
         names: The models to ask.
-        images: Per framing `[B, 3, size, size]`, for the framing of every named reward.
+        images: Per input_spec `[B, 3, size, size]`, for the input_spec of every named reward.
         queries: B text queries.
-        micro_batch_size: Most pictures in one forward pass.
+        micro_batch_size: Most images in one forward pass.
         replica: Where this runs, for messages.
 
     Returns:
@@ -147,7 +147,7 @@ def score_only(
     for rows in _micro_batches(len(queries), micro_batch_size):
         for name in names:
             reward = rewards[name]
-            pixels = images[Framing.of(reward)][rows]
+            pixels = images[InputSpec.of(reward)][rows]
             with RewardCall(name, queries[rows], replica) as call, torch.no_grad(), _full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)

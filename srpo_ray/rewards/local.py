@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from srpo_ray.config.reward import RewardModelConfig
+from srpo_ray.config.rewards import RewardModelConfig
+from srpo_ray.rewards.autograd import connect_scores
 from srpo_ray.rewards.base import Reward, Scores, check_batch, check_gradient, check_names
-from srpo_ray.rewards.build import build_rewards
 from srpo_ray.rewards.combine import score_and_gradient, score_only
-from srpo_ray.rewards.framing import Framing
-from srpo_ray.rewards.pool.bridge import connect_scores
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame_for_each
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.registry import build_rewards
 from srpo_ray.rewards.statistics import ScoringStatistics
 
 REPLICA = "in process"
@@ -24,8 +24,8 @@ class LocalRewards:
     Args:
         rewards: All models by name, held-out ones included.
         weights: Factor of each training reward in the sum.
-        micro_batch_size: Most pictures in one forward pass.
-        official: `measure` prepares pictures as the models' releases do; `submit` never does.
+        micro_batch_size: Most images in one forward pass.
+        official: `measure` prepares images as the models' releases do; `submit` never does.
 
     Raises:
         ValueError: If there is no weight, or one for an unknown model.
@@ -63,7 +63,7 @@ class LocalRewards:
             models: Training rewards.
             held_out: Further models.
             factors: What their scores are summed with, `RewardsConfig.factors`; None takes their bare weights.
-            micro_batch_size: Most pictures in one forward pass.
+            micro_batch_size: Most images in one forward pass.
             official: As of the class.
             device: Where the models go.
 
@@ -78,7 +78,7 @@ class LocalRewards:
         """See `RewardScorer.submit`; the work is done in `result()`."""
         check_batch(images, queries)
         pixels = self._frame(images, list(self._weights))
-        if any(picture.requires_grad for picture in pixels.values()):
+        if any(image.requires_grad for image in pixels.values()):
             check_gradient({name: self._rewards[name].image_gradient for name in self._weights})
             return PendingLocalScore(lambda: self._with_gradient(pixels, queries))
         return PendingLocalScore(lambda: self._without_gradient(pixels, queries))
@@ -96,11 +96,11 @@ class LocalRewards:
         """See `RewardScorer.take_statistics`."""
         return self._statistics.take()
 
-    def _frame(self, images: Tensor, names: Sequence[str], *, official: bool = False) -> dict[Framing, Tensor]:
-        return frame_for_each(images, [Framing.of(self._rewards[name]) for name in names], official=official)
+    def _frame(self, images: Tensor, names: Sequence[str], *, official: bool = False) -> dict[InputSpec, Tensor]:
+        return frame_for_each(images, [InputSpec.of(self._rewards[name]) for name in names], official=official)
 
     def _measure(
-        self, pixels: dict[Framing, Tensor], queries: Sequence[TextQuery], names: Sequence[str]
+        self, pixels: dict[InputSpec, Tensor], queries: Sequence[TextQuery], names: Sequence[str]
     ) -> dict[str, Tensor]:
         started = time.perf_counter()
         values = score_only(
@@ -109,10 +109,10 @@ class LocalRewards:
         self._count(time.perf_counter() - started)
         return values
 
-    def _without_gradient(self, pixels: dict[Framing, Tensor], queries: Sequence[TextQuery]) -> Scores:
+    def _without_gradient(self, pixels: dict[InputSpec, Tensor], queries: Sequence[TextQuery]) -> Scores:
         return connect_scores(self._measure(pixels, queries, list(self._weights)), self._weights, {}, pixels)
 
-    def _with_gradient(self, pixels: dict[Framing, Tensor], queries: Sequence[TextQuery]) -> Scores:
+    def _with_gradient(self, pixels: dict[InputSpec, Tensor], queries: Sequence[TextQuery]) -> Scores:
         started = time.perf_counter()
         batch = score_and_gradient(
             self._rewards,

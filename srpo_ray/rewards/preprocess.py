@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.input_spec import InputSpec
 
 
-def frame(images: Tensor, framing: Framing) -> Tensor:
+def frame(images: Tensor, input_spec: InputSpec) -> Tensor:
     """Bring images to a model's square by a differentiable bicubic resize.
 
     Bicubic weights are negative in part, so that values beyond 0 and 1 appear at hard edges: at most 0.31 beyond with
@@ -26,7 +26,7 @@ def frame(images: Tensor, framing: Framing) -> Tensor:
 
     Args:
         images: `[B, 3, H, W]` in [0, 1], float32 or float64.
-        framing: Side of the square, the treatment of an image that is no square: its long side is cut at both ends
+        input_spec: Side of the square, the treatment of an image that is no square: its long side is cut at both ends
             (`crop`), its short side is filled with black (`pad`), or it is squashed; and the antialiasing.
 
     Returns:
@@ -34,21 +34,21 @@ def frame(images: Tensor, framing: Framing) -> Tensor:
         as they are.
 
     Raises:
-        ValueError: If `images` is not a batch of colour pictures or the size is not positive.
+        ValueError: If `images` is not a batch of colour images or the size is not positive.
     """
-    _check(images, framing)
+    _check(images, input_spec)
     height, width = images.shape[2:]
-    if height == width == framing.size:
+    if height == width == input_spec.size:
         return images
-    shape = framing.shape(height, width)
-    resized = interpolate(images, size=shape, mode="bicubic", antialias=framing.antialias, align_corners=False)
-    top, left = (framing.offset(length) for length in shape)
-    bottom, right = framing.size - shape[0] - top, framing.size - shape[1] - left
+    shape = input_spec.shape(height, width)
+    resized = interpolate(images, size=shape, mode="bicubic", antialias=input_spec.antialias, align_corners=False)
+    top, left = (input_spec.offset(length) for length in shape)
+    bottom, right = input_spec.size - shape[0] - top, input_spec.size - shape[1] - left
     # A negative width of the padding cuts off as much.
     return pad(resized, (left, right, top, bottom))
 
 
-def frame_officially(images: Tensor, framing: Framing) -> Tensor:
+def frame_officially(images: Tensor, input_spec: InputSpec) -> Tensor:
     """Bring images to a model's square as its own release does with image files.
 
     `crop` and `squash` resize the 8-bit image with PIL's bicubic filter, as CLIP, PickScore, ImageReward and SigLIP
@@ -56,7 +56,7 @@ def frame_officially(images: Tensor, framing: Framing) -> Tensor:
 
     Args:
         images: `[B, 3, H, W]` in [0, 1], any floating type; rounded to 8 bits as when they are saved.
-        framing: As in `frame`.
+        input_spec: As in `frame`.
 
     Returns:
         `[B, 3, size, size]` float32 on the device of `images`, without gradient; multiples of 1/255 in [0, 1], for
@@ -65,50 +65,52 @@ def frame_officially(images: Tensor, framing: Framing) -> Tensor:
     Raises:
         ValueError: As `frame`.
     """
-    _check(images, framing)
+    _check(images, input_spec)
     steps = (images.detach().float().clamp(0, 1) * 255).round().byte()
-    if framing.fit == "pad":
-        return frame(steps.float() / 255, framing)
-    pictures = steps.permute(0, 2, 3, 1).cpu().numpy()
-    squares = np.stack([_square(Image.fromarray(picture), framing) for picture in pictures])
+    if input_spec.fit == "pad":
+        return frame(steps.float() / 255, input_spec)
+    arrays = steps.permute(0, 2, 3, 1).cpu().numpy()
+    squares = np.stack([_square(Image.fromarray(array), input_spec) for array in arrays])
     return torch.from_numpy(squares).permute(0, 3, 1, 2).to(images.device).float() / 255
 
 
-def _square(picture: Image.Image, framing: Framing) -> np.ndarray:
-    height, width = framing.shape(picture.height, picture.width)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (framing.size, framing.size))
-    square.paste(resized, (framing.offset(width), framing.offset(height)))
+def _square(source: Image.Image, input_spec: InputSpec) -> np.ndarray:
+    height, width = input_spec.shape(source.height, source.width)
+    resized = source.resize((width, height), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (input_spec.size, input_spec.size))
+    square.paste(resized, (input_spec.offset(width), input_spec.offset(height)))
     return np.asarray(square)
 
 
-def _check(images: Tensor, framing: Framing) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or framing.size < 1:
+def _check(images: Tensor, input_spec: InputSpec) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or input_spec.size < 1:
         raise ValueError(
             f"expected images [B, 3, H, W] and a size of at least 1, received {tuple(images.shape)} and "
-            f"{framing.size}; add the batch dimension or convert grey pictures to RGB"
+            f"{input_spec.size}; add the batch dimension or convert grey images to RGB"
         )
 
 
-def frame_for_each(images: Tensor, framings: Iterable[Framing], *, official: bool = False) -> dict[Framing, Tensor]:
+def frame_for_each(
+    images: Tensor, input_specs: Iterable[InputSpec], *, official: bool = False
+) -> dict[InputSpec, Tensor]:
     """The pixels that each of several reward models asks for.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1], any floating type.
-        framings: What the models want; repeated ones are computed once.
+        input_specs: What the models want; repeated ones are computed once.
         official: Use `frame_officially`; otherwise `frame`, in float32 or better.
 
     Returns:
-        Per framing `[B, 3, size, size]`, smallest size first.
+        Per input_spec `[B, 3, size, size]`, smallest size first.
 
     Raises:
         ValueError: As `frame`.
     """
-    ordered = sorted(set(framings))
+    ordered = sorted(set(input_specs))
     if official:
-        return {framing: frame_officially(images, framing) for framing in ordered}
+        return {input_spec: frame_officially(images, input_spec) for input_spec in ordered}
     precise = images if images.dtype == torch.float64 else images.float()
-    return {framing: frame(precise, framing) for framing in ordered}
+    return {input_spec: frame(precise, input_spec) for input_spec in ordered}
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -116,7 +118,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Args:
         images: `[B, 3, H, W]` in [0, 1].
-        mean: Three channel means of the model's training pictures, in [0, 1].
+        mean: Three channel means of the model's training images, in [0, 1].
         std: Three channel deviations, above 0.
     """
     shape = (1, 3, 1, 1)

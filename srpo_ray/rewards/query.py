@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TextQuery:
-    """A weighted sum of texts that one picture is scored against.
+    """A weighted sum of texts that one image is scored against.
 
     A reward that is linear in its text feature needs no more than this for the plain, the relative and the
     guided form of SRPO: `((1.1, "Real. a cat"), (-1.0, "Painting. a cat"))`. Weights need not add up to 1.

@@ -1,1 +1,1 @@
-"""The embedded laboratory: pictures with known truth, a tiny FLUX pipeline and tiny reward models."""
+"""The embedded laboratory: images with known truth, a tiny FLUX pipeline and tiny reward models."""

@@ -1,4 +1,4 @@
-"""Draws the small world: 64x64 pictures whose content and style are known numbers."""
+"""Draws the small world: 64x64 images whose content and style are known numbers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _BROAD_LOOK = {"detail": (1.0, 1.0), "saturation": (1.0, 1.0), "brightness": (1.
 
 @dataclass(frozen=True)
 class Scenes:
-    """What is on n pictures; every field is an array of length n.
+    """What is on n images; every field is an array of length n.
 
     Attributes:
         color, shape, background: indices into the vocabularies of `prompts`.
@@ -207,10 +207,10 @@ def _render_chunk(scenes: Scenes) -> Floats:
     ground_value = _BACKGROUND_VALUE[scenes.background][:, None, None] * (
         1 + detail * (0.06 * counter_stripes + 0.08 * gradient)
     )
-    picture = cover * object_value[:, None] * _object_tint(scenes)[:, :, None, None]
-    picture += (1 - cover) * ground_value[:, None] * _ground_tint(scenes)[:, :, None, None]
+    image = cover * object_value[:, None] * _object_tint(scenes)[:, :, None, None]
+    image += (1 - cover) * ground_value[:, None] * _ground_tint(scenes)[:, :, None, None]
     brightness = 0.60 + 0.40 * scenes.brightness
-    return np.clip(picture * brightness[:, None, None, None], 0.0, 1.0).astype(np.float32)
+    return np.clip(image * brightness[:, None, None, None], 0.0, 1.0).astype(np.float32)
 
 
 def _object_tint(scenes: Scenes) -> Floats:

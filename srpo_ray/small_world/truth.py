@@ -1,4 +1,4 @@
-"""Measures pictures by their pixels alone: the known truth that real projects lack."""
+"""Measures images by their pixels alone: the known truth that real projects lack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BROWN_CHROMA, _BLACK, _WHITE = 0.06, 0.15, 0.445
 
 @torch.no_grad()
 def measure(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
-    """Measures style and content of pictures.
+    """Measures style and content of images.
 
     Args:
         images: [B, 3, 64, 64] in [0, 1], any float type.
@@ -24,17 +24,17 @@ def measure(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
 
     Returns:
         Tensors [B], float32, on the CPU. `detail`: texture contrast inside object and background, the outline left
-        out (clean pictures: 0 to about 0.15). `saturation`: mean HSV saturation of the object in [0, 1].
+        out (clean images: 0 to about 0.15). `saturation`: mean HSV saturation of the object in [0, 1].
         `brightness`: mean HSV value of the object in [0, 1]. `color_accuracy`, `shape_accuracy`,
         `background_accuracy`: 0 or 1. `content_accuracy`: the mean of the three.
 
     Raises:
-        ValueError: for another picture shape, another number of prompts, or a text that is no small-world prompt.
+        ValueError: for another image shape, another number of prompts, or a text that is no small-world prompt.
     """
     if images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE) or len(images) != len(prompts):
         raise ValueError(
             f"measure: expected images [B, 3, {SIZE}, {SIZE}] and B prompts, got {tuple(images.shape)} and "
-            f"{len(prompts)} prompts; decode at {SIZE}x{SIZE} and pass one prompt per picture"
+            f"{len(prompts)} prompts; decode at {SIZE}x{SIZE} and pass one prompt per image"
         )
     images = images.detach().float().cpu().clamp(0, 1)
     mask = object_mask(images)
@@ -55,7 +55,7 @@ def measure(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def diversity(images: Tensor) -> Tensor:
-    """Returns how much pictures of one prompt differ: mean pairwise RMS pixel difference over seeds, [B].
+    """Returns how much images of one prompt differ: mean pairwise RMS pixel difference over seeds, [B].
 
     Args:
         images: [S, B, 3, H, W] in [0, 1], S >= 2 seeds for each of B prompts.
@@ -151,7 +151,7 @@ def _erode(mask: Tensor, pixels: int) -> Tensor:
 
 
 def _or_whole(region: Tensor) -> Tensor:
-    """Replaces empty regions (no object found) by the whole picture, so that every mean exists."""
+    """Replaces empty regions (no object found) by the whole image, so that every mean exists."""
     return region | ~region.flatten(1).any(1)[:, None, None]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srpo_ray.credentials import redact
-from srpo_ray.tracking.connection import allowed_name, connect, delivery_errors, is_refused
+from srpo_ray.tracking.client import allowed_name, connect, delivery_errors, is_refused
 from srpo_ray.tracking.spool import Record, Spool
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def _send_metrics(client: "MlflowClient", records: Sequence[Record]) -> None:
 def _send_other(client: "MlflowClient", record: Record) -> None:
     try:
         match record:
-            case {"kind": "picture", "path": path} if not Path(path).exists():
+            case {"kind": "image", "path": path} if not Path(path).exists():
                 _log.warning("%s was not sent to MLflow: the file is gone", path)
-            case {"kind": "picture", "run_id": run_id, "path": path, "artifact_path": artifact_path}:
+            case {"kind": "image", "run_id": run_id, "path": path, "artifact_path": artifact_path}:
                 client.log_artifact(run_id, path, artifact_path)
             case {"kind": "text", "run_id": run_id, "text": text, "artifact_file": artifact_file}:
                 client.log_text(run_id, text, artifact_file)

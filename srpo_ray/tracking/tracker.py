@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from srpo_ray.credentials import expand_uri, redact
-from srpo_ray.tracking.connection import connect, delivery_errors
+from srpo_ray.tracking.client import connect, delivery_errors
 from srpo_ray.tracking.delivery import deliver
 from srpo_ray.tracking.spool import Record, Spool
 
@@ -72,14 +72,14 @@ class Tracker:
         now_ms = int(time.time() * 1000)
         self._append({"kind": "metrics", "values": values, "step": step, "time_ms": now_ms})
 
-    def log_picture(self, path: Path, artifact_path: str) -> None:
-        """Attach a picture file.
+    def log_image(self, path: Path, artifact_path: str) -> None:
+        """Attach an image file.
 
         Args:
             path: The file. It is read when it is sent, so it must stay until the run ends.
             artifact_path: Folder among the run's artifacts.
         """
-        self._append({"kind": "picture", "path": str(path.resolve()), "artifact_path": artifact_path})
+        self._append({"kind": "image", "path": str(path.resolve()), "artifact_path": artifact_path})
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Attach a text, such as a report, as the artifact `artifact_file`."""

@@ -21,9 +21,9 @@ from torch import distributed as dist
 from torch.nn import functional
 
 from srpo_ray.config.training import TrainingConfig
-from srpo_ray.training.average import WeightAverage
-from srpo_ray.training.schedule import learning_rate
-from srpo_ray.training.zero_config import zero_config
+from srpo_ray.training.ema import Ema
+from srpo_ray.training.lr_schedule import learning_rate
+from srpo_ray.training.zero import zero_config
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -69,7 +69,7 @@ class Engine:
         }
         self._config = config
         self._updates = 0
-        self._average = WeightAverage(config.ema, self._shards()) if config.ema else None
+        self._ema = Ema(config.ema, self._shards()) if config.ema else None
         self._forward_passes = 0
         self._gathered = False
 
@@ -100,16 +100,16 @@ class Engine:
                 self._gathered = False
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Let the module hold the average of its weights, if one is kept, for calls without gradient.
+    def ema_weights(self) -> Iterator[None]:
+        """Let the module hold the EMA of the weights, if one is kept, for calls without gradient.
 
         Enter it outside `gathered`; all workers must enter. The float32 master weights stay what they are, and the
         module's are taken from them again at the end.
         """
-        if self._average is None:
+        if self._ema is None:
             yield
             return
-        self._show(self._average.shards)
+        self._show(self._ema.shards)
         try:
             yield
         finally:
@@ -133,8 +133,8 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate(self._config, self._updates)
         self._engine.step()
-        if self._average:
-            self._average.add(self._shards(), self._updates)
+        if self._ema:
+            self._ema.add(self._shards(), self._updates)
         self._updates += 1
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")
@@ -164,9 +164,9 @@ class Engine:
             for moment in MOMENTS
         )
 
-    def average(self) -> dict[str, Tensor]:
-        """Whole average of the weights by parameter name, empty if none is kept; else as `weights`."""
-        shards = self._average.shards if self._average else {}
+    def ema(self) -> dict[str, Tensor]:
+        """Whole the EMA of the weights by parameter name, empty if none is kept; else as `weights`."""
+        shards = self._ema.shards if self._ema else {}
         return _shared_out((name, _join(shard, self._trainable[name])) for name, shard in shards.items())
 
     def load(
@@ -174,7 +174,7 @@ class Engine:
         weights: Mapping[str, Tensor],
         optimizer_state: Mapping[str, Tensor],
         steps: int,
-        average: Mapping[str, Tensor],
+        ema: Mapping[str, Tensor],
     ) -> None:
         """Take over master weights, optimizer and average of a checkpoint, before the first update.
 
@@ -184,14 +184,14 @@ class Engine:
             weights: What `weights` gave to all workers together, however many they were.
             optimizer_state: What `optimizer_state` gave them; empty if no update was made.
             steps: Updates made.
-            average: What `average` gave them; empty if none is kept.
+            ema: What `average` gave them; empty if none is kept.
         """
         self._updates = steps
         for name, parameter in self._trainable.items():
             safe_set_local_fp32_param(parameter, _shard(weights[name], parameter))
         if self._config.ema:
-            shards = {name: _shard(average[name], parameter) for name, parameter in self._trainable.items()}
-            self._average = WeightAverage(self._config.ema, shards)
+            shards = {name: _shard(ema[name], parameter) for name, parameter in self._trainable.items()}
+            self._ema = Ema(self._config.ema, shards)
         if not optimizer_state:
             return
         zero = self._engine.optimizer

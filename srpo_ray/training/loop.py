@@ -12,16 +12,14 @@ import torch
 
 from srpo_ray.config import RunConfig
 from srpo_ray.errors import CheckpointError
-from srpo_ray.evaluation.alarm import alarm_texts
+from srpo_ray.evaluation.reward_hacking import sign_texts
 from srpo_ray.files import write_text
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
-from srpo_ray.tracking.tracker import Tracker
-from srpo_ray.training.agreement import rank_and_world_size
-from srpo_ray.training.checkpoint import Checkpoint, load_checkpoint, run_identity
-from srpo_ray.training.health import read_alarms
-from srpo_ray.training.run_folder import (
+from srpo_ray.runs.checkpoint import Checkpoint, load_checkpoint, run_identity
+from srpo_ray.runs.collectives import rank_and_world_size
+from srpo_ray.runs.folder import (
     CHECKPOINT_DAMAGED,
     CHECKPOINT_FAILED,
     CHECKPOINT_SAVED,
@@ -30,17 +28,19 @@ from srpo_ray.training.run_folder import (
     drop_rows_after,
     read_rows,
 )
+from srpo_ray.runs.storage import Storage
+from srpo_ray.runs.warnings import read_signs
+from srpo_ray.tracking.tracker import Tracker
+from srpo_ray.training.early_stop import Decision, agreed_decision
 from srpo_ray.training.setup import build_trainer
-from srpo_ray.training.storage import Storage
 from srpo_ray.training.trainer import Trainer
-from srpo_ray.training.watch import Verdict, agreed_verdict
 from srpo_ray.training.worker_arguments import WorkerArguments
 
 
 def run_loop(arguments: WorkerArguments) -> None:
-    """Train from the newest checkpoint to the last update, or to the first alarm where that stops the run.
+    """Train from the newest checkpoint to the last update, or to the first sign where that stops the run.
 
-    Every update is a row in `steps.jsonl`, every evaluation one in `evaluations.jsonl`, a report to Ray and a
+    Every update is a row in `updates.jsonl`, every evaluation one in `evaluations.jsonl`, a report to Ray and a
     checkpoint's chance; MLflow gets both.
 
     Raises:
@@ -50,7 +50,7 @@ def run_loop(arguments: WorkerArguments) -> None:
     _require_shared(folder)
     device = _prepare_process(config)
     checkpoint = find_checkpoint(config, folder)
-    start = checkpoint.step if checkpoint else 0
+    start = checkpoint.update if checkpoint else 0
     trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
     del checkpoint
     _note(folder, start, "started", f"workers: {trainer.world_size}")
@@ -58,15 +58,15 @@ def run_loop(arguments: WorkerArguments) -> None:
     training, evaluation = config.training, config.evaluation
     if start in (0, training.num_updates) or start % evaluation.interval == 0:
         # Made by another trial, or before a restart; or lost with the process that had only saved its checkpoint.
-        known = [row for row in read_rows(folder.evaluations) if row["step"] == start]
-        _publish(trainer, tracker, start, known[0] if known else trainer.evaluate(start), Verdict())
-    verdict = agreed_verdict(folder, config)
+        known = [row for row in read_rows(folder.evaluations) if row["update"] == start]
+        _publish(trainer, tracker, start, known[0] if known else trainer.evaluate(start), Decision())
+    decision = agreed_decision(folder, config)
     made, leaving = start, frozenset[str]()
-    while made < training.num_updates and not verdict.stop:
+    while made < training.num_updates and not decision.stop:
         metrics = trainer.update(made)
         made += 1
         if tracker:
-            append_row(folder.steps, {"step": made, **metrics})
+            append_row(folder.updates, {"update": made, **metrics})
             tracker.log_metrics(metrics, made)
         last = made == training.num_updates
         warned = leaving
@@ -75,15 +75,15 @@ def run_loop(arguments: WorkerArguments) -> None:
             _note(folder, made, "preempted", f"nodes that will go: {len(leaving - warned)}")
         saved = last or made % training.checkpoint_interval == 0 or leaving != warned
         if saved:
-            _save(trainer, made, verdict.best_step, last=last)
+            _save(trainer, made, decision.best_update, last=last)
         if last or made % evaluation.interval == 0:
-            judged = trainer.evaluate(made)
-            verdict = agreed_verdict(folder, config)
-            _publish(trainer, tracker, made, judged, verdict)
-            if verdict.saves_best and verdict.best_step == made and not saved:
+            evaluated = trainer.evaluate(made)
+            decision = agreed_decision(folder, config)
+            _publish(trainer, tracker, made, evaluated, decision)
+            if decision.saves_best and decision.best_update == made and not saved:
                 _save(trainer, made, made)
     if tracker:
-        _finish(folder, tracker, made, verdict)
+        _finish(folder, tracker, made, decision)
 
 
 def _leaving_nodes() -> frozenset[str]:
@@ -114,11 +114,11 @@ def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
     """
     storage = Storage(folder.checkpoints)
 
-    def tell(step: int, problem: str) -> None:
-        _note(folder, step, CHECKPOINT_DAMAGED, problem)
+    def tell(update: int, problem: str) -> None:
+        _note(folder, update, CHECKPOINT_DAMAGED, problem)
 
     found = load_checkpoint(storage, run_identity(config), tell)
-    saved = [row["step"] for row in read_rows(folder.events) if row["event"] == CHECKPOINT_SAVED]
+    saved = [row["update"] for row in read_rows(folder.events) if row["event"] == CHECKPOINT_SAVED]
     if saved and not found:
         raise ValueError(
             f"expected a whole checkpoint of {folder.path.name} in {storage.location}, where that of update {saved[-1]}"
@@ -127,10 +127,10 @@ def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
     return found
 
 
-def _note(folder: RunFolder, step: int, event: str, message: str) -> None:
+def _note(folder: RunFolder, update: int, event: str, message: str) -> None:
     """Write down what happened to a run beside its updates."""
     if rank_and_world_size()[0] == 0:
-        row = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "step": step, "event": event, "message": message}
+        row = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "update": update, "event": event, "message": message}
         append_row(folder.events, row)
 
 
@@ -169,31 +169,31 @@ def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
 
 def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> Tracker:
     """Rows after the checkpoint are written again, so what is there of them goes first."""
-    for path in (folder.steps, folder.evaluations, folder.scores, folder.alarms):
+    for path in (folder.updates, folder.evaluations, folder.scores, folder.hacking):
         drop_rows_after(path, start)
     interval = arguments.config.tracking.flush_interval_s
     return Tracker(arguments.tracking_uri, arguments.tracking_run, folder.tracker_spool, interval)
 
 
 def _publish(
-    trainer: Trainer, tracker: Tracker | None, made: int, evaluation: dict[str, Any], verdict: Verdict
+    trainer: Trainer, tracker: Tracker | None, made: int, evaluation: dict[str, Any], decision: Decision
 ) -> None:
-    metrics = {name: value for name, value in evaluation.items() if name != "step"}
-    metrics["alarm/fired"] = float(bool(verdict.alarms))
+    metrics = {name: value for name, value in evaluation.items() if name != "update"}
+    metrics["hacking/found"] = float(bool(decision.signs))
     if tracker:
         tracker.log_metrics(metrics, made)
-        if verdict.alarms:
-            tracker.log_text("\n".join(alarm_texts(read_alarms(trainer.folder))), "alarms.txt")
+        if decision.signs:
+            tracker.log_text("\n".join(sign_texts(read_signs(trainer.folder))), "hacking.txt")
         if trainer.folder.gallery.exists():
-            tracker.log_picture(trainer.folder.gallery, "pictures")
+            tracker.log_image(trainer.folder.gallery, "images")
     group = ray.util.get_current_placement_group()
-    ray.train.report({"step": made, "placement_group": group.id.hex() if group else "", **metrics})
+    ray.train.report({"update": made, "placement_group": group.id.hex() if group else "", **metrics})
 
 
-def _finish(folder: RunFolder, tracker: Tracker, made: int, verdict: Verdict) -> None:
+def _finish(folder: RunFolder, tracker: Tracker, made: int, decision: Decision) -> None:
     result: dict[str, Any] = {"updates": made, "evaluations": len(read_rows(folder.evaluations))}
-    if verdict.stop:
-        result |= {"stopped_by": "alarm", "best_step": verdict.best_step}
+    if decision.stop:
+        result |= {"stopped_by": "reward_hacking", "best_update": decision.best_update}
     write_text(folder.finished, json.dumps(result) + "\n")
     tracker.log_text(folder.config.read_text(encoding="utf-8"), "config.yaml")
     tracker.close("FINISHED")

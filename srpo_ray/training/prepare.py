@@ -1,4 +1,4 @@
-"""What a run computes once before its first update, unless the cache has it: text features and latents of pictures."""
+"""What a run computes once before its first update, unless the cache has it: text features and latents of images."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 from srpo_ray.config import RunConfig
-from srpo_ray.data.embeddings import TextCache
+from srpo_ray.data.cache.latents import LatentCache
+from srpo_ray.data.cache.shards import ROWS, Rows
+from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.images import RealImages
-from srpo_ray.data.latents import LatentCache
-from srpo_ray.data.shards import ROWS, Rows
 from srpo_ray.files import write_text
-from srpo_ray.training.agreement import from_worker_0
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.runs.collectives import from_worker_0
+from srpo_ray.runs.folder import RunFolder
 
 T = TypeVar("T")
 
@@ -46,19 +46,19 @@ def prepare_features(config: RunConfig, texts: Sequence[str], folder: RunFolder,
 def prepare_latents(
     config: RunConfig, images: RealImages, encode: Callable[[Tensor], Tensor], folder: RunFolder
 ) -> Rows:
-    """Let every worker encode its share of the pictures that the cache lacks.
+    """Let every worker encode its share of the images that the cache lacks.
 
     Args:
         config: The run.
-        images: Its real pictures.
-        encode: From pictures to tokens, as `FlowPolicy.encode` does it.
+        images: Its real images.
+        encode: From images to tokens, as `FlowPolicy.encode` does it.
         folder: Where progress is written.
 
     Returns:
-        Clean tokens of all pictures, unread.
+        Clean tokens of all images, unread.
 
     Raises:
-        ValueError: If a picture cannot be read.
+        ValueError: If an image cannot be read.
     """
     cache = LatentCache.of(config)
     missing = from_worker_0(lambda: cache.missing(images))

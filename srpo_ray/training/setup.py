@@ -10,25 +10,25 @@ from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.texts import read_texts
-from srpo_ray.evaluation.panel import Panel
+from srpo_ray.evaluation.evaluator import Evaluator
+from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.families import family_of
 from srpo_ray.models.sigma_grid import sigma_grid
-from srpo_ray.models.speed import compile_blocks, set_attention
-from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
+from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.training.checkpoint import Checkpoint
+from srpo_ray.runs.checkpoint import Checkpoint
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.training.engine import Engine
-from srpo_ray.training.inputs import require_same_inputs, text_hashes
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.prepare import prepare_features, prepare_latents
-from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.trainer import Trainer
 
 
 def build_trainer(
     config: RunConfig, folder: RunFolder, rewards: RewardScorer, device: str, checkpoint: Checkpoint | None
 ) -> Trainer:
-    """Load the model, shard it, and connect it with prompts, rewards, algorithm and panel.
+    """Load the model, shard it, and connect it with prompts, rewards, algorithm and evaluator.
 
     Args:
         config: The run.
@@ -51,10 +51,10 @@ def build_trainer(
     policy = make_policy(config, engine, transformer_config, device)
     if texts.guidance:
         policy.empty_prompt = cache.features(texts.guidance)[[0]]
-    panel = Panel(
+    evaluator = Evaluator(
         config.evaluation,
-        texts.judged,
-        cache.features(texts.judged),
+        texts.evaluated,
+        cache.features(texts.evaluated),
         sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
         truth=config.evaluation.prompts.startswith("small_world:"),
         trained_words=config.trained_words,
@@ -69,7 +69,7 @@ def build_trainer(
         policy=policy,
         rewards=rewards,
         algorithm=build_algorithm(config, policy, rewards),
-        panel=panel,
+        evaluator=evaluator,
         prompts=Prompts(
             texts.trained,
             cache.features(texts.trained),
@@ -94,5 +94,5 @@ def _build_engine(
         transformer.enable_gradient_checkpointing()
     engine = Engine(transformer, config.training, dtype)
     if checkpoint:
-        engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.step, checkpoint.average)
+        engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.update, checkpoint.ema)
     return engine, transformer.config

@@ -11,17 +11,17 @@ import torch
 from srpo_ray.algorithms import Algorithm, Batch, Loss
 from srpo_ray.config import RunConfig
 from srpo_ray.data.mixture import Prompts
+from srpo_ray.evaluation.evaluator import Evaluator, combine
 from srpo_ray.evaluation.gallery import before_after, save_png
-from srpo_ray.evaluation.panel import Panel, combine
 from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.training.agreement import gather
-from srpo_ray.training.checkpoint import run_identity, save_checkpoint
+from srpo_ray.runs.checkpoint import run_identity, save_checkpoint
+from srpo_ray.runs.collectives import gather
+from srpo_ray.runs.folder import RunFolder, append_row, load_images, save_images
+from srpo_ray.runs.storage import Storage
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory
-from srpo_ray.training.run_folder import RunFolder, append_row, load_pictures, save_pictures
-from srpo_ray.training.storage import Storage
 
 
 @dataclass
@@ -34,28 +34,28 @@ class Trainer:
     policy: FlowPolicy
     rewards: RewardScorer
     algorithm: Algorithm[Any]
-    panel: Panel
+    evaluator: Evaluator
     prompts: Prompts
     rank: int
     world_size: int
     timer: StageTimer
     meter: MeanMeter
 
-    def update(self, step: int) -> dict[str, float]:
+    def update(self, update: int) -> dict[str, float]:
         """Make one update: prompts, rollout, losses, backward, optimizer.
 
         Returns:
             Metrics of the update, the same on every worker but for the times, which are this worker's.
         """
-        # What was sampled since the last update, for the panel, is no cost of this one.
+        # What was sampled since the last update, for the evaluator, is no cost of this one.
         self.policy.take_evaluations()
-        with self.timer.stage("step"):
+        with self.timer.stage("update"):
             # The weights change at the end of the update only, so one gather serves the rollouts of all micro-batches.
             with self.timer.stage("rollout"), self.engine.gathered():
-                rounds = [(batch, share, self.algorithm.collect(batch)) for batch, share in self.batches(step)]
+                rounds = [(batch, share, self.algorithm.collect(batch)) for batch, share in self.batches(update)]
             for batch, share, collected in rounds:
                 self.backward(self.algorithm.losses(batch, collected), share)
-            with self.timer.stage("update"):
+            with self.timer.stage("optimizer"):
                 gradient_norm = self.engine.step()
         # Every worker makes the same calls with equal shares, so nothing has to be sent around.
         cost = self.policy.take_evaluations()
@@ -65,8 +65,8 @@ class Trainer:
             "cost/forward_backward": float(cost.forward_backward * self.world_size),
             **self.timer.take(),
             **self.rewards.take_statistics(),
-            "step/gradient_norm": gradient_norm,
-            "step/lr": self.engine.lr,
+            "update/gradient_norm": gradient_norm,
+            "update/lr": self.engine.lr,
             "memory/peak_gib": peak_memory(self.policy.device),
         }
 
@@ -94,7 +94,7 @@ class Trainer:
             for output in outputs:
                 self.meter.add(output.metrics, counted=share > 0)
 
-    def batches(self, step: int) -> Iterable[tuple[Batch, float]]:
+    def batches(self, update: int) -> Iterable[tuple[Batch, float]]:
         """This worker's micro-batches of an update, and what the loss of each counts.
 
         ZeRO-3 averages gradients over the workers and needs as many forward passes of each. Where the update's
@@ -102,7 +102,7 @@ class Trainer:
         is the same with any number of workers.
         """
         training = self.config.training
-        chosen = self.prompts.indices(step, training.batch_size, self.config.seed)
+        chosen = self.prompts.indices(update, training.batch_size, self.config.seed)
         size, passes = training.pass_size, training.num_passes(self.world_size)
         number = training.batch_size // size
         for position in range(self.rank * passes, (self.rank + 1) * passes):
@@ -112,53 +112,53 @@ class Trainer:
             conditioning = self.prompts.conditioning[indices].to(self.policy.device, self.policy.dtype)
             texts = tuple(self.prompts.texts[index] for index in indices)
             real = {row: tokens.to(self.policy.device) for row, tokens in self.prompts.real_tokens(indices).items()}
-            draws = Draws(self.config.seed, step, tuple(samples), self.rank)
+            draws = Draws(self.config.seed, update, tuple(samples), self.rank)
             batch = Batch(texts, conditioning, draws, real)
             yield batch, self.world_size / number if position < number else 0.0
 
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Judge the model on the panel, with the average of its weights if one is kept.
+    def evaluate(self, update: int) -> dict[str, float]:
+        """Evaluate the model on the evaluator, with the EMA of the weights if one is kept.
 
-        Worker 0 keeps the rows and the before/after pictures.
+        Worker 0 keeps the rows and the before/after images.
         """
         start = time.perf_counter()
-        with self.engine.averaged(), self.engine.gathered():
-            judged = self.panel.judge(self.policy, self.rewards, self.config.rewards.factors)
-        evaluation = combine(gather(judged), len(self.panel.prompts))
-        metrics, pictures = evaluation.metrics, evaluation.pictures
+        with self.engine.ema_weights(), self.engine.gathered():
+            evaluated = self.evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors)
+        evaluation = combine(gather(evaluated), len(self.evaluator.prompts))
+        metrics, images = evaluation.metrics, evaluation.images
         metrics["time/evaluate"] = time.perf_counter() - start
         self.rewards.take_statistics()
         if self.rank == 0:
             scores = {name: [float(f"{value:.6g}") for value in column] for name, column in evaluation.scores.items()}
-            row = {"step": step, "num_prompts": len(self.panel.prompts), "scores": scores}
+            row = {"update": update, "num_prompts": len(self.evaluator.prompts), "scores": scores}
             append_row(self.folder.scores, row)
-            append_row(self.folder.evaluations, {"step": step, **metrics})
-            if step == 0:
-                save_pictures(self.folder.base_pictures, pictures)
-            save_pictures(self.folder.tuned_pictures, pictures)
-            base = load_pictures(self.folder.base_pictures)
-            prompts = [self.panel.prompts[index] for index in pictures]
-            grid = before_after(torch.stack([*base.values()]), torch.stack([*pictures.values()]), prompts)
+            append_row(self.folder.evaluations, {"update": update, **metrics})
+            if update == 0:
+                save_images(self.folder.base_images, images)
+            save_images(self.folder.tuned_images, images)
+            base = load_images(self.folder.base_images)
+            prompts = [self.evaluator.prompts[index] for index in images]
+            grid = before_after(torch.stack([*base.values()]), torch.stack([*images.values()]), prompts)
             save_png(grid, self.folder.gallery)
         return metrics
 
-    def save(self, step: int, protected: int | None = None) -> None:
+    def save(self, update: int, protected: int | None = None) -> None:
         """Write a checkpoint, each worker its share; all must call.
 
         Args:
-            step: Updates made.
+            update: Updates made.
             protected: Step whose checkpoint is kept, however old it is.
 
         Raises:
             CheckpointError: If it could not be written; the run can go on, with the checkpoints before it.
         """
-        progress = {"samples": step * self.config.training.batch_size, "num_workers": self.world_size}
+        progress = {"samples": update * self.config.training.batch_size, "num_workers": self.world_size}
         save_checkpoint(
             Storage(self.folder.checkpoints),
-            step,
+            update,
             self.engine.weights(),
             self.engine.optimizer_state(),
-            self.engine.average(),
+            self.engine.ema(),
             run_identity(self.config) | progress | self.folder.tracker_state,
             self.config.training.checkpoints_kept,
             protected,

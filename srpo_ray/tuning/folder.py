@@ -8,8 +8,8 @@ from srpo_ray.config import ConfigError, RunConfig, StudyConfig, SweepConfig, lo
 from srpo_ray.config.base import Section
 from srpo_ray.config.load import read_yaml, validate
 from srpo_ray.files import write_text
-from srpo_ray.training.inputs import input_hashes, keep_inputs
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.inputs import input_hashes, keep_inputs
 
 StudyT = TypeVar("StudyT", SweepConfig, StudyConfig)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srpo_ray.evaluation.table import number, signed
-from srpo_ray.training.run_folder import RunFolder, read_rows
+from srpo_ray.runs.folder import RunFolder, read_rows
 
 INTERVAL = 15.0
 """Seconds between two tables."""
@@ -80,13 +80,13 @@ class RunsTable(ProgressReporter):
 
     def _row(self, trial: Any) -> dict[str, str]:
         folder = RunFolder(self.trials_folder / str(trial))
-        steps, evaluations = read_rows(folder.steps), read_rows(folder.evaluations)
+        updates, evaluations = read_rows(folder.updates), read_rows(folder.evaluations)
         row = {"run": str(trial), **self.settings(trial.config)}
-        row["update"] = f"{steps[-1]['step'] if steps else 0}/{self.num_updates(str(trial))}"
+        row["update"] = f"{updates[-1]['update'] if updates else 0}/{self.num_updates(str(trial))}"
         first, last = (evaluations[index].get(self.objective) if evaluations else None for index in (0, -1))
         row[self.objective] = number(last)
         row["since update 0"] = signed(last - first) if first is not None and last is not None else "-"
         stopped = trial.status == "TERMINATED" and not folder.finished.exists()
         state = "stopped early" if stopped else _STATES.get(trial.status, trial.status.lower())
-        row["state"] = f"{state}, alarm" if read_rows(folder.alarms) else state
+        row["state"] = f"{state}, sign" if read_rows(folder.hacking) else state
         return row

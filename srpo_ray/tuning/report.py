@@ -14,9 +14,9 @@ from srpo_ray.evaluation.report import write_report
 from srpo_ray.evaluation.results import TRAINED_GAIN, SweepReport, TrialRow
 from srpo_ray.evaluation.table import ranked_table, write_csv, write_json
 from srpo_ray.files import write_text
-from srpo_ray.tracking.run import git_commit, tracking_uri
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.tracking.runs import git_commit, tracking_uri
 from srpo_ray.tracking.tracker import Tracker
-from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.tuning.trial import Study, trial_config
 
 
@@ -52,9 +52,9 @@ def publish(
     write_json(folder / "trials.json", report)
     path = write_report(folder / "report.html", report)
     best_row = report.best_row
-    judged = best_row.judged if best_row else {}
+    evaluated = best_row.evaluated if best_row else {}
     files = [path, folder / "best.yaml", folder / "trials.csv", folder / "trials.json"]
-    log_results(study, files, {f"best/{name}": value for name, value in judged.items() if name != "step"})
+    log_results(study, files, {f"best/{name}": value for name, value in evaluated.items() if name != "update"})
     return path
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from srpo_ray.config import StudyConfig, SweepConfig, load_run
 from srpo_ray.evaluation.results import TRAINED_GAIN, Kind, TrialRow
-from srpo_ray.training.health import read_alarms
-from srpo_ray.training.run_folder import RunFolder, read_rows
-from srpo_ray.training.watch import trained_reward
+from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.warnings import read_signs
+from srpo_ray.training.early_stop import trained_reward
 
 
 def read_row(
@@ -30,9 +30,9 @@ def read_row(
         error: Why it failed; None if it did not.
     """
     history = with_trained_gain(read_rows(folder.evaluations), folder)
-    seconds = sum(row.get("time/step", 0.0) for row in read_rows(folder.steps))
+    seconds = sum(row.get("time/update", 0.0) for row in read_rows(folder.updates))
     if folder.finished.exists():
-        status = "finished" if folder.best_step is None else "stopped by alarm"
+        status = "finished" if folder.best_update is None else "stopped: reward hacking"
     elif error:
         status = f"failed: {error}"
     else:
@@ -48,32 +48,32 @@ def read_row(
         seconds,
         seed,
         gallery,
-        read_alarms(folder),
-        folder.best_step,
+        read_signs(folder),
+        folder.best_update,
     )
 
 
 def with_trained_gain(history: list[dict[str, float]], folder: RunFolder) -> list[dict[str, float]]:
-    """The evaluations of a run with `reward/total/gain`; as they are if the run has not scored the untrained model.
+    """The evaluations of a run with `reward/total/gain`; as they are if the run has not scored the base model.
 
     Args:
         history: One mapping per evaluation: `step` and the means of all metrics.
-        folder: The run's folder, for its config and the untrained model's scores image by image.
+        folder: The run's folder, for its config and the base model's scores image by image.
     """
     first = next(iter(read_rows(folder.scores)), None)
-    if first is None or first["step"] != 0:
+    if first is None or first["update"] != 0:
         return history
     metric = trained_reward(load_run([folder.config]))
-    untrained = first["scores"].get(metric, [0.0])
-    start, spread = fmean(untrained), pstdev(untrained)
+    baseline = first["scores"].get(metric, [0.0])
+    start, spread = fmean(baseline), pstdev(baseline)
     if spread == 0:
         return history
     return [{**row, TRAINED_GAIN: (row[metric] - start) / spread} if metric in row else row for row in history]
 
 
-def untrained_row(trial: TrialRow) -> TrialRow:
+def baseline_row(trial: TrialRow) -> TrialRow:
     """The model before training, as a trial's evaluation at update 0 found it."""
-    return TrialRow("base_model", "base", "untrained model", {}, trial.history[:1], "finished", 0.0, trial.seed)
+    return TrialRow("base_model", "base", "base model", {}, trial.history[:1], "finished", 0.0, trial.seed)
 
 
 def choose_best(rows: list[TrialRow], sweep: SweepConfig | StudyConfig) -> tuple[TrialRow, str | None]:
@@ -108,12 +108,12 @@ def choose_best(rows: list[TrialRow], sweep: SweepConfig | StudyConfig) -> tuple
 
 
 def keeps(row: TrialRow, max_fall: Mapping[str, float]) -> bool:
-    """Whether no metric fell further below its value at step 0 than allowed.
+    """Whether no metric fell further below its value at update 0 than allowed.
 
     Raises:
         ValueError: If there is no such metric.
     """
-    first, last = row.history[0], row.judged
+    first, last = row.history[0], row.evaluated
     unknown = [name for name in max_fall if name not in first or name not in last]
     if unknown:
         raise ValueError(

@@ -10,11 +10,11 @@ from ray import tune
 from ray.tune import ExperimentAnalysis, ProgressReporter, ResultGrid, TuneConfig, Tuner
 
 from srpo_ray.config import RunConfig
-from srpo_ray.config.located import located
+from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.errors import StudyInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
-from srpo_ray.tracking.run import end_run, git_commit, start_run, tracking_uri
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
 from srpo_ray.tuning.progress import RunsTable
 from srpo_ray.tuning.rows import read_row
 from srpo_ray.tuning.trial import ReleaseTrials, Study, run_trial, trial_config, trial_folder
@@ -69,7 +69,7 @@ def run_planned(
     runs = {run.name: run for run in planned}
     if not runs:
         return []
-    configs = {run.name: located(trial_config(study, run.name, run.changes)) for run in planned}
+    configs = {run.name: with_absolute_paths(trial_config(study, run.name, run.changes)) for run in planned}
 
     def train(params: dict[str, Any]) -> None:
         run_trial(study, configs[params["run"]])

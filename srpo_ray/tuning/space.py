@@ -62,7 +62,7 @@ def scheduler(sweep: SweepConfig, num_updates: int) -> TrialScheduler | None:
         return None
     # A trial is never stopped at its last update: it would be killed while it writes what it found.
     return AsyncHyperBandScheduler(
-        time_attr="step",
+        time_attr="update",
         max_t=num_updates - 1,
         stop_last_trials=False,
         grace_period=sweep.scheduler.grace_updates,

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from srpo_ray.config import RunConfig, StudyConfig, apply
+from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.base import folder_name
-from srpo_ray.config.located import located
 from srpo_ray.config.study import Method
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.comparison import CALLS, GRADIENT_CALL, SECONDS, Arm, StudyReport, Tuned
@@ -20,16 +20,16 @@ from srpo_ray.evaluation.comparison_report import EQUAL, ablation_table, study_t
 from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
-from srpo_ray.tracking.run import flatten, git_commit
-from srpo_ray.training.health import idle_warning
-from srpo_ray.training.inputs import require_same_inputs, text_hashes
-from srpo_ray.training.launch import check_cluster, reward_pool
-from srpo_ray.training.preflight import check_inputs
-from srpo_ray.training.run_folder import RunFolder, load_pictures, read_rows
-from srpo_ray.training.session import ray_session
+from srpo_ray.launch.preflight import check_inputs
+from srpo_ray.launch.session import ray_session
+from srpo_ray.launch.train import check_cluster, reward_pool
+from srpo_ray.runs.folder import RunFolder, load_images, read_rows
+from srpo_ray.runs.inputs import require_same_inputs, text_hashes
+from srpo_ray.runs.warnings import idle_warning
+from srpo_ray.tracking.runs import flatten, git_commit
 from srpo_ray.tuning.folder import first_command, open_study_folder
 from srpo_ray.tuning.report import hardware, log_results
-from srpo_ray.tuning.rows import choose_best, untrained_row
+from srpo_ray.tuning.rows import baseline_row, choose_best
 from srpo_ray.tuning.runs import PlannedRun, run_planned, start_parent_run
 from srpo_ray.tuning.trial import Study, trial_folder
 
@@ -58,8 +58,8 @@ def run_study(config: StudyConfig, base: RunConfig, address: str | None, command
     variants = [apply(base, each) for each in changes]
     for variant in variants:
         check_inputs(variant)
-    base = located(base)
-    folder = open_study_folder(config, base, list(map(located, variants)))
+    base = with_absolute_paths(base)
+    folder = open_study_folder(config, base, list(map(with_absolute_paths, variants)))
     command = first_command(folder, command)
     with ray_session(address):
         check_cluster(base)
@@ -72,7 +72,7 @@ def run_study(config: StudyConfig, base: RunConfig, address: str | None, command
             arms = train_arms(study, config, tuned)
     rows = [row for arm in arms for row in arm.rows]
     warnings = [text for row in rows if (text := idle_warning(trial_folder(study, row.name)))]
-    untrained = Arm("untrained", "base", {}, [untrained_row(next((row for row in rows if row.history), rows[0]))])
+    baseline = Arm("baseline", "base", {}, [baseline_row(next((row for row in rows if row.history), rows[0]))])
     report = StudyReport(
         title=config.name,
         objective=config.objective,
@@ -83,7 +83,7 @@ def run_study(config: StudyConfig, base: RunConfig, address: str | None, command
         command=command,
         commit=git_commit(Path.cwd()),
         hardware=hardware(),
-        arms=[untrained, *arms],
+        arms=[baseline, *arms],
         tuning=tuned,
         notes=[*notes, *compute_notes(arms, config.ablated), *failures(rows), *warnings],
     )
@@ -114,11 +114,11 @@ def tune_methods(study: Study, config: StudyConfig) -> tuple[list[Tuned], list[s
 def _tuning_runs(base: RunConfig, config: StudyConfig, method: Method) -> list[PlannedRun]:
     """A run per combination of values.
 
-    They are judged on other noise than the arms, whose scores would be flattered by their own; and at their end alone,
+    They are evaluated on other noise than the arms, whose scores would be flattered by their own; and at their end alone,
     so evaluations on the way would be idle work.
     """
     titles = param_titles(list(method.tune))
-    judged = {
+    evaluated = {
         "evaluation.seed": base.evaluation.seed + 1,
         "evaluation.interval": max(1, apply(base, config.changes(method)).training.num_updates),
     }
@@ -126,7 +126,7 @@ def _tuning_runs(base: RunConfig, config: StudyConfig, method: Method) -> list[P
     for index, values in enumerate(product(*method.tune.values())):
         chosen = dict(zip(method.tune, values, strict=True))
         label = ", ".join(f"{titles[path]} {param_text(value)}" for path, value in chosen.items())
-        changes = {**config.changes(method), **chosen, **judged, "seed": config.tuning_seed}
+        changes = {**config.changes(method), **chosen, **evaluated, "seed": config.tuning_seed}
         runs.append(PlannedRun(f"tune_{folder_name(method.name)}_{index}", "trial", label, changes))
     return runs
 
@@ -180,11 +180,13 @@ def _run(study: Study, config: StudyConfig, phase: str, title: str, runs: Sequen
 
 def with_costs(row: TrialRow, folder: RunFolder) -> TrialRow:
     """The row with what its updates had cost at each evaluation: velocity evaluations, and seconds."""
-    steps = read_rows(folder.steps)
-    calls = accumulate(step["cost/forward"] + GRADIENT_CALL * step["cost/forward_backward"] for step in steps)
-    seconds = accumulate(step["time/step"] for step in steps)
-    spent = {0: (0.0, 0.0)} | dict(zip((step["step"] for step in steps), zip(calls, seconds, strict=True), strict=True))
-    history = [{**e, CALLS: spent[int(e["step"])][0], SECONDS: spent[int(e["step"])][1]} for e in row.history]
+    updates = read_rows(folder.updates)
+    calls = accumulate(update["cost/forward"] + GRADIENT_CALL * update["cost/forward_backward"] for update in updates)
+    seconds = accumulate(update["time/update"] for update in updates)
+    spent = {0: (0.0, 0.0)} | dict(
+        zip((update["update"] for update in updates), zip(calls, seconds, strict=True), strict=True)
+    )
+    history = [{**e, CALLS: spent[int(e["update"])][0], SECONDS: spent[int(e["update"])][1]} for e in row.history]
     return replace(row, history=history)
 
 
@@ -212,13 +214,13 @@ def _publish(study: Study, report: StudyReport) -> Path:
     console.print(study_table(report))
     if report.ablations:
         console.print(ablation_table(report))
-    path = write_study(folder, report, _pictures(study, report))
+    path = write_study(folder, report, _images(study, report))
     log_results(study, [path, folder / "table.csv", folder / "study.json"], {})
     return path
 
 
-def _pictures(study: Study, report: StudyReport) -> Path | None:
-    """Each method's pictures for the same prompts and noise, from its first seed.
+def _images(study: Study, report: StudyReport) -> Path | None:
+    """Each method's images for the same prompts and noise, from its first seed.
 
     Raises:
         ValueError: If the evaluation prompts have changed since the study began, so that they are no captions.
@@ -226,11 +228,11 @@ def _pictures(study: Study, report: StudyReport) -> Path | None:
     folders = {arm.name: trial_folder(study, arm.rows[0].name) for arm in report.methods if arm.rows[0].ended}
     if not folders:
         return None
-    base = load_pictures(next(iter(folders.values())).base_pictures)
-    columns = {"untrained": base} | {name: load_pictures(folder.tuned_pictures) for name, folder in folders.items()}
+    base = load_images(next(iter(folders.values())).base_images)
+    columns = {"baseline": base} | {name: load_images(folder.tuned_images) for name, folder in folders.items()}
     texts = read_texts(study.base)
     cure = "start the study again under another name"
     require_same_inputs(RunFolder(study.folder).inputs, text_hashes(study.base, texts), cure)
-    stacked = {name: torch.stack(list(pictures.values())) for name, pictures in columns.items()}
-    grid = method_grid(stacked, [texts.judged[index] for index in base])
-    return save_png(grid, Path(study.folder) / "pictures" / "methods.png")
+    stacked = {name: torch.stack(list(images.values())) for name, images in columns.items()}
+    grid = method_grid(stacked, [texts.evaluated[index] for index in base])
+    return save_png(grid, Path(study.folder) / "images" / "methods.png")

@@ -8,18 +8,18 @@ from ray import tune
 from ray.tune import TuneConfig
 
 from srpo_ray.config import RunConfig, SweepConfig, apply
+from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.base import folder_name
-from srpo_ray.config.located import located
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
-from srpo_ray.tracking.run import flatten, git_commit
-from srpo_ray.training.health import idle_warning
-from srpo_ray.training.launch import check_cluster, reward_pool
-from srpo_ray.training.preflight import check_inputs
-from srpo_ray.training.session import ray_session
+from srpo_ray.launch.preflight import check_inputs
+from srpo_ray.launch.session import ray_session
+from srpo_ray.launch.train import check_cluster, reward_pool
+from srpo_ray.runs.warnings import idle_warning
+from srpo_ray.tracking.runs import flatten, git_commit
 from srpo_ray.tuning.folder import first_command, open_study_folder
 from srpo_ray.tuning.report import publish
-from srpo_ray.tuning.rows import choose_best, read_row, untrained_row
+from srpo_ray.tuning.rows import baseline_row, choose_best, read_row
 from srpo_ray.tuning.runs import (
     PlannedRun,
     close_tracking,
@@ -55,8 +55,8 @@ def run_sweep(sweep: SweepConfig, base: RunConfig, address: str | None, command:
     for config in (base, *compared):
         check_inputs(config)
     searched = [apply(base, {path: value}) for path, space in sweep.space.items() for value in space.choice or ()]
-    base = located(base)
-    folder = open_study_folder(sweep, base, [located(config) for config in (*compared, *searched)])
+    base = with_absolute_paths(base)
+    folder = open_study_folder(sweep, base, [with_absolute_paths(config) for config in (*compared, *searched)])
     command = first_command(folder, command)
     with ray_session(address):
         check_cluster(base)
@@ -75,7 +75,7 @@ def run_sweep(sweep: SweepConfig, base: RunConfig, address: str | None, command:
                 sweep.max_concurrent_trials,
                 sweep.objective,
             )
-    rows = [*trials, untrained_row(best), *again]
+    rows = [*trials, baseline_row(best), *again]
     warnings = [idle_warning(trial_folder(study, row.name)) for row in rows]
     return publish(study, sweep, rows, best, [text for text in (note, *warnings) if text], command)
 

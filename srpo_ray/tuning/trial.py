@@ -13,10 +13,10 @@ from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup, PlacementGroupID
 
 from srpo_ray.config import RunConfig, apply, load_run
-from srpo_ray.training.launch import fit
-from srpo_ray.training.preflight import open_run_folder
-from srpo_ray.training.request import take_back_request
-from srpo_ray.training.run_folder import RunFolder, adopt_untrained, read_rows
+from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
+from srpo_ray.launch.preflight import open_run_folder
+from srpo_ray.launch.train import fit
+from srpo_ray.runs.folder import RunFolder, read_rows, reuse_baseline_evaluation
 
 GRACE = 10.0
 """Seconds between the end of a trial and the return of what it holds."""
@@ -56,7 +56,7 @@ def run_trial(study: Study, config: RunConfig) -> None:
             tune.report(row)
         return
     if not folder.evaluations.exists():
-        _adopt_untrained(config, folder)
+        _reuse_baseline_evaluation(config, folder)
     fit(
         config,
         folder,
@@ -68,23 +68,27 @@ def run_trial(study: Study, config: RunConfig) -> None:
     )
 
 
-def _adopt_untrained(config: RunConfig, folder: RunFolder) -> None:
-    """Take the untrained model's evaluation from a trial that judged the same model in the same way."""
+def _reuse_baseline_evaluation(config: RunConfig, folder: RunFolder) -> None:
+    """Take the base model's evaluation from a trial that evaluated the same model in the same way."""
     for path in sorted(folder.path.parent.iterdir()):
         other = RunFolder(path)
-        if other.config.exists() and _serves(load_run([other.config]), config) and adopt_untrained(other, folder):
+        if (
+            other.config.exists()
+            and _serves(load_run([other.config]), config)
+            and reuse_baseline_evaluation(other, folder)
+        ):
             return
 
 
 def _serves(other: RunConfig, config: RunConfig) -> bool:
-    """Whether another run's evaluation of the untrained model is this one's too; a plain reward needs no words."""
-    return _judged(other) == _judged(config) and config.trained_words in (None, other.trained_words)
+    """Whether another run's evaluation of the base model is this one's too; a plain reward needs no words."""
+    return _evaluated(other) == _evaluated(config) and config.trained_words in (None, other.trained_words)
 
 
-def _judged(config: RunConfig) -> tuple[Any, ...]:
-    """All that the evaluation of an untrained model depends on, but for the run's control words."""
-    panel = config.evaluation.model_copy(update={"interval": 1})
-    return (config.model, panel, config.rewards.models, config.rollout.shift)
+def _evaluated(config: RunConfig) -> tuple[Any, ...]:
+    """All that the evaluation of an base model depends on, but for the run's control words."""
+    evaluator = config.evaluation.model_copy(update={"interval": 1})
+    return (config.model, evaluator, config.rewards.models, config.rollout.shift)
 
 
 class ReleaseTrials(tune.Callback):
@@ -116,7 +120,7 @@ class ReleaseTrials(tune.Callback):
         for due, group, folder in self._due:
             if due <= now:
                 remove_group(group)
-                take_back_request(folder)
+                cancel_autoscaler_request(folder)
         self._due = [entry for entry in self._due if entry[0] > now]
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
@@ -127,7 +131,7 @@ class ReleaseTrials(tune.Callback):
             if group.endswith(job) and known["state"] != "REMOVED":
                 remove_group(group)
         for _, _, folder in self._due:
-            take_back_request(folder)
+            cancel_autoscaler_request(folder)
 
     def _add(self, trial: Any) -> None:
         group = (trial.last_result or {}).get("placement_group")

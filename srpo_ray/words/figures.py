@@ -1,4 +1,4 @@
-"""Heat maps and picture strips of a study, for its page."""
+"""Heat maps and image strips of a study, for its page."""
 
 import base64
 import io
@@ -49,7 +49,7 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Seque
 
 
 def strip(images: Tensor) -> str:
-    """Pictures `[B, 3, H, W]` side by side, as the text of a PNG data URI; small ones are enlarged without blur."""
+    """ProbeImages `[B, 3, H, W]` side by side, as the text of a PNG data URI; small ones are enlarged without blur."""
     pixels = (images.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     height = round(_THUMBNAIL * images.shape[2] / images.shape[3])
     enlarged = images.shape[3] <= _THUMBNAIL

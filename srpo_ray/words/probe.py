@@ -1,4 +1,4 @@
-"""From a reward, words and pictures to a study: which words the reward perceives, and how."""
+"""From a reward, words and images to a study: which words the reward perceives, and how."""
 
 import os
 import re
@@ -16,14 +16,14 @@ from srpo_ray.data.prompts import check_texts, load_prompts
 from srpo_ray.data.text_files import TextFileError, read_text_file, split_lines
 from srpo_ray.models.paths import SMALL_WORLD
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.rewards.build import build_rewards
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
-from srpo_ray.words.measure import Pair, Reading, correlation, find_pairs, read_words, word_sets
-from srpo_ray.words.pictures import Pictures, from_folder, generated, rendered
+from srpo_ray.rewards.registry import build_rewards
+from srpo_ray.words.images import ProbeImages, from_folder, generated, rendered
+from srpo_ray.words.readings import Pair, Reading, correlation, find_pairs, read_words, word_sets
 
 RENDERED = 512
-"""Pictures that are rendered where none are given: a correlation is then off by about 0.04."""
+"""Images that are rendered where none are given: a correlation is then off by about 0.04."""
 
 _LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 """A letter of a script with blanks between words: all but Thai, Lao, Burmese, Khmer, kana and Chinese characters."""
@@ -42,9 +42,9 @@ class Study:
     differences: Tensor
     """`[W, N]`."""
     cross_talk: list[list[float]]
-    """`[W][W]`: correlation of the words' differences over pictures."""
+    """`[W][W]`: correlation of the words' differences over images."""
     pairs: list[Pair]
-    pictures: Pictures
+    probed: ProbeImages
 
     @property
     def word_sets(self) -> dict[str, dict[str, list[str]]]:
@@ -67,14 +67,14 @@ def probe(
         config: Run config that names the reward and, for `generate`, the model and the evaluation prompts.
         reward: A name in `rewards.models` or `evaluation.held_out`.
         words: Candidates, at least two.
-        images: Folder of pictures to try the words on.
-        generate: Number of pictures to sample from the config's model instead. With neither, pictures are rendered,
+        images: Folder of images to try the words on.
+        generate: Number of images to sample from the config's model instead. With neither, images are rendered,
             which only the small world can.
         prompts: Prompt file in which the words are counted.
 
     Raises:
         ValueError: If an input cannot be used.
-        RewardError: If the reward fails on a picture.
+        RewardError: If the reward fails on an image.
     """
     models = {model.name: model for model in (*config.rewards.models, *config.evaluation.held_out)}
     if reward not in models:
@@ -90,32 +90,32 @@ def probe(
     texts = load_prompts(prompts, "--prompts") if prompts else None
     if images is None and generate is None and config.model.path != SMALL_WORLD:
         raise ValueError(
-            f"expected pictures to try the words on, as model.path is {config.model.path!r} and only the small world"
+            f"expected images to try the words on, as model.path is {config.model.path!r} and only the small world"
             " can render its own; give --images DIR or --generate N"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_rewards([models[reward]], device)[reward]
     if images is not None:
-        pictures = from_folder(images, model.image_size)
+        probed = from_folder(images, model.image_size)
     else:
-        pictures = rendered(RENDERED) if generate is None else generated(config, generate, device)
+        probed = rendered(RENDERED) if generate is None else generated(config, generate, device)
     scorer = LocalRewards({reward: model}, {reward: 1.0}, micro_batch_size=config.rewards.pool.micro_batch_size)
-    plain, differences = score_words(scorer, reward, pictures, words)
-    return study(reward, words, plain, differences, pictures, texts)
+    plain, differences = score_words(scorer, reward, probed, words)
+    return study(reward, words, plain, differences, probed, texts)
 
 
-def score_words(scorer: RewardScorer, reward: str, pictures: Pictures, words: Sequence[str]) -> tuple[Tensor, Tensor]:
+def score_words(scorer: RewardScorer, reward: str, images: ProbeImages, words: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Plain scores `[N]`, and `score("<word>. <caption>") - score("<caption>")` of every word, `[W, N]`.
 
     Raises:
-        RewardError: If the reward fails on a picture.
+        RewardError: If the reward fails on an image.
     """
-    plain = [TextQuery.plain(caption) for caption in pictures.captions]
-    scores = scorer.measure(pictures.images, plain, [reward])[reward]
+    plain = [TextQuery.plain(caption) for caption in images.captions]
+    scores = scorer.measure(images.images, plain, [reward])[reward]
     rows = []
-    for word in tqdm(words, desc=f"{reward} on {len(plain)} pictures", unit="word", disable=None, leave=False):
-        queries = [TextQuery(((1.0, f"{word}. {text}"), (-1.0, text))) for text in pictures.captions]
-        rows.append(scorer.measure(pictures.images, queries, [reward])[reward])
+    for word in tqdm(words, desc=f"{reward} on {len(plain)} images", unit="word", disable=None, leave=False):
+        queries = [TextQuery(((1.0, f"{word}. {text}"), (-1.0, text))) for text in images.captions]
+        rows.append(scorer.measure(images.images, queries, [reward])[reward])
     return scores, torch.stack(rows)
 
 
@@ -124,7 +124,7 @@ def study(
     words: Sequence[str],
     plain: Tensor,
     differences: Tensor,
-    pictures: Pictures,
+    images: ProbeImages,
     prompts: Sequence[str] | None = None,
 ) -> Study:
     """Read scores, rank the words and find opposites.
@@ -134,13 +134,13 @@ def study(
         words: W words.
         plain: Plain scores `[N]`.
         differences: `[W, N]`.
-        pictures: N pictures.
+        images: N images.
         prompts: Texts to count the words in.
 
     Raises:
-        ValueError: If the pictures do not differ in their plain score or in any attribute.
+        ValueError: If the images do not differ in their plain score or in any attribute.
     """
-    arguments = (plain, pictures.attributes, pictures.axes)
+    arguments = (plain, images.attributes, images.axes)
     found = read_words(differences, *arguments)
     order = sorted(range(len(words)), key=lambda word: -found[word].score)
     ranked, differences = [words[word] for word in order], differences[order]
@@ -154,7 +154,7 @@ def study(
         differences=differences,
         cross_talk=correlation(differences, differences).tolist(),
         pairs=find_pairs(readings, differences, *arguments),
-        pictures=pictures,
+        probed=images,
     )
 
 

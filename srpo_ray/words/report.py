@@ -17,8 +17,8 @@ from srpo_ray.words.figures import heat_map, strip
 from srpo_ray.words.probe import Study
 
 TEMPLATES = Path(__file__).with_name("templates")
-_PICTURED_WORDS = 6
-_PICTURES_PER_SIDE = 6
+_SHOWN_WORDS = 6
+_IMAGES_PER_SIDE = 6
 _SHOWN_PAIRS = 12
 
 
@@ -45,16 +45,16 @@ def write_study(folder: Path, study: Study, command: str) -> Path:
 
 def words_table(study: Study) -> Table:
     """All words for the terminal, the best first."""
-    title = f"{study.reward} on {study.pictures.source}"
+    title = f"{study.reward} on {study.probed.source}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("#", justify="right", no_wrap=True, min_width=2)
     table.add_column("word", no_wrap=True, min_width=9, max_width=24)
     counted = ["in prompts"] * (study.counts is not None)
-    for name in ("score", "strength", "cleanness", "axis", *map(short_name, study.pictures.axes), *counted):
+    for name in ("score", "strength", "cleanness", "axis", *map(short_name, study.probed.axes), *counted):
         table.add_column(name, justify="left" if name == "axis" else "right", no_wrap=True)
     for index, (word, reading) in enumerate(zip(study.words, study.readings, strict=True)):
         numbers = [f"{value:.2f}" for value in (reading.score, reading.strength, reading.cleanness)]
-        correlations = [f"{reading.correlations[axis]:+.2f}" for axis in study.pictures.axes]
+        correlations = [f"{reading.correlations[axis]:+.2f}" for axis in study.probed.axes]
         count = [] if study.counts is None else [str(study.counts[index])]
         table.add_row(str(index + 1), word, *numbers, axis_text(reading.direction, reading.axis), *correlations, *count)
     return table
@@ -81,11 +81,11 @@ def word_sets_yaml(study: Study) -> str:
 
 
 def as_dict(study: Study) -> dict[str, Any]:
-    """Everything but the pictures and the single scores."""
+    """Everything but the images and the single scores."""
     return {
         "reward": study.reward,
-        "pictures": {"source": study.pictures.source, "count": len(study.pictures.images)},
-        "axes": study.pictures.axes,
+        "images": {"source": study.probed.source, "count": len(study.probed.images)},
+        "axes": study.probed.axes,
         "num_prompts": study.num_prompts,
         "words": [_word_dict(study, index) for index in range(len(study.words))],
         "cross_talk": study.cross_talk,
@@ -137,8 +137,8 @@ def axis_text(direction: int, axis: str) -> str:
 
 
 def _page(study: Study, command: str) -> dict[str, Any]:
-    attributes = list(study.pictures.attributes)
-    titles = [name if name in study.pictures.axes else f"{short_name(name)} (pixels)" for name in attributes]
+    attributes = list(study.probed.attributes)
+    titles = [name if name in study.probed.axes else f"{short_name(name)} (pixels)" for name in attributes]
     titles = [short_name(name) for name in titles]
     correlations = [[reading.correlations[name] for name in attributes] for reading in study.readings]
     return {
@@ -151,7 +151,7 @@ def _page(study: Study, command: str) -> dict[str, Any]:
         "headline": _headline(study),
         "attributes": heat_map(study.words, titles, correlations, "Correlation of words with attributes"),
         "cross_talk": heat_map(study.words, study.words, study.cross_talk, "Correlation of words with words"),
-        "rows": [_picture_row(study, index) for index in range(min(_PICTURED_WORDS, len(study.words)))],
+        "rows": [_image_row(study, index) for index in range(min(_SHOWN_WORDS, len(study.words)))],
         "pairs": [
             {
                 "positive": study.words[pair.positive],
@@ -174,12 +174,12 @@ def _headline(study: Study) -> str:
     return f"{study.reward} perceives {study.words[0]} best; no two of these words are opposites"
 
 
-def _picture_row(study: Study, index: int) -> dict[str, Any]:
+def _image_row(study: Study, index: int) -> dict[str, Any]:
     order = study.differences[index].argsort()
-    per_side = min(_PICTURES_PER_SIDE, len(order) // 2)
+    per_side = min(_IMAGES_PER_SIDE, len(order) // 2)
     return {
         "word": study.words[index],
         "axis": axis_text(study.readings[index].direction, study.readings[index].axis),
-        "lowest": strip(study.pictures.images[order[:per_side]]),
-        "highest": strip(study.pictures.images[order[-per_side:]]),
+        "lowest": strip(study.probed.images[order[:per_side]]),
+        "highest": strip(study.probed.images[order[-per_side:]]),
     }

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from srpo_ray.algorithms import Batch
 from srpo_ray.flow import Draws, generator
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import RewardScorer, Scores
 from srpo_ray.rewards.query import TextQuery
 
@@ -20,7 +20,7 @@ ELEMENTS = 6
 
 
 class AffinePolicy:
-    """Velocity is `slope * tokens + offset`, and a picture is its clean tokens."""
+    """Velocity is `slope * tokens + offset`, and an image is its clean tokens."""
 
     def __init__(self) -> None:
         self.slope = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
@@ -54,7 +54,7 @@ class AffinePolicy:
 
 
 class PromptRewards:
-    """Score = mean of the picture times the prompt's number, `"prompt 3"` has 4."""
+    """Score = mean of the image times the prompt's number, `"prompt 3"` has 4."""
 
     def __init__(self) -> None:
         self.submitted: list[tuple[Tensor, Sequence[TextQuery]]] = []
@@ -104,11 +104,11 @@ def chain_by_hand(policy: AffinePolicy, tokens: Tensor, sigmas: Sequence[float])
 
 
 def check_gradients(policy: AffinePolicy, parts: Sequence[tuple[float, float, Tensor]], rtol: float = 1e-6) -> None:
-    """Compare the policy's gradients with those of `-mean over batch of prompt number * mean of picture`.
+    """Compare the policy's gradients with those of `-mean over batch of prompt number * mean of image`.
 
     Args:
         policy: Holds the gradients.
-        parts: Per loss its share, and the derivatives of its pictures in offset and slope.
+        parts: Per loss its share, and the derivatives of its images in offset and slope.
         rtol: Relative tolerance.
     """
     by_offset, by_slope = 0.0, 0.0

@@ -45,7 +45,7 @@ def test_gradient_goes_through_the_last_steps(last_steps: int) -> None:
     assert {guidance for _, _, guidance in policy.calls} == {2.0}
 
 
-def test_renoised_pictures_share_the_loss_and_each_goes_back_by_one_step_only() -> None:
+def test_renoised_images_share_the_loss_and_each_goes_back_by_one_step_only() -> None:
     policy, outputs = train(num_steps=1, renoisings=2)
     sigma = grid(6)[5]
     clean, _, _ = chain_by_hand(policy, drawn_noise(3, "rollout"), grid(6))

@@ -25,7 +25,7 @@ def make(policy: AffinePolicy, hinge: float = 1e3) -> ReFL:
     return ReFL(ReFLConfig(hinge=hinge), ROLLOUT, as_policy(policy), as_scorer(PromptRewards()))
 
 
-def test_gradient_is_that_of_the_predicted_clean_picture_alone() -> None:
+def test_gradient_is_that_of_the_predicted_clean_image_alone() -> None:
     policy = AffinePolicy()
     algorithm = make(policy)
     (loss,) = [loss() for loss in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]

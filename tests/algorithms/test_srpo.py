@@ -19,8 +19,8 @@ from srpo_ray.config.algorithms.control_words import PAPER_WORDS, ControlWords
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import Draws, euler_step, numeric_grid, recover_clean
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.text import Conditioning
 from srpo_ray.rewards.base import Scores
 from srpo_ray.rewards.query import TextQuery
 from tests.conftest import SMALL_WORLD
@@ -68,7 +68,7 @@ def test_guided_queries_weigh_to_one() -> None:
 
 
 class LinearPolicy:
-    """Velocity is a parameter, and a picture is its clean tokens."""
+    """Velocity is a parameter, and an image is its clean tokens."""
 
     def __init__(self, velocity: Tensor) -> None:
         self.parameter = velocity.requires_grad_()
@@ -96,7 +96,7 @@ TEXT_FEATURES = {"flat": 0.3, "simple": -0.2, "plain": 0.9, "detailed": -0.7, "t
 
 
 class LinearRewards:
-    """Score = mean of the picture times the query's weighted word values."""
+    """Score = mean of the image times the query's weighted word values."""
 
     def __init__(self) -> None:
         self.queries: list[Sequence[TextQuery]] = []
@@ -130,7 +130,7 @@ def test_loss_and_gradient_of_the_velocity_are_the_hand_formulas() -> None:
     losses = [loss().loss for loss in algorithm.losses(batch, rollout)]
     torch.stack(losses).sum().backward()
 
-    # Words of update 2. A picture is x0 + (velocity - (noise - x0)) * (landing - start) / (1 - landing), its reward the
+    # Words of update 2. An image is x0 + (velocity - (noise - x0)) * (landing - start) / (1 - landing), its reward the
     # mean times the query's slope; a branch's loss is the mean over the batch of relu(0.7 - reward), halved.
     own, other = TEXT_FEATURES["detailed"], TEXT_FEATURES["plain"]
     clean, error = rollout.clean, policy.parameter.detach() - (rollout.noise - rollout.clean)
@@ -173,7 +173,7 @@ def _indices(branch: str, draw: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(("start", "landing"), [(0.9643, 0.9428), (0.75, 0.7715), (0.5, 0.0)])
-def test_gradient_scale_is_the_derivative_of_the_recovered_picture(start: float, landing: float) -> None:
+def test_gradient_scale_is_the_derivative_of_the_recovered_image(start: float, landing: float) -> None:
     clean, noise = torch.randn(2, 1, 2, 3, dtype=torch.float64)
     sigma, sigma_next = torch.tensor([start]).double(), torch.tensor([landing]).double()
 
@@ -318,7 +318,7 @@ def test_all_of_an_update_share_a_landing_when_asked() -> None:
     assert len(set(first)) == 1
 
 
-def test_real_pictures_take_the_place_of_rollouts() -> None:
+def test_real_images_take_the_place_of_rollouts() -> None:
     tokens = torch.rand(3, 2, 3, dtype=torch.float64)
     algorithm, _, _, batch = make(SRPOConfig(noise="per_sample"), real=dict(enumerate(tokens)))
     rollout = algorithm.collect(batch)
@@ -327,7 +327,7 @@ def test_real_pictures_take_the_place_of_rollouts() -> None:
     assert not torch.equal(rollout.noise, algorithm.collect(replace(batch, real={})).noise)
 
 
-def test_beside_a_real_picture_the_others_are_rolled_out_as_without_it() -> None:
+def test_beside_a_real_image_the_others_are_rolled_out_as_without_it() -> None:
     tokens = torch.rand(2, 3, dtype=torch.float64)
     algorithm, policy, _, batch = make(SRPOConfig(noise="per_sample"), real={1: tokens})
     mixed, alone = algorithm.collect(batch), algorithm.collect(replace(batch, real={}))

@@ -15,7 +15,7 @@ from srpo_ray.config.algorithms.srpo import SRPOConfig
 from srpo_ray.config.algorithms.window import WindowSection
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import Draws, numeric_grid
-from srpo_ray.models.text import Conditioning
+from srpo_ray.models.conditioning import Conditioning
 from tests.algorithms.stand_ins import AffinePolicy, PromptRewards, as_policy, as_scorer
 
 SECTIONS = [SRPOConfig, DirectAlignConfig]

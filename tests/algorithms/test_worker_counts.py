@@ -11,7 +11,7 @@ from torch import Tensor
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.flow import Draws
-from srpo_ray.models.text import Conditioning
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.rewards.base import Scores
 from tests.algorithms.stand_ins import AffinePolicy
 from tests.conftest import ROOT, SMALL_WORLD

@@ -72,15 +72,15 @@ def test_job_that_fails_gives_its_exit_code_and_its_words(
 
 def test_results_come_back_without_the_heavy_files(head: Head, tree: Path) -> None:
     there = head.home / "srpo_ray" / "runs" / "one"
-    (there / "pictures").mkdir(parents=True)
+    (there / "images").mkdir(parents=True)
     (there / "report.html").write_text("<h1>all is well</h1>")
-    (there / "pictures" / "grid.png").write_bytes(bytes(range(256)) * 4000)
+    (there / "images" / "grid.png").write_bytes(bytes(range(256)) * 4000)
     (there / "weights.safetensors").write_bytes(b"0" * 100)
     (tree / "srpo_ray").symlink_to(ROOT / "srpo_ray")
     here = bring_back(Jobs(head.url, head.token), "runs/one")
     assert here == Path("runs/one")
-    assert {path.relative_to(here).as_posix() for path in here.rglob("*.*")} == {"report.html", "pictures/grid.png"}
-    assert (here / "pictures" / "grid.png").read_bytes() == bytes(range(256)) * 4000
+    assert {path.relative_to(here).as_posix() for path in here.rglob("*.*")} == {"report.html", "images/grid.png"}
+    assert (here / "images" / "grid.png").read_bytes() == bytes(range(256)) * 4000
 
 
 def test_last_job_is_attached_to_and_stopped(head: Head, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from srpo_ray.config.algorithms.registry import DEFAULT_TYPE, AlgorithmConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 from srpo_ray.config.base import Section
 from srpo_ray.config.load import load_values, merge, parse_override, set_path
-from srpo_ray.config.reward import RewardModelConfig
+from srpo_ray.config.rewards import RewardModelConfig
 from srpo_ray.config.study import StudyConfig
 from srpo_ray.config.sweep import SweepConfig
 from tests.conftest import ROOT, SMALL_WORLD
@@ -259,10 +259,10 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("algorithm={type: direct_align, timestep_window: [9, 9]}", r"0 <= first < last .*got \[9, 9\]"),
         ("evaluation.relative.negative=detailed", r"evaluation.relative: expected two different words, got 'detailed'"),
         ("evaluation.relative.positive=", r"evaluation.relative.positive: expected text, got null"),
-        ("evaluation.alarm.action=shout", r"evaluation.alarm.action: expected to be 'warn' or 'stop'; got 'shout'"),
-        ("evaluation.alarm.band=0", r"evaluation.alarm.band: expected to be greater than 0; got 0"),
-        ("evaluation.alarm.noise=-1", r"evaluation.alarm.noise: expected to be greater than or equal to 0; got -1"),
-        ("evaluation.alarm={action: stop, bend: 2}", r"evaluation.alarm.bend: .*did you mean `band`"),
+        ("evaluation.hacking.action=shout", r"evaluation.hacking.action: expected to be 'warn' or 'stop'; got 'shout'"),
+        ("evaluation.hacking.band=0", r"evaluation.hacking.band: expected to be greater than 0; got 0"),
+        ("evaluation.hacking.noise=-1", r"evaluation.hacking.noise: expected to be greater than or equal to 0; got -1"),
+        ("evaluation.hacking={action: stop, bend: 2}", r"evaluation.hacking.bend: .*did you mean `band`"),
     ],
 )
 def test_unusable_value_is_refused_with_expected_received_and_key(override: str, message: str) -> None:
@@ -275,9 +275,11 @@ def test_policy_gradient_needs_a_random_step() -> None:
         load_run([SMALL_WORLD], ["algorithm.type=dance_grpo", "rollout.num_steps=1"])
 
 
-def test_a_run_that_stops_at_the_alarm_needs_a_judge() -> None:
-    with pytest.raises(ConfigError, match=r"evaluation: expected a model in held_out with alarm.action stop, got none"):
-        load_run([SMALL_WORLD], ["evaluation.held_out=[]", "evaluation.alarm.action=stop"])
+def test_a_run_that_stops_at_the_hacking_sign_needs_a_judge() -> None:
+    with pytest.raises(
+        ConfigError, match=r"evaluation: expected a model in held_out with hacking.action stop, got none"
+    ):
+        load_run([SMALL_WORLD], ["evaluation.held_out=[]", "evaluation.hacking.action=stop"])
 
 
 def test_weights_are_divided_by_the_spreads_where_that_is_asked_for() -> None:
@@ -286,7 +288,7 @@ def test_weights_are_divided_by_the_spreads_where_that_is_asked_for() -> None:
     assert plain.rewards.factors == spread.rewards.factors == {"preference": 1.0, "contrastive": 0.5}
     normalized = load_run([SMALL_WORLD], [*spreads, "rewards.normalize=true"])
     assert normalized.rewards.factors == {"preference": 4.0, "contrastive": 0.25}
-    with pytest.raises(ConfigError, match=r"got none for contrastive; .* srpo_ray.evaluation.spread runs/NAME"):
+    with pytest.raises(ConfigError, match=r"got none for contrastive; .* srpo_ray.evaluation.reward_spread runs/NAME"):
         load_run([SMALL_WORLD], [spreads[0], "rewards.normalize=true"])
 
 
@@ -320,7 +322,7 @@ def test_trained_words_are_those_of_a_relative_reward() -> None:
         ({"space": {"training.optimizer.lr": {"uniform": [2, 1]}}}, "low < high"),
         ({"space": {"training.optimizer.lr": {}}}, "exactly one of choice"),
         ({"comparisons": [{"name": "x", "set": {"algorithm.hing": 1}}]}, "did you mean `hinge`"),
-        ({"objective": "panel/heldout"}, r"expected a score of evaluation.held_out \(panel/held_out\)"),
+        ({"objective": "evaluator/heldout"}, r"expected a score of evaluation.held_out \(evaluator/held_out\)"),
         ({"comparisons": [{"name": "a b", "set": {}}, {"name": "a, b", "set": {}}]}, "'a b', 'a, b'; rename"),
         ({"comparisons": [{"name": "seed 1", "set": {}}], "repeat_seeds": [1]}, "names that differ"),
         ({"base": "missing.yaml"}, "expected a readable YAML file"),
@@ -424,17 +426,17 @@ def test_reference_preset_has_every_released_number() -> None:
     assert pick_score.algorithm.hinge == 0.7
 
 
-def test_real_pictures_are_refused_where_the_algorithm_needs_its_own_rollouts() -> None:
+def test_real_images_are_refused_where_the_algorithm_needs_its_own_rollouts() -> None:
     with pytest.raises(ConfigError, match=r"expected data.images to be unset with algorithm.type=refl"):
         load_run([SMALL_WORLD], ["algorithm.type=refl", "data.images=small_world:realistic"])
 
 
-def test_share_of_real_pictures_must_be_a_whole_number_of_a_forward_pass() -> None:
-    pictures = "data.images=small_world:realistic"
-    assert load_run([SMALL_WORLD], [pictures, "data.image_ratio=0.25"]).data.reads_prompts
-    assert not load_run([SMALL_WORLD], [pictures]).data.reads_prompts
-    load_run([SMALL_WORLD], [pictures, "data.image_ratio=0.3333333333", "training.batch_size=6"])
+def test_share_of_real_images_must_be_a_whole_number_of_a_forward_pass() -> None:
+    images = "data.images=small_world:realistic"
+    assert load_run([SMALL_WORLD], [images, "data.image_ratio=0.25"]).data.reads_prompts
+    assert not load_run([SMALL_WORLD], [images]).data.reads_prompts
+    load_run([SMALL_WORLD], [images, "data.image_ratio=0.3333333333", "training.batch_size=6"])
     with pytest.raises(ConfigError, match=r"data.image_ratio = 0.25 .* 2 samples of a forward pass .* got 0.5"):
-        load_run([SMALL_WORLD], [pictures, "data.image_ratio=0.25", "training.micro_batch_size=2"])
+        load_run([SMALL_WORLD], [images, "data.image_ratio=0.25", "training.micro_batch_size=2"])
     with pytest.raises(ConfigError, match=r"expected images to be set with image_ratio=0.5, got none"):
         load_run([SMALL_WORLD], ["data.image_ratio=0.5"])

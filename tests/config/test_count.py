@@ -2,7 +2,7 @@ import pytest
 
 from srpo_ray.config.count import CountRange, largest, smallest
 from srpo_ray.config.load import ConfigError, validate
-from srpo_ray.config.reward import PoolConfig
+from srpo_ray.config.rewards import PoolConfig
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ HUB = "hf-hub:org/clip/model.pt"
 
 
 def load_with(trained: str, held_out: str) -> None:
-    plain = ["algorithm.type=refl", "evaluation.alarm.action=warn"]
+    plain = ["algorithm.type=refl", "evaluation.hacking.action=warn"]
     load_run([SMALL_WORLD], [*plain, f"rewards.models=[{trained}]", f"evaluation.held_out=[{held_out}]"])
 
 

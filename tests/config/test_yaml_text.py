@@ -144,7 +144,7 @@ def test_key_may_replace_one_of_a_merged_section() -> None:
     assert (read["b"], read["c"]) == ({"x": 2, "y": 1}, {"x": 2, "y": 3})
 
 
-@pytest.mark.parametrize("name", ["cluster.yaml", "cluster-gcp.yaml", "cluster-kuberay.yaml"])
+@pytest.mark.parametrize("name", ["cluster.yaml", "cluster/gcp.yaml", "cluster/kuberay.yaml"])
 def test_cluster_files_are_read_as_ray_reads_them(name: str) -> None:
     content = (ROOT / name).read_text()
     assert load_all(content) == list(yaml.safe_load_all(content))

@@ -7,8 +7,8 @@ import torch
 from diffusers import FluxPipeline
 from safetensors.torch import load_file, save_file
 
-from srpo_ray.data.embeddings import TextCache
-from srpo_ray.models.identity import parts_identity
+from srpo_ray.data.cache.text_features import TextCache
+from srpo_ray.models.content_hash import parts_identity
 from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.small_world.weights import flux_dir
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from srpo_ray.data.cache.latents import LatentCache
 from srpo_ray.data.images import load_images
-from srpo_ray.data.latents import LatentCache
 from srpo_ray.models.flux import FluxPolicy
-from srpo_ray.models.load import load_vae
+from srpo_ray.models.loading import load_vae
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.small_world.truth import measure
 
@@ -25,7 +25,7 @@ def save(folder: Path, name: str, size: tuple[int, int], color: tuple[int, int, 
         (folder / name).with_suffix(".txt").write_text(caption)
 
 
-def test_folder_gives_captions_and_pictures_in_one_order(tmp_path: Path) -> None:
+def test_folder_gives_captions_and_images_in_one_order(tmp_path: Path) -> None:
     save(tmp_path, "b.png", (40, 20), (255, 0, 0), " ein roter Kreis\n")
     save(tmp_path, "a.JPG", (32, 32), (0, 0, 255), "a blue square")
     images = load_images(str(tmp_path))
@@ -36,7 +36,7 @@ def test_folder_gives_captions_and_pictures_in_one_order(tmp_path: Path) -> None
     assert loaded[1, 2].min() > 0.95
 
 
-def test_wide_picture_is_cut_in_the_middle_and_not_squeezed(tmp_path: Path) -> None:
+def test_wide_image_is_cut_in_the_middle_and_not_squeezed(tmp_path: Path) -> None:
     wide = Image.new("RGB", (96, 32))
     wide.paste((255, 255, 255), (32, 0, 64, 32))
     wide.save(tmp_path / "wide.png")
@@ -45,32 +45,32 @@ def test_wide_picture_is_cut_in_the_middle_and_not_squeezed(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("caption", [None, "  "])
-def test_picture_without_caption_is_refused_by_name(tmp_path: Path, caption: str | None) -> None:
+def test_image_without_caption_is_refused_by_name(tmp_path: Path, caption: str | None) -> None:
     save(tmp_path, "a.png", (8, 8), (0, 0, 0), "fine")
     save(tmp_path, "b.png", (8, 8), (0, 0, 0), caption)
     with pytest.raises(ValueError, match=r"data.images: expected a caption .* got none in 1 of 2 \(.*b.png\)"):
         load_images(str(tmp_path))
 
 
-def test_empty_folder_and_broken_picture_are_refused(tmp_path: Path) -> None:
+def test_empty_folder_and_broken_image_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data.images: expected a folder with"):
         load_images(str(tmp_path))
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     (tmp_path / "a.txt").write_text("x")
     save(tmp_path, "b.png", (8, 8), (0, 0, 0), "fine")
     whole = (tmp_path / "b.png").read_bytes()
     (tmp_path / "c.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "c.txt").write_text("cut off")
-    with pytest.raises(ValueError, match=r"expected readable pictures, got 2 of 3 that are none: .*a.png .*c.png"):
+    with pytest.raises(ValueError, match=r"expected readable images, got 2 of 3 that are none: .*a.png .*c.png"):
         load_images(str(tmp_path)).load([0, 1, 2], 16)
 
 
-def test_picture_of_an_upright_camera_is_turned(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (32, 16))
-    picture.paste((255, 255, 255), (0, 0, 16, 16))
-    exif = picture.getexif()
+def test_image_of_an_upright_camera_is_turned(tmp_path: Path) -> None:
+    image = Image.new("RGB", (32, 16))
+    image.paste((255, 255, 255), (0, 0, 16, 16))
+    exif = image.getexif()
     exif[0x0112] = 6  # Turn a quarter clockwise to see it upright: the left half goes to the top.
-    picture.save(tmp_path / "a.png", exif=exif)
+    image.save(tmp_path / "a.png", exif=exif)
     (tmp_path / "a.txt").write_text("white above")
     shown = load_images(str(tmp_path)).load([0], 16)[0]
     assert shown[:, :6].min() > 0.9
@@ -78,7 +78,7 @@ def test_picture_of_an_upright_camera_is_turned(tmp_path: Path) -> None:
 
 
 def kinds(tmp_path: Path) -> dict[str, Path]:
-    """The same three captioned pictures as a folder, a tar file, two tar files and two tables."""
+    """The same three captioned images as a folder, a tar file, two tar files and two tables."""
     folder = tmp_path / "folder"
     folder.mkdir()
     save(folder, "a.png", (40, 20), (255, 0, 0), "ein roter Kreis")
@@ -92,12 +92,12 @@ def kinds(tmp_path: Path) -> dict[str, Path]:
         with tarfile.open(tmp_path / tar, "w", format=tarfile.USTAR_FORMAT) as archive:
             for name in (name for group in groups for name in group):
                 archive.add(folder / name, f"shard/{name}")
-    pictures = [(folder / picture).read_bytes() for picture, _ in names]
+    images = [(folder / image).read_bytes() for image, _ in names]
     captions = ["ein roter Kreis", "a blue square", "绿色"]
-    table = pyarrow.table({"image": pictures, "caption": captions})
+    table = pyarrow.table({"image": images, "caption": captions})
     pyarrow.parquet.write_table(table, tmp_path / "bytes.parquet", row_group_size=2)
-    structs = [{"bytes": pictures[0], "path": None}, {"bytes": None, "path": "folder/b.v2.jpg"}]
-    structs.append({"bytes": pictures[2], "path": "c.webp"})
+    structs = [{"bytes": images[0], "path": None}, {"bytes": None, "path": "folder/b.v2.jpg"}]
+    structs.append({"bytes": images[2], "path": "c.webp"})
     pyarrow.parquet.write_table(pyarrow.table({"Text": captions, "image": structs}), tmp_path / "structs.parquet")
     return {
         "folder": folder,
@@ -109,7 +109,7 @@ def kinds(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def test_tar_files_and_tables_give_the_pictures_and_captions_of_the_folder(tmp_path: Path) -> None:
+def test_tar_files_and_tables_give_the_images_and_captions_of_the_folder(tmp_path: Path) -> None:
     sources = kinds(tmp_path)
     expected = load_images(str(sources.pop("folder")))
     assert expected.captions == ["ein roter Kreis", "a blue square", "绿色"]
@@ -142,7 +142,7 @@ def test_identity_changes_with_the_content_of_an_image_and_not_with_its_time(tmp
     assert kind == "parquet" or (after[0], after[2]) == (before[0], before[2])
 
 
-def test_captions_without_a_picture_are_counted(tmp_path: Path) -> None:
+def test_captions_without_a_image_are_counted(tmp_path: Path) -> None:
     save(tmp_path, "a.png", (8, 8), (0, 0, 0), "fine")
     assert load_images(str(tmp_path)).note is None
     (tmp_path / "b.heic").write_bytes(b"another format")
@@ -154,7 +154,7 @@ def test_captions_without_a_picture_are_counted(tmp_path: Path) -> None:
 def test_broken_off_compressed_or_mixed_sources_are_refused(tmp_path: Path) -> None:
     sources = kinds(tmp_path)
     content = sources["tar"].read_bytes()
-    # In the middle of a picture, of a header, and after a member, where a reader could take it for the end.
+    # In the middle of an image, of a header, and after a member, where a reader could take it for the end.
     for end in (700, 512 + 512 * -(-(sources["folder"] / "a.png").stat().st_size // 512) + 100, 1024):
         (tmp_path / "cut.tar").write_bytes(content[:end])
         with pytest.raises(ValueError, match=r"data.images: expected a whole, uncompressed tar file, got .*cut.tar"):
@@ -210,9 +210,9 @@ def test_realistic_scenes_are_detailed_show_their_captions_and_stay_the_same() -
     images = load_images("small_world:realistic")
     assert len(images.captions) == 1000
     indices = list(range(0, 1000, 25))
-    pictures = images.load(indices, 64)
-    assert torch.equal(pictures[:3], load_images("small_world:realistic").load(indices[:3], 64))
-    truth = measure(pictures, [images.captions[index] for index in indices])
+    pixels = images.load(indices, 64)
+    assert torch.equal(pixels[:3], load_images("small_world:realistic").load(indices[:3], 64))
+    truth = measure(pixels, [images.captions[index] for index in indices])
     assert truth["content_accuracy"].mean() > 0.95
     assert truth["detail"].mean() > 0.1
     with pytest.raises(ValueError, match=r"expected model.resolution 64"):

@@ -4,17 +4,17 @@ from typing import Any, cast
 import pytest
 import torch
 
+from srpo_ray.data.cache.shards import Rows
 from srpo_ray.data.mixture import Prompts, real_samples
-from srpo_ray.data.shards import Rows
 
-PICTURES, TEXTS = 5, 12
+IMAGES, TEXTS = 5, 12
 
 
 class Tokens:
-    """Tokens of picture i are all i."""
+    """Tokens of image i are all i."""
 
     def __len__(self) -> int:
-        return PICTURES
+        return IMAGES
 
     def __getitem__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         return {"tokens": torch.tensor(indices)[:, None, None].expand(-1, 2, 3)}
@@ -26,31 +26,31 @@ def mixture(ratio: float) -> Prompts:
 
 
 @pytest.mark.parametrize("ratio", [Fraction(1, 4), Fraction(1, 2), Fraction(3, 4), Fraction(1, 3), Fraction(1)])
-def test_every_micro_batch_holds_the_same_number_of_real_pictures(ratio: Fraction) -> None:
+def test_every_micro_batch_holds_the_same_number_of_real_images(ratio: Fraction) -> None:
     for size in (ratio.denominator, 2 * ratio.denominator):
         real = real_samples(6 * size, float(ratio))
         assert {sum(real[start : start + size]) for start in range(0, len(real), size)} == {size * ratio}
 
 
-def test_pictures_and_prompts_go_through_epochs_of_their_own() -> None:
+def test_images_and_prompts_go_through_epochs_of_their_own() -> None:
     prompts = mixture(0.25)
     taken = [index for step in range(14) for index in prompts.indices(step, 4, seed=3)]
-    pictures = [index for index in taken if index < PICTURES]
-    rolled_out = [index - PICTURES for index in taken if index >= PICTURES]
-    assert (len(pictures), len(rolled_out)) == (14, 42)
-    assert sorted(pictures[:5]) == sorted(pictures[5:10]) == list(range(PICTURES))
-    assert sorted(rolled_out[:7]) == sorted(rolled_out[7:14]) == list(range(TEXTS - PICTURES))
+    images = [index for index in taken if index < IMAGES]
+    rolled_out = [index - IMAGES for index in taken if index >= IMAGES]
+    assert (len(images), len(rolled_out)) == (14, 42)
+    assert sorted(images[:5]) == sorted(images[5:10]) == list(range(IMAGES))
+    assert sorted(rolled_out[:7]) == sorted(rolled_out[7:14]) == list(range(TEXTS - IMAGES))
     assert [index for step in range(9, 14) for index in prompts.indices(step, 4, seed=3)] == taken[36:]
 
 
-def test_tokens_are_those_of_the_captions_pictures() -> None:
+def test_tokens_are_those_of_the_captions_images() -> None:
     found = mixture(0.5).real_tokens([7, 3, 11, 0])
     assert {row: tokens.unique().tolist() for row, tokens in found.items()} == {1: [3], 3: [0]}
     assert mixture(0.5).real_tokens([7, 11]) == {}
 
 
-def test_without_pictures_and_without_prompts_all_are_of_the_other_kind() -> None:
-    assert min(mixture(1.0).indices(0, 4, seed=0)) < max(mixture(1.0).indices(0, 4, seed=0)) < PICTURES
+def test_without_images_and_without_prompts_all_are_of_the_other_kind() -> None:
+    assert min(mixture(1.0).indices(0, 4, seed=0)) < max(mixture(1.0).indices(0, 4, seed=0)) < IMAGES
     alone = Prompts(["a", "b"], cast(Any, None))
     assert sorted(alone.indices(0, 2, seed=0)) == [0, 1]
     assert alone.real_tokens([0, 1]) == {}

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from srpo_ray.data.shards import ShardStore
+from srpo_ray.data.cache.shards import ShardStore
 
 KEYS = [f"key{number}" for number in range(5)]
 
@@ -55,7 +55,7 @@ def test_any_flipped_byte_and_any_cut_is_noticed_and_only_that_shard_is_removed(
 def test_shard_that_holds_nothing_wanted_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path)
     read: list[tuple[str, ...]] = []
-    monkeypatch.setattr("srpo_ray.data.shards._is_whole", lambda shard: not read.append(shard.keys))
+    monkeypatch.setattr("srpo_ray.data.cache.shards._is_whole", lambda shard: not read.append(shard.keys))
     assert store.missing([KEYS[0], "new"]) == [1]
     assert read == [tuple(KEYS[:2])]
 

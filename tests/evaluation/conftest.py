@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from srpo_ray.evaluation.alarm import Alarm
 from srpo_ray.evaluation.results import SweepReport, TrialRow
+from srpo_ray.evaluation.reward_hacking import HackingSign
 
-OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
+OBJECTIVE, REWARD = "evaluator/held_out", "reward/preference"
 STEPS = (0, 15, 30, 45, 60)
 BASE = {
     OBJECTIVE: 0.412,
@@ -16,15 +16,15 @@ BASE = {
     "truth/content_accuracy": 0.953,
     "image/contrast": 0.21,
 }
-ALARMS = [
-    Alarm(30, "hacking", OBJECTIVE, "the held-out score fell at 30"),
-    Alarm(45, "hacking", OBJECTIVE, "the held-out score fell at 45"),
-    Alarm(45, "style", "image/contrast", "the contrast moved at 45"),
+SIGNS = [
+    HackingSign(30, "hacking", OBJECTIVE, "the held-out score fell at 30"),
+    HackingSign(45, "hacking", OBJECTIVE, "the held-out score fell at 45"),
+    HackingSign(45, "style", "image/contrast", "the contrast moved at 45"),
 ]
 
 
 def history(held_out: float, reward: float, detail: float, content: float, updates: int = 60) -> list[dict[str, float]]:
-    """Evaluations that bend from the untrained model towards the given last values."""
+    """Evaluations that bend from the base model towards the given last values."""
     last = {OBJECTIVE: held_out, REWARD: reward, "truth/detail": detail, "truth/content_accuracy": content}
     last |= {"truth/saturation": 0.78 - 0.3 * (held_out - 0.4), "image/contrast": 0.21 + detail}
     curve = []
@@ -34,7 +34,7 @@ def history(held_out: float, reward: float, detail: float, content: float, updat
         share = 1 - math.exp(-3 * step / 60)
         share /= 1 - math.exp(-3 * updates / 60)
         wave = 0.004 * math.sin(step / 7 + held_out * 50) * (0 < step < updates)
-        curve.append({"step": step} | {name: BASE[name] + share * (last[name] - BASE[name]) + wave for name in BASE})
+        curve.append({"update": step} | {name: BASE[name] + share * (last[name] - BASE[name]) + wave for name in BASE})
     return curve
 
 
@@ -75,11 +75,11 @@ def sweep() -> SweepReport:
     """Twelve runs: one hacked its reward, one was stopped early, one failed with NaN."""
     best = params("detailed", (5, 25), 0.9, 3.1e-6)
     rows = [
-        TrialRow("base", "base", "untrained model", {}, [{"step": 0, **BASE}], "finished", 21.0, 0),
+        TrialRow("base", "base", "base model", {}, [{"update": 0, **BASE}], "finished", 21.0, 0),
         trial("t00", "detailed against flat, window 5-25", (0.487, 0.512, 0.061, 0.941), best),
         trial("t01", "real against painting", (0.455, 0.468, 0.045, 0.948), params("real", (5, 25), 0.8, 2.2e-6)),
         trial(
-            "t02", "vivid, large lr", (0.361, 0.644, 0.093, 0.702), params("vivid", (0, 20), 0.9, 1.4e-5), alarms=ALARMS
+            "t02", "vivid, large lr", (0.361, 0.644, 0.093, 0.702), params("vivid", (0, 20), 0.9, 1.4e-5), signs=SIGNS
         ),
         trial(
             "t03",

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from srpo_ray.evaluation import captions
 from srpo_ray.evaluation.captions import FONT_SIZE, caption_lines, default_font, fit_lines, installed_fonts
-from srpo_ray.evaluation.gallery import before_after, picture_grid
+from srpo_ray.evaluation.gallery import before_after, image_grid
 
 found = importlib.util.find_spec("matplotlib")
 assert found
@@ -80,11 +80,11 @@ def test_text_that_is_cut_unmeasured_ends_in_dots_even_if_its_characters_have_no
 def test_text_of_ascii_is_drawn_with_the_font_of_pillow_whatever_fonts_there_are() -> None:
     text = "".join(map(chr, range(33, 127)))
     assert caption_lines(text, 2000, 2, files=[DEJAVU]) == ([text], default_font())
-    picture = picture_grid(torch.zeros(1, 3, 192, 192), [f'A cat, sitting "{text[:8]}"'], 1, 1.0)
+    image = image_grid(torch.zeros(1, 3, 192, 192), [f'A cat, sitting "{text[:8]}"'], 1, 1.0)
     drawn = Image.new("RGB", CAPTION, "#ffffff")
     font = ImageFont.load_default(FONT_SIZE)
     ImageDraw.Draw(drawn).text((0, 0), f'A cat, sitting "{text[:8]}"', fill="#1f2328", font=font)
-    assert picture.crop((12, 12 + 192 + 4, 12 + 192, 12 + 192 + 4 + 36)).tobytes() == drawn.tobytes()
+    assert image.crop((12, 12 + 192 + 4, 12 + 192, 12 + 192 + 4 + 36)).tobytes() == drawn.tobytes()
 
 
 @pytest.mark.parametrize("text", ["ein grüner Kreis", "красный круг", "دائرة حمراء", "a — b", "한 א Ω ≤"])
@@ -115,9 +115,9 @@ def test_files_that_are_no_fonts_are_passed_over(tmp_path: Path) -> None:
 def test_captions_and_labels_show_escapes_where_the_machine_has_no_font(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captions, "installed_fonts", lambda: ())
     images = torch.ones(1, 3, 192, 192)
-    assert picture_grid(images, ["猫"], 1, 1.0) == picture_grid(images, ["(no font) \\u732b"], 1, 1.0)
+    assert image_grid(images, ["猫"], 1, 1.0) == image_grid(images, ["(no font) \\u732b"], 1, 1.0)
     assert before_after(images, images, ["猫"]) == before_after(images, images, ["(no font) \\u732b"])
-    assert picture_grid(images, ["猫"], 1, 1.0) != picture_grid(images, ["狗"], 1, 1.0)
+    assert image_grid(images, ["猫"], 1, 1.0) != image_grid(images, ["狗"], 1, 1.0)
 
 
 def test_fonts_of_the_machine_begin_with_one_of_many_scripts() -> None:

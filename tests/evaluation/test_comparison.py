@@ -27,7 +27,7 @@ from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
 from srpo_ray.evaluation.seeds import OverSeeds, holm
 
-HELD_OUT = "panel/held_out"
+HELD_OUT = "evaluator/held_out"
 BASE = {HELD_OUT: 0.5, "reward/total": 1.0, "truth/detail": 0.1, "truth/content_accuracy": 0.98, "image/diversity": 0.2}
 
 
@@ -35,7 +35,7 @@ def run(name: str, seed: int, scores: list[float], calls: float = 100.0, **chang
     """A run that is evaluated at update 0, 10, 20, ... and spends `calls` between two evaluations."""
     history = [
         {
-            "step": 10 * index,
+            "update": 10 * index,
             **BASE,
             HELD_OUT: score,
             TRAINED_GAIN: 0.5 * index,
@@ -51,7 +51,7 @@ def run(name: str, seed: int, scores: list[float], calls: float = 100.0, **chang
 @pytest.fixture
 def report() -> StudyReport:
     """SRPO gains 0.2, ReFL 0.1 and slower; one ablation does harm in every seed, the other is noise."""
-    base = Arm("untrained", "base", {}, [run("base_model", 0, [0.5])])
+    base = Arm("baseline", "base", {}, [run("base_model", 0, [0.5])])
     srpo = Arm("SRPO", "method", {"training.optimizer.lr": 5e-6}, [
         run("SRPO_seed_1", 1, [0.5, 0.6, 0.70]),
         run("SRPO_seed_2", 2, [0.5, 0.6, 0.72]),
@@ -218,7 +218,7 @@ def test_headline_leaves_out_what_was_trained_for_longer(report: StudyReport, tm
 
 def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) -> None:
     lines = as_csv(report).splitlines()
-    assert [line.split(",")[0] for line in lines[1:]] == ["untrained", "ReFL", "SRPO", "harm", "noise"]
+    assert [line.split(",")[0] for line in lines[1:]] == ["baseline", "ReFL", "SRPO", "harm", "noise"]
     heads = lines[0].split(",")
     srpo = dict(zip(heads, lines[3].split(","), strict=True))
     assert float(srpo[f"{HELD_OUT} mean"]) == pytest.approx(0.7)
@@ -230,7 +230,7 @@ def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) ->
     assert study_metrics(report)[0] == HELD_OUT
 
     images = torch.rand(2, 3, 16, 16)
-    grid = method_grid({"untrained": images, "SRPO": images}, ["a red circle", "a blue square"])
+    grid = method_grid({"baseline": images, "SRPO": images}, ["a red circle", "a blue square"])
     page = write_study(tmp_path, report, save_png(grid, tmp_path / "methods.png")).read_text()
     assert all(arm.name in page for arm in report.arms)
     assert "data:image/png;base64," in page
@@ -241,10 +241,10 @@ def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) ->
     assert (tmp_path / "study.json").exists()
 
 
-def test_method_grid_has_a_row_per_prompt_and_a_picture_per_model() -> None:
+def test_method_grid_has_a_row_per_prompt_and_a_image_per_model() -> None:
     colors = {"one": torch.zeros(3, 3, 96, 96), "other": torch.ones(3, 3, 96, 96)}
     one, two = method_grid(colors, ["a", "b", "c"]), method_grid({**colors, "third": colors["one"]}, ["a", "b", "c"])
     assert two.width - one.width == 2 * 96 + 4
     assert one.height == method_grid({"one": colors["one"]}, ["a", "b", "c"]).height
-    with pytest.raises(ValueError, match="one caption per picture"):
+    with pytest.raises(ValueError, match="one caption per image"):
         method_grid(colors, ["a"])

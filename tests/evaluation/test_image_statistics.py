@@ -50,7 +50,7 @@ def test_opposite_casts_cancel_in_the_mean():
     assert image_statistics(images)["color_cast"].item() == pytest.approx(0, abs=1e-6)
 
 
-def test_pictures_of_a_batch_are_measured_apart_and_in_float32():
+def test_images_of_a_batch_are_measured_apart_and_in_float32():
     torch.manual_seed(0)
     images = torch.rand(3, 3, 16, 12)
     together = image_statistics(images)

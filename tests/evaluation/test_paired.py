@@ -20,7 +20,7 @@ def test_difference_and_its_interval_are_those_of_the_paired_t_test_over_prompts
     source = np.random.default_rng(prompts)
     base = source.normal(1.0, 3.0, (prompts, 2))
     tuned = base + source.normal(0.2, 0.5, (prompts, 2))
-    found = compare("panel/x", "tuned", tuned.tolist(), "base", base.tolist())
+    found = compare("evaluator/x", "tuned", tuned.tolist(), "base", base.tolist())
     test = stats.ttest_rel(tuned.mean(1), base.mean(1))
     expected = test.confidence_interval(0.95)
     assert found.half_width is not None
@@ -31,7 +31,7 @@ def test_difference_and_its_interval_are_those_of_the_paired_t_test_over_prompts
 
 
 @pytest.mark.parametrize(("won", "prompts"), [(0, 8), (5, 8), (60, 80), (80, 80)])
-def test_win_rate_of_single_pictures_has_wilsons_interval(won: int, prompts: int) -> None:
+def test_win_rate_of_single_images_has_wilsons_interval(won: int, prompts: int) -> None:
     tuned = [[1.0]] * won + [[-1.0]] * (prompts - won)
     found = win_rate(tuned, [[0.0]] * prompts)
     expected = stats.binomtest(won, prompts).proportion_ci(0.95, method="wilson")
@@ -53,7 +53,7 @@ def test_samples_of_a_prompt_that_agree_count_as_one() -> None:
 
 
 def test_ties_count_half_and_a_single_prompt_has_no_interval_of_the_difference() -> None:
-    found = compare("panel/x", "tuned", [[1.0, 0.0]], "base", [[0.0, 0.0]])
+    found = compare("evaluator/x", "tuned", [[1.0, 0.0]], "base", [[0.0, 0.0]])
     assert found.wins.rate == 0.75
     assert found.half_width is None
     assert found.p_value is None
@@ -63,19 +63,19 @@ def test_ties_count_half_and_a_single_prompt_has_no_interval_of_the_difference()
 
 @pytest.mark.parametrize(("wins", "losses"), [(2.0, 2.0), (6.0, 1.5), (0.3, 0.3)])
 def test_intervals_hold_the_truth_in_about_95_of_100_simulated_evaluations(wins: float, losses: float) -> None:
-    # A prompt's chance to be won is drawn from a beta distribution, so its three pictures are alike.
+    # A prompt's chance to be won is drawn from a beta distribution, so its three images are alike.
     source, prompts, samples, repetitions = np.random.default_rng(7), 40, 3, 1000
-    truth, held, held_by_pictures, held_mean = wins / (wins + losses), 0, 0, 0
+    truth, held, held_by_images, held_mean = wins / (wins + losses), 0, 0, 0
     for _ in range(repetitions):
         chances = source.beta(wins, losses, prompts)
         won = source.random((prompts, samples)) < chances[:, None]
-        found = compare("panel/x", "tuned", won.astype(float).tolist(), "base", [[0.5] * samples] * prompts)
+        found = compare("evaluator/x", "tuned", won.astype(float).tolist(), "base", [[0.5] * samples] * prompts)
         held += found.wins.low <= truth <= found.wins.high
         assert found.half_width is not None
         held_mean += abs(found.difference - (truth - 0.5)) <= found.half_width
-        pictures = stats.binomtest(int(won.sum()), won.size).proportion_ci(0.95, method="wilson")
-        held_by_pictures += pictures.low <= truth <= pictures.high
+        images = stats.binomtest(int(won.sum()), won.size).proportion_ci(0.95, method="wilson")
+        held_by_images += images.low <= truth <= images.high
     assert 0.93 <= held / repetitions <= 0.975
     assert 0.92 <= held_mean / repetitions <= 0.975
-    # What takes pictures of one prompt for independent is too sure of itself.
-    assert held_by_pictures / repetitions < held / repetitions - 0.01
+    # What takes images of one prompt for independent is too sure of itself.
+    assert held_by_images / repetitions < held / repetitions - 0.01

@@ -5,7 +5,7 @@ from dataclasses import replace
 from srpo_ray.evaluation.pareto import pareto_figure, pareto_front, word_colors
 from srpo_ray.evaluation.results import TRAINED_GAIN, TRAINED_REWARD, SweepReport
 
-OBJECTIVE = "panel/held_out"
+OBJECTIVE = "evaluator/held_out"
 
 
 def beaten(point: tuple[float, float], points: list[tuple[float, float]]) -> bool:
@@ -26,7 +26,7 @@ def test_figure_names_every_trial_the_base_and_the_hacking_quarter(sweep: SweepR
     figure = pareto_figure(sweep)
     assert figure is not None
     labels = re.findall(r"<text[^>]*>([^<]*)</text>", figure)
-    for name in ("t00", "t01", "t02", "t03", "t04", "t05", "relative_off", "untrained"):
+    for name in ("t00", "t01", "t02", "t03", "t04", "t05", "relative_off", "baseline"):
         assert name in labels
     assert "t06" not in labels
     assert figure.count('class="front"') == 1
@@ -53,8 +53,8 @@ def test_a_relative_run_whose_own_reward_rises_while_the_held_out_score_falls_is
     """Its plain score falls meanwhile, as it does in healthy runs too."""
 
     def history(held_out: float, plain: float, gain: float) -> list[dict[str, float]]:
-        start = {"step": 0, OBJECTIVE: 0.5, TRAINED_REWARD: 1.0, TRAINED_GAIN: 0.0}
-        return [start, {"step": 9, OBJECTIVE: held_out, TRAINED_REWARD: plain, TRAINED_GAIN: gain}]
+        start = {"update": 0, OBJECTIVE: 0.5, TRAINED_REWARD: 1.0, TRAINED_GAIN: 0.0}
+        return [start, {"update": 9, OBJECTIVE: held_out, TRAINED_REWARD: plain, TRAINED_GAIN: gain}]
 
     rows = [
         replace(sweep.rows[1], name="healthy", history=history(0.6, 0.95, 1.5)),
@@ -70,7 +70,7 @@ def test_a_relative_run_whose_own_reward_rises_while_the_held_out_score_falls_is
     inside = [
         name
         for x, y, name in dots
-        if name != "untrained" and left < float(x) < left + width and top < float(y) < top + height
+        if name != "baseline" and left < float(x) < left + width and top < float(y) < top + height
     ]
     assert inside == ["hacked"]
     assert "own trained reward, in standard deviations" in figure

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from srpo_ray.evaluation.alarm import Alarm
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.headline import headline, over_seeds
 from srpo_ray.evaluation.report import SweepReport, write_report
 from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN
+from srpo_ray.evaluation.reward_hacking import HackingSign
 from srpo_ray.evaluation.table import spread_text
 
-OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
+OBJECTIVE, REWARD = "evaluator/held_out", "reward/preference"
 
 
 class Page(HTMLParser):
@@ -39,8 +39,8 @@ def page(sweep: SweepReport, path: Path) -> Page:
 
 
 def with_galleries(sweep: SweepReport, tmp_path: Path) -> SweepReport:
-    pictures = torch.rand(2, 3, 64, 64)
-    path = save_png(before_after(pictures, pictures, ["one", "two"]), tmp_path / "gallery.png")
+    images = torch.rand(2, 3, 64, 64)
+    path = save_png(before_after(images, images, ["one", "two"]), tmp_path / "gallery.png")
     return replace(sweep, rows=[replace(row, gallery=path) for row in sweep.rows])
 
 
@@ -63,7 +63,7 @@ def test_every_run_and_section_is_there(sweep: SweepReport, report_path: Path, t
         assert row.name in found.text
         assert row.label in found.text
     headings = [
-        *("All runs", "Untrained and best", "Trained reward against held-out score", "Over updates"),
+        *("All runs", "Baseline and best", "Trained reward against held-out score", "Over updates"),
         *("Which parameter mattered", "Ablations of the best", "Parameter by parameter"),
         *("What the metrics mean", "Run it again"),
     ]
@@ -81,45 +81,45 @@ def test_ranks_stand_in_order_of_the_objective(sweep: SweepReport, report_path: 
     assert [rank for rank, _ in rows if rank.isdigit()] == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_headline_names_winner_seeds_and_alarms(sweep: SweepReport, report_path: Path):
+def test_headline_names_winner_seeds_and_signs(sweep: SweepReport, report_path: Path):
     found = page(sweep, report_path)
-    assert "t00 won: 0.0750 better than the untrained model on panel/held_out." in found.text
+    assert "t00 won: 0.0750 better than the base model on evaluator/held_out." in found.text
     assert "0.4870 ± 0.0085" in found.text
-    assert "Hacking alarm in one run" in found.text
-    assert "t02 (from update 30: panel/held_out, image/contrast)" in found.text
-    assert "untrained 0.9530 (-0.0120)" in found.text
+    assert "Hacking sign in one run" in found.text
+    assert "t02 (from update 30: evaluator/held_out, image/contrast)" in found.text
+    assert "baseline 0.9530 (-0.0120)" in found.text
 
 
 def test_trained_reward_is_stated_in_standard_deviations_of_each_runs_own(sweep: SweepReport, report_path: Path):
     gains = {"t00": 1.83, "t01": 0.4}
     rows = [
-        replace(row, history=[{**each, TRAINED_GAIN: gains.get(row.name, 0.2) * each["step"] / 60, OWN_WORDS: 0.1}
+        replace(row, history=[{**each, TRAINED_GAIN: gains.get(row.name, 0.2) * each["update"] / 60, OWN_WORDS: 0.1}
                               for each in row.history])
         for row in sweep.rows
     ]  # fmt: skip
     text = page(replace(sweep, reward=TRAINED_GAIN, rows=rows), report_path).text
     assert "+1.83 sd" in text
-    assert "in standard deviations over the untrained model's images" in text
+    assert "in standard deviations over the base model's images" in text
     assert "gain (sd)" in text
     assert "reward/total/trained over updates" not in write_report(report_path, sweep).read_text()
 
 
-def test_a_run_with_an_alarm_is_marked_in_table_curves_and_plot(sweep: SweepReport, report_path: Path):
+def test_a_run_with_signs_of_hacking_is_marked_in_table_curves_and_plot(sweep: SweepReport, report_path: Path):
     text = write_report(report_path, sweep).read_text()
     assert "update 30, again at 45: the held-out score fell at 30" in text
     assert "the contrast moved at 45" in text
-    assert re.findall(r'<tr class="([^"]*alarmed)">.*?<b>(.*?)</b>', text, re.DOTALL) == [("trial alarmed", "t02")]
-    assert 'data-sort="alarm">alarm<' in text
-    assert re.findall(r'class="curve alarmed"><title>(\w+)', text)[0] == "t02"
-    assert re.findall(r'class="c\d  ?alarmed"><title>(\w+)', text) == ["t02"]
-    calm = replace(sweep, rows=[replace(row, alarms=()) for row in sweep.rows])
+    assert re.findall(r'<tr class="([^"]*flagged)">.*?<b>(.*?)</b>', text, re.DOTALL) == [("trial flagged", "t02")]
+    assert 'data-sort="sign">sign<' in text
+    assert re.findall(r'class="curve flagged"><title>(\w+)', text)[0] == "t02"
+    assert re.findall(r'class="c\d  ?flagged"><title>(\w+)', text) == ["t02"]
+    calm = replace(sweep, rows=[replace(row, signs=()) for row in sweep.rows])
     assert "larmed" not in write_report(report_path, calm).read_text().partition("</style>")[2]
 
 
 def test_hostile_texts_stay_texts(sweep: SweepReport, report_path: Path):
     evil = "</title></script><script>alert('x')</script><img src=x onerror=\"alert(1)\"> {{ 7 * 7 }} & ' \""
     rows = [
-        replace(row, label=evil, status=evil, alarms=[Alarm(1, "style", evil, evil)] * (index % 2))
+        replace(row, label=evil, status=evil, signs=[HackingSign(1, "style", evil, evil)] * (index % 2))
         for index, row in enumerate(sweep.rows)
     ]
     rows[1] = replace(rows[1], name=evil, params={"algorithm.control_words": evil, evil: 1.0})
@@ -146,9 +146,9 @@ def test_hostile_texts_stay_texts(sweep: SweepReport, report_path: Path):
 
 def test_no_trial_beat_the_base(sweep: SweepReport):
     lone = replace(sweep, rows=[sweep.rows[0], sweep.rows[3]], best="t02")
-    assert headline(lone) == "No trial beat the untrained model. The closest was t02, 0.0510 worse."
-    assert "no untrained model" in headline(
-        replace(sweep, rows=[replace(sweep.rows[1], history=[{"step": 60, OBJECTIVE: 1.0}])])
+    assert headline(lone) == "No trial beat the base model. The closest was t02, 0.0510 worse."
+    assert "no base model" in headline(
+        replace(sweep, rows=[replace(sweep.rows[1], history=[{"update": 60, OBJECTIVE: 1.0}])])
     )
 
 
@@ -178,7 +178,7 @@ def many_trials(sweep: SweepReport, count: int) -> SweepReport:
                 sweep.rows[1],
                 name=f"t{index:02d}",
                 params={"algorithm.control_words": words, "training.optimizer.lr": lr},
-                history=[{"step": step, OBJECTIVE: slope * step} for step in range(0, updates + 1, 15)],
+                history=[{"update": step, OBJECTIVE: slope * step} for step in range(0, updates + 1, 15)],
                 status="finished" if updates == 60 else "stopped early",
             )
         )
@@ -236,11 +236,11 @@ def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_repeats_give_no_verdict(count: int, sweep: SweepReport, report_path: Path):
+def test_fewer_than_two_repeats_give_no_decision(count: int, sweep: SweepReport, report_path: Path):
     repeats = [row for row in sweep.rows if row.kind == "repeat"][:count]
     rows = [row for row in sweep.rows if row.kind != "repeat"] + repeats
     text = write_report(report_path, replace(sweep, rows=rows)).read_text()
-    assert "No verdict: it takes two repeats or more" in text
+    assert "No decision: it takes two repeats or more" in text
     assert "difference within" not in text.partition("</style>")[2]
     assert "difference clear" not in text
 
@@ -259,8 +259,8 @@ def all_failed(sweep: SweepReport) -> SweepReport:
 
 def nan_everywhere(sweep: SweepReport) -> SweepReport:
     history = [
-        {"step": 0, OBJECTIVE: math.nan, REWARD: math.inf},
-        {"step": 15, OBJECTIVE: math.nan, REWARD: 1.0},
+        {"update": 0, OBJECTIVE: math.nan, REWARD: math.inf},
+        {"update": 15, OBJECTIVE: math.nan, REWARD: 1.0},
     ]
     return replace(sweep, rows=[replace(row, history=history) for row in sweep.rows])
 
@@ -280,17 +280,17 @@ def other_metrics(sweep: SweepReport) -> SweepReport:
             row,
             params={"training.optimizer.lr": 1e-6 * (index + 1)},
             history=[
-                {"step": step, "panel/pick": 20 + 0.1 * index * step, "reward/hps": 0.2 + index * step / 100}
+                {"update": step, "evaluator/pick": 20 + 0.1 * index * step, "reward/hps": 0.2 + index * step / 100}
                 for step in (0, 100)
             ],
         )
         for index, row in enumerate(sweep.rows)
     ]
-    return replace(sweep, rows=rows, objective="panel/pick", reward="reward/hps", commit=None)
+    return replace(sweep, rows=rows, objective="evaluator/pick", reward="reward/hps", commit=None)
 
 
 def only_objective(sweep: SweepReport) -> SweepReport:
-    rows = [replace(row, history=[{"step": 60, OBJECTIVE: 0.1 * index}]) for index, row in enumerate(sweep.rows)]
+    rows = [replace(row, history=[{"update": 60, OBJECTIVE: 0.1 * index}]) for index, row in enumerate(sweep.rows)]
     return replace(sweep, rows=rows)
 
 

@@ -6,14 +6,14 @@ import pytest
 from srpo_ray.evaluation.results import (
     SweepReport,
     TrialRow,
-    alarmed,
+    flagged,
     metric_names,
     ranking,
     shared_step,
     varied_params,
 )
 
-OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
+OBJECTIVE, REWARD = "evaluator/held_out", "reward/preference"
 
 
 def names(sweep: SweepReport) -> list[tuple[int | None, str]]:
@@ -49,7 +49,7 @@ def stopped_after(sweep: SweepReport, values: dict[str, list[float]]) -> SweepRe
         replace(
             sweep.rows[1],
             name=name,
-            history=[{"step": 10 * index, OBJECTIVE: score} for index, score in enumerate(scores)],
+            history=[{"update": 10 * index, OBJECTIVE: score} for index, score in enumerate(scores)],
             status="finished" if len(scores) == longest else "stopped early",
         )
         for name, scores in values.items()
@@ -75,12 +75,13 @@ def test_a_value_that_is_missing_or_not_finite_is_none(sweep: SweepReport):
     assert row.value(OBJECTIVE) == pytest.approx(0.487)
     assert row.value("no/such") is None
     assert (
-        replace(row, history=[{"step": 0, OBJECTIVE: 0.4}, {"step": 15, OBJECTIVE: math.nan}]).value(OBJECTIVE) is None
+        replace(row, history=[{"update": 0, OBJECTIVE: 0.4}, {"update": 15, OBJECTIVE: math.nan}]).value(OBJECTIVE)
+        is None
     )
     assert replace(row, history=[]).value(OBJECTIVE) is None
 
 
-def test_the_untrained_model_is_the_base_row_or_else_step_zero(sweep: SweepReport):
+def test_the_base_model_is_the_base_row_or_else_step_zero(sweep: SweepReport):
     assert sweep.baseline(OBJECTIVE) == pytest.approx(0.412)
     without = replace(sweep, rows=[row for row in sweep.rows if row.kind != "base"])
     assert without.baseline(OBJECTIVE) == pytest.approx(0.412)
@@ -88,10 +89,10 @@ def test_the_untrained_model_is_the_base_row_or_else_step_zero(sweep: SweepRepor
     assert replace(without, rows=late).baseline(OBJECTIVE) is None
 
 
-def test_runs_with_an_alarm_come_worst_first_and_failed_ones_not_at_all(sweep: SweepReport):
-    assert [row.name for row in alarmed(sweep)] == ["t02"]
-    every = replace(sweep, rows=[replace(row, alarms=sweep.rows[3].alarms) for row in sweep.rows[1:8]])
-    assert [row.name for row in alarmed(every)] == ["t02", "t05", "t03", "t01", "t04", "t00"]
+def test_runs_with_signs_of_hacking_come_worst_first_and_failed_ones_not_at_all(sweep: SweepReport):
+    assert [row.name for row in flagged(sweep)] == ["t02"]
+    every = replace(sweep, rows=[replace(row, signs=sweep.rows[3].signs) for row in sweep.rows[1:8]])
+    assert [row.name for row in flagged(every)] == ["t02", "t05", "t03", "t01", "t04", "t00"]
 
 
 def test_an_unknown_best_is_the_first_in_rank(sweep: SweepReport):
@@ -114,6 +115,6 @@ def test_only_parameters_that_differ_between_trials_vary(sweep: SweepReport):
 
 def test_metrics_start_with_objective_and_reward(sweep: SweepReport):
     assert metric_names(sweep)[:2] == [OBJECTIVE, REWARD]
-    assert "step" not in metric_names(sweep)
-    other = TrialRow("x", "trial", "", {}, [{"step": 0, "panel/clip": 1.0}], "finished", 1.0, 0)
-    assert metric_names(replace(sweep, rows=[other])) == ["panel/clip"]
+    assert "update" not in metric_names(sweep)
+    other = TrialRow("x", "trial", "", {}, [{"update": 0, "evaluator/clip": 1.0}], "finished", 1.0, 0)
+    assert metric_names(replace(sweep, rows=[other])) == ["evaluator/clip"]

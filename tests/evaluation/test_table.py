@@ -17,7 +17,7 @@ from srpo_ray.evaluation.table import (
     write_json,
 )
 
-OBJECTIVE = "panel/held_out"
+OBJECTIVE = "evaluator/held_out"
 
 
 def printed(sweep: SweepReport) -> list[str]:
@@ -47,7 +47,7 @@ def test_terminal_table_fits_and_keeps_its_numbers(sweep: SweepReport):
     assert best.split() == [*cells, "done"]
     assert any(line.split()[:2] == ["-", "base"] for line in lines)
     assert any(line.rstrip().endswith(" stopped") for line in lines)
-    assert [line.split()[1] for line in lines if line.rstrip().endswith(" alarm")] == ["t02"]
+    assert [line.split()[1] for line in lines if line.rstrip().endswith(" sign")] == ["t02"]
 
 
 def test_terminal_table_shows_the_truth_that_the_best_trial_moved_most(sweep: SweepReport):
@@ -80,7 +80,7 @@ def test_many_parameters_do_not_widen_the_table(sweep: SweepReport):
 
 
 def test_missing_metrics_leave_a_dash(sweep: SweepReport):
-    rows = [replace(row, history=[{"step": 60, OBJECTIVE: 0.1}]) for row in sweep.rows[1:3]]
+    rows = [replace(row, history=[{"update": 60, OBJECTIVE: 0.1}]) for row in sweep.rows[1:3]]
     lines = printed(replace(sweep, rows=rows))
     assert next(line for line in lines if "t00" in line).split()[-3:] == ["-", "-", "done"]
 
@@ -96,11 +96,11 @@ def test_csv_holds_every_run_parameter_and_metric(sweep: SweepReport, tmp_path: 
 
 
 def test_json_is_strict_and_whole(sweep: SweepReport, tmp_path: Path):
-    rows = [replace(sweep.rows[1], history=[{"step": 0, OBJECTIVE: math.nan}], gallery=Path("g.png"))]
+    rows = [replace(sweep.rows[1], history=[{"update": 0, OBJECTIVE: math.nan}], gallery=Path("g.png"))]
     text = write_json(tmp_path / "sweep.json", replace(sweep, rows=rows)).read_text()
     assert "NaN" not in text
     stored = json.loads(text)
-    assert stored["rows"][0]["history"] == [{"step": 0, OBJECTIVE: None}]
+    assert stored["rows"][0]["history"] == [{"update": 0, OBJECTIVE: None}]
     assert stored["rows"][0]["gallery"] == "g.png"
     assert stored["best"] == "t00"
 

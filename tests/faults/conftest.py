@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from srpo_ray.config import load_run
-from srpo_ray.training.launch import train
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.launch.train import train
+from srpo_ray.runs.folder import RunFolder
 from tests.conftest import SMALL_WORLD, TINY
 from tests.faults.disturbed import run_of
 from tests.faults.nodes import Nodes

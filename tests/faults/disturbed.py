@@ -11,10 +11,10 @@ import torch
 from mlflow import MlflowClient
 
 from srpo_ray.config import RunConfig, apply
-from srpo_ray.training.checkpoint import complete_checkpoints, read_checkpoint
-from srpo_ray.training.launch import train
-from srpo_ray.training.run_folder import RunFolder, read_rows
-from srpo_ray.training.storage import Storage
+from srpo_ray.launch.train import train
+from srpo_ray.runs.checkpoint import complete_checkpoints, read_checkpoint
+from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.storage import Storage
 from tests.faults.nodes import wait_until
 
 UPDATES = 12
@@ -63,12 +63,12 @@ def beside(folder: RunFolder, disturb: Callable[[RunFolder], None], work: Callab
 
 def after(folder: RunFolder, update: int) -> None:
     """Wait until a run has made an update."""
-    wait_until(lambda: any(row["step"] >= update for row in read_rows(folder.steps)), f"update {update}")
+    wait_until(lambda: any(row["update"] >= update for row in read_rows(folder.updates)), f"update {update}")
 
 
 def starts(folder: RunFolder) -> list[tuple[int, str]]:
     """Where each group of workers began, and how many they were."""
-    return [(row["step"], row["message"]) for row in read_rows(folder.events) if row["event"] == "started"]
+    return [(row["update"], row["message"]) for row in read_rows(folder.events) if row["event"] == "started"]
 
 
 def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
@@ -78,8 +78,8 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
 
 def check_metrics(folder: RunFolder, calm: RunFolder) -> None:
     """Every update is there once, in the rows and in MLflow, with the loss of the undisturbed run."""
-    rows, expected = read_rows(folder.steps), read_rows(calm.steps)
-    assert [row["step"] for row in rows] == list(range(1, UPDATES + 1))
+    rows, expected = read_rows(folder.updates), read_rows(calm.updates)
+    assert [row["update"] for row in rows] == list(range(1, UPDATES + 1))
     database = next(path for parent in folder.path.parents if (path := parent / "mlflow.db").exists())
     client = MlflowClient(f"sqlite:///{database}")
     run_id = json.loads(folder.tracker_record.read_text())["run_id"]

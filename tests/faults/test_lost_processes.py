@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from srpo_ray.config import RunConfig, SweepConfig
-from srpo_ray.training.checkpoint import complete_checkpoints
-from srpo_ray.training.run_folder import RunFolder, read_rows
-from srpo_ray.training.storage import Storage
+from srpo_ray.runs.checkpoint import complete_checkpoints
+from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.storage import Storage
 from srpo_ray.tuning.sweep import run_sweep
 from tests.faults.disturbed import REWARD, after, beside, check_metrics, disturbed, run_of, starts, weights
 from tests.faults.nodes import Nodes, wait_until
@@ -67,7 +67,7 @@ def test_warned_run_saves_in_time_and_loses_nothing_with_the_node(
     changes = {"training.num_workers": {"min": 1, "max": 2}, "training.checkpoint_interval": 1000}
     folder = disturbed(run_of(tiny_run, "warned", **changes), warn_and_lose)
     nodes.fill()
-    saved = next(row["step"] for row in read_rows(folder.events) if row["event"] == "preempted")
+    saved = next(row["update"] for row in read_rows(folder.events) if row["event"] == "preempted")
     assert saved >= 4
     assert starts(folder) == [(0, "workers: 2"), (saved, "workers: 1")]
     assert relative_error(weights(folder), weights(calm)) < 1e-6
@@ -85,7 +85,7 @@ def test_trial_whose_trainer_nodes_all_go_waits_for_others_and_changes_no_number
             "space": {"training.optimizer.lr": {"choice": [base.training.optimizer.lr]}},
             "num_samples": 1,
             "max_concurrent_trials": 1,
-            "objective": "panel/held_out",
+            "objective": "evaluator/held_out",
             "repeat_seeds": [],
             "comparisons": [],
         }

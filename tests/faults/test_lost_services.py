@@ -9,7 +9,7 @@ import torch
 
 from srpo_ray.cli import main
 from srpo_ray.config import RunConfig
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.runs.folder import RunFolder
 from tests.faults.disturbed import after, check_metrics, disturbed, run_of, starts, weights
 from tests.faults.nodes import Nodes
 from tests.tracking.mlflow_server import Server

@@ -10,7 +10,7 @@ TINY = ("evaluation.num_steps=3", "evaluation.num_prompts=5", "evaluation.batch_
 
 @pytest.fixture(scope="session")
 def tiny_trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run of the small world that evaluates five prompts, two pictures each, in three steps."""
+    """A trained run of the small world that evaluates five prompts, two images each, in three steps."""
     root = tmp_path_factory.mktemp("runs")
     trained_run(root / "mine", f"run_root={root}", *TINY)
     return root / "mine"

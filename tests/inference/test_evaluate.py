@@ -1,4 +1,4 @@
-"""`srpo-ray evaluate`: against the panel that runs are judged by while they train."""
+"""`srpo-ray evaluate`: against the evaluator that runs are evaluated by while they train."""
 
 import csv
 import json
@@ -14,18 +14,18 @@ from PIL import Image, ImageChops
 from srpo_ray.cli import main
 from srpo_ray.config import load_run, to_yaml
 from srpo_ray.data.prompts import load_prompts
-from srpo_ray.evaluation.panel import Panel, combine
+from srpo_ray.evaluation.evaluator import Evaluator, combine
 from srpo_ray.flow import shifted_sigmas
-from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.tuned import load_tuned, make_policy
+from srpo_ray.models.text_encoders import encode_prompts
+from srpo_ray.models.trainable import load_tuned, make_policy
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.training.trained import read_trained
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.trained import read_trained
 
 
-def panel_scores(run_dir: Path, *, trained: bool) -> dict[str, list[float]]:
-    """Every metric of every picture by the panel of training, in batches of its own, sample by sample."""
+def evaluator_scores(run_dir: Path, *, trained: bool) -> dict[str, list[float]]:
+    """Every metric of every image by the evaluator of training, in batches of its own, sample by sample."""
     run = read_trained(run_dir)
     config = run.config
     prompts = load_prompts("small_world:test")[:5]
@@ -33,22 +33,22 @@ def panel_scores(run_dir: Path, *, trained: bool) -> dict[str, list[float]]:
     transformer = load_tuned(config, torch.float32, "cpu", run.weights if trained else None)
     policy = make_policy(config, transformer, transformer.config, "cpu")
     sigmas = shifted_sigmas(config.evaluation.num_steps, 3.0)
-    panel = Panel(
+    evaluator = Evaluator(
         config.evaluation, prompts, conditioning, sigmas=sigmas, truth=True, trained_words=config.trained_words
     )
     rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
     weights = {model.name: model.weight for model in config.rewards.models}
-    return combine([panel.judge(policy, rewards, weights)], 5).scores
+    return combine([evaluator.evaluate(policy, rewards, weights)], 5).scores
 
 
-def test_numbers_are_those_of_the_runs_own_panel(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_are_those_of_the_runs_own_evaluator(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run_dir)]) == 0
     out = run_dir / "evaluation"
     printed = capsys.readouterr().out
     assert str(out / "evaluation.html") in printed
     rows = list(csv.DictReader((out / "rows.csv").open()))
     comparisons = {item["metric"]: item for item in json.loads((out / "evaluation.json").read_text())["comparisons"]}
-    expected = {name: panel_scores(run_dir, trained=name == "tuned") for name in ("base", "tuned")}
+    expected = {name: evaluator_scores(run_dir, trained=name == "tuned") for name in ("base", "tuned")}
     assert set(comparisons) == set(expected["tuned"])
     for model, scores in expected.items():
         found = {(int(row["sample"]), int(row["prompt_index"])): row for row in rows if row["model"] == model}
@@ -67,12 +67,12 @@ def test_guided_models_and_another_run_are_compared_on_the_same_noise(run_dir: P
     assert main([*words, "--against", str(tmp_path / "runs" / "other"), "--out", str(tmp_path / "out")]) == 0
     data = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert data["reference"] == "other"
-    found = {item["model"]: item for item in data["comparisons"] if item["metric"] == "panel/held_out"}
+    found = {item["model"]: item for item in data["comparisons"] if item["metric"] == "evaluator/held_out"}
     assert set(found) == {"tuned", "base", "rl_guidance_2"}
     assert (found["tuned"]["difference"], found["tuned"]["wins"]["rate"]) == (0, 0.5)
     assert found["base"]["difference"] != 0
     assert {item["metric"] for item in data["comparisons"]} >= {"truth/content_accuracy", "image/contrast"}
-    assert not any(item["metric"] == "image/diversity" for item in data["comparisons"]), "one picture has none"
+    assert not any(item["metric"] == "image/diversity" for item in data["comparisons"]), "one image has none"
 
 
 def test_prompts_of_a_file_have_no_truth(run_dir: Path, tmp_path: Path) -> None:
@@ -89,17 +89,17 @@ def test_prompts_of_a_file_have_no_truth(run_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_actors_find_the_pictures_and_numbers_of_one_process(run_dir: Path) -> None:
+def test_two_actors_find_the_images_and_numbers_of_one_process(run_dir: Path) -> None:
     words = ["evaluate", str(run_dir), "--out"]
     assert main([*words, str(run_dir / "alone")]) == 0
     assert main([*words, str(run_dir / "ray"), "--num-workers", "2"]) == 0
     alone, distributed = (list(csv.DictReader((run_dir / name / "rows.csv").open())) for name in ("alone", "ray"))
     assert len(alone) == len(distributed) == 5 * 2 * 2
     for one, other in zip(alone, distributed, strict=True):
-        assert (one["prompt"], one["picture"]) == (other["prompt"], other["picture"])
-        pictures = [Image.open(run_dir / name / one["picture"]).convert("RGB") for name in ("alone", "ray")]
+        assert (one["prompt"], one["image"]) == (other["prompt"], other["image"])
+        images = [Image.open(run_dir / name / one["image"]).convert("RGB") for name in ("alone", "ray")]
         # Processes compute with other numbers of threads, so rounding to a byte may fall either way.
-        extrema: Any = ImageChops.difference(*pictures).getextrema()
+        extrema: Any = ImageChops.difference(*images).getextrema()
         assert max(high for _, high in extrema) <= 1
         for metric in list(one)[5:]:
             assert float(other[metric]) == pytest.approx(float(one[metric]), rel=2e-3, abs=2e-4), metric
@@ -137,7 +137,7 @@ def bad_inputs(run_dir: Path, folder: Path) -> dict[str, tuple[list[str], str]]:
         "no prompt": (["sample", str(run_dir)], "got no prompt"),
         "unwritable folder": ([*evaluate, "--out", "/proc/evaluation"], "--out: expected a folder that can be written"),
         "unwritable grid": ([*sample, "--out", "/proc/x/a.png"], "--out: expected a file that can be written"),
-        "another evaluation": ([*evaluate, "--out", str(folder / "used")], "which holds pictures of other"),
+        "another evaluation": ([*evaluate, "--out", str(folder / "used")], "which holds images of other"),
         "broken folder": ([*evaluate, "--out", str(folder / "broken")], "--out: expected a folder that can"),
         "negative samples": ([*evaluate, "--samples-per-prompt", "-1"], "--samples-per-prompt: expected a number of"),
         "no steps": ([*sample, "--steps", "0"], "--steps: expected a number of at least 1, got 0"),

@@ -8,11 +8,11 @@ import pytest
 from srpo_ray.cli import main
 from srpo_ray.inference.draw import JOB, ROWS, open_folder
 from srpo_ray.inference.job import Model, SamplingJob, open_run
+from srpo_ray.runs.checkpoint import read_checkpoint, save_checkpoint
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.inputs import input_hashes, keep_inputs
+from srpo_ray.runs.storage import Storage
 from srpo_ray.small_world.weights import flux_dir, reward_dir
-from srpo_ray.training.checkpoint import read_checkpoint, save_checkpoint
-from srpo_ray.training.inputs import input_hashes, keep_inputs
-from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.training.storage import Storage
 from tests.training.trained_run import trained_run
 
 
@@ -61,12 +61,12 @@ def test_folder_of_the_weights_before_is_refused(root: Path, tmp_path: Path, rl_
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=rl_guidance))
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=rl_guidance))
     train_again(root / "mine")
-    message = r"out, which holds pictures of other models\.drawn\.weights; the run was trained again"
+    message = r"out, which holds images of other models\.drawn\.weights; the run was trained again"
     with pytest.raises(ValueError, match=message):
         open_folder(job(root / "mine", tmp_path / "out", rl_guidance=rl_guidance))
 
 
-def test_images_of_the_untrained_model_do_not_depend_on_trained_weights(root: Path, tmp_path: Path) -> None:
+def test_images_of_the_base_model_do_not_depend_on_trained_weights(root: Path, tmp_path: Path) -> None:
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=0))
     before = (tmp_path / "out" / "job.json").read_text()
     train_again(root / "mine")

@@ -1,4 +1,4 @@
-"""Pictures of a run: against the same models called by hand, however they are distributed or interrupted."""
+"""Images of a run: against the same models called by hand, however they are distributed or interrupted."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from srpo_ray.inference import sampler
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.inference.sampler import Sampler
-from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.tuned import load_tuned, make_policy
-from srpo_ray.training.trained import read_trained
+from srpo_ray.models.text_encoders import encode_prompts
+from srpo_ray.models.trainable import load_tuned, make_policy
+from srpo_ray.runs.trained import read_trained
 
 PROMPTS = ["a red circle", "a blue square", "a cat"]
 TINY = ["--steps", "2", "--batch-size", "4"]
@@ -29,7 +29,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def by_hand(run_dir: Path, *, trained: bool, samples: int) -> dict[str, np.ndarray]:
-    """File name -> picture, from the run's model in a plain loop, all pictures in one batch."""
+    """File name -> image, from the run's model in a plain loop, all images in one batch."""
     run = read_trained(run_dir)
     transformer = load_tuned(run.config, torch.float32, "cpu", run.weights if trained else None)
     policy = make_policy(run.config, transformer, transformer.config, "cpu")
@@ -43,21 +43,21 @@ def by_hand(run_dir: Path, *, trained: bool, samples: int) -> dict[str, np.ndarr
     return {f"{p:05d}_{s}_{model}.png": image.astype(int) for (p, s), image in zip(places, images, strict=True)}
 
 
-def assert_same_pictures(folder: Path, expected: dict[str, np.ndarray]) -> None:
+def assert_same_images(folder: Path, expected: dict[str, np.ndarray]) -> None:
     """All of them and no others; rounding to a byte may fall either way, as batches differ."""
-    assert {path.name for path in (folder / "pictures").iterdir()} == set(expected)
-    for name, picture in expected.items():
-        assert np.abs(pixels(folder / "pictures" / name) - picture).max() <= 1, name
+    assert {path.name for path in (folder / "images").iterdir()} == set(expected)
+    for name, image in expected.items():
+        assert np.abs(pixels(folder / "images" / name) - image).max() <= 1, name
 
 
 @pytest.mark.parametrize("weight", [0, 1])
-def test_guidance_of_0_and_1_draws_the_untrained_and_the_tuned_model(run_dir: Path, weight: int) -> None:
+def test_guidance_of_0_and_1_draws_the_baseline_and_the_tuned_model(run_dir: Path, weight: int) -> None:
     words = ["sample", str(run_dir), *PROMPTS, "--samples-per-prompt", "2", "--out", str(run_dir / "out"), *TINY]
     assert main([*words, "--rl-guidance", str(weight)]) == 0
-    assert_same_pictures(run_dir / "out", by_hand(run_dir, trained=bool(weight), samples=2))
+    assert_same_images(run_dir / "out", by_hand(run_dir, trained=bool(weight), samples=2))
 
 
-def test_untrained_and_tuned_pictures_differ_and_guidance_goes_on_from_there(run_dir: Path) -> None:
+def test_baseline_and_tuned_images_differ_and_guidance_goes_on_from_there(run_dir: Path) -> None:
     grids = []
     for weight in (0.0, 1.0, 2.0):
         out = run_dir / f"{weight}.png"
@@ -67,7 +67,7 @@ def test_untrained_and_tuned_pictures_differ_and_guidance_goes_on_from_there(run
     assert 0 == distances[0] < distances[1] < distances[2]
 
 
-def test_few_pictures_are_one_grid_and_leave_nothing_else(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_images_are_one_grid_and_leave_nothing_else(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name for path in run_dir.iterdir()}
     assert main(["sample", str(run_dir), *PROMPTS, *TINY]) == 0
     assert capsys.readouterr().out.strip() == str(run_dir / "samples.png")
@@ -75,12 +75,12 @@ def test_few_pictures_are_one_grid_and_leave_nothing_else(run_dir: Path, capsys:
     assert pixels(run_dir / "samples.png").shape[1] >= 3 * 192
 
 
-def test_many_pictures_are_a_folder_with_contact_sheets(run_dir: Path, tmp_path: Path) -> None:
+def test_many_images_are_a_folder_with_contact_sheets(run_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(f"{prompt} {index}" for index in range(20) for prompt in PROMPTS))
     assert main(["sample", str(run_dir), "first", "--prompts", str(file), "--steps", "1"]) == 0
     folder = run_dir / "samples"
-    assert len(list((folder / "pictures").iterdir())) == 61
+    assert len(list((folder / "images").iterdir())) == 61
     assert sorted(path.name for path in folder.glob("*.png")) == ["contact_sheet_001.png", "contact_sheet_002.png"]
 
 
@@ -101,17 +101,17 @@ def test_stopped_command_goes_on_where_it_stopped(run_dir: Path, monkeypatch: py
     # A line that was cut off in mid-write.
     with (parts / "rows.jsonl").open("a") as file:
         file.write('{"prompt": 2, "sam')
-    (parts / "pictures" / "00001_0_tuned.png").unlink()
+    (parts / "images" / "00001_0_tuned.png").unlink()
     assert main([*words, str(parts)]) == 0
-    assert chunks == [[0, 1], [2], [0, 1], [2]], "a picture was lost, so its whole batch is drawn again"
+    assert chunks == [[0, 1], [2], [0, 1], [2]], "an image was lost, so its whole batch is drawn again"
     assert main([*words, str(parts)]) == 0
     assert len(chunks) == 4, "nothing was left to draw"
-    for path in (whole / "pictures").iterdir():
-        assert np.array_equal(pixels(path), pixels(parts / "pictures" / path.name))
+    for path in (whole / "images").iterdir():
+        assert np.array_equal(pixels(path), pixels(parts / "images" / path.name))
 
 
 def test_adapters_need_no_second_transformer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from srpo_ray.models import rl_guidance
+    from srpo_ray.models import guidance as rl_guidance
     from tests.training.trained_run import trained_run
 
     trained_run(tmp_path / "lora", f"run_root={tmp_path}", "model.lora={rank: 4}")

@@ -9,16 +9,16 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from srpo_ray.config.model import LoraConfig
+from srpo_ray.models.attention import compile_blocks
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.exact_time import embed_exact_times
 from srpo_ray.models.flux import FluxPolicy
-from srpo_ray.models.load import load_transformer, load_vae
+from srpo_ray.models.guidance import RLGuidance
+from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.rl_guidance import RLGuidance
 from srpo_ray.models.sd3 import SD3Policy
-from srpo_ray.models.speed import compile_blocks
-from srpo_ray.models.text import Conditioning
-from srpo_ray.models.tuned import add_adapters
+from srpo_ray.models.trainable import add_adapters
 from tests.models.tiny_sd3 import save_tiny_sd3
 
 # All thousandths of the released window, sigma 0.9643 to 0.75.

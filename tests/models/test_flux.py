@@ -7,13 +7,13 @@ import torch
 from diffusers import FluxPipeline
 
 from srpo_ray.flow import shifted_sigmas
-from srpo_ray.models.encode import encode_prompts
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.latents import pack, position_ids, unpack
-from srpo_ray.models.load import load_transformer, load_vae
+from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import Evaluations
-from srpo_ray.models.text import Conditioning
+from srpo_ray.models.text_encoders import encode_prompts
 
 PROMPTS = ["a red circle on a gray background", "detailed. a blue square on a white background"]
 
@@ -81,16 +81,16 @@ def test_gradient_reaches_the_transformer_and_not_the_frozen_vae(policy: FluxPol
     assert all(parameter.grad is None for parameter in policy.vae.parameters())
 
 
-def test_decoder_recomputed_in_the_backward_pass_gives_the_same_picture_and_gradient(policy: FluxPolicy) -> None:
+def test_decoder_recomputed_in_the_backward_pass_gives_the_same_image_and_gradient(policy: FluxPolicy) -> None:
     vae = load_vae("small_world", torch.float32)
     vae.enable_gradient_checkpointing()
     recomputing = FluxPolicy(policy.network, vae, policy.transformer_config, resolution=64, dtype=torch.float32)
     found = []
     for each in (policy, recomputing):
         tokens = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(3)).requires_grad_()
-        picture = each.decode(tokens)
-        picture.square().sum().backward()
-        found.append((picture.detach(), tokens.grad))
+        image = each.decode(tokens)
+        image.square().sum().backward()
+        found.append((image.detach(), tokens.grad))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
 

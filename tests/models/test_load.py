@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from srpo_ray.cli import main
 from srpo_ray.models.families import family_of
-from srpo_ray.models.load import load_transformer, load_vae
+from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.paths import resolve_path
 from tests.conftest import SMALL_WORLD
 from tests.models.tiny_sd3 import copy_of

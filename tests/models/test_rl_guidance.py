@@ -1,4 +1,4 @@
-"""Guidance between the untrained and the tuned model, against both models loaded on their own."""
+"""Guidance between the baseline and the tuned model, against both models loaded on their own."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.models.guidance import load_guided
 from srpo_ray.models.latents import position_ids
-from srpo_ray.models.rl_guidance import load_guided
-from srpo_ray.models.tuned import load_tuned
+from srpo_ray.models.trainable import load_tuned
 from tests.conftest import SMALL_WORLD
 
 KINDS = {"full": (), "lora": ("model.lora={rank: 4, alpha: 8}",)}

@@ -9,11 +9,11 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from srpo_ray.config.model import ModelConfig
-from srpo_ray.models.encode import encode_prompts
 from srpo_ray.models.latents import unpack
-from srpo_ray.models.load import load_transformer, load_vae
+from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.sd3 import SD3Policy
 from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.models.text_encoders import encode_prompts
 from tests.models.tiny_sd3 import save_tiny_sd3
 
 PROMPTS = ["a red circle on a gray background", "a blue square on a green background"]
@@ -59,7 +59,7 @@ def test_rollout_and_decode_draw_what_the_pipeline_draws(tiny_sd3: Path, guidanc
     assert policy.take_evaluations().forward == 4 * 2 * (1 if guidance_scale == 1 else 2)
 
 
-def test_pictures_larger_than_the_models_positions_are_refused(tiny_sd3: Path) -> None:
+def test_images_larger_than_the_models_positions_are_refused(tiny_sd3: Path) -> None:
     transformer = load_transformer(str(tiny_sd3), torch.float32)
     vae = load_vae(str(tiny_sd3), torch.float32)
     with pytest.raises(ValueError, match=r"model.resolution: expected at most 128 .* 8x8 positions, got 144"):

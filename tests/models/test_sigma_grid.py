@@ -13,8 +13,8 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.model import ModelConfig
+from srpo_ray.launch.preflight import check_grids, input_notes
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
-from srpo_ray.training.preflight import check_grids, input_notes
 
 DEV: dict[str, Any] = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
 DEV |= {"base_image_seq_len": 256, "max_image_seq_len": 4096}

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from srpo_ray.config.model import FLUX_LINEAR_LAYERS, LoraConfig
-from srpo_ray.models.tuned import add_adapters, load_trained
+from srpo_ray.models.trainable import add_adapters, load_trained
 from tests.training.tiny_flux import batches, call, tiny_transformer
 
 

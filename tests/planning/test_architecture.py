@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.model import FLUX_LINEAR_LAYERS, LoraConfig, ModelConfig
-from srpo_ray.config.reward import OpenClipRewardConfig, PythonRewardConfig, TransformersClipRewardConfig
-from srpo_ray.models.load import load_transformer
-from srpo_ray.models.tuned import load_tuned
+from srpo_ray.config.rewards import OpenClipRewardConfig, PythonRewardConfig, TransformersClipRewardConfig
+from srpo_ray.models.loading import load_transformer
+from srpo_ray.models.trainable import load_tuned
 from srpo_ray.planning.architecture import parameters, part_config, text_encoder_bytes, vae_bytes
 from srpo_ray.planning.computation import forward_flops, gradient_flops, velocity_cost
 from srpo_ray.planning.rewards import reward_sizes
@@ -119,7 +119,7 @@ def test_reward_models_have_their_published_sizes() -> None:
     # PickScore in transformers' format has the same weights under other names.
     assert {size.weights for size in sizes} == {4 * 986_109_441}
     assert {size.image_size for size in sizes} == {224}
-    # A vision transformer of 632 M parameters on 257 patches, twice for two pictures, 2 FLOPs per multiplication.
+    # A vision transformer of 632 M parameters on 257 patches, twice for two images, 2 FLOPs per multiplication.
     assert sizes[0].cost.forward_flops == pytest.approx(2 * 2 * 257 * 630e6, rel=0.05)
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import Batch, build_algorithm
-from srpo_ray.algorithms.build import ALGORITHMS
+from srpo_ray.algorithms.registry import ALGORITHMS
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.algorithms.base import AlgorithmSection
 from srpo_ray.data.mixture import real_samples
 from srpo_ray.flow import Draws
-from srpo_ray.models.text import Conditioning
+from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.planning.duration import worker_work
 from srpo_ray.planning.schedule import micro_batches, schedule
 from srpo_ray.rewards.base import RewardScorer
@@ -22,7 +22,7 @@ from tests.algorithms.stand_ins import SHAPE, AffinePolicy
 
 
 class Unasked:
-    """Takes pictures and is never asked for their scores."""
+    """Takes images and is never asked for their scores."""
 
     def submit(self, images: Tensor, queries: list[TextQuery]) -> None:
         """Do nothing."""
@@ -80,7 +80,7 @@ def count(config: RunConfig, updates: int) -> Counted:
     algorithm = build_algorithm(config, policy, cast(RewardScorer, Unasked()))
     size = config.training.pass_size
     is_real = real_samples(size, config.data.image_ratio if config.data.images else 0.0)
-    real = {row: torch.zeros(SHAPE, dtype=torch.float64) for row, picture in enumerate(is_real) if picture}
+    real = {row: torch.zeros(SHAPE, dtype=torch.float64) for row, image in enumerate(is_real) if image}
     conditioning = Conditioning(torch.zeros(size, 1, 1), torch.zeros(size, 1))
     losses = 0
     for step in range(updates):

@@ -8,8 +8,8 @@ import torch
 from torch import distributed as dist
 
 from srpo_ray.config import RunConfig, apply
-from srpo_ray.models.text import Conditioning
-from srpo_ray.models.tuned import load_tuned, make_policy, model_dtype
+from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.planning.architecture import parameters
 from srpo_ray.planning.sharding import Parameter, gathered, share
 from srpo_ray.training.engine import Engine
@@ -41,7 +41,7 @@ def _held(config: RunConfig) -> dict[str, int]:
         "master": _bytes(own),
         "moments": _bytes([state for one in zero.optimizer.state.values() for state in one.values() if state.dim()]),
         "gradients": gradients,
-        "average": _bytes(list(engine._average.shards.values())) if engine._average else 0,
+        "ema": _bytes(list(engine._ema.shards.values())) if engine._ema else 0,
         "bucket": _bytes([bucket.buffer for bucket in zero.ipg_buckets.values()]),
         "numel": sum(tensor.ds_numel for tensor in tensors),
     }

@@ -12,11 +12,11 @@ from torch.profiler import ProfilerActivity, profile
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.flow import Draws
-from srpo_ray.models.text import Conditioning
-from srpo_ray.models.tuned import load_tuned, make_policy
+from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.models.trainable import load_tuned, make_policy
 from srpo_ray.planning.architecture import parameters
 from srpo_ray.planning.computation import decoder_cost, extrapolate, transformer_cost
-from srpo_ray.planning.gradient import fullest_moment
+from srpo_ray.planning.gradient import peak_of_backward
 from srpo_ray.planning.memory import total
 from srpo_ray.planning.schedule import schedule
 from srpo_ray.planning.sharding import trained_elements
@@ -117,7 +117,7 @@ def planned_peak(config: RunConfig) -> int:
     call = transformer_cost(model, plan.samples, gradient=True, gpu=False)
     decoder = decoder_cost(model, plan.samples, (Brightness.image_size,), gradient=True, gpu=False)
     trained = 4 * trained_elements(parameters(model))
-    return total(fullest_moment(call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=trained))
+    return total(peak_of_backward(call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=trained))
 
 
 @pytest.mark.parametrize(

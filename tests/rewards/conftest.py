@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from srpo_ray.config.reward import OpenClipRewardConfig, PoolConfig, PythonRewardConfig
+from srpo_ray.config.rewards import OpenClipRewardConfig, PoolConfig, PythonRewardConfig
+from srpo_ray.launch.local_ray import on_loopback
 from srpo_ray.rewards.pool.pool import RewardPool
-from srpo_ray.training.local_ray import on_loopback
 
 
 @pytest.fixture(scope="package")
@@ -26,7 +26,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def clip_configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenClipRewardConfig, ...]:
-    """Two tiny CLIP rewards of different picture size and weight."""
+    """Two tiny CLIP rewards of different image size and weight."""
     from tests.rewards.tiny_clip import save_tiny_clip  # takes seconds, and most tests need no open_clip
 
     folder = tmp_path_factory.mktemp("clips")

@@ -12,7 +12,7 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from srpo_ray.config.reward import PoolConfig, PythonRewardConfig
+from srpo_ray.config.rewards import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.messages import NAMESPACE
 from srpo_ray.rewards.pool.pool import RewardPool
@@ -23,11 +23,11 @@ NAME = "drained"
 REWARD = PythonRewardConfig(name="scripted", target="tests.rewards.stand_in_rewards:ScriptedReward")
 
 
-def node_in_service(dispatcher: Any) -> str:
+def node_in_service(router: Any) -> str:
     """Node of the replica that the next call would go to."""
-    place: Any = ray.get(dispatcher.assign.remote(NAME, 1))
+    place: Any = ray.get(router.assign.remote(NAME, 1))
     health: Any = ray.get(place.handle.ping.remote())
-    ray.get(dispatcher.release.remote(place.ticket))
+    ray.get(router.release.remote(place.ticket))
     return health.node_id
 
 
@@ -43,22 +43,22 @@ def main() -> None:
     pool = PoolConfig(num_cpus=0, resources={"reward_slot": 1}, labels={"role": "reward"})
     with RewardPool.create([REWARD], [], pool, NAME):
         client = RewardClient.connect(NAME, {"scripted": 1.0})
-        dispatcher: Any = ray.get_actor(NAME, namespace=NAMESPACE)
-        node = node_in_service(dispatcher)
+        router: Any = ray.get_actor(NAME, namespace=NAMESPACE)
+        node = node_in_service(router)
         pending = client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("sleep:8")])
         drain(str(cluster.address), node, seconds=120)
         deadline = time.monotonic() + 60
-        while ray.get(dispatcher.loading.remote())[1] < 2:
+        while ray.get(router.loading.remote())[1] < 2:
             assert time.monotonic() < deadline, "the drain was not seen"
             time.sleep(0.1)
         # The replica on the drained node is still at work; this call is for another.
         values = [client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("a")]).result().total.item()]
-        other = node_in_service(dispatcher)
+        other = node_in_service(router)
         values.append(pending.result().total.item())
         deadline = time.monotonic() + 30
-        while ray.get(dispatcher.loading.remote()) != (1, 1) and time.monotonic() < deadline:
+        while ray.get(router.loading.remote()) != (1, 1) and time.monotonic() < deadline:
             time.sleep(0.2)
-        left = ray.get(dispatcher.loading.remote())
+        left = ray.get(router.loading.remote())
         replays = client.take_statistics()["pool/replays"]
     ray.shutdown()
     cluster.shutdown()

@@ -12,7 +12,7 @@ from srpo_ray.rewards.query import TextQuery
 
 
 class ScriptedReward:
-    """`scale * mean(picture)`, after doing what the text says.
+    """`scale * mean(image)`, after doing what the text says.
 
     Texts: `sleep:SECONDS`, `raise`, `nan`, `nan_gradient`, `log:SECONDS:FILE` (append the pid after the call) and
     `slow:COUNT:FILE` (append the pid; the first COUNT calls then take ten minutes). Anything else does nothing.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipImageProcessor, SiglipModel
 
-from srpo_ray.config.reward import AestheticRewardConfig
-from srpo_ray.rewards.aesthetic import AestheticReward
-from srpo_ray.rewards.build import build_rewards
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.config.rewards import AestheticRewardConfig
+from srpo_ray.rewards.input_spec import InputSpec
+from srpo_ray.rewards.models.aesthetic import AestheticReward
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.registry import build_rewards
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 VISION = {**TINY, "image_size": 16, "patch_size": 4}
@@ -100,8 +100,8 @@ def test_score_is_the_chain_of_linear_layers_on_the_unit_feature(
 
 
 def test_laion_crops_and_v2_5_squashes(make: Callable[[str], AestheticReward]) -> None:
-    assert Framing.of(make("clip")) == Framing(16, "crop")
-    assert Framing.of(make("siglip")) == Framing(16, "squash")
+    assert InputSpec.of(make("clip")) == InputSpec(16, "crop")
+    assert InputSpec.of(make("siglip")) == InputSpec(16, "squash")
 
 
 def test_every_text_has_the_same_score_so_that_a_difference_of_texts_is_none(

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srpo_ray.config.reward import OpenClipRewardConfig
-from srpo_ray.rewards.checkpoint_file import find_checkpoint
-from srpo_ray.rewards.open_clip_reward import OpenClipReward
+from srpo_ray.config.rewards import OpenClipRewardConfig
+from srpo_ray.rewards.models.checkpoint_file import find_checkpoint
+from srpo_ray.rewards.models.open_clip import OpenClipReward
 from srpo_ray.rewards.query import TextQuery
 from tests.rewards.tiny_clip import save_tiny_clip
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
 
-from srpo_ray.config.reward import ImageRewardConfig
-from srpo_ray.rewards.image_reward import ImageReward, ImageRewardModel
+from srpo_ray.config.rewards import ImageRewardConfig
+from srpo_ray.rewards.models.image_reward import ImageReward, ImageRewardModel
 from srpo_ray.rewards.query import TextQuery
 
 WIDTH, TEXT_WIDTH, DEPTH, HEADS, SIZE, PATCH, LENGTH = 16, 12, 2, 2, 16, 4, 40
@@ -70,7 +70,7 @@ def published_state() -> State:
 
 
 class PlainImageReward:
-    """The published network for one picture and one text, from its description and nothing of transformers."""
+    """The published network for one image and one text, from its description and nothing of transformers."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -202,7 +202,7 @@ def test_query_of_several_texts_is_the_weighted_sum_of_their_scores(folder: Path
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_pictures_are_encoded_once_whatever_the_number_of_texts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_encoded_once_whatever_the_number_of_texts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reward = load(folder)
     seen: list[int] = []
     encode = reward.model.vision.forward

@@ -2,9 +2,9 @@ from typing import get_args
 
 import pytest
 
-from srpo_ray.config.reward import OpenClipRewardConfig, PythonRewardConfig, RewardModelConfig
+from srpo_ray.config.rewards import OpenClipRewardConfig, PythonRewardConfig, RewardModelConfig
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.rewards.build import BUILDERS, build_rewards
+from srpo_ray.rewards.registry import BUILDERS, build_rewards
 
 
 def python_reward(target: str, **arguments: str | int | float | bool) -> PythonRewardConfig:

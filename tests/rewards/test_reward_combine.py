@@ -7,13 +7,13 @@ from torch import Tensor
 
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.combine import ScoredBatch, score_and_gradient, score_only
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.query import TextQuery
 from tests.rewards.stand_in_rewards import ScriptedReward
 
 
 class QuadraticReward:
-    """`sum(picture^2)`, whose gradient is `2 * picture`."""
+    """`sum(image^2)`, whose gradient is `2 * image`."""
 
     name = "quadratic"
     image_size = 4
@@ -33,8 +33,8 @@ def plain(*texts: str) -> list[TextQuery]:
 
 
 def run(text: str, micro_batch_size: int = 8) -> ScoredBatch:
-    """Score three pictures, of which the middle one has the text."""
-    images = {Framing(4): torch.full((3, 3, 4, 4), 0.5)}
+    """Score three images, of which the middle one has the text."""
+    images = {InputSpec(4): torch.full((3, 3, 4, 4), 0.5)}
     return score_and_gradient(
         {"mine": ScriptedReward()},
         {"mine": 1.0},
@@ -48,8 +48,8 @@ def run(text: str, micro_batch_size: int = 8) -> ScoredBatch:
 def test_values_are_raw_and_gradients_are_summed_with_weights_per_size() -> None:
     generator = torch.Generator().manual_seed(0)
     images = {
-        Framing(4): torch.rand(5, 3, 4, 4, generator=generator),
-        Framing(8): torch.rand(5, 3, 8, 8, generator=generator),
+        InputSpec(4): torch.rand(5, 3, 4, 4, generator=generator),
+        InputSpec(8): torch.rand(5, 3, 8, 8, generator=generator),
     }
     quadratic = QuadraticReward()
     rewards = {
@@ -68,17 +68,17 @@ def test_values_are_raw_and_gradients_are_summed_with_weights_per_size() -> None
         replica="here",
     )
 
-    torch.testing.assert_close(batch.values["quadratic"], images[Framing(4)].square().sum(dim=(1, 2, 3)))
-    torch.testing.assert_close(batch.values["mean"], images[Framing(4)].sum(dim=(1, 2, 3)))
-    torch.testing.assert_close(batch.values["big"], images[Framing(8)].sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(batch.values["quadratic"], images[InputSpec(4)].square().sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(batch.values["mean"], images[InputSpec(4)].sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(batch.values["big"], images[InputSpec(8)].sum(dim=(1, 2, 3)))
     assert list(batch.values) == ["quadratic", "mean", "big"]
-    torch.testing.assert_close(batch.gradients[Framing(4)], images[Framing(4)] - 3.0)
-    torch.testing.assert_close(batch.gradients[Framing(8)], torch.full_like(images[Framing(8)], 2.0))
+    torch.testing.assert_close(batch.gradients[InputSpec(4)], images[InputSpec(4)] - 3.0)
+    torch.testing.assert_close(batch.gradients[InputSpec(8)], torch.full_like(images[InputSpec(8)], 2.0))
     assert quadratic.batch_sizes == [2, 2, 1]
 
 
 def test_score_only_gives_the_same_values_without_a_graph() -> None:
-    images = {Framing(4): torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))}
+    images = {InputSpec(4): torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))}
 
     values = score_only(
         {"quadratic": QuadraticReward()},
@@ -89,7 +89,7 @@ def test_score_only_gives_the_same_values_without_a_graph() -> None:
         replica="here",
     )
 
-    torch.testing.assert_close(values["quadratic"], images[Framing(4)].square().sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(values["quadratic"], images[InputSpec(4)].square().sum(dim=(1, 2, 3)))
     assert not values["quadratic"].requires_grad
 
 
@@ -99,12 +99,12 @@ def test_scores_have_the_type_of_the_pixels_whatever_a_reward_returns(dtype: tor
         def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
             return super().score(images, queries).to(dtype)
 
-    images = {Framing(4): torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))}
+    images = {InputSpec(4): torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))}
     rewards, queries = {"typed": Typed()}, plain(*"abc")
     batch = score_and_gradient(rewards, {"typed": 1.0}, images, queries, micro_batch_size=2, replica="here")
     measured = score_only(rewards, ["typed"], images, queries, micro_batch_size=2, replica="here")
     assert batch.values["typed"].dtype == measured["typed"].dtype == torch.float32
-    assert batch.gradients[Framing(4)].dtype == torch.float32
+    assert batch.gradients[InputSpec(4)].dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_scores_of_a_wrong_shape_are_refused() -> None:
         score_only(
             {"whole": WholeBatch()},
             ["whole"],
-            {Framing(4): torch.zeros(1, 3, 4, 4)},
+            {InputSpec(4): torch.zeros(1, 3, 4, 4)},
             plain("a"),
             micro_batch_size=1,
             replica="here",
@@ -161,7 +161,7 @@ def test_interrupt_passes_through_unchanged() -> None:
         score_only(
             {"stopped": Interrupted()},
             ["stopped"],
-            {Framing(4): torch.zeros(1, 3, 4, 4)},
+            {InputSpec(4): torch.zeros(1, 3, 4, 4)},
             plain("a"),
             micro_batch_size=1,
             replica="here",

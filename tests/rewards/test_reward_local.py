@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo_ray.config.reward import OpenClipRewardConfig
-from srpo_ray.rewards.build import build_rewards
+from srpo_ray.config.rewards import OpenClipRewardConfig
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.rewards.open_clip_reward import OpenClipReward
+from srpo_ray.rewards.models.open_clip import OpenClipReward
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.registry import build_rewards
 from tests.rewards.stand_in_rewards import ScriptedReward
 
 QUERIES = [
@@ -29,8 +29,8 @@ def test_gradient_equals_finite_differences_in_float64(clip_configs: tuple[OpenC
     direction = torch.randn(images.shape, generator=generator, dtype=torch.float64)
     upstream = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
 
-    def loss(pictures: Tensor) -> Tensor:
-        return (upstream * scorer.submit(pictures, QUERIES).result().total).sum()
+    def loss(inputs: Tensor) -> Tensor:
+        return (upstream * scorer.submit(inputs, QUERIES).result().total).sum()
 
     leaf = images.clone().requires_grad_()
     loss(leaf).backward()
@@ -97,7 +97,7 @@ def test_gradient_free_reward_scores_detached_images_and_refuses_others() -> Non
         scorer.submit(images.requires_grad_(), QUERIES[:1])
 
 
-def test_official_measure_rounds_pictures_to_8_bits_and_training_does_not() -> None:
+def test_official_measure_rounds_images_to_8_bits_and_training_does_not() -> None:
     rewards = {"a": ScriptedReward(), "squashed": ScriptedReward(image_size=2)}
     rewards["squashed"].fit = "squash"  # pyright: ignore[reportAttributeAccessIssue]
     images = torch.full((1, 3, 4, 8), 0.3001)
@@ -109,7 +109,7 @@ def test_official_measure_rounds_pictures_to_8_bits_and_training_does_not() -> N
     assert official.measure(images, QUERIES[:1])["a"].item() == pytest.approx(step, abs=1e-6)
     assert plain.measure(images, QUERIES[:1])["a"].item() == pytest.approx(0.3001, abs=1e-6)
     assert official.submit(images, QUERIES[:1]).result().total.item() == pytest.approx(0.3001, abs=1e-6)
-    # Four pixels of the wide picture are cut away for `a`, none for `squashed`.
+    # Four pixels of the wide image are cut away for `a`, none for `squashed`.
     assert official.measure(images, QUERIES[:1])["squashed"].item() > 0.4
 
 
@@ -143,7 +143,7 @@ def test_unknown_names_and_uneven_batches_are_refused() -> None:
         scorer.measure(torch.zeros(0, 3, 4, 4), [])
 
 
-def test_pictures_in_channels_last_order_are_scored_like_any_other(
+def test_images_in_channels_last_order_are_scored_like_any_other(
     clip_configs: tuple[OpenClipRewardConfig, ...],
 ) -> None:
     scorer = LocalRewards.load(clip_configs)

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srpo_ray.config.reward import OpenClipRewardConfig, PoolConfig
-from srpo_ray.rewards.framing import Framing
-from srpo_ray.rewards.open_clip_reward import OpenClipReward, open_clip_source
+from srpo_ray.config.rewards import OpenClipRewardConfig, PoolConfig
+from srpo_ray.rewards.input_spec import InputSpec
+from srpo_ray.rewards.models.open_clip import OpenClipReward, open_clip_source
 from srpo_ray.rewards.pool.scoring import LoadedRewards
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.text_features import TextFeatures
@@ -151,11 +151,13 @@ def test_folder_in_half_precision_scores_as_the_same_weights_in_float32(
     assert torch.equal(scores[0], scores[1])
 
 
-def test_framing_of_the_config_is_that_of_the_model_in_process_and_in_a_replica(config: OpenClipRewardConfig) -> None:
+def test_input_spec_of_the_config_is_that_of_the_model_in_process_and_in_a_replica(
+    config: OpenClipRewardConfig,
+) -> None:
     asked = config.model_copy(update={"fit": "pad", "antialias": False})
-    assert Framing.of(OpenClipReward.load(asked)) == Framing(16, "pad", antialias=False)
+    assert InputSpec.of(OpenClipReward.load(asked)) == InputSpec(16, "pad", antialias=False)
     replica = LoadedRewards([asked], PoolConfig(), "replica")
-    assert Framing.of(replica.describe()["small"]) == Framing(16, "pad", antialias=False)
+    assert InputSpec.of(replica.describe()["small"]) == InputSpec(16, "pad", antialias=False)
 
 
 def test_missing_folder_is_named_with_a_cure(tmp_path: Path) -> None:

@@ -7,16 +7,16 @@ import ray
 import torch
 from torch import Tensor
 
-from srpo_ray.config.reward import OpenClipRewardConfig, PoolConfig, PythonRewardConfig, RewardModelConfig
+from srpo_ray.config.rewards import OpenClipRewardConfig, PoolConfig, PythonRewardConfig, RewardModelConfig
 from srpo_ray.rewards.base import RewardError, RewardScorer
-from srpo_ray.rewards.build import build_rewards
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.messages import NAMESPACE
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.preprocess import frame
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.registry import build_rewards
 
 QUERIES = [
     TextQuery.plain("a cat"),
@@ -45,13 +45,13 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 def direct_loss_and_gradient(
     configs: Sequence[RewardModelConfig], images: Tensor, upstream: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Plain autograd through resize and models, all pictures in one batch: no bridge, no splitting, no pool."""
+    """Plain autograd through resize and models, all images in one batch: no bridge, no splitting, no pool."""
     leaf = images.clone().requires_grad_()
     rewards = build_rewards(configs)
     total = torch.zeros(len(images))
     for config in configs:
         reward = rewards[config.name]
-        total = total + config.weight * reward.score(frame(leaf, Framing(reward.image_size)), QUERIES)
+        total = total + config.weight * reward.score(frame(leaf, InputSpec(reward.image_size)), QUERIES)
     (upstream * total).sum().backward()
     assert leaf.grad is not None
     return total.detach(), leaf.grad
@@ -94,7 +94,7 @@ def test_raw_scores_are_those_of_each_model_and_detached(
     assert list(scores.raw) == ["large", "small"]
     assert relative_error(scores.total.detach(), 0.5 * scores.raw["large"] + 4.0 * scores.raw["small"]) < 1e-6
     for name, reward in build_rewards(clip_configs).items():
-        expected = reward.score(frame(images.detach(), Framing(reward.image_size)), QUERIES)
+        expected = reward.score(frame(images.detach(), InputSpec(reward.image_size)), QUERIES)
         assert not scores.raw[name].requires_grad
         assert relative_error(scores.raw[name], expected) < 1e-5
 
@@ -119,7 +119,7 @@ def test_measure_returns_all_models_held_out_ones_too(
     assert list(client.measure(images, QUERIES, ["scripted"])) == ["scripted"]
 
 
-def test_pictures_without_gradient_are_scored_without_one(pool: RewardPool) -> None:
+def test_images_without_gradient_are_scored_without_one(pool: RewardPool) -> None:
     client = RewardClient.connect(pool.name, {"scripted": 3.0})
 
     scores = client.submit(gray(3), QUERIES[:3]).result()

@@ -11,9 +11,9 @@ import ray
 import torch
 from torch import Tensor
 
-from srpo_ray.config.reward import PoolConfig, PythonRewardConfig
+from srpo_ray.config.rewards import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.rewards.pool.actors import start_dispatcher
+from srpo_ray.rewards.pool.actors import start_router
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.messages import NAMESPACE, ModelInfo, PoolDescription
 from srpo_ray.rewards.pool.pool import RewardPool
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.ray
 
 def client_with(pool: RewardPool, **changes: float) -> RewardClient:
     """A client of the pool with other limits than the pool's."""
-    dispatcher = ray.get_actor(pool.name, namespace=NAMESPACE)
-    description = cast(PoolDescription, ray.get(dispatcher.describe.remote()))
+    router = ray.get_actor(pool.name, namespace=NAMESPACE)
+    description = cast(PoolDescription, ray.get(router.describe.remote()))
     config = description.config.model_copy(update=changes)
     changed = PoolDescription(config, description.models, description.groups)
-    return RewardClient(dispatcher, changed, {"scripted": 1.0})
+    return RewardClient(router, changed, {"scripted": 1.0})
 
 
 def score_and_gradient(client: RewardClient, *texts: str) -> tuple[Tensor, Tensor]:
@@ -141,10 +141,10 @@ def test_call_that_is_lost_every_time_ends_in_an_error_after_the_stated_attempts
 
 @pytest.mark.usefixtures("ray_session")
 def test_client_of_a_pool_that_was_shut_down_gets_an_error() -> None:
-    dispatcher = start_dispatcher("short-lived", {"short-lived": ()}, PoolConfig())
+    router = start_router("short-lived", {"short-lived": ()}, PoolConfig())
     models = {"mine": ModelInfo(image_size=4, image_gradient=True)}
-    client = RewardClient(dispatcher, PoolDescription(PoolConfig(), models, {"short-lived": ("mine",)}), {"mine": 1.0})
-    RewardPool("short-lived", dispatcher).shutdown()
+    client = RewardClient(router, PoolDescription(PoolConfig(), models, {"short-lived": ("mine",)}), {"mine": 1.0})
+    RewardPool("short-lived", router).shutdown()
 
     with pytest.raises(RewardError, match=r"'mine'.*the pool has ended"):
         client.submit(torch.zeros(1, 3, 4, 4), [TextQuery.plain("a")]).result()

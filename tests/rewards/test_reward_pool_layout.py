@@ -7,7 +7,7 @@ import ray
 import torch
 from torch import Tensor
 
-from srpo_ray.config.reward import PoolConfig, PythonRewardConfig
+from srpo_ray.config.rewards import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.base import RewardError, RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
@@ -48,12 +48,12 @@ WEIGHTS = {model.name: model.weight for model in MODELS}
 @pytest.fixture(scope="module")
 def split_pool(ray_session: None) -> Iterator[RewardPool]:
     """One replica of each of three models, each with a place for one call at a time."""
-    config = PoolConfig(one_model_each=True, num_cpus=0.01, micro_batch_size=2, max_in_flight=1)
+    config = PoolConfig(one_model_each=True, num_cpus=0.01, micro_batch_size=2, max_ongoing_requests=1)
     with RewardPool.create(MODELS, (), config, "split") as running:
         yield running
 
 
-def pictures(seed: int) -> Tensor:
+def random_images(seed: int) -> Tensor:
     return torch.rand(len(QUERIES), 3, 20, 28, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
@@ -63,7 +63,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 def two_branches(scorer: RewardScorer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Totals and gradients of two batches, both submitted before either is collected, as SRPO does."""
-    first, second = pictures(0), pictures(1)
+    first, second = random_images(0), random_images(1)
     upstream = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
     pending = [scorer.submit(first, QUERIES), scorer.submit(second, QUERIES)]
     totals = [one.result().total for one in pending]
@@ -82,10 +82,10 @@ def test_values_and_gradients_of_a_replica_per_model_equal_those_of_one_process(
         assert relative_error(ours, in_process) < 1e-6
 
 
-def test_each_model_is_asked_alone_and_pixels_of_one_framing_are_stored_once(split_pool: RewardPool) -> None:
+def test_each_model_is_asked_alone_and_pixels_of_one_input_spec_are_stored_once(split_pool: RewardPool) -> None:
     client = RewardClient.connect(split_pool.name, WEIGHTS)
 
-    scores = client.submit(pictures(0), QUERIES).result()
+    scores = client.submit(random_images(0), QUERIES).result()
 
     statistics = client.take_statistics()
     assert list(scores.raw) == ["a", "b", "scripted"]
@@ -96,7 +96,7 @@ def test_each_model_is_asked_alone_and_pixels_of_one_framing_are_stored_once(spl
 
 def test_measure_asks_the_replicas_of_the_named_models_only(split_pool: RewardPool) -> None:
     client = RewardClient.connect(split_pool.name, WEIGHTS)
-    images = pictures(0).detach()
+    images = random_images(0).detach()
 
     values = client.measure(images, QUERIES, ["b", "scripted"])
 
@@ -112,7 +112,7 @@ def test_submit_waits_for_a_place_and_says_for_how_long(split_pool: RewardPool) 
     client = RewardClient.connect(split_pool.name, {"scripted": 1.0})
     slow = [TextQuery.plain("sleep:0.5")] * 6
 
-    # Three calls of two pictures: the third is sent when the first has ended.
+    # Three calls of two images: the third is sent when the first has ended.
     pending = client.submit(torch.zeros(6, 3, 8, 8), slow)
     pending.result()
 

@@ -5,7 +5,7 @@ import ray
 import torch
 
 from srpo_ray.config.count import CountRange
-from srpo_ray.config.reward import PoolConfig, PythonRewardConfig
+from srpo_ray.config.rewards import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.messages import NAMESPACE
 from srpo_ray.rewards.pool.pool import RewardPool
@@ -19,15 +19,15 @@ def test_pool_grows_under_a_queue_and_shrinks_when_it_has_no_work(scripted_confi
     config = PoolConfig(
         num_replicas=CountRange(min=1, max=2),
         num_cpus=0.01,
-        max_in_flight=2,
-        scale_up_queue=1,
-        scale_up_s=1,
-        scale_down_s=3,
+        max_ongoing_requests=2,
+        upscale_queue_length=1,
+        upscale_delay_s=1,
+        downscale_delay_s=3,
     )
     with RewardPool.create([scripted_config], [], config, "ranged") as pool:
-        dispatcher = ray.get_actor(pool.name, namespace=NAMESPACE)
+        router = ray.get_actor(pool.name, namespace=NAMESPACE)
         client = RewardClient.connect(pool.name, {"scripted": 1.0})
-        assert ray.get(dispatcher.loading.remote()) == (1, 1)
+        assert ray.get(router.loading.remote()) == (1, 1)
 
         deadline = time.monotonic() + 90
         while client.take_statistics()["pool/replicas"] < 2:
@@ -36,6 +36,6 @@ def test_pool_grows_under_a_queue_and_shrinks_when_it_has_no_work(scripted_confi
             for one in pending:
                 one.result()
 
-        while ray.get(dispatcher.loading.remote()) != (1, 1):
+        while ray.get(router.loading.remote()) != (1, 1):
             assert time.monotonic() < deadline, "the pool did not shrink"
             time.sleep(0.2)

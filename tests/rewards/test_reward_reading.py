@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from srpo_ray.config.reward import OpenClipRewardConfig, TransformersClipRewardConfig
-from srpo_ray.rewards.build import build_rewards
-from srpo_ray.rewards.checkpoint_file import load_strictly, read_state_dict
+from srpo_ray.config.rewards import OpenClipRewardConfig, TransformersClipRewardConfig
+from srpo_ray.rewards.models.checkpoint_file import load_strictly, read_state_dict
 from srpo_ray.rewards.reading import damaged_file
+from srpo_ray.rewards.registry import build_rewards
 from srpo_ray.small_world.weights import WEIGHTS, reward_dir
 
 TOKENIZER = WEIGHTS / "flux" / "tokenizer"

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from srpo_ray.config.reward import TransformersClipRewardConfig
-from srpo_ray.rewards.build import build_rewards
+from srpo_ray.config.rewards import TransformersClipRewardConfig
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.registry import build_rewards
 from srpo_ray.small_world.weights import WEIGHTS
 
 TOKENIZER = WEIGHTS / "flux" / "tokenizer"
@@ -87,7 +87,7 @@ def test_image_gradient_is_that_of_finite_differences_in_float64(folder: Path) -
     )
 
 
-def test_pictures_are_shifted_and_scaled_as_the_folders_processor_says(folder: Path, tmp_path: Path) -> None:
+def test_images_are_shifted_and_scaled_as_the_folders_processor_says(folder: Path, tmp_path: Path) -> None:
     CLIPModel.from_pretrained(folder).save_pretrained(tmp_path)
     CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
     assert load(tmp_path)._mean == (0.1, 0.2, 0.3)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from srpo_ray.small_world import fit
-from srpo_ray.small_world.build import build
-from srpo_ray.small_world.build_rewards import PLANS, fill_bank
-from srpo_ray.small_world.build_text import all_captions
+from srpo_ray.small_world.build import fit
+from srpo_ray.small_world.build.__main__ import build
+from srpo_ray.small_world.build.rewards import PLANS, fill_bank
+from srpo_ray.small_world.build.text import all_captions
 from srpo_ray.small_world.prompts import all_contents, held_out_contents
 from srpo_ray.small_world.renderer import captions
 from srpo_ray.small_world.weights import manifest, verify
@@ -46,7 +46,7 @@ def test_a_build_refuses_checkpoints_of_another_scale(tmp_path: Path) -> None:
         build(tmp_path / "out", tmp_path, 0.1)
 
 
-def test_reward_training_pictures_hold_no_held_out_content() -> None:
+def test_reward_training_images_hold_no_held_out_content() -> None:
     bank = fill_bank(1500, seed=PLANS["contrastive"].contrastive.seed)
     shown = {all_contents()[code] for code in bank.content.tolist()}
     assert len(shown) == 96

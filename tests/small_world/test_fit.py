@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from srpo_ray.small_world.fit import Recipe, fit
+from srpo_ray.small_world.build.fit import Recipe, fit
 
 RECIPE = Recipe(steps=12, lr=0.5, seed=3)
 
@@ -35,7 +35,7 @@ def _train(checkpoint: Path, fail_at: int | None = None) -> tuple[nn.Linear, lis
 def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srpo_ray.small_world.fit.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("srpo_ray.small_world.build.fit.SAVE_SECONDS", 0.0)
     whole, losses, _ = _train(tmp_path / "whole.pt")
     with pytest.raises(InterruptedByTestError):
         _train(tmp_path / "parted.pt", fail_at=5)

@@ -25,7 +25,7 @@ def metrics(scenes: Scenes) -> dict[str, torch.Tensor]:
     return truth.measure(torch.from_numpy(render(scenes)), captions(scenes))
 
 
-def test_same_seed_draws_the_same_pictures_and_another_seed_others() -> None:
+def test_same_seed_draws_the_same_images_and_another_seed_others() -> None:
     first, again, other = (render(sample_scenes(8, seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -59,11 +59,11 @@ def test_a_red_circle_is_red_at_its_centre_and_covers_the_area_of_a_circle() -> 
 
 
 @pytest.mark.parametrize("part", ["color", "shape", "background"])
-def test_truth_reads_content_off_clean_pictures_of_any_style(part: str, metrics: dict[str, torch.Tensor]) -> None:
+def test_truth_reads_content_off_clean_images_of_any_style(part: str, metrics: dict[str, torch.Tensor]) -> None:
     assert metrics[f"{part}_accuracy"].mean() >= 0.99
 
 
-def test_truth_sees_when_the_picture_shows_something_else(scenes: Scenes) -> None:
+def test_truth_sees_when_the_image_shows_something_else(scenes: Scenes) -> None:
     images = torch.from_numpy(render(scenes[:300]))
     others = replace(scenes[:300], color=(scenes.color[:300] + 1) % 8, shape=(scenes.shape[:300] + 1) % 4)
     wrong = truth.measure(images, captions(others))
@@ -82,14 +82,14 @@ def test_truth_follows_each_style_axis_and_no_other(
         assert correlation > 0.9 if other == axis else abs(correlation) < 0.15
 
 
-def test_truth_needs_no_object_to_measure_a_picture() -> None:
+def test_truth_needs_no_object_to_measure_a_image() -> None:
     blank = truth.measure(torch.full((2, 3, 64, 64), 0.38), ["a red circle on a gray background"] * 2)
     assert all(torch.isfinite(values).all() for values in blank.values())
     assert blank["detail"].max() < 1e-3
     assert blank["background_accuracy"].tolist() == [1.0, 1.0]
 
 
-def test_truth_refuses_pictures_of_another_size() -> None:
+def test_truth_refuses_images_of_another_size() -> None:
     with pytest.raises(ValueError, match="64"):
         truth.measure(torch.zeros(1, 3, 32, 32), ["a red circle on a gray background"])
 

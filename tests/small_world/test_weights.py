@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxPipeline
 
 from srpo_ray.small_world import truth
-from srpo_ray.small_world.build_flux import sample
+from srpo_ray.small_world.build.flux import sample
 from srpo_ray.small_world.prompts import caption, held_out_contents, test_prompts
 from srpo_ray.small_world.renderer import render, sample_scenes
 from srpo_ray.small_world.weights import REWARDS, WEIGHTS, manifest, reward_dir, verify

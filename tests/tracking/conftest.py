@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from srpo_ray.tracking.connection import connect
-from srpo_ray.tracking.run import default_uri
+from srpo_ray.tracking.client import connect
+from srpo_ray.tracking.runs import default_uri
 from tests.tracking.mlflow_server import Server
 
 if TYPE_CHECKING:

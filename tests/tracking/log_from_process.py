@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from srpo_ray.tracking.run import start_run
+from srpo_ray.tracking.runs import start_run
 from srpo_ray.tracking.tracker import Tracker
 
 if __name__ == "__main__":

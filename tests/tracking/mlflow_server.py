@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from srpo_ray.tracking.run import default_uri
+from srpo_ray.tracking.runs import default_uri
 
 
 class Server:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy.engine import make_url
 
-from srpo_ray.tracking import run as run_module
-from srpo_ray.tracking.connection import allowed_name, connect, sqlite_file
-from srpo_ray.tracking.run import default_uri, end_run, flatten, git_commit, start_run
+from srpo_ray.tracking import runs as run_module
+from srpo_ray.tracking.client import allowed_name, connect, sqlite_file
+from srpo_ray.tracking.runs import default_uri, end_run, flatten, git_commit, start_run
 from srpo_ray.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_importing_tracking_does_not_import_mlflow():
-    code = "import sys, srpo_ray.tracking.run, srpo_ray.tracking.tracker; assert 'mlflow' not in sys.modules"
+    code = "import sys, srpo_ray.tracking.runs, srpo_ray.tracking.tracker; assert 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -153,7 +153,7 @@ def test_names_of_any_script_stay_apart_as_params_and_as_metrics(uri: str, clien
 def test_key_of_a_name_is_the_same_in_every_process():
     # The hash is that of `printf a+b | sha256sum`.
     assert allowed_name("a+b") == "a_b-300273da"
-    assert allowed_name("panel/held_out") == "panel/held_out"
+    assert allowed_name("evaluator/held_out") == "evaluator/held_out"
 
 
 def test_run_that_the_store_refuses_is_ended_and_no_server_is_blamed(
@@ -216,7 +216,7 @@ def test_ending_a_dead_run_sends_its_spool_and_sets_its_status(uri: str, client:
     record, spool = tmp_path / "run.json", tmp_path / "s.jsonl"
     end_run(record, spool, "KILLED")
     run_id = start_run(uri, "small", "trial", tags={}, params={}, record=record)
-    left = {"run_id": run_id, "kind": "metrics", "values": {"a": 1.5}, "step": 3, "time_ms": 1}
+    left = {"run_id": run_id, "kind": "metrics", "values": {"a": 1.5}, "update": 3, "time_ms": 1}
     spool.write_text(json.dumps(left) + "\n")
     end_run(record, spool, "KILLED")
     run = client.get_run(run_id)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from srpo_ray.tracking.connection import connect
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.tracking.client import connect
 from tests.conftest import ROOT, SMALL_WORLD, TINY
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_secrets_are_in_no_file_no_store_and_no_output_of_a_run(server: "Server"
     # The run did use them: MLflow has its metrics, and the config still says where the secrets come from.
     record = json.loads(folder.tracker_record.read_text())
     assert record["uri"] == uri
-    assert connect(server.uri).get_run(record["run_id"]).data.metrics["step/lr"] > 0
+    assert connect(server.uri).get_run(record["run_id"]).data.metrics["update/lr"] > 0
     assert not folder.tracker_spool.exists()
     assert not list(tmp_path.parent.rglob("*escaped*"))
     assert not Path("/tmp/escaped").exists()

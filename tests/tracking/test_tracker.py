@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from srpo_ray.cli import main
-from srpo_ray.tracking.connection import allowed_name, connect
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.tracking.client import allowed_name, connect
 from srpo_ray.tracking.delivery import replay
-from srpo_ray.tracking.run import default_uri, start_run
+from srpo_ray.tracking.runs import default_uri, start_run
 from srpo_ray.tracking.spool import Spool
 from srpo_ray.tracking.tracker import Tracker
-from srpo_ray.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,13 +38,13 @@ def values(client: "MlflowClient", run_id: str, name: str) -> list[tuple[int, fl
 
 
 def test_everything_arrives_and_the_spool_is_deleted(uri: str, client: "MlflowClient", run_id: str, tmp_path: Path):
-    picture = tmp_path / "p.png"
-    picture.write_bytes(b"png")
+    image = tmp_path / "p.png"
+    image.write_bytes(b"png")
     tracker = Tracker(uri, run_id, tmp_path / "s.jsonl", flush_interval_s=0.05)
     for step in range(30):
         tracker.log_metrics({"reward/total": step / 4, "odd(name)": 1}, step)
     tracker.log_metrics({f"m{number}": number for number in range(2500)}, 0)
-    tracker.log_picture(picture, "gallery")
+    tracker.log_image(image, "gallery")
     tracker.log_text("algorithm: {}\n", "config.yaml")
     assert tracker.close("FINISHED", timeout_s=90)
     assert tracker.close("FINISHED", timeout_s=90)
@@ -68,7 +68,7 @@ def test_nan_and_infinities_become_nan(uri: str, client: "MlflowClient", run_id:
     assert [math.isnan(value) for _, value in values(client, run_id, "loss/total")] == [True] * 3 + [False]
 
 
-def test_a_refused_metric_or_missing_picture_does_not_stop_the_others(
+def test_a_refused_metric_or_missing_image_does_not_stop_the_others(
     uri: str,
     client: "MlflowClient",
     run_id: str,
@@ -82,7 +82,7 @@ def test_a_refused_metric_or_missing_picture_does_not_stop_the_others(
     tracker = Tracker(uri, run_id, tmp_path / "s.jsonl", flush_interval_s=30)
     tracker.log_metrics({"good": 0.0}, 0)
     tracker.log_metrics({"../bad": 1.0}, 1)
-    tracker.log_picture(tmp_path / "never_drawn.png", "gallery")
+    tracker.log_image(tmp_path / "never_drawn.png", "gallery")
     tracker.log_metrics({"good": 2.0}, 2)
     assert tracker.close("FINISHED", timeout_s=90)
     assert values(client, run_id, "good") == [(0, 0.0), (2, 2.0)]
@@ -131,14 +131,14 @@ def test_a_step_that_is_made_again_is_not_tracked_again(
     killed = Tracker(uri, run_id, spool, flush_interval_s=0.01)
     for step in range(1, 5):
         killed.log_metrics({"loss": float(step)}, step)
-    killed.log_metrics({"panel": 0.5}, 2)
-    until(lambda: len(values(client, run_id, "panel")) == 1)
+    killed.log_metrics({"evaluator": 0.5}, 2)
+    until(lambda: len(values(client, run_id, "evaluator")) == 1)
     again = Tracker(uri, run_id, spool)
     for step in range(3, 7):
-        again.log_metrics({"loss": float(step), "panel": step / 10}, step)
+        again.log_metrics({"loss": float(step), "evaluator": step / 10}, step)
     assert again.close("FINISHED", timeout_s=90)
     assert values(client, run_id, "loss") == [(step, float(step)) for step in range(1, 7)]
-    assert values(client, run_id, "panel") == [(2, 0.5), (3, 0.3), (4, 0.4), (5, 0.5), (6, 0.6)]
+    assert values(client, run_id, "evaluator") == [(2, 0.5), (3, 0.3), (4, 0.4), (5, 0.5), (6, 0.6)]
 
 
 def test_command_sends_what_a_run_could_not(
@@ -166,7 +166,7 @@ def test_a_new_tracker_first_sends_what_a_killed_one_left(
     uri: str, client: "MlflowClient", run_id: str, tmp_path: Path
 ):
     left = Spool(tmp_path / "s.jsonl")
-    left.append({"run_id": run_id, "kind": "metrics", "values": {"a": 1.0}, "step": 0, "time_ms": 1})
+    left.append({"run_id": run_id, "kind": "metrics", "values": {"a": 1.0}, "update": 0, "time_ms": 1})
     with left.path.open("ab") as file:
         file.write(b'{"run_id": "cut sho')
     tracker = Tracker(uri, run_id, left.path)

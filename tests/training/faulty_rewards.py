@@ -15,7 +15,7 @@ from srpo_ray.rewards.query import TextQuery
 
 
 class Brightness:
-    """Mean of the picture times the sum of the query's weights; may fail once, when `marker` does not exist yet."""
+    """Mean of the image times the sum of the query's weights; may fail once, when `marker` does not exist yet."""
 
     image_size = 32
     image_gradient = True
@@ -74,17 +74,17 @@ def _find_no_memory(policy: FluxPolicy, tokens: Tensor, *arguments: Any) -> Tens
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has a total capacity ...")
 
 
-class Judge:
-    """A held-out model whose opinion is known before: one verdict per call, the last for all later ones."""
+class Evaluate:
+    """A held-out model whose opinion is known before: one decision per call, the last for all later ones."""
 
     image_size = 32
     image_gradient = False
 
-    def __init__(self, name: str = "judge", verdicts: str = "") -> None:
+    def __init__(self, name: str = "evaluator", decisions: str = "") -> None:
         self.name = name
-        self.verdicts = [float(verdict) for verdict in verdicts.split()]
+        self.decisions = [float(decision) for decision in decisions.split()]
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
-        """The verdict, a little higher for each picture."""
-        verdict = self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0]
-        return verdict + torch.arange(len(images)) / 100
+        """The decision, a little higher for each image."""
+        decision = self.decisions.pop(0) if len(self.decisions) > 1 else self.decisions[0]
+        return decision + torch.arange(len(images)) / 100

@@ -12,7 +12,7 @@ import psutil
 import ray
 from ray._private.utils import write_ray_address
 
-from srpo_ray.training.session import ray_session
+from srpo_ray.launch.session import ray_session
 
 
 @ray.remote(num_cpus=0)

@@ -11,11 +11,11 @@ from torch import distributed as dist
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.flow import Draws
+from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.models.flux import FluxPolicy
-from srpo_ray.models.load import load_transformer
+from srpo_ray.models.loading import load_transformer
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.training.preflight import check_inputs
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 from tests.conftest import ROOT, SMALL_WORLD, TINY
@@ -123,7 +123,7 @@ def test_two_updates_change_the_weights(trained: dict[str, dict[str, Any]], vari
     assert trained[variant]["changed"] > 0
     metrics = trained[variant]["metrics"]
     assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
-    assert metrics["step/gradient_norm"] > 0
+    assert metrics["update/gradient_norm"] > 0
     assert any(name.startswith("reward/total/") for name in metrics)
 
 

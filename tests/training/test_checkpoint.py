@@ -11,14 +11,14 @@ from moto.server import ThreadedMotoServer
 from torch import distributed as dist
 
 from srpo_ray.errors import CheckpointError
-from srpo_ray.training.checkpoint import (
+from srpo_ray.runs.checkpoint import (
     complete_checkpoints,
     latest_trained,
     load_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
-from srpo_ray.training.storage import Fingerprint, Storage, below, require_writable
+from srpo_ray.runs.storage import Fingerprint, Storage, below, require_writable
 from tests.training.ranks import run_ranks
 
 
@@ -72,12 +72,12 @@ def spoil(storage: Storage, name: str, damage: str) -> None:
 
 def test_checkpoint_comes_back_as_it_was_written(storage: Storage) -> None:
     weights = {"a": torch.randn(5), "b.c": torch.randn(2, 3)}
-    optimizer, average = {"a/exp_avg": torch.randn(5)}, {"a": torch.randn(5)}
-    save_checkpoint(storage, 20, weights, optimizer, average, {"samples": 160}, kept=2)
+    optimizer, ema = {"a/exp_avg": torch.randn(5)}, {"a": torch.randn(5)}
+    save_checkpoint(storage, 20, weights, optimizer, ema, {"samples": 160}, kept=2)
     read = load_checkpoint(Storage(storage.location), {})
     assert read is not None
-    assert (read.step, read.state) == (20, {"samples": 160})
-    for found, expected in ((read.weights, weights), (read.optimizer, optimizer), (read.average, average)):
+    assert (read.update, read.state) == (20, {"samples": 160})
+    for found, expected in ((read.weights, weights), (read.optimizer, optimizer), (read.ema, ema)):
         assert set(found) == set(expected)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -95,29 +95,29 @@ def test_checkpoint_comes_back_as_it_was_written(storage: Storage) -> None:
 def test_damaged_checkpoint_is_named_and_the_one_before_it_is_used(storage: Storage, name: str, damage: str) -> None:
     save(storage, 10)
     save(storage, 20)
-    spoil(storage, f"step_000020/{name}", damage)
-    with pytest.warns(UserWarning, match=r"step_000020.*using the checkpoint before it"):
+    spoil(storage, f"update_000020/{name}", damage)
+    with pytest.warns(UserWarning, match=r"update_000020.*using the checkpoint before it"):
         read = load_checkpoint(storage, {})
     assert read is not None
-    assert read.step == 10
+    assert read.update == 10
 
 
 def test_half_written_checkpoint_is_not_seen(storage: Storage) -> None:
     save(storage, 10)
     save(storage, 20)
     # It is written last, so this is what a process leaves that was killed before.
-    spoil(storage, "step_000020/manifest.json", "remove")
+    spoil(storage, "update_000020/manifest.json", "remove")
     read = load_checkpoint(storage, {})
     assert read is not None
-    assert read.step == 10
+    assert read.update == 10
 
 
 def test_only_the_newest_checkpoints_are_kept_and_what_was_never_finished_goes(storage: Storage) -> None:
     save(storage, 5)
-    spoil(storage, "step_000005/manifest.json", "remove")
+    spoil(storage, "update_000005/manifest.json", "remove")
     for step in (10, 20, 30):
         save(storage, step, kept=2)
-    assert storage.folders() == ["step_000020", "step_000030"]
+    assert storage.folders() == ["update_000020", "update_000030"]
 
 
 def test_protected_checkpoint_is_kept_however_old(storage: Storage) -> None:
@@ -129,15 +129,15 @@ def test_protected_checkpoint_is_kept_however_old(storage: Storage) -> None:
 def test_damaged_checkpoint_of_a_later_update_takes_no_place_from_a_whole_one(storage: Storage) -> None:
     save(storage, 10, kept=1)
     save(storage, 30, kept=2)
-    spoil(storage, "step_000030/weights-00000.safetensors", "flip a bit")
+    spoil(storage, "update_000030/weights-00000.safetensors", "flip a bit")
     save(storage, 17, kept=1)
-    assert storage.folders() == ["step_000017"]
+    assert storage.folders() == ["update_000017"]
 
 
 def test_checkpoint_of_another_run_is_refused_by_name(storage: Storage) -> None:
     save(storage, 10, seed=1, algorithm="srpo")
     assert load_checkpoint(storage, {"seed": 1, "algorithm": "srpo"}) is not None
-    with pytest.raises(ValueError, match=r"step_000010: expected one of a run with algorithm 'draft', got 'srpo'"):
+    with pytest.raises(ValueError, match=r"update_000010: expected one of a run with algorithm 'draft', got 'srpo'"):
         load_checkpoint(storage, {"seed": 1, "algorithm": "draft"})
 
 
@@ -146,13 +146,13 @@ def test_folder_that_is_no_checkpoint_is_refused(storage: Storage) -> None:
         read_checkpoint(storage, 1)
 
 
-def test_pictures_need_the_weights_of_a_checkpoint_and_nothing_else(storage: Storage) -> None:
+def test_images_need_the_weights_of_a_checkpoint_and_nothing_else(storage: Storage) -> None:
     save(storage, 10)
     save(storage, 20)
-    spoil(storage, "step_000020/optimizer-00000.safetensors", "remove")
+    spoil(storage, "update_000020/optimizer-00000.safetensors", "remove")
     assert newest_a(storage) == (20, 20.0)
-    spoil(storage, "step_000020/weights-00000.safetensors", "cut short")
-    with pytest.warns(UserWarning, match=r"step_000020.*using the checkpoint before it"):
+    spoil(storage, "update_000020/weights-00000.safetensors", "cut short")
+    with pytest.warns(UserWarning, match=r"update_000020.*using the checkpoint before it"):
         assert newest_a(storage) == (10, 10.0)
     save_checkpoint(storage, 30, {"a": torch.ones(1)}, {"a/s": torch.ones(1)}, {"a": torch.full((1,), 7.0)}, {}, kept=1)
     assert newest_a(storage) == (30, 7.0)
@@ -175,7 +175,7 @@ def test_full_disk_keeps_the_checkpoint_before_and_says_so(tmp_path: Path) -> No
             save_checkpoint(storage, 20, {"a": torch.ones(100_000)}, {}, {}, {}, kept=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert storage.folders() == ["step_000010"]
+    assert storage.folders() == ["update_000010"]
     assert read_checkpoint(storage, 10).weights["a"][0] == 10
 
 
@@ -186,7 +186,7 @@ def test_store_that_gives_back_other_bytes_has_no_checkpoint_of_them(tmp_path: P
     storage.fingerprint = lambda name: replace(fingerprint(name), sha256="0")
     with pytest.raises(CheckpointError, match=r"of update 20 could not be written.*came back as.*update 10 stays"):
         save(storage, 20)
-    assert storage.folders() == ["step_000010"]
+    assert storage.folders() == ["update_000010"]
 
 
 def test_place_that_is_gone_for_a_while_costs_no_more_than_a_checkpoint(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def read_what_one_rank_finds_damaged(folder: str) -> dict[str, float]:
     for step in (1, 2):
         save_checkpoint(storage, step, {f"tensor {rank}": torch.full((4,), float(step))}, {}, {}, {}, kept=2)
     if rank == 0:
-        spoil(storage, "step_000002/weights-00001.safetensors", "flip a bit")
+        spoil(storage, "update_000002/weights-00001.safetensors", "flip a bit")
     dist.barrier()
     told: list[int] = []
     read = load_checkpoint(storage, {}, lambda step, _: told.append(step))

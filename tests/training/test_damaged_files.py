@@ -9,18 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srpo_ray.data.shards import ShardStore
+from srpo_ray.data.cache.shards import ShardStore
 from srpo_ray.files import read_json
-from srpo_ray.tracking.run import replay_run
+from srpo_ray.runs.checkpoint import MANIFEST, WEIGHTS, read_checkpoint, read_trained_weights, save_checkpoint
+from srpo_ray.runs.folder import RunFolder, append_row, read_rows
+from srpo_ray.runs.storage import Storage
+from srpo_ray.tracking.runs import replay_run
 from srpo_ray.tracking.spool import Spool
-from srpo_ray.training.checkpoint import MANIFEST, WEIGHTS, read_checkpoint, read_trained_weights, save_checkpoint
-from srpo_ray.training.run_folder import RunFolder, append_row, read_rows
-from srpo_ray.training.storage import Storage
 from tests.damage import FUZZ, damaged
 
 TENSORS = {"a": torch.arange(4.0), "b.c": torch.ones(2, 3)}
 STATE = {"model.path": "a model", "seed": 3}
-ROWS = [{"step": step, "reward": step / 7} for step in range(1, 5)]
+ROWS = [{"update": step, "reward": step / 7} for step in range(1, 5)]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(place: Path) -> Path:
     save_checkpoint(Storage(place), 20, TENSORS, {"a/exp_avg": torch.zeros(4)}, {}, STATE, kept=1)
-    return place / "step_000020"
+    return place / "update_000020"
 
 
 @pytest.mark.parametrize("name", [MANIFEST, f"{WEIGHTS}-00000.safetensors"])
@@ -54,7 +54,7 @@ def test_damaged_checkpoint_is_never_taken_for_another_one(checkpoint: Path, nam
             assert str(checkpoint) in problem
             return
         # Such as another space between two fields.
-        assert (found.step, found.state) == (20, STATE)
+        assert (found.update, found.state) == (20, STATE)
         assert all(torch.equal(found.weights[key], tensor) for key, tensor in TENSORS.items())
 
     check()
@@ -65,7 +65,7 @@ def test_manifest_of_another_update_is_damage(checkpoint: Path) -> None:
     file = checkpoint / MANIFEST
     whole = file.read_text()
     file.write_text(whole.replace('"step": 20', '"step": 30'))
-    with pytest.raises(ValueError, match=r"step_000020: manifest\.json is damaged"):
+    with pytest.raises(ValueError, match=r"update_000020: manifest\.json is damaged"):
         read_checkpoint(Storage(checkpoint.parent), 20)
     file.write_text(whole)
 
@@ -92,12 +92,12 @@ def test_damage_to_rows_costs_the_damaged_lines_only(place: Path) -> None:
 
 def test_damaged_line_is_named_and_the_rows_after_it_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    append_row(file, {"step": 1})
+    append_row(file, {"update": 1})
     with file.open("a") as opened:
-        opened.write('{"step": 2, "eve')
-    append_row(file, {"step": 3})
+        opened.write('{"update": 2, "eve')
+    append_row(file, {"update": 3})
     with pytest.warns(UserWarning, match=r"events\.jsonl: line 2 is damaged"):
-        assert read_rows(file) == [{"step": 1}, {"step": 3}]
+        assert read_rows(file) == [{"update": 1}, {"update": 3}]
 
 
 def test_damaged_note_of_what_was_delivered_loses_no_record(place: Path) -> None:
@@ -141,7 +141,7 @@ def test_damaged_record_of_a_run_is_an_error_that_names_the_file(tmp_path: Path)
     folder = RunFolder(tmp_path)
 
     @FUZZ
-    @given(damaged(json.dumps({"updates": 40, "best_step": 20}).encode()))
+    @given(damaged(json.dumps({"updates": 40, "best_update": 20}).encode()))
     def check(content: bytes) -> None:
         folder.finished.write_bytes(content)
         problem = None

@@ -8,10 +8,10 @@ import torch
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
-from srpo_ray.data.embeddings import TextCache
-from srpo_ray.models.encode import encode_prompts
+from srpo_ray.data.cache.text_features import TextCache
+from srpo_ray.launch.encode import encode
+from srpo_ray.models.text_encoders import encode_prompts
 from srpo_ray.small_world.weights import flux_dir
-from srpo_ray.training.encode import encode
 from tests.conftest import SMALL_WORLD
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -22,11 +22,11 @@ PROMPTS = [*(f"a red circle on a {color} background" for color in ("gray", "whit
 def test_job_encodes_what_is_missing_with_several_actors_and_the_next_call_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("srpo_ray.training.encode.ROWS", 2)
+    monkeypatch.setattr("srpo_ray.launch.encode.ROWS", 2)
     (tmp_path / "prompts.txt").write_text("\n".join([*PROMPTS, "", PROMPTS[0]]))
     words = [str(SMALL_WORLD), f"run_root={tmp_path}", f"data.prompts={tmp_path / 'prompts.txt'}"]
-    (tmp_path / "judged.txt").write_text("a blue square\na green star\nnot used")
-    words += [f"evaluation.prompts={tmp_path / 'judged.txt'}", "evaluation.num_prompts=2"]
+    (tmp_path / "evaluated.txt").write_text("a blue square\na green star\nnot used")
+    words += [f"evaluation.prompts={tmp_path / 'evaluated.txt'}", "evaluation.num_prompts=2"]
     config = load_run(words[:1], words[1:])
     cache = TextCache.of(config)
     # As if a job before had been stopped after its first part.

@@ -13,10 +13,10 @@ from torch.nn import functional
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.training import OptimizerConfig, TrainingConfig
 from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training.engine import Engine
-from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.setup import build_trainer
-from srpo_ray.training.zero_config import zero_config
+from srpo_ray.training.zero import zero_config
 from tests.training.ranks import joined, run_ranks
 from tests.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
 

@@ -1,4 +1,4 @@
-"""What other programs get from a run: pictures of the export against pictures of the run."""
+"""What other programs get from a run: images of the export against images of the run."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run, to_yaml
-from srpo_ray.models.tuned import load_tuned
+from srpo_ray.inference.export import COMFYUI_LORA, DIFFUSERS_LORA, export_run
+from srpo_ray.models.trainable import load_tuned
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.small_world.weights import WEIGHTS
-from srpo_ray.training.export import COMFYUI_LORA, DIFFUSERS_LORA, export_run
-from srpo_ray.training.run_folder import RunFolder
 from tests.conftest import SMALL_WORLD
 from tests.training.trained_run import trained_run
 
 BASE = WEIGHTS / "flux"
 
 
-def pictures(pipeline: FluxPipeline) -> Tensor:
-    """Two pictures from fixed noise."""
+def images(pipeline: FluxPipeline) -> Tensor:
+    """Two images from fixed noise."""
     pipeline.set_progress_bar_config(disable=True)
     source = torch.Generator().manual_seed(3)
     output: Any = pipeline(
@@ -46,18 +46,18 @@ def base_transformer() -> FluxTransformer2DModel:
     return FluxTransformer2DModel.from_pretrained(BASE, subfolder="transformer")  # pyright: ignore[reportReturnType]
 
 
-def test_exported_lora_draws_the_runs_pictures_in_diffusers_and_by_comfyuis_rule(tmp_path: Path) -> None:
+def test_exported_lora_draws_the_runs_images_in_diffusers_and_by_comfyuis_rule(tmp_path: Path) -> None:
     config, weights = trained_run(tmp_path / "run", "model.lora={rank: 4, alpha: 8}")
     out = tmp_path / "out"
     written = export_run(tmp_path / "run", out)
     assert {path.name for path in written} == {DIFFUSERS_LORA, COMFYUI_LORA, "README.md", "config.yaml"}
-    expected = pictures(pipeline_with(load_tuned(config, torch.float32, "cpu", weights)))
-    untrained = pictures(pipeline_with(base_transformer()))
-    assert (expected - untrained).abs().max() > 0.05
+    expected = images(pipeline_with(load_tuned(config, torch.float32, "cpu", weights)))
+    baseline = images(pipeline_with(base_transformer()))
+    assert (expected - baseline).abs().max() > 0.05
 
     pipeline = pipeline_with(base_transformer())
     pipeline.load_lora_weights(str(out), weight_name=DIFFUSERS_LORA)
-    torch.testing.assert_close(pictures(pipeline), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(images(pipeline), expected, rtol=0, atol=1e-5)
 
     # ComfyUI patches each weight with lora_B @ lora_A * alpha / rank.
     merged = base_transformer()
@@ -69,15 +69,15 @@ def test_exported_lora_draws_the_runs_pictures_in_diffusers_and_by_comfyuis_rule
         for layer in layers:
             down, up, alpha = (tensors[f"{layer}.{part}"] for part in ("lora_A.weight", "lora_B.weight", "alpha"))
             parameters[f"{layer.removeprefix('transformer.')}.weight"].add_(up @ down * alpha / len(down))
-    torch.testing.assert_close(pictures(pipeline_with(merged)), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(images(pipeline_with(merged)), expected, rtol=0, atol=1e-5)
 
 
-def test_exported_transformer_draws_the_runs_pictures(tmp_path: Path) -> None:
+def test_exported_transformer_draws_the_runs_images(tmp_path: Path) -> None:
     config, weights = trained_run(tmp_path / "run")
     export_run(tmp_path / "run", tmp_path / "out")
     read = FluxTransformer2DModel.from_pretrained(tmp_path / "out", subfolder="transformer")
-    expected = pictures(pipeline_with(load_tuned(config, torch.float32, "cpu", weights)))
-    assert torch.equal(pictures(pipeline_with(read)), expected)
+    expected = images(pipeline_with(load_tuned(config, torch.float32, "cpu", weights)))
+    assert torch.equal(images(pipeline_with(read)), expected)
 
 
 def test_card_says_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +88,7 @@ def test_card_says_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.C
     assert "# mine\n" in card
     assert "7 updates of 8 prompts" in card
     assert "Steered by vivid, colorful against muted, pale." in card
-    assert "| panel/held_out | 0.5000 | 0.7500 | +0.2500 |" in card
+    assert "| evaluator/held_out | 0.5000 | 0.7500 | +0.2500 |" in card
     assert "time/evaluate" not in card
     assert f'weight_name="{DIFFUSERS_LORA}"' in card
     with safe_open(tmp_path / "run" / "export" / COMFYUI_LORA, "pt") as file:
@@ -122,6 +122,6 @@ def test_run_without_a_checkpoint_cannot_be_exported(tmp_path: Path, capsys: pyt
     folder.config.write_text(to_yaml(load_run([SMALL_WORLD])))
     assert main(["export", str(folder.path)]) == 2
     assert "expected the folder of a trained run" in capsys.readouterr().err
-    folder.finished.write_text('{"best_step": 0}')
+    folder.finished.write_text('{"best_update": 0}')
     assert main(["export", str(folder.path)]) == 2
     assert "expected a run that learned something" in capsys.readouterr().err

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from srpo_ray.config import RunConfig, load_run
-from srpo_ray.training.checkpoint import run_identity, save_checkpoint
-from srpo_ray.training.health import warnings
+from srpo_ray.runs.checkpoint import run_identity, save_checkpoint
+from srpo_ray.runs.folder import CHECKPOINT_SAVED, RunFolder, append_row
+from srpo_ray.runs.storage import Storage
+from srpo_ray.runs.warnings import warnings
 from srpo_ray.training.loop import find_checkpoint
-from srpo_ray.training.run_folder import CHECKPOINT_SAVED, RunFolder, append_row
-from srpo_ray.training.storage import Storage
 from tests.conftest import SMALL_WORLD
 
 
@@ -28,12 +28,12 @@ def folder(tmp_path: Path, config: RunConfig) -> RunFolder:
     for step in (10, 20):
         weights = {"a": torch.full((4,), float(step))}
         save_checkpoint(Storage(folder.checkpoints), step, weights, {}, {}, run_identity(config), kept=2)
-        append_row(folder.events, {"step": step, "event": CHECKPOINT_SAVED, "message": ""})
+        append_row(folder.events, {"update": step, "event": CHECKPOINT_SAVED, "message": ""})
     return folder
 
 
 def cut_short(folder: RunFolder, step: int) -> None:
-    file = Path(folder.checkpoints) / f"step_{step:06d}" / "weights-00000.safetensors"
+    file = Path(folder.checkpoints) / f"update_{step:06d}" / "weights-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
 
 
@@ -41,9 +41,9 @@ def test_damaged_checkpoint_is_passed_over_and_said_at_the_end(config: RunConfig
     cut_short(folder, 20)
     found = find_checkpoint(config, folder)
     assert found is not None
-    assert found.step == 10
+    assert found.update == 10
     (said,) = warnings(folder)
-    assert "step_000020: weights-00000.safetensors is not what the manifest says" in said
+    assert "update_000020: weights-00000.safetensors is not what the manifest says" in said
 
 
 @pytest.mark.parametrize("gone", ["all damaged", "not mounted"])

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from srpo_ray.config import RunConfig, load_run
-from srpo_ray.config.located import located
+from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.launch.preflight import open_run_folder, release_folder_on_early_failure
 from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.runs.folder import RunFolder, append_row
+from srpo_ray.runs.inputs import input_hashes
 from srpo_ray.small_world.weights import flux_dir, reward_dir
 from srpo_ray.training import setup
-from srpo_ray.training.inputs import input_hashes
-from srpo_ray.training.preflight import forgotten_unless_begun, open_run_folder
-from srpo_ray.training.run_folder import RunFolder, append_row
 from tests.conftest import SMALL_WORLD
 
 
@@ -36,7 +36,7 @@ def write_inputs(root: Path) -> None:
 
 
 def config_of(root: Path) -> RunConfig:
-    return located(
+    return with_absolute_paths(
         load_run(
             [SMALL_WORLD],
             [
@@ -67,7 +67,7 @@ def begin(config: RunConfig) -> RunFolder:
     """A run that was begun and stopped."""
     folder = open_run_folder(config, folder_of(config))
     folder.tracker_record.write_text("{}")
-    append_row(folder.steps, {"step": 1})
+    append_row(folder.updates, {"update": 1})
     return folder
 
 
@@ -185,7 +185,7 @@ def test_hashes_do_not_depend_on_where_the_files_are(tmp_path: Path) -> None:
 
 def test_run_that_did_not_begin_leaves_no_record_to_the_next(config: RunConfig, tmp_path: Path) -> None:
     folder = open_run_folder(config, folder_of(config))
-    with pytest.raises(ValueError, match="too small"), forgotten_unless_begun(folder):
+    with pytest.raises(ValueError, match="too small"), release_folder_on_early_failure(folder):
         raise ValueError("the cluster is too small")
     assert not folder.inputs.exists()
     (tmp_path / "train.txt").write_text("something else\n")
@@ -207,7 +207,7 @@ def test_results_without_a_record_are_refused_and_a_folder_without_results_gets_
     folder = open_run_folder(config, folder_of(config))
     folder.inputs.unlink()
     assert open_run_folder(config, folder.path).inputs.exists()
-    append_row(folder.evaluations, {"step": 0})
+    append_row(folder.evaluations, {"update": 0})
     folder.inputs.unlink()
     with pytest.raises(ValueError, match=r"expected inputs\.json in .*choose another `name`"):
         open_run_folder(config, folder.path)

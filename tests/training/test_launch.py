@@ -6,9 +6,9 @@ import ray.exceptions
 from ray.train import ControllerError, WorkerGroupError
 
 from srpo_ray.errors import OutOfMemoryRunError
+from srpo_ray.launch import train as launch
+from srpo_ray.launch.train import StopOnNonRetryableError, non_retryable_error, warn_of_shared_file
 from srpo_ray.rewards.base import RewardError
-from srpo_ray.training import launch
-from srpo_ray.training.launch import StopOnLastingError, lasting_error, warn_of_shared_file
 
 BROKEN = RewardError("preference", ["a cat"], "pool/0", "not finite")
 
@@ -17,13 +17,13 @@ def test_reward_error_is_found_under_what_ray_wraps_around_it() -> None:
     task_error = ray.exceptions.RayTaskError("score", "traceback", BROKEN)
     outer = RuntimeError("outer")
     outer.__cause__ = task_error
-    assert lasting_error(outer) is BROKEN
-    assert lasting_error(RuntimeError("of another kind")) is None
-    assert lasting_error(None) is None
+    assert non_retryable_error(outer) is BROKEN
+    assert non_retryable_error(RuntimeError("of another kind")) is None
+    assert non_retryable_error(None) is None
 
 
 def test_worker_with_a_reward_error_ends_the_run_and_others_may_be_restarted() -> None:
-    callback = StopOnLastingError()
+    callback = StopOnNonRetryableError()
     with pytest.raises(RewardError, match="not finite"):
         callback.after_exception(None, {0: RuntimeError("collateral"), 1: BROKEN})
     callback.after_exception(None, {0: RuntimeError("lost node")})
@@ -35,7 +35,7 @@ def test_worker_with_a_reward_error_ends_the_run_and_others_may_be_restarted() -
 
 def test_message_survives_the_way_from_worker_to_driver() -> None:
     error = pickle.loads(pickle.dumps(ControllerError(BROKEN)))
-    assert str(lasting_error(error.controller_failure)) == str(BROKEN)
+    assert str(non_retryable_error(error.controller_failure)) == str(BROKEN)
     assert isinstance(pickle.loads(pickle.dumps(WorkerGroupError("x", {0: BROKEN}))).worker_failures[0], RewardError)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from srpo_ray.errors import RunFailedError
-from srpo_ray.training import local_ray
-from srpo_ray.training.local_ray import START_ATTEMPTS, shorten_temporary_folder, start_local_ray
+from srpo_ray.launch import local_ray
+from srpo_ray.launch.local_ray import START_ATTEMPTS, shorten_temporary_folder, start_local_ray
 
 SLOW = Exception("The current node timed out during startup. This could happen because the GCS has become overloaded.")
 

@@ -8,9 +8,9 @@ import ray
 from ray._private import services, worker
 
 from srpo_ray.config import load_run
-from srpo_ray.training import network
-from srpo_ray.training.local_ray import on_loopback
-from srpo_ray.training.network import choose_interface
+from srpo_ray.launch import network
+from srpo_ray.launch.local_ray import on_loopback
+from srpo_ray.launch.network import choose_interface
 from srpo_ray.training.worker import train_worker
 from srpo_ray.training.worker_arguments import WorkerArguments
 from tests.conftest import SMALL_WORLD

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from srpo_ray.config import RunConfig, apply, load_run
-from srpo_ray.training.preflight import check_inputs, forgotten_unless_begun, open_run_folder
+from srpo_ray.launch.preflight import check_inputs, open_run_folder, release_folder_on_early_failure
 from tests.conftest import SMALL_WORLD
 
 ANOTHER = "to be new or to hold this same run, got a run with another config"
@@ -26,7 +26,7 @@ def test_folder_is_opened_again_by_the_same_config_and_by_no_other(config: RunCo
 def test_run_that_ended_before_it_began_leaves_its_name_to_another_config(config: RunConfig, tmp_path: Path) -> None:
     first = apply(config, {"training.checkpoint_storage": str(tmp_path / "store")})
     folder = open_run_folder(first, tmp_path / "run")
-    with pytest.raises(ValueError, match="too small"), forgotten_unless_begun(folder):
+    with pytest.raises(ValueError, match="too small"), release_folder_on_early_failure(folder):
         raise ValueError("the cluster is too small")
     other = apply(config, {"seed": 7})
     assert open_run_folder(other, tmp_path / "run").checkpoints == str(tmp_path / "run" / "checkpoints")
@@ -34,7 +34,7 @@ def test_run_that_ended_before_it_began_leaves_its_name_to_another_config(config
 
 def test_run_that_has_begun_keeps_its_name(config: RunConfig, tmp_path: Path) -> None:
     folder = open_run_folder(config, tmp_path / "run")
-    with forgotten_unless_begun(folder):
+    with release_folder_on_early_failure(folder):
         folder.tracker_record.write_text("{}")
     with pytest.raises(ValueError, match=ANOTHER):
         open_run_folder(apply(config, {"seed": 7}), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""What is computed once before the first update, and a run on prompts and real pictures."""
+"""What is computed once before the first update, and a run on prompts and real images."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import distributed as dist
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.data.images import load_images
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 from tests.conftest import SMALL_WORLD, TINY
@@ -21,7 +21,7 @@ PROMPTS = [f"a red circle on a {color} background" for color in ("gray", "white"
 
 
 def mixed_run(run_root: Path, world_size: int) -> RunConfig:
-    """Two real pictures in each update of four samples."""
+    """Two real images in each update of four samples."""
     prompts = run_root / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS))
     return load_run(
@@ -68,14 +68,14 @@ def one_update(config: RunConfig, rewards: LocalRewards) -> dict[str, Any]:
 
 
 def samples(trainer: Trainer, step: int) -> dict[int, tuple[str, float]]:
-    """Of each sample of this worker its text and how far its real picture is from that of the caption; -1 has none."""
+    """Of each sample of this worker its text and how far its real image is from that of the caption; -1 has none."""
     found = {}
     images = load_images("small_world:realistic")
     for batch, _ in trainer.batches(step):
         for row, (sample, text) in enumerate(zip(batch.draws.samples, batch.prompts, strict=True)):
             error = -1.0
             if row in batch.real:
-                # Several pictures share a caption.
+                # Several images share a caption.
                 captioned = [index for index, caption in enumerate(images.captions) if caption == text]
                 decoded = trainer.policy.decode(batch.real[row][None])
                 error = (decoded - images.load(captioned, 64)).pow(2).mean(dim=(1, 2, 3)).min().item()

@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from srpo_ray.config.training import LearningRateScheduleConfig, OptimizerConfig, TrainingConfig
-from srpo_ray.training.schedule import learning_rate
+from srpo_ray.training.lr_schedule import learning_rate
 
 UPDATES, WARMUP, PEAK, FINAL = 20, 5, 2e-3, 0.25
 

@@ -9,14 +9,14 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run, to_yaml
+from srpo_ray.inference.export import DIFFUSERS_LORA, export_run
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
-from srpo_ray.models.tuned import load_tuned
+from srpo_ray.models.trainable import load_tuned
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.training.export import DIFFUSERS_LORA, export_run
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.trained import read_trained
 from srpo_ray.training.setup import build_trainer
-from srpo_ray.training.trained import read_trained
 from tests.conftest import SMALL_WORLD, TINY
 from tests.models.tiny_sd3 import save_tiny_sd3
 from tests.training.ranks import run_ranks

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from srpo_ray.config.training import TrainingConfig
+from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.families import FLUX
-from srpo_ray.models.load import load_transformer
-from srpo_ray.models.speed import compile_blocks, set_attention
+from srpo_ray.models.loading import load_transformer
 from srpo_ray.training import engine as engine_module
 from srpo_ray.training.engine import Engine
 from tests.models.tiny_sd3 import save_tiny_sd3

@@ -13,10 +13,10 @@ from PIL import Image
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
-from srpo_ray.training.checkpoint import checkpoint_name, complete_checkpoints, read_checkpoint
-from srpo_ray.training.launch import TrainingError, train
-from srpo_ray.training.run_folder import CHECKPOINT_SAVED, RunFolder, read_rows
-from srpo_ray.training.storage import Storage
+from srpo_ray.launch.train import TrainingError, train
+from srpo_ray.runs.checkpoint import checkpoint_name, complete_checkpoints, read_checkpoint
+from srpo_ray.runs.folder import CHECKPOINT_SAVED, RunFolder, read_rows
+from srpo_ray.runs.storage import Storage
 from tests.conftest import SMALL_WORLD, TINY
 from tests.ray_request import ask_for_nodes, has_nodes, train_run
 
@@ -37,14 +37,14 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     return dict(read_checkpoint(storage, complete_checkpoints(storage)[-1]).weights)
 
 
-def test_run_leaves_rows_pictures_checkpoints_and_an_mlflow_run(tiny_run: RunConfig) -> None:
+def test_run_leaves_rows_images_checkpoints_and_an_mlflow_run(tiny_run: RunConfig) -> None:
     config = apply(tiny_run, {"training.num_workers": 2, "name": "two_workers"})
     folder = train(config)
 
-    assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
+    assert [row["update"] for row in read_rows(folder.updates)] == [1, 2, 3, 4]
     evaluations = read_rows(folder.evaluations)
-    assert [row["step"] for row in evaluations] == [0, 2, 4]
-    assert {"panel/held_out", "reward/preference", "reward/total", "truth/detail", "image/saturation"} <= set(
+    assert [row["update"] for row in evaluations] == [0, 2, 4]
+    assert {"evaluator/held_out", "reward/preference", "reward/total", "truth/detail", "image/saturation"} <= set(
         evaluations[0]
     )
     assert Image.open(folder.gallery).size[0] > 128
@@ -54,12 +54,12 @@ def test_run_leaves_rows_pictures_checkpoints_and_an_mlflow_run(tiny_run: RunCon
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     logged = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss/denoise")}
-    assert logged == {row["step"]: pytest.approx(row["loss/denoise"]) for row in read_rows(folder.steps)}
-    names = {"reward/preference/inversion", "step/gradient_norm", "step/gradient_scale/denoise", "time/rollout"}
+    assert logged == {row["update"]: pytest.approx(row["loss/denoise"]) for row in read_rows(folder.updates)}
+    names = {"reward/preference/inversion", "update/gradient_norm", "step/gradient_scale/denoise", "time/rollout"}
     assert names <= set(run.data.metrics)
     assert run.data.params["training.num_workers"] == "2"
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert {"config.yaml", "pictures"} <= artifacts
+    assert {"config.yaml", "images"} <= artifacts
 
     sheet = sample_run(folder.path, ["a red circle", "a cat"], options=SamplingOptions(seed=0, num_steps=2))
     assert Image.open(sheet).size[0] > 128
@@ -79,11 +79,11 @@ def test_replica_killed_in_mid_call_changes_no_number(tiny_run: RunConfig, calm:
     shaken = train(with_reward(tiny_run, "shaken", fault="kill", after=3, marker=str(marker)))
 
     assert marker.exists()
-    assert sum(row["pool/replays"] for row in read_rows(shaken.steps)) >= 1
+    assert sum(row["pool/replays"] for row in read_rows(shaken.updates)) >= 1
     for name, expected in weights(calm).items():
         assert torch.equal(weights(shaken)[name], expected)
-    assert [row["loss/denoise"] for row in read_rows(shaken.steps)] == [
-        row["loss/denoise"] for row in read_rows(calm.steps)
+    assert [row["loss/denoise"] for row in read_rows(shaken.updates)] == [
+        row["loss/denoise"] for row in read_rows(calm.updates)
     ]
 
 
@@ -129,9 +129,9 @@ def test_run_that_its_reward_stopped_says_why_and_goes_on_as_if_never_stopped(
     assert not has_nodes(earlier)
     assert not has_nodes(train_run(folder))
     assert folder.tracker_record.read_text() == run_id
-    assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
-    assert [row["step"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
-    events = [(row["event"], row["step"]) for row in read_rows(folder.events)]
+    assert [row["update"] for row in read_rows(folder.updates)] == [1, 2, 3, 4]
+    assert [row["update"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
+    events = [(row["event"], row["update"]) for row in read_rows(folder.events)]
     assert events == [("started", 0), (CHECKPOINT_SAVED, 2), ("started", 2), (CHECKPOINT_SAVED, 4)]
     client = MlflowClient(f"sqlite:///{Path(config.run_root) / 'mlflow.db'}")
     tracked = client.get_metric_history(json.loads(run_id)["run_id"], "loss/denoise")
@@ -141,8 +141,8 @@ def test_run_that_its_reward_stopped_says_why_and_goes_on_as_if_never_stopped(
 
 
 @pytest.mark.long
-def test_alarm_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(tiny_run: RunConfig) -> None:
-    judge = {"type": "python", "name": "judge", "target": "tests.training.faulty_rewards:Judge"}
+def test_hacking_sign_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(tiny_run: RunConfig) -> None:
+    evaluator = {"type": "python", "name": "evaluator", "target": "tests.training.faulty_rewards:Evaluate"}
     changes = {
         "algorithm.query": "plain",
         "algorithm.branches": ["denoise"],
@@ -151,23 +151,23 @@ def test_alarm_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(tiny_ru
         "training.num_updates": 6,
         "training.checkpoint_interval": 3,
         "training.checkpoints_kept": 1,
-        "evaluation.held_out": [{**judge, "arguments": {"verdicts": "0.5 0.7 0.3"}}],
+        "evaluation.held_out": [{**evaluator, "arguments": {"decisions": "0.5 0.7 0.3"}}],
         "evaluation.relative": None,
-        "evaluation.alarm": {"action": "stop", "noise": 0},
+        "evaluation.hacking": {"action": "stop", "noise": 0},
     }
     folder = train(apply(with_reward(tiny_run, "hacked"), changes))
 
-    assert [row["step"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
-    assert [row["step"] for row in read_rows(folder.steps)] == [1, 2, 3, 4]
-    result = {"updates": 4, "evaluations": 3, "stopped_by": "alarm", "best_step": 2}
+    assert [row["update"] for row in read_rows(folder.evaluations)] == [0, 2, 4]
+    assert [row["update"] for row in read_rows(folder.updates)] == [1, 2, 3, 4]
+    result = {"updates": 4, "evaluations": 3, "stopped_by": "reward_hacking", "best_update": 2}
     assert json.loads(folder.finished.read_text()) == result
     assert complete_checkpoints(Storage(folder.checkpoints)) == [2, 3]
-    assert [(row["step"], row["metric"]) for row in read_rows(folder.alarms)] == [(4, "panel/judge")]
+    assert [(row["update"], row["metric"]) for row in read_rows(folder.hacking)] == [(4, "evaluator/evaluator")]
     client = MlflowClient(f"sqlite:///{Path(tiny_run.run_root) / 'mlflow.db'}")
     run_id = json.loads(folder.tracker_record.read_text())["run_id"]
-    fired = {metric.step: metric.value for metric in client.get_metric_history(run_id, "alarm/fired")}
+    fired = {metric.step: metric.value for metric in client.get_metric_history(run_id, "hacking/found")}
     assert fired == {0: 0.0, 2: 0.0, 4: 1.0}
-    assert "alarms.txt" in {item.path for item in client.list_artifacts(run_id)}
+    assert "hacking.txt" in {item.path for item in client.list_artifacts(run_id)}
 
     def sampled() -> bytes:
         out = folder.path / "samples.png"
@@ -175,6 +175,6 @@ def test_alarm_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(tiny_ru
 
     best = sampled()
     folder.finished.unlink()
-    assert sampled() != best, "the newest checkpoint draws another picture"
+    assert sampled() != best, "the newest checkpoint draws another image"
     Storage(folder.checkpoints).remove(checkpoint_name(3))
     assert sampled() == best

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.config.training import EmaConfig, LearningRateScheduleConfig, OptimizerConfig, TrainingConfig
-from srpo_ray.models.tuned import add_adapters, load_trained
+from srpo_ray.models.trainable import add_adapters, load_trained
 from srpo_ray.training import engine as engine_module
 from srpo_ray.training.engine import Engine
 from tests.training.ranks import joined, run_ranks
@@ -93,7 +93,7 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
     with patch.object(engine_module, "zero_config", sharded_config) if setting.sharded else nullcontext():
         engine = Engine(network, config, setting.dtype)
     if state:
-        engine.load(state["weights"], state["optimizer"], steps.start, state["average"])
+        engine.load(state["weights"], state["optimizer"], steps.start, state["ema"])
     norms, rates, shown, halfway = [], [], torch.empty(0), {}
     size, share = config.pass_size, BATCH // world_size
     for first, second, sigma in batches(steps):
@@ -118,17 +118,17 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
 
 def state_of(engine: Engine) -> dict[str, Any]:
     """What a checkpoint keeps."""
-    parts = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "average": engine.average()}
+    parts = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "ema": engine.ema()}
     return {name: joined(part) for name, part in parts.items()}
 
 
 def show(engine: Engine, tokens: Tensor, sigma: Tensor) -> Tensor:
     """What the averaged model and then the trained one answer right after an update, gathered and not."""
     with torch.no_grad():
-        with engine.averaged():
+        with engine.ema_weights():
             averaged = call(engine, tokens, sigma)
         trained = call(engine, tokens, sigma)
-        with engine.averaged(), engine.gathered():
+        with engine.ema_weights(), engine.gathered():
             assert torch.equal(call(engine, tokens, sigma), averaged)
         assert torch.equal(call(engine, tokens, sigma), trained)
     return torch.stack([averaged, trained])
@@ -192,7 +192,7 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
                     answers.append(call(model, first.to(setting.dtype), sigma))
             shown = torch.stack(answers)
     weights = {name: value.detach() for name, value in masters.items()}
-    return {"weights": weights, "average": average, "norms": norms, "shown": shown}
+    return {"weights": weights, "ema": average, "norms": norms, "shown": shown}
 
 
 @contextmanager
@@ -239,16 +239,16 @@ def test_two_ranks_train_what_a_plain_loop_trains(trained: dict[str, Any], name:
     torch.testing.assert_close(found["shown"], expected["shown"], rtol=1e-4, atol=1e-5)
     assert found["rates"] == pytest.approx([1e-2 * factor for factor in (FACTORS if setting.schedule else [1] * 4)])
     if setting.ema:
-        assert error(found["average"], expected["average"], found["initial"]) < 1e-4
-        assert error(found["average"], expected["weights"], found["initial"]) > 0.01
+        assert error(found["ema"], expected["ema"], found["initial"]) < 1e-4
+        assert error(found["ema"], expected["weights"], found["initial"]) > 0.01
     else:
-        assert found["average"] == {}
+        assert found["ema"] == {}
 
 
 @pytest.mark.parametrize("name", ["all on", "bfloat16, all on"])
 def test_resumed_run_is_bitwise_the_run_that_never_stopped(trained: dict[str, Any], name: str) -> None:
     straight, resumed = trained[name], trained[f"{name}, resumed"]
-    for part in ("weights", "optimizer", "average"):
+    for part in ("weights", "optimizer", "ema"):
         assert set(resumed[part]) == set(straight[part])
         for key, value in straight[part].items():
             assert torch.equal(resumed[part][key], value), (part, key)
@@ -259,7 +259,7 @@ def test_resumed_run_is_bitwise_the_run_that_never_stopped(trained: dict[str, An
 def test_run_of_two_ranks_goes_on_with_one(trained: dict[str, Any], tmp_path: Path) -> None:
     rest = run_ranks(train, 1, tmp_path, ALL_ON, range(2, UPDATES), trained["all on"]["halfway"])
     assert relative_error(rest["weights"], trained["all on"]["weights"]) < 1e-6
-    assert relative_error(rest["average"], trained["all on"]["average"]) < 1e-6
+    assert relative_error(rest["ema"], trained["all on"]["ema"]) < 1e-6
 
 
 def test_adapters_start_the_same_on_every_rank(trained: dict[str, Any]) -> None:

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run, to_yaml
-from srpo_ray.models.tuned import load_tuned
-from srpo_ray.training.checkpoint import save_checkpoint
-from srpo_ray.training.run_folder import RunFolder, append_row
-from srpo_ray.training.storage import Storage
+from srpo_ray.models.trainable import load_tuned
+from srpo_ray.runs.checkpoint import save_checkpoint
+from srpo_ray.runs.folder import RunFolder, append_row
+from srpo_ray.runs.storage import Storage
 from tests.conftest import SMALL_WORLD
 
 
 def trained_run(path: Path, *overrides: str) -> tuple[RunConfig, dict[str, Tensor]]:
-    """A run's folder with a checkpoint that is far from the untrained model, and two evaluations."""
+    """A run's folder with a checkpoint that is far from the base model, and two evaluations."""
     config = load_run([SMALL_WORLD], overrides)
     folder = RunFolder(path)
     folder.make()
@@ -27,6 +27,6 @@ def trained_run(path: Path, *overrides: str) -> tuple[RunConfig, dict[str, Tenso
         if parameter.requires_grad
     }
     save_checkpoint(Storage(folder.checkpoints), 7, weights, {"x/exp_avg": torch.zeros(1)}, {}, {}, kept=1)
-    append_row(folder.evaluations, {"step": 0, "panel/held_out": 0.5, "time/evaluate": 1.0})
-    append_row(folder.evaluations, {"step": 7, "panel/held_out": 0.75, "time/evaluate": 1.0})
+    append_row(folder.evaluations, {"update": 0, "evaluator/held_out": 0.5, "time/evaluate": 1.0})
+    append_row(folder.evaluations, {"update": 7, "evaluator/held_out": 0.75, "time/evaluate": 1.0})
     return config, weights

@@ -10,9 +10,9 @@ import yaml
 
 from srpo_ray.config import ConfigError, StudyConfig, SweepConfig, load_run, load_study, load_sweep
 from srpo_ray.config.data import DataConfig
-from srpo_ray.training.run_folder import save_pictures
+from srpo_ray.runs.folder import save_images
 from srpo_ray.tuning.folder import first_command, load_study_folder, open_study_folder
-from srpo_ray.tuning.study import _pictures
+from srpo_ray.tuning.study import _images
 from srpo_ray.tuning.trial import Study, trial_folder
 from tests.conftest import ROOT
 
@@ -74,16 +74,16 @@ def test_images_of_a_study_get_no_captions_of_prompts_that_changed_meanwhile(tmp
     config, base = load_study(STUDY, [f"run_root={tmp_path}", f"evaluation.prompts={prompts}"])
     study = Study(base, str(open_study_folder(config, base)), None, "", "", None)
     folder = trial_folder(study, "srpo_seed_1")
-    for file in (folder.base_pictures, folder.tuned_pictures):
-        save_pictures(file, {0: torch.rand(3, 64, 64), 1: torch.rand(3, 64, 64)})
+    for file in (folder.base_images, folder.tuned_images):
+        save_images(file, {0: torch.rand(3, 64, 64), 1: torch.rand(3, 64, 64)})
     row = SimpleNamespace(name="srpo_seed_1", ended=True)
     report: Any = SimpleNamespace(methods=[SimpleNamespace(name="srpo", rows=[row])])
-    grid = _pictures(study, report)
+    grid = _images(study, report)
     assert grid is not None
     before = grid.read_bytes()
     prompts.write_text("a red circle\na blue ring\n")
     with pytest.raises(ValueError, match=r"evaluation\.prompts: \S*test\.txt"):
-        _pictures(study, report)
+        _images(study, report)
     assert grid.read_bytes() == before
 
 

@@ -7,7 +7,7 @@ import pytest
 from srpo_ray.config import SweepConfig, load_run, load_sweep, to_yaml
 from srpo_ray.config.sweep import SearchDimension
 from srpo_ray.evaluation.results import TrialRow
-from srpo_ray.training.run_folder import RunFolder, append_row
+from srpo_ray.runs.folder import RunFolder, append_row
 from srpo_ray.tuning.rows import choose_best, read_row
 from srpo_ray.tuning.space import decode, param_space, search_algorithm
 from srpo_ray.tuning.sweep import follow_ups
@@ -29,8 +29,8 @@ def sweep(**values: Any) -> SweepConfig:
 
 def row(name: str, objective: float, content: float, status: str = "finished", **params: Any) -> TrialRow:
     history = [
-        {"step": 0, "panel/held_out": 0.1, "truth/content_accuracy": 0.95},
-        {"step": 9, "panel/held_out": objective, "truth/content_accuracy": content},
+        {"update": 0, "evaluator/held_out": 0.1, "truth/content_accuracy": 0.95},
+        {"update": 9, "evaluator/held_out": objective, "truth/content_accuracy": content},
     ]
     return TrialRow(name, "trial", name, params, history, status, 1.0, 0)
 
@@ -48,7 +48,7 @@ def test_drawn_values_lie_in_the_space_and_come_back_as_config_values() -> None:
 
 
 @pytest.mark.parametrize(("query", "expected"), [("relative", [0.0, 4.0]), ("plain", [0.0, -2.0])])
-def test_gain_is_that_of_the_reward_the_run_is_trained_on_in_untrained_deviations(
+def test_gain_is_that_of_the_reward_the_run_is_trained_on_in_baseline_deviations(
     tmp_path: Path, query: str, expected: list[float]
 ) -> None:
     """Own words rise by 2 where images spread by 0.5; the plain score falls by 0.2 where they spread by 0.1."""
@@ -58,9 +58,9 @@ def test_gain_is_that_of_the_reward_the_run_is_trained_on_in_untrained_deviation
         to_yaml(load_run([SMALL_WORLD], [f"algorithm.query={query}", "algorithm.branches=[denoise]"]))
     )
     scores = {"reward/total": [0.9, 1.1], "reward/total/trained": [-0.5, 0.5]}
-    append_row(folder.scores, {"step": 0, "num_prompts": 2, "scores": scores})
-    append_row(folder.evaluations, {"step": 0, "reward/total": 1.0, "reward/total/trained": 0.0})
-    append_row(folder.evaluations, {"step": 9, "reward/total": 0.8, "reward/total/trained": 2.0})
+    append_row(folder.scores, {"update": 0, "num_prompts": 2, "scores": scores})
+    append_row(folder.evaluations, {"update": 0, "reward/total": 1.0, "reward/total/trained": 0.0})
+    append_row(folder.evaluations, {"update": 9, "reward/total": 0.8, "reward/total/trained": 2.0})
     found = read_row(folder, "trial", "a trial", {}, 0, None)
     assert [each["reward/total/gain"] for each in found.history] == pytest.approx(expected)
 
@@ -75,7 +75,7 @@ def test_optuna_draws_the_same_trials_from_the_same_seed() -> None:
     def first_draws(seed: int) -> list[Any]:
         space = {path: value.model_dump() for path, value in SPACE.items()}
         algorithm: Any = search_algorithm(sweep(searcher="optuna", space=space, seed=seed))
-        algorithm.set_search_properties("panel/held_out", "max", param_space(SPACE))
+        algorithm.set_search_properties("evaluator/held_out", "max", param_space(SPACE))
         return [algorithm.suggest(str(index)) for index in range(2)]
 
     assert first_draws(4) == first_draws(4) != first_draws(5)
@@ -110,35 +110,35 @@ def test_follow_ups_are_the_seeds_and_the_comparisons_of_the_best() -> None:
     assert runs["plain_no_words"].changes == {"b.lr": 2, "a": "x"}
 
 
-def test_a_run_that_the_alarm_stopped_can_be_the_best() -> None:
-    rows = [row("stopped", 0.5, 0.95, status="stopped by alarm"), row("weak", 0.2, 0.95)]
+def test_a_run_that_the_hacking_sign_stopped_can_be_the_best() -> None:
+    rows = [row("stopped", 0.5, 0.95, status="stopped: reward hacking"), row("weak", 0.2, 0.95)]
     assert choose_best(rows, sweep())[0].name == "stopped"
 
 
-def test_a_run_that_the_alarm_stopped_is_judged_by_the_checkpoint_that_it_keeps() -> None:
-    history = [{"step": step, "panel/held_out": value} for step, value in ((0, 0.3), (10, 0.6), (20, 0.1))]
-    kept = replace(row("kept", 0.1, 0.9, status="stopped by alarm"), history=history, best_step=10)
-    assert kept.value("panel/held_out") == 0.6
+def test_a_run_that_the_hacking_sign_stopped_is_evaluated_by_the_checkpoint_that_it_keeps() -> None:
+    history = [{"update": step, "evaluator/held_out": value} for step, value in ((0, 0.3), (10, 0.6), (20, 0.1))]
+    kept = replace(row("kept", 0.1, 0.9, status="stopped: reward hacking"), history=history, best_update=10)
+    assert kept.value("evaluator/held_out") == 0.6
     assert choose_best([kept, row("steady", 0.5, 0.9)], sweep())[0].name == "kept"
-    assert replace(kept, best_step=0).value("panel/held_out") == 0.3
+    assert replace(kept, best_update=0).value("evaluator/held_out") == 0.3
 
 
-def test_an_untrained_evaluation_serves_runs_of_the_same_words_and_plain_ones() -> None:
+def test_an_baseline_evaluation_serves_runs_of_the_same_words_and_plain_ones() -> None:
     vivid, same = (load_run([SMALL_WORLD], ["algorithm.control_words=vivid", f"seed={seed}"]) for seed in (0, 1))
     bright = load_run([SMALL_WORLD], ["algorithm.control_words=bright"])
     plain = load_run([SMALL_WORLD], ["algorithm.query=plain", "algorithm.branches=[denoise]"])
-    other_panel = load_run([SMALL_WORLD], ["algorithm.control_words=vivid", "evaluation.num_prompts=3"])
+    other_evaluator = load_run([SMALL_WORLD], ["algorithm.control_words=vivid", "evaluation.num_prompts=3"])
     assert _serves(vivid, same)
     assert _serves(vivid, plain)
     rarely = load_run([SMALL_WORLD], ["algorithm.control_words=vivid", "evaluation.interval=40"])
     assert _serves(vivid, rarely)
     assert not _serves(vivid, bright)
     assert not _serves(plain, vivid)
-    assert not _serves(other_panel, vivid)
+    assert not _serves(other_evaluator, vivid)
 
 
 def test_shipped_sweep_file_is_usable() -> None:
     for path in sorted(Path(ROOT / "configs" / "sweep").glob("*.yaml")):
         config, base = load_sweep(path)
-        assert config.objective.removeprefix("panel/") in {model.name for model in base.evaluation.held_out}
+        assert config.objective.removeprefix("evaluator/") in {model.name for model in base.evaluation.held_out}
         assert config.num_samples >= 8

@@ -11,7 +11,7 @@ from srpo_ray.cli import main
 from srpo_ray.config import StudyConfig, load_run
 from srpo_ray.evaluation.comparison import CALLS, SECONDS
 from srpo_ray.evaluation.results import TrialRow
-from srpo_ray.training.run_folder import RunFolder, append_row
+from srpo_ray.runs.folder import RunFolder, append_row
 from srpo_ray.tuning import study as study_module
 from srpo_ray.tuning.runs import PlannedRun
 from srpo_ray.tuning.study import compute_notes, train_arms, tune_methods, with_costs
@@ -19,7 +19,7 @@ from srpo_ray.tuning.trial import Study
 from tests.conftest import SMALL_WORLD
 from tests.tuning.test_sweep_run import TINY
 
-LR, HELD_OUT = "training.optimizer.lr", "panel/held_out"
+LR, HELD_OUT = "training.optimizer.lr", "evaluator/held_out"
 CONFIG = StudyConfig.model_validate(
     {
         "base": "base.yaml",
@@ -48,7 +48,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, lis
                 run.kind,
                 run.label,
                 run.changes,
-                [{"step": 0, HELD_OUT: 0.5}, {"step": 4, HELD_OUT: 0.6 - abs(run.changes[LR] - 2e-6) * 1e4}],
+                [{"update": 0, HELD_OUT: 0.5}, {"update": 4, HELD_OUT: 0.6 - abs(run.changes[LR] - 2e-6) * 1e4}],
                 "finished",
                 1.0,
                 run.changes["seed"],
@@ -68,8 +68,8 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, lis
 def write_steps(folder: Path) -> None:
     folder.mkdir(parents=True)
     for step in range(1, 5):
-        row = {"step": step, "cost/forward": 10.0, "cost/forward_backward": 2.0, "time/step": 0.5}
-        append_row(folder / "steps.jsonl", row)
+        row = {"update": step, "cost/forward": 10.0, "cost/forward_backward": 2.0, "time/update": 0.5}
+        append_row(folder / "updates.jsonl", row)
 
 
 def test_arms_are_trained_with_the_values_that_were_best_on_the_tuning_seed(
@@ -79,7 +79,7 @@ def test_arms_are_trained_with_the_values_that_were_best_on_the_tuning_seed(
     tuned, notes = tune_methods(study, CONFIG)
     assert [(item.method, item.chosen) for item in tuned] == [("ReFL", "tune_ReFL_1"), ("SRPO", "tune_SRPO_1")]
     assert {run.changes["seed"] for run in made} == {0}
-    # Judged once, at the end, and on other noise than what is reported.
+    # Evaluated once, at the end, and on other noise than what is reported.
     own = study.base.evaluation.seed
     assert {(run.changes["evaluation.interval"], run.changes["evaluation.seed"]) for run in made} == {(40, own + 1)}
     (note,) = notes
@@ -115,7 +115,7 @@ def test_arms_are_trained_with_the_values_that_were_best_on_the_tuning_seed(
 
 def test_costs_are_those_of_the_updates_before_each_evaluation(tmp_path: Path) -> None:
     write_steps(tmp_path / "run")
-    history = [{"step": 0, HELD_OUT: 0.5}, {"step": 3, HELD_OUT: 0.6}]
+    history = [{"update": 0, HELD_OUT: 0.5}, {"update": 3, HELD_OUT: 0.6}]
     row = with_costs(TrialRow("run", "repeat", "run", {}, history, "finished", 1.0, 0), RunFolder(tmp_path / "run"))
     # 10 + 3 x 2 an update
     assert [(e[CALLS], e[SECONDS]) for e in row.history] == [(0.0, 0.0), (48.0, 1.5)]
@@ -127,9 +127,11 @@ def test_unequal_compute_is_said(planned: tuple[Study, list[PlannedRun]]) -> Non
     arms = train_arms(study, CONFIG, tuned)
     assert compute_notes(arms, "SRPO") == []
     folder = Path(study.folder) / "trials" / "ReFL_seed_1"
-    append_row(folder / "steps.jsonl", {"step": 5, "cost/forward": 64.0, "cost/forward_backward": 0.0, "time/step": 1})
+    append_row(
+        folder / "updates.jsonl", {"update": 5, "cost/forward": 64.0, "cost/forward_backward": 0.0, "time/update": 1}
+    )
     longer = with_costs(
-        TrialRow("ReFL_seed_1", "repeat", "", {}, [{"step": 5, HELD_OUT: 0.6}], "finished", 1.0, 1), RunFolder(folder)
+        TrialRow("ReFL_seed_1", "repeat", "", {}, [{"update": 5, HELD_OUT: 0.6}], "finished", 1.0, 1), RunFolder(folder)
     )
     arms[0].rows[:] = [longer]  # pyright: ignore[reportIndexIssue]
     assert compute_notes(arms, "SRPO") == ["ReFL was trained with 2.00 times the velocity evaluations of SRPO."]
@@ -162,15 +164,15 @@ def test_study_tunes_trains_and_reports_and_repeats_nothing_when_resumed(
     assert str(folder / "report.html") in printed
     with (folder / "table.csv").open() as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["untrained", "SRPO", "plain"]
+    assert list(rows) == ["baseline", "SRPO", "plain"]
     # 4 updates of 2 prompts: 2 rollout steps and 2 branches, or one
     assert float(rows["SRPO"]["cost/calls mean"]) == 4 * 2 * (2 + 2 * 3)
     assert float(rows["plain"]["cost/calls mean"]) == 4 * 2 * (2 + 3)
-    assert (folder / "pictures" / "methods.png").exists()
+    assert (folder / "images" / "methods.png").exists()
 
-    trained = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/steps.jsonl")}
+    trained = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/updates.jsonl")}
     assert len(trained) == 6
     table = (folder / "table.csv").read_text()
     assert main(["study", "--resume", str(folder)]) == 0
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/steps.jsonl")} == trained
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/updates.jsonl")} == trained
     assert (folder / "table.csv").read_text() == table

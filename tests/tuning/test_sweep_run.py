@@ -19,10 +19,10 @@ from ray.util import placement_group_table
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
-from srpo_ray.training.checkpoint import latest_trained, read_trained_weights
-from srpo_ray.training.launch import train
-from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.training.storage import Storage
+from srpo_ray.launch.train import train
+from srpo_ray.runs.checkpoint import latest_trained, read_trained_weights
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.storage import Storage
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -76,7 +76,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterat
     with subprocess.Popen(command, cwd=root, start_new_session=True) as driver:
         finished, begun = wait_for_a_finished_and_a_begun_trial(folder, driver)
         os.killpg(driver.pid, signal.SIGKILL)
-    written = {trial / "steps.jsonl": (trial / "steps.jsonl").stat().st_mtime_ns for trial in finished}
+    written = {trial / "updates.jsonl": (trial / "updates.jsonl").stat().st_mtime_ns for trial in finished}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         # Paths in the config are relative to where the person stands, not to where Ray's processes run.
         patch.chdir(root)
@@ -98,8 +98,8 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
     assert {row["name"] for row in rows if row["kind"] == "base"} == {"base_model"}
     assert all(row["status"] in ("finished", "stopped early") for row in rows)
     # Were it not adopted, the time that it took would differ.
-    untrained = {kind: {json.dumps(row["history"][0]) for row in rows if row["kind"] == kind} for kind in KINDS}
-    assert untrained["repeat"] | untrained["ablation"] <= untrained["trial"]
+    baseline = {kind: {json.dumps(row["history"][0]) for row in rows if row["kind"] == kind} for kind in KINDS}
+    assert baseline["repeat"] | baseline["ablation"] <= baseline["trial"]
     report = (folder / "report.html").read_text()
     assert "training.num_updates=4" in report
     assert all(row["name"] in report for row in rows)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from srpo_ray.training.request import note_request, take_back_request
-from srpo_ray.training.run_folder import RunFolder
+from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request, record_autoscaler_request
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.tuning import trial as trial_module
 from srpo_ray.tuning.trial import GRACE, ReleaseTrials
 from tests.ray_request import ask_for_nodes, has_nodes
@@ -65,7 +65,7 @@ def test_nodes_that_a_stopped_trial_asked_for_are_free_for_the_next(
     folders = [RunFolder(tmp_path / trial) for trial in TRIALS]
     for folder in folders:
         folder.make()
-        note_request(folder, folder.path.name)
+        record_autoscaler_request(folder, folder.path.name)
         ask_for_nodes(folder)
     callback = ReleaseTrials(tmp_path)
     callback.on_trial_complete(1, [], EndedTrial("stopped", placement_group="group"))
@@ -75,5 +75,5 @@ def test_nodes_that_a_stopped_trial_asked_for_are_free_for_the_next(
     assert [has_nodes(trial) for trial in TRIALS] == [False, True, True]
     callback.on_experiment_end([])
     assert [has_nodes(trial) for trial in TRIALS] == [False, False, True]
-    take_back_request(folders[-1])
+    cancel_autoscaler_request(folders[-1])
     assert not has_nodes("other")

@@ -4,7 +4,7 @@ import pytest
 
 from srpo_ray.config import load_run
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.words.pictures import Pictures, rendered
+from srpo_ray.words.images import ProbeImages, rendered
 from srpo_ray.words.probe import Study, score_words, study
 from tests.conftest import SMALL_WORLD
 
@@ -13,7 +13,7 @@ PROMPTS = ["a vivid sky", "Vivid colours, flat design", "a flatiron", "nothing"]
 
 
 @pytest.fixture(scope="session")
-def pictures() -> Pictures:
+def images() -> ProbeImages:
     return rendered(192, seed=7)
 
 
@@ -23,6 +23,6 @@ def scorer() -> LocalRewards:
 
 
 @pytest.fixture(scope="session")
-def small_world_study(pictures: Pictures, scorer: LocalRewards) -> Study:
-    plain, differences = score_words(scorer, "preference", pictures, WORDS)
-    return study("preference", WORDS, plain, differences, pictures, PROMPTS)
+def small_world_study(images: ProbeImages, scorer: LocalRewards) -> Study:
+    plain, differences = score_words(scorer, "preference", images, WORDS)
+    return study("preference", WORDS, plain, differences, images, PROMPTS)

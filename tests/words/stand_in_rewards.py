@@ -10,7 +10,7 @@ from srpo_ray.rewards.query import TextQuery
 
 
 class BrightnessReward:
-    """Contrast of the picture, plus its brightness for `bright. ...` and minus half of it for `dark. ...`."""
+    """Contrast of the image, plus its brightness for `bright. ...` and minus half of it for `dark. ...`."""
 
     name = ""
     image_gradient = True
@@ -28,7 +28,7 @@ class BrightnessReward:
 
 
 class BrokenReward(BrightnessReward):
-    """Fails on every picture."""
+    """Fails on every image."""
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         raise RuntimeError("out of luck")

@@ -2,7 +2,7 @@ from math import sqrt
 
 import pytest
 
-from srpo_ray.words.agreement import bootstrap_interval, spearman
+from srpo_ray.words.rank_correlation import bootstrap_interval, spearman
 
 
 def test_equal_values_share_the_mean_of_their_ranks() -> None:

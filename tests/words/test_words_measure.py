@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo_ray.words.measure import Pair, Reading, correlation, find_pairs, read_words, word_sets
+from srpo_ray.words.readings import Pair, Reading, correlation, find_pairs, read_words, word_sets
 
 # Columns of a Hadamard matrix: mean 0, standard deviation 1, uncorrelated, so that variances add up exactly.
 _HADAMARD = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
@@ -76,7 +76,7 @@ def test_correlation_agrees_with_numpy_and_is_zero_for_a_constant() -> None:
     assert correlation(torch.full((1, 50), 0.1), columns).tolist() == [[0, 0]]
 
 
-def test_pictures_that_do_not_differ_are_refused() -> None:
+def test_images_that_do_not_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="differ in their plain score"):
         read(DETAIL, plain=torch.ones(8))
     with pytest.raises(ValueError, match="differ in at least one of flat"):

@@ -1,4 +1,4 @@
-"""The probe on the small world, whose rewards and pictures have known meanings."""
+"""The probe on the small world, whose rewards and images have known meanings."""
 
 import tempfile
 from pathlib import Path
@@ -15,9 +15,9 @@ from srpo_ray.evaluation.gallery import save_png
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
-from srpo_ray.words.measure import correlation, read_words
-from srpo_ray.words.pictures import NO_CAPTION, Pictures, from_folder, generated
+from srpo_ray.words.images import NO_CAPTION, ProbeImages, from_folder, generated
 from srpo_ray.words.probe import Study, count_word, parse_words, probe
+from srpo_ray.words.readings import correlation, read_words
 from tests.conftest import SMALL_WORLD
 from tests.words.conftest import WORDS
 
@@ -52,7 +52,7 @@ def test_readings_cross_talk_and_counts_follow_the_ranking(small_world_study: St
     scores = [reading.score for reading in found.readings]
     assert scores == sorted(scores, reverse=True)
     row = found.words.index("detailed")
-    detail = found.pictures.attributes["truth/detail"]
+    detail = found.probed.attributes["truth/detail"]
     expected = float(correlation(found.differences[row][None], detail[None]))
     assert found.readings[row].correlations["truth/detail"] == pytest.approx(expected)
     assert found.cross_talk[row][found.words.index("textured")] > 0.8
@@ -70,32 +70,32 @@ def test_suggested_sets_are_the_known_opposites(small_world_study: Study) -> Non
 
 
 def test_a_pair_is_read_as_the_reward_scores_one_word_against_the_other(
-    small_world_study: Study, pictures: Pictures, scorer: LocalRewards
+    small_world_study: Study, images: ProbeImages, scorer: LocalRewards
 ) -> None:
     pair = small_world_study.pairs[0]
     up, down = small_world_study.words[pair.positive], small_world_study.words[pair.negative]
-    queries = [TextQuery(((1.0, f"{up}. {text}"), (-1.0, f"{down}. {text}"))) for text in pictures.captions]
-    difference = scorer.measure(pictures.images, queries, ["preference"])["preference"]
-    plain = scorer.measure(pictures.images, [TextQuery.plain(text) for text in pictures.captions], ["preference"])
-    (reading,) = read_words(difference[None], plain["preference"], pictures.attributes, pictures.axes)
+    queries = [TextQuery(((1.0, f"{up}. {text}"), (-1.0, f"{down}. {text}"))) for text in images.captions]
+    difference = scorer.measure(images.images, queries, ["preference"])["preference"]
+    plain = scorer.measure(images.images, [TextQuery.plain(text) for text in images.captions], ["preference"])
+    (reading,) = read_words(difference[None], plain["preference"], images.attributes, images.axes)
     assert reading.strength == pytest.approx(pair.reading.strength, rel=1e-3)
     assert reading.cleanness == pytest.approx(pair.reading.cleanness, rel=1e-3)
 
 
-def save_folder(folder: Path, pictures: Pictures, count: int) -> Path:
+def save_folder(folder: Path, images: ProbeImages, count: int) -> Path:
     folder.mkdir()
-    pixels = (pictures.images[:count] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pixels = (images.images[:count] * 255).round().byte().permute(0, 2, 3, 1).numpy()
     for index, array in enumerate(pixels):
         save_png(Image.fromarray(array), folder / f"{index:03d}.png")
         if index:
-            (folder / f"{index:03d}.txt").write_text(pictures.captions[index] + "\n")
+            (folder / f"{index:03d}.txt").write_text(images.captions[index] + "\n")
     return folder
 
 
-def test_a_folder_gives_pictures_captions_and_image_statistics(tmp_path: Path, pictures: Pictures) -> None:
-    found = from_folder(save_folder(tmp_path / "pictures", pictures, 10), 64)
-    assert found.captions == [NO_CAPTION, *pictures.captions[1:10]]
-    assert torch.allclose(found.images, pictures.images[:10], atol=0.51 / 255)
+def test_a_folder_gives_images_captions_and_image_statistics(tmp_path: Path, images: ProbeImages) -> None:
+    found = from_folder(save_folder(tmp_path / "images", images, 10), 64)
+    assert found.captions == [NO_CAPTION, *images.captions[1:10]]
+    assert torch.allclose(found.images, images.images[:10], atol=0.51 / 255)
     assert set(found.axes) == {
         f"image/{n}" for n in ("saturation", "contrast", "brightness", "high_frequency", "color_cast")
     }
@@ -115,11 +115,11 @@ def test_a_folder_is_read_as_training_reads_it(tmp_path: Path) -> None:
     (tmp_path / "7.json").write_text('{"caption": "number 7"}')
     (tmp_path / "._7.png").touch()
     (tmp_path / "6.txt").unlink()
-    with pytest.raises(ValueError, match=r"expected at least 8 pictures of .*below, got 1"):
+    with pytest.raises(ValueError, match=r"expected at least 8 images of .*below, got 1"):
         from_folder(tmp_path / "below", 32)
     found = from_folder(tmp_path, 32)
-    assert sorted(found.captions) == sorted(["a picture", "number below/0", *(f"number {n}" for n in "123457")])
-    assert found.source == f"8 pictures of {tmp_path} (left out: 1 hidden file or folder)"
+    assert sorted(found.captions) == sorted(["an image", "number below/0", *(f"number {n}" for n in "123457")])
+    assert found.source == f"8 images of {tmp_path} (left out: 1 hidden file or folder)"
     trained = load_images(str(tmp_path / "[1-5].png")).load(range(5), 32)
     assert torch.equal(found.images[-7:-2], trained)
     # White above, where it is transparent.
@@ -127,18 +127,18 @@ def test_a_folder_is_read_as_training_reads_it(tmp_path: Path) -> None:
     assert found.images[:, :, 16:].max() == 0
 
 
-def test_a_folder_with_unreadable_files_is_refused_by_name(tmp_path: Path, pictures: Pictures) -> None:
-    folder = save_folder(tmp_path / "pictures", pictures, 10)
+def test_a_folder_with_unreadable_files_is_refused_by_name(tmp_path: Path, images: ProbeImages) -> None:
+    folder = save_folder(tmp_path / "images", images, 10)
     (folder / "003.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"--images: expected readable pictures, got 1 of 10 .*003.png"):
+    with pytest.raises(ValueError, match=r"--images: expected readable images, got 1 of 10 .*003.png"):
         from_folder(folder, 64)
     (folder / "003.txt").write_bytes(b"\xc3(")
     with pytest.raises(ValueError, match=r"--images: expected a readable caption, got .*003.txt"):
         from_folder(folder, 64)
 
 
-def test_resized_pictures_of_a_folder_stay_in_their_range(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+def test_resized_images_of_a_folder_stay_in_their_range(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
     folder.mkdir()
     for index in range(10):
         halves = Image.new("RGB", (16, 16))
@@ -154,9 +154,9 @@ def stand_in(name: str) -> str:
 
 
 def test_a_reward_of_ones_own_is_read_along_image_statistics_where_no_truth_is_known(
-    tmp_path: Path, pictures: Pictures
+    tmp_path: Path, images: ProbeImages
 ) -> None:
-    folder = save_folder(tmp_path / "pictures", pictures, 40)
+    folder = save_folder(tmp_path / "images", images, 40)
     config = load_run([SMALL_WORLD], [stand_in("BrightnessReward")])
     found = probe(config, "mine", ["nothing", "dark", "bright"], images=folder)
     assert found.words == ["bright", "dark", "nothing"]
@@ -169,14 +169,14 @@ def test_a_reward_of_ones_own_is_read_along_image_statistics_where_no_truth_is_k
     assert found.word_sets == {"brightness": {"positive": ["bright"], "negative": ["dark"]}}
 
 
-def test_a_reward_that_fails_is_named(tmp_path: Path, pictures: Pictures) -> None:
-    folder = save_folder(tmp_path / "pictures", pictures, 10)
+def test_a_reward_that_fails_is_named(tmp_path: Path, images: ProbeImages) -> None:
+    folder = save_folder(tmp_path / "images", images, 10)
     config = load_run([SMALL_WORLD], [stand_in("BrokenReward")])
     with pytest.raises(RewardError, match=r"'mine' failed .*out of luck"):
         probe(config, "mine", ["dark", "bright"], images=folder)
 
 
-def test_generated_pictures_follow_the_evaluation_prompts_and_noise() -> None:
+def test_generated_images_follow_the_evaluation_prompts_and_noise() -> None:
     config = load_run([SMALL_WORLD], ["evaluation.num_prompts=4", "evaluation.num_steps=2"])
     found = generated(config, 8)
     assert found.images.shape == (8, 3, 64, 64)

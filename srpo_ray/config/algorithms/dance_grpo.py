@@ -17,7 +17,7 @@ class DanceGRPOConfig(AlgorithmSection):
     needs: ClassVar[Needs] = Needs(reward="score")
     type: Literal["dance_grpo"] = "dance_grpo"
     group_size: int = Field(default=12, ge=2)
-    """Pictures per prompt that are compared with each other; the update has this many times its batch size."""
+    """Images per prompt that are compared with each other; the update has this many times its batch size."""
     eta: float = Field(default=0.3, gt=0)
     """Noise of the sampler's random steps."""
     step_share: float = Field(default=0.6, gt=0, le=1)

@@ -17,7 +17,7 @@ class DRaFTConfig(AlgorithmSection):
     num_steps: int = Field(default=1, ge=1)
     """Last sampler steps that carry gradient: the K of DRaFT-K."""
     renoisings: int = Field(default=2, ge=0)
-    """Fresh noises on each finished picture, a gradient step from each (DRaFT-LV); 0 is DRaFT-K."""
+    """Fresh noises on each finished image, a gradient step from each (DRaFT-LV); 0 is DRaFT-K."""
 
     @model_validator(mode="after")
     def _check_renoisings(self) -> Self:

@@ -51,6 +51,6 @@ class WindowSection(AlgorithmSection):
         if self.sigma_window and not 1 > self.sigma_window[0] > self.sigma_window[1] >= 0:
             raise ValueError(
                 f"expected sigma_window [noisy, clean] with 1 > noisy > clean >= 0, got {list(self.sigma_window)};"
-                " 1 is pure noise, where the clean picture cannot be recovered, so give the noisier end first"
+                " 1 is pure noise, where the clean image cannot be recovered, so give the noisier end first"
             )
         return self

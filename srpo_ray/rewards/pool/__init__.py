@@ -1,1 +1,1 @@
-"""Reward models in Ray actors of their own: replicas, dispatcher, client and the bridge into autograd."""
+"""Reward models in Ray actors of their own: replicas, router, client and the bridge into autograd."""

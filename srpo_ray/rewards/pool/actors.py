@@ -8,13 +8,13 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from srpo_ray.config.reward import PoolConfig, RewardModelConfig
-from srpo_ray.rewards.pool.dispatcher import RewardDispatcher
+from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
 from srpo_ray.rewards.pool.messages import NAMESPACE
 from srpo_ray.rewards.pool.replica import HEALTH_GROUP, RewardReplica
+from srpo_ray.rewards.pool.router import RewardRouter
 
-DISPATCHER_CALLS = 100_000
-"""Calls that may wait for a place at once; at the limit the dispatcher would not hear that places are given back."""
+ROUTER_CALLS = 100_000
+"""Calls that may wait for a place at once; at the limit the router would not hear that places are given back."""
 
 
 def model_groups(
@@ -34,11 +34,11 @@ def model_groups(
 
 @dataclass(frozen=True)
 class RayReplicas:
-    """Replicas as children of the process that starts them, which is the dispatcher."""
+    """Replicas as children of the process that starts them, which is the router."""
 
     groups: Mapping[str, Sequence[RewardModelConfig]]
     pool: PoolConfig
-    dispatcher: str
+    router: str
     """Its name."""
 
     def start(self, group: str, name: str) -> Any:
@@ -55,7 +55,7 @@ class RayReplicas:
             "concurrency_groups": {HEALTH_GROUP: 1},
         }
         actor = cast(Any, ray.remote)(**options)(RewardReplica)
-        return actor.remote(name, self.groups[group], self.pool, self.dispatcher)
+        return actor.remote(name, self.groups[group], self.pool, self.router)
 
     def stop(self, handle: Any) -> None:
         """End a replica for good."""
@@ -71,20 +71,20 @@ class RayReplicas:
         return cluster_state.get_draining_nodes()
 
 
-def start_dispatcher(name: str, groups: Mapping[str, Sequence[RewardModelConfig]], pool: PoolConfig) -> Any:
-    """Start the dispatcher of a pool under its name.
+def start_router(name: str, groups: Mapping[str, Sequence[RewardModelConfig]], pool: PoolConfig) -> Any:
+    """Start the router of a pool under its name.
 
     Raises:
         ValueError: If the name is taken.
     """
-    # Beside its driver, since a dispatcher on a spot node would take the whole pool down with it.
+    # Beside its driver, since a router on a spot node would take the whole pool down with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {
         "name": name,
         "namespace": NAMESPACE,
         "num_cpus": 0,
         "scheduling_strategy": here,
-        "max_concurrency": DISPATCHER_CALLS,
+        "max_concurrency": ROUTER_CALLS,
     }
     names = {group: tuple(model.name for model in models) for group, models in groups.items()}
-    return ray.remote(RewardDispatcher).options(**options).remote(pool, names, RayReplicas(groups, pool, name))
+    return ray.remote(RewardRouter).options(**options).remote(pool, names, RayReplicas(groups, pool, name))

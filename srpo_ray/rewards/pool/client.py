@@ -8,11 +8,11 @@ import ray
 import torch
 from torch import Tensor
 
+from srpo_ray.rewards.autograd import connect_scores
 from srpo_ray.rewards.base import Scores, check_batch, check_gradient, check_names
-from srpo_ray.rewards.framing import Framing
-from srpo_ray.rewards.pool.bridge import connect_scores
-from srpo_ray.rewards.pool.call import RemoteCall, StoredPixels
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import NAMESPACE, PoolDescription, Reply
+from srpo_ray.rewards.pool.request import RemoteCall, StoredPixels
 from srpo_ray.rewards.pool.wire import from_wire, to_wire
 from srpo_ray.rewards.preprocess import frame_for_each
 from srpo_ray.rewards.query import TextQuery
@@ -23,10 +23,10 @@ class RewardClient:
     """A `RewardScorer` whose models live in a `RewardPool`; any number of processes may hold one."""
 
     def __init__(
-        self, dispatcher: Any, pool: PoolDescription, weights: Mapping[str, float], *, official: bool = False
+        self, router: Any, pool: PoolDescription, weights: Mapping[str, float], *, official: bool = False
     ) -> None:
         check_names(list(weights), list(pool.models))
-        self._dispatcher = dispatcher
+        self._router = router
         self._pool = pool
         self._weights = dict(weights)
         self._official = official
@@ -39,32 +39,32 @@ class RewardClient:
         Args:
             name: The name that `RewardPool.create` was given.
             weights: Factor of each training reward in the sum; may differ from client to client.
-            official: `measure` prepares pictures as the models' releases do; `submit` never does.
+            official: `measure` prepares images as the models' releases do; `submit` never does.
 
         Raises:
             ValueError: If there is no such pool, it is still loading, or a weight is for an unknown model.
         """
         try:
-            dispatcher = ray.get_actor(name, namespace=NAMESPACE)
+            router = ray.get_actor(name, namespace=NAMESPACE)
         except ValueError as error:
             raise ValueError(
                 f"expected a reward pool named {name!r} in this Ray cluster, received none; create it with "
                 "RewardPool.create before the trainers start, and keep its driver alive"
             ) from error
-        pool = cast(PoolDescription | None, ray.get(dispatcher.describe.remote()))
+        pool = cast(PoolDescription | None, ray.get(router.describe.remote()))
         if pool is None:
             raise ValueError(
                 f"expected the reward pool {name!r} to be ready, received one that is still loading; connect after "
                 "RewardPool.create has returned"
             )
-        return cls(dispatcher, pool, weights, official=official)
+        return cls(router, pool, weights, official=official)
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingRemoteScore":
         """See `RewardScorer.submit`; returns when all calls have a place in a replica's queue and are on their way."""
         check_batch(images, queries)
         pixels = self._frame(images, list(self._weights))
         dtype = self._pool.config.wire_dtype
-        if any(picture.requires_grad for picture in pixels.values()):
+        if any(image.requires_grad for image in pixels.values()):
             check_gradient({name: self._pool.models[name].image_gradient for name in self._weights})
             calls = self._send(pixels, queries, self._weights, dtype)
         else:
@@ -79,7 +79,7 @@ class RewardClient:
         asked = list(self._pool.models) if names is None else list(names)
         check_names(asked, list(self._pool.models))
         pixels = self._frame(images.detach(), asked, official=self._official)
-        # bfloat16 would round the 8-bit steps of an official picture once more.
+        # bfloat16 would round the 8-bit steps of an official image once more.
         dtype = "float32" if self._official else self._pool.config.wire_dtype
         replies = _collect(self._send(pixels, queries, asked, dtype), self._statistics)
         return _join_values(replies, asked, images.device)
@@ -88,12 +88,12 @@ class RewardClient:
         """See `RewardScorer.take_statistics`."""
         return self._statistics.take()
 
-    def _frame(self, images: Tensor, names: Sequence[str], *, official: bool = False) -> dict[Framing, Tensor]:
-        return frame_for_each(images, [Framing.of(self._pool.models[name]) for name in names], official=official)
+    def _frame(self, images: Tensor, names: Sequence[str], *, official: bool = False) -> dict[InputSpec, Tensor]:
+        return frame_for_each(images, [InputSpec.of(self._pool.models[name]) for name in names], official=official)
 
     def _send(
         self,
-        pixels: Mapping[Framing, Tensor],
+        pixels: Mapping[InputSpec, Tensor],
         queries: Sequence[TextQuery],
         models: Mapping[str, float] | Sequence[str],
         dtype: str,
@@ -101,16 +101,16 @@ class RewardClient:
         """Calls on their way: one list per micro-batch, with one call per group of replicas that is asked."""
         started = time.perf_counter()
         size = self._pool.config.micro_batch_size
-        arrays = {framing: to_wire(picture, dtype) for framing, picture in pixels.items()}
+        arrays = {input_spec: to_wire(image, dtype) for input_spec, image in pixels.items()}
         calls: list[list[RemoteCall]] = []
         for start in range(0, len(queries), size):
             rows = slice(start, start + size)
-            part = StoredPixels({framing: array[rows] for framing, array in arrays.items()}, self._statistics)
+            part = StoredPixels({input_spec: array[rows] for input_spec, array in arrays.items()}, self._statistics)
             calls.append([])
             for group, asked in self._by_group(models).items():
-                framings = sorted({Framing.of(self._pool.models[name]) for name in asked})
+                input_specs = sorted({InputSpec.of(self._pool.models[name]) for name in asked})
                 call = RemoteCall(
-                    self._dispatcher, self._pool.config, self._statistics, group, part, framings, queries[rows], asked
+                    self._router, self._pool.config, self._statistics, group, part, input_specs, queries[rows], asked
                 )
                 # One place is asked for and used at a time: no client holds one while it waits for another.
                 call.send()
@@ -134,7 +134,7 @@ class PendingRemoteScore:
     def __init__(
         self,
         calls: Sequence[Sequence[RemoteCall]],
-        pixels: Mapping[Framing, Tensor],
+        pixels: Mapping[InputSpec, Tensor],
         weights: Mapping[str, float],
         statistics: ScoringStatistics,
     ) -> None:
@@ -167,14 +167,14 @@ def _join_values(replies: Sequence[Sequence[Reply]], names: Sequence[str], devic
     return {name: _join([from_wire(part[name]) for part in parts]).to(device) for name in names}
 
 
-def _join_gradients(replies: Sequence[Sequence[Reply]], device: torch.device) -> dict[Framing, Tensor]:
-    """Per framing the gradient of the weighted sum; replicas with other models add to it."""
-    framings = sorted({framing for reply in replies[0] for framing in reply.gradients})
-    return {framing: _join([_add(part, framing) for part in replies]).to(device) for framing in framings}
+def _join_gradients(replies: Sequence[Sequence[Reply]], device: torch.device) -> dict[InputSpec, Tensor]:
+    """Per input_spec the gradient of the weighted sum; replicas with other models add to it."""
+    input_specs = sorted({input_spec for reply in replies[0] for input_spec in reply.gradients})
+    return {input_spec: _join([_add(part, input_spec) for part in replies]).to(device) for input_spec in input_specs}
 
 
-def _add(part: Sequence[Reply], framing: Framing) -> Tensor:
-    first, *others = [from_wire(reply.gradients[framing]) for reply in part if framing in reply.gradients]
+def _add(part: Sequence[Reply], input_spec: InputSpec) -> Tensor:
+    first, *others = [from_wire(reply.gradients[input_spec]) for reply in part if input_spec in reply.gradients]
     for other in others:
         first += other
     return first

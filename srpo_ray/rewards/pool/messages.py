@@ -1,4 +1,4 @@
-"""What the processes of the pool say to each other; no torch here, so that the dispatcher stays small."""
+"""What the processes of the pool say to each other; no torch here, so that the router stays small."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srpo_ray.config.reward import Fit, PoolConfig
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.config.rewards import Fit, PoolConfig
+from srpo_ray.rewards.input_spec import InputSpec
 
 NAMESPACE = "srpo_ray"
-"""Ray namespace of the dispatchers; without one, a name would be seen by the job that made it only."""
+"""Ray namespace of the router; without one, a name would be seen by the job that made it only."""
 
-Pixels = dict[Framing, NDArray[np.generic]]
-"""Wire form of the pictures of one call, per framing `[B, 3, size, size]`."""
+Pixels = dict[InputSpec, NDArray[np.generic]]
+"""Wire form of the images of one call, per input_spec `[B, 3, size, size]`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Reply:
 
     values: dict[str, NDArray[np.generic]]
     """Per reward `[B]` float32, unweighted."""
-    gradients: dict[Framing, NDArray[np.generic]]
-    """Per framing `[B, 3, size, size]`, gradient of each sample's weighted sum; empty after `measure`."""
+    gradients: dict[InputSpec, NDArray[np.generic]]
+    """Per input_spec `[B, 3, size, size]`, gradient of each sample's weighted sum; empty after `measure`."""
     compute_s: float
     """Seconds of the models alone."""

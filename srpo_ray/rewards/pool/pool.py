@@ -9,9 +9,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from srpo_ray.config.reward import PoolConfig, RewardModelConfig
-from srpo_ray.rewards.pool.actors import model_groups, start_dispatcher
-from srpo_ray.rewards.pool.capacity import replica_resources, require_capacity
+from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
+from srpo_ray.launch.capacity import replica_resources, require_capacity
+from srpo_ray.rewards.pool.actors import model_groups, start_router
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +19,15 @@ REPORT_INTERVAL_S = 30.0
 
 
 class RewardPool:
-    """Replicas of the reward models and the dispatcher that owns them; lives as long as the process that made it.
+    """Replicas of the reward models and the router that owns them; lives as long as the process that made it.
 
     with RewardPool.create(config.rewards.models, held_out, config.rewards.pool, "rewards") as pool:
         ...  # trainers anywhere in the cluster: RewardClient.connect("rewards", weights)
     """
 
-    def __init__(self, name: str, dispatcher: Any) -> None:
+    def __init__(self, name: str, router: Any) -> None:
         self.name = name
-        self._dispatcher = dispatcher
+        self._router = router
 
     @classmethod
     def create(
@@ -52,7 +52,7 @@ class RewardPool:
         """
         all_models = (*models, *held_out)
         require_capacity(pool, len(all_models))
-        created = cls(name, start_dispatcher(name, model_groups(name, all_models, pool), pool))
+        created = cls(name, start_router(name, model_groups(name, all_models, pool), pool))
         try:
             created._wait_until_loaded(pool)
         except BaseException:
@@ -62,8 +62,8 @@ class RewardPool:
 
     def shutdown(self) -> None:
         """Stop all actors; calls still on their way fail with a RewardError at their client."""
-        # The replicas are the dispatcher's children.
-        ray.kill(self._dispatcher)
+        # The replicas are the router's children.
+        ray.kill(self._router)
 
     def __enter__(self) -> "RewardPool":
         return self
@@ -75,10 +75,10 @@ class RewardPool:
 
     def _wait_until_loaded(self, pool: PoolConfig) -> None:
         """Return when the pool is open; the first failure is raised at once."""
-        opened = self._dispatcher.open.remote()
+        opened = self._router.open.remote()
         started = time.monotonic()
         while not ray.wait([opened], timeout=REPORT_INTERVAL_S)[0]:
-            loaded, replicas = ray.get(self._dispatcher.loading.remote())
+            loaded, replicas = ray.get(self._router.loading.remote())
             logger.warning(
                 "%d of %d reward replicas have not loaded after %.0f s; each needs %s, free now: %s",
                 replicas - loaded,

@@ -1,4 +1,4 @@
-"""The Ray actor that holds reward models: a batch of pictures comes in, scores and gradients go out."""
+"""The Ray actor that holds reward models: a batch of images comes in, scores and gradients go out."""
 
 import os
 import time
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from srpo_ray.config.reward import PoolConfig, RewardModelConfig
+from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
 from srpo_ray.errors import RunFailedError
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import NAMESPACE, ReplicaDescription, ReplicaHealth, Reply
 from srpo_ray.rewards.query import TextQuery
 
@@ -30,15 +30,15 @@ class RewardReplica:
         name: Name for messages, for example `rewards/0`.
         models: Its models, training and held-out.
         pool: Section `pool` of the config.
-        dispatcher: Name of the actor that is told when a call has ended.
+        router: Name of the actor that is told when a call has ended.
     """
 
-    def __init__(self, name: str, models: Sequence[RewardModelConfig], pool: PoolConfig, dispatcher: str) -> None:
-        # Imported here, since the dispatcher knows this class too and does without torch.
+    def __init__(self, name: str, models: Sequence[RewardModelConfig], pool: PoolConfig, router: str) -> None:
+        # Imported here, since the router knows this class too and does without torch.
         from srpo_ray.rewards.pool.scoring import LoadedRewards
 
         # By name: a handle among its arguments would tie a restart of this actor to the life of the handle.
-        self._dispatcher = ray.get_actor(dispatcher, namespace=NAMESPACE)
+        self._router = ray.get_actor(router, namespace=NAMESPACE)
         self._start_id = uuid.uuid4().hex
         self._node_id = ray.get_runtime_context().get_node_id()
         # One value, since a ping in another thread must not read the half of it.
@@ -63,17 +63,17 @@ class RewardReplica:
         ticket: int,
         queries: Sequence[TextQuery],
         weights: Mapping[str, float],
-        framings: Sequence[Framing],
+        input_specs: Sequence[InputSpec],
         *arrays: Any,
     ) -> Reply:
         """Values of the weighted rewards and the gradient of their sum.
 
         Args:
-            ticket: Number under which the dispatcher counts this call.
+            ticket: Number under which the router counts this call.
             queries: B text queries.
             weights: Factor of each reward.
-            framings: Of the pictures.
-            *arrays: Per framing `[B, 3, size, size]` in wire form. As arguments of their own, so that Ray
+            input_specs: Of the images.
+            *arrays: Per input_spec `[B, 3, size, size]` in wire form. As arguments of their own, so that Ray
                 brings them here before it starts the call.
 
         Raises:
@@ -81,19 +81,19 @@ class RewardReplica:
             ValueError: If a model could not be loaded again after a restart.
         """
         with self._at_work(ticket):
-            return self._loaded().score(dict(zip(framings, arrays, strict=True)), queries, weights)
+            return self._loaded().score(dict(zip(input_specs, arrays, strict=True)), queries, weights)
 
     def measure(
         self,
         ticket: int,
         queries: Sequence[TextQuery],
         names: Sequence[str],
-        framings: Sequence[Framing],
+        input_specs: Sequence[InputSpec],
         *arrays: Any,
     ) -> Reply:
         """Values of the named rewards; arguments and errors as `score`."""
         with self._at_work(ticket):
-            return self._loaded().measure(dict(zip(framings, arrays, strict=True)), queries, names)
+            return self._loaded().measure(dict(zip(input_specs, arrays, strict=True)), queries, names)
 
     @ray.method(concurrency_group=HEALTH_GROUP)
     def ping(self) -> ReplicaHealth:
@@ -109,7 +109,7 @@ class RewardReplica:
         finally:
             self._state = (None, time.monotonic())
             # From here and not from the client, which may collect the answer much later.
-            self._dispatcher.release.remote(ticket)
+            self._router.release.remote(ticket)
 
     def _loaded(self) -> "LoadedRewards":
         if isinstance(self._rewards, Exception):

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from srpo_ray.config.reward import PoolConfig, RewardModelConfig
-from srpo_ray.rewards.build import build_rewards
+from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
 from srpo_ray.rewards.combine import score_and_gradient, score_only
-from srpo_ray.rewards.framing import Framing
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import ModelInfo, Pixels, Reply
 from srpo_ray.rewards.pool.wire import from_wire, to_wire
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.registry import build_rewards
 
 
 class LoadedRewards:
@@ -35,10 +35,10 @@ class LoadedRewards:
 
     def describe(self) -> dict[str, ModelInfo]:
         """What a client must know of each model."""
-        framings = {name: Framing.of(reward) for name, reward in self._rewards.items()}
+        input_specs = {name: InputSpec.of(reward) for name, reward in self._rewards.items()}
         return {
-            name: ModelInfo(framing.size, self._rewards[name].image_gradient, framing.fit, framing.antialias)
-            for name, framing in framings.items()
+            name: ModelInfo(input_spec.size, self._rewards[name].image_gradient, input_spec.fit, input_spec.antialias)
+            for name, input_spec in input_specs.items()
         }
 
     def score(self, pixels: Pixels, queries: Sequence[TextQuery], weights: Mapping[str, float]) -> Reply:
@@ -47,7 +47,7 @@ class LoadedRewards:
         batch = score_and_gradient(
             self._rewards,
             weights,
-            {framing: from_wire(array) for framing, array in pixels.items()},
+            {input_spec: from_wire(array) for input_spec, array in pixels.items()},
             queries,
             micro_batch_size=self._pool.micro_batch_size,
             replica=self._replica,
@@ -55,7 +55,7 @@ class LoadedRewards:
         seconds = time.perf_counter() - started
         return Reply(
             {name: to_wire(value, "float32") for name, value in batch.values.items()},
-            {framing: to_wire(value, self._pool.wire_dtype) for framing, value in batch.gradients.items()},
+            {input_spec: to_wire(value, self._pool.wire_dtype) for input_spec, value in batch.gradients.items()},
             seconds,
         )
 
@@ -65,7 +65,7 @@ class LoadedRewards:
         values = score_only(
             self._rewards,
             names,
-            {framing: from_wire(array) for framing, array in pixels.items()},
+            {input_spec: from_wire(array) for input_spec, array in pixels.items()},
             queries,
             micro_batch_size=self._pool.micro_batch_size,
             replica=self._replica,

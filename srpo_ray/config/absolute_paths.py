@@ -1,0 +1,45 @@
+"""Paths of a config made absolute, before it goes to processes that run in folders of their own."""
+
+from pathlib import Path
+
+from srpo_ray.config.load import apply
+from srpo_ray.config.run import RunConfig
+from srpo_ray.config.tracking import SQLITE, sqlite_uri
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The config with every local path absolute, seen from the working folder of this process.
+
+    Hub ids and names of embedded things (`small_world:train`) stay as they are, as does a path that does not exist.
+    """
+    changes = {
+        "run_root": str(Path(config.run_root).resolve()),
+        "model.path": _absolute(config.model.path),
+        "data.prompts": _absolute(config.data.prompts),
+        "evaluation.prompts": _absolute(config.evaluation.prompts),
+    }
+    if config.data.images and not config.data.images.startswith("small_world"):
+        # Not a hub id in any case, but perhaps a pattern, at which there is no file.
+        changes["data.images"] = str(Path.cwd() / config.data.images)
+    storage = config.training.checkpoint_storage
+    if storage and "://" not in storage:
+        changes["training.checkpoint_storage"] = str(Path(storage).resolve())
+    uri = config.tracking.uri
+    if uri and uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
+        changes["tracking.uri"] = f"{sqlite_uri(Path.cwd())}/{uri.removeprefix(SQLITE)}"
+    for section, models in (
+        ("rewards.models", config.rewards.models),
+        ("evaluation.held_out", config.evaluation.held_out),
+    ):
+        changes |= {
+            f"{section}.{index}.{key}": _absolute(path)
+            for index, model in enumerate(models)
+            for key in ("path", "backbone", "tokenizer")
+            if (path := getattr(model, key, None))
+        }
+    return apply(config, changes)
+
+
+def _absolute(path: str) -> str:
+    local = Path(path)
+    return str(local.resolve()) if local.exists() and not path.startswith("small_world") else path

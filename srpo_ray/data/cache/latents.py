@@ -1,0 +1,74 @@
+"""Latents of real images, encoded once and kept on disk, so that no update waits for files or the VAE's encoder."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from srpo_ray.config import RunConfig
+from srpo_ray.data.cache.shards import Rows, ShardStore
+from srpo_ray.data.cache.text_features import cache_root
+from srpo_ray.data.images import RealImages
+from srpo_ray.models.content_hash import parts_identity
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.trainable import model_dtype
+
+TOKENS = "tokens"
+_BATCH_SIZE = 4
+"""Images per call of the VAE: some GiB of activations at 1024 x 1024 pixels."""
+
+
+class LatentCache:
+    """The clean tokens of images, of one VAE, resolution and data type."""
+
+    def __init__(self, path: str, resolution: int, dtype: torch.dtype, root: Path) -> None:
+        """Find the cache of a VAE.
+
+        Args:
+            path: Folder or hub id of the pipeline.
+            resolution: Height and width of the images in pixels.
+            dtype: Data type that the VAE runs in.
+            root: Folder of all caches; each VAE, resolution and data type has a folder of its own in it.
+        """
+        self._resolution = resolution
+        identity = f"{parts_identity(path, ('vae',))} {resolution} {dtype}"
+        self.store = ShardStore(root / "latents" / hashlib.sha256(identity.encode()).hexdigest()[:16])
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "LatentCache":
+        """The cache of a run's model."""
+        path = resolve_path(config.model.path)
+        return cls(path, config.model.resolution, model_dtype(config), cache_root(config))
+
+    def missing(self, images: RealImages) -> list[int]:
+        """Indices of images without whole latents; see `ShardStore.missing`."""
+        return self.store.missing([_key(identity) for identity in images.identities])
+
+    def tokens(self, images: RealImages) -> Rows:
+        """Clean tokens `[N, 64]`, named `TOKENS`, of images that have all been encoded.
+
+        Raises:
+            ValueError: If one has not.
+        """
+        return self.store.rows([_key(identity) for identity in images.identities])
+
+    def add(self, images: RealImages, indices: Sequence[int], encode: Callable[[Tensor], Tensor]) -> None:
+        """Encode images and write them as one shard.
+
+        Args:
+            images: The source.
+            indices: Which of its images.
+            encode: From images `[B, 3, H, W]` in [0, 1] to tokens `[B, N, 64]`.
+
+        Raises:
+            ValueError: If an image cannot be read.
+        """
+        batches = [indices[start : start + _BATCH_SIZE] for start in range(0, len(indices), _BATCH_SIZE)]
+        tokens = torch.cat([encode(images.load(batch, self._resolution)).cpu() for batch in batches])
+        self.store.add([_key(images.identities[index]) for index in indices], {TOKENS: tokens})
+
+
+def _key(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:32]

@@ -1,0 +1,189 @@
+"""The evaluator: fixed prompts and fixed noise, evaluated by models that are never trained on and, where known, by truth."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srpo_ray.config.algorithms.control_words import ControlWords
+from srpo_ray.config.evaluation import EvaluationConfig
+from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
+from srpo_ray.flow import generator
+from srpo_ray.models.conditioning import ConditioningSource
+from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.rewards.query import TextQuery
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One worker's share of an evaluation."""
+
+    items: list[int]
+    """Which of the evaluator's images these are."""
+    metrics: dict[str, Tensor]
+    """Metric name -> one value per image of the share."""
+    images: dict[int, Tensor]
+    """Prompt index -> its first image `[3, H, W]`, for the prompts of the gallery."""
+    thumbnails: Tensor
+    """`[items, 3, 32, 32]`, for what takes all images of a prompt together."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All shares together."""
+
+    scores: dict[str, list[float]]
+    """Metric name -> its value for each image, in the order of the evaluator's items."""
+    images: dict[int, Tensor]
+    """The gallery, by prompt index."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over all images."""
+        return {name: sum(values) / len(values) for name, values in self.scores.items()}
+
+
+class Evaluator:
+    """Samples and evaluators the evaluation prompts; every worker takes an equal share."""
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        prompts: Sequence[str],
+        conditioning: ConditioningSource,
+        *,
+        sigmas: Tensor,
+        truth: bool,
+        trained_words: ControlWords | None = None,
+        text_free: Collection[str] = (),
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Fix prompts, noise and shares.
+
+        Args:
+            config: Section `evaluation`.
+            prompts: Evaluation prompts.
+            conditioning: Text features of the prompts, in the same order.
+            sigmas: Sampling grid of `config.num_steps` steps.
+            truth: Whether the prompts are of the small world, whose truth can be measured.
+            trained_words: Control words of the run, if its reward is relative to such.
+            text_free: Models that read no text, whose difference of two texts would be 0 and says nothing.
+            rank: This worker.
+            world_size: All workers.
+        """
+        self.config = config
+        self.prompts = list(prompts)
+        self.conditioning = conditioning
+        self.sigmas = sigmas
+        self.truth = truth
+        self.trained_words = trained_words
+        self.text_free = text_free
+        # Prompt files are often sorted by subject, so the gallery draws its prompts from all of it.
+        order = torch.randperm(len(self.prompts), generator=generator(config.seed, "gallery"))
+        self.gallery = set(order[: config.gallery_size].tolist())
+        total = len(self.prompts) * config.samples_per_prompt
+        # Shares are equal, the last ones by repetition, because every worker must make the same number of calls.
+        share = -(-total // world_size)
+        self.items = [(rank + index * world_size) % total for index in range(share)]
+
+    def evaluate(self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float]) -> Evaluated:
+        """Sample this worker's share and measure it.
+
+        Args:
+            policy: The model.
+            rewards: Scores of trained and held-out models.
+            weights: Trained models and their weights; theirs are `reward/...`, all others `evaluator/...`.
+        """
+        parts: list[dict[str, Tensor]] = []
+        small: list[Tensor] = []
+        images: dict[int, Tensor] = {}
+        for start in range(0, len(self.items), self.config.batch_size):
+            items = self.items[start : start + self.config.batch_size]
+            batch = self.sample(policy, items)
+            parts.append(self.measure(batch, items, rewards, weights))
+            small.append(thumbnails(batch))
+            for item, image in zip(items, batch, strict=True):
+                sample, prompt = divmod(item, len(self.prompts))
+                if sample == 0 and prompt in self.gallery:
+                    images[prompt] = image.cpu()
+        metrics = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return Evaluated(self.items, metrics, images, torch.cat(small))
+
+    @torch.no_grad()
+    def sample(self, policy: FlowPolicy, items: Sequence[int]) -> Tensor:
+        """Images `[B, 3, H, W]` of the evaluator's items; item = sample * number of prompts + prompt."""
+        indices = [item % len(self.prompts) for item in items]
+        noise = policy.noise([generator(self.config.seed, "evaluate", item) for item in items])
+        conditioning = self.conditioning[indices].to(policy.device, policy.dtype)
+        return policy.decode(policy.rollout(noise, conditioning, self.sigmas, self.config.guidance_scale))
+
+    def measure(
+        self, images: Tensor, items: Sequence[int], rewards: RewardScorer, weights: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Metric name -> one value per image `[B]`, on the CPU, of images that show the evaluator's items.
+
+        Args:
+            images: `[B, 3, H, W]` in [0, 1].
+            items: B items.
+            rewards: Scores of trained and held-out models.
+            weights: Trained models and their weights.
+        """
+        prompts = [self.prompts[item % len(self.prompts)] for item in items]
+        scores = rewards.measure(images, [TextQuery.plain(prompt) for prompt in prompts])
+        metrics = _named(scores, weights)
+        readers = [name for name in scores if name not in self.text_free]
+        if self.config.relative and readers:
+            positive, negative = (self.config.relative.positive,), (self.config.relative.negative,)
+            queries = [TextQuery.relative(prompt, positive, negative) for prompt in prompts]
+            read = {name: weight for name, weight in weights.items() if name in readers}
+            relative = _named(rewards.measure(images, queries, readers), read)
+            metrics |= {f"{name}/relative": values for name, values in relative.items()}
+        if self.trained_words:
+            positive, negative = self.trained_words.positive, self.trained_words.negative
+            queries = [TextQuery.relative(prompt, positive, negative) for prompt in prompts]
+            metrics["reward/total/trained"] = _total(rewards.measure(images, queries, list(weights)), weights)
+        metrics |= {f"image/{name}": values for name, values in image_statistics(images).items()}
+        if self.truth:
+            from srpo_ray.small_world.truth import measure
+
+            metrics |= {f"truth/{name}": values for name, values in measure(images, prompts).items()}
+        return {name: values.float().cpu() for name, values in metrics.items()}
+
+
+def _named(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Scores under the metric names of their models, and the weighted sum of the trained ones."""
+    metrics = {f"{'reward' if name in weights else 'evaluator'}/{name}": values for name, values in scores.items()}
+    total = {"reward/total": _total(scores, weights)} if weights else {}
+    return metrics | total
+
+
+def _total(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    return torch.stack([weight * scores[name] for name, weight in weights.items()]).sum(0)
+
+
+def combine(shares: Sequence[Evaluated], num_prompts: int) -> Evaluation:
+    """Put all workers' shares together, each image once.
+
+    With two or more images per prompt there is `image/diversity` too, see `seed_diversity`.
+
+    Args:
+        shares: Every worker's.
+        num_prompts: Prompts of the evaluator.
+    """
+    columns: dict[str, dict[int, float]] = {}
+    images: dict[int, Tensor] = {}
+    small: dict[int, Tensor] = {}
+    for share in shares:
+        images |= share.images
+        small |= zip(share.items, share.thumbnails, strict=True)
+        for name, column in share.metrics.items():
+            columns.setdefault(name, {}).update(zip(share.items, column.tolist(), strict=True))
+    items = sorted(small)
+    scores = {name: [column[item] for item in items] for name, column in columns.items()}
+    if len(items) > num_prompts:
+        by_sample = torch.stack([small[item] for item in items]).unflatten(0, (-1, num_prompts))
+        scores["image/diversity"] = seed_diversity(by_sample).flatten().tolist()
+    return Evaluation(scores, dict(sorted(images.items())))

@@ -1,0 +1,53 @@
+"""The flow as a random walk: steps with noise that keep the ODE's distribution at every sigma, and their density."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from srpo_ray.flow.path import per_sample
+
+
+def sde_step(x: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    """Where one noisy step towards data goes: a normal distribution around `mean` with `std`.
+
+        clean = x - sigma * velocity
+        score = -(x - (1 - sigma) * clean) / sigma^2
+        mean = x + d * velocity - eta^2 / 2 * score * d,  std = eta * sqrt(-d),  d = sigma_next - sigma
+
+    Args:
+        x: Point at `sigma`, `[B, ...]`.
+        velocity: Model's `noise - clean` at `x`, of the same shape.
+        sigma: Where `x` is, `[B]` in (0, 1].
+        sigma_next: Where to go, `[B]` below `sigma`.
+        eta: Strength of the noise; 0 is the Euler step.
+
+    Returns:
+        Mean of the shape of `x`, and standard deviation `[B, 1, ...]` that broadcasts over it.
+
+    Source: DanceGRPO, arXiv 2505.07818, its reverse SDE of rectified flow.
+    """
+    here, move = per_sample(sigma, x), per_sample(sigma_next - sigma, x)
+    clean = x - here * velocity
+    score = -(x - (1 - here) * clean) / here**2
+    mean = x + move * velocity - 0.5 * eta**2 * score * move
+    return mean, eta * torch.sqrt(-move)
+
+
+def log_density(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Log-density of a point under a normal distribution, averaged over a sample's elements.
+
+    The mean in place of the sum keeps ratios near 1 at any image size, so that one clip range fits all.
+
+    Args:
+        x: Points `[B, ...]`.
+        mean: Mean, of the same shape.
+        std: Standard deviation `[B, 1, ...]`, above 0.
+
+    Returns:
+        `[B]`.
+
+    Source: DanceGRPO, arXiv 2505.07818.
+    """
+    density = -((x - mean) ** 2) / (2 * std**2) - torch.log(std) - 0.5 * math.log(2 * math.pi)
+    return density.flatten(1).mean(1)

@@ -1,0 +1,111 @@
+"""A run's model in the formats that other programs load: diffusers' LoRA or transformer, and ComfyUI's LoRA."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.model import LoraConfig
+from srpo_ray.files import replacing, write_text
+from srpo_ray.inference.model_card import model_card
+from srpo_ray.models.families import family_of
+from srpo_ray.models.trainable import load_tuned, model_dtype
+from srpo_ray.runs.trained import TrainedRun, read_trained
+
+DIFFUSERS_LORA = "pytorch_lora_weights.safetensors"
+COMFYUI_LORA = "comfyui_lora.safetensors"
+TRANSFORMER = "transformer"
+CONFIG, GALLERY = "config.yaml", "before_after.png"
+
+
+def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> list[Path]:
+    """Write what a run has learned, with a model card.
+
+    A run with adapters gives `pytorch_lora_weights.safetensors` for the pipeline's `load_lora_weights`, and
+    `comfyui_lora.safetensors` for ComfyUI's LoRA loader; one that trained the whole model gives `transformer/` for
+    `from_pretrained` of the transformer's class. The average of the weights is taken where the run kept one.
+
+    Args:
+        run_dir: Folder of the run.
+        out: Folder to write; made if needed.
+        dtype: Data type of the written weights; None takes that of the run's forward passes.
+
+    Returns:
+        The files and folders that were written.
+
+    Raises:
+        ValueError: If there is no trained run in the folder, it learned nothing, or `out` cannot be written or has
+            files of another export that would stay beside the new ones.
+    """
+    run = read_trained(run_dir)
+    if run.weights is None:
+        raise ValueError(
+            f"expected a run that learned something, got {run_dir}, whose best evaluation was that of the baseline"
+            " model when reward-hacking detection stopped it; export another run"
+        )
+    _require_no_rest(run, out)
+    transformer = load_tuned(run.config, torch.float32, "cpu", run.weights)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written = _save_weights(transformer, run.config, out, dtype or model_dtype(run.config))
+        written.append(write_text(out / "README.md", model_card(run, DIFFUSERS_LORA, COMFYUI_LORA)))
+        written.append(write_text(out / CONFIG, run.folder.config.read_text(encoding="utf-8")))
+        if run.folder.gallery.exists():
+            with replacing(out / GALLERY) as unfinished:
+                shutil.copyfile(run.folder.gallery, unfinished)
+            written.append(out / GALLERY)
+        return written
+    except OSError as error:
+        raise ValueError(f"--out: expected a folder that can be written, got {out} ({error}); name another") from error
+
+
+def _require_no_rest(run: TrainedRun, out: Path) -> None:
+    """Refuse a folder of another export, whose weights or images would pass for those of this run."""
+    weights = {TRANSFORMER} if run.config.model.lora is None else {DIFFUSERS_LORA, COMFYUI_LORA}
+    gallery = {GALLERY} if run.folder.gallery.exists() else set[str]()
+    rest = sorted({TRANSFORMER, DIFFUSERS_LORA, COMFYUI_LORA, GALLERY} - weights - gallery)
+    found = [name for name in rest if (out / name).exists()]
+    if found and (out / CONFIG).exists():
+        raise ValueError(
+            f"--out: expected a new folder or one whose files this export replaces, got {out} with {', '.join(found)}"
+            " of another export; name another folder or remove this one"
+        )
+
+
+def _save_weights(transformer: Any, config: RunConfig, out: Path, dtype: torch.dtype) -> list[Path]:
+    if config.model.lora is None:
+        transformer.to(dtype).save_pretrained(out / TRANSFORMER)
+        return [out / TRANSFORMER]
+    layers = {name: tensor.to(dtype) for name, tensor in get_peft_model_state_dict(transformer).items()}
+    adapters = transformer.peft_config["default"].to_dict()
+    pipeline_class: Any = getattr(diffusers, family_of(config.model.path).pipeline)
+    pipeline_class.save_lora_weights(
+        out,
+        transformer_lora_layers=layers,
+        transformer_lora_adapter_metadata=adapters,
+        weight_name=DIFFUSERS_LORA,
+    )
+    with replacing(out / COMFYUI_LORA) as unfinished:
+        save_file(comfyui_lora(layers, config.model.lora), unfinished)
+    return [out / DIFFUSERS_LORA, out / COMFYUI_LORA]
+
+
+def comfyui_lora(layers: dict[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
+    """Adapters under the names that ComfyUI knows: `transformer.<layer>.lora_A.weight`, `.lora_B.weight`, `.alpha`.
+
+    It reads the layers' names of diffusers as they are, but no metadata: where there is no `alpha` it takes the rank.
+
+    Args:
+        layers: `<layer>.lora_A.weight` and `<layer>.lora_B.weight`.
+        config: Rank and alpha.
+    """
+    alpha = torch.tensor(float(config.alpha or config.rank))
+    tensors = {f"transformer.{name}": tensor.contiguous() for name, tensor in layers.items()}
+    ends = ".lora_A.weight"
+    return tensors | {f"{name.removesuffix(ends)}.alpha": alpha.clone() for name in tensors if name.endswith(ends)}

@@ -1,0 +1,87 @@
+"""The README of an exported model: how to load it, what it was trained on, its numbers and images."""
+
+import json
+
+from srpo_ray.config import RunConfig
+from srpo_ray.evaluation.table import number, signed
+from srpo_ray.models.families import family_of
+from srpo_ray.runs.folder import read_rows
+from srpo_ray.runs.trained import TrainedRun
+
+_CARD = """\
+---
+base_model: {base}
+library_name: diffusers
+tags: [{tags}]
+---
+
+# {name}
+
+Tuned by `{algorithm}` with srpo_ray: {update} updates of {batch_size} prompts at learning rate {lr:g}.
+Rewards: {rewards}. {words}`config.yaml` has every setting.
+
+{image}{load}
+
+The evaluation prompts before and after; `evaluator/` scores are by models that were not trained on.
+
+| metric | before | after | change |
+|---|---|---|---|
+{metrics}
+"""
+_IMAGE = "![Before and after, with the same prompts and noise](before_after.png)\n\n"
+_LORA = """\
+```python
+pipeline = {family.pipeline}.from_pretrained({base}, torch_dtype=torch.bfloat16).to("cuda")
+pipeline.load_lora_weights("FOLDER", weight_name="{diffusers}")
+```
+
+ComfyUI: put `{comfyui}` into `models/loras`."""
+_TRANSFORMER = """\
+```python
+transformer = {family.transformer}.from_pretrained("FOLDER", subfolder="transformer", torch_dtype=torch.bfloat16)
+pipeline = {family.pipeline}.from_pretrained({base}, transformer=transformer, torch_dtype=torch.bfloat16).to("cuda")
+```"""
+
+
+def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
+    """The card in Markdown.
+
+    Args:
+        run: The run.
+        diffusers: Name of the LoRA file for diffusers.
+        comfyui: Name of the one for ComfyUI.
+    """
+    config = run.config
+    base, lora = json.dumps(config.model.path), config.model.lora is not None
+    load = (_LORA if lora else _TRANSFORMER).format(
+        family=family_of(config.model.path), base=base, diffusers=diffusers, comfyui=comfyui
+    )
+    return _CARD.format(
+        base=base,
+        tags=", ".join(["text-to-image", "srpo_ray", config.algorithm.type, *["lora"] * lora]),
+        name=config.name,
+        algorithm=config.algorithm.type,
+        update=run.update,
+        batch_size=config.training.batch_size,
+        lr=config.training.optimizer.lr,
+        rewards=", ".join(f"{name} (weight {factor:g})" for name, factor in config.rewards.factors.items()),
+        words=_words(config),
+        image=_IMAGE if run.folder.gallery.exists() else "",
+        load=load,
+        metrics="\n".join(_metrics(run)),
+    )
+
+
+def _words(config: RunConfig) -> str:
+    words = config.trained_words
+    return f"Steered by {', '.join(words.positive)} against {', '.join(words.negative)}. " if words else ""
+
+
+def _metrics(run: TrainedRun) -> list[str]:
+    rows = {row["update"]: row for row in read_rows(run.folder.evaluations)}
+    before, after = rows.get(0, {}), rows.get(run.update, {})
+    return [
+        f"| {name} | {number(before[name])} | {number(value)} | {signed(value - before[name])} |"
+        for name, value in after.items()
+        if name in before and name != "update" and not name.startswith("time/")
+    ]

@@ -1,0 +1,95 @@
+"""Whether a cluster can ever hold a pool: Ray itself would wait for the missing resources for ever."""
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ray
+from ray._private.state import state as cluster_state
+
+from srpo_ray.config.count import smallest
+from srpo_ray.config.rewards import PoolConfig
+
+
+def replica_resources(pool: PoolConfig) -> dict[str, float]:
+    """What one replica reserves, by Ray's names of the resources; zeros left out."""
+    resources = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
+    return {name: amount for name, amount in resources.items() if amount > 0}
+
+
+def require_capacity(pool: PoolConfig, num_models: int) -> None:
+    """Compare the pool with everything the cluster has, in use or not, and with what an autoscaler may add.
+
+    Args:
+        pool: Section `pool` of the config. Of a range the least number has to fit: the others start if there is room.
+        num_models: Reward models, held-out ones too.
+
+    Raises:
+        ValueError: If there are more replicas than can ever run at once.
+    """
+    need, count = replica_resources(pool), pool.least_replicas(num_models)
+    capacity, available = cluster_capacity(need, pool.labels)
+    if capacity < count:
+        where = f" on nodes labelled {pool.labels}" if pool.labels else ""
+        raise ValueError(
+            f"`rewards.pool.num_replicas: {smallest(pool.num_replicas)}`, {count} replicas in all with {need} each,"
+            f" does not fit: the cluster can hold {capacity:g} such replicas{where} ({available} in all); lower"
+            f" num_replicas or what each reserves, or add nodes{node_types_text()}"
+        )
+
+
+def cluster_capacity(
+    need: Mapping[str, float], labels: Mapping[str, str] | None = None
+) -> tuple[float, dict[str, float]]:
+    """How many processes with `need` the cluster can ever hold, and what it has of those resources in all.
+
+    Args:
+        need: Amounts by Ray's names of the resources.
+        labels: Labels that a node must have; an autoscaler's nodes are taken to have them.
+    """
+    # Node by node, since a process cannot be spread over two.
+    wanted = (labels or {}).items()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and wanted <= node["Labels"].items()]
+    now, types = ray.cluster_resources(), node_types()
+    capacity = max(
+        sum(fitting_replicas(need, node) for node in nodes),
+        sum(fitting_replicas(need, kind.resources) * kind.max_nodes for kind in types),
+    )
+    ever = {name: sum(kind.resources.get(name, 0) * kind.max_nodes for kind in types) for name in need}
+    return capacity, {name: max(now.get(name, 0), ever[name]) for name in need}
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A kind of node that the cluster's autoscaler may start."""
+
+    name: str
+    resources: dict[str, float]
+    max_nodes: int
+
+
+def node_types() -> list[NodeType]:
+    """The node types of a cluster that an autoscaler runs; empty for one whose nodes were all started by hand."""
+    # Ray Train asks the same question in this way, as there is no public one. Below zero is without limit.
+    config = cluster_state.get_cluster_config()
+    return [
+        NodeType(group.name, dict(group.resources), group.max_count if group.max_count >= 0 else sys.maxsize)
+        for group in (config.node_group_configs if config else ())
+    ]
+
+
+def node_types_text() -> str:
+    """The node types as the end of a message; empty if there are none."""
+    kinds = [
+        f"{kind.name} ({', '.join(f'{name} {amount:g}' for name, amount in sorted(kind.resources.items()))};"
+        f" at most {kind.max_nodes})"
+        for kind in node_types()
+    ]
+    return f"; node types of the cluster: {', '.join(kinds)}" if kinds else ""
+
+
+def fitting_replicas(need: Mapping[str, float], available: Mapping[str, float]) -> float:
+    """How many times `need` goes into `available`; infinite if nothing is needed."""
+    # The small number keeps 1 / 0.1 at ten, whatever the rounding.
+    return min((available.get(name, 0) / amount + 1e-9) // 1 for name, amount in need.items()) if need else math.inf

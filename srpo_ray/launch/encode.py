@@ -1,0 +1,116 @@
+"""The text features of a run's prompts, computed ahead of it by Ray Data on all GPUs of a cluster."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import ray
+import ray.data
+import torch
+from ray.exceptions import RayError
+from tqdm import tqdm
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.data.cache.shards import ROWS
+from srpo_ray.data.cache.text_features import TextCache
+from srpo_ray.data.texts import read_texts
+from srpo_ray.errors import RunFailedError
+from srpo_ray.launch.session import ray_session
+
+CPU_ACTORS = 2
+"""Most actors where there is no GPU: each holds the text encoders in memory."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What came of one call."""
+
+    texts: int
+    """Different texts of the run."""
+    encoded: int
+    """Those whose features were computed now."""
+    folder: Path
+    """Where all of them are."""
+
+
+class EncodePart:
+    """An actor of Ray Data: it loads the text encoders once, and writes one shard per call."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    @cached_property
+    def _encode(self) -> Callable[[list[str]], object]:
+        # With the first part and not in the constructor: Ray Data would try a failing one again and again.
+        return TextCache.of(self._config).load_encoder("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __call__(self, batch: pyarrow.Table) -> dict[str, Any]:
+        """Encode the parts of a batch; gives the number of texts of each."""
+        parts = batch.column("texts").to_pylist()
+        for part in parts:
+            self._encode(part)
+        return {"encoded": np.array([len(part) for part in parts])}
+
+
+def encode(config: RunConfig, address: str | None = None, num_actors: int | None = None) -> Encoded:
+    """Encode all texts of a run that the cache lacks: prompts, captions of real images, evaluation prompts.
+
+    A part is kept as soon as it is done, so a call after Ctrl-C or a crash goes on where the last one stopped.
+
+    Args:
+        config: The run.
+        address: Ray cluster to use; None takes `RAY_ADDRESS` or starts a local one.
+        num_actors: Actors; None takes one per GPU, or without a GPU one per CPU up to `CPU_ACTORS`.
+
+    Raises:
+        ValueError: If an input cannot be used.
+        RunFailedError: If an actor failed.
+    """
+    config = with_absolute_paths(config)
+    texts = read_texts(config)
+    wanted = texts.encoded
+    cache = TextCache.of(config)
+    missing = cache.missing(wanted)
+    if missing:
+        with ray_session(address):
+            _encode_parts(config, missing, num_actors)
+    return Encoded(len(set(wanted)), len(missing), cache.store.folder)
+
+
+def _encode_parts(config: RunConfig, missing: Sequence[str], num_actors: int | None) -> None:
+    parts = [list(missing[start : start + ROWS]) for start in range(0, len(missing), ROWS)]
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    actors = min(num_actors or gpus or min(cpus, CPU_ACTORS), len(parts))
+    context = ray.data.DataContext.get_current()
+    # One bar of prompts says more than those of Ray Data's stages.
+    context.enable_progress_bars = False
+    # What goes wrong is raised as it is, and said once.
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    rows: list[Any] = [{"texts": part} for part in parts]
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        EncodePart,
+        fn_constructor_args=(config,),
+        batch_size=1,
+        batch_format="pyarrow",
+        # Work begins with the first actor: on a busy cluster the others may have to wait for their GPUs.
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+        num_gpus=1 if gpus else None,
+        num_cpus=None if gpus else 1,
+    )
+    try:
+        with tqdm(total=len(missing), desc="encoding", unit="prompt") as bar:
+            for row in done.iter_rows():
+                bar.update(int(row["encoded"]))
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, ValueError):
+            raise ValueError(str(cause)) from error
+        raise RunFailedError(f"{type(cause).__name__}: {cause}") from error

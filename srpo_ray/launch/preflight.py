@@ -1,0 +1,155 @@
+"""What can be refused or said before any process starts: prompts, model folder, rewards that do not fit, run folder."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from srpo_ray.algorithms.window import build_window
+from srpo_ray.config import RunConfig, to_yaml
+from srpo_ray.config.algorithms.registry import types_that
+from srpo_ray.config.algorithms.window import WindowSection
+from srpo_ray.config.load import ConfigError, load_run
+from srpo_ray.data.texts import read_texts
+from srpo_ray.files import write_text
+from srpo_ray.models.families import family_of
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.prompt_length import cut_prompts
+from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
+from srpo_ray.rewards.registry import declares_image_gradient
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.inputs import input_hashes, keep_inputs
+from srpo_ray.runs.storage import below, require_writable
+from srpo_ray.tracking.runs import tracking_uri
+
+ANOTHER_NAME = "choose another `name` or remove the folder"
+"""Advice to a user whose run folder belongs to another run."""
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Check what a run reads.
+
+    Raises:
+        ValueError: If prompts, images, the model folder or its scheduler cannot be used, or the algorithm needs a
+            gradient that a reward does not have, or steps that do not fit in its window; or if no address of MLflow
+            can be made.
+    """
+    check_rewards(config)
+    check_model(config.model.path)
+    check_grids(config)
+    tracking_uri(config)
+    read_texts(config)
+
+
+def check_model(path: str) -> None:
+    """Check that there is a pipeline of a known family, as far as that needs no weights.
+
+    Raises:
+        ValueError: If there is none, it cannot be read, or a folder lacks one of its parts.
+    """
+    family = family_of(path)
+    folder = Path(resolve_path(path))
+    missing = [part for part in family.parts if folder.is_dir() and not (folder / part).exists()]
+    if missing:
+        raise ValueError(
+            f"model.path: expected a folder with a {family.pipeline} in the diffusers layout, got {path!r}, which has"
+            f" no {', '.join(missing)}; give the folder that `{family.pipeline}.save_pretrained` wrote"
+        )
+
+
+def check_grids(config: RunConfig) -> None:
+    """Check that the sampler and the window of the algorithm have sigmas, and that its steps fit in the window.
+
+    Raises:
+        ValueError: If the model's scheduler is asked for and cannot be used, or the steps do not fit.
+    """
+    grid = sigma_grid(config.model)
+    grid(config.rollout.num_steps, config.rollout.shift)
+    grid(config.evaluation.num_steps, config.rollout.shift)
+    if isinstance(config.algorithm, WindowSection):
+        build_window(config.algorithm, grid)
+
+
+def input_notes(config: RunConfig) -> list[str]:
+    """Notes on a run's inputs for the user: texts left out, repeated or cut, a grid that is not the model's own.
+
+    Raises:
+        ValueError: If one of them, or the model's tokenizers or scheduler, cannot be read.
+    """
+    texts = read_texts(config)
+    path, length = resolve_path(config.model.path), config.model.max_sequence_length
+    cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
+    scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
+    cuts = (f"{key}: {each.note}" for key, found in cut.items() for each in found)
+    return [*config.notes, *texts.notes, *cuts, *([scheduler] if scheduler else [])]
+
+
+def check_rewards(config: RunConfig) -> None:
+    """Check that the algorithm can learn from every reward that is trained on.
+
+    Raises:
+        ValueError: If it needs image gradients and a reward declares that it has none.
+    """
+    if config.algorithm.needs.reward != "gradient":
+        return
+    without = [model.name for model in config.rewards.models if not declares_image_gradient(model)]
+    if without:
+        raise ValueError(
+            f"expected rewards with image gradients for algorithm.type={config.algorithm.type}, got"
+            f" {', '.join(without)} with image_gradient = False; train with algorithm.type="
+            f"{types_that(lambda needs: needs.reward == 'score')}, which needs none, or take the model out of"
+            " rewards.models"
+        )
+
+
+def open_run_folder(config: RunConfig, path: Path) -> RunFolder:
+    """Make the run's folder, or open it again to continue with the same config and the same inputs.
+
+    The inputs of a finished run are compared too: its results are not those of the changed files.
+
+    Raises:
+        ValueError: If it cannot be written, belongs to a run with another config, or the content of an input has
+            changed since the run began.
+    """
+    folder = RunFolder(path)
+    folder.make()
+    if folder.config.exists():
+        _require_same(config, folder)
+    else:
+        folder.inputs.unlink(missing_ok=True)
+    results = (folder.updates, folder.evaluations, folder.finished)
+    has_results = folder.config.exists() and any(file.exists() for file in results)
+    keep_inputs(folder.inputs, input_hashes(config), has_results=has_results, cure=ANOTHER_NAME)
+    storage = config.training.checkpoint_storage
+    if storage and not folder.finished.exists():
+        require_writable(storage, "training.checkpoint_storage")
+    if storage and not folder.checkpoint_place.exists():
+        # Runs of one name, such as the trials of two sweeps, may share a bucket.
+        write_text(folder.checkpoint_place, below(storage, f"{folder.path.name}-{uuid.uuid4().hex[:8]}") + "\n")
+    if not folder.config.exists():
+        write_text(folder.config, to_yaml(config))
+    return folder
+
+
+@contextmanager
+def release_folder_on_early_failure(folder: RunFolder) -> Iterator[None]:
+    """Free the folder for another config if the block ends before the run begins, as where the cluster is too small."""
+    try:
+        yield
+    finally:
+        if not folder.tracker_record.exists():
+            folder.config.unlink(missing_ok=True)
+            folder.inputs.unlink(missing_ok=True)
+            folder.checkpoint_place.unlink(missing_ok=True)
+
+
+def _require_same(config: RunConfig, folder: RunFolder) -> None:
+    try:
+        same = load_run([folder.config]) == config
+    except ConfigError:
+        same = False
+    if not same:
+        raise ValueError(
+            f"expected {folder.path} to be new or to hold this same run, got a run with another config"
+            f" ({folder.config}); choose another `name`, or remove the folder"
+        )

@@ -1,0 +1,126 @@
+"""The transformer that a run trains: whole or by adapters, baseline or with a checkpoint's weights."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.model import LoraConfig
+from srpo_ray.flow import generator
+from srpo_ray.models.loading import load_transformer, load_vae
+from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.models.registry import policy_class
+
+
+def model_dtype(config: RunConfig) -> torch.dtype:
+    """Data type of the forward passes."""
+    return torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+
+
+def make_policy(
+    config: RunConfig, network: Callable[..., tuple[Tensor]], transformer_config: Mapping[str, Any], device: str
+) -> FlowPolicy:
+    """A run's model as a policy, the same in training, sampling and the probe of words.
+
+    Args:
+        config: The run.
+        network: The transformer, or the engine that trains it.
+        transformer_config: The transformer's config, as diffusers saves it.
+        device: Where it is.
+
+    Raises:
+        ValueError: If there is no VAE at `model.path`, or the model cannot draw images of `model.resolution`.
+    """
+    dtype = model_dtype(config)
+    vae = load_vae(config.model.path, dtype, device)
+    if config.model.vae_checkpointing:
+        vae.enable_gradient_checkpointing()
+    return policy_class(config.model.path)(
+        network,
+        vae,
+        transformer_config,
+        resolution=config.model.resolution,
+        dtype=dtype,
+        device=device,
+        truncate_sigma=config.model.truncate_sigma,
+    )
+
+
+def load_tuned(config: RunConfig, dtype: torch.dtype, device: str, weights: Mapping[str, Tensor] | None) -> Any:
+    """Load a run's transformer; exactly its trainable parameters require gradient.
+
+    Args:
+        config: The run.
+        dtype: Data type of the weights.
+        device: Where they go.
+        weights: Trained weights of a checkpoint; None leaves the model baseline.
+
+    Raises:
+        ValueError: If there is no transformer at `model.path`, or `model.lora` or the weights do not fit it.
+    """
+    transformer = load_transformer(config.model.path, dtype, device)
+    if config.model.lora:
+        add_adapters(transformer, config.model.lora, config.seed)
+    if weights is not None:
+        load_trained(transformer, weights)
+    return transformer
+
+
+def add_adapters(transformer: Any, config: LoraConfig, seed: int) -> None:
+    """Freeze a transformer and add adapters that are trained in its place; they change nothing yet.
+
+    Args:
+        transformer: Changed in place.
+        config: Rank and layers.
+        seed: Seed of the run; the same seed gives the same adapters on every worker and after a restart.
+
+    Raises:
+        ValueError: If a name in `target_modules` is the end of no linear layer's name.
+    """
+    _check_targets(transformer, config.target_modules)
+    transformer.requires_grad_(False)
+    adapters = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=list(config.target_modules)
+    )
+    # peft draws on the CPU, from torch's own generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator(seed, "lora").get_state())
+        transformer.add_adapter(adapters)
+
+
+def load_trained(transformer: Any, weights: Mapping[str, Tensor]) -> None:
+    """Put trained weights, one after the other, into a transformer that has the same trainable parameters.
+
+    Raises:
+        ValueError: If names or shapes are not those of the parameters that require gradient.
+    """
+    expected = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+    if set(weights) != set(expected):
+        example = min(set(weights) ^ set(expected))
+        raise ValueError(
+            f"expected a checkpoint with the {len(expected)} trainable weights of this model, got {len(weights)}, of"
+            f" which {example!r} is the first that only one of them has; give the model and model.lora of that run"
+        )
+    for name, parameter in expected.items():
+        value = weights[name]
+        if value.shape != parameter.shape:
+            raise ValueError(
+                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(value.shape)}; give"
+                " the model and model.lora of that run"
+            )
+        parameter.data.copy_(value)
+
+
+def _check_targets(transformer: nn.Module, targets: tuple[str, ...]) -> None:
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            ends = sorted({re.sub(r".*blocks\.\d+\.", "", name) for name in linear if "blocks." in name})
+            raise ValueError(
+                f"model.lora.target_modules: expected ends of the names of linear layers, got {target!r}, which ends"
+                f" none; mend or remove it (the blocks have {', '.join(ends)})"
+            )

@@ -1,0 +1,53 @@
+"""The one place where a gradient that was computed elsewhere enters the trainer's autograd graph."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from srpo_ray.rewards.base import Scores
+from srpo_ray.rewards.input_spec import InputSpec
+
+
+class _ScoreBridge(torch.autograd.Function):
+    """Forward passes the total on; backward multiplies the stored gradients by the incoming one."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, gradients: tuple[Tensor, ...], *_pixels: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return total.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *upstream: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        # d loss / d pixels[b] = (d loss / d total[b]) * (d total[b] / d pixels[b]); samples do not mix.
+        per_sample = upstream[0].view(-1, 1, 1, 1)
+        return None, None, *(per_sample * gradient for gradient in ctx.saved_tensors)
+
+
+def connect_scores(
+    values: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    gradients: Mapping[InputSpec, Tensor],
+    pixels: Mapping[InputSpec, Tensor],
+) -> Scores:
+    """Sum the rewards with their weights and hang the sum on the pixels that it was computed from.
+
+    Args:
+        values: Per reward `[B]`, unweighted.
+        weights: Factor of each reward.
+        gradients: Per input_spec `[B, 3, size, size]`, gradient of each sample's weighted sum; empty if none is wanted.
+        pixels: Per input_spec the resized images, still in the trainer's graph.
+    """
+    total = torch.stack([weight * values[name] for name, weight in weights.items()]).sum(0)
+    if gradients:
+        # The scores may be collected where autograd is off; the graph that they belong to was built where it was on.
+        with torch.enable_grad():
+            total = _ScoreBridge.apply(
+                total, tuple(gradients.values()), *(pixels[input_spec] for input_spec in gradients)
+            )
+    return Scores(total, dict(values))

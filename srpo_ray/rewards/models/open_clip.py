@@ -1,0 +1,178 @@
+"""Rewards of the CLIP family: the cosine between an image and a weighted sum of texts.
+
+CLIPScore, HPSv2.1 and the small world's rewards are this model with different weights. An image that is no square is
+resized by the short side and centre-cropped, as SRPO's released code does, or padded, as HPSv2.1's own does.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from srpo_ray.config.rewards import Fit, OpenClipRewardConfig
+from srpo_ray.rewards.models.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
+from srpo_ray.rewards.models.pretrained import check_tokenizer
+from srpo_ray.rewards.preprocess import normalize
+from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.reading import Reading
+from srpo_ray.rewards.text_features import TextFeatures
+from srpo_ray.rewards.text_limit import TextLimit
+
+CONFIG_FILE = "open_clip_config.json"
+
+
+class ClipModel(Protocol):
+    """The part of `open_clip.CLIP` and `open_clip.CustomTextCLIP` that a reward uses."""
+
+    visual: Any
+    logit_scale: Tensor
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor: ...
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor: ...
+
+
+class OpenClipReward:
+    """`score = scale * f_img . (sum_i w_i C_i)` with unit image feature `f_img` and unit text features `C_i`.
+
+    Args:
+        name: Unique name of the reward.
+        model: An open_clip model; it is frozen and put in evaluation mode here.
+        tokenizer: Maps texts to token ids `[N, context_length]`, cutting and padding as needed.
+        context_length: Most tokens that the model reads; longer texts are cut, with one warning.
+        scale: Factor between the cosine and the published score.
+        fit: How images become squares.
+        antialias: Low-pass filter when tensors are made smaller.
+        text_cache_size: Most text features kept.
+
+    Raises:
+        ValueError: If the model does not take square images.
+
+    Source: CLIPScore arXiv:2104.08718; HPSv2 arXiv:2306.09341; the sum over texts from SRPO arXiv:2509.06942.
+    """
+
+    image_gradient = True
+
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        tokenizer: Callable[..., Tensor],
+        context_length: int,
+        scale: float = 1.0,
+        fit: Fit = "crop",
+        antialias: bool = True,
+        text_cache_size: int = 65_536,
+    ) -> None:
+        self.name = name
+        self.fit: Fit = fit
+        self.antialias = antialias
+        self.scale = scale
+        self.model = cast(ClipModel, model.eval().requires_grad_(False))
+        visual = self.model.visual
+        sides = visual.image_size if isinstance(visual.image_size, Sequence) else (visual.image_size,) * 2
+        if sides[0] != sides[1]:
+            raise ValueError(f"reward {name!r}: expected a model for square images, received one for {sides}")
+        self.image_size = int(sides[0])
+        self._mean, self._std = visual.image_mean, visual.image_std
+        self._tokenizer = tokenizer
+        self._limit = TextLimit(name, context_length)
+        self._text_features = TextFeatures(self._encode_texts, text_cache_size)
+
+    @classmethod
+    def load(cls, config: OpenClipRewardConfig, device: str = "cpu") -> "OpenClipReward":
+        """Load the model of a config: a local folder, the Hugging Face hub, a checkpoint file, or the small world.
+
+        Raises:
+            ValueError: If the folder, its config or its weights are missing, cannot be read or do not fit.
+        """
+        if config.architecture:
+            return cls._load_file(config, config.architecture, device)
+        source = open_clip_source(config.name, config.path)
+        import open_clip  # takes seconds, and neither a wrong path nor a pool of Python rewards needs it
+
+        folder = source.removeprefix("local-dir:").removeprefix("hf-hub:")
+        with Reading(config.name, "a readable open_clip model", folder, "check `path`"):
+            # Without `require_pretrained` open_clip would answer missing weights with random ones.
+            model = open_clip.create_model(source, require_pretrained=True).float()
+            tokenizer = open_clip.get_tokenizer(source)
+            text_config = (open_clip.get_model_config(source) or {}).get("text_cfg", {})
+        if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
+            num_tokens = int(text_config.get("vocab_size", len(tokenizer.tokenizer)))
+            check_tokenizer(config.name, folder, tokenizer.tokenizer, num_tokens, "download it again")
+        context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
+
+    @classmethod
+    def _load_file(cls, config: OpenClipRewardConfig, architecture: str, device: str) -> "OpenClipReward":
+        import open_clip
+
+        if architecture not in open_clip.list_models():
+            close = difflib.get_close_matches(architecture, open_clip.list_models(), n=3)
+            cure = f"did you mean {' or '.join(close)}?" if close else "see open_clip.list_models()"
+            raise ValueError(
+                f"reward {config.name!r}: expected an architecture of open_clip, received {architecture!r}; {cure}"
+            )
+        state = read_state_dict(config.name, find_checkpoint(config.name, config.path), config.sha256)
+        model = open_clip.create_model(architecture, pretrained=None)
+        load_strictly(config.name, model, state)
+        text_config = (open_clip.get_model_config(architecture) or {}).get("text_cfg", {})
+        context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+        tokenizer = open_clip.get_tokenizer(architecture)
+        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
+
+    def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
+        """See `Reward.score`; the result has the type of `images`, so a float64 model can be checked in float64."""
+        weight = self.model.logit_scale
+        pixels = normalize(images.to(weight.device, weight.dtype), self._mean, self._std)
+        image_features = self.model.encode_image(pixels, normalize=True)
+        features = self._text_features.lookup(text for query in queries for text in query.texts)
+        directions = torch.stack([_weighted_sum(query, features) for query in queries])
+        return self.scale * (image_features * directions).sum(-1).to(images.dtype)
+
+    def _encode_texts(self, texts: list[str]) -> Tensor:
+        """Unit text features `[N, D]`."""
+        tokens = self._tokenizer(texts)
+        self._warn_if_cut(texts, tokens)
+        with torch.no_grad():
+            return self.model.encode_text(tokens.to(self.model.logit_scale.device), normalize=True)
+
+    def _warn_if_cut(self, texts: list[str], tokens: Tensor) -> None:
+        if self._limit.said:
+            return
+        # With room for one more token, a text that was cut shows a different last token, or one in the new place.
+        length = self._limit.num_tokens
+        roomy = self._tokenizer([*texts, ""], context_length=length + 1)
+        padding = roomy[-1, -1]
+        cut = (roomy[:-1, :length] != tokens).any(dim=1) | (roomy[:-1, length] != padding)
+        if cut.any():
+            self._limit.say(texts[int(cut.nonzero()[0])])
+
+
+def _weighted_sum(query: TextQuery, features: dict[str, Tensor]) -> Tensor:
+    return torch.stack([weight * features[text] for weight, text in query.terms]).sum(0)
+
+
+def open_clip_source(name: str, path: str) -> str:
+    """The name by which open_clip finds a model: `hf-hub:ORG/NAME`, or `local-dir:FOLDER` after a look at the folder.
+
+    Raises:
+        ValueError: If the folder does not exist or holds no open_clip config.
+    """
+    if path.startswith("hf-hub:"):
+        return path
+    if path.startswith("small_world:"):
+        from srpo_ray.small_world.weights import reward_dir  # the laboratory stays out of ordinary runs
+
+        folder = Path(reward_dir(path.removeprefix("small_world:")))
+    else:
+        folder = Path(path.removeprefix("local-dir:"))
+    if not (folder / CONFIG_FILE).is_file():
+        received = f"a folder without {CONFIG_FILE}" if folder.is_dir() else "no folder"
+        raise ValueError(
+            f"reward {name!r}: expected an open_clip model ({CONFIG_FILE} and weights) in {folder.absolute()}, "
+            f"received {received}; set `path` to such a folder, to hf-hub:ORG/NAME or to small_world:NAME"
+        )
+    return f"local-dir:{folder}"

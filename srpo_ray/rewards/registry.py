@@ -1,0 +1,99 @@
+"""From config to reward models: one dict says which type is built by what."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from srpo_ray.config.rewards import PythonRewardConfig, RewardModelConfig
+from srpo_ray.credentials import expand
+from srpo_ray.rewards.base import Reward
+from srpo_ray.rewards.combine import RewardCall
+from srpo_ray.rewards.models.aesthetic import AestheticReward
+from srpo_ray.rewards.models.image_reward import ImageReward
+from srpo_ray.rewards.models.open_clip import OpenClipReward
+from srpo_ray.rewards.models.transformers_clip import load_transformers_clip
+
+
+def build_rewards(configs: Sequence[RewardModelConfig], device: str = "cpu") -> dict[str, Reward]:
+    """Load every configured model, in order.
+
+    Args:
+        configs: The models; names must be unique.
+        device: Where open_clip models go. A Python reward chooses its device itself.
+
+    Raises:
+        ValueError: If a name is repeated, or a model cannot be found, read or called with its arguments.
+        RewardError: If the constructor of a Python reward raises.
+    """
+    rewards: dict[str, Reward] = {}
+    for config in configs:
+        if config.name in rewards:
+            raise ValueError(
+                f"expected unique reward names, received {config.name!r} twice; rename one in `rewards.models` "
+                "or in the held-out models"
+            )
+        rewards[config.name] = BUILDERS[config.type](config, device)
+    return rewards
+
+
+def build_python_reward(config: PythonRewardConfig, _device: str) -> Reward:
+    """Import `package.module:Class`, call it with the config's arguments and give it the config's name.
+
+    Raises:
+        ValueError: If it cannot be imported, does not take the arguments, lacks the `Reward` interface, or an argument
+            names a variable that is not set.
+        RewardError: If the class itself raises.
+    """
+    module_name, class_name = config.target.split(":")
+    where = f"reward {config.name!r}, key `target`"
+    try:
+        reward_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{where}: expected an importable package.module:Class, received {config.target!r} ({error}); install "
+            "the package or put its folder on PYTHONPATH on every node"
+        ) from error
+    try:
+        inspect.signature(reward_class).bind(**config.arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"{where}: expected that {config.target} can be called with `arguments`, received {config.arguments} "
+            f"({error}); make the two agree"
+        ) from error
+    arguments = {key: expand(value) if isinstance(value, str) else value for key, value in config.arguments.items()}
+    with RewardCall(config.name, (), "load"):
+        reward = reward_class(**arguments)
+    missing = [attribute for attribute in ("image_size", "image_gradient", "score") if not hasattr(reward, attribute)]
+    if missing:
+        raise ValueError(
+            f"{where}: expected an object with image_size, image_gradient and score, received {config.target} "
+            f"without {', '.join(missing)}; see srpo_ray.rewards.base.Reward"
+        )
+    reward.name = config.name
+    return reward
+
+
+def declares_image_gradient(config: RewardModelConfig) -> bool:
+    """Whether a model's class says that it is differentiable in the images, without making one.
+
+    Where the class cannot be imported here, or says it for each object only, the answer is yes; then the first
+    score that is asked for with a gradient is refused.
+    """
+    if config.type != "python":
+        return True
+    module_name, class_name = config.target.split(":")
+    try:
+        reward_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError):
+        return True
+    return getattr(reward_class, "image_gradient", True) is not False
+
+
+BUILDERS: dict[str, Callable[[Any, str], Reward]] = {
+    "aesthetic": AestheticReward.load,
+    "image_reward": ImageReward.load,
+    "open_clip": OpenClipReward.load,
+    "python": build_python_reward,
+    "transformers_clip": load_transformers_clip,
+}

@@ -1,0 +1,157 @@
+"""What a run leaves on disk. Everything that the report, a restart and `srpo-ray sample` need is in here."""
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from srpo_ray.files import read_json, replacing, write_text
+from srpo_ray.runs.inputs import baseline_inputs
+
+CHECKPOINT_SAVED = "checkpoint saved"
+"""Event of a run: a checkpoint that a later start expects to find."""
+CHECKPOINT_FAILED = "checkpoint failed"
+"""Event of a run: a checkpoint that could not be written."""
+CHECKPOINT_DAMAGED = "checkpoint damaged"
+"""Event of a run: a checkpoint that a start could not use."""
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.inputs = self.path / "inputs.json"
+        self.tracker_record = self.path / "mlflow_run.json"
+        self.tracker_spool = self.path / "mlflow_spool.jsonl"
+        self.updates = self.path / "updates.jsonl"
+        self.evaluations = self.path / "evaluations.jsonl"
+        self.scores = self.path / "scores.jsonl"
+        self.hacking = self.path / "hacking.jsonl"
+        self.images = self.path / "images"
+        self.base_images = self.images / "base.safetensors"
+        self.tuned_images = self.images / "tuned.safetensors"
+        self.events = self.path / "events.jsonl"
+        self.checkpoint_place = self.path / "checkpoints.txt"
+        self.preparing = self.path / "preparing.json"
+        self.train_run = self.path / "train_run.txt"
+        self.finished = self.path / "finished.json"
+        self.ray = self.path / "ray"
+
+    @property
+    def gallery(self) -> Path:
+        """The before/after image grid of the latest evaluation."""
+        return self.images / "before_after.png"
+
+    @property
+    def checkpoints(self) -> str:
+        """Where the checkpoints are: a folder, or a URL."""
+        place = self.checkpoint_place
+        return place.read_text().strip() if place.exists() else str(self.path / "checkpoints")
+
+    @property
+    def tracker_state(self) -> dict[str, str]:
+        """The MLflow run, for a checkpoint to name; empty if there is none."""
+        record = self.tracker_record
+        return {"mlflow_run": read_json(record)["run_id"]} if record.exists() else {}
+
+    @property
+    def best_update(self) -> int | None:
+        """Updates made at the best evaluation of a run that reward-hacking detection stopped; None for any other run."""
+        return read_json(self.finished).get("best_update") if self.finished.exists() else None
+
+    def make(self) -> None:
+        """Create the folder.
+
+        Raises:
+            ValueError: If it cannot be written.
+        """
+        try:
+            self.images.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            # Another process that makes the folder may have been faster.
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"run_root: expected a folder that can be written, got {self.path} ({error.strerror});"
+                " choose another run_root or mend its permissions"
+            ) from error
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add one JSON line; a line before it that was cut off in mid-write does not swallow it."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file that are whole.
+
+    A last line without its end is still being written, or was cut off, and is left out. Any other damaged line is left
+    out with a warning that names it.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    *lines, _unfinished = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            warnings.warn(f"{path}: line {number} is damaged and is left out", stacklevel=2)
+    return rows
+
+
+def drop_rows_after(path: Path, update: int) -> None:
+    """Keep rows up to `step`: a run that goes on from a checkpoint writes the later ones again."""
+    kept = [row for row in read_rows(path) if row["update"] <= update]
+    if path.exists():
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def reuse_baseline_evaluation(source: RunFolder, target: RunFolder) -> bool:
+    """Copy the evaluation of update 0 from another run to one that has none.
+
+    Both runs must have recorded the same content of model, reward models and evaluation prompts in `inputs.json`.
+
+    Returns:
+        Whether `target` has it now; not if `source` has not finished its own, or was made from other files.
+    """
+    inputs = baseline_inputs(target.inputs)
+    if not inputs or baseline_inputs(source.inputs) != inputs:
+        return False
+    rows, scores = read_rows(source.evaluations), read_rows(source.scores)
+    # The image grid is the last file that an evaluation writes.
+    if not rows or not scores or rows[0]["update"] != 0 or not source.gallery.exists():
+        return False
+    with replacing(target.base_images) as unfinished:
+        shutil.copyfile(source.base_images, unfinished)
+    write_text(target.scores, json.dumps(scores[0]) + "\n")
+    write_text(target.evaluations, json.dumps(rows[0]) + "\n")
+    return True
+
+
+def save_images(path: Path, images: dict[int, Tensor]) -> None:
+    """Keep images `[3, H, W]` by prompt index."""
+    with replacing(path) as unfinished:
+        save_file({f"{index:06d}": image.contiguous() for index, image in images.items()}, unfinished)
+
+
+def load_images(path: Path) -> dict[int, Tensor]:
+    """What `save_images` kept, in the order of the prompts."""
+    return {int(index): image for index, image in sorted(load_file(path).items())}

@@ -1,0 +1,85 @@
+"""The model files that a config names, and the hashes of their content; no network is used for reward models."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from srpo_ray.config import RunConfig
+from srpo_ray.models.content_hash import COMMIT, content_hash, folder_hashes, pipeline_hashes
+from srpo_ray.models.families import family_of
+from srpo_ray.models.paths import SMALL_WORLD, is_hub_id, resolve_path
+
+Source = tuple[str, str, Callable[[], dict[str, str]]]
+"""Config key, value of that key, and a function that gives part -> hash; the function may raise OSError."""
+
+MODEL = "model.path"
+CODE = "target"
+"""Last part of the key of a Python reward's class: a change of its code is reported and not refused."""
+
+_HUB = "hf-hub:"
+
+
+def model_source(config: RunConfig) -> Source:
+    """The pipeline that a run tunes: its transformer, VAE, text encoders and tokenizers."""
+    path = resolve_path(config.model.path)
+
+    def read() -> dict[str, str]:
+        return pipeline_hashes(path, ("transformer", "vae", *family_of(path).text_parts))
+
+    return MODEL, config.model.path, read
+
+
+def reward_sources(config: RunConfig) -> Iterator[Source]:
+    """The files, folders, hub ids and classes of the reward models of a run, trained and held-out."""
+    for section, models in (
+        ("rewards.models", config.rewards.models),
+        ("evaluation.held_out", config.evaluation.held_out),
+    ):
+        for index, model in enumerate(models):
+            for field, read in (
+                ("path", _files_of),
+                ("backbone", _files_of),
+                ("tokenizer", _files_of),
+                (CODE, _code_of),
+            ):
+                source = getattr(model, field, None)
+                if source:
+                    yield f"{section}.{index}.{field}", source, lambda read=read, source=source: read(source)
+
+
+def _files_of(source: str) -> dict[str, str]:
+    """Hashes of a folder, a file, or what the cache has of a hub id; empty where there is none of them yet."""
+    if source.startswith(f"{SMALL_WORLD}:"):
+        from srpo_ray.small_world.weights import reward_dir
+
+        return folder_hashes(reward_dir(source.removeprefix(f"{SMALL_WORLD}:")))
+    path = Path(source.removeprefix("local-dir:"))
+    if path.is_dir():
+        return folder_hashes(path)
+    if path.is_file():
+        return {path.name: content_hash(path)}
+    name = source.removeprefix(_HUB)
+    return _cached_on_hub(name) if source.startswith(_HUB) or is_hub_id(name) else {}
+
+
+def _cached_on_hub(name: str) -> dict[str, str]:
+    """Hash of a file `ORG/NAME/FILE`, or commit of `ORG/NAME`, as the cache has it; the network is not asked."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
+
+    repository, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
+    if file:
+        found = try_to_load_from_cache(repository, file)
+        return {file: content_hash(Path(found))} if isinstance(found, str) else {}
+    commit = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "refs" / "main"
+    return {COMMIT: commit.read_text().strip()} if commit.is_file() else {}
+
+
+def _code_of(target: str) -> dict[str, str]:
+    """Hash of the module of `package.module:Class`; empty where it cannot be found here."""
+    try:
+        found = importlib.util.find_spec(target.partition(":")[0])
+    except (ImportError, AttributeError, ValueError):
+        return {}
+    file = Path(found.origin) if found and found.has_location and found.origin else None
+    return {file.name: content_hash(file)} if file and file.is_file() else {}

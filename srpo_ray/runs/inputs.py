@@ -1,0 +1,209 @@
+"""Hashes of the files that a run reads, recorded when it begins: a changed file is refused when the run is resumed."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from srpo_ray.config import RunConfig
+from srpo_ray.data.texts import Texts, read_texts
+from srpo_ray.files import write_text
+from srpo_ray.runs.input_files import CODE, MODEL, Source, model_source, reward_sources
+
+logger = logging.getLogger(__name__)
+
+Inputs = dict[str, dict[str, dict[str, str]]]
+"""Config key -> source as the config names it (or its images) -> part of the source -> hash of its content."""
+
+_INPUTS = TypeAdapter(Inputs)
+IMAGES = "names and contents"
+_SHOWN = 3
+
+
+def input_hashes(*configs: RunConfig) -> Inputs:
+    """Hashes of everything that runs read: prompts, captions, the model and the reward models.
+
+    Of files beyond 4 MiB 64 blocks are read, and of real images the beginning and the end. A hub id counts by its
+    commit. A reward from the hub is known once it is in the cache; before that it has no hash.
+
+    Args:
+        configs: The runs; a source that several of them read is read once.
+
+    Raises:
+        ValueError: If a file cannot be used.
+    """
+    inputs: Inputs = {}
+    # The other parts of a config change nothing about its texts.
+    by_texts = {(config.data, config.evaluation.prompts, config.evaluation.num_prompts): config for config in configs}
+    for config in by_texts.values():
+        texts = read_texts(config)
+        for found in (text_hashes(config, texts), _image_hashes(config, texts)):
+            for key, source, parts in _entries(found):
+                inputs.setdefault(key, {}).setdefault(source, {}).update(parts)
+    for config in configs:
+        _add_files(inputs, [model_source(config), *reward_sources(config)])
+    return inputs
+
+
+def model_hashes(config: RunConfig) -> dict[str, str]:
+    """Part -> hash of the pipeline that a run tunes.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    inputs: Inputs = {}
+    _add_files(inputs, [model_source(config)])
+    return inputs[MODEL][config.model.path]
+
+
+def reward_hashes(config: RunConfig) -> Inputs:
+    """Hashes of the reward models of a run, trained and held-out.
+
+    Raises:
+        ValueError: If a file cannot be read.
+    """
+    inputs: Inputs = {}
+    _add_files(inputs, reward_sources(config))
+    return inputs
+
+
+def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
+    """Hashes of the prompts and captions of a run.
+
+    Args:
+        config: The run.
+        texts: What `read_texts` gives for it.
+    """
+    count = config.evaluation.num_prompts
+    evaluated = "prompts" if count is None else f"first {count} prompts"
+    inputs: Inputs = {"evaluation.prompts": {config.evaluation.prompts: {evaluated: _hash(texts.evaluated)}}}
+    if config.data.reads_prompts:
+        inputs["data.prompts"] = {config.data.prompts: {"prompts": _hash(texts.prompts)}}
+    if config.data.images and texts.images:
+        inputs["data.images"] = {config.data.images: {"captions": _hash(texts.images.captions)}}
+    return inputs
+
+
+def _image_hashes(config: RunConfig, texts: Texts) -> Inputs:
+    """Hash of the identities of a run's real images, as a source of its own: workers do not read all of them again."""
+    if not config.data.images or not texts.images:
+        return {}
+    return {"data.images": {f"images of {config.data.images}": {IMAGES: _hash(texts.images.identities)}}}
+
+
+def read_inputs(record: Path) -> Inputs:
+    """The recorded hashes; empty where there is no record.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    try:
+        return _INPUTS.validate_json(record.read_bytes()) if record.exists() else {}
+    except (OSError, ValidationError) as error:
+        raise ValueError(
+            f"expected {record} to contain the hashes of the files that were read, got {error}; restore it from a"
+            f" backup, or remove {record.parent} to start again"
+        ) from error
+
+
+def baseline_inputs(record: Path) -> Inputs:
+    """The recorded hashes that an evaluation of the base model depends on: all but those of the training data.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    return {key: sources for key, sources in read_inputs(record).items() if not key.startswith("data.")}
+
+
+def keep_inputs(record: Path, inputs: Inputs, *, has_results: bool, cure: str) -> None:
+    """Refuse inputs that differ from the recorded ones; record those that are not recorded yet.
+
+    Args:
+        record: File of the recorded hashes.
+        inputs: Hashes of the files as they are now.
+        has_results: Whether results of the recorded inputs exist, which nothing may replace or continue.
+        cure: Another way out than to restore the files, for the message.
+
+    Raises:
+        ValueError: If a file has changed, or there are results but no record.
+    """
+    if has_results and not record.exists():
+        raise ValueError(
+            f"expected {record.name} in {record.parent}, got results without it, so changed prompts or weights would"
+            f" not be noticed; restore the file, or {cure}"
+        )
+    require_same_inputs(record, inputs, cure)
+    known = read_inputs(record)
+    merged = merged_inputs(known, inputs)
+    if merged != known:
+        write_text(record, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
+
+
+def merged_inputs(known: Inputs, inputs: Inputs) -> Inputs:
+    """The known hashes, and those of sources that had none."""
+    merged = {key: sources | _with_hashes(known.get(key, {})) for key, sources in inputs.items()}
+    return known | merged
+
+
+def require_same_inputs(record: Path, inputs: Inputs, cure: str) -> None:
+    """Compare hashes with the recorded ones; a source without a hash on one of the two sides is not compared.
+
+    Args:
+        record: File of the recorded hashes; nothing is compared where there is none.
+        inputs: Hashes of the files as they are now.
+        cure: Another way out than to restore the files, for the message.
+
+    Raises:
+        ValueError: If a file has changed; the message names the config key and the file.
+    """
+    changed = changed_inputs(read_inputs(record), inputs)
+    code = [text for key, text in changed if key.endswith(f".{CODE}")]
+    if code:
+        logger.warning("%s: the code of the reward has changed since %s was written", "; ".join(code), record)
+    refused = [(key, text) for key, text in changed if not key.endswith(f".{CODE}")]
+    if refused:
+        shown = "; ".join(text for _, text in refused[:_SHOWN]) + ("; ..." if len(refused) > _SHOWN else "")
+        keys = ", ".join(dict.fromkeys(key for key, _ in refused))
+        raise ValueError(
+            f"{shown}: expected the content that {record.parent} was begun with, got another; restore it, or {cure}."
+            f" To continue with the changed content on purpose, delete the entry of {keys} in {record}"
+        )
+
+
+def changed_inputs(before: Inputs, now: Inputs) -> list[tuple[str, str]]:
+    """Config key, and `key: file` for a message, of each part of a source that differs, is gone or is new."""
+    changed = []
+    for key, source, parts in _entries(now):
+        known = before.get(key, {}).get(source, {})
+        differing = [name for name in sorted(known | parts) if known.get(name) != parts.get(name)]
+        if known and parts:
+            changed += [(key, f"{key}: {source} ({name})") for name in differing]
+    return changed
+
+
+def _entries(inputs: Inputs) -> Iterator[tuple[str, str, dict[str, str]]]:
+    return ((key, source, parts) for key, sources in inputs.items() for source, parts in sources.items())
+
+
+def _with_hashes(sources: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {source: parts for source, parts in sources.items() if parts}
+
+
+def _add_files(inputs: Inputs, sources: Iterable[Source]) -> None:
+    for key, source, read in sources:
+        known = inputs.setdefault(key, {})
+        if source in known:
+            continue
+        try:
+            known[source] = read()
+        except OSError as error:
+            raise ValueError(
+                f"{key}: expected files that can be read, got {source!r} ({error}); correct the path or the permissions"
+            ) from error
+
+
+def _hash(texts: Sequence[str]) -> str:
+    return f"{len(texts)} sha256 {hashlib.sha256(json.dumps(texts).encode()).hexdigest()}"

@@ -1,0 +1,119 @@
+"""Rebuilds the small world's weights from nothing: `python -m srpo_ray.small_world.build`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from open_clip.model import CLIP
+
+from srpo_ray.small_world.build.flux import save_pipeline, train_flux
+from srpo_ray.small_world.build.measure import measure_all
+from srpo_ray.small_world.build.rewards import PLANS, save_reward, train_reward
+from srpo_ray.small_world.build.vae import train_vae
+from srpo_ray.small_world.weights import list_files
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
+
+
+def build(out: Path, work: Path, scale: float) -> None:
+    """Trains, measures and writes everything; an interrupted build goes on where it stopped.
+
+    Args:
+        out: folder that receives `flux/`, `rewards/` and `manifest.json`; replaced if it exists.
+        work: folder of checkpoints; a finished stage found there is not trained again.
+        scale: share of training steps and images; 1 for the shipped weights.
+
+    Raises:
+        ValueError: if the scale is not in (0, 1], or if `work` was begun at another scale.
+    """
+    _claim(work, scale)
+    staged, curves = work / "weights", {}
+    with _timed(work, "vae"):
+        vae, curves["vae"] = train_vae(work, scale)
+    with _timed(work, "flux"):
+        pipeline, curves["flux"] = train_flux(vae, work, scale)
+        save_pipeline(pipeline, staged / "flux")
+    rewards: dict[str, CLIP] = {}
+    for name in PLANS:
+        with _timed(work, name):
+            rewards[name], curves[name] = train_reward(name, work, scale)
+            save_reward(name, rewards[name], staged / "rewards" / name)
+    with _timed(work, "measure"):
+        metrics = measure_all(pipeline, rewards, count=max(8, round(500 * scale)))
+    manifest = {
+        "command": f"python -m srpo_ray.small_world.build --scale {scale:g}",
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "seconds": json.loads((work / "seconds.json").read_text()),
+        "metrics": metrics,
+        "files": list_files(staged),
+        "curves": curves,
+    }
+    (staged / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    _publish(staged, out)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line and builds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/small_world/weights"), help="folder to write")
+    parser.add_argument("--work", type=Path, help="folder of checkpoints (default: beside --out)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of the full training, e.g. 0.01 for a smoke build"
+    )
+    options = parser.parse_args(arguments)
+    work = options.work or options.out.parent / f"work-{options.scale:g}"
+    try:
+        build(options.out, work, options.scale)
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted; the same command goes on from the checkpoints in {work}")
+    print(f"built {options.out}; copy it over srpo_ray/small_world/weights to ship it")
+
+
+def _claim(work: Path, scale: float) -> None:
+    if not 0 < scale <= 1:
+        raise ValueError(f"expected a scale in (0, 1], got {scale}; use 1 for the full build")
+    record = work / "scale.json"
+    work.mkdir(parents=True, exist_ok=True)
+    if record.is_file() and json.loads(record.read_text()) != scale:
+        raise ValueError(
+            f"expected a work folder begun at scale {scale:g}, got {work}; delete it or name another --work"
+        )
+    record.write_text(json.dumps(scale))
+
+
+@contextmanager
+def _timed(work: Path, stage: str) -> Iterator[None]:
+    """Adds the stage's duration to `seconds.json`, over all runs that it took."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        record = work / "seconds.json"
+        seconds = json.loads(record.read_text()) if record.is_file() else {}
+        seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 1)
+        record.write_text(json.dumps(seconds))
+
+
+def _publish(staged: Path, out: Path) -> None:
+    """Replaces `out` by a copy of `staged`; `out` is never half old and half new."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (out.with_name(out.name + suffix) for suffix in (".new", ".old"))
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(staged, fresh)
+    if out.exists():
+        out.rename(old)
+    fresh.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

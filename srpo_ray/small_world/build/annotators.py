@@ -1,0 +1,75 @@
+"""Synthetic annotators: what they like about an image, as a number, from its known content and style."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srpo_ray.small_world.prompts import AXES, STYLE_WORDS
+from srpo_ray.small_world.renderer import Floats, Scenes
+
+
+@dataclass(frozen=True)
+class Taste:
+    """Weights of an annotator's utility; see `utility`.
+
+    Attributes:
+        content: for colour, shape and background that match the caption, a third each.
+        word: for style near what the caption's style word means.
+        detail: for detail.
+        saturation: for saturation without limit, the bias of a preference model towards gaudy images.
+        natural_saturation: for saturation near 0.45.
+        middle_brightness: for brightness near 0.5.
+    """
+
+    content: float
+    word: float
+    detail: float
+    saturation: float = 0.0
+    natural_saturation: float = 0.0
+    middle_brightness: float = 0.0
+
+
+BIASED = Taste(content=4.0, word=3.0, detail=0.4, saturation=1.5)
+"""Behind the preference reward: over-saturated images win too often."""
+UNBIASED = Taste(content=4.0, word=3.0, detail=1.5, natural_saturation=1.5, middle_brightness=0.5)
+"""Behind the held-out reward: stands for a human, who likes detail and natural colours."""
+
+
+def utility(taste: Taste, captioned: Scenes, shown: Scenes) -> Floats:
+    """Returns how much an annotator likes each image for a caption, [n].
+
+    Args:
+        taste: weights of the annotator.
+        captioned: scenes that the captions describe; only content and word are read.
+        shown: scenes on the images; only content and style are read.
+    """
+    content = sum(
+        (getattr(captioned, part) == getattr(shown, part)).astype(np.float32) / 3
+        for part in ("color", "shape", "background")
+    )
+    value = (
+        taste.content * content
+        + taste.word * _word_match(captioned.word, shown)
+        + taste.detail * shown.detail
+        + taste.saturation * shown.saturation
+        - taste.natural_saturation * 2 * np.abs(shown.saturation - 0.45)
+        - taste.middle_brightness * 2 * np.abs(shown.brightness - 0.5)
+    )
+    return value.astype(np.float32)
+
+
+def _word_match(word: NDArray[np.int64], shown: Scenes) -> Floats:
+    """Minus the distance of each named style axis to the mean that its word has in captions; 0 without a word."""
+    match = np.zeros(len(word), dtype=np.float32)
+    for axis in AXES:
+        means = [_mean_of(style.axes[axis]) if axis in style.axes else np.nan for style in STYLE_WORDS.values()]
+        target = np.array([*means, np.nan], dtype=np.float32)[word]
+        match -= np.nan_to_num(np.abs(getattr(shown, axis) - target))
+    return match
+
+
+def _mean_of(beta: tuple[float, float]) -> float:
+    return beta[0] / (beta[0] + beta[1])

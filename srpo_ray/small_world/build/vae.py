@@ -1,0 +1,133 @@
+"""Trains the tiny autoencoder: 8x smaller, 16 latent channels, so that its geometry equals FLUX's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from srpo_ray.small_world.build.fit import Curve, Recipe, fit
+from srpo_ray.small_world.renderer import SIZE, Scenes, render, sample_scenes
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training: size and number of images per step, weight of texture in the loss, length and rate."""
+
+    size: int
+    batch: int
+    texture: float
+    recipe: Recipe
+
+
+PHASES: dict[str, Phase] = {
+    # Crops show many colours and outlines per step at little cost; whole images then settle the group norms.
+    "vae_crops": Phase(32, 32, 0.0, Recipe(steps=3000, lr=1.5e-3, seed=11)),
+    "vae_whole": Phase(64, 16, 0.0, Recipe(steps=1000, lr=1e-3, seed=12)),
+    # How strong the texture is costs little in plain pixel error, so it is learned last and asked for by name.
+    "vae_texture": Phase(64, 16, 3.0, Recipe(steps=1000, lr=1e-3, seed=13)),
+}
+_KL_WEIGHT = 1e-4
+
+
+def build_vae() -> AutoencoderKL:
+    """Returns the baseline autoencoder, in FLUX's layout without quantisation convolutions."""
+    layout: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (16, 32, 32, 64),
+        "layers_per_block": 1,
+        "latent_channels": 16,
+        "norm_num_groups": 8,
+        "sample_size": SIZE,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+    vae = AutoencoderKL(**layout)
+    # The first log variances are low, or noise as large as the signal would hide the signal from the decoder.
+    with torch.no_grad():
+        moments: Any = vae.encoder.conv_out
+        moments.bias[16:] = -4.0
+    return vae
+
+
+def train_vae(work: Path, scale: float) -> tuple[AutoencoderKL, Curve]:
+    """Trains the autoencoder on images of seen contents in both looks; returns it with its training curve.
+
+    Its scaling and shift factors are set so that scaled latents have mean 0 and standard deviation 1.
+    """
+    torch.manual_seed(11)
+    vae = build_vae()
+    curve: Curve = []
+    for name, phase in PHASES.items():
+        loss = partial(_vae_loss, vae, phase)
+        part = fit(vae, loss, phase.recipe.scaled(scale), work / f"{name}.pt")
+        start = curve[-1][0] if curve else 0
+        curve += [(start + step, value) for step, value in part]
+    vae.eval()
+    latents = encode(vae, sample_scenes(max(64, round(1024 * scale)), seed=12), raw=True)
+    vae.register_to_config(
+        scaling_factor=round(1 / float(latents.std()), 5), shift_factor=round(float(latents.mean()), 5)
+    )
+    return vae, curve
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, scenes: Scenes, raw: bool = False) -> Tensor:
+    """Returns the latents [n, 16, 8, 8] of scenes, shifted and scaled as the transformer takes them unless `raw`."""
+    means = []
+    for start in range(0, len(scenes), 256):
+        images = torch.from_numpy(render(scenes[start : start + 256]))
+        means.append(vae.encode(images * 2 - 1, return_dict=False)[0].mean)
+    latents = torch.cat(means)
+    return latents if raw else (latents - vae.config["shift_factor"]) * vae.config["scaling_factor"]
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Returns images [n, 3, 64, 64] in [0, 1] of scaled latents [n, 16, 8, 8]."""
+    raw = latents / vae.config["scaling_factor"] + vae.config["shift_factor"]
+    images = [vae.decode(chunk, return_dict=False)[0] for chunk in raw.split(256)]
+    return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
+
+
+def _fast_dtype() -> torch.autocast:
+    """Returns a context in which the CPU convolves in bfloat16 if it has instructions for it, else in float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.cpu.get_capabilities().get("avx512_bf16")))
+
+
+def _draw(phase: Phase, rng: torch.Generator) -> Tensor:
+    """Draws new images or crops of them, [batch, 3, size, size] in [-1, 1], half of each look."""
+    seed, half = int(torch.randint(2**31, (1,), generator=rng)), phase.batch // 2
+    halves = [sample_scenes(half, seed, look="ai"), sample_scenes(half, seed + 1, look="broad")]
+    images = torch.cat([torch.from_numpy(render(scenes)) for scenes in halves]) * 2 - 1
+    # Corners at multiples of 8 pixels, because the autoencoder's cells lie there.
+    corners = 8 * torch.randint((SIZE - phase.size) // 8 + 1, (phase.batch, 2), generator=rng)
+    crops = [
+        image[:, y : y + phase.size, x : x + phase.size] for image, (y, x) in zip(images, corners.tolist(), strict=True)
+    ]
+    return torch.stack(crops)
+
+
+def _vae_loss(vae: AutoencoderKL, phase: Phase, rng: torch.Generator) -> Tensor:
+    images = _draw(phase, rng)
+    with _fast_dtype():
+        posterior = vae.encode(images, return_dict=False)[0]
+        noise = torch.randn(posterior.mean.shape, generator=rng)
+        latents: Any = posterior.mean + posterior.std * noise
+        output = vae.decode(latents, return_dict=False)[0].float()
+    divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
+    texture = F.l1_loss(_texture(output), _texture(images))
+    pixels = F.l1_loss(output, images) + F.mse_loss(output, images)
+    return pixels + phase.texture * texture + _KL_WEIGHT * divergence
+
+
+def _texture(images: Tensor) -> Tensor:
+    """What a blur over one stripe period removes."""
+    return images - F.avg_pool2d(images, 7, 1, 3, count_include_pad=False)

@@ -1,0 +1,40 @@
+"""The small world's photographs: rendered scenes in the realistic style, captioned without a style word."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srpo_ray.small_world.prompts import WORDS, caption
+from srpo_ray.small_world.renderer import SIZE, render, sample_scenes
+
+COUNT = 1000
+_SEED = 4000
+_DRAWN = 40_000
+
+
+class RealisticScenes:
+    """1000 images of seen contents, detailed and of natural colours; rendered when they are asked for."""
+
+    note = None
+
+    def __init__(self) -> None:
+        scenes = sample_scenes(_DRAWN, _SEED)
+        self._scenes = scenes[np.flatnonzero(scenes.word == WORDS.index("realistic"))[:COUNT]]
+        contents = zip(self._scenes.color, self._scenes.shape, self._scenes.background, strict=True)
+        self.captions = [caption((int(color), int(shape), int(background))) for color, shape, background in contents]
+        self.identities = [f"realistic {_SEED} {_DRAWN} {index}" for index in range(len(self.captions))]
+
+    def load(self, indices: Sequence[int], resolution: int) -> Tensor:
+        """Images `[B, 3, 64, 64]` in [0, 1].
+
+        Raises:
+            ValueError: If another resolution is asked for.
+        """
+        if resolution != SIZE:
+            raise ValueError(
+                f"data.images: expected model.resolution {SIZE} with small_world:realistic, got {resolution}; set it"
+                " so, or name a folder of images"
+            )
+        return torch.from_numpy(render(self._scenes[np.asarray(indices)]))

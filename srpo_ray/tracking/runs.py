@@ -1,0 +1,253 @@
+"""Opening MLflow runs from the driver, so that a worker only needs a URI and a run id."""
+
+import json
+import logging
+import os
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.tracking import sqlite_uri
+from srpo_ray.credentials import find_credentials, redact
+from srpo_ray.files import read_json, write_text
+from srpo_ray.tracking.client import allowed_name, connect, delivery_errors, is_refused, sqlite_file
+from srpo_ray.tracking.delivery import replay
+from srpo_ray.tracking.tracker import Status
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_log = logging.getLogger(__name__)
+
+_VALUE_LENGTH = 6000
+_PARAMS_PER_CALL = 100
+
+
+def default_uri(run_root: Path) -> str:
+    """The sqlite file `mlflow.db` in `run_root`, as a URI that `mlflow ui --backend-store-uri` takes too.
+
+    Several processes of one machine may write to it at once: MLflow waits up to 20 s for the file's lock.
+    From several machines, use an MLflow server instead.
+
+    Raises:
+        ValueError: If the folder's path has characters that mean something else in a URI.
+    """
+    return sqlite_uri(run_root.resolve() / "mlflow.db")
+
+
+def tracking_uri(config: RunConfig) -> str:
+    """The configured MLflow URI, that of the environment (a cluster's head has one), or a file in the run root.
+
+    Raises:
+        ValueError: If that of the environment holds credentials, which would be kept with the run, or the path of the
+            run root cannot be part of a URI.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not config.tracking.uri and list(find_credentials({"uri": given})):
+        raise ValueError(
+            "MLFLOW_TRACKING_URI: expected an address without credentials, as it is kept with each run, got one with"
+            " some; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    return config.tracking.uri or given or default_uri(Path(config.run_root))
+
+
+def start_run(
+    uri: str,
+    experiment: str,
+    name: str,
+    *,
+    parent_run_id: str | None = None,
+    tags: Mapping[str, str],
+    params: Mapping[str, str],
+    record: Path,
+) -> str:
+    """Open an MLflow run, or open again the one that `record` names.
+
+    Args:
+        uri: Tracking URI. With a sqlite file, artifacts are kept in `artifacts/` beside it; a server decides
+            for itself.
+        experiment: Name of the experiment; made when there is none.
+        name: Display name of the run.
+        parent_run_id: The run that this one is shown under.
+        tags: Text tags, cut to 6000 characters.
+        params: What `flatten` returns. Values are cut to 6000 characters, MLflow's limit; log the whole
+            config as YAML.
+        record: JSON file with the run's id. When it exists, that run continues; its tags and params are left
+            alone.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        ValueError: If `record` was written for another URI, a variable that the URI names is not set, or the store
+            refuses the experiment, the run or one of its params.
+        ConnectionError: If the server or database cannot be reached.
+    """
+    try:
+        client = connect(uri)
+        run_id = _continued_run(client, uri, record)
+        if run_id is None:
+            all_tags = {**tags, **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})}
+            run_id = _new_run(client, _experiment_id(client, uri, experiment), name, all_tags, params)
+            known = {"run_id": run_id, "uri": uri, "experiment": experiment}
+            write_text(record, json.dumps(known, indent=2))
+    except delivery_errors() as error:
+        if is_refused(error):
+            raise ValueError(
+                f"expected names and values that MLflow takes, got a refusal from {uri}: {redact(error)}; change in the"
+                " config what the refusal names"
+            ) from error
+        raise ConnectionError(
+            f"expected an MLflow server or database at {uri}, got: {redact(error)}; start it, or set tracking.uri to"
+            " another one, or unset it for a sqlite file in the run root"
+        ) from error
+    return run_id
+
+
+def end_run(record: Path, spool: Path, status: Status) -> None:
+    """Send what a dead process left in its spool, and set its run's final status.
+
+    Args:
+        record: What `start_run` wrote; without it there is no run to end.
+        spool: File of the run's tracker.
+        status: How the run ended.
+
+    Raises:
+        ConnectionError: If the store cannot be reached.
+    """
+    if not record.exists():
+        return
+    known = _read_record(record)
+    if spool.exists():
+        replay(spool, known["uri"])
+    try:
+        connect(known["uri"]).set_terminated(known["run_id"], status)
+    except delivery_errors() as error:
+        raise ConnectionError(
+            f"could not set the status of the run in {record} to {status}: {redact(error)}"
+        ) from error
+
+
+def replay_run(record: Path, spool: Path, uri: str | None = None) -> int:
+    """Send what the tracker of a run, whose process has ended, could not deliver.
+
+    Args:
+        record: What `start_run` wrote.
+        spool: File of the run's tracker.
+        uri: Where the store is now; None takes where it was.
+
+    Returns:
+        Number of records sent; 0 if nothing waits.
+
+    Raises:
+        ValueError: If there is no such run.
+        ConnectionError: If the store cannot be reached; calling again goes on from there.
+    """
+    if not record.exists():
+        raise ValueError(
+            f"expected the folder of a run that was tracked, with {record.name}, got {record.parent}; `srpo-ray train`"
+            " prints the folder when it ends"
+        )
+    return replay(spool, uri or _read_record(record)["uri"]) if spool.exists() else 0
+
+
+def _read_record(record: Path) -> dict[str, str]:
+    """Read the record that `start_run` wrote.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    known = read_json(record)
+    if not isinstance(known, dict) or not all(isinstance(known.get(key), str) for key in ("uri", "run_id")):
+        raise ValueError(f"expected the MLflow run and its address in {record}, got {known!r}; restore or remove it")
+    return known
+
+
+def _continued_run(client: "MlflowClient", uri: str, record: Path) -> str | None:
+    if not record.exists():
+        return None
+    from mlflow.exceptions import MlflowException
+
+    known = _read_record(record)
+    if known["uri"] != uri:
+        raise ValueError(
+            f"expected the tracking URI {known['uri']} that this run was started with, got {uri}; set"
+            f" tracking.uri back, or delete {record} to start a new MLflow run"
+        )
+    try:
+        client.update_run(known["run_id"], status="RUNNING")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        _log.warning("MLflow run %s of %s is gone from %s; starting a new one", known["run_id"], record, uri)
+        return None
+    return known["run_id"]
+
+
+def _experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return known.experiment_id
+    database = sqlite_file(uri)
+    artifacts = None if database is None else (database.parent / "artifacts").as_uri()
+    try:
+        return client.create_experiment(name, artifact_location=artifacts)
+    except MlflowException as error:
+        known = client.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or known is None:
+            raise
+        return known.experiment_id
+
+
+def _new_run(
+    client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str], params: Mapping[str, str]
+) -> str:
+    from mlflow.entities import Param
+
+    cut_tags = {key: value[:_VALUE_LENGTH] for key, value in tags.items()}
+    run_id = client.create_run(experiment_id, run_name=name, tags=cut_tags).info.run_id
+    entries = [Param(allowed_name(key), value[:_VALUE_LENGTH]) for key, value in params.items()]
+    try:
+        for start in range(0, len(entries), _PARAMS_PER_CALL):
+            client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_CALL])
+    except delivery_errors():
+        # No process will ever end this run. The store may also be gone, and the first error says more than a second.
+        with suppress(*delivery_errors()):
+            client.set_terminated(run_id, "FAILED")
+        raise
+    return run_id
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted keys of a nested config, the same paths that `a.b=value` overrides use.
+
+    Text stays as it is; every other value, lists too, becomes JSON:
+    `{"a": {"b": [1, 2]}}` -> `{"a.b": "[1, 2]"}`.
+    """
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update({f"{key}.{inner}": text for inner, text in flatten(value).items()})
+        else:
+            flat[str(key)] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def git_commit(path: Path) -> str | None:
+    """The commit checked out at `path`, with `-dirty` if tracked files differ from it; None outside one."""
+    try:
+        commit = _git(path, "rev-parse", "HEAD")
+        changes = _git(path, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("-dirty" if changes else "")
+
+
+def _git(path: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

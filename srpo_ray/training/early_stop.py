@@ -1,0 +1,56 @@
+"""reward-hacking detection in a run: what it reads, where it rings, and which checkpoint it keeps."""
+
+import math
+from dataclasses import asdict, dataclass
+
+from srpo_ray.config import RunConfig
+from srpo_ray.evaluation.reward_hacking import HackingSign, Scored, best_evaluation, find_signs
+from srpo_ray.runs.collectives import from_worker_0
+from srpo_ray.runs.folder import RunFolder, append_row, drop_rows_after, read_rows
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the evaluations so far say."""
+
+    signs: tuple[HackingSign, ...] = ()
+    """Alarms of the last evaluation."""
+    best_update: int | None = None
+    """Updates made at the best evaluation so far, whose checkpoint is kept; None if nothing tells which is best."""
+    saves_best: bool = False
+    """Whether a new best evaluation is given a checkpoint, be it due or not."""
+    stop: bool = False
+    """Whether the run ends here."""
+
+
+def check_run(folder: RunFolder, config: RunConfig) -> Decision:
+    """Evaluate the last evaluation in a run's folder, and note its signs of reward hacking in `hacking.jsonl`."""
+    history = [Scored(**row) for row in read_rows(folder.scores)]
+    if not history:
+        return Decision()
+    hacking, held_out = config.evaluation.hacking, [f"evaluator/{model.name}" for model in config.evaluation.held_out]
+    signs = tuple(find_signs(history, held_out, trained_reward(config), hacking, planned_looks(config)))
+    drop_rows_after(folder.hacking, history[-1].update - 1)
+    for found in signs:
+        append_row(folder.hacking, asdict(found))
+    best = best_evaluation(history, held_out).update if held_out else None
+    stops = hacking.action == "stop"
+    return Decision(signs, best, saves_best=stops, stop=stops and bool(signs))
+
+
+def agreed_decision(folder: RunFolder, config: RunConfig) -> Decision:
+    """Worker 0's `check_run`, on every worker: all must stop, or save, at the same update."""
+    return from_worker_0(lambda: check_run(folder, config))
+
+
+def planned_looks(config: RunConfig) -> int:
+    """Evaluations that a run makes after the base model's: one per interval, and one of the last update."""
+    return math.ceil(config.training.num_updates / config.evaluation.interval)
+
+
+def trained_reward(config: RunConfig) -> str:
+    """Metric of an evaluation for the reward that the run is trained on.
+
+    A relative run raises the difference of its own control words; its plain score may well fall meanwhile.
+    """
+    return "reward/total/trained" if config.trained_words else "reward/total"
