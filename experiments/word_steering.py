@@ -30,9 +30,10 @@ from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.page import render
 from srpo_ray.files import write_text
+from srpo_ray.launch.fit import fit
 from srpo_ray.launch.preflight import check_inputs, open_run_folder
 from srpo_ray.launch.session import ray_session
-from srpo_ray.launch.train import fit, reward_pool
+from srpo_ray.launch.train import reward_pool
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.folder import RunFolder, reuse_baseline_evaluation
 from srpo_ray.runs.trained import read_trained

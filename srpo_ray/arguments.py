@@ -11,7 +11,7 @@ DEFAULT_STUDY = "configs/study/paper_table.yaml"
 DEFAULT_RUN = "configs/small_world.yaml"
 LAST_JOB = "last"
 _CONFIG = "CONFIG|KEY=VALUE"
-_RL_GUIDANCE = "velocity base + W (tuned - base): 0 baseline, 1 tuned, above 1 beyond it"
+_RL_GUIDANCE = "velocity base + W (tuned - base): 0 base model, 1 tuned, above 1 beyond it"
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -32,7 +32,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _several(commands.add_parser("study", help=study), "study", DEFAULT_STUDY)
     _plan(commands.add_parser("plan", help="say what a run will hold, send and take, before anything is started"))
     _sample(commands.add_parser("sample", help="draw images with a trained run"))
-    _evaluate(commands.add_parser("evaluate", help="compare a tuned model with the baseline one on the same noise"))
+    _evaluate(commands.add_parser("evaluate", help="compare a tuned model with the base model on the same noise"))
     _export(commands.add_parser("export", help="write a trained run for diffusers and ComfyUI, with a model card"))
     _replay(commands.add_parser("replay", help="send to MLflow what it could not take while a run went on"))
     _words(commands.add_parser("words", help="measure which control words a reward perceives, without training"))
@@ -99,7 +99,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rl-guidance", type=float, nargs="+", default=(), metavar="W", help=f"also draw at these: {_RL_GUIDANCE}"
     )
-    parser.add_argument("--against", metavar="RUN", help="compare with this run's tuned model, not the baseline one")
+    parser.add_argument("--against", metavar="RUN", help="compare with this run's tuned model, not the base model")
     _add_sampling(parser)
 
 

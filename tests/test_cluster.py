@@ -10,8 +10,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from srpo_ray.cluster.node_types import node_types
 from srpo_ray.config import load_run
-from srpo_ray.launch.capacity import fitting_replicas, replica_resources
-from srpo_ray.launch.train import worker_resources
+from srpo_ray.launch.capacity import fitting_replicas
 from tests.conftest import ROOT
 
 RAY_UP = ["cluster.yaml", "cluster/gcp.yaml"]
@@ -178,8 +177,8 @@ def test_recipes_with_own_reward_nodes_fit_the_node_types(name: str, recipe: str
         for group in node_types(list(yaml.safe_load_all((ROOT / name).read_text()))).node_group_configs
     }
     for need, number in (
-        (worker_resources(config), config.training.max_workers),
-        (replica_resources(config.rewards.pool), config.rewards.pool.most_replicas(1)),
+        (config.training.worker_resources, config.training.max_workers),
+        (config.rewards.pool.replica_resources, config.rewards.pool.most_replicas(1)),
     ):
         assert (
             sum(fitting_replicas(need, resources) * counts[kind] for kind, resources in types_of(name).items())

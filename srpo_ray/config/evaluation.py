@@ -27,15 +27,15 @@ class RelativeConfig(Section):
 
 
 class HackingConfig(Section):
-    """When an evaluation is taken for reward hacking, and what follows."""
+    """Reward-hacking detection: thresholds of an evaluation, and the action at the first sign."""
 
     action: Literal["warn", "stop"] = "warn"
-    """`stop` ends the run at the first sign and keeps the checkpoint of its best evaluation."""
+    """`stop` ends the run at the first sign of reward hacking and keeps the checkpoint of its best evaluation."""
     noise: float = Field(default=2.0, ge=0)
     """Standard errors of the paired difference over prompts that a rise must exceed, and that a fall would have to
-    exceed if it were looked at once. The threshold for falls grows with the number of evaluations and held-out models,
-    so that a run in which nothing falls raises a sign of reward hacking as often as that single look would: 2 stands for 2.3%, 3 for
-    0.13%; 0 counts every rise and fall."""
+    exceed in a single comparison. The threshold for falls grows with the number of evaluations and held-out models, so
+    that a run in which nothing falls shows a sign of reward hacking as often as a single comparison would: 2 stands for
+    2.3%, 3 for 0.13%; 0 counts every rise and fall."""
     margin: float = Field(default=0.1, ge=0)
     """Least fall of a held-out score, in standard deviations over the base model's images."""
     diversity_fall: float = Field(default=0.2, ge=0, le=1)

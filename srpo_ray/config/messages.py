@@ -10,7 +10,14 @@ from pydantic_core import ErrorDetails
 
 from srpo_ray.config.base import Section
 
-_RENAMED = {"rewards.pool.gradient_dtype": "wire_dtype"}
+_RENAMED = {
+    "evaluation.alarm": "hacking",
+    "rewards.pool.gradient_dtype": "wire_dtype",
+    "rewards.pool.max_in_flight": "max_ongoing_requests",
+    "rewards.pool.scale_down_s": "downscale_delay_s",
+    "rewards.pool.scale_up_queue": "upscale_queue_length",
+    "rewards.pool.scale_up_s": "upscale_delay_s",
+}
 """New last key of a dotted path that was renamed."""
 
 

@@ -153,6 +153,12 @@ class PoolConfig(Section):
     significant bits: pixels, and with them scores, by at most half a step of 1/255, and gradients by at most 0.4 %.
     Official evaluations use float32 for pixels."""
 
+    @property
+    def replica_resources(self) -> dict[str, float]:
+        """Resources that one replica reserves, by Ray's names; zeros are left out."""
+        resources = {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.resources}
+        return {name: amount for name, amount in resources.items() if amount > 0}
+
     def least_replicas(self, num_models: int) -> int:
         """Fewest replicas of a pool of so many models."""
         return smallest(self.num_replicas) * (num_models if self.one_model_each else 1)
@@ -185,7 +191,7 @@ class RewardsConfig(Section):
         if self.normalize and without:
             raise ValueError(
                 f"expected a spread for every model with normalize: true, got none for {', '.join(without)}; take it"
-                " from a run without normalize: `python -m srpo_ray.evaluation.reward_spread runs/NAME` prints those of all"
+                " from a run without normalize: `python -m srpo_ray.evaluation.reward_spread runs/NAME` prints those of"
                 " its models"
             )
         return self

@@ -16,8 +16,8 @@ def check_objective(objective: str) -> str:
     """
     if objective.partition("/")[0] == "reward":
         raise ValueError(
-            f"expected a score that no run is trained to raise, such as evaluator/held_out, got {objective!r}; the search"
-            " would choose the run that hacks its reward best"
+            f"expected a score that no run is trained to raise, such as evaluator/held_out, got {objective!r}; the"
+            " search would choose the run that hacks its reward best"
         )
     return objective
 

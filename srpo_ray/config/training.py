@@ -125,6 +125,12 @@ class TrainingConfig(Section):
         return self
 
     @property
+    def worker_resources(self) -> dict[str, float]:
+        """Resources that one trainer worker reserves, by Ray's names."""
+        gpus = {"GPU": self.num_gpus} if self.num_gpus else {}
+        return {"CPU": self.num_cpus, **gpus, **self.resources}
+
+    @property
     def elastic(self) -> bool:
         """Whether the number of workers may change during the run."""
         return isinstance(self.num_workers, CountRange)

@@ -1,4 +1,4 @@
-"""The evaluator: fixed prompts and fixed noise, evaluated by models that are never trained on and, where known, by truth."""
+"""Held-out evaluator: fixed prompts and noise, scored by models that are never trained on and by known truth."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Samples and evaluators the evaluation prompts; every worker takes an equal share."""
+    """Samples and scores the evaluation prompts; every worker takes an equal share."""
 
     def __init__(
         self,

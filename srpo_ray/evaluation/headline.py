@@ -62,7 +62,7 @@ def _reward_card(sweep: SweepReport) -> dict[str, str] | None:
 
 
 def hacking_notice(sweep: SweepReport) -> str | None:
-    """A plain warning that names the runs, or None where no sign rang."""
+    """A plain warning that names the runs, or None if no run shows signs of reward hacking."""
     rows = flagged(sweep)
     if not rows:
         return None
@@ -73,6 +73,6 @@ def hacking_notice(sweep: SweepReport) -> str | None:
     more = f" and {len(rows) - _MOST_EXAMPLES} more" if len(rows) > _MOST_EXAMPLES else ""
     runs = "one run" if len(rows) == 1 else f"{len(rows)} runs"
     return (
-        f"Hacking sign in {runs}: {', '.join(examples)}{more}. Such a run may have learned to please its reward model"
-        " and not to make better images; what was seen stands below the table."
+        f"Signs of reward hacking in {runs}: {', '.join(examples)}{more}. Such a run may have learned to please its"
+        " reward model and not to make better images; what was seen stands below the table."
     )

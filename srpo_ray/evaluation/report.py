@@ -44,7 +44,7 @@ _MEANINGS = {
     OWN_WORDS: "the trained reward of the run's positive control words minus that of the negative ones",
     "image/diversity": "mean difference between images of one prompt; a fall means that all seeds look alike",
     "evaluator/": "score by a model that no trial was trained on; higher is better",
-    "reward/": "score by a model that trials were trained on, for the evaluator's images and the plain prompt; a run with"
+    "reward/": "score by a model that trials were trained on, for the evaluation's images and plain prompt; a run with"
     " control words is trained on their difference instead",
     "truth/": "measured from pixels, exactly, because the images' content is known",
     "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
@@ -70,7 +70,7 @@ def _page(sweep: SweepReport) -> dict[str, Any]:
         "best": sweep.best_row,
         "headline": headline(sweep),
         "cards": cards(sweep),
-        "sign": hacking_notice(sweep),
+        "hacking": hacking_notice(sweep),
         "table": _table(sweep),
         "shared": shared_step(sweep),
         "any_stopped": any(row.stopped_early for row in sweep.trials),

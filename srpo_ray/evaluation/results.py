@@ -42,9 +42,9 @@ class TrialRow:
     gallery: Path | None = None
     """Image file with base and tuned images."""
     signs: Sequence[HackingSign] = ()
-    """When reward-hacking detection rang."""
+    """Signs of reward hacking, in order."""
     best_update: int | None = None
-    """Update of the evaluation that stands for a run that reward-hacking detection stopped, as its checkpoint is the one kept."""
+    """Update of the best evaluation of a run that reward-hacking detection stopped; its checkpoint is kept."""
 
     @property
     def failed(self) -> bool:
@@ -53,12 +53,12 @@ class TrialRow:
 
     @property
     def ended(self) -> bool:
-        """Whether the run came to an end of its own: its last update, or reward-hacking detection that it was to stop at."""
+        """True if the run ended at its last update or by reward-hacking detection."""
         return self.status in ("finished", "stopped: reward hacking")
 
     @property
     def evaluated(self) -> Mapping[str, float]:
-        """The evaluation that stands for the run: the last, or the best of one that reward-hacking detection stopped."""
+        """Evaluation by which the run is ranked: the last, or the best if reward-hacking detection stopped it."""
         best = [evaluation for evaluation in self.history if evaluation.get("update") == self.best_update]
         return (best or self.history or [{}])[-1]
 

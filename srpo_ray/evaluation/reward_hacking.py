@@ -88,8 +88,8 @@ def find_signs(
 def fall_threshold(noise: float, comparisons: int, prompts: int) -> float:
     """Standard errors above which one fall among many comparisons is not chance.
 
-    Bonferroni's correction: with it, a run in which nothing falls raises a sign of reward hacking at most as often as a single normal
-    deviate exceeds `noise`. Student's t, because standard errors are estimated from few prompts.
+    Bonferroni's correction: with it, a run in which nothing falls shows a sign of reward hacking at most as often as a
+    single normal deviate exceeds `noise`. Student's t, because standard errors are estimated from few prompts.
 
     Args:
         noise: Standard errors that would be asked of a single comparison; 0 asks for none.
@@ -116,7 +116,7 @@ def best_evaluation(history: Sequence[Scored], held_out: Sequence[str]) -> Score
     over that model's images.
     """
     base = history[0]
-    # A evaluator that likes all base images alike has no scale to count in.
+    # An evaluator that likes all base images alike has no scale to count in.
     spreads = {metric: base.spread(metric) or math.inf for metric in held_out}
 
     def gain(evaluation: Scored) -> float:
@@ -126,7 +126,7 @@ def best_evaluation(history: Sequence[Scored], held_out: Sequence[str]) -> Score
 
 
 def sign_texts(signs: Sequence[HackingSign]) -> list[str]:
-    """A run's signs for people: each metric's first one, and when it rang again."""
+    """A run's signs for people: each metric's first one, and the updates at which it was found again."""
     by_metric: dict[tuple[str, str], list[HackingSign]] = {}
     for sign in signs:
         by_metric.setdefault((sign.kind, sign.metric), []).append(sign)
@@ -173,7 +173,7 @@ def _collapse(base: Scored, now: Scored, largest: Mapping[str, float], threshold
             message = (
                 f"collapse: {metric} fell by {fall / before:.1%}, from {before:.4g} to {now.means[metric]:.4g} (by"
                 f" {_in_errors(fall, error, threshold)}), where {share:.1%} is allowed; train for fewer updates or with"
-                f" a lower training.optimizer.lr, or raise evaluation.hacking.{_option(metric)} if this is what you want"
+                f" a lower training.optimizer.lr, or raise evaluation.hacking.{_option(metric)} if you want this"
             )
             yield HackingSign(now.update, "collapse", metric, message)
 

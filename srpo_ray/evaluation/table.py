@@ -178,7 +178,7 @@ def rank_text(rank: int | None, row: TrialRow) -> str:
 def status_text(row: TrialRow) -> str:
     """The status in one word; a sign of reward hacking goes before all but a failure."""
     if row.signs and not row.failed:
-        return "sign"
+        return "hacking"
     return _STATUSES.get(row.status.partition(":")[0], row.status)
 
 

@@ -1,12 +1,25 @@
 """Random draws of a batch, addressed by update and sample, so that no draw depends on how samples are distributed."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from srpo_ray.config.base import Scope
-from srpo_ray.flow.noise import generator
+
+
+def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
+    """A CPU generator whose state depends on nothing but the seed and the address.
+
+    Args:
+        seed: Seed of the run.
+        purpose: What is drawn, for example `"rollout"`.
+        address: Which draw it is, for example the update and the sample's index in the global batch.
+    """
+    text = f"{seed}/{purpose}/{'/'.join(map(str, address))}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 @dataclass(frozen=True)

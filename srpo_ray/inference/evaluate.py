@@ -1,4 +1,4 @@
-"""A tuned model against the baseline one, or another run's, on the same prompts and noise."""
+"""A tuned model against the base model, or another run's, on the same prompts and noise."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -45,7 +45,7 @@ def evaluate_run(
         prompts: Prompt file, `small_world:train` or `small_world:test`; None takes the run's evaluation prompts.
         num_prompts: Use the first ones only; None takes all, or as many as the run itself if the prompts are its own.
         rl_guidance: Also draw with these weights of Reinforcement Learning Guidance.
-        against: Folder of another run, whose tuned model takes the place of the baseline one.
+        against: Folder of another run, whose tuned model takes the place of the base model.
         command: What the person typed, for the report.
 
     Returns:

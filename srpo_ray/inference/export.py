@@ -46,7 +46,7 @@ def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> li
     run = read_trained(run_dir)
     if run.weights is None:
         raise ValueError(
-            f"expected a run that learned something, got {run_dir}, whose best evaluation was that of the baseline"
+            f"expected a run that learned something, got {run_dir}, whose best evaluation was that of the base model"
             " model when reward-hacking detection stopped it; export another run"
         )
     _require_no_rest(run, out)

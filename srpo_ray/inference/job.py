@@ -79,7 +79,7 @@ class SamplingJob:
                     "run": str(model.run.folder.path),
                     "update": model.run.update,
                     "rl_guidance": model.rl_guidance,
-                    WEIGHTS: (model.weights or "baseline")[:_SHOWN_DIGITS],
+                    WEIGHTS: (model.weights or "base model")[:_SHOWN_DIGITS],
                 }
                 for model in self.models
             },

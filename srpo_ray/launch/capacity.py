@@ -1,4 +1,4 @@
-"""Whether a cluster can ever hold a pool: Ray itself would wait for the missing resources for ever."""
+"""Checks of a config against the resources of a cluster: Ray itself would wait for missing ones indefinitely."""
 
 import math
 import sys
@@ -8,14 +8,38 @@ from dataclasses import dataclass
 import ray
 from ray._private.state import state as cluster_state
 
+from srpo_ray.config import RunConfig
 from srpo_ray.config.count import smallest
 from srpo_ray.config.rewards import PoolConfig
 
 
-def replica_resources(pool: PoolConfig) -> dict[str, float]:
-    """What one replica reserves, by Ray's names of the resources; zeros left out."""
-    resources = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
-    return {name: amount for name, amount in resources.items() if amount > 0}
+def check_capacity(config: RunConfig) -> None:
+    """Compare the trainer workers, alone and beside the reward replicas, with all that the cluster has.
+
+    Of a range the least number has to fit; what is above it comes if there is room.
+
+    Raises:
+        ValueError: If there are more than can ever run at once.
+    """
+    need, workers = config.training.worker_resources, config.training.min_workers
+    capacity, available = cluster_capacity(need)
+    if capacity < workers:
+        raise ValueError(
+            f"training.num_workers: expected at most {capacity:g} workers of {need} each, as the cluster has"
+            f" {available}, got {workers}; lower it or what each reserves, or add nodes{node_types_text()}"
+        )
+
+    replica = {} if config.rewards.in_process else config.rewards.pool.replica_resources
+    replicas = config.rewards.pool.least_replicas(len(config.rewards.models) + len(config.evaluation.held_out))
+    together = {name: workers * need.get(name, 0) + replicas * replica.get(name, 0) for name in need | replica}
+    _, available = cluster_capacity(together)
+    # Sums over all nodes: what they leave undecided, Ray's own placement finds out.
+    if any(amount > available[name] for name, amount in together.items()):
+        raise ValueError(
+            f"training.num_workers: expected {workers} workers of {need} and"
+            f" {replicas} reward replicas of {replica} to fit the cluster together, got"
+            f" {available} for {together}; lower either number or what each reserves, or add nodes{node_types_text()}"
+        )
 
 
 def require_capacity(pool: PoolConfig, num_models: int) -> None:
@@ -28,7 +52,7 @@ def require_capacity(pool: PoolConfig, num_models: int) -> None:
     Raises:
         ValueError: If there are more replicas than can ever run at once.
     """
-    need, count = replica_resources(pool), pool.least_replicas(num_models)
+    need, count = pool.replica_resources, pool.least_replicas(num_models)
     capacity, available = cluster_capacity(need, pool.labels)
     if capacity < count:
         where = f" on nodes labelled {pool.labels}" if pool.labels else ""

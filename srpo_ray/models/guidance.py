@@ -28,7 +28,7 @@ class RLGuidance:
 
         Args:
             tuned: The tuned model.
-            base: The baseline one; None where the weight is never anything but 1.
+            base: The base model; None where the weight is never anything but 1.
             weight: 0 or more; may be set anew between calls.
         """
         self.tuned = tuned
@@ -53,7 +53,7 @@ def load_guided(
     weights: Mapping[str, Tensor] | None,
     strengths: Collection[float],
 ) -> tuple[RLGuidance, Any]:
-    """Load a run's tuned model and, where it is needed, the baseline one.
+    """Load a run's tuned model and, where it is needed, the base model.
 
     A run with adapters needs no second copy: the base model is the same one with its adapters switched off.
 

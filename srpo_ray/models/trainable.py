@@ -1,4 +1,4 @@
-"""The transformer that a run trains: whole or by adapters, baseline or with a checkpoint's weights."""
+"""The transformer that a run trains: whole or by adapters, with the base model's or a checkpoint's weights."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ def load_tuned(config: RunConfig, dtype: torch.dtype, device: str, weights: Mapp
         config: The run.
         dtype: Data type of the weights.
         device: Where they go.
-        weights: Trained weights of a checkpoint; None leaves the model baseline.
+        weights: Trained weights of a checkpoint; None keeps the base model.
 
     Raises:
         ValueError: If there is no transformer at `model.path`, or `model.lora` or the weights do not fit it.

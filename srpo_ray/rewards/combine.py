@@ -1,6 +1,6 @@
-"""Several rewards on one batch: their values, and one gradient of their weighted sum per input_spec of the images.
+"""Several rewards on one batch: their values, and one gradient of their weighted sum per input spec.
 
-One gradient per input_spec, not per reward, is what crosses between processes: adding a model of a input_spec already in use
+One gradient per input spec, not per reward, crosses between processes: a further model of an input spec that is in use
 adds nothing to the traffic.
 """
 

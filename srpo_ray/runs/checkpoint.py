@@ -119,7 +119,7 @@ def save_checkpoint(
         spared = {checkpoint_name(each) for each in (*newest, protected) if each}
         for old in storage.folders():
             # With what a killed process left unfinished.
-            if old.startswith("step_") and old not in spared:
+            if old.startswith("update_") and old not in spared:
                 storage.remove(old)
 
     _on_worker_0(finish, storage, update)
@@ -147,8 +147,8 @@ def checkpoint_name(update: int) -> str:
 
 def complete_checkpoints(storage: Storage) -> list[int]:
     """Steps of the checkpoints that were written to their end, oldest first."""
-    names = [name for name in storage.folders() if name.startswith("step_")]
-    return [int(name.removeprefix("step_")) for name in names if storage.exists(f"{name}/{MANIFEST}")]
+    names = [name for name in storage.folders() if name.startswith("update_")]
+    return [int(name.removeprefix("update_")) for name in names if storage.exists(f"{name}/{MANIFEST}")]
 
 
 def _warn(_step: int, problem: str) -> None:

@@ -63,7 +63,7 @@ class RunFolder:
 
     @property
     def best_update(self) -> int | None:
-        """Updates made at the best evaluation of a run that reward-hacking detection stopped; None for any other run."""
+        """Update of the best evaluation if reward-hacking detection stopped the run; else None."""
         return read_json(self.finished).get("best_update") if self.finished.exists() else None
 
     def make(self) -> None:

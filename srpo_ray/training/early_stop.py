@@ -1,4 +1,4 @@
-"""reward-hacking detection in a run: what it reads, where it rings, and which checkpoint it keeps."""
+"""Reward-hacking detection in a run: the decision to stop, and the checkpoint that is kept."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ class Decision:
 
 
 def check_run(folder: RunFolder, config: RunConfig) -> Decision:
-    """Evaluate the last evaluation in a run's folder, and note its signs of reward hacking in `hacking.jsonl`."""
+    """Look for signs of reward hacking in the last evaluation of a run, and write them to `hacking.jsonl`."""
     history = [Scored(**row) for row in read_rows(folder.scores)]
     if not history:
         return Decision()

@@ -38,7 +38,7 @@ from srpo_ray.training.worker_arguments import WorkerArguments
 
 
 def run_loop(arguments: WorkerArguments) -> None:
-    """Train from the newest checkpoint to the last update, or to the first sign where that stops the run.
+    """Train from the newest checkpoint to the last update, or to the first sign of reward hacking.
 
     Every update is a row in `updates.jsonl`, every evaluation one in `evaluations.jsonl`, a report to Ray and a
     checkpoint's chance; MLflow gets both.

@@ -47,7 +47,7 @@ class Trainer:
         Returns:
             Metrics of the update, the same on every worker but for the times, which are this worker's.
         """
-        # What was sampled since the last update, for the evaluator, is no cost of this one.
+        # What was sampled since the last update, for an evaluation, is no cost of this one.
         self.policy.take_evaluations()
         with self.timer.stage("update"):
             # The weights change at the end of the update only, so one gather serves the rollouts of all micro-batches.
@@ -117,7 +117,7 @@ class Trainer:
             yield batch, self.world_size / number if position < number else 0.0
 
     def evaluate(self, update: int) -> dict[str, float]:
-        """Evaluate the model on the evaluator, with the EMA of the weights if one is kept.
+        """Evaluate the model on the held-out prompts, with the EMA of the weights if one is kept.
 
         Worker 0 keeps the rows and the before/after images.
         """

@@ -88,5 +88,5 @@ class RunsTable(ProgressReporter):
         row["since update 0"] = signed(last - first) if first is not None and last is not None else "-"
         stopped = trial.status == "TERMINATED" and not folder.finished.exists()
         state = "stopped early" if stopped else _STATES.get(trial.status, trial.status.lower())
-        row["state"] = f"{state}, sign" if read_rows(folder.hacking) else state
+        row["state"] = f"{state}, hacking" if read_rows(folder.hacking) else state
         return row

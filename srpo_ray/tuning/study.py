@@ -114,8 +114,8 @@ def tune_methods(study: Study, config: StudyConfig) -> tuple[list[Tuned], list[s
 def _tuning_runs(base: RunConfig, config: StudyConfig, method: Method) -> list[PlannedRun]:
     """A run per combination of values.
 
-    They are evaluated on other noise than the arms, whose scores would be flattered by their own; and at their end alone,
-    so evaluations on the way would be idle work.
+    They are evaluated on other noise than the arms, whose scores would be biased by their own, and at their end
+    alone.
     """
     titles = param_titles(list(method.tune))
     evaluated = {

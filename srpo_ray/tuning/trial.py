@@ -14,8 +14,8 @@ from ray.util.placement_group import PlacementGroup, PlacementGroupID
 
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
+from srpo_ray.launch.fit import fit
 from srpo_ray.launch.preflight import open_run_folder
-from srpo_ray.launch.train import fit
 from srpo_ray.runs.folder import RunFolder, read_rows, reuse_baseline_evaluation
 
 GRACE = 10.0

@@ -85,7 +85,7 @@ def test_headline_names_winner_seeds_and_signs(sweep: SweepReport, report_path: 
     found = page(sweep, report_path)
     assert "t00 won: 0.0750 better than the base model on evaluator/held_out." in found.text
     assert "0.4870 ± 0.0085" in found.text
-    assert "Hacking sign in one run" in found.text
+    assert "Signs of reward hacking in one run" in found.text
     assert "t02 (from update 30: evaluator/held_out, image/contrast)" in found.text
     assert "baseline 0.9530 (-0.0120)" in found.text
 
@@ -109,7 +109,7 @@ def test_a_run_with_signs_of_hacking_is_marked_in_table_curves_and_plot(sweep: S
     assert "update 30, again at 45: the held-out score fell at 30" in text
     assert "the contrast moved at 45" in text
     assert re.findall(r'<tr class="([^"]*flagged)">.*?<b>(.*?)</b>', text, re.DOTALL) == [("trial flagged", "t02")]
-    assert 'data-sort="sign">sign<' in text
+    assert 'data-sort="hacking">hacking<' in text
     assert re.findall(r'class="curve flagged"><title>(\w+)', text)[0] == "t02"
     assert re.findall(r'class="c\d  ?flagged"><title>(\w+)', text) == ["t02"]
     calm = replace(sweep, rows=[replace(row, signs=()) for row in sweep.rows])

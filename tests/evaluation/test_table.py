@@ -47,7 +47,7 @@ def test_terminal_table_fits_and_keeps_its_numbers(sweep: SweepReport):
     assert best.split() == [*cells, "done"]
     assert any(line.split()[:2] == ["-", "base"] for line in lines)
     assert any(line.rstrip().endswith(" stopped") for line in lines)
-    assert [line.split()[1] for line in lines if line.rstrip().endswith(" sign")] == ["t02"]
+    assert [line.split()[1] for line in lines if line.rstrip().endswith(" hacking")] == ["t02"]
 
 
 def test_terminal_table_shows_the_truth_that_the_best_trial_moved_most(sweep: SweepReport):

@@ -9,8 +9,7 @@ import yaml
 from srpo_ray.cluster.node_types import node_types
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.launch import capacity
-from srpo_ray.launch.capacity import cluster_capacity, require_capacity
-from srpo_ray.launch.train import check_capacity
+from srpo_ray.launch.capacity import check_capacity, cluster_capacity, require_capacity
 from tests.conftest import ROOT
 
 RECIPES = ROOT / "configs" / "recipes"

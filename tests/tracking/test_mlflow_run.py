@@ -216,7 +216,7 @@ def test_ending_a_dead_run_sends_its_spool_and_sets_its_status(uri: str, client:
     record, spool = tmp_path / "run.json", tmp_path / "s.jsonl"
     end_run(record, spool, "KILLED")
     run_id = start_run(uri, "small", "trial", tags={}, params={}, record=record)
-    left = {"run_id": run_id, "kind": "metrics", "values": {"a": 1.5}, "update": 3, "time_ms": 1}
+    left = {"run_id": run_id, "kind": "metrics", "values": {"a": 1.5}, "step": 3, "time_ms": 1}
     spool.write_text(json.dumps(left) + "\n")
     end_run(record, spool, "KILLED")
     run = client.get_run(run_id)

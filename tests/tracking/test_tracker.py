@@ -166,7 +166,7 @@ def test_a_new_tracker_first_sends_what_a_killed_one_left(
     uri: str, client: "MlflowClient", run_id: str, tmp_path: Path
 ):
     left = Spool(tmp_path / "s.jsonl")
-    left.append({"run_id": run_id, "kind": "metrics", "values": {"a": 1.0}, "update": 0, "time_ms": 1})
+    left.append({"run_id": run_id, "kind": "metrics", "values": {"a": 1.0}, "step": 0, "time_ms": 1})
     with left.path.open("ab") as file:
         file.write(b'{"run_id": "cut sho')
     tracker = Tracker(uri, run_id, left.path)

@@ -64,7 +64,7 @@ def test_damaged_checkpoint_is_never_taken_for_another_one(checkpoint: Path, nam
 def test_manifest_of_another_update_is_damage(checkpoint: Path) -> None:
     file = checkpoint / MANIFEST
     whole = file.read_text()
-    file.write_text(whole.replace('"step": 20', '"step": 30'))
+    file.write_text(whole.replace('"update": 20', '"update": 30'))
     with pytest.raises(ValueError, match=r"update_000020: manifest\.json is damaged"):
         read_checkpoint(Storage(checkpoint.parent), 20)
     file.write_text(whole)

@@ -7,7 +7,8 @@ from ray.train import ControllerError, WorkerGroupError
 
 from srpo_ray.errors import OutOfMemoryRunError
 from srpo_ray.launch import train as launch
-from srpo_ray.launch.train import StopOnNonRetryableError, non_retryable_error, warn_of_shared_file
+from srpo_ray.launch.fit import StopOnNonRetryableError, non_retryable_error
+from srpo_ray.launch.train import warn_of_shared_file
 from srpo_ray.rewards.base import RewardError
 
 BROKEN = RewardError("preference", ["a cat"], "pool/0", "not finite")

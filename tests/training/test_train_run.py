@@ -13,7 +13,8 @@ from PIL import Image
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
-from srpo_ray.launch.train import TrainingError, train
+from srpo_ray.launch.fit import TrainingError
+from srpo_ray.launch.train import train
 from srpo_ray.runs.checkpoint import checkpoint_name, complete_checkpoints, read_checkpoint
 from srpo_ray.runs.folder import CHECKPOINT_SAVED, RunFolder, read_rows
 from srpo_ray.runs.storage import Storage

@@ -10,7 +10,6 @@ import ray
 from ray.exceptions import RayTaskError
 
 from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
-from srpo_ray.launch.capacity import replica_resources, require_capacity
 from srpo_ray.rewards.pool.actors import model_groups, start_router
 
 logger = logging.getLogger(__name__)
@@ -46,13 +45,12 @@ class RewardPool:
             name: Name by which clients find the pool.
 
         Raises:
-            ValueError: If the pool cannot fit into the cluster, the name is taken, or a model cannot be loaded.
+            ValueError: If the name is taken, or a model cannot be loaded.
             RewardError: If a reward's constructor raises.
             RunFailedError: If a replica dies while it loads.
         """
-        all_models = (*models, *held_out)
-        require_capacity(pool, len(all_models))
-        created = cls(name, start_router(name, model_groups(name, all_models, pool), pool))
+        groups = model_groups(name, (*models, *held_out), pool)
+        created = cls(name, start_router(name, groups, pool))
         try:
             created._wait_until_loaded(pool)
         except BaseException:
@@ -84,7 +82,7 @@ class RewardPool:
                 replicas - loaded,
                 replicas,
                 time.monotonic() - started,
-                {**replica_resources(pool), **pool.labels},
+                {**pool.replica_resources, **pool.labels},
                 ray.available_resources(),
             )
         try:

@@ -30,8 +30,8 @@ class RewardRouter:
     A plain class; the pool makes a named actor of it. All methods run on one event loop, so nothing is locked. The
     replicas are its children: they die with it, and it dies with the driver that made it.
 
-    **Back-pressure.** A replica has at most `max_ongoing_requests` calls that it has not ended; `assign` answers when there is
-    a place, first come, first served. It cannot deadlock. A place is given back by the replica when a call ends,
+    **Back-pressure.** A replica has at most `max_ongoing_requests` calls that it has not ended; `assign` answers when
+    there is a place, first come, first served. It cannot deadlock. The replica gives a place back when a call ends,
     whether or not its client has collected the answer, so a client may submit any number of calls before it collects
     one, and waits in `submit` only for replicas that compute. A client asks for one place at a time and uses it at
     once, so no two can wait for places that they hold from each other. A place that is never given back, because the

@@ -68,7 +68,7 @@ class FlowData:
 
 
 def build_transformer() -> FluxTransformer2DModel:
-    """Returns the baseline transformer: 2.4 M parameters, guidance embedding on, as in FLUX.1-dev."""
+    """Returns the untrained transformer: 2.4 M parameters, guidance embedding on, as in FLUX.1-dev."""
     return FluxTransformer2DModel(
         in_channels=64,
         num_layers=2,

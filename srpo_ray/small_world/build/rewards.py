@@ -79,7 +79,7 @@ class ImageBank:
 
 
 def build_reward(vision: dict[str, int]) -> CLIP:
-    """Returns an baseline open_clip `CLIP` with a tiny text tower."""
+    """Returns an untrained open_clip `CLIP` with a tiny text tower."""
     return CLIP(**_model_config(vision))
 
 

@@ -49,7 +49,7 @@ def build_t5_tokenizer() -> T5Tokenizer:
 
 
 def build_clip_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
-    """Returns an baseline text encoder whose pooled output is [B, width]."""
+    """Returns an untrained text encoder whose pooled output is [B, width]."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -64,7 +64,7 @@ def build_clip_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
 
 
 def build_t5_encoder(tokenizer: T5Tokenizer, width: int) -> T5EncoderModel:
-    """Returns an baseline text encoder whose output is [B, length, width]."""
+    """Returns an untrained text encoder whose output is [B, length, width]."""
     return T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer),

@@ -37,7 +37,7 @@ _KL_WEIGHT = 1e-4
 
 
 def build_vae() -> AutoencoderKL:
-    """Returns the baseline autoencoder, in FLUX's layout without quantisation convolutions."""
+    """Returns the untrained autoencoder, in FLUX's layout without quantisation convolutions."""
     layout: dict[str, Any] = {
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
