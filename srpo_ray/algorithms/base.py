@@ -31,7 +31,8 @@ class Batch:
     draws: Draws
     """Random draws of the same B samples."""
     real: Mapping[int, Tensor] = field(default_factory=dict)
-    """Row of the batch -> clean tokens `[N, 64]` of the real image that takes the place of its rollout."""
+    """Row of the batch -> clean tokens `[N, 64]` that take the place of its rollout: of a real image, an image of the
+    base model, or a rollout of an earlier update."""
 
 
 @dataclass(frozen=True)

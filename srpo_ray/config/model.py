@@ -63,7 +63,20 @@ class ModelConfig(Section):
 
 
 class RolloutConfig(Section):
-    """Section `rollout`: how clean images are sampled, without gradient, before each update."""
+    """Section `rollout`: sampling of the clean images that an update starts from, without gradient."""
+
+    source: Literal["policy", "base_model"] = "policy"
+    """Model that samples the images. `policy`: the trained model with its weights at that update (on-policy).
+    `base_model`: the model before training, which samples them once, before the first update, into `cache` in
+    `run_root`; runs that have model, sampler and prompts in common, such as the trials of a sweep, share them."""
+    reuse: int = Field(default=1, ge=1)
+    """Updates that are made on each batch of rollouts, each with new landing points, noise and control words; 1 samples
+    anew for every update. Only for algorithms that start from clean images alone (`srpo`, `direct_align`)."""
+    images_per_prompt: int = Field(default=1, ge=1)
+    """Images of the base model for each prompt, with `source: base_model`: one for each pass over the prompts, from the
+    first again when all are used."""
+    seed: int = 0
+    """Seed of the base model's images, apart from the run's `seed`, so that runs with other seeds share them."""
 
     num_steps: int = Field(default=25, ge=1)
     """Euler steps of a rollout."""

@@ -71,6 +71,11 @@ class RunConfig(Section):
             f" ({held_out}); scores then say nothing about other prompts, so name another file",
         )
 
+    @property
+    def samples_rollouts(self) -> bool:
+        """True if the trained model samples images in training: not all are real or of the base model."""
+        return self.rollout.source == "policy" and self.data.reads_prompts
+
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
         found = list(find_credentials(self.model_dump()))
@@ -101,6 +106,41 @@ class RunConfig(Section):
             raise ValueError(
                 f"expected algorithm.control_words to name one of word_sets ({', '.join(sorted(self.word_sets))}),"
                 f" got {name!r}; choose one of them or add word_sets.{name} with `positive` and `negative` lists"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rollout_source(self) -> Self:
+        rollout = self.rollout
+        changed = [f"source={rollout.source}"] if rollout.source != "policy" else []
+        changed += [f"reuse={rollout.reuse}"] if rollout.reuse > 1 else []
+        if changed and not self.algorithm.needs.accepts_clean_images:
+            others = types_that(lambda needs: needs.accepts_clean_images)
+            raise ValueError(
+                f"expected rollout.source=policy and rollout.reuse=1 with algorithm.type={self.algorithm.type}, got"
+                f" {', '.join(changed)}; it needs a new rollout of the trained model for every update, so leave these"
+                f" keys out or choose {others}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rollout_reuse(self) -> Self:
+        rollout = self.rollout
+        if rollout.reuse > 1 and not self.samples_rollouts:
+            kind = "base-model" if rollout.source == "base_model" else "real"
+            raise ValueError(
+                f"expected rollout.reuse=1 with {kind} images alone, got {rollout.reuse}; no image is sampled during"
+                " training, so reuse would save nothing and only repeat each batch: leave it out"
+            )
+        if rollout.source == "base_model" and not self.data.reads_prompts:
+            raise ValueError(
+                "expected rollout.source=policy with data.image_ratio=1, got base_model; every sample is a real image,"
+                " so nothing is sampled: leave it out or lower the ratio"
+            )
+        if rollout.images_per_prompt > 1 and rollout.source == "policy":
+            raise ValueError(
+                f"expected rollout.images_per_prompt=1 with rollout.source=policy, got {rollout.images_per_prompt};"
+                " the trained model samples new images in training, so leave it out or set rollout.source to base_model"
             )
         return self
 

@@ -8,28 +8,24 @@ from torch import Tensor
 from srpo_ray.data.cache.latents import TOKENS
 from srpo_ray.data.cache.shards import Rows
 from srpo_ray.data.prompts import prompt_indices
+from srpo_ray.data.rollouts import BaseRollouts
 from srpo_ray.models.conditioning import ConditioningSource
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Texts and what belongs to each, in one order: first the captions of real images, then prompts."""
+class SampleOrder:
+    """The order in which updates go through the samples of a run: first its real images, then its prompts."""
 
-    texts: list[str]
-    conditioning: ConditioningSource
-    """Text features of all texts."""
-    real: Rows | None = None
-    """Clean tokens of the real images, whose captions are the first texts."""
+    num_real: int
+    """Number of real images."""
+    num_prompts: int
     image_ratio: float = 1.0
     """Share of an update's samples that are real images, where there are any."""
-
-    @property
-    def num_real(self) -> int:
-        """Number of real images."""
-        return 0 if self.real is None else len(self.real)
+    images_per_prompt: int = 1
+    """Samples of each prompt, one for each epoch, from the first again when all are used."""
 
     def indices(self, update: int, batch_size: int, seed: int) -> list[int]:
-        """Texts of one update's global batch; images and prompts each go through epochs of their own.
+        """Samples of one update's global batch; images and prompts each go through epochs of their own.
 
         Args:
             update: Update, from 0.
@@ -37,19 +33,61 @@ class Prompts:
             seed: Seed of the run.
 
         Returns:
-            `batch_size` indices; below `num_real` they are real images.
+            `batch_size` indices; below `num_real` they are real images, `num_real + copy * num_prompts + prompt` is a
+            prompt.
         """
         real = real_samples(batch_size, self.image_ratio if self.num_real else 0.0)
         images = iter(prompt_indices(self.num_real, update, sum(real), seed))
-        prompts = iter(prompt_indices(len(self.texts) - self.num_real, update, batch_size - sum(real), seed))
+        prompts = iter(self._prompt_samples(update, batch_size - sum(real), seed))
         return [next(images) if is_real else self.num_real + next(prompts) for is_real in real]
 
-    def real_tokens(self, indices: Sequence[int]) -> dict[int, Tensor]:
-        """Position in `indices` -> clean tokens `[N, 64]`, for those that are real images."""
+    def _prompt_samples(self, update: int, count: int, seed: int) -> list[int]:
+        drawn = prompt_indices(self.num_prompts, update, count, seed)
+        epochs = (position // self.num_prompts for position in range(update * count, (update + 1) * count))
+        return [
+            epoch % self.images_per_prompt * self.num_prompts + prompt
+            for epoch, prompt in zip(epochs, drawn, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Texts and what belongs to each, in one order: first the captions of real images, then prompts."""
+
+    texts: list[str]
+    """Text of each sample: each prompt comes as often as it has images of the base model."""
+    conditioning: ConditioningSource
+    """Text features of all texts."""
+    real: Rows | None = None
+    """Clean tokens of the real images, whose captions are the first texts."""
+    image_ratio: float = 1.0
+    """Share of an update's samples that are real images, where there are any."""
+    images_per_prompt: int = 1
+    """Times that the prompts are repeated in `texts`."""
+    rollouts: BaseRollouts | None = None
+    """Images of the base model for the prompts; None where the trained model samples them."""
+
+    @property
+    def num_real(self) -> int:
+        """Number of real images."""
+        return 0 if self.real is None else len(self.real)
+
+    def indices(self, update: int, batch_size: int, seed: int) -> list[int]:
+        """Texts of one update's global batch; see `SampleOrder.indices`."""
+        num_prompts = (len(self.texts) - self.num_real) // self.images_per_prompt
+        order = SampleOrder(self.num_real, num_prompts, self.image_ratio, self.images_per_prompt)
+        return order.indices(update, batch_size, seed)
+
+    def given_tokens(self, indices: Sequence[int]) -> dict[int, Tensor]:
+        """Position in `indices` -> clean tokens `[N, 64]`, for those that are not to be sampled."""
+        found: dict[int, Tensor] = {}
         rows = [row for row, index in enumerate(indices) if index < self.num_real]
-        if self.real is None or not rows:
-            return {}
-        return dict(zip(rows, self.real[[indices[row] for row in rows]][TOKENS], strict=True))
+        if self.real is not None and rows:
+            found |= zip(rows, self.real[[indices[row] for row in rows]][TOKENS], strict=True)
+        others = [row for row, index in enumerate(indices) if index >= self.num_real]
+        if self.rollouts is not None and others:
+            found |= zip(others, self.rollouts[[indices[row] - self.num_real for row in others]], strict=True)
+        return found
 
 
 def real_samples(batch_size: int, ratio: float) -> list[bool]:

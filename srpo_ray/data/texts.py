@@ -27,6 +27,10 @@ class Texts:
         """Captions of the real images first, then prompts."""
         return [*(self.images.captions if self.images else []), *self.prompts]
 
+    def samples(self, images_per_prompt: int) -> list[str]:
+        """`trained` with the prompts as often as each has images, in the order of `SampleOrder.indices`."""
+        return [*self.trained, *self.prompts * (images_per_prompt - 1)]
+
     @property
     def encoded(self) -> list[str]:
         """All texts whose features a run needs."""

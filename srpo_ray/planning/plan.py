@@ -11,6 +11,7 @@ from srpo_ray.planning.host import host_memory
 from srpo_ray.planning.memory import Memory, Part, total
 from srpo_ray.planning.replica import replica_memory, replica_notes, replicas_beside_a_trainer, replicas_per_gpu
 from srpo_ray.planning.rewards import reward_sizes
+from srpo_ray.planning.schedule import rollout_notes
 from srpo_ray.planning.sharding import trained_elements
 from srpo_ray.planning.traffic import reward_traffic, worker_traffic
 from srpo_ray.planning.trainer import trainer_memory
@@ -101,7 +102,7 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         reward_traffic=reward_traffic(config, sizes),
         work=worker_work(config, sizes),
         replica_work=replica_work(config, trained),
-        notes=(*notes, *replica_notes(config)),
+        notes=(*notes, *rollout_notes(config), *replica_notes(config)),
         hardware=hardware,
     )
 

@@ -12,9 +12,11 @@ class Schedule:
     samples: int
     """Images of the micro-batch."""
     rolled_out: int
-    """Images among them that are sampled, in each call without gradient; the others are real."""
+    """Images among them that the trained model samples, in each call without gradient, in an update that samples."""
+    sampling: float
+    """Share of the updates that sample: 1 / `rollout.reuse`, or 0 where every image is real or of the base model."""
     forward: float
-    """Transformer calls without gradient, on average where the algorithm draws their number."""
+    """Transformer calls without gradient, on average over the updates."""
     losses: int
     """Losses, each with a graph of its own."""
     in_flight: int
@@ -34,17 +36,32 @@ def schedule(config: RunConfig) -> Schedule:
     calls = config.algorithm.calls(config.rollout.num_steps)
     training, data = config.training, config.data
     real = round(data.image_ratio * training.pass_size) if data.images else 0
-    rolled_out = (training.pass_size - real) * calls.images_per_prompt
+    rolled_out = (training.pass_size - real) * calls.images_per_prompt if config.samples_rollouts else 0
+    sampling = 1 / config.rollout.reuse if rolled_out else 0.0
     return Schedule(
         samples=training.pass_size * calls.images_per_prompt,
         rolled_out=rolled_out,
-        forward=calls.forward if rolled_out else 0.0,
+        sampling=sampling,
+        forward=calls.forward * sampling,
         losses=calls.losses,
         in_flight=min(training.losses_in_flight or calls.in_flight, calls.losses),
         chained=calls.chained,
         mean_chained=calls.mean_chained,
         decodes=calls.decodes,
         guidance_scale=config.rollout.guidance_scale if calls.guidance_scale is None else calls.guidance_scale,
+    )
+
+
+def rollout_notes(config: RunConfig) -> tuple[str, ...]:
+    """Notes on rollouts that are not the same in every update."""
+    if config.rollout.reuse > 1:
+        return (f"rollouts: one update of {config.rollout.reuse} samples them; figures are means over the updates",)
+    if config.rollout.source == "policy":
+        return ()
+    calls, most = config.rollout.num_steps, config.training.num_updates * config.training.batch_size
+    return (
+        f"images of the base model: at most {most}, of {calls} transformer calls each, sampled once before the first"
+        " update by all workers and shared with other runs, are not counted",
     )
 
 

@@ -20,7 +20,7 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     backwards = -(-plan.losses // plan.in_flight)
     averaged = others * element_size * trained_elements(tensors)
     count = micro_batches(config)
-    rollouts = 1.0 if training.gather_for_rollout else count * plan.forward
+    rollouts = plan.sampling if training.gather_for_rollout else count * plan.forward
     return present(
         Part("weights gathered for rollouts", int(rollouts * once)),
         Part("weights gathered for gradients", int(count * calls * once)),

@@ -1,12 +1,12 @@
 """What the GPU of one trainer worker holds."""
 
 from srpo_ray.config import RunConfig
-from srpo_ray.planning.architecture import dtype_of, parameters, text_encoder_bytes, vae_bytes
+from srpo_ray.planning.architecture import build_policy, dtype_of, parameters, text_encoder_bytes, vae_bytes
 from srpo_ray.planning.computation import decoder_cost, velocity_cost
 from srpo_ray.planning.gradient import peak_of_backward
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, SLACK
 from srpo_ray.planning.memory import Memory, Part, Phase, present, total
-from srpo_ray.planning.schedule import schedule
+from srpo_ray.planning.schedule import micro_batches, schedule
 from srpo_ray.planning.sharding import (
     REDUCE_BUCKET,
     Share,
@@ -30,7 +30,13 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
     element_size = dtype_of(config.model).itemsize
     part = share(parameters(config.model), training, element_size)
     always = _always(config, part)
-    phases = (_encoding(config, always), _loading(config, always), *_update(config, sizes), _evaluation(config, sizes))
+    phases = (
+        _encoding(config, always),
+        *_base_sampling(config, always),
+        _loading(config, always),
+        *_update(config, sizes),
+        _evaluation(config, sizes),
+    )
     if not training.num_gpus:
         return Memory("trainer process, on the CPU", always, phases)
     allocated = Memory("", always, phases).allocated
@@ -53,13 +59,34 @@ def _always(config: RunConfig, part: Share) -> tuple[Part, ...]:
         Part("the EMA of the weights", part.ema),
         Part("gradient bucket", part.bucket),
         Part("VAE weights", vae_bytes(config.model)),
+        Part("rollouts that are reused", _reused(config)),
     )
+
+
+def _reused(config: RunConfig) -> int:
+    """Bytes of the clean tokens of a worker's share of the batch, float32, where several updates reuse them."""
+    if config.rollout.reuse == 1:
+        return 0
+    tokens, channels = build_policy(config.model).token_shape
+    return 4 * micro_batches(config) * config.training.pass_size * tokens * channels
 
 
 def _loading(config: RunConfig, always: tuple[Part, ...]) -> Phase:
     """The whole transformer is put on the GPU and then cut up, tensor by tensor; the optimizer comes later."""
     whole = dtype_of(config.model).itemsize * sum(parameter.numel for parameter in parameters(config.model))
     return Phase("loading", present(Part("whole weights, before the optimizer", max(0, whole - total(always)))))
+
+
+def _base_sampling(config: RunConfig, always: tuple[Part, ...]) -> tuple[Phase, ...]:
+    """A whole base model samples its images before anything but the text features is there."""
+    if config.rollout.source != "base_model":
+        return ()
+    model, size = config.model, config.training.pass_size
+    whole = dtype_of(model).itemsize * sum(parameter.numel for parameter in parameters(model)) + vae_bytes(model)
+    gpu = config.training.num_gpus > 0
+    peak = velocity_cost(model, size, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
+    part = Part("whole base model and activations, before the weights", max(0, whole + peak - total(always)))
+    return (Phase("sampling of the base model", present(part)),)
 
 
 def _encoding(config: RunConfig, always: tuple[Part, ...]) -> Phase:

@@ -1,16 +1,16 @@
 """Checkpoints: whole tensors in safetensors, so that any number of workers reads what any number has written.
 
 A checkpoint is a folder `update_000020`. Every worker writes the tensors that are its own, all at the same time:
-`weights`, `optimizer` and, where the run keeps one, `average`. `manifest.json`, with the size and SHA-256 of each file,
-comes last, when every file is on the disk: a folder without it is no checkpoint. It has a checksum of its own. Older
-checkpoints are removed only after that.
+`weights`, `optimizer`, where the run keeps one, `average`, and inside a reuse window `rollouts`. `manifest.json`, with
+the size and SHA-256 of each file, comes last, when every file is on the disk: a folder without it is no checkpoint. It
+has a checksum of its own. Older checkpoints are removed only after that.
 """
 
 import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from srpo_ray.errors import CheckpointError
 from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
 from srpo_ray.runs.storage import Fingerprint, Storage
 
-WEIGHTS, OPTIMIZER, EMA = "weights", "optimizer", "ema"
+WEIGHTS, OPTIMIZER, EMA, ROLLOUTS = "weights", "optimizer", "ema", "rollouts"
+KINDS = (WEIGHTS, OPTIMIZER, EMA, ROLLOUTS)
+"""Kinds of tensors in a checkpoint; the name of a file begins with its kind."""
 MANIFEST = "manifest.json"
 
 _UNREADABLE = (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError)
@@ -66,6 +68,8 @@ class Checkpoint:
     """Parameter name -> float32 the EMA of the weights; empty if the run keeps none."""
     state: Mapping[str, Any]
     """What else belongs to it: which run it is of, and how far that has come."""
+    rollouts: Mapping[str, Tensor] = field(default_factory=dict)
+    """Sample -> clean tokens that the next updates reuse; empty unless it was written inside a reuse window."""
 
 
 def save_checkpoint(
@@ -77,6 +81,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     kept: int,
     protected: int | None = None,
+    rollouts: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint, then remove all but the `kept` newest; all workers must call.
 
@@ -89,12 +94,13 @@ def save_checkpoint(
         state: Plain values; JSON.
         kept: Checkpoints to keep, at least 1.
         protected: Step whose checkpoint stays, however old.
+        rollouts: Sample -> clean tokens that the next updates reuse, those that this worker writes.
 
     Raises:
         CheckpointError: On every worker, if one of them could not write; the checkpoints before are as they were.
     """
     folder = checkpoint_name(update)
-    parts = {WEIGHTS: weights, OPTIMIZER: optimizer, EMA: ema}
+    parts = {WEIGHTS: weights, OPTIMIZER: optimizer, EMA: average, ROLLOUTS: rollouts or {}}
     _on_worker_0(lambda: storage.remove(folder), storage, update)
     written, problem = {}, None
     try:
@@ -204,7 +210,7 @@ def read_checkpoint(storage: Storage, update: int, part: tuple[int, int] = (0, 1
         manifest = _read_manifest(storage, folder)
         for name in sorted(manifest["files"])[first::stride]:
             _check_file(storage, folder, name, manifest)
-        tensors = {kind: _open_files(storage, folder, manifest, kind) for kind in (WEIGHTS, OPTIMIZER, EMA)}
+        tensors = {kind: _open_files(storage, folder, manifest, kind) for kind in KINDS}
         return Checkpoint(manifest["update"], **tensors, state=manifest["state"])
     except _UNREADABLE as error:
         raise _unreadable(storage, folder, error) from error

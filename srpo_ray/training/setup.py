@@ -19,9 +19,11 @@ from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.runs.checkpoint import Checkpoint
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
+from srpo_ray.training.base_rollouts import prepare_base_rollouts
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.prepare import prepare_features, prepare_latents
+from srpo_ray.training.rollouts import resume_rollouts
 from srpo_ray.training.trainer import Trainer
 
 
@@ -46,6 +48,8 @@ def build_trainer(
     require_same_inputs(folder.inputs, text_hashes(config, texts), "give every host the same copy of it")
     # Before the model is loaded: the text encoders of FLUX.1 are nearly as large.
     cache = prepare_features(config, texts.encoded, folder, device)
+    base_model = config.rollout.source == "base_model"
+    rollouts = prepare_base_rollouts(config, texts, cache, folder, device) if base_model else None
     dtype = model_dtype(config)
     engine, transformer_config = _build_engine(config, dtype, device, checkpoint)
     policy = make_policy(config, engine, transformer_config, device)
@@ -62,6 +66,7 @@ def build_trainer(
         rank=rank,
         world_size=world_size,
     )
+    samples = texts.samples(config.rollout.images_per_prompt)
     return Trainer(
         config=config,
         folder=folder,
@@ -71,11 +76,14 @@ def build_trainer(
         algorithm=build_algorithm(config, policy, rewards),
         evaluator=evaluator,
         prompts=Prompts(
-            texts.trained,
-            cache.features(texts.trained),
+            samples,
+            cache.features(samples),
             prepare_latents(config, texts.images, policy.encode, folder) if texts.images else None,
             config.data.image_ratio,
+            config.rollout.images_per_prompt,
+            rollouts,
         ),
+        rollouts=resume_rollouts(config, checkpoint, device),
         rank=rank,
         world_size=world_size,
         timer=StageTimer(device),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,6 +23,7 @@ from srpo_ray.runs.folder import RunFolder, append_row, load_images, save_images
 from srpo_ray.runs.storage import Storage
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory
+from srpo_ray.training.rollouts import KeptRollouts
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Trainer:
     algorithm: Algorithm[Any]
     evaluator: Evaluator
     prompts: Prompts
+    rollouts: KeptRollouts
     rank: int
     world_size: int
     timer: StageTimer
@@ -50,9 +53,12 @@ class Trainer:
         # What was sampled since the last update, for an evaluation, is no cost of this one.
         self.policy.take_evaluations()
         with self.timer.stage("update"):
+            batches = list(self.batches(update))
+            sampled = any(len(batch.real) < len(batch.prompts) for batch, _ in batches)
             # The weights change at the end of the update only, so one gather serves the rollouts of all micro-batches.
-            with self.timer.stage("rollout"), self.engine.gathered():
-                rounds = [(batch, share, self.algorithm.collect(batch)) for batch, share in self.batches(update)]
+            with self.timer.stage("rollout"), self.engine.gathered() if sampled else nullcontext():
+                rounds = [(batch, share, self.algorithm.collect(batch)) for batch, share in batches]
+            self.rollouts.keep(update, rounds)
             for batch, share, collected in rounds:
                 self.backward(self.algorithm.losses(batch, collected), share)
             with self.timer.stage("optimizer"):
@@ -102,7 +108,7 @@ class Trainer:
         is the same with any number of workers.
         """
         training = self.config.training
-        chosen = self.prompts.indices(update, training.batch_size, self.config.seed)
+        chosen = self.prompts.indices(self.rollouts.window(update), training.batch_size, self.config.seed)
         size, passes = training.pass_size, training.num_passes(self.world_size)
         number = training.batch_size // size
         for position in range(self.rank * passes, (self.rank + 1) * passes):
@@ -111,7 +117,8 @@ class Trainer:
             indices = [chosen[sample] for sample in samples]
             conditioning = self.prompts.conditioning[indices].to(self.policy.device, self.policy.dtype)
             texts = tuple(self.prompts.texts[index] for index in indices)
-            real = {row: tokens.to(self.policy.device) for row, tokens in self.prompts.real_tokens(indices).items()}
+            given = self.rollouts.tokens(update, samples) or self.prompts.given_tokens(indices)
+            real = {row: tokens.to(self.policy.device) for row, tokens in given.items()}
             draws = Draws(self.config.seed, update, tuple(samples), self.rank)
             batch = Batch(texts, conditioning, draws, real)
             yield batch, self.world_size / number if position < number else 0.0
@@ -162,4 +169,5 @@ class Trainer:
             run_identity(self.config) | progress | self.folder.tracker_state,
             self.config.training.checkpoints_kept,
             protected,
+            self.rollouts.state(update),
         )

@@ -440,3 +440,25 @@ def test_share_of_real_images_must_be_a_whole_number_of_a_forward_pass() -> None
         load_run([SMALL_WORLD], [images, "data.image_ratio=0.25", "training.micro_batch_size=2"])
     with pytest.raises(ConfigError, match=r"expected images to be set with image_ratio=0.5, got none"):
         load_run([SMALL_WORLD], ["data.image_ratio=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algorithm.type=refl", "rollout.reuse=2"], r"got reuse=2; .* or choose direct_align or srpo"),
+        (["algorithm.type=draft", "rollout.source=base_model"], r"got source=base_model; .* direct_align or srpo"),
+        (["rollout.source=base_model", "rollout.reuse=2"], r"rollout.reuse=1 with base-model images alone, got 2; .*"),
+        (["data.images=small_world:realistic", "rollout.reuse=2"], r"with real images alone, got 2; .* leave it out"),
+        (["data.images=small_world:realistic", "rollout.source=base_model"], r"every sample is a real image"),
+        (["rollout.images_per_prompt=2"], r"got 2; .* set rollout.source to base_model"),
+        (["rollout.reuse=0"], r"greater than or equal to 1"),
+    ],
+)
+def test_rollouts_that_cannot_be_reused_are_refused_with_a_way_out(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_run([SMALL_WORLD], overrides)
+
+
+def test_mixed_data_can_reuse_its_rollouts() -> None:
+    config = load_run([SMALL_WORLD], ["data.images=small_world:realistic", "data.image_ratio=0.5", "rollout.reuse=2"])
+    assert config.samples_rollouts

@@ -44,13 +44,13 @@ def test_images_and_prompts_go_through_epochs_of_their_own() -> None:
 
 
 def test_tokens_are_those_of_the_captions_images() -> None:
-    found = mixture(0.5).real_tokens([7, 3, 11, 0])
+    found = mixture(0.5).given_tokens([7, 3, 11, 0])
     assert {row: tokens.unique().tolist() for row, tokens in found.items()} == {1: [3], 3: [0]}
-    assert mixture(0.5).real_tokens([7, 11]) == {}
+    assert mixture(0.5).given_tokens([7, 11]) == {}
 
 
 def test_without_images_and_without_prompts_all_are_of_the_other_kind() -> None:
     assert min(mixture(1.0).indices(0, 4, seed=0)) < max(mixture(1.0).indices(0, 4, seed=0)) < IMAGES
     alone = Prompts(["a", "b"], cast(Any, None))
     assert sorted(alone.indices(0, 2, seed=0)) == [0, 1]
-    assert alone.real_tokens([0, 1]) == {}
+    assert alone.given_tokens([0, 1]) == {}

@@ -18,6 +18,7 @@ from srpo_ray.planning.duration import worker_work
 from srpo_ray.planning.schedule import micro_batches, schedule
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.training.rollouts import KeptRollouts
 from tests.algorithms.stand_ins import SHAPE, AffinePolicy
 
 
@@ -41,12 +42,16 @@ class CountingPolicy(AffinePolicy):
         return super().velocity(tokens, sigma, conditioning, guidance_scale)
 
 
-MIXED = {"data.images": "small_world:realistic", "data.image_ratio": 0.5}
+MIXED: dict[str, object] = {"data.images": "small_world:realistic", "data.image_ratio": 0.5}
 CASES: dict[str, dict[str, object]] = {
     "srpo": {"algorithm.renoisings": 2},
     "srpo, one branch": {"algorithm.branches": ["denoise"]},
     "srpo, mixed data": MIXED,
     "srpo, real images": {"data.images": "small_world:realistic"},
+    "srpo, reused": {"rollout.reuse": 5},
+    "srpo, mixed and reused": MIXED | {"rollout.reuse": 5},
+    "srpo, base model": {"rollout.source": "base_model"},
+    "srpo, mixed with base model": MIXED | {"rollout.source": "base_model"},
     "direct_align": {},
     "direct_align, mixed data": MIXED,
     "refl": {},
@@ -80,12 +85,18 @@ def count(config: RunConfig, updates: int) -> Counted:
     algorithm = build_algorithm(config, policy, cast(RewardScorer, Unasked()))
     size = config.training.pass_size
     is_real = real_samples(size, config.data.image_ratio if config.data.images else 0.0)
-    real = {row: torch.zeros(SHAPE, dtype=torch.float64) for row, image in enumerate(is_real) if image}
+    tokens = torch.zeros(SHAPE, dtype=torch.float64)
+    base_model = config.rollout.source == "base_model"
+    real = {row: tokens for row, image in enumerate(is_real) if image or base_model}
+    kept = KeptRollouts(config.rollout.reuse)
     conditioning = Conditioning(torch.zeros(size, 1, 1), torch.zeros(size, 1))
     losses = 0
     for step in range(updates):
-        batch = Batch(("a prompt",) * size, conditioning, Draws(config.seed, step, tuple(range(size))), real)
-        losses += len(list(algorithm.losses(batch, algorithm.collect(batch))))
+        given = kept.tokens(step, range(size)) or real
+        batch = Batch(("a prompt",) * size, conditioning, Draws(config.seed, step, tuple(range(size))), given)
+        collected = algorithm.collect(batch)
+        kept.keep(step, [(batch, 1.0, collected)])
+        losses += len(list(algorithm.losses(batch, collected)))
     without, carried = policy.samples[False], policy.samples[True]
     return Counted(
         len(without) / updates,
@@ -122,6 +133,8 @@ def test_half_as_many_rollouts_are_planned_as_half_the_work(tiny_run: RunConfig)
 
     assert rollout(MIXED) == pytest.approx(rollout({}) / 2)
     assert rollout({"data.images": "small_world:realistic"}) == 0
+    assert rollout({"rollout.source": "base_model"}) == 0
+    assert rollout({"rollout.reuse": 4}) == pytest.approx(rollout({}) / 4)
 
 
 def test_algorithm_that_does_not_state_its_calls_cannot_be_configured() -> None:

@@ -54,6 +54,12 @@ def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
     assert events == expected
 
 
+class Prompted(str):
+    """A batch of one prompt, which is to be sampled."""
+
+    prompts, real = ("a prompt",), {}
+
+
 def test_weights_are_gathered_once_for_the_rollouts_of_all_micro_batches() -> None:
     events: list[str] = []
 
@@ -73,7 +79,8 @@ def test_weights_are_gathered_once_for_the_rollouts_of_all_micro_batches() -> No
         ),
         engine=SimpleNamespace(gathered=gathered, step=lambda: events.append("step") or 0.0, lr=0.1),
         algorithm=SimpleNamespace(collect=lambda batch: f"sampled {batch}", losses=losses),
-        batches=lambda _: [("a", 0.5), ("b", 0.5)],
+        batches=lambda _: [(Prompted("a"), 0.5), (Prompted("b"), 0.5)],
+        rollouts=SimpleNamespace(keep=lambda *_: None),
         backward=lambda losses, _: list(losses),
         rewards=SimpleNamespace(take_statistics=dict),
         world_size=1,

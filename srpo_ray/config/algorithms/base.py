@@ -13,6 +13,9 @@ class Needs(NamedTuple):
     """`gradient`: trained rewards must be differentiable in the image; `score`: a black box will do."""
     images: Literal["none", "optional"] = "none"
     """`optional`: real images (`data.images`) may take the place of rollouts."""
+    accepts_clean_images: bool = False
+    """True if clean images may take the place of rollouts, wherever they come from: kept from an earlier update
+    (`rollout.reuse`) or sampled by the base model (`rollout.source`)."""
 
 
 class Calls(NamedTuple):

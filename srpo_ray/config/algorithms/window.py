@@ -12,7 +12,7 @@ from srpo_ray.config.model import Shift
 class WindowSection(AlgorithmSection):
     """Options that SRPO and Direct-Align share, arXiv 2509.06942; defaults of SRPO's released HPSv2.1 recipe."""
 
-    needs: ClassVar[Needs] = Needs(images="optional")
+    needs: ClassVar[Needs] = Needs(images="optional", accepts_clean_images=True)
     timestep_window: tuple[int, int] = (5, 25)
     """First and last index of the `window_grid_steps` grid between which updates land; 0 is pure noise."""
     sigma_window: tuple[float, float] | None = None

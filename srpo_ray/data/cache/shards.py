@@ -87,6 +87,10 @@ class ShardStore:
         first = {key: index for index, key in reversed(list(enumerate(keys)))}
         return sorted(index for key, index in first.items() if key not in found)
 
+    def keys(self) -> set[str]:
+        """Keys of all entries in readable shards; only headers are read."""
+        return {key for path in self._paths() if (shard := _read(path)) for key in shard.keys}
+
     def rows(self, keys: Sequence[str]) -> "Rows":
         """The entries with these keys, to be read when they are asked for.
 

@@ -1,0 +1,121 @@
+"""Sampling of the base model's images before the first update, unless the cache has them."""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from srpo_ray.config import RunConfig
+from srpo_ray.data.cache.text_features import TextCache
+from srpo_ray.data.mixture import SampleOrder
+from srpo_ray.data.rollouts import BaseRollouts, Item, RolloutCache
+from srpo_ray.data.texts import Texts
+from srpo_ray.files import write_text
+from srpo_ray.models.attention import set_attention
+from srpo_ray.models.loading import load_transformer
+from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.models.trainable import make_policy, model_dtype
+from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
+from srpo_ray.runs.folder import RunFolder
+
+_PART = 16
+"""Images of a worker between two looks into the cache: a few minutes of FLUX.1 at 1024 x 1024 pixels."""
+
+Sampler = Callable[[Sequence[Item]], Tensor]
+
+
+def needed_images(config: RunConfig, texts: Texts) -> dict[int, Item]:
+    """Images of the base model that the updates of a run ask for: number in its order -> image."""
+    num_real, num_prompts = len(texts.images.captions) if texts.images else 0, len(texts.prompts)
+    order = SampleOrder(num_real, num_prompts, config.data.image_ratio, config.rollout.images_per_prompt)
+    training = config.training
+    numbers = {
+        index - num_real
+        for update in range(training.num_updates)
+        for index in order.indices(update, training.batch_size, config.seed)
+        if index >= num_real
+    }
+    return {number: Item(texts.prompts[number % num_prompts], number // num_prompts) for number in sorted(numbers)}
+
+
+def prepare_base_rollouts(
+    config: RunConfig, texts: Texts, features: TextCache, folder: RunFolder, device: str
+) -> BaseRollouts:
+    """Let every worker sample its share of the images that the cache lacks, with a base model loaded for that alone.
+
+    Args:
+        config: The run.
+        texts: Its texts.
+        features: Cache of their features.
+        folder: Where progress is written.
+        device: Where the model runs.
+
+    Raises:
+        ValueError: If the model cannot be read.
+    """
+    cache, needed = RolloutCache(config), needed_images(config, texts)
+
+    def find_missing() -> list[Item]:
+        missing = cache.missing(list(needed.values()))
+        # Runs that start together each take another order and skip what the others have written meanwhile.
+        random.SystemRandom().shuffle(missing)
+        return missing
+
+    missing = from_worker_0(find_missing)
+    if missing:
+        sample_missing(config, cache, missing, load_sampler(config, texts, features, cache, device), folder)
+        if device != "cpu":
+            torch.cuda.empty_cache()
+    return cache.tokens(needed)
+
+
+def sample_missing(
+    config: RunConfig, cache: RolloutCache, missing: list[Item], sample: Sampler, folder: RunFolder
+) -> None:
+    """Sample images in parts, one per worker and round, until all are in the cache; all workers must call.
+
+    Args:
+        config: The run.
+        cache: Where the images are written.
+        missing: The images, in the same order on every worker.
+        sample: From images to clean tokens.
+        folder: Where progress is written.
+    """
+    (rank, world_size), total = rank_and_world_size(), len(missing)
+    size = config.training.pass_size * max(1, _PART // config.training.pass_size)
+    while missing:
+        if rank == 0:
+            progress = {"images of the base model": f"{total - len(missing)}/{total}"}
+            write_text(folder.preparing, json.dumps(progress) + "\n")
+        part, rest = missing[rank * size : (rank + 1) * size], missing[size * world_size :]
+        if part:
+            cache.add(part, sample(part))
+        # No worker waits for another for longer than a part takes: a collective has a time limit.
+        gather(None)
+        missing = from_worker_0(lambda rest=rest: cache.absent(rest))
+    if rank == 0:
+        folder.preparing.unlink(missing_ok=True)
+
+
+def load_sampler(config: RunConfig, texts: Texts, features: TextCache, cache: RolloutCache, device: str) -> Sampler:
+    """Load the base model, which is in memory as long as the function that is returned."""
+    transformer = load_transformer(config.model.path, model_dtype(config), device).eval()
+    set_attention(transformer, config.model.attention)
+    policy = make_policy(config, transformer, transformer.config, device)
+    if texts.guidance:
+        policy.empty_prompt = features.features(texts.guidance)[[0]]
+    rollout = config.rollout
+    sigmas = sigma_grid(config.model)(rollout.num_steps, rollout.shift)
+    size = config.training.pass_size
+    conditioning, places = features.features(texts.prompts), {text: row for row, text in enumerate(texts.prompts)}
+
+    def sample_batch(items: Sequence[Item]) -> Tensor:
+        # Every call has the same shape, so that an image does not depend on the number of those beside it.
+        padded = [*items, *[items[-1]] * (size - len(items))]
+        prompts = conditioning[[places[item.prompt] for item in padded]].to(policy.device, policy.dtype)
+        tokens = policy.rollout(policy.noise(cache.noises(padded)), prompts, sigmas, rollout.guidance_scale)
+        return tokens[: len(items)].cpu()
+
+    return lambda items: torch.cat([sample_batch(items[start : start + size]) for start in range(0, len(items), size)])
