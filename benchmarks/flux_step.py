@@ -34,8 +34,8 @@ from srpo_ray.models.paths import SMALL_WORLD
 from srpo_ray.models.speed import compile_blocks, set_attention
 from srpo_ray.models.text import Conditioning
 from srpo_ray.models.tuned import add_adapters, model_dtype
-from srpo_ray.planning.architecture import build_transformer, build_vae, part_config
-from srpo_ray.planning.computation import decoder_cost, forward_flops, gradient_flops
+from srpo_ray.planning.cost import decoder_cost, forward_flops, gradient_flops
+from srpo_ray.planning.shapes import build_transformer, build_vae, part_config
 from srpo_ray.rewards.base import RewardScorer, Scores
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.pool import RewardPool

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from srpo_ray.config import ConfigError, RunConfig, apply
-from srpo_ray.planning.architecture import depths
 from srpo_ray.planning.plan import Plan, make_plan
 from srpo_ray.planning.replica import replicas_beside_a_trainer
+from srpo_ray.planning.shapes import depths
 
 Changes = dict[str, object]
 

@@ -1,6 +1,6 @@
 """The fullest moment of a backward pass: which graphs are still whole, and which gradients wait for the others'."""
 
-from srpo_ray.planning.memory import Part, present, total
+from srpo_ray.planning.accounting import Part, present, total
 from srpo_ray.planning.trace import Cost
 
 

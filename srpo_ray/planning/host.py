@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from srpo_ray.config import RunConfig
-from srpo_ray.planning.architecture import dtype_of, parameters
+from srpo_ray.planning.accounting import Memory, Part, Phase, present
 from srpo_ray.planning.hardware import PROCESS_BYTES
-from srpo_ray.planning.memory import Memory, Part, Phase, present
 from srpo_ray.planning.replica import replica_count, replica_memory
-from srpo_ray.planning.rewards import RewardSize
-from srpo_ray.planning.sharding import MASTER, share, trained_elements
+from srpo_ray.planning.reward_models import RewardSize
+from srpo_ray.planning.shapes import dtype_of, parameters
+from srpo_ray.planning.zero_shares import MASTER, share, trained_elements
 
 
 def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardSize]) -> Memory:

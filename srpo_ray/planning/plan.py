@@ -4,16 +4,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from srpo_ray.config import RunConfig
-from srpo_ray.planning.architecture import parameters
-from srpo_ray.planning.duration import Work, replica_work, worker_work
+from srpo_ray.planning.accounting import Memory, Part, total
+from srpo_ray.planning.devices import trainer_memory
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.host import host_memory
-from srpo_ray.planning.memory import Memory, Part, total
 from srpo_ray.planning.replica import replica_memory, replica_notes, replicas_beside_a_trainer, replicas_per_gpu
-from srpo_ray.planning.rewards import reward_sizes
-from srpo_ray.planning.sharding import trained_elements
+from srpo_ray.planning.reward_models import reward_sizes
+from srpo_ray.planning.shapes import parameters
 from srpo_ray.planning.traffic import reward_traffic, worker_traffic
-from srpo_ray.planning.trainer import trainer_memory
+from srpo_ray.planning.workload import Work, replica_work, worker_work
+from srpo_ray.planning.zero_shares import trained_elements
 
 
 @dataclass(frozen=True)

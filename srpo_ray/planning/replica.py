@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.count import CountRange
+from srpo_ray.planning.accounting import Memory, Part, Phase, present
 from srpo_ray.planning.hardware import CONTEXT_BYTES, SLACK
-from srpo_ray.planning.memory import Memory, Part, Phase, present
-from srpo_ray.planning.rewards import RewardSize
+from srpo_ray.planning.reward_models import RewardSize
 
 
 def replica_count(config: RunConfig) -> int:

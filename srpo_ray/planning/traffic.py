@@ -1,10 +1,10 @@
 """What one worker receives and sends in an update."""
 
 from srpo_ray.config import RunConfig
-from srpo_ray.planning.architecture import dtype_of, parameters
-from srpo_ray.planning.memory import Part, present
+from srpo_ray.planning.accounting import Part, present
 from srpo_ray.planning.schedule import micro_batches, schedule
-from srpo_ray.planning.sharding import gathered, trained_elements
+from srpo_ray.planning.shapes import dtype_of, parameters
+from srpo_ray.planning.zero_shares import gathered, trained_elements
 
 WIRE_BYTES = {"float32": 4, "bfloat16": 2}
 

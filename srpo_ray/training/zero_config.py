@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from srpo_ray.config.training import TrainingConfig
-from srpo_ray.planning.sharding import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE_BUCKET
+from srpo_ray.planning.zero_shares import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE_BUCKET
 
 
 def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:

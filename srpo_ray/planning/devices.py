@@ -1,13 +1,14 @@
 """What the GPU of one trainer worker holds."""
 
 from srpo_ray.config import RunConfig
-from srpo_ray.planning.architecture import dtype_of, parameters, text_encoder_bytes, vae_bytes
-from srpo_ray.planning.computation import decoder_cost, velocity_cost
+from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
+from srpo_ray.planning.cost import decoder_cost, velocity_cost
 from srpo_ray.planning.gradient import fullest_moment
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, SLACK
-from srpo_ray.planning.memory import Memory, Part, Phase, present, total
 from srpo_ray.planning.schedule import schedule
-from srpo_ray.planning.sharding import (
+from srpo_ray.planning.shapes import dtype_of, parameters, text_encoder_bytes, vae_bytes
+from srpo_ray.planning.trace import Cost
+from srpo_ray.planning.zero_shares import (
     REDUCE_BUCKET,
     Share,
     gathered,
@@ -16,7 +17,6 @@ from srpo_ray.planning.sharding import (
     trained_elements,
     update_buffers,
 )
-from srpo_ray.planning.trace import Cost
 
 
 def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:

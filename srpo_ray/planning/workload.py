@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from srpo_ray.config import RunConfig
-from srpo_ray.planning.computation import decoder_cost, velocity_cost
-from srpo_ray.planning.rewards import RewardSize
+from srpo_ray.planning.cost import decoder_cost, velocity_cost
+from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import micro_batches, schedule
 from srpo_ray.planning.trace import Cost
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.text import Conditioning
-from srpo_ray.planning.architecture import build_policy, depths, dtype_of, part_config, planned_family
 from srpo_ray.planning.cached import cached
+from srpo_ray.planning.shapes import build_policy, depths, dtype_of, part_config, planned_family
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
 from srpo_ray.rewards.framing import Framing
 from srpo_ray.rewards.preprocess import frame_for_each
