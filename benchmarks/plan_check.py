@@ -24,8 +24,7 @@ from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.text import Conditioning
 from srpo_ray.planning import published, shapes
 from srpo_ray.planning.accounting import total
-from srpo_ray.planning.cost import decoder_cost, transformer_cost
-from srpo_ray.planning.gradient import fullest_moment
+from srpo_ray.planning.cost import decoder_cost, peak_of_backward, transformer_cost
 from srpo_ray.planning.hardware import GIB
 from srpo_ray.planning.zero_shares import trained_elements
 from srpo_ray.rewards.framing import Framing
@@ -98,7 +97,7 @@ def compare(model: ModelConfig, losses: int) -> list[dict[str, Any]]:
     call = transformer_cost(model, 1, gradient=True, gpu=True)
     decoder = decoder_cost(model, 1, (REWARD_SIZE,), gradient=True, gpu=True)
     trained = policy.dtype.itemsize * trained_elements(shapes.parameters(model))
-    moment = fullest_moment(call, decoder, losses=losses, chained=1, gradients=trained)
+    moment = peak_of_backward(call, decoder, losses=losses, chained=1, gradients=trained)
     planned = {
         "transformer, no gradient": (sample, transformer_cost(model, 1, gradient=False, gpu=True).peak),
         "decoder, no gradient": (decode, decoder_cost(model, 1, (REWARD_SIZE,), gradient=False, gpu=True).peak),

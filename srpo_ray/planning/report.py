@@ -9,9 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from srpo_ray.planning.accounting import Memory
-from srpo_ray.planning.advice import Advice
 from srpo_ray.planning.hardware import GIB
-from srpo_ray.planning.plan import Plan
+from srpo_ray.planning.plan import Advice, Plan
 
 WIDTH = 100
 MIB = 2**20

@@ -15,8 +15,7 @@ from srpo_ray.flow import Draws
 from srpo_ray.models.text import Conditioning
 from srpo_ray.models.tuned import load_tuned, make_policy
 from srpo_ray.planning.accounting import total
-from srpo_ray.planning.cost import decoder_cost, extrapolate, transformer_cost
-from srpo_ray.planning.gradient import fullest_moment
+from srpo_ray.planning.cost import decoder_cost, extrapolate, peak_of_backward, transformer_cost
 from srpo_ray.planning.schedule import schedule
 from srpo_ray.planning.shapes import parameters
 from srpo_ray.planning.trace import Cost, Meter, trace_forward, trace_gradient
@@ -117,7 +116,7 @@ def planned_peak(config: RunConfig) -> int:
     call = transformer_cost(model, plan.samples, gradient=True, gpu=False)
     decoder = decoder_cost(model, plan.samples, (Brightness.image_size,), gradient=True, gpu=False)
     trained = 4 * trained_elements(parameters(model))
-    return total(fullest_moment(call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=trained))
+    return total(peak_of_backward(call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=trained))
 
 
 @pytest.mark.parametrize(
