@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.count import CountRange
+from srpo_ray.config.zero import REDUCE_BUCKET
 from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
 from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
@@ -13,7 +14,6 @@ from srpo_ray.planning.shapes import dtype_of, parameters, text_encoder_bytes, v
 from srpo_ray.planning.trace import Cost
 from srpo_ray.planning.zero_shares import (
     MASTER,
-    REDUCE_BUCKET,
     Share,
     gathered,
     live_layers,
