@@ -35,8 +35,8 @@ from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.paths import SMALL_WORLD
 from srpo_ray.models.trainable import add_adapters, model_dtype
-from srpo_ray.planning.architecture import build_transformer, build_vae, part_config
-from srpo_ray.planning.computation import decoder_cost, forward_flops, gradient_flops
+from srpo_ray.planning.cost import decoder_cost, forward_flops, gradient_flops
+from srpo_ray.planning.shapes import build_transformer, build_vae, part_config
 from srpo_ray.rewards.base import RewardScorer, Scores
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.pool import RewardPool

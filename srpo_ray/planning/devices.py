@@ -1,0 +1,211 @@
+"""Memory of each device: a trainer GPU, a reward replica, and the host of a trainer node."""
+
+from collections.abc import Sequence
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.count import CountRange
+from srpo_ray.config.zero import REDUCE_BUCKET
+from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
+from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
+from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
+from srpo_ray.planning.reward_models import RewardSize
+from srpo_ray.planning.schedule import schedule
+from srpo_ray.planning.shapes import dtype_of, parameters, text_encoder_bytes, vae_bytes
+from srpo_ray.planning.trace import Cost
+from srpo_ray.planning.zero_shares import (
+    MASTER,
+    Share,
+    gathered,
+    live_layers,
+    share,
+    trained_elements,
+    update_buffers,
+)
+
+
+def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
+    """What one worker holds on its GPU, or in its process where it has none.
+
+    Args:
+        config: The run.
+        sizes: Sides of the images that its rewards want, in pixels.
+    """
+    training = config.training
+    element_size = dtype_of(config.model).itemsize
+    part = share(parameters(config.model), training, element_size)
+    always = _always(config, part)
+    phases = (_encoding(config, always), _loading(config, always), *_update(config, sizes), _evaluation(config, sizes))
+    if not training.num_gpus:
+        return Memory("trainer process, on the CPU", always, phases)
+    allocated = Memory("", always, phases).allocated
+    outside = present(
+        Part(f"allocator slack, {SLACK:.0%} assumed", int(SLACK * allocated)),
+        Part("CUDA context, assumed", CONTEXT_BYTES),
+        Part("NCCL, assumed", NCCL_BYTES if training.max_workers > 1 else 0),
+    )
+    return Memory("trainer GPU", always, phases, outside)
+
+
+def _always(config: RunConfig, part: Share) -> tuple[Part, ...]:
+    offload = config.training.offload
+    return present(
+        Part("transformer weights", 0 if offload == "weights" else part.weights),
+        Part("small weights, whole", part.whole),
+        Part("master weights, float32", 0 if offload else part.master),
+        Part("Adam moments, float32", 0 if offload else part.moments),
+        Part("summed gradients, float32", 0 if offload else part.gradients),
+        Part("the EMA of the weights", part.ema),
+        Part("gradient bucket", part.bucket),
+        Part("VAE weights", vae_bytes(config.model)),
+    )
+
+
+def _loading(config: RunConfig, always: tuple[Part, ...]) -> Phase:
+    """The whole transformer is put on the GPU and then cut up, tensor by tensor; the optimizer comes later."""
+    whole = dtype_of(config.model).itemsize * sum(parameter.numel for parameter in parameters(config.model))
+    return Phase("loading", present(Part("whole weights, before the optimizer", max(0, whole - total(always)))))
+
+
+def _encoding(config: RunConfig, always: tuple[Part, ...]) -> Phase:
+    """Worker 0 encodes what the cache of text features lacks, before anything else is there."""
+    encoders = text_encoder_bytes(config.model)
+    return Phase("text encoding", present(Part("text encoders, before the weights", max(0, encoders - total(always)))))
+
+
+def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
+    model, training = config.model, config.training
+    gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
+    plan = schedule(config)
+    sampling = velocity_cost(model, plan.rolled_out, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
+    decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
+    if not plan.decodes:
+        sampling = max(sampling, decoder.peak)
+        decoder = Cost()
+    call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
+    trained = trained_elements(tensors)
+    moment = peak_of_backward(
+        call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=element_size * trained
+    )
+    # A full bucket is copied into the order of the workers' parts.
+    averaging = element_size * min(trained, REDUCE_BUCKET) if training.max_workers > 1 else 0
+    layers = Part("gathered layers", live_layers(tensors, training, element_size))
+    gradient = Phase("gradient", (*present(layers, Part("averaging of gradients", averaging)), *moment))
+    step = 0 if training.offload else update_buffers(tensors, training)
+    return (
+        Phase("rollout", present(_sampling_weights(config), Part("activations", sampling))),
+        gradient,
+        Phase("optimizer", present(Part("optimizer at work", step))),
+    )
+
+
+def _evaluation(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
+    gpu, evaluation = config.training.num_gpus > 0, config.evaluation
+    images = evaluation.batch_size
+    if evaluation.num_prompts:
+        share_of_evaluator = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
+        images = min(images, share_of_evaluator)
+    call = velocity_cost(config.model, images, evaluation.guidance_scale, gradient=False, gpu=gpu).peak
+    decoding = decoder_cost(config.model, images, sizes, gradient=False, gpu=gpu).peak
+    return Phase("evaluation", present(_sampling_weights(config), Part("activations", max(call, decoding))))
+
+
+def _sampling_weights(config: RunConfig) -> Part:
+    """Weights that are gathered to sample images."""
+    training, element_size = config.training, dtype_of(config.model).itemsize
+    tensors = parameters(config.model)
+    if training.gather_for_rollout:
+        return Part("whole weights, gathered", gathered(tensors, training, element_size))
+    return Part("gathered layers", live_layers(tensors, training, element_size))
+
+
+def replica_count(config: RunConfig) -> int:
+    """Most replicas that the pool may have: the upper end of a range, of each model where they are apart."""
+    return config.rewards.pool.most_replicas(len(config.rewards.models) + len(config.evaluation.held_out))
+
+
+def replica_notes(config: RunConfig) -> tuple[str, ...]:
+    """What the plan takes for granted about the pool."""
+    count = config.rewards.pool.num_replicas
+    if config.rewards.in_process or not isinstance(count, CountRange):
+        return ()
+    return (f"rewards.pool.num_replicas is {count.min} to {count.max}; the plan is for {count.max}",)
+
+
+def replicas_per_gpu(config: RunConfig) -> int:
+    """Most replicas that Ray may put on one GPU of their own."""
+    pool = config.rewards.pool
+    return min(replica_count(config), _fitting(1.0, pool.num_gpus))
+
+
+def replicas_beside_a_trainer(config: RunConfig) -> int:
+    """Most replicas that Ray may put on one trainer's GPU; 0 where resources keep the two apart."""
+    training, pool = config.training, config.rewards.pool
+    apart = bool(set(pool.resources) ^ set(training.resources))
+    if config.rewards.in_process or apart or not training.num_gpus or not pool.num_gpus:
+        return 0
+    return min(replica_count(config), _fitting(1.0 - training.num_gpus, pool.num_gpus))
+
+
+def replica_memory(config: RunConfig, rewards: Sequence[RewardSize]) -> Memory:
+    """What one replica holds: all models, or the largest where each has its own, and the activations of one call.
+
+    Args:
+        config: The run.
+        rewards: Sizes of the models.
+    """
+    on_gpu = config.rewards.pool.num_gpus > 0
+    if config.rewards.pool.one_model_each and not config.rewards.in_process:
+        rewards = sorted(rewards, key=lambda reward: reward.weights + reward.texts + reward.cost.peak)[-1:]
+    always = present(
+        *(Part(f"{reward.name}, weights", reward.weights) for reward in rewards),
+        Part("text features, cache full", sum(reward.texts for reward in rewards)),
+    )
+    largest = max((reward.cost.peak for reward in rewards), default=0)
+    phases = (Phase("scoring", present(Part("activations of one call", largest))),)
+    if not on_gpu:
+        return Memory("reward replica, on the CPU", always, phases)
+    slack = int(SLACK * Memory("", always, phases).allocated)
+    outside = (Part(f"allocator slack, {SLACK:.0%} assumed", slack), Part("CUDA context, assumed", CONTEXT_BYTES))
+    return Memory("reward replica", always, phases, outside)
+
+
+def _fitting(room: float, need: float) -> int:
+    """How many times a need goes into a room; the small number is for fractions such as 0.1."""
+    return int(room / need + 1e-9) if need else 0
+
+
+def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardSize]) -> Memory:
+    """What a node of trainers holds, beside what Ray keeps for its object store.
+
+    Args:
+        config: The run.
+        gpus_per_node: Workers on one node at most.
+        rewards: Sizes of the reward models.
+    """
+    training, pool = config.training, config.rewards.pool
+    element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
+    workers = min(training.max_workers, gpus_per_node)
+    part = share(tensors, training, element_size)
+    offloaded = part.optimizer if training.offload else 0
+    if training.offload == "weights":
+        offloaded += part.weights
+    in_replicas = 0
+    if config.rewards.in_process:
+        in_replicas = workers * replica_memory(config, rewards).allocated
+    elif not pool.num_gpus:
+        in_replicas = replica_count(config) * (PROCESS_BYTES + replica_memory(config, rewards).allocated)
+    always = present(
+        Part(f"{PROCESS_BYTES >> 30} GiB for each trainer process, assumed", workers * PROCESS_BYTES),
+        Part("offloaded from the GPUs", workers * offloaded),
+        Part("reward models on the CPU", in_replicas),
+    )
+    whole = element_size * sum(parameter.numel for parameter in tensors)
+    kept = (4 if training.ema else 3) * MASTER * trained_elements(tensors)
+    # Each worker writes an equal share, so a node writes as much as it has workers of the fewest.
+    written = kept * min(workers, training.min_workers) // training.min_workers
+    phases = (
+        # Workers map the files of the weights: the host has one copy in its page cache, however many they are.
+        Phase("loading", (Part("files of the weights, mapped", whole),)),
+        Phase("checkpoint", (Part("weights and moments of its workers, to be written", written),)),
+    )
+    return Memory(f"host of {workers} trainer{'s' if workers > 1 else ''}", always, phases)
