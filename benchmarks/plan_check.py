@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from srpo_ray.config.model import LoraConfig, ModelConfig
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.flux import FluxPolicy
-from srpo_ray.planning import architecture, published
-from srpo_ray.planning.computation import decoder_cost, transformer_cost
-from srpo_ray.planning.gradient import peak_of_backward
+from srpo_ray.planning import published, shapes
+from srpo_ray.planning.accounting import total
+from srpo_ray.planning.cost import decoder_cost, peak_of_backward, transformer_cost
 from srpo_ray.planning.hardware import GIB
-from srpo_ray.planning.memory import total
-from srpo_ray.planning.sharding import trained_elements
+from srpo_ray.planning.zero_shares import trained_elements
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame
 
@@ -37,13 +36,13 @@ REWARD_SIZE = 224
 
 def real_policy(model: ModelConfig) -> FluxPolicy:
     """The policy that the plan builds without data, with random weights on the GPU."""
-    transformer: Any = _filled(architecture.build_transformer(model))
+    transformer: Any = _filled(shapes.build_transformer(model))
     return FluxPolicy(
         transformer,
-        _filled(architecture.build_vae(model)),
+        _filled(shapes.build_vae(model)),
         transformer.config,
         resolution=model.resolution,
-        dtype=architecture.dtype_of(model),
+        dtype=shapes.dtype_of(model),
         device="cuda",
     )
 
@@ -70,7 +69,7 @@ def peak(compute: Callable[[], object]) -> int:
 def compare(model: ModelConfig, losses: int) -> list[dict[str, Any]]:
     """Every part measured and planned."""
     policy = real_policy(model)
-    config = architecture.part_config(model.path, "transformer")
+    config = shapes.part_config(model.path, "transformer")
     features = Conditioning(
         torch.randn(1, model.max_sequence_length, config["joint_attention_dim"], dtype=policy.dtype, device="cuda"),
         torch.randn(1, config["pooled_projection_dim"], dtype=policy.dtype, device="cuda"),
@@ -97,7 +96,7 @@ def compare(model: ModelConfig, losses: int) -> list[dict[str, Any]]:
 
     call = transformer_cost(model, 1, gradient=True, gpu=True)
     decoder = decoder_cost(model, 1, (REWARD_SIZE,), gradient=True, gpu=True)
-    trained = policy.dtype.itemsize * trained_elements(architecture.parameters(model))
+    trained = policy.dtype.itemsize * trained_elements(shapes.parameters(model))
     moment = peak_of_backward(call, decoder, losses=losses, chained=1, gradients=trained)
     planned = {
         "transformer, no gradient": (sample, transformer_cost(model, 1, gradient=False, gpu=True).peak),
@@ -130,7 +129,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("plan_check: expected a CUDA GPU, found none; run it where `nvidia-smi` shows one")
     if parsed.depth:
-        shallow = dict(zip(architecture.DEPTHS, parsed.depth, strict=True))
+        shallow = dict(zip(shapes.DEPTHS, parsed.depth, strict=True))
         published.PIPELINES[parsed.path]["transformer"] |= shallow
     rows: list[dict[str, Any]] = []
     for resolution in parsed.resolutions:

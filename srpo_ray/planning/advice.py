@@ -2,31 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from srpo_ray.config import ConfigError, RunConfig, apply
-from srpo_ray.planning.architecture import depths
-from srpo_ray.planning.plan import Plan, make_plan
-from srpo_ray.planning.replica import replicas_beside_a_trainer
+from srpo_ray.planning.devices import replicas_beside_a_trainer
+from srpo_ray.planning.plan import Advice, Plan, make_plan
+from srpo_ray.planning.shapes import depths
 
 Changes = dict[str, object]
 
 WORTH_SAYING = 0.01
 """Least share of the peak that a change must save to be named."""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One change of the config and what it does."""
-
-    overrides: tuple[str, ...]
-    """As the command line takes them."""
-    why: str
-    peak: int
-    """Bytes of the fullest GPU with the change alone."""
-    saving: int
-    """Bytes less than without it."""
-    fits: bool | None
 
 
 def advise(config: RunConfig, plan: Plan) -> list[Advice]:

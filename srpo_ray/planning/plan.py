@@ -4,17 +4,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from srpo_ray.config import RunConfig
-from srpo_ray.planning.architecture import parameters
-from srpo_ray.planning.duration import Work, replica_work, worker_work
+from srpo_ray.planning.accounting import Memory, Part, total
+from srpo_ray.planning.devices import (
+    host_memory,
+    replica_memory,
+    replica_notes,
+    replicas_beside_a_trainer,
+    replicas_per_gpu,
+    trainer_memory,
+)
 from srpo_ray.planning.hardware import Hardware
-from srpo_ray.planning.host import host_memory
-from srpo_ray.planning.memory import Memory, Part, total
-from srpo_ray.planning.replica import replica_memory, replica_notes, replicas_beside_a_trainer, replicas_per_gpu
-from srpo_ray.planning.rewards import reward_sizes
+from srpo_ray.planning.reward_models import reward_sizes
 from srpo_ray.planning.schedule import rollout_notes
-from srpo_ray.planning.sharding import trained_elements
-from srpo_ray.planning.traffic import reward_traffic, worker_traffic
-from srpo_ray.planning.trainer import trainer_memory
+from srpo_ray.planning.shapes import parameters
+from srpo_ray.planning.workload import Work, replica_work, reward_traffic, worker_traffic, worker_work
+from srpo_ray.planning.zero_shares import trained_elements
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,20 @@ class Plan:
             "compute_s": self.compute_s,
             "wire_s": self.wire_s,
         }
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One change of the config and what it does."""
+
+    overrides: tuple[str, ...]
+    """As the command line takes them."""
+    why: str
+    peak: int
+    """Bytes of the fullest GPU with the change alone."""
+    saving: int
+    """Bytes less than without it."""
+    fits: bool | None
 
 
 def make_plan(config: RunConfig, hardware: Hardware) -> Plan:

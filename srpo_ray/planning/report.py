@@ -8,10 +8,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from srpo_ray.planning.advice import Advice
+from srpo_ray.planning.accounting import Memory
 from srpo_ray.planning.hardware import GIB
-from srpo_ray.planning.memory import Memory
-from srpo_ray.planning.plan import Plan
+from srpo_ray.planning.plan import Advice, Plan
 
 WIDTH = 100
 MIB = 2**20

@@ -100,7 +100,7 @@ def save_checkpoint(
         CheckpointError: On every worker, if one of them could not write; the checkpoints before are as they were.
     """
     folder = checkpoint_name(update)
-    parts = {WEIGHTS: weights, OPTIMIZER: optimizer, EMA: average, ROLLOUTS: rollouts or {}}
+    parts = {WEIGHTS: weights, OPTIMIZER: optimizer, EMA: ema, ROLLOUTS: rollouts or {}}
     _on_worker_0(lambda: storage.remove(folder), storage, update)
     written, problem = {}, None
     try:

@@ -18,6 +18,6 @@ def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
     try:
         run_loop(arguments)
     except torch.OutOfMemoryError as error:
-        from srpo_ray.planning.out_of_memory import out_of_memory
+        from srpo_ray.training.out_of_memory import out_of_memory
 
         raise out_of_memory(arguments.config, error) from error

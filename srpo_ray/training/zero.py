@@ -1,15 +1,15 @@
-"""DeepSpeed's own config of a run: ZeRO-3 with AdamW."""
+"""DeepSpeed config of a run: ZeRO-3 with AdamW."""
 
 from typing import Any
 
 import torch
 
 from srpo_ray.config.training import TrainingConfig
-from srpo_ray.planning.sharding import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE_BUCKET
+from srpo_ray.config.zero import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE_BUCKET, SUB_GROUP
 
 
 def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """What `deepspeed.initialize` is told.
+    """Build the config that `deepspeed.initialize` takes.
 
     Args:
         config: Section `training`.
@@ -28,6 +28,7 @@ def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
             "stage3_max_live_parameters": LIVE_PARAMETERS,
             "stage3_max_reuse_distance": LIVE_PARAMETERS,
             "stage3_prefetch_bucket_size": PREFETCHED,
+            "sub_group_size": SUB_GROUP,
             **_offload(config),
         },
         "bf16": {"enabled": dtype == torch.bfloat16},
@@ -49,6 +50,6 @@ def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _offload(config: TrainingConfig) -> dict[str, Any]:
-    """What DeepSpeed keeps in the host's memory; torch's own AdamW then runs there, so nothing has to be compiled."""
+    """Offload to the host's memory. torch's own AdamW runs there, so no DeepSpeed kernel has to be compiled."""
     parts = {None: (), "optimizer": ("optimizer",), "weights": ("optimizer", "param")}[config.offload]
     return {f"offload_{part}": {"device": "cpu"} for part in parts}

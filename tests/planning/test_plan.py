@@ -9,11 +9,11 @@ import torch
 from srpo_ray.cli import main
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.errors import OutOfMemoryRunError
+from srpo_ray.planning.accounting import Memory, Part, Phase
 from srpo_ray.planning.advice import advise
 from srpo_ray.planning.hardware import GIB, GPUS, Hardware
-from srpo_ray.planning.memory import Memory, Part, Phase
 from srpo_ray.planning.plan import Plan, make_plan
-from srpo_ray.planning.traffic import worker_traffic
+from srpo_ray.planning.workload import worker_traffic
 from srpo_ray.training import loop
 from srpo_ray.training.worker import train_worker
 from srpo_ray.training.worker_arguments import WorkerArguments

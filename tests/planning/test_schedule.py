@@ -14,8 +14,8 @@ from srpo_ray.config.algorithms.base import AlgorithmSection
 from srpo_ray.data.mixture import real_samples
 from srpo_ray.flow import Draws
 from srpo_ray.models.conditioning import Conditioning
-from srpo_ray.planning.duration import worker_work
 from srpo_ray.planning.schedule import micro_batches, schedule
+from srpo_ray.planning.workload import worker_work
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.training.rollouts import KeptRollouts

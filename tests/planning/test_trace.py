@@ -14,13 +14,12 @@ from srpo_ray.config import RunConfig, apply
 from srpo_ray.flow import Draws
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.trainable import load_tuned, make_policy
-from srpo_ray.planning.architecture import parameters
-from srpo_ray.planning.computation import decoder_cost, extrapolate, transformer_cost
-from srpo_ray.planning.gradient import peak_of_backward
-from srpo_ray.planning.memory import total
+from srpo_ray.planning.accounting import total
+from srpo_ray.planning.cost import decoder_cost, extrapolate, peak_of_backward, transformer_cost
 from srpo_ray.planning.schedule import schedule
-from srpo_ray.planning.sharding import trained_elements
+from srpo_ray.planning.shapes import parameters
 from srpo_ray.planning.trace import Cost, Meter, trace_forward, trace_gradient
+from srpo_ray.planning.zero_shares import trained_elements
 from srpo_ray.rewards.local import LocalRewards
 from tests.training.faulty_rewards import Brightness
 

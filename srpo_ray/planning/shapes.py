@@ -17,7 +17,7 @@ from srpo_ray.models.registry import POLICIES
 from srpo_ray.models.trainable import add_adapters
 from srpo_ray.planning.cached import cached
 from srpo_ray.planning.published import PIPELINES
-from srpo_ray.planning.sharding import Parameter
+from srpo_ray.planning.zero_shares import Parameter
 
 DEPTHS = ("num_layers", "num_single_layers")
 """Keys of a transformer's config that count its equal layers, where it has them."""

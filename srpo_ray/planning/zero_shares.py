@@ -4,17 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from srpo_ray.config.training import TrainingConfig
+from srpo_ray.config.zero import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE_BUCKET, SUB_GROUP
 
-REDUCE_BUCKET = 500_000_000
-"""Elements of the buffer in which gradients wait to be averaged; DeepSpeed's default."""
-KEPT_WHOLE = 100_000
-"""Parameters of at most so many elements are whole on every worker; DeepSpeed's default."""
-LIVE_PARAMETERS = 1_000_000_000
-"""Gathered elements that stay for the next use in a forward or backward pass; DeepSpeed's default."""
-PREFETCHED = 50_000_000
-"""Elements that are gathered ahead; DeepSpeed's default."""
-SUB_GROUP = 1_000_000_000
-"""Elements of one worker's share that the optimizer updates at once; DeepSpeed's default."""
 MASTER = 4
 """Bytes of a float32: of master weights, moments, summed gradients and the average."""
 

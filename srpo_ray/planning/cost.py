@@ -1,4 +1,4 @@
-"""What the computations of an update cost: transformer and decoder, traced on a few layers and added up to all."""
+"""Cost of the computations of an update, traced on a few layers and extrapolated to all."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,8 +8,9 @@ from torch import Tensor
 from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.planning.architecture import build_policy, depths, dtype_of, part_config, planned_family
+from srpo_ray.planning.accounting import Part, present, total
 from srpo_ray.planning.cached import cached
+from srpo_ray.planning.shapes import build_policy, depths, dtype_of, part_config, planned_family
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame_for_each
@@ -92,6 +93,43 @@ def extrapolate(trace: Callable[[Mapping[str, int]], Cost], layers: Mapping[str,
         forward += (count - 1) * (two.forward_flops - base.forward_flops)
         backward += (count - 1) * (two.backward_flops - base.backward_flops)
     return Cost(saved, saved + base.peak - base.saved, forward, backward)
+
+
+def peak_of_backward(
+    transformer: Cost, decoder: Cost, *, losses: int, chained: int, gradients: int
+) -> tuple[Part, ...]:
+    """What is held when a backward pass over the sum of several losses holds most.
+
+    Autograd works through the graphs last to first, each from the decoder to the transformer. A parameter's gradient
+    is whole, and can be averaged and let go of, when the last of all calls has added to it: until then the gradients
+    of the calls before wait.
+
+    Args:
+        transformer: Cost of one call with gradient.
+        decoder: Cost of the decoder for the same images.
+        losses: Graphs in the sum.
+        chained: Transformer calls in each of them.
+        gradients: Bytes of the gradients of all trained parameters, in the data type of the backward pass.
+    """
+    moments = []
+    for left in range(losses, 0, -1):
+        waiting = gradients if left < losses else 0
+        decoding = _moment(left * chained, transformer, left, decoder, decoder.peak - decoder.saved, waiting)
+        moments.append(decoding)
+        for calls in range(chained, 0, -1):
+            waiting = gradients if left < losses or calls < chained else 0
+            work = transformer.peak - transformer.saved
+            moments.append(_moment((left - 1) * chained + calls, transformer, left - 1, decoder, work, waiting))
+    return max(moments, key=total)
+
+
+def _moment(calls: int, transformer: Cost, decodings: int, decoder: Cost, work: int, waiting: int) -> tuple[Part, ...]:
+    return present(
+        Part("activations, transformer", calls * transformer.saved),
+        Part("activations, VAE decoder", decodings * decoder.saved),
+        Part("backward pass at work", work),
+        Part("gradients between losses", waiting),
+    )
 
 
 def forward_flops(model: ModelConfig) -> float:

@@ -13,10 +13,10 @@ from srpo_ray.config.model import FLUX_LINEAR_LAYERS, LoraConfig, ModelConfig
 from srpo_ray.config.rewards import OpenClipRewardConfig, PythonRewardConfig, TransformersClipRewardConfig
 from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.trainable import load_tuned
-from srpo_ray.planning.architecture import parameters, part_config, text_encoder_bytes, vae_bytes
-from srpo_ray.planning.computation import forward_flops, gradient_flops, velocity_cost
-from srpo_ray.planning.rewards import reward_sizes
-from srpo_ray.planning.sharding import trained_elements
+from srpo_ray.planning.cost import forward_flops, gradient_flops, velocity_cost
+from srpo_ray.planning.reward_models import reward_sizes
+from srpo_ray.planning.shapes import parameters, part_config, text_encoder_bytes, vae_bytes
+from srpo_ray.planning.zero_shares import trained_elements
 from tests.models.tiny_sd3 import save_tiny_sd3
 
 FLUX = ModelConfig(path="black-forest-labs/FLUX.1-dev", dtype="bfloat16", resolution=720, max_sequence_length=512)

@@ -1,14 +1,19 @@
-"""What the GPU of one trainer worker holds."""
+"""Memory of each device: a trainer GPU, a reward replica, and the host of a trainer node."""
+
+from collections.abc import Sequence
 
 from srpo_ray.config import RunConfig
-from srpo_ray.planning.architecture import build_policy, dtype_of, parameters, text_encoder_bytes, vae_bytes
-from srpo_ray.planning.computation import decoder_cost, velocity_cost
-from srpo_ray.planning.gradient import peak_of_backward
-from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, SLACK
-from srpo_ray.planning.memory import Memory, Part, Phase, present, total
+from srpo_ray.config.count import CountRange
+from srpo_ray.config.zero import REDUCE_BUCKET
+from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
+from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
+from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
+from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import micro_batches, schedule
-from srpo_ray.planning.sharding import (
-    REDUCE_BUCKET,
+from srpo_ray.planning.shapes import build_policy, dtype_of, parameters, text_encoder_bytes, vae_bytes
+from srpo_ray.planning.trace import Cost
+from srpo_ray.planning.zero_shares import (
+    MASTER,
     Share,
     gathered,
     live_layers,
@@ -16,7 +21,6 @@ from srpo_ray.planning.sharding import (
     trained_elements,
     update_buffers,
 )
-from srpo_ray.planning.trace import Cost
 
 
 def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
@@ -139,3 +143,96 @@ def _sampling_weights(config: RunConfig) -> Part:
     if training.gather_for_rollout:
         return Part("whole weights, gathered", gathered(tensors, training, element_size))
     return Part("gathered layers", live_layers(tensors, training, element_size))
+
+
+def replica_count(config: RunConfig) -> int:
+    """Most replicas that the pool may have: the upper end of a range, of each model where they are apart."""
+    return config.rewards.pool.most_replicas(len(config.rewards.models) + len(config.evaluation.held_out))
+
+
+def replica_notes(config: RunConfig) -> tuple[str, ...]:
+    """What the plan takes for granted about the pool."""
+    count = config.rewards.pool.num_replicas
+    if config.rewards.in_process or not isinstance(count, CountRange):
+        return ()
+    return (f"rewards.pool.num_replicas is {count.min} to {count.max}; the plan is for {count.max}",)
+
+
+def replicas_per_gpu(config: RunConfig) -> int:
+    """Most replicas that Ray may put on one GPU of their own."""
+    pool = config.rewards.pool
+    return min(replica_count(config), _fitting(1.0, pool.num_gpus))
+
+
+def replicas_beside_a_trainer(config: RunConfig) -> int:
+    """Most replicas that Ray may put on one trainer's GPU; 0 where resources keep the two apart."""
+    training, pool = config.training, config.rewards.pool
+    apart = bool(set(pool.resources) ^ set(training.resources))
+    if config.rewards.in_process or apart or not training.num_gpus or not pool.num_gpus:
+        return 0
+    return min(replica_count(config), _fitting(1.0 - training.num_gpus, pool.num_gpus))
+
+
+def replica_memory(config: RunConfig, rewards: Sequence[RewardSize]) -> Memory:
+    """What one replica holds: all models, or the largest where each has its own, and the activations of one call.
+
+    Args:
+        config: The run.
+        rewards: Sizes of the models.
+    """
+    on_gpu = config.rewards.pool.num_gpus > 0
+    if config.rewards.pool.one_model_each and not config.rewards.in_process:
+        rewards = sorted(rewards, key=lambda reward: reward.weights + reward.texts + reward.cost.peak)[-1:]
+    always = present(
+        *(Part(f"{reward.name}, weights", reward.weights) for reward in rewards),
+        Part("text features, cache full", sum(reward.texts for reward in rewards)),
+    )
+    largest = max((reward.cost.peak for reward in rewards), default=0)
+    phases = (Phase("scoring", present(Part("activations of one call", largest))),)
+    if not on_gpu:
+        return Memory("reward replica, on the CPU", always, phases)
+    slack = int(SLACK * Memory("", always, phases).allocated)
+    outside = (Part(f"allocator slack, {SLACK:.0%} assumed", slack), Part("CUDA context, assumed", CONTEXT_BYTES))
+    return Memory("reward replica", always, phases, outside)
+
+
+def _fitting(room: float, need: float) -> int:
+    """How many times a need goes into a room; the small number is for fractions such as 0.1."""
+    return int(room / need + 1e-9) if need else 0
+
+
+def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardSize]) -> Memory:
+    """What a node of trainers holds, beside what Ray keeps for its object store.
+
+    Args:
+        config: The run.
+        gpus_per_node: Workers on one node at most.
+        rewards: Sizes of the reward models.
+    """
+    training, pool = config.training, config.rewards.pool
+    element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
+    workers = min(training.max_workers, gpus_per_node)
+    part = share(tensors, training, element_size)
+    offloaded = part.optimizer if training.offload else 0
+    if training.offload == "weights":
+        offloaded += part.weights
+    in_replicas = 0
+    if config.rewards.in_process:
+        in_replicas = workers * replica_memory(config, rewards).allocated
+    elif not pool.num_gpus:
+        in_replicas = replica_count(config) * (PROCESS_BYTES + replica_memory(config, rewards).allocated)
+    always = present(
+        Part(f"{PROCESS_BYTES >> 30} GiB for each trainer process, assumed", workers * PROCESS_BYTES),
+        Part("offloaded from the GPUs", workers * offloaded),
+        Part("reward models on the CPU", in_replicas),
+    )
+    whole = element_size * sum(parameter.numel for parameter in tensors)
+    kept = (4 if training.ema else 3) * MASTER * trained_elements(tensors)
+    # Each worker writes an equal share, so a node writes as much as it has workers of the fewest.
+    written = kept * min(workers, training.min_workers) // training.min_workers
+    phases = (
+        # Workers map the files of the weights: the host has one copy in its page cache, however many they are.
+        Phase("loading", (Part("files of the weights, mapped", whole),)),
+        Phase("checkpoint", (Part("weights and moments of its workers, to be written", written),)),
+    )
+    return Memory(f"host of {workers} trainer{'s' if workers > 1 else ''}", always, phases)

@@ -10,8 +10,8 @@ from torch import distributed as dist
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
-from srpo_ray.planning.architecture import parameters
-from srpo_ray.planning.sharding import Parameter, gathered, share
+from srpo_ray.planning.shapes import parameters
+from srpo_ray.planning.zero_shares import Parameter, gathered, share
 from srpo_ray.training.engine import Engine
 from tests.training.ranks import run_ranks
 

@@ -1,0 +1,100 @@
+"""Workload of an update: FLOPs, and traffic between a worker and the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from srpo_ray.config import RunConfig
+from srpo_ray.planning.accounting import Part, present
+from srpo_ray.planning.cost import decoder_cost, velocity_cost
+from srpo_ray.planning.reward_models import RewardSize
+from srpo_ray.planning.schedule import micro_batches, schedule
+from srpo_ray.planning.shapes import dtype_of, parameters
+from srpo_ray.planning.trace import Cost
+from srpo_ray.planning.zero_shares import gathered, trained_elements
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kind of work in an update."""
+
+    name: str
+    flops: float
+    """Operations of one worker."""
+
+
+def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
+    """What one worker computes in an update, without its share of evaluations.
+
+    Args:
+        config: The run.
+        sizes: Sides of the images that its rewards want, in pixels.
+    """
+    model, gpu, plan, count = config.model, config.training.num_gpus > 0, schedule(config), micro_batches(config)
+    guidance_scale = config.rollout.guidance_scale
+    forward = velocity_cost(model, plan.rolled_out, guidance_scale, gradient=False, gpu=gpu).forward_flops
+    call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
+    decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
+    decodings = plan.losses if plan.decodes else 1
+    return (
+        Work("rollout", count * plan.forward * forward),
+        Work("gradient steps", count * plan.losses * plan.mean_chained * _both(call)),
+        Work("VAE decoder", count * decodings * _both(decoder)),
+    )
+
+
+def replica_work(config: RunConfig, trained: Sequence[RewardSize]) -> Work:
+    """What all replicas together compute in an update, for all workers; they work beside the trainers.
+
+    Args:
+        config: The run.
+        trained: Sizes of the models that are trained on, for calls of `micro_batch_size` images.
+    """
+    plan = schedule(config)
+    images = config.training.max_workers * micro_batches(config) * plan.samples
+    images *= plan.losses if plan.decodes else 1
+    one = sum(_both(reward.cost) for reward in trained) / config.rewards.pool.micro_batch_size
+    return Work("reward models", images * one)
+
+
+def _both(cost: Cost) -> float:
+    return cost.forward_flops + cost.backward_flops
+
+
+WIRE_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
+    """Bytes between one worker and the others in one update: gathers of weights, averaging of gradients."""
+    training, plan = config.training, schedule(config)
+    element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
+    others = (training.max_workers - 1) / training.max_workers
+    once = others * gathered(tensors, training, element_size)
+    # Every call with gradient gathers for its forward and for its backward pass.
+    calls = 2 * plan.losses * plan.mean_chained
+    backwards = -(-plan.losses // plan.in_flight)
+    averaged = others * element_size * trained_elements(tensors)
+    count = micro_batches(config)
+    rollouts = plan.sampling if training.gather_for_rollout else count * plan.forward
+    return present(
+        Part("weights gathered for rollouts", int(rollouts * once)),
+        Part("weights gathered for gradients", int(count * calls * once)),
+        Part("gradients averaged", int(count * backwards * averaged)),
+    )
+
+
+def reward_traffic(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Part, ...]:
+    """Bytes between one worker and the reward replicas in one update.
+
+    Args:
+        config: The run.
+        sizes: Sides of the images that the trained rewards want, in pixels.
+    """
+    if config.rewards.in_process:
+        return ()
+    plan = schedule(config)
+    images = micro_batches(config) * plan.samples * (plan.losses if plan.decodes else 1)
+    pixels = images * sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.wire_dtype]
+    return present(
+        Part("pixels to the rewards", pixels),
+        Part("gradients from the rewards", pixels if plan.decodes else 0),
+    )
