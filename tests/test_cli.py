@@ -14,6 +14,9 @@ import yaml
 from ray._private.state import state as cluster_state
 
 from srpo_ray.cli import main
+from srpo_ray.cli.dispatch import COMMANDS
+from srpo_ray.cluster import command as cluster_command
+from srpo_ray.cluster.command import Command
 from srpo_ray.small_world.weights import WEIGHTS
 from tests.conftest import ROOT, SMALL_WORLD
 
@@ -29,22 +32,7 @@ def run(*words: str, environment: Mapping[str, str] | None = None) -> subprocess
     )
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--help"],
-        ["train", "--help"],
-        ["encode", "--help"],
-        ["plan", "--help"],
-        ["sweep", "--help"],
-        ["study", "--help"],
-        ["sample", "--help"],
-        ["evaluate", "--help"],
-        ["export", "--help"],
-        ["words", "--help"],
-        ["watch-spot", "--help"],
-    ],
-)
+@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     check = (
         "import sys\nfrom srpo_ray.cli import main\n"
@@ -70,6 +58,43 @@ def test_dry_run_of_a_sweep_shows_space_and_base(capsys: pytest.CaptureFixture[s
     sweep, base = yaml.safe_load_all(capsys.readouterr().out)
     assert sweep["num_samples"] == 3
     assert base["name"] == "small_world"
+
+
+@pytest.mark.parametrize(
+    ("words", "sent", "folder"),
+    [
+        (["train", "FILE", "seed=3"], ["FILE", "seed=3"], "runs/small_world"),
+        (["encode", "FILE", "--actors", "3"], ["FILE", "--actors", "3"], None),
+        (["sweep", "sweep.name=mine"], ["sweep.name=mine"], "runs/mine"),
+        (["study", "study.name=mine"], ["study.name=mine"], "runs/mine"),
+        (["study", "--resume", "runs/begun"], ["--resume", "runs/begun"], "runs/begun"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_cluster_job_gets_the_command_and_brings_back_its_results_folder(
+    words: list[str], sent: list[str], folder: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    started: list[tuple[object, ...]] = []
+
+    def start(*arguments: object) -> int:
+        started.append(arguments)
+        return 7
+
+    monkeypatch.setattr(cluster_command, "start", start)
+    words, sent = ([str(SMALL_WORLD) if word == "FILE" else word for word in part] for part in (words, sent))
+    assert main([*words, "--cluster", "cluster.yaml"]) == 7
+    assert started == [("cluster.yaml", Command(words[0], tuple(sent)), folder)]
+
+
+@pytest.mark.parametrize("command", ["train", "encode", "sweep", "study"])
+def test_mistake_in_a_config_is_reported_before_a_cluster_is_asked(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    file = [str(SMALL_WORLD)] if command in ("train", "encode") else []
+    assert main([command, *file, "training.num_updates=-1", "--cluster", "no_cluster.yaml"]) == 2
+    assert "training.num_updates: expected to be greater than or equal to 0" in capsys.readouterr().err
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from srpo_ray.arguments import parse
 from srpo_ray.cli import main
+from srpo_ray.cli.dispatch import parse
 from srpo_ray.config import ConfigError, load_run
 from srpo_ray.config.rewards import PythonRewardConfig
 from srpo_ray.credentials import expand, expand_uri, find_credentials, redact

@@ -1,0 +1,131 @@
+"""Argument groups that several commands share, and their conversion to the values that the package takes."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from srpo_ray.config import RunConfig, StudyConfig, SweepConfig
+    from srpo_ray.inference.job import SamplingOptions
+
+CONFIG = "CONFIG|KEY=VALUE"
+RL_GUIDANCE = "velocity base + W (tuned - base): 0 is the base model, 1 the tuned one, above 1 extrapolates"
+
+StudyT = TypeVar("StudyT", "SweepConfig", "StudyConfig")
+
+
+def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the config files and overrides of one run.
+
+    Args:
+        parser: Parser of the command.
+        default: File that is read if none is given. None requires one.
+    """
+    which = "config files" if default is None else f"config files (default {default})"
+    parser.add_argument(
+        "config",
+        nargs="+" if default is None else "*",
+        metavar=CONFIG,
+        help=f"{which}, then overrides such as a.b=value; later ones win",
+    )
+
+
+def add_experiment(parser: argparse.ArgumentParser, name: str, default: str) -> None:
+    """Add the file and overrides of a command that starts several runs.
+
+    Args:
+        parser: Parser of the command.
+        name: Name of the command, which is also the section of its overrides.
+        default: File that is read if none is given.
+    """
+    parser.add_argument(
+        "config",
+        nargs="*",
+        metavar=f"{name.upper()}|KEY=VALUE",
+        help=f"{name} file (default {default}), then overrides: a.b=value of its base config, {name}.a=value of the "
+        f"{name} itself",
+    )
+    parser.add_argument("--resume", metavar="DIR", help=f"resume the {name} in this folder")
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add the options of drawing images with a trained run."""
+    from_run = "default: the run's evaluation setting"
+    parser.add_argument("--samples-per-prompt", type=int, metavar="N", help="images per prompt, each from other noise")
+    parser.add_argument("--seed", type=int, help=f"seed of the noise ({from_run}; sample: 0)")
+    parser.add_argument("--steps", type=int, help=f"number of Euler steps ({from_run})")
+    parser.add_argument("--guidance-scale", type=float, help=f"guidance scale ({from_run})")
+    parser.add_argument("--batch-size", type=int, metavar="N", help=f"images per call of a worker ({from_run})")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="worker processes (default: one per GPU)")
+    add_address(parser, "this machine")
+
+
+def add_address(parser: argparse.ArgumentParser, fallback: str) -> None:
+    """Add the address of the Ray cluster; `fallback` names what is used without one."""
+    parser.add_argument(
+        "--address", help=f"Ray cluster: `auto` or HOST:PORT (default: RAY_ADDRESS, without it {fallback})"
+    )
+
+
+def sampling_options(parsed: argparse.Namespace) -> "SamplingOptions":
+    """Options of `add_sampling`."""
+    from srpo_ray.inference.job import SamplingOptions
+
+    return SamplingOptions(
+        samples_per_prompt=parsed.samples_per_prompt,
+        num_steps=parsed.steps,
+        guidance_scale=parsed.guidance_scale,
+        seed=parsed.seed,
+        batch_size=parsed.batch_size,
+        num_workers=parsed.num_workers,
+        address=parsed.address,
+    )
+
+
+def files_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split words into config files and `a.b=value` overrides."""
+    files = [word for word in words if "=" not in word]
+    return files, [word for word in words if "=" in word]
+
+
+def load_or_resume(
+    parsed: argparse.Namespace,
+    schema: type[StudyT],
+    load: "Callable[[str, Sequence[str]], tuple[StudyT, RunConfig]]",
+    default: str,
+) -> "tuple[StudyT, RunConfig]":
+    """Load a sweep or study from its file and overrides, or from the folder that `--resume` names.
+
+    Args:
+        parsed: Arguments of `add_experiment`.
+        schema: Config class of the command.
+        load: Loader of its files.
+        default: File that is read if none is given.
+
+    Returns:
+        The config of the sweep or study, and the config that its runs start from.
+
+    Raises:
+        ValueError: If a file cannot be used, or is given beside `--resume`.
+    """
+    files, overrides = files_and_overrides(parsed.config)
+    if parsed.resume:
+        if files or overrides:
+            raise ValueError("--resume takes the configs in its folder, so give no file or override beside it")
+        from srpo_ray.tuning.folder import load_study_folder
+
+        return load_study_folder(Path(parsed.resume), schema)
+    if len(files) > 1:
+        raise ValueError(f"expected one file, got {len(files)}: {', '.join(files)}; give values as a.b=value")
+    return load(files[0] if files else default, overrides)
+
+
+def report_input_issues(config: "RunConfig") -> None:
+    """Check the inputs of a run, and print which prompts and images are left out, repeated or truncated."""
+    from srpo_ray.launch.preflight import check_inputs, input_notes
+
+    check_inputs(config)
+    for note in input_notes(config):
+        print(f"srpo-ray: {note}", file=sys.stderr)

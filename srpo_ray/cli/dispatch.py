@@ -1,0 +1,87 @@
+"""Dispatch of the commands, and their exit codes."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from srpo_ray.cli import encode, evaluate, export, plan, replay, sample, study, sweep, train, watch_spot, words
+from srpo_ray.credentials import redact
+from srpo_ray.errors import RunFailedError, StudyInterruptedError
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class Command(Protocol):
+    """Module of one command."""
+
+    HELP: str
+    """Line about the command in `srpo-ray --help`."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+
+    def run(self, parsed: argparse.Namespace) -> int:
+        """Run the command and return its exit code."""
+        ...
+
+
+COMMANDS: dict[str, Command] = {
+    "train": train,
+    "encode": encode,
+    "sweep": sweep,
+    "study": study,
+    "plan": plan,
+    "sample": sample,
+    "evaluate": evaluate,
+    "export": export,
+    "replay": replay,
+    "words": words,
+    "watch-spot": watch_spot,
+}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line.
+
+    Args:
+        arguments: Words after the program's name.
+
+    Returns:
+        Arguments of one command, its name as `command`, and the whole command line without credentials as `typed`.
+    """
+    parser = argparse.ArgumentParser(prog="srpo-ray", description="Align FLUX with human preferences using SRPO.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.HELP))
+    parsed = parser.parse_args(arguments)
+    # Reports show the command line, and people pass reports on.
+    parsed.typed = redact(shlex.join([parser.prog, *arguments]))
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Words after the program's name. None reads those of the process.
+
+    Returns:
+        Exit code: 0 success, 1 the run failed, 2 bad input, 130 interrupted by Ctrl-C.
+    """
+    parsed = parse(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        return COMMANDS[parsed.command].run(parsed)
+    except (ValueError, ConnectionError) as error:
+        print(f"srpo-ray: {redact(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except RunFailedError as error:
+        print(f"srpo-ray: the run stopped: {redact(error)}", file=sys.stderr)
+        return FAILED
+    except StudyInterruptedError as error:
+        print(f"srpo-ray: {error}", file=sys.stderr)
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        print("srpo-ray: stopped; the same command goes on from the last checkpoint or shard", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,46 @@
+"""`srpo-ray evaluate`: compare the tuned model of a run with its base model, or with another run."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from srpo_ray.cli.arguments import RL_GUIDANCE, add_sampling, sampling_options
+
+HELP = "compare a tuned model with its base model on the same prompts and noise"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `evaluate`."""
+    parser.add_argument("run_dir", metavar="RUN", help="folder of the run")
+    parser.add_argument("--prompts", metavar="FILE", help="prompt file (default: the run's evaluation prompts)")
+    parser.add_argument("--num-prompts", type=int, metavar="N", help="use only the first N prompts")
+    parser.add_argument("--out", metavar="DIR", help="output folder (default: RUN/evaluation)")
+    parser.add_argument(
+        "--rl-guidance", type=float, nargs="+", default=(), metavar="W", help=f"also evaluate these: {RL_GUIDANCE}"
+    )
+    parser.add_argument("--against", metavar="RUN", help="compare with the tuned model of this run, not the base model")
+    add_sampling(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Draw and score both models' images, print the table, and write the page."""
+    from rich.console import Console
+
+    options = sampling_options(parsed)
+    from srpo_ray.evaluation.paired_report import evaluation_table
+    from srpo_ray.inference.evaluate import evaluate_run
+
+    evaluation, page = evaluate_run(
+        Path(parsed.run_dir),
+        Path(parsed.out) if parsed.out else Path(parsed.run_dir) / "evaluation",
+        options=options,
+        prompts=parsed.prompts,
+        num_prompts=parsed.num_prompts,
+        rl_guidance=parsed.rl_guidance,
+        against=Path(parsed.against) if parsed.against else None,
+        command=parsed.typed,
+    )
+    # In a file or a pipe rich would use 80 columns, too few for the table.
+    Console(width=None if sys.stdout.isatty() else 120).print(evaluation_table(evaluation))
+    print(f"page: {page}")
+    return 0

@@ -1,0 +1,50 @@
+"""`srpo-ray plan`: estimate memory, communication and time of a run without starting it."""
+
+import argparse
+from pathlib import Path
+
+from srpo_ray.cli.arguments import add_config, files_and_overrides
+
+HELP = "estimate memory, communication and time per update without starting the run"
+DOES_NOT_FIT = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `plan`."""
+    add_config(parser)
+    parser.add_argument("--gpu", metavar="NAME", help="GPU model, such as H100, A100-80GB or L40S")
+    parser.add_argument(
+        "--gpu-memory", type=float, metavar="GIB", help="memory of one GPU (default: that of the GPU model)"
+    )
+    parser.add_argument(
+        "--tflops", type=float, help="measured TFLOP/s of one GPU (default: a share of the GPU model's peak)"
+    )
+    parser.add_argument(
+        "--bandwidth", type=float, metavar="GB/S", help="bandwidth at which one worker receives from the others"
+    )
+    parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="trainers per node (default 8)")
+    parser.add_argument("--json", metavar="FILE", help="also write all figures to this file")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print the plan of a run, with changes that save memory if it does not fit. Exit code 1: it does not fit."""
+    from srpo_ray.config import load_run
+
+    config = load_run(*files_and_overrides(parsed.config))
+    from srpo_ray.planning.hardware import Hardware
+
+    hardware = Hardware(parsed.gpu, parsed.gpu_memory, parsed.tflops, parsed.bandwidth, parsed.gpus_per_node)
+    import json
+    from dataclasses import asdict
+
+    from srpo_ray.planning.advice import advise
+    from srpo_ray.planning.plan import make_plan
+    from srpo_ray.planning.report import plan_text
+
+    plan = make_plan(config, hardware)
+    advice = [] if plan.fits else advise(config, plan)
+    print(plan_text(plan, advice), end="")
+    if parsed.json:
+        figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice]}
+        Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n")
+    return DOES_NOT_FIT if plan.fits is False else 0

@@ -1,0 +1,40 @@
+"""`srpo-ray sample`: draw images of prompts with a trained run."""
+
+import argparse
+from pathlib import Path
+
+from srpo_ray.cli.arguments import RL_GUIDANCE, add_sampling, sampling_options
+
+HELP = "draw images with a trained run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `sample`."""
+    parser.add_argument("run_dir", metavar="RUN", help="folder of the run")
+    parser.add_argument("texts", nargs="*", metavar="PROMPT", help="prompts, each in quotes")
+    parser.add_argument("--prompts", metavar="FILE", help="prompt file; its prompts follow those given here")
+    parser.add_argument(
+        "--out",
+        metavar="PNG|DIR",
+        help="one grid of all images (PNG), or a folder of images and contact sheets (default: RUN/samples.png for few"
+        " images, RUN/samples for many)",
+    )
+    parser.add_argument("--rl-guidance", type=float, default=1.0, metavar="W", help=f"{RL_GUIDANCE} (default 1)")
+    add_sampling(parser)
+    parser.set_defaults(seed=0)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Draw the images and print where they are."""
+    from srpo_ray.data.prompts import check_texts, load_prompts
+
+    check_texts(parsed.texts, "the command line", "PROMPT")
+    texts = [*parsed.texts, *(load_prompts(parsed.prompts, "--prompts") if parsed.prompts else ())]
+    if not texts:
+        raise ValueError("expected something to draw, got no prompt; give prompts in quotes or --prompts FILE")
+    options = sampling_options(parsed)
+    from srpo_ray.inference.sample import sample_run
+
+    out = Path(parsed.out) if parsed.out else None
+    print(sample_run(Path(parsed.run_dir), texts, out, options=options, rl_guidance=parsed.rl_guidance))
+    return 0

@@ -1,0 +1,43 @@
+"""`srpo-ray train`: train one run, or resume it."""
+
+import argparse
+import sys
+
+from srpo_ray.cli.arguments import add_config, files_and_overrides, report_input_issues
+from srpo_ray.cli.cluster_job import add_start, is_cluster_job, run_cluster_job
+
+HELP = "train one run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `train`."""
+    add_config(parser)
+    add_start(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Train a run to its end. A run whose folder has a checkpoint resumes from it."""
+    if is_cluster_job(parsed):
+        return run_cluster_job(parsed, _results_folder)
+    from srpo_ray.config import load_run, to_yaml
+
+    config = load_run(*files_and_overrides(parsed.config))
+    if parsed.dry_run:
+        print(to_yaml(config), end="")
+        return 0
+    from srpo_ray.launch import train as launch
+    from srpo_ray.runs.warnings import warnings
+
+    report_input_issues(config)
+    folder = launch.train(config, parsed.address)
+    for warning in warnings(folder):
+        print(f"srpo-ray: {warning}", file=sys.stderr)
+    print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
+    return 0
+
+
+def _results_folder(parsed: argparse.Namespace) -> str:
+    from srpo_ray.config import load_run
+
+    config = load_run(*files_and_overrides(parsed.config))
+    return f"{config.run_root}/{config.name}"
