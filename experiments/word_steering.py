@@ -27,9 +27,10 @@ from torch import Tensor
 
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.config.located import located
-from srpo_ray.evaluation import svg
-from srpo_ray.evaluation.page import render
 from srpo_ray.files import write_text
+from srpo_ray.reports import svg
+from srpo_ray.reports.html import render
+from srpo_ray.reports.words import axis_text
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.tracking.run import git_commit
 from srpo_ray.training.launch import fit, reward_pool
@@ -41,7 +42,6 @@ from srpo_ray.tuning.report import hardware
 from srpo_ray.words.agreement import bootstrap_interval, spearman
 from srpo_ray.words.pictures import Pictures, generated, rendered
 from srpo_ray.words.probe import RENDERED, Study, parse_words, score_words, study
-from srpo_ray.words.report import TEMPLATES, axis_text
 
 WORDS = "detailed,intricate,flat,vivid,pale,bright,dark,realistic,cartoon,painting,anime,cyberpunk"
 TRAINED, HELD_OUT = "preference", "held_out"
@@ -190,7 +190,7 @@ def report(parsed: argparse.Namespace, found: Study, runs: list[dict[str, Any]])
     }
     write_text(parsed.out / "steering.json", json.dumps(result, indent=2) + "\n")
     figures = [(measure, scatter(rows, measure)) for measure in MEASURES]
-    page = render("steering.html", TEMPLATES, figures=figures, agreements=agreements, result=result)
+    page = render("steering.html", figures=figures, agreements=agreements, result=result)
     print(f"page: {write_text(parsed.out / 'steering.html', page)}")
 
 

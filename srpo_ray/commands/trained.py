@@ -30,8 +30,8 @@ def evaluate(parsed: argparse.Namespace) -> int:
     from rich.console import Console
 
     options = _sampling_options(parsed)
-    from srpo_ray.evaluation.paired_report import evaluation_table
     from srpo_ray.inference.evaluate import evaluate_run
+    from srpo_ray.reports.evaluation import evaluation_table
 
     evaluation, page = evaluate_run(
         Path(parsed.run_dir),

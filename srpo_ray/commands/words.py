@@ -16,8 +16,8 @@ def words(parsed: argparse.Namespace) -> int:
     config = load_run(files or [DEFAULT_RUN], overrides)
     from rich.console import Console
 
+    from srpo_ray.reports.words import pairs_table, word_sets_yaml, words_table, write_study
     from srpo_ray.words.probe import parse_words, probe
-    from srpo_ray.words.report import pairs_table, word_sets_yaml, words_table, write_study
 
     words = parse_words(parsed.words)
     images = Path(parsed.images) if parsed.images else None

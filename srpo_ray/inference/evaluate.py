@@ -6,7 +6,6 @@ from pathlib import Path
 
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.paired import PairedEvaluation
-from srpo_ray.evaluation.paired_report import write_evaluation
 from srpo_ray.evaluation.results import TRAINED_REWARD
 from srpo_ray.inference.draw import draw_all
 from srpo_ray.inference.job import (
@@ -20,6 +19,7 @@ from srpo_ray.inference.job import (
     open_run,
 )
 from srpo_ray.models.rl_guidance import BASE, TUNED
+from srpo_ray.reports.evaluation import write_evaluation
 from srpo_ray.training.trained import TrainedRun
 
 _ORDER = ("panel/", "reward/", "truth/", "image/")

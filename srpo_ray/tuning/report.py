@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 
 from srpo_ray.config import SweepConfig, to_yaml
-from srpo_ray.evaluation.report import write_report
 from srpo_ray.evaluation.results import TRAINED_GAIN, SweepReport, TrialRow
-from srpo_ray.evaluation.table import ranked_table, write_csv, write_json
 from srpo_ray.files import write_text
+from srpo_ray.reports.sweep import write_report
+from srpo_ray.reports.sweep_table import ranked_table, write_csv, write_json
 from srpo_ray.tracking.run import git_commit, tracking_uri
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.run_folder import RunFolder

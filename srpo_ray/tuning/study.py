@@ -16,10 +16,10 @@ from srpo_ray.config.located import located
 from srpo_ray.config.study import Method
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.comparison import CALLS, GRADIENT_CALL, SECONDS, Arm, StudyReport, Tuned
-from srpo_ray.evaluation.comparison_report import EQUAL, ablation_table, study_table, write_study
 from srpo_ray.evaluation.gallery import method_grid, save_png
+from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import TrialRow
-from srpo_ray.evaluation.table import param_text, param_titles
+from srpo_ray.reports.comparison import EQUAL, ablation_table, study_table, write_study
 from srpo_ray.tracking.run import flatten, git_commit
 from srpo_ray.training.health import idle_warning
 from srpo_ray.training.inputs import require_same_inputs, text_hashes

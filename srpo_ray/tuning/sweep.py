@@ -10,8 +10,8 @@ from ray.tune import TuneConfig
 from srpo_ray.config import RunConfig, SweepConfig, apply
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.located import located
+from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import TrialRow
-from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.tracking.run import flatten, git_commit
 from srpo_ray.training.health import idle_warning
 from srpo_ray.training.launch import check_cluster, reward_pool

@@ -21,11 +21,11 @@ from srpo_ray.evaluation.comparison import (
     gap_table,
     study_metrics,
 )
-from srpo_ray.evaluation.comparison_figures import cost_figure, reward_figure
-from srpo_ray.evaluation.comparison_report import ablation_table, as_csv, passage_text, study_table, write_study
 from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
 from srpo_ray.evaluation.seeds import OverSeeds, holm
+from srpo_ray.reports.comparison import ablation_table, as_csv, passage_text, study_table, write_study
+from srpo_ray.reports.comparison_charts import cost_figure, reward_figure
 
 HELD_OUT = "panel/held_out"
 BASE = {HELD_OUT: 0.5, "reward/total": 1.0, "truth/detail": 0.1, "truth/content_accuracy": 0.98, "image/diversity": 0.2}

@@ -2,8 +2,8 @@ import random
 import re
 from dataclasses import replace
 
-from srpo_ray.evaluation.pareto import pareto_figure, pareto_front, word_colors
 from srpo_ray.evaluation.results import TRAINED_GAIN, TRAINED_REWARD, SweepReport
+from srpo_ray.reports.pareto import pareto_figure, pareto_front, word_colors
 
 OBJECTIVE = "panel/held_out"
 

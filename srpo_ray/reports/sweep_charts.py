@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srpo_ray.evaluation import svg
-from srpo_ray.evaluation.pareto import color_of, word_colors
+from srpo_ray.evaluation.numbers import number, param_text, param_titles
 from srpo_ray.evaluation.results import (
     OWN_WORDS,
     TRAINED_GAIN,
@@ -16,7 +15,8 @@ from srpo_ray.evaluation.results import (
     shared_step,
     varied_params,
 )
-from srpo_ray.evaluation.table import number, param_text, param_titles
+from srpo_ray.reports import svg
+from srpo_ray.reports.pareto import color_of, word_colors
 
 _MOST_CURVES = 9
 _LOG_RATIO = 8.0

@@ -13,13 +13,14 @@ from PIL import Image
 from rich import box
 from rich.table import Table
 
-from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.gallery import method_grid, read_pictures, save_png
-from srpo_ray.evaluation.page import embedded, render
+from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.evaluation.paired import Comparison, PairedEvaluation, WinRate, significant_cells
-from srpo_ray.evaluation.table import jsonable, number, signed
 from srpo_ray.files import write_text
 from srpo_ray.flow import generator
+from srpo_ray.reports import svg
+from srpo_ray.reports.html import embedded, render
+from srpo_ray.reports.sweep_table import jsonable
 
 PictureOf = Callable[[int, int, str], Path]
 """(prompt, sample, model) -> its picture file."""

@@ -1,8 +1,8 @@
 """What a sweep found, in a sentence, a few numbers and, where it applies, a warning."""
 
+from srpo_ray.evaluation.numbers import deviations, number, signed, spread_text
 from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, SweepReport, alarmed
 from srpo_ray.evaluation.seeds import OverSeeds
-from srpo_ray.evaluation.table import deviations, number, signed, spread_text
 
 _MOST_EXAMPLES = 4
 

@@ -25,11 +25,12 @@ from srpo_ray.evaluation.comparison import (
     gap_table,
     study_metrics,
 )
-from srpo_ray.evaluation.comparison_figures import ablation_figure, cost_figure, method_colors, reward_figure
-from srpo_ray.evaluation.page import embedded, render
+from srpo_ray.evaluation.numbers import number, param_text, signed, spread_text
 from srpo_ray.evaluation.results import CONTENT_ACCURACY, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD
-from srpo_ray.evaluation.table import jsonable, number, param_text, signed, spread_text
 from srpo_ray.files import write_text
+from srpo_ray.reports.comparison_charts import ablation_figure, cost_figure, method_colors, reward_figure
+from srpo_ray.reports.html import embedded, render
+from srpo_ray.reports.sweep_table import jsonable
 
 _TITLES = {
     CONTENT_ACCURACY: "content",

@@ -10,10 +10,10 @@ import torch
 
 from srpo_ray.evaluation.alarm import Alarm
 from srpo_ray.evaluation.gallery import before_after, save_png
-from srpo_ray.evaluation.headline import headline, over_seeds
-from srpo_ray.evaluation.report import SweepReport, write_report
+from srpo_ray.evaluation.numbers import spread_text
 from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN
-from srpo_ray.evaluation.table import spread_text
+from srpo_ray.reports.headline import headline, over_seeds
+from srpo_ray.reports.sweep import SweepReport, write_report
 
 OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
 

@@ -6,16 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from srpo_ray.evaluation.numbers import number, param_text, param_titles, signed
 from srpo_ray.evaluation.results import SweepReport
-from srpo_ray.evaluation.table import (
-    number,
-    param_text,
-    param_titles,
-    ranked_table,
-    signed,
-    write_csv,
-    write_json,
-)
+from srpo_ray.reports.sweep_table import ranked_table, write_csv, write_json
 
 OBJECTIVE = "panel/held_out"
 

@@ -6,21 +6,20 @@ from typing import Any
 
 import jinja2
 
-from srpo_ray.evaluation.table import number, signed, spread_text
+from srpo_ray.evaluation.numbers import number, signed, spread_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render(template: str, folder: Path | None = None, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     """A page from a template; all share styles and script.
 
     Args:
         template: Name of its file.
-        folder: Where else to look for templates, before this package's own.
         values: What the template shows; one that it names and does not get is an error.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([folder, _TEMPLATES] if folder else _TEMPLATES),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -8,8 +8,8 @@ import yaml
 from rich.console import Console
 
 from srpo_ray.config import apply, load_run
+from srpo_ray.reports.words import pairs_table, word_sets_yaml, words_table, write_study
 from srpo_ray.words.probe import Study
-from srpo_ray.words.report import pairs_table, word_sets_yaml, words_table, write_study
 from tests.conftest import SMALL_WORLD
 
 

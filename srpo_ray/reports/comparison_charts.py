@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from statistics import mean
 
-from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.comparison import CALLS, StudyReport, gap_table, study_metrics
+from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
-from srpo_ray.evaluation.table import number, signed
+from srpo_ray.reports import svg
 
 _NUM_COLORS = 8
 _ROW_HEIGHT = 26

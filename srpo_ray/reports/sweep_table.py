@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from srpo_ray.evaluation.numbers import SHORT_TITLES, deviations, number, param_text, param_titles, signed
 from srpo_ray.evaluation.results import (
     CONTENT_ACCURACY,
     TRAINED_GAIN,
@@ -23,15 +24,8 @@ from srpo_ray.evaluation.results import (
     shared_step,
     varied_params,
 )
-from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.files import write_text
 
-_TITLES = {
-    "algorithm.control_words": "words",
-    "algorithm.timestep_window": "window",
-    "algorithm.interpolation_strength": "strength",
-    "training.optimizer.lr": "lr",
-}
 _MOST_TERMINAL_PARAMS = 4
 _NOTHING = "-"
 _STATUSES = {"finished": "done", "stopped early": "stopped", "failed": "failed"}
@@ -50,7 +44,7 @@ class Column:
 
 def param_columns(report: SweepReport) -> list[Column]:
     """Parameters that differ between trials; with a single trial, the ones a reader looks for first."""
-    paths = varied_params(report) or [path for path in _TITLES if any(path in row.params for row in report.rows)]
+    paths = varied_params(report) or [path for path in SHORT_TITLES if any(path in row.params for row in report.rows)]
     titles = param_titles(paths)
 
     def param(path: str) -> Column:
@@ -149,23 +143,11 @@ def write_json(path: Path, report: SweepReport) -> Path:
     return write_text(path, json.dumps(jsonable(asdict(report)), indent=2))
 
 
-def param_titles(paths: Sequence[str]) -> dict[str, str]:
-    """Short titles: a usual name, else the end of the path, or the whole path where two would be alike."""
-    short = {path: _TITLES.get(path, path.rpartition(".")[2]) for path in paths}
-    names = list(short.values())
-    return {path: title if names.count(title) == 1 else path for path, title in short.items()}
-
-
 def _reward_column(reward: str) -> Column:
     """The reward that trials were trained on, or its rise where that is counted in standard deviations."""
     if reward == TRAINED_GAIN:
         return Column("gain (sd)", lambda row: None if row.kind == "base" else row.value(reward), deviations)
     return Column("reward", lambda row: row.value(reward), number)
-
-
-def deviations(value: float | None) -> str:
-    """A number of standard deviations with its sign: `+1.83`."""
-    return _NOTHING if value is None else f"{value:+.2f}"
 
 
 def rank_text(rank: int | None, row: TrialRow) -> str:
@@ -180,38 +162,6 @@ def status_text(row: TrialRow) -> str:
     if row.alarms and not row.failed:
         return "alarm"
     return _STATUSES.get(row.status.partition(":")[0], row.status)
-
-
-def number(value: float | None) -> str:
-    """Four decimals below 10, fewer above, a power of ten for tiny and huge: `0.7123`, `12.35`, `3e-6`."""
-    if value is None:
-        return _NOTHING
-    size = abs(value)
-    if size != 0 and (size < 1e-4 or size >= 1e5):
-        return param_text(float(value))
-    return f"{value:.{4 if size < 10 else 2 if size < 1000 else 0}f}"
-
-
-def signed(value: float | None) -> str:
-    """A difference with its sign: `+0.0312`, `-0.0100`."""
-    return _NOTHING if value is None else ("+" if value > 0 else "") + number(value)
-
-
-def spread_text(seeds: OverSeeds | None) -> str:
-    """Mean and standard deviation over seeds: `0.4870 ± 0.0085`."""
-    if seeds is None:
-        return _NOTHING
-    return number(seeds.mean) + ("" if seeds.spread is None else f" ± {number(seeds.spread)}")
-
-
-def param_text(value: Any) -> str:
-    """A parameter as a reader writes it: `3e-6`, `5-25`, `detailed`."""
-    if isinstance(value, float):
-        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
-    if isinstance(value, list | tuple):
-        items = [param_text(item) for item in value]
-        return "-".join(items) if len(items) == 2 and not isinstance(value[0], str) else ", ".join(items)
-    return _NOTHING if value is None else str(value)
 
 
 def jsonable(value: Any) -> Any:

@@ -11,12 +11,11 @@ from rich import box
 from rich.table import Table
 
 from srpo_ray.config.yaml_text import dump
-from srpo_ray.evaluation.page import render
 from srpo_ray.files import write_text
-from srpo_ray.words.figures import heat_map, strip
+from srpo_ray.reports.html import render
+from srpo_ray.reports.words_charts import heat_map, strip
 from srpo_ray.words.probe import Study
 
-TEMPLATES = Path(__file__).with_name("templates")
 _PICTURED_WORDS = 6
 _PICTURES_PER_SIDE = 6
 _SHOWN_PAIRS = 12
@@ -36,7 +35,7 @@ def write_study(folder: Path, study: Study, command: str) -> Path:
     try:
         write_text(folder / "words.json", json.dumps(as_dict(study), indent=2) + "\n")
         write_text(folder / "words.csv", as_csv(study))
-        return write_text(folder / "words.html", render("words.html", TEMPLATES, **_page(study, command)))
+        return write_text(folder / "words.html", render("words.html", **_page(study, command)))
     except OSError as error:
         raise ValueError(
             f"--out: expected a folder that can be written, got {folder} ({error}); name another"

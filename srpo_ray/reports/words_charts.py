@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 
-from srpo_ray.evaluation import svg
+from srpo_ray.reports import svg
 
 _CELL_WIDTH, _CELL_HEIGHT = 46.0, 26.0
 _CHARACTER_WIDTH = 6.8

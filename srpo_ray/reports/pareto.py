@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from srpo_ray.evaluation import svg
+from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.evaluation.results import TRAINED_GAIN, SweepReport, TrialRow
-from srpo_ray.evaluation.table import number, signed
+from srpo_ray.reports import svg
 
 _CONTROL_WORDS = "algorithm.control_words"
 _NUM_COLORS = 8

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from srpo_ray.evaluation.gallery import save_png, to_pictures
 from srpo_ray.evaluation.paired import PairedEvaluation, significant_cells
-from srpo_ray.evaluation.paired_report import contact_pairs, evaluation_table, write_evaluation
+from srpo_ray.reports.evaluation import contact_pairs, evaluation_table, write_evaluation
 
 PROMPTS = ["a <b>cat</b>", "a dog", "a red circle", "a fish", "a tree"]
 BASE = [[0.5, 0.5]] * 5

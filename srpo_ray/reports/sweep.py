@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from srpo_ray.evaluation.alarm import alarm_texts
-from srpo_ray.evaluation.figures import comparable_scores, curve_figures, slice_figures
-from srpo_ray.evaluation.headline import alarm_notice, cards, headline, over_seeds
 from srpo_ray.evaluation.importance import MINIMUM_TRIALS, permutation_p, variance_explained
-from srpo_ray.evaluation.page import embedded, render
-from srpo_ray.evaluation.pareto import pareto_figure, word_colors
+from srpo_ray.evaluation.numbers import number, param_text, param_titles
 from srpo_ray.evaluation.results import (
     CONTENT_ACCURACY,
     OWN_WORDS,
@@ -23,17 +20,12 @@ from srpo_ray.evaluation.results import (
     varied_params,
 )
 from srpo_ray.evaluation.seeds import OverSeeds
-from srpo_ray.evaluation.table import (
-    Column,
-    metric_columns,
-    number,
-    param_columns,
-    param_text,
-    param_titles,
-    rank_text,
-    status_text,
-)
 from srpo_ray.files import write_text
+from srpo_ray.reports.headline import alarm_notice, cards, headline, over_seeds
+from srpo_ray.reports.html import embedded, render
+from srpo_ray.reports.pareto import pareto_figure, word_colors
+from srpo_ray.reports.sweep_charts import comparable_scores, curve_figures, slice_figures
+from srpo_ray.reports.sweep_table import Column, metric_columns, param_columns, rank_text, status_text
 
 __all__ = ["SweepReport", "TrialRow", "write_report"]
 
