@@ -1,12 +1,12 @@
-"""The sweep as one HTML page that needs nothing else: no network, no other file."""
+"""The report of a sweep: the winner, all runs, reward hacking, and which parameter mattered."""
 
-import math
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from srpo_ray.evaluation.alarm import alarm_texts
 from srpo_ray.evaluation.importance import MINIMUM_TRIALS, permutation_p, variance_explained
-from srpo_ray.evaluation.numbers import number, param_text, param_titles
+from srpo_ray.evaluation.numbers import param_titles
 from srpo_ray.evaluation.results import (
     CONTENT_ACCURACY,
     OWN_WORDS,
@@ -15,202 +15,193 @@ from srpo_ray.evaluation.results import (
     TrialRow,
     alarmed,
     metric_names,
-    ranking,
     shared_step,
     varied_params,
 )
-from srpo_ray.evaluation.seeds import OverSeeds
-from srpo_ray.files import write_text
-from srpo_ray.reports.headline import alarm_notice, cards, headline, over_seeds
-from srpo_ray.reports.html import embedded, render
-from srpo_ray.reports.pareto import pareto_figure, word_colors
-from srpo_ray.reports.sweep_charts import comparable_scores, curve_figures, slice_figures
-from srpo_ray.reports.sweep_table import Column, metric_columns, param_columns, rank_text, status_text
-
-__all__ = ["SweepReport", "TrialRow", "write_report"]
+from srpo_ray.reports.headline import cards, hacking_notice, headline
+from srpo_ray.reports.report import (
+    Alert,
+    Bar,
+    Bars,
+    Cards,
+    Charts,
+    Code,
+    Facts,
+    Image,
+    Images,
+    Part,
+    Report,
+    Section,
+    Strong,
+    Table,
+    Text,
+)
+from srpo_ray.reports.sweep_charts import comparable_scores, curve_charts, pareto_chart, slice_charts, word_colors
+from srpo_ray.reports.sweep_seeds import ablations_section, seeds_section
+from srpo_ray.reports.sweep_table import runs_table
 
 _MEANINGS = {
     CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
     TRAINED_GAIN: "rise of the reward that the run itself was trained to raise (for its control words, or for the plain"
-    " prompt), in standard deviations over the untrained model's images",
+    " prompt), in standard deviations over the baseline's images",
     OWN_WORDS: "the trained reward of the run's positive control words minus that of the negative ones",
-    "image/diversity": "mean difference between pictures of one prompt; a fall means that all seeds look alike",
-    "panel/": "score by a model that no trial was trained on; higher is better",
-    "reward/": "score by a model that trials were trained on, for the panel's images and the plain prompt; a run with"
-    " control words is trained on their difference instead",
-    "truth/": "measured from pixels, exactly, because the pictures' content is known",
+    "image/diversity": "mean difference between images of one prompt; a fall means that all seeds look alike",
+    "panel/": "score by a held-out evaluator, a model that no trial was trained on; higher is better",
+    "reward/": "score by a model that trials were trained on, for the evaluation's images and the plain prompt; a run"
+    " with control words is trained on their difference instead",
+    "truth/": "measured from pixels, exactly, because the images' content is known",
     "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
 }
 
 
-def write_report(path: Path, sweep: SweepReport) -> Path:
-    """Write the report as one HTML file and return its path.
+def sweep_report(sweep: SweepReport) -> Report:
+    """Build the report of a sweep.
 
-    Missing parts, such as metrics, pictures, repeats or ablations, leave their section out or say so in it.
-
-    Args:
-        path: The file to write.
-        sweep: What the sweep found.
+    Missing parts, such as metrics, images, repeats or ablations, leave their section out or are named in it.
     """
-    return write_text(path, render("report.html", **_page(sweep)))
-
-
-def _page(sweep: SweepReport) -> dict[str, Any]:
-    """Everything that the template shows."""
-    return {
-        "sweep": sweep,
-        "best": sweep.best_row,
-        "headline": headline(sweep),
-        "cards": cards(sweep),
-        "alarm": alarm_notice(sweep),
-        "table": _table(sweep),
-        "shared": shared_step(sweep),
-        "any_stopped": any(row.stopped_early for row in sweep.trials),
-        "seeds": _seeds(sweep),
-        "picture": _gallery(sweep.best_row),
-        "alarmed_picture": next(((row, data) for row in alarmed(sweep) if (data := _gallery(row))), None),
-        "pareto": pareto_figure(sweep),
-        "in_deviations": sweep.reward == TRAINED_GAIN,
-        "words": word_colors(sweep),
-        "curves": curve_figures(sweep),
-        "importance": _importance(sweep),
-        "ablations": _ablations(sweep),
-        "slices": slice_figures(sweep),
-        "glossary": _glossary(sweep),
-    }
-
-
-def _table(sweep: SweepReport) -> dict[str, Any]:
-    columns = [
-        *param_columns(sweep),
-        *metric_columns(sweep),
-        *_budget_columns(sweep),
-        Column("seed", lambda row: row.seed, str),
-        Column("time", lambda row: row.seconds, _duration),
+    runs, best = runs_table(sweep), sweep.best_row
+    winner = [] if best is None else [Text(Strong(best.name), f": {best.label}", style="lead")]
+    warning = [] if (notice := hacking_notice(sweep)) is None else [Alert(notice, warning=True)]
+    shown = cards(sweep)
+    sections = [
+        _runs(sweep, runs),
+        _side_by_side(sweep),
+        _pareto(sweep),
+        _curves(sweep),
+        _importance(sweep),
+        seeds_section(sweep),
+        ablations_section(sweep),
+        _slices(sweep),
+        _glossary(sweep),
+        _again(sweep),
     ]
-    rows = []
-    for rank, row in ranking(sweep):
-        cells = []
-        for column in columns:
-            value = column.value(row)
-            cells.append({"text": column.text(value), "sort": _sort_value(value), "numeric": column.numeric})
-        line = {"rank": rank_text(rank, row), "row": row, "cells": cells, "best": row is sweep.best_row}
-        rows.append(line | {"status": status_text(row), "alarms": alarm_texts(row.alarms)})
-    return {"columns": columns, "rows": rows}
-
-
-def _budget_columns(sweep: SweepReport) -> list[Column]:
-    """Updates behind a row's values and, where trials were stopped early, the objective where all compare."""
-    shared = shared_step(sweep)
-    columns = [Column("update", lambda row: row.judged.get("step"), param_text)]
-    if shared is not None and any(row.stopped_early for row in sweep.trials):
-        columns.append(Column(f"at {shared}", lambda row: row.value_at(sweep.objective, shared), number))
-    return columns
-
-
-def _sort_value(value: Any) -> str:
-    if isinstance(value, list | tuple) and value:
-        value = value[0]
-    return "" if value is None else str(value)
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds) or seconds <= 0:
-        return "-"
-    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
-
-
-def _gallery(row: TrialRow | None) -> str | None:
-    return embedded(row.gallery) if row and row.gallery and row.gallery.is_file() else None
-
-
-def _importance(sweep: SweepReport) -> dict[str, Any]:
-    """Bars, the most important parameter first, and the trials and updates behind them; no bars for few trials."""
-    trials, paths = comparable_scores(sweep), varied_params(sweep)
-    found = {"bars": [], "count": len(trials), "least": MINIMUM_TRIALS, "varied": bool(paths)}
-    if len(trials) < MINIMUM_TRIALS:
-        return found
-    scores = [score for _, score in trials]
-    params = [{path: row.params.get(path) for path in paths} for row, _ in trials]
-    titles = param_titles(paths)
-    bars = []
-    for path, share in variance_explained(params, scores).items():
-        chance = None if share is None else permutation_p([trial[path] for trial in params], scores)
-        bars.append({"path": path, "title": titles[path], "share": share, "chance": chance})
-    bars.sort(key=lambda bar: -1 if bar["share"] is None else bar["share"], reverse=True)
-    return found | {"bars": bars}
-
-
-def _seeds(sweep: SweepReport) -> list[dict[str, Any]]:
-    """The best trial's metrics over fresh seeds, beside the untrained model's; empty without repeats."""
-    lines = []
-    for metric in _headline_metrics(sweep):
-        seeds, base = over_seeds(sweep, metric), sweep.baseline(metric)
-        if seeds is not None:
-            change = None if base is None else seeds.mean - base
-            lines.append({"metric": metric, "base": base, "seeds": seeds, "change": change})
-    return lines
-
-
-def _headline_metrics(sweep: SweepReport) -> list[str]:
-    """Objective, reward, content accuracy and the truths."""
-    names = metric_names(sweep)
-    metrics = [name for name in (sweep.objective, sweep.reward, CONTENT_ACCURACY) if name in names]
-    return metrics + [name for name in names if name.startswith("truth/") and not name.endswith("_accuracy")]
-
-
-def _ablations(sweep: SweepReport) -> dict[str, Any] | None:
-    """The reference and each ablation: values and, for ablations, their difference from the reference.
-
-    The reference is the mean of the best trial's repeats with other seeds, because the best trial was picked for its
-    value. One more run of the same settings differs from it by at most `new_run_half_width` in 95% of cases; a larger
-    difference is an effect. Without two repeats it is unknown how far seeds alone move a number: no verdict.
-    """
-    best, rows = sweep.best_row, [row for row in sweep.rows if row.kind == "ablation"]
-    if best is None or not rows:
-        return None
-    metrics = _headline_metrics(sweep)
-    repeats = {metric: over_seeds(sweep, metric) for metric in metrics}
-    picked = {metric: OverSeeds.of([value] if (value := best.value(metric)) is not None else []) for metric in metrics}
-    references = [repeats[metric] or picked[metric] for metric in metrics]
-    lines = []
-    for row in rows:
-        cells = [_ablation_cell(row.value(metric), seeds) for metric, seeds in zip(metrics, references, strict=True)]
-        lines.append({"row": row, "changed": _changed(row, best), "cells": cells})
-    count = max((seeds.count for seeds in repeats.values() if seeds is not None), default=0)
-    return {"metrics": metrics, "best": best, "references": references, "repeats": count, "lines": lines}
-
-
-def _ablation_cell(value: float | None, reference: OverSeeds | None) -> dict[str, Any]:
-    """A value, its difference from the mean of the repeats, and the verdict on it."""
-    gap = None if value is None or reference is None else value - reference.mean
-    return {
-        "value": value,
-        "difference": gap,
-        "verdict": _verdict(gap, None if reference is None else reference.new_run_half_width),
-    }
-
-
-def _verdict(gap: float | None, reach: float | None) -> str:
-    """`clear` beyond what seeds alone move, `within` inside it, empty where that is not known."""
-    if gap is None or reach is None:
-        return ""
-    return "clear" if abs(gap) > reach else "within"
-
-
-def _changed(row: TrialRow, best: TrialRow) -> str:
-    """`path = value` for what differs from the best; a list and a tuple of the same values do not."""
-    texts = {path: param_text(value) for path, value in row.params.items()}
-    return ", ".join(
-        f"{path} = {text}"
-        for path, text in texts.items()
-        if path not in best.params or text != param_text(best.params[path])
+    return Report(
+        title=sweep.title,
+        headline=headline(sweep),
+        sections=[section for section in sections if section is not None],
+        subtitle=f"{sweep.title} · {sweep.created}",
+        summary=[*winner, *([Cards(shown)] if shown else []), *warning, *map(Alert, sweep.notes)],
+        files={"trials.csv": runs, "trials.json": asdict(sweep)},
+        terminal=[runs],
     )
 
 
-def _glossary(sweep: SweepReport) -> list[tuple[str, str]]:
-    meanings = []
+def _runs(sweep: SweepReport, runs: Table) -> Section:
+    shared, stopped = shared_step(sweep), any(row.stopped_early for row in sweep.trials)
+    by = f" and are ranked by {sweep.objective} after update {shared}, the last one that all trials share"
+    early = f"; those that were stopped early come after all that ended{by if shared is not None else ''}"
+    text = Text(
+        "Values of the last evaluation, made after the updates in column ",
+        Strong("update"),
+        f". Ranks count trials{early if stopped else ''}; the baseline, repeats with other seeds and ablations stand"
+        " where their value puts them. Click a column to sort.",
+    )
+    failed = [row for row in sweep.rows if row.failed]
+    evidence = [
+        Text(Strong(row.name), f" {text}", style="marked")
+        for row in sweep.rows
+        if not row.failed
+        for text in alarm_texts(row.alarms)
+    ]
+    failures = [Text(Strong(row.name), f" {row.status}", style="marked failure") for row in failed]
+    return Section("All runs", [text, runs, *failures, *evidence])
+
+
+def _side_by_side(sweep: SweepReport) -> Section:
+    best = sweep.best_row
+    image = None if best is None else _gallery(best, "Images of the baseline and of the tuned model, same prompts")
+    none = [Text("No images of the best run were kept.")]
+    parts: list[Part] = [*none] if image is None else [Text("Same prompts, same starting noise."), Images(image)]
+    for row in alarmed(sweep):
+        hacked = _gallery(row, "Images of the baseline and of a run in which reward hacking was detected")
+        if hacked is not None:
+            parts.append(Images(hacked, folded=f"Images of a run with detected reward hacking: {row.name}"))
+            break
+    return Section("Baseline and best, side by side", parts)
+
+
+def _gallery(row: TrialRow, description: str) -> Image | None:
+    if row.gallery is None or not row.gallery.is_file():
+        return None
+    return Image(row.gallery.read_bytes(), description)
+
+
+def _pareto(sweep: SweepReport) -> Section | None:
+    chart = pareto_chart(sweep)
+    if chart is None:
+        return None
+    counted = (
+        " It is counted in standard deviations over the baseline's images, so that runs with different words or rewards"
+        " share the axis."
+    )
+    text = Text(
+        "Each dot is a run. To the right, the reward that the run itself was trained on rose: the difference of its"
+        " control words, or the score of the plain prompt where no words are trained."
+        f"{counted if sweep.reward == TRAINED_GAIN else ''} Upwards, models that nobody trained on agree. The line"
+        " joins the trials that no other beats in both; in the red quarter the trained reward rose and the held-out"
+        f" score got worse.{' Lower is better on the vertical axis.' if sweep.mode == 'min' else ''} Ablations are"
+        " faint."
+    )
+    charts = Charts([chart], size="wide", legend=word_colors(sweep))
+    return Section("Trained reward against held-out score", [text, charts])
+
+
+def _curves(sweep: SweepReport) -> Section | None:
+    charts = curve_charts(sweep)
+    orange = " Orange: reward hacking was detected." if alarmed(sweep) else ""
+    text = Text(f"Strong line: the best trial. Light lines: the other trials. Dashed: the baseline.{orange}")
+    return Section("Over updates", [text, Charts(charts)]) if charts else None
+
+
+def _importance(sweep: SweepReport) -> Section | None:
+    """Bars, the most important parameter first, and the trials and updates behind them; no bars for few trials."""
+    trials, paths = comparable_scores(sweep), varied_params(sweep)
+    if not paths:
+        return None
+    title, count = "Which parameter mattered", len(trials)
+    if count < MINIMUM_TRIALS:
+        text = (
+            f"No shares are shown: {count} trial{'s' if count != 1 else ''} can be compared, and {MINIMUM_TRIALS}"
+            " are needed. With 8 trials, one of four parameters that do nothing has a share above 30% in half of all"
+            " sweeps."
+        )
+        return Section(title, [Text(text)])
+    text = Text(
+        f"Share of the spread of {sweep.objective} between {count} trials after update {shared_step(sweep)}, the last"
+        " one that all share, that goes with one parameter's value (correlation ratio, corrected for chance; numbers"
+        " are grouped into thirds). Joint effects are not seen, and shares need not add up to 100%. ",
+        Strong("p"),
+        ": chance of a share as large if the parameter did nothing (999 permutations of the scores); gray from 0.05.",
+    )
+    return Section(title, [text, _shares(trials, paths)])
+
+
+def _shares(trials: Sequence[tuple[TrialRow, float]], paths: Sequence[str]) -> Bars:
+    scores = [score for _, score in trials]
+    params = [{path: row.params.get(path) for path in paths} for row, _ in trials]
+    shares, titles = variance_explained(params, scores), param_titles(paths)
+    bars = []
+    for path in sorted(shares, key=lambda path: -1.0 if (share := shares[path]) is None else share, reverse=True):
+        share = shares[path]
+        if share is None:
+            bars.append(Bar(titles[path], None, "cannot be told from these trials", hint=path))
+        else:
+            chance = permutation_p([trial[path] for trial in params], scores)
+            bars.append(Bar(titles[path], share, f"{100 * share:.0f}%, p {chance:.3f}", "", path, chance >= 0.05))
+    return Bars(bars)
+
+
+def _slices(sweep: SweepReport) -> Section | None:
+    charts = slice_charts(sweep)
+    text = (
+        f"{sweep.objective} of each trial after update {shared_step(sweep)}, the last one at which all were evaluated."
+        " Dashed: the baseline. Short bars: means of a group."
+    )
+    return Section("Parameter by parameter", [Text(text), Charts(charts)]) if charts else None
+
+
+def _glossary(sweep: SweepReport) -> Section | None:
+    meanings: list[tuple[str, Any]] = []
     for name in metric_names(sweep):
         meaning = next((text for start, text in _MEANINGS.items() if name.startswith(start)), "")
         if name.endswith("/relative"):
@@ -218,4 +209,10 @@ def _glossary(sweep: SweepReport) -> list[tuple[str, str]]:
         if name == sweep.objective:
             meaning = f"what trials are ranked by: {meaning or 'a held-out score'}"
         meanings.append((name, meaning))
-    return meanings
+    return Section("What the metrics mean", [Facts(meanings)]) if meanings else None
+
+
+def _again(sweep: SweepReport) -> Section:
+    facts = Facts([("commit", sweep.commit or "not a git checkout"), ("hardware", sweep.hardware)])
+    config = [Text("Config of the best run:"), Code(sweep.best_config_yaml)]
+    return Section("Run it again", [facts, Code(sweep.command), *config])

@@ -1,17 +1,8 @@
-"""The sweep as a table: for the terminal, and as CSV and JSON files."""
+"""The table of all runs of a sweep: for its page, the terminal and the CSV file."""
 
-import csv
-import io
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from srpo_ray.evaluation.numbers import SHORT_TITLES, deviations, number, param_text, param_titles, signed
 from srpo_ray.evaluation.results import (
@@ -24,152 +15,135 @@ from srpo_ray.evaluation.results import (
     shared_step,
     varied_params,
 )
-from srpo_ray.files import write_text
+from srpo_ray.reports.report import NOTHING, Cell, Column, Row, Table
 
 _MOST_TERMINAL_PARAMS = 4
-_NOTHING = "-"
 _STATUSES = {"finished": "done", "stopped early": "stopped", "failed": "failed"}
-_STYLES = {"base": "cyan", "repeat": "dim", "ablation": "dim", "trial": ""}
+_ABOUT = ("rank", "name", "kind", "label", "status", "update", "seed", "seconds")
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column: what it shows of a row, and how."""
+def runs_table(sweep: SweepReport) -> Table:
+    """All runs, the best objective first.
 
-    title: str
-    value: Callable[[TrialRow], Any]
-    text: Callable[[Any], str]
-    numeric: bool = True
-
-
-def param_columns(report: SweepReport) -> list[Column]:
-    """Parameters that differ between trials; with a single trial, the ones a reader looks for first."""
-    paths = varied_params(report) or [path for path in SHORT_TITLES if any(path in row.params for row in report.rows)]
-    titles = param_titles(paths)
-
-    def param(path: str) -> Column:
-        return Column(titles[path], lambda row: row.params.get(path), param_text, numeric=False)
-
-    return [param(path) for path in paths]
-
-
-def metric_columns(report: SweepReport) -> list[Column]:
-    """Objective, its change, the training reward, then the truth that is known."""
-
-    def metric(title: str, name: str) -> Column:
-        return Column(title, lambda row: row.value(name), number)
-
-    def change(title: str, name: str) -> Column:
-        return Column(title, lambda row: None if row.kind == "base" else report.change(row, name), signed)
-
-    names = metric_names(report)
-    truths = [name for name in names if name.startswith("truth/") and not name.endswith("_accuracy")]
-    columns = [
-        metric(report.objective.rpartition("/")[2], report.objective),
-        change("vs base", report.objective),
-        _reward_column(report.reward),
-        *(metric(name.rpartition("/")[2], name) for name in truths),
-    ]
-    return columns + [metric("content", CONTENT_ACCURACY)] * (CONTENT_ACCURACY in names)
-
-
-def ranked_table(report: SweepReport) -> Table:
-    """All runs for the terminal, the best objective first, at most 120 columns wide.
-
-    Ranks count trials; the untrained model, repeats and ablations stand where their value puts them. At most
-    four parameters are shown and, beside content accuracy, the truth that the best trial moved most; files and the
-    report hold all.
+    Ranks count trials; the baseline, repeats and ablations stand where their value puts them. The terminal shows at
+    most four parameters and, beside content accuracy, the truth that the best trial moved most; the page all
+    parameters that differ, the objective, the trained reward and all truths; the CSV file everything.
     """
-    metrics = metric_columns(report)
-    hidden = _by_movement(report, [column for column in metrics[3:] if column.title != "content"])[1:]
-    columns = param_columns(report)[:_MOST_TERMINAL_PARAMS]
-    columns += [column for column in metrics if column not in hidden]
-    table = Table(title=Text(report.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.caption = _stopped_note(report)
-    table.add_column("#", justify="right", no_wrap=True, min_width=2)
-    table.add_column("name", no_wrap=True, max_width=16)
-    for column in columns:
-        justify = "right" if column.numeric else "left"
-        least = 6 if column.numeric else 2
-        title = Text(column.title, overflow="ellipsis")
-        table.add_column(title, justify=justify, no_wrap=True, min_width=least, max_width=10)
-    table.add_column("status", no_wrap=True, max_width=8)
-    best = report.best_row
-    for rank, row in ranking(report):
-        values = [column.text(column.value(row)) for column in columns]
-        cells = [_NOTHING if rank is None else str(rank), row.name, *values, status_text(row)]
-        calm = "dark_orange" if row.alarms else _STYLES[row.kind]
-        style = "red" if row.failed else "bold green" if row is best else calm
-        table.add_row(*(Text(cell, overflow="ellipsis") for cell in cells), style=style)
-    return table
+    paths = [path for path in dict.fromkeys(name for row in sweep.rows for name in row.params) if path not in _ABOUT]
+    metrics, shared = metric_names(sweep), shared_step(sweep)
+    stopped = any(row.stopped_early for row in sweep.trials)
+    truths = [name for name in metrics if name.startswith("truth/") and not name.endswith("_accuracy")]
+    content = [CONTENT_ACCURACY] * (CONTENT_ACCURACY in metrics)
+    params = [path for path in varied_params(sweep) or SHORT_TITLES if path in paths]
+    at_shared = ["at_shared"] * (stopped and shared is not None)
+    scores = [sweep.objective, "change", "trained"]
+    return Table(
+        _columns(sweep, paths, params, metrics, shared),
+        [_row(sweep, rank, row, shared) for rank, row in ranking(sweep)],
+        head="name",
+        title=sweep.title,
+        caption=_stopped_note(shared) if stopped and shared is not None else "",
+        page=["place", "name", *params, *scores, *truths, *content, "update", *at_shared, "seed", "seconds", "state"],
+        terminal=[
+            *("rank", "name"),
+            *params[:_MOST_TERMINAL_PARAMS],
+            *scores,
+            *_most_moved(sweep, truths),
+            *content,
+            "state",
+        ],
+        file=[*_ABOUT, *paths, *metrics],
+        sortable=True,
+    )
 
 
-def _stopped_note(report: SweepReport) -> str | None:
-    """At which update trials that were stopped early are ranked; None without any."""
-    shared = shared_step(report)
-    if shared is None or not any(row.stopped_early for row in report.trials):
-        return None
-    return f"stopped trials: ranked below the others, by their value after update {shared}"
+def _columns(
+    sweep: SweepReport, paths: Sequence[str], params: Sequence[str], metrics: Sequence[str], shared: int | None
+) -> list[Column]:
+    titles = param_titles(params)
+    gain = sweep.reward == TRAINED_GAIN
+    named = dict.fromkeys([*metrics, sweep.objective])
+    return [
+        Column("rank", "#"),
+        Column("place", "rank", numeric=False),
+        Column("name", "run", numeric=False, width=16),
+        *(Column(key) for key in ("kind", "label", "status")),
+        Column("state", "status", numeric=False, width=8),
+        Column("update", text=param_text),
+        Column("at_shared", f"at {shared}", number),
+        Column("seed"),
+        Column("seconds", "time", _duration),
+        *(Column(path, titles.get(path, path), param_text, False, path, width=10) for path in paths),
+        *(Column(name, _metric_title(name), number, hint=name, width=10) for name in named),
+        Column("change", "vs base", signed, hint=f"{sweep.objective} minus the baseline's", width=10),
+        Column(
+            "trained",
+            "gain (sd)" if gain else "reward",
+            deviations if gain else number,
+            hint=sweep.reward,
+            width=10,
+        ),
+    ]
 
 
-def _by_movement(report: SweepReport, columns: Sequence[Column]) -> list[Column]:
-    """Columns by how far the best trial moved them, relative to the untrained model's value; the farthest first."""
-    best, base = report.best_row, next((row for row in report.rows if row.kind == "base"), None)
+def _row(sweep: SweepReport, rank: int | None, row: TrialRow, shared: int | None) -> Row:
+    of_base = row.kind == "base"
+    cells: dict[str, Any] = {
+        "rank": rank,
+        "place": rank_text(rank, row),
+        "name": Cell(row.name, "" if row.kind == "trial" else row.label),
+        "kind": row.kind,
+        "label": row.label,
+        "status": row.status,
+        "state": status_text(row),
+        "update": row.judged.get("step"),
+        "at_shared": row.value_at(sweep.objective, shared),
+        "seed": row.seed,
+        "seconds": row.seconds,
+        "change": None if of_base else sweep.change(row, sweep.objective),
+        "trained": None if of_base and sweep.reward == TRAINED_GAIN else row.value(sweep.reward),
+    }
+    metrics = {name: row.value(name) for name in (*metric_names(sweep), sweep.objective)}
+    kinds = {"winner": row is sweep.best_row, "failed": row.failed, "alarmed": bool(row.alarms)}
+    style = " ".join([row.kind, *(kind for kind, holds in kinds.items() if holds)])
+    return Row({**row.params, **metrics, **cells}, style)
 
-    def movement(column: Column) -> float:
-        after, before = column.value(best) if best else None, column.value(base) if base else None
+
+def _metric_title(metric: str) -> str:
+    return "content" if metric == CONTENT_ACCURACY else metric.rpartition("/")[2]
+
+
+def _most_moved(sweep: SweepReport, metrics: Sequence[str]) -> list[str]:
+    """The metric that the best trial moved farthest, relative to the baseline's value; empty without metrics."""
+    best, base = sweep.best_row, next((row for row in sweep.rows if row.kind == "base"), None)
+
+    def movement(metric: str) -> float:
+        after, before = best.value(metric) if best else None, base.value(metric) if base else None
         return abs(after / before - 1) if after is not None and before else 0.0
 
-    return sorted(columns, key=movement, reverse=True)
+    return sorted(metrics, key=movement, reverse=True)[:1]
 
 
-def write_csv(path: Path, report: SweepReport) -> Path:
-    """Write one line per run: rank, kind, every parameter and every metric of the last evaluation."""
-    paths = list(dict.fromkeys(name for row in report.rows for name in row.params))
-    metrics = metric_names(report)
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(["rank", "name", "kind", "label", "status", "update", "seed", "seconds", *paths, *metrics])
-    for rank, row in ranking(report):
-        params = [row.params.get(name, "") for name in paths]
-        values = [row.value(name) for name in metrics]
-        about = [row.name, row.kind, row.label, row.status, row.judged.get("step", ""), row.seed, row.seconds]
-        writer.writerow([rank, *about, *params, *values])
-    return write_text(path, file.getvalue())
-
-
-def write_json(path: Path, report: SweepReport) -> Path:
-    """Write the whole report, histories too; NaN and infinities become null."""
-    return write_text(path, json.dumps(jsonable(asdict(report)), indent=2))
-
-
-def _reward_column(reward: str) -> Column:
-    """The reward that trials were trained on, or its rise where that is counted in standard deviations."""
-    if reward == TRAINED_GAIN:
-        return Column("gain (sd)", lambda row: None if row.kind == "base" else row.value(reward), deviations)
-    return Column("reward", lambda row: row.value(reward), number)
+def _stopped_note(shared: int) -> str:
+    return f"stopped trials: ranked below the others, by their value after update {shared}"
 
 
 def rank_text(rank: int | None, row: TrialRow) -> str:
     """The rank, or what kind of row it is that has none."""
     if rank is not None:
         return str(rank)
-    return _NOTHING if row.kind == "trial" else row.kind
+    return NOTHING if row.kind == "trial" else row.kind
 
 
 def status_text(row: TrialRow) -> str:
-    """The status in one word; an alarm goes before all but a failure."""
+    """The status in one word; detected reward hacking goes before all but a failure."""
     if row.alarms and not row.failed:
-        return "alarm"
+        return "hacking"
     return _STATUSES.get(row.status.partition(":")[0], row.status)
 
 
-def jsonable(value: Any) -> Any:
-    """What JSON can hold: NaN and infinities become null, all that is no plain value its text."""
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else str(value)
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds) or seconds <= 0:
+        return NOTHING
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

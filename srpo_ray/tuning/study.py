@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from srpo_ray.config import RunConfig, StudyConfig, apply
 from srpo_ray.config.base import folder_name
@@ -19,7 +18,9 @@ from srpo_ray.evaluation.comparison import CALLS, GRADIENT_CALL, SECONDS, Arm, S
 from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import TrialRow
-from srpo_ray.reports.comparison import EQUAL, ablation_table, study_table, write_study
+from srpo_ray.reports.comparison import EQUAL, comparison_report
+from srpo_ray.reports.files import write_report
+from srpo_ray.reports.terminal import print_report
 from srpo_ray.tracking.run import flatten, git_commit
 from srpo_ray.training.health import idle_warning
 from srpo_ray.training.inputs import require_same_inputs, text_hashes
@@ -208,11 +209,9 @@ def failures(rows: Sequence[TrialRow]) -> list[str]:
 
 def _publish(study: Study, report: StudyReport) -> Path:
     folder = Path(study.folder)
-    console = Console(width=None if Console().is_terminal else 120)
-    console.print(study_table(report))
-    if report.ablations:
-        console.print(ablation_table(report))
-    path = write_study(folder, report, _pictures(study, report))
+    page = comparison_report(report, _pictures(study, report))
+    print_report(page)
+    path = write_report(folder, page)
     log_results(study, [path, folder / "table.csv", folder / "study.json"], {})
     return path
 

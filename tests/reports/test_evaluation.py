@@ -11,7 +11,11 @@ from rich.console import Console
 
 from srpo_ray.evaluation.gallery import save_png, to_pictures
 from srpo_ray.evaluation.paired import PairedEvaluation, significant_cells
-from srpo_ray.reports.evaluation import contact_pairs, evaluation_table, write_evaluation
+from srpo_ray.reports.evaluation import evaluation_report
+from srpo_ray.reports.files import write_report
+from srpo_ray.reports.grids import ImageFile, contact_pairs, contact_sheets
+from srpo_ray.reports.report import Report
+from srpo_ray.reports.terminal import terminal_table
 
 PROMPTS = ["a <b>cat</b>", "a dog", "a red circle", "a fish", "a tree"]
 BASE = [[0.5, 0.5]] * 5
@@ -36,6 +40,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def made(folder: Path, found: PairedEvaluation) -> Report:
+    files: ImageFile = picture(folder)
+    sheets = contact_sheets(folder, found, files)
+    return evaluation_report(found, sheets, lambda *image: files(*image).relative_to(folder).as_posix())
+
+
 def picture(folder: Path):
     return lambda prompt, sample, model: folder / "pictures" / f"{prompt}_{sample}_{model}.png"
 
@@ -54,7 +64,7 @@ def test_sheet_without_a_pair_is_left_out() -> None:
 
 
 def test_sheet_has_the_pictures_of_its_pairs_side_by_side(folder: Path) -> None:
-    write_evaluation(folder, evaluation(), picture(folder))
+    write_report(folder, made(folder, evaluation()))
     sheet = Image.open(folder / "most_worsened.png")
     # One prompt (index 2, sample 0): base left, tuned right, both enlarged to 128 pixels.
     colors = [color for _, color in sorted(sheet.convert("RGB").getcolors(sheet.width * sheet.height) or [])[-3:]]
@@ -64,7 +74,7 @@ def test_sheet_has_the_pictures_of_its_pairs_side_by_side(folder: Path) -> None:
 
 def test_files_hold_every_picture_and_comparison(folder: Path) -> None:
     found = evaluation(("base", "tuned", "rl_guidance_2"))
-    write_evaluation(folder, found, picture(folder))
+    write_report(folder, made(folder, found))
     rows = list(csv.DictReader((folder / "rows.csv").open()))
     assert len(rows) == 5 * 2 * 3
     (row,) = [row for row in rows if (row["prompt_index"], row["sample"], row["model"]) == ("2", "1", "tuned")]
@@ -83,7 +93,7 @@ def test_files_hold_every_picture_and_comparison(folder: Path) -> None:
 
 @pytest.mark.parametrize("models", [("base", "tuned"), ("base", "tuned", "rl_guidance_2")])
 def test_page_needs_no_other_file_and_shows_every_metric(folder: Path, models: tuple[str, ...]) -> None:
-    page = write_evaluation(folder, evaluation(models), picture(folder)).read_text()
+    page = write_report(folder, made(folder, evaluation(models))).read_text()
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert "://" not in page
     assert "&lt;x&gt;" in page
@@ -102,7 +112,8 @@ def test_terminal_table_fits_and_marks_what_is_significant_among_all_its_numbers
     found = PairedEvaluation(names, ["a"] * 40, {"panel/held_out": columns}, "panel/held_out", {}, "today", "command")
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(evaluation_table(found))
+        (table,) = evaluation_report(found, [], lambda *_: "").terminal
+        console.print(terminal_table(table))
     text = captured.get()
     assert "…" not in text
     (line,) = [line for line in text.splitlines() if "panel/held_out" in line and "rl_guidance_2" in line]

@@ -3,9 +3,15 @@ import re
 from dataclasses import replace
 
 from srpo_ray.evaluation.results import TRAINED_GAIN, TRAINED_REWARD, SweepReport
-from srpo_ray.reports.pareto import pareto_figure, pareto_front, word_colors
+from srpo_ray.reports.drawings import draw
+from srpo_ray.reports.sweep_charts import pareto_chart, pareto_front, word_colors
 
 OBJECTIVE = "panel/held_out"
+
+
+def pareto_figure(sweep: SweepReport) -> str | None:
+    chart = pareto_chart(sweep)
+    return None if chart is None else draw(chart)
 
 
 def beaten(point: tuple[float, float], points: list[tuple[float, float]]) -> bool:
@@ -26,7 +32,7 @@ def test_figure_names_every_trial_the_base_and_the_hacking_quarter(sweep: SweepR
     figure = pareto_figure(sweep)
     assert figure is not None
     labels = re.findall(r"<text[^>]*>([^<]*)</text>", figure)
-    for name in ("t00", "t01", "t02", "t03", "t04", "t05", "relative_off", "untrained"):
+    for name in ("t00", "t01", "t02", "t03", "t04", "t05", "relative_off", "baseline"):
         assert name in labels
     assert "t06" not in labels
     assert figure.count('class="front"') == 1
@@ -70,7 +76,7 @@ def test_a_relative_run_whose_own_reward_rises_while_the_held_out_score_falls_is
     inside = [
         name
         for x, y, name in dots
-        if name != "untrained" and left < float(x) < left + width and top < float(y) < top + height
+        if name != "baseline" and left < float(x) < left + width and top < float(y) < top + height
     ]
     assert inside == ["hacked"]
     assert "own trained reward, in standard deviations" in figure
@@ -82,5 +88,5 @@ def test_without_reward_or_base_there_is_no_figure(sweep: SweepReport):
 
 
 def test_each_set_of_control_words_has_a_colour(sweep: SweepReport):
-    assert word_colors(sweep) == {"detailed": "c0", "real": "c1", "vivid": "c2"}
+    assert word_colors(sweep) == {"detailed": 0, "real": 1, "vivid": 2}
     assert word_colors(replace(sweep, rows=[])) == {}

@@ -11,9 +11,10 @@ import torch
 from srpo_ray.evaluation.alarm import Alarm
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.numbers import spread_text
-from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN
+from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, SweepReport
 from srpo_ray.reports.headline import headline, over_seeds
-from srpo_ray.reports.sweep import SweepReport, write_report
+from srpo_ray.reports.html import page_text
+from srpo_ray.reports.sweep import sweep_report
 
 OBJECTIVE, REWARD = "panel/held_out", "reward/preference"
 
@@ -34,8 +35,12 @@ class Page(HTMLParser):
         self.text += data
 
 
-def page(sweep: SweepReport, path: Path) -> Page:
-    return Page(write_report(path, sweep).read_text())
+def html(sweep: SweepReport) -> str:
+    return page_text(sweep_report(sweep))
+
+
+def page(sweep: SweepReport) -> Page:
+    return Page(html(sweep))
 
 
 def with_galleries(sweep: SweepReport, tmp_path: Path) -> SweepReport:
@@ -44,8 +49,8 @@ def with_galleries(sweep: SweepReport, tmp_path: Path) -> SweepReport:
     return replace(sweep, rows=[replace(row, gallery=path) for row in sweep.rows])
 
 
-def test_page_loads_nothing_from_anywhere(sweep: SweepReport, report_path: Path, tmp_path: Path):
-    text = write_report(report_path, with_galleries(sweep, tmp_path)).read_text()
+def test_page_loads_nothing_from_anywhere(sweep: SweepReport, tmp_path: Path):
+    text = html(with_galleries(sweep, tmp_path))
     loads = [
         value
         for _, attributes in Page(text).tags
@@ -57,13 +62,13 @@ def test_page_loads_nothing_from_anywhere(sweep: SweepReport, report_path: Path,
     assert not re.search(r"https?:|url\(|@import|<link|\bfetch\(|import\s*\(", text)
 
 
-def test_every_run_and_section_is_there(sweep: SweepReport, report_path: Path, tmp_path: Path):
-    found = page(with_galleries(sweep, tmp_path), report_path)
+def test_every_run_and_section_is_there(sweep: SweepReport, tmp_path: Path):
+    found = page(with_galleries(sweep, tmp_path))
     for row in sweep.rows:
         assert row.name in found.text
         assert row.label in found.text
     headings = [
-        *("All runs", "Untrained and best", "Trained reward against held-out score", "Over updates"),
+        *("All runs", "Baseline and best", "Trained reward against held-out score", "Over updates"),
         *("Which parameter mattered", "Ablations of the best", "Parameter by parameter"),
         *("What the metrics mean", "Run it again"),
     ]
@@ -74,49 +79,49 @@ def test_every_run_and_section_is_there(sweep: SweepReport, report_path: Path, t
     assert str(sweep.commit) in found.text
 
 
-def test_ranks_stand_in_order_of_the_objective(sweep: SweepReport, report_path: Path):
-    text = write_report(report_path, sweep).read_text()
-    rows = re.findall(r'<span class="rank">(.*?)</span>.*?<b>(.*?)</b>', text, flags=re.DOTALL)
+def test_ranks_stand_in_order_of_the_objective(sweep: SweepReport):
+    text = html(sweep)
+    rows = re.findall(r'<td class="text short" data-sort="[^"]*">([^<]*)</td>\s*<td[^>]*sticky[^>]*><b>(.*?)</b>', text)
     assert [name for rank, name in rows if rank.isdigit()] == ["t00", "t04", "t01", "t03", "t02", "t05"]
     assert [rank for rank, _ in rows if rank.isdigit()] == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_headline_names_winner_seeds_and_alarms(sweep: SweepReport, report_path: Path):
-    found = page(sweep, report_path)
-    assert "t00 won: 0.0750 better than the untrained model on panel/held_out." in found.text
+def test_headline_names_winner_seeds_and_alarms(sweep: SweepReport):
+    found = page(sweep)
+    assert "t00 won: 0.0750 better than the baseline on panel/held_out." in found.text
     assert "0.4870 ± 0.0085" in found.text
-    assert "Hacking alarm in one run" in found.text
+    assert "Reward hacking detected in one run" in found.text
     assert "t02 (from update 30: panel/held_out, image/contrast)" in found.text
-    assert "untrained 0.9530 (-0.0120)" in found.text
+    assert "baseline 0.9530 (-0.0120)" in found.text
 
 
-def test_trained_reward_is_stated_in_standard_deviations_of_each_runs_own(sweep: SweepReport, report_path: Path):
+def test_trained_reward_is_stated_in_standard_deviations_of_each_runs_own(sweep: SweepReport):
     gains = {"t00": 1.83, "t01": 0.4}
     rows = [
         replace(row, history=[{**each, TRAINED_GAIN: gains.get(row.name, 0.2) * each["step"] / 60, OWN_WORDS: 0.1}
                               for each in row.history])
         for row in sweep.rows
     ]  # fmt: skip
-    text = page(replace(sweep, reward=TRAINED_GAIN, rows=rows), report_path).text
+    text = page(replace(sweep, reward=TRAINED_GAIN, rows=rows)).text
     assert "+1.83 sd" in text
-    assert "in standard deviations over the untrained model's images" in text
+    assert "in standard deviations over the baseline's images" in text
     assert "gain (sd)" in text
-    assert "reward/total/trained over updates" not in write_report(report_path, sweep).read_text()
+    assert "reward/total/trained over updates" not in html(sweep)
 
 
-def test_a_run_with_an_alarm_is_marked_in_table_curves_and_plot(sweep: SweepReport, report_path: Path):
-    text = write_report(report_path, sweep).read_text()
+def test_a_run_with_an_alarm_is_marked_in_table_curves_and_plot(sweep: SweepReport):
+    text = html(sweep)
     assert "update 30, again at 45: the held-out score fell at 30" in text
     assert "the contrast moved at 45" in text
     assert re.findall(r'<tr class="([^"]*alarmed)">.*?<b>(.*?)</b>', text, re.DOTALL) == [("trial alarmed", "t02")]
-    assert 'data-sort="alarm">alarm<' in text
+    assert 'data-sort="hacking">hacking<' in text
     assert re.findall(r'class="curve alarmed"><title>(\w+)', text)[0] == "t02"
-    assert re.findall(r'class="c\d  ?alarmed"><title>(\w+)', text) == ["t02"]
+    assert re.findall(r'class="c\d alarmed"><title>(\w+)', text) == ["t02"]
     calm = replace(sweep, rows=[replace(row, alarms=()) for row in sweep.rows])
-    assert "larmed" not in write_report(report_path, calm).read_text().partition("</style>")[2]
+    assert "alarmed" not in html(calm).partition("</style>")[2]
 
 
-def test_hostile_texts_stay_texts(sweep: SweepReport, report_path: Path):
+def test_hostile_texts_stay_texts(sweep: SweepReport):
     evil = "</title></script><script>alert('x')</script><img src=x onerror=\"alert(1)\"> {{ 7 * 7 }} & ' \""
     rows = [
         replace(row, label=evil, status=evil, alarms=[Alarm(1, "style", evil, evil)] * (index % 2))
@@ -135,7 +140,7 @@ def test_hostile_texts_stay_texts(sweep: SweepReport, report_path: Path):
         notes=[evil],
         hardware=evil,
     )
-    found = page(changed, report_path)
+    found = page(changed)
     tags = [tag for tag, _ in found.tags]
     assert tags.count("script") == 1
     assert "img" not in tags
@@ -146,8 +151,8 @@ def test_hostile_texts_stay_texts(sweep: SweepReport, report_path: Path):
 
 def test_no_trial_beat_the_base(sweep: SweepReport):
     lone = replace(sweep, rows=[sweep.rows[0], sweep.rows[3]], best="t02")
-    assert headline(lone) == "No trial beat the untrained model. The closest was t02, 0.0510 worse."
-    assert "no untrained model" in headline(
+    assert headline(lone) == "No trial beat the baseline. The closest was t02, 0.0510 worse."
+    assert "no baseline" in headline(
         replace(sweep, rows=[replace(sweep.rows[1], history=[{"step": 60, OBJECTIVE: 1.0}])])
     )
 
@@ -185,16 +190,14 @@ def many_trials(sweep: SweepReport, count: int) -> SweepReport:
     return replace(sweep, rows=rows, best="t00")
 
 
-def test_few_trials_have_no_bars_and_the_report_says_why(sweep: SweepReport, report_path: Path):
-    text = write_report(report_path, many_trials(sweep, 19)).read_text()
+def test_few_trials_have_no_bars_and_the_report_says_why(sweep: SweepReport):
+    text = html(many_trials(sweep, 19))
     assert "No shares are shown: 19 trials can be compared, and 20 are needed" in text
     assert 'class="bars"' not in text
 
 
-def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_beside_each(
-    sweep: SweepReport, report_path: Path
-):
-    text = write_report(report_path, many_trials(sweep, 24)).read_text()
+def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_beside_each(sweep: SweepReport):
+    text = html(many_trials(sweep, 24))
     assert "24 trials after update 30" in text
     bars = re.findall(r'class="value">(\d+)%, p ([\d.]+)<', text)
     assert float(bars[0][0]) > 90, "at their own last updates stopped trials have half of the others' values"
@@ -204,22 +207,22 @@ def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_be
     assert "at 30" in text
 
 
-def test_seeds_section_states_mean_and_spread_of_truth_too(sweep: SweepReport, report_path: Path):
-    text = page(sweep, report_path).text.partition("fresh seeds")[2]
+def test_seeds_section_states_mean_and_spread_of_truth_too(sweep: SweepReport):
+    text = page(sweep).text.partition("fresh seeds")[2]
     assert "0.0610 ± 0.0028" in text
     assert "+0.0298" in text
     without = replace(sweep, rows=[row for row in sweep.rows if row.kind != "repeat"])
-    assert "The best again" not in page(without, report_path).text
+    assert "The best again" not in page(without).text
 
 
-def test_ablations_show_what_changed_and_by_how_much(sweep: SweepReport, report_path: Path):
-    text = page(sweep, report_path).text.partition("Ablations of the best")[2]
+def test_ablations_show_what_changed_and_by_how_much(sweep: SweepReport):
+    text = page(sweep).text.partition("Ablations of the best")[2]
     assert "algorithm.query = plain" in text
     assert "algorithm.timestep_window = 30-49" in text
     assert "-0.0470" in text
 
 
-def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep: SweepReport, report_path: Path):
+def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep: SweepReport):
     """Repeats of 0.480, 0.487, 0.494: 4.303 x 0.007 x sqrt(1 + 1/3) = 0.0348 around 0.487."""
     repeats = iter((0.480, 0.487, 0.494))
     rows = [*sweep.rows, replace(sweep.rows[8], name="best_seed_3")]
@@ -229,20 +232,19 @@ def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep
         else row
         for row in rows
     ]
-    text = write_report(report_path, replace(sweep, rows=rows)).read_text()
-    assert '<span class="difference within">-0.0080</span>' in text
-    assert '<span class="difference clear">-0.0470</span>' in text
+    text = html(replace(sweep, rows=rows))
+    assert re.search(r'<td class=" unclear">0.4790<span class="note">-0.0080</span>', text)
+    assert re.search(r'<td class=" clear">0.4400<span class="note">-0.0470</span>', text)
     assert "the mean of 3 repeats" in text
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_repeats_give_no_verdict(count: int, sweep: SweepReport, report_path: Path):
+def test_fewer_than_two_repeats_give_no_verdict(count: int, sweep: SweepReport):
     repeats = [row for row in sweep.rows if row.kind == "repeat"][:count]
     rows = [row for row in sweep.rows if row.kind != "repeat"] + repeats
-    text = write_report(report_path, replace(sweep, rows=rows)).read_text()
+    text = html(replace(sweep, rows=rows))
     assert "No verdict: it takes two repeats or more" in text
-    assert "difference within" not in text.partition("</style>")[2]
-    assert "difference clear" not in text
+    assert "clear" not in text.partition("Ablations of the best")[2].partition("</table>")[0]
 
 
 def one_trial(sweep: SweepReport) -> SweepReport:
@@ -309,9 +311,9 @@ def smaller_is_better(sweep: SweepReport) -> SweepReport:
         *(other_metrics, only_objective, missing_gallery, smaller_is_better),
     ],
 )
-def test_whatever_is_missing_a_page_comes_out(change, sweep: SweepReport, report_path: Path):
+def test_whatever_is_missing_a_page_comes_out(change, sweep: SweepReport):
     changed = change(sweep)
-    text = write_report(report_path, changed).read_text()
+    text = html(changed)
     found = Page(text)
     for row in changed.rows:
         assert row.name in found.text

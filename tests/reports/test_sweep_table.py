@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import math
 from dataclasses import replace
@@ -8,7 +9,10 @@ from rich.console import Console
 
 from srpo_ray.evaluation.numbers import number, param_text, param_titles, signed
 from srpo_ray.evaluation.results import SweepReport
-from srpo_ray.reports.sweep_table import ranked_table, write_csv, write_json
+from srpo_ray.reports.files import csv_text, json_text
+from srpo_ray.reports.sweep import sweep_report
+from srpo_ray.reports.sweep_table import runs_table
+from srpo_ray.reports.terminal import terminal_table
 
 OBJECTIVE = "panel/held_out"
 
@@ -16,7 +20,7 @@ OBJECTIVE = "panel/held_out"
 def printed(sweep: SweepReport) -> list[str]:
     console = Console(width=120, color_system=None)
     with console.capture() as capture:
-        console.print(ranked_table(sweep))
+        console.print(terminal_table(runs_table(sweep)))
     return capture.get().splitlines()
 
 
@@ -40,7 +44,7 @@ def test_terminal_table_fits_and_keeps_its_numbers(sweep: SweepReport):
     assert best.split() == [*cells, "done"]
     assert any(line.split()[:2] == ["-", "base"] for line in lines)
     assert any(line.rstrip().endswith(" stopped") for line in lines)
-    assert [line.split()[1] for line in lines if line.rstrip().endswith(" alarm")] == ["t02"]
+    assert [line.split()[1] for line in lines if line.rstrip().endswith(" hacking")] == ["t02"]
 
 
 def test_terminal_table_shows_the_truth_that_the_best_trial_moved_most(sweep: SweepReport):
@@ -78,9 +82,8 @@ def test_missing_metrics_leave_a_dash(sweep: SweepReport):
     assert next(line for line in lines if "t00" in line).split()[-3:] == ["-", "-", "done"]
 
 
-def test_csv_holds_every_run_parameter_and_metric(sweep: SweepReport, tmp_path: Path):
-    with write_csv(tmp_path / "sweep.csv", sweep).open(newline="") as file:
-        lines = list(csv.DictReader(file))
+def test_csv_holds_every_run_parameter_and_metric(sweep: SweepReport):
+    lines = list(csv.DictReader(io.StringIO(csv_text(runs_table(sweep)), newline="")))
     assert [line["name"] for line in lines][:3] == ["best_seed_2", "t00", "best_seed_1"]
     assert lines[1]["rank"] == "1"
     assert lines[0]["rank"] == ""
@@ -88,9 +91,9 @@ def test_csv_holds_every_run_parameter_and_metric(sweep: SweepReport, tmp_path: 
     assert abs(float(lines[1][OBJECTIVE]) - 0.487) < 1e-9
 
 
-def test_json_is_strict_and_whole(sweep: SweepReport, tmp_path: Path):
+def test_json_is_strict_and_whole(sweep: SweepReport):
     rows = [replace(sweep.rows[1], history=[{"step": 0, OBJECTIVE: math.nan}], gallery=Path("g.png"))]
-    text = write_json(tmp_path / "sweep.json", replace(sweep, rows=rows)).read_text()
+    text = json_text(sweep_report(replace(sweep, rows=rows)).files["trials.json"])
     assert "NaN" not in text
     stored = json.loads(text)
     assert stored["rows"][0]["history"] == [{"step": 0, OBJECTIVE: None}]

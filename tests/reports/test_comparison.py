@@ -24,8 +24,11 @@ from srpo_ray.evaluation.comparison import (
 from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
 from srpo_ray.evaluation.seeds import OverSeeds, holm
-from srpo_ray.reports.comparison import ablation_table, as_csv, passage_text, study_table, write_study
-from srpo_ray.reports.comparison_charts import cost_figure, reward_figure
+from srpo_ray.reports.comparison import comparison_report
+from srpo_ray.reports.comparison_charts import cost_chart, reward_chart
+from srpo_ray.reports.comparison_tables import passage_text
+from srpo_ray.reports.files import csv_text, write_report
+from srpo_ray.reports.html import page_text
 
 HELD_OUT = "panel/held_out"
 BASE = {HELD_OUT: 0.5, "reward/total": 1.0, "truth/detail": 0.1, "truth/content_accuracy": 0.98, "image/diversity": 0.2}
@@ -200,24 +203,25 @@ def test_run_that_broke_is_in_no_figure(report: StudyReport) -> None:
     srpo = replace(report.arm("SRPO"), rows=[*report.arm("SRPO").rows, broken])
     assert srpo.over_seeds(HELD_OUT) == report.arm("SRPO").over_seeds(HELD_OUT)
     with_broken = replace(report, arms=[srpo if arm.name == "SRPO" else arm for arm in report.arms])
-    assert cost_figure(with_broken, HELD_OUT) == cost_figure(report, HELD_OUT)
-    assert reward_figure(with_broken) == reward_figure(report) is not None
+    assert cost_chart(with_broken, HELD_OUT) == cost_chart(report, HELD_OUT)
+    assert reward_chart(with_broken) == reward_chart(report) is not None
 
 
 def test_null_that_an_ablation_sets_is_shown(report: StudyReport, tmp_path: Path) -> None:
     without = Arm("no discount", "ablation", {"algorithm.denoise_discount": None}, report.ablations[0].rows)
-    page = write_study(tmp_path, replace(report, arms=[*report.arms, without]), None).read_text()
+    page = page_text(comparison_report(replace(report, arms=[*report.arms, without]), None))
     assert "algorithm.denoise_discount = null" in page
 
 
 def test_headline_leaves_out_what_was_trained_for_longer(report: StudyReport, tmp_path: Path) -> None:
     longer = Arm("longer", "method", {}, [run("longer_seed_1", 1, [0.5, 0.9, 0.95], calls=400.0)])
-    page = write_study(tmp_path, replace(report, arms=[*report.arms, longer]), None).read_text()
+    page = page_text(comparison_report(replace(report, arms=[*report.arms, longer]), None))
     assert "SRPO ends best at equal compute" in page
 
 
 def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) -> None:
-    lines = as_csv(report).splitlines()
+    made = comparison_report(report, None)
+    lines = csv_text(made.files["table.csv"]).splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["untrained", "ReFL", "SRPO", "harm", "noise"]
     heads = lines[0].split(",")
     srpo = dict(zip(heads, lines[3].split(","), strict=True))
@@ -225,13 +229,13 @@ def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) ->
     assert float(srpo["cost/calls mean"]) == 200.0
     assert float(srpo["calls to target"]) == pytest.approx(100.0)
     assert float(srpo["seconds to target"]) == pytest.approx(2.0)
-    assert study_table(report).row_count == 3
-    assert ablation_table(report).row_count == 2
+    assert [len(table.rows) for table in made.terminal] == [3, 2]
     assert study_metrics(report)[0] == HELD_OUT
 
     images = torch.rand(2, 3, 16, 16)
     grid = method_grid({"untrained": images, "SRPO": images}, ["a red circle", "a blue square"])
-    page = write_study(tmp_path, report, save_png(grid, tmp_path / "methods.png")).read_text()
+    made = comparison_report(report, save_png(grid, tmp_path / "methods.png"))
+    page = write_report(tmp_path, made).read_text()
     assert all(arm.name in page for arm in report.arms)
     assert "data:image/png;base64," in page
     assert "SRPO ends best at equal compute" in page
