@@ -7,6 +7,7 @@ from srpo_ray.words.pictures import rendered
 from srpo_ray.words.probe import Study, study
 from tests.evaluation.conftest import report_path as report_path
 from tests.evaluation.conftest import sweep as sweep
+from tests.evaluation.test_comparison import report as report
 
 AXES_OF_WORDS = {
     "flat": ("truth/detail", -1.0, 0.3),

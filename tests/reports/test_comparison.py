@@ -1,166 +1,19 @@
-"""Means, differences and costs of a study, against numbers worked out by hand."""
+"""The report of a comparison: tables, files and charts of results that are worked out by hand."""
 
 from dataclasses import replace
-from math import sqrt
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from srpo_ray.evaluation.comparison import (
-    CALLS,
-    SECONDS,
-    Arm,
-    StudyReport,
-    Tuned,
-    arm_cost,
-    common_targets,
-    cost_to_reach,
-    difference,
-    gap_table,
-    study_metrics,
-)
+from srpo_ray.evaluation.comparison import Arm, StudyReport, common_targets, study_metrics
 from srpo_ray.evaluation.gallery import method_grid, save_png
-from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
-from srpo_ray.evaluation.seeds import OverSeeds, holm
 from srpo_ray.reports.comparison import comparison_report
 from srpo_ray.reports.comparison_charts import cost_chart, reward_chart
 from srpo_ray.reports.comparison_tables import passage_text
 from srpo_ray.reports.files import csv_text, write_report
 from srpo_ray.reports.html import page_text
-
-HELD_OUT = "panel/held_out"
-BASE = {HELD_OUT: 0.5, "reward/total": 1.0, "truth/detail": 0.1, "truth/content_accuracy": 0.98, "image/diversity": 0.2}
-
-
-def run(name: str, seed: int, scores: list[float], calls: float = 100.0, **changes: object) -> TrialRow:
-    """A run that is evaluated at update 0, 10, 20, ... and spends `calls` between two evaluations."""
-    history = [
-        {
-            "step": 10 * index,
-            **BASE,
-            HELD_OUT: score,
-            TRAINED_GAIN: 0.5 * index,
-            CALLS: calls * index,
-            SECONDS: 2.0 * index,
-        }
-        for index, score in enumerate(scores)
-    ]
-    fields = {"status": "finished", **changes}
-    return TrialRow(name, "repeat", name, {}, history, seconds=20.0, seed=seed, **fields)  # pyright: ignore[reportArgumentType]
-
-
-@pytest.fixture
-def report() -> StudyReport:
-    """SRPO gains 0.2, ReFL 0.1 and slower; one ablation does harm in every seed, the other is noise."""
-    base = Arm("untrained", "base", {}, [run("base_model", 0, [0.5])])
-    srpo = Arm("SRPO", "method", {"training.optimizer.lr": 5e-6}, [
-        run("SRPO_seed_1", 1, [0.5, 0.6, 0.70]),
-        run("SRPO_seed_2", 2, [0.5, 0.6, 0.72]),
-        run("SRPO_seed_3", 3, [0.5, 0.6, 0.68]),
-    ])  # fmt: skip
-    refl = Arm("ReFL", "method", {}, [run(f"ReFL_seed_{seed}", seed, [0.5, 0.55, 0.6]) for seed in (1, 2, 3)])
-    harm = Arm("harm", "ablation", {"algorithm.branches": ["denoise"]}, [
-        run("harm_seed_1", 1, [0.5, 0.5, 0.60]),
-        run("harm_seed_2", 2, [0.5, 0.5, 0.61]),
-        run("harm_seed_3", 3, [0.5, 0.5, 0.58]),
-    ])  # fmt: skip
-    noise = Arm("noise", "ablation", {}, [
-        run("noise_seed_1", 1, [0.5, 0.6, 0.72]),
-        run("noise_seed_2", 2, [0.5, 0.6, 0.70]),
-        run("noise_seed_3", 3, [0.5, 0.6, 0.69]),
-    ])  # fmt: skip
-    tuning = [Tuned("SRPO", [run("tune_SRPO_0", 0, [0.5, 0.6]), run("tune_SRPO_1", 0, [0.5, 0.7])], "tune_SRPO_1")]
-    return StudyReport(
-        title="a study",
-        objective=HELD_OUT,
-        mode="max",
-        ablated="SRPO",
-        target_share=0.5,
-        created="today",
-        command="python experiments/paper_table.py",
-        commit="abc",
-        hardware="2 cores",
-        arms=[base, refl, srpo, harm, noise],
-        tuning=tuning,
-        notes=["a note"],
-    )
-
-
-def test_interval_over_three_seeds_is_students() -> None:
-    seeds = OverSeeds.of([1.0, 2.0, 3.0])
-    assert seeds is not None
-    assert (seeds.count, seeds.mean, seeds.spread) == (3, 2.0, 1.0)
-    # 4.303 / sqrt(3)
-    assert seeds.half_width == pytest.approx(2.4843, abs=1e-3)
-    # t = 2 sqrt(3) at 2 degrees of freedom, whose distribution function is 1/2 + t / (2 sqrt(2 + t^2)).
-    assert seeds.p_value == pytest.approx(1 - sqrt(12 / 14))
-
-
-def test_one_more_run_lies_in_its_interval_in_95_of_100_cases() -> None:
-    """Three seeds give the spread; twice the spread instead would leave out 29 in 100."""
-    draws = np.random.default_rng(0).normal(size=(2000, 4))
-    inside = [
-        abs(row[3] - seeds.mean) <= seeds.new_run_half_width
-        for row in draws.tolist()
-        if (seeds := OverSeeds.of(row[:3])) is not None and seeds.new_run_half_width is not None
-    ]
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
-
-
-def test_holm_keeps_what_its_published_example_keeps() -> None:
-    """Smallest p against level / 4, the next against level / 3, and nothing after the first that fails."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
-    assert holm([0.013, 0.016, 0.02, 0.9]) == [False] * 4
-    assert holm([0.02, None, 0.04]) == [True, False, True]
-    assert holm([]) == []
-
-
-def test_a_table_without_any_effect_has_a_false_cell_in_one_of_twenty_cases() -> None:
-    """55 cells of three seeds each; without a correction there is one in 94% of tables."""
-    gaps = np.random.default_rng(1).normal(size=(300, 55, 3))
-    t_values = abs(gaps.mean(-1) / gaps.std(-1, ddof=1) * sqrt(3))
-    p_values = 1 - t_values / np.sqrt(2 + t_values**2)
-    assert np.mean([any(holm(row)) for row in p_values.tolist()]) <= 0.08
-    assert np.mean((p_values < 0.05).any(-1)) > 0.9
-
-
-def test_single_seed_has_no_interval_and_no_p_value() -> None:
-    seed = OverSeeds.of([5.0])
-    assert seed is not None
-    assert (seed.spread, seed.half_width, seed.new_run_half_width, seed.p_value) == (None,) * 4
-    assert OverSeeds.of([]) is None
-
-
-@pytest.mark.parametrize(
-    ("scores", "target", "mode", "cost"),
-    [
-        ([0.5, 0.6, 0.7], 0.55, "max", 50.0),
-        ([0.5, 0.6, 0.7], 0.675, "max", 175.0),
-        ([0.5, 0.6, 0.7], 0.7, "max", 200.0),
-        ([0.5, 0.4, 0.6], 0.55, "max", 175.0),
-        ([0.5, 0.6, 0.7], 0.71, "max", None),
-        ([0.5, 0.6, 0.7], 0.4, "max", 0.0),
-        ([0.5, 0.3], 0.4, "min", 50.0),
-    ],
-)
-def test_cost_is_interpolated_to_the_first_crossing(
-    scores: list[float], target: float, mode: str, cost: float | None
-) -> None:
-    assert cost_to_reach(run("x", 1, scores), HELD_OUT, target, mode) == (None if cost is None else pytest.approx(cost))
-
-
-def test_target_is_a_share_of_the_ablated_methods_gain(report: StudyReport) -> None:
-    assert report.target == pytest.approx(0.6)
-    reached = report.arm("SRPO").over_seeds(HELD_OUT)
-    assert reached is not None
-    assert (reached.count, reached.mean, reached.spread) == (3, pytest.approx(0.7), pytest.approx(0.02))
-    srpo, refl = arm_cost(report, report.arm("SRPO")), arm_cost(report, report.arm("ReFL"))
-    assert srpo is not None
-    assert refl is not None
-    assert (srpo.mean, refl.mean) == (pytest.approx(100.0), pytest.approx(200.0))
-    assert arm_cost(report, report.arm("harm")) is None
+from tests.evaluation.test_comparison import HELD_OUT, run
 
 
 def test_costs_are_compared_at_the_same_scores_for_all_methods(report: StudyReport) -> None:
@@ -173,29 +26,6 @@ def test_costs_are_compared_at_the_same_scores_for_all_methods(report: StudyRepo
     assert passage_text(report, refl, 0.55) == "100 ± 0"
     assert passage_text(report, refl, 0.6) == "200 ± 0"
     assert passage_text(report, refl, 0.65) == "> 200"
-
-
-def test_differences_are_taken_seed_by_seed(report: StudyReport) -> None:
-    harm = difference(report.arm("harm"), report.arm("SRPO"), HELD_OUT)
-    assert harm is not None
-    # -0.10, -0.11, -0.10
-    assert (harm.mean, harm.spread) == (pytest.approx(-0.31 / 3), pytest.approx(0.00577, abs=1e-5))
-    noise = difference(report.arm("noise"), report.arm("SRPO"), HELD_OUT)
-    assert noise is not None
-    assert abs(noise.mean) < 0.01
-    gaps = gap_table(report, report.ablations, [HELD_OUT])
-    assert (gaps["harm", HELD_OUT].significant, gaps["noise", HELD_OUT].significant) == (True, False)
-
-
-def test_a_difference_that_many_others_are_tested_beside_must_be_surer(report: StudyReport) -> None:
-    """The p-value of a fall of 0.10, 0.11 and 0.10 is 0.001: enough for a few cells, not for a hundred."""
-    names = [f"noise {index}" for index in range(100)]
-    many = [Arm(name, "ablation", {}, report.arm("noise").rows) for name in names]
-    alone = gap_table(report, [report.arm("harm")], [HELD_OUT])
-    beside = gap_table(report, [report.arm("harm"), *many], [HELD_OUT])
-    assert (alone["harm", HELD_OUT].significant, beside["harm", HELD_OUT].significant) == (True, False)
-    other_seeds = Arm("other", "ablation", {}, [run("other_seed_9", 9, [0.5, 0.9])])
-    assert difference(other_seeds, report.arm("SRPO"), HELD_OUT) is None
 
 
 def test_run_that_broke_is_in_no_figure(report: StudyReport) -> None:
@@ -243,12 +73,3 @@ def test_tables_and_files_hold_every_arm(report: StudyReport, tmp_path: Path) ->
     assert "-0.1033" in page
     assert "&gt; 200" not in page.partition("What a score costs")[0]
     assert (tmp_path / "study.json").exists()
-
-
-def test_method_grid_has_a_row_per_prompt_and_a_picture_per_model() -> None:
-    colors = {"one": torch.zeros(3, 3, 96, 96), "other": torch.ones(3, 3, 96, 96)}
-    one, two = method_grid(colors, ["a", "b", "c"]), method_grid({**colors, "third": colors["one"]}, ["a", "b", "c"])
-    assert two.width - one.width == 2 * 96 + 4
-    assert one.height == method_grid({"one": colors["one"]}, ["a", "b", "c"]).height
-    with pytest.raises(ValueError, match="one caption per picture"):
-        method_grid(colors, ["a"])
