@@ -30,7 +30,7 @@ from srpo_ray.reports.charts import Dot, Scatter
 from srpo_ray.reports.files import write_report
 from srpo_ray.reports.report import Charts, Column, Report, Row, Section, Table, Text
 from srpo_ray.reports.terminal import print_report
-from srpo_ray.reports.words import axis_text
+from srpo_ray.reports.words_tables import axis_text
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.tracking.run import git_commit
 from srpo_ray.training.launch import fit, reward_pool
