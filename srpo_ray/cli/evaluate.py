@@ -1,7 +1,6 @@
 """`srpo-ray evaluate`: compare the tuned model of a run with its base model, or with another run."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from srpo_ray.cli.arguments import RL_GUIDANCE, add_sampling, sampling_options
@@ -24,13 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Draw and score both models' images, print the table, and write the page."""
-    from rich.console import Console
-
     options = sampling_options(parsed)
-    from srpo_ray.evaluation.paired_report import evaluation_table
     from srpo_ray.inference.evaluate import evaluate_run
+    from srpo_ray.reports.terminal import print_report
 
-    evaluation, page = evaluate_run(
+    report, page = evaluate_run(
         Path(parsed.run_dir),
         Path(parsed.out) if parsed.out else Path(parsed.run_dir) / "evaluation",
         options=options,
@@ -40,7 +37,6 @@ def run(parsed: argparse.Namespace) -> int:
         against=Path(parsed.against) if parsed.against else None,
         command=parsed.typed,
     )
-    # In a file or a pipe rich would use 80 columns, too few for the table.
-    Console(width=None if sys.stdout.isatty() else 120).print(evaluation_table(evaluation))
+    print_report(report)
     print(f"page: {page}")
     return 0

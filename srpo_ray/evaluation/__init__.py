@@ -1,1 +1,1 @@
-"""What a run is evaluated by: the held-out evaluator, image statistics, galleries, and the sweep's table and report."""
+"""What a run is evaluated by: the held-out evaluator, image statistics, galleries, and statistics of results."""

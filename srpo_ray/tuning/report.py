@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from srpo_ray.config import SweepConfig, to_yaml
-from srpo_ray.evaluation.report import write_report
 from srpo_ray.evaluation.results import TRAINED_GAIN, SweepReport, TrialRow
-from srpo_ray.evaluation.table import ranked_table, write_csv, write_json
 from srpo_ray.files import write_text
+from srpo_ray.reports.files import write_report
+from srpo_ray.reports.sweep import sweep_report
+from srpo_ray.reports.terminal import print_report
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.tracking.runs import git_commit, tracking_uri
 from srpo_ray.tracking.tracker import Tracker
@@ -46,11 +46,9 @@ def publish(
         notes=notes,
         mode=sweep.mode,
     )
-    console = Console(width=None if Console().is_terminal else 120)
-    console.print(ranked_table(report))
-    write_csv(folder / "trials.csv", report)
-    write_json(folder / "trials.json", report)
-    path = write_report(folder / "report.html", report)
+    page = sweep_report(report)
+    print_report(page)
+    path = write_report(folder, page)
     best_row = report.best_row
     evaluated = best_row.evaluated if best_row else {}
     files = [path, folder / "best.yaml", folder / "trials.csv", folder / "trials.json"]

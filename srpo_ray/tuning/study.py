@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from srpo_ray.config import RunConfig, StudyConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
@@ -16,13 +15,15 @@ from srpo_ray.config.base import folder_name
 from srpo_ray.config.study import Method
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.comparison import CALLS, GRADIENT_CALL, SECONDS, Arm, StudyReport, Tuned
-from srpo_ray.evaluation.comparison_report import EQUAL, ablation_table, study_table, write_study
 from srpo_ray.evaluation.gallery import method_grid, save_png
+from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import TrialRow
-from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import check_cluster, reward_pool
+from srpo_ray.reports.comparison import EQUAL, comparison_report
+from srpo_ray.reports.files import write_report
+from srpo_ray.reports.terminal import print_report
 from srpo_ray.runs.folder import RunFolder, load_images, read_rows
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.runs.warnings import idle_warning
@@ -210,11 +211,9 @@ def failures(rows: Sequence[TrialRow]) -> list[str]:
 
 def _publish(study: Study, report: StudyReport) -> Path:
     folder = Path(study.folder)
-    console = Console(width=None if Console().is_terminal else 120)
-    console.print(study_table(report))
-    if report.ablations:
-        console.print(ablation_table(report))
-    path = write_study(folder, report, _images(study, report))
+    page = comparison_report(report, _images(study, report))
+    print_report(page)
+    path = write_report(folder, page)
     log_results(study, [path, folder / "table.csv", folder / "study.json"], {})
     return path
 

@@ -10,8 +10,8 @@ from ray.tune import TuneConfig
 from srpo_ray.config import RunConfig, SweepConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.base import folder_name
+from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import TrialRow
-from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import check_cluster, reward_pool
