@@ -5,25 +5,19 @@ A newly registered algorithm is in the tests of this file without a line here. T
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.config.algorithms.registry import TYPES
-from srpo_ray.data.mixture import real_samples
-from srpo_ray.flow import Draws
-from srpo_ray.models.text import Conditioning
-from srpo_ray.models.tuned import load_tuned, make_policy
 from srpo_ray.planning.schedule import micro_batches, schedule
-from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.training.checkpoint import load_checkpoint, run_identity
 from srpo_ray.training.preflight import check_inputs
@@ -32,9 +26,9 @@ from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.storage import Storage
 from srpo_ray.training.trainer import Trainer
 from tests.algorithms.everything import EverythingConfig
-from tests.algorithms.stand_ins import SHAPE, AffinePolicy, UnaskedRewards, collect_all
 from tests.algorithms.variants import CASES, type_of
 from tests.conftest import ROOT, SMALL_WORLD, TINY
+from tests.training.algorithm_checks import count, first_update, plain_gradients
 from tests.training.ranks import joined, run_ranks
 from tests.training.tiny_flux import relative_error
 
@@ -42,59 +36,6 @@ EVERYTHING = "everything"
 TRAINED = [*TYPES, EVERYTHING]
 GROUPS = {"group_size": 3, "images_per_pass": 1}
 """Small groups, of which each forward pass has a part, for algorithms that have groups."""
-
-
-class CountingPolicy(AffinePolicy):
-    """Keeps how many samples each call of the model has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.samples: dict[bool, list[int]] = {False: [], True: []}
-        """With gradient or without -> samples of each call."""
-
-    def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        self.samples[torch.is_grad_enabled()].append(len(tokens))
-        return super().velocity(tokens, sigma, conditioning, guidance_scale)
-
-
-@dataclass(frozen=True)
-class Counted:
-    """One update of one micro-batch."""
-
-    forward: int
-    chained: float
-    losses: int
-    samples: frozenset[int]
-    rolled_out: frozenset[int]
-
-
-def micro_batch(config: RunConfig, update: int) -> Batch:
-    """The first micro-batch of an update, with stand-ins for all tensors."""
-    size, calls = config.training.pass_size, config.algorithm.calls(config.rollout.num_steps)
-    children = range(calls.images_per_prompt // calls.passes_per_prompt)
-    samples = tuple(sample for sample in range(size) for _ in children)
-    rows = len(samples)
-    is_real = real_samples(size, config.data.image_ratio if config.data.images else 0.0)
-    return Batch(
-        prompts=("a prompt",) * rows,
-        conditioning=Conditioning(torch.zeros(rows, 1, 1), torch.zeros(rows, 1)),
-        draws=Draws(config.seed, update, samples, children=tuple(children) * size),
-        images=torch.zeros(rows, 1, *SHAPE, dtype=torch.float64) if any(is_real) else None,
-        image_rows=tuple(row for row, real in enumerate(is_real) if real),
-    )
-
-
-def count(config: RunConfig, update: int) -> Counted:
-    """Run an update's micro-batch on the counting policy; divided groups are settled by the part alone."""
-    policy: Any = CountingPolicy()
-    algorithm = build_algorithm(config, policy, cast(RewardScorer, UnaskedRewards()))
-    batch, losses = micro_batch(config, update), 0
-    assert len(algorithm.phases) == algorithm.calls.phases
-    (collected,) = collect_all(algorithm, [batch])
-    for part in range(algorithm.calls.optimizer_steps):
-        losses += len(list(algorithm.losses(batch, collected, part)))
-    without, carried = policy.samples[False], policy.samples[True]
-    return Counted(len(without), len(carried) / losses, losses, frozenset(carried), frozenset(without))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -144,39 +85,6 @@ def give_pairs(trainer: Trainer) -> None:
     rows: Any = type("Pairs", (), {"__len__": lambda _: 2 * count, "__getitem__": lambda _, i: {"tokens": noise[i]}})()
     labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(-(-count // 2), 1)[:count]
     trainer.prompts = replace(prompts, real=rows, labels=labels, image_ratio=1.0)
-
-
-def plain_gradients(trainer: Trainer) -> dict[str, Tensor]:
-    """Of the first update in plain torch: all prompts in one pass, the whole groups with them, in one process."""
-    config = trainer.config
-    training = config.training.model_copy(update={"num_workers": 1, "micro_batch_size": None})
-    whole = {name: None for name in ("images_per_pass",) if name in type(config.algorithm).model_fields}
-    config = config.model_copy(
-        update={"training": training, "algorithm": config.algorithm.model_copy(update=dict(whole))}
-    )
-    transformer = load_tuned(config, torch.float32, "cpu", None).train()
-    policy = make_policy(config, transformer, transformer.config, "cpu")
-    algorithm = build_algorithm(config, policy, trainer.rewards)
-    one = replace(trainer, config=config, policy=policy, algorithm=algorithm, rank=0, world_size=1)
-    ((batch, share),) = one.batches(0)
-    assert share == 1
-    # At the first update every role has the initial weights.
-    (collected,) = collect_all(algorithm, [batch])
-    torch.stack([loss().loss for loss in algorithm.losses(batch, collected)]).sum().backward()
-    return {name: value.grad for name, value in transformer.named_parameters()}
-
-
-def first_update(trainer: Trainer) -> dict[str, Tensor]:
-    """Make the first update part by part, for the gradients of its first optimizer step."""
-    rounds, gradients = trainer.collect(0), {}
-    for part in range(trainer.algorithm.calls.optimizer_steps):
-        for batch, share, collected in rounds:
-            trainer.backward(trainer.algorithm.losses(batch, collected, part), share)
-        gradients = gradients or trainer.engine.gradients()
-        trainer.engine.step()
-    trainer.engine.refresh_old(trainer.algorithm.old_kept(0))
-    trainer.meter.take()
-    return gradients
 
 
 def train_on_two(run_root: str) -> dict[str, dict[str, Any]]:
