@@ -1,6 +1,6 @@
 """The maths of rectified flow: sigma grids, the straight path, steps with and without noise, addressed draws."""
 
-from srpo_ray.flow.draws import Draws
+from srpo_ray.flow.draws import Draws, DrawScope
 from srpo_ray.flow.noise import generator
 from srpo_ray.flow.path import mix, per_sample, recover_clean
 from srpo_ray.flow.sigmas import (
@@ -16,6 +16,7 @@ from srpo_ray.flow.step import euler_step
 from srpo_ray.flow.transitions import log_density, sde_step
 
 __all__ = [
+    "DrawScope",
     "Draws",
     "SigmaGrid",
     "euler_step",

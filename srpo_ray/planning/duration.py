@@ -31,10 +31,10 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     forward = velocity_cost(model, plan.rolled_out, guidance_scale, gradient=False, gpu=gpu).forward_flops
     call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
-    decodings = plan.losses if plan.decodes else 1
+    decodings = plan.gradients if plan.decodes else 1
     return (
         Work("rollout", count * plan.forward * forward),
-        Work("gradient steps", count * plan.losses * plan.mean_chained * _both(call)),
+        Work("gradient steps", count * plan.gradients * plan.mean_chained * _both(call)),
         Work("VAE decoder", count * decodings * _both(decoder)),
     )
 
@@ -47,8 +47,7 @@ def replica_work(config: RunConfig, trained: Sequence[RewardSize]) -> Work:
         trained: Sizes of the models that are trained on, for calls of `micro_batch_size` images.
     """
     plan = schedule(config)
-    images = config.training.max_workers * micro_batches(config) * plan.samples
-    images *= plan.losses if plan.decodes else 1
+    images = config.training.max_workers * micro_batches(config) * plan.scored
     one = sum(_both(reward.cost) for reward in trained) / config.rewards.pool.micro_batch_size
     return Work("reward models", images * one)
 

@@ -37,7 +37,8 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
         Part("reward models on the CPU", in_replicas),
     )
     whole = element_size * sum(parameter.numel for parameter in tensors)
-    kept = (4 if training.ema else 3) * MASTER * trained_elements(tensors)
+    copies = 3 + bool(training.ema) + ("old" in config.algorithm.needs.roles)
+    kept = copies * MASTER * trained_elements(tensors)
     # Each worker writes an equal share, so a node writes as much as it has workers of the fewest.
     written = kept * min(workers, training.min_workers) // training.min_workers
     phases = (

@@ -16,11 +16,11 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     others = (training.max_workers - 1) / training.max_workers
     once = others * gathered(tensors, training, element_size)
     # Every call with gradient gathers for its forward and for its backward pass.
-    calls = 2 * plan.losses * plan.mean_chained
-    backwards = -(-plan.losses // plan.in_flight)
+    calls = 2 * plan.gradients * plan.mean_chained
+    backwards = plan.optimizer_steps * -(-plan.losses // plan.in_flight)
     averaged = others * element_size * trained_elements(tensors)
     count = micro_batches(config)
-    rollouts = 1.0 if training.gather_for_rollout else count * plan.forward
+    rollouts = float(plan.phases) if training.gather_for_rollout else count * plan.forward
     return present(
         Part("weights gathered for rollouts", int(rollouts * once)),
         Part("weights gathered for gradients", int(count * calls * once)),
@@ -38,8 +38,8 @@ def reward_traffic(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Part, ...
     if config.rewards.in_process:
         return ()
     plan = schedule(config)
-    images = micro_batches(config) * plan.samples * (plan.losses if plan.decodes else 1)
-    pixels = images * sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.wire_dtype]
+    one = sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.wire_dtype]
+    pixels = micro_batches(config) * plan.scored * one
     return present(
         Part("pixels to the rewards", pixels),
         Part("gradients from the rewards", pixels if plan.decodes else 0),

@@ -28,7 +28,7 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
     """
     training = config.training
     element_size = dtype_of(config.model).itemsize
-    part = share(parameters(config.model), training, element_size)
+    part = share(parameters(config.model), training, element_size, config.algorithm.needs.roles)
     always = _always(config, part)
     phases = (_encoding(config, always), _loading(config, always), *_update(config, sizes), _evaluation(config, sizes))
     if not training.num_gpus:
@@ -51,6 +51,8 @@ def _always(config: RunConfig, part: Share) -> tuple[Part, ...]:
         Part("Adam moments, float32", 0 if offload else part.moments),
         Part("summed gradients, float32", 0 if offload else part.gradients),
         Part("the EMA of the weights", part.ema),
+        Part("old weights", part.old),
+        Part("reference weights", part.reference),
         Part("gradient bucket", part.bucket),
         Part("VAE weights", vae_bytes(config.model)),
     )
