@@ -189,7 +189,7 @@ def measure(config: RunConfig, trainers: dict[str, Trainer], updates: int, ceili
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     remote, instant = median_update(trainer, updates), median_update(trainers["instant"], updates)
-    samples, branches = config.training.batch_size, trainer.algorithm.losses_in_flight
+    samples, branches = config.training.batch_size, trainer.algorithm.calls.in_flight
     tokens = torch.randn(samples, *trainer.policy.token_shape, device=device, requires_grad=True)
     decode = seconds_of(lambda: trainer.policy.decode(tokens).mean().backward(), device, updates)
     sizes, gpu = (224,), device == "cuda"

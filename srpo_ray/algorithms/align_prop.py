@@ -36,7 +36,7 @@ class AlignProp(Algorithm[AlignPropConfig]):
         grid = self.sigmas[: cut + 1]
         return CutChain(self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale), cut)
 
-    def losses(self, batch: Batch, collected: CutChain) -> Iterator[Loss]:
+    def losses(self, batch: Batch, collected: CutChain, part: int = 0) -> Iterator[Loss]:
         """Yield the one loss of the batch."""
         grid = self.sigmas[collected.cut :]
         clean = self.policy.integrate(collected.tokens, batch.conditioning, grid, self.rollout.guidance_scale)

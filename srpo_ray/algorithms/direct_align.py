@@ -17,7 +17,7 @@ from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
 from srpo_ray.algorithms.window import Window, build_window
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.base import Scope
-from srpo_ray.flow import euler_step, mix, recover_clean
+from srpo_ray.flow import SigmaGrid, euler_step, mix, recover_clean
 from srpo_ray.models.conditioning import Conditioning
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Rollout:
 def collect_rollout(
     policy: "FlowPolicy", batch: Batch, sigmas: Tensor, guidance_scale: float, noise_scope: Scope
 ) -> Rollout:
-    """Clean tokens of a batch without gradient, sampled or those of its real images, and the noise to mix in.
+    """Clean tokens of a batch without gradient, sampled or those of its images, and the noise to mix in.
 
     Args:
         policy: The model that is tuned.
@@ -47,14 +47,14 @@ def collect_rollout(
         noise_scope: Samples of an update that share one noise.
     """
     sources = {purpose: batch.draws.generators(purpose, scope=noise_scope) for purpose in ("real", "rollout")}
-    rows = range(len(batch.prompts))
-    noise = policy.noise([sources["real" if row in batch.real else "rollout"][row] for row in rows])
+    rows, given = range(len(batch.prompts)), list(batch.image_rows)
+    noise = policy.noise([sources["real" if row in given else "rollout"][row] for row in rows])
     clean = torch.empty_like(noise)
-    sampled = [row for row in rows if row not in batch.real]
+    sampled = [row for row in rows if row not in given]
     if sampled:
         clean[sampled] = policy.rollout(noise[sampled], batch.conditioning[sampled], sigmas, guidance_scale)
-    for row, tokens in batch.real.items():
-        clean[row] = tokens
+    if batch.images is not None:
+        clean[given] = batch.images[given, 0]
     return Rollout(clean, noise)
 
 
@@ -95,6 +95,11 @@ def gradient_scale(start: Tensor, landing: Tensor) -> Tensor:
 class DirectAlign(Algorithm[DirectAlignConfig]):
     """Direct-Align with a plain reward."""
 
+    @classmethod
+    def check_grid(cls, config: DirectAlignConfig, grid: SigmaGrid) -> None:
+        """Refuse a step that does not fit in the window."""
+        build_window(config, grid)
+
     @cached_property
     def window(self) -> Window:
         """Sigmas that updates land on."""
@@ -104,7 +109,7 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
         """Clean tokens of the batch without gradient, and their noise."""
         return collect_rollout(self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise)
 
-    def losses(self, batch: Batch, collected: Rollout) -> Iterator[Loss]:
+    def losses(self, batch: Batch, collected: Rollout, part: int = 0) -> Iterator[Loss]:
         """Yield the one loss of the batch."""
         config = self.config
         start, landing = self._steps(batch)

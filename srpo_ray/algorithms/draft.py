@@ -24,7 +24,7 @@ class DRaFT(Algorithm[DRaFTConfig]):
         early = self.sigmas[: -self.config.num_steps]
         return self.policy.rollout(noise, batch.conditioning, early, self.rollout.guidance_scale)
 
-    def losses(self, batch: Batch, collected: Tensor) -> Iterator[Loss]:
+    def losses(self, batch: Batch, collected: Tensor, part: int = 0) -> Iterator[Loss]:
         """Yield the loss of the sampled images, then one per renoising; the update is their mean."""
         share, queries = 1 / (1 + self.config.renoisings), plain_queries(batch.prompts)
         clean = self._finish(batch, collected)
@@ -39,8 +39,7 @@ class DRaFT(Algorithm[DRaFTConfig]):
 
     def _renoise(self, batch: Batch, clean: Tensor, index: int) -> Tensor:
         """Finished tokens at the last noise level again, with a noise of their own."""
-        noise = self.policy.noise(batch.draws.generators("renoise", index))
-        return mix(clean, noise, torch.full((len(clean),), self._late[0].item()))
+        return mix(clean, self.noise(batch, "renoise", index), torch.full((len(clean),), self._late[0].item()))
 
     @property
     def _late(self) -> Tensor:

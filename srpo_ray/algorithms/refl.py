@@ -7,7 +7,6 @@ at once. Earlier steps get no gradient, because their prediction is too blurred 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Algorithm, Batch, Loss
@@ -35,12 +34,12 @@ class ReFL(Algorithm[ReFLConfig]):
         last = self.rollout.num_steps - 1
         first = self.rollout.num_steps - self.config.late_steps(self.rollout.num_steps)
         # One draw for all samples and workers, because it sets the number of transformer calls.
-        stop = int(torch.randint(first, last + 1, (), generator=batch.draws.of_update("refl_step")))
+        stop = batch.draws.integer("refl_step", first, last)
         grid = self.sigmas[: stop + 1]
         tokens = self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale)
         return LatePoint(tokens, self.sigmas[stop].expand(len(tokens)))
 
-    def losses(self, batch: Batch, collected: LatePoint) -> Iterator[Loss]:
+    def losses(self, batch: Batch, collected: LatePoint, part: int = 0) -> Iterator[Loss]:
         """Yield the one loss of the batch."""
         tokens, sigma = collected.tokens, collected.sigma
         velocity = self.policy.velocity(tokens, sigma, batch.conditioning, self.rollout.guidance_scale)

@@ -9,7 +9,6 @@ direction works as the regulariser. Words change the reward's text only; the mod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,10 +18,8 @@ from srpo_ray.algorithms.direct_align import Rollout, collect_rollout, direct_al
 from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
 from srpo_ray.algorithms.window import Window, build_window
 from srpo_ray.config.algorithms.srpo import Branch, SRPOConfig
+from srpo_ray.flow import SigmaGrid
 from srpo_ray.rewards.query import TextQuery
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,11 @@ def _own_and_other(branch: Branch, prompt: str, positive: str, negative: str) ->
 class SRPO(Algorithm[SRPOConfig]):
     """SRPO, and plain-reward Direct-Align when `query` is `plain`."""
 
+    @classmethod
+    def check_grid(cls, config: SRPOConfig, grid: SigmaGrid) -> None:
+        """Refuse a step that does not fit in the window."""
+        build_window(config, grid)
+
     @cached_property
     def window(self) -> Window:
         """Sigmas that updates land on."""
@@ -98,7 +100,7 @@ class SRPO(Algorithm[SRPOConfig]):
         """Clean tokens of the batch without gradient, and their noise."""
         return collect_rollout(self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise)
 
-    def losses(self, batch: Batch, collected: Rollout) -> Iterator[Loss]:
+    def losses(self, batch: Batch, collected: Rollout, part: int = 0) -> Iterator[Loss]:
         """Yield one loss per landing point and branch."""
         for renoising in range(self.config.renoisings):
             draws = self.window.draw(self.config.landing, batch.draws, renoising)

@@ -16,8 +16,10 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 class Command(Protocol):
     """Module of one command."""
 
-    HELP: str
-    """Line about the command in `srpo-ray --help`."""
+    @property
+    def HELP(self) -> str:  # noqa: N802 # a constant of the module
+        """Line about the command in `srpo-ray --help`."""
+        ...
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""

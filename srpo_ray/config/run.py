@@ -160,6 +160,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_average(self) -> Self:
+        if "ema" in self.algorithm.needs.roles and not self.training.ema:
+            raise ValueError(
+                f"expected training.ema with algorithm.type={self.algorithm.type}, which samples from the moving"
+                " average, got none; set training.ema to {} for its defaults"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_image_ratio(self) -> Self:
         ratio = self.data.image_ratio
         size = self.training.pass_size

@@ -54,7 +54,8 @@ class TrainingConfig(Section):
     batch_size: int = Field(default=8, ge=1)
     """Prompts per update, over all workers."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Prompts per forward pass of one worker; unset takes the whole share that it has with most workers."""
+    """Prompts per forward pass of one worker; unset takes the whole share that it has with most workers. Algorithms
+    that compare several images of a prompt bound these with `algorithm.images_per_pass`."""
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LearningRateScheduleConfig = LearningRateScheduleConfig()
     ema: EmaConfig | None = None
@@ -150,6 +151,6 @@ class TrainingConfig(Section):
         """Prompts per forward pass, the same with any number of workers."""
         return self.micro_batch_size or self.batch_size // self.max_workers
 
-    def num_passes(self, num_workers: int) -> int:
+    def num_passes(self, num_workers: int, passes_per_prompt: int = 1) -> int:
         """Forward passes that each of so many workers makes for an update, the last ones perhaps without need."""
-        return -(-self.batch_size // self.pass_size // num_workers)
+        return -(-self.batch_size // self.pass_size * passes_per_prompt // num_workers)

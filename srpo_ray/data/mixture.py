@@ -1,8 +1,9 @@
 """What a run trains on: prompts that are rolled out, real images with captions, or both by a fixed ratio."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from srpo_ray.data.cache.latents import TOKENS
@@ -66,11 +67,20 @@ class Prompts:
     """Times that the prompts are repeated in `texts`."""
     rollouts: BaseRollouts | None = None
     """Images of the base model for the prompts; None where the trained model samples them."""
+    labels: Tensor | None = None
+    """Labels `[captions, K]` of the real images, of which K in a row belong to each caption; None is one image each."""
+    other_conditioning: ConditioningSource | None = None
+    """Text features of another caption of the same images, as many as captions; None is no such caption."""
+
+    @property
+    def images_per_caption(self) -> int:
+        """Real images of each caption."""
+        return 1 if self.labels is None else self.labels.shape[1]
 
     @property
     def num_real(self) -> int:
-        """Number of real images."""
-        return 0 if self.real is None else len(self.real)
+        """Number of captions of real images."""
+        return 0 if self.real is None else len(self.real) // self.images_per_caption
 
     def indices(self, update: int, batch_size: int, seed: int) -> list[int]:
         """Texts of one update's global batch; see `SampleOrder.indices`."""
@@ -79,15 +89,33 @@ class Prompts:
         return order.indices(update, batch_size, seed)
 
     def given_tokens(self, indices: Sequence[int]) -> dict[int, Tensor]:
-        """Position in `indices` -> clean tokens `[N, 64]`, for those that are not to be sampled."""
+        """Position in `indices` -> clean tokens `[K, N, 64]`, for those that are not to be sampled."""
         found: dict[int, Tensor] = {}
-        rows = [row for row, index in enumerate(indices) if index < self.num_real]
+        rows, count = self.real_rows(indices), self.images_per_caption
         if self.real is not None and rows:
-            found |= zip(rows, self.real[[indices[row] for row in rows]][TOKENS], strict=True)
+            tokens = self.real[[indices[row] * count + image for row in rows for image in range(count)]][TOKENS]
+            found |= zip(rows, tokens.unflatten(0, (len(rows), count)), strict=True)
         others = [row for row, index in enumerate(indices) if index >= self.num_real]
         if self.rollouts is not None and others:
-            found |= zip(others, self.rollouts[[indices[row] - self.num_real for row in others]], strict=True)
+            tokens = self.rollouts[[indices[row] - self.num_real for row in others]]
+            found |= zip(others, tokens[:, None], strict=True)
         return found
+
+    def real_labels(self, indices: Sequence[int]) -> dict[int, Tensor]:
+        """Position in `indices` -> labels `[K]`, for those that have real images with labels."""
+        return {} if self.labels is None else {row: self.labels[indices[row]] for row in self.real_rows(indices)}
+
+    def real_rows(self, indices: Sequence[int]) -> list[int]:
+        """Positions in `indices` that have real images."""
+        return [row for row, index in enumerate(indices) if index < self.num_real]
+
+
+def stack_rows(values: Mapping[int, Tensor], size: int) -> Tensor | None:
+    """Tensors of some rows as one tensor of all `size` rows, with zeros in the others; None if no row has any."""
+    if not values:
+        return None
+    blank = torch.zeros_like(next(iter(values.values())))
+    return torch.stack([values.get(row, blank) for row in range(size)])
 
 
 def real_samples(batch_size: int, ratio: float) -> list[bool]:

@@ -1,6 +1,6 @@
 """The maths of rectified flow: sigma grids, the straight path, steps with and without noise, addressed draws."""
 
-from srpo_ray.flow.draws import Draws, generator
+from srpo_ray.flow.draws import Draws, DrawScope, generator
 from srpo_ray.flow.path import mix, per_sample, recover_clean
 from srpo_ray.flow.sigmas import (
     SigmaGrid,
@@ -14,6 +14,7 @@ from srpo_ray.flow.sigmas import (
 from srpo_ray.flow.transitions import euler_step, log_density, sde_step
 
 __all__ = [
+    "DrawScope",
     "Draws",
     "SigmaGrid",
     "euler_step",

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from srpo_ray.algorithms.window import build_window
+from srpo_ray.algorithms.registry import algorithm_class
 from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.algorithms.registry import types_that
-from srpo_ray.config.algorithms.window import WindowSection
 from srpo_ray.config.load import ConfigError, load_run
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
@@ -66,8 +65,7 @@ def check_grids(config: RunConfig) -> None:
     grid = sigma_grid(config.model)
     grid(config.rollout.num_steps, config.rollout.shift)
     grid(config.evaluation.num_steps, config.rollout.shift)
-    if isinstance(config.algorithm, WindowSection):
-        build_window(config.algorithm, grid)
+    algorithm_class(config.algorithm).check_grid(config.algorithm, grid)
 
 
 def input_notes(config: RunConfig) -> list[str]:

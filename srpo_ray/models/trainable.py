@@ -98,6 +98,19 @@ def load_trained(transformer: Any, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: If names or shapes are not those of the parameters that require gradient.
     """
+    for name, parameter in check_trained(transformer, weights).items():
+        parameter.data.copy_(weights[name])
+
+
+def check_trained(transformer: Any, weights: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    """Check that trained weights fit a transformer.
+
+    Returns:
+        Its trainable parameters by name.
+
+    Raises:
+        ValueError: If names or shapes are not those of the parameters that require gradient.
+    """
     expected = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
     if set(weights) != set(expected):
         example = min(set(weights) ^ set(expected))
@@ -106,13 +119,13 @@ def load_trained(transformer: Any, weights: Mapping[str, Tensor]) -> None:
             f" which {example!r} is the first that only one of them has; give the model and model.lora of that run"
         )
     for name, parameter in expected.items():
-        value = weights[name]
-        if value.shape != parameter.shape:
+        shape = weights[name].shape
+        if shape != parameter.shape:
             raise ValueError(
-                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(value.shape)}; give"
+                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(shape)}; give"
                 " the model and model.lora of that run"
             )
-        parameter.data.copy_(value)
+    return expected
 
 
 def _check_targets(transformer: nn.Module, targets: tuple[str, ...]) -> None:

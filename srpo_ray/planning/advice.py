@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 
 from srpo_ray.config import ConfigError, RunConfig, apply
+from srpo_ray.config.algorithms.group import GroupSection
 from srpo_ray.planning.devices import replicas_beside_a_trainer
 from srpo_ray.planning.plan import Advice, Plan, make_plan
 from srpo_ray.planning.shapes import depths
@@ -75,6 +76,9 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"training.micro_batch_size": fewer}, "fewer prompts per forward pass; the gradients stay the same"
         if fewer > 1:
             yield {"training.micro_batch_size": 1}, "one prompt per forward pass; the gradients stay the same"
+    algorithm = config.algorithm
+    if isinstance(algorithm, GroupSection) and algorithm.passes_per_prompt < algorithm.group_size:
+        yield {"algorithm.images_per_pass": 1}, "one image of a group per forward pass; the gradients stay the same"
     if training.losses_in_flight != 1:
         yield {"training.losses_in_flight": 1}, "one graph at a time; the gradients stay the same"
     if training.gather_for_rollout:
@@ -86,7 +90,7 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"training.offload": "optimizer"}, "optimizer in the host's memory; slower updates"
     if training.offload != "weights":
         yield {"training.offload": "weights"}, "optimizer and weights in the host's memory; much slower"
-    if training.ema:
+    if training.ema and "ema" not in algorithm.needs.roles:
         yield {"training.ema": None}, "no the EMA of the weights"
 
 

@@ -32,7 +32,7 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
     """
     training = config.training
     element_size = dtype_of(config.model).itemsize
-    part = share(parameters(config.model), training, element_size)
+    part = share(parameters(config.model), training, element_size, config.algorithm.needs.roles)
     always = _always(config, part)
     phases = (
         _encoding(config, always),
@@ -61,6 +61,8 @@ def _always(config: RunConfig, part: Share) -> tuple[Part, ...]:
         Part("Adam moments, float32", 0 if offload else part.moments),
         Part("summed gradients, float32", 0 if offload else part.gradients),
         Part("the EMA of the weights", part.ema),
+        Part("old weights", part.old),
+        Part("reference weights", part.reference),
         Part("gradient bucket", part.bucket),
         Part("VAE weights", vae_bytes(config.model)),
         Part("rollouts that are reused", _reused(config)),
@@ -227,7 +229,8 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
         Part("reward models on the CPU", in_replicas),
     )
     whole = element_size * sum(parameter.numel for parameter in tensors)
-    kept = (4 if training.ema else 3) * MASTER * trained_elements(tensors)
+    copies = 3 + bool(training.ema) + ("old" in config.algorithm.needs.roles)
+    kept = copies * MASTER * trained_elements(tensors)
     # Each worker writes an equal share, so a node writes as much as it has workers of the fewest.
     written = kept * min(workers, training.min_workers) // training.min_workers
     phases = (

@@ -18,7 +18,7 @@ class Schedule:
     forward: float
     """Transformer calls without gradient, on average over the updates."""
     losses: int
-    """Losses, each with a graph of its own."""
+    """Losses of one optimizer step, each with a graph of its own."""
     in_flight: int
     """Losses whose graphs are held together until the backward pass over their sum."""
     chained: int
@@ -29,6 +29,20 @@ class Schedule:
     """Whether the gradient comes through the decoder; else images are decoded without gradient, once."""
     guidance_scale: float
     """Guidance of the calls with gradient."""
+    phases: int
+    """Times that an update gathers the weights to sample, for all micro-batches."""
+    optimizer_steps: int
+    """Optimizer steps of an update."""
+
+    @property
+    def gradients(self) -> int:
+        """Losses of an update."""
+        return self.losses * self.optimizer_steps
+
+    @property
+    def scored(self) -> int:
+        """Images of an update that are decoded and scored, counted for each time."""
+        return self.samples * (self.gradients if self.decodes else 1)
 
 
 def schedule(config: RunConfig) -> Schedule:
@@ -36,10 +50,11 @@ def schedule(config: RunConfig) -> Schedule:
     calls = config.algorithm.calls(config.rollout.num_steps)
     training, data = config.training, config.data
     real = round(data.image_ratio * training.pass_size) if data.images else 0
-    rolled_out = (training.pass_size - real) * calls.images_per_prompt if config.samples_rollouts else 0
+    images = calls.images_per_prompt // calls.passes_per_prompt
+    rolled_out = (training.pass_size - real) * images if config.samples_rollouts else 0
     sampling = 1 / config.rollout.reuse if rolled_out else 0.0
     return Schedule(
-        samples=training.pass_size * calls.images_per_prompt,
+        samples=training.pass_size * images,
         rolled_out=rolled_out,
         sampling=sampling,
         forward=calls.forward * sampling,
@@ -49,6 +64,8 @@ def schedule(config: RunConfig) -> Schedule:
         mean_chained=calls.mean_chained,
         decodes=calls.decodes,
         guidance_scale=config.rollout.guidance_scale if calls.guidance_scale is None else calls.guidance_scale,
+        phases=calls.phases,
+        optimizer_steps=calls.optimizer_steps,
     )
 
 
@@ -67,4 +84,5 @@ def rollout_notes(config: RunConfig) -> tuple[str, ...]:
 
 def micro_batches(config: RunConfig) -> int:
     """Micro-batches of one worker in an update, with most workers."""
-    return config.training.num_passes(config.training.max_workers)
+    parts = config.algorithm.calls(config.rollout.num_steps).passes_per_prompt
+    return config.training.num_passes(config.training.max_workers, parts)

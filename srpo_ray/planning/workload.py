@@ -34,10 +34,10 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     forward = velocity_cost(model, plan.rolled_out, guidance_scale, gradient=False, gpu=gpu).forward_flops
     call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
-    decodings = plan.losses if plan.decodes else 1
+    decodings = plan.gradients if plan.decodes else 1
     return (
         Work("rollout", count * plan.forward * forward),
-        Work("gradient steps", count * plan.losses * plan.mean_chained * _both(call)),
+        Work("gradient steps", count * plan.gradients * plan.mean_chained * _both(call)),
         Work("VAE decoder", count * decodings * _both(decoder)),
     )
 
@@ -50,8 +50,7 @@ def replica_work(config: RunConfig, trained: Sequence[RewardSize]) -> Work:
         trained: Sizes of the models that are trained on, for calls of `micro_batch_size` images.
     """
     plan = schedule(config)
-    images = config.training.max_workers * micro_batches(config) * plan.samples
-    images *= plan.losses if plan.decodes else 1
+    images = config.training.max_workers * micro_batches(config) * plan.scored
     one = sum(_both(reward.cost) for reward in trained) / config.rewards.pool.micro_batch_size
     return Work("reward models", images * one)
 
@@ -70,11 +69,11 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     others = (training.max_workers - 1) / training.max_workers
     once = others * gathered(tensors, training, element_size)
     # Every call with gradient gathers for its forward and for its backward pass.
-    calls = 2 * plan.losses * plan.mean_chained
-    backwards = -(-plan.losses // plan.in_flight)
+    calls = 2 * plan.gradients * plan.mean_chained
+    backwards = plan.optimizer_steps * -(-plan.losses // plan.in_flight)
     averaged = others * element_size * trained_elements(tensors)
     count = micro_batches(config)
-    rollouts = plan.sampling if training.gather_for_rollout else count * plan.forward
+    rollouts = plan.sampling + plan.phases - 1 if training.gather_for_rollout else count * plan.forward
     return present(
         Part("weights gathered for rollouts", int(rollouts * once)),
         Part("weights gathered for gradients", int(count * calls * once)),
@@ -92,8 +91,8 @@ def reward_traffic(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Part, ...
     if config.rewards.in_process:
         return ()
     plan = schedule(config)
-    images = micro_batches(config) * plan.samples * (plan.losses if plan.decodes else 1)
-    pixels = images * sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.wire_dtype]
+    one = sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.wire_dtype]
+    pixels = micro_batches(config) * plan.scored * one
     return present(
         Part("pixels to the rewards", pixels),
         Part("gradients from the rewards", pixels if plan.decodes else 0),

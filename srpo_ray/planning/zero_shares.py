@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.training import TrainingConfig
 from srpo_ray.config.zero import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE_BUCKET, SUB_GROUP
 
 MASTER = 4
-"""Bytes of a float32: of master weights, moments, summed gradients and the average."""
+"""Bytes of a float32: of master weights, moments, summed gradients, the average and the old weights."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Share:
     """Summed gradients of its part."""
     ema: int
     """EMA of the weights."""
+    old: int
+    """Weights of role `old`."""
+    reference: int
+    """Weights of role `reference`, in the data type of the forward passes; none where adapters are switched off."""
     bucket: int
     """Buffer in which gradients wait to be averaged."""
 
@@ -43,15 +48,22 @@ class Share:
         return self.master + self.moments + self.gradients
 
 
-def share(parameters: Sequence[Parameter], training: TrainingConfig, element_size: int) -> Share:
+def share(
+    parameters: Sequence[Parameter],
+    training: TrainingConfig,
+    element_size: int,
+    roles: frozenset[Role] = frozenset(),
+) -> Share:
     """What one worker holds of a model.
 
     Args:
         parameters: All of the transformer's, adapters included.
         training: Section `training`.
         element_size: Bytes of an element in the forward passes: 2 or 4.
+        roles: Other weights than the policy's that the algorithm asks.
     """
     workers = training.min_workers
+    adapters = any(not parameter.trainable for parameter in parameters)
     trained = _trained_part(parameters, workers)
     small = sum(parameter.numel for parameter in parameters if parameter.numel <= KEPT_WHOLE)
     return Share(
@@ -62,6 +74,8 @@ def share(parameters: Sequence[Parameter], training: TrainingConfig, element_siz
         moments=2 * MASTER * trained,
         gradients=MASTER * trained,
         ema=MASTER * trained if training.ema else 0,
+        old=MASTER * trained if "old" in roles else 0,
+        reference=element_size * trained if "reference" in roles and not adapters else 0,
         bucket=element_size * REDUCE_BUCKET,
     )
 

@@ -70,7 +70,7 @@ def hacking_notice(sweep: SweepReport) -> str | None:
     examples = []
     for row in rows[:_MOST_EXAMPLES]:
         metrics = ", ".join(dict.fromkeys(sign.metric for sign in row.signs))
-        examples.append(f"{row.name} (from update {row.signs[0].step}: {metrics})")
+        examples.append(f"{row.name} (from update {row.signs[0].update}: {metrics})")
     more = f" and {len(rows) - _MOST_EXAMPLES} more" if len(rows) > _MOST_EXAMPLES else ""
     runs = "one run" if len(rows) == 1 else f"{len(rows)} runs"
     return (

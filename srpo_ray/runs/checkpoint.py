@@ -1,9 +1,9 @@
 """Checkpoints: whole tensors in safetensors, so that any number of workers reads what any number has written.
 
 A checkpoint is a folder `update_000020`. Every worker writes the tensors that are its own, all at the same time:
-`weights`, `optimizer`, where the run keeps one, `average`, and inside a reuse window `rollouts`. `manifest.json`, with
-the size and SHA-256 of each file, comes last, when every file is on the disk: a folder without it is no checkpoint. It
-has a checksum of its own. Older checkpoints are removed only after that.
+`weights`, `optimizer` and, where the run keeps one, `ema`; further kinds of tensors have files of their own.
+`manifest.json`, with the size and SHA-256 of each file, comes last, when every file is on the disk: a folder without it
+is no checkpoint. It has a checksum of its own. Older checkpoints are removed only after that.
 """
 
 import hashlib
@@ -23,9 +23,10 @@ from srpo_ray.errors import CheckpointError
 from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
 from srpo_ray.runs.storage import Fingerprint, Storage
 
-WEIGHTS, OPTIMIZER, EMA, ROLLOUTS = "weights", "optimizer", "ema", "rollouts"
-KINDS = (WEIGHTS, OPTIMIZER, EMA, ROLLOUTS)
-"""Kinds of tensors in a checkpoint; the name of a file begins with its kind."""
+WEIGHTS, OPTIMIZER, EMA = "weights", "optimizer", "ema"
+OLD, STATE, ROLLOUTS = "old", "state", "rollouts"
+"""Further tensors, which few checkpoints have: weights of role `old`, the algorithm's state, and by sample the clean
+tokens that the next updates reuse."""
 MANIFEST = "manifest.json"
 
 _UNREADABLE = (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError)
@@ -68,8 +69,8 @@ class Checkpoint:
     """Parameter name -> float32 the EMA of the weights; empty if the run keeps none."""
     state: Mapping[str, Any]
     """What else belongs to it: which run it is of, and how far that has come."""
-    rollouts: Mapping[str, Tensor] = field(default_factory=dict)
-    """Sample -> clean tokens that the next updates reuse; empty unless it was written inside a reuse window."""
+    extra: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Kind -> name -> further tensors; kinds that have none are left out."""
 
 
 def save_checkpoint(
@@ -81,7 +82,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     kept: int,
     protected: int | None = None,
-    rollouts: Mapping[str, Tensor] | None = None,
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write a checkpoint, then remove all but the `kept` newest; all workers must call.
 
@@ -94,13 +95,13 @@ def save_checkpoint(
         state: Plain values; JSON.
         kept: Checkpoints to keep, at least 1.
         protected: Step whose checkpoint stays, however old.
-        rollouts: Sample -> clean tokens that the next updates reuse, those that this worker writes.
+        extra: Kind -> name -> further tensors that this worker writes.
 
     Raises:
         CheckpointError: On every worker, if one of them could not write; the checkpoints before are as they were.
     """
     folder = checkpoint_name(update)
-    parts = {WEIGHTS: weights, OPTIMIZER: optimizer, EMA: ema, ROLLOUTS: rollouts or {}}
+    parts = {WEIGHTS: weights, OPTIMIZER: optimizer, EMA: ema, **(extra or {})}
     _on_worker_0(lambda: storage.remove(folder), storage, update)
     written, problem = {}, None
     try:
@@ -210,8 +211,10 @@ def read_checkpoint(storage: Storage, update: int, part: tuple[int, int] = (0, 1
         manifest = _read_manifest(storage, folder)
         for name in sorted(manifest["files"])[first::stride]:
             _check_file(storage, folder, name, manifest)
-        tensors = {kind: _open_files(storage, folder, manifest, kind) for kind in KINDS}
-        return Checkpoint(manifest["update"], **tensors, state=manifest["state"])
+        main = {kind: _open_files(storage, folder, manifest, kind) for kind in (WEIGHTS, OPTIMIZER, EMA)}
+        others = sorted({_kind(name) for name in manifest["files"]} - set(main))
+        extra = {kind: _open_files(storage, folder, manifest, kind) for kind in others}
+        return Checkpoint(manifest["update"], **main, state=manifest["state"], extra=extra)
     except _UNREADABLE as error:
         raise _unreadable(storage, folder, error) from error
 
@@ -261,8 +264,13 @@ def trained_identity(storage: Storage, update: int) -> str:
 
 def _trained_files(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """File name -> fingerprint of the EMA of the weights, or of the weights where there is no average."""
-    kind = EMA if any(name.startswith(EMA) for name in manifest["files"]) else WEIGHTS
-    return {name: fingerprint for name, fingerprint in manifest["files"].items() if name.startswith(kind)}
+    kind = EMA if any(_kind(name) == EMA for name in manifest["files"]) else WEIGHTS
+    return {name: fingerprint for name, fingerprint in manifest["files"].items() if _kind(name) == kind}
+
+
+def _kind(name: str) -> str:
+    """`weights` of `weights-00000.safetensors`."""
+    return name.rpartition("-")[0]
 
 
 def _saver(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
@@ -297,7 +305,7 @@ def _read_manifest(storage: Storage, folder: str) -> dict[str, Any]:
 
 
 def _open_files(storage: Storage, folder: str, manifest: Mapping[str, Any], kind: str) -> TensorFiles:
-    return TensorFiles([storage.file(f"{folder}/{name}") for name in manifest["files"] if name.startswith(kind)])
+    return TensorFiles([storage.file(f"{folder}/{name}") for name in manifest["files"] if _kind(name) == kind])
 
 
 def _check_file(storage: Storage, folder: str, name: str, manifest: Mapping[str, Any]) -> None:

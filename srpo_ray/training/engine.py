@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional
 
+from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.training import TrainingConfig
-from srpo_ray.training.ema import Ema
+from srpo_ray.training.ema import Ema, Shadow
 from srpo_ray.training.lr_schedule import learning_rate
 from srpo_ray.training.zero import zero_config
 
@@ -43,13 +44,25 @@ class Engine:
     one `step`. Forward, forward, backward, backward is refused: ZeRO-3 would drop gradients in silence.
     """
 
-    def __init__(self, module: nn.Module, config: TrainingConfig, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        config: TrainingConfig,
+        dtype: torch.dtype,
+        *,
+        roles: frozenset[Role] = frozenset(),
+        adapters: bool = False,
+        steps_per_update: int = 1,
+    ) -> None:
         """Shard `module` by ZeRO-3 over the initialised process group.
 
         Args:
             module: The transformer; parameters without `requires_grad` are sharded but not updated.
             config: Optimizer settings and batch sizes.
             dtype: Data type of the forward passes; float32 master weights are kept either way.
+            roles: Other weights than the policy's that `shown` is asked for; the module has those of `reference` now.
+            adapters: True if the trained parameters are adapters of a frozen model.
+            steps_per_update: Optimizer steps of an update.
         """
         _skip_compiled_shared_memory()
         hooked = [name for name, submodule in module.named_modules() if any(_forward_hooks(submodule))]
@@ -68,10 +81,13 @@ class Engine:
             name: value for name, value in module.named_parameters() if value.requires_grad
         }
         self._config = config
-        self._updates = 0
+        self._steps, self._steps_per_update = 0, steps_per_update
         self._ema = Ema(config.ema, self._shards()) if config.ema else None
+        self._old = Shadow(self._shards()) if "old" in roles else None
+        self._reference = self._reference_shards(adapters) if "reference" in roles else None
         self._forward_passes = 0
         self._gathered = False
+        self._role: Role = "policy"
 
     @property
     def module(self) -> nn.Module:
@@ -83,6 +99,7 @@ class Engine:
         if not torch.is_grad_enabled():
             return self.module(*args, **kwargs)
         assert not self._gathered, "a forward pass with gradient needs ZeRO's hooks, so it cannot be in `gathered`"
+        assert self._role == "policy", f"a forward pass with gradient trains the policy, got role {self._role}"
         self._forward_passes += 1
         return self._engine(*args, **kwargs)
 
@@ -100,20 +117,40 @@ class Engine:
                 self._gathered = False
 
     @contextmanager
-    def ema_weights(self) -> Iterator[None]:
-        """Let the module hold the EMA of the weights, if one is kept, for calls without gradient.
+    def shown(self, role: Role) -> Iterator[None]:
+        """Let the module hold the weights of a role, for calls without gradient.
 
         Enter it outside `gathered`; all workers must enter. The float32 master weights stay what they are, and the
-        module's are taken from them again at the end.
+        module's are taken from them again at the end. Without an average `ema` is the policy.
+
+        Args:
+            role: `policy` changes nothing; `reference` and `old` must have been among the engine's roles.
         """
-        if self._ema is None:
+        shards = self._shards_of(role)
+        if shards is None:
             yield
             return
-        self._show(self._ema.shards)
+        self._show(shards)
+        self._role = role
         try:
             yield
         finally:
+            self._role = "policy"
             self._show(self._shards())
+
+    def _shards_of(self, role: Role) -> Mapping[str, Tensor] | None:
+        if role == "policy":
+            return None
+        if role == "ema":
+            return self._ema.shards if self._ema else None
+        kept = self._reference if role == "reference" else self._old and self._old.shards
+        assert kept is not None, f"role {role!r} is not among those that the algorithm needs"
+        return kept
+
+    def _reference_shards(self, adapters: bool) -> dict[str, Tensor]:
+        """The weights of now; of adapters zeros, which switch them off and leave the module's calls as they are."""
+        held = {name: parameter.ds_tensor.detach() for name, parameter in self._trainable.items()}
+        return {name: shard.new_zeros(()) if adapters else shard.clone() for name, shard in held.items()}
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate the summed loss of all forward passes since the last `backward`.
@@ -125,19 +162,31 @@ class Engine:
         self._engine.backward(loss)
 
     def step(self) -> float:
-        """Update the weights once, at the schedule's learning rate, and clear the gradients.
+        """Make one optimizer step, at the learning rate of its update, and clear the gradients.
+
+        The average takes in the weights at the end of the update.
 
         Returns:
             Global gradient norm before clipping.
         """
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate(self._config, self._updates)
+            group["lr"] = learning_rate(self._config, self._steps // self._steps_per_update)
         self._engine.step()
-        if self._ema:
-            self._ema.add(self._shards(), self._updates)
-        self._updates += 1
+        self._steps += 1
+        made, unfinished = divmod(self._steps, self._steps_per_update)
+        if self._ema and not unfinished:
+            self._ema.add(self._shards(), made - 1)
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")
+
+    def refresh_old(self, kept: float) -> None:
+        """Move the weights of role `old`, if there are any, to the policy's.
+
+        Args:
+            kept: Share of the old ones that stays, in [0, 1].
+        """
+        if self._old:
+            self._old.move(self._shards(), kept)
 
     @property
     def lr(self) -> float:
@@ -166,49 +215,64 @@ class Engine:
 
     def ema(self) -> dict[str, Tensor]:
         """Whole the EMA of the weights by parameter name, empty if none is kept; else as `weights`."""
-        shards = self._ema.shards if self._ema else {}
+        return self._whole_shadow(self._ema)
+
+    def old(self) -> dict[str, Tensor]:
+        """Whole weights of role `old` by parameter name, empty if there are none; else as `weights`."""
+        return self._whole_shadow(self._old)
+
+    def _whole_shadow(self, shadow: Shadow | None) -> dict[str, Tensor]:
+        shards = shadow.shards if shadow else {}
         return _shared_out((name, _join(shard, self._trainable[name])) for name, shard in shards.items())
 
     def load(
         self,
         weights: Mapping[str, Tensor],
         optimizer_state: Mapping[str, Tensor],
-        steps: int,
+        updates: int,
         ema: Mapping[str, Tensor],
+        old: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Take over master weights, optimizer and average of a checkpoint, before the first update.
-
-        The module itself must hold the same weights already: this sets the float32 copies only.
+        """Take over weights, optimizer, average and old weights of a checkpoint, before the first update.
 
         Args:
             weights: What `weights` gave to all workers together, however many they were.
             optimizer_state: What `optimizer_state` gave them; empty if no update was made.
-            steps: Updates made.
+            updates: Updates made.
             ema: What `average` gave them; empty if none is kept.
+            old: What `old` gave them; empty if there are none.
         """
-        self._updates = steps
-        for name, parameter in self._trainable.items():
-            safe_set_local_fp32_param(parameter, _shard(weights[name], parameter))
+        self._steps = updates * self._steps_per_update
+        for name, shard in self._cut(weights).items():
+            safe_set_local_fp32_param(self._trainable[name], shard)
+        self._show(self._shards())
         if self._config.ema:
-            shards = {name: _shard(ema[name], parameter) for name, parameter in self._trainable.items()}
-            self._ema = Ema(self._config.ema, shards)
-        if not optimizer_state:
-            return
+            self._ema = Ema(self._config.ema, self._cut(ema))
+        if self._old:
+            self._old = Shadow(self._cut(old or {}))
+        if optimizer_state:
+            self._load_moments(optimizer_state)
+
+    def _load_moments(self, optimizer_state: Mapping[str, Tensor]) -> None:
         zero = self._engine.optimizer
         for flat in zero.fp32_partitioned_groups_flat:
-            zero.optimizer.state[flat] = {"step": torch.tensor(float(steps))}
+            zero.optimizer.state[flat] = {"step": torch.tensor(float(self._steps))}
             zero.optimizer.state[flat] |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
         for name, parameter in self._trainable.items():
             for moment in MOMENTS:
                 local = _shard(optimizer_state[f"{name}/{moment}"], parameter)
                 safe_set_local_optimizer_state(parameter, local, moment)
 
+    def _cut(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This worker's parts of whole tensors, one per trained parameter."""
+        return {name: _shard(whole[name], parameter) for name, parameter in self._trainable.items()}
+
     def _shards(self) -> dict[str, Tensor]:
         """This worker's parts of the master weights."""
         return {name: safe_get_local_fp32_param(parameter) for name, parameter in self._trainable.items()}
 
-    def _show(self, shards: dict[str, Tensor]) -> None:
-        """Let the module hold these float32 shards, in the data type of its forward passes."""
+    def _show(self, shards: Mapping[str, Tensor]) -> None:
+        """Let the module hold these shards, in the data type of its forward passes."""
         for name, parameter in self._trainable.items():
             parameter.ds_tensor.data.copy_(shards[name])
         # ZeRO keeps small parameters whole on every worker, and so does not gather them again by itself.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms import Batch
 from srpo_ray.config import RunConfig
-from srpo_ray.runs.checkpoint import Checkpoint
+from srpo_ray.runs.checkpoint import ROLLOUTS, Checkpoint
 from srpo_ray.runs.collectives import rank_and_world_size
 
 
@@ -34,10 +34,10 @@ class KeptRollouts:
         return update // self._reuse
 
     def tokens(self, update: int, samples: Sequence[int]) -> dict[int, Tensor]:
-        """Position in `samples` -> clean tokens `[N, C]`; empty in the first update of a window, which samples them."""
+        """Position in `samples` -> clean tokens `[1, N, C]`; empty in the first update of a window, which samples."""
         if update % self._reuse == 0:
             return {}
-        return {row: self._tokens[_name(sample)] for row, sample in enumerate(samples)}
+        return {row: self._tokens[_name(sample)][None] for row, sample in enumerate(samples)}
 
     def keep(self, update: int, rounds: Iterable[tuple[Batch, float, Any]]) -> None:
         """Keep what the first update of a window has collected.
@@ -80,14 +80,14 @@ def resume_rollouts(config: RunConfig, checkpoint: Checkpoint | None, device: st
     if checkpoint is None or checkpoint.update % reuse == 0:
         return KeptRollouts(reuse)
     size = config.training.batch_size
-    absent = {_name(sample) for sample in range(size)} - set(checkpoint.rollouts)
+    absent = {_name(sample) for sample in range(size)} - set(checkpoint.extra.get(ROLLOUTS, {}))
     if absent:
         raise ValueError(
             f"expected the clean tokens of {size} samples in the checkpoint of update {checkpoint.update}, inside a"
             f" window of rollout.reuse={reuse} updates, got {size - len(absent)}; it was written with another"
             " rollout.reuse: restore that value, or remove the checkpoint to continue from the one before it"
         )
-    tokens = {name: value.to(device) for name, value in checkpoint.rollouts.items()}
+    tokens = {name: value.to(device) for name, value in checkpoint.extra.get(ROLLOUTS, {}).items()}
     rank, world_size = rank_and_world_size()
     return KeptRollouts(reuse, tokens, sorted(tokens)[rank::world_size])
 

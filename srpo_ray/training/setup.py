@@ -14,9 +14,9 @@ from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.families import family_of
 from srpo_ray.models.sigma_grid import sigma_grid
-from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
+from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.runs.checkpoint import Checkpoint
+from srpo_ray.runs.checkpoint import OLD, STATE, Checkpoint
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.training.base_rollouts import prepare_base_rollouts
@@ -66,6 +66,9 @@ def build_trainer(
         rank=rank,
         world_size=world_size,
     )
+    algorithm = build_algorithm(config, policy, rewards)
+    if checkpoint:
+        algorithm.state.update({name: value.to(device) for name, value in checkpoint.extra.get(STATE, {}).items()})
     samples = texts.samples(config.rollout.images_per_prompt)
     return Trainer(
         config=config,
@@ -73,7 +76,7 @@ def build_trainer(
         engine=engine,
         policy=policy,
         rewards=rewards,
-        algorithm=build_algorithm(config, policy, rewards),
+        algorithm=algorithm,
         evaluator=evaluator,
         prompts=Prompts(
             samples,
@@ -94,13 +97,25 @@ def build_trainer(
 def _build_engine(
     config: RunConfig, dtype: torch.dtype, device: str, checkpoint: Checkpoint | None
 ) -> tuple[Engine, Mapping[str, Any]]:
-    transformer = load_tuned(config, dtype, device, checkpoint.weights if checkpoint else None).train()
+    # The initial weights also where a checkpoint replaces them: they are those of role `reference`.
+    transformer = load_tuned(config, dtype, device, None).train()
+    if checkpoint:
+        check_trained(transformer, checkpoint.weights)
     set_attention(transformer, config.model.attention)
     if config.model.compile:
         compile_blocks(transformer, family_of(config.model.path).blocks)
     if config.model.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    engine = Engine(transformer, config.training, dtype)
+    algorithm = config.algorithm
+    engine = Engine(
+        transformer,
+        config.training,
+        dtype,
+        roles=algorithm.needs.roles,
+        adapters=config.model.lora is not None,
+        steps_per_update=algorithm.calls(config.rollout.num_steps).optimizer_steps,
+    )
     if checkpoint:
-        engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.update, checkpoint.ema)
+        old = checkpoint.extra.get(OLD)
+        engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.update, checkpoint.ema, old)
     return engine, transformer.config

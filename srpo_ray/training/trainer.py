@@ -1,7 +1,7 @@
 """One worker's share of a run: updates, evaluations, checkpoints. Ray appears in the loop that drives it only."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -11,13 +11,13 @@ import torch
 
 from srpo_ray.algorithms import Algorithm, Batch, Loss
 from srpo_ray.config import RunConfig
-from srpo_ray.data.mixture import Prompts
+from srpo_ray.data.mixture import Prompts, stack_rows
 from srpo_ray.evaluation.evaluator import Evaluator, combine
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.runs.checkpoint import run_identity, save_checkpoint
+from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, run_identity, save_checkpoint
 from srpo_ray.runs.collectives import gather
 from srpo_ray.runs.folder import RunFolder, append_row, load_images, save_images
 from srpo_ray.runs.storage import Storage
@@ -53,16 +53,14 @@ class Trainer:
         # What was sampled since the last update, for an evaluation, is no cost of this one.
         self.policy.take_evaluations()
         with self.timer.stage("update"):
-            batches = list(self.batches(update))
-            sampled = any(len(batch.real) < len(batch.prompts) for batch, _ in batches)
-            # The weights change at the end of the update only, so one gather serves the rollouts of all micro-batches.
-            with self.timer.stage("rollout"), self.engine.gathered() if sampled else nullcontext():
-                rounds = [(batch, share, self.algorithm.collect(batch)) for batch, share in batches]
-            self.rollouts.keep(update, rounds)
-            for batch, share, collected in rounds:
-                self.backward(self.algorithm.losses(batch, collected), share)
-            with self.timer.stage("optimizer"):
-                gradient_norm = self.engine.step()
+            rounds = self.collect(update)
+            norms = []
+            for part in range(self.algorithm.calls.optimizer_steps):
+                for batch, share, collected in rounds:
+                    self.backward(self.algorithm.losses(batch, collected, part), share)
+                with self.timer.stage("optimizer"):
+                    norms.append(self.engine.step())
+            self.engine.refresh_old(self.algorithm.old_kept(update))
         # Every worker makes the same calls with equal shares, so nothing has to be sent around.
         cost = self.policy.take_evaluations()
         return {
@@ -71,10 +69,34 @@ class Trainer:
             "cost/forward_backward": float(cost.forward_backward * self.world_size),
             **self.timer.take(),
             **self.rewards.take_statistics(),
-            "update/gradient_norm": gradient_norm,
+            "update/gradient_norm": sum(norms) / len(norms),
             "update/lr": self.engine.lr,
             "memory/peak_gib": peak_memory(self.policy.device),
         }
+
+    def collect(self, update: int) -> list[tuple[Batch, float, Any]]:
+        """This worker's micro-batches of an update, what each counts, and what its losses need.
+
+        All micro-batches go through a phase before the next one begins: the weights change at the end of the update
+        only, so each phase gathers them once.
+        """
+        batches = list(self.batches(update))
+        sampled = any(len(batch.image_rows) < len(batch.prompts) for batch, _ in batches)
+        collected: list[Any] = [None] * len(batches)
+        with self.timer.stage("rollout"):
+            for phase in self.algorithm.phases:
+                # Where every image is given, the policy samples none, so its weights need no gather.
+                gathered = self.engine.gathered() if sampled or phase.role != "policy" else nullcontext()
+                with self.engine.shown(phase.role), gathered, torch.no_grad():
+                    collected = [
+                        phase.run(batch, before) for (batch, _), before in zip(batches, collected, strict=True)
+                    ]
+        unsettled = [(batch, found) for (batch, _), found in zip(batches, collected, strict=True)]
+        with self.timer.stage("score"):
+            settled = self.algorithm.settle(unsettled, gather)
+        rounds = [(batch, share, found) for (batch, share), found in zip(batches, settled, strict=True)]
+        self.rollouts.keep(update, rounds)
+        return rounds
 
     def backward(self, losses: Iterable[Loss], share: float) -> None:
         """Back-propagate losses, as many at a time as the algorithm keeps in flight.
@@ -87,7 +109,7 @@ class Trainer:
             share: What its loss counts in this worker's update, 0 if nothing.
         """
         waiting = iter(losses)
-        in_flight = self.config.training.losses_in_flight or self.algorithm.losses_in_flight
+        in_flight = self.config.training.losses_in_flight or self.algorithm.calls.in_flight
         while True:
             with self.timer.stage("forward"):
                 pending = list(islice(waiting, in_flight))
@@ -107,21 +129,46 @@ class Trainer:
         micro-batches do not go into the number of workers, some are computed once more and count nothing: the update
         is the same with any number of workers.
         """
-        training = self.config.training
+        training, calls = self.config.training, self.algorithm.calls
         chosen = self.prompts.indices(self.rollouts.window(update), training.batch_size, self.config.seed)
-        size, passes = training.pass_size, training.num_passes(self.world_size)
-        number = training.batch_size // size
+        size, parts = training.pass_size, calls.passes_per_prompt
+        number, passes = training.batch_size // size * parts, training.num_passes(self.world_size, parts)
+        images = calls.images_per_prompt // parts
         for position in range(self.rank * passes, (self.rank + 1) * passes):
-            start = position % number * size
-            samples = range(start, start + size)
-            indices = [chosen[sample] for sample in samples]
-            conditioning = self.prompts.conditioning[indices].to(self.policy.device, self.policy.dtype)
-            texts = tuple(self.prompts.texts[index] for index in indices)
-            given = self.rollouts.tokens(update, samples) or self.prompts.given_tokens(indices)
-            real = {row: tokens.to(self.policy.device) for row, tokens in given.items()}
-            draws = Draws(self.config.seed, update, tuple(samples), self.rank)
-            batch = Batch(texts, conditioning, draws, real)
+            block, part = divmod(position % number, parts)
+            samples = range(block * size, (block + 1) * size)
+            children = range(part * images, (part + 1) * images)
+            batch = self._batch(update, {sample: chosen[sample] for sample in samples}, children)
             yield batch, self.world_size / number if position < number else 0.0
+
+    def _batch(self, update: int, chosen: Mapping[int, int], children: range) -> Batch:
+        """A micro-batch.
+
+        Args:
+            update: Update, from 0.
+            chosen: Sample of the update -> index of its text.
+            children: Images of each sample.
+        """
+        prompts, indices, device = self.prompts, [*chosen.values()], self.policy.device
+        rows = [row for row in range(len(indices)) for _ in children]
+        given = self.rollouts.tokens(update, list(chosen)) or prompts.given_tokens(indices)
+        images, labels = (stack_rows(values, len(indices)) for values in (given, prompts.real_labels(indices)))
+        others = prompts.other_conditioning[indices] if given and prompts.other_conditioning else None
+        return Batch(
+            prompts=tuple(prompts.texts[indices[row]] for row in rows),
+            conditioning=prompts.conditioning[indices].to(device, self.policy.dtype)[rows],
+            draws=Draws(
+                seed=self.config.seed,
+                update=update,
+                samples=tuple(sample for sample in chosen for _ in children),
+                worker=self.rank,
+                children=tuple(children) * len(indices),
+            ),
+            images=None if images is None else images.to(device)[rows],
+            labels=None if labels is None else labels.to(device)[rows],
+            image_rows=tuple(place for place, row in enumerate(rows) if row in given),
+            other_conditioning=None if others is None else others.to(device, self.policy.dtype)[rows],
+        )
 
     def evaluate(self, update: int) -> dict[str, float]:
         """Evaluate the model on the held-out prompts, with the EMA of the weights if one is kept.
@@ -129,7 +176,7 @@ class Trainer:
         Worker 0 keeps the rows and the before/after images.
         """
         start = time.perf_counter()
-        with self.engine.ema_weights(), self.engine.gathered():
+        with self.engine.shown("ema"), self.engine.gathered():
             evaluated = self.evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors)
         evaluation = combine(gather(evaluated), len(self.evaluator.prompts))
         metrics, images = evaluation.metrics, evaluation.images
@@ -169,5 +216,9 @@ class Trainer:
             run_identity(self.config) | progress | self.folder.tracker_state,
             self.config.training.checkpoints_kept,
             protected,
-            self.rollouts.state(update),
+            {
+                OLD: self.engine.old(),
+                STATE: self.algorithm.state if self.rank == 0 else {},
+                ROLLOUTS: self.rollouts.state(update),
+            },
         )

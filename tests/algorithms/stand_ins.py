@@ -1,6 +1,7 @@
 """A policy and a reward that are linear and in float64, so that losses and gradients can be derived by hand."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms import Batch
+from srpo_ray.algorithms import Algorithm, Batch
 from srpo_ray.flow import Draws, generator
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
@@ -67,10 +68,53 @@ class PromptRewards:
         return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}))
 
 
-def make_batch(size: int = 3, update: int = 1, seed: int = 7) -> Batch:
-    conditioning = Conditioning(torch.zeros(size, 1, 1), torch.zeros(size, 1))
-    prompts = tuple(f"prompt {index}" for index in range(size))
-    return Batch(prompts, conditioning, Draws(seed, update, tuple(range(size))))
+class UnaskedRewards:
+    """Takes images; their scores are 0, and no loss is asked for them."""
+
+    def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> Any:
+        return SimpleNamespace(result=lambda: Scores(torch.zeros(len(images)), {}))
+
+
+def make_batch(
+    size: int = 3,
+    update: int = 1,
+    seed: int = 7,
+    *,
+    samples: Sequence[int] | None = None,
+    children: Sequence[int] = (0,),
+) -> Batch:
+    """A micro-batch of some samples, by default the first `size` ones, each with some images."""
+    images = [(sample, child) for sample in samples or range(size) for child in children]
+    conditioning = Conditioning(torch.zeros(len(images), 1, 1), torch.zeros(len(images), 1))
+    draws = Draws(seed, update, tuple(sample for sample, _ in images), 0, tuple(child for _, child in images))
+    return Batch(tuple(f"prompt {sample}" for sample, _ in images), conditioning, draws)
+
+
+def collect_all(algorithm: Algorithm[Any], batches: Sequence[Batch]) -> list[Any]:
+    """What one worker with all batches of an update collects and settles."""
+    collected: list[Any] = [None] * len(batches)
+    with torch.no_grad():
+        for phase in algorithm.phases:
+            collected = [phase.run(batch, before) for batch, before in zip(batches, collected, strict=True)]
+    return algorithm.settle(list(zip(batches, collected, strict=True)), lambda value: [value])
+
+
+class _SentError(Exception):
+    """A worker has sent what the others wait for."""
+
+
+def settle_on_workers(algorithm: Algorithm[Any], workers: Sequence[Sequence[tuple[Batch, Any]]]) -> list[list[Any]]:
+    """What each of several workers settles, of which `workers` gives the micro-batches and what was collected."""
+    sent: list[Any] = []
+
+    def send(value: Any) -> list[Any]:
+        sent.append(value)
+        raise _SentError
+
+    for rounds in workers:
+        with suppress(_SentError):
+            algorithm.settle(rounds, send)
+    return [algorithm.settle(rounds, lambda _: sent) for rounds in workers]
 
 
 def as_policy(policy: AffinePolicy) -> FlowPolicy:

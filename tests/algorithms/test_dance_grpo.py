@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +9,9 @@ import pytest
 import torch
 
 from srpo_ray.algorithms.base import LossOutput
-from srpo_ray.algorithms.dance_grpo import DanceGRPO, Trajectories, group_advantages, policy_loss
+from srpo_ray.algorithms.dance_grpo import DanceGRPO, Trajectories, policy_loss
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.flow import Draws
 from srpo_ray.rewards.base import Scores
 from tests.algorithms.stand_ins import (
     ELEMENTS,
@@ -22,9 +20,11 @@ from tests.algorithms.stand_ins import (
     PromptRewards,
     as_policy,
     as_scorer,
+    collect_all,
     drawn_noise,
     grid,
     make_batch,
+    settle_on_workers,
 )
 
 CONFIG = DanceGRPOConfig(group_size=4)
@@ -36,10 +36,13 @@ def make(policy: AffinePolicy, rewards: PromptRewards | None = None) -> DanceGRP
     return DanceGRPO(CONFIG, rollout, as_policy(policy), as_scorer(rewards or PromptRewards()))
 
 
+BATCH = make_batch(children=range(4))
+
+
 def run(policy: AffinePolicy, rewards: PromptRewards) -> tuple[Trajectories, list[LossOutput]]:
     algorithm = make(policy, rewards)
-    walks = algorithm.collect(make_batch())
-    return walks, [loss() for loss in algorithm.losses(make_batch(), walks)]
+    (walks,) = collect_all(algorithm, [BATCH])
+    return walks, [loss() for loss in algorithm.losses(BATCH, walks)]
 
 
 def test_gradient_is_advantage_times_the_gradient_of_the_log_density() -> None:
@@ -87,9 +90,10 @@ def test_steps_are_trained_all_as_often() -> None:
     algorithm = make(policy)
     trained: list[int] = []
     for step in range(100):
-        walks = algorithm.collect(make_batch(update=step))
+        batch = make_batch(update=step, children=range(4))
+        walks = algorithm.collect(batch)
         policy.sigmas.clear()
-        list(algorithm.losses(make_batch(update=step), walks))
+        list(algorithm.losses(batch, walks))
         trained += [index_of(sigma) for sigmas in policy.sigmas for sigma in sigmas.tolist()]
     # 100 updates of 12 samples train 4 of 7 steps each: every step 686 times, with a deviation of 17.
     counts = Counter(trained)
@@ -108,7 +112,7 @@ def test_steps_and_walks_are_the_samples_whatever_worker_has_it() -> None:
     whole, parts = AffinePolicy(), [AffinePolicy(), AffinePolicy()]
     walks, _ = run(whole, PromptRewards())
     for policy, samples in zip(parts, [(0, 1), (2,)], strict=True):
-        batch = replace(make_batch(len(samples)), draws=Draws(7, 1, samples, worker=samples[0]))
+        batch = make_batch(samples=samples, children=range(4))
         algorithm = make(policy)
         found = algorithm.collect(batch)
         list(algorithm.losses(batch, found))
@@ -144,12 +148,28 @@ def test_random_steps_have_the_spread_of_the_sde_and_the_stated_density() -> Non
     assert torch.stack(residuals).std().item() == pytest.approx(1, abs=0.15)
 
 
-def test_advantages_are_deviations_within_the_group_clamped() -> None:
-    rewards = torch.tensor([1.0, 2.0, 3.0, 7.0, 7.0, 7.0], dtype=torch.float64)
-    found = group_advantages(rewards, 3, 5.0)
-    torch.testing.assert_close(found, torch.tensor([-1.0, 0, 1, 0, 0, 0], dtype=torch.float64), rtol=1e-6, atol=1e-6)
-    one_outlier = torch.tensor([0.0] * 99 + [1.0], dtype=torch.float64)
-    assert group_advantages(one_outlier, 100, 5.0)[-1].item() == 5.0
+@pytest.mark.parametrize("images", [1, 2])
+def test_group_divided_among_passes_and_workers_has_the_gradient_of_a_whole_one(images: int) -> None:
+    whole = AffinePolicy()
+    _, outputs = run(whole, PromptRewards())
+    torch.stack([output.loss for output in outputs]).sum().backward()
+    divided = AffinePolicy()
+    algorithm = make(divided, PromptRewards())
+    parts = [range(start, start + images) for start in range(0, 4, images)]
+    rounds = [
+        (batch, algorithm.collect(batch))
+        for batch in (make_batch(samples=[sample], children=part) for sample in range(3) for part in parts)
+    ]
+    # The second worker has one micro-batch of the first once more, as where they do not go into the workers.
+    workers = [rounds[0::2], [*rounds[1::2], rounds[0]]]
+    first, second = settle_on_workers(algorithm, workers)
+    assert torch.equal(second[-1].advantages, first[0].advantages)
+    for (batch, _), walks in zip(rounds[0::2] + rounds[1::2], first + second[:-1], strict=True):
+        for loss in algorithm.losses(batch, walks):
+            (loss().loss / len(rounds)).backward()
+    for found, expected in ((divided.offset.grad, whole.offset.grad), (divided.slope.grad, whole.slope.grad)):
+        assert found is not None
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +178,11 @@ def test_advantages_are_deviations_within_the_group_clamped() -> None:
     [(0.0, 0.0, True), (0.5, 0.35355 * (1 - 1.0001), False), (-0.5, 0.35355 * (1 - math.exp(-0.5)), True)],
 )
 def test_ratio_is_clipped_where_it_would_gain(log_ratio: float, expected: float, has_gradient: bool) -> None:
-    total = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    pending: Any = SimpleNamespace(result=lambda: Scores(total, {}))
+    pending: Any = SimpleNamespace(result=lambda: Scores(torch.zeros(2), {}))
     now = torch.tensor([0.0, log_ratio], dtype=torch.float64, requires_grad=True)
-    config = DanceGRPOConfig(group_size=2)
-    output = policy_loss(now, torch.zeros(2, dtype=torch.float64), pending, config, share=1.0)
+    advantages = torch.tensor([-(0.5**0.5), 0.5**0.5], dtype=torch.float64)
+    walks = Trajectories(torch.zeros(()), torch.zeros(()), pending, advantages)
+    output = policy_loss(now, torch.zeros(2, dtype=torch.float64), walks, 1e-4, share=1.0)
     assert output.loss.item() == pytest.approx(expected, abs=1e-5)
     output.loss.backward()
     assert now.grad is not None

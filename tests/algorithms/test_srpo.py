@@ -18,6 +18,7 @@ from srpo_ray.config import load_run
 from srpo_ray.config.algorithms.control_words import PAPER_WORDS, ControlWords
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 from srpo_ray.config.model import RolloutConfig
+from srpo_ray.data.mixture import stack_rows
 from srpo_ray.flow import Draws, euler_step, numeric_grid, recover_clean
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
@@ -120,8 +121,14 @@ def make(
         algorithm,
         policy,
         rewards,
-        Batch(prompts, conditioning, Draws(7, step, tuple(range(batch_size))), real or {}),
+        with_images(Batch(prompts, conditioning, Draws(7, step, tuple(range(batch_size)))), real or {}),
     )
+
+
+def with_images(batch: Batch, real: Mapping[int, Tensor]) -> Batch:
+    """The batch with one image in each of some rows."""
+    images = stack_rows({row: tokens[None] for row, tokens in real.items()}, len(batch.prompts))
+    return replace(batch, images=images, image_rows=tuple(real))
 
 
 def test_loss_and_gradient_of_the_velocity_are_the_hand_formulas() -> None:
@@ -324,13 +331,13 @@ def test_real_images_take_the_place_of_rollouts() -> None:
     rollout = algorithm.collect(batch)
     assert torch.equal(rollout.clean, tokens)
     assert not torch.equal(rollout.noise[0], rollout.noise[1])
-    assert not torch.equal(rollout.noise, algorithm.collect(replace(batch, real={})).noise)
+    assert not torch.equal(rollout.noise, algorithm.collect(with_images(batch, {})).noise)
 
 
 def test_beside_a_real_image_the_others_are_rolled_out_as_without_it() -> None:
     tokens = torch.rand(2, 3, dtype=torch.float64)
     algorithm, policy, _, batch = make(SRPOConfig(noise="per_sample"), real={1: tokens})
-    mixed, alone = algorithm.collect(batch), algorithm.collect(replace(batch, real={}))
+    mixed, alone = algorithm.collect(batch), algorithm.collect(with_images(batch, {}))
     assert torch.equal(mixed.clean[1], tokens)
     assert torch.equal(mixed.clean[[0, 2]], alone.clean[[0, 2]])
     assert torch.equal(mixed.noise[[0, 2]], alone.noise[[0, 2]])

@@ -256,6 +256,7 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("algorithm={type: draft, num_steps: 13, renoisings: 0}", r"num_steps of at most rollout.num_steps = 12"),
         ("algorithm={type: align_prop} & rollout.num_steps=1", r"after the first of rollout.num_steps = 1 steps"),
         ("algorithm={type: align_prop, cut: normal, cut_mean: 1, cut_std: 0}", r"got cut=normal, cut_mean=1"),
+        ("algorithm={type: dance_grpo, images_per_pass: 5}", r"images_per_pass to divide group_size = 12, got 5"),
         ("algorithm={type: direct_align, timestep_window: [9, 9]}", r"0 <= first < last .*got \[9, 9\]"),
         ("evaluation.relative.negative=detailed", r"evaluation.relative: expected two different words, got 'detailed'"),
         ("evaluation.relative.positive=", r"evaluation.relative.positive: expected text, got null"),

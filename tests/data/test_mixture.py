@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from srpo_ray.data.cache.shards import Rows
-from srpo_ray.data.mixture import Prompts, real_samples
+from srpo_ray.data.mixture import Prompts, real_samples, stack_rows
 
 IMAGES, TEXTS = 5, 12
 
@@ -47,6 +47,24 @@ def test_tokens_are_those_of_the_captions_images() -> None:
     found = mixture(0.5).given_tokens([7, 3, 11, 0])
     assert {row: tokens.unique().tolist() for row, tokens in found.items()} == {1: [3], 3: [0]}
     assert mixture(0.5).given_tokens([7, 11]) == {}
+
+
+def test_several_images_of_a_caption_come_with_their_labels() -> None:
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    prompts = Prompts(["a", "b", "c"], cast(Any, None), cast(Rows, Tokens()), 0.5, labels=labels)
+    assert prompts.num_real == 2
+    tokens, found = prompts.given_tokens([2, 1, 0]), prompts.real_labels([2, 1, 0])
+    assert {row: value[:, 0, 0].tolist() for row, value in tokens.items()} == {1: [2, 3], 2: [0, 1]}
+    assert {row: value.tolist() for row, value in found.items()} == {1: [0.0, 1.0], 2: [1.0, 0.0]}
+    assert tokens[1].shape == (2, 2, 3)
+    assert mixture(0.5).real_labels([0, 1]) == {}
+
+
+def test_rows_without_a_tensor_are_zeros_in_the_stack() -> None:
+    stacked = stack_rows({1: torch.full((2, 3), 7.0)}, 3)
+    assert stacked is not None
+    assert stacked.tolist() == [[[0.0] * 3] * 2, [[7.0] * 3] * 2, [[0.0] * 3] * 2]
+    assert stack_rows({}, 3) is None
 
 
 def test_without_images_and_without_prompts_all_are_of_the_other_kind() -> None:

@@ -1,129 +1,16 @@
-"""How often each algorithm calls the model, against a policy that counts its calls."""
+"""Planned calls of a micro-batch and of an update; for those of each algorithm see `training/test_every_algorithm`."""
 
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import pytest
-import torch
-from torch import Tensor
 
-from srpo_ray.algorithms import Batch, build_algorithm
-from srpo_ray.algorithms.registry import ALGORITHMS
 from srpo_ray.config import RunConfig, apply
-from srpo_ray.config.algorithms.base import AlgorithmSection
-from srpo_ray.data.mixture import real_samples
-from srpo_ray.flow import Draws
-from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.config.algorithms.base import AlgorithmSection, Calls, Needs
+from srpo_ray.planning import zero_shares
+from srpo_ray.planning.devices import trainer_memory
 from srpo_ray.planning.schedule import micro_batches, schedule
-from srpo_ray.planning.workload import worker_work
-from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.rewards.query import TextQuery
-from srpo_ray.training.rollouts import KeptRollouts
-from tests.algorithms.stand_ins import SHAPE, AffinePolicy
-
-
-class Unasked:
-    """Takes images and is never asked for their scores."""
-
-    def submit(self, images: Tensor, queries: list[TextQuery]) -> None:
-        """Do nothing."""
-
-
-class CountingPolicy(AffinePolicy):
-    """Keeps how many samples each call of the model has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.samples: dict[bool, list[int]] = {False: [], True: []}
-        """With gradient or without -> samples of each call."""
-
-    def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        self.samples[torch.is_grad_enabled()].append(len(tokens))
-        return super().velocity(tokens, sigma, conditioning, guidance_scale)
-
-
-MIXED: dict[str, object] = {"data.images": "small_world:realistic", "data.image_ratio": 0.5}
-CASES: dict[str, dict[str, object]] = {
-    "srpo": {"algorithm.renoisings": 2},
-    "srpo, one branch": {"algorithm.branches": ["denoise"]},
-    "srpo, mixed data": MIXED,
-    "srpo, real images": {"data.images": "small_world:realistic"},
-    "srpo, reused": {"rollout.reuse": 5},
-    "srpo, mixed and reused": MIXED | {"rollout.reuse": 5},
-    "srpo, base model": {"rollout.source": "base_model"},
-    "srpo, mixed with base model": MIXED | {"rollout.source": "base_model"},
-    "direct_align": {},
-    "direct_align, mixed data": MIXED,
-    "refl": {},
-    "refl, every step": {"algorithm.late_share": 1.0},
-    "draft": {},
-    "draft, two steps": {"algorithm.num_steps": 2, "algorithm.renoisings": 0},
-    "draft, four renoisings": {"algorithm.renoisings": 4},
-    "align_prop": {},
-    "align_prop, normal cut": {"algorithm.cut": "normal"},
-    "align_prop, early cut": {"algorithm.cut": "normal", "algorithm.cut_mean": 0.1, "algorithm.cut_std": 0.3},
-    "dance_grpo": {"algorithm.group_size": 3},
-    "dance_grpo, every step": {"algorithm.step_share": 1.0},
-}
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Means over the updates of a run."""
-
-    forward: float
-    chained: float
-    losses: float
-    in_flight: int
-    samples: set[int]
-    rolled_out: set[int]
-
-
-def count(config: RunConfig, updates: int) -> Counted:
-    """Run an algorithm's updates on the counting policy, with a micro-batch as the trainer makes it."""
-    policy: Any = CountingPolicy()
-    algorithm = build_algorithm(config, policy, cast(RewardScorer, Unasked()))
-    size = config.training.pass_size
-    is_real = real_samples(size, config.data.image_ratio if config.data.images else 0.0)
-    tokens = torch.zeros(SHAPE, dtype=torch.float64)
-    base_model = config.rollout.source == "base_model"
-    real = {row: tokens for row, image in enumerate(is_real) if image or base_model}
-    kept = KeptRollouts(config.rollout.reuse)
-    conditioning = Conditioning(torch.zeros(size, 1, 1), torch.zeros(size, 1))
-    losses = 0
-    for step in range(updates):
-        given = kept.tokens(step, range(size)) or real
-        batch = Batch(("a prompt",) * size, conditioning, Draws(config.seed, step, tuple(range(size))), given)
-        collected = algorithm.collect(batch)
-        kept.keep(step, [(batch, 1.0, collected)])
-        losses += len(list(algorithm.losses(batch, collected)))
-    without, carried = policy.samples[False], policy.samples[True]
-    return Counted(
-        len(without) / updates,
-        len(carried) / losses,
-        losses / updates,
-        algorithm.losses_in_flight,
-        set(carried),
-        set(without),
-    )
-
-
-def test_every_algorithm_has_a_case() -> None:
-    assert {case.split(",")[0] for case in CASES} == set(ALGORITHMS)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_planned_calls_are_those_that_the_algorithm_makes(case: str, tiny_run: RunConfig) -> None:
-    own = {"algorithm.type": case.split(",")[0], "rollout.num_steps": 10, "training.batch_size": 2}
-    config = apply(tiny_run, {**own, **CASES[case]})
-    drawn = config.algorithm.type in ("refl", "align_prop")
-    plan, found = schedule(config), count(config, updates=400 if drawn else 5)
-    assert (found.losses, found.samples) == (plan.losses, {plan.samples})
-    assert plan.in_flight == min(found.in_flight, plan.losses)
-    assert found.chained == pytest.approx(plan.mean_chained, abs=0.4 if drawn else 0)
-    assert found.forward == pytest.approx(plan.forward, abs=0.4 if drawn else 0)
-    assert found.rolled_out == ({plan.rolled_out} if plan.rolled_out else set())
-    assert plan.chained >= plan.mean_chained
+from srpo_ray.planning.workload import worker_traffic, worker_work
+from tests.algorithms.variants import MIXED
 
 
 def test_half_as_many_rollouts_are_planned_as_half_the_work(tiny_run: RunConfig) -> None:
@@ -148,10 +35,54 @@ def test_algorithm_that_does_not_state_its_calls_cannot_be_configured() -> None:
 def test_samples_are_those_of_a_micro_batch(tiny_run: RunConfig) -> None:
     config = apply(tiny_run, {"training.batch_size": 12, "training.num_workers": 2, "training.micro_batch_size": 2})
     assert (schedule(config).samples, micro_batches(config)) == (2, 3)
-    grouped = apply(config, {"algorithm.type": "dance_grpo", "algorithm.group_size": 5})
-    assert schedule(grouped).samples == 10
 
 
 def test_losses_in_flight_can_be_fewer_than_the_algorithm_wants(tiny_run: RunConfig) -> None:
     assert schedule(tiny_run).in_flight == 2
     assert schedule(apply(tiny_run, {"training.losses_in_flight": 1})).in_flight == 1
+
+
+class GroupedConfig(AlgorithmSection):
+    """Twelve images of each prompt, in three passes; two optimizer steps and two phases."""
+
+    needs: ClassVar[Needs] = Needs(roles=frozenset({"reference", "old"}))
+    type: Literal["grouped"] = "grouped"
+
+    def calls(self, num_steps: int) -> Calls:
+        """Two losses a step."""
+        return Calls(float(num_steps), losses=2, images_per_prompt=12, passes_per_prompt=3, phases=2, optimizer_steps=2)
+
+
+def grouped(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"algorithm": GroupedConfig()})
+
+
+def test_images_of_a_prompt_are_divided_among_micro_batches(tiny_run: RunConfig) -> None:
+    config = apply(tiny_run, {"training.batch_size": 12, "training.num_workers": 2, "training.micro_batch_size": 2})
+    plan = schedule(grouped(config))
+    assert (plan.samples, plan.rolled_out, micro_batches(grouped(config))) == (8, 8, 9)
+    assert (plan.gradients, plan.scored) == (4, 32)
+
+
+def test_weights_are_gathered_for_each_phase_and_each_loss_of_each_optimizer_step(
+    tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The small world has no parameter that would be sharded.
+    monkeypatch.setattr(zero_shares, "KEPT_WHOLE", 0)
+    config = apply(tiny_run, {"training.num_workers": 2, "training.micro_batch_size": 2})
+    one, more = ({part.name: part.bytes for part in worker_traffic(each)} for each in (config, grouped(config)))
+    assert more["weights gathered for rollouts"] == 2 * one["weights gathered for rollouts"]
+    # One micro-batch with two losses in one backward pass, against three with two losses in each of two steps.
+    assert more["weights gathered for gradients"] == pytest.approx(6 * one["weights gathered for gradients"], rel=1e-6)
+    assert more["gradients averaged"] == pytest.approx(3 * 2 * 2 * one["gradients averaged"], rel=1e-6)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_memory_counts_the_weights_of_roles(tiny_run: RunConfig, lora: dict[str, int] | None) -> None:
+    config = apply(tiny_run, {"model.lora": lora, "model.dtype": "bfloat16"})
+    kept = {part.name: part.bytes for part in trainer_memory(grouped(config), (32,)).always}
+    assert kept["old weights"] == kept["master weights, float32"]
+    # Adapters that are switched off need no copy.
+    assert kept.get("reference weights", 0) == (0 if lora else kept["master weights, float32"] / 2)
+    plain = {part.name for part in trainer_memory(config, (32,)).always}
+    assert not {"old weights", "reference weights"} & plain

@@ -37,11 +37,12 @@ def train(run_root: str, workers: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name in ("first", "second"):
         trainer = build_trainer(config, folder, rewards, "cpu", None)
-        given = [(batch.draws.samples, batch.prompts, batch.real) for batch, _ in trainer.batches(1)]
+        batches = [batch for batch, _ in trainer.batches(1)]
+        given = [(each.draws.samples, each.prompts, each.images) for each in batches if each.images is not None]
         seen = {
-            sample: (prompts[row], real[row])
+            sample: (prompts[row], images[row, 0])
             for share in gather(given)
-            for samples, prompts, real in share
+            for samples, prompts, images in share
             for row, sample in enumerate(samples)
         }
         metrics = trainer.update(1)

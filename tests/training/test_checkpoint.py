@@ -82,6 +82,24 @@ def test_checkpoint_comes_back_as_it_was_written(storage: Storage) -> None:
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_further_kinds_of_tensors_come_back_beside_those_of_every_run(storage: Storage) -> None:
+    old, state = {"a": torch.randn(5)}, {"mean": torch.randn(1, dtype=torch.float64), "count": torch.tensor(3)}
+    weights = {"a": torch.randn(5)}
+    # A kind whose name begins like another's is not taken for it.
+    extra = {"old": old, "state": state, "weights_of_others": {"b": torch.ones(1)}, "none": {}}
+    save_checkpoint(storage, 20, weights, {}, {}, {}, kept=2, extra=extra)
+    read = load_checkpoint(Storage(storage.location), {})
+    assert read is not None
+    assert set(read.weights) == {"a"}
+    assert set(read.extra) == {"old", "state", "weights_of_others"}
+    for kind, found in read.extra.items():
+        assert set(found) == set(extra[kind])
+        assert all(torch.equal(found[name], value) for name, value in extra[kind].items())
+    found = latest_trained(storage)
+    assert found is not None
+    assert set(found[1]) == {"a"}
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [

@@ -74,10 +74,11 @@ def samples(trainer: Trainer, step: int) -> dict[int, tuple[str, float]]:
     for batch, _ in trainer.batches(step):
         for row, (sample, text) in enumerate(zip(batch.draws.samples, batch.prompts, strict=True)):
             error = -1.0
-            if row in batch.real:
+            if row in batch.image_rows:
+                assert batch.images is not None
                 # Several images share a caption.
                 captioned = [index for index, caption in enumerate(images.captions) if caption == text]
-                decoded = trainer.policy.decode(batch.real[row][None])
+                decoded = trainer.policy.decode(batch.images[row])
                 error = (decoded - images.load(captioned, 64)).pow(2).mean(dim=(1, 2, 3)).min().item()
             found[sample] = (text, error)
     return found

@@ -17,7 +17,7 @@ from srpo_ray.flow import Draws, generator
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import Evaluations
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.runs.checkpoint import Checkpoint
+from srpo_ray.runs.checkpoint import ROLLOUTS, Checkpoint
 from srpo_ray.training.meters import StageTimer
 from srpo_ray.training.rollouts import KeptRollouts, resume_rollouts
 from srpo_ray.training.trainer import Trainer
@@ -61,6 +61,14 @@ class PlainEngine:
     def gathered(self) -> Iterator[None]:
         self.gathers += 1
         yield
+
+    @contextmanager
+    def shown(self, role: str) -> Iterator[None]:
+        assert role == "policy"
+        yield
+
+    def refresh_old(self, kept: float) -> None:
+        """Keep no other weights."""
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -165,7 +173,7 @@ def test_window_of_one_update_keeps_nothing_and_goes_through_the_prompts_as_befo
         expected = trainer.prompts.indices(update, BATCH, 0)
         seen = [text for batch, _ in trainer.batches(update) for text in batch.prompts]
         assert seen == [f"prompt {index}" for index in expected]
-        assert not any(batch.real for batch, _ in trainer.batches(update))
+        assert not any(batch.image_rows for batch, _ in trainer.batches(update))
         assert trainer.update(update)["cost/forward"] == BATCH * STEPS
         assert kept.state(update + 1) == {}
 
@@ -190,7 +198,7 @@ def test_checkpoint_inside_a_window_continues_it_to_the_bit() -> None:
 
 
 def checkpoint(updates: int, rollouts: Mapping[str, Tensor]) -> Checkpoint:
-    return Checkpoint(updates, {}, {}, {}, {}, rollouts)
+    return Checkpoint(updates, {}, {}, {}, {}, {ROLLOUTS: rollouts})
 
 
 def test_parts_of_all_workers_are_the_whole_batch_once_even_where_one_computes_a_pass_twice() -> None:
@@ -212,7 +220,8 @@ def test_parts_of_all_workers_are_the_whole_batch_once_even_where_one_computes_a
         kept = resume_rollouts(config, checkpoint(1, whole), "cpu")
         for rank in range(workers):
             for batch, _ in make_trainer(config, kept, CountedPolicy(), rank, workers).batches(1):
-                assert torch.equal(batch.real[0], whole[f"sample_{batch.draws.samples[0]:06d}"])
+                assert batch.images is not None
+                assert torch.equal(batch.images[0, 0], whole[f"sample_{batch.draws.samples[0]:06d}"])
 
 
 def test_checkpoint_between_two_windows_holds_no_rollouts() -> None:

@@ -125,10 +125,10 @@ def state_of(engine: Engine) -> dict[str, Any]:
 def show(engine: Engine, tokens: Tensor, sigma: Tensor) -> Tensor:
     """What the averaged model and then the trained one answer right after an update, gathered and not."""
     with torch.no_grad():
-        with engine.ema_weights():
+        with engine.shown("ema"):
             averaged = call(engine, tokens, sigma)
         trained = call(engine, tokens, sigma)
-        with engine.ema_weights(), engine.gathered():
+        with engine.shown("ema"), engine.gathered():
             assert torch.equal(call(engine, tokens, sigma), averaged)
         assert torch.equal(call(engine, tokens, sigma), trained)
     return torch.stack([averaged, trained])

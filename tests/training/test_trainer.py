@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from srpo_ray.algorithms.base import Loss, LossOutput
+from srpo_ray.algorithms.base import Loss, LossOutput, Phase
+from srpo_ray.config.algorithms.base import Role
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.trainer import Trainer
 from tests.training.ranks import run_ranks
@@ -45,7 +46,7 @@ def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
 
     trainer: Any = SimpleNamespace(
         config=SimpleNamespace(training=SimpleNamespace(losses_in_flight=None)),
-        algorithm=SimpleNamespace(losses_in_flight=in_flight),
+        algorithm=SimpleNamespace(calls=SimpleNamespace(in_flight=in_flight)),
         engine=SimpleNamespace(backward=backward),
         timer=StageTimer(),
         meter=MeanMeter("cpu"),
@@ -57,28 +58,50 @@ def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
 class Prompted(str):
     """A batch of one prompt, which is to be sampled."""
 
-    prompts, real = ("a prompt",), {}
+    prompts, image_rows = ("a prompt",), ()
 
 
-def test_weights_are_gathered_once_for_the_rollouts_of_all_micro_batches() -> None:
+def test_update_makes_all_phases_then_settles_and_then_makes_its_optimizer_steps() -> None:
     events: list[str] = []
 
     @contextmanager
-    def gathered() -> Iterator[None]:
-        events.append("gather")
+    def block(name: str) -> Iterator[None]:
+        events.append(name)
         yield
-        events.append("release")
+        events.append(f"end of {name}")
 
-    def losses(batch: str, collected: str) -> Iterator[Loss]:
-        events.append(f"losses of {batch}, {collected}")
+    def phase(role: Role) -> Phase:
+        def run(batch: Any, before: str | None) -> str:
+            assert not torch.is_grad_enabled()
+            events.append(f"{role}: {batch}")
+            return f"{before or batch}, {role}"
+
+        return Phase(role, run)
+
+    def losses(batch: str, collected: str, part: int) -> Iterator[Loss]:
+        assert torch.is_grad_enabled()
+        events.append(f"losses of {batch} from <{collected}>, part {part}")
         yield pending(LossOutput(torch.tensor(1.0), {}))
 
+    norms = iter((0.25, 0.75))
     trainer: Any = SimpleNamespace(
         policy=SimpleNamespace(
             take_evaluations=lambda: SimpleNamespace(forward=0, forward_backward=0), device=torch.device("cpu")
         ),
-        engine=SimpleNamespace(gathered=gathered, step=lambda: events.append("step") or 0.0, lr=0.1),
-        algorithm=SimpleNamespace(collect=lambda batch: f"sampled {batch}", losses=losses),
+        engine=SimpleNamespace(
+            shown=block,
+            gathered=lambda: block("gather"),
+            step=lambda: events.append("step") or next(norms),
+            refresh_old=lambda kept: events.append(f"keep {kept} of the old weights"),
+            lr=0.1,
+        ),
+        algorithm=SimpleNamespace(
+            calls=SimpleNamespace(optimizer_steps=2),
+            phases=(phase("policy"), phase("reference")),
+            settle=lambda rounds, _: [f"{found}, settled" for _, found in rounds],
+            losses=losses,
+            old_kept=lambda update: update / 10,
+        ),
         batches=lambda _: [(Prompted("a"), 0.5), (Prompted("b"), 0.5)],
         rollouts=SimpleNamespace(keep=lambda *_: None),
         backward=lambda losses, _: list(losses),
@@ -87,8 +110,20 @@ def test_weights_are_gathered_once_for_the_rollouts_of_all_micro_batches() -> No
         timer=StageTimer(),
         meter=SimpleNamespace(take=dict),
     )
-    Trainer.update(trainer, 0)
-    assert events == ["gather", "release", "losses of a, sampled a", "losses of b, sampled b", "step"]
+    trainer.collect = lambda step: Trainer.collect(trainer, step)
+    metrics = Trainer.update(trainer, 3)
+    assert events == [
+        *("policy", "gather", "policy: a", "policy: b", "end of gather", "end of policy"),
+        *("reference", "gather", "reference: a", "reference: b", "end of gather", "end of reference"),
+        "losses of a from <a, policy, reference, settled>, part 0",
+        "losses of b from <b, policy, reference, settled>, part 0",
+        "step",
+        "losses of a from <a, policy, reference, settled>, part 1",
+        "losses of b from <b, policy, reference, settled>, part 1",
+        "step",
+        "keep 0.3 of the old weights",
+    ]
+    assert metrics["update/gradient_norm"] == 0.5
 
 
 def means_of_two_ranks() -> dict[str, float]:

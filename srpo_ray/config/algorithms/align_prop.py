@@ -5,7 +5,7 @@ The gradient goes through steps of the sampler, so section `rollout` sets their 
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from srpo_ray.config.algorithms.base import AlgorithmSection, Calls
 class AlignPropConfig(AlgorithmSection):
     """AlignProp, arXiv 2310.03739; both cuts are its authors', who draw again until one is in [1, num_steps)."""
 
+    code: ClassVar[str] = "srpo_ray.algorithms.align_prop:AlignProp"
     type: Literal["align_prop"] = "align_prop"
     cut: Literal["uniform", "normal"] = "uniform"
     """Distribution of the first step with gradient, drawn once per update: a step from 1 on, counted from 0."""

@@ -5,6 +5,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 from srpo_ray.config.base import Section
 
+Role = Literal["policy", "reference", "old", "ema"]
+"""Weights that a phase asks: those that are trained, the initial ones, an older copy, or the moving average."""
+
 
 class Needs(NamedTuple):
     """Inputs of an algorithm besides prompts."""
@@ -16,6 +19,8 @@ class Needs(NamedTuple):
     accepts_clean_images: bool = False
     """True if clean images may take the place of rollouts, wherever they come from: kept from an earlier update
     (`rollout.reuse`) or sampled by the base model (`rollout.source`)."""
+    roles: frozenset[Role] = frozenset()
+    """Weights besides the policy's that phases ask; a copy is kept of none that is not listed."""
 
 
 class Calls(NamedTuple):
@@ -24,7 +29,7 @@ class Calls(NamedTuple):
     forward: float
     """Transformer calls without gradient, on average where the algorithm draws their number."""
     losses: int = 1
-    """Losses, each with a graph of its own."""
+    """Losses of one optimizer step, each with a graph of its own."""
     in_flight: int = 1
     """Losses whose graphs the algorithm keeps together until the backward pass over their sum."""
     chained: int = 1
@@ -33,6 +38,12 @@ class Calls(NamedTuple):
     """The same on average."""
     images_per_prompt: int = 1
     """Images of each prompt."""
+    passes_per_prompt: int = 1
+    """Micro-batches that the images of a prompt are divided among, in equal parts."""
+    phases: int = 1
+    """Times that the weights are gathered to sample: phases of an update."""
+    optimizer_steps: int = 1
+    """Optimizer steps of an update, which all use what was collected once."""
     decodes: bool = True
     """True if the gradient comes through the decoder; else images are decoded without gradient, once."""
     guidance_scale: float | None = None
@@ -42,6 +53,8 @@ class Calls(NamedTuple):
 class AlgorithmSection(Section):
     """Base of every algorithm's config class; its field `type` names it in section `algorithm`."""
 
+    code: ClassVar[str]
+    """`package.module:Class` of the algorithm, which is imported by a process that trains."""
     needs: ClassVar[Needs] = Needs()
 
     @abstractmethod

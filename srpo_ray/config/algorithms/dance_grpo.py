@@ -4,20 +4,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from srpo_ray.config.algorithms.base import AlgorithmSection, Calls, Needs
+from srpo_ray.config.algorithms.base import Calls, Needs
+from srpo_ray.config.algorithms.group import GroupSection
 
 
-class DanceGRPOConfig(AlgorithmSection):
+class DanceGRPOConfig(GroupSection):
     """DanceGRPO, arXiv 2505.07818; defaults of its FLUX recipe, which has 16 rollout steps with shift 3.
 
     The release makes three optimizer steps with each rollout; here it is one. It also clips gradients to a norm of 1.0
     (`training.optimizer.max_grad_norm`).
     """
 
+    code: ClassVar[str] = "srpo_ray.algorithms.dance_grpo:DanceGRPO"
     needs: ClassVar[Needs] = Needs(reward="score")
     type: Literal["dance_grpo"] = "dance_grpo"
-    group_size: int = Field(default=12, ge=2)
-    """Images per prompt that are compared with each other; the update has this many times its batch size."""
     eta: float = Field(default=0.3, gt=0)
     """Noise of the sampler's random steps."""
     step_share: float = Field(default=0.6, gt=0, le=1)
@@ -35,7 +35,13 @@ class DanceGRPOConfig(AlgorithmSection):
     def calls(self, num_steps: int) -> Calls:
         """A rollout of every group, then a loss per trained step."""
         losses = self.trained_steps(num_steps)
-        return Calls(num_steps, losses=losses, images_per_prompt=self.group_size, decodes=False)
+        return Calls(
+            num_steps,
+            losses=losses,
+            images_per_prompt=self.group_size,
+            passes_per_prompt=self.passes_per_prompt,
+            decodes=False,
+        )
 
     def check_rollout(self, num_steps: int) -> None:
         """Refuse a sampler without a random step."""

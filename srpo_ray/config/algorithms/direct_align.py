@@ -1,6 +1,6 @@
 """Options of Direct-Align."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from srpo_ray.config.algorithms.base import Calls
 from srpo_ray.config.algorithms.window import WindowSection
@@ -9,6 +9,7 @@ from srpo_ray.config.algorithms.window import WindowSection
 class DirectAlignConfig(WindowSection):
     """Direct-Align with a plain reward, arXiv 2509.06942; window and strength as in SRPO's HPSv2.1 recipe."""
 
+    code: ClassVar[str] = "srpo_ray.algorithms.direct_align:DirectAlign"
     type: Literal["direct_align"] = "direct_align"
 
     def calls(self, num_steps: int) -> Calls:

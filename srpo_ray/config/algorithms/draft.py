@@ -3,7 +3,7 @@
 The gradient goes through steps of the sampler, so section `rollout` sets their number, shift and guidance.
 """
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,7 @@ from srpo_ray.config.algorithms.base import AlgorithmSection, Calls
 class DRaFTConfig(AlgorithmSection):
     """Direct reward fine-tuning, arXiv 2309.17400; the default is DRaFT-LV with its authors' two renoisings."""
 
+    code: ClassVar[str] = "srpo_ray.algorithms.draft:DRaFT"
     type: Literal["draft"] = "draft"
     num_steps: int = Field(default=1, ge=1)
     """Last sampler steps that carry gradient: the K of DRaFT-K."""

@@ -3,7 +3,7 @@
 The gradient goes through steps of the sampler, so section `rollout` sets their number, shift and guidance.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from srpo_ray.config.algorithms.base import AlgorithmSection, Calls
 class ReFLConfig(AlgorithmSection):
     """Reward feedback learning, ImageReward, arXiv 2304.05977; defaults of its public FLUX settings."""
 
+    code: ClassVar[str] = "srpo_ray.algorithms.refl:ReFL"
     type: Literal["refl"] = "refl"
     late_share: float = Field(default=0.44, gt=0, le=1)
     """Share of the sampler's last steps that the gradient step is drawn from; 0.44 is 11 of 25."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator, Field
 
 from srpo_ray.config.algorithms.align_prop import AlignPropConfig
-from srpo_ray.config.algorithms.base import Needs
+from srpo_ray.config.algorithms.base import AlgorithmSection, Needs
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.algorithms.draft import DRaFTConfig
@@ -15,6 +15,8 @@ from srpo_ray.config.algorithms.srpo import SRPOConfig
 
 _Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | DanceGRPOConfig
 
+TYPES: dict[str, type[AlgorithmSection]] = {kind.model_fields["type"].default: kind for kind in get_args(_Configs)}
+"""Name of each algorithm -> its config class."""
 DEFAULT_TYPE = "srpo"
 """The algorithm of a config that names none."""
 DEFAULT = SRPOConfig()
@@ -30,5 +32,4 @@ AlgorithmConfig = Annotated[_Configs, Field(discriminator="type"), BeforeValidat
 
 def types_that(fit: Callable[[Needs], bool]) -> str:
     """Names of the algorithms whose needs fit, for messages: `direct_align or srpo`."""
-    kinds = get_args(_Configs)
-    return " or ".join(sorted(kind.model_fields["type"].default for kind in kinds if fit(kind.needs)))
+    return " or ".join(sorted(name for name, kind in TYPES.items() if fit(kind.needs)))

@@ -1,6 +1,6 @@
 """Options of SRPO."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ Discount = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 class SRPOConfig(WindowSection):
     """Semantic Relative Preference Optimization, arXiv 2509.06942; defaults of its HPSv2.1 recipe."""
 
+    code: ClassVar[str] = "srpo_ray.algorithms.srpo:SRPO"
     type: Literal["srpo"] = "srpo"
     renoisings: int = Field(default=1, ge=1)
     """Landing points per rollout; each costs a gradient step per branch, but no rollout."""
