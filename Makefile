@@ -4,7 +4,7 @@ export RAY_AUTH_MODE ?= disabled
 export TOKENIZERS_PARALLELISM ?= false
 PIP_AUDIT := 2.10.1
 
-.PHONY: setup sweep test lint types layers tests guides faults long cluster-test two-hosts audit clean
+.PHONY: setup sweep test quick lint types layers tests guides faults long cluster-test two-hosts audit clean
 
 setup: .venv/.done
 
@@ -18,7 +18,12 @@ setup: .venv/.done
 sweep: setup
 	.venv/bin/python experiments/sweep.py
 
-test: lint types layers tests
+test: setup
+	.venv/bin/python tests/gate.py
+
+# What starts no processes: less than two and a half minutes.
+quick: lint layers
+	.venv/bin/python -m pytest -m "not ray and not slow and not long and not guides and not faults and not cluster and not two_hosts" --durations=20 --durations-min=1
 
 lint: setup
 	.venv/bin/ruff check .

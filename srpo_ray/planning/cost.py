@@ -9,11 +9,14 @@ from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.planning.accounting import Part, present, total
-from srpo_ray.planning.cached import cached
+from srpo_ray.planning.cached import cached, only
 from srpo_ray.planning.shapes import build_policy, depths, dtype_of, part_config, planned_family
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame_for_each
+
+_READ_BY_BOTH = ("path", "dtype", "resolution")
+"""Fields of section `model` that transformer and decoder depend on."""
 
 
 def velocity_cost(model: ModelConfig, samples: int, guidance_scale: float, *, gradient: bool, gpu: bool) -> Cost:
@@ -32,7 +35,6 @@ def velocity_cost(model: ModelConfig, samples: int, guidance_scale: float, *, gr
     return transformer_cost(model, 2 * samples if doubled else samples, gradient=gradient, gpu=gpu)
 
 
-@cached
 def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: bool) -> Cost:
     """Cost of one call of a run's transformer.
 
@@ -42,7 +44,13 @@ def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: b
         gradient: Whether it carries gradient; its backward pass is counted then.
         gpu: Whether it runs on a GPU.
     """
+    checkpointing = ("gradient_checkpointing",) if gradient else ()
+    read = only(model, *_READ_BY_BOTH, "lora", "max_sequence_length", "truncate_sigma", *checkpointing)
+    return _transformer_cost(read, samples, gradient=gradient, gpu=gpu)
 
+
+@cached
+def _transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: bool) -> Cost:
     def trace(layers: Mapping[str, int]) -> Cost:
         policy = build_policy(model, layers)
         assert isinstance(policy.network, torch.nn.Module)
@@ -53,7 +61,6 @@ def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: b
     return extrapolate(trace, depths(model))
 
 
-@cached
 def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gradient: bool, gpu: bool) -> Cost:
     """Cost of decoding images and resizing them for the rewards.
 
@@ -64,6 +71,12 @@ def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gr
         gradient: Whether the gradient comes back through it.
         gpu: Whether it runs on a GPU.
     """
+    checkpointing = ("vae_checkpointing",) if gradient else ()
+    return _decoder_cost(only(model, *_READ_BY_BOTH, *checkpointing), samples, sizes, gradient=gradient, gpu=gpu)
+
+
+@cached
+def _decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gradient: bool, gpu: bool) -> Cost:
     policy = build_policy(model, dict.fromkeys(depths(model), 1))
     tokens = torch.empty(samples, *policy.token_shape, device="meta", requires_grad=gradient)
 

@@ -15,7 +15,7 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.registry import POLICIES
 from srpo_ray.models.trainable import add_adapters
-from srpo_ray.planning.cached import cached
+from srpo_ray.planning.cached import cached, only
 from srpo_ray.planning.published import PIPELINES
 from srpo_ray.planning.zero_shares import Parameter
 
@@ -124,9 +124,13 @@ def depths(model: ModelConfig) -> dict[str, int]:
     return {key: config[key] for key in DEPTHS if key in config}
 
 
-@cached
 def parameters(model: ModelConfig) -> tuple[Parameter, ...]:
     """All parameters of a run's transformer, adapters included."""
+    return _parameters(only(model, "path", "lora"))
+
+
+@cached
+def _parameters(model: ModelConfig) -> tuple[Parameter, ...]:
     found = build_transformer(model).parameters()
     return tuple(Parameter(parameter.numel(), parameter.requires_grad) for parameter in found)
 

@@ -1,5 +1,6 @@
 """The only place that touches DeepSpeed: sharded weights, backward, update."""
 
+import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import deepspeed
 import deepspeed.ops
 import torch
+from deepspeed.runtime import compiler
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -37,6 +39,19 @@ def _skip_compiled_shared_memory() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def _skip_compiled_muon() -> None:
+    """Import DeepSpeed's Muon without torch's compiler, which takes more than a second of CPU to load.
+
+    DeepSpeed imports it for every engine, only to see that AdamW is another optimizer.
+    """
+    compiled: Any = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compiled
+
+
 class Engine:
     """Trains a module's parameters that require gradient, sharded over the workers by ZeRO.
 
@@ -65,6 +80,7 @@ class Engine:
             steps_per_update: Optimizer steps of an update.
         """
         _skip_compiled_shared_memory()
+        _skip_compiled_muon()
         hooked = [name for name, submodule in module.named_modules() if any(_forward_hooks(submodule))]
         assert not hooked, f"`gathered` leaves out all forward hooks, so none but ZeRO's may be there, got {hooked}"
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -97,7 +97,8 @@ def local_cluster(folder: Path) -> dict[str, Any]:
     port, dashboard = free_port(), free_port()
     # Each of these is one for a whole machine by default, and this one has all nodes.
     ports = "--min-worker-port=0 --max-worker-port=0 --disable-usage-stats --object-store-memory=100000000"
-    agent = "--dashboard-agent-listen-port=$(python -c 'from tests.cluster.head import free_port; print(free_port())')"
+    free = "from tests.cluster.head import free_port; print(free_port())"
+    agent = f"--dashboard-agent-listen-port=$(python -c '{free}')"
     # A folder for each node: one that starts clears the working folders of jobs in its own.
     start = f"export RAY_AUTH_MODE=token; ray start --temp-dir={folder}/$RAY_CLOUD_INSTANCE_ID"
     return {

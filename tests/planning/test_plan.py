@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from srpo_ray.cli import main
-from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.config import apply, load_run
 from srpo_ray.errors import OutOfMemoryRunError
 from srpo_ray.planning.accounting import Memory, Part, Phase
 from srpo_ray.planning.advice import advise
@@ -183,13 +183,13 @@ def test_what_cannot_be_planned_is_refused(words: list[str], message: str, capsy
 
 
 def test_full_memory_ends_a_worker_with_the_plan_and_its_advice(
-    tiny_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_arguments: WorkerArguments) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nProcess 1 has ...")
 
     monkeypatch.setattr(loop, "run_loop", full)
-    config = apply(tiny_run, {"training.num_gpus": 1})
+    config = load_run([SMALL_WORLD], ["training.num_gpus=1"])
     arguments = WorkerArguments(config, str(tmp_path), None, "", "")
     with pytest.raises(OutOfMemoryRunError) as caught:
         train_worker({"arguments": arguments})

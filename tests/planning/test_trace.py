@@ -1,6 +1,7 @@
-"""What a trace counts, against arithmetic and against what torch's own allocator says of the same computation."""
+"""What a trace counts, against arithmetic and against what torch's own allocator says of the same cost."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.config import RunConfig, apply
+from srpo_ray.config.model import LoraConfig, ModelConfig
 from srpo_ray.flow import Draws
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.trainable import load_tuned, make_policy
+from srpo_ray.planning import cost as costs
 from srpo_ray.planning.accounting import total
 from srpo_ray.planning.cost import decoder_cost, extrapolate, peak_of_backward, transformer_cost
 from srpo_ray.planning.schedule import schedule
@@ -70,6 +73,35 @@ def test_depth_is_extrapolated_exactly() -> None:
 
     layers = {"first": 19, "second": 38}
     assert extrapolate(trace, layers) == trace(layers)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "gradient", "transformer", "decoder"),
+    [
+        ({"attention": "cudnn", "compile": True}, True, 0, 0),
+        ({"vae_checkpointing": True}, True, 0, 1),
+        ({"gradient_checkpointing": True}, True, 3, 0),
+        ({"gradient_checkpointing": True, "vae_checkpointing": True}, False, 0, 0),
+        ({"lora": LoraConfig(rank=1)}, False, 3, 0),
+    ],
+)
+def test_change_is_traced_only_where_it_counts(
+    changes: dict[str, object], gradient: bool, transformer: int, decoder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[object] = []
+
+    def trace(*_: object, gpu: bool) -> Cost:
+        traced.append(gpu)
+        return Cost()
+
+    for name in ("trace_gradient", "trace_forward"):
+        monkeypatch.setattr(costs, name, trace)
+    # A number of samples that no other test has: what is traced here is kept.
+    for computed, count in ((transformer_cost, transformer), (partial(decoder_cost, sizes=(8,)), decoder)):
+        computed(ModelConfig(), 977, gradient=gradient, gpu=True)
+        traced.clear()
+        computed(ModelConfig.model_validate(changes), 977, gradient=gradient, gpu=True)
+        assert len(traced) == count
 
 
 def allocator_peak(compute: Callable[[], object]) -> int:

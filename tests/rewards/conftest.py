@@ -1,27 +1,11 @@
-"""One Ray session and two pools for all tests of the rewards; starting them is most of the time."""
+"""Two pools for all tests of the rewards; starting them is most of the time."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
-import ray
 
 from srpo_ray.config.rewards import OpenClipRewardConfig, PoolConfig, PythonRewardConfig
-from srpo_ray.launch.local_ray import on_loopback
 from srpo_ray.rewards.pool.pool import RewardPool
-
-
-@pytest.fixture(scope="package")
-def ray_session() -> Iterator[None]:
-    """A local Ray session; one that already runs is used and left running."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    with on_loopback():
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="package")
@@ -47,7 +31,7 @@ def scripted_config() -> PythonRewardConfig:
 
 @pytest.fixture(scope="package")
 def clip_pool(
-    ray_session: None, clip_configs: tuple[OpenClipRewardConfig, ...], scripted_config: PythonRewardConfig
+    ray_cluster: None, clip_configs: tuple[OpenClipRewardConfig, ...], scripted_config: PythonRewardConfig
 ) -> Iterator[RewardPool]:
     """Two training rewards and a held-out one; one replica, since importing open_clip takes seconds."""
     config = PoolConfig(num_cpus=0.01, micro_batch_size=2)
@@ -56,7 +40,7 @@ def clip_pool(
 
 
 @pytest.fixture(scope="package")
-def pool(ray_session: None, scripted_config: PythonRewardConfig) -> Iterator[RewardPool]:
+def pool(ray_cluster: None, scripted_config: PythonRewardConfig) -> Iterator[RewardPool]:
     """Two replicas of a reward that does as its text says."""
     config = PoolConfig(num_replicas=2, num_cpus=0.01, micro_batch_size=2)
     with RewardPool.create([scripted_config], [], config, "scripted") as running:

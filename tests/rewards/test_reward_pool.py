@@ -230,7 +230,7 @@ def test_second_pool_of_the_same_name_is_refused(pool: RewardPool, scripted_conf
         RewardPool.create([scripted_config], [], PoolConfig(num_cpus=0.01), pool.name)
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_cluster")
 def test_pool_larger_than_the_cluster_is_refused_without_waiting(scripted_config: PythonRewardConfig) -> None:
     config = PoolConfig(num_replicas=3, num_cpus=0.5, resources={"reward_slot": 1})
     started = time.perf_counter()
@@ -241,7 +241,7 @@ def test_pool_larger_than_the_cluster_is_refused_without_waiting(scripted_config
     assert time.perf_counter() - started < 5
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_cluster")
 def test_model_that_cannot_be_loaded_fails_the_creation_and_frees_the_name() -> None:
     config = OpenClipRewardConfig(name="missing", path="/no/such/folder")
 

@@ -78,7 +78,7 @@ def test_replicas_killed_in_mid_call_are_restarted_and_the_replay_gives_the_same
 
 
 @pytest.fixture(scope="module")
-def impatient_pool(ray_session: None, scripted_config: PythonRewardConfig) -> Iterator[RewardPool]:
+def impatient_pool(ray_cluster: None, scripted_config: PythonRewardConfig) -> Iterator[RewardPool]:
     """Two replicas that count as hung after two seconds."""
     config = PoolConfig(num_replicas=2, num_cpus=0.01, micro_batch_size=2, timeout_s=2.0)
     with RewardPool.create([scripted_config], [], config, "impatient") as running:
@@ -139,7 +139,7 @@ def test_call_that_is_lost_every_time_ends_in_an_error_after_the_stated_attempts
     assert str(log) in caught.value.prompts[0]
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_cluster")
 def test_client_of_a_pool_that_was_shut_down_gets_an_error() -> None:
     router = start_router("short-lived", {"short-lived": ()}, PoolConfig())
     models = {"mine": ModelInfo(image_size=4, image_gradient=True)}

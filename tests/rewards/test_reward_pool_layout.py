@@ -46,7 +46,7 @@ WEIGHTS = {model.name: model.weight for model in MODELS}
 
 
 @pytest.fixture(scope="module")
-def split_pool(ray_session: None) -> Iterator[RewardPool]:
+def split_pool(ray_cluster: None) -> Iterator[RewardPool]:
     """One replica of each of three models, each with a place for one call at a time."""
     config = PoolConfig(one_model_each=True, num_cpus=0.01, micro_batch_size=2, max_ongoing_requests=1)
     with RewardPool.create(MODELS, (), config, "split") as running:
@@ -129,7 +129,7 @@ def test_failure_names_the_replica_of_its_model(split_pool: RewardPool) -> None:
     assert caught.value.replica == "split/scripted/0"
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_cluster")
 def test_pool_asks_for_nodes_with_its_labels() -> None:
     config = PoolConfig(num_cpus=0.01, labels={"role": "reward"})
 

@@ -14,7 +14,7 @@ from srpo_ray.rewards.query import TextQuery
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_cluster")
 def test_pool_grows_under_a_queue_and_shrinks_when_it_has_no_work(scripted_config: PythonRewardConfig) -> None:
     config = PoolConfig(
         num_replicas=CountRange(min=1, max=2),

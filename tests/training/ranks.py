@@ -1,7 +1,7 @@
 """Runs a function on several gloo ranks in processes of their own, and collects what rank 0 returns."""
 
+import faulthandler
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,23 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
-# One process imports torch, DeepSpeed and the model stack once; every rank is a copy of it.
-multiprocessing.set_forkserver_preload(["srpo_ray.training.setup"])
+TIMEOUT_S = 300
+"""Seconds after which a rank prints where it is and ends; the test fails then. A busy machine needs some."""
+
+# One process imports what ranks import, once for all tests; every rank is a copy of it.
+multiprocessing.set_forkserver_preload(["tests.training.rank_imports"])
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> Any:
-    """Call `function(*arguments)` on every rank; rank 0's result comes back through a file in `folder`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    result = folder / f"{function.__name__}_{world_size}.pt"
-    settings = (world_size, port, function, arguments, result)
+    """Call `function(*arguments)` on every rank; rank 0's result comes back through a file in `folder`.
+
+    Raises:
+        ProcessRaisedException: If a rank raises, with its traceback; the other ranks are ended.
+        ProcessExitedException: If a rank dies or takes too long; its stack is on stderr.
+    """
+    meeting, result = folder / "meeting", folder / f"{function.__name__}_{world_size}.pt"
+    meeting.unlink(missing_ok=True)
+    settings = (world_size, meeting, function, arguments, result)
     multiprocessing.start_processes(_rank, settings, nprocs=world_size, start_method="forkserver")
     return torch.load(result, weights_only=True)
 
@@ -33,11 +39,16 @@ def joined(mine: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rank(
-    rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...], result: Path
+    rank: int, world_size: int, meeting: Path, function: Callable[..., Any], arguments: tuple[Any, ...], result: Path
 ) -> None:
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(TIMEOUT_S, exit=True)
     torch.set_num_threads(1)
+    # All are copies of one process, with one state of its generator.
+    torch.manual_seed(rank)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    # Through a file: until rank 0 listens at a free port, another process may take it.
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
     value = function(*arguments)
     if rank == 0:
         torch.save(value, result)

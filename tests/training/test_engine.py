@@ -1,6 +1,7 @@
 """ZeRO-3 against plain torch, and the trainer's gradients on two ranks against one."""
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +81,15 @@ def test_zero3_updates_equal_plain_torch(tmp_path: Path, world_size: int) -> Non
     assert relative_error(found["gradients"], expected["gradients"]) < 1e-5
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)
     assert relative_error(found["weights"], expected["weights"]) < 1e-5
+
+
+def compiler_is_loaded() -> bool:
+    Engine(tiny_transformer(), TrainingConfig(), torch.float32)
+    return "torch._inductor.compile_fx" in sys.modules
+
+
+def test_engine_does_not_load_torchs_compiler(tmp_path: Path) -> None:
+    assert not run_ranks(compiler_is_loaded, 1, tmp_path)
 
 
 @pytest.mark.slow
