@@ -34,7 +34,7 @@ tests: setup
 	.venv/bin/python -m pytest
 
 docs: setup
-	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
 guides: setup
 	.venv/bin/python -m pytest tests/docs -m guides
