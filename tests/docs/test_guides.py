@@ -43,7 +43,7 @@ REWARDS = [
 
 @pytest.fixture
 def workplace(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the guides ask for: configs, prompts, pictures, and the example's own files."""
+    """A folder with what the guides ask for: configs, prompts, images, and the example's own files."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "runs").mkdir()
@@ -51,11 +51,11 @@ def workplace(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatc
     prompts = [f"a {color} circle on a gray background" for color in ("red", "green", "blue", "yellow")]
     for name in ("train.txt", "evaluation.txt"):
         (tmp_path / name).write_text("\n".join(prompts) + "\n")
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for index, prompt in enumerate(prompts):
         pixels = np.random.default_rng(index).integers(0, 256, (64, 80, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{index}.png")
-        (tmp_path / "pictures" / f"{index}.txt").write_text(prompt)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index}.png")
+        (tmp_path / "images" / f"{index}.txt").write_text(prompt)
     own = (GUIDES / "own_reward.md").read_text()
     (tmp_path / "my_reward.yaml").write_text("".join(blocks(own, "yaml")))
     return tmp_path
