@@ -4,7 +4,7 @@ export RAY_AUTH_MODE ?= disabled
 export TOKENIZERS_PARALLELISM ?= false
 PIP_AUDIT := 2.10.1
 
-.PHONY: setup sweep test quick lint types layers tests guides faults long cluster-test two-hosts audit clean
+.PHONY: setup sweep test quick lint types layers tests docs guides faults long cluster-test two-hosts audit clean
 
 setup: .venv/.done
 
@@ -38,6 +38,9 @@ layers: setup
 tests: setup
 	.venv/bin/python -m pytest
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
+
 guides: setup
 	.venv/bin/python -m pytest tests/docs -m guides
 
@@ -58,4 +61,4 @@ audit: setup
 	.venv/bin/uv tool run --from pip-audit==$(PIP_AUDIT) pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

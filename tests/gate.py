@@ -21,7 +21,11 @@ FIRST = ((f"{TOOLS}/ruff", "check", "."), (f"{TOOLS}/ruff", "format", "--check",
 """Take seconds: nothing else starts before they pass."""
 LATER = "not long and not guides and not faults and not cluster and not two_hosts"
 LANES = {
-    "types and unit tests": ((f"{TOOLS}/basedpyright",), (*PYTEST, "-m", f"not ray and not slow and {LATER}")),
+    "types, docs and unit tests": (
+        (f"{TOOLS}/basedpyright",),
+        (f"{TOOLS}/mkdocs", "build", "--strict", "--quiet"),
+        (*PYTEST, "-m", f"not ray and not slow and {LATER}"),
+    ),
     "tests that start processes": ((*PYTEST, "-m", f"(ray or slow) and {LATER}"),),
 }
 GRACE_S = 30.0
@@ -45,7 +49,7 @@ class Lane:
         steps = [f"{shlex.join(command)} || failed=1" for command in commands]
         script = "\n".join(["failed=0", *steps, "exit $failed"])
         # Each lane has a core: torch would start a thread for each core in both.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_MKDOCS_2_WARNING": "1"}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 ["sh", "-c", script], stdout=output, stderr=output, env=environment, start_new_session=True
