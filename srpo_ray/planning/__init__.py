@@ -1,1 +1,1 @@
-"""What a run will hold, send and take, worked out on tensors without data: no weights, no GPU, no Ray."""
+"""Estimates of memory, communication and time of a run, on tensors without data: no weights, no GPU, no Ray."""

@@ -1,4 +1,4 @@
-"""The plan of one device: what it holds part by part, and when it holds most."""
+"""Memory of one device: its parts, the phases of a run, and the peak."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """Something that takes memory."""
+    """Named amount of memory or traffic."""
 
     name: str
     bytes: int
@@ -14,7 +14,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Phase:
-    """A time in a run, and what is held then beside what always is."""
+    """Phase of a run, with the memory that only this phase needs."""
 
     name: str
     parts: tuple[Part, ...]
@@ -27,37 +27,37 @@ class Phase:
 
 @dataclass(frozen=True)
 class Memory:
-    """One GPU, or the host of a node."""
+    """Memory of one GPU, of one process, or of the host of a node."""
 
     name: str
     always: tuple[Part, ...]
-    """Held all the time."""
+    """Parts that stay in memory throughout the run."""
     phases: tuple[Phase, ...]
-    """Times that come one after the other."""
+    """Phases that follow one another, so their parts are never in memory together."""
     outside: tuple[Part, ...] = ()
-    """What is no tensor of this process: CUDA's context, NCCL, other processes, what the allocator cannot use."""
+    """Memory outside this process's tensors: CUDA context, NCCL, other processes, fragments of the allocator."""
 
     @property
     def fullest(self) -> Phase:
-        """The phase that holds most."""
+        """Phase with the most memory."""
         return max(self.phases, key=lambda phase: phase.bytes)
 
     @property
     def allocated(self) -> int:
-        """Most bytes in tensors at any time: what `torch.cuda.max_memory_allocated` is compared with."""
+        """Peak bytes in tensors, comparable with `torch.cuda.max_memory_allocated`."""
         return total(self.always) + self.fullest.bytes
 
     @property
     def peak(self) -> int:
-        """Most bytes at any time, all included."""
+        """Peak bytes, with the memory outside tensors."""
         return self.allocated + total(self.outside)
 
 
 def total(parts: Sequence[Part]) -> int:
-    """Sum of the bytes."""
+    """Sum the bytes of parts."""
     return sum(part.bytes for part in parts)
 
 
 def present(*parts: Part) -> tuple[Part, ...]:
-    """The parts that take anything."""
+    """Drop the parts of zero bytes."""
     return tuple(part for part in parts if part.bytes)

@@ -1,4 +1,4 @@
-"""What to change when a run does not fit: each change is planned anew, so its saving is computed and not guessed."""
+"""Changes of a config that save memory. Each is planned again, so its saving is computed and not guessed."""
 
 import json
 from collections.abc import Iterator
@@ -12,15 +12,18 @@ from srpo_ray.planning.shapes import depths
 Changes = dict[str, object]
 
 WORTH_SAYING = 0.01
-"""Least share of the peak that a change must save to be named."""
+"""Smallest saving that is worth reporting, as a share of the peak."""
 
 
 def advise(config: RunConfig, plan: Plan) -> list[Advice]:
-    """Changes that lower the peak of the fullest GPU, the largest saving first; none where there is no GPU.
+    """Find changes that lower the peak of the fullest GPU.
 
     Args:
         config: The run.
         plan: Its plan.
+
+    Returns:
+        Changes, the largest saving first. Empty if the trainers use no GPU.
     """
     if not config.training.num_gpus:
         return []
@@ -29,7 +32,7 @@ def advise(config: RunConfig, plan: Plan) -> list[Advice]:
         try:
             changed = make_plan(apply(config, changes), plan.hardware)
         except ConfigError:
-            # Two sections that do not go together; such a change is no advice.
+            # The changed section contradicts another one.
             continue
         saving = plan.peak - changed.peak
         if saving > WORTH_SAYING * plan.peak:
@@ -39,7 +42,7 @@ def advise(config: RunConfig, plan: Plan) -> list[Advice]:
 
 
 def _candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
-    """Everything that may save memory in a run as it is; whether it does is for the plan to say."""
+    """Generate the changes that may save memory; planning each of them shows whether it does."""
     yield from _model_candidates(config)
     yield from _training_candidates(config)
     pool = config.rewards.pool

@@ -20,14 +20,14 @@ _READ_BY_BOTH = ("path", "dtype", "resolution")
 
 
 def velocity_cost(model: ModelConfig, samples: int, guidance_scale: float, *, gradient: bool, gpu: bool) -> Cost:
-    """Cost of the velocity of some samples: classifier-free guidance calls the transformer with twice as many.
+    """Compute the cost of one velocity. Classifier-free guidance doubles the rows of the transformer call.
 
     Args:
         model: Section `model`.
-        samples: Images; none cost nothing.
-        guidance_scale: Guidance.
-        gradient: Whether it carries gradient; its backward pass is counted then.
-        gpu: Whether it runs on a GPU.
+        samples: Number of images; 0 costs nothing.
+        guidance_scale: Guidance scale.
+        gradient: True adds the cost of the backward pass.
+        gpu: True for the kernels of a GPU, false for those of a CPU.
     """
     if not samples:
         return Cost()
@@ -36,13 +36,13 @@ def velocity_cost(model: ModelConfig, samples: int, guidance_scale: float, *, gr
 
 
 def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: bool) -> Cost:
-    """Cost of one call of a run's transformer.
+    """Compute the cost of one transformer call.
 
     Args:
         model: Section `model`.
         samples: Rows of the call.
-        gradient: Whether it carries gradient; its backward pass is counted then.
-        gpu: Whether it runs on a GPU.
+        gradient: True adds the cost of the backward pass.
+        gpu: True for the kernels of a GPU, false for those of a CPU.
     """
     checkpointing = ("gradient_checkpointing",) if gradient else ()
     read = only(model, *_READ_BY_BOTH, "lora", "max_sequence_length", "truncate_sigma", *checkpointing)
@@ -62,14 +62,14 @@ def _transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: 
 
 
 def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gradient: bool, gpu: bool) -> Cost:
-    """Cost of decoding images and resizing them for the rewards.
+    """Compute the cost of decoding images and resizing them for the rewards.
 
     Args:
         model: Section `model`.
-        samples: Images.
-        sizes: Sides of the squares that the rewards want, in pixels.
-        gradient: Whether the gradient comes back through it.
-        gpu: Whether it runs on a GPU.
+        samples: Number of images.
+        sizes: Input sizes of the rewards, in pixels per side.
+        gradient: True adds the cost of the backward pass.
+        gpu: True for the kernels of a GPU, false for those of a CPU.
     """
     checkpointing = ("vae_checkpointing",) if gradient else ()
     return _decoder_cost(only(model, *_READ_BY_BOTH, *checkpointing), samples, sizes, gradient=gradient, gpu=gpu)
@@ -89,13 +89,13 @@ def _decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, g
 
 
 def extrapolate(trace: Callable[[Mapping[str, int]], Cost], layers: Mapping[str, int]) -> Cost:
-    """Cost of many equal layers from that of one and of two: what is saved and computed adds up layer by layer.
+    """Extrapolate the cost of many equal layers from one and two layers; saved bytes and FLOPs are linear in depth.
 
-    The peak lies where the backward pass begins and all is still saved.
+    The peak is at the start of the backward pass, when all activations are still saved.
 
     Args:
-        trace: Cost at given numbers of layers.
-        layers: Numbers of layers by kind.
+        trace: Computes the cost at given numbers of layers.
+        layers: Number of layers of each kind.
     """
     one = dict.fromkeys(layers, 1)
     base = trace(one)
@@ -111,17 +111,17 @@ def extrapolate(trace: Callable[[Mapping[str, int]], Cost], layers: Mapping[str,
 def peak_of_backward(
     transformer: Cost, decoder: Cost, *, losses: int, chained: int, gradients: int
 ) -> tuple[Part, ...]:
-    """What is held when a backward pass over the sum of several losses holds most.
+    """Find the memory at the peak of a backward pass over the sum of several losses.
 
-    Autograd works through the graphs last to first, each from the decoder to the transformer. A parameter's gradient
-    is whole, and can be averaged and let go of, when the last of all calls has added to it: until then the gradients
-    of the calls before wait.
+    Autograd processes the graphs last to first, each from the decoder to the transformer. A parameter's gradient is
+    complete when the last call has added to it. Only then can it be averaged and freed, so until then the gradients
+    of the earlier calls stay in memory.
 
     Args:
         transformer: Cost of one call with gradient.
         decoder: Cost of the decoder for the same images.
-        losses: Graphs in the sum.
-        chained: Transformer calls in each of them.
+        losses: Number of graphs in the sum.
+        chained: Transformer calls in each graph.
         gradients: Bytes of the gradients of all trained parameters, in the data type of the backward pass.
     """
     moments = []
@@ -146,12 +146,12 @@ def _moment(calls: int, transformer: Cost, decodings: int, decoder: Cost, work: 
 
 
 def forward_flops(model: ModelConfig) -> float:
-    """FLOPs of one transformer call for one image, two per multiplication and addition."""
+    """Compute the FLOPs of one transformer call for one image; a multiplication and addition count as two."""
     return transformer_cost(model, 1, gradient=False, gpu=True).forward_flops
 
 
 def gradient_flops(model: ModelConfig) -> float:
-    """FLOPs of one transformer call for one image and of its backward pass, with what is recomputed."""
+    """Compute the FLOPs of one transformer call for one image and its backward pass, recomputation included."""
     cost = transformer_cost(model, 1, gradient=True, gpu=True)
     return cost.forward_flops + cost.backward_flops
 

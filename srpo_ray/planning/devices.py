@@ -24,22 +24,22 @@ from srpo_ray.planning.zero_shares import (
 
 
 def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
-    """What one worker holds on its GPU, or in its process where it has none.
+    """Compute the memory of one trainer worker: of its GPU, or of its process on the CPU.
 
     Args:
         config: The run.
-        sizes: Sides of the images that its rewards want, in pixels.
+        sizes: Input sizes of the rewards, in pixels per side.
     """
     training = config.training
     element_size = dtype_of(config.model).itemsize
     part = share(parameters(config.model), training, element_size, config.algorithm.needs.roles)
-    always = _always(config, part)
+    always = _always_on_trainer(config, part)
     phases = (
-        _encoding(config, always),
-        *_base_sampling(config, always),
-        _loading(config, always),
-        *_update(config, sizes),
-        _evaluation(config, sizes),
+        _encoding_phase(config, always),
+        *_base_sampling_phase(config, always),
+        _loading_phase(config, always),
+        *_update_phases(config, sizes),
+        _evaluation_phase(config, sizes),
     )
     if not training.num_gpus:
         return Memory("trainer process, on the CPU", always, phases)
@@ -52,7 +52,7 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
     return Memory("trainer GPU", always, phases, outside)
 
 
-def _always(config: RunConfig, part: Share) -> tuple[Part, ...]:
+def _always_on_trainer(config: RunConfig, part: Share) -> tuple[Part, ...]:
     offload = config.training.offload
     return present(
         Part("transformer weights", 0 if offload == "weights" else part.weights),
@@ -70,21 +70,21 @@ def _always(config: RunConfig, part: Share) -> tuple[Part, ...]:
 
 
 def _reused(config: RunConfig) -> int:
-    """Bytes of the clean tokens of a worker's share of the batch, float32, where several updates reuse them."""
+    """Compute the bytes of the clean tokens that several updates reuse: a worker's share of the batch, float32."""
     if config.rollout.reuse == 1:
         return 0
     tokens, channels = build_policy(config.model).token_shape
     return 4 * micro_batches(config) * config.training.pass_size * tokens * channels
 
 
-def _loading(config: RunConfig, always: tuple[Part, ...]) -> Phase:
-    """The whole transformer is put on the GPU and then cut up, tensor by tensor; the optimizer comes later."""
+def _loading_phase(config: RunConfig, always: tuple[Part, ...]) -> Phase:
+    """Phase with the whole transformer on the GPU, before it is sharded tensor by tensor and has an optimizer."""
     whole = dtype_of(config.model).itemsize * sum(parameter.numel for parameter in parameters(config.model))
     return Phase("loading", present(Part("whole weights, before the optimizer", max(0, whole - total(always)))))
 
 
-def _base_sampling(config: RunConfig, always: tuple[Part, ...]) -> tuple[Phase, ...]:
-    """A whole base model samples its images before anything but the text features is there."""
+def _base_sampling_phase(config: RunConfig, always: tuple[Part, ...]) -> tuple[Phase, ...]:
+    """Phase in which a whole base model samples its images, before the weights are loaded."""
     if config.rollout.source != "base_model":
         return ()
     model, size = config.model, config.training.pass_size
@@ -95,13 +95,13 @@ def _base_sampling(config: RunConfig, always: tuple[Part, ...]) -> tuple[Phase, 
     return (Phase("sampling of the base model", present(part)),)
 
 
-def _encoding(config: RunConfig, always: tuple[Part, ...]) -> Phase:
-    """Worker 0 encodes what the cache of text features lacks, before anything else is there."""
+def _encoding_phase(config: RunConfig, always: tuple[Part, ...]) -> Phase:
+    """Phase in which worker 0 encodes the texts that the cache lacks, before it loads the weights."""
     encoders = text_encoder_bytes(config.model)
     return Phase("text encoding", present(Part("text encoders, before the weights", max(0, encoders - total(always)))))
 
 
-def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
+def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
     model, training = config.model, config.training
     gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
     plan = schedule(config)
@@ -127,7 +127,7 @@ def _update(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
     )
 
 
-def _evaluation(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
+def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     gpu, evaluation = config.training.num_gpus > 0, config.evaluation
     images = evaluation.batch_size
     if evaluation.num_prompts:
@@ -148,12 +148,12 @@ def _sampling_weights(config: RunConfig) -> Part:
 
 
 def replica_count(config: RunConfig) -> int:
-    """Most replicas that the pool may have: the upper end of a range, of each model where they are apart."""
+    """Compute the maximum number of replicas of the pool, over all models if each has replicas of its own."""
     return config.rewards.pool.most_replicas(len(config.rewards.models) + len(config.evaluation.held_out))
 
 
 def replica_notes(config: RunConfig) -> tuple[str, ...]:
-    """What the plan takes for granted about the pool."""
+    """List the plan's assumptions about the pool."""
     count = config.rewards.pool.num_replicas
     if config.rewards.in_process or not isinstance(count, CountRange):
         return ()
@@ -161,13 +161,13 @@ def replica_notes(config: RunConfig) -> tuple[str, ...]:
 
 
 def replicas_per_gpu(config: RunConfig) -> int:
-    """Most replicas that Ray may put on one GPU of their own."""
+    """Compute the maximum number of replicas that Ray may place on one GPU without trainers."""
     pool = config.rewards.pool
     return min(replica_count(config), _fitting(1.0, pool.num_gpus))
 
 
 def replicas_beside_a_trainer(config: RunConfig) -> int:
-    """Most replicas that Ray may put on one trainer's GPU; 0 where resources keep the two apart."""
+    """Compute the maximum number of replicas on one trainer's GPU; 0 if custom resources keep the two apart."""
     training, pool = config.training, config.rewards.pool
     apart = bool(set(pool.resources) ^ set(training.resources))
     if config.rewards.in_process or apart or not training.num_gpus or not pool.num_gpus:
@@ -176,7 +176,9 @@ def replicas_beside_a_trainer(config: RunConfig) -> int:
 
 
 def replica_memory(config: RunConfig, rewards: Sequence[RewardSize]) -> Memory:
-    """What one replica holds: all models, or the largest where each has its own, and the activations of one call.
+    """Compute the memory of one replica: its models and the activations of one call.
+
+    If each model has replicas of its own, this is the largest of them.
 
     Args:
         config: The run.
@@ -199,16 +201,16 @@ def replica_memory(config: RunConfig, rewards: Sequence[RewardSize]) -> Memory:
 
 
 def _fitting(room: float, need: float) -> int:
-    """How many times a need goes into a room; the small number is for fractions such as 0.1."""
+    """Count how many times a need fits; the tolerance is for fractions such as 0.1."""
     return int(room / need + 1e-9) if need else 0
 
 
 def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardSize]) -> Memory:
-    """What a node of trainers holds, beside what Ray keeps for its object store.
+    """Compute the host memory of a trainer node, without Ray's object store.
 
     Args:
         config: The run.
-        gpus_per_node: Workers on one node at most.
+        gpus_per_node: Maximum number of workers on one node.
         rewards: Sizes of the reward models.
     """
     training, pool = config.training, config.rewards.pool

@@ -1,4 +1,4 @@
-"""GPUs by name, and what is assumed of a machine where nobody says."""
+"""GPU models, and assumptions about a machine that are used unless a measured value is given."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU, by its vendor's data sheet."""
+    """GPU model, by its vendor's data sheet."""
 
     memory_gib: float
-    """What torch reports as its total memory."""
+    """Total memory as torch reports it."""
     tflops: float
-    """Dense bfloat16 matrix products with float32 sums, in 10^12 operations per second."""
+    """Peak of dense bfloat16 matrix products with float32 accumulation, in 10^12 operations per second."""
 
 
 GPUS: dict[str, Gpu] = {
@@ -25,33 +25,33 @@ GPUS: dict[str, Gpu] = {
     "L40S": Gpu(44.4, 362),
     "RTX4090": Gpu(23.5, 165),
 }
-"""Name -> what a plan takes for it."""
+"""GPU models by name."""
 
 ASSUMED_SHARE = 0.4
-"""Share of a GPU's peak that training reaches, where no measured FLOP/s are given."""
+"""Share of a GPU's peak that training reaches, if no measured FLOP/s are given."""
 CONTEXT_BYTES = int(0.6 * GIB)
-"""What CUDA and its libraries take of a GPU for each process."""
+"""Memory of the CUDA context and libraries of each process on a GPU."""
 NCCL_BYTES = int(1.0 * GIB)
-"""What NCCL's channels take of a GPU where there are several workers."""
+"""Memory of NCCL's channels on a GPU, if there are several workers."""
 SLACK = 0.06
-"""Share of torch's memory that its allocator holds in pieces which fit nothing, and kernels' workspaces."""
+"""Fragmentation of torch's allocator and workspaces of kernels, as a share of the memory in tensors."""
 PROCESS_BYTES = int(2.0 * GIB)
-"""Memory of the host that a process with Python, torch and Ray takes before it holds anything."""
+"""Host memory of an idle process with Python, torch and Ray."""
 GPUS_PER_NODE = 8
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run is planned for."""
+    """Hardware that a run is planned for."""
 
     gpu: str | None = None
-    """Name in `GPUS`; None where memory and FLOP/s are given, or nobody cares."""
+    """Name in `GPUS`. None if memory and FLOP/s are given, or are not needed."""
     memory_gib: float | None = None
-    """Memory of one GPU; None takes the named GPU's."""
+    """Memory of one GPU. None takes that of the GPU model."""
     tflops: float | None = None
-    """Measured 10^12 operations per second; None assumes a share of the named GPU's peak."""
+    """Measured 10^12 operations per second. None assumes a share of the GPU model's peak."""
     bandwidth_gbs: float | None = None
-    """10^9 bytes per second that one worker receives from the others; None leaves the time of the wire out."""
+    """10^9 bytes per second that one worker receives from the others. None omits the time of communication."""
     gpus_per_node: int = GPUS_PER_NODE
 
     def __post_init__(self) -> None:
@@ -66,20 +66,20 @@ class Hardware:
 
     @property
     def limit(self) -> int | None:
-        """Bytes of one GPU; None if nothing is said of it."""
+        """Bytes of one GPU. None if neither model nor memory is given."""
         gib = self.memory_gib or (GPUS[self.gpu].memory_gib if self.gpu else None)
         return int(gib * GIB) if gib else None
 
     @property
     def flops(self) -> float | None:
-        """Operations per second that training is taken to reach; None if nothing is said."""
+        """Operations per second that training is assumed to reach. None if neither model nor speed is given."""
         if self.tflops:
             return self.tflops * 1e12
         return GPUS[self.gpu].tflops * 1e12 * ASSUMED_SHARE if self.gpu else None
 
     @property
     def assumption(self) -> str:
-        """Where the FLOP/s come from, in words."""
+        """Source of the FLOP/s, in words."""
         if self.tflops:
             return f"{self.tflops:g} TFLOP/s, as given"
         if not self.gpu:

@@ -1,4 +1,4 @@
-"""A run's plan: what every device holds, what crosses the wire, how long an update takes, whether it fits."""
+"""Plan of a run: memory of every device, communication and time of an update, and whether the run fits."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,52 +23,52 @@ from srpo_ray.planning.zero_shares import trained_elements
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs."""
+    """Memory, communication and computation of a run."""
 
     run: str
     parameters: int
-    """Of the transformer, adapters included."""
+    """Number of the transformer's parameters, adapters included."""
     trained: int
-    """Of them, those that are trained."""
+    """Number of trained parameters."""
     gpus: tuple[Memory, ...]
-    """Each kind of GPU that the run uses: the trainers' and, where they have their own, the rewards'."""
+    """Kinds of GPUs of the run: those of the trainers and, if separate, those of the rewards."""
     host: Memory
     traffic: tuple[Part, ...]
-    """Between one worker and the others, in an update."""
+    """Traffic between one worker and the others in an update."""
     reward_traffic: tuple[Part, ...]
-    """Between one worker and the reward replicas, in an update."""
+    """Traffic between one worker and the reward replicas in an update."""
     work: tuple[Work, ...]
-    """Of one worker, in an update."""
+    """Computation of one worker in an update."""
     replica_work: Work
-    """Of all reward replicas, in an update."""
+    """Computation of all reward replicas in an update."""
     notes: tuple[str, ...]
-    """What is not counted."""
+    """Parts of the run that the plan does not count, and its assumptions."""
     hardware: Hardware
 
     @property
     def peak(self) -> int:
-        """Bytes of the fullest GPU."""
+        """Peak bytes of the fullest GPU."""
         return max(memory.peak for memory in self.gpus)
 
     @property
     def fits(self) -> bool | None:
-        """Whether every GPU holds what it must; None where no memory is given."""
+        """True if the run fits every GPU. None if the memory of a GPU is not given."""
         return None if self.hardware.limit is None else self.peak <= self.hardware.limit
 
     @property
     def compute_s(self) -> float | None:
-        """Seconds of one worker's computations in an update; None where no speed is given."""
+        """Seconds of one worker's computation in an update. None if no speed is given."""
         flops = self.hardware.flops
         return sum(work.flops for work in self.work) / flops if flops else None
 
     @property
     def wire_s(self) -> float | None:
-        """Seconds in which one worker's traffic with the others is sent; None where no bandwidth is given."""
+        """Seconds of one worker's traffic with the others in an update. None if no bandwidth is given."""
         bandwidth = self.hardware.bandwidth_gbs
         return total(self.traffic) / (bandwidth * 1e9) if bandwidth else None
 
     def to_json(self) -> dict[str, Any]:
-        """Every figure, with the sums."""
+        """Convert all figures and their sums to plain values."""
         figures = asdict(self)
         for memory, named in zip(self.gpus, figures["gpus"], strict=True):
             named |= {"allocated": memory.allocated, "peak": memory.peak, "fullest": memory.fullest.name}
@@ -80,27 +80,27 @@ class Plan:
 
 @dataclass(frozen=True)
 class Advice:
-    """One change of the config and what it does."""
+    """Change of the config and its effect on memory."""
 
     overrides: tuple[str, ...]
-    """As the command line takes them."""
+    """The change as arguments of the command line."""
     why: str
     peak: int
-    """Bytes of the fullest GPU with the change alone."""
+    """Peak bytes of the fullest GPU with this change alone."""
     saving: int
-    """Bytes less than without it."""
+    """Bytes by which the peak decreases."""
     fits: bool | None
 
 
 def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
-    """Plan a run from its config; nothing is loaded or started.
+    """Plan a run from its config. No weights are loaded and no process is started.
 
     Args:
         config: The run.
-        hardware: What it is planned for.
+        hardware: Hardware to plan for.
 
     Raises:
-        ValueError: If the model's config cannot be had, or `model.lora` does not fit it.
+        ValueError: If the model's config cannot be found, or `model.lora` does not match the model.
     """
     pool = config.rewards.pool
     gpu = pool.num_gpus > 0 and not config.rewards.in_process

@@ -69,14 +69,14 @@ PIPELINES: dict[str, dict[str, Config]] = {
     "black-forest-labs/FLUX.1-Krea-dev": _FLUX,
     "black-forest-labs/FLUX.1-schnell": {**_FLUX, "transformer": {**_FLUX_TRANSFORMER, "guidance_embeds": False}},
 }
-"""Hub id -> config of each part of the pipeline."""
+"""Configs of the parts of a pipeline, by its hub id."""
 
 OPEN_CLIP: dict[str, str] = {
     "hf-hub:laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "ViT-H-14",
     "hf-hub:laion/CLIP-ViT-L-14-laion2B-s32B-b82K": "ViT-L-14",
     "hf-hub:laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": "ViT-bigG-14",
 }
-"""Hub id -> architecture of open_clip."""
+"""Architectures of open_clip, by hub id."""
 
 TRANSFORMERS_CLIP: dict[str, Config] = {
     "yuvalkirstain/PickScore_v1": {
@@ -122,4 +122,4 @@ TRANSFORMERS_CLIP: dict[str, Config] = {
         },
     },
 }
-"""Hub id -> config of a `transformers.CLIPModel`; float32 weights."""
+"""Configs of `transformers.CLIPModel`, by hub id; the weights are float32."""

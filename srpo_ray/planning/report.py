@@ -1,4 +1,4 @@
-"""A plan and its advice as tables."""
+"""Tables of a plan and its advice."""
 
 from collections.abc import Sequence
 from io import StringIO
@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 def plan_report(plan: Plan, advice: Sequence[Advice]) -> Group:
-    """All that a plan says, for a rich console."""
+    """Format a plan and its advice for a rich console."""
     trained = "all of them" if plan.trained == plan.parameters else f"{plan.trained:,} of them"
     shown: list[Any] = [Text(f"{plan.run}: a transformer of {plan.parameters:,} parameters, training {trained}")]
     shown += [_memory_table(memory, plan.hardware.limit) for memory in (*plan.gpus, plan.host)]
@@ -28,7 +28,7 @@ def plan_report(plan: Plan, advice: Sequence[Advice]) -> Group:
 
 
 def plan_text(plan: Plan, advice: Sequence[Advice]) -> str:
-    """The same as plain text."""
+    """Format a plan and its advice as plain text."""
     console = Console(file=StringIO(), width=WIDTH, color_system=None)
     console.print(plan_report(plan, advice))
     assert isinstance(console.file, StringIO)
@@ -36,7 +36,7 @@ def plan_text(plan: Plan, advice: Sequence[Advice]) -> str:
 
 
 def decision(plan: Plan) -> str:
-    """One line: whether the run fits."""
+    """Format whether the run fits, in one line."""
     limit = plan.hardware.limit
     if limit is None:
         return f"peak of a GPU: {gib(plan.peak)}; name one with --gpu or --gpu-memory to see whether the run fits"
@@ -47,7 +47,7 @@ def decision(plan: Plan) -> str:
 
 
 def gib(amount: float) -> str:
-    """Bytes in words."""
+    """Format bytes in GiB, or small amounts in MiB."""
     return f"{amount / GIB:.2f} GiB" if amount >= GIB / 100 or not amount else f"{amount / MIB:.2f} MiB"
 
 

@@ -1,4 +1,4 @@
-"""Memory and arithmetic of the reward models, built without weights."""
+"""Memory and FLOPs of the reward models, built without weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,38 +19,41 @@ from srpo_ray.rewards.models.transformers_clip import TransformersClip
 ClipRewardConfig = OpenClipRewardConfig | TransformersClipRewardConfig
 
 CACHED_TEXTS = 65_536
-"""Text features that a model keeps at most."""
+"""Size of a model's cache, in text features."""
 
 
 @dataclass(frozen=True)
 class RewardSize:
-    """What one reward model takes."""
+    """Memory and FLOPs of one reward model."""
 
     name: str
     image_size: int
     weights: int
-    """Bytes of its parameters."""
+    """Bytes of the parameters."""
     texts: int
-    """Bytes of its cache of text features when it is full."""
+    """Bytes of the full cache of text features."""
     cost: Cost
-    """Of one call with as many images as the pool sends at once."""
+    """Cost of one call with a micro-batch of the pool."""
 
 
 def reward_sizes(
     configs: Sequence[RewardModelConfig], images: int, *, gradient: bool, gpu: bool
 ) -> tuple[list[RewardSize], list[str]]:
-    """Sizes of reward models, and the names of those whose size cannot be known.
+    """Compute the sizes of reward models.
 
     Args:
         configs: The models.
-        images: Images in one call.
-        gradient: Whether they are asked for the gradient in the images.
-        gpu: Whether they run on a GPU.
+        images: Number of images in one call.
+        gradient: True adds the cost of the gradient with respect to the images.
+        gpu: True for the kernels of a GPU, false for those of a CPU.
+
+    Returns:
+        The sizes, and the names of the models whose architecture is not known.
     """
     sizes: list[RewardSize] = []
     unknown: list[str] = []
     for config in configs:
-        # A class of one's own cannot be built without its weights; of the others only CLIP's kind is known here.
+        # A user's class cannot be built without weights. Of the built-in models only the CLIP models are known here.
         is_clip = isinstance(config, ClipRewardConfig)
         size = _measure(config, images, gradient=gradient, gpu=gpu) if is_clip else None
         if size is None:
@@ -82,7 +85,7 @@ def _measure(config: ClipRewardConfig, batch_size: int, *, gradient: bool, gpu: 
 
 
 def _build(config: ClipRewardConfig) -> nn.Module | None:
-    """A reward's model on the meta device; None where its config cannot be had."""
+    """Build a reward's model on the meta device. None if its config cannot be found."""
     if config.type == "open_clip":
         settings = _open_clip_settings(config)
         return None if settings is None else _frozen(lambda: _open_clip(settings))

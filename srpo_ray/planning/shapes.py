@@ -1,4 +1,4 @@
-"""A pipeline's parts without weights: built from their configs on the meta device."""
+"""Shapes of a pipeline's parts: modules built from their configs on the meta device, without weights."""
 
 import importlib
 import json
@@ -20,25 +20,25 @@ from srpo_ray.planning.published import PIPELINES
 from srpo_ray.planning.zero_shares import Parameter
 
 DEPTHS = ("num_layers", "num_single_layers")
-"""Keys of a transformer's config that count its equal layers, where it has them."""
+"""Keys of a transformer's config with a number of equal layers. A model may lack any of them."""
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def dtype_of(model: ModelConfig) -> torch.dtype:
-    """Data type of the forward passes."""
+    """Return the data type of the forward passes."""
     return torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
 
 
 @cached
 def part_config(path: str, part: str) -> dict[str, Any]:
-    """The `config.json` of a pipeline's part: of a folder, of a well-known model, or from the hub.
+    """Read the `config.json` of a pipeline's part: from a folder, from the well-known models, or from the hub.
 
     Args:
         path: Folder or hub id of the pipeline, or `small_world`.
         part: `transformer`, `vae` or one of `TEXT_ENCODERS`.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such config.
     """
     folder = Path(resolve_path(path))
     try:
@@ -57,21 +57,21 @@ def part_config(path: str, part: str) -> dict[str, Any]:
 
 
 def build_transformer(model: ModelConfig, layers: Mapping[str, int] | None = None) -> nn.Module:
-    """A run's transformer on the meta device; exactly its trainable parameters require gradient.
+    """Build a run's transformer on the meta device. Exactly the trained parameters require gradients.
 
     Args:
         model: Section `model`.
-        layers: Numbers of layers by their key; None builds them all.
+        layers: Numbers of layers by their key. None builds all layers.
 
     Raises:
-        ValueError: If its config cannot be had, or `model.lora` does not fit it.
+        ValueError: If its config cannot be found, or `model.lora` does not match the model.
     """
     config = {**part_config(model.path, "transformer"), **(layers or {})}
     with torch.device("meta"):
         transformer = _diffusers_class(config).from_config(config)
         if model.lora:
             add_adapters(transformer, model.lora, seed=0)
-    # diffusers' own `to` warns of what a pretrained model would keep in float32.
+    # diffusers' own `to` warns about the modules that a pretrained model keeps in float32.
     nn.Module.to(transformer, dtype_of(model))
     transformer.train()
     if model.gradient_checkpointing:
@@ -80,7 +80,7 @@ def build_transformer(model: ModelConfig, layers: Mapping[str, int] | None = Non
 
 
 def build_vae(model: ModelConfig) -> Any:
-    """A run's VAE on the meta device, frozen."""
+    """Build a run's frozen VAE on the meta device."""
     config = part_config(model.path, "vae")
     with torch.device("meta"):
         vae = _diffusers_class(config).from_config(config)
@@ -90,7 +90,7 @@ def build_vae(model: ModelConfig) -> Any:
 
 
 def build_policy(model: ModelConfig, layers: Mapping[str, int] | None = None) -> FlowPolicy:
-    """A run's policy on the meta device."""
+    """Build a run's policy on the meta device."""
     transformer: Any = build_transformer(model, layers)
     return POLICIES[planned_family(model).pipeline](
         transformer,
@@ -103,7 +103,9 @@ def build_policy(model: ModelConfig, layers: Mapping[str, int] | None = None) ->
 
 
 def planned_family(model: ModelConfig) -> Family:
-    """The family of a run's model, told by its transformer: the `model_index.json` of a hub id need not be at hand.
+    """Find the family of a run's model by its transformer class.
+
+    The `model_index.json` of a hub id may not be available without a download.
 
     Raises:
         ValueError: If there is no adapter for its family.
@@ -119,13 +121,13 @@ def planned_family(model: ModelConfig) -> Family:
 
 
 def depths(model: ModelConfig) -> dict[str, int]:
-    """How many equal layers a run's transformer has, by their key in its config."""
+    """Read the numbers of equal layers of a run's transformer, by their key in its config."""
     config = part_config(model.path, "transformer")
     return {key: config[key] for key in DEPTHS if key in config}
 
 
 def parameters(model: ModelConfig) -> tuple[Parameter, ...]:
-    """All parameters of a run's transformer, adapters included."""
+    """List all parameters of a run's transformer, adapters included."""
     return _parameters(only(model, "path", "lora"))
 
 
@@ -137,13 +139,13 @@ def _parameters(model: ModelConfig) -> tuple[Parameter, ...]:
 
 @cached
 def vae_bytes(model: ModelConfig) -> int:
-    """Bytes of a run's VAE."""
+    """Compute the bytes of a run's VAE."""
     return _bytes(build_vae(model))
 
 
 @cached
 def text_encoder_bytes(model: ModelConfig) -> int:
-    """Bytes of all text encoders of a run's pipeline, in the data type that they run in."""
+    """Compute the bytes of all text encoders of a run's pipeline, in the data type of their forward passes."""
     folder, total = Path(resolve_path(model.path)), 0
     for part in TEXT_ENCODERS:
         known = (folder / part).is_dir() if folder.is_dir() else part in PIPELINES.get(model.path, TEXT_ENCODERS[:2])
@@ -164,5 +166,5 @@ def _diffusers_class(config: Mapping[str, Any]) -> Any:
 
 
 def _bytes(module: nn.Module, element_size: int | None = None) -> int:
-    """Bytes of a module's parameters, in their own data type or in elements of a given size."""
+    """Compute the bytes of a module's parameters, in their own data type or in elements of a given size."""
     return sum(value.numel() * (element_size or value.element_size()) for value in module.parameters())

@@ -1,4 +1,4 @@
-"""Memory and arithmetic of a computation, from running it on the meta device: its own code, on tensors without data."""
+"""Memory and FLOPs of a computation, traced by running its code on the meta device, without data."""
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,33 +19,33 @@ _FLASH_BACKWARD: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cp
 
 @dataclass(frozen=True)
 class Cost:
-    """What a computation holds beside its parameters, in bytes, and how much it computes."""
+    """Memory of a computation without its parameters, in bytes, and its FLOPs."""
 
     saved: int = 0
-    """Held between forward and backward pass; 0 without gradient."""
+    """Activations saved between forward and backward pass; 0 without gradient."""
     peak: int = 0
-    """Most held at any time, the saved included."""
+    """Peak, the saved activations included."""
     forward_flops: float = 0.0
-    """Two per multiplication and addition."""
+    """FLOPs of the forward pass; a multiplication and addition count as two."""
     backward_flops: float = 0.0
-    """With what is recomputed."""
+    """FLOPs of the backward pass, recomputation included."""
 
 
 def trace_gradient(compute: Callable[[], Tensor], modules: Iterable[nn.Module], *, gpu: bool) -> Cost:
-    """Cost of a forward pass and the backward pass from its result.
+    """Trace the cost of a forward pass and of the backward pass from its result.
 
-    Every gradient of a parameter is let go of as soon as it is whole, as ZeRO does.
+    The gradient of a parameter is freed as soon as it is complete, as ZeRO does.
 
     Args:
         compute: The forward pass, on the meta device.
-        modules: Those whose parameters it uses: they are not counted.
-        gpu: Whether normalisations are single kernels, as on a GPU, or made of several, as on a CPU.
+        modules: Modules whose parameters it uses. Their memory is not counted.
+        gpu: True for normalisations as single kernels, as on a GPU. False for several kernels, as on a CPU.
     """
     known = list(modules)
     with ExitStack() as stack:
         for parameter in _parameters(known):
             if parameter.requires_grad:
-                stack.callback(parameter.register_post_accumulate_grad_hook(_let_go).remove)
+                stack.callback(parameter.register_post_accumulate_grad_hook(_free_gradient).remove)
         meter = stack.enter_context(Meter(known))
         stack.enter_context(_fused_kernels(normalisation=gpu))
         result = compute()
@@ -55,36 +55,36 @@ def trace_gradient(compute: Callable[[], Tensor], modules: Iterable[nn.Module], 
 
 
 def trace_forward(compute: Callable[[], Tensor], modules: Iterable[nn.Module], *, gpu: bool) -> Cost:
-    """Cost of a forward pass without gradient; arguments as `trace_gradient`."""
+    """Trace the cost of a forward pass without gradient. The arguments are those of `trace_gradient`."""
     with torch.no_grad(), Meter(modules) as meter, _fused_kernels(normalisation=gpu):
         compute()
     return Cost(0, meter.peak, meter.flops, 0.0)
 
 
 class Meter(TorchDispatchMode):
-    """Counts the FLOPs of what is computed while it is on, and the bytes of what is made, for as long as each lives.
+    """Count FLOPs and the bytes of living tensors while the mode is active.
 
-    torch's own counter of FLOPs has the formulas; beside it, what is recomputed would live too long.
+    The formulas are those of torch's own FLOP counter. The counter itself would extend the life of recomputed tensors.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        """Begin at zero.
+        """Start at zero.
 
         Args:
-            modules: Their parameters and buffers are there already, and so are no new bytes.
+            modules: Modules whose parameters and buffers exist already, so that they are not counted.
         """
         super().__init__()
         self.bytes = 0
         self.peak = 0
         self.flops = 0.0
         self._living: set[int] = set()
-        # Kept, so that no new tensor gets the address of one of these.
+        # References keep these alive, so that no new tensor gets the address of one of them.
         self._before: list[Tensor] = []
         for module in modules:
             self._know(module.state_dict(keep_vars=True).values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation and count it and what it makes."""
+        """Run one operation, and count it and its results."""
         kwargs = kwargs or {}
         self._know(tree_leaves((args, kwargs)))
         result = func(*args, **kwargs)
@@ -98,7 +98,7 @@ class Meter(TorchDispatchMode):
         return result
 
     def _know(self, values: Iterable[Any]) -> None:
-        """What an operation takes and none has made was there before."""
+        """Record the inputs that no counted operation has made: they existed before."""
         for value in values:
             if isinstance(value, Tensor) and (key := value.untyped_storage()._cdata) not in self._living:  # noqa: SLF001
                 self._living.add(key)
@@ -118,9 +118,10 @@ class Meter(TorchDispatchMode):
 
 @contextmanager
 def _fused_kernels(*, normalisation: bool) -> Iterator[None]:
-    """Attention, and on a GPU normalisation, as one kernel: on the meta device torch would take them apart.
+    """Replace attention, and for a GPU normalisation, by single kernels.
 
-    Not by a mode for torch's functions: inside a function of torch that it lets pass, such a mode is off.
+    On the meta device torch would decompose them.
+    A `TorchFunctionMode` cannot do this: it is inactive inside the torch functions that it passes on.
     """
     own = {"scaled_dot_product_attention": _attention} | ({"rms_norm": _rms_norm} if normalisation else {})
     theirs = {name: getattr(functional, name) for name in own}
@@ -142,7 +143,7 @@ def _rms_norm(rows: Tensor, shape: Sequence[int], weight: Tensor | None = None, 
 
 
 class _RMSNorm(torch.autograd.Function):
-    """Shapes of the one-kernel normalisation: it keeps its input and one float32 number per row."""
+    """Shapes of the fused normalisation, which saves its input and one float32 number per row."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, shape: Sequence[int], weight: Tensor | None, _eps: float | None) -> Tensor:
@@ -169,12 +170,12 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     _FLASH: _attention_flops,
     _FLASH_BACKWARD: _attention_backward_flops,
 }
-"""Operation -> its FLOPs, from its arguments and its result `out_val`."""
+"""Formulas by operation: FLOPs from the arguments and the result `out_val`."""
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:
     return (parameter for module in modules for parameter in module.parameters())
 
 
-def _let_go(parameter: Tensor) -> None:
+def _free_gradient(parameter: Tensor) -> None:
     parameter.grad = None

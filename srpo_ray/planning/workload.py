@@ -15,19 +15,19 @@ from srpo_ray.planning.zero_shares import gathered, trained_elements
 
 @dataclass(frozen=True)
 class Work:
-    """One kind of work in an update."""
+    """Computation of one kind in an update."""
 
     name: str
     flops: float
-    """Operations of one worker."""
+    """Operations of one worker, or of all replicas together for the reward models."""
 
 
 def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
-    """What one worker computes in an update, without its share of evaluations.
+    """Compute the FLOPs of one worker in an update, without its share of evaluations.
 
     Args:
         config: The run.
-        sizes: Sides of the images that its rewards want, in pixels.
+        sizes: Input sizes of the rewards, in pixels per side.
     """
     model, gpu, plan, count = config.model, config.training.num_gpus > 0, schedule(config), micro_batches(config)
     guidance_scale = config.rollout.guidance_scale
@@ -43,11 +43,11 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
 
 
 def replica_work(config: RunConfig, trained: Sequence[RewardSize]) -> Work:
-    """What all replicas together compute in an update, for all workers; they work beside the trainers.
+    """Compute the FLOPs of all replicas together in an update, for all workers. They run in parallel with the trainers.
 
     Args:
         config: The run.
-        trained: Sizes of the models that are trained on, for calls of `micro_batch_size` images.
+        trained: Sizes of the trained rewards, for calls of `micro_batch_size` images.
     """
     plan = schedule(config)
     images = config.training.max_workers * micro_batches(config) * plan.scored
@@ -63,12 +63,12 @@ WIRE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
-    """Bytes between one worker and the others in one update: gathers of weights, averaging of gradients."""
+    """Compute the bytes between one worker and the others in an update: gathers of weights, averaging of gradients."""
     training, plan = config.training, schedule(config)
     element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
     others = (training.max_workers - 1) / training.max_workers
     once = others * gathered(tensors, training, element_size)
-    # Every call with gradient gathers for its forward and for its backward pass.
+    # Every call with gradient gathers the weights twice, for its forward and for its backward pass.
     calls = 2 * plan.gradients * plan.mean_chained
     backwards = plan.optimizer_steps * -(-plan.losses // plan.in_flight)
     averaged = others * element_size * trained_elements(tensors)
@@ -82,11 +82,11 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
 
 
 def reward_traffic(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Part, ...]:
-    """Bytes between one worker and the reward replicas in one update.
+    """Compute the bytes between one worker and the reward replicas in an update.
 
     Args:
         config: The run.
-        sizes: Sides of the images that the trained rewards want, in pixels.
+        sizes: Input sizes of the trained rewards, in pixels per side.
     """
     if config.rewards.in_process:
         return ()

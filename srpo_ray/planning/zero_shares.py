@@ -1,4 +1,4 @@
-"""What one worker's share of a model takes under ZeRO-3, to the byte, and the settings of ZeRO that decide it."""
+"""Memory of one worker's share of a model under ZeRO-3, exact to the byte."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from srpo_ray.config.training import TrainingConfig
 from srpo_ray.config.zero import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE_BUCKET, SUB_GROUP
 
 MASTER = 4
-"""Bytes of a float32: of master weights, moments, summed gradients, the average and the old weights."""
+"""Bytes of a float32, the type of master weights, moments, summed gradients, EMA and old weights."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One tensor of the model."""
+    """Parameter tensor of the model."""
 
     numel: int
     trainable: bool
@@ -21,18 +21,18 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Share:
-    """Bytes of one worker."""
+    """Bytes of one worker's share."""
 
     weights: int
-    """Its parts of all parameters, in the data type of the forward passes."""
+    """Shards of all parameters, in the data type of the forward passes."""
     whole: int
-    """Small parameters that every worker has whole."""
+    """Small parameters, which every worker keeps whole."""
     master: int
-    """float32 copy of its part of what is trained; DeepSpeed keeps one where the forward passes are in float32 too."""
+    """float32 copy of the shards of the trained parameters, which DeepSpeed keeps for float32 models too."""
     moments: int
-    """Both moments of Adam."""
+    """First and second moments of Adam."""
     gradients: int
-    """Summed gradients of its part."""
+    """Accumulated gradients of the shards."""
     ema: int
     """EMA of the weights."""
     old: int
@@ -40,11 +40,11 @@ class Share:
     reference: int
     """Weights of role `reference`, in the data type of the forward passes; none where adapters are switched off."""
     bucket: int
-    """Buffer in which gradients wait to be averaged."""
+    """Buffer in which gradients wait to be averaged over the workers."""
 
     @property
     def optimizer(self) -> int:
-        """What `training.offload` moves to the host: master weights, moments and summed gradients."""
+        """Bytes that `training.offload` moves to the host: master weights, moments and gradients."""
         return self.master + self.moments + self.gradients
 
 
@@ -54,10 +54,10 @@ def share(
     element_size: int,
     roles: frozenset[Role] = frozenset(),
 ) -> Share:
-    """What one worker holds of a model.
+    """Compute one worker's share of a model.
 
     Args:
-        parameters: All of the transformer's, adapters included.
+        parameters: All parameters of the transformer, adapters included.
         training: Section `training`.
         element_size: Bytes of an element in the forward passes: 2 or 4.
         roles: Other weights than the policy's that the algorithm asks.
@@ -68,7 +68,7 @@ def share(
     small = sum(parameter.numel for parameter in parameters if parameter.numel <= KEPT_WHOLE)
     return Share(
         weights=element_size * sum(_part(parameter, workers) for parameter in parameters),
-        # One worker's part is the whole already.
+        # The shard of a single worker is the whole parameter already.
         whole=element_size * small if workers > 1 or training.offload == "weights" else 0,
         master=MASTER * trained,
         moments=2 * MASTER * trained,
@@ -81,25 +81,25 @@ def share(
 
 
 def gathered(parameters: Sequence[Parameter], training: TrainingConfig, element_size: int) -> int:
-    """Bytes of all parameters that are not whole on a worker anyway, made whole; 0 where nothing is copied."""
+    """Compute the bytes of all sharded parameters once gathered; 0 if gathering copies nothing."""
     if training.min_workers == 1 and training.offload != "weights":
         return 0
     return element_size * sum(parameter.numel for parameter in parameters if parameter.numel > KEPT_WHOLE)
 
 
 def live_layers(parameters: Sequence[Parameter], training: TrainingConfig, element_size: int) -> int:
-    """Most bytes of gathered layers at a time, where they are gathered one by one."""
+    """Compute the maximum bytes of gathered layers at a time, if layers are gathered one by one."""
     limit = element_size * (LIVE_PARAMETERS + PREFETCHED)
     return min(gathered(parameters, training, element_size), limit)
 
 
 def update_buffers(parameters: Sequence[Parameter], training: TrainingConfig) -> int:
-    """Bytes that an update needs for a time: a flat copy of a sub-group's gradients and one square root of a moment."""
+    """Compute the temporary bytes of an update: a flat copy of a sub-group's gradients and the root of one moment."""
     return 2 * MASTER * min(_trained_part(parameters, training.min_workers), SUB_GROUP)
 
 
 def trained_elements(parameters: Sequence[Parameter]) -> int:
-    """Elements that are trained."""
+    """Count the elements of the trained parameters."""
     return sum(parameter.numel for parameter in parameters if parameter.trainable)
 
 
@@ -108,5 +108,5 @@ def _trained_part(parameters: Sequence[Parameter], workers: int) -> int:
 
 
 def _part(parameter: Parameter, workers: int) -> int:
-    """Elements of one worker's part; all parts are of one size, the last is filled up."""
+    """Count the elements of one worker's shard. All shards have one size, and the last is padded."""
     return -(-parameter.numel // workers)

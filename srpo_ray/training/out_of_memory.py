@@ -1,4 +1,4 @@
-"""Message of a run whose GPU memory is full."""
+"""Error of a run that exceeds its GPU's memory, with the plan and the changes that save memory."""
 
 import torch
 
@@ -11,11 +11,11 @@ from srpo_ray.planning.report import plan_text
 
 
 def out_of_memory(config: RunConfig, error: torch.OutOfMemoryError) -> OutOfMemoryRunError:
-    """The error to raise in place of torch's own.
+    """Build the error that replaces torch's own.
 
     Args:
         config: The run.
-        error: What torch said.
+        error: Error of torch.
     """
     memory = torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else None
     plan = make_plan(config, Hardware(memory_gib=memory))
