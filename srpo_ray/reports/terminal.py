@@ -44,10 +44,10 @@ def terminal_table(table: Table) -> RichTable:
     texts = [_column_texts(column, table) for column in columns]
     for column, cells in zip(columns, texts, strict=True):
         longest = max(map(len, cells), default=0)
-        # Numbers are never cut; names give way, and headings wrap.
+        # Numbers are never cut: where rich runs out of room it takes it from the columns that may wrap, the names'.
         least, justify = (longest, "right") if column.numeric else (2, "left")
         heading = _text(_wrapped(column.heading, longest))
-        shown.add_column(heading, justify=justify, no_wrap=True, min_width=least, max_width=column.width)
+        shown.add_column(heading, justify=justify, no_wrap=column.numeric, min_width=least, max_width=column.width)
     for row, cells in zip(table.rows, zip(*texts, strict=True), strict=True):
         shown.add_row(*map(_text, cells), style=_style(row))
     return shown
@@ -78,4 +78,4 @@ def _style(row: Row) -> str:
 
 def _text(content: str) -> RichText:
     """The content as it is: no markup of rich, no control character that moves the cursor or changes colours."""
-    return RichText(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", content), overflow="ellipsis")
+    return RichText(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", content), overflow="ellipsis", no_wrap=True)

@@ -157,6 +157,16 @@ def test_long_names_leave_numbers_whole_in_the_terminal() -> None:
     assert "0.25" in text
 
 
+def test_numbers_are_whole_however_many_share_the_terminal_and_headings_wrap() -> None:
+    keys = [f"a long heading {index}" for index in range(10)]
+    columns = [Column("name", numeric=False), *(Column(key, text="{:.4f}".format) for key in keys)]
+    rows = [Row({"name": "x" * 40, **{key: index / 8 for index, key in enumerate(keys)}})]
+    text = printed(Table(columns, rows, head="name"), width=100)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+    assert [f"{index / 8:.4f}" for index in range(10)] == re.findall(r"\d\.\d{4}", text)
+    assert [line.split()[-1] for line in text.splitlines() if "heading" in line] == ["heading"]
+
+
 def test_significant_numbers_have_a_star_in_the_terminal_and_are_bold_on_the_page() -> None:
     columns = [Column("name", numeric=False), Column("gap", text="{:+.1f}".format, noted=True)]
     rows = [
