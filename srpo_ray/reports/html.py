@@ -55,7 +55,7 @@ def data_uri(image: Image) -> str:
 
 def pieces(heading: str) -> list[str]:
     """Parts of a heading between which it may break: behind the punctuation of dotted paths and metric names."""
-    return re.split(r"(?<=[/._-])", heading)
+    return re.split(r"(?<=[/._-])(?!\d|$)", heading)
 
 
 def sort_key(value: Any) -> str:

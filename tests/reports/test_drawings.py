@@ -37,6 +37,11 @@ def test_differences_and_zero_share_one_axis() -> None:
     assert (right - zero) / (zero - left) == pytest.approx(2, abs=0.02)
 
 
+def test_long_names_of_differences_leave_room_for_the_axis() -> None:
+    chart = Intervals("", "effects", [Interval("an ablation with a long name " * 5, -0.2, -0.3, -0.1, "")])
+    assert float(ElementTree.fromstring(draw(chart)).get("viewBox", "").split()[2]) < 600
+
+
 def test_a_gap_breaks_a_curve_and_a_lone_point_is_a_dot() -> None:
     line = Line("a", [[(0, 1.0), (10, 2.0)], [(30, 1.5)]])
     chart = Curves("m", "m over updates", [line], baseline=1.0)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from srpo_ray.reports.charts import HeatMap
 from srpo_ray.reports.files import csv_text, json_text, write_report
-from srpo_ray.reports.html import page_text
+from srpo_ray.reports.html import page_text, pieces
 from srpo_ray.reports.report import (
     Alert,
     Bar,
@@ -203,3 +203,9 @@ def test_page_states_that_it_loads_nothing(tmp_path: Path) -> None:
     assert "default-src 'none'" in page
     assert not re.search(r"https?:|url\(|@import|<link|\bfetch\(|import\s*\(", page)
     assert "prefers-color-scheme: dark" in page
+
+
+def test_headings_break_at_the_punctuation_of_names_and_not_inside_a_number() -> None:
+    assert pieces("panel/held_out") == ["panel/", "held_", "out"]
+    assert pieces("to 0.5500") == ["to 0.5500"]
+    assert pieces("training.optimizer.lr") == ["training.", "optimizer.", "lr"]
