@@ -167,6 +167,12 @@ def test_numbers_are_whole_however_many_share_the_terminal_and_headings_wrap() -
     assert [line.split()[-1] for line in text.splitlines() if "heading" in line] == ["heading"]
 
 
+def test_title_and_caption_that_are_longer_than_the_table_are_whole() -> None:
+    words = [f"word{index}" for index in range(12)]
+    table = replace(runs(["a"], [1.0]), title=" ".join(words), caption=" ".join(words))
+    assert [printed(table).count(word + " ") + printed(table).count(word + "\n") for word in words] == [2] * 12
+
+
 def test_significant_numbers_have_a_star_in_the_terminal_and_are_bold_on_the_page() -> None:
     columns = [Column("name", numeric=False), Column("gap", text="{:+.1f}".format, noted=True)]
     rows = [
