@@ -127,7 +127,7 @@ def _hacked(arm: Arm) -> int:
 
 
 def changed_settings(report: StudyReport, arm: Arm) -> str:
-    """What an ablation changes of the ablated method, `path = value, ...`."""
+    """Settings in which an ablation differs from the ablated method, `path = value, ...`."""
     reference = report.arm(report.ablated)
     own = {path: value for path, value in arm.changes.items() if reference.changes.get(path, _UNSET) != value}
     return settings(own)

@@ -42,8 +42,11 @@ def folder(tmp_path: Path) -> Path:
 
 def made(folder: Path, found: PairedEvaluation) -> Report:
     files: ImageFile = image(folder)
-    sheets = contact_sheets(folder, found, files)
-    return evaluation_report(found, sheets, lambda *image: files(*image).relative_to(folder).as_posix())
+
+    def name(prompt: int, sample: int, model: str) -> str:
+        return f"images/{files(prompt, sample, model).name}"
+
+    return evaluation_report(found, contact_sheets(folder, found, files), name)
 
 
 def image(folder: Path):
@@ -114,7 +117,7 @@ def test_terminal_table_fits_and_marks_what_is_significant_among_all_its_numbers
     )
     console = Console(width=120)
     with console.capture() as captured:
-        (table,) = evaluation_report(found, [], lambda *_: "").terminal
+        (table,) = evaluation_report(found, [], lambda _prompt, _sample, _model: "").terminal
         console.print(terminal_table(table))
     text = captured.get()
     assert "…" not in text

@@ -30,9 +30,15 @@ def reports(sweep: SweepReport, report: StudyReport, word_study: Study) -> dict[
     return {
         "sweep": sweep_report(sweep),
         "comparison": comparison_report(report, None),
-        "evaluation": evaluation_report(evaluation(), [], lambda *image: "_".join(map(str, image))),
+        "evaluation": evaluation_report(
+            evaluation(), [], lambda prompt, sample, model: f"{prompt}_{sample}_{model}.png"
+        ),
         "words": words_report(word_study, [], "srpo-ray words"),
     }
+
+
+def file_name(prompt: int, sample: int, model: str) -> str:
+    return f"{prompt}_{sample}_{model}.png"
 
 
 def page_rows(page: str) -> Iterator[list[str]]:
