@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.search.publish import hardware
 from srpo_ray.training.launch import train
 from srpo_ray.training.run_folder import read_rows
 from srpo_ray.training.session import ray_session
-from srpo_ray.tuning.report import hardware
 
 STAGES = ("rollout", "forward", "score", "backward", "update", "step")
 WARM_UP = 5

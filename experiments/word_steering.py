@@ -31,13 +31,13 @@ from srpo_ray.evaluation import svg
 from srpo_ray.evaluation.page import render
 from srpo_ray.files import write_text
 from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.search.publish import hardware
 from srpo_ray.tracking.run import git_commit
 from srpo_ray.training.launch import fit, reward_pool
 from srpo_ray.training.preflight import check_inputs, open_run_folder
 from srpo_ray.training.run_folder import RunFolder, adopt_untrained
 from srpo_ray.training.session import ray_session
 from srpo_ray.training.trained import read_trained
-from srpo_ray.tuning.report import hardware
 from srpo_ray.words.agreement import bootstrap_interval, spearman
 from srpo_ray.words.pictures import Pictures, generated, rendered
 from srpo_ray.words.probe import RENDERED, Study, parse_words, score_words, study

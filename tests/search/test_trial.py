@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from srpo_ray.search import trial as trial_module
+from srpo_ray.search.trial import GRACE, ReleaseTrials
 from srpo_ray.training.request import note_request, take_back_request
 from srpo_ray.training.run_folder import RunFolder
-from srpo_ray.tuning import trial as trial_module
-from srpo_ray.tuning.trial import GRACE, ReleaseTrials
 from tests.ray_request import ask_for_nodes, has_nodes
 
 TRIALS = ("stopped", "late", "other")
