@@ -176,6 +176,16 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_search(self) -> Self:
+        twice = sorted({path for arm in self.arms for path in arm.searched} & set(self.search.set))
+        if twice:
+            raise ValueError(
+                f"expected no searched value in search.set, got {', '.join(twice)}; trials would all have the same:"
+                " remove it there or from the arms"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_seeds(self) -> Self:
         for part in (*self.arms, *self.ablations):
             seeds = self.seeds_of(part)

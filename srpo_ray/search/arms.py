@@ -17,7 +17,7 @@ from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
 from srpo_ray.search.selection import choose_best, read_row
-from srpo_ray.search.space import decode, param_space, scheduler, search_algorithm, with_absolute_paths
+from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm
 from srpo_ray.search.trial import Experiment, run_trial, trial_config, trial_folder
 
 GRIDS, ARMS = "grids", "arms"
@@ -84,9 +84,11 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
 
     def train(params: dict[str, Any]) -> None:
         name = str(tune.get_context().get_trial_name())
-        run_trial(experiment, trial_config(experiment, name, _trial_changes(config, arm, decode(params))))
+        run_trial(experiment, trial_config(experiment, name, {**fixed, **decode(params), **last}))
 
-    updates = apply(experiment.base, _trial_changes(config, arm, {})).training.num_updates
+    fixed = absolute_changes(experiment.base, _trial_changes(config, arm, {}))
+    last = {path: fixed[path] for path in config.search.set}
+    updates = apply(experiment.base, fixed).training.num_updates
     numbered = partial(_numbered, folder_name(arm.name))
     tune_config = TuneConfig(
         metric=config.objective,
@@ -97,13 +99,13 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
         trial_name_creator=numbered,
         trial_dirname_creator=numbered,
     )
-    space = param_space(with_absolute_paths(arm.space, experiment.base, config.changes(arm)))
+    space = param_space(absolute_space(arm.space, experiment.base, config.changes(arm)))
     title = f"search for {arm.name}"
     table = runs_table(experiment, title, config.objective, lambda _: updates, lambda params: _settings(decode(params)))
     rows = []
     for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, table):
         folder, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), decode(result.config or {})
-        changes = _trial_changes(config, arm, values)
+        changes = {**fixed, **values, **last}
         rows.append(read_row(folder, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
     for row in rows:
         close_tracking(experiment, row)

@@ -20,28 +20,37 @@ def param_space(space: Mapping[str, SearchDimension]) -> dict[str, Any]:
     return {path: _domain(dimension) for path, dimension in space.items()}
 
 
-def with_absolute_paths(
+def absolute_changes(base: RunConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Make local paths in the changes to a config absolute, as trials work in folders of their own.
+
+    Args:
+        base: Config that is changed.
+        changes: Dotted config path -> value.
+    """
+    config = apply(base, changes)
+    given, absolute = (each.model_dump(mode="json") for each in (config, located(config)))
+    return {
+        path: value if get_path(given, path) == get_path(absolute, path) else get_path(absolute, path)
+        for path, value in changes.items()
+    }
+
+
+def absolute_space(
     space: Mapping[str, SearchDimension], base: RunConfig, changes: Mapping[str, Any]
 ) -> dict[str, SearchDimension]:
-    """Make local paths among the choices absolute, as trials work in folders of their own.
+    """Make local paths among the choices of a search space absolute.
 
     Args:
         space: Search space of an arm.
         base: Config that its trials start from.
-        changes: What the arm changes in it.
+        changes: Changes of the arm to that config.
     """
-
-    def absolute(path: str, value: Any) -> Any:
-        config = apply(base, {**changes, path: value})
-        given, found = (get_path(each.model_dump(mode="json"), path) for each in (config, located(config)))
-        return value if given == found else found
-
-    return {
-        path: dimension
-        if dimension.choice is None
-        else SearchDimension(choice=tuple(absolute(path, value) for value in dimension.choice))
-        for path, dimension in space.items()
-    }
+    found = dict(space)
+    for path, dimension in space.items():
+        if dimension.choice is not None:
+            choices = [absolute_changes(base, {**changes, path: value})[path] for value in dimension.choice]
+            found[path] = SearchDimension(choice=tuple(choices))
+    return found
 
 
 def _domain(dimension: SearchDimension) -> Any:

@@ -64,6 +64,7 @@ def test_unusable_arm_is_refused(tmp_path: Path, arm: dict[str, Any], message: s
         ({"ablations": [{"name": "x", "set": {}, "seeds": []}]}, "at least one seed for 'x', which no search trains"),
         ({"seeds": [], "ablations": [{"name": "x", "set": {}}]}, "at least one seed for 'x', which no search trains"),
         ({"search": {"set": {"evaluation.sed": 5}}}, "search.set for arm 'SRPO': .*\n.*did you mean `seed`"),
+        ({"search": {"set": {LR: 1e-6}}}, "expected no searched value in search.set, got training.optimizer.lr"),
         ({"objective": "panel/heldout"}, r"expected a score of evaluation.held_out \(panel/held_out\)"),
         ({"base": "missing.yaml"}, "expected a readable YAML file"),
     ],

@@ -9,7 +9,7 @@ from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.comparison import CALLS, SECONDS, Arm, Tuned
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.search.selection import best_arm, choose_best, read_row
-from srpo_ray.search.space import decode, param_space, search_algorithm, with_absolute_paths
+from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, search_algorithm
 from srpo_ray.search.trial import _serves
 from srpo_ray.training.run_folder import RunFolder, append_row
 from tests.conftest import SMALL_WORLD
@@ -151,10 +151,20 @@ def test_local_paths_among_the_choices_become_absolute(tmp_path: Path, monkeypat
         "algorithm.timestep_window": SearchDimension(choice=([5, 25], [5, 35])),
         "training.optimizer.lr": SearchDimension(loguniform=(1e-6, 1e-5)),
     }
-    found = with_absolute_paths(space, load_run([SMALL_WORLD]), {"algorithm.type": "direct_align"})
+    found = absolute_space(space, load_run([SMALL_WORLD]), {"algorithm.type": "direct_align"})
     assert found["data.prompts"].choice == (str(tmp_path / "mine.txt"), "small_world:train")
     assert found["algorithm.timestep_window"] == space["algorithm.timestep_window"]
     assert found["training.optimizer.lr"] == space["training.optimizer.lr"]
+
+
+def test_local_paths_among_the_changes_of_an_arm_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    changes = {"algorithm": {"type": "refl"}, "evaluation.prompts": "mine.txt", "training.optimizer.lr": 3e-6}
+    found = absolute_changes(load_run([SMALL_WORLD]), changes)
+    assert found == {**changes, "evaluation.prompts": str(tmp_path / "mine.txt")}
 
 
 def test_a_run_that_the_alarm_stopped_can_be_the_best() -> None:
