@@ -21,15 +21,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.config.located import located
-from srpo_ray.evaluation import svg
-from srpo_ray.evaluation.page import render
 from srpo_ray.files import write_text
+from srpo_ray.reports.charts import Dot, Scatter
+from srpo_ray.reports.files import write_report
+from srpo_ray.reports.report import Charts, Column, Report, Row, Section, Table, Text
+from srpo_ray.reports.terminal import print_report
+from srpo_ray.reports.words_tables import axis_text
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.search.publish import hardware
 from srpo_ray.tracking.run import git_commit
@@ -41,7 +42,6 @@ from srpo_ray.training.trained import read_trained
 from srpo_ray.words.agreement import bootstrap_interval, spearman
 from srpo_ray.words.pictures import Pictures, generated, rendered
 from srpo_ray.words.probe import RENDERED, Study, parse_words, score_words, study
-from srpo_ray.words.report import TEMPLATES, axis_text
 
 WORDS = "detailed,intricate,flat,vivid,pale,bright,dark,realistic,cartoon,painting,anime,cyberpunk"
 TRAINED, HELD_OUT = "preference", "held_out"
@@ -174,9 +174,8 @@ def report(parsed: argparse.Namespace, found: Study, runs: list[dict[str, Any]])
         mine = [run for run in runs if run["word"] == word]
         row = {name: getattr(reading, name) for name in PREDICTORS}
         steered = {name: mean(run[name] for run in mine) for name in MEASURES}
-        rows.append({"word": word, "axis": axis_text(reading.direction, reading.axis), **row, **steered})
+        rows.append({"word": word, "axis": axis_text(reading), **row, **steered})
     agreements = [_agreement(rows, predictor, measure) for measure in MEASURES for predictor in PREDICTORS]
-    _print(rows, agreements)
     result = {
         "hardware": hardware(),
         "commit": git_commit(Path.cwd()),
@@ -188,10 +187,9 @@ def report(parsed: argparse.Namespace, found: Study, runs: list[dict[str, Any]])
         "agreements": agreements,
         "runs": runs,
     }
-    write_text(parsed.out / "steering.json", json.dumps(result, indent=2) + "\n")
-    figures = [(measure, scatter(rows, measure)) for measure in MEASURES]
-    page = render("steering.html", TEMPLATES, figures=figures, agreements=agreements, result=result)
-    print(f"page: {write_text(parsed.out / 'steering.html', page)}")
+    page = steering_report(result, rows, agreements)
+    print_report(page)
+    print(f"page: {write_report(parsed.out, page)}")
 
 
 def _agreement(rows: list[dict[str, Any]], predictor: str, measure: str) -> dict[str, Any]:
@@ -200,34 +198,64 @@ def _agreement(rows: list[dict[str, Any]], predictor: str, measure: str) -> dict
     return {"predictor": predictor, "measure": measure, "spearman": spearman(one, other), "low": low, "high": high}
 
 
-def _print(rows: list[dict[str, Any]], agreements: list[dict[str, Any]]) -> None:
-    table = Table(title="words in the probe's order, and how far a run with each moved the pictures")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name in ("word", "axis") else "right")
-    for row in rows:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-    ranked = Table(title="Spearman's rank correlation, 90% interval over words")
-    for name in ("probe's", "steering by", "correlation", "5%", "95%"):
-        ranked.add_column(name, justify="right")
-    for item in agreements:
-        numbers = (f"{item[name]:+.2f}" for name in ("spearman", "low", "high"))
-        ranked.add_row(item["predictor"], item["measure"], *numbers)
-    console = Console(width=120)
-    console.print(table)
-    console.print(ranked)
+def steering_report(result: dict[str, Any], rows: list[dict[str, Any]], agreements: list[dict[str, Any]]) -> Report:
+    """The report: how far each word steered, against the probe's score."""
+    settings = f"{result['updates']} updates at lr {result['lr']}, each word against “{result['neutral']}”"
+    machine = f"{result['hardware']} · commit {result['commit'] or 'unknown'}"
+    steered = words_table(rows)
+    ranked = agreements_table(agreements)
+    spearman_text = Text("Spearman's, with the interval that 90% of redrawn sets of words fall in.")
+    return Report(
+        title="Do ranked words steer?",
+        headline="Does the probe say which words steer?",
+        sections=[
+            *(Section(f"Steering by {each}", [Charts([scatter(rows, each)], "wide")]) for each in MEASURES),
+            Section("Rank correlation", [spearman_text, ranked]),
+        ],
+        subtitle=f"{settings}, seeds {', '.join(map(str, result['seeds']))} · {machine}",
+        page="steering.html",
+        files={"steering.json": result},
+        terminal=[steered, ranked],
+    )
 
 
-def scatter(rows: list[dict[str, Any]], measure: str) -> str:
+def words_table(rows: list[dict[str, Any]]) -> Table:
+    """Words in the probe's order, and how far a run with each moved the images."""
+    columns = [
+        Column(name, numeric=False) if name in ("word", "axis") else Column(name, text="{:.3f}".format)
+        for name in rows[0]
+    ]
+    title = "words in the probe's order, and how far a run with each moved the images"
+    return Table(columns, [Row(row) for row in rows], head="word", title=title)
+
+
+def agreements_table(agreements: list[dict[str, Any]]) -> Table:
+    """Rank correlations of the probe's numbers with steering."""
+    columns = [
+        Column("predictor", "probe's", numeric=False),
+        Column("measure", "steering by", numeric=False),
+        Column("spearman", "correlation", "{:+.2f}".format),
+        Column("low", "5%", "{:+.2f}".format),
+        Column("high", "95%", "{:+.2f}".format),
+    ]
+    title = "Spearman's rank correlation, 90% interval over words"
+    return Table(columns, [Row(each) for each in agreements], head="predictor", title=title)
+
+
+def scatter(rows: list[dict[str, Any]], measure: str) -> Scatter:
     """Probe's score against steering, one dot per word."""
-    x = svg.axis_over([row["score"] for row in rows], 52, 560)
-    y = svg.axis_over([0.0, *(row[measure] for row in rows)], 330, 14)
-    parts = [*svg.grid(x, y), svg.line(x.start, y(0), x.end, y(0), "base-line")]
-    for row in rows:
-        place = (x(row["score"]), y(row[measure]))
-        parts.append(svg.dot(*place, 5.5, "c0", f"{row['word']}: {row['score']:.2f}, {row[measure]:+.2f}"))
-        parts.append(svg.text(place[0] + 8, place[1] + 4, row["word"], "label"))
-    parts.append(svg.text(560, 366, "probe's score →", "name", "end"))
-    return svg.drawing(640, 374, parts, f"Steering by {measure} against the probe's score")
+    dots = [
+        Dot(
+            row["score"],
+            row[measure],
+            row["word"],
+            f"{row['word']}: {row['score']:.2f}, {row[measure]:+.2f}",
+            labelled=True,
+        )
+        for row in rows
+    ]
+    description = f"Steering by {measure} against the probe's score"
+    return Scatter("", description, dots, baseline=0.0, x_title="probe's score", size="wide")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What is made of a finished run: pictures, a comparison with the untrained model, weights for others."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +26,11 @@ def sample(parsed: argparse.Namespace) -> int:
 
 def evaluate(parsed: argparse.Namespace) -> int:
     """`evaluate`: tuned against untrained on the same noise."""
-    from rich.console import Console
-
     options = _sampling_options(parsed)
-    from srpo_ray.evaluation.paired_report import evaluation_table
     from srpo_ray.inference.evaluate import evaluate_run
+    from srpo_ray.reports.terminal import print_report
 
-    evaluation, page = evaluate_run(
+    report, page = evaluate_run(
         Path(parsed.run_dir),
         Path(parsed.out) if parsed.out else Path(parsed.run_dir) / "evaluation",
         options=options,
@@ -43,8 +40,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
         against=Path(parsed.against) if parsed.against else None,
         command=parsed.typed,
     )
-    # Into a file or a pipe rich would print 80 columns, too few for the table.
-    Console(width=None if sys.stdout.isatty() else 120).print(evaluation_table(evaluation))
+    print_report(report)
     print(f"page: {page}")
     return 0
 

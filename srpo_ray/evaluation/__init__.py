@@ -1,1 +1,1 @@
-"""What a run is judged by: the held-out panel, image statistics, galleries, and the sweep's table and report."""
+"""What a run is judged by: the held-out panel, image statistics, galleries, and statistics of results."""

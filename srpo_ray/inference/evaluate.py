@@ -6,7 +6,6 @@ from pathlib import Path
 
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.paired import PairedEvaluation
-from srpo_ray.evaluation.paired_report import write_evaluation
 from srpo_ray.evaluation.results import TRAINED_REWARD
 from srpo_ray.inference.draw import draw_all
 from srpo_ray.inference.job import (
@@ -20,6 +19,10 @@ from srpo_ray.inference.job import (
     open_run,
 )
 from srpo_ray.models.rl_guidance import BASE, TUNED
+from srpo_ray.reports.evaluation import evaluation_report
+from srpo_ray.reports.files import write_report
+from srpo_ray.reports.grids import contact_sheets
+from srpo_ray.reports.report import Report
 from srpo_ray.training.trained import TrainedRun
 
 _ORDER = ("panel/", "reward/", "truth/", "image/")
@@ -35,7 +38,7 @@ def evaluate_run(
     rl_guidance: Sequence[float] = (),
     against: Path | None = None,
     command: str = "",
-) -> tuple[PairedEvaluation, Path]:
+) -> tuple[Report, Path]:
     """Draw, measure, compare and report; repeated, it goes on where it stopped.
 
     Args:
@@ -49,7 +52,7 @@ def evaluate_run(
         command: What the person typed, for the report.
 
     Returns:
-        What was found, and the path of the page.
+        The report, and the path of its page.
 
     Raises:
         ValueError: If an input cannot be used.
@@ -82,7 +85,13 @@ def evaluate_run(
         created=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         command=command,
     )
-    return evaluation, write_evaluation(job.folder, evaluation, job.picture)
+    sheets = contact_sheets(job.folder, evaluation, job.picture)
+    report = evaluation_report(evaluation, sheets, lambda *image: _name(job, job.picture(*image)))
+    return report, write_report(job.folder, report)
+
+
+def _name(job: SamplingJob, file: Path) -> str:
+    return file.relative_to(job.folder).as_posix()
 
 
 def _models(run: TrainedRun, against: Path | None, rl_guidance: Sequence[float]) -> tuple[Model, ...]:

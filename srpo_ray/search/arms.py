@@ -13,8 +13,8 @@ from srpo_ray.config.base import folder_name
 from srpo_ray.config.experiment import Ablation, Arm
 from srpo_ray.evaluation.comparison import Arm as TrainedArm
 from srpo_ray.evaluation.comparison import Tuned
+from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import TrialRow
-from srpo_ray.evaluation.table import param_text, param_titles
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
 from srpo_ray.search.selection import choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm

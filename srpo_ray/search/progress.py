@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from srpo_ray.evaluation.table import number, signed
+from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.training.run_folder import RunFolder, read_rows
 
 INTERVAL = 15.0

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from srpo_ray.config import ExperimentConfig, to_yaml
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.comparison import CALLS, Arm, StudyReport, Tuned
-from srpo_ray.evaluation.comparison_report import EQUAL, ablation_table, study_table, write_study
 from srpo_ray.evaluation.gallery import method_grid, save_png
-from srpo_ray.evaluation.report import write_report
 from srpo_ray.evaluation.results import TRAINED_GAIN, SweepReport, TrialRow
-from srpo_ray.evaluation.table import ranked_table, write_csv, write_json
 from srpo_ray.files import write_text
+from srpo_ray.reports.comparison import EQUAL, comparison_report
+from srpo_ray.reports.files import write_report
+from srpo_ray.reports.sweep import sweep_report
+from srpo_ray.reports.terminal import print_report
 from srpo_ray.search.arms import arm_changes
 from srpo_ray.search.selection import best_arm, untrained_row
 from srpo_ray.search.trial import Experiment, trial_config, trial_folder
@@ -81,10 +81,9 @@ def _publish_sweep(
     report = SweepReport(
         **about, reward=TRAINED_GAIN, rows=rows, best=best.name, best_config_yaml=best_yaml, notes=notes
     )
-    _console().print(ranked_table(report))
-    write_csv(folder / "trials.csv", report)
-    write_json(folder / "trials.json", report)
-    path = write_report(folder / "report.html", report)
+    page = sweep_report(report)
+    print_report(page)
+    path = write_report(folder, page)
     files = [path, folder / "best.yaml", folder / "trials.csv", folder / "trials.json"]
     log_results(experiment, files, {f"best/{name}": value for name, value in best.judged.items() if name != "step"})
     return path
@@ -109,17 +108,11 @@ def _publish_comparison(
         tuning=searches,
         notes=[*notes, *compute_notes(arms, reference), *failures(rows)],
     )
-    console = _console()
-    console.print(study_table(report))
-    if report.ablations:
-        console.print(ablation_table(report))
-    path = write_study(folder, report, _pictures(experiment, arms))
+    page = comparison_report(report, _pictures(experiment, arms))
+    print_report(page)
+    path = write_report(folder, page)
     log_results(experiment, [path, folder / "best.yaml", folder / "table.csv", folder / "study.json"], {})
     return path
-
-
-def _console() -> Console:
-    return Console(width=None if Console().is_terminal else 120)
 
 
 def compute_notes(arms: Sequence[Arm], reference: str) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 
 from srpo_ray.config import RunConfig
-from srpo_ray.evaluation.table import number, signed
+from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.models.families import family_of
 from srpo_ray.training.run_folder import read_rows
 from srpo_ray.training.trained import TrainedRun

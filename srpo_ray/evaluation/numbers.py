@@ -1,0 +1,59 @@
+"""Numbers, parameters and their short names as people read them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from srpo_ray.evaluation.seeds import OverSeeds
+
+SHORT_TITLES = {
+    "algorithm.control_words": "words",
+    "algorithm.timestep_window": "window",
+    "algorithm.interpolation_strength": "strength",
+    "training.optimizer.lr": "lr",
+}
+"""Dotted config path -> the name that tables use for it."""
+_NOTHING = "-"
+
+
+def number(value: float | None) -> str:
+    """Four decimals below 10, fewer above, a power of ten for tiny and huge: `0.7123`, `12.35`, `3e-6`."""
+    if value is None:
+        return _NOTHING
+    size = abs(value)
+    if size != 0 and (size < 1e-4 or size >= 1e5):
+        return param_text(float(value))
+    return f"{value:.{4 if size < 10 else 2 if size < 1000 else 0}f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign: `+0.0312`, `-0.0100`."""
+    return _NOTHING if value is None else ("+" if value > 0 else "") + number(value)
+
+
+def deviations(value: float | None) -> str:
+    """A number of standard deviations with its sign: `+1.83`."""
+    return _NOTHING if value is None else f"{value:+.2f}"
+
+
+def spread_text(seeds: OverSeeds | None) -> str:
+    """Mean and standard deviation over seeds: `0.4870 ± 0.0085`."""
+    if seeds is None:
+        return _NOTHING
+    return number(seeds.mean) + ("" if seeds.spread is None else f" ± {number(seeds.spread)}")
+
+
+def param_text(value: Any) -> str:
+    """A parameter as a reader writes it: `3e-6`, `5-25`, `detailed`."""
+    if isinstance(value, float):
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    if isinstance(value, list | tuple):
+        items = [param_text(item) for item in value]
+        return "-".join(items) if len(items) == 2 and not isinstance(value[0], str) else ", ".join(items)
+    return _NOTHING if value is None else str(value)
+
+
+def param_titles(paths: Sequence[str]) -> dict[str, str]:
+    """Short titles: a usual name, else the end of the path, or the whole path where two would be alike."""
+    short = {path: SHORT_TITLES.get(path, path.rpartition(".")[2]) for path in paths}
+    names = list(short.values())
+    return {path: title if names.count(title) == 1 else path for path, title in short.items()}

@@ -1,0 +1,169 @@
+"""Tables of a comparison: methods with their scores and costs, and differences of ablations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from srpo_ray.evaluation.comparison import (
+    CALLS,
+    SECONDS,
+    Arm,
+    Gap,
+    StudyReport,
+    arm_cost,
+    cost_to_reach,
+    gap_table,
+    study_metrics,
+)
+from srpo_ray.evaluation.numbers import number, param_text, signed
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD
+from srpo_ray.reports.report import NOTHING, Cell, Column, Row, Table
+
+_TITLES = {
+    CONTENT_ACCURACY: "content",
+    TRAINED_GAIN: "gain (sd)",
+    TRAINED_REWARD: "plain reward",
+    f"{TRAINED_REWARD}/relative": "reward rel.",
+    OWN_WORDS: "own words",
+}
+_TERMINAL_METRICS = 8
+_UNSET = object()
+
+
+@dataclass(frozen=True)
+class ArmsTable:
+    """The table of all arms for the CSV file, and that of the methods for people."""
+
+    all: Table
+    without_ablations: Table
+
+
+def arms_table(report: StudyReport) -> ArmsTable:
+    """Means over seeds of each metric, differences from the ablated method, and costs."""
+    metrics = study_metrics(report)
+    means, spreads = ([f"{metric} {part}" for metric in (*metrics, CALLS, SECONDS)] for part in ("mean", "sd"))
+    against = gap_table(report, report.methods, [report.objective])
+    costs = ["calls", "calls_reached", "seconds", "seconds_reached"]
+    columns = [
+        Column("arm", "method", numeric=False, width=24),
+        *(Column(key) for key in ("kind", "seeds")),
+        *(Column(f"{metric} mean", metric_title(metric), number, hint=metric) for metric in metrics),
+        *(Column(f"{metric} mean") for metric in (CALLS, SECONDS)),
+        *(Column(spread) for spread in spreads),
+        Column("gap", f"vs {report.ablated}", signed),
+        *(Column("calls"), Column("calls_reached", "calls to target")),
+        *(Column("seconds"), Column("seconds_reached", "seconds to target")),
+        *(Column("calls to target"), Column("seconds to target")),
+        Column("hacked", text=lambda count: str(count or "")),
+    ]
+    scores = [part for pair in zip(means, spreads, strict=True) for part in pair]
+    table = Table(
+        columns,
+        [_arm_row(report, arm, metrics, against) for arm in report.arms],
+        head="arm",
+        title=report.title,
+        page=["arm", *means[: len(metrics)], "gap", *costs, "hacked"],
+        terminal=["arm", *means[: min(len(metrics), _TERMINAL_METRICS)], "calls", "calls_reached"],
+        file=["arm", "kind", "seeds", *scores, "calls to target", "seconds to target"],
+    )
+    shown = [row for row, arm in zip(table.rows, report.arms, strict=True) if arm.kind != "ablation"]
+    return ArmsTable(table, replace(table, rows=shown))
+
+
+def _arm_row(report: StudyReport, arm: Arm, metrics: Sequence[str], against: Mapping[tuple[str, str], Gap]) -> Row:
+    cells: dict[str, Any] = {"kind": arm.kind, "seeds": len(arm.ended), "hacked": _hacked(arm)}
+    seeds = f"{len(arm.ended)} seed{'s' if len(arm.ended) != 1 else ''}"
+    cells["arm"] = Cell(arm.name, "" if arm.kind == "base" else seeds)
+    for metric in (*metrics, CALLS, SECONDS):
+        found = arm.over_seeds(metric)
+        if found is not None:
+            spread = "" if found.spread is None else number(found.spread)
+            cells |= {f"{metric} mean": Cell(found.mean, spread), f"{metric} sd": found.spread}
+    for name, cost in (("calls", CALLS), ("seconds", SECONDS)):
+        reached = arm_cost(report, arm, cost) if arm.kind != "base" else None
+        cells[f"{name} to target"] = reached and reached.mean
+        cells[name], cells[f"{name}_reached"] = cost_texts(report, arm, cost)
+    cells["gap"] = _gap_cell(against.get((arm.name, report.objective)))
+    kind = "base" if arm.kind == "base" else "reference" if arm.name == report.ablated else ""
+    return Row(cells, kind)
+
+
+def ablations_table(report: StudyReport) -> Table:
+    """Differences of the ablations from the ablated method, `clear` where Holm's correction keeps them."""
+    metrics = study_metrics(report)
+    gaps = gap_table(report, report.ablations, metrics)
+    columns = [
+        Column("changed", numeric=False, width=24),
+        *(Column(metric, metric_title(metric), signed, hint=metric) for metric in metrics),
+        Column("calls", text=lambda spent: NOTHING if spent is None else f"{spent:.2f}"),
+        Column("hacked", text=lambda count: str(count or "")),
+    ]
+    rows = [
+        Row(
+            {
+                "changed": Cell(arm.name, changed_settings(report, arm)),
+                **{metric: _gap_cell(gaps.get((arm.name, metric))) for metric in metrics},
+                "calls": report.spent(arm),
+                "hacked": _hacked(arm),
+            }
+        )
+        for arm in report.ablations
+    ]
+    title = f"ablations of {report.ablated}: difference, * if not zero over seeds (Holm, {len(gaps)} cells)"
+    return Table(columns, rows, head="changed", title=title, terminal=["changed", *metrics[:_TERMINAL_METRICS]])
+
+
+def _gap_cell(gap: Gap | None) -> Cell:
+    if gap is None:
+        return Cell(None, style="unclear")
+    half = gap.seeds.half_width
+    note = "" if half is None else f"± {number(half)}"
+    return Cell(gap.seeds.mean, note, "clear" if gap.significant else "unclear")
+
+
+def _hacked(arm: Arm) -> int:
+    """Runs of the arm in which reward hacking was detected."""
+    return sum(bool(row.alarms) for row in arm.rows)
+
+
+def changed_settings(report: StudyReport, arm: Arm) -> str:
+    """What an ablation changes of the ablated method, `path = value, ...`."""
+    reference = report.arm(report.ablated)
+    own = {path: value for path, value in arm.changes.items() if reference.changes.get(path, _UNSET) != value}
+    return settings(own)
+
+
+def settings(changes: Mapping[str, Any]) -> str:
+    """`path = value, ...`."""
+    return ", ".join(f"{path} = {'null' if value is None else param_text(value)}" for path, value in changes.items())
+
+
+def metric_title(metric: str) -> str:
+    """`panel/held_out/relative` -> `held_out rel.`."""
+    return _TITLES.get(metric, metric.partition("/")[2].replace("/relative", " rel."))
+
+
+def cost_texts(report: StudyReport, arm: Arm, cost: str = CALLS) -> tuple[str, str]:
+    """All that a run cost, and what it had until the target; more than all where that was not reached."""
+    spent, reached = arm.over_seeds(cost), arm_cost(report, arm, cost)
+    if arm.kind == "base" or spent is None:
+        return NOTHING, NOTHING
+    return f"{spent.mean:.0f}", f"{reached.mean:.0f}" if reached else f"> {spent.mean:.0f}"
+
+
+def passage_text(report: StudyReport, arm: Arm, target: float) -> str:
+    """Calls until the arm first reached a score, `1986 ± 40` over seeds.
+
+    `> 5760` if a run never did, and `< 1440` if one did before its first evaluation after training began, where only a
+    straight line from the baseline would give a number.
+    """
+    spent, reached = arm.over_seeds(CALLS), arm_cost(report, arm, target=target)
+    if spent is None or not arm.ended:
+        return NOTHING
+    if reached is None:
+        return f"> {spent.mean:.0f}"
+    first = [next((e[CALLS] for e in row.history if e[CALLS] > 0), 0.0) for row in arm.ended]
+    costs = [cost_to_reach(row, report.objective, target, report.mode) for row in arm.ended]
+    if any(cost is not None and cost < before for cost, before in zip(costs, first, strict=True)):
+        return f"< {max(first):.0f}"
+    return f"{reached.mean:.0f}" + ("" if reached.spread is None else f" ± {reached.spread:.0f}")

@@ -1,0 +1,205 @@
+"""The report of an evaluation: models on the same prompts and noise, compared in pairs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from srpo_ray.evaluation.numbers import number, signed
+from srpo_ray.evaluation.paired import Cells, Comparison, PairedEvaluation, WinRate, significant_cells
+from srpo_ray.reports.charts import Interval, Intervals
+from srpo_ray.reports.report import (
+    Cell,
+    Charts,
+    Code,
+    Column,
+    Facts,
+    Image,
+    Images,
+    Report,
+    Row,
+    Section,
+    Strong,
+    Table,
+    Text,
+)
+
+ImageName = Callable[[int, int, str], str]
+"""(prompt, sample, model) -> the file of its image."""
+
+
+def evaluation_report(
+    evaluation: PairedEvaluation, sheets: Sequence[tuple[str, Image]], image_name: ImageName
+) -> Report:
+    """Build the report of an evaluation.
+
+    Args:
+        evaluation: The results.
+        sheets: Titles and images of the contact sheets.
+        image_name: (prompt, sample, model) -> the file of that image, as `rows.csv` names it.
+    """
+    reference, *models = evaluation.models
+    compared = evaluation.comparisons
+    tested = list(zip(compared, significant_cells(compared), strict=True))
+    wins = evaluation.comparison(evaluation.objective, models[0]).wins
+    verdict = "wins against" if wins.low > 0.5 else "loses to" if wins.high < 0.5 else "is not clearly told from"
+    numbers = numbers_table(evaluation, tested)
+    return Report(
+        title=f"{models[0]} against {reference}",
+        headline=f"{models[0]} {verdict} {reference} by {evaluation.objective}: {win_text(wins)}",
+        sections=[
+            Section("Win rates", [_wins_text(reference), _wins_chart(compared, models)]),
+            *(_sheet(evaluation, title, image, first=not index) for index, (title, image) in enumerate(sheets)),
+            Section("All numbers", [_numbers_text(reference, 2 * len(compared)), numbers]),
+            Section("How it was made", [_settings(evaluation), Code(evaluation.command)]),
+        ],
+        subtitle=f"{_counted(evaluation)} · {evaluation.created}",
+        page="evaluation.html",
+        terminal=[numbers],
+        files={"evaluation.json": _as_dict(evaluation, tested), "rows.csv": _rows_table(evaluation, image_name)},
+    )
+
+
+def _wins_text(reference: str) -> Text:
+    return Text(
+        "Share of pairs of the same prompt and noise in which the value is higher than that of ",
+        Strong(reference),
+        "; a tie counts half. The line is the 95% interval over prompts, dashed is one half.",
+    )
+
+
+def _numbers_text(reference: str, num_tests: int) -> Text:
+    return Text(
+        f"Means over all images. Difference from {reference} ± half of its 95% interval (Student's t over prompts)."
+        " Bold: the difference is not zero, or the win rate not one half, after Holm's correction for all"
+        f" {num_tests} numbers of the table, which keeps the chance of any false one at 5%. Intervals and the headline"
+        " are not corrected. Win rates of ",
+        Strong("image/"),
+        " and ",
+        Strong("truth/"),
+        " count higher values, which are not always better.",
+    )
+
+
+def _wins_chart(compared: Sequence[Comparison], models: Sequence[str]) -> Charts:
+    """Win rates by the scores of models; statistics of pixels are no better or worse, so only the table has them."""
+    rows = [
+        Interval(
+            f"{found.metric}, {found.model}" if len(models) > 1 else found.metric,
+            found.wins.rate,
+            found.wins.low,
+            found.wins.high,
+            win_text(found.wins),
+            models.index(found.model),
+        )
+        for found in compared
+        if found.metric.startswith(("panel/", "reward/"))
+    ]
+    legend = {model: index for index, model in enumerate(models)} if len(models) > 1 else {}
+    chart = Intervals("", "Win rates with 95% intervals", rows, mark=0.5, share=True)
+    return Charts([chart], size="wide", legend=legend)
+
+
+def _sheet(evaluation: PairedEvaluation, title: str, image: Image, first: bool) -> Section:
+    reference, model = evaluation.models[:2]
+    change = f"The number before a prompt is the change of {evaluation.objective} from {reference} to {model}."
+    return Section(title, [*([Text(change)] if first else []), Images(image)])
+
+
+def numbers_table(evaluation: PairedEvaluation, tested: Sequence[tuple[Comparison, Cells]]) -> Table:
+    """Means, paired differences and win rates; `clear` where Holm's correction keeps a number."""
+    reference, *models = evaluation.models
+    several = ["model"] * (len(models) > 1)
+    columns = [
+        Column("metric", numeric=False),
+        Column("reference_mean", reference, number),
+        Column("model", numeric=False),
+        Column("mean", "mean" if several else models[0], number),
+        Column("difference", "difference ± 95%", signed, noted=True),
+        Column("win_rate", "win rate (95%)", _percent, noted=True),
+    ]
+    rows = [
+        Row(_cells(found, significant), "reference" if found.metric == evaluation.objective else "")
+        for found, significant in tested
+    ]
+    title = f"{' and '.join(models)} against {reference} on {_counted(evaluation)}"
+    shown = ["metric", "reference_mean", *several, "mean", "difference", "win_rate"]
+    return Table(columns, rows, head="metric", title=title, page=shown, terminal=shown)
+
+
+def _cells(found: Comparison, significant: Cells) -> dict[str, Any]:
+    interval = "" if found.half_width is None else f"± {number(found.half_width)}"
+    wins = found.wins
+    return {
+        "metric": found.metric,
+        "reference_mean": found.reference_mean,
+        "model": found.model,
+        "mean": found.mean,
+        "difference": Cell(found.difference, interval, "clear" if significant.difference else "unclear"),
+        "win_rate": Cell(wins.rate, _interval(wins), "clear" if significant.wins else "unclear"),
+    }
+
+
+def win_text(wins: WinRate) -> str:
+    """`92% (88-95)`."""
+    return f"{_percent(wins.rate)} {_interval(wins)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
+
+
+def _interval(wins: WinRate) -> str:
+    return f"({100 * wins.low:.0f}-{100 * wins.high:.0f})"
+
+
+def _rows_table(evaluation: PairedEvaluation, image_name: ImageName) -> Table:
+    """One row per prompt, sample and model: what was drawn, where it is, and every metric."""
+    keys = ["prompt_index", "prompt", "sample", "model", "picture", *evaluation.scores]
+    rows = []
+    for index, prompt in enumerate(evaluation.prompts):
+        for sample in range(evaluation.num_samples):
+            for model in evaluation.models:
+                drawn = (index, prompt, sample, model, image_name(index, sample, model))
+                scores = (columns[model][index][sample] for columns in evaluation.scores.values())
+                rows.append(Row(dict(zip(keys, (*drawn, *scores), strict=True))))
+    return Table([Column(key) for key in keys], rows, head="prompt_index")
+
+
+def _as_dict(evaluation: PairedEvaluation, tested: Sequence[tuple[Comparison, Cells]]) -> dict[str, Any]:
+    """All but the single scores, which are in `rows.csv`."""
+    return {
+        "created": evaluation.created,
+        "command": evaluation.command,
+        "num_prompts": len(evaluation.prompts),
+        "objective": evaluation.objective,
+        "reference": evaluation.models[0],
+        "settings": evaluation.settings,
+        "comparisons": [
+            {
+                **asdict(found),
+                "difference": found.difference,
+                "difference_significant": significant.difference,
+                "win_rate_significant": significant.wins,
+                "low": None if found.half_width is None else found.difference - found.half_width,
+                "high": None if found.half_width is None else found.difference + found.half_width,
+            }
+            for found, significant in tested
+        ],
+    }
+
+
+def _settings(evaluation: PairedEvaluation) -> Facts:
+    return Facts([(name, _setting_text(value)) for name, value in evaluation.settings.items()])
+
+
+def _setting_text(value: object) -> str:
+    """A setting for people: `tuned (run runs/x; step 40)`, `a, b`."""
+    if isinstance(value, Mapping):
+        nested = [(name, _setting_text(item), isinstance(item, Mapping)) for name, item in value.items()]
+        return "; ".join(f"{name} ({text})" if several else f"{name} {text}" for name, text, several in nested)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _counted(evaluation: PairedEvaluation) -> str:
+    prompts, samples = len(evaluation.prompts), evaluation.num_samples
+    return f"{prompts} prompt{'s' * (prompts > 1)} x {samples} sample{'s' * (samples > 1)}"

@@ -1,0 +1,79 @@
+"""The result of a sweep in a sentence, a few numbers and, where it applies, a warning."""
+
+from srpo_ray.evaluation.numbers import deviations, number, signed, spread_text
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, SweepReport, alarmed
+from srpo_ray.evaluation.seeds import OverSeeds
+from srpo_ray.reports.report import Card
+
+_MOST_EXAMPLES = 4
+
+
+def over_seeds(sweep: SweepReport, metric: str) -> OverSeeds | None:
+    """Mean and spread of a metric over the repeats; None without any.
+
+    The winning run itself is left out: it was picked for its value, so its own seed was a lucky one.
+    """
+    repeats = [row for row in sweep.rows if row.kind == "repeat" and not row.failed]
+    return OverSeeds.of([value for row in repeats if (value := row.value(metric)) is not None])
+
+
+def headline(sweep: SweepReport) -> str:
+    """Who won and by how much, in one sentence."""
+    best = sweep.best_row
+    if best is None or best.value(sweep.objective) is None:
+        return f"No trial finished with a value of {sweep.objective}."
+    improvement, value = sweep.improvement(best), number(best.value(sweep.objective))
+    if improvement is None:
+        return f"{best.name} won with {sweep.objective} {value}; there is no baseline to compare with."
+    if improvement <= 0:
+        worse = number(-improvement)
+        return f"No trial beat the baseline. The closest was {best.name}, {worse} worse."
+    return f"{best.name} won: {number(improvement)} better than the baseline on {sweep.objective}."
+
+
+def cards(sweep: SweepReport) -> list[Card]:
+    """The numbers to show first."""
+    found = [_metric_card(sweep, sweep.objective, "Held-out score")]
+    seeds, base = over_seeds(sweep, sweep.objective), sweep.baseline(sweep.objective)
+    if seeds is not None:
+        change = "" if base is None else f" ({signed(seeds.mean - base)})"
+        note = f"mean of {seeds.count} fresh seed{'s' if seeds.count > 1 else ''}{change}"
+        found.append(Card("The same, other seeds", spread_text(seeds), note))
+    found.append(_metric_card(sweep, CONTENT_ACCURACY, "Content accuracy"))
+    found.append(_reward_card(sweep))
+    return [card for card in found if card is not None]
+
+
+def _metric_card(sweep: SweepReport, metric: str, title: str) -> Card | None:
+    best = sweep.best_row
+    if best is None or best.value(metric) is None:
+        return None
+    start = sweep.baseline(metric)
+    note = metric if start is None else f"baseline {number(start)} ({signed(sweep.change(best, metric))})"
+    return Card(title, number(best.value(metric)), note)
+
+
+def _reward_card(sweep: SweepReport) -> Card | None:
+    """The reward that the best trial itself was trained on."""
+    best = sweep.best_row
+    if best is None or sweep.reward != TRAINED_GAIN or best.value(TRAINED_GAIN) is None:
+        return _metric_card(sweep, sweep.reward, f"Trained reward, {sweep.reward}")
+    note = "rise over the baseline, in standard deviations over its images"
+    return Card("Trained reward", f"{deviations(best.value(TRAINED_GAIN))} sd", note)
+
+
+def hacking_notice(sweep: SweepReport) -> str | None:
+    """A plain warning that names the runs, or None where no reward hacking was detected."""
+    rows = alarmed(sweep)
+    if not rows:
+        return None
+    examples = []
+    for row in rows[:_MOST_EXAMPLES]:
+        metrics = ", ".join(dict.fromkeys(alarm.metric for alarm in row.alarms))
+        examples.append(f"{row.name} (from update {row.alarms[0].step}: {metrics})")
+    more = f" and {len(rows) - _MOST_EXAMPLES} more" if len(rows) > _MOST_EXAMPLES else ""
+    runs = "one run" if len(rows) == 1 else f"{len(rows)} runs"
+    return (
+        f"Reward hacking detected in {runs}: {', '.join(examples)}{more}. Such a run may have learned to please its"
+        " reward model and not to make better images; the evidence stands below the table."
+    )
