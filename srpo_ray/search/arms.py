@@ -11,10 +11,9 @@ from ray.tune import TuneConfig
 from srpo_ray.config import ExperimentConfig, apply
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.experiment import Ablation, Arm
-from srpo_ray.evaluation.comparison import Arm as TrainedArm
-from srpo_ray.evaluation.comparison import Tuned
 from srpo_ray.evaluation.numbers import param_text, param_titles
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.results import Arm as TrainedArm
+from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
 from srpo_ray.search.selection import choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm
@@ -24,7 +23,7 @@ GRIDS, ARMS = "grids", "arms"
 """Names of phases in the experiment's folder; the search of a space is named after its arm."""
 
 
-def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[Tuned], list[str]]:
+def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[Search], list[str]]:
     """Search the values of every arm that has a grid or a space.
 
     The grids of all arms are trained together, as none of their trials waits for another. Each space is searched on its
@@ -41,9 +40,14 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
     for arm in [arm for arm in config.arms if arm.searched]:
         trials = _search_space(experiment, config, arm) if arm.space else [rows[run.name] for run in grids[arm.name]]
         best, note = choose_best(trials, config, arm.name)
-        found.append(Tuned(arm.name, trials, best.name))
+        found.append(Search(arm.name, trials, best.name, drawn=bool(arm.space)))
         notes += [note] if note else []
         edges += _values_at_the_edge(arm, best)
+    if len(config.arms) > 1 and found and "evaluation.seed" not in config.search.set:
+        notes.append(
+            "Trials were evaluated on the same noise as the arms, which favours the chosen values: give `search.set`"
+            " another evaluation.seed."
+        )
     if edges:
         notes.append(f"Chosen at the end of what was tried, so a better value may lie beyond: {'; '.join(edges)}.")
     return found, notes
@@ -126,17 +130,17 @@ def _values_at_the_edge(arm: Arm, best: TrialRow) -> list[str]:
     return found
 
 
-def arm_changes(config: ExperimentConfig, arm: Arm, searches: Sequence[Tuned]) -> dict[str, Any]:
+def arm_changes(config: ExperimentConfig, arm: Arm, searches: Sequence[Search]) -> dict[str, Any]:
     """Changes of an arm to the base config, the values that the search of its origin chose among them."""
     origin = config.origin(arm)
-    search = next((search for search in searches if search.method == origin.name), None)
+    search = next((search for search in searches if search.arm == origin.name), None)
     if search is None:
         return config.changes(arm)
     chosen = next(row for row in search.rows if row.name == search.chosen)
     return config.changes(arm, {path: chosen.params[path] for path in origin.searched})
 
 
-def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Sequence[Tuned]) -> list[TrainedArm]:
+def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Sequence[Search]) -> list[TrainedArm]:
     """Train every arm and ablation with each of its seeds; the first seed of all comes before the second of any."""
     reference = arm_changes(config, config.reference, searches)
     arms = [(arm, arm_changes(config, arm, searches)) for arm in config.arms]

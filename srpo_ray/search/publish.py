@@ -5,22 +5,22 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 import torch
 
 from srpo_ray.config import ExperimentConfig, to_yaml
 from srpo_ray.data.texts import read_texts
-from srpo_ray.evaluation.comparison import CALLS, Arm, StudyReport, Tuned
+from srpo_ray.evaluation.comparison import compute_notes
 from srpo_ray.evaluation.gallery import method_grid, save_png
-from srpo_ray.evaluation.results import TRAINED_GAIN, SweepReport, TrialRow
+from srpo_ray.evaluation.ranking import metric_names
+from srpo_ray.evaluation.results import Arm, Results, Search, TrialRow
 from srpo_ray.files import write_text
-from srpo_ray.reports.comparison import EQUAL, comparison_report
+from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.files import write_report
-from srpo_ray.reports.sweep import sweep_report
 from srpo_ray.reports.terminal import print_report
 from srpo_ray.search.arms import arm_changes
-from srpo_ray.search.selection import best_arm, untrained_row
+from srpo_ray.search.selection import baseline_row, best_arm
 from srpo_ray.search.trial import Experiment, trial_config, trial_folder
 from srpo_ray.tracking.run import git_commit, tracking_uri
 from srpo_ray.tracking.tracker import Tracker
@@ -32,7 +32,7 @@ from srpo_ray.training.run_folder import RunFolder, load_pictures
 def publish(
     experiment: Experiment,
     config: ExperimentConfig,
-    searches: Sequence[Tuned],
+    searches: Sequence[Search],
     arms: Sequence[Arm],
     notes: Sequence[str],
     command: str,
@@ -56,84 +56,53 @@ def publish(
     best = best_arm(config, arms, searches)
     best_config = trial_config(experiment, f"{config.name}_best", arm_changes(config, config.arm(best), searches))
     write_text(folder / "best.yaml", to_yaml(best_config))
-    about = {
-        "title": config.name,
-        "objective": config.objective,
-        "mode": config.mode,
-        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": command,
-        "commit": git_commit(Path.cwd()),
-        "hardware": hardware(),
-    }
-    if len(config.arms) == 1 and config.arms[0].space:
-        return _publish_sweep(experiment, searches[0], arms, [*notes, *warnings], about)
-    return _publish_comparison(experiment, config, searches, arms, [*notes, *warnings], about)
-
-
-def _publish_sweep(
-    experiment: Experiment, search: Tuned, arms: Sequence[Arm], notes: Sequence[str], about: Mapping[str, Any]
-) -> Path:
-    folder = Path(experiment.folder)
-    best = next(row for row in search.rows if row.name == search.chosen)
-    trained = [row for arm in arms for row in arm.rows]
-    rows = [*search.rows, untrained_row([*trained, best]), *trained]
-    best_yaml = (folder / "best.yaml").read_text(encoding="utf-8")
-    report = SweepReport(
-        **about, reward=TRAINED_GAIN, rows=rows, best=best.name, best_config_yaml=best_yaml, notes=notes
-    )
-    page = sweep_report(report)
-    print_report(page)
-    path = write_report(folder, page)
-    files = [path, folder / "best.yaml", folder / "trials.csv", folder / "trials.json"]
-    log_results(experiment, files, {f"best/{name}": value for name, value in best.judged.items() if name != "step"})
-    return path
-
-
-def _publish_comparison(
-    experiment: Experiment,
-    config: ExperimentConfig,
-    searches: Sequence[Tuned],
-    arms: Sequence[Arm],
-    notes: Sequence[str],
-    about: Mapping[str, Any],
-) -> Path:
-    folder, reference = Path(experiment.folder), config.reference.name
-    rows = [row for arm in arms for row in arm.rows]
-    untrained = untrained_row([*rows, *(row for search in searches for row in search.rows)])
-    report = StudyReport(
-        **about,
-        ablated=reference,
+    results = Results(
+        title=config.name,
+        objective=config.objective,
+        mode=config.mode,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=command,
+        commit=git_commit(Path.cwd()),
+        hardware=hardware(),
+        reference=config.reference.name,
+        baseline_row=_baseline(config.reference.name, searches, arms),
+        arms=arms,
+        searches=searches,
+        best_config_yaml=to_yaml(best_config),
+        notes=[*notes, *compute_notes(arms, config.reference.name), *failures(arms), *warnings],
         target_share=config.target_share,
-        arms=[Arm("untrained", "base", {}, [untrained]), *arms],
-        tuning=searches,
-        notes=[*notes, *compute_notes(arms, reference), *failures(rows)],
     )
-    page = comparison_report(report, _pictures(experiment, arms))
-    print_report(page)
-    path = write_report(folder, page)
-    log_results(experiment, [path, folder / "best.yaml", folder / "table.csv", folder / "study.json"], {})
+    report = experiment_report(results, None if results.is_sweep else _images(experiment, arms))
+    print_report(report)
+    path = write_report(folder, report)
+    files = [path, folder / "best.yaml", *(folder / name for name in report.files)]
+    log_results(experiment, files, _summary_metrics(results, best))
     return path
 
 
-def compute_notes(arms: Sequence[Arm], reference: str) -> list[str]:
-    """Notes on arms that were trained with clearly more or less compute than the reference arm."""
-    means = {arm.name: spent.mean for arm in arms if arm.kind == "method" and (spent := arm.over_seeds(CALLS))}
-    expected = means.get(reference)
-    if expected is None:
-        return []
-    return [
-        f"{name} was trained with {calls / expected:.2f} times the velocity evaluations of {reference}."
-        for name, calls in means.items()
-        if abs(calls / expected - 1) > EQUAL
+def _baseline(reference: str, searches: Sequence[Search], arms: Sequence[Arm]) -> TrialRow | None:
+    """The evaluation at update 0 of the first run that has one, runs of the reference arm first."""
+    groups = sorted(arms, key=lambda arm: arm.name != reference)
+    chosen = [row for search in searches for row in search.rows if row.name == search.chosen]
+    return baseline_row([*(row for arm in groups for row in arm.rows), *chosen])
+
+
+def _summary_metrics(results: Results, best: str) -> dict[str, float]:
+    """Metrics of the best arm for its MLflow run: means over seeds, or those of the chosen trial."""
+    rows = results.arm(best).ended or [
+        row for search in results.searches for row in search.rows if (search.arm, search.chosen) == (best, row.name)
     ]
+    names = [name for name in metric_names(results) if all(row.value(name) is not None for row in rows)]
+    return {f"best/{name}": fmean(row.value(name) or 0.0 for row in rows) for name in names if rows}
 
 
-def failures(rows: Sequence[TrialRow]) -> list[str]:
-    """Notes on runs that did not end; no mean over seeds counts them."""
-    return [f"{row.name} is in no figure: {row.status}." for row in rows if not row.ended]
+def failures(arms: Sequence[Arm]) -> list[str]:
+    """Notes on runs of arms that did not end."""
+    rows = [row for arm in arms for row in arm.rows]
+    return [f"{row.name} is in no mean over seeds: {row.status}." for row in rows if not row.ended]
 
 
-def _pictures(experiment: Experiment, arms: Sequence[Arm]) -> Path | None:
+def _images(experiment: Experiment, arms: Sequence[Arm]) -> Path | None:
     """Images of each arm for the same prompts and noise, from its first seed; None without any.
 
     Raises:
@@ -144,13 +113,13 @@ def _pictures(experiment: Experiment, arms: Sequence[Arm]) -> Path | None:
         return None
     folders = {name: trial_folder(experiment, row.name) for name, row in first.items()}
     base = load_pictures(next(iter(folders.values())).base_pictures)
-    columns = {"untrained": base} | {name: load_pictures(folder.tuned_pictures) for name, folder in folders.items()}
+    columns = {"baseline": base} | {name: load_pictures(folder.tuned_pictures) for name, folder in folders.items()}
     texts = read_texts(experiment.base)
     cure = "start the experiment again under another name"
     require_same_inputs(RunFolder(experiment.folder).inputs, text_hashes(experiment.base, texts), cure)
     stacked = {name: torch.stack(list(pictures.values())) for name, pictures in columns.items()}
     grid = method_grid(stacked, [texts.judged[index] for index in base])
-    return save_png(grid, Path(experiment.folder) / "pictures" / "methods.png")
+    return save_png(grid, Path(experiment.folder) / "pictures" / "arms.png")
 
 
 def hardware() -> str:

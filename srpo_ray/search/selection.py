@@ -7,8 +7,8 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from srpo_ray.config import ExperimentConfig, load_run
-from srpo_ray.evaluation.comparison import CALLS, GRADIENT_CALL, SECONDS, Arm, Tuned
-from srpo_ray.evaluation.results import TRAINED_GAIN, Kind, TrialRow
+from srpo_ray.evaluation.comparison import GRADIENT_CALL
+from srpo_ray.evaluation.results import CALLS, SECONDS, TRAINED_GAIN, Arm, Kind, Search, TrialRow
 from srpo_ray.training.health import read_alarms
 from srpo_ray.training.run_folder import RunFolder, read_rows
 from srpo_ray.training.watch import trained_reward
@@ -91,19 +91,21 @@ def with_costs(history: Sequence[Mapping[str, float]], steps: Sequence[Mapping[s
     return [{**each, CALLS: cost[0], SECONDS: cost[1]} for each, cost in zip(history, costs, strict=True)]
 
 
-def untrained_row(rows: Sequence[TrialRow]) -> TrialRow:
-    """The baseline: the evaluation at update 0 of the first row that has one."""
-    row = next((row for row in rows if row.history), rows[0])
-    return TrialRow("base_model", "base", "untrained model", {}, row.history[:1], "finished", 0.0, row.seed)
+def baseline_row(rows: Sequence[TrialRow]) -> TrialRow | None:
+    """The baseline: the evaluation at update 0 of the first row that has one; None if no row has."""
+    row = next((row for row in rows if row.history), None)
+    if row is None:
+        return None
+    return TrialRow("baseline", "base", "model before training", {}, row.history[:1], "finished", 0.0, row.seed)
 
 
-def best_arm(config: ExperimentConfig, arms: Sequence[Arm], searches: Sequence[Tuned]) -> str:
+def best_arm(config: ExperimentConfig, arms: Sequence[Arm], searches: Sequence[Search]) -> str:
     """Name of the arm with the best mean objective over seeds among those whose mean keeps every `max_fall`.
 
     An arm that was searched and not trained again counts with its chosen trial. If no arm keeps the limits, or none has
     the objective, it is the reference arm.
     """
-    chosen = {each.method: [row for row in each.rows if row.name == each.chosen] for each in searches}
+    chosen = {each.arm: [row for row in each.rows if row.name == each.chosen] for each in searches}
     sign = 1 if config.mode == "max" else -1
     found: dict[str, float] = {}
     for arm in [arm for arm in arms if arm.kind == "method"]:

@@ -148,7 +148,8 @@ def test_cluster_comes_up_runs_a_sweep_sent_to_it_shrinks_and_goes(laptop: Lapto
     here = laptop.tree / "runs" / "small_world_sweep"
     assert "report and tables are now here: runs/small_world_sweep" in done.stdout
     assert "SRPO_trial_1" in (here / "report.html").read_text()
-    assert len(json.loads((here / "trials.json").read_text())["rows"]) == 3
+    (search,) = json.loads((here / "results.json").read_text())["searches"]
+    assert len(search["rows"]) == 2
     assert (here / "best.yaml").is_file()
 
     wait_until(lambda: laptop.node_kinds() == ["head"], 120, "idle nodes stayed")

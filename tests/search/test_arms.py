@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from srpo_ray.config import ExperimentConfig, load_run
-from srpo_ray.evaluation.comparison import CALLS, Arm
+from srpo_ray.config.search import SearchConfig
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.search import arms as arms_module
 from srpo_ray.search.arms import arm_changes, search_arms, train_arms
 from srpo_ray.search.phase import PlannedRun
-from srpo_ray.search.publish import compute_notes
 from srpo_ray.search.trial import Experiment
 from tests.conftest import SMALL_WORLD
 
@@ -65,12 +64,18 @@ def test_grid_is_searched_with_the_seed_of_the_base_and_the_changes_of_the_searc
 ) -> None:
     experiment, made = planned
     searches, notes = search_arms(experiment, CONFIG)
-    assert [(each.method, each.chosen) for each in searches] == [("ReFL", "ReFL_trial_1"), ("SRPO", "SRPO_trial_1")]
+    assert [(each.arm, each.chosen) for each in searches] == [("ReFL", "ReFL_trial_1"), ("SRPO", "SRPO_trial_1")]
     assert {run.seed for run in made} == {5}
     assert [run.label for run in made] == ["lr 1e-6", "lr 2e-6", "lr 1e-6", "lr 2e-6", "lr 3e-6"]
     assert made[0].changes == {"algorithm": {"type": "refl"}, LR: 1e-6, "evaluation.seed": 77}
     (note,) = notes
     assert note.endswith("a better value may lie beyond: ReFL, training.optimizer.lr 2e-6.")
+
+
+def test_selection_on_the_noise_of_the_reported_scores_is_noted(planned: tuple[Experiment, list[PlannedRun]]) -> None:
+    same = CONFIG.model_copy(update={"search": SearchConfig()})
+    _, notes = search_arms(planned[0], same)
+    assert notes[0].startswith("Trials were evaluated on the same noise as the arms")
 
 
 def test_arms_are_trained_with_the_values_of_their_search_and_without_its_changes(
@@ -103,18 +108,3 @@ def test_arms_are_trained_with_the_values_of_their_search_and_without_its_change
         ("no inversion", "ablation", [1, 2]),
         ("once", "ablation", [3]),
     ]
-
-
-def test_unequal_compute_is_reported() -> None:
-    def arm(name: str, kind: str, *calls: float) -> Arm:
-        rows = [
-            TrialRow(name, "repeat", "", {}, [{"step": 4, CALLS: spent}], "finished", 1.0, seed)
-            for seed, spent in enumerate(calls)
-        ]
-        return Arm(name, "ablation" if kind == "ablation" else "method", {}, rows)
-
-    equal = [arm("SRPO", "method", 64.0, 64.0), arm("ReFL", "method", 62.0, 66.0), arm("none", "ablation", 999.0)]
-    assert compute_notes(equal, "SRPO") == []
-    (note,) = compute_notes([*equal, arm("longer", "method", 128.0)], "SRPO")
-    assert note == "longer was trained with 2.00 times the velocity evaluations of SRPO."
-    assert compute_notes(equal[1:], "SRPO") == []

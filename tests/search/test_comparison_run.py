@@ -27,8 +27,11 @@ def test_comparison_searches_trains_and_reports_and_repeats_nothing_when_resumed
                 "name": "methods",
                 "base": str(SMALL_WORLD),
                 "seeds": [1, 2],
-                "arms": [{"name": "SRPO", "grid": {LR: [2.0e-6, 1.0e-5]}}],
-                "ablations": [{"name": "plain", "set": {"algorithm": {"type": "direct_align", "hinge": 2.0}}}],
+                "arms": [
+                    {"name": "SRPO", "grid": {LR: [2.0e-6, 1.0e-5]}},
+                    {"name": "plain", "set": {"algorithm": {"type": "direct_align", "hinge": 2.0}}},
+                ],
+                "ablations": [{"name": "late", "set": {"algorithm.timestep_window": [30, 45]}, "seeds": [1]}],
             }
         )
     )
@@ -38,21 +41,21 @@ def test_comparison_searches_trains_and_reports_and_repeats_nothing_when_resumed
     printed = capsys.readouterr().out
     assert "ablations of SRPO" in printed
     assert str(folder / "report.html") in printed
-    with (folder / "table.csv").open() as file:
+    with (folder / "arms.csv").open() as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["untrained", "SRPO", "plain"]
+    assert list(rows) == ["baseline", "SRPO", "plain", "late"]
     # 4 updates of 2 prompts: 2 rollout steps and 2 branches, or one
     assert float(rows["SRPO"]["cost/calls mean"]) == 4 * 2 * (2 + 2 * 3)
     assert float(rows["plain"]["cost/calls mean"]) == 4 * 2 * (2 + 3)
-    assert (folder / "pictures" / "methods.png").exists()
+    assert (folder / "pictures" / "arms.png").exists()
 
     best = load_run([folder / "best.yaml"])
     assert best.name == "methods_best"
     assert best.training.optimizer.lr in (2.0e-6, 1.0e-5)
 
     trained = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/steps.jsonl")}
-    assert len(trained) == 6
-    table = (folder / "table.csv").read_text()
+    assert len(trained) == 7
+    table = (folder / "arms.csv").read_text()
     assert main(["compare", "--resume", str(folder)]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/steps.jsonl")} == trained
-    assert (folder / "table.csv").read_text() == table
+    assert (folder / "arms.csv").read_text() == table

@@ -8,10 +8,9 @@ import yaml
 
 from srpo_ray.config import ConfigError, load_experiment, load_run
 from srpo_ray.config.data import DataConfig
-from srpo_ray.evaluation.comparison import Arm
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.results import Arm, TrialRow
 from srpo_ray.search.folder import first_command, load_experiment_folder, open_experiment_folder
-from srpo_ray.search.publish import _pictures
+from srpo_ray.search.publish import _images
 from srpo_ray.search.trial import Experiment, trial_folder
 from srpo_ray.training.run_folder import save_pictures
 from tests.conftest import ROOT
@@ -78,12 +77,12 @@ def test_images_of_a_comparison_get_no_captions_of_prompts_that_changed_meanwhil
         save_pictures(file, {0: torch.rand(3, 64, 64), 1: torch.rand(3, 64, 64)})
     row = TrialRow("srpo_seed_1", "repeat", "", {}, [], "finished", 1.0, 1)
     arms = [Arm("no seeds", "method", {}, []), Arm("srpo", "method", {}, [row])]
-    grid = _pictures(experiment, arms)
+    grid = _images(experiment, arms)
     assert grid is not None
     before = grid.read_bytes()
     prompts.write_text("a red circle\na blue ring\n")
     with pytest.raises(ValueError, match=r"evaluation\.prompts: \S*test\.txt"):
-        _pictures(experiment, arms)
+        _images(experiment, arms)
     assert grid.read_bytes() == before
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from srpo_ray.config import ExperimentConfig, load_run, to_yaml
 from srpo_ray.config.search import SearchDimension
-from srpo_ray.evaluation.comparison import CALLS, SECONDS, Arm, Tuned
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.results import CALLS, SECONDS, Arm, Search, TrialRow
 from srpo_ray.search.selection import best_arm, choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, search_algorithm
 from srpo_ray.search.trial import _serves
@@ -116,7 +115,7 @@ def test_best_arm_is_the_one_with_the_best_mean_over_seeds_that_keeps_its_conten
 
 
 def test_best_arm_that_was_only_searched_counts_with_its_chosen_trial() -> None:
-    searches = [Tuned("ReFL", [row("lucky", 0.9, 0.9, "stopped early"), row("chosen", 0.5, 0.9)], "chosen")]
+    searches = [Search("ReFL", [row("lucky", 0.9, 0.9, "stopped early"), row("chosen", 0.5, 0.9)], "chosen")]
     arms = [Arm("SRPO", "method", {}, [row("a", 0.6, 0.9)]), Arm("ReFL", "method", {}, [])]
     assert best_arm(experiment(), arms, searches) == "SRPO"
     assert best_arm(experiment(), [Arm("SRPO", "method", {}, [row("a", 0.4, 0.9)]), arms[1]], searches) == "ReFL"

@@ -94,9 +94,11 @@ def swept(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterat
 def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_nothing(swept: Swept) -> None:
     folder = swept.folder
     assert {path: path.stat().st_mtime_ns for path in swept.finished} == swept.finished
-    rows = json.loads((folder / "trials.json").read_text())["rows"]
+    results = json.loads((folder / "results.json").read_text())
+    groups = [*results["searches"], *results["arms"]]
+    rows = [results["baseline_row"], *(row for group in groups for row in group["rows"])]
     assert [row["kind"] for row in rows].count("trial") == 3
-    assert {row["name"] for row in rows if row["kind"] == "base"} == {"base_model"}
+    assert {row["name"] for row in rows if row["kind"] == "base"} == {"baseline"}
     assert all(row["status"] in ("finished", "stopped early") for row in rows)
     # Were it not adopted, the time that it took would differ.
     untrained = {kind: {json.dumps(row["history"][0]) for row in rows if row["kind"] == kind} for kind in KINDS}
