@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from srpo_ray.data.prompts import load_prompts
@@ -86,12 +87,13 @@ def evaluate_run(
         command=command,
     )
     sheets = contact_sheets(job.folder, evaluation, job.picture)
-    report = evaluation_report(evaluation, sheets, lambda *image: _name(job, job.picture(*image)))
+    report = evaluation_report(evaluation, sheets, partial(_image_name, job))
     return report, write_report(job.folder, report)
 
 
-def _name(job: SamplingJob, file: Path) -> str:
-    return file.relative_to(job.folder).as_posix()
+def _image_name(job: SamplingJob, prompt: int, sample: int, model: str) -> str:
+    """The file of an image, from the job's folder."""
+    return job.picture(prompt, sample, model).relative_to(job.folder).as_posix()
 
 
 def _models(run: TrainedRun, against: Path | None, rl_guidance: Sequence[float]) -> tuple[Model, ...]:

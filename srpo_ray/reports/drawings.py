@@ -145,7 +145,8 @@ def _finished(chart: Curves | Scatter, x: svg.Axis, parts: Sequence[str]) -> str
 
 
 def _intervals(chart: Intervals) -> str:
-    left = 16 + _CHARACTER * max((len(row.name) for row in chart.rows), default=0)
+    names = [row.name if chart.share else labels.shortened(row.name) for row in chart.rows]
+    left = 16 + _CHARACTER * max(map(len, names), default=0)
     bottom = 12 + _ROW_HEIGHT * len(chart.rows)
     if chart.share:
         x = svg.Axis(0, 1, left, left + 420)
@@ -156,15 +157,15 @@ def _intervals(chart: Intervals) -> str:
     parts = [svg.line(x(value), 6, x(value), bottom, "grid") for value, _ in ticks]
     parts += [svg.text(x(value), bottom + 16, label, "tick", "middle") for value, label in ticks]
     parts.append(svg.line(x(chart.mark), 6, x(chart.mark), bottom, "base-line"))
-    for index, row in enumerate(chart.rows):
-        parts += _interval(row, x, 12 + _ROW_HEIGHT * (index + 0.5))
+    for index, (row, name) in enumerate(zip(chart.rows, names, strict=True)):
+        parts += _interval(row, name, x, 12 + _ROW_HEIGHT * (index + 0.5))
     return svg.drawing(x.end + 24, bottom + 24, parts, chart.description)
 
 
-def _interval(row: Interval, x: svg.Axis, y: float) -> list[str]:
+def _interval(row: Interval, name: str, x: svg.Axis, y: float) -> list[str]:
     css = "hollow" if row.color is None else color_class(row.color)
     return [
-        svg.text(x.start - 10, y + 4, row.name, "label", "end"),
+        svg.text(x.start - 10, y + 4, name, "label", "end"),
         svg.line(x(row.low), y, x(row.high), y, "interval"),
         svg.dot(x(row.value), y, 5, css, row.hint),
     ]

@@ -2,7 +2,6 @@
 
 import base64
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,12 @@ def page_text(report: Report) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {each.__name__: each for each in (draw, data_uri, sort_key, color_class, pieces)}
-    tests = {"strong": Strong, "image": Image, "spans": Text}
-    environment.tests |= {name: partial(_is, kind) for name, kind in tests.items()}
-    environment.globals |= {
-        "kind": lambda part: type(part).__name__.lower(),
-        "dense": _DENSE,
-        "tight": _TIGHT,
-        "short": _SHORT,
-    }
+    filters: dict[str, Any] = {each.__name__: each for each in (draw, data_uri, sort_key, color_class, pieces)}
+    tests: dict[str, Any] = {"strong": is_strong, "image": is_image, "spans": is_text}
+    values: dict[str, Any] = {"kind": kind_of, "dense": _DENSE, "tight": _TIGHT, "short": _SHORT}
+    environment.filters.update(filters)
+    environment.tests.update(tests)
+    environment.globals.update(values)
     return environment.get_template("page.html").render(report=report)
 
 
@@ -44,8 +40,19 @@ def kind_of(part: object) -> str:
     return type(part).__name__.lower()
 
 
-def _is(kind: type, value: object) -> bool:
-    return isinstance(value, kind)
+def is_strong(span: object) -> bool:
+    """True for a span that stands out."""
+    return isinstance(span, Strong)
+
+
+def is_image(value: object) -> bool:
+    """True for an image in a cell."""
+    return isinstance(value, Image)
+
+
+def is_text(value: object) -> bool:
+    """True for a text of several spans in a cell."""
+    return isinstance(value, Text)
 
 
 def data_uri(image: Image) -> str:
@@ -55,7 +62,7 @@ def data_uri(image: Image) -> str:
 
 def pieces(heading: str) -> list[str]:
     """Parts of a heading between which it may break: behind the punctuation of dotted paths and metric names."""
-    return re.split(r"(?<=[/._-])", heading)
+    return re.split(r"(?<=[/._-])(?!\d|$)", heading)
 
 
 def sort_key(value: Any) -> str:

@@ -150,6 +150,8 @@ class Cell:
     note: str = ""
     style: str = ""
     """`clear` for a significant difference, `unclear` for one that is not, or empty."""
+    place: int | None = None
+    """Place of the cell where a page sorts by its column; None sorts by the value."""
 
 
 @dataclass(frozen=True)

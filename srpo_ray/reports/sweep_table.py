@@ -32,7 +32,7 @@ def runs_table(sweep: Results) -> Table:
     scores = [sweep.objective, "change", "trained"]
     return Table(
         _columns(sweep, paths, params, metrics, shared),
-        [_row(sweep, rank, row, shared) for rank, row in ranking(sweep)],
+        [_row(sweep, place, rank, row, shared) for place, (rank, row) in enumerate(ranking(sweep))],
         head="name",
         title=sweep.title,
         caption=_stopped_note(shared) if stopped and shared is not None else "",
@@ -79,11 +79,11 @@ def _columns(
     ]
 
 
-def _row(sweep: Results, rank: int | None, row: TrialRow, shared: int | None) -> Row:
+def _row(sweep: Results, place: int, rank: int | None, row: TrialRow, shared: int | None) -> Row:
     of_base = row.kind == "base"
     cells: dict[str, Any] = {
         "rank": rank,
-        "place": rank_text(rank, row),
+        "place": Cell(rank_text(rank, row), place=place),
         "name": Cell(row.name, "" if row.kind == "trial" else row.label),
         "kind": row.kind,
         "label": row.label,

@@ -39,15 +39,16 @@ def terminal_table(table: Table) -> RichTable:
     Text that is too long for its column ends in an ellipsis; a number behind which ` *` stands is significant.
     """
     columns = table.chosen(table.terminal)
-    shown = RichTable(title=_text(table.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.caption = _text(table.caption) if table.caption else None
+    shown = RichTable(title=_text(table.title, wraps=True), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.caption = _text(table.caption, wraps=True) if table.caption else None
     texts = [_column_texts(column, table) for column in columns]
     for column, cells in zip(columns, texts, strict=True):
         longest = max(map(len, cells), default=0)
-        # Numbers are never cut; names give way, and headings wrap.
-        least, justify = (longest, "right") if column.numeric else (2, "left")
+        # Numbers are never cut: where rich runs out of room it takes it from the columns that may wrap, the names'.
+        least = longest if column.numeric else 2
+        justify = "right" if column.numeric else "left"
         heading = _text(_wrapped(column.heading, longest))
-        shown.add_column(heading, justify=justify, no_wrap=True, min_width=least, max_width=column.width)
+        shown.add_column(heading, justify=justify, no_wrap=column.numeric, min_width=least, max_width=column.width)
     for row, cells in zip(table.rows, zip(*texts, strict=True), strict=True):
         shown.add_row(*map(_text, cells), style=_style(row))
     return shown
@@ -76,6 +77,7 @@ def _style(row: Row) -> str:
     return next((style for kind, style in _STYLES.items() if kind in kinds), "")
 
 
-def _text(content: str) -> RichText:
+def _text(content: str, *, wraps: bool = False) -> RichText:
     """The content as it is: no markup of rich, no control character that moves the cursor or changes colours."""
-    return RichText(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", content), overflow="ellipsis")
+    shown = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", content)
+    return RichText(shown) if wraps else RichText(shown, overflow="ellipsis", no_wrap=True)

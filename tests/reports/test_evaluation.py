@@ -42,8 +42,11 @@ def folder(tmp_path: Path) -> Path:
 
 def made(folder: Path, found: PairedEvaluation) -> Report:
     files: ImageFile = picture(folder)
-    sheets = contact_sheets(folder, found, files)
-    return evaluation_report(found, sheets, lambda *image: files(*image).relative_to(folder).as_posix())
+
+    def name(prompt: int, sample: int, model: str) -> str:
+        return f"pictures/{files(prompt, sample, model).name}"
+
+    return evaluation_report(found, contact_sheets(folder, found, files), name)
 
 
 def picture(folder: Path):
@@ -112,7 +115,7 @@ def test_terminal_table_fits_and_marks_what_is_significant_among_all_its_numbers
     found = PairedEvaluation(names, ["a"] * 40, {"panel/held_out": columns}, "panel/held_out", {}, "today", "command")
     console = Console(width=120)
     with console.capture() as captured:
-        (table,) = evaluation_report(found, [], lambda *_: "").terminal
+        (table,) = evaluation_report(found, [], lambda _prompt, _sample, _model: "").terminal
         console.print(terminal_table(table))
     text = captured.get()
     assert "…" not in text

@@ -28,9 +28,15 @@ def reports(sweep: Results, report: Results, word_study: Study) -> dict[str, Rep
     return {
         "sweep": experiment_report(sweep),
         "comparison": experiment_report(report, None),
-        "evaluation": evaluation_report(evaluation(), [], lambda *image: "_".join(map(str, image))),
+        "evaluation": evaluation_report(
+            evaluation(), [], lambda prompt, sample, model: f"{prompt}_{sample}_{model}.png"
+        ),
         "words": words_report(word_study, [], "srpo-ray words"),
     }
+
+
+def file_name(prompt: int, sample: int, model: str) -> str:
+    return f"{prompt}_{sample}_{model}.png"
 
 
 def page_rows(page: str) -> Iterator[list[str]]:

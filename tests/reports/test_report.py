@@ -14,7 +14,7 @@ from rich.console import Console
 
 from srpo_ray.reports.charts import HeatMap
 from srpo_ray.reports.files import csv_text, json_text, write_report
-from srpo_ray.reports.html import page_text
+from srpo_ray.reports.html import page_text, pieces
 from srpo_ray.reports.report import (
     Alert,
     Bar,
@@ -157,6 +157,22 @@ def test_long_names_leave_numbers_whole_in_the_terminal() -> None:
     assert "0.25" in text
 
 
+def test_numbers_are_whole_however_many_share_the_terminal_and_headings_wrap() -> None:
+    keys = [f"a long heading {index}" for index in range(10)]
+    columns = [Column("name", numeric=False), *(Column(key, text="{:.4f}".format) for key in keys)]
+    rows = [Row({"name": "x" * 40, **{key: index / 8 for index, key in enumerate(keys)}})]
+    text = printed(Table(columns, rows, head="name"), width=100)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+    assert [f"{index / 8:.4f}" for index in range(10)] == re.findall(r"\d\.\d{4}", text)
+    assert [line.split()[-1] for line in text.splitlines() if "heading" in line] == ["heading"]
+
+
+def test_title_and_caption_that_are_longer_than_the_table_are_whole() -> None:
+    words = [f"word{index}" for index in range(12)]
+    table = replace(runs(["a"], [1.0]), title=" ".join(words), caption=" ".join(words))
+    assert [printed(table).count(word + " ") + printed(table).count(word + "\n") for word in words] == [2] * 12
+
+
 def test_significant_numbers_have_a_star_in_the_terminal_and_are_bold_on_the_page() -> None:
     columns = [Column("name", numeric=False), Column("gap", text="{:+.1f}".format, noted=True)]
     rows = [
@@ -193,3 +209,9 @@ def test_page_states_that_it_loads_nothing(tmp_path: Path) -> None:
     assert "default-src 'none'" in page
     assert not re.search(r"https?:|url\(|@import|<link|\bfetch\(|import\s*\(", page)
     assert "prefers-color-scheme: dark" in page
+
+
+def test_headings_break_at_the_punctuation_of_names_and_not_inside_a_number() -> None:
+    assert pieces("panel/held_out") == ["panel/", "held_", "out"]
+    assert pieces("to 0.5500") == ["to 0.5500"]
+    assert pieces("training.optimizer.lr") == ["training.", "optimizer.", "lr"]

@@ -87,6 +87,12 @@ def test_ranks_stand_in_order_of_the_objective(sweep: Results):
     assert [rank for rank, _ in rows if rank.isdigit()] == ["1", "2", "3", "4", "5", "6"]
 
 
+def test_sorting_by_rank_gives_the_first_order_back(sweep: Results):
+    """Rows without a rank of their own stand where their value puts them."""
+    keys = re.findall(r'<tr class="[^"]+">\s*<td class="text short" data-sort="(\d*)">', html(sweep))
+    assert keys == [str(place) for place in range(len(sweep.rows))]
+
+
 def test_headline_names_winner_seeds_and_alarms(sweep: Results):
     found = page(sweep)
     assert "t00 won: 0.0750 better than the baseline on panel/held_out." in found.text
