@@ -123,7 +123,7 @@ def check_names(names: Sequence[str]) -> None:
         ValueError: If two names give the same folder, one gives none, or one is too long for a folder.
     """
     for name in names:
-        # Runs of a study have a number or a seed in their names too.
+        # Runs of an experiment have a number or a seed in their names too.
         if len(name.encode()) > NAME_BYTES // 2:
             raise ValueError(
                 f"expected names of at most {NAME_BYTES // 2} bytes, as folders are called by them, got"

@@ -104,7 +104,7 @@ class ExperimentConfig(Section):
     mode: Literal["max", "min"] = "max"
     """Direction of a better objective."""
     max_fall: dict[str, float] = {}
-    """Metric -> largest fall below the baseline that the chosen trial may have."""
+    """Metric -> largest fall below the baseline that a chosen trial, or the best arm, may have."""
     target_share: float = Field(default=0.5, gt=0, le=1)
     """Share of the reference arm's gain over the baseline that the cost of all arms is counted to."""
     max_concurrent_trials: int = Field(default=2, ge=1)

@@ -195,8 +195,12 @@ class Results:
         return next((value for value in values if value is not None and math.isfinite(value)), None)
 
     def change(self, row: TrialRow, metric: str) -> float | None:
-        """The row's value minus the baseline's."""
-        value, base = row.value(metric), self.baseline(metric)
+        """The row's value minus its own at update 0, or minus the baseline's if it was not evaluated there.
+
+        Trials may be evaluated on other noise than arms, and a score for control words depends on the run's own words.
+        """
+        value, base = row.value(metric), row.value_at(metric, 0)
+        base = self.baseline(metric) if base is None else base
         return None if value is None or base is None else value - base
 
     def improvement(self, row: TrialRow) -> float | None:

@@ -71,7 +71,7 @@ def reward_chart(report: Results) -> Scatter | None:
 
 
 def ablation_chart(report: Results, metric: str) -> Intervals | None:
-    """Each ablation's difference from the ablated method with its 95% interval, filled where Holm's test keeps it."""
+    """Each ablation's difference from the reference arm with its 95% interval, filled where Holm's test keeps it."""
     gaps = gap_table(report, report.ablations, arm_metrics(report))
     rows = []
     for arm in report.ablations:

@@ -38,7 +38,7 @@ class ArmsTable:
 
 
 def arms_table(report: Results) -> ArmsTable:
-    """Means over seeds of each metric, differences from the ablated method, and costs."""
+    """Means over seeds of each metric, differences from the reference arm, and costs."""
     metrics = arm_metrics(report)
     means, spreads = ([f"{metric} {part}" for metric in (*metrics, CALLS, SECONDS)] for part in ("mean", "sd"))
     against = gap_table(report, report.methods, [report.objective])
@@ -88,7 +88,7 @@ def _arm_row(report: Results, arm: Arm, metrics: Sequence[str], against: Mapping
 
 
 def ablations_table(report: Results) -> Table:
-    """Differences of the ablations from the ablated method, `clear` where Holm's correction keeps them."""
+    """Differences of the ablations from the reference arm, `clear` where Holm's correction keeps them."""
     metrics = arm_metrics(report)
     gaps = gap_table(report, report.ablations, metrics)
     columns = [
@@ -126,7 +126,7 @@ def _hacked(arm: Arm) -> int:
 
 
 def changed_settings(report: Results, arm: Arm) -> str:
-    """What an ablation changes of the ablated method, `path = value, ...`."""
+    """What an ablation changes of the reference arm, `path = value, ...`."""
     reference = report.arm(report.reference)
     own = {path: value for path, value in arm.changes.items() if reference.changes.get(path, _UNSET) != value}
     return settings(own)

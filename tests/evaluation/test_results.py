@@ -82,6 +82,13 @@ def test_the_untrained_model_is_the_base_row_or_else_step_zero(sweep: Results):
     assert with_rows(without, late).baseline(OBJECTIVE) is None
 
 
+def test_change_of_a_run_is_that_since_its_own_evaluation_at_update_zero(sweep: Results):
+    """Trials that are evaluated on other noise have another start than the baseline of 0.412."""
+    row = replace(sweep.rows[1], history=[{"step": 0, OBJECTIVE: 0.5}, {"step": 60, OBJECTIVE: 0.6}])
+    assert sweep.change(row, OBJECTIVE) == pytest.approx(0.1)
+    assert sweep.change(replace(row, history=row.history[1:]), OBJECTIVE) == pytest.approx(0.188)
+
+
 def test_runs_with_an_alarm_come_worst_first_and_failed_ones_not_at_all(sweep: Results):
     assert [row.name for row in alarmed(sweep)] == ["t02"]
     every = with_rows(sweep, [replace(row, alarms=sweep.rows[3].alarms) for row in sweep.rows[1:8]])
