@@ -20,9 +20,9 @@ class Line:
     color: int | None = None
     """Number of the colour; None draws in the page's own."""
     labelled: bool = False
-    """Whether the name stands at the curve's end."""
+    """Writes the name at the curve's end."""
     ended: bool = False
-    """Whether a dot marks the curve's end."""
+    """Marks the curve's end with a dot."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Curves:
     target: float | None = None
     """Value to reach, dotted."""
     log: bool = False
-    """Whether the horizontal axis is logarithmic."""
+    """Makes the horizontal axis logarithmic."""
     x_title: str = ""
     size: str = "small"
 
@@ -67,7 +67,7 @@ class Scatter:
     baseline: float | None = None
     """Value of the baseline on the vertical axis, dashed."""
     origin: bool = False
-    """Whether a dashed line marks zero on the horizontal axis."""
+    """Marks zero on the horizontal axis with a dashed line."""
     baseline_hint: str = ""
     """Makes the baseline a point of its own at zero, with this text under the pointer."""
     worse: str = ""
@@ -78,7 +78,7 @@ class Scatter:
     """Makes the horizontal axis one of names; `Dot.x` then counts in them."""
     log: bool = False
     means: bool = False
-    """Whether a short bar marks the mean of the points with equal x."""
+    """Marks the mean of the points with equal x with a short bar."""
     x_title: str = ""
     y_title: str = ""
     size: str = "small"
@@ -107,7 +107,7 @@ class Intervals:
     mark: float = 0.0
     """Value without an effect, dashed."""
     share: bool = False
-    """Whether values are shares: the axis then runs from 0% to 100%."""
+    """Makes the axis one of shares, from 0% to 100%."""
 
 
 @dataclass(frozen=True)

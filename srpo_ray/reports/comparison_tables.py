@@ -126,7 +126,7 @@ def _hacked(arm: Arm) -> int:
 
 
 def changed_settings(report: Results, arm: Arm) -> str:
-    """What an ablation changes of the reference arm, `path = value, ...`."""
+    """Settings in which an ablation differs from the reference arm, `path = value, ...`."""
     reference = report.arm(report.reference)
     own = {path: value for path, value in arm.changes.items() if reference.changes.get(path, _UNSET) != value}
     return settings(own)

@@ -73,7 +73,7 @@ def json_text(values: Any) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """What JSON can hold: NaN and infinities become null, a table its rows, all that is no plain value its text."""
+    """Convert a value to what JSON can hold: NaN and infinities to null, a table to its rows, other objects to text."""
     if isinstance(value, Table):
         columns = value.chosen(value.file)
         return [{column.key: jsonable(row.cell(column.key).value) for column in columns} for row in value.rows]

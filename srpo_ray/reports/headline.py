@@ -18,7 +18,7 @@ def over_seeds(sweep: Results, metric: str) -> OverSeeds | None:
 
 
 def headline(sweep: Results) -> str:
-    """Who won and by how much, in one sentence."""
+    """The winner and its gain over the baseline, in one sentence."""
     best = sweep.best_row
     if best is None or best.value(sweep.objective) is None:
         return f"No trial finished with a value of {sweep.objective}."

@@ -66,7 +66,7 @@ def pieces(heading: str) -> list[str]:
 
 
 def sort_key(value: Any) -> str:
-    """What the page's script sorts a cell by: a number or a text; a list by its first item."""
+    """The key by which the page's script sorts a cell: a number or a text; of a list, the first item."""
     if isinstance(value, list | tuple) and value:
         value = value[0]
     return "" if value is None else str(value)

@@ -134,7 +134,7 @@ class Column:
     width: int | None = None
     """Most characters in the terminal."""
     noted: bool = False
-    """Whether the terminal shows notes, behind the values."""
+    """Shows notes in the terminal too, behind the values."""
 
     @property
     def heading(self) -> str:
@@ -223,4 +223,4 @@ class Report:
     files: Mapping[str, Any] = field(default_factory=dict)
     """Name of a file -> a `Table` for CSV, or plain values for JSON."""
     terminal: Sequence[Table] = ()
-    """What the terminal shows, with the columns that each table has for it."""
+    """Tables for the terminal, with the columns that each has for it."""

@@ -1,4 +1,4 @@
-"""What the seed alone moves in a sweep: the best trial with fresh seeds, and its ablations against them."""
+"""Effects of the seed alone in a sweep: the best trial with fresh seeds, and its ablations against them."""
 
 from srpo_ray.evaluation.numbers import number, param_text, signed, spread_text
 from srpo_ray.evaluation.ranking import metric_names
