@@ -176,10 +176,15 @@ class Results:
         return next(arm for arm in self.arms if arm.name == name)
 
     def of(self, search: Search) -> "Results":
-        """The part of the results that belongs to one search: its trials, its arm, ablations of that arm."""
+        """The part of the results that belongs to one search: its trials, its arm, ablations of that arm.
+
+        Its baseline is what the trials started from, as they may be evaluated on other noise than the arms.
+        """
+        start = next((row.history[:1] for row in search.rows if row.value_at(self.objective, 0) is not None), None)
+        baseline = self.baseline_row and replace(self.baseline_row, history=start or self.baseline_row.history)
         arms = [arm for arm in self.methods if arm.name == search.arm]
         ablations = self.ablations if search.arm == self.reference else []
-        return replace(self, searches=[search], arms=[*arms, *ablations])
+        return replace(self, baseline_row=baseline, searches=[search], arms=[*arms, *ablations])
 
     @property
     def best_row(self) -> TrialRow | None:

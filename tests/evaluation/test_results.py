@@ -113,6 +113,8 @@ def test_part_of_a_search_has_its_trials_its_arm_and_the_ablations_of_that_arm(s
     whole = replace(sweep, searches=[*sweep.searches, other], arms=[sweep.arms[0], refl, *sweep.arms[1:]])
     assert whole.of(sweep.searches[0]) == sweep
     assert (whole.of(other).trials, whole.of(other).arms) == ([trial], [refl])
+    noisier = replace(trial, history=[{"step": 0, OBJECTIVE: 0.5}, {"step": 60, OBJECTIVE: 0.6}])
+    assert whole.of(replace(other, rows=[noisier])).baseline(OBJECTIVE) == 0.5
 
 
 def test_only_parameters_that_differ_between_trials_vary(sweep: Results):
