@@ -48,8 +48,8 @@ def _metric_card(sweep: Results, metric: str, title: str) -> Card | None:
     best = sweep.best_row
     if best is None or best.value(metric) is None:
         return None
-    start = sweep.baseline(metric)
-    note = metric if start is None else f"baseline {number(start)} ({signed(sweep.change(best, metric))})"
+    value, change = best.value(metric), sweep.change(best, metric)
+    note = metric if value is None or change is None else f"baseline {number(value - change)} ({signed(change)})"
     return Card(title, number(best.value(metric)), note)
 
 
