@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 from srpo_ray.credentials import redact
 
-DEFAULT_SWEEP = "configs/sweep/small_world.yaml"
-DEFAULT_STUDY = "configs/study/paper_table.yaml"
+DEFAULT_EXPERIMENTS = {
+    "sweep": "configs/experiments/small_world_sweep.yaml",
+    "compare": "configs/experiments/paper_table.yaml",
+}
+"""Command that runs an experiment -> file that it takes if none is given."""
 DEFAULT_RUN = "configs/small_world.yaml"
 LAST_JOB = "last"
 _CONFIG = "CONFIG|KEY=VALUE"
@@ -27,9 +30,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _train(commands.add_parser("train", help="train one run"))
     _encode(commands.add_parser("encode", help="compute text features of a config's prompts ahead of training"))
-    _several(commands.add_parser("sweep", help="search settings, compare, report"), "sweep", DEFAULT_SWEEP)
-    study = "tune methods, train each with several seeds, take one apart"
-    _several(commands.add_parser("study", help=study), "study", DEFAULT_STUDY)
+    _experiment(commands.add_parser("sweep", help="search settings of a method, train the best with several seeds"))
+    comparison = "compare methods: search each, train with several seeds, and ablate one"
+    _experiment(commands.add_parser("compare", help=comparison))
     _plan(commands.add_parser("plan", help="say what a run will hold, send and take, before anything is started"))
     _sample(commands.add_parser("sample", help="draw images with a trained run"))
     _evaluate(commands.add_parser("evaluate", help="compare a tuned model with the baseline one on the same noise"))
@@ -54,15 +57,16 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     _add_start(parser)
 
 
-def _several(parser: argparse.ArgumentParser, name: str, default: str) -> None:
-    """Arguments of a command that starts several runs."""
+def _experiment(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a command that runs an experiment file."""
+    default = DEFAULT_EXPERIMENTS[parser.prog.rpartition(" ")[2]]
     parser.add_argument(
         "config",
         nargs="*",
-        metavar=f"{name.upper()}|KEY=VALUE",
-        help=f"{name} file (default {default}), then a.b=value for its base config or {name}.a=value for itself",
+        metavar="EXPERIMENT|KEY=VALUE",
+        help=f"experiment file (default {default}), then a.b=value for its base config, experiment.a=value for itself",
     )
-    parser.add_argument("--resume", metavar="DIR", help=f"go on with the {name} in this folder")
+    parser.add_argument("--resume", metavar="DIR", help="resume the experiment in this folder")
     _add_start(parser)
 
 

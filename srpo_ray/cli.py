@@ -16,7 +16,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "encode": run.encode,
     "plan": run.plan,
     "sweep": search.sweep,
-    "study": search.study,
+    "compare": search.compare,
     "sample": trained.sample,
     "evaluate": trained.evaluate,
     "export": trained.export,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from srpo_ray.arguments import DEFAULT_STUDY, DEFAULT_SWEEP
+from srpo_ray.arguments import DEFAULT_EXPERIMENTS
 from srpo_ray.commands.inputs import files_and_overrides, load_or_resume
 
 
@@ -21,17 +21,15 @@ def on_cluster(parsed: argparse.Namespace) -> int:
 
 
 def _results_folder(parsed: argparse.Namespace) -> str | None:
-    from srpo_ray.config import StudyConfig, SweepConfig, load_run, load_study, load_sweep
+    from srpo_ray.config import load_run
 
     if getattr(parsed, "resume", None):
         return parsed.resume
-    if parsed.command == "sweep":
-        study, base = load_or_resume(parsed, SweepConfig, load_sweep, DEFAULT_SWEEP)
-    elif parsed.command == "study":
-        study, base = load_or_resume(parsed, StudyConfig, load_study, DEFAULT_STUDY)
+    if parsed.command in DEFAULT_EXPERIMENTS:
+        named, base = load_or_resume(parsed)
     else:
-        study = base = load_run(*files_and_overrides(parsed.config))
-    return None if parsed.command == "encode" else f"{base.run_root}/{study.name}"
+        named = base = load_run(*files_and_overrides(parsed.config))
+    return None if parsed.command == "encode" else f"{base.run_root}/{named.name}"
 
 
 def watch_spot(parsed: argparse.Namespace) -> int:

@@ -2,14 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from srpo_ray.arguments import DEFAULT_EXPERIMENTS
 
 if TYPE_CHECKING:
-    from srpo_ray.config import RunConfig, StudyConfig, SweepConfig
-
-StudyT = TypeVar("StudyT", "SweepConfig", "StudyConfig")
+    from srpo_ray.config import ExperimentConfig, RunConfig
 
 
 def files_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -27,22 +27,17 @@ def report_input_issues(config: "RunConfig") -> None:
         print(f"srpo-ray: {note}", file=sys.stderr)
 
 
-def load_or_resume(
-    parsed: argparse.Namespace,
-    schema: type[StudyT],
-    load: "Callable[[str, Sequence[str]], tuple[StudyT, RunConfig]]",
-    default: str,
-) -> "tuple[StudyT, RunConfig]":
-    """The configs of a sweep or study, from its file and overrides or from the folder that it was begun in."""
-    from srpo_ray.config import ConfigError
+def load_or_resume(parsed: argparse.Namespace) -> "tuple[ExperimentConfig, RunConfig]":
+    """The configs of an experiment, from its file and overrides or from the folder that it was begun in."""
+    from srpo_ray.config import ConfigError, load_experiment
 
     files, overrides = files_and_overrides(parsed.config)
     if parsed.resume:
         if files or overrides:
             raise ConfigError("--resume takes the configs in its folder, so give no file or override beside it")
-        from srpo_ray.tuning.folder import load_study_folder
+        from srpo_ray.search.folder import load_experiment_folder
 
-        return load_study_folder(Path(parsed.resume), schema)
+        return load_experiment_folder(Path(parsed.resume))
     if len(files) > 1:
         raise ConfigError(f"expected one file, got {len(files)}: {', '.join(files)}; give values as a.b=value")
-    return load(files[0] if files else default, overrides)
+    return load_experiment(files[0] if files else DEFAULT_EXPERIMENTS[parsed.command], overrides)

@@ -1,6 +1,7 @@
 """From pydantic's errors to messages that a person can act on."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -10,8 +11,23 @@ from pydantic_core import ErrorDetails
 
 from srpo_ray.config.base import Section
 
-_RENAMED = {"rewards.pool.gradient_dtype": "wire_dtype"}
-"""New last key of a dotted path that was renamed."""
+_RENAMED = {
+    "rewards.pool.gradient_dtype": "wire_dtype",
+    "sweep": "experiment",
+    "study": "experiment",
+    "experiment.methods": "arms",
+    "experiment.arms.tune": "grid",
+    "experiment.ablated": "reference_arm",
+    "experiment.comparisons": "ablations",
+    "experiment.repeat_seeds": "seeds",
+    "experiment.space": "arms[0].space",
+    "experiment.num_samples": "search.num_samples",
+    "experiment.searcher": "search.searcher",
+    "experiment.scheduler": "search.scheduler",
+    "experiment.seed": "search.seed",
+    "experiment.tuning_seed": "seed` in the file of `base",
+}
+"""Dotted path that was renamed, without list indices and with the prefix of its config -> new key."""
 
 
 def first_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -34,7 +50,7 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
     """
     path, known = locate(kind, details["loc"])
     if details["type"] == "extra_forbidden":
-        renamed = _RENAMED.get(path)
+        renamed = _RENAMED.get(kind.prefix + re.sub(r"\.\d+\b", "", path))
         cure = f"it is now called `{renamed}`" if renamed else _suggest(str(details["loc"][-1]), known)
         return f"{path}: expected one of {', '.join(sorted(known))}; got an unknown key; {cure}"
     if details["type"] == "union_tag_invalid":
