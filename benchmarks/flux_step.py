@@ -41,11 +41,11 @@ from srpo_ray.rewards.base import RewardScorer, Scores
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.runs.folder import RunFolder
+from srpo_ray.search.publish import hardware
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.rollouts import KeptRollouts
 from srpo_ray.training.trainer import Trainer
-from srpo_ray.tuning.report import hardware
 
 POOL = "flux_step"
 SHARE_OF_GPU = 0.1

@@ -12,28 +12,28 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from srpo_ray.config import load_sweep
-from srpo_ray.tuning.report import hardware
-from srpo_ray.tuning.sweep import run_sweep
+from srpo_ray.config import load_experiment
+from srpo_ray.search.experiment import run_experiment
+from srpo_ray.search.publish import hardware
 
 
 def seconds(concurrency: int, trials: int, updates: int) -> float:
     """Run the default sweep's search, without early stopping and follow-ups, and time it from start to report."""
     with tempfile.TemporaryDirectory() as folder:
-        sweep, base = load_sweep(
-            "configs/sweep/small_world.yaml",
+        experiment, base = load_experiment(
+            "configs/experiments/small_world_sweep.yaml",
             [
                 f"run_root={folder}",
                 f"training.num_updates={updates}",
-                f"sweep.num_samples={trials}",
-                f"sweep.max_concurrent_trials={concurrency}",
-                "sweep.scheduler.type=none",
-                "sweep.repeat_seeds=[]",
-                "sweep.comparisons=[]",
+                f"experiment.search.num_samples={trials}",
+                f"experiment.max_concurrent_trials={concurrency}",
+                "experiment.search.scheduler.type=none",
+                "experiment.seeds=[]",
+                "experiment.ablations=[]",
             ],
         )
         start = time.monotonic()
-        run_sweep(sweep, base, None, "benchmark")
+        run_experiment(experiment, base, None, "benchmark", "benchmark")
         return time.monotonic() - start
 
 

@@ -21,7 +21,7 @@ from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import train
 from srpo_ray.runs.folder import read_rows
-from srpo_ray.tuning.report import hardware
+from srpo_ray.search.publish import hardware
 
 STAGES = ("rollout", "forward", "score", "backward", "update", "update")
 WARM_UP = 5

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from srpo_ray.config import RunConfig
-from srpo_ray.config.study import StudyConfig
-from srpo_ray.config.sweep import SweepConfig
+from srpo_ray.config import ExperimentConfig, RunConfig
 
 ROOT = Path(__file__).parent.parent
 Schema = dict[str, Any]
@@ -36,7 +34,7 @@ def tree() -> str:
 
 
 def configuration() -> str:
-    """Every key of a run, sweep or study file with its type, range, default and meaning."""
+    """Every key of a run or experiment file with its type, range, default and meaning."""
     lines = [
         "# Configuration",
         "",
@@ -44,7 +42,7 @@ def configuration() -> str:
         "defaults; `a.b=value` on the command line gives one key. Numbers are finite.",
     ]
     shown: set[str] = set()
-    for kind, title in ((RunConfig, "Run file"), (SweepConfig, "Sweep file"), (StudyConfig, "Study file")):
+    for kind, title in ((RunConfig, "Run file"), (ExperimentConfig, "Experiment file")):
         schema = kind.model_json_schema()
         sections = {title: schema, **schema.get("$defs", {})}
         for name in _reached(title, sections):

@@ -1,7 +1,7 @@
-"""Compare methods as the paper's Table 1 does, then take SRPO apart: the same code as `srpo-ray study`.
+"""Compare methods as the paper's Table 1 does, then ablate SRPO: the same code as `srpo-ray compare`.
 
 python experiments/paper_table.py                            # the small world, on this machine; about an hour
-python experiments/paper_table.py configs/study/paper_table.yaml study.seeds=[1,2,3,4,5]
+python experiments/paper_table.py experiment.seeds=[1,2,3,4,5]
 python experiments/paper_table.py --resume runs/paper_table  # go on after Ctrl-C or a crash
 python experiments/paper_table.py --address auto             # on the Ray cluster of this node
 """
@@ -11,4 +11,4 @@ import sys
 from srpo_ray.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["study", *sys.argv[1:]]))
+    sys.exit(main(["compare", *sys.argv[1:]]))

@@ -38,8 +38,8 @@ from srpo_ray.reports.words_tables import axis_text
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.folder import RunFolder, reuse_baseline_evaluation
 from srpo_ray.runs.trained import read_trained
+from srpo_ray.search.publish import hardware
 from srpo_ray.tracking.runs import git_commit
-from srpo_ray.tuning.report import hardware
 from srpo_ray.words.images import ProbeImages, generated, rendered
 from srpo_ray.words.probe import RENDERED, Study, parse_words, score_words, study
 from srpo_ray.words.rank_correlation import bootstrap_interval, spearman

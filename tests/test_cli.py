@@ -54,9 +54,9 @@ def test_dry_run_prints_a_config_that_loads_again(tmp_path: Path, capsys: pytest
 
 
 def test_dry_run_of_a_sweep_shows_space_and_base(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sweep", str(ROOT / "configs/sweep/small_world.yaml"), "sweep.num_samples=3", "--dry-run"]) == 0
-    sweep, base = yaml.safe_load_all(capsys.readouterr().out)
-    assert sweep["num_samples"] == 3
+    assert main(["sweep", "experiment.search.num_samples=3", "--dry-run"]) == 0
+    experiment, base = yaml.safe_load_all(capsys.readouterr().out)
+    assert experiment["search"]["num_samples"] == 3
     assert base["name"] == "small_world"
 
 
@@ -104,13 +104,13 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     shutil.copytree(WEIGHTS / "flux", folder / "half")
     shutil.rmtree(folder / "half" / "vae")
     train = ["train", str(SMALL_WORLD), f"run_root={folder / 'runs'}"]
-    sweep = yaml.safe_load((ROOT / "configs/sweep/small_world.yaml").read_text())
+    arm = {"name": "SRPO", "space": {"algorithm.nothing": {"uniform": [0, 1]}}}
     probe = ["words", str(SMALL_WORLD), "--reward", "preference"]
     (folder / "no_images").mkdir()
     (folder / "broken_images").mkdir()
     for index in range(8):
         (folder / "broken_images" / f"{index}.png").write_text("no image")
-    unknown = {**sweep, "base": str(SMALL_WORLD), "space": {"algorithm.nothing": {"uniform": [0, 1]}}}
+    unknown = {"base": str(SMALL_WORLD), "arms": [arm]}
     (folder / "unknown.yaml").write_text(yaml.safe_dump(unknown))
     return {
         "unknown key": ([*train, "training.lr=1"], "got an unknown key"),
@@ -130,8 +130,8 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "half a model": ([*train, f"model.path={folder / 'half'}"], "which has no vae/config.json; give the folder"),
         "unwritable run folder": ([*train[:-1], "run_root=/proc/runs"], "expected a folder that can be written"),
         "unknown search key": (["sweep", str(folder / "unknown.yaml")], "got an unknown key"),
-        "nothing to resume": (["sweep", "--resume", str(folder)], "expected the folder of a sweep"),
-        "no study to resume": (["study", "--resume", str(folder)], "expected the folder of a study"),
+        "nothing to resume": (["sweep", "--resume", str(folder)], "expected the folder of an experiment"),
+        "no comparison to resume": (["compare", "--resume", str(folder)], "expected the folder of an experiment"),
         "nothing to sample": (["sample", str(folder), "a cat"], "expected the folder of a trained run"),
         "no text to sample": (["sample", str(folder), "a cat", "caf\udce9"], "the command line, got 1 of 2 without"),
         "unknown reward": ([*probe[:-1], "beauty", "--words", "dark,dim"], "--reward: expected a model of"),
@@ -171,7 +171,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "unwritable run folder",
         "unknown search key",
         "nothing to resume",
-        "no study to resume",
+        "no comparison to resume",
         "nothing to sample",
         "no text to sample",
         "unknown reward",

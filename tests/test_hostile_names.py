@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from srpo_ray.cli import main
-from srpo_ray.config import ConfigError, load_run, load_study, load_sweep
+from srpo_ray.config import ConfigError, load_experiment, load_run
 from srpo_ray.config.base import check_names, folder_name
 from srpo_ray.config.yaml_text import dump_text
 from srpo_ray.data.cache.text_features import TextCache
@@ -20,6 +20,7 @@ from srpo_ray.data.images import load_images
 from srpo_ray.launch.preflight import open_run_folder
 from tests.conftest import ROOT, SMALL_WORLD
 
+SWEEP = ROOT / "configs/experiments/small_world_sweep.yaml"
 HOSTILE = ["../outside", "..", ".", "/tmp/outside", "a/../../outside", "a\\outside", "a\x00b", "a\n", "~root", "", " "]
 
 
@@ -32,21 +33,18 @@ def test_name_that_is_a_path_is_refused(name: str) -> None:
         load_run([SMALL_WORLD], [f"rewards.models.0.name={quoted}"])
 
 
-def test_sweep_and_study_take_no_path_for_a_name() -> None:
+def test_experiment_takes_no_path_for_a_name() -> None:
     with pytest.raises(ConfigError, match="name: "):
-        load_sweep(ROOT / "configs/sweep/small_world.yaml", ["sweep.name=../outside"])
-    with pytest.raises(ConfigError, match="name: "):
-        load_study(ROOT / "configs/study/paper_table.yaml", ["study.name=../outside"])
+        load_experiment(SWEEP, ["experiment.name=../outside"])
 
 
 ANY_SCRIPT = ["细节", "наружу", "प्रयोग", "می‌خواهم", "läufe", "实验-2", "😀", "👩\u200d🔬", "x²", "A_b.c-1"]
 
 
 @pytest.mark.parametrize("name", ANY_SCRIPT)
-def test_run_sweep_and_study_are_called_in_any_script(name: str) -> None:
+def test_run_and_experiment_are_called_in_any_script(name: str) -> None:
     assert load_run([SMALL_WORLD], [f"name={name}"]).name == unicodedata.normalize("NFC", name)
-    assert load_sweep(ROOT / "configs/sweep/small_world.yaml", [f"sweep.name={name}"])[0].name
-    assert load_study(ROOT / "configs/study/paper_table.yaml", [f"study.name={name}"])[0].name
+    assert load_experiment(SWEEP, [f"experiment.name={name}"])[0].name
     assert folder_name(name) == unicodedata.normalize("NFC", name)
 
 
@@ -86,18 +84,17 @@ def test_longest_name_can_still_be_written_as_a_folder(tmp_path: Path) -> None:
         assert load_run([folder.config]) == config
 
 
-def test_sweep_whose_best_trial_would_have_too_long_a_name_is_refused() -> None:
-    path = ROOT / "configs/sweep/small_world.yaml"
-    load_sweep(path, [f"sweep.name={'x' * 195}"])
+def test_experiment_whose_best_arm_would_have_too_long_a_name_is_refused() -> None:
+    load_experiment(SWEEP, [f"experiment.name={'x' * 195}"])
     with pytest.raises(ConfigError, match=r"expected at most 200 bytes, got 201"):
-        load_sweep(path, [f"sweep.name={'x' * 196}"])
+        load_experiment(SWEEP, [f"experiment.name={'x' * 196}"])
 
 
-@pytest.mark.parametrize("names", [["trial 3"], ["x" * 101], ["细" * 34], ["好 吗", "好/吗"]])
-def test_comparison_that_would_share_or_burst_a_folder_is_refused(names: list[str]) -> None:
-    comparisons = json.dumps([{"name": name, "set": {}} for name in names])
+@pytest.mark.parametrize("names", [["SRPO"], ["x" * 101], ["细" * 34], ["好 吗", "好/吗"]])
+def test_ablation_that_would_share_or_burst_a_folder_is_refused(names: list[str]) -> None:
+    ablations = json.dumps([{"name": name, "set": {}} for name in names])
     with pytest.raises(ConfigError, match=r"names (that differ|of at most 100 bytes)"):
-        load_sweep(ROOT / "configs/sweep/small_world.yaml", [f"sweep.comparisons={comparisons}"])
+        load_experiment(SWEEP, [f"experiment.ablations={ablations}"])
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "seed 1/../../..", "C:\\outside", "наружу"])

@@ -2,18 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from srpo_ray.config import RunConfig, StudyConfig, SweepConfig
+    from srpo_ray.config import RunConfig
     from srpo_ray.inference.job import SamplingOptions
 
 CONFIG = "CONFIG|KEY=VALUE"
 RL_GUIDANCE = "velocity base + W (tuned - base): 0 is the base model, 1 the tuned one, above 1 extrapolates"
-
-StudyT = TypeVar("StudyT", "SweepConfig", "StudyConfig")
 
 
 def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -30,24 +27,6 @@ def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> N
         metavar=CONFIG,
         help=f"{which}, then overrides such as a.b=value; later ones win",
     )
-
-
-def add_experiment(parser: argparse.ArgumentParser, name: str, default: str) -> None:
-    """Add the file and overrides of a command that starts several runs.
-
-    Args:
-        parser: Parser of the command.
-        name: Name of the command, which is also the section of its overrides.
-        default: File that is read if none is given.
-    """
-    parser.add_argument(
-        "config",
-        nargs="*",
-        metavar=f"{name.upper()}|KEY=VALUE",
-        help=f"{name} file (default {default}), then overrides: a.b=value of its base config, {name}.a=value of the "
-        f"{name} itself",
-    )
-    parser.add_argument("--resume", metavar="DIR", help=f"resume the {name} in this folder")
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -88,38 +67,6 @@ def files_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split words into config files and `a.b=value` overrides."""
     files = [word for word in words if "=" not in word]
     return files, [word for word in words if "=" in word]
-
-
-def load_or_resume(
-    parsed: argparse.Namespace,
-    schema: type[StudyT],
-    load: "Callable[[str, Sequence[str]], tuple[StudyT, RunConfig]]",
-    default: str,
-) -> "tuple[StudyT, RunConfig]":
-    """Load a sweep or study from its file and overrides, or from the folder that `--resume` names.
-
-    Args:
-        parsed: Arguments of `add_experiment`.
-        schema: Config class of the command.
-        load: Loader of its files.
-        default: File that is read if none is given.
-
-    Returns:
-        The config of the sweep or study, and the config that its runs start from.
-
-    Raises:
-        ValueError: If a file cannot be used, or is given beside `--resume`.
-    """
-    files, overrides = files_and_overrides(parsed.config)
-    if parsed.resume:
-        if files or overrides:
-            raise ValueError("--resume takes the configs in its folder, so give no file or override beside it")
-        from srpo_ray.tuning.folder import load_study_folder
-
-        return load_study_folder(Path(parsed.resume), schema)
-    if len(files) > 1:
-        raise ValueError(f"expected one file, got {len(files)}: {', '.join(files)}; give values as a.b=value")
-    return load(files[0] if files else default, overrides)
 
 
 def report_input_issues(config: "RunConfig") -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from srpo_ray.cli import encode, evaluate, export, plan, replay, sample, study, sweep, train, watch_spot, words
+from srpo_ray.cli import compare, encode, evaluate, export, plan, replay, sample, sweep, train, watch_spot, words
 from srpo_ray.credentials import redact
 from srpo_ray.errors import RunFailedError, StudyInterruptedError
 
@@ -33,7 +33,7 @@ COMMANDS: dict[str, Command] = {
     "train": train,
     "encode": encode,
     "sweep": sweep,
-    "study": study,
+    "compare": compare,
     "plan": plan,
     "sample": sample,
     "evaluate": evaluate,

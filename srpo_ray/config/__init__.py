@@ -1,18 +1,15 @@
 """What a run is: typed sections, loaded and checked without torch or ray."""
 
-from srpo_ray.config.load import ConfigError, apply, load_run, load_study, load_sweep, to_yaml
+from srpo_ray.config.experiment import ExperimentConfig
+from srpo_ray.config.load import ConfigError, apply, load_experiment, load_run, to_yaml
 from srpo_ray.config.run import RunConfig
-from srpo_ray.config.study import StudyConfig
-from srpo_ray.config.sweep import SweepConfig
 
 __all__ = [
     "ConfigError",
+    "ExperimentConfig",
     "RunConfig",
-    "StudyConfig",
-    "SweepConfig",
     "apply",
+    "load_experiment",
     "load_run",
-    "load_study",
-    "load_sweep",
     "to_yaml",
 ]

@@ -4,7 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -39,6 +39,9 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    prefix: ClassVar[str] = ""
+    """Prefix of this config's keys on the command line, where they stand beside those of another config."""
 
     @field_validator("*", mode="after")
     @classmethod
@@ -120,7 +123,7 @@ def check_names(names: Sequence[str]) -> None:
         ValueError: If two names give the same folder, one gives none, or one is too long for a folder.
     """
     for name in names:
-        # Runs of a study have a number or a seed in their names too.
+        # Runs of an experiment have a number or a seed in their names too.
         if len(name.encode()) > NAME_BYTES // 2:
             raise ValueError(
                 f"expected names of at most {NAME_BYTES // 2} bytes, as folders are called by them, got"

@@ -9,14 +9,12 @@ from pydantic import ValidationError
 
 from srpo_ray.config.algorithms.registry import DEFAULT_TYPE
 from srpo_ray.config.base import Section
+from srpo_ray.config.experiment import Arm, ExperimentConfig
 from srpo_ray.config.messages import describe, first_causes
 from srpo_ray.config.run import RunConfig
-from srpo_ray.config.study import StudyConfig
-from srpo_ray.config.sweep import SweepConfig
 from srpo_ray.config.yaml_text import YamlTextError, dump, load, load_value
 
 ConfigT = TypeVar("ConfigT", bound=Section)
-BesideBaseT = TypeVar("BesideBaseT", SweepConfig, StudyConfig)
 
 ALGORITHM_TYPE = "algorithm.type"
 """The key that decides which others section `algorithm` has."""
@@ -84,6 +82,18 @@ def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
     else:
         node[last] = value
     return root
+
+
+def get_path(values: Mapping[str, Any], dotted: str) -> Any:
+    """The entry of nested `values` at a dotted path that `set_path` could set.
+
+    Raises:
+        ConfigError: If a list on the way has no such index.
+    """
+    node: Any = values
+    for key in dotted.split("."):
+        node = node[_list_index(node, key, dotted)] if isinstance(node, list) else node[key]
+    return node
 
 
 def _list_index(items: list[Any], key: str, dotted: str) -> int:
@@ -161,76 +171,54 @@ def load_run(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunC
     return validate(RunConfig, load_values(paths, overrides), ", ".join(str(path) for path in paths))
 
 
-def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, RunConfig]:
-    """Load a sweep file and the run config that its trials start from, and check the one against the other.
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[ExperimentConfig, RunConfig]:
+    """Load an experiment file and the run config that its runs start from, and check the one against the other.
 
     Args:
-        path: The sweep file.
-        overrides: `a.b=value` for the base config; a path that starts with `sweep.` changes the sweep itself.
+        path: The experiment file.
+        overrides: `a.b=value` for the base config; a path that starts with `experiment.` changes the experiment itself.
 
     Raises:
-        ConfigError: If either cannot be used, or the space names a key or value that the run config refuses.
+        ConfigError: If either cannot be used, or an arm, its search or an ablation has a key or value that the run
+            config refuses.
     """
-    sweep, run = _load_beside_base(SweepConfig, "sweep", path, overrides)
-    if run.seed in sweep.repeat_seeds:
-        raise ConfigError(
-            f"{path}: repeat_seeds: expected seeds other than {run.seed}, the `seed` that all trials are trained with,"
-            f" got {list(sweep.repeat_seeds)}; the best trial is chosen by its score, so it would flatter the spread:"
-            " take another"
-        )
-    for dotted, dimension in sweep.space.items():
-        for value in dimension.examples:
-            apply(run, {dotted: value}, f"{path}: space.{dotted}")
-    for comparison in sweep.comparisons:
-        apply(run, comparison.set, f"{path}: comparison {comparison.name!r}")
-    return sweep, run
-
-
-def load_study(path: str | Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, RunConfig]:
-    """Load a study file and the run config that its methods start from, and check the one against the other.
-
-    Args:
-        path: The study file.
-        overrides: `a.b=value` for the base config; a path that starts with `study.` changes the study itself.
-
-    Raises:
-        ConfigError: If either cannot be used, or a method or ablation sets a key or value that the run config refuses.
-    """
-    study, run = _load_beside_base(StudyConfig, "study", path, overrides)
-    for method in study.methods:
-        origin = f"{path}: method {method.name!r}"
-        changed = apply(run, study.changes(method), origin)
-        for dotted, values in method.tune.items():
-            for value in values:
-                apply(changed, {dotted: value}, f"{origin}: tune.{dotted}")
-    ablated = apply(run, study.changes(study.method(study.ablated)))
-    for ablation in study.ablations:
-        apply(ablated, ablation.set, f"{path}: ablation {ablation.name!r}")
-    return study, run
-
-
-def _load_beside_base(
-    schema: type[BesideBaseT], prefix: str, path: str | Path, overrides: Sequence[str]
-) -> tuple[BesideBaseT, RunConfig]:
-    """A file that names a base config, and that config; overrides that start with the prefix are the file's own."""
-    own = [argument.removeprefix(f"{prefix}.") for argument in overrides if argument.startswith(f"{prefix}.")]
-    others = [argument for argument in overrides if not argument.startswith(f"{prefix}.")]
-    config = validate(schema, load_values([path], own), str(path))
+    own, others = [], []
+    for argument in overrides:
+        (own if argument.startswith(ExperimentConfig.prefix) else others).append(argument)
+    values = load_values([path], [argument.removeprefix(ExperimentConfig.prefix) for argument in own])
+    config = validate(ExperimentConfig, values, str(path))
     bases = (config.base,) if isinstance(config.base, str) else config.base
-    run = load_run([Path(path).parent / base for base in bases], others)
+    base = load_run([Path(path).parent / file for file in bases], others)
+    for origin, changes in (*config.trained_changes(), *config.trial_changes()):
+        _check_experiment_run(config, apply(base, changes, f"{path}: {origin}"), f"{path}: {origin}")
+    _check_fresh_seeds(config, base, path)
+    return config, base
+
+
+def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str) -> None:
     evaluator = [f"evaluator/{model.name}" for model in run.evaluation.held_out]
     if config.objective.startswith("evaluator/") and config.objective.removesuffix("/relative") not in evaluator:
         raise ConfigError(
-            f"{path}: objective: expected a score of evaluation.held_out ({', '.join(evaluator) or 'none'}), got"
+            f"{origin}: objective: expected a score of evaluation.held_out ({', '.join(evaluator) or 'none'}), got"
             f" {config.objective!r}; choose one of them or add the model"
         )
     if run.training.elastic:
         raise ConfigError(
-            f"{path}: expected a number of training.num_workers, got a range ({run.training.min_workers} to"
+            f"{origin}: expected a number of training.num_workers, got a range ({run.training.min_workers} to"
             f" {run.training.max_workers}); runs that share a cluster would take each other's nodes, so give each a"
             " fixed number, and a range to a long run of its own"
         )
-    return config, run
+
+
+def _check_fresh_seeds(config: ExperimentConfig, base: RunConfig, path: str | Path) -> None:
+    for part in (*config.arms, *config.ablations):
+        origin = config.origin(part if isinstance(part, Arm) else config.reference)
+        if origin.searched and base.seed in config.seeds_of(part):
+            raise ConfigError(
+                f"{path}: expected seeds of {part.name!r} other than {base.seed}, the `seed` that trials are trained"
+                f" with, got {list(config.seeds_of(part))}; a chosen trial's score is the best of several, so it would"
+                " bias the mean: choose another"
+            )
 
 
 def apply(run: RunConfig, changes: Mapping[str, Any], origin: str = "changes") -> RunConfig:

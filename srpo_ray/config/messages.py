@@ -1,6 +1,7 @@
 """From pydantic's errors to messages that a person can act on."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -17,8 +18,21 @@ _RENAMED = {
     "rewards.pool.scale_down_s": "downscale_delay_s",
     "rewards.pool.scale_up_queue": "upscale_queue_length",
     "rewards.pool.scale_up_s": "upscale_delay_s",
+    "sweep": "experiment",
+    "study": "experiment",
+    "experiment.methods": "arms",
+    "experiment.arms.tune": "grid",
+    "experiment.ablated": "reference_arm",
+    "experiment.comparisons": "ablations",
+    "experiment.repeat_seeds": "seeds",
+    "experiment.space": "arms[0].space",
+    "experiment.num_samples": "search.num_samples",
+    "experiment.searcher": "search.searcher",
+    "experiment.scheduler": "search.scheduler",
+    "experiment.seed": "search.seed",
+    "experiment.tuning_seed": "seed` in the file of `base",
 }
-"""New last key of a dotted path that was renamed."""
+"""Dotted path that was renamed, without list indices and with the prefix of its config -> new key."""
 
 
 def first_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -41,7 +55,7 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
     """
     path, known = locate(kind, details["loc"])
     if details["type"] == "extra_forbidden":
-        renamed = _RENAMED.get(path)
+        renamed = _RENAMED.get(kind.prefix + re.sub(r"\.\d+\b", "", path))
         cure = f"it is now called `{renamed}`" if renamed else _suggest(str(details["loc"][-1]), known)
         return f"{path}: expected one of {', '.join(sorted(known))}; got an unknown key; {cure}"
     if details["type"] == "union_tag_invalid":

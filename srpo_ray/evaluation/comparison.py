@@ -1,103 +1,18 @@
-"""What a study of methods found, as plain values: means over seeds, differences, what a score cost."""
+"""Comparison of arms: differences over seeds, costs of a score, metrics to show."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, TrialRow
+from srpo_ray.evaluation.results import CALLS, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, Arm, Results, TrialRow, finite
 from srpo_ray.evaluation.seeds import OverSeeds, holm
 
-CALLS, SECONDS = "cost/calls", "cost/seconds"
-"""Metrics of an evaluation in a study: what the run's updates had cost by then."""
-
 TARGET_SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the ablated method's gain at which the costs of all methods are compared."""
+"""Shares of the reference arm's gain at which the costs of all methods are compared."""
 
+EQUAL = 0.05
+"""Relative difference in compute up to which two arms count as trained for as long."""
 GRADIENT_CALL = 3.0
 """A call with gradient counts as three: one forward, and a backward of about twice its work."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One method or ablation, trained with several seeds."""
-
-    name: str
-    kind: Literal["base", "method", "ablation"]
-    changes: Mapping[str, Any]
-    """Dotted config path -> value, over the base config; tuned values among them."""
-    rows: Sequence[TrialRow]
-    """One per seed."""
-
-    @property
-    def ended(self) -> list[TrialRow]:
-        """The runs that came to an end of their own; no figure counts the others."""
-        return [row for row in self.rows if row.ended]
-
-    def over_seeds(self, metric: str) -> OverSeeds | None:
-        """The metric over the seeds whose run ended."""
-        return OverSeeds.of([value for row in self.ended if (value := row.value(metric)) is not None])
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """How a method's values were chosen."""
-
-    method: str
-    rows: Sequence[TrialRow]
-    chosen: str
-    """Name of the row that was kept."""
-
-
-@dataclass(frozen=True)
-class StudyReport:
-    """All that a study found."""
-
-    title: str
-    objective: str
-    mode: Literal["max", "min"]
-    ablated: str
-    """Name of the arm that ablations were made of."""
-    target_share: float
-    created: str
-    command: str
-    commit: str | None
-    hardware: str
-    arms: Sequence[Arm]
-    """The base model first, then methods, then ablations."""
-    tuning: Sequence[Tuned] = ()
-    notes: Sequence[str] = field(default=())
-
-    def arm(self, name: str) -> Arm:
-        """The arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
-
-    @property
-    def methods(self) -> list[Arm]:
-        """What was compared, without the base model."""
-        return [arm for arm in self.arms if arm.kind == "method"]
-
-    @property
-    def ablations(self) -> list[Arm]:
-        """What `ablated` was changed to."""
-        return [arm for arm in self.arms if arm.kind == "ablation"]
-
-    def baseline(self, metric: str) -> float | None:
-        """The metric before training."""
-        base = next((arm for arm in self.arms if arm.kind == "base"), None)
-        return base.rows[0].value(metric) if base else None
-
-    def spent(self, arm: Arm) -> float | None:
-        """The arm's velocity evaluations in units of those of `ablated`; None where either is not known."""
-        own, reference = arm.over_seeds(CALLS), self.arm(self.ablated).over_seeds(CALLS)
-        return own.mean / reference.mean if own and reference and reference.mean else None
-
-    @property
-    def target(self) -> float | None:
-        """The objective whose cost is compared."""
-        reached, base = self.arm(self.ablated).over_seeds(self.objective), self.baseline(self.objective)
-        if reached is None or base is None:
-            return None
-        return base + self.target_share * (reached.mean - base)
 
 
 def difference(arm: Arm, reference: Arm, metric: str) -> OverSeeds | None:
@@ -117,9 +32,9 @@ class Gap:
     """True if it differs from zero after Holm's correction for all cells of the table."""
 
 
-def gap_table(report: StudyReport, arms: Sequence[Arm], metrics: Sequence[str]) -> dict[tuple[str, str], Gap]:
-    """(arm, metric) -> difference from the ablated method, tested together; without cells that share no seed."""
-    reference = report.arm(report.ablated)
+def gap_table(results: Results, arms: Sequence[Arm], metrics: Sequence[str]) -> dict[tuple[str, str], Gap]:
+    """(arm, metric) -> difference from the reference arm, tested together; without cells that share no seed."""
+    reference = results.arm(results.reference)
     found = {
         (arm.name, metric): seeds
         for arm in arms
@@ -144,7 +59,10 @@ def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: st
     sign = 1.0 if mode == "max" else -1.0
     before: tuple[float, float] | None = None
     for evaluation in row.history:
-        spent, lead = evaluation[cost], sign * (evaluation[metric] - target)
+        spent, score = finite(evaluation.get(cost)), finite(evaluation.get(metric))
+        if spent is None or score is None:
+            continue
+        lead = sign * (score - target)
         if lead >= 0:
             if before is None:
                 return spent
@@ -154,35 +72,48 @@ def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: st
     return None
 
 
-def arm_cost(report: StudyReport, arm: Arm, cost: str = CALLS, target: float | None = None) -> OverSeeds | None:
+def arm_cost(results: Results, arm: Arm, cost: str = CALLS, target: float | None = None) -> OverSeeds | None:
     """Cost until a score was first reached; None unless every run of the arm reached it.
 
     Args:
-        report: The study.
+        results: The results.
         arm: Whose runs.
         cost: Metric of the cost.
-        target: The score; None takes the study's.
+        target: The score; None takes that of the results.
     """
-    target = report.target if target is None else target
+    target = results.target if target is None else target
     if target is None:
         return None
-    costs = [cost_to_reach(row, report.objective, target, report.mode, cost) for row in arm.ended]
+    costs = [cost_to_reach(row, results.objective, target, results.mode, cost) for row in arm.ended]
     return OverSeeds.of([value for value in costs if value is not None]) if None not in costs else None
 
 
-def common_targets(report: StudyReport) -> list[float]:
-    """Scores whose cost is compared for all methods: shares of the ablated method's mean gain; empty without one."""
-    reached, base = report.arm(report.ablated).over_seeds(report.objective), report.baseline(report.objective)
+def common_targets(results: Results) -> list[float]:
+    """Scores whose cost is compared for all methods: shares of the reference arm's mean gain; empty without one."""
+    reached, base = results.arm(results.reference).over_seeds(results.objective), results.baseline(results.objective)
     if reached is None or base is None:
         return []
     return [base + share * (reached.mean - base) for share in TARGET_SHARES]
 
 
-def study_metrics(report: StudyReport) -> list[str]:
+def arm_metrics(results: Results) -> list[str]:
     """The table's columns: objective, trained reward, other held-out scores, truths, diversity."""
-    found = {name for arm in report.arms for row in arm.rows for evaluation in row.history for name in evaluation}
+    found = {name for arm in results.arms for row in arm.rows for evaluation in row.history for name in evaluation}
     accuracies = {name for name in found if name.endswith("_accuracy") and name != "truth/content_accuracy"}
     rewards = [TRAINED_GAIN, TRAINED_REWARD, f"{TRAINED_REWARD}/relative", OWN_WORDS]
     groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("evaluator/", "truth/")]
-    ordered = [report.objective, f"{report.objective}/relative", *rewards, *groups[0], *groups[1], "image/diversity"]
+    ordered = [results.objective, f"{results.objective}/relative", *rewards, *groups[0], *groups[1], "image/diversity"]
     return [name for name in dict.fromkeys(ordered) if name in found - accuracies]
+
+
+def compute_notes(arms: Sequence[Arm], reference: str) -> list[str]:
+    """Notes on arms that were trained with clearly more or less compute than the reference arm."""
+    means = {arm.name: spent.mean for arm in arms if arm.kind == "method" and (spent := arm.over_seeds(CALLS))}
+    expected = means.get(reference)
+    if expected is None:
+        return []
+    return [
+        f"{name} was trained with {calls / expected:.2f} times the velocity evaluations of {reference}."
+        for name, calls in means.items()
+        if abs(calls / expected - 1) > EQUAL
+    ]

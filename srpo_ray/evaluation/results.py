@@ -1,13 +1,13 @@
-"""What a sweep found, as plain values, and what follows from them: ranks, gains, signs."""
+"""Results of an experiment as plain values: runs, searches, arms, and their gains over the baseline."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from srpo_ray.evaluation.reward_hacking import HackingSign
+from srpo_ray.evaluation.seeds import OverSeeds
 
 CONTENT_ACCURACY = "truth/content_accuracy"
 TRAINED_REWARD = "reward/total"
@@ -17,18 +17,20 @@ OWN_WORDS = f"{TRAINED_REWARD}/trained"
 TRAINED_GAIN = f"{TRAINED_REWARD}/gain"
 """Rise of the reward that the run itself is trained to raise since its first evaluation, in standard deviations of that
 reward over the base model's images; so runs that are trained on different rewards or words share a scale."""
-
+CALLS, SECONDS = "cost/calls", "cost/seconds"
+"""Metrics of an evaluation: velocity evaluations and seconds that the run's updates had cost by then."""
 
 Kind = Literal["base", "trial", "repeat", "ablation"]
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One run of a sweep."""
+    """One run of an experiment."""
 
     name: str
     kind: Kind
-    """`base`: baseline; `repeat`: the best trial with another seed; `ablation`: the best with changes."""
+    """`base`: the baseline; `trial`: a run of a search; `repeat`: an arm with one seed; `ablation`: the reference arm
+    with changes."""
     label: str
     """What the run is, for people."""
     params: Mapping[str, Any]
@@ -64,11 +66,11 @@ class TrialRow:
 
     def value(self, metric: str) -> float | None:
         """The metric at the evaluation that stands for the run; None if it is missing, NaN or infinite there."""
-        return _finite(self.evaluated.get(metric))
+        return finite(self.evaluated.get(metric))
 
     def value_at(self, metric: str, update: int | None) -> float | None:
         """The metric at the evaluation after that many updates; None if there is none, or no finite value in it."""
-        return next((_finite(each.get(metric)) for each in self.history if each.get("update") == update), None)
+        return next((finite(each.get(metric)) for each in self.history if each.get("update") == update), None)
 
     @property
     def stopped_early(self) -> bool:
@@ -77,119 +79,154 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
-class SweepReport:
-    """All runs of a sweep and what they were compared by."""
+class Search:
+    """Trials of one arm, from which its values were chosen."""
+
+    arm: str
+    rows: Sequence[TrialRow]
+    chosen: str
+    """Name of the row whose values the arm takes."""
+    drawn: bool = True
+    """True if values were drawn from a space, False if they are the combinations of a grid."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method or ablation, trained with several seeds."""
+
+    name: str
+    kind: Literal["base", "method", "ablation"]
+    changes: Mapping[str, Any]
+    """Dotted config path -> value, over the base config; searched values among them."""
+    rows: Sequence[TrialRow]
+    """One per seed."""
+
+    @property
+    def ended(self) -> list[TrialRow]:
+        """The runs that came to an end of their own; no mean counts the others."""
+        return [row for row in self.rows if row.ended]
+
+    def over_seeds(self, metric: str) -> OverSeeds | None:
+        """The metric over the seeds whose run ended."""
+        return OverSeeds.of([value for row in self.ended if (value := row.value(metric)) is not None])
+
+
+@dataclass(frozen=True)
+class Results:
+    """All runs of an experiment and what they are compared by."""
 
     title: str
     objective: str
-    """Metric that trials are ranked by, a held-out score."""
-    reward: str
-    """Metric of the reward that was trained on, such as `TRAINED_GAIN` where runs are trained on different ones."""
+    """Metric that trials are chosen by and arms are compared by, a held-out score."""
+    mode: Literal["max", "min"]
+    """Direction of a better objective."""
     created: str
     command: str
     commit: str | None
     hardware: str
-    rows: Sequence[TrialRow]
-    best: str
-    """Name of the best trial."""
-    best_config_yaml: str
+    reference: str
+    """Name of the arm that ablations were made of and that other arms are compared with."""
+    baseline_row: TrialRow | None
+    """The model before training."""
+    arms: Sequence[Arm]
+    """Methods, then ablations of the reference."""
+    searches: Sequence[Search] = ()
+    best_config_yaml: str = ""
+    """Config of the best arm."""
     notes: Sequence[str] = field(default=())
-    mode: Literal["max", "min"] = "max"
-    """Whether a larger or a smaller objective is better."""
+    target_share: float = 0.5
+    """Share of the reference's gain over the baseline that costs are counted to."""
+    reward: str = TRAINED_GAIN
+    """Metric of the reward that was trained on."""
+
+    @property
+    def rows(self) -> list[TrialRow]:
+        """All runs: baseline, trials, arms, ablations."""
+        baseline = [] if self.baseline_row is None else [self.baseline_row]
+        return [*baseline, *self.trials, *(row for arm in self.arms for row in arm.rows)]
 
     @property
     def trials(self) -> list[TrialRow]:
-        """Rows of the search itself."""
-        return [row for row in self.rows if row.kind == "trial"]
+        """Runs of all searches."""
+        return [row for search in self.searches for row in search.rows]
+
+    @property
+    def baseline_and_arms(self) -> list[Arm]:
+        """The baseline as an arm, if there is one, then methods and ablations."""
+        baseline = [] if self.baseline_row is None else [Arm("baseline", "base", {}, [self.baseline_row])]
+        return [*baseline, *self.arms]
+
+    @property
+    def methods(self) -> list[Arm]:
+        """The arms without ablations."""
+        return [arm for arm in self.arms if arm.kind == "method"]
+
+    @property
+    def ablations(self) -> list[Arm]:
+        """The reference arm with changes."""
+        return [arm for arm in self.arms if arm.kind == "ablation"]
+
+    @property
+    def is_sweep(self) -> bool:
+        """True if one method was searched and no other is compared with it."""
+        return len(self.methods) == len(self.searches) == 1
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def of(self, search: Search) -> "Results":
+        """The part of the results that belongs to one search: its trials, its arm, ablations of that arm.
+
+        Its baseline is what the trials started from, as they may be evaluated on other noise than the arms.
+        """
+        start = next((row.history[:1] for row in search.rows if row.value_at(self.objective, 0) is not None), None)
+        baseline = self.baseline_row and replace(self.baseline_row, history=start or self.baseline_row.history)
+        arms = [arm for arm in self.methods if arm.name == search.arm]
+        ablations = self.ablations if search.arm == self.reference else []
+        return replace(self, baseline_row=baseline, searches=[search], arms=[*arms, *ablations])
 
     @property
     def best_row(self) -> TrialRow | None:
-        """The row called `best`, or the first in rank when there is none."""
-        named = [row for row in self.rows if row.name == self.best]
-        ranked = [row for rank, row in ranking(self) if rank == 1]
-        return next(iter(named + ranked), None)
+        """The trial that the reference's search chose, else that of the first search; None without searches."""
+        searches = sorted(self.searches, key=lambda search: search.arm != self.reference)
+        return next((row for search in searches for row in search.rows if row.name == search.chosen), None)
 
     def baseline(self, metric: str) -> float | None:
-        """The base model's value: of the base row, else of a trial's evaluation at update 0."""
-        base = [row.value(metric) for row in self.rows if row.kind == "base"]
+        """The baseline's value; without a baseline, that of a run's evaluation at update 0."""
+        base = [] if self.baseline_row is None else [self.baseline_row.value(metric)]
         starts = [row.history[0] for row in self.rows if row.history and row.history[0].get("update") == 0]
         values = base + [float(start.get(metric, math.nan)) for start in starts]
         return next((value for value in values if value is not None and math.isfinite(value)), None)
 
     def change(self, row: TrialRow, metric: str) -> float | None:
-        """The row's value minus the base model's."""
-        value, base = row.value(metric), self.baseline(metric)
+        """The row's value minus its own at update 0, or minus the baseline's if it was not evaluated there.
+
+        Trials may be evaluated on other noise than arms, and a score for control words depends on the run's own words.
+        """
+        value, base = row.value(metric), row.value_at(metric, 0)
+        base = self.baseline(metric) if base is None else base
         return None if value is None or base is None else value - base
 
     def improvement(self, row: TrialRow) -> float | None:
-        """How much better than the base model the row's objective is; negative if worse."""
+        """Gain of the row's objective over the baseline; negative if worse."""
         change = self.change(row, self.objective)
         return change if change is None or self.mode == "max" else -change
 
+    def spent(self, arm: Arm) -> float | None:
+        """The arm's velocity evaluations in units of those of the reference; None where either is not known."""
+        own, reference = arm.over_seeds(CALLS), self.arm(self.reference).over_seeds(CALLS)
+        return own.mean / reference.mean if own and reference and reference.mean else None
 
-def _finite(value: float | None) -> float | None:
+    @property
+    def target(self) -> float | None:
+        """The objective whose cost is compared."""
+        reached, base = self.arm(self.reference).over_seeds(self.objective), self.baseline(self.objective)
+        if reached is None or base is None:
+            return None
+        return base + self.target_share * (reached.mean - base)
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None if it is missing, NaN or infinite."""
     return float(value) if value is not None and math.isfinite(value) else None
-
-
-def shared_step(report: SweepReport) -> int | None:
-    """Updates after which all trials were last evaluated together; None if they share no evaluation after training.
-
-    Trials that a scheduler stopped have fewer updates than the others, so only there do values compare. Failed trials
-    do not count.
-    """
-    trials = [row for row in report.trials if not row.failed and row.history]
-    updates = [
-        {int(each["update"]) for each in row.history if _finite(each.get(report.objective)) is not None}
-        for row in trials
-    ]
-    return max((update for update in set.intersection(*updates) if update > 0), default=None) if updates else None
-
-
-def ranking(report: SweepReport) -> list[tuple[int | None, TrialRow]]:
-    """All rows, the best objective first; trials that were stopped early come after those that ended.
-
-    Trials that were stopped early are ranked among themselves by the last update that all trials share, since a value
-    after fewer updates does not compare with one after all of them. Rows without a value and failed ones come last.
-
-    Ranks count trials only, from 1. The other kinds stand where their value puts them, unranked: a repeat
-    of the winner is no second place.
-    """
-    sign, shared = 1 if report.mode == "max" else -1, shared_step(report)
-
-    def order(row: TrialRow) -> tuple[int, float]:
-        value = row.value_at(report.objective, shared) if row.stopped_early else None
-        value = row.value(report.objective) if value is None else value
-        group = 2 if row.failed or value is None else int(row.stopped_early)
-        return (group, 0.0 if value is None else -sign * value)
-
-    ranks: list[tuple[int | None, TrialRow]] = []
-    count = 0
-    for row in sorted(report.rows, key=order):
-        ranked = row.kind == "trial" and not row.failed and row.value(report.objective) is not None
-        count += ranked
-        ranks.append((count if ranked else None, row))
-    return ranks
-
-
-def flagged(report: SweepReport) -> list[TrialRow]:
-    """Rows in which reward-hacking detection rang, the worst objective first."""
-    sign = 1 if report.mode == "max" else -1
-    rows = [row for row in report.rows if row.signs and not row.failed]
-    return sorted(rows, key=lambda row: -math.inf if (value := row.value(report.objective)) is None else sign * value)
-
-
-def varied_params(report: SweepReport) -> list[str]:
-    """Dotted paths whose value is not the same in all trials, in the order in which they first appear."""
-    paths = dict.fromkeys(path for row in report.trials for path in row.params)
-
-    def count(path: str) -> int:
-        return len({json.dumps(row.params.get(path), default=str) for row in report.trials})
-
-    return [path for path in paths if count(path) > 1]
-
-
-def metric_names(report: SweepReport) -> list[str]:
-    """Every metric that some row has, the objective and the reward first, the others by name."""
-    found = {name for row in report.rows for evaluation in row.history for name in evaluation} - {"update"}
-    first = [name for name in (report.objective, report.reward) if name in found]
-    return list(dict.fromkeys(first + sorted(found)))

@@ -29,7 +29,7 @@ class MinimalTorchTrainer(TorchTrainer):
 
     Each costs seconds to start. One manages Ray Data, the other removes the placement group of a killed controller:
     it asks Ray's dashboard, and where there is none it outlives its run. Groups go with their job, or by
-    `tuning.trial.ReleaseTrials`.
+    `search.trial.ReleaseTrials`.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from statistics import mean
 
-from srpo_ray.evaluation.comparison import CALLS, StudyReport, gap_table, study_metrics
+from srpo_ray.evaluation.comparison import arm_metrics, gap_table
 from srpo_ray.evaluation.numbers import number, signed
-from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
+from srpo_ray.evaluation.results import CALLS, TRAINED_GAIN, Results, TrialRow
 from srpo_ray.reports.charts import Curves, Dot, Interval, Intervals, Line, Point, Scatter
 
 
-def cost_chart(report: StudyReport, metric: str) -> Curves | None:
+def cost_chart(report: Results, metric: str) -> Curves | None:
     """The metric against the calls that were spent: each run light, the mean over seeds strong, log axis."""
     base, lines = report.baseline(metric), []
     for color, arm in enumerate(report.methods):
@@ -44,7 +44,7 @@ def _mean_curve(lines: Sequence[Sequence[Point]]) -> list[Point]:
     return [(mean(calls for calls, _ in column), mean(value for _, value in column)) for column in whole]
 
 
-def reward_chart(report: StudyReport) -> Scatter | None:
+def reward_chart(report: Results) -> Scatter | None:
     """Gain of each run's own trained reward against gain of the objective: runs small, means large."""
     base, dots = report.baseline(report.objective), []
     if base is None:
@@ -70,9 +70,9 @@ def reward_chart(report: StudyReport) -> Scatter | None:
     )
 
 
-def ablation_chart(report: StudyReport, metric: str) -> Intervals | None:
-    """Each ablation's difference from the ablated method with its 95% interval, filled where Holm's test keeps it."""
-    gaps = gap_table(report, report.ablations, study_metrics(report))
+def ablation_chart(report: Results, metric: str) -> Intervals | None:
+    """Each ablation's difference from the reference arm with its 95% interval, filled where Holm's test keeps it."""
+    gaps = gap_table(report, report.ablations, arm_metrics(report))
     rows = []
     for arm in report.ablations:
         gap = gaps.get((arm.name, metric))

@@ -4,19 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from srpo_ray.evaluation.comparison import (
-    CALLS,
-    SECONDS,
-    Arm,
-    Gap,
-    StudyReport,
-    arm_cost,
-    cost_to_reach,
-    gap_table,
-    study_metrics,
-)
+from srpo_ray.evaluation.comparison import Gap, arm_cost, arm_metrics, cost_to_reach, gap_table
 from srpo_ray.evaluation.numbers import number, param_text, signed
-from srpo_ray.evaluation.results import CONTENT_ACCURACY, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD
+from srpo_ray.evaluation.results import (
+    CALLS,
+    CONTENT_ACCURACY,
+    OWN_WORDS,
+    SECONDS,
+    TRAINED_GAIN,
+    TRAINED_REWARD,
+    Arm,
+    Results,
+)
 from srpo_ray.reports.report import NOTHING, Cell, Column, Row, Table
 
 _TITLES = {
@@ -38,9 +37,9 @@ class ArmsTable:
     without_ablations: Table
 
 
-def arms_table(report: StudyReport) -> ArmsTable:
-    """Means over seeds of each metric, differences from the ablated method, and costs."""
-    metrics = study_metrics(report)
+def arms_table(report: Results) -> ArmsTable:
+    """Means over seeds of each metric, differences from the reference arm, and costs."""
+    metrics = arm_metrics(report)
     means, spreads = ([f"{metric} {part}" for metric in (*metrics, CALLS, SECONDS)] for part in ("mean", "sd"))
     against = gap_table(report, report.methods, [report.objective])
     costs = ["calls", "calls_reached", "seconds", "seconds_reached"]
@@ -50,7 +49,7 @@ def arms_table(report: StudyReport) -> ArmsTable:
         *(Column(f"{metric} mean", metric_title(metric), number, hint=metric) for metric in metrics),
         *(Column(f"{metric} mean") for metric in (CALLS, SECONDS)),
         *(Column(spread) for spread in spreads),
-        Column("gap", f"vs {report.ablated}", signed),
+        Column("gap", f"vs {report.reference}", signed),
         *(Column("calls"), Column("calls_reached", "calls to target")),
         *(Column("seconds"), Column("seconds_reached", "seconds to target")),
         *(Column("calls to target"), Column("seconds to target")),
@@ -59,18 +58,18 @@ def arms_table(report: StudyReport) -> ArmsTable:
     scores = [part for pair in zip(means, spreads, strict=True) for part in pair]
     table = Table(
         columns,
-        [_arm_row(report, arm, metrics, against) for arm in report.arms],
+        [_arm_row(report, arm, metrics, against) for arm in report.baseline_and_arms],
         head="arm",
         title=report.title,
         page=["arm", *means[: len(metrics)], "gap", *costs, "hacked"],
         terminal=["arm", *means[: min(len(metrics), _TERMINAL_METRICS)], "calls", "calls_reached"],
         file=["arm", "kind", "seeds", *scores, "calls to target", "seconds to target"],
     )
-    shown = [row for row, arm in zip(table.rows, report.arms, strict=True) if arm.kind != "ablation"]
+    shown = [row for row, arm in zip(table.rows, report.baseline_and_arms, strict=True) if arm.kind != "ablation"]
     return ArmsTable(table, replace(table, rows=shown))
 
 
-def _arm_row(report: StudyReport, arm: Arm, metrics: Sequence[str], against: Mapping[tuple[str, str], Gap]) -> Row:
+def _arm_row(report: Results, arm: Arm, metrics: Sequence[str], against: Mapping[tuple[str, str], Gap]) -> Row:
     cells: dict[str, Any] = {"kind": arm.kind, "seeds": len(arm.ended), "hacked": _hacked(arm)}
     seeds = f"{len(arm.ended)} seed{'s' if len(arm.ended) != 1 else ''}"
     cells["arm"] = Cell(arm.name, "" if arm.kind == "base" else seeds)
@@ -84,13 +83,13 @@ def _arm_row(report: StudyReport, arm: Arm, metrics: Sequence[str], against: Map
         cells[f"{name} to target"] = reached and reached.mean
         cells[name], cells[f"{name}_reached"] = cost_texts(report, arm, cost)
     cells["gap"] = _gap_cell(against.get((arm.name, report.objective)))
-    kind = "base" if arm.kind == "base" else "reference" if arm.name == report.ablated else ""
+    kind = "base" if arm.kind == "base" else "reference" if arm.name == report.reference else ""
     return Row(cells, kind)
 
 
-def ablations_table(report: StudyReport) -> Table:
-    """Differences of the ablations from the ablated method, `clear` where Holm's correction keeps them."""
-    metrics = study_metrics(report)
+def ablations_table(report: Results) -> Table:
+    """Differences of the ablations from the reference arm, `clear` where Holm's correction keeps them."""
+    metrics = arm_metrics(report)
     gaps = gap_table(report, report.ablations, metrics)
     columns = [
         Column("changed", numeric=False, width=24),
@@ -109,7 +108,7 @@ def ablations_table(report: StudyReport) -> Table:
         )
         for arm in report.ablations
     ]
-    title = f"ablations of {report.ablated}: difference, * if not zero over seeds (Holm, {len(gaps)} cells)"
+    title = f"ablations of {report.reference}: difference, * if not zero over seeds (Holm, {len(gaps)} cells)"
     return Table(columns, rows, head="changed", title=title, terminal=["changed", *metrics[:_TERMINAL_METRICS]])
 
 
@@ -126,9 +125,9 @@ def _hacked(arm: Arm) -> int:
     return sum(bool(row.signs) for row in arm.rows)
 
 
-def changed_settings(report: StudyReport, arm: Arm) -> str:
-    """Settings in which an ablation differs from the ablated method, `path = value, ...`."""
-    reference = report.arm(report.ablated)
+def changed_settings(report: Results, arm: Arm) -> str:
+    """Settings in which an ablation differs from the reference arm, `path = value, ...`."""
+    reference = report.arm(report.reference)
     own = {path: value for path, value in arm.changes.items() if reference.changes.get(path, _UNSET) != value}
     return settings(own)
 
@@ -143,7 +142,7 @@ def metric_title(metric: str) -> str:
     return _TITLES.get(metric, metric.partition("/")[2].replace("/relative", " rel."))
 
 
-def cost_texts(report: StudyReport, arm: Arm, cost: str = CALLS) -> tuple[str, str]:
+def cost_texts(report: Results, arm: Arm, cost: str = CALLS) -> tuple[str, str]:
     """All that a run cost, and what it had until the target; more than all where that was not reached."""
     spent, reached = arm.over_seeds(cost), arm_cost(report, arm, cost)
     if arm.kind == "base" or spent is None:
@@ -151,7 +150,7 @@ def cost_texts(report: StudyReport, arm: Arm, cost: str = CALLS) -> tuple[str, s
     return f"{spent.mean:.0f}", f"{reached.mean:.0f}" if reached else f"> {spent.mean:.0f}"
 
 
-def passage_text(report: StudyReport, arm: Arm, target: float) -> str:
+def passage_text(report: Results, arm: Arm, target: float) -> str:
     """Calls until the arm first reached a score, `1986 ± 40` over seeds.
 
     `> 5760` if a run never did, and `< 1440` if one did before its first evaluation after training began, where only a
@@ -162,7 +161,7 @@ def passage_text(report: StudyReport, arm: Arm, target: float) -> str:
         return NOTHING
     if reached is None:
         return f"> {spent.mean:.0f}"
-    first = [next((e[CALLS] for e in row.history if e[CALLS] > 0), 0.0) for row in arm.ended]
+    first = [next((e[CALLS] for e in row.history if e.get(CALLS, 0.0) > 0), 0.0) for row in arm.ended]
     costs = [cost_to_reach(row, report.objective, target, report.mode) for row in arm.ended]
     if any(cost is not None and cost < before for cost, before in zip(costs, first, strict=True)):
         return f"< {max(first):.0f}"

@@ -1,23 +1,23 @@
 """The result of a sweep in a sentence, a few numbers and, where it applies, a warning."""
 
 from srpo_ray.evaluation.numbers import deviations, number, signed, spread_text
-from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, SweepReport, flagged
+from srpo_ray.evaluation.ranking import flagged
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, Results
 from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.reports.report import Card
 
 _MOST_EXAMPLES = 4
 
 
-def over_seeds(sweep: SweepReport, metric: str) -> OverSeeds | None:
-    """Mean and spread of a metric over the repeats; None without any.
+def over_seeds(sweep: Results, metric: str) -> OverSeeds | None:
+    """Mean and spread of a metric over the seeds of the searched arm; None without any.
 
-    The winning run itself is left out: it was picked for its value, so its own seed was a lucky one.
+    The chosen trial itself is left out: it was chosen for its value, so its own seed was a lucky one.
     """
-    repeats = [row for row in sweep.rows if row.kind == "repeat" and not row.failed]
-    return OverSeeds.of([value for row in repeats if (value := row.value(metric)) is not None])
+    return sweep.arm(sweep.reference).over_seeds(metric)
 
 
-def headline(sweep: SweepReport) -> str:
+def headline(sweep: Results) -> str:
     """The winner and its gain over the baseline, in one sentence."""
     best = sweep.best_row
     if best is None or best.value(sweep.objective) is None:
@@ -31,7 +31,7 @@ def headline(sweep: SweepReport) -> str:
     return f"{best.name} won: {number(improvement)} better than the baseline on {sweep.objective}."
 
 
-def cards(sweep: SweepReport) -> list[Card]:
+def cards(sweep: Results) -> list[Card]:
     """The numbers to show first."""
     found = [_metric_card(sweep, sweep.objective, "Held-out score")]
     seeds, base = over_seeds(sweep, sweep.objective), sweep.baseline(sweep.objective)
@@ -44,16 +44,16 @@ def cards(sweep: SweepReport) -> list[Card]:
     return [card for card in found if card is not None]
 
 
-def _metric_card(sweep: SweepReport, metric: str, title: str) -> Card | None:
+def _metric_card(sweep: Results, metric: str, title: str) -> Card | None:
     best = sweep.best_row
     if best is None or best.value(metric) is None:
         return None
-    start = sweep.baseline(metric)
-    note = metric if start is None else f"baseline {number(start)} ({signed(sweep.change(best, metric))})"
+    value, change = best.value(metric), sweep.change(best, metric)
+    note = metric if value is None or change is None else f"baseline {number(value - change)} ({signed(change)})"
     return Card(title, number(best.value(metric)), note)
 
 
-def _reward_card(sweep: SweepReport) -> Card | None:
+def _reward_card(sweep: Results) -> Card | None:
     """The reward that the best trial itself was trained on."""
     best = sweep.best_row
     if best is None or sweep.reward != TRAINED_GAIN or best.value(TRAINED_GAIN) is None:
@@ -62,7 +62,7 @@ def _reward_card(sweep: SweepReport) -> Card | None:
     return Card("Trained reward", f"{deviations(best.value(TRAINED_GAIN))} sd", note)
 
 
-def hacking_notice(sweep: SweepReport) -> str | None:
+def hacking_notice(sweep: Results) -> str | None:
     """A plain warning that names the runs, or None where no reward hacking was detected."""
     rows = flagged(sweep)
     if not rows:

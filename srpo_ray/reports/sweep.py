@@ -1,92 +1,29 @@
-"""The report of a sweep: the winner, all runs, reward hacking, and which parameter mattered."""
+"""Sections about runs: their table, images, reward hacking, curves, and which parameter mattered."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from srpo_ray.evaluation.importance import MINIMUM_TRIALS, permutation_p, variance_explained
 from srpo_ray.evaluation.numbers import param_titles
-from srpo_ray.evaluation.results import (
-    CONTENT_ACCURACY,
-    OWN_WORDS,
-    TRAINED_GAIN,
-    SweepReport,
-    TrialRow,
-    flagged,
-    metric_names,
-    shared_step,
-    varied_params,
-)
+from srpo_ray.evaluation.ranking import flagged, shared_step, varied_params
+from srpo_ray.evaluation.results import TRAINED_GAIN, Results, TrialRow
 from srpo_ray.evaluation.reward_hacking import sign_texts
-from srpo_ray.reports.headline import cards, hacking_notice, headline
 from srpo_ray.reports.report import (
-    Alert,
     Bar,
     Bars,
-    Cards,
     Charts,
-    Code,
-    Facts,
     Image,
     Images,
     Part,
-    Report,
     Section,
     Strong,
     Table,
     Text,
 )
 from srpo_ray.reports.sweep_charts import comparable_scores, curve_charts, pareto_chart, slice_charts, word_colors
-from srpo_ray.reports.sweep_seeds import ablations_section, seeds_section
-from srpo_ray.reports.sweep_table import runs_table
-
-_MEANINGS = {
-    CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
-    TRAINED_GAIN: "rise of the reward that the run itself was trained to raise (for its control words, or for the plain"
-    " prompt), in standard deviations over the baseline's images",
-    OWN_WORDS: "the trained reward of the run's positive control words minus that of the negative ones",
-    "image/diversity": "mean difference between images of one prompt; a fall means that all seeds look alike",
-    "evaluator/": "score by a held-out evaluator, a model that no trial was trained on; higher is better",
-    "reward/": "score by a model that trials were trained on, for the evaluation's images and the plain prompt; a run"
-    " with control words is trained on their difference instead",
-    "truth/": "measured from pixels, exactly, because the images' content is known",
-    "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
-}
 
 
-def sweep_report(sweep: SweepReport) -> Report:
-    """Build the report of a sweep.
-
-    Missing parts, such as metrics, images, repeats or ablations, leave their section out or are named in it.
-    """
-    runs, best = runs_table(sweep), sweep.best_row
-    winner = [] if best is None else [Text(Strong(best.name), f": {best.label}", style="lead")]
-    warning = [] if (notice := hacking_notice(sweep)) is None else [Alert(notice, warning=True)]
-    shown = cards(sweep)
-    sections = [
-        _runs(sweep, runs),
-        _side_by_side(sweep),
-        _pareto(sweep),
-        _curves(sweep),
-        _importance(sweep),
-        seeds_section(sweep),
-        ablations_section(sweep),
-        _slices(sweep),
-        _glossary(sweep),
-        _again(sweep),
-    ]
-    return Report(
-        title=sweep.title,
-        headline=headline(sweep),
-        sections=[section for section in sections if section is not None],
-        subtitle=f"{sweep.title} · {sweep.created}",
-        summary=[*winner, *([Cards(shown)] if shown else []), *warning, *map(Alert, sweep.notes)],
-        files={"trials.csv": runs, "trials.json": asdict(sweep)},
-        terminal=[runs],
-    )
-
-
-def _runs(sweep: SweepReport, runs: Table) -> Section:
+def runs_section(sweep: Results, runs: Table) -> Section:
+    """All runs, with the evidence of reward hacking and the reasons of failures."""
     shared, stopped = shared_step(sweep), any(row.stopped_early for row in sweep.trials)
     by = f" and are ranked by {sweep.objective} after update {shared}, the last one that all trials share"
     early = f"; those that were stopped early come after all that ended{by if shared is not None else ''}"
@@ -107,7 +44,8 @@ def _runs(sweep: SweepReport, runs: Table) -> Section:
     return Section("All runs", [text, runs, *failures, *evidence])
 
 
-def _side_by_side(sweep: SweepReport) -> Section:
+def side_by_side(sweep: Results) -> Section:
+    """Images of the baseline and of the best trial, and of a run that hacked its reward."""
     best = sweep.best_row
     image = None if best is None else _gallery(best, "Images of the baseline and of the tuned model, same prompts")
     none = [Text("No images of the best run were kept.")]
@@ -126,7 +64,8 @@ def _gallery(row: TrialRow, description: str) -> Image | None:
     return Image(row.gallery.read_bytes(), description)
 
 
-def _pareto(sweep: SweepReport) -> Section | None:
+def pareto(sweep: Results) -> Section | None:
+    """Trained reward against held-out score, run by run."""
     chart = pareto_chart(sweep)
     if chart is None:
         return None
@@ -146,14 +85,15 @@ def _pareto(sweep: SweepReport) -> Section | None:
     return Section("Trained reward against held-out score", [text, charts])
 
 
-def _curves(sweep: SweepReport) -> Section | None:
+def curves(sweep: Results) -> Section | None:
+    """Metrics of the trials over updates."""
     charts = curve_charts(sweep)
     orange = " Orange: reward hacking was detected." if flagged(sweep) else ""
     text = Text(f"Strong line: the best trial. Light lines: the other trials. Dashed: the baseline.{orange}")
     return Section("Over updates", [text, Charts(charts)]) if charts else None
 
 
-def _importance(sweep: SweepReport) -> Section | None:
+def importance(sweep: Results) -> Section | None:
     """Bars, the most important parameter first, and the trials and updates behind them; no bars for few trials."""
     trials, paths = comparable_scores(sweep), varied_params(sweep)
     if not paths:
@@ -191,28 +131,11 @@ def _shares(trials: Sequence[tuple[TrialRow, float]], paths: Sequence[str]) -> B
     return Bars(bars)
 
 
-def _slices(sweep: SweepReport) -> Section | None:
+def slices(sweep: Results) -> Section | None:
+    """The objective against each parameter that differs between trials."""
     charts = slice_charts(sweep)
     text = (
         f"{sweep.objective} of each trial after update {shared_step(sweep)}, the last one at which all were evaluated."
         " Dashed: the baseline. Short bars: means of a group."
     )
     return Section("Parameter by parameter", [Text(text), Charts(charts)]) if charts else None
-
-
-def _glossary(sweep: SweepReport) -> Section | None:
-    meanings: list[tuple[str, Any]] = []
-    for name in metric_names(sweep):
-        meaning = next((text for start, text in _MEANINGS.items() if name.startswith(start)), "")
-        if name.endswith("/relative"):
-            meaning = "the same score for the words of evaluation.relative, positive minus negative"
-        if name == sweep.objective:
-            meaning = f"what trials are ranked by: {meaning or 'a held-out score'}"
-        meanings.append((name, meaning))
-    return Section("What the metrics mean", [Facts(meanings)]) if meanings else None
-
-
-def _again(sweep: SweepReport) -> Section:
-    facts = Facts([("commit", sweep.commit or "not a git checkout"), ("hardware", sweep.hardware)])
-    config = [Text("Config of the best run:"), Code(sweep.best_config_yaml)]
-    return Section("Run it again", [facts, Code(sweep.command), *config])

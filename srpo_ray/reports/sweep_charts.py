@@ -5,16 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srpo_ray.evaluation.numbers import number, param_text, param_titles, signed
-from srpo_ray.evaluation.results import (
-    OWN_WORDS,
-    TRAINED_GAIN,
-    SweepReport,
-    TrialRow,
-    flagged,
-    metric_names,
-    shared_step,
-    varied_params,
-)
+from srpo_ray.evaluation.ranking import flagged, metric_names, shared_step, varied_params
+from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, Results, TrialRow
 from srpo_ray.reports.charts import Curves, Dot, Line, Point, Scatter
 
 _CONTROL_WORDS = "algorithm.control_words"
@@ -23,7 +15,7 @@ _LOG_RATIO = 8.0
 """Numeric parameters that span more than this factor are drawn on a logarithmic axis."""
 
 
-def word_colors(sweep: SweepReport) -> dict[str, int]:
+def word_colors(sweep: Results) -> dict[str, int]:
     """Name of each set of control words -> the number of its colour; empty where no run names one."""
     words = [str(row.params[_CONTROL_WORDS]) for row in sweep.rows if _CONTROL_WORDS in row.params]
     return {word: index for index, word in enumerate(dict.fromkeys(words))}
@@ -49,7 +41,7 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
     return front[::-1]
 
 
-def pareto_chart(sweep: SweepReport) -> Scatter | None:
+def pareto_chart(sweep: Results) -> Scatter | None:
     """Gain of the trained reward against the held-out score, which separates learning from reward hacking.
 
     Trials, ablations, the baseline and the trials' front; None if no run has both numbers.
@@ -75,14 +67,14 @@ def pareto_chart(sweep: SweepReport) -> Scatter | None:
     )
 
 
-def _pareto_dot(sweep: SweepReport, row: TrialRow, gain: float, value: float) -> Dot:
+def _pareto_dot(sweep: Results, row: TrialRow, gain: float, value: float) -> Dot:
     kinds = {"best": row is sweep.best_row, "faint": row.kind == "ablation", "flagged": bool(row.signs)}
     style = " ".join(kind for kind, holds in kinds.items() if holds)
     hint = f"{row.name}: {row.label}\nreward {signed(gain)}, held-out {number(value)}"
     return Dot(gain, value, row.name, hint, _color_of(row, word_colors(sweep)), style, labelled=True)
 
 
-def _both_scores(sweep: SweepReport) -> list[tuple[TrialRow, float, float]]:
+def _both_scores(sweep: Results) -> list[tuple[TrialRow, float, float]]:
     """Trials and ablations with their gain of the trained reward and their objective."""
     runs = [row for row in sweep.rows if row.kind in ("trial", "ablation") and not row.failed]
     found = [(row, sweep.change(row, sweep.reward), row.value(sweep.objective)) for row in runs]
@@ -95,7 +87,7 @@ def _gain_title(reward: str) -> str:
     return f"gain of {reward} over the baseline"
 
 
-def curve_charts(sweep: SweepReport) -> list[Curves]:
+def curve_charts(sweep: Results) -> list[Curves]:
     """Trials over updates: objective, reward, then truth and other held-out metrics."""
     order = ("truth/", "evaluator/", "reward/", "image/")
     names = metric_names(sweep)
@@ -107,7 +99,7 @@ def curve_charts(sweep: SweepReport) -> list[Curves]:
     return [chart for chart in charts if chart is not None][:_MOST_CURVES]
 
 
-def _curves(sweep: SweepReport, metric: str) -> Curves | None:
+def _curves(sweep: Results, metric: str) -> Curves | None:
     """The metric over updates: trials light, the best strong, the baseline dashed; None if it never moved."""
     curves = [(row, _pieces(row, metric)) for row in sweep.trials]
     points = [point for _, pieces in curves for piece in pieces for point in piece]
@@ -133,21 +125,21 @@ def _pieces(row: TrialRow, metric: str) -> list[list[Point]]:
     return [piece for piece in pieces if piece]
 
 
-def comparable_scores(sweep: SweepReport) -> list[tuple[TrialRow, float]]:
+def comparable_scores(sweep: Results) -> list[tuple[TrialRow, float]]:
     """Trials and their objective after as many updates, the most that all share; without failed trials."""
     shared = shared_step(sweep)
     rows = [row for row in sweep.trials if not row.failed]
     return [(row, score) for row in rows if (score := row.value_at(sweep.objective, shared)) is not None]
 
 
-def slice_charts(sweep: SweepReport) -> list[Scatter]:
+def slice_charts(sweep: Results) -> list[Scatter]:
     """The objective against each parameter that differs between trials."""
     paths, scored = varied_params(sweep), comparable_scores(sweep)
     titles = param_titles(paths)
     return [_slice(sweep, scored, path, titles[path]) for path in paths] if len(scored) > 1 else []
 
 
-def _slice(sweep: SweepReport, scored: Sequence[tuple[TrialRow, float]], path: str, title: str) -> Scatter:
+def _slice(sweep: Results, scored: Sequence[tuple[TrialRow, float]], path: str, title: str) -> Scatter:
     places, names, log = _places([row.params.get(path) for row, _ in scored])
     colors = word_colors(sweep)
     dots = []

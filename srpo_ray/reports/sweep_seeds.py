@@ -1,13 +1,14 @@
 """Effects of the seed alone in a sweep: the best trial with fresh seeds, and its ablations against them."""
 
 from srpo_ray.evaluation.numbers import number, param_text, signed, spread_text
-from srpo_ray.evaluation.results import CONTENT_ACCURACY, SweepReport, TrialRow, metric_names
+from srpo_ray.evaluation.ranking import metric_names
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, Results, TrialRow
 from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.reports.headline import over_seeds
 from srpo_ray.reports.report import Cell, Column, Row, Section, Strong, Table, Text
 
 
-def seeds_section(sweep: SweepReport) -> Section | None:
+def seeds_section(sweep: Results) -> Section | None:
     """The best trial's metrics over fresh seeds, beside the baseline's; None without repeats."""
     found = [(metric, seeds) for metric in _headline_metrics(sweep) if (seeds := over_seeds(sweep, metric)) is not None]
     if not found:
@@ -28,21 +29,21 @@ def seeds_section(sweep: SweepReport) -> Section | None:
     return Section("The best again, with fresh seeds", [Text(text), Table(columns, rows, head="metric")])
 
 
-def _headline_metrics(sweep: SweepReport) -> list[str]:
+def _headline_metrics(sweep: Results) -> list[str]:
     """Objective, reward, content accuracy and the truths."""
     names = metric_names(sweep)
     metrics = [name for name in (sweep.objective, sweep.reward, CONTENT_ACCURACY) if name in names]
     return metrics + [name for name in names if name.startswith("truth/") and not name.endswith("_accuracy")]
 
 
-def ablations_section(sweep: SweepReport) -> Section | None:
+def ablations_section(sweep: Results) -> Section | None:
     """The reference and each ablation: values and, for ablations, their difference from the reference.
 
     The reference is the mean of the best trial's repeats with other seeds, because the best trial was picked for its
     value. One more run of the same settings differs from it by at most `new_run_half_width` in 95% of cases; a larger
     difference is an effect. Without two repeats it is unknown how far seeds alone move a number: no decision.
     """
-    best, rows = sweep.best_row, [row for row in sweep.rows if row.kind == "ablation"]
+    best, rows = sweep.best_row, [row for arm in sweep.ablations for row in arm.rows]
     if best is None or not rows:
         return None
     metrics = _headline_metrics(sweep)
@@ -77,7 +78,7 @@ def _ablation_text(count: int) -> Text:
     first = f"The best trial with one thing changed, one run each; in small print the difference from {origin}. "
     if count < 2:
         unknown = ") to know how far seeds alone move a number."
-        return Text(f"{first}No decision: it takes two repeats or more (", Strong("repeat_seeds"), unknown)
+        return Text(f"{first}No decision: it takes two repeats or more (", Strong("seeds"), unknown)
     return Text(
         f"{first}± is the standard deviation over training seeds, with prompts and noise fixed. Gray: inside the range"
         f" in which one more run of the same settings lies in 95% of cases (Student's t with {count - 1}"

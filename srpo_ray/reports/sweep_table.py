@@ -1,20 +1,12 @@
-"""The table of all runs of a sweep: for its page, the terminal and the CSV file."""
+"""The table of all runs of an experiment: for its page, the terminal and the CSV file."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from srpo_ray.evaluation.numbers import SHORT_TITLES, deviations, number, param_text, param_titles, signed
-from srpo_ray.evaluation.results import (
-    CONTENT_ACCURACY,
-    TRAINED_GAIN,
-    SweepReport,
-    TrialRow,
-    metric_names,
-    ranking,
-    shared_step,
-    varied_params,
-)
+from srpo_ray.evaluation.ranking import metric_names, ranking, shared_step, varied_params
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, Results, TrialRow
 from srpo_ray.reports.report import NOTHING, Cell, Column, Row, Table
 
 _MOST_TERMINAL_PARAMS = 4
@@ -22,7 +14,7 @@ _STATUSES = {"finished": "done", "stopped early": "stopped", "failed": "failed"}
 _ABOUT = ("rank", "name", "kind", "label", "status", "update", "seed", "seconds")
 
 
-def runs_table(sweep: SweepReport) -> Table:
+def runs_table(sweep: Results) -> Table:
     """All runs, the best objective first.
 
     Ranks count trials; the baseline, repeats and ablations stand where their value puts them. The terminal shows at
@@ -34,7 +26,8 @@ def runs_table(sweep: SweepReport) -> Table:
     stopped = any(row.stopped_early for row in sweep.trials)
     truths = [name for name in metrics if name.startswith("truth/") and not name.endswith("_accuracy")]
     content = [CONTENT_ACCURACY] * (CONTENT_ACCURACY in metrics)
-    params = [path for path in varied_params(sweep) or SHORT_TITLES if path in paths]
+    varied = varied_params(sweep) if len(sweep.searches) == 1 else []
+    params = [path for path in varied or SHORT_TITLES if path in paths]
     at_shared = ["at_shared"] * (stopped and shared is not None)
     scores = [sweep.objective, "change", "trained"]
     return Table(
@@ -58,7 +51,7 @@ def runs_table(sweep: SweepReport) -> Table:
 
 
 def _columns(
-    sweep: SweepReport, paths: Sequence[str], params: Sequence[str], metrics: Sequence[str], shared: int | None
+    sweep: Results, paths: Sequence[str], params: Sequence[str], metrics: Sequence[str], shared: int | None
 ) -> list[Column]:
     titles = param_titles(params)
     gain = sweep.reward == TRAINED_GAIN
@@ -86,7 +79,7 @@ def _columns(
     ]
 
 
-def _row(sweep: SweepReport, place: int, rank: int | None, row: TrialRow, shared: int | None) -> Row:
+def _row(sweep: Results, place: int, rank: int | None, row: TrialRow, shared: int | None) -> Row:
     of_base = row.kind == "base"
     cells: dict[str, Any] = {
         "rank": rank,
@@ -113,7 +106,7 @@ def _metric_title(metric: str) -> str:
     return "content" if metric == CONTENT_ACCURACY else metric.rpartition("/")[2]
 
 
-def _most_moved(sweep: SweepReport, metrics: Sequence[str]) -> list[str]:
+def _most_moved(sweep: Results, metrics: Sequence[str]) -> list[str]:
     """The metric that the best trial moved farthest, relative to the baseline's value; empty without metrics."""
     best, base = sweep.best_row, next((row for row in sweep.rows if row.kind == "base"), None)
 

@@ -27,11 +27,11 @@ SWEEP = [
     *TINY,
     "training.resources.trainer_slot=1",
     "rewards.pool.resources.reward_slot=1",
-    "sweep.num_samples=2",
-    "sweep.scheduler.grace_updates=2",
-    "sweep.repeat_seeds=[]",
-    "sweep.comparisons=[]",
-    "sweep.max_fall={}",
+    "experiment.search.num_samples=2",
+    "experiment.search.scheduler.grace_updates=2",
+    "experiment.seeds=[]",
+    "experiment.ablations=[]",
+    "experiment.max_fall={}",
 ]
 
 
@@ -141,19 +141,20 @@ def test_cluster_comes_up_runs_a_sweep_sent_to_it_shrinks_and_goes(laptop: Lapto
     laptop.ray("up", "--yes", str(laptop.file))
     assert laptop.node_kinds() == ["head"]
 
-    sweep = ["configs/sweep/small_world.yaml", *SWEEP, "--cluster", str(laptop.file)]
+    sweep = ["configs/experiments/small_world_sweep.yaml", *SWEEP, "--cluster", str(laptop.file)]
     done = laptop.run(sys.executable, "experiments/sweep.py", *sweep)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # The on-demand type of each has the higher priority, and one node of it is enough.
     assert sorted((laptop.nodes / "launched").read_text().split()) == ["head", "reward", "trainer"]
     here = laptop.tree / "runs" / "small_world_sweep"
     assert "report and tables are now here: runs/small_world_sweep" in done.stdout
-    assert "trial_1" in (here / "report.html").read_text()
-    assert len(json.loads((here / "trials.json").read_text())["rows"]) == 3
+    assert "SRPO_trial_1" in (here / "report.html").read_text()
+    (search,) = json.loads((here / "results.json").read_text())["searches"]
+    assert len(search["rows"]) == 2
     assert (here / "best.yaml").is_file()
 
     wait_until(lambda: laptop.node_kinds() == ["head"], 120, "idle nodes stayed")
-    too_many = [*sweep[:-2], "training.resources.trainer_slot=3", "sweep.name=too_many", *sweep[-2:]]
+    too_many = [*sweep[:-2], "training.resources.trainer_slot=3", "experiment.name=too_many", *sweep[-2:]]
     refused = laptop.run(sys.executable, "experiments/sweep.py", *too_many)
     assert refused.returncode == 2
     assert "node types of the cluster: head (CPU 4; at most 1), " in refused.stdout

@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
 
-from srpo_ray.config import ConfigError, RunConfig, apply, load_run, load_study, load_sweep, to_yaml
+from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, apply, load_run, to_yaml
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.registry import DEFAULT_TYPE, AlgorithmConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 from srpo_ray.config.base import Section
 from srpo_ray.config.load import load_values, merge, parse_override, set_path
 from srpo_ray.config.rewards import RewardModelConfig
-from srpo_ray.config.study import StudyConfig
-from srpo_ray.config.sweep import SweepConfig
 from tests.conftest import ROOT, SMALL_WORLD
 
 
@@ -86,13 +83,13 @@ def test_every_algorithm_but_the_default_has_a_file() -> None:
 
 def test_every_option_is_read_by_the_code() -> None:
     code = "\n".join(path.read_text() for path in (ROOT / "srpo_ray").rglob("*.py"))
-    for kind in [*sections(RunConfig), *sections(SweepConfig), *sections(StudyConfig)]:
+    for kind in [*sections(RunConfig), *sections(ExperimentConfig)]:
         for name in set(kind.model_fields) - {"type"}:
             assert re.search(rf"\.{name}\b", code), f"{kind.__name__}.{name} is never read"
 
 
 def test_every_option_says_what_it_is() -> None:
-    for kind in [*sections(RunConfig), *sections(SweepConfig), *sections(StudyConfig)]:
+    for kind in [*sections(RunConfig), *sections(ExperimentConfig)]:
         missing = [
             name for name, field in kind.model_fields.items() if not field.description and not _parts(field.annotation)
         ]
@@ -312,68 +309,6 @@ def test_trained_words_are_those_of_a_relative_reward() -> None:
     config = load_run([SMALL_WORLD], ["algorithm.control_words=vivid"])
     assert config.trained_words == config.word_sets["vivid"]
     assert load_run([SMALL_WORLD], ["algorithm.query=plain", "algorithm.branches=[denoise]"]).trained_words is None
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"space": {"training.optimizer.learning_rate": {"uniform": [0, 1]}}}, "unknown key"),
-        ({"space": {"algorithm.timestep_window": {"choice": [[5, 25], [40, 10]]}}}, r"got \[40, 10\]"),
-        ({"space": {"training.optimizer.lr": {"loguniform": [0, 1]}}}, "bounds above 0"),
-        ({"space": {"training.optimizer.lr": {"uniform": [2, 1]}}}, "low < high"),
-        ({"space": {"training.optimizer.lr": {}}}, "exactly one of choice"),
-        ({"comparisons": [{"name": "x", "set": {"algorithm.hing": 1}}]}, "did you mean `hinge`"),
-        ({"objective": "evaluator/heldout"}, r"expected a score of evaluation.held_out \(evaluator/held_out\)"),
-        ({"comparisons": [{"name": "a b", "set": {}}, {"name": "a, b", "set": {}}]}, "'a b', 'a, b'; rename"),
-        ({"comparisons": [{"name": "seed 1", "set": {}}], "repeat_seeds": [1]}, "names that differ"),
-        ({"base": "missing.yaml"}, "expected a readable YAML file"),
-    ],
-)
-def test_unusable_sweep_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    values = {"base": str(SMALL_WORLD), "space": {"training.optimizer.lr": {"loguniform": [1e-6, 1e-5]}}, **change}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(ConfigError, match=message):
-        load_sweep(tmp_path / "sweep.yaml")
-
-
-def test_sweep_overrides_reach_the_sweep_and_the_base() -> None:
-    sweep, base = load_sweep(
-        ROOT / "configs" / "sweep" / "small_world.yaml", ["sweep.num_samples=3", "training.num_updates=7"]
-    )
-    assert (sweep.num_samples, base.training.num_updates) == (3, 7)
-
-
-STUDY = {"base": str(SMALL_WORLD), "ablated": "SRPO", "methods": [{"name": "SRPO"}], "seeds": [1, 2]}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"ablated": "ReFL"}, r"expected ablated to name a method \(SRPO\), got 'ReFL'"),
-        ({"methods": [{"name": "SRPO"}, {"name": "SRPO!"}]}, "names that differ .* got 'SRPO', 'SRPO!'"),
-        ({"methods": [{"name": "SRPO", "like": "ReFL"}]}, "`like` of 'SRPO' to name a method before it"),
-        ({"methods": [{"name": "SRPO", "tune": {"training.optimizer.lr": []}}]}, "expected values to try"),
-        ({"methods": [{"name": "SRPO", "tune": {"training.lr": [1.0e-6]}}]}, "unknown key"),
-        ({"methods": [{"name": "SRPO", "set": {"algorithm.hing": 1}}]}, "did you mean `hinge`"),
-        ({"ablations": [{"name": "x", "set": {"algorithm.timestep_window": [9, 3]}}]}, r"got \[9, 3\]"),
-        ({"seeds": [1, 1]}, "expected seeds that differ"),
-        ({"seeds": [0, 1]}, "expected seeds without the tuning_seed 0"),
-        ({"methods": [{"name": "SRPO", "seeds": [0]}]}, "expected seeds without the tuning_seed 0"),
-    ],
-)
-def test_unusable_study_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**STUDY, **change}))
-    with pytest.raises(ConfigError, match=message):
-        load_study(tmp_path / "study.yaml")
-
-
-def test_method_like_another_starts_from_its_changes() -> None:
-    study, base = load_study(ROOT / "configs" / "study" / "paper_table.yaml", ["study.seeds=[4,5]", "name=other"])
-    assert (study.seeds, base.name) == ((4, 5), "other")
-    short, long = study.method("DanceGRPO"), study.method("DanceGRPO, 4 x compute")
-    changes = study.changes(long)
-    assert changes["algorithm"] == study.changes(short)["algorithm"]
-    assert changes["training.num_updates"] == 4 * study.changes(short)["training.num_updates"]
 
 
 def test_dotted_path_turns_an_unset_section_on() -> None:

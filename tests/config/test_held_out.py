@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from srpo_ray.config import ConfigError, load_run, load_study, load_sweep
+from srpo_ray.config import ConfigError, load_experiment, load_run
 from tests.conftest import ROOT, SMALL_WORLD
 
 HUB = "hf-hub:org/clip/model.pt"
@@ -86,17 +86,7 @@ def test_prompts_that_are_trained_on_and_evaluated_are_noted(tmp_path: Path, mon
 def test_training_reward_is_no_objective(objective: str) -> None:
     message = rf"objective: expected a score that no run is trained to raise, .* got '{objective}'"
     with pytest.raises(ConfigError, match=message):
-        load_sweep(ROOT / "configs/sweep/small_world.yaml", [f"sweep.objective={objective}"])
-    with pytest.raises(ConfigError, match=message):
-        load_study(ROOT / "configs/study/paper_table.yaml", [f"study.objective={objective}"])
-
-
-def test_best_trial_is_not_repeated_with_the_seed_that_it_was_chosen_by() -> None:
-    path = ROOT / "configs/sweep/small_world.yaml"
-    with pytest.raises(ConfigError, match=r"repeat_seeds: expected seeds other than 2, .* got \[1, 2, 3\]"):
-        load_sweep(path, ["seed=2"])
-    with pytest.raises(ConfigError, match="repeat_seeds: expected seeds other than 0"):
-        load_sweep(path, ["sweep.repeat_seeds=[0, 5]"])
+        load_experiment(ROOT / "configs/experiments/small_world_sweep.yaml", [f"experiment.objective={objective}"])
 
 
 @pytest.mark.parametrize(

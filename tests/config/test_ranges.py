@@ -7,11 +7,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from srpo_ray.config import ConfigError, RunConfig, load_run, load_sweep
+from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, load_experiment, load_run
 from srpo_ray.config.base import Section
 from srpo_ray.config.load import validate
-from srpo_ray.config.study import StudyConfig
-from srpo_ray.config.sweep import SweepConfig
 from tests.config.test_config import sections
 from tests.conftest import SMALL_WORLD
 
@@ -35,7 +33,7 @@ def filled(place: Any, number: float) -> Any:
     return [filled(inner, number) for inner in place] if isinstance(place, list) else number
 
 
-KINDS = {kind for top in (RunConfig, SweepConfig, StudyConfig) for kind in sections(top)}
+KINDS = {kind for top in (RunConfig, ExperimentConfig) for kind in sections(top)}
 NUMBERS = sorted(
     {
         (kind.__name__, name, str(place)): (kind, name, place)
@@ -69,8 +67,9 @@ def test_all_numbers_of_all_sections_are_found() -> None:
         ("TrainingConfig", "resources"),
         ("PythonRewardConfig", "arguments"),
         ("SearchDimension", "choice"),
-        ("SweepConfig", "max_fall"),
-        ("Method", "tune"),
+        ("SearchConfig", "set"),
+        ("ExperimentConfig", "max_fall"),
+        ("Arm", "grid"),
     }
 
 
@@ -120,14 +119,16 @@ def test_number_at_the_edge_of_its_range_is_taken(override: str) -> None:
 def test_search_over_numbers_that_no_run_takes_is_refused(
     dimension: dict[str, Any], message: str, tmp_path: Any
 ) -> None:
-    values = {"base": str(SMALL_WORLD), "space": {"training.optimizer.lr": dimension}}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
+    arm = {"name": "SRPO", "space": {"training.optimizer.lr": dimension}}
+    values = {"base": str(SMALL_WORLD), "arms": [arm]}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=message):
-        load_sweep(tmp_path / "sweep.yaml")
+        load_experiment(tmp_path / "experiment.yaml")
 
 
 def test_search_that_draws_fractions_of_a_whole_number_is_refused(tmp_path: Any) -> None:
-    values = {"base": str(SMALL_WORLD), "space": {"training.num_updates": {"uniform": [10, 40]}}}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
+    arm = {"name": "SRPO", "space": {"training.num_updates": {"uniform": [10, 40]}}}
+    values = {"base": str(SMALL_WORLD), "arms": [arm]}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=r"space.training.num_updates: .*\n.*valid integer"):
-        load_sweep(tmp_path / "sweep.yaml")
+        load_experiment(tmp_path / "experiment.yaml")

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srpo_ray.config import ConfigError, RunConfig, load_run, load_study, load_sweep, to_yaml
+from srpo_ray.config import ConfigError, RunConfig, load_experiment, load_run, to_yaml
 from srpo_ray.config.load import parse_override, validate
 from srpo_ray.config.yaml_text import YamlTextError, dump, dump_text, load, load_all
 from tests.conftest import ROOT, SMALL_WORLD
@@ -130,7 +130,7 @@ def test_bytes_may_be_utf_8_or_utf_16() -> None:
 )
 def test_key_that_stands_twice_or_is_no_text_is_refused_with_its_lines(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "twice.yaml").write_text(text)
-    for read in (lambda path: load_run([SMALL_WORLD, path]), load_sweep, load_study):
+    for read in (lambda path: load_run([SMALL_WORLD, path]), load_experiment):
         with pytest.raises(ConfigError, match=rf"twice\.yaml: .*{message}"):
             read(tmp_path / "twice.yaml")
     with pytest.raises(YamlTextError, match=message):

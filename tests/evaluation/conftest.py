@@ -1,9 +1,12 @@
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from srpo_ray.evaluation.results import SweepReport, TrialRow
+from srpo_ray.evaluation.results import Arm, Results, Search, TrialRow
 from srpo_ray.evaluation.reward_hacking import HackingSign
 
 OBJECTIVE, REWARD = "evaluator/held_out", "reward/preference"
@@ -70,8 +73,23 @@ def trial(
     return TrialRow(**(fields | changes))  # pyright: ignore[reportArgumentType]
 
 
+def with_rows(results: Results, rows: Sequence[TrialRow], best: str | None = None, **changes: Any) -> Results:
+    """A sweep of these runs, each in the place that its kind has; the chosen trial stays unless another is named."""
+    of_kind = {kind: [row for row in rows if row.kind == kind] for kind in ("base", "trial", "repeat", "ablation")}
+    chosen = results.searches[0].chosen if best is None else best
+    arms = [Arm("SRPO", "method", {}, of_kind["repeat"])]
+    arms += [Arm(row.name, "ablation", row.params, [row]) for row in of_kind["ablation"]]
+    return replace(
+        results,
+        baseline_row=next(iter(of_kind["base"]), None),
+        searches=[Search("SRPO", of_kind["trial"], chosen)],
+        arms=arms,
+        **changes,
+    )
+
+
 @pytest.fixture
-def sweep() -> SweepReport:
+def sweep() -> Results:
     """Twelve runs: one hacked its reward, one was stopped early, one failed with NaN."""
     best = params("detailed", (5, 25), 0.9, 3.1e-6)
     rows = [
@@ -122,19 +140,23 @@ def sweep() -> SweepReport:
             kind="ablation",
         ),
     ]
-    return SweepReport(
+    empty = Results(
         title="Small world: window, strength, words, learning rate",
         objective=OBJECTIVE,
+        mode="max",
         reward=REWARD,
         created="2026-11-21 12:40",
         command="python experiments/sweep.py --config experiments/small_world.yaml",
         commit="0123456789abcdef0123456789abcdef01234567",
         hardware="2 CPU cores, no GPU",
-        rows=rows,
-        best="t00",
+        reference="SRPO",
+        baseline_row=None,
+        arms=[],
+        searches=[Search("SRPO", [], "t00")],
         best_config_yaml="algorithm:\n  type: srpo\n  timestep_window: [5, 25]\n  control_words: detailed\n",
         notes=["One seed per trial, so differences of about 0.01 mean nothing."],
     )
+    return with_rows(empty, rows)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Means, differences and costs of a study, against numbers worked out by hand."""
+"""Means, differences and costs of a comparison, against numbers worked out by hand."""
 
 from math import sqrt
 
@@ -6,19 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from srpo_ray.evaluation.comparison import (
-    CALLS,
-    SECONDS,
-    Arm,
-    StudyReport,
-    Tuned,
-    arm_cost,
-    cost_to_reach,
-    difference,
-    gap_table,
-)
+from srpo_ray.evaluation.comparison import arm_cost, compute_notes, cost_to_reach, difference, gap_table
 from srpo_ray.evaluation.gallery import method_grid
-from srpo_ray.evaluation.results import TRAINED_GAIN, TrialRow
+from srpo_ray.evaluation.results import CALLS, SECONDS, TRAINED_GAIN, Arm, Results, Search, TrialRow
 from srpo_ray.evaluation.seeds import OverSeeds, holm
 
 HELD_OUT = "evaluator/held_out"
@@ -38,14 +28,14 @@ def run(name: str, seed: int, scores: list[float], calls: float = 100.0, **chang
         }
         for index, score in enumerate(scores)
     ]
-    fields = {"status": "finished", **changes}
-    return TrialRow(name, "repeat", name, {}, history, seconds=20.0, seed=seed, **fields)  # pyright: ignore[reportArgumentType]
+    fields = {"kind": "repeat", "status": "finished", **changes}
+    return TrialRow(name=name, label=name, params={}, history=history, seconds=20.0, seed=seed, **fields)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture
-def report() -> StudyReport:
+def report() -> Results:
     """SRPO gains 0.2, ReFL 0.1 and slower; one ablation does harm in every seed, the other is noise."""
-    base = Arm("baseline", "base", {}, [run("base_model", 0, [0.5])])
+    base = run("baseline", 0, [0.5], kind="base")
     srpo = Arm("SRPO", "method", {"training.optimizer.lr": 5e-6}, [
         run("SRPO_seed_1", 1, [0.5, 0.6, 0.70]),
         run("SRPO_seed_2", 2, [0.5, 0.6, 0.72]),
@@ -62,19 +52,26 @@ def report() -> StudyReport:
         run("noise_seed_2", 2, [0.5, 0.6, 0.70]),
         run("noise_seed_3", 3, [0.5, 0.6, 0.69]),
     ])  # fmt: skip
-    tuning = [Tuned("SRPO", [run("tune_SRPO_0", 0, [0.5, 0.6]), run("tune_SRPO_1", 0, [0.5, 0.7])], "tune_SRPO_1")]
-    return StudyReport(
-        title="a study",
+    searches = [
+        Search(
+            "SRPO",
+            [run("SRPO_trial_0", 0, [0.5, 0.6], kind="trial"), run("SRPO_trial_1", 0, [0.5, 0.7], kind="trial")],
+            "SRPO_trial_1",
+        )
+    ]
+    return Results(
+        title="a comparison",
         objective=HELD_OUT,
         mode="max",
-        ablated="SRPO",
+        reference="SRPO",
+        baseline_row=base,
         target_share=0.5,
         created="today",
         command="python experiments/paper_table.py",
         commit="abc",
         hardware="2 cores",
-        arms=[base, refl, srpo, harm, noise],
-        tuning=tuning,
+        arms=[refl, srpo, harm, noise],
+        searches=searches,
         notes=["a note"],
     )
 
@@ -142,7 +139,7 @@ def test_cost_is_interpolated_to_the_first_crossing(
     assert cost_to_reach(run("x", 1, scores), HELD_OUT, target, mode) == (None if cost is None else pytest.approx(cost))
 
 
-def test_target_is_a_share_of_the_ablated_methods_gain(report: StudyReport) -> None:
+def test_target_is_a_share_of_the_ablated_methods_gain(report: Results) -> None:
     assert report.target == pytest.approx(0.6)
     reached = report.arm("SRPO").over_seeds(HELD_OUT)
     assert reached is not None
@@ -154,7 +151,7 @@ def test_target_is_a_share_of_the_ablated_methods_gain(report: StudyReport) -> N
     assert arm_cost(report, report.arm("harm")) is None
 
 
-def test_differences_are_taken_seed_by_seed(report: StudyReport) -> None:
+def test_differences_are_taken_seed_by_seed(report: Results) -> None:
     harm = difference(report.arm("harm"), report.arm("SRPO"), HELD_OUT)
     assert harm is not None
     # -0.10, -0.11, -0.10
@@ -166,7 +163,7 @@ def test_differences_are_taken_seed_by_seed(report: StudyReport) -> None:
     assert (gaps["harm", HELD_OUT].significant, gaps["noise", HELD_OUT].significant) == (True, False)
 
 
-def test_a_difference_that_many_others_are_tested_beside_must_be_surer(report: StudyReport) -> None:
+def test_a_difference_that_many_others_are_tested_beside_must_be_surer(report: Results) -> None:
     """The p-value of a fall of 0.10, 0.11 and 0.10 is 0.001: enough for a few cells, not for a hundred."""
     names = [f"noise {index}" for index in range(100)]
     many = [Arm(name, "ablation", {}, report.arm("noise").rows) for name in names]
@@ -184,3 +181,18 @@ def test_method_grid_has_a_row_per_prompt_and_a_image_per_model() -> None:
     assert one.height == method_grid({"one": colors["one"]}, ["a", "b", "c"]).height
     with pytest.raises(ValueError, match="one caption per image"):
         method_grid(colors, ["a"])
+
+
+def test_unequal_compute_is_reported() -> None:
+    def arm(name: str, kind: str, *calls: float) -> Arm:
+        rows = [
+            TrialRow(name, "repeat", "", {}, [{"update": 4, CALLS: spent}], "finished", 1.0, seed)
+            for seed, spent in enumerate(calls)
+        ]
+        return Arm(name, "ablation" if kind == "ablation" else "method", {}, rows)
+
+    equal = [arm("SRPO", "method", 64.0, 64.0), arm("ReFL", "method", 62.0, 66.0), arm("none", "ablation", 999.0)]
+    assert compute_notes(equal, "SRPO") == []
+    (note,) = compute_notes([*equal, arm("longer", "method", 128.0)], "SRPO")
+    assert note == "longer was trained with 2.00 times the velocity evaluations of SRPO."
+    assert compute_notes(equal[1:], "SRPO") == []

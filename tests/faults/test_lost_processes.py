@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from srpo_ray.config import RunConfig, SweepConfig
+from srpo_ray.config import ExperimentConfig, RunConfig
 from srpo_ray.runs.checkpoint import complete_checkpoints
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
-from srpo_ray.tuning.sweep import run_sweep
+from srpo_ray.search.experiment import run_experiment
 from tests.faults.disturbed import REWARD, after, beside, check_metrics, disturbed, run_of, starts, weights
 from tests.faults.nodes import Nodes, wait_until
 from tests.training.tiny_flux import relative_error
@@ -78,16 +78,15 @@ def test_trial_whose_trainer_nodes_all_go_waits_for_others_and_changes_no_number
     tiny_run: RunConfig, nodes: Nodes, calm: RunFolder
 ) -> None:
     base = run_of(tiny_run, "searched")
-    sweep = SweepConfig.model_validate(
+    lr = "training.optimizer.lr"
+    experiment = ExperimentConfig.model_validate(
         {
             "name": "sweep",
             "base": "not read",
-            "space": {"training.optimizer.lr": {"choice": [base.training.optimizer.lr]}},
-            "num_samples": 1,
+            "arms": [{"name": "SRPO", "space": {lr: {"choice": [base.training.optimizer.lr]}}}],
+            "seeds": [],
+            "search": {"num_samples": 1},
             "max_concurrent_trials": 1,
-            "objective": "evaluator/held_out",
-            "repeat_seeds": [],
-            "comparisons": [],
         }
     )
 
@@ -97,8 +96,8 @@ def test_trial_whose_trainer_nodes_all_go_waits_for_others_and_changes_no_number
         nodes.lose_node()
         nodes.fill()
 
-    trial = RunFolder(Path(base.run_root).resolve() / "sweep" / "trials" / "trial_0")
-    beside(trial, lose_all_and_return, lambda: run_sweep(sweep, base, None, "a test"))
+    trial = RunFolder(Path(base.run_root).resolve() / "sweep" / "trials" / "SRPO_trial_0")
+    beside(trial, lose_all_and_return, lambda: run_experiment(experiment, base, None, "a test", "a test"))
     assert starts(trial) == [(0, "workers: 2"), (3, "workers: 2")]
     assert all(torch.equal(weights(trial)[name], value) for name, value in weights(calm).items())
     check_metrics(trial, calm)

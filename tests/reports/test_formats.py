@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from srpo_ray.evaluation.comparison import StudyReport
-from srpo_ray.evaluation.results import SweepReport
-from srpo_ray.reports.comparison import comparison_report
+from srpo_ray.evaluation.results import Results
 from srpo_ray.reports.evaluation import evaluation_report
+from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.files import file_text
 from srpo_ray.reports.html import page_text
 from srpo_ray.reports.report import Report, Table
-from srpo_ray.reports.sweep import sweep_report
 from srpo_ray.reports.terminal import terminal_table
 from srpo_ray.reports.words import words_report
 from srpo_ray.words.probe import Study
@@ -26,10 +24,10 @@ from tests.reports.test_evaluation import evaluation
 
 
 @pytest.fixture
-def reports(sweep: SweepReport, report: StudyReport, word_study: Study) -> dict[str, Report]:
+def reports(sweep: Results, report: Results, word_study: Study) -> dict[str, Report]:
     return {
-        "sweep": sweep_report(sweep),
-        "comparison": comparison_report(report, None),
+        "sweep": experiment_report(sweep),
+        "comparison": experiment_report(report, None),
         "evaluation": evaluation_report(
             evaluation(), [], lambda prompt, sample, model: f"{prompt}_{sample}_{model}.png"
         ),
@@ -83,15 +81,15 @@ def test_page_and_terminal_show_the_text_of_every_value(name: str, reports: dict
 def test_csv_holds_the_values_of_the_page(name: str, reports: dict[str, Report]) -> None:
     report = reports[name]
     written = [content for content in report.files.values() if isinstance(content, Table)]
-    assert len(written) == 1
-    (table,) = written
-    lines = list(csv.DictReader(io.StringIO(file_text(table), newline="")))
-    assert len(lines) == len(table.rows)
-    for line, row in zip(lines, table.rows, strict=True):
-        for column in table.chosen(table.file):
-            value = row.cell(column.key).value
-            text = line[column.key].removeprefix("'") if isinstance(value, str) else line[column.key]
-            assert text == ("" if value is None else str(value))
+    assert written
+    for table in written:
+        lines = list(csv.DictReader(io.StringIO(file_text(table), newline="")))
+        assert len(lines) == len(table.rows)
+        for line, row in zip(lines, table.rows, strict=True):
+            for column in table.chosen(table.file):
+                value = row.cell(column.key).value
+                text = line[column.key].removeprefix("'") if isinstance(value, str) else line[column.key]
+                assert text == ("" if value is None else str(value))
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -106,9 +104,10 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 def test_json_holds_the_values_of_the_tables(reports: dict[str, Report]) -> None:
-    sweep = json.loads(file_text(reports["sweep"].files["trials.json"]))
-    lasts = {row["name"]: row["history"][-1] for row in sweep["rows"]}
-    for line in csv.DictReader(io.StringIO(file_text(reports["sweep"].files["trials.csv"]), newline="")):
+    sweep = json.loads(file_text(reports["sweep"].files["results.json"]))
+    rows = [sweep["baseline_row"], *(row for group in (*sweep["searches"], *sweep["arms"]) for row in group["rows"])]
+    lasts = {row["name"]: row["history"][-1] for row in rows}
+    for line in csv.DictReader(io.StringIO(file_text(reports["sweep"].files["runs.csv"]), newline="")):
         assert float(line["evaluator/held_out"]) == lasts[line["name"]]["evaluator/held_out"]
     found = json.loads(file_text(reports["evaluation"].files["evaluation.json"]))
     (table,) = reports["evaluation"].terminal
@@ -119,7 +118,6 @@ def test_json_holds_the_values_of_the_tables(reports: dict[str, Report]) -> None
     words = json.loads(file_text(reports["words"].files["words.json"]))["words"]
     for each, row in zip(words, reports["words"].files["words.csv"].rows, strict=True):
         assert (each["word"], each["score"]) == (row.cell("word").value, row.cell("score").value)
-    study = json.loads(file_text(reports["comparison"].files["study.json"]))
-    known = set(numbers(study))
-    base = next(row for row in reports["comparison"].files["table.csv"].rows if row.cell("arm").value == "baseline")
+    known = set(numbers(json.loads(file_text(reports["comparison"].files["results.json"]))))
+    base = next(row for row in reports["comparison"].files["arms.csv"].rows if row.cell("arm").value == "baseline")
     assert base.cell("evaluator/held_out mean").value in known

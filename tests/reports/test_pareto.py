@@ -2,14 +2,15 @@ import random
 import re
 from dataclasses import replace
 
-from srpo_ray.evaluation.results import TRAINED_GAIN, TRAINED_REWARD, SweepReport
+from srpo_ray.evaluation.results import TRAINED_GAIN, TRAINED_REWARD, Results
 from srpo_ray.reports.drawings import draw
 from srpo_ray.reports.sweep_charts import pareto_chart, pareto_front, word_colors
+from tests.evaluation.conftest import with_rows
 
 OBJECTIVE = "evaluator/held_out"
 
 
-def pareto_figure(sweep: SweepReport) -> str | None:
+def pareto_figure(sweep: Results) -> str | None:
     chart = pareto_chart(sweep)
     return None if chart is None else draw(chart)
 
@@ -28,7 +29,7 @@ def test_front_is_that_of_brute_force():
         assert [floats[index][0] for index in front] == sorted(floats[index][0] for index in front)
 
 
-def test_figure_names_every_trial_the_base_and_the_hacking_quarter(sweep: SweepReport):
+def test_figure_names_every_trial_the_base_and_the_hacking_quarter(sweep: Results):
     figure = pareto_figure(sweep)
     assert figure is not None
     labels = re.findall(r"<text[^>]*>([^<]*)</text>", figure)
@@ -39,9 +40,9 @@ def test_figure_names_every_trial_the_base_and_the_hacking_quarter(sweep: SweepR
     assert 'class="danger"' in figure
 
 
-def test_labels_do_not_lie_on_each_other(sweep: SweepReport):
+def test_labels_do_not_lie_on_each_other(sweep: Results):
     rows = [replace(row, name=f"trial_{index:02d}") for index, row in enumerate(sweep.rows)]
-    figure = pareto_figure(replace(sweep, rows=rows, best="trial_01"))
+    figure = pareto_figure(with_rows(sweep, rows, best="trial_01"))
     assert figure is not None
     places = [
         (float(x), float(y), len(name) * 6.6)
@@ -54,7 +55,7 @@ def test_labels_do_not_lie_on_each_other(sweep: SweepReport):
 
 
 def test_a_relative_run_whose_own_reward_rises_while_the_held_out_score_falls_is_in_the_hacking_quarter(
-    sweep: SweepReport,
+    sweep: Results,
 ):
     """Its plain score falls meanwhile, as it does in healthy runs too."""
 
@@ -66,7 +67,7 @@ def test_a_relative_run_whose_own_reward_rises_while_the_held_out_score_falls_is
         replace(sweep.rows[1], name="healthy", history=history(0.6, 0.95, 1.5)),
         replace(sweep.rows[2], name="hacked", history=history(0.4, 0.9, 2.5)),
     ]
-    figure = pareto_figure(replace(sweep, reward=TRAINED_GAIN, rows=rows, best="healthy"))
+    figure = pareto_figure(with_rows(sweep, rows, reward=TRAINED_GAIN, best="healthy"))
     assert figure is not None
     (left, top, width, height) = map(
         float,
@@ -82,11 +83,11 @@ def test_a_relative_run_whose_own_reward_rises_while_the_held_out_score_falls_is
     assert "own trained reward, in standard deviations" in figure
 
 
-def test_without_reward_or_base_there_is_no_figure(sweep: SweepReport):
+def test_without_reward_or_base_there_is_no_figure(sweep: Results):
     assert pareto_figure(replace(sweep, reward="no/such")) is None
-    assert pareto_figure(replace(sweep, rows=sweep.rows[:1])) is None
+    assert pareto_figure(with_rows(sweep, sweep.rows[:1])) is None
 
 
-def test_each_set_of_control_words_has_a_colour(sweep: SweepReport):
+def test_each_set_of_control_words_has_a_colour(sweep: Results):
     assert word_colors(sweep) == {"detailed": 0, "real": 1, "vivid": 2}
-    assert word_colors(replace(sweep, rows=[])) == {}
+    assert word_colors(with_rows(sweep, [])) == {}

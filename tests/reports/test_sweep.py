@@ -10,11 +10,12 @@ import torch
 
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.numbers import spread_text
-from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, SweepReport
+from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, Results
 from srpo_ray.evaluation.reward_hacking import HackingSign
+from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.headline import headline, over_seeds
 from srpo_ray.reports.html import page_text
-from srpo_ray.reports.sweep import sweep_report
+from tests.evaluation.conftest import with_rows
 
 OBJECTIVE, REWARD = "evaluator/held_out", "reward/preference"
 
@@ -35,21 +36,21 @@ class Page(HTMLParser):
         self.text += data
 
 
-def html(sweep: SweepReport) -> str:
-    return page_text(sweep_report(sweep))
+def html(sweep: Results) -> str:
+    return page_text(experiment_report(sweep))
 
 
-def page(sweep: SweepReport) -> Page:
+def page(sweep: Results) -> Page:
     return Page(html(sweep))
 
 
-def with_galleries(sweep: SweepReport, tmp_path: Path) -> SweepReport:
+def with_galleries(sweep: Results, tmp_path: Path) -> Results:
     images = torch.rand(2, 3, 64, 64)
     path = save_png(before_after(images, images, ["one", "two"]), tmp_path / "gallery.png")
-    return replace(sweep, rows=[replace(row, gallery=path) for row in sweep.rows])
+    return with_rows(sweep, [replace(row, gallery=path) for row in sweep.rows])
 
 
-def test_page_loads_nothing_from_anywhere(sweep: SweepReport, tmp_path: Path):
+def test_page_loads_nothing_from_anywhere(sweep: Results, tmp_path: Path):
     text = html(with_galleries(sweep, tmp_path))
     loads = [
         value
@@ -62,7 +63,7 @@ def test_page_loads_nothing_from_anywhere(sweep: SweepReport, tmp_path: Path):
     assert not re.search(r"https?:|url\(|@import|<link|\bfetch\(|import\s*\(", text)
 
 
-def test_every_run_and_section_is_there(sweep: SweepReport, tmp_path: Path):
+def test_every_run_and_section_is_there(sweep: Results, tmp_path: Path):
     found = page(with_galleries(sweep, tmp_path))
     for row in sweep.rows:
         assert row.name in found.text
@@ -79,20 +80,20 @@ def test_every_run_and_section_is_there(sweep: SweepReport, tmp_path: Path):
     assert str(sweep.commit) in found.text
 
 
-def test_ranks_stand_in_order_of_the_objective(sweep: SweepReport):
+def test_ranks_stand_in_order_of_the_objective(sweep: Results):
     text = html(sweep)
     rows = re.findall(r'<td class="text short" data-sort="[^"]*">([^<]*)</td>\s*<td[^>]*sticky[^>]*><b>(.*?)</b>', text)
     assert [name for rank, name in rows if rank.isdigit()] == ["t00", "t04", "t01", "t03", "t02", "t05"]
     assert [rank for rank, _ in rows if rank.isdigit()] == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_sorting_by_rank_gives_the_first_order_back(sweep: SweepReport):
+def test_sorting_by_rank_gives_the_first_order_back(sweep: Results):
     """Rows without a rank of their own stand where their value puts them."""
     keys = re.findall(r'<tr class="[^"]+">\s*<td class="text short" data-sort="(\d*)">', html(sweep))
     assert keys == [str(place) for place in range(len(sweep.rows))]
 
 
-def test_headline_names_winner_seeds_and_signs(sweep: SweepReport):
+def test_headline_names_winner_seeds_and_signs(sweep: Results):
     found = page(sweep)
     assert "t00 won: 0.0750 better than the baseline on evaluator/held_out." in found.text
     assert "0.4870 ± 0.0085" in found.text
@@ -101,21 +102,21 @@ def test_headline_names_winner_seeds_and_signs(sweep: SweepReport):
     assert "baseline 0.9530 (-0.0120)" in found.text
 
 
-def test_trained_reward_is_stated_in_standard_deviations_of_each_runs_own(sweep: SweepReport):
+def test_trained_reward_is_stated_in_standard_deviations_of_each_runs_own(sweep: Results):
     gains = {"t00": 1.83, "t01": 0.4}
     rows = [
         replace(row, history=[{**each, TRAINED_GAIN: gains.get(row.name, 0.2) * each["update"] / 60, OWN_WORDS: 0.1}
                               for each in row.history])
         for row in sweep.rows
     ]  # fmt: skip
-    text = page(replace(sweep, reward=TRAINED_GAIN, rows=rows)).text
+    text = page(with_rows(sweep, rows, reward=TRAINED_GAIN)).text
     assert "+1.83 sd" in text
     assert "in standard deviations over the baseline's images" in text
     assert "gain (sd)" in text
     assert "reward/total/trained over updates" not in html(sweep)
 
 
-def test_a_run_with_signs_of_hacking_is_marked_in_table_curves_and_plot(sweep: SweepReport):
+def test_a_run_with_signs_of_hacking_is_marked_in_table_curves_and_plot(sweep: Results):
     text = html(sweep)
     assert "update 30, again at 45: the held-out score fell at 30" in text
     assert "the contrast moved at 45" in text
@@ -123,11 +124,11 @@ def test_a_run_with_signs_of_hacking_is_marked_in_table_curves_and_plot(sweep: S
     assert 'data-sort="hacking">hacking<' in text
     assert re.findall(r'class="curve flagged"><title>(\w+)', text)[0] == "t02"
     assert re.findall(r'class="c\d flagged"><title>(\w+)', text) == ["t02"]
-    calm = replace(sweep, rows=[replace(row, signs=()) for row in sweep.rows])
+    calm = with_rows(sweep, [replace(row, signs=()) for row in sweep.rows])
     assert "flagged" not in html(calm).partition("</style>")[2]
 
 
-def test_hostile_texts_stay_texts(sweep: SweepReport):
+def test_hostile_texts_stay_texts(sweep: Results):
     evil = "</title></script><script>alert('x')</script><img src=x onerror=\"alert(1)\"> {{ 7 * 7 }} & ' \""
     rows = [
         replace(row, label=evil, status=evil, signs=[HackingSign(1, "style", evil, evil)] * (index % 2))
@@ -136,9 +137,9 @@ def test_hostile_texts_stay_texts(sweep: SweepReport):
     rows[1] = replace(rows[1], name=evil, params={"algorithm.control_words": evil, evil: 1.0})
     history = [{**evaluation, evil: 1.0} for evaluation in rows[1].history]
     rows[1] = replace(rows[1], history=history)
-    changed = replace(
+    changed = with_rows(
         sweep,
-        rows=rows,
+        rows,
         best=evil,
         title=evil,
         command=evil,
@@ -155,15 +156,15 @@ def test_hostile_texts_stay_texts(sweep: SweepReport):
     assert evil in found.text
 
 
-def test_no_trial_beat_the_base(sweep: SweepReport):
-    lone = replace(sweep, rows=[sweep.rows[0], sweep.rows[3]], best="t02")
+def test_no_trial_beat_the_base(sweep: Results):
+    lone = with_rows(sweep, [sweep.rows[0], sweep.rows[3]], best="t02")
     assert headline(lone) == "No trial beat the baseline. The closest was t02, 0.0510 worse."
     assert "no baseline" in headline(
-        replace(sweep, rows=[replace(sweep.rows[1], history=[{"update": 60, OBJECTIVE: 1.0}])])
+        with_rows(sweep, [replace(sweep.rows[1], history=[{"update": 60, OBJECTIVE: 1.0}])])
     )
 
 
-def test_the_picked_run_is_left_out_of_the_spread(sweep: SweepReport):
+def test_the_picked_run_is_left_out_of_the_spread(sweep: Results):
     seeds = over_seeds(sweep, sweep.objective)
     assert seeds is not None
     assert (seeds.count, seeds.mean, seeds.spread) == (
@@ -171,12 +172,12 @@ def test_the_picked_run_is_left_out_of_the_spread(sweep: SweepReport):
         pytest.approx(0.487),
         pytest.approx(0.00849, rel=1e-2),
     )
-    one = over_seeds(replace(sweep, rows=[row for row in sweep.rows if row.name != "best_seed_2"]), sweep.objective)
+    one = over_seeds(with_rows(sweep, [row for row in sweep.rows if row.name != "best_seed_2"]), sweep.objective)
     assert one is not None
     assert spread_text(one) == "0.4810"
 
 
-def many_trials(sweep: SweepReport, count: int) -> SweepReport:
+def many_trials(sweep: Results, count: int) -> Results:
     """Words decide the score, the learning rate does nothing; every other trial was stopped at update 30."""
     source = random.Random(0)
     rows = [sweep.rows[0]]
@@ -193,16 +194,16 @@ def many_trials(sweep: SweepReport, count: int) -> SweepReport:
                 status="finished" if updates == 60 else "stopped early",
             )
         )
-    return replace(sweep, rows=rows, best="t00")
+    return with_rows(sweep, rows, best="t00")
 
 
-def test_few_trials_have_no_bars_and_the_report_says_why(sweep: SweepReport):
+def test_few_trials_have_no_bars_and_the_report_says_why(sweep: Results):
     text = html(many_trials(sweep, 19))
     assert "No shares are shown: 19 trials can be compared, and 20 are needed" in text
     assert 'class="bars"' not in text
 
 
-def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_beside_each(sweep: SweepReport):
+def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_beside_each(sweep: Results):
     text = html(many_trials(sweep, 24))
     assert "24 trials after update 30" in text
     bars = re.findall(r'class="value">(\d+)%, p ([\d.]+)<', text)
@@ -213,22 +214,22 @@ def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_be
     assert "at 30" in text
 
 
-def test_seeds_section_states_mean_and_spread_of_truth_too(sweep: SweepReport):
+def test_seeds_section_states_mean_and_spread_of_truth_too(sweep: Results):
     text = page(sweep).text.partition("fresh seeds")[2]
     assert "0.0610 ± 0.0028" in text
     assert "+0.0298" in text
-    without = replace(sweep, rows=[row for row in sweep.rows if row.kind != "repeat"])
+    without = with_rows(sweep, [row for row in sweep.rows if row.kind != "repeat"])
     assert "The best again" not in page(without).text
 
 
-def test_ablations_show_what_changed_and_by_how_much(sweep: SweepReport):
+def test_ablations_show_what_changed_and_by_how_much(sweep: Results):
     text = page(sweep).text.partition("Ablations of the best")[2]
     assert "algorithm.query = plain" in text
     assert "algorithm.timestep_window = 30-49" in text
     assert "-0.0470" in text
 
 
-def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep: SweepReport):
+def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep: Results):
     """Repeats of 0.480, 0.487, 0.494: 4.303 x 0.007 x sqrt(1 + 1/3) = 0.0348 around 0.487."""
     repeats = iter((0.480, 0.487, 0.494))
     rows = [*sweep.rows, replace(sweep.rows[8], name="best_seed_3")]
@@ -238,50 +239,50 @@ def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep
         else row
         for row in rows
     ]
-    text = html(replace(sweep, rows=rows))
+    text = html(with_rows(sweep, rows))
     assert re.search(r'<td class=" unclear">0.4790<span class="note">-0.0080</span>', text)
     assert re.search(r'<td class=" clear">0.4400<span class="note">-0.0470</span>', text)
     assert "the mean of 3 repeats" in text
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_repeats_give_no_decision(count: int, sweep: SweepReport):
+def test_fewer_than_two_repeats_give_no_decision(count: int, sweep: Results):
     repeats = [row for row in sweep.rows if row.kind == "repeat"][:count]
     rows = [row for row in sweep.rows if row.kind != "repeat"] + repeats
-    text = html(replace(sweep, rows=rows))
+    text = html(with_rows(sweep, rows))
     assert "No decision: it takes two repeats or more" in text
     assert "clear" not in text.partition("Ablations of the best")[2].partition("</table>")[0]
 
 
-def one_trial(sweep: SweepReport) -> SweepReport:
-    return replace(sweep, rows=[sweep.rows[1]], notes=[])
+def one_trial(sweep: Results) -> Results:
+    return with_rows(sweep, [sweep.rows[1]], notes=[])
 
 
-def no_rows(sweep: SweepReport) -> SweepReport:
-    return replace(sweep, rows=[], best="")
+def no_rows(sweep: Results) -> Results:
+    return with_rows(sweep, [], best="")
 
 
-def all_failed(sweep: SweepReport) -> SweepReport:
-    return replace(sweep, rows=[replace(row, status="failed: out of memory", history=[]) for row in sweep.rows[1:4]])
+def all_failed(sweep: Results) -> Results:
+    return with_rows(sweep, [replace(row, status="failed: out of memory", history=[]) for row in sweep.rows[1:4]])
 
 
-def nan_everywhere(sweep: SweepReport) -> SweepReport:
+def nan_everywhere(sweep: Results) -> Results:
     history = [
         {"update": 0, OBJECTIVE: math.nan, REWARD: math.inf},
         {"update": 15, OBJECTIVE: math.nan, REWARD: 1.0},
     ]
-    return replace(sweep, rows=[replace(row, history=history) for row in sweep.rows])
+    return with_rows(sweep, [replace(row, history=history) for row in sweep.rows])
 
 
-def gap_in_the_middle(sweep: SweepReport) -> SweepReport:
+def gap_in_the_middle(sweep: Results) -> Results:
     row = sweep.rows[1]
     history = [
         {**evaluation, OBJECTIVE: math.nan if index == 2 else 0.1} for index, evaluation in enumerate(row.history)
     ]
-    return replace(sweep, rows=[sweep.rows[0], replace(row, history=history)])
+    return with_rows(sweep, [sweep.rows[0], replace(row, history=history)])
 
 
-def other_metrics(sweep: SweepReport) -> SweepReport:
+def other_metrics(sweep: Results) -> Results:
     """As with real FLUX: other names, no truth, no control words."""
     rows = [
         replace(
@@ -294,20 +295,20 @@ def other_metrics(sweep: SweepReport) -> SweepReport:
         )
         for index, row in enumerate(sweep.rows)
     ]
-    return replace(sweep, rows=rows, objective="evaluator/pick", reward="reward/hps", commit=None)
+    return with_rows(sweep, rows, objective="evaluator/pick", reward="reward/hps", commit=None)
 
 
-def only_objective(sweep: SweepReport) -> SweepReport:
+def only_objective(sweep: Results) -> Results:
     rows = [replace(row, history=[{"update": 60, OBJECTIVE: 0.1 * index}]) for index, row in enumerate(sweep.rows)]
-    return replace(sweep, rows=rows)
+    return with_rows(sweep, rows)
 
 
-def missing_gallery(sweep: SweepReport) -> SweepReport:
-    return replace(sweep, rows=[replace(row, gallery=Path("/no/such.png")) for row in sweep.rows])
+def missing_gallery(sweep: Results) -> Results:
+    return with_rows(sweep, [replace(row, gallery=Path("/no/such.png")) for row in sweep.rows])
 
 
-def smaller_is_better(sweep: SweepReport) -> SweepReport:
-    return replace(sweep, mode="min", best="t02")
+def smaller_is_better(sweep: Results) -> Results:
+    return with_rows(sweep, sweep.rows, best="t02", mode="min")
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ def smaller_is_better(sweep: SweepReport) -> SweepReport:
         *(other_metrics, only_objective, missing_gallery, smaller_is_better),
     ],
 )
-def test_whatever_is_missing_a_page_comes_out(change, sweep: SweepReport):
+def test_whatever_is_missing_a_page_comes_out(change, sweep: Results):
     changed = change(sweep)
     text = html(changed)
     found = Page(text)

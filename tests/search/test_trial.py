@@ -7,8 +7,8 @@ import pytest
 
 from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request, record_autoscaler_request
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.tuning import trial as trial_module
-from srpo_ray.tuning.trial import GRACE, ReleaseTrials
+from srpo_ray.search import trial as trial_module
+from srpo_ray.search.trial import GRACE, ReleaseTrials
 from tests.ray_request import ask_for_nodes, has_nodes
 
 TRIALS = ("stopped", "late", "other")

@@ -1,4 +1,4 @@
-"""One trial: a training run in the study's folder, on the study's reward pool, reported to Ray Tune."""
+"""One training run of an experiment: in its folder, on its reward pool, reported to Ray Tune."""
 
 import time
 from collections.abc import Mapping
@@ -23,34 +23,34 @@ GRACE = 10.0
 
 
 @dataclass(frozen=True)
-class Study:
-    """What the runs of a sweep or a study of methods share."""
+class Experiment:
+    """Facts that all runs of an experiment share."""
 
     base: RunConfig
     folder: str
     pool: str | None
     """Name of the reward pool; None scores in the trainers."""
     parent_run: str
-    """MLflow run of the whole study."""
+    """Id of the MLflow run whose children are the runs."""
     resume: str
-    """Command that goes on with the study."""
+    """Command that resumes the experiment."""
     commit: str | None
-    """Git commit of the working folder that the study was started in."""
+    """Git commit of the working folder that the experiment was started in."""
 
 
-def trial_config(study: Study, name: str, changes: Mapping[str, Any]) -> RunConfig:
+def trial_config(experiment: Experiment, name: str, changes: Mapping[str, Any]) -> RunConfig:
     """The config of one trial."""
-    return apply(study.base, {**changes, "name": name}, f"trial {name}")
+    return apply(experiment.base, {**changes, "name": name}, f"trial {name}")
 
 
-def run_trial(study: Study, config: RunConfig) -> None:
+def run_trial(experiment: Experiment, config: RunConfig) -> None:
     """Train one trial, or only report it again if its run has finished before.
 
     Args:
-        study: What all trials share.
-        config: The trial's; its name, which is that of its folder too, survives a restart of the study.
+        experiment: Facts that all runs share.
+        config: The trial's; its name, which is that of its folder too, survives a restart of the experiment.
     """
-    folder = open_run_folder(config, Path(study.folder) / "trials" / config.name)
+    folder = open_run_folder(config, Path(experiment.folder) / "trials" / config.name)
     if folder.finished.exists():
         for row in read_rows(folder.evaluations):
             tune.report(row)
@@ -60,10 +60,10 @@ def run_trial(study: Study, config: RunConfig) -> None:
     fit(
         config,
         folder,
-        study.pool,
+        experiment.pool,
         name=config.name,
-        commit=study.commit,
-        parent_run=study.parent_run,
+        commit=experiment.commit,
+        parent_run=experiment.parent_run,
         callbacks=(TuneReportCallback(),),
     )
 
@@ -145,6 +145,6 @@ def remove_group(group: str) -> None:
     remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
-def trial_folder(study: Study, name: str) -> RunFolder:
+def trial_folder(experiment: Experiment, name: str) -> RunFolder:
     """Where a trial writes."""
-    return RunFolder(Path(study.folder) / "trials" / name)
+    return RunFolder(Path(experiment.folder) / "trials" / name)

@@ -1,4 +1,4 @@
-"""Runs of a study in Ray Tune: searched ones and planned ones, each begun once and resumed."""
+"""Phases of an experiment in Ray Tune: searched or planned runs, each begun once and resumed."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.errors import StudyInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.runs.folder import RunFolder
+from srpo_ray.search.progress import RunsTable
+from srpo_ray.search.selection import read_row
+from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trial_config, trial_folder
 from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
-from srpo_ray.tuning.progress import RunsTable
-from srpo_ray.tuning.rows import read_row
-from srpo_ray.tuning.trial import ReleaseTrials, Study, run_trial, trial_config, trial_folder
 
 ON_HEAD = {"node:__internal_head__": 0.001}
 """What a trial's own process reserves: a mark of the head, and no more, as the work is done by Ray Train's workers.
@@ -35,11 +35,13 @@ class PlannedRun:
     kind: Kind
     label: str
     changes: dict[str, Any]
-    """Dotted config path -> value, over the study's base config."""
+    """Dotted config path -> value, over the experiment's base config."""
+    seed: int
+    """Seed of the run."""
 
 
 def start_parent_run(base: RunConfig, name: str, folder: Path, params: Mapping[str, Any]) -> str:
-    """Start, or go on with, the MLflow run that the runs of a study are children of; its id."""
+    """Start, or go on with, the MLflow run that the runs of an experiment are children of; its id."""
     return start_run(
         tracking_uri(base),
         base.tracking.experiment,
@@ -51,13 +53,13 @@ def start_parent_run(base: RunConfig, name: str, folder: Path, params: Mapping[s
 
 
 def run_planned(
-    study: Study, phase: str, title: str, planned: Sequence[PlannedRun], max_concurrent: int, objective: str
+    experiment: Experiment, phase: str, title: str, planned: Sequence[PlannedRun], max_concurrent: int, objective: str
 ) -> list[TrialRow]:
     """Train planned runs to their end, several at a time.
 
     Args:
-        study: What all runs share.
-        phase: Name of this part of the study in its folder; a phase that was begun goes on.
+        experiment: Facts that all runs share.
+        phase: Name of this part of the experiment in its folder; a phase that was begun goes on.
         title: What the runs are, for the table on the terminal.
         planned: The runs.
         max_concurrent: Runs at the same time.
@@ -69,35 +71,38 @@ def run_planned(
     runs = {run.name: run for run in planned}
     if not runs:
         return []
-    configs = {run.name: with_absolute_paths(trial_config(study, run.name, run.changes)) for run in planned}
+    configs = {
+        run.name: with_absolute_paths(trial_config(experiment, run.name, {**run.changes, "seed": run.seed}))
+        for run in planned
+    }
 
     def train(params: dict[str, Any]) -> None:
-        run_trial(study, configs[params["run"]])
+        run_trial(experiment, configs[params["run"]])
 
     config = TuneConfig(max_concurrent_trials=max_concurrent, trial_name_creator=_named, trial_dirname_creator=_named)
     updates = {name: config.training.num_updates for name, config in configs.items()}
-    reporter = runs_table(study, title, objective, updates.__getitem__)
+    reporter = runs_table(experiment, title, objective, updates.__getitem__)
     rows = []
-    for result in fit_phase(study, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter):
+    for result in fit_phase(experiment, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter):
         run = runs[(result.config or {})["run"]]
-        seed = int(run.changes.get("seed", study.base.seed))
-        row = read_row(trial_folder(study, run.name), run.kind, run.label, run.changes, seed, reason(result.error))
-        close_tracking(study, row)
+        folder = trial_folder(experiment, run.name)
+        row = read_row(folder, run.kind, run.label, run.changes, run.seed, reason(result.error))
+        close_tracking(experiment, row)
         rows.append(row)
     return rows
 
 
 def fit_phase(
-    study: Study,
+    experiment: Experiment,
     phase: str,
     trainable: Callable[[dict[str, Any]], None],
     config: TuneConfig,
     space: Mapping[str, Any],
     reporter: ProgressReporter,
 ) -> ResultGrid:
-    """Run or go on with one phase of the study in Ray Tune."""
+    """Run or go on with one phase of the experiment in Ray Tune."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    storage = Path(study.folder) / "tune"
+    storage = Path(experiment.folder) / "tune"
     with_resources = tune.with_resources(trainable, tune.PlacementGroupFactory([ON_HEAD]))
     if Tuner.can_restore(str(storage / phase)):
         tuner = Tuner.restore(
@@ -111,7 +116,7 @@ def fit_phase(
             run_config=tune.RunConfig(
                 name=phase,
                 storage_path=str(storage),
-                callbacks=[ReleaseTrials(Path(study.folder) / "trials")],
+                callbacks=[ReleaseTrials(Path(experiment.folder) / "trials")],
                 progress_reporter=reporter,
                 verbose=1,
             ),
@@ -119,19 +124,19 @@ def fit_phase(
     results = tuner.fit()
     # Tune itself catches Ctrl-C, saves its state and returns as if all were done.
     if any(not trial.is_finished() for trial in ExperimentAnalysis(str(storage / phase)).trials or []):
-        raise StudyInterruptedError(f"stopped; go on with: {study.resume}")
+        raise StudyInterruptedError(f"stopped; go on with: {experiment.resume}")
     return results
 
 
 def runs_table(
-    study: Study,
+    experiment: Experiment,
     title: str,
     objective: str,
     num_updates: Callable[[str], int],
     settings: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda _: {},
 ) -> RunsTable:
     """The table on the terminal for a phase."""
-    folder = Path(study.folder)
+    folder = Path(experiment.folder)
     return RunsTable(f"{folder.name}: {title}", folder / "trials", objective, num_updates, settings)
 
 
@@ -147,12 +152,12 @@ def reason(error: BaseException | None) -> str | None:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def close_tracking(study: Study, row: TrialRow) -> None:
+def close_tracking(experiment: Experiment, row: TrialRow) -> None:
     """Send what a process that is gone has left, and set its run's final status.
 
     A finished run has closed its own, unless its process was killed on the way: then its spool is still there.
     """
-    folder = trial_folder(study, row.name)
+    folder = trial_folder(experiment, row.name)
     if row.status == "finished" and not folder.tracker_spool.exists():
         return
     status = "FINISHED" if row.status == "finished" else "FAILED" if row.failed else "KILLED"

@@ -37,11 +37,11 @@ TINY = [
     "evaluation.num_steps=2",
     "evaluation.interval=2",
     "evaluation.gallery_size=2",
-    "sweep.num_samples=3",
-    "sweep.scheduler.grace_updates=2",
-    "sweep.repeat_seeds=[1]",
-    "sweep.comparisons=[{name: late timesteps only, set: {algorithm.timestep_window: [30, 45]}}]",
-    "sweep.max_fall={}",
+    "experiment.search.num_samples=3",
+    "experiment.search.scheduler.grace_updates=2",
+    "experiment.seeds=[1]",
+    "experiment.ablations=[{name: late timesteps only, set: {algorithm.timestep_window: [30, 45]}}]",
+    "experiment.max_fall={}",
 ]
 PROMPTS = "a red circle on a gray background\na blue square on a black background\n"
 KINDS = ("trial", "repeat", "ablation")
@@ -71,7 +71,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterat
     folder = root / "runs" / "small_world_sweep"
     (root / "prompts.txt").write_text(PROMPTS)
     commit = committed(root)
-    script, config = ROOT / "experiments" / "sweep.py", ROOT / "configs" / "sweep" / "small_world.yaml"
+    script = ROOT / "experiments" / "sweep.py"
+    config = ROOT / "configs" / "experiments" / "small_world_sweep.yaml"
     command = [sys.executable, str(script), str(config), *TINY, "data.prompts=prompts.txt"]
     with subprocess.Popen(command, cwd=root, start_new_session=True) as driver:
         finished, begun = wait_for_a_finished_and_a_begun_trial(folder, driver)
@@ -93,9 +94,11 @@ def swept(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterat
 def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_nothing(swept: Swept) -> None:
     folder = swept.folder
     assert {path: path.stat().st_mtime_ns for path in swept.finished} == swept.finished
-    rows = json.loads((folder / "trials.json").read_text())["rows"]
+    results = json.loads((folder / "results.json").read_text())
+    groups = [*results["searches"], *results["arms"]]
+    rows = [results["baseline_row"], *(row for group in groups for row in group["rows"])]
     assert [row["kind"] for row in rows].count("trial") == 3
-    assert {row["name"] for row in rows if row["kind"] == "base"} == {"base_model"}
+    assert {row["name"] for row in rows if row["kind"] == "base"} == {"baseline"}
     assert all(row["status"] in ("finished", "stopped early") for row in rows)
     # Were it not adopted, the time that it took would differ.
     baseline = {kind: {json.dumps(row["history"][0]) for row in rows if row["kind"] == kind} for kind in KINDS}

@@ -4,15 +4,14 @@ from typing import Any
 
 import pytest
 
-from srpo_ray.config import SweepConfig, load_run, load_sweep, to_yaml
-from srpo_ray.config.sweep import SearchDimension
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.config import ExperimentConfig, load_run, to_yaml
+from srpo_ray.config.search import SearchDimension
+from srpo_ray.evaluation.results import CALLS, SECONDS, Arm, Search, TrialRow
 from srpo_ray.runs.folder import RunFolder, append_row
-from srpo_ray.tuning.rows import choose_best, read_row
-from srpo_ray.tuning.space import decode, param_space, search_algorithm
-from srpo_ray.tuning.sweep import follow_ups
-from srpo_ray.tuning.trial import _serves
-from tests.conftest import ROOT, SMALL_WORLD
+from srpo_ray.search.selection import best_arm, choose_best, read_row
+from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, search_algorithm
+from srpo_ray.search.trial import _serves
+from tests.conftest import SMALL_WORLD
 
 SPACE = {
     "a.list": SearchDimension(choice=([5, 25], [5, 35])),
@@ -23,8 +22,9 @@ SPACE = {
 }
 
 
-def sweep(**values: Any) -> SweepConfig:
-    return SweepConfig.model_validate({"base": "x.yaml", "space": {"a": {"uniform": [0, 1]}}, **values})
+def experiment(**values: Any) -> ExperimentConfig:
+    arms = [{"name": "SRPO", "space": {"a": {"uniform": [0, 1]}}}, {"name": "ReFL"}]
+    return ExperimentConfig.model_validate({"base": "x.yaml", "arms": arms, **values})
 
 
 def row(name: str, objective: float, content: float, status: str = "finished", **params: Any) -> TrialRow:
@@ -73,8 +73,7 @@ def test_a_run_that_broke_before_its_first_evaluation_has_no_gain(tmp_path: Path
 
 def test_optuna_draws_the_same_trials_from_the_same_seed() -> None:
     def first_draws(seed: int) -> list[Any]:
-        space = {path: value.model_dump() for path, value in SPACE.items()}
-        algorithm: Any = search_algorithm(sweep(searcher="optuna", space=space, seed=seed))
+        algorithm: Any = search_algorithm(experiment(search={"searcher": "optuna", "seed": seed}))
         algorithm.set_search_properties("evaluator/held_out", "max", param_space(SPACE))
         return [algorithm.suggest(str(index)) for index in range(2)]
 
@@ -88,38 +87,95 @@ def test_best_trial_is_the_best_finished_one_that_keeps_its_content() -> None:
         row("good", 0.5, 0.94),
         row("weak", 0.2, 0.95),
     ]
-    best, note = choose_best(rows, sweep(max_fall={"truth/content_accuracy": 0.02}))
+    limited = experiment(max_fall={"truth/content_accuracy": 0.02})
+    best, note = choose_best(rows, limited, "SRPO")
     assert (best.name, note) == ("good", None)
-    best, note = choose_best(rows[:1], sweep(max_fall={"truth/content_accuracy": 0.02}))
+    best, note = choose_best(rows[:1], limited, "SRPO")
     assert best.name == "broken"
     assert note is not None
-    assert "without that limit" in note
-    assert choose_best(rows, sweep(mode="min"))[0].name == "weak"
+    assert note.startswith("SRPO: every trial let truth/content_accuracy fall by more than 0.02")
+    assert choose_best(rows, experiment(mode="min"), "SRPO")[0].name == "weak"
 
 
 def test_no_finished_trial_is_an_error_that_says_why() -> None:
-    with pytest.raises(ValueError, match=r"got none \(failed: out of memory\)"):
-        choose_best([row("a", 0.1, 0.9, status="failed: out of memory")], sweep())
+    with pytest.raises(ValueError, match=r"trial of SRPO .* got none \(failed: out of memory\)"):
+        choose_best([row("a", 0.1, 0.9, status="failed: out of memory")], experiment(), "SRPO")
 
 
-def test_follow_ups_are_the_seeds_and_the_comparisons_of_the_best() -> None:
-    config = sweep(repeat_seeds=[1], comparisons=[{"name": "plain, no words", "set": {"b.lr": 2}}])
-    runs = {run.name: run for run in follow_ups(config, row("best", 0.5, 0.9, **{"b.lr": 1, "a": "x"}))}
-    assert list(runs) == ["seed_1", "plain_no_words"]
-    assert runs["seed_1"].changes == {"b.lr": 1, "a": "x", "seed": 1}
-    assert runs["plain_no_words"].changes == {"b.lr": 2, "a": "x"}
+@pytest.mark.parametrize(("mode", "best"), [("max", "ReFL"), ("min", "SRPO")])
+def test_best_arm_is_the_one_with_the_best_mean_over_seeds_that_keeps_its_content(mode: str, best: str) -> None:
+    arms = [
+        Arm("SRPO", "method", {}, [row("a", 0.1, 0.95), row("b", 0.6, 0.95), row("c", 9.0, 0.95, "failed: oom")]),
+        Arm("ReFL", "method", {}, [row("d", 0.4, 0.94), row("e", 0.4, 0.92)]),
+        Arm("broken", "method", {}, [row("f", 0.9 if mode == "max" else 0.0, 0.6)]),
+        Arm("ablation", "ablation", {}, [row("g", 0.9 if mode == "max" else 0.0, 0.95)]),
+    ]
+    config = experiment(mode=mode, max_fall={"truth/content_accuracy": 0.02 + 1e-9})
+    assert best_arm(config, arms, []) == best
+
+
+def test_best_arm_that_was_only_searched_counts_with_its_chosen_trial() -> None:
+    searches = [Search("ReFL", [row("lucky", 0.9, 0.9, "stopped early"), row("chosen", 0.5, 0.9)], "chosen")]
+    arms = [Arm("SRPO", "method", {}, [row("a", 0.6, 0.9)]), Arm("ReFL", "method", {}, [])]
+    assert best_arm(experiment(), arms, searches) == "SRPO"
+    assert best_arm(experiment(), [Arm("SRPO", "method", {}, [row("a", 0.4, 0.9)]), arms[1]], searches) == "ReFL"
+
+
+def test_reference_arm_is_the_best_if_no_arm_keeps_the_limits() -> None:
+    arms = [Arm("ReFL", "method", {}, [row("a", 0.6, 0.5)])]
+    assert best_arm(experiment(max_fall={"truth/content_accuracy": 0.02}), arms, []) == "SRPO"
+    assert best_arm(experiment(max_fall={"no such metric": 0.02}), arms, []) == "SRPO"
+
+
+def test_costs_are_those_of_the_updates_before_each_evaluation(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "trial_1")
+    folder.make()
+    folder.config.write_text(to_yaml(load_run([SMALL_WORLD])))
+    for step in range(1, 5):
+        update = {"update": step, "cost/forward": 10.0, "cost/forward_backward": 2.0, "time/update": 0.5}
+        append_row(folder.updates, update)
+    for step in (0, 3):
+        append_row(folder.evaluations, {"update": step, "evaluator/held_out": 0.5})
+    found = read_row(folder, "trial", "a trial", {}, 0, None)
+    # 10 + 3 x 2 an update
+    assert [(each[CALLS], each[SECONDS]) for each in found.history] == [(0.0, 0.0), (48.0, 1.5)]
+    assert found.seconds == 2.0
+
+
+def test_local_paths_among_the_choices_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    space = {
+        "data.prompts": SearchDimension(choice=("mine.txt", "small_world:train")),
+        "algorithm.timestep_window": SearchDimension(choice=([5, 25], [5, 35])),
+        "training.optimizer.lr": SearchDimension(loguniform=(1e-6, 1e-5)),
+    }
+    found = absolute_space(space, load_run([SMALL_WORLD]), {"algorithm.type": "direct_align"})
+    assert found["data.prompts"].choice == (str(tmp_path / "mine.txt"), "small_world:train")
+    assert found["algorithm.timestep_window"] == space["algorithm.timestep_window"]
+    assert found["training.optimizer.lr"] == space["training.optimizer.lr"]
+
+
+def test_local_paths_among_the_changes_of_an_arm_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    changes = {"algorithm": {"type": "refl"}, "evaluation.prompts": "mine.txt", "training.optimizer.lr": 3e-6}
+    found = absolute_changes(load_run([SMALL_WORLD]), changes)
+    assert found == {**changes, "evaluation.prompts": str(tmp_path / "mine.txt")}
 
 
 def test_a_run_that_the_hacking_sign_stopped_can_be_the_best() -> None:
     rows = [row("stopped", 0.5, 0.95, status="stopped: reward hacking"), row("weak", 0.2, 0.95)]
-    assert choose_best(rows, sweep())[0].name == "stopped"
+    assert choose_best(rows, experiment(), "SRPO")[0].name == "stopped"
 
 
 def test_a_run_that_the_hacking_sign_stopped_is_evaluated_by_the_checkpoint_that_it_keeps() -> None:
     history = [{"update": step, "evaluator/held_out": value} for step, value in ((0, 0.3), (10, 0.6), (20, 0.1))]
     kept = replace(row("kept", 0.1, 0.9, status="stopped: reward hacking"), history=history, best_update=10)
     assert kept.value("evaluator/held_out") == 0.6
-    assert choose_best([kept, row("steady", 0.5, 0.9)], sweep())[0].name == "kept"
+    assert choose_best([kept, row("steady", 0.5, 0.9)], experiment(), "SRPO")[0].name == "kept"
     assert replace(kept, best_update=0).value("evaluator/held_out") == 0.3
 
 
@@ -135,10 +191,3 @@ def test_an_baseline_evaluation_serves_runs_of_the_same_words_and_plain_ones() -
     assert not _serves(vivid, bright)
     assert not _serves(plain, vivid)
     assert not _serves(other_evaluator, vivid)
-
-
-def test_shipped_sweep_file_is_usable() -> None:
-    for path in sorted(Path(ROOT / "configs" / "sweep").glob("*.yaml")):
-        config, base = load_sweep(path)
-        assert config.objective.removeprefix("evaluator/") in {model.name for model in base.evaluation.held_out}
-        assert config.num_samples >= 8

@@ -1,0 +1,95 @@
+"""Search for the values of an arm: distributions that trials are drawn from, searcher, early stopping of trials."""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from srpo_ray.config.base import Section
+
+
+def check_changes(changes: dict[str, Any]) -> dict[str, Any]:
+    """Refuse keys that the experiment sets itself.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for path in ("name", "run_root", "seed"):
+        if path in changes:
+            raise ValueError(
+                f"expected no `{path}` among the changes of one arm, got one; the experiment names the runs and their"
+                " folders, and `seeds` gives the seeds"
+            )
+    return changes
+
+
+Changes = Annotated[dict[str, Any], AfterValidator(check_changes)]
+"""Dotted config paths and their values."""
+
+
+class SearchDimension(Section):
+    """How one config value is drawn; exactly one of the fields is given."""
+
+    choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    """One of these values."""
+    uniform: tuple[float, float] | None = None
+    """Evenly between low and high."""
+    loguniform: tuple[float, float] | None = None
+    """Evenly in the logarithm between low and high, both above 0."""
+    randint: tuple[int, int] | None = None
+    """An integer from low up to, not including, high."""
+
+    @model_validator(mode="after")
+    def _check_one_kind(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "expected exactly one of choice, uniform, loguniform, randint,"
+                f" got {', '.join(given) or 'none'}; for example `{{loguniform: [1.0e-6, 1.0e-5]}}`"
+            )
+        low_high = self.uniform or self.loguniform or self.randint
+        if low_high is not None and not low_high[0] < low_high[1]:
+            raise ValueError(f"expected {given[0]} [low, high] with low < high, got {list(low_high)}; swap them")
+        if self.loguniform is not None and self.loguniform[0] <= 0:
+            raise ValueError(f"expected loguniform bounds above 0, got {list(self.loguniform)}; raise the lower one")
+        return self
+
+    @property
+    def examples(self) -> tuple[Any, ...]:
+        """Values at the ends of the dimension and one between them, enough to check it against the run config."""
+        if self.choice is not None:
+            return self.choice
+        if self.randint is not None:
+            return (self.randint[0], self.randint[1] - 1)
+        bounds = self.uniform or self.loguniform
+        assert bounds is not None
+        low, high = bounds
+        # Draws are real numbers, which a key for whole numbers takes at whole ends only.
+        return (low, high, low + (high - low) / math.pi)
+
+
+class SchedulerConfig(Section):
+    """Early stopping of weak trials."""
+
+    type: Literal["asha", "none"] = "asha"
+    """`asha` stops trials that are behind others after the same number of updates; `none` trains all to the end."""
+    grace_updates: int = Field(default=15, ge=1)
+    """Updates that every trial may make before it can be stopped."""
+    reduction_factor: float = Field(default=2.0, gt=1)
+    """Of the trials that reach a rung, one in this many goes on."""
+
+
+class SearchConfig(Section):
+    """Search for the values of an arm's `space` or `grid`."""
+
+    num_samples: int = Field(default=8, ge=1)
+    """Trials drawn from each arm's `space`. A `grid` has one trial per combination."""
+    searcher: Literal["random", "optuna"] = "random"
+    """Source of the draws: `random` draws independently, `optuna` (extra `optuna`) learns from finished trials."""
+    seed: int = 0
+    """Seed of the draws."""
+    scheduler: SchedulerConfig = SchedulerConfig()
+    set: Changes = {}
+    """Dotted config path -> value for trials only. With another `evaluation.seed` the chosen values are not selected on
+    the evaluation noise of the reported scores; an `evaluation.interval` above the number of updates evaluates a trial
+    before and after training only."""

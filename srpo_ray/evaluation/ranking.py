@@ -1,0 +1,70 @@
+"""Ranks of runs, and what differs between them."""
+
+import json
+import math
+
+from srpo_ray.evaluation.results import Results, TrialRow, finite
+
+
+def shared_step(results: Results) -> int | None:
+    """Updates after which all trials were last evaluated together; None if they share no evaluation after training.
+
+    Trials that a scheduler stopped have fewer updates than the others, so only there do values compare. Failed trials
+    do not count.
+    """
+    trials = [row for row in results.trials if not row.failed and row.history]
+    steps = [
+        {int(each["update"]) for each in row.history if finite(each.get(results.objective)) is not None}
+        for row in trials
+    ]
+    return max((step for step in set.intersection(*steps) if step > 0), default=None) if steps else None
+
+
+def ranking(results: Results) -> list[tuple[int | None, TrialRow]]:
+    """All rows, the best objective first; trials that were stopped early come after those that ended.
+
+    Trials that were stopped early are ranked among themselves by the last update that all trials share, since a value
+    after fewer updates does not compare with one after all of them. Rows without a value and failed ones come last.
+
+    Ranks count trials only, from 1. The other kinds stand where their value puts them, unranked: a repeat
+    of the winner is no second place.
+    """
+    sign, shared = 1 if results.mode == "max" else -1, shared_step(results)
+
+    def order(row: TrialRow) -> tuple[int, float]:
+        value = row.value_at(results.objective, shared) if row.stopped_early else None
+        value = row.value(results.objective) if value is None else value
+        group = 2 if row.failed or value is None else int(row.stopped_early)
+        return (group, 0.0 if value is None else -sign * value)
+
+    ranks: list[tuple[int | None, TrialRow]] = []
+    count = 0
+    for row in sorted(results.rows, key=order):
+        ranked = row.kind == "trial" and not row.failed and row.value(results.objective) is not None
+        count += ranked
+        ranks.append((count if ranked else None, row))
+    return ranks
+
+
+def flagged(results: Results) -> list[TrialRow]:
+    """Rows in which reward-hacking detection rang, the worst objective first."""
+    sign = 1 if results.mode == "max" else -1
+    rows = [row for row in results.rows if row.signs and not row.failed]
+    return sorted(rows, key=lambda row: -math.inf if (value := row.value(results.objective)) is None else sign * value)
+
+
+def varied_params(results: Results) -> list[str]:
+    """Dotted paths whose value is not the same in all trials, in the order in which they first appear."""
+    paths = dict.fromkeys(path for row in results.trials for path in row.params)
+
+    def count(path: str) -> int:
+        return len({json.dumps(row.params.get(path), default=str) for row in results.trials})
+
+    return [path for path in paths if count(path) > 1]
+
+
+def metric_names(results: Results) -> list[str]:
+    """Every metric that some row has, the objective and the reward first, the others by name."""
+    found = {name for row in results.rows for evaluation in row.history for name in evaluation} - {"update"}
+    first = [name for name in (results.objective, results.reward) if name in found]
+    return list(dict.fromkeys(first + sorted(found)))

@@ -1,0 +1,134 @@
+"""The report of an experiment: arms with their scores and costs, searches, ablations, all runs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from srpo_ray.evaluation.ranking import metric_names
+from srpo_ray.evaluation.results import CALLS, CONTENT_ACCURACY, OWN_WORDS, SECONDS, TRAINED_GAIN, Results, Search
+from srpo_ray.reports import comparison, sweep
+from srpo_ray.reports.comparison_tables import ablations_table, arms_table, settings
+from srpo_ray.reports.headline import cards, hacking_notice, headline
+from srpo_ray.reports.report import Alert, Cards, Code, Facts, Part, Report, Section, Strong, Table, Text
+from srpo_ray.reports.sweep_seeds import ablations_section, seeds_section
+from srpo_ray.reports.sweep_table import runs_table
+
+_MEANINGS = {
+    CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
+    TRAINED_GAIN: "rise of the reward that the run itself was trained to raise (for its control words, or for the plain"
+    " prompt), in standard deviations over the baseline's images",
+    OWN_WORDS: "the trained reward of the run's positive control words minus that of the negative ones",
+    CALLS: "velocity evaluations of one image by the updates so far, those with gradient counted three times",
+    SECONDS: "seconds of the updates so far",
+    "image/diversity": "mean difference between images of one prompt; a fall means that all seeds look alike",
+    "evaluator/": "score by a held-out evaluator, a model that no run was trained on; higher is better",
+    "reward/": "score by a model that runs were trained on, for the evaluation's images and the plain prompt; a run"
+    " with control words is trained on their difference instead",
+    "truth/": "measured from pixels, exactly, because the images' content is known",
+    "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
+}
+
+
+def experiment_report(results: Results, images: Path | None = None) -> Report:
+    """Build the report of an experiment.
+
+    A sweep, one searched method, leads with its runs; a comparison of several leads with means over seeds. Missing
+    parts, such as metrics, images, repeats or ablations, leave their section out or are named in it.
+
+    Args:
+        results: The results.
+        images: Grid of images by all arms for the same prompts and noise, as a PNG file; None without one.
+    """
+    runs, arms, ablations = runs_table(results), arms_table(results), ablations_table(results)
+    if results.is_sweep:
+        sections, terminal = _sweep(results, runs, ablations), [runs]
+    else:
+        sections, terminal = _comparison(results, images, runs, ablations), [arms.without_ablations]
+        sections = [comparison.methods_section(results, arms.without_ablations), *sections]
+    return Report(
+        title=results.title,
+        headline=headline(results) if results.is_sweep else comparison.headline(results),
+        sections=[section for section in (*sections, _glossary(results), _again(results)) if section is not None],
+        subtitle=f"{results.title} · {results.created}",
+        summary=_summary(results),
+        files={"runs.csv": runs, "arms.csv": arms.all, "results.json": asdict(results)},
+        terminal=[*terminal, *([ablations] if _has_paired_ablations(results) else [])],
+    )
+
+
+def _has_paired_ablations(results: Results) -> bool:
+    """True if ablations are compared seed by seed; a sweep's single runs are compared with all seeds of its arm."""
+    several = any(len(arm.rows) > 1 for arm in results.ablations)
+    return several or bool(results.ablations and not results.is_sweep)
+
+
+def _summary(results: Results) -> list[Part]:
+    best, parts = results.best_row, list[Part]()
+    if results.is_sweep and best is not None:
+        parts.append(Text(Strong(best.name), f": {best.label}", style="lead"))
+    elif results.searches:
+        text = (
+            "Searched values were chosen by one run each on another seed; then every arm was trained with fresh seeds."
+        )
+        parts.append(Text(text, style="lead"))
+    if results.is_sweep and (shown := cards(results)):
+        parts.append(Cards(shown))
+    if (notice := hacking_notice(results)) is not None:
+        parts.append(Alert(notice, warning=True))
+    return [*parts, *map(Alert, results.notes)]
+
+
+def _sweep(results: Results, runs: Table, ablations: Table) -> Sequence[Section | None]:
+    paired = _has_paired_ablations(results)
+    return [
+        sweep.runs_section(results, runs),
+        sweep.side_by_side(results),
+        sweep.pareto(results),
+        sweep.curves(results),
+        sweep.importance(results),
+        seeds_section(results),
+        comparison.ablations_section(results, ablations) if paired else ablations_section(results),
+        sweep.slices(results),
+    ]
+
+
+def _comparison(results: Results, images: Path | None, runs: Table, ablations: Table) -> Sequence[Section | None]:
+    return [
+        comparison.images_section(images),
+        comparison.reward(results),
+        comparison.costs(results),
+        comparison.ablations_section(results, ablations),
+        comparison.searches_section(results),
+        *(section for search in results.searches if search.drawn for section in _search(results, search)),
+        sweep.runs_section(results, runs),
+    ]
+
+
+def _search(results: Results, search: Search) -> list[Section]:
+    """Charts of the trials that were drawn for one arm."""
+    found = results.of(search)
+    sections = [sweep.pareto(found), sweep.curves(found), sweep.importance(found), sweep.slices(found)]
+    named = [section for section in sections if section is not None]
+    return [
+        replace(section, title=f"{search.arm}: {section.title[:1].lower()}{section.title[1:]}") for section in named
+    ]
+
+
+def _glossary(results: Results) -> Section | None:
+    meanings: list[tuple[str, str]] = []
+    for name in metric_names(results):
+        meaning = next((text for start, text in _MEANINGS.items() if name.startswith(start)), "")
+        if name.endswith("/relative"):
+            meaning = "the same score for the words of evaluation.relative, positive minus negative"
+        if name == results.objective:
+            meaning = f"what trials are chosen by and arms are compared by: {meaning or 'a held-out score'}"
+        meanings.append((name, meaning))
+    return Section("What the metrics mean", [Facts(meanings)]) if meanings else None
+
+
+def _again(results: Results) -> Section:
+    facts = Facts([("commit", results.commit or "not a git checkout"), ("hardware", results.hardware)])
+    shown = [] if results.is_sweep else [arm for arm in results.methods if arm.changes]
+    arms = [Text(Strong(arm.name), f": {settings(arm.changes)}") for arm in shown]
+    config = [Text("Config of the best arm:"), Code(results.best_config_yaml)]
+    return Section("Run it again", [facts, Code(results.command), *arms, *config])

@@ -1,0 +1,1 @@
+"""Experiments: search of settings, training with several seeds, ablations, on a shared reward pool, resumable."""

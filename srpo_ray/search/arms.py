@@ -1,0 +1,169 @@
+"""Arms of an experiment: the search for their values, and their training with several seeds."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+from ray import tune
+from ray.tune import TuneConfig
+
+from srpo_ray.config import ExperimentConfig, apply
+from srpo_ray.config.base import folder_name
+from srpo_ray.config.experiment import Ablation, Arm
+from srpo_ray.evaluation.numbers import param_text, param_titles
+from srpo_ray.evaluation.results import Arm as TrainedArm
+from srpo_ray.evaluation.results import Search, TrialRow
+from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
+from srpo_ray.search.selection import choose_best, read_row
+from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm
+from srpo_ray.search.trial import Experiment, run_trial, trial_config, trial_folder
+
+GRIDS, ARMS = "grids", "arms"
+"""Names of phases in the experiment's folder; the search of a space is named after its arm."""
+
+
+def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[Search], list[str]]:
+    """Search the values of every arm that has a grid or a space.
+
+    The grids of all arms are trained together, as none of their trials waits for another. Each space is searched on its
+    own, because its searcher and scheduler compare trials with each other.
+
+    Returns:
+        The trials of each searched arm and which was chosen, and notes for the reader.
+    """
+    grids = {arm.name: _grid_runs(config, arm, experiment.base.seed) for arm in config.arms if arm.grid}
+    runs = [run for group in grids.values() for run in group]
+    title = "values of each arm's grid"
+    rows = {row.name: row for row in _train(experiment, config, GRIDS, title, runs)}
+    found, notes, edges = [], [], []
+    for arm in [arm for arm in config.arms if arm.searched]:
+        trials = _search_space(experiment, config, arm) if arm.space else [rows[run.name] for run in grids[arm.name]]
+        best, note = choose_best(trials, config, arm.name)
+        found.append(Search(arm.name, trials, best.name, drawn=bool(arm.space)))
+        notes += [note] if note else []
+        edges += _values_at_the_edge(arm, best)
+    if len(config.arms) > 1 and found and "evaluation.seed" not in config.search.set:
+        notes.append(
+            "Trials were evaluated on the same noise as the arms, which favours the chosen values: give `search.set`"
+            " another evaluation.seed."
+        )
+    if edges:
+        notes.append(f"Chosen at the end of what was tried, so a better value may lie beyond: {'; '.join(edges)}.")
+    return found, notes
+
+
+def _train(
+    experiment: Experiment, config: ExperimentConfig, phase: str, title: str, runs: Sequence[PlannedRun]
+) -> list[TrialRow]:
+    return run_planned(experiment, phase, title, runs, config.max_concurrent_trials, config.objective)
+
+
+def _trial_changes(config: ExperimentConfig, arm: Arm, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config.changes(arm, values), **config.search.set}
+
+
+def _grid_runs(config: ExperimentConfig, arm: Arm, seed: int) -> list[PlannedRun]:
+    """A run per combination of the values of a grid."""
+    runs = []
+    for index, combination in enumerate(product(*arm.grid.values())):
+        values = dict(zip(arm.grid, combination, strict=True))
+        changes = _trial_changes(config, arm, values)
+        runs.append(PlannedRun(f"{folder_name(arm.name)}_trial_{index}", "trial", _label(values), changes, seed))
+    return runs
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{title} {text}" for title, text in _settings(values).items())
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, str]:
+    """Short titles of the paths, and the values as text."""
+    titles = param_titles(list(values))
+    return {titles[path]: param_text(value) for path, value in values.items()}
+
+
+def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) -> list[TrialRow]:
+    """Train trials drawn from the space of an arm; weak ones are stopped early."""
+
+    def train(params: dict[str, Any]) -> None:
+        name = str(tune.get_context().get_trial_name())
+        run_trial(experiment, trial_config(experiment, name, {**fixed, **decode(params), **last}))
+
+    fixed = absolute_changes(experiment.base, _trial_changes(config, arm, {}))
+    last = {path: fixed[path] for path in config.search.set}
+    updates = apply(experiment.base, fixed).training.num_updates
+    numbered = partial(_numbered, folder_name(arm.name))
+    tune_config = TuneConfig(
+        metric=config.objective,
+        mode=config.mode,
+        num_samples=config.search.num_samples,
+        search_alg=search_algorithm(config),
+        scheduler=scheduler(config.search.scheduler, updates),
+        trial_name_creator=numbered,
+        trial_dirname_creator=numbered,
+    )
+    space = param_space(absolute_space(arm.space, experiment.base, config.changes(arm)))
+    title = f"search for {arm.name}"
+    table = runs_table(experiment, title, config.objective, lambda _: updates, lambda params: _settings(decode(params)))
+    rows = []
+    for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, table):
+        folder, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), decode(result.config or {})
+        changes = {**fixed, **values, **last}
+        rows.append(read_row(folder, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
+    for row in rows:
+        close_tracking(experiment, row)
+    return rows
+
+
+def _numbered(arm: str, trial: Any) -> str:
+    """`SRPO_trial_3`: both of Tune's ways to add trials begin the tag with a count that a resumed search continues."""
+    return f"{arm}_trial_{trial.experiment_tag.partition('_')[0]}"
+
+
+def _values_at_the_edge(arm: Arm, best: TrialRow) -> list[str]:
+    found = []
+    for path, values in arm.grid.items():
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if len(numbers) > 1 and best.params[path] in (min(numbers), max(numbers)):
+            found.append(f"{arm.name}, {path} {param_text(best.params[path])}")
+    return found
+
+
+def arm_changes(config: ExperimentConfig, arm: Arm, searches: Sequence[Search]) -> dict[str, Any]:
+    """Changes of an arm to the base config, the values that the search of its origin chose among them."""
+    origin = config.origin(arm)
+    search = next((search for search in searches if search.arm == origin.name), None)
+    if search is None:
+        return config.changes(arm)
+    chosen = next(row for row in search.rows if row.name == search.chosen)
+    return config.changes(arm, {path: chosen.params[path] for path in origin.searched})
+
+
+def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Sequence[Search]) -> list[TrainedArm]:
+    """Train every arm and ablation with each of its seeds; the first seed of all comes before the second of any."""
+    reference = arm_changes(config, config.reference, searches)
+    arms = [(arm, arm_changes(config, arm, searches)) for arm in config.arms]
+    parts = [*arms, *((ablation, {**reference, **ablation.set}) for ablation in config.ablations)]
+    planned = {part.name: _seed_runs(config, part, changes) for part, changes in parts}
+    most = max(len(runs) for runs in planned.values())
+    runs = [group[index] for index in range(most) for group in planned.values() if index < len(group)]
+    rows = {row.name: row for row in _train(experiment, config, ARMS, "all arms and ablations", runs)}
+    return [
+        TrainedArm(
+            part.name,
+            "method" if isinstance(part, Arm) else "ablation",
+            changes,
+            [rows[run.name] for run in planned[part.name]],
+        )
+        for part, changes in parts
+    ]
+
+
+def _seed_runs(config: ExperimentConfig, part: Arm | Ablation, changes: dict[str, Any]) -> list[PlannedRun]:
+    """A run of an arm or ablation per seed."""
+    kind, folder = "repeat" if isinstance(part, Arm) else "ablation", folder_name(part.name)
+    return [
+        PlannedRun(f"{folder}_seed_{seed}", kind, f"{part.name}, seed {seed}", changes, seed)
+        for seed in config.seeds_of(part)
+    ]

@@ -1,0 +1,51 @@
+"""An experiment from its file to its report: search the values of arms, train each with several seeds, ablate one."""
+
+from pathlib import Path
+
+from srpo_ray.config import ExperimentConfig, RunConfig, apply
+from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.launch.preflight import check_inputs
+from srpo_ray.launch.session import ray_session
+from srpo_ray.launch.train import check_cluster, reward_pool
+from srpo_ray.search.arms import search_arms, train_arms
+from srpo_ray.search.folder import first_command, open_experiment_folder
+from srpo_ray.search.phase import start_parent_run
+from srpo_ray.search.publish import publish
+from srpo_ray.search.trial import Experiment
+from srpo_ray.tracking.runs import flatten, git_commit
+
+
+def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | None, command: str, resume: str) -> Path:
+    """Run an experiment, or resume the one in the same folder.
+
+    Args:
+        config: Arms, search, seeds, ablations.
+        base: Config that all runs start from.
+        address: Ray cluster to use; None takes `RAY_ADDRESS` or starts a local one.
+        command: Command that the user typed, for the report.
+        resume: Command that resumes the experiment, without the folder that follows it.
+
+    Returns:
+        Path of the HTML report.
+
+    Raises:
+        ValueError: If an input cannot be used, or no trial of a searched arm finished.
+        StudyInterruptedError: If it was stopped by Ctrl-C.
+    """
+    trained = [apply(base, changes) for _, changes in config.trained_changes()]
+    for run in trained:
+        check_inputs(run)
+    trials = [apply(base, changes) for _, changes in config.trial_changes()]
+    base = with_absolute_paths(base)
+    folder = open_experiment_folder(config, base, list(map(with_absolute_paths, (*trained, *trials))))
+    command = first_command(folder, command)
+    with ray_session(address):
+        check_cluster(base)
+        with reward_pool(base, f"rewards_{config.name}") as pool:
+            params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
+            parent_run = start_parent_run(base, config.name, folder, params)
+            commit = git_commit(Path.cwd())
+            experiment = Experiment(base, str(folder), pool, parent_run, f"{resume} {folder}", commit)
+            searches, notes = search_arms(experiment, config)
+            arms = train_arms(experiment, config, searches)
+    return publish(experiment, config, searches, arms, notes, command)

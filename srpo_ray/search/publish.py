@@ -1,0 +1,139 @@
+"""Publish an experiment: tables, HTML report, config of the best arm; on disk, on the terminal and in MLflow."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from srpo_ray.config import ExperimentConfig, to_yaml
+from srpo_ray.data.texts import read_texts
+from srpo_ray.evaluation.comparison import compute_notes
+from srpo_ray.evaluation.gallery import method_grid, save_png
+from srpo_ray.evaluation.ranking import metric_names
+from srpo_ray.evaluation.results import Arm, Results, Search, TrialRow
+from srpo_ray.files import write_text
+from srpo_ray.reports.experiment import experiment_report
+from srpo_ray.reports.files import write_report
+from srpo_ray.reports.terminal import print_report
+from srpo_ray.runs.folder import RunFolder, load_images
+from srpo_ray.runs.inputs import require_same_inputs, text_hashes
+from srpo_ray.runs.warnings import idle_warning
+from srpo_ray.search.arms import arm_changes
+from srpo_ray.search.selection import baseline_row, best_arm
+from srpo_ray.search.trial import Experiment, trial_config, trial_folder
+from srpo_ray.tracking.runs import git_commit, tracking_uri
+from srpo_ray.tracking.tracker import Tracker
+
+
+def publish(
+    experiment: Experiment,
+    config: ExperimentConfig,
+    searches: Sequence[Search],
+    arms: Sequence[Arm],
+    notes: Sequence[str],
+    command: str,
+) -> Path:
+    """Print the tables, write report, table files and best config into the experiment's folder, log them.
+
+    Args:
+        experiment: Facts that all runs share.
+        config: The experiment.
+        searches: Trials of the searched arms.
+        arms: Runs of all arms and ablations.
+        notes: Remarks of the search for the reader.
+        command: Command that began the experiment.
+
+    Returns:
+        Path of the HTML report.
+    """
+    folder = Path(experiment.folder)
+    rows = [row for group in (*searches, *arms) for row in group.rows]
+    warnings = [text for row in rows if (text := idle_warning(trial_folder(experiment, row.name)))]
+    best = best_arm(config, arms, searches)
+    best_config = trial_config(experiment, f"{config.name}_best", arm_changes(config, config.arm(best), searches))
+    write_text(folder / "best.yaml", to_yaml(best_config))
+    results = Results(
+        title=config.name,
+        objective=config.objective,
+        mode=config.mode,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=command,
+        commit=git_commit(Path.cwd()),
+        hardware=hardware(),
+        reference=config.reference.name,
+        baseline_row=_baseline(config.reference.name, searches, arms),
+        arms=arms,
+        searches=searches,
+        best_config_yaml=to_yaml(best_config),
+        notes=[*notes, *compute_notes(arms, config.reference.name), *failures(arms), *warnings],
+        target_share=config.target_share,
+    )
+    report = experiment_report(results, None if results.is_sweep else _images(experiment, arms))
+    print_report(report)
+    path = write_report(folder, report)
+    files = [path, folder / "best.yaml", *(folder / name for name in report.files)]
+    log_results(experiment, files, _summary_metrics(results, best))
+    return path
+
+
+def _baseline(reference: str, searches: Sequence[Search], arms: Sequence[Arm]) -> TrialRow | None:
+    """The evaluation at update 0 of the first run that has one, runs of the reference arm first."""
+    groups = sorted(arms, key=lambda arm: arm.name != reference)
+    chosen = [row for search in searches for row in search.rows if row.name == search.chosen]
+    return baseline_row([*(row for arm in groups for row in arm.rows), *chosen])
+
+
+def _summary_metrics(results: Results, best: str) -> dict[str, float]:
+    """Metrics of the best arm for its MLflow run: means over seeds, or those of the chosen trial."""
+    rows = results.arm(best).ended or [
+        row for search in results.searches for row in search.rows if (search.arm, search.chosen) == (best, row.name)
+    ]
+    names = [name for name in metric_names(results) if all(row.value(name) is not None for row in rows)]
+    return {f"best/{name}": fmean(row.value(name) or 0.0 for row in rows) for name in names if rows}
+
+
+def failures(arms: Sequence[Arm]) -> list[str]:
+    """Notes on runs of arms that did not end."""
+    rows = [row for arm in arms for row in arm.rows]
+    return [f"{row.name} is in no mean over seeds: {row.status}." for row in rows if not row.ended]
+
+
+def _images(experiment: Experiment, arms: Sequence[Arm]) -> Path | None:
+    """Images of each arm for the same prompts and noise, from its first seed; None without any.
+
+    Raises:
+        ValueError: If the evaluation prompts have changed since the experiment began, so that they are no captions.
+    """
+    first = {arm.name: arm.rows[0] for arm in arms if arm.kind == "method" and arm.rows and arm.rows[0].ended}
+    if not first:
+        return None
+    folders = {name: trial_folder(experiment, row.name) for name, row in first.items()}
+    base = load_images(next(iter(folders.values())).base_images)
+    columns = {"baseline": base} | {name: load_images(folder.tuned_images) for name, folder in folders.items()}
+    texts = read_texts(experiment.base)
+    cure = "start the experiment again under another name"
+    require_same_inputs(RunFolder(experiment.folder).inputs, text_hashes(experiment.base, texts), cure)
+    stacked = {name: torch.stack(list(images.values())) for name, images in columns.items()}
+    grid = method_grid(stacked, [texts.evaluated[index] for index in base])
+    return save_png(grid, Path(experiment.folder) / "images" / "arms.png")
+
+
+def hardware() -> str:
+    """The machine of the driver, in a few words."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join([f"{os.cpu_count()} CPU cores ({platform.machine()})", *gpus])
+
+
+def log_results(experiment: Experiment, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
+    """Log the results of an experiment to its MLflow run, and close that run."""
+    base, spool = experiment.base, RunFolder(experiment.folder).tracker_spool
+    tracker = Tracker(tracking_uri(base), experiment.parent_run, spool, base.tracking.flush_interval_s)
+    if metrics:
+        tracker.log_metrics(metrics, 0)
+    for file in files:
+        tracker.log_text(file.read_text(encoding="utf-8"), file.name)
+    tracker.close("FINISHED")

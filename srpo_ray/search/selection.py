@@ -1,0 +1,175 @@
+"""Runs read back from their folders as rows, and the choice of the best trial."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from statistics import fmean, pstdev
+from typing import Any
+
+from srpo_ray.config import ExperimentConfig, load_run
+from srpo_ray.evaluation.comparison import GRADIENT_CALL
+from srpo_ray.evaluation.results import CALLS, SECONDS, TRAINED_GAIN, Arm, Kind, Search, TrialRow
+from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.warnings import read_signs
+from srpo_ray.training.early_stop import trained_reward
+
+
+def read_row(
+    folder: RunFolder,
+    kind: Kind,
+    label: str,
+    changes: Mapping[str, Any],
+    seed: int,
+    error: str | None,
+) -> TrialRow:
+    """One run as a row of the table and the report.
+
+    Args:
+        folder: Where it wrote.
+        kind: Its part in the experiment.
+        label: What it is, for people.
+        changes: Dotted config path -> value.
+        seed: Seed of the run.
+        error: Why it failed; None if it did not.
+    """
+    updates = read_rows(folder.updates)
+    history = with_costs(with_trained_gain(read_rows(folder.evaluations), folder), updates)
+    seconds = sum(row.get("time/update", 0.0) for row in updates)
+    if folder.finished.exists():
+        status = "finished" if folder.best_update is None else "stopped: reward hacking"
+    elif error:
+        status = f"failed: {error}"
+    else:
+        status = "stopped early"
+    gallery = folder.gallery if folder.gallery.exists() else None
+    return TrialRow(
+        folder.path.name,
+        kind,
+        label,
+        changes,
+        history,
+        status,
+        seconds,
+        seed,
+        gallery,
+        read_signs(folder),
+        folder.best_update,
+    )
+
+
+def with_trained_gain(history: list[dict[str, float]], folder: RunFolder) -> list[dict[str, float]]:
+    """The evaluations of a run with `reward/total/gain`; as they are if the run has not scored the base model.
+
+    Args:
+        history: One mapping per evaluation: `step` and the means of all metrics.
+        folder: The run's folder, for its config and the base model's scores image by image.
+    """
+    first = next(iter(read_rows(folder.scores)), None)
+    if first is None or first["update"] != 0:
+        return history
+    metric = trained_reward(load_run([folder.config]))
+    baseline = first["scores"].get(metric, [0.0])
+    start, spread = fmean(baseline), pstdev(baseline)
+    if spread == 0:
+        return history
+    return [{**row, TRAINED_GAIN: (row[metric] - start) / spread} if metric in row else row for row in history]
+
+
+def with_costs(
+    history: Sequence[Mapping[str, float]], updates: Sequence[Mapping[str, float]]
+) -> list[dict[str, float]]:
+    """The evaluations of a run with the cost of its updates up to each: velocity evaluations, and seconds.
+
+    Args:
+        history: One mapping per evaluation: `step` and the means of all metrics.
+        updates: One mapping per update, in order.
+    """
+    calls = accumulate(
+        row.get("cost/forward", 0.0) + GRADIENT_CALL * row.get("cost/forward_backward", 0.0) for row in updates
+    )
+    seconds = accumulate(row.get("time/update", 0.0) for row in updates)
+    spent = {0: (0.0, 0.0)} | dict(
+        zip((row["update"] for row in updates), zip(calls, seconds, strict=True), strict=True)
+    )
+    costs = [spent[max(update for update in spent if update <= evaluation["update"])] for evaluation in history]
+    return [{**each, CALLS: cost[0], SECONDS: cost[1]} for each, cost in zip(history, costs, strict=True)]
+
+
+def baseline_row(rows: Sequence[TrialRow]) -> TrialRow | None:
+    """The baseline: the evaluation at update 0 of the first row that has one; None if no row has."""
+    row = next((row for row in rows if row.history), None)
+    if row is None:
+        return None
+    return TrialRow("baseline", "base", "model before training", {}, row.history[:1], "finished", 0.0, row.seed)
+
+
+def best_arm(config: ExperimentConfig, arms: Sequence[Arm], searches: Sequence[Search]) -> str:
+    """Name of the arm with the best mean objective over seeds among those whose mean keeps every `max_fall`.
+
+    An arm that was searched and not trained again counts with its chosen trial. If no arm keeps the limits, or none has
+    the objective, it is the reference arm.
+    """
+    chosen = {each.arm: [row for row in each.rows if row.name == each.chosen] for each in searches}
+    sign = 1 if config.mode == "max" else -1
+    found: dict[str, float] = {}
+    for arm in [arm for arm in arms if arm.kind == "method"]:
+        rows = [row for row in arm.ended or chosen.get(arm.name, []) if row.value(config.objective) is not None]
+        if rows and all(_mean_fall(rows, name) <= fall for name, fall in config.max_fall.items()):
+            found[arm.name] = sign * fmean(row.value(config.objective) or 0.0 for row in rows)
+    return max(found, key=lambda name: found[name], default=config.reference.name)
+
+
+def _mean_fall(rows: Sequence[TrialRow], metric: str) -> float:
+    """Mean fall of a metric below the baseline; NaN if a row does not have the metric."""
+    return fmean(row.history[0].get(metric, math.nan) - row.evaluated.get(metric, math.nan) for row in rows)
+
+
+def choose_best(rows: Sequence[TrialRow], config: ExperimentConfig, arm: str) -> tuple[TrialRow, str | None]:
+    """Choose the finished trial with the best objective among those that keep every `max_fall`.
+
+    Args:
+        rows: Trials of one arm.
+        config: Objective and limits.
+        arm: Name of the arm.
+
+    Returns:
+        The trial, and a note if no trial kept them all, so that the best was chosen without.
+
+    Raises:
+        ValueError: If no trial has a value of the objective.
+    """
+    candidates = [row for row in rows if row.ended and row.value(config.objective) is not None]
+    if not candidates:
+        known = sorted({name for row in rows for name in (row.history[-1] if row.history else ())})
+        reasons = "; ".join(sorted({row.status for row in rows})) or "no trial ran"
+        raise ValueError(
+            f"expected a finished trial of {arm} with the metric {config.objective!r}, got none ({reasons});"
+            f" metrics that trials have: {', '.join(known) or 'none'}"
+        )
+    sign = 1 if config.mode == "max" else -1
+
+    def objective(row: TrialRow) -> float:
+        value = row.value(config.objective)
+        assert value is not None
+        return sign * value
+
+    keeping = [row for row in candidates if keeps(row, config.max_fall)]
+    if keeping or not config.max_fall:
+        return max(keeping or candidates, key=objective), None
+    limits = " or ".join(f"{name} fall by more than {fall:g}" for name, fall in config.max_fall.items())
+    return max(candidates, key=objective), f"{arm}: every trial let {limits}; the best was chosen without that limit."
+
+
+def keeps(row: TrialRow, max_fall: Mapping[str, float]) -> bool:
+    """Whether no metric fell further below its value at update 0 than allowed.
+
+    Raises:
+        ValueError: If there is no such metric.
+    """
+    first, last = row.history[0], row.evaluated
+    unknown = [name for name in max_fall if name not in first or name not in last]
+    if unknown:
+        raise ValueError(
+            f"max_fall: expected metrics of an evaluation, got {', '.join(unknown)}; there are {', '.join(last)}"
+        )
+    return all(first[name] - last[name] <= fall for name, fall in max_fall.items())

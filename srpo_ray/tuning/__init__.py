@@ -1,1 +1,0 @@
-"""Preference sweeps: search space, trials on a shared reward pool, ranking, resume."""

@@ -1,0 +1,166 @@
+"""Experiment files: what is refused, and what arms, search and ablations change in the base config."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, load_experiment, load_run
+from tests.conftest import ROOT, SMALL_WORLD
+
+LR = "training.optimizer.lr"
+SWEEP, TABLE = (ROOT / "configs" / "experiments" / f"{name}.yaml" for name in ("small_world_sweep", "paper_table"))
+
+
+def load(folder: Path, *overrides: str, **values: Any) -> tuple[ExperimentConfig, RunConfig]:
+    """An experiment with one searched arm, changed by values of its file and by overrides."""
+    arm = {"name": "SRPO", "space": {LR: {"loguniform": [1e-6, 1e-5]}}}
+    (folder / "experiment.yaml").write_text(yaml.safe_dump({"base": str(SMALL_WORLD), "arms": [arm], **values}))
+    return load_experiment(folder / "experiment.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"space": {"training.optimizer.learning_rate": {"uniform": [0, 1]}}}, "unknown key"),
+        ({"space": {"algorithm.timestep_window": {"choice": [[5, 25], [40, 10]]}}}, r"got \[40, 10\]"),
+        ({"space": {LR: {"loguniform": [0, 1]}}}, "bounds above 0"),
+        ({"space": {LR: {"uniform": [2, 1]}}}, "low < high"),
+        ({"space": {LR: {}}}, "exactly one of choice"),
+        ({"grid": {LR: []}}, "expected values in the grid of training.optimizer.lr, got none"),
+        ({"grid": {"training.lr": [1.0e-6]}}, "arm 'SRPO': grid.training.lr: .*\n.*unknown key"),
+        ({"grid": {LR: [1e-6]}, "space": {LR: {"choice": [1e-6]}}}, "`space` or `grid` in arm 'SRPO', got both"),
+        ({"grid": {"seed": [1, 2]}}, "expected no `seed` among the changes of one arm"),
+        ({"set": {"algorithm.hing": 1}}, "did you mean `hinge`"),
+        ({"set": {"name": "mine"}}, "expected no `name` among the changes of one arm"),
+        ({"set": {"evaluation.held_out": []}}, "arm 'SRPO': objective: expected a score of evaluation.held_out"),
+        (
+            {"set": {"training.num_workers": {"min": 1, "max": 2}, "training.resources": {"slot": 1}}},
+            "arm 'SRPO': expected a number of training.num_workers",
+        ),
+        ({"like": "ReFL"}, "`like` of 'SRPO' to name an arm before it"),
+        ({"seeds": [1, 1]}, "expected seeds that differ for 'SRPO'"),
+        ({"seeds": []}, "expected at least one seed for 'SRPO', which no search trains"),
+        ({"seeds": [0], "grid": {LR: [1e-6]}}, "expected seeds of 'SRPO' other than 0"),
+    ],
+)
+def test_unusable_arm_is_refused(tmp_path: Path, arm: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, arms=[{"name": "SRPO", **arm}])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reference_arm": "ReFL"}, r"expected reference_arm to name an arm \(SRPO\), got 'ReFL'"),
+        ({"arms": [{"name": "SRPO"}, {"name": "SRPO!"}]}, "names that differ .* got 'SRPO', 'SRPO!'"),
+        ({"arms": []}, "arms: .*at least 1 item"),
+        ({"ablations": [{"name": "x", "set": {"algorithm.hing": 1}}]}, "did you mean `hinge`"),
+        ({"ablations": [{"name": "x", "set": {"algorithm.timestep_window": [9, 3]}}]}, r"got \[9, 3\]"),
+        ({"ablations": [{"name": "x", "set": {"seed": 3}}]}, "ablations.0.set: expected no `seed`"),
+        ({"ablations": [{"name": "a b", "set": {}}, {"name": "a, b", "set": {}}]}, "'a b', 'a, b'; rename"),
+        ({"ablations": [{"name": "SRPO", "set": {}}]}, "names that differ"),
+        ({"ablations": [{"name": "x", "set": {}, "seeds": []}]}, "at least one seed for 'x', which no search trains"),
+        ({"seeds": [], "ablations": [{"name": "x", "set": {}}]}, "at least one seed for 'x', which no search trains"),
+        ({"search": {"set": {"evaluation.sed": 5}}}, "search.set for arm 'SRPO': .*\n.*did you mean `seed`"),
+        ({"search": {"set": {LR: 1e-6}}}, "expected no searched value in search.set, got training.optimizer.lr"),
+        ({"objective": "evaluator/heldout"}, r"expected a score of evaluation.held_out \(evaluator/held_out\)"),
+        ({"base": "missing.yaml"}, "expected a readable YAML file"),
+    ],
+)
+def test_unusable_experiment_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, **change)
+
+
+def test_arm_like_a_searched_one_may_not_be_searched_itself(tmp_path: Path) -> None:
+    first = {"name": "SRPO", "grid": {LR: [1e-6]}}
+    with pytest.raises(ConfigError, match="arm 'longer', which takes its values from 'SRPO', got training"):
+        load(tmp_path, arms=[first, {**first, "name": "longer", "like": "SRPO"}])
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("sweep.num_samples=3", "`experiment`"),
+        ("study.seeds=[1]", "`experiment`"),
+        ("experiment.space={a: {choice: [1]}}", r"`arms\[0\]\.space`"),
+        ("experiment.num_samples=3", "`search.num_samples`"),
+        ("experiment.scheduler.type=none", "`search.scheduler`"),
+        ("experiment.repeat_seeds=[1]", "`seeds`"),
+        ("experiment.comparisons=[]", "`ablations`"),
+        ("experiment.methods=[]", "`arms`"),
+        ("experiment.arms.0.tune={a: [1]}", "`grid`"),
+        ("experiment.ablated=SRPO", "`reference_arm`"),
+        ("experiment.tuning_seed=3", "`seed` in the file of `base`"),
+    ],
+)
+def test_renamed_key_is_refused_with_its_new_name(override: str, name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"got an unknown key; it is now called {name}"):
+        load(tmp_path, override)
+
+
+def test_key_of_an_experiment_is_no_renamed_key_in_a_run_config() -> None:
+    with pytest.raises(ConfigError, match=r"space: .* got an unknown key; remove it"):
+        load_run([SMALL_WORLD], ["space=1"])
+
+
+def test_overrides_reach_the_experiment_and_the_base() -> None:
+    config, base = load_experiment(SWEEP, ["experiment.search.num_samples=3", "training.num_updates=7"])
+    assert (config.search.num_samples, base.training.num_updates) == (3, 7)
+    config, base = load_experiment(TABLE, ["experiment.arms.0.seeds=[4]", "name=other"])
+    assert (config.arms[0].seeds, base.name) == ((4,), "other")
+
+
+def test_seed_that_trials_are_trained_with_is_refused_for_the_chosen_trial() -> None:
+    with pytest.raises(ConfigError, match=r"seeds of 'SRPO' other than 2, .* got \[1, 2, 3\]"):
+        load_experiment(SWEEP, ["seed=2"])
+    with pytest.raises(ConfigError, match="seeds of 'SRPO' other than 0"):
+        load_experiment(SWEEP, ["experiment.seeds=[0, 5]"])
+    with pytest.raises(ConfigError, match="seeds of 'late timesteps only' other than 1"):
+        load_experiment(SWEEP, ["seed=1", "experiment.seeds=[2, 3]", "experiment.ablations.0.seeds=[2]"])
+    # Nothing is chosen where nothing is searched.
+    assert load_experiment(TABLE.with_name("default_preset.yaml"), ["seed=2"])[1].seed == 2
+
+
+def test_changes_of_an_arm_come_after_those_of_the_arm_that_it_is_like(tmp_path: Path) -> None:
+    arms = [
+        {"name": "short", "set": {"training.num_updates": 4, "training.batch_size": 2}, "grid": {LR: [1e-6, 2e-6]}},
+        {"name": "long", "like": "short", "set": {"training.num_updates": 8}},
+        {"name": "slow", "like": "long", "set": {LR: 1e-7}},
+    ]
+    config, _ = load(tmp_path, arms=arms)
+    short, long, slow = config.arms
+    assert config.origin(slow) is config.origin(long) is short
+    assert config.changes(long, {LR: 2e-6}) == {"training.num_updates": 8, "training.batch_size": 2, LR: 2e-6}
+    assert config.changes(slow, {LR: 2e-6}) == {"training.num_updates": 8, "training.batch_size": 2, LR: 1e-7}
+
+
+def test_ablations_change_the_reference_arm(tmp_path: Path) -> None:
+    arms = [{"name": "A"}, {"name": "B", "set": {"training.batch_size": 2}}]
+    ablation = {"name": "fast", "set": {LR: 1e-4}}
+    config, _ = load(tmp_path, arms=arms, ablations=[ablation], reference_arm="B")
+    assert dict(config.trained_changes())["ablation 'fast'"] == {"training.batch_size": 2, LR: 1e-4}
+    config, _ = load(tmp_path, arms=arms, ablations=[ablation])
+    assert config.reference.name == "A"
+    assert dict(config.trained_changes())["ablation 'fast'"] == {LR: 1e-4}
+
+
+@pytest.mark.parametrize("file", sorted(SWEEP.parent.glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_experiment_is_usable(file: Path) -> None:
+    config, base = load_experiment(file)
+    assert config.objective.removeprefix("evaluator/") in {model.name for model in base.evaluation.held_out}
+    assert len(config.seeds) >= 3
+
+
+def test_shipped_comparison_selects_on_other_evaluation_noise_than_it_reports() -> None:
+    config, base = load_experiment(TABLE)
+    assert config.search.set["evaluation.seed"] != base.evaluation.seed
+
+
+def test_longer_arm_of_the_shipped_comparison_has_four_times_the_updates() -> None:
+    config, _ = load_experiment(TABLE)
+    short, long = (config.changes(config.arm(name)) for name in ("DanceGRPO", "DanceGRPO, 4 x compute"))
+    assert long["algorithm"] == short["algorithm"]
+    assert long["training.num_updates"] == 4 * short["training.num_updates"]

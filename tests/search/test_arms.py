@@ -1,0 +1,110 @@
+"""Arms of an experiment: the runs that a search and the training with several seeds plan."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from srpo_ray.config import ExperimentConfig, load_run
+from srpo_ray.config.search import SearchConfig
+from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.search import arms as arms_module
+from srpo_ray.search.arms import arm_changes, search_arms, train_arms
+from srpo_ray.search.phase import PlannedRun
+from srpo_ray.search.trial import Experiment
+from tests.conftest import SMALL_WORLD
+
+LR, HELD_OUT = "training.optimizer.lr", "evaluator/held_out"
+CONFIG = ExperimentConfig.model_validate(
+    {
+        "base": "base.yaml",
+        "reference_arm": "SRPO",
+        "seeds": [1, 2],
+        "search": {"set": {"evaluation.seed": 77}},
+        "arms": [
+            {"name": "ReFL", "set": {"algorithm": {"type": "refl"}}, "grid": {LR: [1e-6, 2e-6]}},
+            {"name": "SRPO", "grid": {LR: [1e-6, 2e-6, 3e-6]}},
+            {"name": "ReFL, longer", "like": "ReFL", "set": {"training.num_updates": 80}, "seeds": [1]},
+        ],
+        "ablations": [
+            {"name": "no inversion", "set": {"algorithm.branches": ["denoise"]}},
+            {"name": "once", "set": {LR: 2e-6}, "seeds": [3]},
+        ],
+    }
+)
+
+
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment, list[PlannedRun]]:
+    """An experiment whose runs are only noted; the held-out score is highest for a learning rate of 2e-6."""
+    made: list[PlannedRun] = []
+
+    def run(experiment: Experiment, phase: str, title: str, runs: Sequence[PlannedRun], *_: object) -> list[TrialRow]:
+        made.extend(runs)
+        return [
+            TrialRow(
+                run.name,
+                run.kind,
+                run.label,
+                run.changes,
+                [{"update": 0, HELD_OUT: 0.5}, {"update": 4, HELD_OUT: 0.6 - abs(run.changes[LR] - 2e-6) * 1e4}],
+                "finished",
+                1.0,
+                run.seed,
+            )
+            for run in runs
+        ]
+
+    monkeypatch.setattr(arms_module, "run_planned", run)
+    return Experiment(load_run([SMALL_WORLD], ["seed=5"]), str(tmp_path), None, "", "", None), made
+
+
+def test_grid_is_searched_with_the_seed_of_the_base_and_the_changes_of_the_search(
+    planned: tuple[Experiment, list[PlannedRun]],
+) -> None:
+    experiment, made = planned
+    searches, notes = search_arms(experiment, CONFIG)
+    assert [(each.arm, each.chosen) for each in searches] == [("ReFL", "ReFL_trial_1"), ("SRPO", "SRPO_trial_1")]
+    assert {run.seed for run in made} == {5}
+    assert [run.label for run in made] == ["lr 1e-6", "lr 2e-6", "lr 1e-6", "lr 2e-6", "lr 3e-6"]
+    assert made[0].changes == {"algorithm": {"type": "refl"}, LR: 1e-6, "evaluation.seed": 77}
+    (note,) = notes
+    assert note.endswith("a better value may lie beyond: ReFL, training.optimizer.lr 2e-6.")
+
+
+def test_selection_on_the_noise_of_the_reported_scores_is_noted(planned: tuple[Experiment, list[PlannedRun]]) -> None:
+    same = CONFIG.model_copy(update={"search": SearchConfig()})
+    _, notes = search_arms(planned[0], same)
+    assert notes[0].startswith("Trials were evaluated on the same noise as the arms")
+
+
+def test_arms_are_trained_with_the_values_of_their_search_and_without_its_changes(
+    planned: tuple[Experiment, list[PlannedRun]],
+) -> None:
+    experiment, made = planned
+    searches, _ = search_arms(experiment, CONFIG)
+    made.clear()
+    arms = train_arms(experiment, CONFIG, searches)
+    assert {run.changes[LR] for run in made} == {2e-6}
+    assert [run.name for run in made] == [
+        "ReFL_seed_1",
+        "SRPO_seed_1",
+        "ReFL_longer_seed_1",
+        "no_inversion_seed_1",
+        "once_seed_3",
+        "ReFL_seed_2",
+        "SRPO_seed_2",
+        "no_inversion_seed_2",
+    ]
+    by_name = {run.name: (run.changes, run.seed) for run in made}
+    longer = {"algorithm": {"type": "refl"}, LR: 2e-6, "training.num_updates": 80}
+    assert by_name["ReFL_longer_seed_1"] == (longer, 1)
+    assert by_name["no_inversion_seed_2"] == ({LR: 2e-6, "algorithm.branches": ["denoise"]}, 2)
+    assert arm_changes(CONFIG, CONFIG.arm("ReFL, longer"), searches) == longer
+    assert [(arm.name, arm.kind, [row.seed for row in arm.rows]) for arm in arms] == [
+        ("ReFL", "method", [1, 2]),
+        ("SRPO", "method", [1, 2]),
+        ("ReFL, longer", "method", [1]),
+        ("no inversion", "ablation", [1, 2]),
+        ("once", "ablation", [3]),
+    ]
