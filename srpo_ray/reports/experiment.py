@@ -25,6 +25,7 @@ _MEANINGS = {
     "reward/": "score by a model that runs were trained on, for the evaluation's images and the plain prompt; a run"
     " with control words is trained on their difference instead",
     "truth/": "measured from pixels, exactly, because the images' content is known",
+    "time/": "seconds that the evaluation took",
     "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
 }
 
