@@ -1,5 +1,6 @@
 """What tests of several packages share: one Ray session, and the small world's run config."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,10 +10,21 @@ import pytest
 from mlflow import MlflowClient
 
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.imports import spare_imported
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 ROOT = Path(__file__).parent.parent
 SMALL_WORLD = ROOT / "configs" / "small_world.yaml"
+
+
+def pytest_configure() -> None:
+    # A quarter of the time that imports take.
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    spare_imported()
 
 
 @pytest.fixture(scope="session")

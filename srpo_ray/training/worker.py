@@ -1,5 +1,6 @@
 """Entry of a Ray Train worker."""
 
+from srpo_ray.imports import spare_imported, without_collection
 from srpo_ray.training.worker_arguments import WorkerArguments
 
 
@@ -10,10 +11,12 @@ def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
         OutOfMemoryRunError: If the GPU's memory is full, with the plan's advice.
     """
     # Driver, Tune trial and Train controller only pass this function on: none of them should load the model stack.
-    import torch
+    with without_collection():
+        import torch
 
-    from srpo_ray.training.loop import run_loop
-
+        from srpo_ray.training.loop import run_loop
+    # DeepSpeed collects garbage for its engine, and need not look through all that was imported.
+    spare_imported()
     arguments = loop_config["arguments"]
     try:
         run_loop(arguments)

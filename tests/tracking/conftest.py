@@ -14,18 +14,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs, made once because its migrations take seconds."""
-    root = tmp_path_factory.mktemp("empty")
-    connect(default_uri(root)).search_experiments()
-    return root / "mlflow.db"
-
-
 @pytest.fixture
-def uri(empty_database: Path, tmp_path: Path) -> str:
+def uri(empty_mlflow: Path, tmp_path: Path) -> str:
     """A sqlite database of the test's own."""
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     return default_uri(tmp_path)
 
 

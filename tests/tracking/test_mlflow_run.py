@@ -99,10 +99,10 @@ def test_artifacts_are_kept_beside_a_sqlite_file(uri: str, client: "MlflowClient
         "$HOME",
     ],
 )
-def test_runs_and_artifacts_are_kept_in_a_folder_of_any_name(name: str, empty_database: Path, tmp_path: Path):
+def test_runs_and_artifacts_are_kept_in_a_folder_of_any_name(name: str, empty_mlflow: Path, tmp_path: Path):
     root = tmp_path / name
     root.mkdir()
-    shutil.copy(empty_database, root / "mlflow.db")
+    shutil.copy(empty_mlflow, root / "mlflow.db")
     uri = default_uri(root)
     run_id = start_run(uri, "small", name, tags={}, params={"run_root": name}, record=root / "r.json")
     connect(uri).log_text(run_id, "hello", "note.txt")

@@ -1,9 +1,8 @@
 """Imports of the processes in which ranks run: the process that they are copied from imports this, once."""
 
-import gc
 import importlib
 
-from srpo_ray.training import engine
+from srpo_ray.imports import spare_imported, without_collection
 
 # What the product imports late, and only where it is used.
 LATE = (
@@ -17,9 +16,12 @@ LATE = (
     "transformers.models.t5.modeling_t5",
 )
 
-for name in LATE:
-    importlib.import_module(name)
-engine._skip_compiled_shared_memory()
-engine._skip_compiled_muon()
+with without_collection():
+    from srpo_ray.training import engine
+
+    for name in LATE:
+        importlib.import_module(name)
+    engine._skip_compiled_shared_memory()
+    engine._skip_compiled_muon()
 # DeepSpeed collects garbage for each engine: no rank need look through all that is imported here.
-gc.freeze()
+spare_imported()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.config.rewards import Fit, OpenClipRewardConfig
+from srpo_ray.imports import without_collection
 from srpo_ray.rewards.models.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
 from srpo_ray.rewards.models.pretrained import check_tokenizer
 from srpo_ray.rewards.preprocess import normalize
@@ -91,7 +92,8 @@ class OpenClipReward:
         if config.architecture:
             return cls._load_file(config, config.architecture, device)
         source = open_clip_source(config.name, config.path)
-        import open_clip  # takes seconds, and neither a wrong path nor a pool of Python rewards needs it
+        with without_collection():
+            import open_clip  # takes seconds, and neither a wrong path nor a pool of Python rewards needs it
 
         folder = source.removeprefix("local-dir:").removeprefix("hf-hub:")
         with Reading(config.name, "a readable open_clip model", folder, "check `path`"):
@@ -107,7 +109,8 @@ class OpenClipReward:
 
     @classmethod
     def _load_file(cls, config: OpenClipRewardConfig, architecture: str, device: str) -> "OpenClipReward":
-        import open_clip
+        with without_collection():
+            import open_clip
 
         if architecture not in open_clip.list_models():
             close = difflib.get_close_matches(architecture, open_clip.list_models(), n=3)

@@ -11,6 +11,7 @@ import ray
 
 from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
 from srpo_ray.errors import RunFailedError
+from srpo_ray.imports import without_collection
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import NAMESPACE, ReplicaDescription, ReplicaHealth, Reply
 from srpo_ray.rewards.query import TextQuery
@@ -35,7 +36,8 @@ class RewardReplica:
 
     def __init__(self, name: str, models: Sequence[RewardModelConfig], pool: PoolConfig, router: str) -> None:
         # Imported here, since the router knows this class too and does without torch.
-        from srpo_ray.rewards.pool.scoring import LoadedRewards
+        with without_collection():
+            from srpo_ray.rewards.pool.scoring import LoadedRewards
 
         # By name: a handle among its arguments would tie a restart of this actor to the life of the handle.
         self._router = ray.get_actor(router, namespace=NAMESPACE)
