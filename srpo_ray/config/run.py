@@ -93,9 +93,8 @@ class RunConfig(Section):
         if blind and self.algorithm.compares_texts:
             raise ValueError(
                 f"expected trained rewards that read text for algorithm.type={self.algorithm.type} with control words,"
-                f" got {', '.join(blind)}, which scores all texts alike, so that a difference of texts cancels it; set"
-                " algorithm.query to plain and algorithm.branches to [denoise], take another algorithm, or move the"
-                " model to evaluation.held_out"
+                f" got {', '.join(blind)}, which scores all texts alike, so that a difference of texts cancels it;"
+                f" {self.algorithm.plain_settings}take another algorithm, or move the model to evaluation.held_out"
             )
         return self
 

@@ -70,7 +70,7 @@ class Prompts:
     labels: Tensor | None = None
     """Labels `[captions, K]` of the real images, of which K in a row belong to each caption; None is one image each."""
     other_conditioning: ConditioningSource | None = None
-    """Text features of another caption of the same images, as many as captions; None is no such caption."""
+    """Text features of another caption of the same images, one for each text; None where images have one caption."""
 
     @property
     def images_per_caption(self) -> int:

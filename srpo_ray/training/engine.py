@@ -1,7 +1,7 @@
 """The only place that touches DeepSpeed: sharded weights, backward, update."""
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,13 +19,12 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch.nn import functional
 
 from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.training import TrainingConfig
 from srpo_ray.training.ema import Ema, Shadow
 from srpo_ray.training.lr_schedule import learning_rate
+from srpo_ray.training.shards import cut, forward_hooks, join, on_cpu, share_out, without_hooks
 from srpo_ray.training.zero import zero_config
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -81,7 +80,7 @@ class Engine:
         """
         _skip_compiled_shared_memory()
         _skip_compiled_muon()
-        hooked = [name for name, submodule in module.named_modules() if any(_forward_hooks(submodule))]
+        hooked = [name for name, submodule in module.named_modules() if any(forward_hooks(submodule))]
         assert not hooked, f"`gathered` leaves out all forward hooks, so none but ZeRO's may be there, got {hooked}"
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # DeepSpeed's own annotations fit neither what it takes nor what it returns.
@@ -125,7 +124,7 @@ class Engine:
         if not self._config.gather_for_rollout:
             yield
             return
-        with deepspeed.zero.GatheredParameters(list(self.module.parameters())), _without_hooks(self.module):
+        with deepspeed.zero.GatheredParameters(list(self.module.parameters())), without_hooks(self.module):
             self._gathered = True
             try:
                 yield
@@ -215,15 +214,15 @@ class Engine:
         Not with `training.offload`: DeepSpeed brings them to the host in `step` only.
         """
         assert self._config.offload is None, "an offloaded optimizer's gradients are not there before the step"
-        return {name: _whole(safe_get_full_grad(parameter)) for name, parameter in self._trainable.items()}
+        return {name: on_cpu(safe_get_full_grad(parameter)) for name, parameter in self._trainable.items()}
 
     def weights(self) -> dict[str, Tensor]:
         """Whole float32 master weights by parameter name, each on the CPU of one worker; all workers must call."""
-        return _shared_out((name, safe_get_full_fp32_param(value)) for name, value in self._trainable.items())
+        return share_out((name, safe_get_full_fp32_param(value)) for name, value in self._trainable.items())
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Whole Adam moments as `<parameter name>/<moment>`, after at least one `step`; else as `weights`."""
-        return _shared_out(
+        return share_out(
             (f"{name}/{moment}", safe_get_full_optimizer_state(parameter, moment))
             for name, parameter in self._trainable.items()
             for moment in MOMENTS
@@ -239,7 +238,7 @@ class Engine:
 
     def _whole_shadow(self, shadow: Shadow | None) -> dict[str, Tensor]:
         shards = shadow.shards if shadow else {}
-        return _shared_out((name, _join(shard, self._trainable[name])) for name, shard in shards.items())
+        return share_out((name, self._join(name, shard)) for name, shard in shards.items())
 
     def load(
         self,
@@ -276,12 +275,21 @@ class Engine:
             zero.optimizer.state[flat] |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
         for name, parameter in self._trainable.items():
             for moment in MOMENTS:
-                local = _shard(optimizer_state[f"{name}/{moment}"], parameter)
+                local = self._part(name, optimizer_state[f"{name}/{moment}"])
                 safe_set_local_optimizer_state(parameter, local, moment)
 
     def _cut(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This worker's parts of whole tensors, one per trained parameter."""
-        return {name: _shard(whole[name], parameter) for name, parameter in self._trainable.items()}
+        return {name: self._part(name, whole[name]) for name in self._trainable}
+
+    def _part(self, name: str, value: Tensor) -> Tensor:
+        parameter = self._trainable[name]
+        return cut(value, safe_get_local_fp32_param(parameter).numel()).to(parameter.device)
+
+    def _join(self, name: str, shard: Tensor) -> Tensor:
+        parameter = self._trainable[name]
+        # An offloaded optimizer has its shards on the host.
+        return join(shard.to(parameter.device), parameter.ds_shape)
 
     def _shards(self) -> dict[str, Tensor]:
         """This worker's parts of the master weights."""
@@ -296,50 +304,3 @@ class Engine:
         if whole:
             whole[0].partition(whole)
             whole[0].all_gather(whole)
-
-
-@contextmanager
-def _without_hooks(module: nn.Module) -> Iterator[None]:
-    """Call submodules without ZeRO's hooks, which gather and release weights around each and so cost time in vain."""
-    stashed: list[tuple[dict[int, Any], dict[int, Any]]] = []
-    for submodule in module.modules():
-        for hooks in _forward_hooks(submodule):
-            stashed.append((hooks, dict(hooks)))
-            hooks.clear()
-    try:
-        yield
-    finally:
-        for hooks, kept in stashed:
-            hooks.update(kept)
-
-
-def _forward_hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
-    return module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001, torch has no other way
-
-
-def _shared_out(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
-    """Copies on the CPU of the workers in turn: all take part in each, and each keeps, and writes, an equal share."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    return {name: _whole(tensor) for index, (name, tensor) in enumerate(tensors) if index % world_size == rank}
-
-
-def _whole(value: Tensor | None) -> Tensor:
-    assert value is not None, "DeepSpeed holds no such state"
-    return value.detach().float().cpu().clone()
-
-
-def _shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """This worker's part of a whole tensor; ZeRO-3 pads the last part."""
-    size = safe_get_local_fp32_param(parameter).numel()
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    flat = functional.pad(value.flatten(), (0, size * world_size - value.numel()))
-    return flat[rank * size : (rank + 1) * size].to(parameter.device)
-
-
-def _join(shard: Tensor, parameter: Any) -> Tensor:
-    """The whole tensor of which every worker has a part."""
-    # NCCL takes no tensors of the host, where an offloaded optimizer has its own.
-    shard = shard.to(parameter.device)
-    parts = shard.new_empty(shard.numel() * dist.get_world_size())
-    dist.all_gather_into_tensor(parts, shard)
-    return parts[: parameter.ds_shape.numel()].view(parameter.ds_shape)

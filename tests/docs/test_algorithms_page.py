@@ -108,7 +108,7 @@ def test_example_of_the_page_is_registered_and_calls_the_model_as_planned(tmp_pa
 @pytest.mark.slow
 def test_example_of_the_page_trains_with_the_gradients_of_plain_torch(tmp_path: Path) -> None:
     found = run_ranks(train, 1, tmp_path, str(tmp_path))
-    assert found["error"] < 1e-4
+    assert found["error"] < 2e-5
     assert found["moved"] > 0
     assert all(torch.isfinite(torch.tensor(value)) for value in found["metrics"].values())
     # At the first update the policy is the reference; after it, it is not.

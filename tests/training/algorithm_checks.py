@@ -76,22 +76,16 @@ def count(config: RunConfig, update: int, kept: KeptRollouts | None = None) -> C
 
 
 def plain_gradients(trainer: Trainer) -> dict[str, Tensor]:
-    """Of the first update in plain torch: all prompts in one pass, the whole groups with them, in one process."""
-    config = trainer.config
-    training = config.training.model_copy(update={"num_workers": 1, "micro_batch_size": None})
-    whole = {name: None for name in ("images_per_pass",) if name in type(config.algorithm).model_fields}
-    config = config.model_copy(
-        update={"training": training, "algorithm": config.algorithm.model_copy(update=dict(whole))}
-    )
-    transformer = load_tuned(config, torch.float32, "cpu", None).train()
-    policy = make_policy(config, transformer, transformer.config, "cpu")
-    algorithm = build_algorithm(config, policy, trainer.rewards)
-    one = replace(trainer, config=config, policy=policy, algorithm=algorithm, rank=0, world_size=1)
-    ((batch, share),) = one.batches(0)
-    assert share == 1
+    """Of the first update in plain torch: all micro-batches in one process, one backward pass over all losses."""
+    transformer = load_tuned(trainer.config, torch.float32, "cpu", None).train()
+    policy = make_policy(trainer.config, transformer, transformer.config, "cpu")
+    algorithm = build_algorithm(trainer.config, policy, trainer.rewards)
+    one = replace(trainer, policy=policy, algorithm=algorithm, rank=0, world_size=1)
+    batches, shares = zip(*one.batches(0), strict=True)
     # At the first update every role has the initial weights.
-    (collected,) = collect_all(algorithm, [batch])
-    torch.stack([loss().loss for loss in algorithm.losses(batch, collected)]).sum().backward()
+    rounds = zip(batches, shares, collect_all(algorithm, batches), strict=True)
+    losses = [loss().loss * share for batch, share, found in rounds for loss in algorithm.losses(batch, found)]
+    torch.stack(losses).sum().backward()
     return {name: value.grad for name, value in transformer.named_parameters()}
 
 

@@ -94,8 +94,10 @@ def here() -> dict[str, str]:
 
 
 def train_on(world_size: int, folder: Path) -> dict[str, Any]:
-    """`train_variants` on so many ranks."""
-    return run_ranks(train_variants, world_size, folder, str(folder), world_size)
+    """`train_variants` on so many ranks, which encode the text features anew: in other batches they differ in bits."""
+    own = folder / str(world_size)
+    own.mkdir()
+    return run_ranks(train_variants, world_size, own, str(own), world_size)
 
 
 if __name__ == "__main__":

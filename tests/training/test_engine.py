@@ -155,6 +155,7 @@ def test_interleaved_backwards_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(engine, "_engine", network, raising=False)
     monkeypatch.setattr(engine, "_forward_passes", 0, raising=False)
     monkeypatch.setattr(engine, "_gathered", False, raising=False)
+    monkeypatch.setattr(engine, "_role", "policy", raising=False)
     first, second = (functional.mse_loss(engine(torch.ones(1, 2)), torch.zeros(1, 2)) for _ in range(2))
     engine.backward(first)
     with pytest.raises(AssertionError, match="needs a forward pass"):

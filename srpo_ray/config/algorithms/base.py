@@ -56,6 +56,8 @@ class AlgorithmSection(Section):
     code: ClassVar[str]
     """`package.module:Class` of the algorithm, which is imported by a process that trains."""
     needs: ClassVar[Needs] = Needs()
+    plain_settings: ClassVar[str] = ""
+    """Advice on how to compare no texts, for an algorithm that can do without: `set algorithm.a to b, `."""
 
     @abstractmethod
     def calls(self, num_steps: int) -> Calls:

@@ -15,6 +15,7 @@ class SRPOConfig(WindowSection):
     """Semantic Relative Preference Optimization, arXiv 2509.06942; defaults of its HPSv2.1 recipe."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.srpo:SRPO"
+    plain_settings: ClassVar[str] = "set algorithm.query to plain and algorithm.branches to [denoise], "
     type: Literal["srpo"] = "srpo"
     renoisings: int = Field(default=1, ge=1)
     """Landing points per rollout; each costs a gradient step per branch, but no rollout."""
