@@ -41,6 +41,7 @@ from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer
+from srpo_ray.training.rollouts import KeptRollouts
 from srpo_ray.training.run_folder import RunFolder
 from srpo_ray.training.session import ray_session
 from srpo_ray.training.trainer import Trainer
@@ -147,6 +148,7 @@ def make_trainer(config: RunConfig, engine: Engine, vae: Any, rewards: RewardSco
         algorithm=build_algorithm(config, policy, rewards),
         panel=cast(Any, None),
         prompts=Prompts([PROMPT] * count, Conditioning(torch.randn(count, length, width), pooled)),
+        rollouts=KeptRollouts(config.rollout.reuse),
         rank=0,
         world_size=1,
         timer=StageTimer(device),
