@@ -36,6 +36,8 @@ METRICS = {
     "reward/total/trained": "trained reward",
 }
 """Metric of the last evaluation -> title of its column."""
+MIDDLE = 2
+"""Evaluation in the middle of a run."""
 GRADIENT_CALL = 3
 """A call with gradient counts as three: one forward, and a backward of about twice its work."""
 
@@ -90,7 +92,7 @@ def main() -> None:
             print(f"\n{study}: no run is finished")
             continue
         found[study] = dict(sorted(arms.items(), key=lambda item: _place(item[1][0])))
-        print(f"\n{study}\n\n{table(found[study])}")
+        print(f"\n{study}\n\n{quality_table(found[study])}\n\n{cost_table(found[study])}")
     if found:
         draw(found)
         print(f"\nfigure: {FIGURE}")
@@ -133,21 +135,32 @@ def _place(run: Run) -> tuple[bool, int, int]:
     return rollout.source == "base_model", rollout.reuse, rollout.images_per_prompt
 
 
-def table(arms: Mapping[str, Sequence[Run]]) -> str:
-    """Markdown: mean and standard deviation over seeds, and the paired difference of the held-out score."""
-    titles = ["", "seeds", *METRICS.values(), "difference", "without gradient", "with gradient", "sum", "seconds"]
-    base = next(iter(arms.values()))[0].evaluations[0]
+def quality_table(arms: Mapping[str, Sequence[Run]]) -> str:
+    """Markdown: mean and standard deviation over seeds, and the difference of the held-out score from the first arm."""
+    first = next(iter(arms.values()))
+    titles = ["", f"held-out, {first[0].evaluations[MIDDLE]['step']} updates", "difference", *METRICS.values()]
+    base = first[0].evaluations[0]
     lines = [_line(titles), _line(["---"] * len(titles))]
-    lines.append(_line(["before training", "", *(_digits(base[metric]) for metric in METRICS), *[""] * 5]))
-    reference = {run.config.seed: run for run in next(iter(arms.values()))}
+    lines.append(_line(["before training", "", "", *(_digits(base[metric]) for metric in METRICS)]))
+    reference = {run.config.seed: run.end[HELD_OUT] for run in first}
     for name, runs in arms.items():
+        middle = _spread([run.evaluations[MIDDLE][HELD_OUT] for run in runs])
+        pairs = [run.end[HELD_OUT] - reference[run.config.seed] for run in runs if run.config.seed in reference]
         values = [_spread([run.end[metric] for run in runs]) for metric in METRICS]
-        pairs = [run.end[HELD_OUT] - reference[run.config.seed].end[HELD_OUT] for run in runs]
-        cost = [mean(run.forward[-1] for run in runs), mean(run.gradient[-1] for run in runs)]
-        total = mean(run.calls(-1) for run in runs)
-        once = f" (+ {mean(run.once for run in runs):.0f} once)" if runs[0].once else ""
-        numbers = [f"{cost[0]:.0f}{once}", f"{cost[1]:.0f}", f"{total:.0f}", f"{mean(r.seconds for r in runs):.0f}"]
-        lines.append(_line([name, str(len(runs)), *values, _difference(pairs), *numbers]))
+        lines.append(_line([name, middle, _difference(pairs), *values]))
+    return "\n".join(lines)
+
+
+def cost_table(arms: Mapping[str, Sequence[Run]]) -> str:
+    """Markdown: velocity calls of one run, in its updates and once before them, and the number of seeds."""
+    titles = ["", "without gradient", "with gradient", "sum, with gradient x 3", "base model, once", "seconds", "seeds"]
+    lines = [_line(titles), _line(["---"] * len(titles))]
+    for name, runs in arms.items():
+        cost = [run.forward[-1] for run in runs], [run.gradient[-1] for run in runs], [run.calls(-1) for run in runs]
+        once = max(run.once for run in runs)
+        seconds = mean(run.seconds for run in runs)
+        cells = [*(f"{mean(part):.0f}" for part in cost), str(once or ""), f"{seconds:.0f}", str(len(runs))]
+        lines.append(_line([name, *cells]))
     return "\n".join(lines)
 
 
