@@ -43,6 +43,7 @@ from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer
+from srpo_ray.training.rollouts import KeptRollouts
 from srpo_ray.training.trainer import Trainer
 from srpo_ray.tuning.report import hardware
 
@@ -147,6 +148,7 @@ def make_trainer(config: RunConfig, engine: Engine, vae: Any, rewards: RewardSco
         algorithm=build_algorithm(config, policy, rewards),
         evaluator=cast(Any, None),
         prompts=Prompts([PROMPT] * count, Conditioning(torch.randn(count, length, width), pooled)),
+        rollouts=KeptRollouts(config.rollout.reuse),
         rank=0,
         world_size=1,
         timer=StageTimer(device),
