@@ -70,9 +70,7 @@ def schedule(config: RunConfig) -> Schedule:
 
 
 def rollout_notes(config: RunConfig) -> tuple[str, ...]:
-    """Notes on rollouts that are not the same in every update."""
-    if config.rollout.reuse > 1:
-        return (f"rollouts: one update of {config.rollout.reuse} samples them; figures are means over the updates",)
+    """Notes on rollouts that are in no update's figures."""
     if config.rollout.source == "policy":
         return ()
     calls, most = config.rollout.num_steps, config.training.num_updates * config.training.batch_size

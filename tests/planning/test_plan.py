@@ -127,6 +127,37 @@ def test_peak_is_the_fullest_phase_and_what_is_outside() -> None:
     assert (memory.fullest.name, memory.allocated, memory.peak) == ("b", 17, 18)
 
 
+def test_weights_are_gathered_for_rollouts_in_updates_that_sample_alone() -> None:
+    def sent(changes: dict[str, object]) -> int | None:
+        parts = worker_traffic(apply(config, changes))
+        return {part.name: part.bytes for part in parts}.get("weights gathered for rollouts")
+
+    config = load_run([RECIPES / "flux_full_32gpu.yaml", RECIPES / "rewards_own_node.yaml"])
+    once = sent({})
+    assert once
+    assert sent({"rollout.reuse": 4}) == pytest.approx(once / 4, abs=1)
+    assert sent({"rollout.source": "base_model"}) is None
+
+
+def test_reused_rollouts_are_held_all_the_time(tiny_run: RunConfig) -> None:
+    config = {"training.num_workers": 2, "training.batch_size": 8, "rollout.reuse": 4}
+    plan = make_plan(apply(tiny_run, config), Hardware())
+    held = {part.name: part.bytes for part in plan.gpus[0].always}
+    # Four images of 64 x 64 pixels: 4 x 4 tokens of 2 x 2 latents with 4 channels each, or 16 as in FLUX.
+    assert held["rollouts that are reused"] in (4 * 16 * 16 * 4, 4 * 16 * 64 * 4)
+    assert "rollout, mean over 4 updates" in {work.name for work in plan.work}
+
+
+def test_base_model_is_counted_before_the_first_update_and_not_in_it(tiny_run: RunConfig) -> None:
+    config = apply(tiny_run, {"training.num_workers": 2, "rollout.source": "base_model"})
+    plan, own = make_plan(config, Hardware()), make_plan(tiny_run, Hardware())
+    phases = {phase.name for phase in plan.gpus[0].phases}
+    assert "sampling of the base model" in phases
+    assert "sampling of the base model" not in {phase.name for phase in own.gpus[0].phases}
+    assert plan.notes[0].startswith("images of the base model: at most 16, of 4 transformer calls each")
+    assert not own.notes
+
+
 def test_time_is_work_over_speed_and_grows_with_traffic() -> None:
     config = load_run([RECIPES / "flux_full_32gpu.yaml", RECIPES / "rewards_own_node.yaml"])
     plan = make_plan(config, Hardware(gpu="H20", tflops=100, bandwidth_gbs=50))
