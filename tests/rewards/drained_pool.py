@@ -25,9 +25,9 @@ REWARD = PythonRewardConfig(name="scripted", target="tests.rewards.stand_in_rewa
 
 def node_in_service(router: Any) -> str:
     """Node of the replica that the next call would go to."""
-    place: Any = ray.get(router.assign.remote(NAME, 1))
-    health: Any = ray.get(place.handle.ping.remote())
-    ray.get(router.release.remote(place.ticket))
+    assignment: Any = ray.get(router.assign.remote(NAME, 1))
+    health: Any = ray.get(assignment.handle.ping.remote())
+    ray.get(router.release.remote(assignment.request_id))
     return health.node_id
 
 

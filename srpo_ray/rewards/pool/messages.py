@@ -53,7 +53,7 @@ class ReplicaHealth:
     """Differs between two starts of the same replica."""
     node_id: str
     pid: int
-    ticket: int | None
+    request_id: int | None
     """The call at work; None when idle."""
     state_s: float
     """Seconds spent so far in the call at work, or idle since the last one."""
@@ -63,7 +63,7 @@ class ReplicaHealth:
 class Assignment:
     """Permission to send one call to one replica."""
 
-    ticket: int
+    request_id: int
     replica: str
     start_id: str
     """Which start of the replica this is for; a report about an earlier start is stale."""

@@ -60,7 +60,7 @@ class RewardReplica:
 
     def score(
         self,
-        ticket: int,
+        request_id: int,
         queries: Sequence[TextQuery],
         weights: Mapping[str, float],
         input_specs: Sequence[InputSpec],
@@ -69,7 +69,7 @@ class RewardReplica:
         """Values of the weighted rewards and the gradient of their sum.
 
         Args:
-            ticket: Number under which the router counts this call.
+            request_id: Number under which the router counts this call.
             queries: B text queries.
             weights: Factor of each reward.
             input_specs: Of the images.
@@ -80,36 +80,36 @@ class RewardReplica:
             RewardError: If a reward fails or is not finite.
             ValueError: If a model could not be loaded again after a restart.
         """
-        with self._at_work(ticket):
+        with self._at_work(request_id):
             return self._loaded().score(dict(zip(input_specs, arrays, strict=True)), queries, weights)
 
     def measure(
         self,
-        ticket: int,
+        request_id: int,
         queries: Sequence[TextQuery],
         names: Sequence[str],
         input_specs: Sequence[InputSpec],
         *arrays: Any,
     ) -> Reply:
         """Values of the named rewards; arguments and errors as `score`."""
-        with self._at_work(ticket):
+        with self._at_work(request_id):
             return self._loaded().measure(dict(zip(input_specs, arrays, strict=True)), queries, names)
 
     @ray.method(concurrency_group=HEALTH_GROUP)
     def ping(self) -> ReplicaHealth:
         """Answers while a model computes, so that a long call can be told from a dead process."""
-        ticket, since = self._state
-        return ReplicaHealth(self._start_id, self._node_id, os.getpid(), ticket, time.monotonic() - since)
+        request_id, since = self._state
+        return ReplicaHealth(self._start_id, self._node_id, os.getpid(), request_id, time.monotonic() - since)
 
     @contextmanager
-    def _at_work(self, ticket: int) -> Iterator[None]:
-        self._state = (ticket, time.monotonic())
+    def _at_work(self, request_id: int) -> Iterator[None]:
+        self._state = (request_id, time.monotonic())
         try:
             yield
         finally:
             self._state = (None, time.monotonic())
             # From here and not from the client, which may collect the answer much later.
-            self._router.release.remote(ticket)
+            self._router.release.remote(request_id)
 
     def _loaded(self) -> "LoadedRewards":
         if isinstance(self._rewards, Exception):

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 ANSWER_GRACE_S = 10.0
 """Seconds between the end of a call at its replica and its answer here."""
-PLACE_TIMEOUT_S = 1800.0
+SLOT_TIMEOUT_S = 1800.0
 """Patience for a place: time for a lost node to be replaced and large models to be loaded."""
 REPLICA_LOST = (RayActorError, ObjectLostError, NodeDiedError, WorkerCrashedError)
 
@@ -100,22 +100,22 @@ class RemoteCall:
         Raises:
             RewardError: If the pool does not exist any more, or no place came free in half an hour.
         """
-        place = self._router.assign.remote(self._group, len(self._queries))
+        assigned = self._router.assign.remote(self._group, len(self._queries))
         # Stored while the router answers: one call's pixels per client may wait there before there is a place.
         pixels = self._pixels.references(self._input_specs)
         try:
-            assignment: Assignment = ray.get(place, timeout=PLACE_TIMEOUT_S)
+            assignment: Assignment = ray.get(assigned, timeout=SLOT_TIMEOUT_S)
         except GetTimeoutError as error:
-            raise self._failure(f"no replica had a place for it within {PLACE_TIMEOUT_S:g} s") from error
+            raise self._failure(f"no replica had a place for it within {SLOT_TIMEOUT_S:g} s") from error
         except RayActorError as error:
             raise self._pool_ended() from error
         except RayTaskError as error:
             raise self._failure(str(error.cause)) from error
-        self._statistics.count_place(assignment.waited_s, assignment.queue_depth, assignment.in_service)
+        self._statistics.count_slot(assignment.waited_s, assignment.queue_depth, assignment.in_service)
         method = assignment.handle.score if isinstance(self._models, Mapping) else assignment.handle.measure
         self._assignment = assignment
         self._sent_at = time.monotonic()
-        self._answer = method.remote(assignment.ticket, self._queries, self._models, self._input_specs, *pixels)
+        self._answer = method.remote(assignment.request_id, self._queries, self._models, self._input_specs, *pixels)
 
     def collect(self) -> Reply:
         """Wait for the answer; if the replica is lost, send the call again, `max_attempts` times in all.
@@ -140,7 +140,7 @@ class RemoteCall:
             self.send()
         while not ray.wait([self._answer], timeout=self._config.timeout_s)[0]:
             # A call that is late may stand in line; the router kills a replica that hangs, which ends the call.
-            if not self._is_held() and not ray.wait([self._answer], timeout=ANSWER_GRACE_S)[0]:
+            if not self._is_ongoing() and not ray.wait([self._answer], timeout=ANSWER_GRACE_S)[0]:
                 raise self._lost("does not know the call any more")
         return self._open_answer()
 
@@ -156,10 +156,10 @@ class RemoteCall:
         self._statistics.compute_s += reply.compute_s
         return reply
 
-    def _is_held(self) -> bool:
+    def _is_ongoing(self) -> bool:
         assert self._assignment is not None, "a call that was not sent cannot be late"
         try:
-            return ray.get(self._router.holds.remote(self._assignment.ticket))
+            return ray.get(self._router.is_ongoing.remote(self._assignment.request_id))
         except RayActorError as error:
             raise self._pool_ended() from error
 

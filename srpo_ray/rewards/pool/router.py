@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from srpo_ray.config.rewards import PoolConfig
 from srpo_ray.errors import RunFailedError
 from srpo_ray.rewards.pool.messages import Assignment, ModelInfo, PoolDescription, ReplicaDescription, ReplicaHealth
-from srpo_ray.rewards.pool.replica_group import ReplicaGroup, Replicas, Slot, Waiting
+from srpo_ray.rewards.pool.replica_group import QueuedRequest, ReplicaGroup, Replicas, ReplicaState
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,10 @@ class RewardRouter:
         self._config = config
         self._replicas = replicas
         self._clock = clock
-        tickets = itertools.count(1)
-        self._groups = {name: ReplicaGroup(name, models, config, tickets, clock()) for name, models in groups.items()}
+        request_ids = itertools.count(1)
+        self._groups = {
+            name: ReplicaGroup(name, models, config, request_ids, clock()) for name, models in groups.items()
+        }
         self._models: dict[str, ModelInfo] = {}
         self._is_open = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,15 +70,15 @@ class RewardRouter:
             ValueError, RewardError: If a model cannot be loaded.
             RunFailedError: If a replica dies while it loads.
         """
-        slots = [self._start(group) for group in self._groups.values() for _ in range(group.target)]
-        await asyncio.gather(*map(self._load_first, slots))
+        replicas = [self._start(group) for group in self._groups.values() for _ in range(group.target)]
+        await asyncio.gather(*map(self._load_first, replicas))
         self._is_open = True
-        self._spawn(self._tick_for_ever())
+        self._spawn(self._tick_forever())
 
     async def loading(self) -> tuple[int, int]:
         """Replicas in service, and replicas in all."""
-        slots = [slot for group in self._groups.values() for slot in group.slots.values()]
-        return sum(slot.state == "serving" for slot in slots), len(slots)
+        replicas = [replica for group in self._groups.values() for replica in group.replicas.values()]
+        return sum(replica.state == "serving" for replica in replicas), len(replicas)
 
     async def describe(self) -> PoolDescription | None:
         """Settings and models; None while the first replicas are still loading."""
@@ -94,145 +96,149 @@ class RewardRouter:
             images: Number of images in the call.
         """
         if self._failure is not None:
-            raise self._failure_to_tell()
-        waiting = Waiting(images, self._clock(), asyncio.get_running_loop().create_future())
-        self._groups[group].waiting.append(waiting)
-        self._groups[group].place(self._clock())
-        return await waiting.answer
+            raise self._failure_error()
+        queued = QueuedRequest(images, self._clock(), asyncio.get_running_loop().create_future())
+        self._groups[group].queue.append(queued)
+        self._groups[group].assign_queued(self._clock())
+        return await queued.answer
 
-    async def release(self, ticket: int) -> None:
-        """Forget a call that has ended; unknown tickets are those of a lost replica."""
+    async def release(self, request_id: int) -> None:
+        """Forget a call that has ended; unknown ids are those of a lost replica."""
         for group in self._groups.values():
-            group.release(ticket, self._clock())
+            group.release(request_id, self._clock())
 
-    async def holds(self, ticket: int) -> bool:
+    async def is_ongoing(self, request_id: int) -> bool:
         """Whether a call is still with a replica that is looked after."""
-        return any(ticket in slot.tickets for group in self._groups.values() for slot in group.slots.values())
+        return any(
+            request_id in replica.ongoing for group in self._groups.values() for replica in group.replicas.values()
+        )
 
-    async def report_lost(self, replica: str, start_id: str) -> None:
+    async def report_lost(self, name: str, start_id: str) -> None:
         """Take a replica out of service until it answers again.
 
         Args:
-            replica: Name of the replica.
+            name: Name of the replica.
             start_id: The start that was lost; a report about an earlier one, or a second one, changes nothing.
         """
         for group in self._groups.values():
-            slot = group.slots.get(replica)
-            if slot and slot.start_id == start_id and slot.state in ("serving", "leaving"):
-                self._lose(group, slot, "was reported lost", kill=False)
+            replica = group.replicas.get(name)
+            if replica and replica.start_id == start_id and replica.state in ("serving", "draining"):
+                self._mark_lost(group, replica, "was reported lost", kill=False)
 
     async def tick(self) -> None:
         """One look at everything: drains, the number of replicas, calls that are late."""
         draining = set(await asyncio.to_thread(self._replicas.draining_nodes))
         now = self._clock()
         for group in self._groups.values():
-            for slot in group.leave(draining):
-                logger.warning("reward replica %s leaves, as its node %s is drained", slot.name, slot.node_id)
+            for replica in group.drain(draining):
+                logger.warning("reward replica %s leaves, as its node %s is drained", replica.name, replica.node_id)
             group.rescale(now)
-            for slot in [slot for slot in group.slots.values() if slot.state == "leaving" and not slot.tickets]:
-                self._remove(group, slot)
+            for replica in [
+                replica for replica in group.replicas.values() if replica.state == "draining" and not replica.ongoing
+            ]:
+                self._remove(group, replica)
             for _ in range(group.missing(now)):
                 self._spawn(self._load_more(group, self._start(group)))
-            for slot in list(group.slots.values()):
-                self._check_if_late(group, slot, now)
-            group.place(self._clock())
+            for replica in list(group.replicas.values()):
+                self._check_if_late(group, replica, now)
+            group.assign_queued(self._clock())
 
-    def _start(self, group: ReplicaGroup) -> Slot:
+    def _start(self, group: ReplicaGroup) -> ReplicaState:
         return group.add(self._replicas.start(group.name, group.next_name), self._clock())
 
-    async def _load_first(self, slot: Slot) -> None:
+    async def _load_first(self, replica: ReplicaState) -> None:
         try:
-            await self._load(slot)
+            await self._load(replica)
         except RayTaskError as error:
             raise error.cause from None
         except RayActorError as error:
-            raise RunFailedError(f"reward replica {slot.name} died while it loaded its models: {error}") from None
+            raise RunFailedError(f"reward replica {replica.name} died while it loaded its models: {error}") from None
 
-    async def _load_more(self, group: ReplicaGroup, slot: Slot) -> None:
-        logger.info("reward replica %s starts, %d in service", slot.name, len(group.in_service))
+    async def _load_more(self, group: ReplicaGroup, replica: ReplicaState) -> None:
+        logger.info("reward replica %s starts, %d in service", replica.name, len(group.in_service))
         try:
-            await self._load(slot)
+            await self._load(replica)
         except RayError as error:
             # Stopped while it waited for a node, or not able to load where the others could.
-            if slot.name in group.slots:
-                logger.warning("reward replica %s could not start, going on without it: %s", slot.name, error)
-                self._replicas.stop(slot.handle)
-                group.give_up(slot, self._clock())
+            if replica.name in group.replicas:
+                logger.warning("reward replica %s could not start, going on without it: %s", replica.name, error)
+                self._replicas.stop(replica.handle)
+                group.remove_failed(replica, self._clock())
             return
-        group.place(self._clock())
+        group.assign_queued(self._clock())
 
-    async def _load(self, slot: Slot) -> None:
-        description: ReplicaDescription = await slot.handle.describe.remote()
+    async def _load(self, replica: ReplicaState) -> None:
+        description: ReplicaDescription = await replica.handle.describe.remote()
         self._models |= description.models
-        if slot.state == "starting":
-            slot.last_used = self._clock()
-            slot.serve(description.start_id, description.node_id)
+        if replica.state == "starting":
+            replica.last_used = self._clock()
+            replica.serve(description.start_id, description.node_id)
 
-    def _check_if_late(self, group: ReplicaGroup, slot: Slot, now: float) -> None:
+    def _check_if_late(self, group: ReplicaGroup, replica: ReplicaState, now: float) -> None:
         patience = min(CHECK_AFTER_S, self._config.timeout_s)
-        late = any(now - ticket.since >= patience for ticket in slot.tickets.values())
-        if late and not slot.checked:
-            slot.checked = True
-            self._spawn(self._check(group, slot))
+        late = any(now - request.assigned_at >= patience for request in replica.ongoing.values())
+        if late and not replica.ping_pending:
+            replica.ping_pending = True
+            self._spawn(self._check_health(group, replica))
 
-    async def _check(self, group: ReplicaGroup, slot: Slot) -> None:
+    async def _check_health(self, group: ReplicaGroup, replica: ReplicaState) -> None:
         """Find out whether a replica still works at its calls; a hung one is killed."""
-        asked, start_id, timeout_s = self._clock(), slot.start_id, self._config.timeout_s
+        asked, start_id, timeout_s = self._clock(), replica.start_id, self._config.timeout_s
         health: ReplicaHealth | None = None
         reason, kill = "", False
         try:
-            health = await asyncio.wait_for(slot.handle.ping.remote(), PING_TIMEOUT_S)
+            health = await asyncio.wait_for(replica.handle.ping.remote(), PING_TIMEOUT_S)
         except TimeoutError:
             reason, kill = f"did not answer a ping within {PING_TIMEOUT_S:g} s", True
         except RayError as error:
             reason = f"died ({type(error).__name__})"
         finally:
-            slot.checked = False
-        if slot.start_id != start_id or slot.state not in ("serving", "leaving"):
+            replica.ping_pending = False
+        if replica.start_id != start_id or replica.state not in ("serving", "draining"):
             return
         if health and health.start_id != start_id:
             reason = "was restarted"
-        elif health and health.ticket is not None and health.state_s >= timeout_s:
+        elif health and health.request_id is not None and health.state_s >= timeout_s:
             reason, kill = f"(pid {health.pid}) was at one call for {health.state_s:.1f} s", True
         if reason:
-            self._lose(group, slot, reason, kill)
+            self._mark_lost(group, replica, reason, kill)
         elif health:
-            slot.drop_overtaken(health, asked)
-            group.place(self._clock())
+            replica.drop_stale(health, asked)
+            group.assign_queued(self._clock())
 
-    def _lose(self, group: ReplicaGroup, slot: Slot, reason: str, kill: bool) -> None:
+    def _mark_lost(self, group: ReplicaGroup, replica: ReplicaState, reason: str, kill: bool) -> None:
         """Its calls end with an error at their clients, which send them again."""
-        logger.warning("reward replica %s %s", slot.name, reason)
-        slot.tickets.clear()
-        if slot.state == "leaving":
-            self._remove(group, slot)
+        logger.warning("reward replica %s %s", replica.name, reason)
+        replica.ongoing.clear()
+        if replica.state == "draining":
+            self._remove(group, replica)
             return
-        slot.state = "lost"
+        replica.state = "lost"
         if kill:
-            self._replicas.restart(slot.handle)
-        self._spawn(self._revive(group, slot, killed=kill))
+            self._replicas.restart(replica.handle)
+        self._spawn(self._recover(group, replica, killed=kill))
 
-    async def _revive(self, group: ReplicaGroup, slot: Slot, *, killed: bool) -> None:
+    async def _recover(self, group: ReplicaGroup, replica: ReplicaState, *, killed: bool) -> None:
         """Put a lost replica back in service once it answers; Ray restarts it, elsewhere if its node is gone."""
-        while slot.state == "lost" and slot.name in group.slots:
+        while replica.state == "lost" and replica.name in group.replicas:
             try:
-                health: ReplicaHealth = await slot.handle.ping.remote()
+                health: ReplicaHealth = await replica.handle.ping.remote()
             except RayError:
                 await asyncio.sleep(RETRY_S)
                 continue
             # The process to be killed may still answer for a moment.
-            if killed and health.start_id == slot.start_id:
+            if killed and health.start_id == replica.start_id:
                 await asyncio.sleep(RETRY_S)
-            elif slot.state == "lost":
-                slot.serve(health.start_id, health.node_id)
-                group.place(self._clock())
+            elif replica.state == "lost":
+                replica.serve(health.start_id, health.node_id)
+                group.assign_queued(self._clock())
 
-    def _remove(self, group: ReplicaGroup, slot: Slot) -> None:
-        logger.info("reward replica %s is stopped, %d in service", slot.name, len(group.in_service))
-        del group.slots[slot.name]
-        self._replicas.stop(slot.handle)
+    def _remove(self, group: ReplicaGroup, replica: ReplicaState) -> None:
+        logger.info("reward replica %s is stopped, %d in service", replica.name, len(group.in_service))
+        del group.replicas[replica.name]
+        self._replicas.stop(replica.handle)
 
-    async def _tick_for_ever(self) -> None:
+    async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             await self.tick()
@@ -240,17 +246,17 @@ class RewardRouter:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._task_done)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
         """Nothing here may fail in silence: the next call to the pool fails with the same error."""
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
             logger.error("the router of the reward pool failed", exc_info=self._failure)
             for group in self._groups.values():
-                while group.waiting:
-                    group.waiting.popleft().answer.set_exception(self._failure_to_tell())
+                while group.queue:
+                    group.queue.popleft().answer.set_exception(self._failure_error())
 
-    def _failure_to_tell(self) -> RunFailedError:
+    def _failure_error(self) -> RunFailedError:
         return RunFailedError(f"the router of the reward pool failed: {self._failure!r}")
