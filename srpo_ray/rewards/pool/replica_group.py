@@ -1,4 +1,4 @@
-"""Replicas that hold the same models: which of them gets the next call, and how many of them there should be."""
+"""Group of replicas with the same models: scheduling of calls and the target number of replicas."""
 
 from asyncio import Future
 from collections import deque
@@ -11,13 +11,13 @@ from srpo_ray.config.rewards import PoolConfig
 from srpo_ray.rewards.pool.messages import Assignment, ReplicaHealth
 
 STALE_AFTER_S = 10.0
-"""A replica takes calls up in the order they come; one that was placed so much earlier will not come any more."""
+"""Lead time after which a call that its replica has not received is stale, since replicas process calls in order."""
 RETRY_START_S = 60.0
-"""Pause before another replica is started after one could not load."""
+"""Pause between a replica that failed to load and the start of another."""
 
 
 class Replicas(Protocol):
-    """How the router starts, stops and restarts processes; `RayReplicas`, or a stand-in in tests."""
+    """Interface by which the router starts, stops and restarts replicas: `RayReplicas`, or a fake in tests."""
 
     def start(self, group: str, name: str) -> Any: ...
     def stop(self, handle: Any) -> None: ...
@@ -27,7 +27,7 @@ class Replicas(Protocol):
 
 @dataclass(frozen=True)
 class OngoingRequest:
-    """A call that a replica was given and has not ended."""
+    """Call that is assigned to a replica and has not ended; it occupies one request slot."""
 
     images: int
     assigned_at: float
@@ -35,7 +35,7 @@ class OngoingRequest:
 
 @dataclass(frozen=True)
 class QueuedRequest:
-    """A call that no replica has a place for."""
+    """Call that waits for a free request slot."""
 
     images: int
     since: float
@@ -44,19 +44,19 @@ class QueuedRequest:
 
 @dataclass
 class ReplicaState:
-    """One replica as the router sees it."""
+    """State of one replica as the router knows it."""
 
     name: str
     handle: Any
     last_used: float
-    """When it was started or last had a call."""
+    """Time of its start, or of the last assignment or end of a call."""
     state: Literal["starting", "serving", "lost", "draining"] = "starting"
-    """`starting`: not placed or not loaded yet. `lost`: Ray restarts it. `draining`: gets no new calls."""
+    """`starting`: not scheduled or not loaded yet. `lost`: Ray restarts it. `draining`: gets no new calls."""
     start_id: str = ""
     node_id: str = ""
     ongoing: dict[int, OngoingRequest] = field(default_factory=dict)
     ping_pending: bool = False
-    """Whether a ping is on its way to it."""
+    """True while a ping is unanswered."""
 
     @property
     def load(self) -> int:
@@ -64,11 +64,19 @@ class ReplicaState:
         return sum(request.images for request in self.ongoing.values())
 
     def serve(self, start_id: str, node_id: str) -> None:
-        """Put it in service, as the process that it is now."""
+        """Put the replica in service under the identity of its current process."""
         self.state, self.start_id, self.node_id = "serving", start_id, node_id
 
     def drop_stale(self, health: ReplicaHealth, asked: float) -> None:
-        """Forget calls whose client died before it sent them: the replica has been idle since, or is at a later one."""
+        """Free the slots of stale calls, whose client died before it sent them.
+
+        A call is stale if it was assigned at least `STALE_AFTER_S` before the ping of a replica that has been idle for
+        as long, or at least `STALE_AFTER_S` before the call that the replica works on.
+
+        Args:
+            health: Answer of the replica to a ping.
+            asked: Time of the ping.
+        """
         if health.request_id is None:
             latest = asked - STALE_AFTER_S if health.state_s >= STALE_AFTER_S else None
         else:
@@ -81,17 +89,17 @@ class ReplicaState:
 
 
 class ReplicaGroup:
-    """The replicas of one set of models and the calls that wait for them. It starts and stops nothing itself.
+    """The replicas of one set of models and the queue of calls for them. It starts and stops no processes itself.
 
-    `target` is the number of replicas that should be there: `num_replicas`, or within its range the number that the
-    work has called for. It moves by one at a time, up while more than `upscale_queue_length` calls per replica wait for
-    `upscale_delay_s` on end, down when a replica had no call, and none waited, for `downscale_delay_s`.
+    `target` is the desired number of replicas: `num_replicas`, or, for a range, a number in it that follows the queue.
+    It changes by one at a time: up when more than `upscale_queue_length` calls per replica have waited for
+    `upscale_delay_s` without a break, down when a replica had no call and the queue was empty for `downscale_delay_s`.
 
     Args:
-        name: Name of the group, which the names of its replicas begin with.
+        name: Name of the group and prefix of its replicas' names.
         models: Names of the models.
         config: Section `pool` of the config.
-        request_ids: Numbers for calls, of which no other group gets the same.
+        request_ids: Source of request ids, shared by all groups so that ids are unique.
         now: Seconds of the router's clock.
     """
 
@@ -122,7 +130,7 @@ class ReplicaGroup:
 
     @property
     def queue_depth(self) -> int:
-        """Calls that wait: for a place, or at a replica behind the one at work."""
+        """Number of calls that wait: for a request slot, or at a replica behind the call that it works on."""
         return len(self.queue) + sum(max(0, len(replica.ongoing) - 1) for replica in self.in_service)
 
     @property
@@ -131,14 +139,14 @@ class ReplicaGroup:
         return f"{self.name}/{self._added}"
 
     def add(self, handle: Any, now: float) -> ReplicaState:
-        """Take in a replica that was started under `next_name`."""
+        """Add a replica that was started under `next_name`."""
         replica = ReplicaState(self.next_name, handle, now)
         self.replicas[replica.name] = replica
         self._added += 1
         return replica
 
     def assign_queued(self, now: float) -> None:
-        """Give places to calls that wait, as long as there are both."""
+        """Assign free request slots to queued calls, oldest first."""
         while self.queue and (replica := self.choose()):
             call = self.queue.popleft()
             if call.answer.done():
@@ -152,37 +160,37 @@ class ReplicaGroup:
             )
 
     def release(self, request_id: int, now: float) -> None:
-        """Forget a call that has ended, and give its place to one that waits."""
+        """Free the slot of a call that has ended, and assign it to a queued one."""
         for replica in self.replicas.values():
             if replica.ongoing.pop(request_id, None):
                 replica.last_used = now
         self.assign_queued(now)
 
     def drain(self, nodes: Container[str]) -> list[ReplicaState]:
-        """Take the replicas on some nodes out of service for good; the target asks for others in their place."""
+        """Take the replicas on these nodes out of service; they no longer count, so the group starts replacements."""
         draining = [replica for replica in self.in_service if replica.node_id in nodes]
         for replica in draining:
             replica.state = "draining"
         return draining
 
     def choose(self) -> ReplicaState | None:
-        """The replica with the fewest images to score, among equals the first; None if none has a place.
+        """Return the replica with the fewest images to score, the first among equals; None if no slot is free.
 
-        The first and not each in turn, so that the last ones fall idle and can go.
+        It takes the first and not round-robin, so that the last replicas become idle and can be removed.
         """
         free = [replica for replica in self.in_service if len(replica.ongoing) < self._config.max_ongoing_requests]
         return min(free, key=lambda replica: replica.load, default=None)
 
     def missing(self, now: float) -> int:
-        """How many replicas to start now."""
+        """Number of replicas to start now."""
         return max(0, self.target - len(self.active)) if now >= self._start_after else 0
 
     def rescale(self, now: float) -> None:
-        """Move the target by one if the work calls for it; a replica that has become spare is set to leave."""
+        """Change the target by at most one, as the queue requires; on a decrease, drain one idle replica."""
         depth, config = self.queue_depth, self._config
         if depth:
             self._last_queued = now
-        # Those that are still starting count, so that one long load does not call for ever more.
+        # Starting replicas count, so that one slow load does not trigger further starts.
         if depth <= config.upscale_queue_length * self.target:
             self._long_queue_since = None
         elif self._long_queue_since is None:
@@ -195,7 +203,7 @@ class ReplicaGroup:
             self._drain_one(now)
 
     def remove_failed(self, replica: ReplicaState, now: float) -> None:
-        """Take out a replica that could not load; another try, if the target asks for one, comes later."""
+        """Remove a replica that failed to load; if the target requires another, it starts after `RETRY_START_S`."""
         del self.replicas[replica.name]
         self.target = max(smallest(self._config.num_replicas), len(self.active))
         self._start_after = now + RETRY_START_S
@@ -207,7 +215,7 @@ class ReplicaGroup:
             if not replica.ongoing and now - replica.last_used >= self._config.downscale_delay_s
         ]
         if idle:
-            # Those without a process first, then the youngest.
+            # Replicas without a loaded process first, then the youngest.
             spare = max(idle, key=lambda replica: (replica.state != "serving", list(self.replicas).index(replica.name)))
             spare.state = "draining"
             self.target -= 1

@@ -1,4 +1,4 @@
-"""The pool's front desk: a small actor by whose name any process finds the pool and a place in it."""
+"""Named actor that owns the reward replicas, assigns calls to them, autoscales them and checks their health."""
 
 import asyncio
 import itertools
@@ -17,7 +17,7 @@ from srpo_ray.rewards.pool.replica_group import QueuedRequest, ReplicaGroup, Rep
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
-"""Pause between two looks at drains, queues and late calls."""
+"""Pause between two ticks, which check drained nodes, queue lengths and late calls."""
 CHECK_AFTER_S = 5.0
 """Age of a call from which its replica is pinged, at most once per tick."""
 PING_TIMEOUT_S = 10.0
@@ -25,23 +25,23 @@ RETRY_S = 0.1
 
 
 class RewardRouter:
-    """Owns the replicas: gives calls a place, follows the work with their number, looks after lost and drained ones.
+    """Assigns calls to replicas, autoscales the replicas with the queue, and replaces lost and drained ones.
 
-    A plain class; the pool makes a named actor of it. All methods run on one event loop, so nothing is locked. The
-    replicas are its children: they die with it, and it dies with the driver that made it.
+    A plain class; `start_router` makes a named actor of it. All methods run on one event loop, so there are no locks.
+    The replicas are child actors: they die with the router, and the router dies with the driver that started it.
 
-    **Back-pressure.** A replica has at most `max_ongoing_requests` calls that it has not ended; `assign` answers when
-    there is a place, first come, first served. It cannot deadlock. The replica gives a place back when a call ends,
-    whether or not its client has collected the answer, so a client may submit any number of calls before it collects
-    one, and waits in `submit` only for replicas that compute. A client asks for one place at a time and uses it at
-    once, so no two can wait for places that they hold from each other. A place that is never given back, because the
-    client died before it sent the call or the replica died or hangs, is found by the pings of `tick`.
+    **Back-pressure.** A replica has `max_ongoing_requests` request slots. `assign` answers when a slot is free, in
+    order of arrival. Deadlock is impossible. A replica releases the slot when its call ends, whether or not the client
+    has collected the answer, so a client may submit any number of calls before it collects one, and `submit` waits
+    only for replicas that compute. A client requests one slot at a time and uses it at once, so no client occupies a
+    slot while it waits for another. Slots that leak (the client died before it sent the call, or the replica died or
+    hangs) are reclaimed by the health checks in `tick`.
 
     Args:
         config: Section `pool` of the config.
-        groups: Names of the models that a replica of each group holds.
-        replicas: Starts and stops processes.
-        clock: Seconds; replaced in tests.
+        groups: Group name -> names of the models that each of its replicas loads.
+        replicas: Starts, stops and restarts replica processes.
+        clock: Returns seconds; replaced in tests.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RewardRouter:
         self._failure: BaseException | None = None
 
     async def open(self) -> None:
-        """Start the least number of replicas, wait until all have loaded, and begin service.
+        """Start the minimum number of replicas, wait until all have loaded, and accept calls.
 
         Raises:
             ValueError, RewardError: If a model cannot be loaded.
@@ -76,12 +76,12 @@ class RewardRouter:
         self._spawn(self._tick_forever())
 
     async def loading(self) -> tuple[int, int]:
-        """Replicas in service, and replicas in all."""
+        """Number of replicas in service, and number of all replicas."""
         replicas = [replica for group in self._groups.values() for replica in group.replicas.values()]
         return sum(replica.state == "serving" for replica in replicas), len(replicas)
 
     async def describe(self) -> PoolDescription | None:
-        """Settings and models; None while the first replicas are still loading."""
+        """Return settings and models; None while the first replicas are still loading."""
         if not self._is_open:
             return None
         groups = {name: group.models for name, group in self._groups.items()}
@@ -89,10 +89,10 @@ class RewardRouter:
         return PoolDescription(self._config, models, groups)
 
     async def assign(self, group: str, images: int) -> Assignment:
-        """A place for one call, as soon as a replica has one; see the class for why that is always so.
+        """Wait for a free request slot and assign it to one call; the class says why a slot always becomes free.
 
         Args:
-            group: Which models are asked.
+            group: Name of the group whose models score the images.
             images: Number of images in the call.
         """
         if self._failure is not None:
@@ -103,12 +103,12 @@ class RewardRouter:
         return await queued.answer
 
     async def release(self, request_id: int) -> None:
-        """Forget a call that has ended; unknown ids are those of a lost replica."""
+        """Free the slot of a call that has ended; ids of a lost replica are unknown and ignored."""
         for group in self._groups.values():
             group.release(request_id, self._clock())
 
     async def is_ongoing(self, request_id: int) -> bool:
-        """Whether a call is still with a replica that is looked after."""
+        """Test whether a call still occupies a slot of a replica that is in service or draining."""
         return any(
             request_id in replica.ongoing for group in self._groups.values() for replica in group.replicas.values()
         )
@@ -118,7 +118,7 @@ class RewardRouter:
 
         Args:
             name: Name of the replica.
-            start_id: The start that was lost; a report about an earlier one, or a second one, changes nothing.
+            start_id: The start that was lost; stale and repeated reports change nothing.
         """
         for group in self._groups.values():
             replica = group.replicas.get(name)
@@ -126,12 +126,14 @@ class RewardRouter:
                 self._mark_lost(group, replica, "was reported lost", kill=False)
 
     async def tick(self) -> None:
-        """One look at everything: drains, the number of replicas, calls that are late."""
+        """Drain replicas on draining nodes, rescale, start and stop replicas, and check those with late calls."""
         draining = set(await asyncio.to_thread(self._replicas.draining_nodes))
         now = self._clock()
         for group in self._groups.values():
             for replica in group.drain(draining):
-                logger.warning("reward replica %s leaves, as its node %s is drained", replica.name, replica.node_id)
+                logger.warning(
+                    "reward replica %s drains because its node %s is draining", replica.name, replica.node_id
+                )
             group.rescale(now)
             for replica in [
                 replica for replica in group.replicas.values() if replica.state == "draining" and not replica.ongoing
@@ -159,9 +161,11 @@ class RewardRouter:
         try:
             await self._load(replica)
         except RayError as error:
-            # Stopped while it waited for a node, or not able to load where the others could.
+            # Either it was stopped while it waited for a node, or it failed to load on a node unlike the others.
             if replica.name in group.replicas:
-                logger.warning("reward replica %s could not start, going on without it: %s", replica.name, error)
+                logger.warning(
+                    "reward replica %s failed to start; the pool continues without it: %s", replica.name, error
+                )
                 self._replicas.stop(replica.handle)
                 group.remove_failed(replica, self._clock())
             return
@@ -182,7 +186,7 @@ class RewardRouter:
             self._spawn(self._check_health(group, replica))
 
     async def _check_health(self, group: ReplicaGroup, replica: ReplicaState) -> None:
-        """Find out whether a replica still works at its calls; a hung one is killed."""
+        """Ping a replica: mark it lost if it died, kill it if it hangs, otherwise drop its stale calls."""
         asked, start_id, timeout_s = self._clock(), replica.start_id, self._config.timeout_s
         health: ReplicaHealth | None = None
         reason, kill = "", False
@@ -199,7 +203,7 @@ class RewardRouter:
         if health and health.start_id != start_id:
             reason = "was restarted"
         elif health and health.request_id is not None and health.state_s >= timeout_s:
-            reason, kill = f"(pid {health.pid}) was at one call for {health.state_s:.1f} s", True
+            reason, kill = f"(pid {health.pid}) has worked on one call for {health.state_s:.1f} s", True
         if reason:
             self._mark_lost(group, replica, reason, kill)
         elif health:
@@ -207,7 +211,7 @@ class RewardRouter:
             group.assign_queued(self._clock())
 
     def _mark_lost(self, group: ReplicaGroup, replica: ReplicaState, reason: str, kill: bool) -> None:
-        """Its calls end with an error at their clients, which send them again."""
+        """Take a replica out of service; its calls fail at their clients, which replay them."""
         logger.warning("reward replica %s %s", replica.name, reason)
         replica.ongoing.clear()
         if replica.state == "draining":
@@ -219,14 +223,14 @@ class RewardRouter:
         self._spawn(self._recover(group, replica, killed=kill))
 
     async def _recover(self, group: ReplicaGroup, replica: ReplicaState, *, killed: bool) -> None:
-        """Put a lost replica back in service once it answers; Ray restarts it, elsewhere if its node is gone."""
+        """Return a lost replica to service once it answers; Ray restarts it, on another node if its own is gone."""
         while replica.state == "lost" and replica.name in group.replicas:
             try:
                 health: ReplicaHealth = await replica.handle.ping.remote()
             except RayError:
                 await asyncio.sleep(RETRY_S)
                 continue
-            # The process to be killed may still answer for a moment.
+            # The process that is being killed may still answer for a moment.
             if killed and health.start_id == replica.start_id:
                 await asyncio.sleep(RETRY_S)
             elif replica.state == "lost":
@@ -249,7 +253,7 @@ class RewardRouter:
         task.add_done_callback(self._task_done)
 
     def _task_done(self, task: "asyncio.Task[None]") -> None:
-        """Nothing here may fail in silence: the next call to the pool fails with the same error."""
+        """Record the error of a failed task, so that it is not silent: all queued and later calls fail with it."""
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
