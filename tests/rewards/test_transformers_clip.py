@@ -101,7 +101,9 @@ def test_text_that_is_cut_is_warned_of_once(folder: Path, caplog: pytest.LogCapt
     for text in (TEXTS[0], TEXTS[1], TEXTS[1] + " again"):
         reward.score(images()[:1], [TextQuery.plain(text)])
     messages = [record.getMessage() for record in caplog.records if "not scored" in record.getMessage()]
-    assert messages == [f"reward 'pick' reads 9 tokens; the rest of this text is not scored (said once): {TEXTS[1]!r}"]
+    assert messages == [
+        f"reward 'pick' reads at most 9 tokens. The rest of this text is not scored (warned once): {TEXTS[1]!r}"
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
