@@ -1,4 +1,4 @@
-"""What a run trains on: prompts that are rolled out, real images with captions, or both by a fixed ratio."""
+"""Training data of a run: prompts for rollouts, real images with captions, or a mixture in a fixed ratio."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from srpo_ray.models.conditioning import ConditioningSource
 
 @dataclass(frozen=True)
 class Prompts:
-    """Texts and what belongs to each, in one order: first the captions of real images, then prompts."""
+    """Texts with their features and images, in one order: captions of real images first, then prompts."""
 
     texts: list[str]
     conditioning: ConditioningSource
@@ -21,7 +21,7 @@ class Prompts:
     real: Rows | None = None
     """Clean tokens of the real images, whose captions are the first texts."""
     image_ratio: float = 1.0
-    """Share of an update's samples that are real images, where there are any."""
+    """Share of an update's samples that are real images; unused without real images."""
 
     @property
     def num_real(self) -> int:
@@ -29,15 +29,15 @@ class Prompts:
         return 0 if self.real is None else len(self.real)
 
     def indices(self, update: int, batch_size: int, seed: int) -> list[int]:
-        """Texts of one update's global batch; images and prompts each go through epochs of their own.
+        """Select the texts of one update's global batch; images and prompts have separate epochs.
 
         Args:
-            update: Update, from 0.
+            update: Index of the update, from 0.
             batch_size: Size of the global batch.
             seed: Seed of the run.
 
         Returns:
-            `batch_size` indices; below `num_real` they are real images.
+            `batch_size` indices; those below `num_real` are real images.
         """
         real = real_samples(batch_size, self.image_ratio if self.num_real else 0.0)
         images = iter(prompt_indices(self.num_real, update, sum(real), seed))
@@ -45,7 +45,7 @@ class Prompts:
         return [next(images) if is_real else self.num_real + next(prompts) for is_real in real]
 
     def real_tokens(self, indices: Sequence[int]) -> dict[int, Tensor]:
-        """Position in `indices` -> clean tokens `[N, 64]`, for those that are real images."""
+        """Return position in `indices` -> clean tokens `[N, 64]`, for the real images."""
         rows = [row for row, index in enumerate(indices) if index < self.num_real]
         if self.real is None or not rows:
             return {}
@@ -53,14 +53,18 @@ class Prompts:
 
 
 def real_samples(batch_size: int, ratio: float) -> list[bool]:
-    """Which samples of a global batch are real images.
+    """Choose the samples of a global batch that are real images.
 
-    They are spread evenly and not drawn, so that every micro-batch on any number of workers holds as many: the number
-    of transformer calls must be the same everywhere. Which images and prompts they are is drawn.
+    Their positions are evenly spaced and not random, so that every micro-batch has the same number of them for any
+    number of workers: all workers must make the same number of transformer calls. The images and prompts themselves are
+    drawn at random.
 
     Args:
         batch_size: Size of the global batch.
-        ratio: Share of real images, in [0, 1]; a whole number of each micro-batch.
+        ratio: Share of real images, in [0, 1]; a whole number of samples in each micro-batch.
+
+    Returns:
+        One value per sample; true for a real image.
     """
     count = round(ratio * batch_size)
     return [(sample + 1) * count // batch_size > sample * count // batch_size for sample in range(batch_size)]

@@ -140,7 +140,7 @@ def test_links_are_followed_once_and_never_in_circles(tree: Path, tmp_path: Path
     assert shown(tree) == {"red": RED, "green": GREEN, "blue": BLUE, "grey": (9, 9, 9)}
     note = load_images(str(tree)).note
     assert note is not None
-    assert "3 links to a folder that is read already or contains the source" in note
+    assert "3 links to a folder that is already read or contains the source" in note
     assert "1 broken link or special file" in note
     assert len(shown(f"{tree}/*")) == 4
 

@@ -229,7 +229,7 @@ def test_text_that_is_cut_is_warned_of_once(
     texts = [" ".join(["red"] * words), " ".join(["blue"] * words)]
     scores = [reward.score(images(), [TextQuery.plain(text)] * 2) for text in texts]
     messages = [record.getMessage() for record in caplog.records if "not scored" in record.getMessage()]
-    message = f"reward 'ir' reads 35 tokens; the rest of this text is not scored (said once): {texts[0]!r}"
+    message = f"reward 'ir' reads at most 35 tokens. The rest of this text is not scored (warned once): {texts[0]!r}"
     assert messages == [message] * warns
     assert torch.equal(scores[0], reward.score(images(), [TextQuery.plain(" ".join(["red"] * 33))] * 2))
 
