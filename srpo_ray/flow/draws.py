@@ -1,4 +1,4 @@
-"""Random draws of a batch, addressed by update and sample, so that no draw depends on how samples are distributed."""
+"""Reproducible random draws, addressed by update and sample, so that they do not depend on the number of workers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from srpo_ray.config.base import Scope
 
 
 def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
-    """A CPU generator whose state depends on nothing but the seed and the address.
+    """Return a CPU generator whose state depends only on the arguments.
 
     Args:
         seed: Seed of the run.
-        purpose: What is drawn, for example `"rollout"`.
-        address: Which draw it is, for example the update and the sample's index in the global batch.
+        purpose: Name of the draw, for example `"rollout"`.
+        address: Address of the draw, for example the update and the sample's index in the global batch.
     """
     text = f"{seed}/{purpose}/{'/'.join(map(str, address))}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -24,23 +24,23 @@ def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of the samples of one batch: a sample has the same ones on any worker and in any micro-batch."""
+    """Draws for the samples of one batch: a sample has the same draws on any worker and in any micro-batch."""
 
     seed: int
     """Seed of the run."""
     update: int
-    """Update that the draws belong to, from 0."""
+    """Index of the update, from 0."""
     samples: tuple[int, ...]
     """Index of each sample in the update's global batch."""
     worker: int = 0
-    """Rank of the worker, for draws that all its samples share."""
+    """Rank of the worker, for draws that its samples share."""
 
     def generators(self, purpose: str, *address: int, scope: Scope = "per_sample") -> list[torch.Generator]:
-        """One generator per sample; samples that share a draw get generators in the same state.
+        """Return one generator per sample; samples that share a draw get generators in the same state.
 
         Args:
-            purpose: What is drawn, for example `"renoise"`.
-            address: Which draw of a sample it is, where there are several.
+            purpose: Name of the draw, for example `"renoise"`.
+            address: Address of the draw among several of a sample.
             scope: Samples that share a draw: all of the update, those of a worker, or none.
         """
         shared: Sequence[int] = {"shared": (), "per_worker": (self.worker,), "per_sample": ()}[scope]
@@ -48,10 +48,10 @@ class Draws:
         return [generator(self.seed, purpose, self.update, *own, *address) for own in owns]
 
     def integers(self, purpose: str, low: int, high: int, *address: int, scope: Scope = "per_sample") -> list[int]:
-        """One integer per sample, uniform in [low, high], both ends included; for the rest see `generators`."""
+        """Draw one integer per sample, uniform in [low, high], both ends included; see `generators`."""
         sources = self.generators(purpose, *address, scope=scope)
         return [int(torch.randint(low, high + 1, (), generator=source)) for source in sources]
 
     def of_update(self, purpose: str) -> torch.Generator:
-        """A generator of the update alone: such draws may change the number of model calls, on all workers alike."""
+        """Return a generator of the update, for draws that change the number of model calls on all workers alike."""
         return generator(self.seed, purpose, self.update)
