@@ -104,6 +104,6 @@ def test_prompts_that_an_encoder_cuts_are_found() -> None:
         ("T5", 16, [for_clip, too_long]),
         ("CLIP", 24, [too_long]),
     ]
-    assert found[0].note.startswith("2 prompts are longer than 16 T5 tokens and cut: 'red red")
-    assert found[1].note.startswith("1 prompt is longer than 24 CLIP tokens and cut: 'red red")
+    assert found[0].note.startswith("2 prompts are longer than 16 T5 tokens and truncated: 'red red")
+    assert found[1].note.startswith("1 prompt is longer than 24 CLIP tokens and truncated: 'red red")
     assert cut_prompts(str(flux_dir()), [fitting], 16) == []

@@ -33,7 +33,7 @@ def test_adapters_are_drawn_from_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("target", ["to_query", "o_q", "attn", "norm_q"])
 def test_target_that_ends_no_linear_layers_name_is_refused(target: str) -> None:
-    with pytest.raises(ValueError, match=rf"expected ends of .* got '{target}', .* mend or remove it .*attn.to_q"):
+    with pytest.raises(ValueError, match=rf"expected ends of .* got '{target}', .* correct or remove it .*attn.to_q"):
         add_adapters(tiny_transformer(), LoraConfig(target_modules=("attn.to_k", target)), seed=0)
 
 
