@@ -116,7 +116,7 @@ def test_runs_and_artifacts_are_kept_in_a_folder_of_any_name(name: str, empty_da
 @pytest.mark.parametrize("name", ["why?", "${HOME}", "a%20b", "100%25", "new\nline"])
 def test_folder_that_a_sqlite_address_cannot_name_is_refused(name: str, tmp_path: Path):
     with pytest.raises(
-        ValueError, match=r"expected a path that the address of a sqlite file can have, got '/.*run_root"
+        ValueError, match=r"expected a path that is valid in the URI of a sqlite file, got '/.*run_root"
     ):
         default_uri(tmp_path / name)
 
@@ -161,7 +161,7 @@ def test_run_that_the_store_refuses_is_ended_and_no_server_is_blamed(
 ):
     monkeypatch.setattr(run_module, "allowed_name", lambda name: name)
     with pytest.raises(
-        ValueError, match=r"expected names and values that MLflow takes, got a refusal .*a\+b"
+        ValueError, match=r"expected names and values that MLflow accepts, got a refusal .*a\+b"
     ) as caught:
         start_run(uri, "small", "trial", tags={}, params={"a+b": "1"}, record=tmp_path / "r.json")
     assert "start it" not in str(caught.value)
