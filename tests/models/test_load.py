@@ -67,7 +67,7 @@ def test_gated_model_names_its_licence_page_and_the_login_command(
 
 @pytest.mark.usefixtures("hub")
 def test_unknown_hub_id_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"model.path: expected a folder, or an id of the hub .* got 'nobody/nothing'"):
+    with pytest.raises(ValueError, match=r"model.path: expected a folder, or an accessible hub id.* got 'nobody/nothing'"):
         family_of("nobody/nothing")
 
 

@@ -126,7 +126,7 @@ def test_file_of_the_hub_is_asked_for_by_repository_and_name(monkeypatch: pytest
     found = find_checkpoint("hps", "hf-hub:xswu/HPSv2/HPS_v2.1_compressed.pt")
     assert asked == [("xswu/HPSv2", "HPS_v2.1_compressed.pt")]
     assert found == tmp_path / "HPS_v2.1_compressed.pt"
-    with pytest.raises(ValueError, match="accept its licence and log in"):
+    with pytest.raises(ValueError, match="accept the licence of a gated model and log in"):
         find_checkpoint("hps", "hf-hub:gated/model/x.pt")
 
 

@@ -154,7 +154,7 @@ def test_command_sends_what_a_run_could_not(
     assert capsys.readouterr().out == "2 records sent\n0 records sent\n"
     assert values(client, run_id, "loss") == [(1, 1.0)]
     assert main(["replay", str(tmp_path / "nowhere")]) == 2
-    assert "expected the folder of a run that was tracked" in capsys.readouterr().err
+    assert "expected the folder of a tracked run" in capsys.readouterr().err
 
 
 def test_replay_of_no_file_is_an_error(uri: str, tmp_path: Path):
