@@ -142,7 +142,7 @@ def test_identity_changes_with_the_content_of_an_image_and_not_with_its_time(tmp
     assert kind == "parquet" or (after[0], after[2]) == (before[0], before[2])
 
 
-def test_captions_without_a_image_are_counted(tmp_path: Path) -> None:
+def test_captions_without_an_image_are_counted(tmp_path: Path) -> None:
     save(tmp_path, "a.png", (8, 8), (0, 0, 0), "fine")
     assert load_images(str(tmp_path)).note is None
     (tmp_path / "b.heic").write_bytes(b"another format")
@@ -151,7 +151,7 @@ def test_captions_without_a_image_are_counted(tmp_path: Path) -> None:
     assert load_images(str(tmp_path)).note == expected
 
 
-def test_broken_off_compressed_or_mixed_sources_are_refused(tmp_path: Path) -> None:
+def test_truncated_compressed_or_mixed_sources_are_refused(tmp_path: Path) -> None:
     sources = kinds(tmp_path)
     content = sources["tar"].read_bytes()
     # In the middle of an image, of a header, and after a member, where a reader could take it for the end.

@@ -82,7 +82,7 @@ def test_values_and_gradients_of_a_replica_per_model_equal_those_of_one_process(
         assert relative_error(ours, in_process) < 1e-6
 
 
-def test_each_model_is_asked_alone_and_pixels_of_one_input_spec_are_stored_once(split_pool: RewardPool) -> None:
+def test_each_model_gets_a_separate_call_and_pixels_of_one_input_spec_are_stored_once(split_pool: RewardPool) -> None:
     client = RewardClient.connect(split_pool.name, WEIGHTS)
 
     scores = client.submit(random_images(0), QUERIES).result()
@@ -94,7 +94,7 @@ def test_each_model_is_asked_alone_and_pixels_of_one_input_spec_are_stored_once(
     assert statistics["pool/replicas"] == 1
 
 
-def test_measure_asks_the_replicas_of_the_named_models_only(split_pool: RewardPool) -> None:
+def test_measure_calls_the_replicas_of_the_named_models_only(split_pool: RewardPool) -> None:
     client = RewardClient.connect(split_pool.name, WEIGHTS)
     images = random_images(0).detach()
 

@@ -121,7 +121,7 @@ async def settle() -> None:
 
 
 def scenario(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """A test that is a coroutine, run on an event loop of its own."""
+    """Run a coroutine test on a new event loop."""
 
     def run() -> None:
         asyncio.run(test())
@@ -207,7 +207,7 @@ async def test_assignment_reports_queue_depth_and_replicas_in_service() -> None:
 
 
 @scenario
-async def test_groups_have_replicas_and_queues_of_their_own() -> None:
+async def test_groups_have_separate_replicas_and_queues() -> None:
     harness = await Harness("pool/a", "pool/b", num_replicas=2, max_ongoing_requests=1).open()
     for _ in range(2):
         assert (await harness.assign(group="pool/a")).replica.startswith("pool/a/")
@@ -357,7 +357,7 @@ async def test_replica_that_never_found_a_node_is_removed_when_the_queue_is_empt
 
 
 @scenario
-async def test_additional_replica_that_cannot_load_is_given_up_and_tried_again_later() -> None:
+async def test_additional_replica_that_cannot_load_is_removed_and_replaced_later() -> None:
     harness = await ranged().open()
     harness.replicas.instant = False
     await queue(harness, 8)
@@ -496,7 +496,7 @@ async def test_slot_of_a_client_that_died_before_it_sent_is_freed_by_an_idle_rep
 
 
 @scenario
-async def test_slot_of_a_client_that_died_is_freed_once_a_later_call_is_at_work() -> None:
+async def test_slot_of_a_client_that_died_is_freed_once_the_replica_works_on_a_later_call() -> None:
     harness = await Harness(max_ongoing_requests=3).open()
     abandoned = await harness.assign()
     harness.clock.now = STALE_AFTER_S

@@ -24,7 +24,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def uri(empty_database: Path, tmp_path: Path) -> str:
-    """A sqlite database of the test's own."""
+    """A separate sqlite database for the test."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return default_uri(tmp_path)
 

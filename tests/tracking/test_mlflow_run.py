@@ -59,7 +59,7 @@ def test_a_record_of_another_store_is_refused(uri: str, tmp_path: Path):
         start_run(uri, "small", "trial", tags={}, params={}, record=record)
 
 
-def test_a_run_that_is_gone_is_replaced(uri: str, tmp_path: Path):
+def test_a_deleted_run_is_replaced(uri: str, tmp_path: Path):
     record = tmp_path / "mlflow.json"
     record.write_text(json.dumps({"run_id": "0" * 32, "uri": uri, "experiment": "small"}))
     run_id = start_run(uri, "small", "trial", tags={}, params={}, record=record)
@@ -156,7 +156,7 @@ def test_key_of_a_name_is_the_same_in_every_process():
     assert allowed_name("evaluator/held_out") == "evaluator/held_out"
 
 
-def test_run_that_the_store_refuses_is_ended_and_no_server_is_blamed(
+def test_run_that_the_store_refuses_is_ended_without_a_connection_error(
     uri: str, client: "MlflowClient", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(run_module, "allowed_name", lambda name: name)
@@ -170,7 +170,7 @@ def test_run_that_the_store_refuses_is_ended_and_no_server_is_blamed(
     assert not (tmp_path / "r.json").exists()
 
 
-def test_store_that_goes_away_while_a_run_is_opened_is_named(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_store_that_fails_while_a_run_is_opened_is_named(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from mlflow import MlflowClient
 
     def gone(*_: object, **__: object) -> None:
@@ -199,7 +199,7 @@ def test_flatten_uses_the_paths_of_overrides():
     }
 
 
-def test_git_commit_tells_clean_from_dirty(tmp_path: Path):
+def test_git_commit_distinguishes_clean_from_dirty(tmp_path: Path):
     assert git_commit(tmp_path) is None
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     (tmp_path / "f").write_text("1")
