@@ -9,7 +9,7 @@ Columns: `ideal` is replicas / seconds per call. `CPU/call` is the processor tim
 spend on a call, and `cores` how many cores that keeps busy at this rate: near the number that the machine has, the
 machine is the limit and not the pool. `MB/s` is pixels and gradients that go through the object store. Half load is
 calls evenly spaced at half the ideal rate, each from a client of its own as from so many trainers: `waiting` is how
-many calls wait when one is placed, on average, and `added` the time from submit to result beyond the sleep. `Ray` is
+many calls wait when one is assigned, on average, and `added` the time from submit to result beyond the sleep. `Ray` is
 the same of the two calls to actors and the two arrays that a call to the pool is made of, with nothing of the pool in
 them.
 """

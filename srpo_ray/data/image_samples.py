@@ -81,7 +81,7 @@ def _main_images(images: Sequence[PurePath], sample: PurePath, caption: PurePath
     if len(images) > 1:
         raise ValueError(
             f"expected one image for {caption.name}, got {', '.join(sorted(path.name for path in images)[:3])}; name"
-            f" it {sample.name}.{_IMAGE}{images[0].suffix}, or give each image a caption of its own name"
+            f" it {sample.name}.{_IMAGE}{images[0].suffix}, or name one caption after each image"
         )
     return list(images)
 

@@ -36,7 +36,7 @@ def parquet_entries(listing: Listing, files: list[Path], key: str) -> list[Entry
             entries += _entries(file, f"{listing.name(file)} {content_hash(file)}", key)
         except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{key}: expected a whole Parquet file, got {file} ({error}); copy it again or remove it"
+                f"{key}: expected a complete Parquet file, got {file} ({error}); copy it again or remove it"
             ) from error
     return entries
 

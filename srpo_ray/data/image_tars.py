@@ -81,7 +81,7 @@ def _archives(file: Path, key: str) -> tuple[list[dict[PurePath, Member]], Count
     # Invalid or too large numbers in headers raise the last four.
     except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(
-            f"{key}: expected a whole, uncompressed tar file, got {file} ({error}); unpack it or copy it again"
+            f"{key}: expected a complete, uncompressed tar file, got {file} ({error}); unpack it or copy it again"
         ) from error
     return archives, left_out
 

@@ -108,7 +108,7 @@ class CaptionedImages:
         broken = [f"{entry.name} ({found[i]})" for i, entry in enumerate(entries) if isinstance(found[i], Exception)]
         if broken:
             raise ValueError(
-                f"{self._key}: expected readable images, got {len(broken)} of {len(entries)} that are none:"
+                f"{self._key}: expected readable images, got {len(broken)} of {len(entries)} that are not:"
                 f" {', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}; replace or remove them"
             )
         return [image for image in found if isinstance(image, Tensor)]

@@ -115,8 +115,8 @@ def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise TextFileError(
-            f"expected CSV, got a syntax error in the row that begins on line {line}: {error}; a text with quotes needs"
-            ' quotes around it and each of its own doubled (""), so fix that row'
+            f"expected CSV, got a syntax error in the row that begins on line {line}: {error}; enclose a text that has"
+            ' quotes in quotes, and double each quote inside ("")'
         ) from error
     return rows
 
@@ -142,7 +142,7 @@ def _read_parquet(path: Path) -> list[str]:
             raise
         # Damage raises errors of Arrow, of the C++ library below it, or of decoding.
         except (pyarrow.ArrowException, OSError, ValueError, MemoryError, RuntimeError, LookupError) as error:
-            raise TextFileError(f"expected Parquet, got no whole Parquet file: {error}; write it again") from error
+            raise TextFileError(f"expected Parquet, got no complete Parquet file: {error}; write it again") from error
 
 
 def _parquet_column(table: Any) -> list[str]:

@@ -134,7 +134,7 @@ def _find_prompt(entry: object) -> str | Broken:
         return Broken(f"no text: {_shown(entry)}")
     unusable = _UNUSABLE.search(value)
     if unusable:
-        return Broken(f"the character U+{ord(unusable[0]):04X}, which no text has: {_shown(value)}")
+        return Broken(f"the character U+{ord(unusable[0]):04X}, which a text cannot contain: {_shown(value)}")
     return value.strip(BLANKS)
 
 

@@ -102,14 +102,14 @@ def load_trained(transformer: Any, weights: Mapping[str, Tensor]) -> None:
     if set(weights) != set(expected):
         example = min(set(weights) ^ set(expected))
         raise ValueError(
-            f"expected a checkpoint with the {len(expected)} trainable weights of this model, got {len(weights)}, of"
-            f" which {example!r} is the first that only one of them has; give the model and model.lora of that run"
+            f"expected a checkpoint with the {len(expected)} trainable weights of this model, got {len(weights)},"
+            f" where {example!r} is only on one side; use the model and model.lora of that run"
         )
     for name, parameter in expected.items():
         value = weights[name]
         if value.shape != parameter.shape:
             raise ValueError(
-                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(value.shape)}; give"
+                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(value.shape)}; use"
                 " the model and model.lora of that run"
             )
         parameter.data.copy_(value)

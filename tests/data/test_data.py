@@ -78,7 +78,7 @@ def test_all_broken_rows_are_counted_and_the_first_are_named(tmp_path: Path) -> 
         ("p.jsonl", '"a"\n{"prompt": 3}', "entry 2"),
         ("p.csv", "words\nx\n", "expected a column prompt, caption or text, got 'words'"),
         ("p.csv", 'prompt\n"x" y\n', "expected CSV"),
-        ("p.parquet", "x", "no whole Parquet file"),
+        ("p.parquet", "x", "no complete Parquet file"),
         ("p.xlsx", "x", "expected a file of type .txt, .json, .jsonl, .csv, .tsv, .parquet"),
     ],
 )

@@ -64,7 +64,7 @@ def test_truncated_concatenated_archive_is_refused(tmp_path: Path) -> None:
     one, two = files(a_png=image(1), a_txt=b"one"), files(a_png=image(2), a_txt=b"two")
     for end in (100, 512, 600, 1024, 1536):
         (tmp_path / "a.tar").write_bytes(one + two[:end])
-        with pytest.raises(ValueError, match=r"expected a whole, uncompressed tar file, got .*a.tar"):
+        with pytest.raises(ValueError, match=r"expected a complete, uncompressed tar file, got .*a.tar"):
             load_images(str(tmp_path / "a.tar"))
 
 
@@ -116,7 +116,7 @@ def with_size(content: bytes, start: int, size: int) -> bytes:
 @pytest.mark.parametrize("size", [-512, -1024, -1, 2**60])
 def test_damaged_size_is_refused_and_never_read_in_a_loop(tmp_path: Path, start: int, size: int) -> None:
     (tmp_path / "a.tar").write_bytes(with_size(files(a_png=image(1), a_txt=b"one"), start, size))
-    with pytest.raises(ValueError, match=r"expected a whole, uncompressed tar file, got .*a.tar"):
+    with pytest.raises(ValueError, match=r"expected a complete, uncompressed tar file, got .*a.tar"):
         load_images(str(tmp_path / "a.tar"))
 
 

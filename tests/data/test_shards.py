@@ -33,7 +33,7 @@ def test_rows_of_several_shards_are_in_the_requested_order(tmp_path: Path) -> No
         assert torch.equal(found[[4, 0, 2, 5]][name], expected)
         assert found[[4]][name].dtype == expected.dtype
     assert store.missing(["new", *KEYS, "new", "other"]) == [0, 7]
-    with pytest.raises(ValueError, match="got 1 less"):
+    with pytest.raises(ValueError, match="got 1 fewer"):
         store.rows(["new"])
 
 

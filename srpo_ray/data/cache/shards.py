@@ -101,7 +101,7 @@ class ShardStore:
         absent = sum(key not in places for key in keys)
         if absent:
             raise ValueError(
-                f"expected all {len(keys)} entries in {self.folder}, got {absent} less; either another process removed"
+                f"expected all {len(keys)} entries in {self.folder}, got {absent} fewer; either another process removed"
                 " them, or this node does not see the folder: put run_root on storage that every node sees"
             )
         return Rows([places[key] for key in keys])
