@@ -112,7 +112,7 @@ class RewardClient:
                 call = RemoteCall(
                     self._router, self._pool.config, self._statistics, group, part, input_specs, queries[rows], asked
                 )
-                # One slot is requested and used at a time: no client occupies one while it waits for another.
+                # One slot is requested and used at a time: no client keeps an unused one while it waits for another.
                 call.send()
                 calls[-1].append(call)
         self._statistics.wait_s += time.perf_counter() - started

@@ -11,7 +11,7 @@ from srpo_ray.config.rewards import PoolConfig
 from srpo_ray.rewards.pool.messages import Assignment, ReplicaHealth
 
 STALE_AFTER_S = 10.0
-"""Lead time after which a call that its replica has not received is stale, since replicas process calls in order."""
+"""Age beyond which a call that never reached its replica is stale; replicas process calls in order of assignment."""
 RETRY_START_S = 60.0
 """Pause between a replica that failed to load and the start of another."""
 

@@ -33,9 +33,9 @@ class RewardRouter:
     **Back-pressure.** A replica has `max_ongoing_requests` request slots. `assign` answers when a slot is free, in
     order of arrival. Deadlock is impossible. A replica releases the slot when its call ends, whether or not the client
     has collected the answer, so a client may submit any number of calls before it collects one, and `submit` waits
-    only for replicas that compute. A client requests one slot at a time and uses it at once, so no client occupies a
-    slot while it waits for another. Slots that leak (the client died before it sent the call, or the replica died or
-    hangs) are reclaimed by the health checks in `tick`.
+    only for replicas that compute. A client requests one slot at a time and uses it at once, so no client keeps an
+    unused slot while it waits for another. Slots that leak (the client died before it sent the call, or the replica
+    died or hangs) are reclaimed by the health checks in `tick`.
 
     Args:
         config: Section `pool` of the config.
