@@ -1,4 +1,4 @@
-"""Bridge that inserts a reward gradient from another process into the trainer's autograd graph."""
+"""Bridge that inserts a precomputed reward gradient into the trainer's autograd graph."""
 
 from collections.abc import Mapping
 from typing import Any
