@@ -9,7 +9,7 @@ Columns: `ideal` is replicas / seconds per call. `CPU/call` is the processor tim
 spend on a call, and `cores` how many cores that keeps busy at this rate: near the number that the machine has, the
 machine is the limit and not the pool. `MB/s` is pixels and gradients that go through the object store. Half load is
 calls evenly spaced at half the ideal rate, each from a client of its own as from so many trainers: `waiting` is how
-many calls wait when one is placed, on average, and `added` the time from submit to result beyond the sleep. `Ray` is
+many calls wait when one is assigned, on average, and `added` the time from submit to result beyond the sleep. `Ray` is
 the same of the two calls to actors and the two arrays that a call to the pool is made of, with nothing of the pool in
 them.
 """
@@ -60,8 +60,8 @@ class SleepingReward:
 
 
 @ray.remote(num_cpus=0)
-class BareDesk:
-    """An actor as the pool's router is one, that does nothing."""
+class BareRouter:
+    """An actor in place of the pool's router that assigns nothing."""
 
     async def assign(self) -> int:
         return 0
@@ -149,19 +149,19 @@ def half_load(arguments: argparse.Namespace, replicas: int) -> tuple[list[float]
 
 def half_load_of_ray(arguments: argparse.Namespace, replicas: int) -> list[float]:
     """The same of bare actors: a question to one, then an array to another and back."""
-    desk: Any = BareDesk.remote()
+    router: Any = BareRouter.remote()
     actors: list[Any] = [BareReplica.remote() for _ in range(replicas)]
     pixels, seconds = make_batch(arguments)[0].detach().numpy(), call_seconds(arguments)
     ray.get([actor.score.remote(pixels, 0.0) for actor in actors])
     turn = itertools.cycle(actors)
 
     def call() -> None:
-        place, stored = desk.assign.remote(), ray.put(pixels)
-        ray.get(place)
+        assigned, stored = router.assign.remote(), ray.put(pixels)
+        ray.get(assigned)
         ray.get(next(turn).score.remote(stored, seconds))
 
     added = evenly_spaced(arguments, replicas, call)
-    for actor in (desk, *actors):
+    for actor in (router, *actors):
         ray.kill(actor)
     return added
 

@@ -104,7 +104,7 @@ def train(study: str, runs: Path) -> None:
     Raises:
         SystemExit: If it was stopped or failed.
     """
-    begun = (runs / study / "study.yaml").exists()
+    begun = (runs / study / "experiment.yaml").exists()
     code = run_command(
         ["compare", *(["--resume", str(runs / study)] if begun else [f"configs/experiments/{study}.yaml"])]
     )

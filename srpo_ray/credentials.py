@@ -1,6 +1,7 @@
-"""Credentials stay out of configs: a config is printed, logged and kept with each run.
+"""Detection, redaction and substitution of credentials, which configs must not contain.
 
-In the place of one it names a variable of the environment, `${NAME}`, which is looked up where it is used.
+A config is printed, logged and stored with each run. It names an environment variable instead, `${NAME}`, which is
+looked up on the machine that uses it.
 """
 
 import os
@@ -11,7 +12,7 @@ from urllib.parse import quote
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET_PARAMETER = r"[?&;](?:[\w.-]*(?:token|passw(?:or)?d|secret|signature|credential|api_?key|access_?key)|sig)="
-# Behind a host there may be a port, which is no password; `Path` makes one slash of two.
+# A port may follow a host, and is not a password; `Path` reduces two slashes to one.
 _PASSWORD = r"[A-Za-z][\w+.-]*:/{1,2}[^\s/@:'\"]*:(?!\d+(?:/|$))"
 _IN_TEXT = (
     re.compile(rf"({_PASSWORD})[^\s'\"]+(@)"),
@@ -31,9 +32,9 @@ _SECRET_KEY = re.compile(
 
 
 def find_credentials(values: Any, path: str = "") -> Iterator[str]:
-    """Dotted paths of the texts in nested values that hold a credential in plain sight.
+    """Yield the dotted paths of texts in nested values that contain a credential in plain text.
 
-    That is a password or token in a URI, or anything but a reference under a key such as `api_key`.
+    A credential is a password or token in a URI, or anything but a reference under a key such as `api_key`.
     """
     if isinstance(values, Mapping | list | tuple):
         entries = values.items() if isinstance(values, Mapping) else enumerate(values)
@@ -46,16 +47,16 @@ def find_credentials(values: Any, path: str = "") -> Iterator[str]:
 
 
 def expand(text: str) -> str:
-    """The text with the values of the variables that it names.
+    """Replace each `${NAME}` in a text by the value of that environment variable.
 
     Raises:
-        ValueError: If one of them is not set.
+        ValueError: If a variable is not set.
     """
     return _REFERENCE.sub(lambda found: _variable(found[1]), text)
 
 
 def expand_uri(uri: str) -> str:
-    """`expand` for a URI: what stands for a part of it may hold any character.
+    """Replace variables in a URI as `expand` does, with percent-encoding of values that are a part of it.
 
     Raises:
         ValueError: If a variable is not set.
@@ -66,7 +67,7 @@ def expand_uri(uri: str) -> str:
 
 
 def redact(message: object) -> str:
-    """A text, or that of an error, with `***` for credentials in the URIs that are in it: who made it may not know."""
+    """Convert an object to text and replace credentials in URIs by `***`, for errors of libraries that print them."""
     text = str(message)
     for kind in _IN_TEXT:
         text = kind.sub(r"\1***\2", text)
@@ -77,6 +78,6 @@ def _variable(name: str) -> str:
     if name not in os.environ:
         raise ValueError(
             f"expected the environment variable {name}, which the config names as ${{{name}}}, got none on this"
-            " machine; set it here, and on the nodes of a cluster before Ray is started there"
+            " machine; set it here, and on the nodes of a cluster before Ray starts there"
         )
     return os.environ[name]

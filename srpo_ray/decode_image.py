@@ -1,4 +1,4 @@
-"""Image files decoded to 8-bit sRGB, by one rule for all formats and all readers of the project."""
+"""Decoding of image files to 8-bit sRGB, with the same rules for all formats and all readers of the project."""
 
 import io
 import struct
@@ -9,11 +9,11 @@ from PIL import Image, ImageCms, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-# Pillow opens more, among them formats that start other programs (EPS) or have no pixels (WMF).
+# Pillow supports more, including formats that start other programs (EPS) or have no pixels (WMF).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(["AVIF"] if features.check("avif") else []))
 
-# Pillow checks the pixels of a damaged file, but parses most headers and metadata as if they were whole. So it raises
-# whatever its own arithmetic, unpacking and look-ups raise.
+# Pillow validates the pixels of a damaged file, but parses most headers and metadata without checks. It therefore
+# raises the errors of its own arithmetic, unpacking and look-ups.
 _DAMAGE = (
     ArithmeticError,
     AssertionError,
@@ -47,13 +47,13 @@ _TURNS = {
 
 
 def decode_image(content: bytes) -> Image.Image:
-    """Decode the first frame of an image file, upright, over white where it is transparent.
+    """Decode the first frame of an image file, upright, with transparent pixels blended over white.
 
-    Of 16 bits per channel the upper 8 are used. Colours are converted to sRGB by the embedded ICC profile; without a
-    profile, or with a damaged one, the values count as sRGB already (CMYK by Pillow's formula).
+    Of 16 bits per channel, the upper 8 are used. Colours are converted to sRGB by the embedded ICC profile. Without a
+    profile, or with a damaged one, the values are treated as sRGB (CMYK by Pillow's formula).
 
     Args:
-        content: A whole JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF file.
+        content: Content of a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF file.
 
     Returns:
         Image of mode RGB.
@@ -81,7 +81,7 @@ def _decoded(opened: Image.Image) -> Image.Image:
     colors, alpha = _colors_and_alpha(opened, layout)
     image = _to_srgb(colors, opened.info.get("icc_profile"))
     if alpha is not None:
-        # Blended before any resize, so that the colours of transparent pixels never reach their neighbours.
+        # Blended before any resize, so that the colours of transparent pixels do not affect their neighbours.
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=alpha)
         image = white
@@ -90,7 +90,7 @@ def _decoded(opened: Image.Image) -> Image.Image:
 
 
 def _stored_layout(opened: Image.Image) -> str:
-    """Pillow's name of the layout of the stored pixels, such as `RGB;16B`; empty where the format has none."""
+    """Pillow's name of the layout of the stored pixels, such as `RGB;16B`; empty if the format has none."""
     tiles = getattr(opened, "tile", [])
     layout = tiles[0][3] if tiles else ""
     return layout if isinstance(layout, str) else ""
@@ -106,12 +106,12 @@ def _require_known_range(opened: Image.Image, layout: str) -> None:
         if bits != (16,) or not black_is_zero:
             raise ValueError("grey values of 12 bits, or with white as zero; save it with 16 bits and black as zero")
     if layout == "RGB;16B" and "transparency" in opened.info:
-        # Pillow keeps 8 bits of the colours and 16 of the transparent one, so that the two cannot be compared.
+        # Pillow keeps 8 bits of the colours but 16 of the transparent colour, so the two cannot be compared.
         raise ValueError("one transparent colour beside 16-bit colours; save it with an alpha channel")
 
 
 def _colors_and_alpha(opened: Image.Image, layout: str) -> tuple[Image.Image, Image.Image | None]:
-    """Colours of mode L, RGB, CMYK or LAB, and the alpha channel of mode L where there is one."""
+    """Return the colours in mode L, RGB, CMYK or LAB, and the alpha channel in mode L if there is one."""
     mode, transparent = opened.mode, opened.info.get("transparency")
     if mode.startswith("I;16") or (mode == "L" and isinstance(transparent, int)):
         return _grey_and_alpha(opened, layout, transparent)
@@ -131,7 +131,7 @@ def _grey_and_alpha(
     grey = Image.fromarray(values if opened.mode == "L" else (values >> 8).astype(np.uint8))
     if transparent is None:
         return grey, None
-    # Pillow stretches values of 2 and 4 bits to 8, but not the one that stands for transparent.
+    # Pillow scales values of 2 and 4 bits to 8, but not the transparent value.
     stretched = transparent * {"L;2": 85, "L;4": 17}.get(layout, 1)
     return grey, Image.fromarray(np.where(values == stretched, 0, 255).astype(np.uint8))
 
@@ -150,7 +150,7 @@ def _to_srgb(colors: Image.Image, profile: object) -> Image.Image:
 
 
 def _by_profile(colors: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image | None:
-    """The colours in sRGB; None where the profile belongs to other channels, or is one of sRGB."""
+    """Convert colours to sRGB; None if the profile is for other channels, or is itself sRGB."""
     mode = _PROFILE_MODES.get(getattr(profile.profile, "xcolor_space", "").strip())
     if mode == "RGB" and colors.mode == "L":
         colors = colors.convert("RGB")
@@ -158,7 +158,7 @@ def _by_profile(colors: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image
         return None
     transform = _transform(profile, mode)
     if mode in ("L", "RGB"):
-        # Profiles of sRGB differ by rounding; the pixels stay as they are stored.
+        # Profiles of sRGB differ only by rounding; with them the stored pixels are kept.
         sample = _SAMPLE_COLORS.convert(mode)
         change = np.asarray(_applied(transform, sample), int) - np.asarray(sample.convert("RGB"), int)
         if abs(change).max() <= 1:
@@ -167,10 +167,10 @@ def _by_profile(colors: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image
 
 
 def _transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
-    """Transform to sRGB that keeps the colours which sRGB has, and maps black to black."""
+    """Build the transform to sRGB that preserves the colours inside sRGB and maps black to black."""
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
     if mode == "L":
-        # The optimised transform interpolates between few grey levels, by up to 10 of 255 wrong in the shadows.
+        # The optimised transform interpolates between few grey levels, with errors of up to 10 of 255 in the shadows.
         flags |= ImageCms.Flags.NOOPTIMIZE
     intent, srgb = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.createProfile("sRGB")
     return ImageCms.buildTransform(profile, srgb, mode, "RGB", intent, flags)
@@ -178,12 +178,12 @@ def _transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCm
 
 def _applied(transform: ImageCms.ImageCmsTransform, colors: Image.Image) -> Image.Image:
     converted = ImageCms.applyTransform(colors, transform)
-    assert converted is not None, "only a transform in place returns nothing"
+    assert converted is not None, "only an in-place transform returns None"
     return converted
 
 
 def _orientation(opened: Image.Image) -> int:
-    """Orientation of the camera in EXIF; 1, upright, where it cannot be read, as the pixels are whole all the same."""
+    """EXIF orientation; 1 (upright) if it cannot be read, since the pixels are valid nevertheless."""
     try:
         orientation = opened.getexif().get(_ORIENTATION, 1)
     except _DAMAGE:

@@ -1,17 +1,17 @@
-"""Errors that end a command without a traceback; a `ValueError` is one too, for a person's own mistake."""
+"""Errors that end a command without a traceback. For a user's mistake, the project raises `ValueError`."""
 
 
 class RunFailedError(RuntimeError):
-    """Something that began well and could not go on; the message says what and why."""
+    """Failure after a valid start; the message states the cause."""
 
 
 class CheckpointError(RunFailedError):
-    """A checkpoint that could not be written; the message says why, and which one stays."""
+    """Failed write of a checkpoint; the message states the cause and the latest valid checkpoint."""
 
 
 class OutOfMemoryRunError(RunFailedError):
-    """A run that needs more memory than its GPU has; the message has the plan and what to change."""
+    """Run that needs more memory than its GPU has; the message has the memory plan and the settings to change."""
 
 
 class StudyInterruptedError(RuntimeError):
-    """A sweep, study or evaluation was stopped and can be resumed; the message says how."""
+    """Interrupted sweep, study or evaluation that can be resumed; the message states how."""

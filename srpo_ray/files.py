@@ -1,4 +1,4 @@
-"""Files that are whole or not there: a reader never sees a part of one."""
+"""Atomic file writes: a reader never sees a partial file."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give another name to write to, which takes the place of `path` when the block has succeeded.
+    """Provide a temporary path to write to, which atomically replaces `path` if the `with` block succeeds.
 
     Args:
-        path: File to make or to replace; its folder is made if needed.
+        path: File to create or replace; its folder is created if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 text file, whole or not at all, and return its path."""
+    """Write a UTF-8 text file atomically, and return its path."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="")
     return path
@@ -35,12 +35,12 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ValueError: If it holds no JSON; the message names the file.
-        OSError: If it cannot be read.
+        ValueError: If the content is not JSON; the message names the file.
+        OSError: If the file cannot be read.
     """
     try:
         return json.loads(path.read_bytes())
-    # The last one: brackets nested deeper than Python's stack.
+    # RecursionError: brackets are nested deeper than Python's stack.
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"expected JSON in {path}, got damaged content ({error}); restore or remove the file"

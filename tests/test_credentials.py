@@ -42,7 +42,7 @@ FREE = [
 
 
 @pytest.mark.parametrize("text", HOLDING)
-def test_credentials_in_a_uri_are_found_and_blotted_out(text: str) -> None:
+def test_credentials_in_a_uri_are_found_and_redacted(text: str) -> None:
     assert list(find_credentials({"tracking": {"uri": text}})) == ["tracking.uri"]
     message = redact(f"cannot reach '{text}' at all, see {text}")
     assert SECRET not in message
@@ -52,13 +52,13 @@ def test_credentials_in_a_uri_are_found_and_blotted_out(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", FREE)
-def test_text_without_credentials_is_let_alone(text: str) -> None:
+def test_text_without_credentials_is_unchanged(text: str) -> None:
     assert list(find_credentials({"tracking": {"uri": text}})) == []
     if "${" not in text:
         assert redact(text) == text
 
 
-def test_keys_that_are_called_so_take_references_only() -> None:
+def test_secret_keys_accept_references_only() -> None:
     secret = dict.fromkeys(["api_key", "hf_token", "token", "password"], SECRET)
     plain = {"tokenizer": "x", "key": "y", "max_tokens": "z"}
     assert list(find_credentials({"arguments": secret | plain})) == [f"arguments.{key}" for key in secret]
@@ -89,7 +89,7 @@ def test_no_message_of_the_command_line_repeats_a_credential(
     assert SECRET not in printed.out + printed.err
 
 
-def test_command_that_a_report_shows_holds_no_credential() -> None:
+def test_command_in_a_report_contains_no_credential() -> None:
     assert SECRET not in parse(["train", f"tracking.uri=http://me:{SECRET}@x.example"]).typed
 
 
@@ -120,7 +120,7 @@ class KeyedReward:
     def score(self, images: object, queries: object) -> None: ...
 
 
-def test_reward_of_ones_own_gets_the_value_that_its_argument_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_reward_gets_the_value_of_the_variable_that_its_argument_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", SECRET)
     target = f"{__name__}:KeyedReward"
     config = PythonRewardConfig(name="mine", target=target, arguments={"key": "${MY_KEY}", "strength": 2})

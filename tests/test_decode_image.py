@@ -1,4 +1,4 @@
-"""Every kind of image file comes out as the colours that it shows, or is refused."""
+"""Every kind of image file is decoded to the colours that it shows, or refused."""
 
 import io
 import struct
@@ -139,7 +139,7 @@ def test_transparent_colour_is_white_and_refused_where_it_cannot_be_compared() -
         decode_image(png_row(16, 2, 1, struct.pack(">3H", 1, 2, 3), key))
 
 
-def test_other_modes_become_the_colours_that_they_mean() -> None:
+def test_other_modes_are_converted_to_their_colours() -> None:
     assert pixels(saved(Image.new("1", (1, 1), 1)))[0, 0].tolist() == [255] * 3
     assert pixels(saved(Image.new("L", (1, 1), 77)))[0, 0].tolist() == [77] * 3
     inks = {(0, 0, 0, 0): (255, 255, 255), (0, 0, 0, 255): (0, 0, 0), (255, 0, 0, 0): (0, 255, 255)}
@@ -205,7 +205,7 @@ def test_colours_of_a_wide_gamut_are_converted(mode: str) -> None:
     assert abs(found - array.astype(float)).max() > 10
 
 
-def test_profile_of_srgb_leaves_the_bits() -> None:
+def test_profile_of_srgb_does_not_change_the_pixels() -> None:
     table = linear(np.linspace(0, 1, 1024))
     array = noise(40, 40, 3)
     content = saved(Image.fromarray(array), icc_profile=matrix_profile(SRGB, curve(table)))
@@ -241,7 +241,7 @@ def test_inks_are_converted_by_their_profile() -> None:
 
 
 @pytest.mark.parametrize("damage", [b"no profile", matrix_profile(P3, b"curv")[:200], profile(b"RGB ", b"XYZ ", {})])
-def test_damaged_profile_leaves_the_pixels(damage: bytes) -> None:
+def test_damaged_profile_does_not_change_the_pixels(damage: bytes) -> None:
     array = noise(8, 8, 3)
     assert np.array_equal(pixels(saved(Image.fromarray(array), icc_profile=damage)), array)
 
@@ -268,7 +268,7 @@ def test_camera_orientation_is_undone(orientation: int, kind: str) -> None:
     assert np.array_equal(pixels(content), TURNED[orientation](array))
 
 
-def test_damaged_exif_leaves_the_pixels_and_what_can_be_read_of_it() -> None:
+def test_damaged_exif_does_not_change_the_pixels_and_its_readable_part_is_used() -> None:
     array = noise(4, 6, 3)
     image = Image.fromarray(array)
     begin = b"Exif\0\0MM\0*\0\0\0\x08"
@@ -285,7 +285,7 @@ def test_damaged_exif_leaves_the_pixels_and_what_can_be_read_of_it() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF"])
-def test_first_frame_is_taken(kind: str) -> None:
+def test_first_frame_is_decoded(kind: str) -> None:
     frames = [Image.new("RGB", (4, 4), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     options = {"lossless": True} if kind == "WEBP" else {}
     content = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -293,7 +293,7 @@ def test_first_frame_is_taken(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_file_that_breaks_off_is_refused(kind: str) -> None:
+def test_truncated_file_is_refused(kind: str) -> None:
     content = saved(Image.fromarray(noise(64, 64, 3)), kind)
     for end in (0, 3, 40, len(content) // 2, len(content) * 3 // 4):
         with pytest.raises(ValueError, match=r"."):

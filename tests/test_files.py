@@ -19,7 +19,7 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_file_is_not_seen_before_it_is_whole(tmp_path: Path) -> None:
+def test_file_is_not_visible_before_it_is_complete(tmp_path: Path) -> None:
     with replacing(tmp_path / "a.txt") as unfinished:
         unfinished.write_text("whole")
         assert not (tmp_path / "a.txt").exists()

@@ -1,4 +1,4 @@
-"""Names and prompts that want out of the folder of their run."""
+"""Names and prompts that try to escape the folder of their run."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The prompts and images that a run trains on."""
+"""Config section of the prompts and images that a run trains on."""
 
 from typing import Self
 
@@ -8,21 +8,21 @@ from srpo_ray.config.base import Section
 
 
 class DataConfig(Section):
-    """Section `data`."""
+    """Section `data`: training prompts and real images."""
 
     prompts: str = Field(default="small_world:train", min_length=1)
     """Prompt file (.txt, .json, .jsonl, .csv, .tsv or .parquet; columns: `read_prompts`), or `small_world:train`."""
     images: str | None = Field(default=None, min_length=1)
-    """Real images with captions in place of rollouts: a folder whose images, also in folders below, have their
-    captions in .txt or .json files of the same name, a webdataset .tar file, a .parquet file, a folder or pattern of
-    such files, or `small_world:realistic`. Their captions are then the prompts."""
+    """Real images with captions that replace rollouts: a folder of images, with subfolders, whose captions are in .txt
+    or .json files of the same name; a webdataset .tar file; a .parquet file; a folder or glob pattern of such files; or
+    `small_world:realistic`. The captions replace the prompts."""
     image_ratio: float = Field(default=1.0, gt=0, le=1)
-    """Share of the samples of each update that are real images; the others are rollouts of `prompts`, which are not
-    read where it is 1."""
+    """Share of the samples of each update that are real images; the others are rollouts of `prompts`. With 1,
+    `prompts` is not read."""
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether any sample is a rollout of `prompts`."""
+        """True if any sample is a rollout of `prompts`."""
         return self.images is None or self.image_ratio < 1
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The text-to-image model that is tuned."""
+"""Config sections of the tuned text-to-image model and of its rollouts."""
 
 from typing import Annotated, Literal
 
@@ -7,8 +7,8 @@ from pydantic import Field
 from srpo_ray.config.base import Section
 
 Shift = Annotated[float, Field(gt=0)] | Literal["resolution", "scheduler"]
-"""Shift of a sigma grid; `resolution` is FLUX.1-dev's, which grows with the number of image tokens, `scheduler` takes
-the grid of the model's own scheduler."""
+"""Shift of a sigma grid; `resolution` is FLUX.1-dev's, which increases with the number of image tokens, `scheduler`
+takes the grid of the model's own scheduler."""
 
 FLUX_LINEAR_LAYERS = (
     "attn.to_q",
@@ -27,37 +27,38 @@ FLUX_LINEAR_LAYERS = (
 
 
 class LoraConfig(Section):
-    """Low-rank adapters (arXiv 2106.09685): they alone are trained, the model itself stays as it is."""
+    """LoRA adapters (arXiv 2106.09685), which are the only trainable parameters; the base model is frozen."""
 
     rank: int = Field(default=32, ge=1)
-    """Inner size of each adapter."""
+    """Rank of each adapter."""
     alpha: int | None = Field(default=None, ge=1)
-    """The adapter's output is multiplied by `alpha / rank`; unset takes the rank, so by 1."""
+    """Scale of the adapters: their output is multiplied by `alpha / rank`. Unset takes the rank, a factor of 1."""
     target_modules: tuple[str, ...] = Field(default=FLUX_LINEAR_LAYERS, min_length=1)
-    """Linear layers that get an adapter, by the end of their names; by default attention and feed-forward."""
+    """Ends of the names of the linear layers that get an adapter; by default attention and feed-forward layers."""
 
 
 class ModelConfig(Section):
     """Section `model`: a text-to-image flow model in the diffusers layout."""
 
     path: str = Field(default="small_world", min_length=1)
-    """Folder or hub id of a pipeline, FLUX.1 or another family (docs/models.md); `small_world` is the embedded one."""
+    """Folder or hub id of a pipeline of FLUX.1 or another family (docs/models.md); `small_world` is the embedded
+    one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Data type of the forward passes; the optimizer keeps float32 master weights."""
+    """Data type of the forward passes; `bfloat16` is mixed precision, with float32 master weights in the optimizer."""
     lora: LoraConfig | None = None
-    """Train adapters and not the whole transformer; unset trains all of it. `{}` takes the defaults."""
+    """LoRA adapters to train instead of the whole transformer; unset trains all of it. `{}` takes the defaults."""
     resolution: int = Field(default=64, ge=16, multiple_of=16)
     """Height and width of the images in pixels."""
     max_sequence_length: int = Field(default=16, ge=1)
     """T5 tokens per prompt: 16 in the small world, 512 for FLUX.1-dev."""
     truncate_sigma: bool = False
-    """Give the transformer sigmas cut to thousandths, as SRPO's released settings do."""
+    """Truncate the transformer's sigmas to multiples of 0.001, as in SRPO's released settings."""
     gradient_checkpointing: bool = False
     """Recompute the transformer's activations in the backward pass to save memory."""
     attention: Literal["native", "cudnn", "flash", "flash_3"] = "native"
-    """Kernel of the transformer's attention: torch chooses (`native`), cuDNN's, or the packages flash-attn 2 and 3."""
+    """Attention kernel of the transformer: torch's choice (`native`), cuDNN's, or the packages flash-attn 2 and 3."""
     compile: bool = False
-    """Compile the transformer's blocks with torch.compile, one kind of block at a time."""
+    """Compile the transformer's blocks with torch.compile; blocks of one class share the compiled code."""
     vae_checkpointing: bool = False
     """Recompute the activations of the VAE's decoder in the backward pass to save memory."""
 
@@ -79,9 +80,9 @@ class RolloutConfig(Section):
     """Seed of the base model's images, apart from the run's `seed`, so that runs with other seeds share them."""
 
     num_steps: int = Field(default=25, ge=1)
-    """Euler steps of a rollout."""
+    """Number of Euler steps of a rollout."""
     shift: Shift = 3.0
-    """Shift of the sigma grid, `shift * t / (1 + (shift - 1) * t)`; `resolution` is FLUX.1-dev's, `scheduler` the grid
-    of the model's own scheduler. Evaluations and samples are drawn with it, too."""
+    """Shift of the sigma grid, `shift * t / (1 + (shift - 1) * t)`; `resolution` is FLUX.1-dev's, `scheduler` takes the
+    grid of the model's own scheduler. Evaluation and sampling use it too."""
     guidance_scale: float = Field(default=1.0, ge=0)
-    """Guidance embedding of the rollout's transformer calls."""
+    """Guidance scale of the rollout's transformer calls."""

@@ -1,1 +1,1 @@
-"""Prompts in a resumable order, and their text features."""
+"""Prompts in a reproducible order, real images with captions, and their cached features."""

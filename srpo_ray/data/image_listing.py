@@ -1,4 +1,4 @@
-"""The files of an image source: of a folder and all folders below it, of a pattern, or one file."""
+"""Listing of the files of an image source: a folder and its subfolders, a glob pattern, or one file."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from srpo_ray.decode_image import SUFFIXES
 
 HIDDEN = "hidden file(s) or folder(s)"
-_LOOP = "link(s) to a folder that is read already or contains the source"
+_LOOP = "link(s) to a folder that is already read or contains the source"
 _NO_FILE = "broken link(s) or special file(s)"
 _MOST_TYPES = 5
 
@@ -19,24 +19,24 @@ class Listing:
     """Files of a source, in order."""
 
     root: Path
-    """Folder that the names of the files are relative to."""
+    """Folder that names of files are relative to."""
     files: list[Path]
     beside: list[Path]
-    """Files that the source does not name, in the folders of its images: their captions may be among them."""
+    """Other files in the folders of the images that a pattern or file names; captions may be among them."""
     left_out: Counter[str]
-    """Kinds of files that are not read, with their numbers; see `describe`."""
+    """Kinds of files that are not read -> number of them; see `describe`."""
 
     def name(self, file: Path) -> str:
-        """Path of a file below the root, with slashes."""
+        """Path of a file relative to the root, with slashes."""
         return file.relative_to(self.root).as_posix()
 
 
 def list_source(source: str, key: str) -> Listing:
-    """List the files of a source; hidden ones (`.name`, `__MACOSX`) are left out and counted.
+    """List the files of a source; hidden ones (`.name`, `__MACOSX`) are skipped and counted.
 
     Args:
-        source: A folder, of which all folders below are read too; a glob pattern of files and folders; or one file.
-        key: Config key that the source came from, for messages.
+        source: A folder, which is read with its subfolders; a glob pattern of files and folders; or one file.
+        key: Config key of the source, for messages.
 
     Raises:
         ValueError: If a folder cannot be read or the pattern is invalid.
@@ -57,17 +57,17 @@ def list_source(source: str, key: str) -> Listing:
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Test if a path has a part that archivers, editors or operating systems add for themselves."""
+    """Test if a part of a path is a hidden name, as archivers, editors and operating systems create."""
     return any(_is_hidden_name(part) for part in path.parts)
 
 
 def count_types(files: Iterable[PurePath]) -> Counter[str]:
-    """Number of files by suffix."""
+    """Count files by suffix."""
     return Counter(f"{file.suffix.lower()} file(s)" if file.suffix else "file(s) without a suffix" for file in files)
 
 
 def describe(left_out: Counter[str]) -> str:
-    """English for what is not read: `1 hidden file or folder, 2 .md files`; of file types the most frequent ones."""
+    """Describe in English the files that are not read, with the most frequent types: `2 .md files`."""
     types = [(label, count) for label, count in left_out.most_common() if label.startswith(".")]
     rest = sum(count for _, count in types[_MOST_TYPES:])
     items = [item for item in left_out.items() if item not in types] + types[:_MOST_TYPES]
@@ -81,7 +81,7 @@ def _is_hidden_name(name: str) -> bool:
 
 def _matching(pattern: Path) -> Listing:
     parts = pattern.parts
-    # A pattern has at least one of these; at any other path there is nothing.
+    # A path without any of these characters is not a pattern, and no file exists there.
     magic = next((i for i, part in enumerate(parts) if any(character in part for character in "*?[")), None)
     if magic is None:
         return Listing(pattern.parent, [], [], Counter())
@@ -113,7 +113,7 @@ def _beside(files: list[Path]) -> list[Path]:
 
 
 def _below(folder: Path, left_out: Counter[str], seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Files of a folder and of those below, each folder once, links to folders included."""
+    """Yield the files of a folder and its subfolders, linked ones included, each folder once."""
     waiting = deque([folder])
     while waiting:
         current = waiting.popleft()
@@ -124,12 +124,12 @@ def _below(folder: Path, left_out: Counter[str], seen: set[tuple[int, int]]) -> 
         seen.add(mark)
         for child in sorted(scandir(current), key=_name):
             path = current / child.name
-            # The listing knows the type of a file, but raises for a link to itself, where a path answers no.
+            # `scandir` knows the type of an entry, but raises for a link to itself; for a path the tests return False.
             entry = path if child.is_symlink() else child
             if _is_hidden_name(child.name):
                 left_out[HIDDEN] += 1
             elif entry.is_dir():
-                # Links last, so that a folder is known by its own path and not by that of a link to it.
+                # Links last, so that a folder is listed under its own path and not under a link's.
                 (waiting.append if child.is_symlink() else waiting.appendleft)(path)
             elif entry.is_file():
                 yield path

@@ -1,6 +1,6 @@
-"""The pairing of images and caption files by names in one folder: `0.png` and `0.txt`, or webdataset's parts.
+"""Pairing of images and caption files by name in one folder: `0.png` and `0.txt`, or the parts of webdataset.
 
-A *sample* is all files whose names begin alike up to the first dot; what follows is the *part*: `0.image.png` and
+A *sample* is the set of files whose names are equal up to the first dot; the rest is the *part*: `0.image.png` and
 `0.caption.txt` are two parts of sample `0`.
 """
 
@@ -15,19 +15,19 @@ _IMAGE = "image"
 
 
 class Samples:
-    """Images and captions by their names.
+    """Images and captions, paired by name.
 
-    An image has the caption of the same name but for the suffix. Else it has the caption of its sample (`0.txt`,
-    `0.caption.txt`, `0.prompt.txt` or `0.text.txt`, also .json), if it is the sample's image: that named as the sample
-    (`0.png`), else `0.image.png`, else the only one. Further images of such a sample, as masks, have no caption.
-    A .txt file comes before a .json file of the same name.
+    The caption of an image is the file of the same name except for the suffix. Otherwise it is the caption of its
+    sample (`0.txt`, `0.caption.txt`, `0.prompt.txt` or `0.text.txt`, also .json), if the image is the sample's main
+    image: `0.png`, else `0.image.png`, else the only one. Further images of such a sample, such as masks, have no
+    caption. A .txt file takes precedence over a .json file of the same name.
     """
 
     def __init__(self, paths: Iterable[PurePath]) -> None:
         """Group files.
 
         Args:
-            paths: All files of the folders, as a caption is found among them only.
+            paths: All files of the folders, captions included.
         """
         self._stems: dict[PurePath, list[PurePath]] = {}
         self._samples: dict[PurePath, list[PurePath]] = {}
@@ -35,19 +35,19 @@ class Samples:
             self._stems.setdefault(path.parent / path.stem, []).append(path)
             self._samples.setdefault(_sample(path), []).append(path)
         self.images = [image for group in self._stems.values() for image in _of(group, SUFFIXES)]
-        """All images, those of one name but for the suffix together."""
+        """All images; those that differ only in their suffix are adjacent."""
         self._with_image = {_sample(image) for image in self.images}
         self._shared: dict[PurePath, tuple[PurePath | None, list[PurePath]]] = {}
 
     def has_image(self, caption: PurePath) -> bool:
-        """Tell if there is an image in the sample of a caption."""
+        """Test if the sample of a caption has an image."""
         return _sample(caption) in self._with_image
 
     def caption(self, image: PurePath) -> PurePath | None:
-        """The caption file of an image, None if there is none.
+        """Return the caption file of an image; None if there is none.
 
         Raises:
-            ValueError: If there are several, or several images that the caption may belong to.
+            ValueError: If there are several captions, or several images that the caption may belong to.
         """
         own = _only_caption(_of(self._stems[image.parent / image.stem], CAPTION_SUFFIXES))
         if own is not None:
@@ -56,7 +56,7 @@ class Samples:
         return shared if image in images else None
 
     def is_further(self, image: PurePath) -> bool:
-        """Tell if an image has no caption and stands beside the image that has the sample's caption.
+        """Test if an image has no caption because another image has the caption of the sample.
 
         Raises:
             ValueError: As `caption`.
@@ -64,7 +64,7 @@ class Samples:
         return self.caption(image) is None and self._shared_caption(_sample(image))[0] is not None
 
     def _shared_caption(self, sample: PurePath) -> tuple[PurePath | None, list[PurePath]]:
-        """The caption of a sample and the images that it belongs to; several where they differ in the suffix alone."""
+        """Return the caption of a sample and its images: one, or several that differ only in their suffix."""
         if sample not in self._shared:
             files = self._samples[sample]
             captions = [path for path in _of(files, CAPTION_SUFFIXES) if _part(path) in ("", *COLUMNS)]
@@ -81,7 +81,7 @@ def _main_images(images: Sequence[PurePath], sample: PurePath, caption: PurePath
     if len(images) > 1:
         raise ValueError(
             f"expected one image for {caption.name}, got {', '.join(sorted(path.name for path in images)[:3])}; name"
-            f" it {sample.name}.{_IMAGE}{images[0].suffix}, or give each image a caption of its own name"
+            f" it {sample.name}.{_IMAGE}{images[0].suffix}, or name one caption after each image"
         )
     return list(images)
 
@@ -91,17 +91,17 @@ def _sample(path: PurePath) -> PurePath:
 
 
 def _part(path: PurePath) -> str:
-    """A name between its first dot and its last: `caption` of `0.caption.txt`, empty of `0.txt`."""
+    """Part of a name between its first and last dot: `caption` of `0.caption.txt`, empty for `0.txt`."""
     return path.stem.partition(".")[2].lower()
 
 
 def _of(paths: Sequence[PurePath], suffixes: Sequence[str]) -> list[PurePath]:
-    """The paths that have some suffixes, whatever their case, in the order of the suffixes."""
+    """Paths with these suffixes, case-insensitively, in the order of the suffixes."""
     return [path for suffix in suffixes for path in paths if path.suffix.lower() == suffix]
 
 
 def _only_caption(captions: Sequence[PurePath]) -> PurePath | None:
-    """The only caption of the first kind that there is."""
+    """Return the caption with the suffix of the first one; None without captions. Refuse several with that suffix."""
     same = [path for path in captions if path.suffix.lower() == captions[0].suffix.lower()]
     if len(same) > 1:
         names = ", ".join(path.name for path in same[:3])

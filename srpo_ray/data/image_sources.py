@@ -1,4 +1,4 @@
-"""Images with captions, listed and not read: of a folder, or of the members of an archive."""
+"""Images with captions that are listed but not read, from a folder or from the members of an archive."""
 
 import hashlib
 from collections import Counter
@@ -18,29 +18,29 @@ _BLOCK = 2**14
 
 @dataclass(frozen=True)
 class Entry:
-    """One image that has not been read."""
+    """Image that has not been read."""
 
     name: str
-    """Its file, and its place in it, for messages."""
+    """File and position in it, for messages."""
     identity: Callable[[], str]
-    """Function that gives the cache key of what is computed from the image: path below the source and content."""
+    """Function that returns the cache key of the image, from its path relative to the source and its content."""
     caption: str
-    """Empty where there is none."""
+    """Caption; empty if there is none."""
     read: Read
 
 
 def folder_entries(listing: Listing, key: str) -> tuple[list[Entry], Counter[str]]:
-    """Images among files, each with its caption from the same folder.
+    """List the images of a folder, each with its caption from the same folder.
 
     Args:
         listing: Files of the source.
-        key: Config key that the source came from, for messages.
+        key: Config key of the source, for messages.
 
     Returns:
-        The images, and the number of files of each kind that are not used.
+        The images, and the number of unused files by kind.
 
     Raises:
-        ValueError: If a caption cannot be read, or it is not clear which image it belongs to.
+        ValueError: If a caption cannot be read, or its image is ambiguous.
     """
     reads: dict[PurePath, Read] = {file: file.read_bytes for file in sorted([*listing.files, *listing.beside])}
     found, left_out = with_captions(reads, set(listing.files), "", key)
@@ -55,16 +55,16 @@ def folder_entries(listing: Listing, key: str) -> tuple[list[Entry], Counter[str
 def with_captions(
     reads: Mapping[PurePath, Read], chosen: Container[PurePath], place: str, key: str
 ) -> tuple[list[tuple[PurePath, str]], Counter[str]]:
-    """Images of some files with their captions, which are read.
+    """Pair the images among files with their captions, and read the captions.
 
     Args:
-        reads: All files and how to read them.
-        chosen: Those that the source names; only images among them are returned, and only they are counted.
-        place: Put before names in messages.
-        key: Config key that the source came from, for messages.
+        reads: File -> function that reads it.
+        chosen: Files that the source names; only these are returned or counted.
+        place: Prefix of names in messages.
+        key: Config key of the source, for messages.
 
     Returns:
-        Paths of images with their captions, `""` where there is none, and the number of files that are not used.
+        Paths of images with their captions, `""` if there is none, and the number of unused files by kind.
     """
     samples = Samples(reads)
     found: list[tuple[PurePath, str]] = []
@@ -93,9 +93,9 @@ def with_captions(
 
 
 def fingerprint(file: Path, offset: int, size: int) -> str:
-    """Size of a range of a file and SHA-256 of its first and last 16 KiB.
+    """Return the size of a range of a file and the SHA-256 of its first and last 16 KiB.
 
-    The whole of it is not read: images differ in their headers and at their ends, and data sets are large.
+    The rest is not read: images differ in their headers and at their ends, and data sets are large.
 
     Raises:
         OSError: If the file cannot be read.

@@ -1,4 +1,4 @@
-"""Images in Parquet tables, of which one row group at a time is in memory."""
+"""Images in Parquet tables, with one row group in memory at a time."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -18,15 +18,15 @@ _IMAGE = "image"
 
 
 def parquet_entries(listing: Listing, files: list[Path], key: str) -> list[Entry]:
-    """Images of tables: column `image` with bytes, or with `bytes` and `path`, and a caption's column beside it.
+    """List the images of tables with a column `image`, of bytes or of `bytes` and `path`, and a column of captions.
 
     Args:
-        listing: The source.
-        files: Its Parquet files.
-        key: Config key that the source came from, for messages.
+        listing: Files of the source.
+        files: Parquet files among them.
+        key: Config key of the source, for messages.
 
     Raises:
-        ValueError: If a file is no Parquet table with such columns.
+        ValueError: If a file is not a Parquet table with such columns.
     """
     import pyarrow
 
@@ -36,7 +36,7 @@ def parquet_entries(listing: Listing, files: list[Path], key: str) -> list[Entry
             entries += _entries(file, f"{listing.name(file)} {content_hash(file)}", key)
         except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{key}: expected a whole Parquet file, got {file} ({error}); copy it again or remove it"
+                f"{key}: expected a complete Parquet file, got {file} ({error}); copy it again or remove it"
             ) from error
     return entries
 
@@ -66,7 +66,7 @@ def _entries(file: Path, identity: str, key: str) -> list[Entry]:
 
 
 def _paths(table: Any) -> list[str | None]:
-    """Paths of images that may lie beside the table; empty if it has no such column."""
+    """Paths of images outside the table, one per row; empty without a field `path`."""
     import pyarrow.types
 
     kind = table.schema_arrow.field(_IMAGE).type
@@ -77,7 +77,7 @@ def _paths(table: Any) -> list[str | None]:
 
 
 def _row_identity(row: str, table: Path, path: str | None) -> str:
-    """Identity of a row, with the content of the file beside the table that it names."""
+    """Identity of a row, with the content of the image file that it names."""
     beside = table.parent / str(path)
     if path is None or not beside.is_file():
         return row
@@ -85,7 +85,7 @@ def _row_identity(row: str, table: Path, path: str | None) -> str:
 
 
 def _caption_column(schema: Any, file: Path, key: str) -> str:
-    """Name of the captions' column of a table, whose images have a type that can be read."""
+    """Return the name of a table's caption column, and check the type of its images."""
     names = schema.names
     try:
         column = prompt_column(names)
@@ -113,13 +113,13 @@ def _holds_bytes(kind: Any) -> bool:
         return _holds_bytes(fields["bytes"]) if "bytes" in fields else "path" in fields
     if types.is_dictionary(kind):
         return _holds_bytes(kind.value_type)
-    # A column without any value has a type of its own; its rows are refused one by one.
+    # A column of nulls only has the type null; its rows are refused one by one.
     tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view, types.is_null)
     return any(test(kind) for test in tests)
 
 
 class _RowGroups:
-    """Images of a table, of which one row group at a time is in memory; they are asked for in their order."""
+    """Images of a table with one row group in memory at a time; efficient if they are read in order."""
 
     def __init__(self, table: Any, file: Path) -> None:
         self._table, self._file = table, file
@@ -146,7 +146,7 @@ class _RowGroups:
         return image
 
     def _beside(self, path: object) -> bytes:
-        """An image file that the table names; one from elsewhere on the machine is not its business."""
+        """Read an image file that the table names; a path outside the table's folder is refused for security."""
         folder = self._file.parent.resolve()
         file = (folder / str(path)).resolve()
         if not file.is_relative_to(folder):

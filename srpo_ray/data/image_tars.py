@@ -1,4 +1,4 @@
-"""Images in tar files, whose members stay where they are: only their places are kept in memory."""
+"""Images in tar files, read in place: only the members' offsets are in memory."""
 
 import os
 import posixpath
@@ -18,7 +18,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Member:
-    """Data of a member: a range of bytes in the archive's file."""
+    """Data of a tar member: a byte range of the archive's file."""
 
     file: Path
     offset: int
@@ -31,25 +31,25 @@ class Member:
             return opened.read(self.size)
 
     def identity(self, name: str) -> str:
-        """Cache key of what is computed from the data."""
+        """Cache key of the data."""
         return f"{name} {fingerprint(self.file, self.offset, self.size)}"
 
 
 def tar_entries(listing: Listing, files: list[Path], key: str) -> tuple[list[Entry], Counter[str]]:
-    """Images of tar files, each with its caption from the same archive and folder.
+    """List the images of tar files, each with its caption from the same archive and folder.
 
-    Archives that were joined (`cat a.tar b.tar`) are read one after the other.
+    Concatenated archives (`cat a.tar b.tar`) are read one after the other.
 
     Args:
-        listing: The source.
-        files: Its tar files.
-        key: Config key that the source came from, for messages.
+        listing: Files of the source.
+        files: Tar files among them.
+        key: Config key of the source, for messages.
 
     Returns:
-        The images, and the number of members of each kind that are not used.
+        The images, and the number of unused members by kind.
 
     Raises:
-        ValueError: If a file is not a whole, uncompressed tar file, or a caption cannot be used.
+        ValueError: If a file is not a complete, uncompressed tar file, or a caption cannot be used.
     """
     entries: list[Entry] = []
     left_out: Counter[str] = Counter()
@@ -67,7 +67,7 @@ def tar_entries(listing: Listing, files: list[Path], key: str) -> tuple[list[Ent
 
 
 def _archives(file: Path, key: str) -> tuple[list[dict[PurePath, Member]], Counter[str]]:
-    """Members of each archive in a file by name, and the number of those that are not read."""
+    """Members of each archive in a file by name, and the number of those that are skipped, by kind."""
     left_out: Counter[str] = Counter()
     archives: list[dict[PurePath, Member]] = []
     try:
@@ -78,31 +78,31 @@ def _archives(file: Path, key: str) -> tuple[list[dict[PurePath, Member]], Count
                 members, end = _members(opened)
                 archives.append(_by_name(file, members, left_out))
                 start = _next_archive(opened, end)
-    # The last ones are of numbers in headers that are none, or too large.
+    # Invalid or too large numbers in headers raise the last four.
     except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(
-            f"{key}: expected a whole, uncompressed tar file, got {file} ({error}); unpack it or copy it again"
+            f"{key}: expected a complete, uncompressed tar file, got {file} ({error}); unpack it or copy it again"
         ) from error
     return archives, left_out
 
 
 def _members(opened: BinaryIO) -> tuple[list[tarfile.TarInfo], int]:
-    """Members of the archive that begins here, and the offset of its end mark.
+    """Return the members of the archive at the current position, and the offset of its end mark.
 
     Raises:
-        tarfile.ReadError: If it breaks off, or does not begin here.
+        tarfile.ReadError: If the archive is truncated, or does not begin here.
     """
     members: list[tarfile.TarInfo] = []
     place = opened.tell()
     with tarfile.TarFile(fileobj=opened, mode="r") as archive:
         for member in archive:
-            # A damaged size may be negative, which would lead tarfile back and around.
+            # A damaged size may be negative, which would send tarfile backwards in an endless loop.
             if member.size < 0 or archive.offset <= place:
                 raise tarfile.ReadError(f"the size of member {member.name!r} is damaged")
             place = archive.offset
             members.append(member)
         end = archive.offset
-    # Where a header cannot be read, tarfile takes it for the end; a real end is a block of zeros.
+    # tarfile treats an unreadable header as the end; a real end is a block of zeros.
     opened.seek(end)
     block = opened.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
@@ -112,7 +112,7 @@ def _members(opened: BinaryIO) -> tuple[list[tarfile.TarInfo], int]:
 
 
 def _next_archive(opened: BinaryIO, end: int) -> int | None:
-    """Offset of the block with the next byte that is not zero; None if there is none."""
+    """Offset of the block with the next nonzero byte; None if there is none."""
     opened.seek(end)
     while chunk := opened.read(_CHUNK):
         rest = chunk.lstrip(b"\0")
@@ -139,7 +139,7 @@ def _by_name(file: Path, members: list[tarfile.TarInfo], left_out: Counter[str])
             continue
         if target.sparse is not None:
             raise tarfile.ReadError(f"member {member.name!r} is stored without its zeros; pack without --sparse")
-        # As when unpacking, a member of the same name takes the place of the one before.
+        # As in extraction, a later member replaces an earlier one of the same name.
         left_out["member(s) replaced by a later one of the same name"] += path in reads
         reads[path] = Member(file, target.offset_data, target.size)
     return reads
@@ -148,13 +148,13 @@ def _by_name(file: Path, members: list[tarfile.TarInfo], left_out: Counter[str])
 def _target(
     member: tarfile.TarInfo, files: dict[str, tarfile.TarInfo], links: dict[str, tarfile.TarInfo]
 ) -> tarfile.TarInfo | None:
-    """The member with the data of one, which may be a link to another."""
+    """Return the member with the data of this one, which may be a link; None without data in the archive."""
     for _ in range(len(links) + 1):
         if member.isfile():
             return member
         if not (member.islnk() or member.issym()):
             return None
-        # The target of a symbolic link is seen from its folder, that of a hard link from the top.
+        # The target of a symbolic link is relative to its folder, that of a hard link to the archive's root.
         folder = posixpath.dirname(member.name) if member.issym() else ""
         name = posixpath.normpath(posixpath.join(folder, member.linkname))
         found = files.get(name) or links.get(name)

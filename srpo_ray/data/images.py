@@ -1,4 +1,4 @@
-"""Real images with captions, in place of rollouts; until they are asked for, only the captions are in memory."""
+"""Real images with captions, which replace rollouts; images are read on demand, captions at once."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ _DECODERS = 8
 
 
 class RealImages(Protocol):
-    """Images and their captions, in one order."""
+    """Images and their captions, in the same order."""
 
     @property
     def captions(self) -> list[str]:
@@ -30,16 +30,16 @@ class RealImages(Protocol):
 
     @property
     def identities(self) -> list[str]:
-        """What tells each image from all others, from one run to the next: the key of what is computed from it."""
+        """Cache key of each image, unique and stable between runs."""
         ...
 
     @property
     def note(self) -> str | None:
-        """What a person should know of the source; None where there is nothing."""
+        """Note for the user about the source; None if there is none."""
         ...
 
     def load(self, indices: Sequence[int], resolution: int) -> Tensor:
-        """Images `[B, 3, resolution, resolution]` in [0, 1]."""
+        """Read images `[B, 3, resolution, resolution]` in [0, 1]."""
         ...
 
 
@@ -47,13 +47,13 @@ class CaptionedImages:
     """Images of files, tar files or tables."""
 
     def __init__(self, source: str, entries: list[Entry], left_out: str, key: str) -> None:
-        """Take listed images.
+        """Wrap listed images.
 
         Args:
             source: Folder, file or pattern, for messages.
             entries: The images.
-            left_out: English for what the source has besides them; empty if there is nothing.
-            key: Config key that the source came from, for messages.
+            left_out: English description of the skipped files; empty if there are none.
+            key: Config key of the source, for messages.
         """
         self._entries, self._key = entries, key
         self._identities: list[str] | None = None
@@ -64,7 +64,7 @@ class CaptionedImages:
 
     @property
     def identities(self) -> list[str]:
-        """Path below the source and content of each image; the beginning and the end of its file are read.
+        """Cache key of each image: its path relative to the source, and a hash of the beginning and end of its file.
 
         Raises:
             ValueError: If a file cannot be read.
@@ -79,10 +79,10 @@ class CaptionedImages:
             raise ValueError(f"{self._key}: expected readable images, got {error}; replace or remove them") from error
 
     def load(self, indices: Sequence[int], resolution: int) -> Tensor:
-        """Images `[B, 3, resolution, resolution]` in [0, 1]: the short side resized, the middle cut out.
+        """Read images `[B, 3, resolution, resolution]` in [0, 1], resized by the short side and centre-cropped.
 
         Raises:
-            ValueError: If some cannot be read; it names them.
+            ValueError: If some cannot be read; the message names them.
         """
         size = (resolution, resolution)
         return torch.stack(
@@ -100,7 +100,7 @@ class CaptionedImages:
             Results of `prepare` in the order of `indices`.
 
         Raises:
-            ValueError: If some cannot be read; it names them.
+            ValueError: If some cannot be read; the message names them.
         """
         entries = [self._entries[index] for index in indices]
         with ThreadPoolExecutor(_DECODERS) as decoders:
@@ -108,7 +108,7 @@ class CaptionedImages:
         broken = [f"{entry.name} ({found[i]})" for i, entry in enumerate(entries) if isinstance(found[i], Exception)]
         if broken:
             raise ValueError(
-                f"{self._key}: expected readable images, got {len(broken)} of {len(entries)} that are none:"
+                f"{self._key}: expected readable images, got {len(broken)} of {len(entries)} that are not:"
                 f" {', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}; replace or remove them"
             )
         return [image for image in found if isinstance(image, Tensor)]
@@ -119,11 +119,11 @@ def load_images(source: str, key: str = "data.images") -> RealImages:
 
     Args:
         source: Folder of images, .tar or .parquet file, folder or glob pattern of such files, or
-            `small_world:realistic`. Folders below a folder are read too.
-        key: Config key that the source came from, for messages.
+            `small_world:realistic`. Subfolders are read too.
+        key: Config key of the source, for messages.
 
     Raises:
-        ValueError: If there is no image, one has no caption, or a file cannot be read.
+        ValueError: If there is no image, an image has no caption, or a file cannot be read.
     """
     if source == EMBEDDED:
         from srpo_ray.small_world.photographs import RealisticScenes
@@ -147,14 +147,14 @@ def load_images(source: str, key: str = "data.images") -> RealImages:
 
 
 def list_images(source: str, key: str) -> CaptionedImages:
-    """Open a source of real images, perhaps of none; where one has no caption it is `""`.
+    """Open a source of real images, which may be empty; an image without a caption has the caption `""`.
 
     Args:
-        source: As for `load_images`, without the embedded one.
-        key: Config key or argument that the source came from, for messages.
+        source: As for `load_images`, without the embedded source.
+        key: Config key or argument of the source, for messages.
 
     Raises:
-        ValueError: If a file cannot be read, or there are images, tar files and tables in one source.
+        ValueError: If a file cannot be read, or the source mixes images, tar files and tables.
     """
     listing = list_source(source, key)
     tars = [file for file in listing.files if file.suffix.lower() == TAR]
@@ -179,8 +179,8 @@ def list_images(source: str, key: str) -> CaptionedImages:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Pixels `[3, H, W]` in [0, 1] of an image of mode RGB."""
-    # Takes seconds to import, and a driver or a trial lists captions only.
+    """Convert an image of mode RGB to pixels `[3, H, W]` in [0, 1]."""
+    # The import takes seconds, and a driver or a trial only lists captions.
     from torchvision.transforms.functional import pil_to_tensor
 
     return pil_to_tensor(image).float() / 255

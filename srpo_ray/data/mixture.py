@@ -1,4 +1,4 @@
-"""What a run trains on: prompts that are rolled out, real images with captions, or both by a fixed ratio."""
+"""Training data of a run: prompts for rollouts, real images with captions, or a mixture in a fixed ratio."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class SampleOrder:
         """Samples of one update's global batch; images and prompts each go through epochs of their own.
 
         Args:
-            update: Update, from 0.
+            update: Index of the update, from 0.
             batch_size: Size of the global batch.
             seed: Seed of the run.
 
@@ -119,14 +119,18 @@ def stack_rows(values: Mapping[int, Tensor], size: int) -> Tensor | None:
 
 
 def real_samples(batch_size: int, ratio: float) -> list[bool]:
-    """Which samples of a global batch are real images.
+    """Choose the samples of a global batch that are real images.
 
-    They are spread evenly and not drawn, so that every micro-batch on any number of workers holds as many: the number
-    of transformer calls must be the same everywhere. Which images and prompts they are is drawn.
+    Their positions are evenly spaced and not random, so that every micro-batch has the same number of them for any
+    number of workers: all workers must make the same number of transformer calls. The images and prompts themselves are
+    drawn at random.
 
     Args:
         batch_size: Size of the global batch.
-        ratio: Share of real images, in [0, 1]; a whole number of each micro-batch.
+        ratio: Share of real images, in [0, 1]; a whole number of samples in each micro-batch.
+
+    Returns:
+        One value per sample; true for a real image.
     """
     count = round(ratio * batch_size)
     return [(sample + 1) * count // batch_size > sample * count // batch_size for sample in range(batch_size)]

@@ -1,4 +1,4 @@
-"""Formats of prompt files: what each lists, and under which name an object or a table has its prompts."""
+"""Readers of the prompt file formats, and the names of the key or column with the prompts."""
 
 import csv
 import io
@@ -10,29 +10,29 @@ from typing import Any
 from srpo_ray.data.text_files import TextFileError, parse_json, read_text_file, split_lines
 
 COLUMNS = ("prompt", "caption", "text")
-"""Keys of an entry that a prompt is looked for under, whatever their case, in this order."""
+"""Names of the key or column with the prompt, case-insensitive, in order of precedence."""
 
 BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
-"""White space, and the byte order mark that stands inside a file if two files were joined."""
+"""White space, and the byte order mark, which also occurs inside files that were concatenated."""
 
 _NAMES = f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
 
 
 @dataclass(frozen=True)
 class Broken:
-    """An entry without a usable prompt, and why."""
+    """Entry without a usable prompt."""
 
     reason: str
 
 
 def prompt_column(names: Sequence[object]) -> int | None:
-    """Index of the key or column with the prompts; case, surrounding blanks and byte order marks do not count.
+    """Return the index of the key or column with the prompts, ignoring case, surrounding blanks and byte order marks.
 
     Returns:
-        None if there is none.
+        The index; None if no name matches.
 
     Raises:
-        TextFileError: If two have that name.
+        TextFileError: If two names match.
     """
     plain = [str(name).strip(BLANKS).lower() for name in names]
     column = next((column for column in COLUMNS if column in plain), None)
@@ -46,11 +46,11 @@ def prompt_column(names: Sequence[object]) -> int | None:
 
 
 def read_entries(path: Path) -> Sequence[object]:
-    """Read what a prompt file lists: texts, objects, or `Broken`.
+    """Read the entries of a prompt file: texts, objects, or `Broken`.
 
     Raises:
         OSError: If the file cannot be opened.
-        TextFileError: If it has another format than its name says, or no column of prompts.
+        TextFileError: If the content does not match the suffix, or there is no column of prompts.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -104,8 +104,8 @@ def _read_table(path: Path) -> list[object]:
 
 
 def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Rows of a table, each with the number of the line on which it begins."""
-    # Blanks before a text count for nothing, so they may also stand before its quotes.
+    """Parse a table to rows, each with the number of its first line."""
+    # Blanks before a text are ignored, so they are also allowed before its quotes.
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     rows, line = [], 1
@@ -115,8 +115,8 @@ def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise TextFileError(
-            f"expected CSV, got a syntax error in the row that begins on line {line}: {error}; a text with quotes needs"
-            ' quotes around it and each of its own doubled (""), so fix that row'
+            f"expected CSV, got a syntax error in the row that begins on line {line}: {error}; enclose a text that has"
+            ' quotes in quotes, and double each quote inside ("")'
         ) from error
     return rows
 
@@ -134,15 +134,15 @@ def _read_parquet(path: Path) -> list[str]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-    # A file that is not there or may not be read fails here, so any later error is one of the content.
+    # A missing or unreadable file fails here, so every later error is an error of the content.
     with path.open("rb") as file:
         try:
             return _parquet_column(ParquetFile(file, page_checksum_verification=True))
         except TextFileError:
             raise
-        # Damage reaches Python as errors of Arrow, as errors of the C++ library behind it, or as text in no encoding.
+        # Damage raises errors of Arrow, of the C++ library below it, or of decoding.
         except (pyarrow.ArrowException, OSError, ValueError, MemoryError, RuntimeError, LookupError) as error:
-            raise TextFileError(f"expected Parquet, got no whole Parquet file: {error}; write it again") from error
+            raise TextFileError(f"expected Parquet, got no complete Parquet file: {error}; write it again") from error
 
 
 def _parquet_column(table: Any) -> list[str]:
@@ -153,7 +153,7 @@ def _parquet_column(table: Any) -> list[str]:
     name, kind = schema.names[column], schema.types[column]
     if not _holds_text(kind):
         raise TextFileError(f"expected texts in the column {name!r}, got values of type {kind}; convert them")
-    # One column is read as fast by one thread, and none is left behind where a page is damaged.
+    # One thread reads a single column as fast, and no thread is left running if a page is damaged.
     return [text or "" for text in table.read(columns=[name], use_threads=False).column(name).to_pylist()]
 
 

@@ -1,4 +1,4 @@
-"""Prompt files, and the order in which a run goes through them."""
+"""Prompt files, and the reproducible order in which a run uses their prompts."""
 
 import re
 import reprlib
@@ -15,7 +15,7 @@ from srpo_ray.flow import generator
 EMBEDDED = ("small_world:train", "small_world:test")
 
 _UNUSABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
-"""Control characters that are no white space, and surrogates, of which JSON can have one without the other."""
+"""Control characters except white space, and surrogates, which JSON can contain unpaired."""
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -23,45 +23,45 @@ _REPR.maxstring = _REPR.maxother = 60
 
 @dataclass(frozen=True)
 class PromptFile:
-    """The prompts of a file, and what else was in it."""
+    """Prompts of a file, with counts of empty and repeated entries."""
 
     source: str
     prompts: list[str]
-    """In file order, without surrounding blanks."""
+    """Prompts in file order, without surrounding blanks."""
     empty: int = 0
-    """Entries without text, which are left out."""
+    """Number of entries without text, which are skipped."""
 
     @property
     def repeated(self) -> int:
-        """Prompts that came before; they are kept, so they are trained on more often."""
+        """Number of repetitions of earlier prompts; they are kept, so such prompts are trained on more often."""
         return len(self.prompts) - len(set(self.prompts))
 
     @property
     def note(self) -> str | None:
-        """What a person should know; None where there is nothing."""
+        """Note for the user; None if there is none."""
         parts = [f"{self.empty} empty entries left out"] * bool(self.empty)
         parts += [f"{self.repeated} repeated prompts kept"] * bool(self.repeated)
         return f"{self.source}: {len(self.prompts)} prompts, {', '.join(parts)}" if parts else None
 
 
 def load_prompts(source: str, key: str = "data.prompts") -> list[str]:
-    """The prompts of a file; see `read_prompts`."""
+    """Return the prompts of a file; see `read_prompts`."""
     return read_prompts(source, key).prompts
 
 
 def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
     """Read prompts, in any language, from one of these formats.
 
-    .txt has one a line; .json is a list of texts or objects; .jsonl has one of those a line; .csv, .tsv and .parquet
-    are tables. In objects and tables the prompt is `prompt`, else `caption`, else `text`, whatever the case and the
-    blanks around it. Files of text are UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+    A .txt file has one prompt per line; .json is a list of texts or objects; .jsonl has one text or object per line;
+    .csv, .tsv and .parquet are tables. In objects and tables the prompt is under `prompt`, else `caption`, else `text`,
+    ignoring case and surrounding blanks. Text files are UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
     Args:
         source: Path of the file, `small_world:train` or `small_world:test`.
-        key: Config key that the source came from, for messages.
+        key: Config key of the source, for messages.
 
     Raises:
-        ValueError: If the file cannot be read, has another format, entries that are no prompts, or no prompt at all.
+        ValueError: If the file cannot be read, has another format, has entries without a usable text, or is empty.
     """
     if source in EMBEDDED:
         from srpo_ray.small_world import prompts as embedded
@@ -84,15 +84,15 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
 
 
 def check_texts(entries: Sequence[object], source: str, key: str) -> list[str]:
-    """The prompts of entries, without surrounding blanks; empty ones are kept.
+    """Extract the prompts of entries, without surrounding blanks; empty ones are kept.
 
     Args:
         entries: Texts, objects, or `Broken`.
-        source: Where they come from, for messages.
-        key: Config key or option that the source came from, for messages.
+        source: Name of the file, for messages.
+        key: Config key or option of the source, for messages.
 
     Raises:
-        ValueError: If entries are no prompts; all are counted and the first three named.
+        ValueError: If entries have no usable text; the message counts all and names the first three.
     """
     found = [_find_prompt(entry) for entry in entries]
     broken = [f"entry {i + 1} ({text.reason})" for i, text in enumerate(found) if isinstance(text, Broken)]
@@ -106,10 +106,10 @@ def check_texts(entries: Sequence[object], source: str, key: str) -> list[str]:
 
 
 def caption_of(entry: object) -> str:
-    """The prompt of one text or object, without surrounding blanks; empty where its place is empty.
+    """Extract the prompt of one text or object, without surrounding blanks; empty if the value is null or blank.
 
     Raises:
-        TextFileError: If there is no usable text in it.
+        TextFileError: If the entry has no usable text.
     """
     found = _find_prompt(entry)
     if isinstance(found, Broken):
@@ -134,26 +134,26 @@ def _find_prompt(entry: object) -> str | Broken:
         return Broken(f"no text: {_shown(entry)}")
     unusable = _UNUSABLE.search(value)
     if unusable:
-        return Broken(f"the character U+{ord(unusable[0]):04X}, which no text has: {_shown(value)}")
+        return Broken(f"the character U+{ord(unusable[0]):04X}, which a text cannot contain: {_shown(value)}")
     return value.strip(BLANKS)
 
 
 def _shown(value: object) -> str:
-    # Of deep, long or endless values the beginning; control characters are escaped, so that a terminal shows them.
+    # Truncates deep, long or recursive values, and escapes control characters for terminals.
     return _REPR.repr(value)[:100]
 
 
 def prompt_indices(num_prompts: int, update: int, batch_size: int, seed: int) -> list[int]:
-    """Prompts of one update's global batch: every prompt once per epoch, shuffled anew in each epoch.
+    """Select the prompts of one update's global batch: every prompt once per epoch, reshuffled in each epoch.
 
     Args:
-        num_prompts: Prompts in the file.
-        update: Update, from 0.
+        num_prompts: Number of prompts in the file.
+        update: Index of the update, from 0.
         batch_size: Size of the global batch.
         seed: Seed of the run.
 
     Returns:
-        `batch_size` indices; they depend on the arguments only, so a resumed run goes on where it was.
+        `batch_size` indices. They are a function of the arguments only, so a resumed run continues with the same ones.
     """
     indices: list[int] = []
     position, end = update * batch_size, (update + 1) * batch_size

@@ -1,4 +1,4 @@
-"""Text files that people make with any editor: encodings, ends of lines, JSON."""
+"""Text files of any editor: encodings, line endings and JSON."""
 
 import codecs
 import json
@@ -18,7 +18,7 @@ _CURE = "save the file as UTF-8"
 
 
 class TextFileError(ValueError):
-    """Content that its format does not allow; the message names neither the file nor the config key."""
+    """Content that is invalid in its format; the message names neither the file nor the config key."""
 
 
 def decode_text(content: bytes) -> str:
@@ -28,10 +28,10 @@ def decode_text(content: bytes) -> str:
         content: All bytes of a file.
 
     Returns:
-        The text without the byte order mark. It has no NUL and no lone surrogate.
+        The text without the byte order mark; it contains no NUL and no unpaired surrogate.
 
     Raises:
-        TextFileError: If the bytes are no such text, or contain NUL, as UTF-16 without a byte order mark does.
+        TextFileError: If the bytes are not such text, or contain NUL, as UTF-16 without a byte order mark does.
     """
     encoding = next((name for mark, name in _MARKED if content.startswith(mark)), "utf-8-sig")
     try:
@@ -39,9 +39,9 @@ def decode_text(content: bytes) -> str:
     except UnicodeDecodeError as error:
         if encoding != "utf-8-sig":
             raise TextFileError(
-                f"expected text, got {encoding.upper()} that breaks off at byte {error.start}; {_CURE}"
+                f"expected text, got {encoding.upper()} that is invalid from byte {error.start} on; {_CURE}"
             ) from error
-        # The position counts from behind the mark, which has no line end in it.
+        # The position counts from the end of the byte order mark, which contains no line ending.
         data = error.object
         line = _line_number(data[: error.start].decode())
         raise TextFileError(
@@ -50,8 +50,8 @@ def decode_text(content: bytes) -> str:
     if "\0" in text:
         line = _line_number(text[: text.index("\0")])
         raise TextFileError(
-            f"expected text in UTF-8, got the character NUL on line {line}, as UTF-16 without a byte order mark or a"
-            f" binary file has it; {_CURE}"
+            f"expected text in UTF-8, got the character NUL on line {line}, which suggests a binary file or UTF-16"
+            f" without a byte order mark; {_CURE}"
         )
     return text
 
@@ -61,13 +61,13 @@ def read_text_file(path: Path) -> str:
 
     Raises:
         OSError: If the file cannot be read.
-        TextFileError: If it is no text.
+        TextFileError: If it is not text.
     """
     return decode_text(path.read_bytes())
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Split a text at `\n`, `\r\n` and `\r` only, without an empty line at the end.
+    r"""Split a text at `\n`, `\r\n` and `\r` only; a final line ending adds no empty line.
 
     `str.splitlines` also splits at form feeds, U+0085, U+2028 and others, which may be part of a prompt or of JSON.
     """
@@ -80,10 +80,10 @@ def parse_json(text: str, make_object: Callable[[Sequence[tuple[str, object]]], 
 
     Args:
         text: The JSON.
-        make_object: Makes a value of an object's keys and values, which may repeat a key.
+        make_object: Converts an object's pairs of key and value, which may repeat a key.
 
     Raises:
-        TextFileError: If the text is no JSON, is nested too deeply or has a number of thousands of digits.
+        TextFileError: If the text is not JSON, is nested too deeply or has a number with thousands of digits.
     """
     try:
         return json.loads(text, object_pairs_hook=make_object)
@@ -92,7 +92,7 @@ def parse_json(text: str, make_object: Callable[[Sequence[tuple[str, object]]], 
     except json.JSONDecodeError as error:
         raise TextFileError(f"expected JSON, got a syntax error: {error}; fix it") from error
     except ValueError as error:
-        raise TextFileError("expected JSON, got a number of thousands of digits; shorten it") from error
+        raise TextFileError("expected JSON, got a number with thousands of digits; shorten it") from error
 
 
 def _line_number(before: str) -> int:

@@ -1,4 +1,4 @@
-"""The texts of a run: which it trains on, which it is evaluated by, and where they come from."""
+"""Texts of a run: training prompts and captions, evaluation prompts, and their sources."""
 
 from dataclasses import dataclass
 
@@ -10,21 +10,21 @@ from srpo_ray.models.families import family_of
 
 @dataclass(frozen=True)
 class Texts:
-    """All texts of a run, and its real images, unread."""
+    """All texts of a run, and its real images, which are read on demand."""
 
     images: RealImages | None
     prompts: list[str]
-    """Of `data.prompts`; none if every sample is a real image."""
+    """Prompts of `data.prompts`; empty if every sample is a real image."""
     evaluated: list[str]
-    """The evaluation prompts that are used."""
+    """First `evaluation.num_prompts` evaluation prompts."""
     guidance: list[str]
-    """The empty prompt, where the model's guidance is classifier-free; else none."""
+    """The empty prompt if the model's guidance is classifier-free; otherwise no text."""
     notes: list[str]
-    """What a person should know of the sources, each with its config key."""
+    """Notes for the user about the sources, each with its config key."""
 
     @property
     def trained(self) -> list[str]:
-        """Captions of the real images first, then prompts."""
+        """Texts that the run trains on: captions of the real images first, then prompts."""
         return [*(self.images.captions if self.images else []), *self.prompts]
 
     def samples(self, images_per_prompt: int) -> list[str]:
@@ -33,12 +33,12 @@ class Texts:
 
     @property
     def encoded(self) -> list[str]:
-        """All texts whose features a run needs."""
+        """All texts whose features the run needs."""
         return [*self.trained, *self.evaluated, *self.guidance]
 
     @property
     def by_key(self) -> dict[str, list[str]]:
-        """The texts by the config key that they come from."""
+        """Config key -> the texts of its source."""
         captions = {"data.images": self.images.captions} if self.images else {}
         return captions | {"data.prompts": self.prompts, "evaluation.prompts": self.evaluated}
 
@@ -47,7 +47,7 @@ def read_texts(config: RunConfig) -> Texts:
     """Read the prompt files and captions of a run.
 
     Raises:
-        ValueError: If a file cannot be used, or there is no model of a known family.
+        ValueError: If a file cannot be used, or `model.path` is not a model of a known family.
     """
     images = load_images(config.data.images) if config.data.images else None
     trained = read_prompts(config.data.prompts) if config.data.reads_prompts else None

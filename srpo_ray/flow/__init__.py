@@ -1,4 +1,4 @@
-"""The maths of rectified flow: sigma grids, the straight path, steps with and without noise, addressed draws."""
+"""Mathematics of rectified flow: sigma grids, the straight path, ODE and SDE steps, addressed random draws."""
 
 from srpo_ray.flow.draws import Draws, DrawScope, generator
 from srpo_ray.flow.path import mix, per_sample, recover_clean

@@ -1,4 +1,4 @@
-"""Random draws of a batch, addressed by update and sample, so that no draw depends on how samples are distributed."""
+"""Reproducible random draws, addressed by update and sample, so that they do not depend on the number of workers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from srpo_ray.config.base import Scope
 
 
 def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
-    """A CPU generator whose state depends on nothing but the seed and the address.
+    """Return a CPU generator whose state depends only on the arguments.
 
     Args:
         seed: Seed of the run.
-        purpose: What is drawn, for example `"rollout"`.
-        address: Which draw it is, for example the update and the sample's index in the global batch.
+        purpose: Name of the draw, for example `"rollout"`.
+        address: Address of the draw, for example the update and the sample's index in the global batch.
     """
     text = f"{seed}/{purpose}/{'/'.join(map(str, address))}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -30,12 +30,12 @@ DrawScope = Scope | Literal["per_image"]
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of the samples of one batch: a sample has the same ones on any worker and in any micro-batch."""
+    """Draws for the samples of one batch: a sample has the same draws on any worker and in any micro-batch."""
 
     seed: int
     """Seed of the run."""
     update: int
-    """Update that the draws belong to, from 0."""
+    """Index of the update, from 0."""
     samples: tuple[int, ...]
     """Index of each sample in the update's global batch."""
     worker: int = 0
@@ -79,5 +79,5 @@ class Draws:
         return int(torch.randint(low, high + 1, (), generator=self.of_update(purpose)))
 
     def of_update(self, purpose: str) -> torch.Generator:
-        """A generator of the update alone: such draws may change the number of model calls, on all workers alike."""
+        """Return a generator of the update, for draws that change the number of model calls on all workers alike."""
         return generator(self.seed, purpose, self.update)

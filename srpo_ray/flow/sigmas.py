@@ -1,4 +1,4 @@
-"""Sigma grids. Sigma is the share of noise: 1 is pure noise, 0 is data; grids run from noisy to clean."""
+"""Sigma grids, from noisy to clean. Sigma is the share of noise: 1 is pure noise, 0 is data."""
 
 import math
 from collections.abc import Callable
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 SigmaGrid = Callable[[int, float | Literal["resolution", "scheduler"]], Tensor]
-"""Number of steps and shift -> sigmas `[num_steps + 1]`, float64, falling from 1 to 0."""
+"""Number of steps and shift -> sigmas `[num_steps + 1]`, float64, decreasing from 1 to 0."""
 
 
 def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
-    """The sampling grid `shift * t / (1 + (shift - 1) * t)` on even `t` from 1 to 0.
+    """Compute the sampling grid `shift * t / (1 + (shift - 1) * t)` on even `t` from 1 to 0.
 
     Args:
-        num_steps: Euler steps, at least 1.
-        shift: Above 1 spends more steps on the noisy end; 1 is an even grid.
+        num_steps: Number of Euler steps, at least 1.
+        shift: Shift; values above 1 put more steps at the noisy end, 1 gives an even grid.
 
     Returns:
-        Sigmas `[num_steps + 1]`, float64, falling from 1 to 0.
+        Sigmas `[num_steps + 1]`, float64, decreasing from 1 to 0.
 
     Raises:
         ValueError: If `num_steps` or `shift` is not positive.
@@ -33,19 +33,19 @@ def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
 
 
 def numeric_grid(num_steps: int, shift: float | Literal["resolution", "scheduler"]) -> Tensor:
-    """The grids of shifts that are numbers; for the others see `models.sigma_grid`, as they depend on the model."""
+    """Compute the grid of a numeric shift; the other shifts depend on the model, see `models.sigma_grid`."""
     assert isinstance(shift, (int, float)), shift
     return shifted_sigmas(num_steps, shift)
 
 
 def shift_at(shift: float | Literal["resolution"], resolution: int) -> float:
-    """The shift as a number: itself, or FLUX's own for images of `resolution` pixels a side."""
+    """Return a shift as a number; `resolution` becomes FLUX's shift for images with a side of `resolution` pixels."""
     # FLUX packs 16 x 16 pixels into a token.
     return flux_shift((resolution // 16) ** 2) if shift == "resolution" else shift
 
 
 def flux_shift(num_tokens: int) -> float:
-    """FLUX's resolution-dependent shift `exp(mu)`, with `mu` linear in the number of image tokens.
+    """Compute FLUX's resolution-dependent shift `exp(mu)`, with `mu` linear in the number of image tokens.
 
     `mu` is 0.5 at 256 tokens (256 px) and 1.15 at 4096 tokens (1024 px).
 
@@ -55,15 +55,15 @@ def flux_shift(num_tokens: int) -> float:
 
 
 def window_sigmas(window: tuple[int, int], grid: Tensor, num_points: int) -> Tensor:
-    """Cut a sampling grid at two indices and lay an even grid of sigmas between them.
+    """Compute an even grid of sigmas between two points of a sampling grid.
 
     Args:
         window: First (noisier) and last (cleaner) index of the grid, `0 <= first < last <= n`.
         grid: Sampling grid of n steps, `[n + 1]`.
-        num_points: Points of the even grid.
+        num_points: Number of points of the even grid.
 
     Returns:
-        Sigmas `[num_points]`, float64, index 0 the noisiest; 0.9643 to 0.75 for (5, 25) of 50 steps at shift 3.
+        Sigmas `[num_points]`, float64, noisiest first; 0.9643 to 0.75 for (5, 25) of 50 steps at shift 3.
 
     Raises:
         ValueError: If the window is reversed or outside the grid.
@@ -77,5 +77,5 @@ def window_sigmas(window: tuple[int, int], grid: Tensor, num_points: int) -> Ten
 
 
 def even_sigmas(window: tuple[float, float], num_points: int) -> Tensor:
-    """An even grid from the noisier to the cleaner end of a window, `[num_points]`, float64."""
+    """Compute an even grid from the noisier to the cleaner end of a window, `[num_points]`, float64."""
     return torch.linspace(*window, num_points, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Transitions between two sigmas: the Euler step, the step with noise of the same marginals, and its density."""
+"""Transitions between two sigmas: the Euler step, the SDE step with the same marginals, and its log-density."""
 
 import math
 
@@ -9,19 +9,19 @@ from srpo_ray.flow.path import per_sample
 
 
 def euler_step(x: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """One Euler step of `dx = velocity * dsigma`, towards data or towards noise.
+    """Compute one Euler step of `dx = velocity * dsigma`, towards data or towards noise.
 
     Args:
         x: Point at `sigma`, `[B, ...]`.
-        velocity: Model's `noise - clean` at `x`, of the same shape.
-        sigma: Where `x` is, `[B]`.
-        sigma_next: Where to go, `[B]`; below `sigma` denoises, above it inverts.
+        velocity: Model's estimate of `noise - clean` at `x`, of the same shape.
+        sigma: Noise level of `x`, `[B]`.
+        sigma_next: Noise level of the result, `[B]`; a lower one denoises, a higher one inverts.
     """
     return x + per_sample(sigma_next - sigma, x) * velocity
 
 
 def sde_step(x: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-    """Where one noisy step towards data goes: a normal distribution around `mean` with `std`.
+    """Compute the normal distribution of one stochastic step towards data.
 
         clean = x - sigma * velocity
         score = -(x - (1 - sigma) * clean) / sigma^2
@@ -29,10 +29,10 @@ def sde_step(x: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor, eta
 
     Args:
         x: Point at `sigma`, `[B, ...]`.
-        velocity: Model's `noise - clean` at `x`, of the same shape.
-        sigma: Where `x` is, `[B]` in (0, 1].
-        sigma_next: Where to go, `[B]` below `sigma`.
-        eta: Strength of the noise; 0 is the Euler step.
+        velocity: Model's estimate of `noise - clean` at `x`, of the same shape.
+        sigma: Noise level of `x`, `[B]` in (0, 1].
+        sigma_next: Noise level of the result, `[B]`, below `sigma`.
+        eta: Strength of the noise; 0 gives the Euler step.
 
     Returns:
         Mean of the shape of `x`, and standard deviation `[B, 1, ...]` that broadcasts over it.
@@ -47,9 +47,9 @@ def sde_step(x: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor, eta
 
 
 def log_density(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Log-density of a point under a normal distribution, averaged over a sample's elements.
+    """Compute the log-density of a point under a normal distribution, averaged over a sample's elements.
 
-    The mean in place of the sum keeps ratios near 1 at any image size, so that one clip range fits all.
+    The mean instead of the sum keeps probability ratios near 1 at any image size, so that one clip range suits all.
 
     Args:
         x: Points `[B, ...]`.

@@ -1,1 +1,1 @@
-"""FLUX as a policy: loading, latents, rollout."""
+"""Text-to-image flow models as policies: loading, conditioning, latents, rollouts."""

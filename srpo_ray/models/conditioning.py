@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the transformer is told about each sample: the plain prompt, never the control words."""
+    """Text features of each sample for the transformer, of the plain prompt without control words."""
 
     prompt_embeds: Tensor
-    """Features of every token `[B, L, D]`; of T5 in FLUX."""
+    """Features of every token `[B, L, D]`; T5's in FLUX."""
     pooled_prompt_embeds: Tensor
-    """Pooled features `[B, P]`, of CLIP."""
+    """Pooled features of CLIP `[B, P]`."""
 
     def __len__(self) -> int:
         return len(self.prompt_embeds)
@@ -23,12 +23,12 @@ class Conditioning:
         return Conditioning(self.prompt_embeds[index], self.pooled_prompt_embeds[index])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditioning":
-        """Move both tensors."""
+        """Move both tensors to a device and data type."""
         return Conditioning(self.prompt_embeds.to(device, dtype), self.pooled_prompt_embeds.to(device, dtype))
 
 
 class ConditioningSource(Protocol):
-    """Text features of a list of prompts, read when they are asked for; a `Conditioning` is one too."""
+    """Interface to the text features of a list of prompts, read on demand; `Conditioning` implements it."""
 
     def __len__(self) -> int:
         """Number of prompts."""

@@ -1,4 +1,4 @@
-"""Identities of files and of a pipeline's parts: hashes of content, independent of place and modification time."""
+"""Content hashes of files and of a pipeline's parts, independent of location and modification time."""
 
 import hashlib
 import json
@@ -8,25 +8,25 @@ from pathlib import Path
 from srpo_ray.models.paths import pipeline_file
 
 COMMIT = "commit"
-"""Name of the only part of a pipeline on the hub, whose hash is its commit."""
+"""Key of a hub pipeline's only hash, which is its commit."""
 
 _WHOLE = 2**22
 _BLOCKS, _BLOCK = 64, 2**16
 
 
 def parts_identity(path: str, parts: Sequence[str]) -> str:
-    """Identity of some parts of a pipeline, as 32 hexadecimal digits.
+    """Compute the identity of some parts of a pipeline, as 32 hexadecimal digits.
 
-    Of a folder, names, sizes and contents of the parts' files count, not where they are or when they were written. Of
-    files beyond 4 MiB 64 blocks are read, spread from the first byte to the last: any training changes weights
-    everywhere. Of a hub id, its commit counts.
+    For a folder, it depends on the names, sizes and contents of the parts' files, not on location or modification time.
+    Of a file above 4 MiB, 64 blocks are read, evenly spaced from the first byte to the last: any training changes
+    weights everywhere. For a hub id, it depends on the commit.
 
     Args:
         path: Folder or hub id of a pipeline.
         parts: Folders inside it, for example `("vae",)`.
 
     Raises:
-        ValueError: If a hub id's commit is neither cached nor to be had.
+        ValueError: If a hub id's commit is neither cached nor available from the hub.
     """
     if Path(path).is_dir():
         files = [file for part in parts for file in sorted((Path(path) / part).rglob("*")) if file.is_file()]
@@ -37,19 +37,19 @@ def parts_identity(path: str, parts: Sequence[str]) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """Size and SHA-256 of a file, such as `"4731320 bytes b5bb9d80..."`; of a file beyond 4 MiB 64 blocks are read.
+    """Compute size and SHA-256 of a file, as `"4731320 bytes b5bb9d80..."`; above 4 MiB, 64 blocks are hashed.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     return f"{path.stat().st_size} bytes {_content(path)}"
 
 
 def folder_hashes(folder: Path, parts: Sequence[str] = (".",)) -> dict[str, str]:
-    """Relative name -> `content_hash` of the files in some parts of a folder, without hidden files.
+    """Compute relative name -> `content_hash` for the files in some parts of a folder, without hidden files.
 
     Raises:
-        OSError: If one cannot be read.
+        OSError: If a file cannot be read.
     """
     found = {file.relative_to(folder): file for part in parts for file in (folder / part).rglob("*") if file.is_file()}
     return {
@@ -60,7 +60,7 @@ def folder_hashes(folder: Path, parts: Sequence[str] = (".",)) -> dict[str, str]
 
 
 def pipeline_hashes(path: str, parts: Sequence[str]) -> dict[str, str]:
-    """`folder_hashes` of a pipeline's parts; of a hub id `{COMMIT: ...}`.
+    """Compute `folder_hashes` of a pipeline's parts; for a hub id `{COMMIT: ...}`.
 
     Args:
         path: Folder or hub id of a pipeline.
@@ -87,5 +87,5 @@ def _content(file: Path) -> str:
 
 
 def _commit(hub_id: str) -> str:
-    # Of a commit that is cached no byte is loaded again; without a network the cached one is taken.
+    # A cached commit is not downloaded again; without a network, the cached one is used.
     return pipeline_file(hub_id, "model_index.json").parent.name

@@ -1,8 +1,8 @@
-"""Timestep and guidance of FLUX in float32, whatever the data type of its transformer.
+"""Timestep and guidance of FLUX in float32, for transformers of any data type.
 
-diffusers' transformer rounds both to the data type of its tokens before it embeds them. In bfloat16, with 8 significant
-bits, sigmas above 0.5 become multiples of 1/256, and a guidance of 3.5 becomes 3.504. Here only what is computed from
-them, cosines and sines in [-1, 1], is rounded.
+The transformer of diffusers rounds both to the data type of its tokens before it embeds them. In bfloat16, with 8
+significant bits, sigmas above 0.5 become multiples of 1/256, and a guidance of 3.5 becomes 3.504. Here only the
+embedding's cosines and sines, in [-1, 1], are rounded.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from diffusers.models.embeddings import (
 from torch import Tensor
 
 _EXACT: ContextVar[tuple[Tensor, Tensor | None] | None] = ContextVar("exact_times", default=None)
-"""Timestep and guidance of the call under way. It reaches the transformer through an engine and other wrappers."""
+"""Timestep and guidance of the current call. They reach the transformer through an engine and other wrappers."""
 
 
 @contextmanager
 def exact_times(timestep: Tensor, guidance: Tensor | None) -> Iterator[None]:
-    """Let transformers that `embed_exact_times` prepared embed these values, in calls inside of the context.
+    """Set the values that transformers prepared by `embed_exact_times` embed in calls inside this context.
 
     Args:
         timestep: Thousandths of sigma `[B]`, float32.
@@ -36,12 +36,12 @@ def exact_times(timestep: Tensor, guidance: Tensor | None) -> Iterator[None]:
 
 
 def embed_exact_times(transformer: Any) -> None:
-    """Prepare a FLUX transformer for `exact_times`; others stay as they are.
+    """Prepare a FLUX transformer for `exact_times`; others are not changed.
 
-    The class of one module is exchanged, and no hook is set: the engine takes hooks away for rollouts.
+    It replaces the class of one module and sets no hook, because the engine removes hooks for rollouts.
 
     Args:
-        transformer: Changed in place; its weights, their names and its own class stay as they are.
+        transformer: Transformer, changed in place; its weights, their names and its own class do not change.
     """
     embedding = getattr(transformer, "time_text_embed", None)
     exact = _CLASSES.get(type(embedding))

@@ -1,4 +1,4 @@
-"""The families of models that there is an adapter for, as plain facts: whoever asks need not load the model stack."""
+"""Supported model families as plain data, so that a look-up does not import the model stack."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from srpo_ray.models.paths import pipeline_file, resolve_path
 
 @dataclass(frozen=True)
 class Family:
-    """A family of models, told by the class that their `model_index.json` names; `policies.py` has its code."""
+    """Family of models, identified by the pipeline class in their `model_index.json`; `registry.py` maps it to code."""
 
     pipeline: str
     """Class of the pipeline in diffusers."""
@@ -17,15 +17,15 @@ class Family:
     blocks: tuple[str, ...]
     """Classes of the transformer's repeated blocks, which are compiled one by one."""
     text_encoders: int
-    """How many there are: `text_encoder`, `text_encoder_2`, ..., each with its tokenizer."""
+    """Number of text encoders: `text_encoder`, `text_encoder_2`, ..., each with a tokenizer."""
     even_sigmas: bool = False
-    """True if the pipeline gives its scheduler even sigmas from 1 to 1/n; else the scheduler chooses them itself."""
+    """True if the pipeline passes even sigmas from 1 to 1/n to its scheduler; else the scheduler chooses them."""
     classifier_free: bool = False
-    """Whether guidance needs the features of the empty prompt (`FlowPolicy.empty_prompt`)."""
+    """True if guidance needs the features of the empty prompt (`FlowPolicy.empty_prompt`)."""
 
     @property
     def guidance_texts(self) -> list[str]:
-        """Texts whose features guidance needs beside those of a prompt: the empty one, or none."""
+        """Texts whose features guidance needs besides the prompt's: the empty prompt, or none."""
         return [""] if self.classifier_free else []
 
     @property
@@ -35,12 +35,12 @@ class Family:
 
     @property
     def text_parts(self) -> list[str]:
-        """Folders that the features of a text depend on."""
+        """Folders of the pipeline that text features depend on."""
         return [*self.tokenizers, *(name.replace("tokenizer", "text_encoder") for name in self.tokenizers)]
 
     @property
     def parts(self) -> list[str]:
-        """What the folder of such a pipeline holds, of that which a run reads."""
+        """Files and folders of such a pipeline that a run reads."""
         models = [part for part in ("transformer", "vae", *self.text_parts) if part not in self.tokenizers]
         return [*(f"{model}/config.json" for model in models), *self.tokenizers]
 
@@ -63,13 +63,13 @@ FAMILIES = {family.pipeline: family for family in (FLUX, SD3)}
 
 
 def family_of(path: str) -> Family:
-    """The family that the pipeline at a path belongs to.
+    """Return the family of a pipeline.
 
     Args:
         path: Folder or hub id, or `small_world`.
 
     Raises:
-        ValueError: If there is no pipeline that can be read, or it is of a class without an adapter.
+        ValueError: If the path has no readable pipeline, or its class is not supported.
     """
     file = pipeline_file(resolve_path(path), "model_index.json")
     try:

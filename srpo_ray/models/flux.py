@@ -1,4 +1,4 @@
-"""FLUX.1 as a policy: dev, schnell, Krea and the embedded tiny one."""
+"""FLUX.1 as a policy: dev, schnell, Krea and the embedded tiny model."""
 
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from srpo_ray.models.policy import FlowPolicy
 
 
 class FluxPolicy(FlowPolicy):
-    """Guidance is an input of the transformer, except where it was distilled away, as in FLUX.1-schnell."""
+    """Policy of FLUX.1. Guidance is an input of the transformer; models such as FLUX.1-schnell have no such input."""
 
     @cached_property
     def _position_ids(self) -> Tensor:

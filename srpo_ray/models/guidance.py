@@ -1,4 +1,4 @@
-"""Reinforcement Learning Guidance (arXiv 2508.21016): from the base model to the tuned one, and beyond it."""
+"""Reinforcement Learning Guidance (arXiv 2508.21016): interpolation and extrapolation from base to tuned model."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -10,33 +10,33 @@ from srpo_ray.config import RunConfig
 from srpo_ray.models.trainable import load_tuned
 
 Network = Callable[..., tuple[Tensor]]
-"""A transformer's call: keywords in, `(velocity,)` out."""
+"""Function that maps a transformer's keywords to `(velocity,)`."""
 
 BASE, TUNED = 0.0, 1.0
-"""Weights at which one of the two models is all that is called."""
+"""Weights at which only one of the two models is called."""
 
 
 class RLGuidance:
-    """A transformer whose velocity is `v_base + weight * (v_tuned - v_base)`.
+    """Transformer with the velocity `v_base + weight * (v_tuned - v_base)`.
 
-    At weight 0 it is the base model and at 1 the tuned one, bit for bit and for one call. Any other weight costs
-    two: between 0 and 1 the images go part of the way, above 1 they go further than the run did.
+    Weight 0 gives the base model and 1 the tuned one, bit for bit and at the cost of one call. Any other weight costs
+    two calls: values between 0 and 1 interpolate between the models, values above 1 extrapolate beyond the tuned one.
     """
 
     def __init__(self, tuned: Network, base: Network | None, weight: float = TUNED) -> None:
-        """Join two models.
+        """Combine two models.
 
         Args:
             tuned: The tuned model.
-            base: The base model; None where the weight is never anything but 1.
-            weight: 0 or more; may be set anew between calls.
+            base: The base model; None if the weight is always 1.
+            weight: Guidance weight, at least 0; may be changed between calls.
         """
         self.tuned = tuned
         self.base = base
         self.weight = weight
 
     def __call__(self, **inputs: Any) -> tuple[Tensor]:
-        """The guided velocity for a transformer's keywords."""
+        """Compute the guided velocity for a transformer's keywords."""
         if self.weight == TUNED:
             return self.tuned(**inputs)
         assert self.base is not None
@@ -53,19 +53,19 @@ def load_guided(
     weights: Mapping[str, Tensor] | None,
     strengths: Collection[float],
 ) -> tuple[RLGuidance, Any]:
-    """Load a run's tuned model and, where it is needed, the base model.
+    """Load a run's tuned model and, if needed, the base model.
 
-    A run with adapters needs no second copy: the base model is the same one with its adapters switched off.
+    A LoRA run needs no second copy: the base model is the same model with disabled adapters.
 
     Args:
-        config: The run.
+        config: Config of the run.
         dtype: Data type of the weights.
-        device: Where they go.
-        weights: Trained weights; None if the run learned nothing.
-        strengths: The guidance weights that will be asked for; they decide what is loaded.
+        device: Device of the weights.
+        weights: Trained weights; None for the base model.
+        strengths: Guidance weights that will be used; they determine which models are loaded.
 
     Returns:
-        The guided network, and the transformer, for what else it knows.
+        The guided network, and the transformer, for access to its config.
 
     Raises:
         ValueError: As `load_tuned`.

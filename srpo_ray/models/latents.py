@@ -1,4 +1,4 @@
-"""Latents `[B, 16, h, w]` and tokens `[B, (h/2)*(w/2), 64]`: FLUX packs 2x2 latent patches into tokens."""
+"""Conversion between latents `[B, 16, h, w]` and tokens `[B, (h/2)*(w/2), 64]` of 2x2 latent patches."""
 
 import torch
 from torch import Tensor
@@ -12,14 +12,14 @@ def pack(latents: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Inverse of `pack` for latents of `height` x `width`."""
+    """Invert `pack` for latents of `height` x `width`."""
     batch, _, channels = tokens.shape
     patches = tokens.reshape(batch, height // 2, width // 2, channels // 4, 2, 2)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
 
 
 def position_ids(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
-    """FLUX's image position ids `[(h/2)*(w/2), 3]` of latents `height` x `width`: 0, row, column."""
+    """Compute FLUX's image position ids `[(h/2)*(w/2), 3]` of latents `height` x `width`: 0, row, column."""
     rows = torch.arange(height // 2, device=device, dtype=torch.float32)
     columns = torch.arange(width // 2, device=device, dtype=torch.float32)
     row, column = torch.meshgrid(rows, columns, indexing="ij")

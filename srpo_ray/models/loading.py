@@ -1,4 +1,4 @@
-"""Transformer and autoencoder of a pipeline, straight onto their device."""
+"""Loading of a pipeline's transformer and autoencoder directly onto their device."""
 
 from typing import Any
 
@@ -20,10 +20,10 @@ def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
     Args:
         path: Folder or hub id of the pipeline, or `small_world`.
         dtype: Data type of the weights.
-        device: Where they go.
+        device: Device of the weights.
 
     Raises:
-        ValueError: If there is no transformer of the pipeline's family that can be read whole.
+        ValueError: If there is no complete, readable transformer of the pipeline's family.
     """
     transformer = _load(getattr(diffusers, family_of(path).transformer), path, "transformer", dtype, device)
     embed_exact_times(transformer)
@@ -34,15 +34,15 @@ def load_vae(path: str, dtype: torch.dtype, device: str = "cpu") -> AutoencoderK
     """Load a pipeline's VAE onto a device, frozen.
 
     Raises:
-        ValueError: If there is no VAE that can be read whole.
+        ValueError: If there is no complete, readable VAE.
     """
     return _load(AutoencoderKL, path, "vae", dtype, device).requires_grad_(False).eval()
 
 
 def _load(model_class: Any, path: str, part: str, dtype: torch.dtype, device: str) -> Any:
     try:
-        # The file is mapped and not read: until its tensors are on the device, one by one, the page cache, which all
-        # workers of a machine share, is the only copy in its memory.
+        # The file is memory-mapped. Until its tensors are moved to the device, one by one, the only copy in memory is
+        # the page cache, which all workers of a machine share.
         module, found = model_class.from_pretrained(
             resolve_path(path), subfolder=part, torch_dtype=dtype, output_loading_info=True
         )
@@ -52,7 +52,7 @@ def _load(model_class: Any, path: str, part: str, dtype: torch.dtype, device: st
     if missing or unexpected:
         raise ValueError(
             f"model.path: expected exactly the weights of a {model_class.__name__} in {part} of {path!r}, got a file"
-            f" with {_listed(missing)} missing and {_listed(unexpected)} too many; download or save it again"
+            f" with {_listed(missing)} missing and {_listed(unexpected)} unexpected; download or save it again"
         )
     return module.to(device)
 

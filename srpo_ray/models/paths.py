@@ -1,4 +1,4 @@
-"""Where a pipeline's files are: a folder, the Hugging Face hub, or inside this package."""
+"""Paths of a pipeline's files: in a folder, on the Hugging Face hub, or inside this package."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ SMALL_WORLD = "small_world"
 
 
 def resolve_path(path: str) -> str:
-    """Folder or hub id of a pipeline; `small_world` becomes the folder of the embedded one."""
+    """Return a pipeline's folder or hub id; `small_world` becomes the folder of the embedded pipeline."""
     if path == SMALL_WORLD:
         from srpo_ray.small_world.weights import flux_dir
 
@@ -15,19 +15,19 @@ def resolve_path(path: str) -> str:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path is the hub's ORG/NAME: exactly one slash, and no such folder here."""
+    """Test if a path is a hub id ORG/NAME: exactly one slash, and no such local folder."""
     return not Path(path).exists() and not Path(path).is_absolute() and path.count("/") == 1
 
 
 def pipeline_file(path: str, name: str) -> Path:
-    """One file of a pipeline, downloaded once if it is on the hub.
+    """Return the path of one file of a pipeline, which is downloaded once if it is on the hub.
 
     Args:
-        path: Folder or hub id, as `resolve_path` gives it.
-        name: Path inside of it, such as `model_index.json`.
+        path: Folder or hub id, as returned by `resolve_path`.
+        name: Path inside the pipeline, such as `model_index.json`.
 
     Raises:
-        ValueError: If it is not there, or the hub does not give it.
+        ValueError: If the file does not exist or cannot be downloaded.
     """
     if not is_hub_id(path):
         file = Path(path) / name
@@ -45,20 +45,20 @@ def pipeline_file(path: str, name: str) -> Path:
         return Path(hf_hub_download(path, name))
     except GatedRepoError as error:
         raise ValueError(
-            f"model.path: expected access to {path!r}, got a refusal, as its authors ask for agreement first; accept"
-            f" the licence on https://huggingface.co/{path}, then log in with `hf auth login`, or set HF_TOKEN, on"
-            " every machine that loads the model"
+            f"model.path: expected access to {path!r}, got a refusal, because its authors require agreement to a"
+            f" licence; accept it on https://huggingface.co/{path}, then log in with `hf auth login`, or set HF_TOKEN,"
+            " on every machine that loads the model"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ValueError(
-            f"model.path: expected a folder, or an id of the hub that can be read, got {path!r}, whose {name} cannot be"
-            f" had ({type(error).__name__}: {str(error).splitlines()[0]}); check the name and the network, for a"
-            " private one `hf auth login`"
+            f"model.path: expected a folder, or an accessible hub id, got {path!r}, whose {name} cannot be downloaded"
+            f" ({type(error).__name__}: {str(error).splitlines()[0]}); check the name and the network, and run"
+            " `hf auth login` for a private model"
         ) from error
 
 
 def unreadable(path: str, part: str, error: Exception) -> str:
-    """What to say of a part that cannot be read."""
+    """Build the error message for an unreadable part of a pipeline."""
     return (
         f"model.path: expected a pipeline in the diffusers layout, got {path!r}, whose {part} cannot be read"
         f" ({type(error).__name__}: {str(error)[:300]}); download or save it again"

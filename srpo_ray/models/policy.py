@@ -1,4 +1,4 @@
-"""A flow model as a policy: sampling, noise and images, the same for every family of models."""
+"""Base class of flow policies: sampling, noise, decoding and encoding, independent of the model family."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,19 +17,19 @@ from srpo_ray.models.latents import pack, unpack
 
 @dataclass
 class Evaluations:
-    """How many samples the transformer was called with: what an update costs, whatever the machine."""
+    """Number of samples in calls of the transformer: a hardware-independent cost of an update."""
 
     forward: int = 0
-    """Without gradient."""
+    """Number of samples without gradient."""
     forward_backward: int = 0
-    """With gradient; each is back-propagated too, and costs about three times as much."""
+    """Number of samples with gradient; each has a backward pass too, and costs about three times as much."""
 
 
 class FlowPolicy(ABC):
-    """The model that is tuned, seen as a flow policy on tokens `[B, (H/16)*(W/16), 4C]` of 2x2 latent patches.
+    """Flow policy of the tuned model on tokens `[B, (H/16)*(W/16), 4C]` of 2x2 latent patches.
 
-    A family of models adds `_predict`, its transformer's call, and `text_features`; one with another autoencoder
-    overrides `decode` and `encode` too.
+    A model family implements `_predict`, the call of its transformer, and `text_features`; a family with another
+    autoencoder also overrides `decode` and `encode`.
     """
 
     def __init__(
@@ -50,10 +50,9 @@ class FlowPolicy(ABC):
             vae: Frozen autoencoder.
             transformer_config: The transformer's config, as diffusers saves it.
             resolution: Height and width of the images in pixels.
-            dtype: Data type of the transformer's inputs; sigmas, also those that it embeds, steps and images stay
-                float32.
-            device: Where the transformer and the VAE are.
-            truncate_sigma: Whether the transformer gets sigmas cut to thousandths.
+            dtype: Data type of the transformer's inputs; sigmas (embedded ones too), steps and images are float32.
+            device: Device of the transformer and the VAE.
+            truncate_sigma: Truncate the transformer's sigmas to multiples of 0.001.
         """
         self.network = network
         self.vae = vae
@@ -69,26 +68,26 @@ class FlowPolicy(ABC):
     @staticmethod
     @abstractmethod
     def text_features(pipeline: Any, prompts: list[str], max_sequence_length: int) -> tuple[Tensor, Tensor]:
-        """Features of every token `[B, L, D]` and pooled ones `[B, P]`, by the text encoders of a pipeline.
+        """Compute features of every token `[B, L, D]` and pooled features `[B, P]` with a pipeline's text encoders.
 
         Args:
             pipeline: A pipeline of diffusers without transformer and VAE.
             prompts: B prompts.
-            max_sequence_length: Longest number of T5 tokens.
+            max_sequence_length: Maximum number of T5 tokens.
         """
 
     @abstractmethod
     def _predict(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """Call the network: velocity `[B, N, 4C]` of tokens in `dtype` at sigmas `[B]`; counts its samples."""
+        """Call the network and count its samples: velocity `[B, N, 4C]` of tokens in `dtype` at sigmas `[B]`."""
 
     def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """The transformer's estimate of `noise - clean`.
+        """Compute the transformer's estimate of `noise - clean`.
 
         Args:
             tokens: Noisy tokens `[B, N, 4C]`.
             sigma: Noise level of each sample `[B]`, in [0, 1].
-            conditioning: Text features of the plain prompts, B of them.
-            guidance_scale: Guidance, in the family's own way: an input of FLUX, a second call of SD3.
+            conditioning: Text features of B plain prompts.
+            guidance_scale: Guidance scale: an input of FLUX's transformer, classifier-free with a second call in SD3.
 
         Returns:
             Velocity `[B, N, 4C]`, float32.
@@ -104,22 +103,22 @@ class FlowPolicy(ABC):
             self._evaluations.forward += samples
 
     def take_evaluations(self) -> Evaluations:
-        """The samples that the transformer was called with since the last call of this function."""
+        """Return the counts since the last call of this function, and reset them."""
         taken, self._evaluations = self._evaluations, Evaluations()
         return taken
 
     @torch.no_grad()
     def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
-        """`integrate` without gradient: clean tokens from pure noise where `sigmas` runs from 1 to 0."""
+        """Run `integrate` without gradient: clean tokens from pure noise, if `sigmas` runs from 1 to 0."""
         return self.integrate(noise, conditioning, sigmas, guidance_scale)
 
     def integrate(self, tokens: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
-        """Euler steps along a grid, each through the one before it; gradient flows where it is enabled.
+        """Integrate with Euler steps along a grid; if autograd is on, the gradient passes through all steps.
 
         Args:
             tokens: Tokens at the first sigma `[B, N, 4C]`.
-            conditioning: Text features, B of them.
-            sigmas: Grid, noisiest first; a grid of one sigma makes no step.
+            conditioning: Text features of B prompts.
+            sigmas: Grid, noisiest first; a grid of one sigma has no step.
             guidance_scale: See `velocity`.
 
         Returns:
@@ -133,11 +132,11 @@ class FlowPolicy(ABC):
         return tokens
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """Standard normal tokens `[len(generators), N, 4C]`, one sample per CPU generator."""
+        """Draw standard normal tokens `[len(generators), N, 4C]`, one sample per CPU generator."""
         return torch.stack([torch.randn(self.token_shape, generator=g) for g in generators]).to(self.device)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` in [0, 1], float32, with gradient where it does not clip."""
+        """Decode tokens to images `[B, 3, H, W]` in [0, 1], float32; clipped pixels have no gradient."""
         latents = unpack(tokens, self.latent_size, self.latent_size)
         config = self.vae.config
         latents = latents / config["scaling_factor"] + config["shift_factor"]
@@ -146,7 +145,7 @@ class FlowPolicy(ABC):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Tokens `[B, N, 4C]` of images `[B, 3, H, W]` in [0, 1]: the mode of the VAE's posterior."""
+        """Encode images `[B, 3, H, W]` in [0, 1] to tokens `[B, N, 4C]`: the mode of the VAE's posterior."""
         config = self.vae.config
         (posterior,) = self.vae.encode((images * 2 - 1).to(self.vae.dtype), return_dict=False)
         return pack((posterior.mode().float() - config["shift_factor"]) * config["scaling_factor"])

@@ -1,4 +1,4 @@
-"""Which prompts are longer than the text encoders read."""
+"""Detection of prompts that exceed the token limit of a text encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ _COUNTED_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class CutPrompts:
-    """Prompts that are longer than what a text encoder takes."""
+    """Prompts that exceed the token limit of a text encoder."""
 
     encoder: str
     limit: int
-    """Tokens that the encoder takes, its end token included."""
+    """Maximum number of tokens of the encoder, the end token included."""
     texts: list[str]
 
     @property
     def note(self) -> str:
-        """What a person should know."""
+        """Note for the user."""
         first = self.texts[0] if len(self.texts[0]) <= 60 else f"{self.texts[0][:57]}..."
         number = "1 prompt is" if len(self.texts) == 1 else f"{len(self.texts)} prompts are"
-        return f"{number} longer than {self.limit} {self.encoder} tokens and cut: {first!r}"
+        return f"{number} longer than {self.limit} {self.encoder} tokens and truncated: {first!r}"
 
 
 def cut_prompts(path: str, prompts: Sequence[str], max_sequence_length: int) -> list[CutPrompts]:
-    """Find the prompts of which a text encoder sees the beginning only.
+    """Find the prompts that a text encoder truncates.
 
     Args:
         path: Folder or hub id of a pipeline; only its tokenizers are loaded.
@@ -36,7 +36,7 @@ def cut_prompts(path: str, prompts: Sequence[str], max_sequence_length: int) -> 
         max_sequence_length: T5 tokens per prompt.
 
     Returns:
-        One entry for each encoder that cuts any, T5 first.
+        One entry for each encoder that truncates any, T5 first.
 
     Raises:
         ValueError: If a tokenizer cannot be read.

@@ -1,4 +1,4 @@
-"""Where a family of models meets its code."""
+"""Registry of model families: maps each family to its policy class."""
 
 from srpo_ray.models.families import FLUX, SD3, family_of
 from srpo_ray.models.flux import FluxPolicy
@@ -9,7 +9,7 @@ POLICIES: dict[str, type[FlowPolicy]] = {FLUX.pipeline: FluxPolicy, SD3.pipeline
 
 
 def policy_class(path: str) -> type[FlowPolicy]:
-    """How the pipeline at a path is called.
+    """Return the policy class of the pipeline at a path.
 
     Raises:
         ValueError: As `family_of`.

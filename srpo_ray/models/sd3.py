@@ -12,13 +12,13 @@ from srpo_ray.models.policy import FlowPolicy
 
 
 class SD3Policy(FlowPolicy):
-    """Guidance is classifier-free: with a scale other than 1 each sample is predicted for the empty prompt too."""
+    """Policy of SD3. Guidance is classifier-free: a scale other than 1 adds a prediction for the empty prompt."""
 
     def __init__(self, network: Any, vae: Any, transformer_config: Mapping[str, Any], **settings: Any) -> None:
         """See `FlowPolicy`.
 
         Raises:
-            ValueError: If the images are larger than the transformer has positions for.
+            ValueError: If the images are larger than the transformer's grid of positions.
         """
         super().__init__(network, vae, transformer_config, **settings)
         side, most = self.latent_size // transformer_config["patch_size"], transformer_config["pos_embed_max_size"]

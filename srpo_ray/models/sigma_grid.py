@@ -1,4 +1,4 @@
-"""Sigma grids of a run's model: by a fixed shift, by the resolution, or by the pipeline's own scheduler."""
+"""Sigma grids of a run's model: from a fixed shift, the resolution, or the pipeline's own scheduler."""
 
 import json
 from typing import TYPE_CHECKING
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 _SAME = 1e-4
-"""Grids that differ by less are one: schedulers compute theirs in float32."""
+"""Tolerance below which two grids count as equal, since schedulers compute in float32."""
 
 
 def sigma_grid(model: ModelConfig) -> SigmaGrid:
-    """The grids in which a model's images are sampled.
+    """Build the function that computes the sampling grids of a model.
 
     Args:
         model: Section `model`; its scheduler is read only for the shift `scheduler`.
 
     Returns:
-        A function of the number of steps and the shift; it raises as `scheduler_sigmas`.
+        Function of the number of steps and the shift; it raises as `scheduler_sigmas`.
     """
 
     def grid(num_steps: int, shift: Shift) -> Tensor:
@@ -38,7 +38,7 @@ def sigma_grid(model: ModelConfig) -> SigmaGrid:
 
 
 def scheduler_sigmas(path: str, resolution: int, num_steps: int) -> Tensor:
-    """The grid in which a pipeline of diffusers samples by itself.
+    """Compute the grid that a pipeline's own scheduler samples with in diffusers.
 
     Args:
         path: Folder or hub id of the pipeline, or `small_world`.
@@ -46,10 +46,10 @@ def scheduler_sigmas(path: str, resolution: int, num_steps: int) -> Tensor:
         num_steps: Euler steps, at least 1.
 
     Returns:
-        Sigmas `[num_steps + 1]`, float64 with the scheduler's float32 digits, falling from 1 to 0.
+        Sigmas `[num_steps + 1]`, float64 with the scheduler's float32 precision, decreasing from 1 to 0.
 
     Raises:
-        ValueError: If there is no scheduler that can be read, or it is not one of Euler steps from noise to data.
+        ValueError: If the scheduler cannot be read, or does not take Euler steps from noise to data.
     """
     even = torch.linspace(1, 1 / num_steps, num_steps, dtype=torch.float64).tolist()
     scheduler = _load_scheduler(path)
@@ -66,7 +66,7 @@ def scheduler_sigmas(path: str, resolution: int, num_steps: int) -> Tensor:
 
 
 def scheduler_note(model: ModelConfig, num_steps: int, shift: Shift) -> str | None:
-    """Note for the user if a run's grid is not the one of the model's own scheduler, else None.
+    """Build a note for the user if a run's grid differs from that of the model's own scheduler; else None.
 
     Args:
         model: Section `model`.
@@ -109,7 +109,7 @@ def _mu(scheduler: "FlowMatchEulerDiscreteScheduler", num_tokens: int) -> float:
 
 
 def _load_scheduler(path: str) -> "FlowMatchEulerDiscreteScheduler":
-    # Takes seconds to import, and a run with a shift that is a number needs none of it.
+    # The import takes seconds, and a run with a numeric shift does not need it.
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     file = pipeline_file(resolve_path(path), SCHEDULER_FILE)
@@ -124,6 +124,6 @@ def _load_scheduler(path: str) -> "FlowMatchEulerDiscreteScheduler":
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(settings)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise ValueError(unreadable(path, SCHEDULER_FILE, error)) from error
-    # It returns unused settings too where it is asked for them.
+    # `from_config` returns a tuple only if unused settings are requested.
     assert isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     return scheduler

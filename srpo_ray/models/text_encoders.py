@@ -1,4 +1,4 @@
-"""Text encoders, which run once per prompt and are then dropped."""
+"""Text encoders, which run once per prompt and are then removed from memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,16 +16,16 @@ _BATCH_SIZE = 32
 
 
 class TextEncoders:
-    """A pipeline's own text encoders, in memory as long as this object."""
+    """Text encoders of a pipeline, in memory as long as this object."""
 
     def __init__(self, path: str, max_sequence_length: int, dtype: torch.dtype, device: str) -> None:
-        """Load them.
+        """Load the encoders.
 
         Args:
             path: Folder or hub id of a pipeline.
-            max_sequence_length: T5 tokens per prompt; longer prompts are cut.
-            dtype: Data type that the encoders run in.
-            device: Where they run.
+            max_sequence_length: T5 tokens per prompt; longer prompts are truncated.
+            dtype: Data type of the encoders.
+            device: Device of the encoders.
 
         Raises:
             ValueError: If there are no readable text encoders at `path`.
@@ -41,9 +41,9 @@ class TextEncoders:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Features of prompts in any language, in their order, on the CPU; exactly what the pipeline computes itself.
+        """Encode prompts in any language, with the same result as the pipeline; features in their order, on the CPU.
 
-        All tokens are kept, those of the padding too, because FLUX attends to them.
+        Padding tokens are kept, because FLUX attends to them.
         """
         parts = []
         for start in range(0, len(prompts), _BATCH_SIZE):
@@ -56,5 +56,5 @@ class TextEncoders:
 def encode_prompts(
     path: str, prompts: Sequence[str], max_sequence_length: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> Conditioning:
-    """Load a pipeline's text encoders, encode a few prompts and drop the encoders; see `TextEncoders`."""
+    """Load a pipeline's text encoders, encode a few prompts and free the encoders; see `TextEncoders`."""
     return TextEncoders(path, max_sequence_length, dtype, device).encode(prompts)

@@ -1,4 +1,4 @@
-"""The transformer that a run trains: whole or by adapters, with the base model's or a checkpoint's weights."""
+"""Transformer of a run with its trainable parameters: all, or LoRA adapters; base or trained weights."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -24,16 +24,16 @@ def model_dtype(config: RunConfig) -> torch.dtype:
 def make_policy(
     config: RunConfig, network: Callable[..., tuple[Tensor]], transformer_config: Mapping[str, Any], device: str
 ) -> FlowPolicy:
-    """A run's model as a policy, the same in training, sampling and the probe of words.
+    """Build a run's policy, the same in training, sampling and the probe of control words.
 
     Args:
-        config: The run.
+        config: Config of the run.
         network: The transformer, or the engine that trains it.
         transformer_config: The transformer's config, as diffusers saves it.
-        device: Where it is.
+        device: Device of the network.
 
     Raises:
-        ValueError: If there is no VAE at `model.path`, or the model cannot draw images of `model.resolution`.
+        ValueError: If there is no VAE at `model.path`, or the model does not support `model.resolution`.
     """
     dtype = model_dtype(config)
     vae = load_vae(config.model.path, dtype, device)
@@ -54,13 +54,13 @@ def load_tuned(config: RunConfig, dtype: torch.dtype, device: str, weights: Mapp
     """Load a run's transformer; exactly its trainable parameters require gradient.
 
     Args:
-        config: The run.
+        config: Config of the run.
         dtype: Data type of the weights.
-        device: Where they go.
+        device: Device of the weights.
         weights: Trained weights of a checkpoint; None keeps the base model.
 
     Raises:
-        ValueError: If there is no transformer at `model.path`, or `model.lora` or the weights do not fit it.
+        ValueError: If there is no transformer at `model.path`, or `model.lora` or the weights do not match it.
     """
     transformer = load_transformer(config.model.path, dtype, device)
     if config.model.lora:
@@ -71,29 +71,29 @@ def load_tuned(config: RunConfig, dtype: torch.dtype, device: str, weights: Mapp
 
 
 def add_adapters(transformer: Any, config: LoraConfig, seed: int) -> None:
-    """Freeze a transformer and add adapters that are trained in its place; they change nothing yet.
+    """Freeze a transformer and add trainable LoRA adapters, whose output is zero at initialisation.
 
     Args:
-        transformer: Changed in place.
+        transformer: Transformer, changed in place.
         config: Rank and layers.
-        seed: Seed of the run; the same seed gives the same adapters on every worker and after a restart.
+        seed: Seed of the run; it determines the initial adapters, identically on every worker and after a restart.
 
     Raises:
-        ValueError: If a name in `target_modules` is the end of no linear layer's name.
+        ValueError: If an entry of `target_modules` matches the end of no linear layer's name.
     """
     _check_targets(transformer, config.target_modules)
     transformer.requires_grad_(False)
     adapters = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=list(config.target_modules)
     )
-    # peft draws on the CPU, from torch's own generator.
+    # peft initialises on the CPU, from torch's global generator.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(generator(seed, "lora").get_state())
         transformer.add_adapter(adapters)
 
 
 def load_trained(transformer: Any, weights: Mapping[str, Tensor]) -> None:
-    """Put trained weights, one after the other, into a transformer that has the same trainable parameters.
+    """Copy trained weights, one by one, into a transformer with the same trainable parameters.
 
     Raises:
         ValueError: If names or shapes are not those of the parameters that require gradient.
@@ -115,14 +115,14 @@ def check_trained(transformer: Any, weights: Mapping[str, Tensor]) -> dict[str, 
     if set(weights) != set(expected):
         example = min(set(weights) ^ set(expected))
         raise ValueError(
-            f"expected a checkpoint with the {len(expected)} trainable weights of this model, got {len(weights)}, of"
-            f" which {example!r} is the first that only one of them has; give the model and model.lora of that run"
+            f"expected a checkpoint with the {len(expected)} trainable weights of this model, got {len(weights)},"
+            f" where {example!r} is only on one side; use the model and model.lora of that run"
         )
     for name, parameter in expected.items():
         shape = weights[name].shape
         if shape != parameter.shape:
             raise ValueError(
-                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(shape)}; give"
+                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(shape)}; use"
                 " the model and model.lora of that run"
             )
     return expected
@@ -134,6 +134,6 @@ def _check_targets(transformer: nn.Module, targets: tuple[str, ...]) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             ends = sorted({re.sub(r".*blocks\.\d+\.", "", name) for name in linear if "blocks." in name})
             raise ValueError(
-                f"model.lora.target_modules: expected ends of the names of linear layers, got {target!r}, which ends"
-                f" none; mend or remove it (the blocks have {', '.join(ends)})"
+                f"model.lora.target_modules: expected ends of the names of linear layers, got {target!r}, which matches"
+                f" none; correct or remove it (the blocks have {', '.join(ends)})"
             )

@@ -1,1 +1,1 @@
-"""Images and text queries to scores: reward models, and the Ray pool that serves them to the trainers."""
+"""Reward models, which map images and text queries to scores, and the Ray pool that serves them to the trainers."""

@@ -1,4 +1,4 @@
-"""The one place where a gradient that was computed elsewhere enters the trainer's autograd graph."""
+"""Bridge that inserts a precomputed reward gradient into the trainer's autograd graph."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from srpo_ray.rewards.input_spec import InputSpec
 
 
 class _ScoreBridge(torch.autograd.Function):
-    """Forward passes the total on; backward multiplies the stored gradients by the incoming one."""
+    """Return the total in the forward pass; multiply the stored gradients by the upstream one in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, gradients: tuple[Tensor, ...], *_pixels: Tensor) -> Tensor:
@@ -35,17 +35,17 @@ def connect_scores(
     gradients: Mapping[InputSpec, Tensor],
     pixels: Mapping[InputSpec, Tensor],
 ) -> Scores:
-    """Sum the rewards with their weights and hang the sum on the pixels that it was computed from.
+    """Compute the weighted sum of the rewards and connect it to the pixels by autograd.
 
     Args:
         values: Per reward `[B]`, unweighted.
         weights: Factor of each reward.
-        gradients: Per input_spec `[B, 3, size, size]`, gradient of each sample's weighted sum; empty if none is wanted.
-        pixels: Per input_spec the resized images, still in the trainer's graph.
+        gradients: Per input spec `[B, 3, size, size]`, gradient of each sample's weighted sum; empty to connect none.
+        pixels: Resized images per input spec, still in the trainer's graph.
     """
     total = torch.stack([weight * values[name] for name, weight in weights.items()]).sum(0)
     if gradients:
-        # The scores may be collected where autograd is off; the graph that they belong to was built where it was on.
+        # The caller may collect the scores with autograd off, although the images' graph was built with autograd on.
         with torch.enable_grad():
             total = _ScoreBridge.apply(
                 total, tuple(gradients.values()), *(pixels[input_spec] for input_spec in gradients)

@@ -1,4 +1,4 @@
-"""What a reward is, what a scorer gives back, and how either of them fails."""
+"""Interfaces of rewards and scorers, their results and their errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ PROMPTS_IN_MESSAGE = 3
 
 
 class Reward(Protocol):
-    """A frozen model that scores images against text queries; the same object works in process and in a pool.
+    """Frozen model that scores images against text queries; the same object works in process and in a pool.
 
-    A class of your own needs these three attributes and one method; an attribute `fit` (`crop`, `pad` or `squash`)
-    says how images become squares, `crop` without it. It is called from one thread at a time, keeps no state from
-    call to call that changes a score, and scores each image by itself, so that the gradient of the batch's sum
-    holds the gradient of every single score.
+    A custom class needs these three attributes and one method. An optional attribute `fit` (`crop`, `pad` or `squash`)
+    selects the resize to a square; the default is `crop`. `score` is called from one thread at a time. It must be
+    stateless between calls and score each image independently, so that the gradient of the batch's sum contains the
+    gradient of every single score.
     """
 
     name: str
-    """Unique in a run; used in metrics and messages."""
+    """Name, unique in a run; used in metrics and messages."""
     image_size: int
-    """Side in pixels of the square images that `score` wants."""
+    """Side in pixels of the square images that `score` takes."""
     image_gradient: bool
-    """Whether `score` is differentiable in the images."""
+    """True if `score` is differentiable in the images."""
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """Score each image against its own query; higher is better.
 
         Args:
-            images: `[B, 3, image_size, image_size]` float32, in [0, 1] but for the overshoot of a bicubic resize, see
-                `preprocess.frame`; may live on another device.
+            images: `[B, 3, image_size, image_size]` float32, in [0, 1] except for the overshoot of a bicubic resize,
+                see `preprocess.frame`; may be on another device.
             queries: B text queries.
 
         Returns:
@@ -43,17 +43,17 @@ class Reward(Protocol):
 
 
 class RewardError(RunFailedError):
-    """A score that could not be had; it stops the run, since a made-up score would be trained on.
+    """Missing or invalid score. It stops the run, because training must not continue on a substitute.
 
     Args:
-        reward: Name of the reward model, or of all models that the failed call asked for.
-        prompts: The queries concerned, as text; the first is the first bad sample.
-        replica: Where it ran: a replica of the pool, or `in process`.
-        reason: What went wrong.
+        reward: Name of the reward model, or names of all models of the failed call.
+        prompts: Affected queries, as text; the first is the first bad sample.
+        replica: Name of the replica of the pool, or `in process`.
+        reason: Cause of the failure.
     """
 
     def __init__(self, reward: str, prompts: Sequence[str], replica: str, reason: str) -> None:
-        # All arguments go to the base class, because unpickling calls the class with them.
+        # The base class gets all arguments, because unpickling calls the class with them.
         super().__init__(reward, tuple(prompts), replica, reason)
         self.reward = reward
         self.prompts = tuple(prompts)
@@ -69,19 +69,19 @@ class RewardError(RunFailedError):
 
 @dataclass(frozen=True)
 class Scores:
-    """The answer to one `submit`."""
+    """Result of one `submit`."""
 
     total: Tensor
-    """`[B]` float32: the weighted sum over the training rewards, connected to the submitted images by autograd."""
+    """Weighted sum over the training rewards, `[B]` float32, connected to the submitted images by autograd."""
     raw: dict[str, Tensor]
-    """Per reward `[B]` float32: the unweighted score, detached."""
+    """Unweighted score per reward, `[B]` float32, detached."""
 
 
 class PendingScore(Protocol):
-    """Scores that may still be on their way."""
+    """Scores that may still be in computation."""
 
     def result(self) -> Scores:
-        """Wait for the scores; a second call gives the same object.
+        """Wait for the scores; a second call returns the same object.
 
         Raises:
             RewardError: If a reward failed, was not finite, or could not be reached in the allowed attempts.
@@ -90,29 +90,29 @@ class PendingScore(Protocol):
 
 
 class RewardScorer(Protocol):
-    """All that an algorithm knows of rewards. `LocalRewards` and the pool's `RewardClient` both are one."""
+    """Interface between algorithms and rewards. `LocalRewards` and the pool's `RewardClient` implement it."""
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> PendingScore:
-        """Ask for the training reward, and for its gradient if `images` carries one; returns at once.
+        """Request the training reward, and its gradient if `images` requires one; return at once.
 
         Args:
             images: `[B, 3, H, W]` in [0, 1], any size, device and floating type.
             queries: B text queries.
 
         Raises:
-            ValueError: If the batch is malformed, or a gradient is wanted from a reward without one.
+            ValueError: If the batch is malformed, or a gradient is requested from a reward without one.
         """
         ...
 
     def measure(
         self, images: Tensor, queries: Sequence[TextQuery], names: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Scores only, without gradient; held-out models too.
+        """Compute scores without gradient, also by held-out evaluators.
 
         Args:
             images: `[B, 3, H, W]` in [0, 1].
             queries: B text queries.
-            names: Models to ask; None asks all.
+            names: Models that score; None selects all.
 
         Returns:
             Per model `[B]` float32, unweighted.
@@ -124,12 +124,12 @@ class RewardScorer(Protocol):
         ...
 
     def take_statistics(self) -> dict[str, float]:
-        """Metrics since the last call of this function; see `ScoringStatistics`."""
+        """Return the metrics since the last call of this function; see `ScoringStatistics`."""
         ...
 
 
 def check_batch(images: Tensor, queries: Sequence[TextQuery]) -> None:
-    """Raise ValueError unless there is one query for each of at least one colour image."""
+    """Raise ValueError unless the batch has at least one colour image and one query per image."""
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0 or images.shape[0] != len(queries):
         raise ValueError(
             f"expected images [B, 3, H, W] with B >= 1 and one query each, received {tuple(images.shape)} and "
@@ -138,7 +138,7 @@ def check_batch(images: Tensor, queries: Sequence[TextQuery]) -> None:
 
 
 def check_names(wanted: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ValueError if a wanted reward model does not exist or none is wanted."""
+    """Raise ValueError if a requested reward model does not exist or none is requested."""
     unknown = sorted(set(wanted) - set(known))
     if unknown or not wanted:
         raise ValueError(
@@ -150,10 +150,10 @@ def check_names(wanted: Sequence[str], known: Sequence[str]) -> None:
 
 
 def check_gradient(image_gradient: dict[str, bool]) -> None:
-    """Raise ValueError if a reward that is trained on through its gradient has none."""
+    """Raise ValueError if a reward whose gradient is needed for training has none."""
     without = sorted(name for name, has_gradient in image_gradient.items() if not has_gradient)
     if without:
         raise ValueError(
-            f"expected differentiable rewards for images that carry a gradient, received {without} with "
+            f"expected differentiable rewards for images that require a gradient, received {without} with "
             "image_gradient=False; submit detached images, or train with an algorithm that needs no reward gradient"
         )

@@ -1,7 +1,6 @@
-"""Several rewards on one batch: their values, and one gradient of their weighted sum per input spec.
+"""Several rewards on one batch: their values, and the gradient of their weighted sum per input spec.
 
-One gradient per input spec, not per reward, crosses between processes: a further model of an input spec that is in use
-adds nothing to the traffic.
+Replicas send one gradient per input spec, not per reward: a further model with the same input spec adds no traffic.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +17,17 @@ from srpo_ray.rewards.query import TextQuery
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Scores of B images, and where the weighted sum of them rises."""
+    """Scores of B images, and the gradient of their weighted sum."""
 
     values: dict[str, Tensor]
     """Per reward `[B]`, unweighted."""
     gradients: dict[InputSpec, Tensor]
-    """Per input_spec `[B, 3, size, size]`: gradient of each image's own weighted sum."""
+    """Per input spec `[B, 3, size, size]`: gradient of each image's weighted sum."""
 
 
 @dataclass(frozen=True)
 class RewardCall:
-    """Names the reward, the prompts and the replica in whatever goes wrong inside a `with` block."""
+    """Context manager that converts every error to a `RewardError` with the reward, the prompts and the replica."""
 
     reward: str
     queries: Sequence[TextQuery]
@@ -40,24 +39,24 @@ class RewardCall:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Only errors: an interrupt or exit passes through, and so does one that is named already.
+        # Interrupts and exits pass through, and so does a RewardError.
         if isinstance(error, Exception) and not isinstance(error, RewardError):
             raise self.failure(f"{type(error).__name__}: {error}") from error
 
     def failure(self, reason: str) -> RewardError:
-        """The error to raise when no single sample is to blame."""
+        """Build the error of the whole batch."""
         return RewardError(self.reward, [str(query) for query in self.queries], self.replica, reason)
 
     def require_score(self, score: Tensor) -> None:
-        """Raise unless `score` holds one finite number per query."""
+        """Raise unless `score` has one finite number per query."""
         if score.shape != (len(self.queries),):
             raise self.failure(f"expected scores of shape [{len(self.queries)}], received {list(score.shape)}")
         self.require_finite("score", score)
 
     def require_finite(self, what: str, tensor: Tensor) -> None:
-        """Raise, naming the first bad sample, unless every number of `tensor` is finite."""
+        """Raise an error that names the first bad sample, unless every number of `tensor` is finite."""
         numbers = tensor.detach().reshape(len(self.queries), -1)
-        # A finite sum proves that every term is, at a fiftieth of the cost; the reverse is not so.
+        # A finite sum implies finite terms, at a fiftieth of the cost; the converse does not hold.
         if torch.isfinite(numbers.sum()):
             return
         bad = (~torch.isfinite(numbers).all(dim=1)).nonzero()
@@ -80,18 +79,18 @@ def score_and_gradient(
     micro_batch_size: int,
     replica: str,
 ) -> ScoredBatch:
-    """One forward and one vector-Jacobian product per reward and micro-batch.
+    """Compute one forward pass and one vector-Jacobian product per reward and micro-batch.
 
     Args:
-        rewards: The models by name; those without a weight are left alone.
-        weights: Factor of each reward in the sum that the gradient is of.
-        images: Per input_spec `[B, 3, size, size]`, for the input_spec of every weighted reward.
+        rewards: Models by name; those without a weight are not called.
+        weights: Factor of each reward in the sum whose gradient is computed.
+        images: Per input spec `[B, 3, size, size]`, for the input spec of every weighted reward.
         queries: B text queries.
-        micro_batch_size: Most images in one forward pass.
-        replica: Where this runs, for messages.
+        micro_batch_size: Maximum number of images in one forward pass.
+        replica: Name of the replica, for messages.
 
     Raises:
-        RewardError: If a reward raises, gives a wrong shape, or a value or gradient that is not finite.
+        RewardError: If a reward raises, or returns a wrong shape, or a value or gradient is not finite.
     """
     values: dict[str, list[Tensor]] = {name: [] for name in weights}
     input_specs = {InputSpec.of(rewards[name]) for name in weights}
@@ -104,7 +103,7 @@ def score_and_gradient(
             with RewardCall(name, queries[rows], replica) as call, torch.enable_grad(), _full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)
-                # Images are scored one by one, so the gradient of the sum holds each image's own gradient.
+                # Each score depends on one image only, so the gradient of the sum contains each image's own gradient.
                 (gradient,) = torch.autograd.grad((weight * score).sum(), pixels)
                 call.require_finite("gradient", gradient)
             values[name].append(score.detach().to(pixels))
@@ -113,7 +112,7 @@ def score_and_gradient(
             gradients[input_spec].append(gradient)
     return ScoredBatch(
         {name: torch.cat(parts) for name, parts in values.items()},
-        # Most calls are one micro-batch; its gradient is megabytes that need no copy.
+        # Most calls are one micro-batch, whose gradient of megabytes needs no copy.
         {input_spec: parts[0] if len(parts) == 1 else torch.cat(parts) for input_spec, parts in gradients.items()},
     )
 
@@ -127,21 +126,21 @@ def score_only(
     micro_batch_size: int,
     replica: str,
 ) -> dict[str, Tensor]:
-    """Values without gradient, for evaluation and for algorithms that need none.
+    """Compute values without gradient, for evaluation and for algorithms that need none.
 
     Args:
-        rewards: The models by name.
-        names: The models to ask.
-        images: Per input_spec `[B, 3, size, size]`, for the input_spec of every named reward.
+        rewards: Models by name.
+        names: Models that score.
+        images: Per input spec `[B, 3, size, size]`, for the input spec of every named reward.
         queries: B text queries.
-        micro_batch_size: Most images in one forward pass.
-        replica: Where this runs, for messages.
+        micro_batch_size: Maximum number of images in one forward pass.
+        replica: Name of the replica, for messages.
 
     Returns:
         Per name `[B]`, unweighted.
 
     Raises:
-        RewardError: If a reward raises, gives a wrong shape, or a value that is not finite.
+        RewardError: If a reward raises, or returns a wrong shape or a value that is not finite.
     """
     values: dict[str, list[Tensor]] = {name: [] for name in names}
     for rows in _micro_batches(len(queries), micro_batch_size):
@@ -156,7 +155,7 @@ def score_only(
 
 
 def _full_precision(pixels: Tensor) -> torch.autocast:
-    """In a trainer's process the score may be asked for under its autocast, which a replica does not have."""
+    """Disable autocast: a trainer may call a reward under its own autocast, which a replica does not have."""
     return torch.autocast(pixels.device.type, enabled=False)
 
 

@@ -1,4 +1,4 @@
-"""How an image becomes the square that a reward model reads. No torch here, as the pool's router knows it too."""
+"""Input spec of a reward model: size, resize and antialiasing. No torch here, because the pool's router imports it."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,9 +6,9 @@ from srpo_ray.config.rewards import Fit
 
 
 class Framed(Protocol):
-    """Reader of square images: a reward, or its description in the pool.
+    """Model that reads square images: a reward, or its description in the pool.
 
-    Without an attribute `fit` it is `crop`, without an attribute `antialias` it is true.
+    Optional attributes: `fit`, by default `crop`, and `antialias`, by default true.
     """
 
     @property
@@ -16,16 +16,16 @@ class Framed(Protocol):
 
 
 class InputSpec(NamedTuple):
-    """A square of `size` pixels and the way to it; models with the same input_spec read the same pixels."""
+    """Side of the square in pixels and the resize to it; models with the same input spec read the same pixels."""
 
     size: int
     fit: Fit = "crop"
     antialias: bool = True
-    """Low-pass filter of tensors that are made smaller; PIL always filters."""
+    """Low-pass filter when tensors are downscaled; PIL always filters."""
 
     @classmethod
     def of(cls, model: Framed) -> "InputSpec":
-        """The input_spec that a model asks for."""
+        """Input spec of a model."""
         return cls(model.image_size, getattr(model, "fit", "crop"), getattr(model, "antialias", True))
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
@@ -40,6 +40,6 @@ class InputSpec(NamedTuple):
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def offset(self, length: int) -> int:
-        """Where a resized side of `length` pixels begins in the square; negative where its ends are cut off."""
-        # To the nearest where it is cropped, as torchvision's CenterCrop does; rounded down where it is padded.
+        """Offset of a resized side of `length` pixels in the square; negative if the side is cropped."""
+        # Rounded to the nearest for a crop, as in torchvision's CenterCrop; rounded down for padding.
         return -round((length - self.size) / 2) if length > self.size else (self.size - length) // 2

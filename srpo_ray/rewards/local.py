@@ -1,4 +1,4 @@
-"""Rewards inside the trainer's process: for tests, one-process runs and as the base of overhead measurements."""
+"""Rewards inside the trainer's process: for tests, single-process runs and as the baseline of overhead measurements."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,13 @@ REPLICA = "in process"
 
 
 class LocalRewards:
-    """The same numbers and the same errors as the pool's client, with no process in between.
+    """Scorer with the same numbers and errors as the pool's client, without other processes.
 
     Args:
         rewards: All models by name, held-out ones included.
         weights: Factor of each training reward in the sum.
-        micro_batch_size: Most images in one forward pass.
-        official: `measure` prepares images as the models' releases do; `submit` never does.
+        micro_batch_size: Maximum number of images in one forward pass.
+        official: Preprocess images in `measure` as the models' releases do; `submit` never does.
 
     Raises:
         ValueError: If there is no weight, or one for an unknown model.
@@ -57,15 +57,15 @@ class LocalRewards:
         official: bool = False,
         device: str = "cpu",
     ) -> "LocalRewards":
-        """Load the models of a config; `models` are trained on, `held_out` only measured.
+        """Load the models of a config.
 
         Args:
             models: Training rewards.
-            held_out: Further models.
-            factors: What their scores are summed with, `RewardsConfig.factors`; None takes their bare weights.
-            micro_batch_size: Most images in one forward pass.
-            official: As of the class.
-            device: Where the models go.
+            held_out: Held-out evaluators, which are not trained on.
+            factors: Factors of the training rewards in the sum, `RewardsConfig.factors`; None takes their weights.
+            micro_batch_size: Maximum number of images in one forward pass.
+            official: As for the class.
+            device: Device of the models.
 
         Raises:
             ValueError: As `build_rewards`.
@@ -75,7 +75,7 @@ class LocalRewards:
         return cls(rewards, weights, micro_batch_size=micro_batch_size, official=official)
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingLocalScore":
-        """See `RewardScorer.submit`; the work is done in `result()`."""
+        """See `RewardScorer.submit`; `result()` computes the scores."""
         check_batch(images, queries)
         pixels = self._frame(images, list(self._weights))
         if any(image.requires_grad for image in pixels.values()):
@@ -133,7 +133,7 @@ class LocalRewards:
 
 
 class PendingLocalScore:
-    """Scores that are computed when they are first asked for."""
+    """Scores that are computed on the first call of `result`."""
 
     def __init__(self, compute: Callable[[], Scores]) -> None:
         self._compute = compute

@@ -1,9 +1,9 @@
-"""From a decoded image to the pixels that a reward model was trained on.
+"""Preprocessing of images to the pixels that a reward model was trained on.
 
-The *differentiable* preparation, for training, resizes the floating-point image with torch. The *official* one repeats
-what the models' own releases do with image files. CLIP, PickScore, ImageReward and the aesthetic predictors resize the
-8-bit image with PIL, which rounds and clamps after each of its two passes. HPSv2 converts the 8-bit image to a
-floating-point tensor and resizes that. docs/rewards.md has the differences in numbers.
+The *differentiable* preprocessing, for training, resizes the floating-point image with torch. The *official* one
+reproduces the preprocessing of image files in the models' releases. CLIP, PickScore, ImageReward and the aesthetic
+predictors resize the 8-bit image with PIL, which rounds and clamps after each of its two passes. HPSv2 converts the
+8-bit image to a floating-point tensor and resizes that. docs/rewards.md quantifies the differences.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,20 +18,20 @@ from srpo_ray.rewards.input_spec import InputSpec
 
 
 def frame(images: Tensor, input_spec: InputSpec) -> Tensor:
-    """Bring images to a model's square by a differentiable bicubic resize.
+    """Resize images to a model's square by a differentiable bicubic filter.
 
-    Bicubic weights are negative in part, so that values beyond 0 and 1 appear at hard edges: at most 0.31 beyond with
-    antialiasing, 0.45 without. They are not clamped, as in the releases of SRPO and HPSv2, because a clamp would set
-    the gradient there to zero. Agrees with PIL's bicubic on floating-point images to about 1e-6.
+    Some bicubic weights are negative, so values overshoot [0, 1] at hard edges: by at most 0.31 with antialiasing,
+    0.45 without. They are not clamped, as in the releases of SRPO and HPSv2, because a clamp would set the gradient
+    there to zero. The result agrees with PIL's bicubic filter on floating-point images to about 1e-6.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1], float32 or float64.
-        input_spec: Side of the square, the treatment of an image that is no square: its long side is cut at both ends
-            (`crop`), its short side is filled with black (`pad`), or it is squashed; and the antialiasing.
+        input_spec: Side of the square, antialiasing, and the treatment of an image that is not square: crop the long
+            side at both ends (`crop`), pad the short side with black (`pad`), or stretch (`squash`).
 
     Returns:
-        `[B, 3, size, size]` of the same type; in [0, 1] but for the overshoot. Images of the right size are returned
-        as they are.
+        `[B, 3, size, size]` of the same type; in [0, 1] except for the overshoot. Images of the right size are returned
+        unchanged.
 
     Raises:
         ValueError: If `images` is not a batch of colour images or the size is not positive.
@@ -44,23 +44,23 @@ def frame(images: Tensor, input_spec: InputSpec) -> Tensor:
     resized = interpolate(images, size=shape, mode="bicubic", antialias=input_spec.antialias, align_corners=False)
     top, left = (input_spec.offset(length) for length in shape)
     bottom, right = input_spec.size - shape[0] - top, input_spec.size - shape[1] - left
-    # A negative width of the padding cuts off as much.
+    # A negative padding crops.
     return pad(resized, (left, right, top, bottom))
 
 
 def frame_officially(images: Tensor, input_spec: InputSpec) -> Tensor:
-    """Bring images to a model's square as its own release does with image files.
+    """Resize images to a model's square as its release does with image files.
 
     `crop` and `squash` resize the 8-bit image with PIL's bicubic filter, as CLIP, PickScore, ImageReward and SigLIP
-    do. `pad` resizes the float tensor of the 8-bit image, without a clamp or another rounding, as HPSv2 does.
+    do. `pad` resizes the float tensor of the 8-bit image without clamping or rounding again, as HPSv2 does.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1], any floating type; rounded to 8 bits as when they are saved.
         input_spec: As in `frame`.
 
     Returns:
-        `[B, 3, size, size]` float32 on the device of `images`, without gradient; multiples of 1/255 in [0, 1], for
-        `pad` any numbers, in the range of `frame`.
+        `[B, 3, size, size]` float32 on the device of `images`, without gradient; multiples of 1/255 in [0, 1], or
+        for `pad` any values in the range of `frame`.
 
     Raises:
         ValueError: As `frame`.
@@ -93,15 +93,15 @@ def _check(images: Tensor, input_spec: InputSpec) -> None:
 def frame_for_each(
     images: Tensor, input_specs: Iterable[InputSpec], *, official: bool = False
 ) -> dict[InputSpec, Tensor]:
-    """The pixels that each of several reward models asks for.
+    """Preprocess images for several reward models.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1], any floating type.
-        input_specs: What the models want; repeated ones are computed once.
-        official: Use `frame_officially`; otherwise `frame`, in float32 or better.
+        input_specs: Input specs of the models; repeated ones are computed once.
+        official: Use `frame_officially`; otherwise `frame`, in float32 or float64.
 
     Returns:
-        Per input_spec `[B, 3, size, size]`, smallest size first.
+        Per input spec `[B, 3, size, size]`, smallest size first.
 
     Raises:
         ValueError: As `frame`.
@@ -119,7 +119,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     Args:
         images: `[B, 3, H, W]` in [0, 1].
         mean: Three channel means of the model's training images, in [0, 1].
-        std: Three channel deviations, above 0.
+        std: Three channel standard deviations, above 0.
     """
     shape = (1, 3, 1, 1)
     return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)

@@ -1,4 +1,4 @@
-"""The text side of a reward, kept apart from the prompt that conditions the image model."""
+"""Text query that a reward scores an image against; separate from the prompt that conditions the image model."""
 
 import math
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TextQuery:
-    """A weighted sum of texts that one image is scored against.
+    """Weighted sum of texts that one image is scored against.
 
-    A reward that is linear in its text feature needs no more than this for the plain, the relative and the
-    guided form of SRPO: `((1.1, "Real. a cat"), (-1.0, "Painting. a cat"))`. Weights need not add up to 1.
+    It expresses the plain, the relative and the guided form of SRPO for any reward that is linear in its text feature:
+    `((1.1, "Real. a cat"), (-1.0, "Painting. a cat"))`. Weights need not sum to 1.
 
     Raises:
         ValueError: If there is no term, or a term is not a finite weight with a text.
@@ -35,18 +35,18 @@ class TextQuery:
 
     @classmethod
     def plain(cls, text: str) -> "TextQuery":
-        """The query of an ordinary reward: one text with weight 1."""
+        """Build the query of an ordinary reward: one text with weight 1."""
         return cls(((1.0, text),))
 
     @classmethod
     def relative(cls, prompt: str, positive: Sequence[str], negative: Sequence[str]) -> "TextQuery":
-        """The score of `<word>. <prompt>`, mean over positive words minus mean over negative ones."""
+        """Build the relative query: mean score of `<word>. <prompt>` over positive minus mean over negative words."""
         toward = tuple((1 / len(positive), f"{word}. {prompt}") for word in positive)
         return cls(toward + tuple((-1 / len(negative), f"{word}. {prompt}") for word in negative))
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts of the terms, in order."""
+        """Texts of the terms, in order."""
         return tuple(text for _, text in self.terms)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Errors of damaged model files: one sentence with the reward, the file and the cure, whatever a library raises."""
+"""Errors of damaged model files, whatever a library raises: a ValueError with the reward, the file and the cure."""
 
 import json
 import pickle
@@ -11,10 +11,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
-# Damaged bytes reach the libraries' code unchecked: the unpickler of torch pops from an empty stack (IndexError), looks
-# up a memo (KeyError), calls a rebuild function with other arguments (TypeError) or unpacks a short buffer
-# (struct.error). transformers takes values of a JSON file for objects (AttributeError, TypeError) and open_clip asserts
-# shapes. Lengths that were changed ask for more memory than there is.
+# Libraries do not validate damaged bytes: torch's unpickler pops from an empty stack (IndexError), looks up a memo
+# (KeyError), calls a rebuild function with wrong arguments (TypeError) or unpacks a short buffer (struct.error).
+# transformers treats values of a JSON file as objects (AttributeError, TypeError) and open_clip asserts shapes. Damaged
+# lengths request more memory than there is (MemoryError).
 UNREADABLE: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
@@ -36,21 +36,21 @@ UNREADABLE: tuple[type[Exception], ...] = (
 
 
 def reason_of(error: BaseException) -> str:
-    """Type and text of an error of a reader, in at most some 300 characters."""
+    """Type and text of a reader's error, in about 300 characters at most."""
     told = error
     if isinstance(error, pickle.UnpicklingError) and isinstance(error.__context__, pickle.UnpicklingError):
-        # torch wraps the reason into advice to load without `weights_only`, which would run code of the file.
+        # torch hides the reason behind advice to load without `weights_only`, which would execute code of the file.
         told = error.__context__
     text = " ".join(str(told).split()).split(" Please use ")[0]
     return f"{type(error).__name__}: {text[:300]}"
 
 
 _OBJECTS = ("config.json", "index.json", "tokenizer.json", "vocab.json")
-"""Ends of the names of JSON files that have an object at the top."""
+"""Name endings of JSON files whose top level is an object."""
 
 
 def _read_by_itself(path: Path) -> None:
-    """Raise one of `UNREADABLE` if a file of a model's folder is damaged; other files are not looked at."""
+    """Raise one of `UNREADABLE` if a file of a model's folder is damaged; files of other types are not checked."""
     if path.suffix == ".json":
         content = json.loads(path.read_text(encoding="utf-8"))
         if path.name.endswith(_OBJECTS) and not isinstance(content, dict):
@@ -59,13 +59,13 @@ def _read_by_itself(path: Path) -> None:
         with safe_open(path, framework="pt"):
             pass
     elif path.suffix in (".bin", ".pt", ".pth") and "model" in path.name:
-        # Other pickles, such as `training_args.bin`, have objects that are not loaded. On the meta device only the
-        # structure is read, not gigabytes of weights.
+        # Other pickles, such as `training_args.bin`, contain objects that `weights_only` refuses. The meta device reads
+        # only the structure, not gigabytes of weights.
         torch.load(path, map_location="meta", weights_only=True)
 
 
 def local_folder(source: str) -> Path | None:
-    """The folder itself, or the local copy of a model of the hub; None if there is neither.
+    """Return the folder itself, or the cached copy of a hub model; None if neither exists.
 
     Args:
         source: Folder or hub id.
@@ -82,7 +82,7 @@ def local_folder(source: str) -> Path | None:
 
 
 def damaged_file(source: str) -> Path | None:
-    """The first file of a model's folder that cannot be read by itself; None if all can.
+    """Return the first damaged file of a model's folder; None if every file is readable on its own.
 
     Args:
         source: Folder or hub id.
@@ -98,7 +98,7 @@ def damaged_file(source: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Reading:
-    """Raises ValueError for every error of a library that reads a model's files inside a `with` block."""
+    """Context manager that converts every error of a library reading a model's files to a ValueError."""
 
     reward: str
     """Name of the reward."""
@@ -107,7 +107,7 @@ class Reading:
     source: str
     """Folder or hub id."""
     cure: str
-    """Advice for a source that has no damaged file, such as `check the path`."""
+    """Advice if the source has no damaged file, such as `check the path`."""
 
     def __enter__(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""From config to reward models: one dict says which type is built by what."""
+"""Registry of reward types: builds the reward models of a config."""
 
 import importlib
 import inspect
@@ -20,7 +20,7 @@ def build_rewards(configs: Sequence[RewardModelConfig], device: str = "cpu") -> 
 
     Args:
         configs: The models; names must be unique.
-        device: Where open_clip models go. A Python reward chooses its device itself.
+        device: Device of all models but Python rewards, which choose their own.
 
     Raises:
         ValueError: If a name is repeated, or a model cannot be found, read or called with its arguments.
@@ -38,11 +38,11 @@ def build_rewards(configs: Sequence[RewardModelConfig], device: str = "cpu") -> 
 
 
 def build_python_reward(config: PythonRewardConfig, _device: str) -> Reward:
-    """Import `package.module:Class`, call it with the config's arguments and give it the config's name.
+    """Import `package.module:Class`, call it with the config's arguments and set the config's name.
 
     Raises:
-        ValueError: If it cannot be imported, does not take the arguments, lacks the `Reward` interface, or an argument
-            names a variable that is not set.
+        ValueError: If the class cannot be imported, does not take the arguments or lacks the `Reward` interface, or an
+            argument names an environment variable that is not set.
         RewardError: If the class itself raises.
     """
     module_name, class_name = config.target.split(":")
@@ -58,8 +58,8 @@ def build_python_reward(config: PythonRewardConfig, _device: str) -> Reward:
         inspect.signature(reward_class).bind(**config.arguments)
     except TypeError as error:
         raise ValueError(
-            f"{where}: expected that {config.target} can be called with `arguments`, received {config.arguments} "
-            f"({error}); make the two agree"
+            f"{where}: expected arguments that {config.target} takes, received {config.arguments} ({error}); correct "
+            "`arguments`"
         ) from error
     arguments = {key: expand(value) if isinstance(value, str) else value for key, value in config.arguments.items()}
     with RewardCall(config.name, (), "load"):
@@ -75,10 +75,10 @@ def build_python_reward(config: PythonRewardConfig, _device: str) -> Reward:
 
 
 def declares_image_gradient(config: RewardModelConfig) -> bool:
-    """Whether a model's class says that it is differentiable in the images, without making one.
+    """Test whether a model's class declares itself differentiable in the images, without instantiating it.
 
-    Where the class cannot be imported here, or says it for each object only, the answer is yes; then the first
-    score that is asked for with a gradient is refused.
+    True also if the class cannot be imported here or only its objects declare it; then the first score that is
+    requested with a gradient raises the error.
     """
     if config.type != "python":
         return True

@@ -1,4 +1,4 @@
-"""Text features computed once per text: prompts and control words come back, and texts carry no gradient."""
+"""Cache of text features, which need no gradient; prompts and control words repeat from update to update."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class TextFeatures:
-    """A least-recently-used cache in front of a text encoder.
+    """Least-recently-used cache in front of a text encoder.
 
     Args:
         encode: Maps N texts to features `[N, D]`, without gradient.
-        capacity: Most texts kept. 65,536 features of width 1024 in float32 take 256 MB.
+        capacity: Maximum number of cached texts. 65,536 features of width 1024 in float32 take 256 MB.
     """
 
     def __init__(self, encode: Callable[[list[str]], Tensor], capacity: int = 65_536) -> None:
@@ -23,12 +23,12 @@ class TextFeatures:
         return len(self._features)
 
     def lookup(self, texts: Iterable[str]) -> dict[str, Tensor]:
-        """The feature `[D]` of each text; the unknown ones are encoded together, in order of appearance."""
+        """Return the feature `[D]` of each text; missing ones are encoded in one batch, in order of appearance."""
         wanted = list(dict.fromkeys(texts))
         missing = [text for text in wanted if text not in self._features]
         found = {text: self._features[text] for text in wanted if text in self._features}
         if missing:
-            # A row of its own, as a view would keep the whole batch alive after its neighbours are dropped.
+            # Cloned, since a view would keep the whole batch in memory after the other rows are evicted.
             found.update((text, row.clone()) for text, row in zip(missing, self._encode(missing), strict=True))
         for text in wanted:
             self._features[text] = found[text]

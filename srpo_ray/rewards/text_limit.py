@@ -1,4 +1,4 @@
-"""Texts that are longer than a reward model reads: tokenizers cut them in silence."""
+"""Warning about texts that exceed a reward model's token limit, since tokenizers truncate them silently."""
 
 import logging
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TextLimit:
-    """Says once that a text was cut, since its end is then not scored."""
+    """Warns once that a text was truncated, since its end is not scored."""
 
     reward: str
     """Name of the reward, for the message."""
     num_tokens: int
-    """Most tokens that the model reads, its own marks of start and end included."""
+    """Maximum number of tokens that the model reads, start and end tokens included."""
     said: bool = False
 
     def say(self, text: str) -> None:
-        """Warn of a text that is too long; further calls do nothing."""
+        """Warn about a text that is too long; further calls do nothing."""
         if not self.said:
             self.said = True
             logger.warning(
-                "reward %r reads %d tokens; the rest of this text is not scored (said once): %r",
+                "reward %r reads at most %d tokens. The rest of this text is not scored (warned once): %r",
                 self.reward,
                 self.num_tokens,
                 text,

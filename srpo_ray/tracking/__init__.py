@@ -1,4 +1,4 @@
-"""MLflow: the driver opens runs, trainer workers log to them without ever waiting for the server.
+"""MLflow tracking: the driver opens runs, and trainer workers log to them without waiting for the server.
 
-The only package that imports mlflow, and it does so on first use, since that import takes seconds.
+This is the only package that imports mlflow. It does so on first use, because the import takes seconds.
 """

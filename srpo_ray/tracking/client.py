@@ -1,4 +1,4 @@
-"""How mlflow is imported and reached: no telemetry, short timeouts, which errors are worth a retry."""
+"""MLflow client: import without telemetry, short timeouts, and classification of errors for retries."""
 
 import fcntl
 import hashlib
@@ -21,25 +21,25 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # It prints the whole URI, credentials too.
+    # It would print the whole URI with credentials.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # MLflow's own defaults block a call for minutes when the server is gone; the tracker retries by itself.
+    # MLflow's defaults block a call for minutes when the server is unreachable; the tracker has its own retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 
 KEY_LENGTH = 250
-"""Most bytes of the name of a metric or parameter: MLflow takes 250 characters, and may keep it as a file name."""
+"""Maximum bytes of a metric or parameter name: MLflow accepts 250 characters, and may use them as a file name."""
 
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 def connect(uri: str) -> "MlflowClient":
-    """A client of the tracking server or database at `uri`. Takes seconds on first use, which imports mlflow.
+    """Connect to the tracking server or database at `uri`. The first call takes seconds, because it imports mlflow.
 
     Args:
-        uri: Tracking URI; `${NAME}` in it stands for a variable of the environment.
+        uri: Tracking URI; `${NAME}` in it is replaced by that environment variable.
 
     Raises:
         MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: See `delivery_errors`.
@@ -54,7 +54,7 @@ def connect(uri: str) -> "MlflowClient":
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The database file of a sqlite URI, None for any other URI."""
+    """Return the database file of a sqlite URI; None for any other URI."""
     known = expand_uri(uri)
     path = unquote(known.removeprefix(SQLITE).partition("?")[0])
     return Path(path).resolve() if known.startswith(SQLITE) else None
@@ -62,7 +62,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 @contextmanager
 def _one_process_at_a_time(database: Path | None) -> Iterator[None]:
-    # A client makes the tables of a new database, and fails when another process makes them at the same time.
+    # A client creates the tables of a new database, and fails if another process creates them concurrently.
     if database is None:
         yield
         return
@@ -73,7 +73,7 @@ def _one_process_at_a_time(database: Path | None) -> Iterator[None]:
 
 
 def delivery_errors() -> tuple[type[Exception], ...]:
-    """What a call of a client may raise: errors of MLflow, of the database, of the network or the disk."""
+    """Exceptions that a client may raise: errors of MLflow, of the database, of the network or the disk."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -81,24 +81,24 @@ def delivery_errors() -> tuple[type[Exception], ...]:
 
 
 def is_refused(error: Exception) -> bool:
-    """Whether the store understood the call and said no, so that sending it again cannot help."""
+    """Test if the store rejected the call as invalid, so that a retry cannot succeed."""
     return getattr(error, "error_code", None) in _REFUSED
 
 
 def allowed_name(name: str) -> str:
-    """The key under which MLflow keeps a metric or parameter.
+    """Convert a name to a key that MLflow accepts for a metric or parameter.
 
     Args:
         name: Any text.
 
     Returns:
-        The name itself where MLflow takes it. Otherwise the name with `_` for what MLflow does not take, cut, and with
-        a hash of the whole name at its end, so that different names have different keys in every process.
+        The name itself if MLflow accepts it. Otherwise the name with `_` for invalid characters, truncated, and with a
+        hash of the whole name appended, so that different names have different keys in every process.
     """
     key = re.sub(r"[^\w\-. /]", "_", name)
     path = posixpath.normpath(key)
     if path != key or path.startswith(("..", "/")) or path == ".":
-        # MLflow may keep a key as a file.
+        # MLflow may use a key as a file name.
         key = re.sub(r"^\.+|/", "_", key) or "_"
     if key == name and len(name.encode()) <= KEY_LENGTH:
         return name

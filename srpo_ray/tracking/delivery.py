@@ -1,4 +1,4 @@
-"""From a tracker's file to MLflow, in order."""
+"""Ordered delivery of a tracker's spooled records to MLflow."""
 
 import itertools
 import logging
@@ -21,17 +21,17 @@ _RECORDS_PER_READ = 200
 
 
 def deliver(client: "MlflowClient", spool: Spool) -> int:
-    """Send everything in order and acknowledge it.
+    """Send all records in order and acknowledge them.
 
     Args:
-        client: Of the store that holds the runs.
-        spool: Where the records wait.
+        client: Client of the store with the runs.
+        spool: Queue of the records.
 
     Returns:
         Number of records sent.
 
     Raises:
-        Exception: One of `delivery_errors()`, at the first thing that cannot be sent.
+        Exception: One of `delivery_errors()`, at the first record that cannot be sent.
     """
     count = 0
     while records := spool.read(_RECORDS_PER_READ):
@@ -43,8 +43,8 @@ def deliver(client: "MlflowClient", spool: Spool) -> int:
                 try:
                     _send_other(client, first)
                 except delivery_errors():
-                    # To the back of the queue, or an artifact store that is down would hold up the metrics.
-                    # The question fails when the whole server is away: then the order is kept.
+                    # Requeued at the end, so that an unreachable artifact store does not block the metrics. `get_run`
+                    # raises if the whole server is unreachable: then the order is kept.
                     client.get_run(first["run_id"])
                     spool.append(first)
                     spool.acknowledge(end)
@@ -55,20 +55,20 @@ def deliver(client: "MlflowClient", spool: Spool) -> int:
 
 
 def replay(spool: Path, uri: str) -> int:
-    """Send what a tracker could not deliver; the file is deleted once it is empty.
+    """Send the records that a tracker could not deliver; the file is deleted once it is empty.
 
-    Records that MLflow already has are not doubled: metrics carry the time at which they were logged.
+    Replay is idempotent: MLflow does not duplicate metrics, because they have the time at which they were logged.
 
     Args:
         spool: File of a tracker whose process has ended.
-        uri: Tracking URI of the store that holds the runs.
+        uri: Tracking URI of the store with the runs.
 
     Returns:
         Number of records sent.
 
     Raises:
         ValueError: If there is no such file.
-        ConnectionError: If the store cannot be reached or an artifact cannot be stored; calling again goes on
+        ConnectionError: If the store cannot be reached or an artifact cannot be stored; a further call continues
             from there.
     """
     if not spool.exists():
@@ -77,13 +77,15 @@ def replay(spool: Path, uri: str) -> int:
     try:
         return deliver(connect(uri), queue)
     except delivery_errors() as error:
-        raise ConnectionError(f"{spool} was not all sent to {uri}: {redact(error)}; call again to go on") from error
+        raise ConnectionError(
+            f"{spool} was not completely sent to {uri}: {redact(error)}; call again to continue"
+        ) from error
     finally:
         queue.close()
 
 
 def _groups(records: list[tuple[Record, int]]) -> Iterator[list[tuple[Record, int]]]:
-    """Neighbouring metrics records of one run together, every other record alone."""
+    """Group adjacent metrics records of one run; every other record is a separate group."""
 
     def together(entry: tuple[Record, int]) -> object:
         record, end = entry
@@ -118,7 +120,7 @@ def _send_other(client: "MlflowClient", record: Record) -> None:
     try:
         match record:
             case {"kind": "image", "path": path} if not Path(path).exists():
-                _log.warning("%s was not sent to MLflow: the file is gone", path)
+                _log.warning("%s was not sent to MLflow: the file no longer exists", path)
             case {"kind": "image", "run_id": run_id, "path": path, "artifact_path": artifact_path}:
                 client.log_artifact(run_id, path, artifact_path)
             case {"kind": "text", "run_id": run_id, "text": text, "artifact_file": artifact_file}:

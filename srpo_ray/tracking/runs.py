@@ -1,4 +1,4 @@
-"""Opening MLflow runs from the driver, so that a worker only needs a URI and a run id."""
+"""MLflow runs, opened and ended by the driver, so that a worker needs only a URI and a run id."""
 
 import json
 import logging
@@ -27,29 +27,29 @@ _PARAMS_PER_CALL = 100
 
 
 def default_uri(run_root: Path) -> str:
-    """The sqlite file `mlflow.db` in `run_root`, as a URI that `mlflow ui --backend-store-uri` takes too.
+    """Return the URI of the sqlite file `mlflow.db` in `run_root`, also for `mlflow ui --backend-store-uri`.
 
-    Several processes of one machine may write to it at once: MLflow waits up to 20 s for the file's lock.
-    From several machines, use an MLflow server instead.
+    Several processes of one machine may write to it concurrently: MLflow waits up to 20 s for the file's lock.
+    For several machines, use an MLflow server.
 
     Raises:
-        ValueError: If the folder's path has characters that mean something else in a URI.
+        ValueError: If the folder's path has characters with a special meaning in a URI.
     """
     return sqlite_uri(run_root.resolve() / "mlflow.db")
 
 
 def tracking_uri(config: RunConfig) -> str:
-    """The configured MLflow URI, that of the environment (a cluster's head has one), or a file in the run root.
+    """Return the MLflow URI of the config, of the environment (a cluster's head sets it), or of a file in the run root.
 
     Raises:
-        ValueError: If that of the environment holds credentials, which would be kept with the run, or the path of the
-            run root cannot be part of a URI.
+        ValueError: If the URI of the environment contains credentials, which would be stored with the run, or the path
+            of the run root cannot be part of a URI.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not config.tracking.uri and list(find_credentials({"uri": given})):
         raise ValueError(
-            "MLFLOW_TRACKING_URI: expected an address without credentials, as it is kept with each run, got one with"
-            " some; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            "MLFLOW_TRACKING_URI: expected an address without credentials, because it is stored with each run, got one"
+            " with credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     return config.tracking.uri or given or default_uri(Path(config.run_root))
 
@@ -64,26 +64,26 @@ def start_run(
     params: Mapping[str, str],
     record: Path,
 ) -> str:
-    """Open an MLflow run, or open again the one that `record` names.
+    """Open a new MLflow run, or reopen the one that `record` names.
 
     Args:
-        uri: Tracking URI. With a sqlite file, artifacts are kept in `artifacts/` beside it; a server decides
-            for itself.
-        experiment: Name of the experiment; made when there is none.
+        uri: Tracking URI. With a sqlite file, artifacts are stored in `artifacts/` beside it; a server chooses its own
+            location.
+        experiment: Name of the experiment, which is created if it does not exist.
         name: Display name of the run.
-        parent_run_id: The run that this one is shown under.
-        tags: Text tags, cut to 6000 characters.
-        params: What `flatten` returns. Values are cut to 6000 characters, MLflow's limit; log the whole
+        parent_run_id: Id of the parent run, under which this one is shown.
+        tags: Text tags, truncated to 6000 characters.
+        params: Result of `flatten`. Values are truncated to 6000 characters, MLflow's limit; log the whole
             config as YAML.
-        record: JSON file with the run's id. When it exists, that run continues; its tags and params are left
-            alone.
+        record: JSON file with the run's id. If it exists, that run continues, and its tags and params are not
+            changed.
 
     Returns:
         The run's id.
 
     Raises:
-        ValueError: If `record` was written for another URI, a variable that the URI names is not set, or the store
-            refuses the experiment, the run or one of its params.
+        ValueError: If `record` was written for another URI, an environment variable that the URI names is not set, or
+            the store refuses the experiment, the run or one of its params.
         ConnectionError: If the server or database cannot be reached.
     """
     try:
@@ -97,8 +97,8 @@ def start_run(
     except delivery_errors() as error:
         if is_refused(error):
             raise ValueError(
-                f"expected names and values that MLflow takes, got a refusal from {uri}: {redact(error)}; change in the"
-                " config what the refusal names"
+                f"expected names and values that MLflow accepts, got a refusal from {uri}: {redact(error)}; change the"
+                " config where the refusal points"
             ) from error
         raise ConnectionError(
             f"expected an MLflow server or database at {uri}, got: {redact(error)}; start it, or set tracking.uri to"
@@ -108,12 +108,12 @@ def start_run(
 
 
 def end_run(record: Path, spool: Path, status: Status) -> None:
-    """Send what a dead process left in its spool, and set its run's final status.
+    """Send the records that a dead process left in its spool, and set its run's final status.
 
     Args:
-        record: What `start_run` wrote; without it there is no run to end.
+        record: File that `start_run` wrote; without it there is no run to end.
         spool: File of the run's tracker.
-        status: How the run ended.
+        status: Final status of the run.
 
     Raises:
         ConnectionError: If the store cannot be reached.
@@ -132,24 +132,24 @@ def end_run(record: Path, spool: Path, status: Status) -> None:
 
 
 def replay_run(record: Path, spool: Path, uri: str | None = None) -> int:
-    """Send what the tracker of a run, whose process has ended, could not deliver.
+    """Send the records that the tracker of a run could not deliver before its process ended.
 
     Args:
-        record: What `start_run` wrote.
+        record: File that `start_run` wrote.
         spool: File of the run's tracker.
-        uri: Where the store is now; None takes where it was.
+        uri: New URI of the store, if it has moved; None takes the recorded one.
 
     Returns:
-        Number of records sent; 0 if nothing waits.
+        Number of records sent; 0 if none are left.
 
     Raises:
         ValueError: If there is no such run.
-        ConnectionError: If the store cannot be reached; calling again goes on from there.
+        ConnectionError: If the store cannot be reached; a further call continues from there.
     """
     if not record.exists():
         raise ValueError(
-            f"expected the folder of a run that was tracked, with {record.name}, got {record.parent}; `srpo-ray train`"
-            " prints the folder when it ends"
+            f"expected the folder of a tracked run, with {record.name}, got {record.parent}; `srpo-ray train` prints"
+            " the folder when it ends"
         )
     return replay(spool, uri or _read_record(record)["uri"]) if spool.exists() else 0
 
@@ -182,7 +182,7 @@ def _continued_run(client: "MlflowClient", uri: str, record: Path) -> str | None
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        _log.warning("MLflow run %s of %s is gone from %s; starting a new one", known["run_id"], record, uri)
+        _log.warning("MLflow run %s of %s no longer exists at %s; starting a new one", known["run_id"], record, uri)
         return None
     return known["run_id"]
 
@@ -216,7 +216,7 @@ def _new_run(
         for start in range(0, len(entries), _PARAMS_PER_CALL):
             client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_CALL])
     except delivery_errors():
-        # No process will ever end this run. The store may also be gone, and the first error says more than a second.
+        # No other process will end this run. The store may be unreachable too; then the first error is raised.
         with suppress(*delivery_errors()):
             client.set_terminated(run_id, "FAILED")
         raise
@@ -224,9 +224,9 @@ def _new_run(
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted keys of a nested config, the same paths that `a.b=value` overrides use.
+    """Flatten a nested config to dotted keys, the paths of `a.b=value` overrides.
 
-    Text stays as it is; every other value, lists too, becomes JSON:
+    Texts are not changed; every other value, lists included, becomes JSON:
     `{"a": {"b": [1, 2]}}` -> `{"a.b": "[1, 2]"}`.
     """
     flat: dict[str, str] = {}
@@ -239,7 +239,7 @@ def flatten(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def git_commit(path: Path) -> str | None:
-    """The commit checked out at `path`, with `-dirty` if tracked files differ from it; None outside one."""
+    """Return the commit checked out at `path`, with `-dirty` if tracked files differ; None outside a repository."""
     try:
         commit = _git(path, "rev-parse", "HEAD")
         changes = _git(path, "status", "--porcelain", "--untracked-files=no")

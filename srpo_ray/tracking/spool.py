@@ -1,6 +1,6 @@
-"""A queue kept in a file: records are appended as JSON lines and leave once they were delivered.
+"""Persistent queue in a file: records are appended as JSON lines and acknowledged after delivery.
 
-Memory stays small however long the receiver is away, and what was not delivered survives the process.
+Memory use does not grow while the receiver is unreachable, and undelivered records survive the process.
 """
 
 import json
@@ -16,11 +16,11 @@ Record = dict[str, Any]
 
 
 class Spool:
-    """A queue of records in one file. Opening a file that exists continues it.
+    """Queue of records in one file. Opening an existing file continues its queue.
 
-    One process at a time, any number of its threads. A second, small file (`<name>.offset`) holds the byte
-    offset up to which records were delivered. It is written after delivery, so a crash in between delivers
-    the last records again: receivers must accept repeats.
+    One process at a time may use it, with any number of threads. A second, small file (`<name>.offset`) stores the byte
+    offset up to which records were delivered. It is written after delivery, so a crash in between delivers the last
+    records again (at-least-once delivery): receivers must accept repeats.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,10 +37,10 @@ class Spool:
             self._file.flush()
 
     def append(self, record: Record) -> None:
-        """Add a record at the end.
+        """Append a record.
 
         Raises:
-            OSError: If the disk refuses it.
+            OSError: If the file cannot be written.
         """
         line = json.dumps(record).encode() + b"\n"
         with self._lock:
@@ -48,14 +48,14 @@ class Spool:
             self._file.flush()
 
     def read(self, limit: int) -> list[tuple[Record, int]]:
-        """Undelivered records, oldest first.
+        """Read undelivered records, oldest first.
 
         Args:
-            limit: Most records to return.
+            limit: Maximum number of records to return.
 
         Returns:
-            Each record with the offset to acknowledge once it was delivered. A line that a crash cut short
-            comes as an empty record.
+            Each record with the offset to acknowledge after its delivery. A line that a crash truncated is returned as
+            an empty record.
         """
         records: list[tuple[Record, int]] = []
         with self.path.open("rb") as file:
@@ -65,25 +65,25 @@ class Spool:
         return records
 
     def all(self) -> Iterator[Record]:
-        """Every record that is whole, delivered or not, oldest first."""
+        """Yield every complete record, delivered or not, oldest first."""
         with self.path.open("rb") as file:
             yield from (_parse(line) for line in file if line.endswith(b"\n"))
 
     def acknowledge(self, offset: int) -> None:
-        """Everything before `offset` was delivered and is never read again.
+        """Mark everything before `offset` as delivered, so that it is not read again.
 
         Raises:
-            OSError: If the disk refuses the note.
+            OSError: If the offset cannot be written.
         """
         write_text(self._offset_path, str(offset))
         self._delivered = offset
 
     def is_empty(self) -> bool:
-        """Whether every record was delivered."""
+        """Test if every record was delivered."""
         return not self.read(limit=1)
 
     def close(self) -> None:
-        """Close the file, and delete it when nothing is left in it."""
+        """Close the file, and delete it if every record was delivered."""
         self._file.close()
         if self.is_empty():
             self.path.unlink()
@@ -91,14 +91,14 @@ class Spool:
 
 
 def _delivered(path: Path, note: Path) -> int:
-    """The offset that was noted; 0, so that all is delivered again, if the note is damaged or gone."""
+    """Read the stored offset; 0 if it is damaged or missing, so that all records are delivered again."""
     digits = note.read_bytes() if note.exists() else b""
     offset = int(digits) if digits.isdigit() else 0
     if not offset:
         return 0
     with path.open("rb") as file:
         file.seek(offset - 1)
-        # Every record ends so.
+        # Every record ends with a line feed.
         return offset if file.read(1) == b"\n" else 0
 
 

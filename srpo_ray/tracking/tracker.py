@@ -1,7 +1,7 @@
-"""Logging from a trainer worker: calls append to a file and return; one thread carries the file to MLflow.
+"""Asynchronous logging from a trainer worker: calls append to a file and return; one thread sends it to MLflow.
 
-Training neither waits for the server nor fails with it. While the server is away records collect in the file;
-what is still there when the process ends can be sent with `replay`.
+Training neither waits for the server nor fails with it. While the server is unreachable, records are buffered in the
+file; records that are left when the process ends can be sent with `replay`.
 """
 
 import logging
@@ -26,16 +26,16 @@ _LAST_RETRY_S = 60.0
 
 
 class Tracker:
-    """Logs to one MLflow run.
+    """Logger for one MLflow run.
 
     Args:
         uri: Tracking URI.
-        run_id: The run, opened by `start_run`.
-        spool: File that records wait in. If it exists, what is left in it is sent first.
+        run_id: Id of the run, as returned by `start_run`.
+        spool: File that buffers records. If it exists, its undelivered records are sent first.
         flush_interval_s: Seconds between two deliveries.
 
     Raises:
-        ValueError: If the URI names a variable that this process's environment lacks.
+        ValueError: If the URI names an environment variable that is not set in this process.
     """
 
     def __init__(self, uri: str, run_id: str, spool: Path, flush_interval_s: float = 5.0) -> None:
@@ -52,17 +52,17 @@ class Tracker:
         self._thread.start()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log numbers of one step.
+        """Log the metrics of one update.
 
-        NaN and infinities all reach MLflow as NaN, a gap in its chart: it would store an infinity as 1.8e308,
-        which flattens the chart. A name that MLflow does not take is changed, see `allowed_name`.
+        NaN and infinities are sent as NaN, a gap in MLflow's chart: MLflow would store an infinity as 1.8e308, which
+        flattens the chart. A name that MLflow does not accept is changed, see `allowed_name`.
 
-        A metric that was logged at this step or a later one is left out: a run that goes on from a checkpoint makes
-        some updates again, and finds the same numbers.
+        A metric that was already logged at this update or a later one is skipped: a run that resumes from a checkpoint
+        repeats some updates, with the same values.
 
         Args:
-            metrics: Name -> value; anything that `float()` takes.
-            step: The update that they belong to.
+            metrics: Name -> value of a type that `float()` accepts.
+            step: Index of the update, MLflow's step.
         """
         step = int(step)
         values = {name: float(value) for name, value in metrics.items() if self._last_steps.get(name, -1) < step}
@@ -76,7 +76,7 @@ class Tracker:
         """Attach an image file.
 
         Args:
-            path: The file. It is read when it is sent, so it must stay until the run ends.
+            path: Image file. It is read at delivery, so it must exist until the run ends.
             artifact_path: Folder among the run's artifacts.
         """
         self._append({"kind": "image", "path": str(path.resolve()), "artifact_path": artifact_path})
@@ -86,14 +86,14 @@ class Tracker:
         self._append({"kind": "text", "text": text, "artifact_file": artifact_file})
 
     def close(self, status: Status, timeout_s: float = 30.0) -> bool:
-        """Set the run's final status and deliver what is left.
+        """Set the run's final status and deliver the remaining records.
 
         Args:
-            status: How the run ended.
-            timeout_s: Most seconds to wait. After them the spool file stays, for `replay`.
+            status: Final status of the run.
+            timeout_s: Maximum seconds to wait. After them, the spool file is kept for `replay`.
 
         Returns:
-            Whether everything was delivered. If so, the spool file is gone.
+            True if everything was delivered; then the spool file is deleted.
         """
         if self._closing.is_set():
             return not self._spool.path.exists()
@@ -106,7 +106,7 @@ class Tracker:
         delivered = not self._spool.path.exists()
         if not delivered:
             _log.warning(
-                "MLflow at %s did not take everything; the rest is kept in %s: send it with `srpo-ray replay RUN`",
+                "MLflow at %s did not receive all records. The rest is kept in %s. Send it with `srpo-ray replay RUN`.",
                 self._uri,
                 self._spool.path,
             )
@@ -117,7 +117,7 @@ class Tracker:
             self._spool.append({"run_id": self._run_id, **record})
         except OSError as error:
             if not self._warned_of_disk:
-                _log.warning("Metrics are being lost, %s cannot be written: %s", self._spool.path, error)
+                _log.warning("Metrics are lost because %s cannot be written: %s", self._spool.path, error)
             self._warned_of_disk = True
 
     def _deliver_until_closed(self) -> None:
@@ -130,14 +130,16 @@ class Tracker:
                 deliver(client, self._spool)
             except delivery_errors() as error:
                 if failures == 0:
-                    _log.warning("MLflow: %s. Training goes on; records wait in %s", redact(error), self._spool.path)
+                    _log.warning(
+                        "MLflow: %s. Training continues; records are buffered in %s", redact(error), self._spool.path
+                    )
                 failures += 1
                 delay = min(_FIRST_RETRY_S * 2 ** (failures - 1), _LAST_RETRY_S)
             else:
                 if last_round:
                     return
                 if failures:
-                    _log.info("MLflow at %s has taken all records", self._uri)
+                    _log.info("MLflow at %s has received all records", self._uri)
                 failures = 0
                 delay = self._flush_interval_s
             if not self._closing.wait(delay):
@@ -150,7 +152,7 @@ class Tracker:
 
 
 def _last_steps(spool: Spool) -> dict[str, int]:
-    """The last step at which each metric was logged, by processes before this one too: the file keeps all of a run."""
+    """Read the last step at which each metric was logged; the file also has the records of earlier processes."""
     last: dict[str, int] = {}
     for record in spool.all():
         if record.get("kind") == "metrics":

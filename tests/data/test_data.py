@@ -11,7 +11,7 @@ from srpo_ray.data.prompts import load_prompts, prompt_indices, read_prompts
 PROMPTS = ["a red circle", "ein grüner Kreis", "红色的圆"]
 
 
-def test_text_json_and_json_lines_hold_the_same_prompts(tmp_path: Path) -> None:
+def test_text_json_and_json_lines_contain_the_same_prompts(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("\n".join(["  a red circle ", "", *PROMPTS[1:], ""]))
     (tmp_path / "p.json").write_text(json.dumps([{"prompt": PROMPTS[0], "tag": 1}, *PROMPTS[1:]]))
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in PROMPTS))
@@ -19,7 +19,7 @@ def test_text_json_and_json_lines_hold_the_same_prompts(tmp_path: Path) -> None:
         assert load_prompts(str(tmp_path / name)) == PROMPTS
 
 
-def test_tables_hold_the_same_prompts_under_their_usual_columns(tmp_path: Path) -> None:
+def test_tables_contain_the_same_prompts_under_their_usual_columns(tmp_path: Path) -> None:
     with (tmp_path / "p.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([["id", "Prompt"], *([number, prompt] for number, prompt in enumerate(PROMPTS))])
     (tmp_path / "p.tsv").write_text("\n".join(["Caption\tscore", *(f"{prompt}\t1" for prompt in PROMPTS)]))
@@ -78,7 +78,7 @@ def test_all_broken_rows_are_counted_and_the_first_are_named(tmp_path: Path) -> 
         ("p.jsonl", '"a"\n{"prompt": 3}', "entry 2"),
         ("p.csv", "words\nx\n", "expected a column prompt, caption or text, got 'words'"),
         ("p.csv", 'prompt\n"x" y\n', "expected CSV"),
-        ("p.parquet", "x", "no whole Parquet file"),
+        ("p.parquet", "x", "no complete Parquet file"),
         ("p.xlsx", "x", "expected a file of type .txt, .json, .jsonl, .csv, .tsv, .parquet"),
     ],
 )
@@ -94,7 +94,7 @@ def test_missing_prompt_file_is_refused() -> None:
         load_prompts("no/such/file.txt")
 
 
-def test_every_prompt_comes_once_per_epoch_in_an_order_of_its_own() -> None:
+def test_every_epoch_is_a_new_permutation_of_all_prompts() -> None:
     batches = [prompt_indices(10, step, 4, seed=3) for step in range(5)]
     order = [index for batch in batches for index in batch]
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))

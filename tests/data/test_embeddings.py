@@ -65,7 +65,7 @@ def test_damaged_shard_is_encoded_again_to_the_same_bits(tmp_path: Path, damage:
     assert torch.equal(after.pooled_prompt_embeds, before.pooled_prompt_embeds)
 
 
-def test_another_encoder_length_or_data_type_has_a_cache_of_its_own_and_a_moved_one_has_not(tmp_path: Path) -> None:
+def test_another_encoder_length_or_data_type_has_a_separate_cache_and_a_moved_one_has_not(tmp_path: Path) -> None:
     moved, tuned = tmp_path / "moved", tmp_path / "tuned"
     shutil.copytree(flux_dir(), moved)
     shutil.copytree(flux_dir(), tuned)
@@ -96,7 +96,7 @@ def test_identity_of_a_large_file_changes_with_its_content(tmp_path: Path) -> No
     assert found[0] == found[2] != found[1]
 
 
-def test_prompts_that_an_encoder_cuts_are_found() -> None:
+def test_prompts_that_an_encoder_truncates_are_found() -> None:
     # In the small world every known word is one token; T5 adds an end and CLIP a start and an end, and takes 24.
     fitting, for_clip, too_long = ("red " * 15).strip(), ("red " * 16).strip(), ("red " * 23).strip()
     found = cut_prompts(str(flux_dir()), [fitting, for_clip, "a circle", too_long], 16)
@@ -104,6 +104,6 @@ def test_prompts_that_an_encoder_cuts_are_found() -> None:
         ("T5", 16, [for_clip, too_long]),
         ("CLIP", 24, [too_long]),
     ]
-    assert found[0].note.startswith("2 prompts are longer than 16 T5 tokens and cut: 'red red")
-    assert found[1].note.startswith("1 prompt is longer than 24 CLIP tokens and cut: 'red red")
+    assert found[0].note.startswith("2 prompts are longer than 16 T5 tokens and truncated: 'red red")
+    assert found[1].note.startswith("1 prompt is longer than 24 CLIP tokens and truncated: 'red red")
     assert cut_prompts(str(flux_dir()), [fitting], 16) == []

@@ -1,4 +1,4 @@
-"""Damaged sources end in images or in an error that names the file, never in another exception."""
+"""Damaged sources give images or an error that names the file, never another exception."""
 
 import io
 import tarfile
@@ -36,7 +36,7 @@ def image_file(kind: str) -> bytes:
 
 
 def damaged(content: bytes, flips: list[tuple[float, int]], cut: float) -> bytes:
-    """Some bytes changed, most of them near the beginning where the headers are, and the end cut off."""
+    """Change some bytes, most of them in the headers near the beginning, and truncate the end."""
     changed = bytearray(content)
     for place, mask in flips:
         changed[int(place**3 * len(content))] ^= mask

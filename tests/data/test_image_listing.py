@@ -1,4 +1,4 @@
-"""Files of a source: all that is there is read or counted, and every link is followed once."""
+"""Files of a source: every file is read or counted, and every link is followed once."""
 
 import os
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_many_types_of_files_are_summed(tmp_path: Path) -> None:
     assert note.count("1 .") == 5
 
 
-def test_links_are_followed_once_and_never_in_circles(tree: Path, tmp_path: Path) -> None:
+def test_links_are_followed_once_and_never_in_a_loop(tree: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     add(elsewhere / "0.bmp", (9, 9, 9), "grey")
     (tree / "linked").symlink_to(elsewhere)
@@ -140,7 +140,7 @@ def test_links_are_followed_once_and_never_in_circles(tree: Path, tmp_path: Path
     assert shown(tree) == {"red": RED, "green": GREEN, "blue": BLUE, "grey": (9, 9, 9)}
     note = load_images(str(tree)).note
     assert note is not None
-    assert "3 links to a folder that is read already or contains the source" in note
+    assert "3 links to a folder that is already read or contains the source" in note
     assert "1 broken link or special file" in note
     assert len(shown(f"{tree}/*")) == 4
 

@@ -1,4 +1,4 @@
-"""Names alone decide which caption an image has; a caption never goes to an image of another name."""
+"""Only names determine the caption of an image; an image never gets the caption of another name."""
 
 from pathlib import PurePosixPath
 

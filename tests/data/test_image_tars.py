@@ -1,4 +1,4 @@
-"""Tar files: joined, with links, damaged."""
+"""Tar files: concatenated, with links, damaged."""
 
 import io
 import tarfile
@@ -43,7 +43,7 @@ def shown(path: Path, content: bytes) -> dict[str, int]:
     return dict(zip(images.captions, pixels, strict=True))
 
 
-def test_joined_archives_are_read_one_after_the_other(tmp_path: Path) -> None:
+def test_concatenated_archives_are_read_one_after_the_other(tmp_path: Path) -> None:
     # Equal names in two archives are two samples, so that neither has the caption of the other.
     one, two = files(a_png=image(1), a_txt=b"one"), files(a_txt=b"two", a_png=image(2))
     path = tmp_path / "joined.tar"
@@ -60,11 +60,11 @@ def test_bytes_behind_the_archive_are_refused_with_their_number(tmp_path: Path, 
         load_images(str(path))
 
 
-def test_joined_archive_that_breaks_off_is_refused(tmp_path: Path) -> None:
+def test_truncated_concatenated_archive_is_refused(tmp_path: Path) -> None:
     one, two = files(a_png=image(1), a_txt=b"one"), files(a_png=image(2), a_txt=b"two")
     for end in (100, 512, 600, 1024, 1536):
         (tmp_path / "a.tar").write_bytes(one + two[:end])
-        with pytest.raises(ValueError, match=r"expected a whole, uncompressed tar file, got .*a.tar"):
+        with pytest.raises(ValueError, match=r"expected a complete, uncompressed tar file, got .*a.tar"):
             load_images(str(tmp_path / "a.tar"))
 
 
@@ -114,9 +114,9 @@ def with_size(content: bytes, start: int, size: int) -> bytes:
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("start", [0, 1024])
 @pytest.mark.parametrize("size", [-512, -1024, -1, 2**60])
-def test_damaged_size_is_refused_and_never_read_in_circles(tmp_path: Path, start: int, size: int) -> None:
+def test_damaged_size_is_refused_and_never_read_in_a_loop(tmp_path: Path, start: int, size: int) -> None:
     (tmp_path / "a.tar").write_bytes(with_size(files(a_png=image(1), a_txt=b"one"), start, size))
-    with pytest.raises(ValueError, match=r"expected a whole, uncompressed tar file, got .*a.tar"):
+    with pytest.raises(ValueError, match=r"expected a complete, uncompressed tar file, got .*a.tar"):
         load_images(str(tmp_path / "a.tar"))
 
 

@@ -61,7 +61,7 @@ def test_empty_folder_and_broken_image_are_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "b.png").read_bytes()
     (tmp_path / "c.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "c.txt").write_text("cut off")
-    with pytest.raises(ValueError, match=r"expected readable images, got 2 of 3 that are none: .*a.png .*c.png"):
+    with pytest.raises(ValueError, match=r"expected readable images, got 2 of 3 that are not: .*a.png .*c.png"):
         load_images(str(tmp_path)).load([0, 1, 2], 16)
 
 
@@ -142,7 +142,7 @@ def test_identity_changes_with_the_content_of_an_image_and_not_with_its_time(tmp
     assert kind == "parquet" or (after[0], after[2]) == (before[0], before[2])
 
 
-def test_captions_without_a_image_are_counted(tmp_path: Path) -> None:
+def test_captions_without_an_image_are_counted(tmp_path: Path) -> None:
     save(tmp_path, "a.png", (8, 8), (0, 0, 0), "fine")
     assert load_images(str(tmp_path)).note is None
     (tmp_path / "b.heic").write_bytes(b"another format")
@@ -151,19 +151,19 @@ def test_captions_without_a_image_are_counted(tmp_path: Path) -> None:
     assert load_images(str(tmp_path)).note == expected
 
 
-def test_broken_off_compressed_or_mixed_sources_are_refused(tmp_path: Path) -> None:
+def test_truncated_compressed_or_mixed_sources_are_refused(tmp_path: Path) -> None:
     sources = kinds(tmp_path)
     content = sources["tar"].read_bytes()
     # In the middle of an image, of a header, and after a member, where a reader could take it for the end.
     for end in (700, 512 + 512 * -(-(sources["folder"] / "a.png").stat().st_size // 512) + 100, 1024):
         (tmp_path / "cut.tar").write_bytes(content[:end])
-        with pytest.raises(ValueError, match=r"data.images: expected a whole, uncompressed tar file, got .*cut.tar"):
+        with pytest.raises(ValueError, match=r"data.images: expected a complete, uncompressed tar file, got .*cut.tar"):
             load_images(str(tmp_path / "cut.tar"))
     (tmp_path / "zipped.tar").write_bytes(gzip.compress(content))
-    with pytest.raises(ValueError, match="expected a whole, uncompressed tar file"):
+    with pytest.raises(ValueError, match="expected a complete, uncompressed tar file"):
         load_images(str(tmp_path / "zipped.tar"))
     (tmp_path / "cut.parquet").write_bytes(sources["parquet"].read_bytes()[:-9])
-    with pytest.raises(ValueError, match="expected a whole Parquet file"):
+    with pytest.raises(ValueError, match="expected a complete Parquet file"):
         load_images(str(tmp_path / "cut.parquet"))
     pyarrow.parquet.write_table(pyarrow.table({"img": [b"x"], "text": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match=r"expected columns image and prompt, caption or text .* got img, text"):
@@ -233,5 +233,5 @@ def test_table_column_of_any_binary_type_is_read_and_rows_without_an_image_are_n
     pyarrow.parquet.write_table(pyarrow.table({"image": column, "text": ["a", "b"]}), tmp_path / "a.parquet")
     images = load_images(str(tmp_path / "a.parquet"))
     assert images.load([0], 8)[0, :, 0, 0].tolist() == [1, 0, 0]
-    with pytest.raises(ValueError, match=r"got 1 of 2 that are none: .*row 1 \(expected bytes, got no image\)"):
+    with pytest.raises(ValueError, match=r"got 1 of 2 that are not: .*row 1 \(expected bytes, got no image\)"):
         images.load([0, 1], 8)

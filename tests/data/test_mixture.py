@@ -26,13 +26,13 @@ def mixture(ratio: float) -> Prompts:
 
 
 @pytest.mark.parametrize("ratio", [Fraction(1, 4), Fraction(1, 2), Fraction(3, 4), Fraction(1, 3), Fraction(1)])
-def test_every_micro_batch_holds_the_same_number_of_real_images(ratio: Fraction) -> None:
+def test_every_micro_batch_has_the_same_number_of_real_images(ratio: Fraction) -> None:
     for size in (ratio.denominator, 2 * ratio.denominator):
         real = real_samples(6 * size, float(ratio))
         assert {sum(real[start : start + size]) for start in range(0, len(real), size)} == {size * ratio}
 
 
-def test_images_and_prompts_go_through_epochs_of_their_own() -> None:
+def test_images_and_prompts_have_separate_epochs() -> None:
     prompts = mixture(0.25)
     taken = [index for step in range(14) for index in prompts.indices(step, 4, seed=3)]
     images = [index for index in taken if index < IMAGES]

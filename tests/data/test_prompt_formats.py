@@ -22,7 +22,7 @@ def save(folder: Path, name: str, content: bytes | str | pyarrow.Table) -> str:
 
 
 def refusal(folder: Path, name: str, content: bytes | str | pyarrow.Table) -> str:
-    """The message that a file is refused with; it names the key and the file."""
+    """Message of the refusal of a file; it names the key and the file."""
     path = save(folder, name, content)
     with pytest.raises(ValueError, match=r"^data\.prompts: ") as error:
         load_prompts(path)
@@ -188,7 +188,7 @@ def test_json_values_that_are_no_texts_are_refused_by_their_entry(tmp_path: Path
         assert len(message.encode()) < 1000
 
 
-def test_json_line_that_python_cannot_hold_is_refused_by_its_entry(tmp_path: Path) -> None:
+def test_json_line_that_python_cannot_represent_is_refused_by_its_entry(tmp_path: Path) -> None:
     for line in ("[" * 100_000, "9" * 5000):
         assert "got 1 of 2 without: entry 2 (" in refusal(tmp_path, "p.jsonl", f'"a cat"\n{line}\n')
         refusal(tmp_path, "p.json", f"[{line}]")

@@ -1,4 +1,4 @@
-"""Damaged and random prompt files give prompts or a refusal that names the file, and nothing else."""
+"""Damaged and random prompt files give prompts or an error that names the file."""
 
 import io
 import tempfile
@@ -33,7 +33,7 @@ WHOLE = {
 
 
 def outcome(path: Path) -> list[str] | ValueError:
-    """The prompts of a file, or what it is refused with."""
+    """The prompts of a file, or the message of its refusal."""
     try:
         return load_prompts(str(path))
     except ValueError as error:

@@ -25,7 +25,7 @@ def filled(folder: Path) -> ShardStore:
     return store
 
 
-def test_rows_of_several_shards_come_in_the_order_that_is_asked_for(tmp_path: Path) -> None:
+def test_rows_of_several_shards_are_in_the_requested_order(tmp_path: Path) -> None:
     store = filled(tmp_path)
     found = ShardStore(tmp_path).rows([*KEYS, KEYS[0]])
     assert len(found) == 6
@@ -33,7 +33,7 @@ def test_rows_of_several_shards_come_in_the_order_that_is_asked_for(tmp_path: Pa
         assert torch.equal(found[[4, 0, 2, 5]][name], expected)
         assert found[[4]][name].dtype == expected.dtype
     assert store.missing(["new", *KEYS, "new", "other"]) == [0, 7]
-    with pytest.raises(ValueError, match="got 1 less"):
+    with pytest.raises(ValueError, match="got 1 fewer"):
         store.rows(["new"])
 
 
@@ -52,7 +52,7 @@ def test_any_flipped_byte_and_any_cut_is_noticed_and_only_that_shard_is_removed(
     assert torch.equal(store.rows(KEYS)[[0, 1]]["long"], rows(0, 1)["long"])
 
 
-def test_shard_that_holds_nothing_wanted_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_without_requested_keys_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path)
     read: list[tuple[str, ...]] = []
     monkeypatch.setattr("srpo_ray.data.cache.shards._is_whole", lambda shard: not read.append(shard.keys))
@@ -60,7 +60,7 @@ def test_shard_that_holds_nothing_wanted_is_not_read(tmp_path: Path, monkeypatch
     assert read == [tuple(KEYS[:2])]
 
 
-def test_two_writers_do_no_harm_and_what_a_killed_one_left_is_not_read(tmp_path: Path) -> None:
+def test_concurrent_writers_are_safe_and_the_file_of_a_killed_one_is_not_read(tmp_path: Path) -> None:
     first, second = ShardStore(tmp_path), ShardStore(tmp_path)
     first.add(KEYS[:2], rows(0, 1))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -62,7 +62,7 @@ def test_true_velocity_recovers_the_clean_sample_from_any_noise_level(direction:
     torch.testing.assert_close(recover_clean(landed, noise, landing), clean, rtol=0, atol=1e-11)
 
 
-def test_same_address_draws_the_same_and_another_address_draws_anew() -> None:
+def test_same_address_gives_the_same_draw_and_another_address_another_draw() -> None:
     def draw(*address: int, purpose: str = "rollout", seed: int = 0) -> list[float]:
         return torch.randn(4, generator=generator(seed, purpose, *address)).tolist()
 

@@ -1,4 +1,4 @@
-"""The random steps against what they must keep: the distribution of the straight path, and a density of torch's."""
+"""SDE steps against the marginal distribution that they must preserve, and log-densities against torch's."""
 
 from itertools import pairwise
 

@@ -66,7 +66,7 @@ def velocity(policy: FlowPolicy, sigmas: Tensor, guidance: float = 1.0) -> Tenso
 
 
 def embedded(policy: FlowPolicy, transformer: Any, sigmas: Tensor, guidance: float = 1.0) -> list[Tensor]:
-    """What the embedders of time and, where there is one, of guidance get."""
+    """Inputs of the embedders of time and, if there is one, of guidance."""
     seen: list[Tensor] = []
     names = ("timestep_embedder", "guidance_embedder")
     embedders = [getattr(transformer.time_text_embed, name, None) for name in names]
@@ -79,7 +79,7 @@ def embedded(policy: FlowPolicy, transformer: Any, sigmas: Tensor, guidance: flo
 
 
 def waves(thousandths: Tensor) -> Tensor:
-    """Cosines and sines of 128 frequencies from 1 to 1/10000, as the original diffusion models have them."""
+    """Cosines and sines of 128 frequencies from 1 to 1/10000, as in the original diffusion models."""
     frequencies = torch.exp(-math.log(10000) * torch.arange(128) / 128)
     angles = thousandths[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -94,7 +94,7 @@ def test_bfloat16_model_sees_every_thousandth_of_sigma(family: str, tiny_sd3: st
     torch.testing.assert_close(time.float(), waves(SIGMAS * 1000).bfloat16().float(), rtol=0, atol=2**-8)
 
 
-def test_bfloat16_model_sees_guidance_as_it_is() -> None:
+def test_bfloat16_model_embeds_the_exact_guidance() -> None:
     transformer = tiny_flux()
     _, guidance = embedded(policy_of(transformer), transformer, SIGMAS[:1], guidance=3.5)
     torch.testing.assert_close(guidance.float(), waves(torch.tensor([3500.0])).bfloat16().float(), rtol=0, atol=2**-8)
@@ -110,7 +110,7 @@ def test_velocity_of_a_sigma_is_not_that_of_the_rounded_one(family: str, tiny_sd
     assert not torch.equal(exact, rounded)
 
 
-def test_cut_to_thousandths_has_an_effect_in_bfloat16() -> None:
+def test_truncation_to_thousandths_has_an_effect_in_bfloat16() -> None:
     transformer = tiny_flux()
     cut = policy_of(transformer)
     cut.truncate_sigma = True

@@ -34,7 +34,7 @@ def test_pack_and_ids_equal_the_pipelines() -> None:
 
 
 @pytest.mark.parametrize(("truncate", "seen"), [(True, [0.964, 0.75, 1.0]), (False, [0.96428, 0.75, 1.0])])
-def test_network_sees_sigmas_cut_to_thousandths_when_asked(
+def test_network_gets_sigmas_truncated_to_thousandths_on_request(
     policy: FluxPolicy, truncate: bool, seen: list[float]
 ) -> None:
     given: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""Guidance between the baseline and the tuned model, against both models loaded on their own."""
+"""Guidance between the base model and the tuned model, against both models loaded separately."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ KINDS = {"full": (), "lora": ("model.lora={rank: 4, alpha: 8}",)}
 
 
 def config_and_weights(kind: str) -> tuple[RunConfig, dict[str, Tensor]]:
-    """A run of that kind, and trained weights far from where it began."""
+    """A run of that kind, and trained weights far from the initial ones."""
     config = load_run([SMALL_WORLD], KINDS[kind])
     source = torch.Generator().manual_seed(0)
     parameters = load_tuned(config, torch.float32, "cpu", None).named_parameters()
@@ -44,7 +44,7 @@ def inputs(transformer: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_velocity_is_base_plus_weight_times_the_way_to_tuned(kind: str) -> None:
+def test_velocity_is_base_plus_weight_times_the_difference_to_tuned(kind: str) -> None:
     config, weights = config_and_weights(kind)
     guided, transformer = load_guided(config, torch.float32, "cpu", weights, [0.0, 1.0, 1.5])
     asked = inputs(transformer)
@@ -89,7 +89,7 @@ def test_run_that_learned_nothing_is_its_base_at_every_weight() -> None:
             assert torch.equal(guided(**asked)[0], expected)
 
 
-def test_adapters_are_on_again_after_a_call_that_failed() -> None:
+def test_adapters_are_enabled_again_after_a_failed_call() -> None:
     config, weights = config_and_weights("lora")
     guided, transformer = load_guided(config, torch.float32, "cpu", weights, [0.0, 1.0])
     guided.weight = 0.0

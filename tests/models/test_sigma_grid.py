@@ -77,7 +77,7 @@ def test_schnells_grid_is_even_and_devs_has_the_shift_of_the_resolution(tmp_path
     torch.testing.assert_close(dev(25, "resolution"), shift * even / (1 + (shift - 1) * even), rtol=1e-12, atol=0)
 
 
-def test_note_says_that_a_grid_is_not_the_schedulers(tmp_path: Path) -> None:
+def test_note_reports_a_grid_that_differs_from_the_schedulers(tmp_path: Path) -> None:
     schnell = ModelConfig(path=save(tmp_path / "schnell", FLUX, SCHNELL), resolution=1024)
     note = scheduler_note(schnell, 4, 3.0)
     # 0.9 - 0.75, 0.75 - 0.5, 0.5 - 0.25
@@ -100,7 +100,7 @@ def test_note_is_one_of_a_runs_notes(tiny_run: RunConfig) -> None:
     assert [noted(shift) for shift in (3.0, 1.0, "resolution", "scheduler")] == [False, True, True, False]
 
 
-def test_other_schedulers_are_refused_when_asked_for_and_named_when_not(tmp_path: Path) -> None:
+def test_other_schedulers_are_refused_when_requested_and_named_when_not(tmp_path: Path) -> None:
     heun = ModelConfig(path=save(tmp_path / "heun", FLUX, {}, "FlowMatchHeunDiscreteScheduler"))
     with pytest.raises(ValueError, match=r"expected a model with a FlowMatchEulerDiscreteScheduler, got .*Heun"):
         sigma_grid(heun)(4, "scheduler")

@@ -6,7 +6,7 @@ from srpo_ray.models.trainable import add_adapters, load_trained
 from tests.training.tiny_flux import batches, call, tiny_transformer
 
 
-def test_adapters_alone_are_trainable_and_change_nothing_at_first() -> None:
+def test_only_adapters_are_trainable_and_their_initial_output_is_zero() -> None:
     network = tiny_transformer().eval()
     first, _, sigma = batches(range(1))[0]
     before = call(network, first, sigma)
@@ -18,7 +18,7 @@ def test_adapters_alone_are_trainable_and_change_nothing_at_first() -> None:
     assert adapted == set(FLUX_LINEAR_LAYERS)
 
 
-def test_adapters_are_drawn_from_the_seed_alone() -> None:
+def test_adapters_are_initialised_from_the_seed_alone() -> None:
     drawn = []
     for seed, noise in ((0, 1), (0, 2), (3, 1)):
         network = tiny_transformer()
@@ -33,7 +33,7 @@ def test_adapters_are_drawn_from_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("target", ["to_query", "o_q", "attn", "norm_q"])
 def test_target_that_ends_no_linear_layers_name_is_refused(target: str) -> None:
-    with pytest.raises(ValueError, match=rf"expected ends of .* got '{target}', .* mend or remove it .*attn.to_q"):
+    with pytest.raises(ValueError, match=rf"expected ends of .* got '{target}', .* correct or remove it .*attn.to_q"):
         add_adapters(tiny_transformer(), LoraConfig(target_modules=("attn.to_k", target)), seed=0)
 
 

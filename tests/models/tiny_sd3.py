@@ -64,6 +64,6 @@ def save_tiny_sd3(folder: Path) -> Path:
 
 
 def copy_of(source: Path, folder: Path) -> Path:
-    """A writable copy of a saved pipeline, to be spoilt."""
+    """A writable copy of a saved pipeline, for tests that damage it."""
     shutil.copytree(source, folder)
     return folder

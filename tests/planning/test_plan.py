@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from srpo_ray.cli import main
-from srpo_ray.config import apply, load_run
+from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.errors import OutOfMemoryRunError
 from srpo_ray.planning.accounting import Memory, Part, Phase
 from srpo_ray.planning.advice import advise

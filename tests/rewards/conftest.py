@@ -1,4 +1,4 @@
-"""Two pools for all tests of the rewards; starting them is most of the time."""
+"""Two pools for all tests of the rewards, because starting them takes most of the time."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,7 @@ def scripted_config() -> PythonRewardConfig:
 def clip_pool(
     ray_cluster: None, clip_configs: tuple[OpenClipRewardConfig, ...], scripted_config: PythonRewardConfig
 ) -> Iterator[RewardPool]:
-    """Two training rewards and a held-out one; one replica, since importing open_clip takes seconds."""
+    """Two training rewards and a held-out evaluator; one replica, because importing open_clip takes seconds."""
     config = PoolConfig(num_cpus=0.01, micro_batch_size=2)
     with RewardPool.create(clip_configs, [scripted_config], config, "clips") as running:
         yield running
@@ -41,7 +41,7 @@ def clip_pool(
 
 @pytest.fixture(scope="package")
 def pool(ray_cluster: None, scripted_config: PythonRewardConfig) -> Iterator[RewardPool]:
-    """Two replicas of a reward that does as its text says."""
+    """Two replicas of a reward whose behaviour the query's text controls."""
     config = PoolConfig(num_replicas=2, num_cpus=0.01, micro_batch_size=2)
     with RewardPool.create([scripted_config], [], config, "scripted") as running:
         yield running

@@ -1,6 +1,6 @@
-"""A pool on a cluster of several nodes, one of which is drained in mid-call; prints what happened as JSON.
+"""A pool on a cluster of several nodes, one of which is drained during a call; prints the results as JSON.
 
-A process of its own, since it starts Ray nodes and their drain would reach everything else in a shared cluster.
+It runs in a separate process, because the drain of its nodes would affect other tests of a shared cluster.
 """
 
 import json
@@ -24,15 +24,15 @@ REWARD = PythonRewardConfig(name="scripted", target="tests.rewards.stand_in_rewa
 
 
 def node_in_service(router: Any) -> str:
-    """Node of the replica that the next call would go to."""
-    place: Any = ray.get(router.assign.remote(NAME, 1))
-    health: Any = ray.get(place.handle.ping.remote())
-    ray.get(router.release.remote(place.ticket))
+    """Node of the replica that gets the next call."""
+    assignment: Any = ray.get(router.assign.remote(NAME, 1))
+    health: Any = ray.get(assignment.handle.ping.remote())
+    ray.get(router.release.remote(assignment.request_id))
     return health.node_id
 
 
 def main() -> None:
-    """Drain the node of the only replica while it is at a call."""
+    """Drain the node of the only replica while it works on a call."""
     cluster = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False}, shutdown_at_exit=True)
     reward_nodes = [
         cluster.add_node(num_cpus=1, resources={"reward_slot": 1}, labels={"role": "reward"}).node_id for _ in range(2)

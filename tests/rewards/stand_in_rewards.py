@@ -1,4 +1,4 @@
-"""A reward without weights whose behaviour is written in the query's text, so that tests can order failures."""
+"""A reward without weights whose behaviour the query's text controls, so that tests can inject faults."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from srpo_ray.rewards.query import TextQuery
 
 
 class ScriptedReward:
-    """`scale * mean(image)`, after doing what the text says.
+    """`scale * mean(image)`, after the action that the text names.
 
     Texts: `sleep:SECONDS`, `raise`, `nan`, `nan_gradient`, `log:SECONDS:FILE` (append the pid after the call) and
     `slow:COUNT:FILE` (append the pid; the first COUNT calls then take ten minutes). Anything else does nothing.
@@ -85,6 +85,6 @@ class FailsToLoad:
 
 
 class NotAReward:
-    """Something with a wrong interface."""
+    """A class without the `Reward` interface."""
 
     image_size = 4

@@ -162,7 +162,7 @@ def test_head_of_another_backbone_is_named_and_counted(cases: dict[str, Case], t
         load(tmp_path / "wide.pth", cases["clip"][0])
 
 
-def test_files_that_do_not_serve_are_refused(cases: dict[str, Case], tmp_path: Path) -> None:
+def test_unusable_files_are_refused(cases: dict[str, Case], tmp_path: Path) -> None:
     head = tmp_path / "head.pth"
     backbone, layers, width = cases["clip"]
     with pytest.raises(ValueError, match=r"expected a checkpoint file at .*received no file"):

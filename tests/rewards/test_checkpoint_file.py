@@ -1,4 +1,4 @@
-"""Bare checkpoint files of published rewards: read whole, or refused with what is wrong."""
+"""Bare checkpoint files of published rewards: read completely, or refused with the cause."""
 
 import hashlib
 import json
@@ -73,7 +73,7 @@ def test_hash_is_checked(weights: dict[str, Tensor], tmp_path: Path) -> None:
         OpenClipRewardConfig(name="x", path="folder", sha256=right)
 
 
-def test_weights_that_do_not_fit_are_named_and_counted(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_that_do_not_match_are_named_and_counted(weights: dict[str, Tensor], tmp_path: Path) -> None:
     names = sorted(weights)
     wrong = {name: tensor for name, tensor in weights.items() if name not in names[:5]}
     wrong |= {"head.weight": torch.zeros(2), names[6]: torch.zeros(1)}
@@ -87,7 +87,7 @@ def test_weights_that_do_not_fit_are_named_and_counted(weights: dict[str, Tensor
     assert f"1 of another shape ({names[6]})" in message
 
 
-def test_files_that_are_none_are_refused(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_missing_and_invalid_files_are_refused(weights: dict[str, Tensor], tmp_path: Path) -> None:
     save_file(weights, tmp_path / "whole.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:5000])
     (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 no archive")
@@ -126,7 +126,7 @@ def test_file_of_the_hub_is_asked_for_by_repository_and_name(monkeypatch: pytest
     found = find_checkpoint("hps", "hf-hub:xswu/HPSv2/HPS_v2.1_compressed.pt")
     assert asked == [("xswu/HPSv2", "HPS_v2.1_compressed.pt")]
     assert found == tmp_path / "HPS_v2.1_compressed.pt"
-    with pytest.raises(ValueError, match="accept its licence and log in"):
+    with pytest.raises(ValueError, match="accept the licence of a gated model and log in"):
         find_checkpoint("hps", "hf-hub:gated/model/x.pt")
 
 

@@ -37,7 +37,7 @@ def attention(name: str, inputs: int) -> State:
 
 
 def published_state() -> State:
-    """Random weights by the names and in the shapes of ImageReward.pt, but for the widths."""
+    """Random weights with the names and shapes of ImageReward.pt, except for the widths."""
     torch.manual_seed(0)
     visual, text = "blip.visual_encoder", "blip.text_encoder"
     state = {
@@ -70,7 +70,7 @@ def published_state() -> State:
 
 
 class PlainImageReward:
-    """The published network for one image and one text, from its description and nothing of transformers."""
+    """The published network for one image and one text, implemented from its description without transformers."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -222,19 +222,19 @@ def test_image_gradient_is_that_of_finite_differences_in_float64(folder: Path) -
 
 
 @pytest.mark.parametrize(("words", "warns"), [(33, False), (34, True)])
-def test_text_that_is_cut_is_warned_of_once(
+def test_truncated_text_is_warned_about_once(
     folder: Path, caplog: pytest.LogCaptureFixture, words: int, warns: bool
 ) -> None:
     reward = load(folder)
     texts = [" ".join(["red"] * words), " ".join(["blue"] * words)]
     scores = [reward.score(images(), [TextQuery.plain(text)] * 2) for text in texts]
     messages = [record.getMessage() for record in caplog.records if "not scored" in record.getMessage()]
-    message = f"reward 'ir' reads 35 tokens; the rest of this text is not scored (said once): {texts[0]!r}"
+    message = f"reward 'ir' reads at most 35 tokens. The rest of this text is not scored (warned once): {texts[0]!r}"
     assert messages == [message] * warns
     assert torch.equal(scores[0], reward.score(images(), [TextQuery.plain(" ".join(["red"] * 33))] * 2))
 
 
-def test_weights_that_do_not_fit_are_named_as_in_the_file_and_counted(folder: Path) -> None:
+def test_weights_that_do_not_match_are_named_as_in_the_file_and_counted(folder: Path) -> None:
     state = published_state()
     del state["blip.visual_encoder.cls_token"], state["mlp.layers.7.bias"]
     torch.save({**state, "head.weight": torch.zeros(1)}, folder / "other.pt")
@@ -243,7 +243,7 @@ def test_weights_that_do_not_fit_are_named_as_in_the_file_and_counted(folder: Pa
         load(folder, "other.pt")
 
 
-def test_files_that_do_not_serve_are_refused(folder: Path) -> None:
+def test_unusable_files_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="received no file"):
         load(folder, "none.pt")
     (folder / "cut.pt").write_bytes((folder / "ImageReward.pt").read_bytes()[:5000])

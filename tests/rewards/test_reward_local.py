@@ -53,7 +53,7 @@ def test_total_is_the_weighted_sum_and_raw_scores_are_detached() -> None:
     assert not scores.raw["a"].requires_grad
 
 
-def test_result_collected_without_autograd_still_carries_the_gradient() -> None:
+def test_result_collected_without_autograd_still_has_the_gradient() -> None:
     scorer = LocalRewards({"a": ScriptedReward()}, {"a": 1.0})
     images = torch.full((1, 3, 4, 4), 0.25, requires_grad=True)
     pending = scorer.submit(images, QUERIES[:1])

@@ -108,14 +108,14 @@ def test_text_cache_drops_the_least_recently_used_text() -> None:
     assert len(features) == 2
 
 
-def test_call_with_more_texts_than_the_cache_holds_is_answered_in_full() -> None:
+def test_call_with_more_texts_than_the_cache_capacity_returns_all_features() -> None:
     features = TextFeatures(lambda texts: torch.tensor([[float(t)] for t in texts]), capacity=2)
 
     assert [f.item() for f in features.lookup(["1", "2", "3"]).values()] == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize(("words", "warns"), [(CONTEXT_LENGTH - 2, False), (CONTEXT_LENGTH - 1, True)])
-def test_text_that_is_cut_is_warned_of_once(
+def test_truncated_text_is_warned_about_once(
     reward: OpenClipReward, caplog: pytest.LogCaptureFixture, words: int, warns: bool
 ) -> None:
     texts = ["cat " * words, "dog " * words]
@@ -183,5 +183,5 @@ def test_damaged_weights_are_an_error(config: OpenClipRewardConfig, tmp_path: Pa
         OpenClipReward.load(config.model_copy(update={"path": str(tmp_path)}))
 
 
-def test_hub_names_are_left_to_open_clip() -> None:
+def test_hub_names_are_passed_to_open_clip() -> None:
     assert open_clip_source("any", "hf-hub:org/name") == "hf-hub:org/name"

@@ -141,7 +141,7 @@ def test_submit_returns_before_the_score_is_done(pool: RewardPool) -> None:
     assert done > 1.5
 
 
-def test_statistics_tell_waiting_from_work_done_meanwhile(pool: RewardPool) -> None:
+def test_statistics_separate_waiting_from_concurrent_work(pool: RewardPool) -> None:
     client = RewardClient.connect(pool.name, {"scripted": 1.0})
     pending = client.submit(gray(1), plain("sleep:0.5"))
     time.sleep(1.0)

@@ -47,7 +47,7 @@ WEIGHTS = {model.name: model.weight for model in MODELS}
 
 @pytest.fixture(scope="module")
 def split_pool(ray_cluster: None) -> Iterator[RewardPool]:
-    """One replica of each of three models, each with a place for one call at a time."""
+    """One replica of each of three models, each with one request slot."""
     config = PoolConfig(one_model_each=True, num_cpus=0.01, micro_batch_size=2, max_ongoing_requests=1)
     with RewardPool.create(MODELS, (), config, "split") as running:
         yield running
@@ -82,7 +82,7 @@ def test_values_and_gradients_of_a_replica_per_model_equal_those_of_one_process(
         assert relative_error(ours, in_process) < 1e-6
 
 
-def test_each_model_is_asked_alone_and_pixels_of_one_input_spec_are_stored_once(split_pool: RewardPool) -> None:
+def test_each_model_gets_a_separate_call_and_pixels_of_one_input_spec_are_stored_once(split_pool: RewardPool) -> None:
     client = RewardClient.connect(split_pool.name, WEIGHTS)
 
     scores = client.submit(random_images(0), QUERIES).result()
@@ -94,7 +94,7 @@ def test_each_model_is_asked_alone_and_pixels_of_one_input_spec_are_stored_once(
     assert statistics["pool/replicas"] == 1
 
 
-def test_measure_asks_the_replicas_of_the_named_models_only(split_pool: RewardPool) -> None:
+def test_measure_calls_the_replicas_of_the_named_models_only(split_pool: RewardPool) -> None:
     client = RewardClient.connect(split_pool.name, WEIGHTS)
     images = random_images(0).detach()
 
@@ -108,7 +108,7 @@ def test_measure_asks_the_replicas_of_the_named_models_only(split_pool: RewardPo
     assert list(client.measure(images, QUERIES)) == ["a", "b", "scripted"]
 
 
-def test_submit_waits_for_a_place_and_says_for_how_long(split_pool: RewardPool) -> None:
+def test_submit_waits_for_a_slot_and_reports_the_time(split_pool: RewardPool) -> None:
     client = RewardClient.connect(split_pool.name, {"scripted": 1.0})
     slow = [TextQuery.plain("sleep:0.5")] * 6
 
@@ -117,7 +117,7 @@ def test_submit_waits_for_a_place_and_says_for_how_long(split_pool: RewardPool) 
     pending.result()
 
     statistics = client.take_statistics()
-    assert statistics["time/reward_place"] > 0.5
+    assert statistics["time/reward_slot"] > 0.5
     assert statistics["time/reward_wait"] > 2.5
 
 

@@ -131,7 +131,7 @@ def test_official_padding_rounds_to_8_bits_before_the_resize_only() -> None:
     )
 
 
-def test_antialiasing_is_off_where_a_reward_says_so() -> None:
+def test_reward_can_disable_antialiasing() -> None:
     images, _ = images_of_8_bits(48, 48)
     expected = resize(images, [16, 16], BICUBIC, antialias=False)
     torch.testing.assert_close(frame(images, InputSpec(16, antialias=False)), expected, rtol=0, atol=1e-6)

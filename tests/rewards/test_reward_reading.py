@@ -1,4 +1,4 @@
-"""Damaged files of reward models: a result, or one sentence with the reward, the file and the cure."""
+"""Damaged files of reward models: a result, or an error with the reward, the file and the cure."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place=st.floats(0, 1, exclude_max=True),
     bit=st.one_of(st.none(), st.integers(0, 7)),
 )
-def test_flipped_bit_or_cut_end_gives_tensors_or_the_one_sentence(
+def test_flipped_bit_or_truncation_gives_tensors_or_the_error_message(
     checkpoints: dict[str, bytes], scratch: Path, file: str, place: float, bit: int | None
 ) -> None:
     content = bytearray(checkpoints[file])
@@ -69,7 +69,7 @@ def test_flipped_bit_or_cut_end_gives_tensors_or_the_one_sentence(
 
 @pytest.mark.parametrize("position", [b"ctorch._utils", b"X\x08\x00\x00\x00a.weight", b"X\x05\x00\x00\x00epoch"])
 @pytest.mark.parametrize("byte", range(0, 256, 15))
-def test_wrong_byte_in_a_pickle_is_told_whatever_the_unpickler_raises(
+def test_wrong_byte_in_a_pickle_is_reported_whatever_the_unpickler_raises(
     checkpoints: dict[str, bytes], tmp_path: Path, position: bytes, byte: int
 ) -> None:
     content = bytearray(checkpoints["legacy.pth"])
@@ -138,7 +138,7 @@ def wrong_byte(content: bytes) -> bytes:
 
 
 def wrong_opcode(content: bytes) -> bytes:
-    """A byte of the pickle that is no opcode."""
+    """A byte of the pickle that is not an opcode."""
     return content.replace(b"ctorch._utils", b"\xfftorch._utils", 1)
 
 
@@ -218,7 +218,7 @@ def test_pickled_code_in_a_models_folder_is_not_run(clip: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("change", [{"dtype": "float3r"}, {"projection_dim": "x"}])
-def test_config_that_is_json_but_no_clip_is_told(clip: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_json_config_of_no_clip_model_is_refused(clip: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     folder = tmp_path / "model"
     shutil.copytree(clip, folder)
     config = json.loads((folder / "config.json").read_text())

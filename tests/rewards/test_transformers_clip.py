@@ -20,7 +20,7 @@ TEXTS = ["a red circle", "a blue square on a black background and much more that
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model as PickScore's folder has it: weights and config, but no processor."""
+    """A tiny model in the layout of PickScore's folder: weights and config, without a processor."""
     folder = tmp_path_factory.mktemp("pickscore")
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
     end = tokenizer.eos_token_id
@@ -87,7 +87,7 @@ def test_image_gradient_is_that_of_finite_differences_in_float64(folder: Path) -
     )
 
 
-def test_images_are_shifted_and_scaled_as_the_folders_processor_says(folder: Path, tmp_path: Path) -> None:
+def test_images_are_normalised_by_the_folders_processor(folder: Path, tmp_path: Path) -> None:
     CLIPModel.from_pretrained(folder).save_pretrained(tmp_path)
     CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
     assert load(tmp_path)._mean == (0.1, 0.2, 0.3)
@@ -95,13 +95,15 @@ def test_images_are_shifted_and_scaled_as_the_folders_processor_says(folder: Pat
     assert load(folder)._mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
 
 
-def test_text_that_is_cut_is_warned_of_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncated_text_is_warned_about_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     reward = load(folder)
     # "a red circle" is five tokens with its marks; the second text does not fit into nine.
     for text in (TEXTS[0], TEXTS[1], TEXTS[1] + " again"):
         reward.score(images()[:1], [TextQuery.plain(text)])
     messages = [record.getMessage() for record in caplog.records if "not scored" in record.getMessage()]
-    assert messages == [f"reward 'pick' reads 9 tokens; the rest of this text is not scored (said once): {TEXTS[1]!r}"]
+    assert messages == [
+        f"reward 'pick' reads at most 9 tokens. The rest of this text is not scored (warned once): {TEXTS[1]!r}"
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

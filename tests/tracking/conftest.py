@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def uri(empty_mlflow: Path, tmp_path: Path) -> str:
-    """A sqlite database of the test's own."""
+    """A separate sqlite database for the test."""
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     return default_uri(tmp_path)
 

@@ -1,4 +1,4 @@
-"""A reward that needs a key, as one that asks a service would."""
+"""A reward that needs a key, like a client of a remote service."""
 
 import os
 
@@ -6,7 +6,7 @@ from tests.training.faulty_rewards import Brightness
 
 
 class KeyedReward(Brightness):
-    """Refuses to be made with anything but the value of `PLANTED_KEY`."""
+    """Reward whose constructor refuses any key but the value of `PLANTED_KEY`."""
 
     def __init__(self, api_key: str) -> None:
         if api_key != os.environ["PLANTED_KEY"]:

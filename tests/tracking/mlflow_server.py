@@ -1,4 +1,4 @@
-"""A MLflow server that tests stop and start."""
+"""An MLflow server that tests stop and start."""
 
 import os
 import signal

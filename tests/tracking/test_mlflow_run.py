@@ -59,7 +59,7 @@ def test_a_record_of_another_store_is_refused(uri: str, tmp_path: Path):
         start_run(uri, "small", "trial", tags={}, params={}, record=record)
 
 
-def test_a_run_that_is_gone_is_replaced(uri: str, tmp_path: Path):
+def test_a_deleted_run_is_replaced(uri: str, tmp_path: Path):
     record = tmp_path / "mlflow.json"
     record.write_text(json.dumps({"run_id": "0" * 32, "uri": uri, "experiment": "small"}))
     run_id = start_run(uri, "small", "trial", tags={}, params={}, record=record)
@@ -116,7 +116,7 @@ def test_runs_and_artifacts_are_kept_in_a_folder_of_any_name(name: str, empty_ml
 @pytest.mark.parametrize("name", ["why?", "${HOME}", "a%20b", "100%25", "new\nline"])
 def test_folder_that_a_sqlite_address_cannot_name_is_refused(name: str, tmp_path: Path):
     with pytest.raises(
-        ValueError, match=r"expected a path that the address of a sqlite file can have, got '/.*run_root"
+        ValueError, match=r"expected a path that is valid in the URI of a sqlite file, got '/.*run_root"
     ):
         default_uri(tmp_path / name)
 
@@ -156,12 +156,12 @@ def test_key_of_a_name_is_the_same_in_every_process():
     assert allowed_name("evaluator/held_out") == "evaluator/held_out"
 
 
-def test_run_that_the_store_refuses_is_ended_and_no_server_is_blamed(
+def test_run_that_the_store_refuses_is_ended_without_a_connection_error(
     uri: str, client: "MlflowClient", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(run_module, "allowed_name", lambda name: name)
     with pytest.raises(
-        ValueError, match=r"expected names and values that MLflow takes, got a refusal .*a\+b"
+        ValueError, match=r"expected names and values that MLflow accepts, got a refusal .*a\+b"
     ) as caught:
         start_run(uri, "small", "trial", tags={}, params={"a+b": "1"}, record=tmp_path / "r.json")
     assert "start it" not in str(caught.value)
@@ -170,7 +170,7 @@ def test_run_that_the_store_refuses_is_ended_and_no_server_is_blamed(
     assert not (tmp_path / "r.json").exists()
 
 
-def test_store_that_goes_away_while_a_run_is_opened_is_named(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_store_that_fails_while_a_run_is_opened_is_named(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from mlflow import MlflowClient
 
     def gone(*_: object, **__: object) -> None:
@@ -199,7 +199,7 @@ def test_flatten_uses_the_paths_of_overrides():
     }
 
 
-def test_git_commit_tells_clean_from_dirty(tmp_path: Path):
+def test_git_commit_distinguishes_clean_from_dirty(tmp_path: Path):
     assert git_commit(tmp_path) is None
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     (tmp_path / "f").write_text("1")

@@ -1,4 +1,4 @@
-"""A whole run with secrets planted in its environment: nothing that it leaves holds one."""
+"""A complete run with secrets planted in its environment: none of its outputs contains one."""
 
 import base64
 import json

@@ -87,10 +87,10 @@ def test_a_refused_metric_or_missing_image_does_not_stop_the_others(
     assert tracker.close("FINISHED", timeout_s=90)
     assert values(client, run_id, "good") == [(0, 0.0), (2, 2.0)]
     assert "refused the metrics of step 1" in caplog.text
-    assert "the file is gone" in caplog.text
+    assert "the file no longer exists" in caplog.text
 
 
-def test_an_artifact_store_that_is_down_does_not_hold_up_metrics(
+def test_an_unreachable_artifact_store_does_not_block_metrics(
     uri: str, client: "MlflowClient", run_id: str, tmp_path: Path, until: Until
 ):
     (tmp_path / "artifacts").write_text("in the way of the folder")
@@ -124,7 +124,7 @@ def test_training_never_waits_and_replay_sends_the_rest(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_step_that_is_made_again_is_not_tracked_again(
+def test_a_repeated_update_is_not_tracked_again(
     uri: str, client: "MlflowClient", run_id: str, tmp_path: Path, until: Until
 ):
     spool = tmp_path / "s.jsonl"
@@ -141,7 +141,7 @@ def test_a_step_that_is_made_again_is_not_tracked_again(
     assert values(client, run_id, "evaluator") == [(2, 0.5), (3, 0.3), (4, 0.4), (5, 0.5), (6, 0.6)]
 
 
-def test_command_sends_what_a_run_could_not(
+def test_command_sends_the_records_that_a_run_could_not(
     uri: str, client: "MlflowClient", tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     folder = RunFolder(tmp_path)
@@ -154,7 +154,7 @@ def test_command_sends_what_a_run_could_not(
     assert capsys.readouterr().out == "2 records sent\n0 records sent\n"
     assert values(client, run_id, "loss") == [(1, 1.0)]
     assert main(["replay", str(tmp_path / "nowhere")]) == 2
-    assert "expected the folder of a run that was tracked" in capsys.readouterr().err
+    assert "expected the folder of a tracked run" in capsys.readouterr().err
 
 
 def test_replay_of_no_file_is_an_error(uri: str, tmp_path: Path):
@@ -162,7 +162,7 @@ def test_replay_of_no_file_is_an_error(uri: str, tmp_path: Path):
         replay(tmp_path / "none.jsonl", uri)
 
 
-def test_a_new_tracker_first_sends_what_a_killed_one_left(
+def test_a_new_tracker_first_sends_the_records_of_a_killed_one(
     uri: str, client: "MlflowClient", run_id: str, tmp_path: Path
 ):
     left = Spool(tmp_path / "s.jsonl")
@@ -187,7 +187,7 @@ def test_a_full_disk_is_a_warning(
     tracker.log_metrics({"a": 1.0}, 0)
     tracker.log_metrics({"a": 1.0}, 1)
     tracker.close("FINISHED", timeout_s=90)
-    assert caplog.text.count("Metrics are being lost") == 1
+    assert caplog.text.count("Metrics are lost") == 1
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_three_processes_make_and_write_one_sqlite_file(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_while_the_server_is_away(
+def test_no_record_is_lost_while_the_server_is_unreachable(
     server: "Server", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Until
 ):
     from srpo_ray.tracking import tracker as module

@@ -37,7 +37,7 @@ def test_job_encodes_what_is_missing_with_several_actors_and_the_next_call_nothi
     assert "text features of 7 texts, 5 encoded now" in said.out
     assert "data.prompts: " in said.err
     assert "1 empty entries left out, 1 repeated prompts kept" in said.err
-    assert "data.prompts: 1 prompt is longer than 16 T5 tokens and cut: 'red red" in said.err
+    assert "data.prompts: 1 prompt is longer than 16 T5 tokens and truncated: 'red red" in said.err
     assert len(list(cache.store.folder.iterdir())) == 1 + 3
     expected = encode_prompts(str(flux_dir()), [text.strip() for text in PROMPTS], 16)
     found = cache.features([text.strip() for text in PROMPTS])[list(range(len(PROMPTS)))]

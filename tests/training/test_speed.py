@@ -70,7 +70,9 @@ def test_native_attention_leaves_the_transformer_as_it_is() -> None:
 
 
 def test_kernel_that_is_not_installed_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"model.attention: expected a kernel that this machine has, got 'flash_3'"):
+    with pytest.raises(
+        ValueError, match=r"model.attention: expected a kernel that is installed on this machine, got 'flash_3'"
+    ):
         set_attention(tiny_transformer(), "flash_3")
 
 

@@ -1,1 +1,1 @@
-"""Values that are computed once and kept on disk: text features and latents."""
+"""Cache on disk of values that are computed once: text features and latents."""

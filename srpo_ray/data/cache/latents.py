@@ -1,4 +1,4 @@
-"""Latents of real images, encoded once and kept on disk, so that no update waits for files or the VAE's encoder."""
+"""Cache of the latents of real images, so that no update waits for image files or the VAE's encoder."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -17,20 +17,20 @@ from srpo_ray.models.trainable import model_dtype
 
 TOKENS = "tokens"
 _BATCH_SIZE = 4
-"""Images per call of the VAE: some GiB of activations at 1024 x 1024 pixels."""
+"""Images per call of the VAE: several GiB of activations at 1024 x 1024 pixels."""
 
 
 class LatentCache:
-    """The clean tokens of images, of one VAE, resolution and data type."""
+    """Clean tokens of images for one VAE, resolution and data type."""
 
     def __init__(self, path: str, resolution: int, dtype: torch.dtype, root: Path) -> None:
-        """Find the cache of a VAE.
+        """Open the cache of a VAE.
 
         Args:
             path: Folder or hub id of the pipeline.
             resolution: Height and width of the images in pixels.
-            dtype: Data type that the VAE runs in.
-            root: Folder of all caches; each VAE, resolution and data type has a folder of its own in it.
+            dtype: Data type of the VAE.
+            root: Folder of all caches; each VAE, resolution and data type has a separate folder in it.
         """
         self._resolution = resolution
         identity = f"{parts_identity(path, ('vae',))} {resolution} {dtype}"
@@ -38,19 +38,19 @@ class LatentCache:
 
     @classmethod
     def of(cls, config: RunConfig) -> "LatentCache":
-        """The cache of a run's model."""
+        """Open the cache of a run's model."""
         path = resolve_path(config.model.path)
         return cls(path, config.model.resolution, model_dtype(config), cache_root(config))
 
     def missing(self, images: RealImages) -> list[int]:
-        """Indices of images without whole latents; see `ShardStore.missing`."""
+        """Return the indices of images without intact latents; see `ShardStore.missing`."""
         return self.store.missing([_key(identity) for identity in images.identities])
 
     def tokens(self, images: RealImages) -> Rows:
-        """Clean tokens `[N, 64]`, named `TOKENS`, of images that have all been encoded.
+        """Return the clean tokens `[N, 64]`, under the name `TOKENS`, of images that have all been encoded.
 
         Raises:
-            ValueError: If one has not.
+            ValueError: If an image has not been encoded.
         """
         return self.store.rows([_key(identity) for identity in images.identities])
 
@@ -59,8 +59,8 @@ class LatentCache:
 
         Args:
             images: The source.
-            indices: Which of its images.
-            encode: From images `[B, 3, H, W]` in [0, 1] to tokens `[B, N, 64]`.
+            indices: Indices of its images to encode.
+            encode: Maps images `[B, 3, H, W]` in [0, 1] to tokens `[B, N, 64]`.
 
         Raises:
             ValueError: If an image cannot be read.

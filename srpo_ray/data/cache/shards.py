@@ -1,8 +1,8 @@
-"""Rows of tensors on disk, in checksummed shards: what is computed once and read many times.
+"""Store of tensor rows on disk in checksummed shards, for values that are computed once and read many times.
 
-A shard is one safetensors file: tensors with one row per entry, and in its header the entries' keys and a SHA-256 of
-all of it. It is written under another name and renamed, and never changed, so any number of processes may write and
-read at once. Where two of them write the same entry it is there twice, which does no harm.
+A shard is one safetensors file: tensors with one row per entry, and a header with the entries' keys and a SHA-256 of
+keys and tensors. Shards are written atomically and never modified, so any number of processes may write and read
+concurrently. If two of them write the same entry, the duplicate is harmless.
 """
 
 import hashlib
@@ -40,22 +40,22 @@ class ShardStore:
     """The shards of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is read or made until it is needed.
+        """Create a store; nothing is read or created on disk until it is needed.
 
         Args:
-            folder: Where the shards are.
+            folder: Folder of the shards.
         """
         self.folder = folder
 
     def add(self, keys: Sequence[str], tensors: dict[str, Tensor]) -> Path:
-        """Write one shard, whole or not at all.
+        """Write one shard atomically.
 
         Args:
             keys: Key of each entry, without blanks.
-            tensors: Tensors whose first dimension is the entries'.
+            tensors: Tensors with one row per entry.
 
         Returns:
-            The shard's file.
+            Path of the shard.
         """
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         assert all(len(tensor) == len(keys) for tensor in whole.values())
@@ -65,9 +65,9 @@ class ShardStore:
         return path
 
     def missing(self, keys: Sequence[str]) -> list[int]:
-        """Which entries are not there, after every shard that holds some of the others was read and checked.
+        """Find the entries that are missing, and verify every shard that contains some of the others.
 
-        A damaged shard is named in a warning and removed, so its entries are missing.
+        A damaged shard is removed with a warning that names it, so its entries are missing.
 
         Args:
             keys: Keys of entries; repeated ones count once.
@@ -83,7 +83,7 @@ class ShardStore:
                     found.update(shard.keys)
                 elif path.exists():
                     path.unlink(missing_ok=True)
-                    warnings.warn(f"{path} was damaged and is removed; what it held is computed again", stacklevel=2)
+                    warnings.warn(f"{path} was damaged and is removed; its entries are recomputed", stacklevel=2)
         first = {key: index for index, key in reversed(list(enumerate(keys)))}
         return sorted(index for key, index in first.items() if key not in found)
 
@@ -92,10 +92,10 @@ class ShardStore:
         return {key for path in self._paths() if (shard := _read(path)) for key in shard.keys}
 
     def rows(self, keys: Sequence[str]) -> "Rows":
-        """The entries with these keys, to be read when they are asked for.
+        """Return the entries with these keys, which are read on demand.
 
         Raises:
-            ValueError: If one is not there.
+            ValueError: If an entry is missing.
         """
         places: dict[str, tuple[Path, int]] = {}
         for path in self._paths():
@@ -105,18 +105,18 @@ class ShardStore:
         absent = sum(key not in places for key in keys)
         if absent:
             raise ValueError(
-                f"expected all {len(keys)} entries in {self.folder}, got {absent} less; another process must have"
-                " removed them, or this node does not see the folder: put run_root on storage that every node sees"
+                f"expected all {len(keys)} entries in {self.folder}, got {absent} fewer; either another process removed"
+                " them, or this node does not see the folder: put run_root on storage that every node sees"
             )
         return Rows([places[key] for key in keys])
 
     def _paths(self) -> list[Path]:
-        # A file that is being written ends in another way.
+        # A file that is still being written has another suffix.
         return sorted(self.folder.glob("*.safetensors"))
 
 
 class Rows:
-    """Entries in an order, read from the disk row by row."""
+    """Entries in a given order, read from disk row by row."""
 
     def __init__(self, places: Sequence[tuple[Path, int]]) -> None:
         self._places = places
@@ -125,7 +125,7 @@ class Rows:
         return len(self._places)
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Tensor name -> rows of these entries, `[len(indices), ...]`; nothing else of a shard is read."""
+        """Read tensor name -> rows of these entries, `[len(indices), ...]`, and nothing else of a shard."""
         found: list[dict[str, Tensor]] = []
         for path, row in (self._places[index] for index in indices):
             with safe_open(path, framework="pt") as file:
@@ -134,7 +134,7 @@ class Rows:
 
 
 def _read(path: Path) -> Shard | None:
-    """Keys and checksum of a shard; None if its header is damaged or it has just been removed."""
+    """Read keys and checksum of a shard; None if its header is damaged or it has just been removed."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -146,7 +146,7 @@ def _read(path: Path) -> Shard | None:
 
 
 def _checked(path: Path, wanted: set[str]) -> Shard | None:
-    """The shard, unread if it holds nothing that is wanted; None if it is damaged or has just been removed."""
+    """Read a shard, and verify it if it contains a wanted key; None if it is damaged or has just been removed."""
     shard = _read(path)
     return shard if shard and (wanted.isdisjoint(shard.keys) or _is_whole(shard)) else None
 

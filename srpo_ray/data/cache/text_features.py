@@ -1,4 +1,4 @@
-"""Text features, encoded once and kept on disk, so that training needs no text encoder in memory."""
+"""Cache of text features on disk, so that training needs no text encoder in memory."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from srpo_ray.models.trainable import model_dtype
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Features of a list of prompts, read from the cache when they are asked for."""
+    """Features of a list of prompts, read from the cache on demand."""
 
     rows: Rows
 
@@ -31,16 +31,16 @@ class TextFeatures:
 
 
 class TextCache:
-    """The text features of one pair of encoders, one length and one data type."""
+    """Text features for the text encoders of one pipeline, one length and one data type."""
 
     def __init__(self, path: str, max_sequence_length: int, dtype: torch.dtype, root: Path) -> None:
-        """Find the cache of these encoders.
+        """Open the cache of these encoders.
 
         Args:
             path: Folder or hub id of the pipeline.
             max_sequence_length: T5 tokens per prompt.
-            dtype: Data type that the encoders run in.
-            root: Folder of all caches; each pair of encoders, length and data type has a folder of its own in it.
+            dtype: Data type of the encoders.
+            root: Folder of all caches; each set of encoders, length and data type has a separate folder in it.
         """
         self._path, self._max_sequence_length, self._dtype = path, max_sequence_length, dtype
         identity = f"{parts_identity(path, family_of(path).text_parts)} {max_sequence_length} {dtype}"
@@ -48,19 +48,19 @@ class TextCache:
 
     @classmethod
     def of(cls, config: RunConfig) -> "TextCache":
-        """The cache of a run's model."""
+        """Open the cache of a run's model."""
         model = config.model
         return cls(resolve_path(model.path), model.max_sequence_length, model_dtype(config), cache_root(config))
 
     def missing(self, prompts: Sequence[str]) -> list[str]:
-        """Prompts without whole features, each once; see `ShardStore.missing`."""
+        """Return the prompts without intact features, each once; see `ShardStore.missing`."""
         return [prompts[index] for index in self.store.missing([_key(prompt) for prompt in prompts])]
 
     def features(self, prompts: Sequence[str]) -> TextFeatures:
-        """Features of prompts that have all been encoded, in their order.
+        """Return the features of prompts that have all been encoded, in their order.
 
         Raises:
-            ValueError: If one has not.
+            ValueError: If a prompt has not been encoded.
         """
         return TextFeatures(self.store.rows([_key(prompt) for prompt in prompts]))
 
@@ -68,10 +68,10 @@ class TextCache:
         """Load the text encoders.
 
         Args:
-            device: Where they run.
+            device: Device of the encoders.
 
         Returns:
-            Encodes prompts and writes them as one shard; the encoders are in memory as long as it is.
+            Function that encodes prompts and writes them as one shard; the encoders stay in memory as long as it does.
 
         Raises:
             ValueError: If the encoders cannot be read.
@@ -81,7 +81,7 @@ class TextCache:
 
 
 def cache_root(config: RunConfig) -> Path:
-    """Where runs of one root keep what each of them would compute again."""
+    """Folder of the caches that all runs of one root share."""
     return Path(config.run_root) / "cache"
 
 

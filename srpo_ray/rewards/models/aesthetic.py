@@ -1,7 +1,7 @@
-"""Rewards of looks alone: a small head on the image features of CLIP or SigLIP, which reads no text.
+"""Aesthetic rewards: a small head on the image features of CLIP or SigLIP, independent of the prompt.
 
-LAION's aesthetic predictor v2 stands on CLIP ViT-L/14, Aesthetic Predictor v2.5 on SigLIP so400m; both score from
-about 1 to 10. Which head it is follows from the backbone.
+LAION's aesthetic predictor v2 uses CLIP ViT-L/14, Aesthetic Predictor v2.5 SigLIP so400m; both score from about 1 to
+10. The backbone determines the head.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from srpo_ray.rewards.query import TextQuery
 
 @dataclass(frozen=True)
 class _Kind:
-    """What is published for one type of backbone."""
+    """Properties of the published head for one type of backbone."""
 
     layers: str
     """Name of the head's layers in its file."""
     dropouts: int
-    """After how many of them a dropout is counted."""
+    """Number of layers that a dropout follows in the file's numbering."""
     fit: Fit
     statistics: tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -40,15 +40,15 @@ _KINDS = {
 class AestheticReward:
     """`score = head(f_img)` with the unit image feature `f_img` of the backbone.
 
-    A query of several texts is answered as by any reward, by the weighted sum of the scores of its texts. As all texts
-    have the same score here, that is the score times the sum of the weights, and a difference of texts is 0.
+    As for any reward, the score of a query is the weighted sum of the scores of its texts. Here all texts have the same
+    score, so the result is that score times the sum of the weights, and 0 for a difference of texts.
 
     Args:
         name: Unique name of the reward.
         backbone: A `CLIPModel` or `SiglipModel` of transformers; only its image part is kept.
         head: Maps features `[B, D]` to scores `[B, 1]`.
-        fit: How images become squares.
-        statistics: Channel means and deviations that images are normalised with.
+        fit: Resize to a square.
+        statistics: Channel means and standard deviations that normalise the images.
 
     Source: https://github.com/christophschuhmann/improved-aesthetic-predictor and
         https://github.com/discus0434/aesthetic-predictor-v2-5.
@@ -72,7 +72,7 @@ class AestheticReward:
         """Load backbone and head.
 
         Raises:
-            ValueError: If either is missing, cannot be read, or they do not belong together.
+            ValueError: If either is missing or cannot be read, or the head does not match the backbone.
         """
         from transformers import CLIPModel, SiglipModel
 

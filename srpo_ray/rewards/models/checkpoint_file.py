@@ -1,4 +1,4 @@
-"""Weights of a reward model from one file, as they are published: found, checked and put in whole or not at all."""
+"""Weights of a reward model from one published file: locate, verify and load them completely or not at all."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,10 +16,10 @@ _HUB = "hf-hub:"
 
 
 def find_checkpoint(name: str, source: str) -> Path:
-    """A local file, or one of the Hugging Face hub, downloaded once.
+    """Return the path of a local file, or of a file of the Hugging Face hub, which is downloaded once.
 
     Args:
-        name: The reward, for messages.
+        name: Name of the reward, for messages.
         source: Path of the file, or `hf-hub:ORG/NAME/FILE`.
 
     Raises:
@@ -36,8 +36,8 @@ def find_checkpoint(name: str, source: str) -> Path:
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise ValueError(
                 f"reward {name!r}: expected a file of the hub as hf-hub:ORG/NAME/FILE, received {source!r}, which"
-                f" cannot be had ({type(error).__name__}: {error}); check the name and the network, for a gated one"
-                " accept its licence and log in, or download it and give its path"
+                f" cannot be downloaded ({type(error).__name__}: {error}); check the name and the network, accept the"
+                " licence of a gated model and log in, or download the file and give its path"
             ) from error
     path = Path(source)
     if not path.is_file():
@@ -49,17 +49,17 @@ def find_checkpoint(name: str, source: str) -> Path:
 
 
 def read_state_dict(name: str, path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file, or of what `torch.save` wrote: alone, or under the key `state_dict`.
+    """Read the tensors of a .safetensors file or of a `torch.save` file, at its top level or under `state_dict`.
 
-    Nothing but tensors and plain values is unpickled. The prefix `module.` of data-parallel training is taken off.
+    Only tensors and plain values are unpickled. The prefix `module.` of data-parallel training is removed.
 
     Args:
-        name: The reward, for messages.
-        path: The file.
-        sha256: What the file must hash to; None takes any.
+        name: Name of the reward, for messages.
+        path: Path of the file.
+        sha256: Required SHA-256 of the file; None accepts any.
 
     Raises:
-        ValueError: If it is another file than the one hashed, cannot be read, or holds no tensors by name.
+        ValueError: If the hash differs, or the file cannot be read or contains no tensors by name.
     """
     where = f"reward {name!r}: expected a checkpoint in {path}"
     if sha256 is not None:
@@ -102,15 +102,15 @@ def _hash(name: str, path: Path) -> str:
 
 
 def load_strictly(name: str, model: nn.Module, state: dict[str, Tensor], published: Callable[[str], str] = str) -> None:
-    """Copy weights into a model, if they are exactly its own; the model keeps its data types.
+    """Copy weights into a model if names and shapes match exactly; the model keeps its data types.
 
-    A checkpoint in float16 or bfloat16 is thus converted to the type that the model was made in, which is float32.
+    A checkpoint in float16 or bfloat16 is thus converted to the model's float32.
 
     Args:
-        name: The reward, for messages.
-        model: Takes the weights.
-        state: Tensors by the name that they are published under.
-        published: From a name of the model to the published one, where they differ.
+        name: Name of the reward, for messages.
+        model: Model that is changed in place.
+        state: Tensors by their published names.
+        published: Maps a name of the model to the published one.
 
     Raises:
         ValueError: If names or shapes differ, or tensors are sparse or integers where the model's are not; the first
@@ -138,5 +138,5 @@ def load_strictly(name: str, model: nn.Module, state: dict[str, Tensor], publish
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool, torch.layout]:
-    """Properties that a copy into another tensor would not convert, or convert without meaning."""
+    """Properties that a copy into another tensor cannot convert, or only by losing the meaning."""
     return tensor.is_floating_point(), tensor.is_complex(), tensor.layout

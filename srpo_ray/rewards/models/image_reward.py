@@ -1,4 +1,4 @@
-"""ImageReward v1: BLIP's text encoder reads the prompt while it looks at the image, and a head scores what it saw."""
+"""ImageReward v1: BLIP's text encoder reads the prompt with cross-attention to the image, and a head scores it."""
 
 import re
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.text_limit import TextLimit
 
 SCORE_MEAN, SCORE_STD = 0.16717362830052426, 1.0333394966054072
-"""Of the raw score over the images that ImageReward was trained on; the published score is normalised by them."""
+"""Mean and standard deviation of the raw score on ImageReward's training images; they normalise the published score."""
 NUM_TOKENS = 35
-# Names of our modules and what they are called in the published file; the first match counts.
+# Names of modules here -> names in the published file; the first match counts.
 _PUBLISHED = (
     (r"vision\.embeddings\.class_embedding", r"blip.visual_encoder.cls_token"),
     (r"vision\.embeddings\.position_embedding", r"blip.visual_encoder.pos_embed"),
@@ -31,16 +31,16 @@ _PUBLISHED = (
     (r"text\.", r"blip.text_encoder."),
     (r"head\.", r"mlp.layers."),
 )
-# Of BLIP's other tasks, or computed: in the file, but nothing that a score is made of.
+# In the file, but not part of the score: weights of BLIP's other tasks, and a table that is computed.
 _UNREAD = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
 
 
 class ImageRewardModel(nn.Module):
-    """The network, of any size.
+    """Network of ImageReward, of any size.
 
     Args:
-        vision: A `BlipVisionConfig`; None is the published ViT-L/16 for 224 pixels.
-        text: A `BlipTextConfig`; None is the published BERT base with cross-attention.
+        vision: A `BlipVisionConfig`; None takes the published ViT-L/16 for 224 pixels.
+        text: A `BlipTextConfig`; None takes the published BERT base with cross-attention.
 
     Source: https://github.com/THUDM/ImageReward, arXiv:2304.05977.
     """
@@ -67,13 +67,13 @@ class ImageRewardModel(nn.Module):
         self.image_size = int(self.vision.config.image_size)
 
     def forward(self, pixels: Tensor, rows: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Raw scores `[M]` of M texts.
+        """Compute the raw scores `[M]` of M texts.
 
         Args:
             pixels: `[B, 3, size, size]`, normalised.
-            rows: `[M]`, which image each text belongs to.
+            rows: `[M]`, index of the image of each text.
             tokens: `[M, L]`.
-            mask: `[M, L]`, 1 where there is a token and 0 where there is padding.
+            mask: `[M, L]`, 1 for a token and 0 for padding.
         """
         seen = self.vision(pixel_values=pixels).last_hidden_state[rows]
         read = self.text(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen).last_hidden_state
@@ -83,14 +83,14 @@ class ImageRewardModel(nn.Module):
 class ImageReward:
     """`score = (raw - 0.167) / 1.033`, about -2 to 2 and near 0 for an average image.
 
-    The score is not linear in a feature of the text as CLIP's is. A query of several texts is therefore answered by
-    the weighted sum of the scores of its texts, each of which costs a pass of the text encoder; the images are
-    encoded once. A relative query thus compares whole scores, which is how the relative reward is defined for any
-    model, though SRPO was published for CLIP-type rewards only.
+    Unlike CLIP's, the score is not linear in a text feature. The score of a query is therefore the weighted sum of the
+    scores of its texts; each text costs a pass of the text encoder, and the images are encoded once. A relative query
+    thus compares whole scores. This defines the relative reward for any model, though SRPO was published for CLIP-type
+    rewards only.
 
     Args:
         name: Unique name of the reward.
-        model: Is frozen and put in evaluation mode here.
+        model: The network; it is frozen and put in evaluation mode here.
         tokenizer: A `BertTokenizer` of transformers.
     """
 
@@ -110,12 +110,12 @@ class ImageReward:
         """Load weights and tokenizer.
 
         Args:
-            config: Where they are.
-            device: Where the model goes.
-            model: Takes the weights; None is a model of the published size.
+            config: Paths of both.
+            device: Device of the model.
+            model: Model that gets the weights; None makes one of the published size.
 
         Raises:
-            ValueError: If either is missing, cannot be read, or the weights are not the model's.
+            ValueError: If either is missing or cannot be read, or the weights do not match the model.
         """
         from transformers import BertTokenizer
 

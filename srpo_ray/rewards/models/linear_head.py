@@ -1,4 +1,4 @@
-"""The head of ImageReward and of the aesthetic predictors: five linear layers in a row."""
+"""Head of ImageReward and of the aesthetic predictors: a sequence of five linear layers."""
 
 from torch import nn
 
@@ -6,13 +6,13 @@ WIDTHS = (1024, 128, 64, 16, 1)
 
 
 def linear_head(inputs: int, num_dropouts: int) -> nn.Sequential:
-    """Linear layers without activations, numbered as in the published files.
+    """Build linear layers without activations, numbered as in the published files.
 
     Args:
         inputs: Width of the features.
-        num_dropouts: After how many of the layers the file counts a dropout, which has no weights but a number.
+        num_dropouts: Number of layers that a dropout follows in the file; a dropout has an index but no weights.
 
-    Source: https://github.com/christophschuhmann/improved-aesthetic-predictor, whose layers the others took over.
+    Source: https://github.com/christophschuhmann/improved-aesthetic-predictor, whose layers the others adopted.
     """
     layers: list[nn.Module] = []
     for index, outputs in enumerate(WIDTHS):

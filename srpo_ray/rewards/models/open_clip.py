@@ -1,7 +1,7 @@
-"""Rewards of the CLIP family: the cosine between an image and a weighted sum of texts.
+"""Rewards of the CLIP family: cosine similarity between an image and a weighted sum of texts.
 
-CLIPScore, HPSv2.1 and the small world's rewards are this model with different weights. An image that is no square is
-resized by the short side and centre-cropped, as SRPO's released code does, or padded, as HPSv2.1's own does.
+CLIPScore, HPSv2.1 and the small world's rewards are this model with different weights. An image that is not square is
+resized by its short side and centre-cropped, as in SRPO's released code, or padded, as in HPSv2.1's.
 """
 
 import difflib
@@ -26,7 +26,7 @@ CONFIG_FILE = "open_clip_config.json"
 
 
 class ClipModel(Protocol):
-    """The part of `open_clip.CLIP` and `open_clip.CustomTextCLIP` that a reward uses."""
+    """Interface of `open_clip.CLIP` and `open_clip.CustomTextCLIP` that a reward uses."""
 
     visual: Any
     logit_scale: Tensor
@@ -41,12 +41,12 @@ class OpenClipReward:
     Args:
         name: Unique name of the reward.
         model: An open_clip model; it is frozen and put in evaluation mode here.
-        tokenizer: Maps texts to token ids `[N, context_length]`, cutting and padding as needed.
-        context_length: Most tokens that the model reads; longer texts are cut, with one warning.
+        tokenizer: Maps texts to token ids `[N, context_length]`; truncates and pads as needed.
+        context_length: Maximum number of tokens that the model reads; longer texts are truncated, with one warning.
         scale: Factor between the cosine and the published score.
-        fit: How images become squares.
-        antialias: Low-pass filter when tensors are made smaller.
-        text_cache_size: Most text features kept.
+        fit: Resize to a square.
+        antialias: Low-pass filter when tensors are downscaled.
+        text_cache_size: Maximum number of cached text features.
 
     Raises:
         ValueError: If the model does not take square images.
@@ -84,20 +84,20 @@ class OpenClipReward:
 
     @classmethod
     def load(cls, config: OpenClipRewardConfig, device: str = "cpu") -> "OpenClipReward":
-        """Load the model of a config: a local folder, the Hugging Face hub, a checkpoint file, or the small world.
+        """Load the model of a config from a local folder, the Hugging Face hub, a checkpoint file or the small world.
 
         Raises:
-            ValueError: If the folder, its config or its weights are missing, cannot be read or do not fit.
+            ValueError: If the folder, its config or its weights are missing, cannot be read or do not match.
         """
         if config.architecture:
             return cls._load_file(config, config.architecture, device)
         source = open_clip_source(config.name, config.path)
         with without_collection():
-            import open_clip  # takes seconds, and neither a wrong path nor a pool of Python rewards needs it
+            import open_clip  # takes seconds; neither a wrong path nor a pool of Python rewards needs it
 
         folder = source.removeprefix("local-dir:").removeprefix("hf-hub:")
         with Reading(config.name, "a readable open_clip model", folder, "check `path`"):
-            # Without `require_pretrained` open_clip would answer missing weights with random ones.
+            # Without `require_pretrained`, open_clip would replace missing weights by random ones.
             model = open_clip.create_model(source, require_pretrained=True).float()
             tokenizer = open_clip.get_tokenizer(source)
             text_config = (open_clip.get_model_config(source) or {}).get("text_cfg", {})
@@ -127,7 +127,7 @@ class OpenClipReward:
         return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
-        """See `Reward.score`; the result has the type of `images`, so a float64 model can be checked in float64."""
+        """See `Reward.score`; the result has the type of `images`, so that tests can check a float64 model."""
         weight = self.model.logit_scale
         pixels = normalize(images.to(weight.device, weight.dtype), self._mean, self._std)
         image_features = self.model.encode_image(pixels, normalize=True)
@@ -145,7 +145,7 @@ class OpenClipReward:
     def _warn_if_cut(self, texts: list[str], tokens: Tensor) -> None:
         if self._limit.said:
             return
-        # With room for one more token, a text that was cut shows a different last token, or one in the new place.
+        # Tokenized with one more position, a truncated text differs in its last token or has a token at the new one.
         length = self._limit.num_tokens
         roomy = self._tokenizer([*texts, ""], context_length=length + 1)
         padding = roomy[-1, -1]
@@ -159,15 +159,15 @@ def _weighted_sum(query: TextQuery, features: dict[str, Tensor]) -> Tensor:
 
 
 def open_clip_source(name: str, path: str) -> str:
-    """The name by which open_clip finds a model: `hf-hub:ORG/NAME`, or `local-dir:FOLDER` after a look at the folder.
+    """Return the name by which open_clip finds a model: `hf-hub:ORG/NAME`, or `local-dir:FOLDER` of a checked folder.
 
     Raises:
-        ValueError: If the folder does not exist or holds no open_clip config.
+        ValueError: If the folder does not exist or contains no open_clip config.
     """
     if path.startswith("hf-hub:"):
         return path
     if path.startswith("small_world:"):
-        from srpo_ray.small_world.weights import reward_dir  # the laboratory stays out of ordinary runs
+        from srpo_ray.small_world.weights import reward_dir  # other runs do not import the small world
 
         folder = Path(reward_dir(path.removeprefix("small_world:")))
     else:

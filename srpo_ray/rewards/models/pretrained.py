@@ -1,4 +1,4 @@
-"""Whole pretrained models from a folder or the hub, in the format of transformers: all of their weights or none."""
+"""Pretrained models in the format of transformers, from a folder or the hub: load all of their weights or none."""
 
 import math
 from collections.abc import Mapping
@@ -10,23 +10,24 @@ from torch import Tensor
 from srpo_ray.rewards.reading import Reading, local_folder
 
 CLIP_STATISTICS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-"""Channel means and deviations of CLIP's training images."""
+"""Channel means and standard deviations of CLIP's training images."""
 _KEYS = ("image_mean", "image_std")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _SHOWN = 3
 
 
 def load_pretrained(name: str, path: str, classes: Mapping[str, Any], what: str) -> Any:
-    """Load a model of one of several types in float32, whatever type its file has.
+    """Load a model of one of several classes in float32, whatever the data type of its file.
 
     Args:
-        name: The reward, for messages.
+        name: Name of the reward, for messages.
         path: Folder or hub id.
         classes: `model_type` of the config -> class.
-        what: Name of such models for people.
+        what: Name of such models, for messages.
 
     Raises:
-        ValueError: If it is missing, cannot be read, is of another type, or its weights are not exactly the type's.
+        ValueError: If the model is missing, cannot be read or is of another type, or its weights are not exactly those
+            of its class.
     """
     from transformers import AutoConfig
 
@@ -37,11 +38,11 @@ def load_pretrained(name: str, path: str, classes: Mapping[str, Any], what: str)
     if kind not in classes:
         raise ValueError(f"{where} a {what} model at {path!r}, received one of type {kind!r}; choose another")
     with reading:
-        # transformers annotates the one return type only, and would load the type that the file has.
+        # transformers annotates one of the two return types only. Without `dtype` it would keep the file's data type.
         loaded: Any = classes[kind].from_pretrained(path, output_loading_info=True, dtype=torch.float32)
     model, found = loaded
     missing = sorted(found["missing_keys"])
-    # Older versions saved a table of positions that newer ones compute.
+    # Older versions saved a table of position ids that newer ones compute.
     extra = sorted(key for key in found["unexpected_keys"] if not key.endswith("position_ids"))
     for problem, keys in (("without", missing), ("with unknown", extra)):
         if keys:
@@ -53,16 +54,16 @@ def load_pretrained(name: str, path: str, classes: Mapping[str, Any], what: str)
 
 
 def load_tokenizer(name: str, path: str, tokenizer_class: Any, num_tokens: int) -> Any:
-    """Load a tokenizer that a model can have been trained with.
+    """Load a tokenizer and check that its vocabulary matches the model's.
 
     Args:
-        name: The reward, for messages.
+        name: Name of the reward, for messages.
         path: Folder or hub id.
         tokenizer_class: A tokenizer class of transformers.
-        num_tokens: Tokens that the model knows.
+        num_tokens: Size of the model's vocabulary.
 
     Raises:
-        ValueError: If there is none, or it has another number of tokens.
+        ValueError: If there is no tokenizer, or its vocabulary has another size.
     """
     cure = "set `tokenizer` to the folder or hub id of the model's own"
     with Reading(name, "a tokenizer", path, cure):
@@ -74,20 +75,20 @@ def load_tokenizer(name: str, path: str, tokenizer_class: Any, num_tokens: int) 
 
 
 def check_tokenizer(name: str, path: str, tokenizer: Any, num_tokens: int, cure: str) -> None:
-    """Refuse a tokenizer that a model cannot have been trained with.
+    """Refuse a tokenizer whose vocabulary does not match the model's.
 
     Args:
-        name: The reward, for messages.
+        name: Name of the reward, for messages.
         path: Folder or hub id.
         tokenizer: A tokenizer of transformers.
-        num_tokens: Tokens that the model knows.
+        num_tokens: Size of the model's vocabulary.
         cure: Advice for the message.
 
     Raises:
-        ValueError: If it has too few tokens, or cannot pad a text with tokens that the model knows.
+        ValueError: If the tokenizer has too few tokens, or pads with an id outside the model's vocabulary.
     """
-    # From a folder without its files transformers makes a tokenizer that knows no words. A few marks may be missing,
-    # which the model has for other tasks.
+    # From a folder without tokenizer files, transformers makes a tokenizer with an empty vocabulary. Special tokens of
+    # the model's other tasks may be missing.
     if len(tokenizer) < 0.9 * num_tokens:
         raise ValueError(_other_size(name, path, tokenizer, num_tokens, cure))
     with Reading(name, "a tokenizer that can pad texts", path, cure):
@@ -107,16 +108,16 @@ def _other_size(name: str, path: str, tokenizer: Any, num_tokens: int, cure: str
 
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""Three channel means and three deviations."""
+"""Three channel means and three standard deviations."""
 
 
 def image_statistics(name: str, path: str, otherwise: Statistics) -> Statistics:
-    """Channel means and deviations from the folder's image processor, if it has one.
+    """Read channel means and standard deviations from the model's image processor, if it has one.
 
     Args:
-        name: The reward, for messages.
+        name: Name of the reward, for messages.
         path: Folder or hub id.
-        otherwise: The result for a model without an image processor.
+        otherwise: Result for a model without an image processor.
 
     Raises:
         ValueError: If the processor's file is damaged, or has other than three finite means and positive deviations.
@@ -127,7 +128,7 @@ def image_statistics(name: str, path: str, otherwise: Statistics) -> Statistics:
         try:
             settings, _ = ImageProcessingMixin.get_image_processor_dict(path)
         except OSError:
-            # transformers raises the same for a file that is missing and for one that is no JSON.
+            # transformers raises the same error for a missing file and for invalid JSON.
             folder = local_folder(path)
             if folder and any((folder / file).exists() for file in _PROCESSORS):
                 raise
@@ -139,5 +140,5 @@ def image_statistics(name: str, path: str, otherwise: Statistics) -> Statistics:
 
 
 def pooled(output: Any) -> Tensor:
-    """The projected features: transformers 5 returns them inside an output object, older versions bare."""
+    """Return the projected features: transformers 5 returns them inside an output object, older versions directly."""
     return output if isinstance(output, Tensor) else output.pooler_output

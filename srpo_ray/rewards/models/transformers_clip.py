@@ -1,4 +1,4 @@
-"""CLIP models in the format of transformers, such as PickScore: the same reward as open_clip's, from other files."""
+"""CLIP models in the format of transformers, such as PickScore, adapted to the open_clip reward."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from srpo_ray.rewards.models.pretrained import (
 
 
 class TransformersClip(nn.Module):
-    """A `transformers.CLIPModel` with the calls of an open_clip model."""
+    """Adapter that gives a `transformers.CLIPModel` the interface of an open_clip model."""
 
     def __init__(self, model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Wrap a model.
@@ -26,7 +26,7 @@ class TransformersClip(nn.Module):
         Args:
             model: A `transformers.CLIPModel`.
             mean: Channel means of its training images.
-            std: Their deviations.
+            std: Channel standard deviations of its training images.
         """
         super().__init__()
         self.model = model
@@ -39,36 +39,36 @@ class TransformersClip(nn.Module):
         return self.model.logit_scale
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """Image features `[B, D]`."""
+        """Compute image features `[B, D]`."""
         features = pooled(self.model.get_image_features(pixel_values=image))
         return unit(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Text features `[N, D]`; attention is causal, so what pads a text after its end changes nothing."""
+        """Compute text features `[N, D]`; attention is causal, so padding after the end token has no effect."""
         features = pooled(self.model.get_text_features(input_ids=text))
         return unit(features, dim=-1) if normalize else features
 
 
 class ClipTokenizer:
-    """A tokenizer of transformers with the call of an open_clip one."""
+    """Adapter that gives a tokenizer of transformers the interface of an open_clip one."""
 
     def __init__(self, tokenizer: Any, context_length: int) -> None:
-        """Wrap a tokenizer that pads and cuts to `context_length` tokens."""
+        """Wrap a tokenizer; texts are padded and truncated to `context_length` tokens."""
         self.tokenizer = tokenizer
         self.context_length = context_length
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
-        """Token ids `[N, context_length]`."""
+        """Compute token ids `[N, context_length]`."""
         length = context_length or self.context_length
         encoded = self.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         return encoded["input_ids"]
 
 
 def load_transformers_clip(config: TransformersClipRewardConfig, device: str = "cpu") -> OpenClipReward:
-    """Load a CLIP reward from a folder or the hub; without an image processor CLIP's own mean and deviation are taken.
+    """Load a CLIP reward from a folder or the hub; without an image processor, use CLIP's channel statistics.
 
     Raises:
-        ValueError: If model or tokenizer are missing, cannot be read or are of another architecture.
+        ValueError: If model or tokenizer are missing, cannot be read or have another architecture.
     """
     from transformers import CLIPModel, CLIPTokenizer
 

@@ -1,1 +1,1 @@
-"""Reward models in Ray actors of their own: replicas, router, client and the bridge into autograd."""
+"""Reward models as Ray actors: replicas, router and client."""

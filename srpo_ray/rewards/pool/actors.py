@@ -1,4 +1,4 @@
-"""The Ray actors of the pool: with what options they are started, and how they are stopped."""
+"""Ray actors of the pool: options of their start, restart and stop."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from srpo_ray.rewards.pool.replica import HEALTH_GROUP, RewardReplica
 from srpo_ray.rewards.pool.router import RewardRouter
 
 ROUTER_CALLS = 100_000
-"""Calls that may wait for a place at once; at the limit the router would not hear that places are given back."""
+"""Maximum number of concurrent calls of the router, queued ones included; at the limit, slots could not be released."""
 
 
 def model_groups(
     name: str, models: Sequence[RewardModelConfig], pool: PoolConfig
 ) -> dict[str, tuple[RewardModelConfig, ...]]:
-    """Which models the replicas of a pool hold together: all, or one each.
+    """Assign the models of a pool to groups of replicas: all to one group, or one to each.
 
     Args:
-        name: Name of the pool, which the names of its groups begin with.
+        name: Name of the pool and prefix of its groups' names.
         models: All models, training and held-out.
         pool: Section `pool` of the config.
     """
@@ -34,15 +34,15 @@ def model_groups(
 
 @dataclass(frozen=True)
 class RayReplicas:
-    """Replicas as children of the process that starts them, which is the router."""
+    """Starts replicas as child actors of the calling process, which is the router."""
 
     groups: Mapping[str, Sequence[RewardModelConfig]]
     pool: PoolConfig
     router: str
-    """Its name."""
+    """Name of the router's actor."""
 
     def start(self, group: str, name: str) -> Any:
-        """Ask Ray for one more replica; it may wait for a node, which an autoscaler sees."""
+        """Request one more replica from Ray; it may wait for a node, and the autoscaler sees that demand."""
         options: dict[str, Any] = {
             "num_cpus": self.pool.num_cpus,
             "num_gpus": self.pool.num_gpus,
@@ -50,7 +50,7 @@ class RayReplicas:
             "label_selector": dict(self.pool.labels) or None,
             "scheduling_strategy": "SPREAD",
             "max_restarts": -1,
-            # The client replays a lost call itself, so that its attempts are counted.
+            # The client replays a lost call itself, so that it can count the attempts.
             "max_task_retries": 0,
             "concurrency_groups": {HEALTH_GROUP: 1},
         }
@@ -58,16 +58,16 @@ class RayReplicas:
         return actor.remote(name, self.groups[group], self.pool, self.router)
 
     def stop(self, handle: Any) -> None:
-        """End a replica for good."""
+        """Stop a replica permanently."""
         ray.kill(handle)
 
     def restart(self, handle: Any) -> None:
-        """Kill a replica that hangs; Ray starts it again."""
+        """Kill a hung replica; Ray restarts it."""
         ray.kill(handle, no_restart=False)
 
     def draining_nodes(self) -> Iterable[str]:
-        """Nodes that are about to go, by their hexadecimal ids; a question to Ray's control store of about 1 ms."""
-        # There is no public way that does without the dashboard; Ray Train and Ray Data ask in this one.
+        """Hexadecimal ids of the nodes that drain; a query to Ray's control store of about 1 ms."""
+        # No public API works without the dashboard; Ray Train and Ray Data use this one.
         return cluster_state.get_draining_nodes()
 
 
@@ -77,7 +77,7 @@ def start_router(name: str, groups: Mapping[str, Sequence[RewardModelConfig]], p
     Raises:
         ValueError: If the name is taken.
     """
-    # Beside its driver, since a router on a spot node would take the whole pool down with it.
+    # On the driver's node, since the loss of a spot node with the router would end the whole pool.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {
         "name": name,

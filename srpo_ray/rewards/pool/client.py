@@ -1,4 +1,4 @@
-"""The trainer's side of the pool: resize, split, send, and hang the answers on the trainer's autograd graph."""
+"""Client of the pool: resize, split and send images, and connect the scores to the trainer's autograd graph."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from srpo_ray.rewards.statistics import ScoringStatistics
 
 
 class RewardClient:
-    """A `RewardScorer` whose models live in a `RewardPool`; any number of processes may hold one."""
+    """`RewardScorer` whose models run in a `RewardPool`; any number of processes may have a client of the same pool."""
 
     def __init__(
         self, router: Any, pool: PoolDescription, weights: Mapping[str, float], *, official: bool = False
@@ -37,9 +37,9 @@ class RewardClient:
         """Find a pool by name, from any process of the Ray cluster.
 
         Args:
-            name: The name that `RewardPool.create` was given.
-            weights: Factor of each training reward in the sum; may differ from client to client.
-            official: `measure` prepares images as the models' releases do; `submit` never does.
+            name: Name of the pool, as passed to `RewardPool.create`.
+            weights: Factor of each training reward in the sum; may differ between clients.
+            official: Preprocess images in `measure` as the models' releases do; `submit` never does.
 
         Raises:
             ValueError: If there is no such pool, it is still loading, or a weight is for an unknown model.
@@ -60,7 +60,7 @@ class RewardClient:
         return cls(router, pool, weights, official=official)
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingRemoteScore":
-        """See `RewardScorer.submit`; returns when all calls have a place in a replica's queue and are on their way."""
+        """See `RewardScorer.submit`; returns when every call has a request slot and has been sent."""
         check_batch(images, queries)
         pixels = self._frame(images, list(self._weights))
         dtype = self._pool.config.wire_dtype
@@ -79,7 +79,7 @@ class RewardClient:
         asked = list(self._pool.models) if names is None else list(names)
         check_names(asked, list(self._pool.models))
         pixels = self._frame(images.detach(), asked, official=self._official)
-        # bfloat16 would round the 8-bit steps of an official image once more.
+        # bfloat16 would round the 8-bit values of an official image once more.
         dtype = "float32" if self._official else self._pool.config.wire_dtype
         replies = _collect(self._send(pixels, queries, asked, dtype), self._statistics)
         return _join_values(replies, asked, images.device)
@@ -98,7 +98,7 @@ class RewardClient:
         models: Mapping[str, float] | Sequence[str],
         dtype: str,
     ) -> list[list[RemoteCall]]:
-        """Calls on their way: one list per micro-batch, with one call per group of replicas that is asked."""
+        """Send the calls of a batch; return one list per micro-batch, with one call per group of replicas."""
         started = time.perf_counter()
         size = self._pool.config.micro_batch_size
         arrays = {input_spec: to_wire(image, dtype) for input_spec, image in pixels.items()}
@@ -112,14 +112,14 @@ class RewardClient:
                 call = RemoteCall(
                     self._router, self._pool.config, self._statistics, group, part, input_specs, queries[rows], asked
                 )
-                # One place is asked for and used at a time: no client holds one while it waits for another.
+                # One slot is requested and used at a time: no client keeps an unused one while it waits for another.
                 call.send()
                 calls[-1].append(call)
         self._statistics.wait_s += time.perf_counter() - started
         return calls
 
     def _by_group(self, models: Mapping[str, float] | Sequence[str]) -> dict[str, dict[str, float] | list[str]]:
-        """What is asked of each group of replicas that holds an asked model."""
+        """Group name -> those of the requested models that its replicas load; groups without one are left out."""
         held = {group: [name for name in models if name in names] for group, names in self._pool.groups.items()}
         return {
             group: {name: models[name] for name in asked} if isinstance(models, Mapping) else asked
@@ -129,7 +129,7 @@ class RewardClient:
 
 
 class PendingRemoteScore:
-    """Calls on their way, and the graph that their answers belong to."""
+    """Calls in flight, and the pixels that connect their answers to the autograd graph."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ def _join_values(replies: Sequence[Sequence[Reply]], names: Sequence[str], devic
 
 
 def _join_gradients(replies: Sequence[Sequence[Reply]], device: torch.device) -> dict[InputSpec, Tensor]:
-    """Per input_spec the gradient of the weighted sum; replicas with other models add to it."""
+    """Gradient of the weighted sum per input spec, summed over the replicas of a micro-batch."""
     input_specs = sorted({input_spec for reply in replies[0] for input_spec in reply.gradients})
     return {input_spec: _join([_add(part, input_spec) for part in replies]).to(device) for input_spec in input_specs}
 

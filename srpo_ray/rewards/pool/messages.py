@@ -1,4 +1,4 @@
-"""What the processes of the pool say to each other; no torch here, so that the router stays small."""
+"""Messages between the processes of the pool. No torch here, so that the router needs little memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +10,15 @@ from srpo_ray.config.rewards import Fit, PoolConfig
 from srpo_ray.rewards.input_spec import InputSpec
 
 NAMESPACE = "srpo_ray"
-"""Ray namespace of the router; without one, a name would be seen by the job that made it only."""
+"""Ray namespace of the router; without one, only the job that started it could find it by name."""
 
 Pixels = dict[InputSpec, NDArray[np.generic]]
-"""Wire form of the images of one call, per input_spec `[B, 3, size, size]`."""
+"""Wire form of the images of one call, per input spec `[B, 3, size, size]`."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a client must know of a model that it cannot see."""
+    """Properties of a remote model that a client needs."""
 
     image_size: int
     image_gradient: bool
@@ -28,17 +28,17 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class PoolDescription:
-    """What a client needs to use the pool."""
+    """Settings, models and groups of a pool, for its clients."""
 
     config: PoolConfig
     models: dict[str, ModelInfo]
     groups: dict[str, tuple[str, ...]]
-    """Names of the models that replicas of each group hold; every model is in one group."""
+    """Group name -> names of the models that its replicas load; every model is in one group."""
 
 
 @dataclass(frozen=True)
 class ReplicaDescription:
-    """What a replica holds once it has loaded, and where."""
+    """Models and node of a replica that has loaded."""
 
     start_id: str
     node_id: str
@@ -50,30 +50,30 @@ class ReplicaHealth:
     """Answer to a ping."""
 
     start_id: str
-    """Differs between two starts of the same replica."""
+    """Id of the replica's process; a restart changes it."""
     node_id: str
     pid: int
-    ticket: int | None
-    """The call at work; None when idle."""
+    request_id: int | None
+    """Id of the call that the replica works on; None when idle."""
     state_s: float
-    """Seconds spent so far in the call at work, or idle since the last one."""
+    """Seconds spent on the current call so far, or idle since the last one."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Permission to send one call to one replica."""
+    """Request slot of one replica for one call."""
 
-    ticket: int
+    request_id: int
     replica: str
     start_id: str
-    """Which start of the replica this is for; a report about an earlier start is stale."""
+    """Id of the replica's process; a report about an earlier one is stale."""
     handle: Any
     waited_s: float
-    """Seconds that the call waited for a place in a replica's queue."""
+    """Seconds that the call waited for the slot."""
     queue_depth: int
-    """Calls of the same group that waited, at a replica or for a place, when this one was placed."""
+    """Number of calls of the group that waited, at a replica or for a slot, when this one was assigned."""
     in_service: int
-    """Replicas of the group that take calls."""
+    """Number of replicas of the group that take calls."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,6 @@ class Reply:
     values: dict[str, NDArray[np.generic]]
     """Per reward `[B]` float32, unweighted."""
     gradients: dict[InputSpec, NDArray[np.generic]]
-    """Per input_spec `[B, 3, size, size]`, gradient of each sample's weighted sum; empty after `measure`."""
+    """Per input spec `[B, 3, size, size]`, gradient of each sample's weighted sum; empty after `measure`."""
     compute_s: float
-    """Seconds of the models alone."""
+    """Seconds of computation by the models."""

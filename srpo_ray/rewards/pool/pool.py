@@ -1,4 +1,4 @@
-"""The driver's side of the pool: start it, wait until it has loaded, stop it."""
+"""Lifecycle of the pool in the driver: start it, wait until its models are loaded, stop it."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ REPORT_INTERVAL_S = 30.0
 
 
 class RewardPool:
-    """Replicas of the reward models and the router that owns them; lives as long as the process that made it.
+    """Replicas of the reward models and the router that owns them; the pool ends with the process that created it.
 
     with RewardPool.create(config.rewards.models, held_out, config.rewards.pool, "rewards") as pool:
         ...  # trainers anywhere in the cluster: RewardClient.connect("rewards", weights)
@@ -36,11 +36,11 @@ class RewardPool:
         pool: PoolConfig,
         name: str,
     ) -> "RewardPool":
-        """Start a pool and wait until the least number of replicas has loaded its models.
+        """Start a pool and wait until the minimum number of replicas has loaded its models.
 
         Args:
             models: Training rewards.
-            held_out: Models that are only measured; they live in the same replicas, or in ones of their own as all do.
+            held_out: Held-out evaluators; they run in the same replicas, or with `one_model_each` in separate ones.
             pool: Size and settings.
             name: Name by which clients find the pool.
 
@@ -59,7 +59,7 @@ class RewardPool:
         return created
 
     def shutdown(self) -> None:
-        """Stop all actors; calls still on their way fail with a RewardError at their client."""
+        """Stop all actors; calls in flight fail with a RewardError at their client."""
         # The replicas are the router's children.
         ray.kill(self._router)
 
@@ -72,13 +72,13 @@ class RewardPool:
         self.shutdown()
 
     def _wait_until_loaded(self, pool: PoolConfig) -> None:
-        """Return when the pool is open; the first failure is raised at once."""
+        """Wait until the pool is open; raise the first failure at once."""
         opened = self._router.open.remote()
         started = time.monotonic()
         while not ray.wait([opened], timeout=REPORT_INTERVAL_S)[0]:
             loaded, replicas = ray.get(self._router.loading.remote())
             logger.warning(
-                "%d of %d reward replicas have not loaded after %.0f s; each needs %s, free now: %s",
+                "%d of %d reward replicas have not loaded after %.0f s. Each needs %s. Free now: %s",
                 replicas - loaded,
                 replicas,
                 time.monotonic() - started,

@@ -1,4 +1,4 @@
-"""The Ray actor that holds reward models: a batch of images comes in, scores and gradients go out."""
+"""Ray actor that runs reward models: it takes a batch of images and returns scores and gradients."""
 
 import os
 import time
@@ -23,37 +23,37 @@ HEALTH_GROUP = "health"
 
 
 class RewardReplica:
-    """Reward models in one process; only cached text features outlive a call, so any call can be replayed.
+    """Reward models in one process. Calls are idempotent: only cached text features outlive one, so it can be replayed.
 
-    A plain class; `RayReplicas` makes an actor of it. Calls run one at a time, pings beside them in their own thread.
+    A plain class; `RayReplicas` makes an actor of it. Calls run one at a time; pings run concurrently in a thread.
 
     Args:
         name: Name for messages, for example `rewards/0`.
-        models: Its models, training and held-out.
+        models: Models to load, training and held-out.
         pool: Section `pool` of the config.
-        router: Name of the actor that is told when a call has ended.
+        router: Name of the router's actor, which releases the slot of a call that has ended.
     """
 
     def __init__(self, name: str, models: Sequence[RewardModelConfig], pool: PoolConfig, router: str) -> None:
-        # Imported here, since the router knows this class too and does without torch.
+        # Imported here, since the router imports this module and must not import torch.
         with without_collection():
             from srpo_ray.rewards.pool.scoring import LoadedRewards
 
-        # By name: a handle among its arguments would tie a restart of this actor to the life of the handle.
+        # By name: with a handle among its arguments, this actor could be restarted only while the handle exists.
         self._router = ray.get_actor(router, namespace=NAMESPACE)
         self._start_id = uuid.uuid4().hex
         self._node_id = ray.get_runtime_context().get_node_id()
-        # One value, since a ping in another thread must not read the half of it.
+        # One tuple, so that a ping in another thread reads both values of the same moment.
         self._state: tuple[int | None, float] = (None, time.monotonic())
         self._rewards: LoadedRewards | ValueError | RunFailedError
         try:
             self._rewards = LoadedRewards(models, pool, name)
         except (ValueError, RunFailedError) as error:
-            # Kept and raised by every call: an exception of a constructor reaches other processes as text only.
+            # Stored and raised by every call, since Ray passes an exception of a constructor on as text only.
             self._rewards = error
 
     def describe(self) -> ReplicaDescription:
-        """What was loaded, and where.
+        """Return the loaded models and the node.
 
         Raises:
             ValueError, RewardError: If a model could not be loaded.
@@ -62,56 +62,56 @@ class RewardReplica:
 
     def score(
         self,
-        ticket: int,
+        request_id: int,
         queries: Sequence[TextQuery],
         weights: Mapping[str, float],
         input_specs: Sequence[InputSpec],
         *arrays: Any,
     ) -> Reply:
-        """Values of the weighted rewards and the gradient of their sum.
+        """Compute the weighted rewards and the gradient of their sum.
 
         Args:
-            ticket: Number under which the router counts this call.
+            request_id: Id that the router assigned to this call.
             queries: B text queries.
             weights: Factor of each reward.
-            input_specs: Of the images.
-            *arrays: Per input_spec `[B, 3, size, size]` in wire form. As arguments of their own, so that Ray
-                brings them here before it starts the call.
+            input_specs: Input specs of the images, in the order of `arrays`.
+            *arrays: Per input spec `[B, 3, size, size]` in wire form. Separate arguments, so that Ray fetches them
+                before it starts the call.
 
         Raises:
             RewardError: If a reward fails or is not finite.
             ValueError: If a model could not be loaded again after a restart.
         """
-        with self._at_work(ticket):
+        with self._at_work(request_id):
             return self._loaded().score(dict(zip(input_specs, arrays, strict=True)), queries, weights)
 
     def measure(
         self,
-        ticket: int,
+        request_id: int,
         queries: Sequence[TextQuery],
         names: Sequence[str],
         input_specs: Sequence[InputSpec],
         *arrays: Any,
     ) -> Reply:
-        """Values of the named rewards; arguments and errors as `score`."""
-        with self._at_work(ticket):
+        """Compute the named rewards; arguments and errors as for `score`."""
+        with self._at_work(request_id):
             return self._loaded().measure(dict(zip(input_specs, arrays, strict=True)), queries, names)
 
     @ray.method(concurrency_group=HEALTH_GROUP)
     def ping(self) -> ReplicaHealth:
-        """Answers while a model computes, so that a long call can be told from a dead process."""
-        ticket, since = self._state
-        return ReplicaHealth(self._start_id, self._node_id, os.getpid(), ticket, time.monotonic() - since)
+        """Report the current call; answered while a model computes, so that a slow replica does not look dead."""
+        request_id, since = self._state
+        return ReplicaHealth(self._start_id, self._node_id, os.getpid(), request_id, time.monotonic() - since)
 
     @contextmanager
-    def _at_work(self, ticket: int) -> Iterator[None]:
-        self._state = (ticket, time.monotonic())
+    def _at_work(self, request_id: int) -> Iterator[None]:
+        self._state = (request_id, time.monotonic())
         try:
             yield
         finally:
             self._state = (None, time.monotonic())
-            # From here and not from the client, which may collect the answer much later.
-            self._router.release.remote(ticket)
+            # Released here and not by the client, which may collect the answer much later.
+            self._router.release.remote(request_id)
 
     def _loaded(self) -> "LoadedRewards":
         if isinstance(self._rewards, Exception):

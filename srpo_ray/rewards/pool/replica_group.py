@@ -1,4 +1,4 @@
-"""Replicas that hold the same models: which of them gets the next call, and how many of them there should be."""
+"""Group of replicas with the same models: scheduling of calls and the target number of replicas."""
 
 from asyncio import Future
 from collections import deque
@@ -10,14 +10,14 @@ from srpo_ray.config.count import largest, smallest
 from srpo_ray.config.rewards import PoolConfig
 from srpo_ray.rewards.pool.messages import Assignment, ReplicaHealth
 
-OVERTAKEN_S = 10.0
-"""A replica takes calls up in the order they come; one that was placed so much earlier will not come any more."""
+STALE_AFTER_S = 10.0
+"""Age beyond which a call that never reached its replica is stale; replicas process calls in order of assignment."""
 RETRY_START_S = 60.0
-"""Pause before another replica is started after one could not load."""
+"""Pause between a replica that failed to load and the start of another."""
 
 
 class Replicas(Protocol):
-    """How the router starts, stops and restarts processes; `RayReplicas`, or a stand-in in tests."""
+    """Interface by which the router starts, stops and restarts replicas: `RayReplicas`, or a fake in tests."""
 
     def start(self, group: str, name: str) -> Any: ...
     def stop(self, handle: Any) -> None: ...
@@ -26,16 +26,16 @@ class Replicas(Protocol):
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """A call that a replica was given and has not ended."""
+class OngoingRequest:
+    """Call that is assigned to a replica and has not ended; it occupies one request slot."""
 
     images: int
-    since: float
+    assigned_at: float
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A call that no replica has a place for."""
+class QueuedRequest:
+    """Call that waits for a free request slot."""
 
     images: int
     since: float
@@ -43,167 +43,179 @@ class Waiting:
 
 
 @dataclass
-class Slot:
-    """One replica as the router sees it."""
+class ReplicaState:
+    """State of one replica as the router knows it."""
 
     name: str
     handle: Any
     last_used: float
-    """When it was started or last had a call."""
-    state: Literal["starting", "serving", "lost", "leaving"] = "starting"
-    """`starting`: not placed or not loaded yet. `lost`: Ray restarts it. `leaving`: gets no new calls."""
+    """Time of its start, or of the last assignment or end of a call."""
+    state: Literal["starting", "serving", "lost", "draining"] = "starting"
+    """`starting`: not scheduled or not loaded yet. `lost`: Ray restarts it. `draining`: gets no new calls."""
     start_id: str = ""
     node_id: str = ""
-    tickets: dict[int, Ticket] = field(default_factory=dict)
-    checked: bool = False
-    """Whether a ping is on its way to it."""
+    ongoing: dict[int, OngoingRequest] = field(default_factory=dict)
+    ping_pending: bool = False
+    """True while a ping is unanswered."""
 
     @property
     def load(self) -> int:
         """Images assigned and not yet scored."""
-        return sum(ticket.images for ticket in self.tickets.values())
+        return sum(request.images for request in self.ongoing.values())
 
     def serve(self, start_id: str, node_id: str) -> None:
-        """Put it in service, as the process that it is now."""
+        """Put the replica in service under the identity of its current process."""
         self.state, self.start_id, self.node_id = "serving", start_id, node_id
 
-    def drop_overtaken(self, health: ReplicaHealth, asked: float) -> None:
-        """Forget calls whose client died before it sent them: the replica has been idle since, or is at a later one."""
-        if health.ticket is None:
-            latest = asked - OVERTAKEN_S if health.state_s >= OVERTAKEN_S else None
+    def drop_stale(self, health: ReplicaHealth, asked: float) -> None:
+        """Free the slots of stale calls, whose client died before it sent them.
+
+        A call is stale if it was assigned at least `STALE_AFTER_S` before the ping of a replica that has been idle for
+        as long, or at least `STALE_AFTER_S` before the call that the replica works on.
+
+        Args:
+            health: Answer of the replica to a ping.
+            asked: Time of the ping.
+        """
+        if health.request_id is None:
+            latest = asked - STALE_AFTER_S if health.state_s >= STALE_AFTER_S else None
         else:
-            at_work = self.tickets.get(health.ticket)
-            latest = at_work.since - OVERTAKEN_S if at_work else None
+            at_work = self.ongoing.get(health.request_id)
+            latest = at_work.assigned_at - STALE_AFTER_S if at_work else None
         if latest is not None:
-            self.tickets = {number: ticket for number, ticket in self.tickets.items() if ticket.since > latest}
+            self.ongoing = {
+                request_id: request for request_id, request in self.ongoing.items() if request.assigned_at > latest
+            }
 
 
 class ReplicaGroup:
-    """The replicas of one set of models and the calls that wait for them. It starts and stops nothing itself.
+    """The replicas of one set of models and the queue of calls for them. It starts and stops no processes itself.
 
-    `target` is the number of replicas that should be there: `num_replicas`, or within its range the number that the
-    work has called for. It moves by one at a time, up while more than `upscale_queue_length` calls per replica wait for
-    `upscale_delay_s` on end, down when a replica had no call, and none waited, for `downscale_delay_s`.
+    `target` is the desired number of replicas: `num_replicas`, or, for a range, a number in it that follows the queue.
+    It changes by one at a time: up when more than `upscale_queue_length` calls per replica have waited for
+    `upscale_delay_s` without a break, down when a replica had no call and the queue was empty for `downscale_delay_s`.
 
     Args:
-        name: Name of the group, which the names of its replicas begin with.
+        name: Name of the group and prefix of its replicas' names.
         models: Names of the models.
         config: Section `pool` of the config.
-        tickets: Numbers for calls, of which no other group gets the same.
+        request_ids: Source of request ids, shared by all groups so that ids are unique.
         now: Seconds of the router's clock.
     """
 
     def __init__(
-        self, name: str, models: Sequence[str], config: PoolConfig, tickets: Iterator[int], now: float
+        self, name: str, models: Sequence[str], config: PoolConfig, request_ids: Iterator[int], now: float
     ) -> None:
         self.name = name
         self.models = tuple(models)
-        self.slots: dict[str, Slot] = {}
-        self.waiting: deque[Waiting] = deque()
+        self.replicas: dict[str, ReplicaState] = {}
+        self.queue: deque[QueuedRequest] = deque()
         self.target = smallest(config.num_replicas)
         self._added = 0
-        self._tickets = tickets
+        self._request_ids = request_ids
         self._config = config
-        self._crowded_since: float | None = None
-        self._last_crowd = now
+        self._long_queue_since: float | None = None
+        self._last_queued = now
         self._start_after = now
 
     @property
-    def in_service(self) -> list[Slot]:
+    def in_service(self) -> list[ReplicaState]:
         """Replicas that take calls."""
-        return [slot for slot in self.slots.values() if slot.state == "serving"]
+        return [replica for replica in self.replicas.values() if replica.state == "serving"]
 
     @property
-    def staying(self) -> list[Slot]:
+    def active(self) -> list[ReplicaState]:
         """Replicas that count towards the target."""
-        return [slot for slot in self.slots.values() if slot.state != "leaving"]
+        return [replica for replica in self.replicas.values() if replica.state != "draining"]
 
     @property
     def queue_depth(self) -> int:
-        """Calls that wait: for a place, or at a replica behind the one at work."""
-        return len(self.waiting) + sum(max(0, len(slot.tickets) - 1) for slot in self.in_service)
+        """Number of calls that wait: for a request slot, or at a replica behind the call that it works on."""
+        return len(self.queue) + sum(max(0, len(replica.ongoing) - 1) for replica in self.in_service)
 
     @property
     def next_name(self) -> str:
         """Name of the next replica."""
         return f"{self.name}/{self._added}"
 
-    def add(self, handle: Any, now: float) -> Slot:
-        """Take in a replica that was started under `next_name`."""
-        slot = Slot(self.next_name, handle, now)
-        self.slots[slot.name] = slot
+    def add(self, handle: Any, now: float) -> ReplicaState:
+        """Add a replica that was started under `next_name`."""
+        replica = ReplicaState(self.next_name, handle, now)
+        self.replicas[replica.name] = replica
         self._added += 1
-        return slot
+        return replica
 
-    def place(self, now: float) -> None:
-        """Give places to calls that wait, as long as there are both."""
-        while self.waiting and (slot := self.choose()):
-            call = self.waiting.popleft()
+    def assign_queued(self, now: float) -> None:
+        """Assign free request slots to queued calls, oldest first."""
+        while self.queue and (replica := self.choose()):
+            call = self.queue.popleft()
             if call.answer.done():
                 continue
-            number, depth = next(self._tickets), self.queue_depth
-            slot.tickets[number] = Ticket(call.images, now)
-            slot.last_used = now
+            request_id, depth = next(self._request_ids), self.queue_depth
+            replica.ongoing[request_id] = OngoingRequest(call.images, now)
+            replica.last_used = now
             waited_s, in_service = now - call.since, len(self.in_service)
             call.answer.set_result(
-                Assignment(number, slot.name, slot.start_id, slot.handle, waited_s, depth, in_service)
+                Assignment(request_id, replica.name, replica.start_id, replica.handle, waited_s, depth, in_service)
             )
 
-    def release(self, ticket: int, now: float) -> None:
-        """Forget a call that has ended, and give its place to one that waits."""
-        for slot in self.slots.values():
-            if slot.tickets.pop(ticket, None):
-                slot.last_used = now
-        self.place(now)
+    def release(self, request_id: int, now: float) -> None:
+        """Free the slot of a call that has ended, and assign it to a queued one."""
+        for replica in self.replicas.values():
+            if replica.ongoing.pop(request_id, None):
+                replica.last_used = now
+        self.assign_queued(now)
 
-    def leave(self, nodes: Container[str]) -> list[Slot]:
-        """Take the replicas on some nodes out of service for good; the target asks for others in their place."""
-        leaving = [slot for slot in self.in_service if slot.node_id in nodes]
-        for slot in leaving:
-            slot.state = "leaving"
-        return leaving
+    def drain(self, nodes: Container[str]) -> list[ReplicaState]:
+        """Take the replicas on these nodes out of service; they no longer count, so the group starts replacements."""
+        draining = [replica for replica in self.in_service if replica.node_id in nodes]
+        for replica in draining:
+            replica.state = "draining"
+        return draining
 
-    def choose(self) -> Slot | None:
-        """The replica with the fewest images to score, among equals the first; None if none has a place.
+    def choose(self) -> ReplicaState | None:
+        """Return the replica with the fewest images to score, the first among equals; None if no slot is free.
 
-        The first and not each in turn, so that the last ones fall idle and can go.
+        It takes the first and not round-robin, so that the last replicas become idle and can be removed.
         """
-        free = [slot for slot in self.in_service if len(slot.tickets) < self._config.max_ongoing_requests]
-        return min(free, key=lambda slot: slot.load, default=None)
+        free = [replica for replica in self.in_service if len(replica.ongoing) < self._config.max_ongoing_requests]
+        return min(free, key=lambda replica: replica.load, default=None)
 
     def missing(self, now: float) -> int:
-        """How many replicas to start now."""
-        return max(0, self.target - len(self.staying)) if now >= self._start_after else 0
+        """Number of replicas to start now."""
+        return max(0, self.target - len(self.active)) if now >= self._start_after else 0
 
     def rescale(self, now: float) -> None:
-        """Move the target by one if the work calls for it; a replica that has become spare is set to leave."""
+        """Change the target by at most one, as the queue requires; on a decrease, drain one idle replica."""
         depth, config = self.queue_depth, self._config
         if depth:
-            self._last_crowd = now
-        # Those that are still starting count, so that one long load does not call for ever more.
+            self._last_queued = now
+        # Starting replicas count, so that one slow load does not trigger further starts.
         if depth <= config.upscale_queue_length * self.target:
-            self._crowded_since = None
-        elif self._crowded_since is None:
-            self._crowded_since = now
-        if self._crowded_since is not None:
-            if now - self._crowded_since >= config.upscale_delay_s and self.target < largest(config.num_replicas):
+            self._long_queue_since = None
+        elif self._long_queue_since is None:
+            self._long_queue_since = now
+        if self._long_queue_since is not None:
+            if now - self._long_queue_since >= config.upscale_delay_s and self.target < largest(config.num_replicas):
                 self.target += 1
-                self._crowded_since = now
-        elif self.target > smallest(config.num_replicas) and now - self._last_crowd >= config.downscale_delay_s:
-            self._let_one_go(now)
+                self._long_queue_since = now
+        elif self.target > smallest(config.num_replicas) and now - self._last_queued >= config.downscale_delay_s:
+            self._drain_one(now)
 
-    def give_up(self, slot: Slot, now: float) -> None:
-        """Take out a replica that could not load; another try, if the target asks for one, comes later."""
-        del self.slots[slot.name]
-        self.target = max(smallest(self._config.num_replicas), len(self.staying))
+    def remove_failed(self, replica: ReplicaState, now: float) -> None:
+        """Remove a replica that failed to load; if the target requires another, it starts after `RETRY_START_S`."""
+        del self.replicas[replica.name]
+        self.target = max(smallest(self._config.num_replicas), len(self.active))
         self._start_after = now + RETRY_START_S
 
-    def _let_one_go(self, now: float) -> None:
+    def _drain_one(self, now: float) -> None:
         idle = [
-            slot for slot in self.staying if not slot.tickets and now - slot.last_used >= self._config.downscale_delay_s
+            replica
+            for replica in self.active
+            if not replica.ongoing and now - replica.last_used >= self._config.downscale_delay_s
         ]
         if idle:
-            # Those without a process first, then the youngest.
-            spare = max(idle, key=lambda slot: (slot.state != "serving", list(self.slots).index(slot.name)))
-            spare.state = "leaving"
+            # Replicas without a loaded process first, then the youngest.
+            spare = max(idle, key=lambda replica: (replica.state != "serving", list(self.replicas).index(replica.name)))
+            spare.state = "draining"
             self.target -= 1

@@ -1,4 +1,4 @@
-"""One call to the pool: sent to the replica that has a place, and sent again, unchanged, if that replica is lost."""
+"""One call to the pool: sent to a replica with a free slot, and replayed unchanged if that replica is lost."""
 
 import logging
 import time
@@ -25,21 +25,21 @@ from srpo_ray.rewards.statistics import ScoringStatistics
 logger = logging.getLogger(__name__)
 
 ANSWER_GRACE_S = 10.0
-"""Seconds between the end of a call at its replica and its answer here."""
-PLACE_TIMEOUT_S = 1800.0
-"""Patience for a place: time for a lost node to be replaced and large models to be loaded."""
+"""Maximum seconds between the end of a call at its replica and the arrival of its answer here."""
+SLOT_TIMEOUT_S = 1800.0
+"""Timeout of the wait for a slot: enough to replace a lost node and load large models."""
 REPLICA_LOST = (RayActorError, ObjectLostError, NodeDiedError, WorkerCrashedError)
 
 
 class _LostReplicaError(Exception):
-    """The call got no answer, through no fault of the reward."""
+    """A call without an answer, for another reason than an error of the reward."""
 
 
 class StoredPixels:
-    """Images in Ray's object store: put there when the first call with them is sent, once for all calls.
+    """Images in Ray's object store, put there once, when the first call with them is sent.
 
     Args:
-        arrays: Wire form of the images, per input_spec `[B, 3, size, size]`.
+        arrays: Wire form of the images, per input spec `[B, 3, size, size]`.
         statistics: Counters of the client.
     """
 
@@ -49,7 +49,7 @@ class StoredPixels:
         self._stored: dict[InputSpec, Any] = {}
 
     def references(self, input_specs: Iterable[InputSpec]) -> list[Any]:
-        """References to the images of some input_specs."""
+        """References to the images of these input specs."""
         for input_spec in input_specs:
             if input_spec not in self._stored:
                 self._statistics.bytes_sent += self._arrays[input_spec].nbytes
@@ -58,15 +58,15 @@ class StoredPixels:
 
 
 class RemoteCall:
-    """A batch of at most `micro_batch_size` images on its way to one group of replicas.
+    """Call to one group of replicas with at most `micro_batch_size` images.
 
     Args:
-        router: The pool's front desk.
+        router: Handle of the pool's router.
         config: Section `pool` of the config.
         statistics: Counters of the client.
-        group: The replicas that hold `models`.
+        group: Name of the group whose replicas load `models`.
         pixels: The images.
-        input_specs: Those that the models read.
+        input_specs: Input specs that the models read.
         queries: B text queries.
         models: Weights of the training rewards for value and gradient, or names of models for values only.
     """
@@ -95,30 +95,30 @@ class RemoteCall:
         self._sent_at = 0.0
 
     def send(self) -> None:
-        """Wait for a place in a replica's queue and send; see `RewardRouter` for why there always comes one.
+        """Wait for a request slot and send the call; `RewardRouter` explains why a slot always becomes free.
 
         Raises:
-            RewardError: If the pool does not exist any more, or no place came free in half an hour.
+            RewardError: If the pool no longer exists, or no slot became free in half an hour.
         """
-        place = self._router.assign.remote(self._group, len(self._queries))
-        # Stored while the router answers: one call's pixels per client may wait there before there is a place.
+        assigned = self._router.assign.remote(self._group, len(self._queries))
+        # Stored while the router answers: at most the pixels of one call per client wait there for a slot.
         pixels = self._pixels.references(self._input_specs)
         try:
-            assignment: Assignment = ray.get(place, timeout=PLACE_TIMEOUT_S)
+            assignment: Assignment = ray.get(assigned, timeout=SLOT_TIMEOUT_S)
         except GetTimeoutError as error:
-            raise self._failure(f"no replica had a place for it within {PLACE_TIMEOUT_S:g} s") from error
+            raise self._failure(f"no replica had a free request slot within {SLOT_TIMEOUT_S:g} s") from error
         except RayActorError as error:
             raise self._pool_ended() from error
         except RayTaskError as error:
             raise self._failure(str(error.cause)) from error
-        self._statistics.count_place(assignment.waited_s, assignment.queue_depth, assignment.in_service)
+        self._statistics.count_slot(assignment.waited_s, assignment.queue_depth, assignment.in_service)
         method = assignment.handle.score if isinstance(self._models, Mapping) else assignment.handle.measure
         self._assignment = assignment
         self._sent_at = time.monotonic()
-        self._answer = method.remote(assignment.ticket, self._queries, self._models, self._input_specs, *pixels)
+        self._answer = method.remote(assignment.request_id, self._queries, self._models, self._input_specs, *pixels)
 
     def collect(self) -> Reply:
-        """Wait for the answer; if the replica is lost, send the call again, `max_attempts` times in all.
+        """Wait for the answer; if the replica is lost, replay the call, with at most `max_attempts` attempts in total.
 
         Raises:
             RewardError: If the reward failed, or every attempt was lost.
@@ -139,9 +139,10 @@ class RemoteCall:
         if self._answer is None:
             self.send()
         while not ray.wait([self._answer], timeout=self._config.timeout_s)[0]:
-            # A call that is late may stand in line; the router kills a replica that hangs, which ends the call.
-            if not self._is_held() and not ray.wait([self._answer], timeout=ANSWER_GRACE_S)[0]:
-                raise self._lost("does not know the call any more")
+            # A late call may still be queued at its replica. If the replica hangs, the router kills it, which ends the
+            # call.
+            if not self._is_ongoing() and not ray.wait([self._answer], timeout=ANSWER_GRACE_S)[0]:
+                raise self._lost("no longer has the call")
         return self._open_answer()
 
     def _open_answer(self) -> Reply:
@@ -156,21 +157,21 @@ class RemoteCall:
         self._statistics.compute_s += reply.compute_s
         return reply
 
-    def _is_held(self) -> bool:
+    def _is_ongoing(self) -> bool:
         assert self._assignment is not None, "a call that was not sent cannot be late"
         try:
-            return ray.get(self._router.holds.remote(self._assignment.ticket))
+            return ray.get(self._router.is_ongoing.remote(self._assignment.request_id))
         except RayActorError as error:
             raise self._pool_ended() from error
 
     def _lost(self, reason: str) -> _LostReplicaError:
-        """Report the replica and make the error; the router ignores all but the first report about one start."""
+        """Report the replica as lost and return the error; the router ignores repeated reports about one start."""
         assert self._assignment is not None, "a call that was not sent cannot be lost"
         self._router.report_lost.remote(self._assignment.replica, self._assignment.start_id)
         return _LostReplicaError(f"replica {self._assignment.replica!r} {reason}")
 
     def _pool_ended(self) -> RewardError:
-        return self._failure("the pool has ended, with the driver that made it or by its shutdown()")
+        return self._failure("the pool has ended: its driver ended or called shutdown()")
 
     def _failure(self, reason: str) -> RewardError:
         replica = self._assignment.replica if self._assignment else "no replica"

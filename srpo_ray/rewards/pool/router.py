@@ -1,4 +1,4 @@
-"""The pool's front desk: a small actor by whose name any process finds the pool and a place in it."""
+"""Named actor that owns the reward replicas, assigns calls to them, autoscales them and checks their health."""
 
 import asyncio
 import itertools
@@ -12,12 +12,12 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from srpo_ray.config.rewards import PoolConfig
 from srpo_ray.errors import RunFailedError
 from srpo_ray.rewards.pool.messages import Assignment, ModelInfo, PoolDescription, ReplicaDescription, ReplicaHealth
-from srpo_ray.rewards.pool.replica_group import ReplicaGroup, Replicas, Slot, Waiting
+from srpo_ray.rewards.pool.replica_group import QueuedRequest, ReplicaGroup, Replicas, ReplicaState
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
-"""Pause between two looks at drains, queues and late calls."""
+"""Pause between two ticks, which check drained nodes, queue lengths and late calls."""
 CHECK_AFTER_S = 5.0
 """Age of a call from which its replica is pinged, at most once per tick."""
 PING_TIMEOUT_S = 10.0
@@ -25,23 +25,23 @@ RETRY_S = 0.1
 
 
 class RewardRouter:
-    """Owns the replicas: gives calls a place, follows the work with their number, looks after lost and drained ones.
+    """Assigns calls to replicas, autoscales the replicas with the queue, and replaces lost and drained ones.
 
-    A plain class; the pool makes a named actor of it. All methods run on one event loop, so nothing is locked. The
-    replicas are its children: they die with it, and it dies with the driver that made it.
+    A plain class; `start_router` makes a named actor of it. All methods run on one event loop, so there are no locks.
+    The replicas are child actors: they die with the router, and the router dies with the driver that started it.
 
-    **Back-pressure.** A replica has at most `max_ongoing_requests` calls that it has not ended; `assign` answers when
-    there is a place, first come, first served. It cannot deadlock. The replica gives a place back when a call ends,
-    whether or not its client has collected the answer, so a client may submit any number of calls before it collects
-    one, and waits in `submit` only for replicas that compute. A client asks for one place at a time and uses it at
-    once, so no two can wait for places that they hold from each other. A place that is never given back, because the
-    client died before it sent the call or the replica died or hangs, is found by the pings of `tick`.
+    **Back-pressure.** A replica has `max_ongoing_requests` request slots. `assign` answers when a slot is free, in
+    order of arrival. Deadlock is impossible. A replica releases the slot when its call ends, whether or not the client
+    has collected the answer, so a client may submit any number of calls before it collects one, and `submit` waits
+    only for replicas that compute. A client requests one slot at a time and uses it at once, so no client keeps an
+    unused slot while it waits for another. Slots that leak (the client died before it sent the call, or the replica
+    died or hangs) are reclaimed by the health checks in `tick`.
 
     Args:
         config: Section `pool` of the config.
-        groups: Names of the models that a replica of each group holds.
-        replicas: Starts and stops processes.
-        clock: Seconds; replaced in tests.
+        groups: Group name -> names of the models that each of its replicas loads.
+        replicas: Starts, stops and restarts replica processes.
+        clock: Returns seconds; replaced in tests.
     """
 
     def __init__(
@@ -54,32 +54,34 @@ class RewardRouter:
         self._config = config
         self._replicas = replicas
         self._clock = clock
-        tickets = itertools.count(1)
-        self._groups = {name: ReplicaGroup(name, models, config, tickets, clock()) for name, models in groups.items()}
+        request_ids = itertools.count(1)
+        self._groups = {
+            name: ReplicaGroup(name, models, config, request_ids, clock()) for name, models in groups.items()
+        }
         self._models: dict[str, ModelInfo] = {}
         self._is_open = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
     async def open(self) -> None:
-        """Start the least number of replicas, wait until all have loaded, and begin service.
+        """Start the minimum number of replicas, wait until all have loaded, and accept calls.
 
         Raises:
             ValueError, RewardError: If a model cannot be loaded.
             RunFailedError: If a replica dies while it loads.
         """
-        slots = [self._start(group) for group in self._groups.values() for _ in range(group.target)]
-        await asyncio.gather(*map(self._load_first, slots))
+        replicas = [self._start(group) for group in self._groups.values() for _ in range(group.target)]
+        await asyncio.gather(*map(self._load_first, replicas))
         self._is_open = True
-        self._spawn(self._tick_for_ever())
+        self._spawn(self._tick_forever())
 
     async def loading(self) -> tuple[int, int]:
-        """Replicas in service, and replicas in all."""
-        slots = [slot for group in self._groups.values() for slot in group.slots.values()]
-        return sum(slot.state == "serving" for slot in slots), len(slots)
+        """Number of replicas in service, and number of all replicas."""
+        replicas = [replica for group in self._groups.values() for replica in group.replicas.values()]
+        return sum(replica.state == "serving" for replica in replicas), len(replicas)
 
     async def describe(self) -> PoolDescription | None:
-        """Settings and models; None while the first replicas are still loading."""
+        """Return settings and models; None while the first replicas are still loading."""
         if not self._is_open:
             return None
         groups = {name: group.models for name, group in self._groups.items()}
@@ -87,152 +89,160 @@ class RewardRouter:
         return PoolDescription(self._config, models, groups)
 
     async def assign(self, group: str, images: int) -> Assignment:
-        """A place for one call, as soon as a replica has one; see the class for why that is always so.
+        """Wait for a free request slot and assign it to one call; the class says why a slot always becomes free.
 
         Args:
-            group: Which models are asked.
+            group: Name of the group whose models score the images.
             images: Number of images in the call.
         """
         if self._failure is not None:
-            raise self._failure_to_tell()
-        waiting = Waiting(images, self._clock(), asyncio.get_running_loop().create_future())
-        self._groups[group].waiting.append(waiting)
-        self._groups[group].place(self._clock())
-        return await waiting.answer
+            raise self._failure_error()
+        queued = QueuedRequest(images, self._clock(), asyncio.get_running_loop().create_future())
+        self._groups[group].queue.append(queued)
+        self._groups[group].assign_queued(self._clock())
+        return await queued.answer
 
-    async def release(self, ticket: int) -> None:
-        """Forget a call that has ended; unknown tickets are those of a lost replica."""
+    async def release(self, request_id: int) -> None:
+        """Free the slot of a call that has ended; ids of a lost replica are unknown and ignored."""
         for group in self._groups.values():
-            group.release(ticket, self._clock())
+            group.release(request_id, self._clock())
 
-    async def holds(self, ticket: int) -> bool:
-        """Whether a call is still with a replica that is looked after."""
-        return any(ticket in slot.tickets for group in self._groups.values() for slot in group.slots.values())
+    async def is_ongoing(self, request_id: int) -> bool:
+        """Test whether a call still occupies a slot of a replica that is in service or draining."""
+        return any(
+            request_id in replica.ongoing for group in self._groups.values() for replica in group.replicas.values()
+        )
 
-    async def report_lost(self, replica: str, start_id: str) -> None:
+    async def report_lost(self, name: str, start_id: str) -> None:
         """Take a replica out of service until it answers again.
 
         Args:
-            replica: Name of the replica.
-            start_id: The start that was lost; a report about an earlier one, or a second one, changes nothing.
+            name: Name of the replica.
+            start_id: The start that was lost; stale and repeated reports change nothing.
         """
         for group in self._groups.values():
-            slot = group.slots.get(replica)
-            if slot and slot.start_id == start_id and slot.state in ("serving", "leaving"):
-                self._lose(group, slot, "was reported lost", kill=False)
+            replica = group.replicas.get(name)
+            if replica and replica.start_id == start_id and replica.state in ("serving", "draining"):
+                self._mark_lost(group, replica, "was reported lost", kill=False)
 
     async def tick(self) -> None:
-        """One look at everything: drains, the number of replicas, calls that are late."""
+        """Drain replicas on draining nodes, rescale, start and stop replicas, and check those with late calls."""
         draining = set(await asyncio.to_thread(self._replicas.draining_nodes))
         now = self._clock()
         for group in self._groups.values():
-            for slot in group.leave(draining):
-                logger.warning("reward replica %s leaves, as its node %s is drained", slot.name, slot.node_id)
+            for replica in group.drain(draining):
+                logger.warning(
+                    "reward replica %s drains because its node %s is draining", replica.name, replica.node_id
+                )
             group.rescale(now)
-            for slot in [slot for slot in group.slots.values() if slot.state == "leaving" and not slot.tickets]:
-                self._remove(group, slot)
+            for replica in [
+                replica for replica in group.replicas.values() if replica.state == "draining" and not replica.ongoing
+            ]:
+                self._remove(group, replica)
             for _ in range(group.missing(now)):
                 self._spawn(self._load_more(group, self._start(group)))
-            for slot in list(group.slots.values()):
-                self._check_if_late(group, slot, now)
-            group.place(self._clock())
+            for replica in list(group.replicas.values()):
+                self._check_if_late(group, replica, now)
+            group.assign_queued(self._clock())
 
-    def _start(self, group: ReplicaGroup) -> Slot:
+    def _start(self, group: ReplicaGroup) -> ReplicaState:
         return group.add(self._replicas.start(group.name, group.next_name), self._clock())
 
-    async def _load_first(self, slot: Slot) -> None:
+    async def _load_first(self, replica: ReplicaState) -> None:
         try:
-            await self._load(slot)
+            await self._load(replica)
         except RayTaskError as error:
             raise error.cause from None
         except RayActorError as error:
-            raise RunFailedError(f"reward replica {slot.name} died while it loaded its models: {error}") from None
+            raise RunFailedError(f"reward replica {replica.name} died while it loaded its models: {error}") from None
 
-    async def _load_more(self, group: ReplicaGroup, slot: Slot) -> None:
-        logger.info("reward replica %s starts, %d in service", slot.name, len(group.in_service))
+    async def _load_more(self, group: ReplicaGroup, replica: ReplicaState) -> None:
+        logger.info("reward replica %s starts, %d in service", replica.name, len(group.in_service))
         try:
-            await self._load(slot)
+            await self._load(replica)
         except RayError as error:
-            # Stopped while it waited for a node, or not able to load where the others could.
-            if slot.name in group.slots:
-                logger.warning("reward replica %s could not start, going on without it: %s", slot.name, error)
-                self._replicas.stop(slot.handle)
-                group.give_up(slot, self._clock())
+            # Either it was stopped while it waited for a node, or it failed to load on a node unlike the others.
+            if replica.name in group.replicas:
+                logger.warning(
+                    "reward replica %s failed to start; the pool continues without it: %s", replica.name, error
+                )
+                self._replicas.stop(replica.handle)
+                group.remove_failed(replica, self._clock())
             return
-        group.place(self._clock())
+        group.assign_queued(self._clock())
 
-    async def _load(self, slot: Slot) -> None:
-        description: ReplicaDescription = await slot.handle.describe.remote()
+    async def _load(self, replica: ReplicaState) -> None:
+        description: ReplicaDescription = await replica.handle.describe.remote()
         self._models |= description.models
-        if slot.state == "starting":
-            slot.last_used = self._clock()
-            slot.serve(description.start_id, description.node_id)
+        if replica.state == "starting":
+            replica.last_used = self._clock()
+            replica.serve(description.start_id, description.node_id)
 
-    def _check_if_late(self, group: ReplicaGroup, slot: Slot, now: float) -> None:
+    def _check_if_late(self, group: ReplicaGroup, replica: ReplicaState, now: float) -> None:
         patience = min(CHECK_AFTER_S, self._config.timeout_s)
-        late = any(now - ticket.since >= patience for ticket in slot.tickets.values())
-        if late and not slot.checked:
-            slot.checked = True
-            self._spawn(self._check(group, slot))
+        late = any(now - request.assigned_at >= patience for request in replica.ongoing.values())
+        if late and not replica.ping_pending:
+            replica.ping_pending = True
+            self._spawn(self._check_health(group, replica))
 
-    async def _check(self, group: ReplicaGroup, slot: Slot) -> None:
-        """Find out whether a replica still works at its calls; a hung one is killed."""
-        asked, start_id, timeout_s = self._clock(), slot.start_id, self._config.timeout_s
+    async def _check_health(self, group: ReplicaGroup, replica: ReplicaState) -> None:
+        """Ping a replica: mark it lost if it died, kill it if it hangs, otherwise drop its stale calls."""
+        asked, start_id, timeout_s = self._clock(), replica.start_id, self._config.timeout_s
         health: ReplicaHealth | None = None
         reason, kill = "", False
         try:
-            health = await asyncio.wait_for(slot.handle.ping.remote(), PING_TIMEOUT_S)
+            health = await asyncio.wait_for(replica.handle.ping.remote(), PING_TIMEOUT_S)
         except TimeoutError:
             reason, kill = f"did not answer a ping within {PING_TIMEOUT_S:g} s", True
         except RayError as error:
             reason = f"died ({type(error).__name__})"
         finally:
-            slot.checked = False
-        if slot.start_id != start_id or slot.state not in ("serving", "leaving"):
+            replica.ping_pending = False
+        if replica.start_id != start_id or replica.state not in ("serving", "draining"):
             return
         if health and health.start_id != start_id:
             reason = "was restarted"
-        elif health and health.ticket is not None and health.state_s >= timeout_s:
-            reason, kill = f"(pid {health.pid}) was at one call for {health.state_s:.1f} s", True
+        elif health and health.request_id is not None and health.state_s >= timeout_s:
+            reason, kill = f"(pid {health.pid}) has worked on one call for {health.state_s:.1f} s", True
         if reason:
-            self._lose(group, slot, reason, kill)
+            self._mark_lost(group, replica, reason, kill)
         elif health:
-            slot.drop_overtaken(health, asked)
-            group.place(self._clock())
+            replica.drop_stale(health, asked)
+            group.assign_queued(self._clock())
 
-    def _lose(self, group: ReplicaGroup, slot: Slot, reason: str, kill: bool) -> None:
-        """Its calls end with an error at their clients, which send them again."""
-        logger.warning("reward replica %s %s", slot.name, reason)
-        slot.tickets.clear()
-        if slot.state == "leaving":
-            self._remove(group, slot)
+    def _mark_lost(self, group: ReplicaGroup, replica: ReplicaState, reason: str, kill: bool) -> None:
+        """Take a replica out of service; its calls fail at their clients, which replay them."""
+        logger.warning("reward replica %s %s", replica.name, reason)
+        replica.ongoing.clear()
+        if replica.state == "draining":
+            self._remove(group, replica)
             return
-        slot.state = "lost"
+        replica.state = "lost"
         if kill:
-            self._replicas.restart(slot.handle)
-        self._spawn(self._revive(group, slot, killed=kill))
+            self._replicas.restart(replica.handle)
+        self._spawn(self._recover(group, replica, killed=kill))
 
-    async def _revive(self, group: ReplicaGroup, slot: Slot, *, killed: bool) -> None:
-        """Put a lost replica back in service once it answers; Ray restarts it, elsewhere if its node is gone."""
-        while slot.state == "lost" and slot.name in group.slots:
+    async def _recover(self, group: ReplicaGroup, replica: ReplicaState, *, killed: bool) -> None:
+        """Return a lost replica to service once it answers; Ray restarts it, on another node if its own is gone."""
+        while replica.state == "lost" and replica.name in group.replicas:
             try:
-                health: ReplicaHealth = await slot.handle.ping.remote()
+                health: ReplicaHealth = await replica.handle.ping.remote()
             except RayError:
                 await asyncio.sleep(RETRY_S)
                 continue
-            # The process to be killed may still answer for a moment.
-            if killed and health.start_id == slot.start_id:
+            # The process that is being killed may still answer for a moment.
+            if killed and health.start_id == replica.start_id:
                 await asyncio.sleep(RETRY_S)
-            elif slot.state == "lost":
-                slot.serve(health.start_id, health.node_id)
-                group.place(self._clock())
+            elif replica.state == "lost":
+                replica.serve(health.start_id, health.node_id)
+                group.assign_queued(self._clock())
 
-    def _remove(self, group: ReplicaGroup, slot: Slot) -> None:
-        logger.info("reward replica %s is stopped, %d in service", slot.name, len(group.in_service))
-        del group.slots[slot.name]
-        self._replicas.stop(slot.handle)
+    def _remove(self, group: ReplicaGroup, replica: ReplicaState) -> None:
+        logger.info("reward replica %s is stopped, %d in service", replica.name, len(group.in_service))
+        del group.replicas[replica.name]
+        self._replicas.stop(replica.handle)
 
-    async def _tick_for_ever(self) -> None:
+    async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             await self.tick()
@@ -240,17 +250,17 @@ class RewardRouter:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._task_done)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        """Nothing here may fail in silence: the next call to the pool fails with the same error."""
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        """Record the error of a failed task, so that it is not silent: all queued and later calls fail with it."""
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
             logger.error("the router of the reward pool failed", exc_info=self._failure)
             for group in self._groups.values():
-                while group.waiting:
-                    group.waiting.popleft().answer.set_exception(self._failure_to_tell())
+                while group.queue:
+                    group.queue.popleft().answer.set_exception(self._failure_error())
 
-    def _failure_to_tell(self) -> RunFailedError:
+    def _failure_error(self) -> RunFailedError:
         return RunFailedError(f"the router of the reward pool failed: {self._failure!r}")

@@ -1,4 +1,4 @@
-"""The reward models of one replica, between arrays as they come in and arrays as they go out."""
+"""Reward models of one replica: decode the arrays of a call, score them, encode the reply."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from srpo_ray.rewards.registry import build_rewards
 
 
 class LoadedRewards:
-    """Reward models in this process, as the pool's calls ask for them.
+    """Reward models of this process, called with the wire form of images.
 
     Args:
         models: The models.
@@ -34,7 +34,7 @@ class LoadedRewards:
         self._rewards = build_rewards(models, _device(pool))
 
     def describe(self) -> dict[str, ModelInfo]:
-        """What a client must know of each model."""
+        """Model name -> properties that a client needs."""
         input_specs = {name: InputSpec.of(reward) for name, reward in self._rewards.items()}
         return {
             name: ModelInfo(input_spec.size, self._rewards[name].image_gradient, input_spec.fit, input_spec.antialias)
@@ -42,7 +42,7 @@ class LoadedRewards:
         }
 
     def score(self, pixels: Pixels, queries: Sequence[TextQuery], weights: Mapping[str, float]) -> Reply:
-        """Values of the weighted rewards and the gradient of their sum; see `RewardReplica.score`."""
+        """Compute the weighted rewards and the gradient of their sum; see `RewardReplica.score`."""
         started = time.perf_counter()
         batch = score_and_gradient(
             self._rewards,
@@ -60,7 +60,7 @@ class LoadedRewards:
         )
 
     def measure(self, pixels: Pixels, queries: Sequence[TextQuery], names: Sequence[str]) -> Reply:
-        """Values of the named rewards."""
+        """Compute the named rewards."""
         started = time.perf_counter()
         values = score_only(
             self._rewards,
