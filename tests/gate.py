@@ -86,8 +86,9 @@ class Lane:
 
 def main() -> int:
     """Run everything; 0 if all passed."""
-    # So that `kill` ends the lanes too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # `kill` ends the lanes too, and so does Ctrl-C in a shell whose background jobs ignore it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
     if any(subprocess.run(command, check=False).returncode for command in FIRST):
         return 1
