@@ -23,7 +23,7 @@ LATER = "not long and not guides and not faults and not cluster and not two_host
 LANES = {
     "types, docs and unit tests": (
         (f"{TOOLS}/basedpyright",),
-        (f"{TOOLS}/mkdocs", "build", "--strict", "--quiet"),
+        (f"{TOOLS}/mkdocs", "build", "--strict"),
         (*PYTEST, "-m", f"not ray and not slow and {LATER}"),
     ),
     "tests that start processes": ((*PYTEST, "-m", f"(ray or slow) and {LATER}"),),
