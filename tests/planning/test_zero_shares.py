@@ -8,12 +8,15 @@ import torch
 from torch import distributed as dist
 
 from srpo_ray.config import RunConfig, apply
+from srpo_ray.config.algorithms.base import Role
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.planning.shapes import parameters
 from srpo_ray.planning.zero_shares import Parameter, gathered, share
 from srpo_ray.training.engine import Engine
 from tests.training.ranks import run_ranks
+
+ROLES: frozenset[Role] = frozenset({"old", "reference"})
 
 
 def held(*configs: RunConfig) -> list[dict[str, int]]:
@@ -23,7 +26,13 @@ def held(*configs: RunConfig) -> list[dict[str, int]]:
 
 def _held(config: RunConfig) -> dict[str, int]:
     dtype = model_dtype(config)
-    engine = Engine(load_tuned(config, dtype, "cpu", None), config.training, dtype)
+    engine = Engine(
+        load_tuned(config, dtype, "cpu", None),
+        config.training,
+        dtype,
+        roles=ROLES,
+        adapters=config.model.lora is not None,
+    )
     policy = make_policy(config, engine, engine.module.config, "cpu")  # type: ignore[arg-type]
     features = Conditioning(torch.ones(1, 16, 64, dtype=dtype), torch.ones(1, 64, dtype=dtype))
     engine.backward(policy.velocity(torch.ones(1, 16, 64), torch.ones(1), features, 1.0).mean())
@@ -42,6 +51,8 @@ def _held(config: RunConfig) -> dict[str, int]:
         "moments": _bytes([state for one in zero.optimizer.state.values() for state in one.values() if state.dim()]),
         "gradients": gradients,
         "ema": _bytes(list(engine._ema.shards.values())) if engine._ema else 0,
+        "old": _bytes(list(engine._old.shards.values())) if engine._old else 0,
+        "reference": _bytes(list((engine._reference or {}).values())),
         "bucket": _bytes([bucket.buffer for bucket in zero.ipg_buckets.values()]),
         "numel": sum(tensor.ds_numel for tensor in tensors),
     }
@@ -58,7 +69,7 @@ def test_share_is_what_deepspeed_holds_to_the_byte(tiny_run: RunConfig, tmp_path
     lora = apply(full, {"model.lora.rank": 3, "model.dtype": "bfloat16"})
     for config, found in zip((full, lora), run_ranks(held, workers, tmp_path, full, lora), strict=True):
         tensors = parameters(config.model)
-        expected = share(tensors, config.training, 2 if config.model.dtype == "bfloat16" else 4)
+        expected = share(tensors, config.training, 2 if config.model.dtype == "bfloat16" else 4, ROLES)
         assert found.pop("numel") == sum(tensor.numel for tensor in tensors)
         assert found == vars(expected)
 

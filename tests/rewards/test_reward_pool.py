@@ -7,7 +7,9 @@ import ray
 import torch
 from torch import Tensor
 
+from srpo_ray.config import load_run
 from srpo_ray.config.rewards import OpenClipRewardConfig, PoolConfig, PythonRewardConfig, RewardModelConfig
+from srpo_ray.launch.train import reward_pool
 from srpo_ray.rewards.base import RewardError, RewardScorer
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.local import LocalRewards
@@ -17,6 +19,7 @@ from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.preprocess import frame
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.registry import build_rewards
+from tests.conftest import SMALL_WORLD
 
 QUERIES = [
     TextQuery.plain("a cat"),
@@ -231,12 +234,12 @@ def test_second_pool_of_the_same_name_is_refused(pool: RewardPool, scripted_conf
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_pool_larger_than_the_cluster_is_refused_without_waiting(scripted_config: PythonRewardConfig) -> None:
-    config = PoolConfig(num_replicas=3, num_cpus=0.5, resources={"reward_slot": 1})
+def test_pool_larger_than_the_cluster_is_refused_without_waiting() -> None:
+    config = load_run([SMALL_WORLD], ["rewards.pool.num_replicas=3", "rewards.pool.resources={reward_slot: 1}"])
     started = time.perf_counter()
 
     with pytest.raises(ValueError, match=r"num_replicas: 3.*can hold 0 such replicas.*'reward_slot': 0"):
-        RewardPool.create([scripted_config], [], config, "too-large")
+        reward_pool(config, "too-large").__enter__()
 
     assert time.perf_counter() - started < 5
 
