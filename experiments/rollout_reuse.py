@@ -54,8 +54,6 @@ class Run:
     """Velocity calls with gradient, likewise."""
     once: int
     """Velocity calls of the base model before the first update, which other runs share."""
-    seconds: float
-    """Time of the updates."""
 
     @property
     def arm(self) -> str:
@@ -128,7 +126,6 @@ def _read_run(folder: RunFolder) -> Run:
         list(accumulate((step["cost/forward"] for step in steps), initial=0.0)),
         list(accumulate((step["cost/forward_backward"] for step in steps), initial=0.0)),
         images * config.rollout.num_steps,
-        sum(step["time/update"] for step in steps),
     )
 
 
@@ -155,13 +152,12 @@ def quality_table(arms: Mapping[str, Sequence[Run]]) -> str:
 
 def cost_table(arms: Mapping[str, Sequence[Run]]) -> str:
     """Markdown: velocity calls of one run, in its updates and once before them, and the number of seeds."""
-    titles = ["", "without gradient", "with gradient", "sum, with gradient x 3", "base model, once", "seconds", "seeds"]
+    titles = ["", "without gradient", "with gradient", "sum, with gradient x 3", "base model, once", "seeds"]
     lines = [_line(titles), _line(["---"] * len(titles))]
     for name, runs in arms.items():
         cost = [run.forward[-1] for run in runs], [run.gradient[-1] for run in runs], [run.calls(-1) for run in runs]
         once = max(run.once for run in runs)
-        seconds = mean(run.seconds for run in runs)
-        cells = [*(f"{mean(part):.0f}" for part in cost), str(once or ""), f"{seconds:.0f}", str(len(runs))]
+        cells = [*(f"{mean(part):.0f}" for part in cost), str(once or ""), str(len(runs))]
         lines.append(_line([name, *cells]))
     return "\n".join(lines)
 
