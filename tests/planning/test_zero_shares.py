@@ -26,13 +26,8 @@ def held(*configs: RunConfig) -> list[dict[str, int]]:
 
 def _held(config: RunConfig) -> dict[str, int]:
     dtype = model_dtype(config)
-    engine = Engine(
-        load_tuned(config, dtype, "cpu", None),
-        config.training,
-        dtype,
-        roles=ROLES,
-        adapters=config.model.lora is not None,
-    )
+    adapters = config.model.lora is not None
+    engine = Engine(load_tuned(config, dtype, "cpu", None), config.training, dtype, roles=ROLES, adapters=adapters)
     policy = make_policy(config, engine, engine.module.config, "cpu")  # type: ignore[arg-type]
     features = Conditioning(torch.ones(1, 16, 64, dtype=dtype), torch.ones(1, 64, dtype=dtype))
     engine.backward(policy.velocity(torch.ones(1, 16, 64), torch.ones(1), features, 1.0).mean())
