@@ -7,7 +7,9 @@ import ray
 import torch
 from torch import Tensor
 
+from srpo_ray.config import load_run
 from srpo_ray.config.rewards import PoolConfig, PythonRewardConfig
+from srpo_ray.launch.train import reward_pool
 from srpo_ray.rewards.base import RewardError, RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
@@ -131,10 +133,10 @@ def test_failure_names_the_replica_of_its_model(split_pool: RewardPool) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_pool_asks_for_nodes_with_its_labels() -> None:
-    config = PoolConfig(num_cpus=0.01, labels={"role": "reward"})
+    config = load_run([SMALL_WORLD], ["rewards.pool.labels={role: reward}"])
 
     with pytest.raises(ValueError, match=r"hold 0 such replicas on nodes labelled \{'role': 'reward'\}"):
-        RewardPool.create(MODELS, (), config, "labelled")
+        reward_pool(config, "labelled").__enter__()
 
     with pytest.raises(ValueError, match="labelled"):
         ray.get_actor("labelled", namespace=NAMESPACE)
