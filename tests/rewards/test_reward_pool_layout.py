@@ -16,6 +16,7 @@ from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.messages import NAMESPACE
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
+from tests.conftest import SMALL_WORLD
 
 pytestmark = pytest.mark.ray
 
