@@ -1,4 +1,4 @@
-"""Entry of a Ray Train worker."""
+"""Entry point of a Ray Train worker."""
 
 from srpo_ray.training.worker_arguments import WorkerArguments
 
@@ -7,9 +7,9 @@ def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
     """Run the training loop.
 
     Raises:
-        OutOfMemoryRunError: If the GPU's memory is full, with the plan's advice.
+        OutOfMemoryRunError: If the GPU runs out of memory. The message contains the plan's advice.
     """
-    # Driver, Tune trial and Train controller only pass this function on: none of them should load the model stack.
+    # Driver, Tune trial and Train controller only pass this function on, so they must not import the model stack.
     import torch
 
     from srpo_ray.training.loop import run_loop

@@ -1,4 +1,4 @@
-"""Whose a run's folder is: that of the run which has begun in it."""
+"""Owner of a run folder: the run that has started in it."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.launch.preflight import check_inputs, open_run_folder, release_folder_on_early_failure
 from tests.conftest import SMALL_WORLD
 
-ANOTHER = "to be new or to hold this same run, got a run with another config"
+ANOTHER = "to be new or to contain this same run, got a run with another config"
 
 
 @pytest.fixture
