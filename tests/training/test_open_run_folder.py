@@ -41,7 +41,7 @@ def test_run_that_has_begun_keeps_its_name(config: RunConfig, tmp_path: Path) ->
 
 
 def test_storage_that_is_refused_leaves_the_name_to_a_config_with_another(config: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a place that can be written"):
+    with pytest.raises(ValueError, match="expected a writable location"):
         open_run_folder(apply(config, {"training.checkpoint_storage": "/proc/nowhere"}), tmp_path / "run")
     open_run_folder(config, tmp_path / "run")
 
@@ -51,7 +51,7 @@ def test_storage_that_is_gone_is_refused_where_a_run_would_go_on(config: RunConf
     folder = open_run_folder(config, tmp_path / "run")
     (tmp_path / "share").rmdir()
     (tmp_path / "share").write_text("not mounted")
-    with pytest.raises(ValueError, match=r"training\.checkpoint_storage: expected a place that can be written"):
+    with pytest.raises(ValueError, match=r"training\.checkpoint_storage: expected a writable location"):
         open_run_folder(config, tmp_path / "run")
     folder.finished.write_text("{}")
     assert open_run_folder(config, tmp_path / "run").finished.exists()
