@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 MINIMUM_TRIALS = 20
-"""Minimum number of trials to show shares: in half of all sweeps with 8 trials, one of four parameters without an effect
-has a share above 30%."""
+"""Minimum number of trials to show shares: in half of all sweeps with 8 trials, one of four parameters without an
+effect has a share above 30%."""
 _NUM_GROUPS = 3
 _PERMUTATIONS = 999
 

@@ -108,7 +108,7 @@ def win_rate(values: Values, reference_values: Values) -> WinRate:
         for ours, theirs in zip(values, reference_values, strict=True)
     ]
     rate, spread = fmean(shares), pvariance(shares)
-    # The effective size is at most the number of pairs, and the number of prompts if all prompts are alike.
+    # The effective size is at most the number of pairs. If all prompts are alike, it is the number of prompts.
     pairs = sum(len(samples) for samples in values)
     count = min(pairs, rate * (1 - rate) / spread * len(shares)) if spread else len(shares)
     return WinRate(rate, *_wilson(rate, count), normal_p((rate - 0.5) / math.sqrt(0.25 / count)))

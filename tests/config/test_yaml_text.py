@@ -195,7 +195,7 @@ def test_later_argument_for_the_same_key_wins() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("name=1e5", r"name: expected text, got the number 100000.0, .* put it in quotes, such as '1e5'"),
+        ("name=1e5", r"name: expected text, got the number 100000.0, .* quote it, such as '1e5'"),
         ("name=12345e67", r"name: expected text, got the number 1.2345e\+71"),
         ("name=true", r"name: expected text, got the truth value True"),
         ("evaluation.held_out=[{name: j, type: python, target: null}]", r"target: expected text, got null"),
