@@ -129,7 +129,7 @@ def read_words(
 
 
 def _semi_partial(with_axes: Tensor, with_strongest: Tensor, on: int) -> Tensor:
-    """Compute semi-partial correlations `[A]` with each axis given the strongest; 0 for the strongest and its copies."""
+    """Compute semi-partial correlations `[A]` with each axis given the strongest; 0 for that axis and its copies."""
     rest = 1 - with_strongest.square()
     beyond = (with_axes - with_axes[on] * with_strongest) / rest.clamp(min=1e-300).sqrt()
     return torch.where(rest > 1e-6, beyond, 0.0)

@@ -55,7 +55,7 @@ def test_output_comes_once_and_in_order_over_a_line_that_is_cut(
     assert re.findall(r"line \d", "".join(shown)) == [f"line {number}" for number in range(1, 9)]
     assert exit_code(details) == 7
     said = capsys.readouterr().err
-    assert "connection lost, trying again" in said
+    assert "connection lost, retry in" in said
     assert "connected again" in said
 
 

@@ -94,7 +94,7 @@ def test_head_that_is_away_is_told_again(monkeypatch: pytest.MonkeyPatch, caplog
     drain_node(own_node(), Notice("preempted", datetime.now(UTC) + timedelta(seconds=90)))
     assert len(head.commands) == 3
     assert [record.message for record in caplog.records] == [
-        "the node could not be drained (RpcError: head is away); trying on"
+        "the node could not be drained (RpcError: head is away); retrying"
     ]
 
 

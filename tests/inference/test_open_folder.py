@@ -61,7 +61,7 @@ def test_folder_of_the_weights_before_is_refused(root: Path, tmp_path: Path, rl_
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=rl_guidance))
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=rl_guidance))
     train_again(root / "mine")
-    message = r"out, which holds images of other models\.drawn\.weights; the run was trained again"
+    message = r"out, which has images of other models\.drawn\.weights; the run was trained again"
     with pytest.raises(ValueError, match=message):
         open_folder(job(root / "mine", tmp_path / "out", rl_guidance=rl_guidance))
 

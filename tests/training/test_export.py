@@ -124,4 +124,4 @@ def test_run_without_a_checkpoint_cannot_be_exported(tmp_path: Path, capsys: pyt
     assert "expected the folder of a trained run" in capsys.readouterr().err
     folder.finished.write_text('{"best_update": 0}')
     assert main(["export", str(folder.path)]) == 2
-    assert "expected a run that learned something" in capsys.readouterr().err
+    assert "expected a run that improved on the base model" in capsys.readouterr().err
