@@ -48,5 +48,5 @@ def test_sqlite_file_is_found_from_any_working_folder(tmp_path: Path, monkeypatc
     found = [with_absolute_paths(apply(config, {"tracking.uri": uri})).tracking.uri for uri in uris]
     assert found == [f"sqlite:///{tmp_path}/läufe #1/sub/my.db?timeout=5", *uris[1:]]
     monkeypatch.chdir(tmp_path / "a%20b")
-    with pytest.raises(ValueError, match=r"a%20b', where '%20' has a special meaning"):
+    with pytest.raises(ValueError, match=r"a%20b', where '%20' means something else"):
         with_absolute_paths(apply(config, {"tracking.uri": "sqlite:///my.db"}))

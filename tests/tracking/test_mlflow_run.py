@@ -116,7 +116,7 @@ def test_runs_and_artifacts_are_kept_in_a_folder_of_any_name(name: str, empty_da
 @pytest.mark.parametrize("name", ["why?", "${HOME}", "a%20b", "100%25", "new\nline"])
 def test_folder_that_a_sqlite_address_cannot_name_is_refused(name: str, tmp_path: Path):
     with pytest.raises(
-        ValueError, match=r"expected a path that the URI of a sqlite file can contain, got '/.*run_root"
+        ValueError, match=r"expected a path that the address of a sqlite file can have, got '/.*run_root"
     ):
         default_uri(tmp_path / name)
 
