@@ -93,9 +93,9 @@ class RunConfig(Section):
         if blind and self.algorithm.compares_texts:
             raise ValueError(
                 f"expected trained rewards that read text for algorithm.type={self.algorithm.type} with control words,"
-                f" got {', '.join(blind)}, whose score does not depend on the text, so a difference of two texts is 0;"
-                " set algorithm.query to plain and algorithm.branches to [denoise], choose another algorithm, or move"
-                " the model to evaluation.held_out"
+                f" got {', '.join(blind)}, which scores all texts alike, so that a difference of texts cancels it; set"
+                " algorithm.query to plain and algorithm.branches to [denoise], take another algorithm, or move the"
+                " model to evaluation.held_out"
             )
         return self
 

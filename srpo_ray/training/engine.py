@@ -82,7 +82,7 @@ class Engine:
         _skip_compiled_shared_memory()
         _skip_compiled_muon()
         hooked = [name for name, submodule in module.named_modules() if any(_forward_hooks(submodule))]
-        assert not hooked, f"`gathered` skips all forward hooks, so only ZeRO's are allowed, got {hooked}"
+        assert not hooked, f"`gathered` leaves out all forward hooks, so none but ZeRO's may be there, got {hooked}"
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # DeepSpeed's annotations match neither its arguments nor its return value.
         initialize: Any = deepspeed.initialize
@@ -218,11 +218,11 @@ class Engine:
         return {name: _whole(safe_get_full_grad(parameter)) for name, parameter in self._trainable.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """Return whole float32 master weights by parameter name, each on one worker's CPU. All workers must call."""
+        """Whole float32 master weights by parameter name, each on the CPU of one worker; all workers must call."""
         return _shared_out((name, safe_get_full_fp32_param(value)) for name, value in self._trainable.items())
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Return whole Adam moments as `<parameter name>/<moment>`, after at least one `step`; placed as `weights`."""
+        """Whole Adam moments as `<parameter name>/<moment>`, after at least one `step`; else as `weights`."""
         return _shared_out(
             (f"{name}/{moment}", safe_get_full_optimizer_state(parameter, moment))
             for name, parameter in self._trainable.items()
@@ -280,7 +280,7 @@ class Engine:
                 safe_set_local_optimizer_state(parameter, local, moment)
 
     def _cut(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Cut this worker's shards out of whole tensors, one per trainable parameter."""
+        """This worker's parts of whole tensors, one per trained parameter."""
         return {name: _shard(whole[name], parameter) for name, parameter in self._trainable.items()}
 
     def _shards(self) -> dict[str, Tensor]:
@@ -300,7 +300,7 @@ class Engine:
 
 @contextmanager
 def _without_hooks(module: nn.Module) -> Iterator[None]:
-    """Disable ZeRO's hooks on submodules: they gather and release weights around each call, which only costs time."""
+    """Call submodules without ZeRO's hooks, which gather and release weights around each and so cost time in vain."""
     stashed: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for submodule in module.modules():
         for hooks in _forward_hooks(submodule):
@@ -314,22 +314,22 @@ def _without_hooks(module: nn.Module) -> Iterator[None]:
 
 
 def _forward_hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
-    return module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001, torch has no public access
+    return module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001, torch has no other way
 
 
 def _shared_out(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
-    """Distribute CPU copies round-robin: all workers gather each tensor, and each keeps and writes an equal share."""
+    """Copies on the CPU of the workers in turn: all take part in each, and each keeps, and writes, an equal share."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     return {name: _whole(tensor) for index, (name, tensor) in enumerate(tensors) if index % world_size == rank}
 
 
 def _whole(value: Tensor | None) -> Tensor:
-    assert value is not None, "DeepSpeed has no such state"
+    assert value is not None, "DeepSpeed holds no such state"
     return value.detach().float().cpu().clone()
 
 
 def _shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Cut this worker's shard out of a whole tensor. ZeRO-3 pads the last shard."""
+    """This worker's part of a whole tensor; ZeRO-3 pads the last part."""
     size = safe_get_local_fp32_param(parameter).numel()
     rank, world_size = dist.get_rank(), dist.get_world_size()
     flat = functional.pad(value.flatten(), (0, size * world_size - value.numel()))
@@ -337,8 +337,8 @@ def _shard(value: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def _join(shard: Tensor, parameter: Any) -> Tensor:
-    """Gather a whole tensor from the workers' shards."""
-    # NCCL accepts no host tensors, and an offloaded optimizer keeps its state on the host.
+    """The whole tensor of which every worker has a part."""
+    # NCCL takes no tensors of the host, where an offloaded optimizer has its own.
     shard = shard.to(parameter.device)
     parts = shard.new_empty(shard.numel() * dist.get_world_size())
     dist.all_gather_into_tensor(parts, shard)
