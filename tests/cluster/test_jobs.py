@@ -96,7 +96,7 @@ def test_last_job_is_attached_to_and_stopped(head: Head, tree: Path, capsys: pyt
     assert f"job {job} is being stopped" in printed.out
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(
+def test_ctrl_c_leaves_the_job_running_and_shows_how_to_attach_again(
     head: Head, tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = Jobs(head.url, head.token)

@@ -91,7 +91,7 @@ def test_every_option_is_read_by_the_code() -> None:
             assert re.search(rf"\.{name}\b", code), f"{kind.__name__}.{name} is never read"
 
 
-def test_every_option_says_what_it_is() -> None:
+def test_every_option_has_a_description() -> None:
     for kind in [*sections(RunConfig), *sections(SweepConfig), *sections(StudyConfig)]:
         missing = [
             name for name, field in kind.model_fields.items() if not field.description and not _parts(field.annotation)
@@ -276,7 +276,7 @@ def test_policy_gradient_needs_a_random_step() -> None:
         load_run([SMALL_WORLD], ["algorithm.type=dance_grpo", "rollout.num_steps=1"])
 
 
-def test_a_run_that_stops_at_the_hacking_sign_needs_a_judge() -> None:
+def test_a_run_that_stops_at_a_sign_of_hacking_needs_a_held_out_model() -> None:
     with pytest.raises(
         ConfigError, match=r"evaluation: expected a model in held_out with hacking.action stop, got none"
     ):

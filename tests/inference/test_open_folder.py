@@ -74,7 +74,7 @@ def test_images_of_the_base_model_do_not_depend_on_trained_weights(root: Path, t
     assert (tmp_path / "out" / "job.json").read_text() == before
 
 
-def test_folder_of_a_run_that_moved_goes_on(root: Path, tmp_path: Path) -> None:
+def test_folder_of_a_run_that_moved_is_resumed(root: Path, tmp_path: Path) -> None:
     open_folder(job(root / "mine", root / "mine" / "evaluation", scored=True))
     before = (root / "mine" / "evaluation" / "job.json").read_text()
     moved = (root / "mine").rename(tmp_path / "moved")

@@ -80,7 +80,7 @@ def test_exported_transformer_draws_the_runs_images(tmp_path: Path) -> None:
     assert torch.equal(images(pipeline_with(read)), expected)
 
 
-def test_card_says_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_card_shows_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained_run(tmp_path / "run", "model.lora={rank: 4}", "name=mine", "algorithm.control_words=vivid")
     assert main(["export", str(tmp_path / "run"), "--dtype", "bfloat16"]) == 0
     assert str(tmp_path / "run" / "export" / DIFFUSERS_LORA) in capsys.readouterr().out

@@ -32,7 +32,7 @@ def test_run_that_ended_before_it_began_leaves_its_name_to_another_config(config
     assert open_run_folder(other, tmp_path / "run").checkpoints == str(tmp_path / "run" / "checkpoints")
 
 
-def test_run_that_has_begun_keeps_its_name(config: RunConfig, tmp_path: Path) -> None:
+def test_run_that_has_started_keeps_its_name(config: RunConfig, tmp_path: Path) -> None:
     folder = open_run_folder(config, tmp_path / "run")
     with release_folder_on_early_failure(folder):
         folder.tracker_record.write_text("{}")
@@ -46,7 +46,7 @@ def test_storage_that_is_refused_leaves_the_name_to_a_config_with_another(config
     open_run_folder(config, tmp_path / "run")
 
 
-def test_storage_that_is_gone_is_refused_where_a_run_would_go_on(config: RunConfig, tmp_path: Path) -> None:
+def test_missing_storage_is_refused_when_a_run_resumes(config: RunConfig, tmp_path: Path) -> None:
     config = apply(config, {"training.checkpoint_storage": str(tmp_path / "share")})
     folder = open_run_folder(config, tmp_path / "run")
     (tmp_path / "share").rmdir()

@@ -256,7 +256,7 @@ def test_resumed_run_is_bitwise_the_run_that_never_stopped(trained: dict[str, An
     assert resumed["rates"] == straight["rates"][2:]
 
 
-def test_run_of_two_ranks_goes_on_with_one(trained: dict[str, Any], tmp_path: Path) -> None:
+def test_run_of_two_ranks_resumes_with_one(trained: dict[str, Any], tmp_path: Path) -> None:
     rest = run_ranks(train, 1, tmp_path, ALL_ON, range(2, UPDATES), trained["all on"]["halfway"])
     assert relative_error(rest["weights"], trained["all on"]["weights"]) < 1e-6
     assert relative_error(rest["ema"], trained["all on"]["ema"]) < 1e-6
