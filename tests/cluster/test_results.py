@@ -1,4 +1,4 @@
-"""What comes back from a cluster, and what the terminal shows of it."""
+"""Download of results from a cluster, and its output on the terminal."""
 
 import base64
 import hashlib

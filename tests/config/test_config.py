@@ -91,7 +91,7 @@ def test_every_option_is_read_by_the_code() -> None:
             assert re.search(rf"\.{name}\b", code), f"{kind.__name__}.{name} is never read"
 
 
-def test_every_option_has_a_description() -> None:
+def test_every_option_says_what_it_is() -> None:
     for kind in [*sections(RunConfig), *sections(SweepConfig), *sections(StudyConfig)]:
         missing = [
             name for name, field in kind.model_fields.items() if not field.description and not _parts(field.annotation)

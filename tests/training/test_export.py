@@ -1,4 +1,4 @@
-"""What other programs get from a run: images of the export against images of the run."""
+"""Export of a run for other programs: images of the export against images of the run."""
 
 from pathlib import Path
 from typing import Any

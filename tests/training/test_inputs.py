@@ -1,4 +1,4 @@
-"""What a run was begun with is compared with what it would read now."""
+"""Comparison of a run's recorded inputs with its present ones."""
 
 import json
 import os
