@@ -128,7 +128,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "no captions": ([*train, f"data.images={folder / 'broken_images'}"], "expected a caption beside every"),
         "no model": ([*train, f"model.path={folder / 'no_model'}"], "give the folder that `save_pretrained`"),
         "half a model": ([*train, f"model.path={folder / 'half'}"], "which has no vae/config.json; give the folder"),
-        "unwritable run folder": ([*train[:-1], "run_root=/proc/runs"], "expected a folder that can be written"),
+        "unwritable run folder": ([*train[:-1], "run_root=/proc/runs"], "expected a writable folder"),
         "unknown search key": (["sweep", str(folder / "unknown.yaml")], "got an unknown key"),
         "nothing to resume": (["sweep", "--resume", str(folder)], "expected the folder of an experiment"),
         "no comparison to resume": (["compare", "--resume", str(folder)], "expected the folder of an experiment"),
@@ -253,14 +253,14 @@ def test_prompts_that_are_left_out_or_repeated_are_said(tmp_path: Path, capsys: 
     assert main(words) == 2
     said, refused = capsys.readouterr().err.splitlines()
     assert said.endswith("p.txt: 2 prompts, 1 empty entries left out, 1 repeated prompts kept")
-    assert "run_root: expected a folder that can be written" in refused
+    assert "run_root: expected a writable folder" in refused
 
 
 def test_training_on_the_evaluated_prompts_is_noted_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(SMALL_WORLD), "evaluation.prompts=small_world:train", "run_root=/proc/runs"]) == 2
     said, refused = capsys.readouterr().err.splitlines()
     assert said.startswith("srpo-ray: evaluation.prompts: expected prompts that the run does not train on")
-    assert "run_root: expected a folder that can be written" in refused
+    assert "run_root: expected a writable folder" in refused
 
 
 def test_words_are_ranked_and_written_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Advantages: how much better an image is than others of its prompt, over the whole update."""
+"""Advantages of images within the group of their prompt, over the whole update."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from srpo_ray.algorithms.base import Batch, Gather
 
 
 def table_of_update(batches: Sequence[Batch], values: Sequence[Tensor], gather: Gather) -> Tensor:
-    """One value of each image of the update, from all workers; the same bits on any number of them.
+    """Gather one value per image of the update from all workers, bit-identical for any number of workers.
 
     Args:
         batches: This worker's micro-batches.
-        values: Values `[B]` of the rows of each.
-        gather: Brings together what all workers have.
+        values: Values `[B]` of the rows of each micro-batch.
+        gather: Collective that gathers a value of all workers.
 
     Returns:
         `[P, G]` on the CPU, float64: G images of each of the update's P samples, in the order of the samples.
@@ -22,27 +22,27 @@ def table_of_update(batches: Sequence[Batch], values: Sequence[Tensor], gather: 
     mine: dict[tuple[int, int], float] = {}
     for batch, column in zip(batches, values, strict=True):
         mine.update(zip(batch.draws.images, column.double().tolist(), strict=True))
-    # A micro-batch that two workers have computed is there once.
+    # A micro-batch that two workers have computed counts once.
     found = {image: value for part in gather(mine) for image, value in part.items()}
     samples = {sample for sample, _ in found}
     return torch.tensor([found[image] for image in sorted(found)], dtype=torch.float64).reshape(len(samples), -1)
 
 
 def rows_of(table: Tensor, batch: Batch) -> Tensor:
-    """The entries `[B]` of a table of the update that are a batch's."""
+    """Select the entries `[B]` of a batch from a table of the update."""
     samples, children = zip(*batch.draws.images, strict=True)
     return table[list(samples), list(children)]
 
 
 def group_advantages(rewards: Tensor, limit: float) -> Tensor:
-    """Deviation of each image from the mean of its group, in standard deviations of the group.
+    """Compute the deviation of each image from the mean of its group, in standard deviations of the group.
 
     Args:
         rewards: `[P, G]`: G images of each prompt, at least 2.
-        limit: Advantages are clamped to plus or minus this.
+        limit: Maximum absolute advantage.
 
     Returns:
-        `[P, G]`; zero where a group's rewards are all the same.
+        `[P, G]`; zero for a group with equal rewards.
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     return (centred / (rewards.std(dim=1, keepdim=True) + 1e-8)).clamp(-limit, limit)

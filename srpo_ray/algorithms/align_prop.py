@@ -1,7 +1,7 @@
 """AlignProp (arXiv 2310.03739): back-propagate the reward through the sampler, cut at a random step.
 
-The transformer's outputs before the cut are constants. As the starting noise is one too, the steps before the cut
-carry no gradient at all, so they are sampled without.
+The transformer's outputs before the cut and the initial noise are constants, so the steps before the cut are sampled
+without gradient.
 """
 
 from collections.abc import Iterator
@@ -18,26 +18,26 @@ from srpo_ray.flow import Draws
 
 @dataclass(frozen=True)
 class CutChain:
-    """A chain up to its cut."""
+    """Sampler chain up to its cut."""
 
     tokens: Tensor
     """Tokens at the cut, `[B, N, 64]`."""
     cut: int
-    """Steps made already, all without gradient."""
+    """Number of steps before the cut, all without gradient."""
 
 
 class AlignProp(Algorithm[AlignPropConfig]):
     """Reward back-propagation through a randomly truncated chain."""
 
     def collect(self, batch: Batch) -> CutChain:
-        """Sample up to the cut of the update, without gradient."""
+        """Sample up to the update's cut, without gradient."""
         noise = self.noise(batch)
         cut = self._cut(batch.draws)
         grid = self.sigmas[: cut + 1]
         return CutChain(self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale), cut)
 
     def losses(self, batch: Batch, collected: CutChain, part: int = 0) -> Iterator[Loss]:
-        """Yield the one loss of the batch."""
+        """Yield the single loss of the batch."""
         grid = self.sigmas[collected.cut :]
         clean = self.policy.integrate(collected.tokens, batch.conditioning, grid, self.rollout.guidance_scale)
         gradient_steps = torch.full((len(clean),), float(len(grid) - 1))
@@ -46,6 +46,6 @@ class AlignProp(Algorithm[AlignPropConfig]):
         yield reward_loss(self.rewards, self.policy.decode(clean), queries, "sample", metrics=metrics)
 
     def _cut(self, draws: Draws) -> int:
-        """First step with gradient; one draw for all samples and workers, because it sets which calls carry one."""
+        """Draw the first step with gradient, once for all samples and workers: it determines which calls have one."""
         chances = torch.tensor(self.config.cut_probabilities(self.rollout.num_steps), dtype=torch.float64)
         return int(torch.multinomial(chances, 1, generator=draws.of_update("cut")))

@@ -1,4 +1,4 @@
-"""What every algorithm takes and gives, so that one loop trains them all."""
+"""Interface of all algorithms: batches in, losses out; one training loop serves them all."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -23,55 +23,55 @@ ConfigT = TypeVar("ConfigT", bound=AlgorithmSection)
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of one forward pass on one worker: a row for each, one or several per prompt."""
+    """Images of one forward pass on one worker: one row per image, one or several images per prompt."""
 
     prompts: tuple[str, ...]
-    """Plain prompt of each of B rows, for example `("a red circle on a gray background", ...)`."""
+    """Prompts of the B rows, without control words, for example `("a red circle on a gray background", ...)`."""
     conditioning: Conditioning
-    """Text features of the same prompts."""
+    """Text features of the prompts."""
     draws: Draws
-    """Random draws of the same B rows, and which sample and image of the update each row is."""
+    """Random draws of the B rows, with the sample and the image of the update that each row is."""
     images: Tensor | None = None
-    """Clean tokens `[B, K, N, 64]` of K images for each row: one in place of a rollout (a real image, an image of the
-    base model, or a rollout of an earlier update), two to compare, more to rank. Zeros in rows that are not among
-    `image_rows`; None if there are none."""
+    """Clean tokens `[B, K, N, 64]` of K images per row: one replaces a rollout (a real image, an image of the base
+    model, or a rollout of an earlier update), two are compared, more are ranked. Rows outside `image_rows` are zero.
+    None if no row has images."""
     labels: Tensor | None = None
-    """Labels of the images `[B, K]`, higher is better; None where they have none."""
+    """Labels of the images `[B, K]`, higher is better; None without labels."""
     image_rows: tuple[int, ...] = ()
-    """Rows that have images; the others are rolled out."""
+    """Rows with images; the policy samples the other rows."""
     other_conditioning: Conditioning | None = None
-    """Text features of another caption of the same images, B of them; None where they have one."""
+    """Text features of another caption of the same images, B of them; None if images have a single caption."""
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """One part of an update's loss."""
+    """Part of an update's loss."""
 
     loss: Tensor
-    """Scalar with gradient: this part's share of the update's loss, as a mean over the batch."""
+    """Scalar with gradient: this part's share of the update's loss, averaged over the batch."""
     metrics: dict[str, Tensor]
-    """Metric name -> per-sample values `[B]`, detached; the loop averages them over batches and workers."""
+    """Metric name -> per-sample values `[B]`, detached; the trainer averages them over batches and workers."""
 
 
 Loss = Callable[[], LossOutput]
-"""A loss whose forward pass is done and whose rewards are on their way; the call waits for them."""
+"""Loss with a finished forward pass and pending rewards; the call waits for the rewards."""
 
 Gather = Callable[[Any], list[Any]]
-"""Every worker's value, in the order of their ranks, on every worker; all must call."""
+"""Collective that returns every worker's value, in the order of ranks, on every worker. All workers must call."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of an update without gradient, made for all micro-batches under one role before the next phase begins."""
+    """Part of an update without gradient. It runs for all micro-batches with the weights of one role."""
 
     role: Role
-    """Weights that the policy has meanwhile."""
+    """Weights of the policy during the phase."""
     run: Callable[[Batch, Any], Any]
-    """From a micro-batch, and what the phases before collected for it (None at first), to what is collected now."""
+    """Function from a micro-batch and the result of the previous phase (None in the first) to the phase's result."""
 
 
 class Algorithm(ABC, Generic[ConfigT]):
-    """One way to turn rewards into losses."""
+    """Base class of algorithms: losses from rewards."""
 
     def __init__(
         self,
@@ -87,10 +87,10 @@ class Algorithm(ABC, Generic[ConfigT]):
         Args:
             config: Section `algorithm`.
             rollout: Section `rollout`.
-            policy: The model that is tuned.
+            policy: Model that is trained.
             rewards: Scorer of images.
-            grid: Grids of the run's model; by default those of shifts that are numbers.
-            words: Control words of the queries; None for an algorithm without.
+            grid: Sigma grids of the run's model; the default supports numeric shifts.
+            words: Control words of the queries; None for an algorithm without control words.
         """
         self.config = config
         self.rollout = rollout
@@ -99,79 +99,79 @@ class Algorithm(ABC, Generic[ConfigT]):
         self.words = words
         self.grid = grid
         self.sigmas = grid(rollout.num_steps, rollout.shift)
-        """Grid of the sampler `[num_steps + 1]`, float64, from 1 to 0."""
+        """Sigma grid of the sampler `[num_steps + 1]`, float64, from 1 to 0."""
         self.state: dict[str, Tensor] = {}
-        """Tensors that go from update to update, equal on all workers; checkpoints keep them. Most have none."""
+        """State across updates, equal on all workers; checkpoints store it. Most algorithms have none."""
 
     @classmethod
     def check_grid(cls, config: ConfigT, grid: SigmaGrid) -> None:
-        """Refuse settings that do not fit the sigmas of the run's model.
+        """Check settings against the sigmas of the run's model.
 
         Args:
             config: Section `algorithm`.
-            grid: Grids of the run's model.
+            grid: Sigma grids of the run's model.
 
         Raises:
-            ValueError: If they do not.
+            ValueError: If they do not fit.
         """
 
     @cached_property
     def calls(self) -> Calls:
-        """Model calls of a micro-batch, as the config states them."""
+        """Model calls of a micro-batch, from the config."""
         return self.config.calls(self.rollout.num_steps)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """Parts of an update without gradient, in their order."""
+        """Phases of an update without gradient, in order."""
         return (Phase("policy", lambda batch, _: self.collect(batch)),)
 
     @abstractmethod
     def collect(self, batch: Batch) -> Any:
-        """Sample what the losses need, without gradient."""
+        """Collect the inputs of the losses, without gradient."""
 
     def settle(self, rounds: Sequence[tuple[Batch, Any]], gather: Gather) -> list[Any]:
-        """Complete what was collected with what only the whole update shows, such as advantages.
+        """Complete the collected values with values of the whole update, such as advantages.
 
         Args:
-            rounds: This worker's micro-batches and what was collected for each. Where the update's micro-batches do not
-                go into the number of workers, one may be on two workers.
-            gather: Brings together what all workers have; all must call it as often.
+            rounds: This worker's micro-batches with the collected value of each. If the number of micro-batches is not
+                divisible by the number of workers, two workers may have the same one.
+            gather: Collective that gathers a value of all workers; all must call it equally often.
 
         Returns:
-            What `losses` takes for each of the micro-batches. It must not depend on the number of workers: add up in
+            Argument `collected` of `losses` for each micro-batch. It must not depend on the number of workers: sum in
             float64 and in the order of the samples.
         """
         return [collected for _, collected in rounds]
 
     @abstractmethod
     def losses(self, batch: Batch, collected: Any, part: int = 0) -> Iterator[Loss]:
-        """Run the forward passes one by one, submitting each to the rewards before the next.
+        """Run the forward passes one by one, and submit each to the rewards before the next.
 
-        The loop back-propagates whenever `calls.in_flight` of them are under way. Their number, and the number
-        of transformer calls, is the same for every batch on every worker, or ZeRO's collectives hang: draws that
-        change it are those of the update, `Draws.integer` and `Draws.of_update`.
+        The trainer back-propagates whenever `calls.in_flight` losses are pending. The number of losses and of
+        transformer calls must be the same for every batch on every worker, or ZeRO's collectives hang. Draws that
+        change it must therefore be draws of the update: `Draws.integer` and `Draws.of_update`.
 
         Args:
-            batch: The prompts.
-            collected: What was collected and settled for them.
-            part: Optimizer step of the update that the losses are for, from 0 to `calls.optimizer_steps - 1`.
+            batch: Micro-batch.
+            collected: Value of `settle` for the micro-batch.
+            part: Index of the optimizer step within the update, from 0 to `calls.optimizer_steps - 1`.
         """
 
     def old_kept(self, update: int) -> float:
-        """Share of the weights of role `old` that stays after an update; 0 copies the policy's, 1 leaves them.
+        """Return the weight of role `old` in its interpolation with the policy after an update; 0 copies the policy.
 
         Args:
-            update: The update that was made, from 0.
+            update: Index of the update, from 0.
         """
         return 0.0
 
     def noise(self, batch: Batch, purpose: str = "rollout", *address: int, scope: DrawScope = "per_sample") -> Tensor:
-        """Standard normal tokens `[B, N, 64]`; by default those that the batch's rollouts start from.
+        """Draw standard normal tokens `[B, N, 64]`; by default the initial noise of the batch's rollouts.
 
         Args:
-            batch: The prompts.
-            purpose: What is drawn, for example `"renoise"`.
-            address: Which draw of a row it is, where there are several.
+            batch: Micro-batch.
+            purpose: Purpose of the draw, for example `"renoise"`.
+            address: Index of the draw, if a row has several.
             scope: Rows that share a noise.
         """
         return self.policy.noise(batch.draws.generators(purpose, *address, scope=scope))

@@ -1,7 +1,7 @@
-"""DanceGRPO (arXiv 2505.07818): policy gradients for a flow that samples by random steps.
+"""DanceGRPO (arXiv 2505.07818): policy gradients for a flow that samples with stochastic steps.
 
-Every prompt is sampled several times from one noise. An image that scores better than its group makes the random
-steps that led to it more likely. No gradient of the reward is needed, so any black box can be one.
+Every prompt is sampled several times from one noise. If an image scores better than its group, the update raises the
+probability of the stochastic steps of its trajectory. The reward needs no gradient, so it can be any black box.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,16 +22,16 @@ from srpo_ray.rewards.base import PendingScore
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Random walks of S images through n steps."""
+    """Trajectories of S images through n steps."""
 
     points: Tensor
-    """Tokens before each random step and after the last one, `[n, S, N, 64]`."""
+    """Tokens before each stochastic step and after the last one, `[n, S, N, 64]`."""
     log_densities: Tensor
-    """Of each random step under the model that made it, `[n - 1, S]`."""
+    """Log-probability of each stochastic step under the model that sampled it, `[n - 1, S]`."""
     pending: PendingScore
     """Rewards of the finished images."""
     advantages: Tensor | None = None
-    """Of the images within their groups, `[S]`; None until the update is settled."""
+    """Advantages of the images within their groups, `[S]`; None before `settle`."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     """Per-image statistics of the groups, `[S]` each."""
 
@@ -39,15 +39,15 @@ class Trajectories:
 def policy_loss(
     log_density: Tensor, old_log_density: Tensor, walks: Trajectories, clip_range: float, share: float
 ) -> LossOutput:
-    """Loss that makes one random step of every image as likely as its advantage says.
+    """Compute the clipped policy-gradient loss of one stochastic step of every image.
 
     It is `share` times the mean of `max(-A * ratio, -A * clip(ratio, 1 - range, 1 + range))`.
 
     Args:
-        log_density: Of the step under the present model, `[S]` with gradient.
-        old_log_density: Of the step under the model that made it, `[S]`.
-        walks: Rewards and advantages of the images.
-        clip_range: A ratio further than this from 1 has no gradient in the direction that takes it further.
+        log_density: Log-probability of the step under the present model, `[S]` with gradient.
+        old_log_density: Log-probability of the step under the model that sampled it, `[S]`.
+        walks: Trajectories with the rewards and advantages of the images.
+        clip_range: Clip range of the ratio around 1; outside, the gradient that moves it further is zero.
         share: Share of the batch's loss.
     """
     assert walks.advantages is not None, "losses come after `settle`"
@@ -67,7 +67,7 @@ class DanceGRPO(Algorithm[DanceGRPOConfig]):
 
     @torch.no_grad()
     def collect(self, batch: Batch) -> Trajectories:
-        """Walk from the noise of each prompt to its images and submit them."""
+        """Sample the trajectories of each prompt's images, and submit the images to the rewards."""
         sources = batch.draws.generators("sde", scope="per_image")
         points, log_densities = [self.noise(batch)], []
         for index in range(self.rollout.num_steps - 1):
@@ -79,7 +79,7 @@ class DanceGRPO(Algorithm[DanceGRPOConfig]):
         return Trajectories(torch.stack(points), torch.stack(log_densities), pending)
 
     def settle(self, rounds: Sequence[tuple[Batch, Trajectories]], gather: Gather) -> list[Trajectories]:
-        """Compare the rewards of each group, wherever its images were made."""
+        """Compute the advantages within each group, over all micro-batches and workers."""
         batches = [batch for batch, _ in rounds]
         rewards = table_of_update(batches, [walks.pending.result().total for _, walks in rounds], gather)
         advantages = group_advantages(rewards, self.config.advantage_limit)
@@ -97,7 +97,7 @@ class DanceGRPO(Algorithm[DanceGRPOConfig]):
         ]
 
     def losses(self, batch: Batch, collected: Trajectories, part: int = 0) -> Iterator[Loss]:
-        """Yield one loss per trained step, of which each image has an order of its own, as in the release."""
+        """Yield one loss per trained step; each image has its own order of steps, as in the release."""
         count, random_steps = self.config.trained_steps(self.rollout.num_steps), self.rollout.num_steps - 1
         sources = batch.draws.generators("grpo_steps", scope="per_image")
         orders = torch.stack([torch.randperm(random_steps, generator=source)[:count] for source in sources], dim=1)
@@ -109,13 +109,13 @@ class DanceGRPO(Algorithm[DanceGRPOConfig]):
             yield partial(policy_loss, density, old, collected, self.config.clip_range, 1 / count)
 
     def _step(self, tokens: Tensor, conditioning: Conditioning, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the random steps from grid points `indices` `[S]` to the next ones."""
+        """Compute mean and standard deviation of the stochastic steps from grid points `indices` `[S]` to the next."""
         here, there = self.sigmas[indices], self.sigmas[indices + 1]
         velocity = self.policy.velocity(tokens, here, conditioning, self.rollout.guidance_scale)
         return sde_step(tokens, velocity, here, there, self.config.eta)
 
     def _last_step(self, tokens: Tensor, conditioning: Conditioning) -> Tensor:
-        """The step to sigma 0 has no noise: it would stay in the image that is scored."""
+        """Make the step to sigma 0 without noise, which would stay in the scored image."""
         sigma = self.sigmas[-2].expand(len(tokens))
         velocity = self.policy.velocity(tokens, sigma, conditioning, self.rollout.guidance_scale)
         return euler_step(tokens, velocity, sigma, self.sigmas[-1].expand(len(tokens)))

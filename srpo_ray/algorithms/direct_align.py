@@ -1,7 +1,6 @@
-"""Direct-Align (arXiv 2509.06942): a clean image from any noise level, because the noise is known.
+"""Direct-Align (arXiv 2509.06942): recovery of a clean image from any noise level with the known noise.
 
-The functions are the idea, and SRPO uses them too; `DirectAlign` is the plain algorithm: one step towards data,
-scored against the prompt itself.
+SRPO uses the functions too. `DirectAlign` is the plain algorithm: one step towards data, scored against the prompt.
 """
 
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Clean samples and the noise that they are mixed with again."""
+    """Clean samples, and the noise for renoising them."""
 
     clean: Tensor
     """Clean tokens `[B, N, 64]`."""
@@ -37,12 +36,12 @@ class Rollout:
 def collect_rollout(
     policy: "FlowPolicy", batch: Batch, sigmas: Tensor, guidance_scale: float, noise_scope: Scope
 ) -> Rollout:
-    """Clean tokens of a batch without gradient, sampled or those of its images, and the noise to mix in.
+    """Collect the clean tokens of a batch, sampled without gradient or given as images, and the noise to mix in.
 
     Args:
-        policy: The model that is tuned.
-        batch: The prompts.
-        sigmas: Grid of the sampler, from 1 to 0.
+        policy: Model that is trained.
+        batch: Micro-batch.
+        sigmas: Sigma grid of the sampler, from 1 to 0.
         guidance_scale: Guidance of the sampler.
         noise_scope: Samples of an update that share one noise.
     """
@@ -66,16 +65,16 @@ def direct_align(
     landing: Tensor,
     guidance_scale: float,
 ) -> Tensor:
-    """One transformer step with gradient from `start` to `landing`, then the clean image by the known noise.
+    """Make one transformer step with gradient from `start` to `landing`, then recover the clean image.
 
-    If the velocity is exactly `noise - clean`, the image is exactly the rollout's, whatever the two sigmas.
+    If the velocity is exactly `noise - clean`, the image equals the rollout's for any two sigmas.
 
     Args:
-        policy: The model that is tuned.
-        rollout: Clean tokens and their noise, B of them.
+        policy: Model that is trained.
+        rollout: Clean tokens and their noise, B of each.
         conditioning: Text features, B of them.
-        start: Sigma that each sample is re-noised to, `[B]`.
-        landing: Sigma that the step ends at, `[B]` below 1; above `start` the step inverts.
+        start: Sigma to which each sample is renoised, `[B]`.
+        landing: Sigma at the end of the step, `[B]` below 1; above `start` the step inverts.
         guidance_scale: Guidance embedding of the step.
 
     Returns:
@@ -88,7 +87,7 @@ def direct_align(
 
 
 def gradient_scale(start: Tensor, landing: Tensor) -> Tensor:
-    """`d clean / d velocity = (landing - start) / (1 - landing)`: the weight that a noise level carries by itself."""
+    """Compute `d clean / d velocity = (landing - start) / (1 - landing)`: the implicit weight of a noise level."""
     return (landing - start) / (1 - landing)
 
 
@@ -97,20 +96,20 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
 
     @classmethod
     def check_grid(cls, config: DirectAlignConfig, grid: SigmaGrid) -> None:
-        """Refuse a step that does not fit in the window."""
+        """Check that a step fits in the window."""
         build_window(config, grid)
 
     @cached_property
     def window(self) -> Window:
-        """Sigmas that updates land on."""
+        """Window of the landing sigmas."""
         return build_window(self.config, self.grid)
 
     def collect(self, batch: Batch) -> Rollout:
-        """Clean tokens of the batch without gradient, and their noise."""
+        """Collect the clean tokens of the batch without gradient, and their noise."""
         return collect_rollout(self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise)
 
     def losses(self, batch: Batch, collected: Rollout, part: int = 0) -> Iterator[Loss]:
-        """Yield the one loss of the batch."""
+        """Yield the single loss of the batch."""
         config = self.config
         start, landing = self._steps(batch)
         images = direct_align(self.policy, collected, batch.conditioning, start, landing, config.guidance_scale)
@@ -119,9 +118,9 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
         yield reward_loss(self.rewards, images, queries, "denoise", metrics=metrics, hinge=config.hinge)
 
     def _steps(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Start and landing sigma of every sample, `[B]` each."""
+        """Draw start and landing sigma of every sample, `[B]` each."""
         window, count = self.window, len(self.window)
-        # The same draws as SRPO's, whose denoise branch this is.
+        # These draws equal those of SRPO's denoise branch.
         draws = window.draw(self.config.landing, batch.draws, 0)
         starts = [count - draw - window.stride_at(draw) for draw in draws]
         landings = [count - draw for draw in draws]

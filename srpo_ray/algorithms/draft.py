@@ -1,7 +1,7 @@
 """DRaFT (arXiv 2309.17400): back-propagate the reward through the last steps of the sampler.
 
-DRaFT-K goes through the last K steps. DRaFT-LV lowers the variance of K = 1: it noises the finished image to the
-last noise level again, several times with fresh noise, and takes the last step from each of them too.
+DRaFT-K back-propagates through the last K steps. DRaFT-LV reduces the variance of K = 1: it renoises the finished image
+to the last noise level several times with new noise, and repeats the last step from each.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from srpo_ray.flow import mix
 
 
 class DRaFT(Algorithm[DRaFTConfig]):
-    """DRaFT-K, and DRaFT-LV where there are renoisings."""
+    """DRaFT-K without renoisings, DRaFT-LV with renoisings."""
 
     def collect(self, batch: Batch) -> Tensor:
-        """Sample tokens `[B, N, 64]` up to the steps that carry gradient."""
+        """Sample tokens `[B, N, 64]` up to the steps with gradient."""
         noise = self.noise(batch)
         early = self.sigmas[: -self.config.num_steps]
         return self.policy.rollout(noise, batch.conditioning, early, self.rollout.guidance_scale)
@@ -34,14 +34,14 @@ class DRaFT(Algorithm[DRaFTConfig]):
             yield reward_loss(self.rewards, self.policy.decode(renoised), queries, "renoised", share=share)
 
     def _finish(self, batch: Batch, tokens: Tensor) -> Tensor:
-        """The last steps of the sampler, with gradient."""
+        """Make the last steps of the sampler, with gradient."""
         return self.policy.integrate(tokens, batch.conditioning, self._late, self.rollout.guidance_scale)
 
     def _renoise(self, batch: Batch, clean: Tensor, index: int) -> Tensor:
-        """Finished tokens at the last noise level again, with a noise of their own."""
+        """Renoise finished tokens to the last noise level with new noise."""
         return mix(clean, self.noise(batch, "renoise", index), torch.full((len(clean),), self._late[0].item()))
 
     @property
     def _late(self) -> Tensor:
-        """Sigmas of the steps that carry gradient."""
+        """Return the sigmas of the steps with gradient."""
         return self.sigmas[-self.config.num_steps - 1 :]

@@ -1,7 +1,7 @@
-"""ReFL (ImageReward, arXiv 2304.05977): reward the clean image that is predicted from one late step.
+"""ReFL (ImageReward, arXiv 2304.05977): reward of the clean image predicted at one late step.
 
-The sampler runs without gradient to a random late step; from there one call with gradient predicts the clean image
-at once. Earlier steps get no gradient, because their prediction is too blurred for a reward model.
+The sampler runs without gradient to a random late step. One call with gradient predicts the clean image from there.
+Earlier steps get no gradient, because their prediction is too blurred for a reward model.
 """
 
 from collections.abc import Iterator
@@ -17,30 +17,30 @@ from srpo_ray.flow import euler_step
 
 @dataclass(frozen=True)
 class LatePoint:
-    """Where the sampler stopped."""
+    """Point at which the sampler stopped."""
 
     tokens: Tensor
     """Tokens at `sigma`, `[B, N, 64]`."""
     sigma: Tensor
-    """The same for all samples, `[B]`."""
+    """Sigma of the point, `[B]`, equal for all samples."""
 
 
 class ReFL(Algorithm[ReFLConfig]):
     """Reward feedback learning."""
 
     def collect(self, batch: Batch) -> LatePoint:
-        """Sample up to the step that is drawn for the update, without gradient."""
+        """Sample up to the step drawn for the update, without gradient."""
         noise = self.noise(batch)
         last = self.rollout.num_steps - 1
         first = self.rollout.num_steps - self.config.late_steps(self.rollout.num_steps)
-        # One draw for all samples and workers, because it sets the number of transformer calls.
+        # Draw once for all samples and workers, because the step determines the number of transformer calls.
         stop = batch.draws.integer("refl_step", first, last)
         grid = self.sigmas[: stop + 1]
         tokens = self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale)
         return LatePoint(tokens, self.sigmas[stop].expand(len(tokens)))
 
     def losses(self, batch: Batch, collected: LatePoint, part: int = 0) -> Iterator[Loss]:
-        """Yield the one loss of the batch."""
+        """Yield the single loss of the batch."""
         tokens, sigma = collected.tokens, collected.sigma
         velocity = self.policy.velocity(tokens, sigma, batch.conditioning, self.rollout.guidance_scale)
         clean = euler_step(tokens, velocity, sigma, sigma.new_zeros(len(sigma)))

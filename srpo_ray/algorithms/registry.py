@@ -1,4 +1,4 @@
-"""The algorithm of a run, found by its config."""
+"""Construction of a run's algorithm from its config."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def algorithm_class(section: AlgorithmSection) -> type[Algorithm[Any]]:
-    """The class that a config class names as its code."""
+    """Import the algorithm class of a config class."""
     module, name = section.code.split(":")
     return getattr(importlib.import_module(module), name)
 
 
 def build_algorithm(config: RunConfig, policy: "FlowPolicy", rewards: RewardScorer) -> Algorithm[Any]:
-    """The algorithm of section `algorithm`."""
+    """Build the algorithm of section `algorithm`."""
     kind = algorithm_class(config.algorithm)
     return kind(config.algorithm, config.rollout, policy, rewards, sigma_grid(config.model), config.control_words)

@@ -1,4 +1,4 @@
-"""The loss of all methods that use the reward's gradient: raise the score of an image for a query."""
+"""Loss of all algorithms that use the reward's gradient: raise the score of an image for a query."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from srpo_ray.rewards.query import TextQuery
 
 
 def plain_queries(prompts: Sequence[str]) -> list[TextQuery]:
-    """Every prompt as it is, without control words."""
+    """Build queries of the prompts without control words."""
     return [TextQuery.plain(prompt) for prompt in prompts]
 
 
@@ -25,19 +25,19 @@ def reward_loss(
     share: float = 1.0,
     hinge: float | None = None,
 ) -> Loss:
-    """Submit images to the rewards, and give the loss that waits for their scores.
+    """Submit images to the rewards, and return the loss that waits for their scores.
 
-    The loss is `share * mean(relu(hinge - reward))`, or `share * mean(-reward)` without a hinge. Samples that are not
-    `below_hinge` have no gradient.
+    The loss is `share * mean(relu(hinge - reward))`, or `share * mean(-reward)` without a hinge. Samples whose metric
+    `loss/below_hinge` is 0 have no gradient.
 
     Args:
         rewards: Scorer of images.
         images: Images `[B, 3, H, W]` in [0, 1], with gradient.
         queries: B queries.
         label: Name of the images in the metrics.
-        metrics: More per-sample metrics `[B]`, detached.
+        metrics: Further per-sample metrics `[B]`, detached.
         share: Share of the batch's loss.
-        hinge: Reward above which there is no gradient; None has no such limit.
+        hinge: Reward above which the gradient is zero; None for no limit.
     """
     pending = rewards.submit(images, queries)
 

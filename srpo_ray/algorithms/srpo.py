@@ -1,9 +1,9 @@
 """Semantic Relative Preference Optimization (arXiv 2509.06942).
 
-Direct-Align steered by control words: an image is scored against the *difference* of two texts, so that the reward
-model's own bias cancels. An update has two branches that land on the same sigma: `denoise` steps towards data and is
-rewarded for the positive word, `inversion` steps towards noise and is rewarded for the negative one, which by its
-direction works as the regulariser. Words change the reward's text only; the model always sees the plain prompt.
+SRPO is Direct-Align with control words: an image is scored against the *difference* of two texts, so that the reward
+model's bias cancels. An update has two branches with the same landing sigma. `denoise` steps towards data and is
+rewarded for the positive word. `inversion` steps towards noise and is rewarded for the negative word; by its direction
+it is a regulariser. Words change only the reward's text; the model's prompt is always plain.
 """
 
 from collections.abc import Iterator
@@ -24,27 +24,27 @@ from srpo_ray.rewards.query import TextQuery
 
 @dataclass(frozen=True)
 class Steps:
-    """Where each sample's gradient step starts and ends, and how strong its query is."""
+    """Start and end of each sample's gradient step, and the strength of its query."""
 
     start: Tensor
     """Sigma before the step, `[B]`."""
     landing: Tensor
     """Sigma after it, `[B]`."""
     discount: Tensor
-    """Extra weight of the branch's own text, `[B]`."""
+    """Additional weight of the branch's own text, `[B]`."""
 
 
 def branch_steps(branch: Branch, draws: list[int], window: Window, discount: tuple[float, float] | None) -> Steps:
-    """Start, landing and discount of every sample.
+    """Compute start, landing and discount of every sample.
 
     Args:
         branch: Direction of the step.
         draws: Landing point of each sample, counted from the clean end, in [MARGIN, N - MARGIN].
-        window: Its N sigmas and the length of a step.
+        window: Window with N sigmas, and the length of a step.
         discount: Discount at the clean and at the noisy end of the window; None is 0 everywhere.
 
-    Source: SRPO's released settings; near the ends the stride is clipped, and an inversion that would start
-    beyond the clean end starts, and lands, one point earlier.
+    Source: SRPO's released settings. Near the ends the stride is clipped, and an inversion that would start beyond the
+    clean end starts, and lands, one point earlier.
     """
     sigmas, count = window.sigmas, len(window)
     strengths = torch.linspace(*(discount or (0.0, 0.0)), count, dtype=torch.float64)
@@ -64,7 +64,7 @@ def branch_steps(branch: Branch, draws: list[int], window: Window, discount: tup
 
 
 def relative_query(branch: Branch, prompt: str, positive: str, negative: str, discount: float) -> TextQuery:
-    """The relative query of one sample: `(1 + discount) * own text - other text`.
+    """Build the relative query of one sample: `(1 + discount) * own text - other text`.
 
     The own text is the positive one for `denoise` and the negative one for `inversion`.
     """
@@ -73,7 +73,7 @@ def relative_query(branch: Branch, prompt: str, positive: str, negative: str, di
 
 
 def guided_query(branch: Branch, prompt: str, positive: str, negative: str, guidance: float) -> TextQuery:
-    """The guided query of one sample, whose weights add up to 1: `guidance * own + (1 - guidance) * other`."""
+    """Build the guided query of one sample, with weights of sum 1: `guidance * own + (1 - guidance) * other`."""
     own, other = _own_and_other(branch, prompt, positive, negative)
     return TextQuery(((guidance, own), (1 - guidance, other)))
 
@@ -84,20 +84,20 @@ def _own_and_other(branch: Branch, prompt: str, positive: str, negative: str) ->
 
 
 class SRPO(Algorithm[SRPOConfig]):
-    """SRPO, and plain-reward Direct-Align when `query` is `plain`."""
+    """SRPO, or Direct-Align with a plain reward if `query` is `plain`."""
 
     @classmethod
     def check_grid(cls, config: SRPOConfig, grid: SigmaGrid) -> None:
-        """Refuse a step that does not fit in the window."""
+        """Check that a step fits in the window."""
         build_window(config, grid)
 
     @cached_property
     def window(self) -> Window:
-        """Sigmas that updates land on."""
+        """Window of the landing sigmas."""
         return build_window(self.config, self.grid)
 
     def collect(self, batch: Batch) -> Rollout:
-        """Clean tokens of the batch without gradient, and their noise."""
+        """Collect the clean tokens of the batch without gradient, and their noise."""
         return collect_rollout(self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise)
 
     def losses(self, batch: Batch, collected: Rollout, part: int = 0) -> Iterator[Loss]:

@@ -1,1 +1,1 @@
-"""Work on a cluster: a command of this machine as a job there, and what runs beside Ray on its machines."""
+"""Cluster support: commands as Ray jobs, node types for the autoscaler, and handling of spot preemption."""

@@ -1,4 +1,4 @@
-"""A command of `srpo-ray` as a job of a cluster: started, followed from here, its report copied back."""
+"""Execution of an `srpo-ray` command as a Ray job: start it, follow its output, and download its report."""
 
 import logging
 import shlex
@@ -14,7 +14,7 @@ from srpo_ray.cluster.jobs import COMMAND, FOLDER, Jobs, exit_code
 from srpo_ray.cluster.results import bring_back
 
 DETACHED = 130
-"""Exit code after Ctrl-C, which leaves the job running."""
+"""Exit code after Ctrl-C, which does not stop the job."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Command:
 
     @property
     def typed(self) -> str:
-        """The command as a person types it."""
+        """Command as typed by the user."""
         return shlex.join(["srpo-ray", self.name, *self.words])
 
     @property
@@ -39,24 +39,24 @@ class Command:
 
 
 def start(cluster: str, command: Command, folder: str | None) -> int:
-    """Start a command as a job of a cluster, print its output until it ends, and copy its report back.
+    """Start a command as a job of a cluster, print its output until it ends, and download its report.
 
     Args:
         cluster: Cluster file of `ray up`, or address of the dashboard.
         command: Command to run there.
-        folder: Folder of the results on the cluster. None if there is nothing to copy back.
+        folder: Folder of the results on the cluster; None if there is nothing to download.
 
     Returns:
-        Exit code of the job; 130 if Ctrl-C left it running or it was stopped.
+        Exit code of the job; 130 after Ctrl-C, which does not stop the job, or if the job was stopped.
 
     Raises:
-        ValueError: If the cluster cannot be used, or the folder is lost with the job.
+        ValueError: If the cluster cannot be used, or the folder would be lost with the job.
         ConnectionError: If the cluster does not answer.
     """
     if folder and not folder.startswith("/") and PurePosixPath(folder).parts[0] != "runs":
         raise ValueError(
             f"expected run_root to be `runs` or an absolute path with --cluster, got results in {folder!r}; any"
-            " other relative path goes with the job's working folder"
+            " other relative path is deleted with the job's working folder"
         )
     with _connected(cluster) as (dashboard, jobs):
         metadata = {COMMAND: command.typed, **({FOLDER: folder} if folder else {})}
@@ -64,12 +64,12 @@ def start(cluster: str, command: Command, folder: str | None) -> int:
 
 
 def attach(cluster: str, command: Command, job: str | None) -> int:
-    """Print the output of a job until it ends, and copy its report back; errors and exit codes as for `start`.
+    """Print the output of a job until it ends, and download its report; errors and exit codes as for `start`.
 
     Args:
         cluster: Cluster file of `ray up`, or address of the dashboard.
-        command: Command shown in the hint about attaching again.
-        job: Id of the job. None takes the last one.
+        command: Command in the hint about attaching again.
+        job: Id of the job; None uses the latest one.
     """
     with _connected(cluster) as (dashboard, jobs):
         return _follow(dashboard, _find(jobs, job), command, cluster)
@@ -80,7 +80,7 @@ def stop(cluster: str, job: str | None) -> int:
 
     Args:
         cluster: Cluster file of `ray up`, or address of the dashboard.
-        job: Id of the job. None takes the last one.
+        job: Id of the job; None uses the latest one.
 
     Returns:
         Exit code 0.
@@ -94,7 +94,7 @@ def stop(cluster: str, job: str | None) -> int:
 
 @contextmanager
 def _connected(cluster: str) -> Iterator[tuple[Dashboard, Jobs]]:
-    # Ray's notes about packages and streams would stand between the job's own lines.
+    # Ray's log messages about packages and streams would interrupt the job's output.
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.WARNING)
     with Dashboard(cluster) as dashboard:
@@ -116,12 +116,12 @@ def _follow(dashboard: Dashboard, job: str, command: Command, cluster: str) -> i
         return _finish(dashboard.connect(), job, exit_code(details))
     except KeyboardInterrupt:
         print(
-            f"\ndetached; the job goes on. Attach again: {again} --attach {job}\nStop it: {again} --stop {job}",
+            f"\ndetached; the job keeps running. Attach again: {again} --attach {job}\nStop it: {again} --stop {job}",
             file=sys.stderr,
         )
         return DETACHED
     except ConnectionError as error:
-        raise ConnectionError(f"{error}; the job may well go on, attach again with: {again} --attach {job}") from error
+        raise ConnectionError(f"{error}; the job may still run, attach again with: {again} --attach {job}") from error
 
 
 def _finish(jobs: Jobs, job: str, code: int) -> int:

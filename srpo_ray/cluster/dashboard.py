@@ -1,4 +1,4 @@
-"""The way to a cluster's head: its dashboard's address, or an ssh tunnel to it that Ray's own launcher opens."""
+"""Connection to a cluster's dashboard: by its address, or through an ssh tunnel of Ray's cluster launcher."""
 
 import os
 import signal
@@ -14,16 +14,16 @@ from typing import IO, Self
 from srpo_ray.cluster.jobs import Jobs
 
 TUNNEL_TIMEOUT_S = 60.0
-"""Longest wait for a tunnel: the launcher asks the cloud for the head's address, then ssh connects."""
+"""Timeout of opening a tunnel: the launcher asks the cloud for the head's address, then ssh connects."""
 
 DASHBOARD_PORT = 8265
 
 
 class Dashboard:
-    """The dashboard of a cluster's head.
+    """Dashboard of a cluster's head.
 
     Args:
-        cluster: File that the cluster was made from by `ray up`, or `http://HOST:PORT`.
+        cluster: Cluster file of `ray up`, or `http://HOST:PORT`.
 
     Raises:
         ValueError: If it is neither.
@@ -34,7 +34,7 @@ class Dashboard:
         self.by_file = not cluster.startswith(("http://", "https://"))
         if self.by_file and not Path(cluster).is_file():
             raise ValueError(
-                f"--cluster: expected the file of a cluster or http://HOST:{DASHBOARD_PORT}, got {cluster!r}, which is"
+                f"--cluster: expected a cluster file or http://HOST:{DASHBOARD_PORT}, got {cluster!r}, which is"
                 " neither a file nor an address"
             )
         self._url = cluster
@@ -49,11 +49,11 @@ class Dashboard:
         self._said.close()
 
     def connect(self) -> Jobs:
-        """The job server, through a new tunnel if the last one has ended.
+        """Connect to the job server, through a new tunnel if the last one has ended.
 
         Raises:
             ConnectionError: If it does not answer in time.
-            ValueError: If it refuses the token, or the cluster's file names no running head.
+            ValueError: If it rejects the token, or the cluster has no running head.
         """
         if not self.by_file:
             return Jobs(self._url, authentication_token() if os.environ.get("RAY_AUTH_MODE") == "token" else None)
@@ -71,7 +71,7 @@ class Dashboard:
         launcher = [sys.executable, "-m", "ray.scripts.scripts", "dashboard", self.cluster, "--port", str(port)]
         self._said.seek(0)
         self._said.truncate()
-        # A session of its own, as Ctrl-C here is not for it.
+        # Start a separate session, so that Ctrl-C does not end the tunnel.
         self._tunnel = subprocess.Popen(
             launcher, stdin=subprocess.DEVNULL, stdout=self._said, stderr=self._said, start_new_session=True
         )
@@ -102,7 +102,7 @@ class Dashboard:
 
 
 def authentication_token() -> str | None:
-    """Ray's token, where Ray itself looks for it: `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH`, `~/.ray/auth_token`."""
+    """Find Ray's token as Ray does: in `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or `~/.ray/auth_token`."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return os.environ["RAY_AUTH_TOKEN"]
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")

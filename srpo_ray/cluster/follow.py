@@ -1,4 +1,4 @@
-"""A job's output on this terminal until it ends, over as many connections as that takes."""
+"""Output of a job on this terminal until it ends, with reconnection."""
 
 import asyncio
 import sys
@@ -11,19 +11,19 @@ from ray.dashboard.modules.job.pydantic_models import JobDetails
 from srpo_ray.cluster.jobs import Jobs
 
 QUIET_S = 20.0
-"""A connection that has been silent for so long is asked whether it is still there."""
+"""Seconds of silence after which a health check of the connection is made."""
 
 GIVE_UP_S = 900.0
-"""A cluster that has not answered for so long is given up; the job may well go on."""
+"""Seconds without an answer of the cluster after which following ends; the job may still run."""
 
 LONGEST_PAUSE_S = 15.0
 
 LOST = (aiohttp.ClientError, OSError, RuntimeError)
-"""What Ray's client raises if a connection ends; it knows no narrower class for a stream that breaks off."""
+"""Errors that Ray's client raises if a connection ends; it has no narrower class for an interrupted stream."""
 
 
 class Output:
-    """What of a job's output has been shown. A new connection sends all of it again, from the start."""
+    """Shown part of a job's output. A new connection sends the whole output again from the start."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
@@ -31,11 +31,11 @@ class Output:
         self._sent = 0
 
     def restart(self) -> None:
-        """A new connection begins."""
+        """Start again from the beginning of the output, for a new connection."""
         self._sent = 0
 
     def add(self, text: str) -> None:
-        """Show what of `text`, the next that a connection has sent, is new."""
+        """Show the new part of `text`, the next piece from the connection."""
         self._write(text[max(0, self._shown - self._sent) :])
         self._sent += len(text)
         self._shown = max(self._shown, self._sent)
@@ -45,12 +45,12 @@ def follow(connect: Callable[[], Jobs], job: str, output: Output) -> JobDetails:
     """Show a job's output until the job has ended.
 
     Args:
-        connect: Gives a connection; called again for each that is lost.
+        connect: Function that opens a connection; called again after each lost one.
         job: Id of the job.
-        output: Where it is shown.
+        output: Output that is extended.
 
     Returns:
-        What the server knows of the job that has ended.
+        Details of the ended job.
 
     Raises:
         ConnectionError: If the cluster has not answered for `GIVE_UP_S`.
@@ -74,18 +74,18 @@ def follow(connect: Callable[[], Jobs], job: str, output: Output) -> JobDetails:
                 raise ConnectionError(
                     f"the cluster has not answered for {GIVE_UP_S / 60:g} minutes: {error}"
                 ) from error
-            print(f"connection lost, trying again in {pause:g} s; the job goes on ({error})", file=sys.stderr)
+            print(f"connection lost, retry in {pause:g} s; the job keeps running ({error})", file=sys.stderr)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 async def _show(jobs: Jobs, job: str, output: Output) -> None:
-    """Show what one connection sends until it ends."""
+    """Show the output of one connection until it ends."""
     output.restart()
     stream = aiter(jobs.tail_job_logs(job))
     while True:
         part = asyncio.ensure_future(_next(stream))
-        # A machine that was asleep or a dropped route leaves a connection that is silent and never ends.
+        # A suspended machine or a dropped route leaves a connection that is silent and never ends.
         while not (await asyncio.wait({part}, timeout=QUIET_S))[0]:
             try:
                 await asyncio.to_thread(jobs.details, job)

@@ -1,4 +1,4 @@
-"""Ray's job server with time limits, and what the jobs of this project are called there."""
+"""Client of Ray's job server with timeouts, and the metadata of this project's jobs."""
 
 import os
 import secrets
@@ -12,20 +12,20 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 REQUEST_TIMEOUT_S = 10.0
-"""Longest wait for an answer, or for the next part of one. The client of Ray itself would wait for ever."""
+"""Timeout of an answer, or of the next part of one, in seconds. Ray's client would wait forever."""
 
 CHANGE_TIMEOUT_S = 90.0
-"""The same where something is sent or started: a head that has just come up is busy for a while."""
+"""Timeout of an upload or a start, in seconds: a head is busy for a while after its start."""
 
 FOLDER, COMMAND = "srpo_ray_folder", "srpo_ray_command"
-"""What a job of ours says of itself: its results' folder, and the command."""
+"""Metadata keys of this project's jobs: folder of the results, and command."""
 
 EXCLUDES = ["/.git", "/.venv", "/runs", "/build", "/dist", "**/__pycache__", "**/*.egg-info"]
-"""What of the working folder stays here, beside what `.gitignore` names."""
+"""Patterns of the working folder that are not uploaded, besides those in `.gitignore`."""
 
 
 class Jobs(JobSubmissionClient):
-    """The job server at `url`.
+    """Client of the job server at `url`.
 
     Args:
         url: Address of the head's dashboard, `http://HOST:PORT`.
@@ -33,11 +33,11 @@ class Jobs(JobSubmissionClient):
 
     Raises:
         ConnectionError: If nothing answers within `REQUEST_TIMEOUT_S`.
-        ValueError: If the token is missing or another one.
+        ValueError: If the token is missing or wrong.
     """
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        # Ray prefers these to the address that it is given.
+        # Ray prefers these variables to the given address.
         for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
             os.environ.pop(name, None)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -46,12 +46,12 @@ class Jobs(JobSubmissionClient):
         except AuthenticationError as error:
             sent = "another token" if token else "none"
             raise ValueError(
-                f"expected the authentication token of the cluster at {url}, got {sent}; put the file ~/.ray/auth_token"
-                " that the cluster was started with here, and set RAY_AUTH_MODE=token"
+                f"expected the authentication token of the cluster at {url}, got {sent}; copy the cluster's file"
+                " ~/.ray/auth_token to this machine, and set RAY_AUTH_MODE=token"
             ) from error
         except requests.HTTPError as error:
             raise ValueError(
-                f"expected the dashboard of a Ray head at {url}, got an answer of something else: {error}"
+                f"expected the dashboard of a Ray head at {url}, got an answer of another server: {error}"
             ) from error
 
     def _do_request(self, method: str, *arguments: Any, **options: Any) -> requests.Response:
@@ -62,19 +62,19 @@ class Jobs(JobSubmissionClient):
             raise ConnectionError(f"no answer within {timeout:g} s: {error}") from error
 
     def start(self, entrypoint: str, purpose: str, metadata: Mapping[str, str]) -> str:
-        """Run a shell command in a copy of the working folder, beside the head.
+        """Run a shell command on the head, in a copy of the working folder.
 
         Args:
-            entrypoint: The command.
-            purpose: A word for the job's id.
-            metadata: What the job says of itself.
+            entrypoint: Shell command.
+            purpose: Word for the job's id.
+            metadata: Metadata of the job.
 
         Returns:
-            The id of the job.
+            Id of the job.
 
         Raises:
-            ValueError: If the working folder is too large to be sent.
-            ConnectionError: If the head cannot start it, or does not answer.
+            ValueError: If the working folder is too large to upload.
+            ConnectionError: If the head cannot start the job, or does not answer.
         """
         moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         try:
@@ -88,10 +88,10 @@ class Jobs(JobSubmissionClient):
             raise ConnectionError(f"the cluster could not start the job: {error}") from error
 
     def details(self, job: str) -> JobDetails:
-        """What the server knows of a job.
+        """Get the details of a job.
 
         Raises:
-            ValueError: If it knows of none.
+            ValueError: If the server does not know the job.
         """
         try:
             return self.get_job_info(job)
@@ -104,26 +104,24 @@ class Jobs(JobSubmissionClient):
             ) from error
 
     def last(self) -> str:
-        """Id of the job of ours that was started last.
+        """Get the id of this project's latest job.
 
         Raises:
             ValueError: If there is none.
         """
         found = self._ours()
         if not found:
-            raise ValueError(
-                "expected a job to attach to, got a cluster that has run none; leave out --attach to start one"
-            )
+            raise ValueError("expected a job to attach to, got a cluster without jobs; remove --attach to start one")
         return str(found[0].submission_id)
 
     def _ours(self) -> list[JobDetails]:
-        """Jobs of this project, the newest first."""
+        """List the jobs of this project, the newest first."""
         ours = [details for details in self.list_jobs() if COMMAND in (details.metadata or {})]
         return sorted(ours, key=lambda details: details.start_time or 0, reverse=True)
 
 
 def exit_code(details: JobDetails) -> int:
-    """The exit code of a job that has ended: its own, 130 if it was stopped, 1 if it never came to run."""
+    """Return the exit code of an ended job: its own, 130 if it was stopped, 1 if it never ran."""
     if details.status == JobStatus.STOPPED:
         return 130
     if details.driver_exit_code is not None:

@@ -1,7 +1,7 @@
-"""What a cloud's metadata service says about the machine that asks: whether it is about to be taken back, and when.
+"""Preemption notices from a cloud's metadata service, for the machine that asks.
 
-The service answers on one address of the machine itself, without credentials. Nothing is ever written to it: to
-confirm an event would only make the machine go earlier.
+The service answers on a local address, without credentials. This module never writes to it: confirming an event would
+only end the machine earlier.
 """
 
 import http.client
@@ -15,35 +15,35 @@ from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 DEFAULT_URL = "http://169.254.169.254"
-"""Where AWS, Google and Azure have their metadata service."""
+"""Address of the metadata service of AWS, Google and Azure."""
 
 _TIMEOUT_S = 5.0
 _TOKEN_TTL_S = 21600
 _GOOGLE_NOTICE = timedelta(seconds=30)
-"""Google says that a machine is taken back, and not when: it ends the machine this long after."""
+"""Time between Google's preemption notice, which has no deadline, and the end of the machine."""
 _GOOGLE_MAINTENANCE = timedelta(seconds=60)
-"""Shortest time between Google's word of maintenance that ends a machine and its end."""
+"""Minimum time between Google's notice of terminating maintenance and the end of the machine."""
 
 
 class MetadataError(ConnectionError):
-    """The metadata service did not answer, or not as that of the cloud does."""
+    """Error of a metadata service that does not answer, or whose answer is not that of the cloud."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """The word that this machine will be taken back."""
+    """Preemption notice for this machine."""
 
     cause: str
-    """What the cloud calls it."""
+    """Name of the event in the cloud."""
     deadline: datetime
-    """When the machine goes, with its time zone."""
+    """Time at which the machine ends, with its time zone."""
 
 
 class Metadata(Protocol):
-    """The metadata service of one cloud."""
+    """Metadata service of one cloud."""
 
     def check(self) -> None:
-        """See whether the service answers.
+        """Check that the service answers.
 
         Raises:
             MetadataError: If it does not.
@@ -51,16 +51,16 @@ class Metadata(Protocol):
         ...
 
     def notice(self) -> Notice | None:
-        """Ask whether this machine will be taken back; None if nothing is known.
+        """Request the preemption notice for this machine; None without a notice.
 
         Raises:
-            MetadataError: If the service does not answer, or not in a way that is understood.
+            MetadataError: If the service does not answer, or its answer cannot be parsed.
         """
         ...
 
 
 class AWS:
-    """Amazon EC2, version 2 of its service, which wants a token in each request."""
+    """Amazon EC2, version 2 of its service, which requires a token in each request."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -83,7 +83,7 @@ class AWS:
     def _get(self, path: str) -> tuple[int, str]:
         token = self._token or self._new_token()
         status, text = _request(self._url + path, {"X-aws-ec2-metadata-token": token})
-        # A token ends after some hours: the next request fetches another.
+        # A token expires after some hours; the next request then fetches a new one.
         self._token = None if status == http.client.UNAUTHORIZED else token
         return status, text
 
@@ -132,13 +132,13 @@ class Azure:
         name = self._name or self._machine()
         text = self._get("scheduledevents?api-version=2020-07-01")
         try:
-            # Events of the other machines of a scale set are told too.
+            # The answer includes events of the other machines of a scale set.
             events = [
                 event
                 for event in json.loads(text)["Events"]
                 if event["EventType"] == "Preempt" and name in event["Resources"]
             ]
-            # An event that has begun has no time any more.
+            # An event that has started has no time.
             deadlines = [
                 _utc(parsedate_to_datetime(event["NotBefore"])) if event["NotBefore"] else datetime.now(UTC)
                 for event in events
@@ -160,10 +160,10 @@ CLOUDS: Mapping[str, type[AWS] | type[GCP] | type[Azure]] = {"aws": AWS, "gcp": 
 
 
 def find_metadata(cloud: str, url: str = DEFAULT_URL) -> tuple[str, Metadata]:
-    """The metadata service of this machine.
+    """Find the metadata service of this machine.
 
     Args:
-        cloud: A name of `CLOUDS`, or `auto` for the one whose service answers.
+        cloud: Name in `CLOUDS`, or `auto` for the cloud whose service answers.
         url: Address of the service, without a path.
 
     Returns:
@@ -188,9 +188,9 @@ def find_metadata(cloud: str, url: str = DEFAULT_URL) -> tuple[str, Metadata]:
 
 
 def _request(url: str, headers: Mapping[str, str], method: str = "GET") -> tuple[int, str]:
-    """Status and body of the answer."""
+    """Send a request, and return status and body of the answer."""
     request = urllib.request.Request(url, headers=dict(headers), method=method)
-    # A proxy of the environment must not be asked: the service knows the machine by its connection.
+    # Ignore the environment's proxy: the service identifies the machine by its connection.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as response:
@@ -208,5 +208,5 @@ def _require_ok(status: int, what: str) -> None:
 
 
 def _utc(time: datetime) -> datetime:
-    """All three clouds tell times in UTC, some without saying so."""
+    """Set the time zone to UTC, which all three clouds use, some without a suffix."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time

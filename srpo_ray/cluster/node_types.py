@@ -1,6 +1,6 @@
-"""Tell a cluster which node types its autoscaler may start, so that a run is measured against them before it begins.
+"""Registration of the autoscaler's node types, so that a run is checked against them before its start.
 
-Ray's own autoscaler keeps that to itself, so a cluster that is scaled to zero would look as if it could hold nothing.
+Ray's autoscaler does not publish them, so a cluster that is scaled to zero would appear to have no capacity.
 The head's start commands run this once Ray is up:
 
 python -m srpo_ray.cluster.node_types ~/ray_bootstrap_config.yaml 127.0.0.1:6379
@@ -16,15 +16,15 @@ from ray.core.generated.autoscaler_pb2 import ClusterConfig  # pyright: ignore[r
 
 from srpo_ray.config.yaml_text import load_all
 
-# Compiled, so a type checker sees nothing in it.
+# The module is compiled and has no types.
 _raylet: Any = ray._raylet  # noqa: SLF001
 
 
 def node_types(documents: list[Mapping[str, Any]]) -> ClusterConfig:
-    """Node types of a cluster file of `ray up`, or of a KubeRay file with a RayCluster in it.
+    """Read the node types of a cluster file of `ray up`, or of a KubeRay file with a RayCluster.
 
     Args:
-        documents: The file's YAML documents.
+        documents: YAML documents of the file.
 
     Raises:
         ValueError: If it is neither.
@@ -42,7 +42,7 @@ def node_types(documents: list[Mapping[str, Any]]) -> ClusterConfig:
                 (group["groupName"], group["resources"], group["maxReplicas"]) for group in spec["workerGroupSpecs"]
             ]
     if not groups:
-        raise ValueError("expected a file with available_node_types or with a RayCluster, got none of them")
+        raise ValueError("expected a file with available_node_types or with a RayCluster, got neither")
     config = ClusterConfig()
     for name, resources, count in groups:
         amounts = {resource: int(amount) for resource, amount in resources.items()}
@@ -51,11 +51,11 @@ def node_types(documents: list[Mapping[str, Any]]) -> ClusterConfig:
 
 
 def report(config: ClusterConfig, address: str) -> None:
-    """Put the node types where Ray's own libraries look for them too.
+    """Store the node types where Ray's libraries read them.
 
     Args:
-        config: The node types.
-        address: The head's GCS, `HOST:PORT`.
+        config: Node types.
+        address: Address of the head's GCS, `HOST:PORT`.
     """
     key, namespace = _raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, _raylet.GCS_AUTOSCALER_STATE_NAMESPACE
     client = _raylet.GcsClient(address=address)

@@ -1,6 +1,6 @@
-"""What a job does on the cluster's head beside the command itself; reads nothing heavy, so it begins at once.
+"""Helper commands of a job on the cluster's head; light imports, so they start fast.
 
-python -m srpo_ray.cluster.on_head link           # results of this job go where those of the head's shell go
+python -m srpo_ray.cluster.on_head link           # write this job's results to the head's `runs` folder
 python -m srpo_ray.cluster.on_head send FOLDER    # print the small files of a results folder
 """
 
@@ -13,22 +13,22 @@ from pathlib import Path
 
 RUNS = Path("runs")
 MARK = "srpo-ray-file "
-"""What a printed file's line begins with."""
+"""Prefix of the line of a printed file."""
 
 PATTERNS = ("*.html", "*.yaml", "*.csv", "*.json", "*.jsonl", "images/*")
-"""What a person reads of a results folder; weights and checkpoints stay where they are."""
+"""Patterns of the files that are sent: reports, tables and images, but no weights or checkpoints."""
 
 MAX_BYTES = 64 * 2**20
-"""Largest file that is sent."""
+"""Maximum size of a file that is sent, in bytes."""
 
 
 def home_runs() -> Path:
-    """The folder of results on a cluster: that of the tree which `ray up` put there, a link to shared storage."""
+    """Return the folder of results on a cluster: `runs` in the tree copied by `ray up`, a link to shared storage."""
     return Path.home() / "srpo_ray" / "runs"
 
 
 def link() -> None:
-    """Make `runs` of the working folder the head's own: a job's working folder goes when the job ends."""
+    """Link `runs` of the working folder to the head's: a job's working folder is deleted when the job ends."""
     home_runs().mkdir(parents=True, exist_ok=True)
     if not RUNS.exists():
         RUNS.symlink_to(home_runs())
@@ -36,10 +36,10 @@ def link() -> None:
 
 
 def send(folder: Path) -> Iterator[str]:
-    """The small files of a results folder, each as a line of JSON with name, hash and content.
+    """Yield the small files of a results folder, each as a line of JSON with name, hash and content.
 
     Args:
-        folder: The folder; a relative one is seen from beside the head's `runs`.
+        folder: Folder of the results; a relative path is relative to the parent of the head's `runs`.
     """
     folder = home_runs().parent / folder
     for file in sorted(path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()):

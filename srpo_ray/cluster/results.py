@@ -1,4 +1,4 @@
-"""A job's report from the cluster to this machine, by a second, short job: no ssh and no shared storage needed."""
+"""Download of a job's report by a second, short job, without ssh and shared storage."""
 
 import base64
 import hashlib
@@ -14,22 +14,22 @@ from srpo_ray.cluster.jobs import Jobs
 from srpo_ray.cluster.on_head import MARK
 
 FETCH_TIMEOUT_S = 300.0
-"""Longest wait for the job that sends the files."""
+"""Timeout of the job that sends the files, in seconds."""
 
 
 def bring_back(jobs: Jobs, folder: str) -> Path:
-    """Copy report, tables, configs and images of a results folder to `runs/` here.
+    """Download report, tables, configs and images of a results folder to the local `runs/`.
 
     Args:
-        jobs: The cluster's job server.
-        folder: The folder as the cluster knows it.
+        jobs: Job server of the cluster.
+        folder: Path of the folder on the cluster.
 
     Returns:
-        The folder here.
+        Local folder.
 
     Raises:
-        ConnectionError: If they could not be read there.
-        ValueError: If the folder has no name of its own to be kept under here.
+        ConnectionError: If the files cannot be read on the cluster.
+        ValueError: If the path does not end in a usable folder name.
     """
     here = results_here(folder)
     job = jobs.start(f"python -m srpo_ray.cluster.on_head send {shlex.quote(folder)}", "results", {})
@@ -45,10 +45,10 @@ def bring_back(jobs: Jobs, folder: str) -> Path:
 
 
 def results_here(folder: str) -> Path:
-    """Where a results folder of the cluster is kept here.
+    """Return the local path for a results folder of the cluster.
 
     Raises:
-        ValueError: If it has no name of its own; anyone on the cluster may have written it into a job's metadata.
+        ValueError: If the path has no usable name; anyone on the cluster may have written a job's metadata.
     """
     name = PurePosixPath(folder).name
     if name in ("", ".."):
@@ -59,14 +59,14 @@ def results_here(folder: str) -> Path:
 
 
 def write_files(lines: Iterable[str], here: Path) -> None:
-    """Write the files that the lines of a job hold.
+    """Write the files in the output of a job.
 
     Args:
-        lines: Output of `on_head.send`, between other lines.
-        here: Folder to write to.
+        lines: Output of `on_head.send`, possibly between other lines.
+        here: Local folder.
 
     Raises:
-        ValueError: If a name leaves the folder, or a content is not the one that was read.
+        ValueError: If a name points outside the folder, or a content does not match its hash.
     """
     for line in lines:
         if not line.startswith(MARK):
@@ -74,8 +74,8 @@ def write_files(lines: Iterable[str], here: Path) -> None:
         file = json.loads(line.removeprefix(MARK))
         name, content = PurePosixPath(file["name"]), base64.b64decode(file["content"])
         if name.is_absolute() or ".." in name.parts:
-            raise ValueError(f"expected a file of the results folder, got {file['name']!r}, which is outside of it")
+            raise ValueError(f"expected a file of the results folder, got {file['name']!r}, which is outside it")
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
-            raise ValueError(f"expected {name} as the cluster read it, got another content; --attach brings it again")
+            raise ValueError(f"expected {name} as the cluster read it, got other content; --attach downloads it again")
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_bytes(content)

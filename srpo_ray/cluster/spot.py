@@ -1,7 +1,7 @@
-"""The watcher of a spot machine: from the cloud's notice to a Ray drain of the node, so that a run can save itself.
+"""Spot watcher: drains the Ray node at a cloud's preemption notice, so that a run can write a checkpoint in time.
 
-Ray watches no cloud. A node that is drained for preemption gets no new work, and Ray Train tells the workers on it
-when they will lose it.
+Ray does not watch clouds. A node that is drained for preemption gets no new work, and Ray Train notifies its workers of
+the deadline.
 """
 
 import logging
@@ -19,24 +19,24 @@ from srpo_ray.cluster.metadata import Metadata, MetadataError, Notice
 _log = logging.getLogger(__name__)
 
 ATTEMPT_TIMEOUT_S = 20.0
-"""Longest wait for one answer of Ray's head."""
+"""Timeout of one request to Ray's head, in seconds."""
 RETRY_S = 1.0
 GRACE = timedelta(seconds=60)
-"""How long after the deadline a node that is still there is worth another attempt."""
+"""Time after the deadline during which a drain is still retried, if the node still runs."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A Ray node of this machine."""
+    """Ray node of this machine."""
 
     node_id: str
-    """Ray's id, hexadecimal."""
+    """Id in Ray, hexadecimal."""
     gcs_address: str
-    """HOST:PORT of the head."""
+    """Address of the head, `HOST:PORT`."""
     process: psutil.Process
 
     def is_running(self) -> bool:
-        """Whether the node lives."""
+        """Return True while the node runs."""
         try:
             return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
@@ -44,13 +44,13 @@ class Node:
 
 
 def find_node(node_id: str | None = None) -> Node:
-    """The Ray node of this machine.
+    """Find the Ray node of this machine.
 
     Args:
-        node_id: Ray's id of the node; None takes the only one.
+        node_id: Id of the node in Ray; None uses the only one.
 
     Raises:
-        ValueError: If there is none, or there are several and none is named.
+        ValueError: If there is none, or there are several and `node_id` is None.
     """
     nodes = {node.node_id: node for node in _nodes()}
     if node_id is not None and node_id in nodes:
@@ -66,7 +66,7 @@ def find_node(node_id: str | None = None) -> Node:
 
 def _nodes() -> Iterator[Node]:
     for process in psutil.process_iter(["name", "cmdline"]):
-        # Both are None in a process that may not be looked at.
+        # Both are None for a process without read permission.
         if process.info["name"] != "raylet" or not process.info["cmdline"]:
             continue
         flags = dict(word.lstrip("-").split("=", 1) for word in process.info["cmdline"] if "=" in word)
@@ -82,22 +82,22 @@ def watch(
     drain: Callable[[Node, Notice], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Notice | None:
-    """Ask the metadata service until it gives notice, then drain the node, once.
+    """Poll the metadata service until it gives notice, then drain the node once.
 
-    A service that does not answer is asked again: the machine does its work without it.
+    A failed request is retried: the machine works without the service.
 
     Args:
-        metadata: The service.
-        node: The node of this machine.
-        interval_s: Seconds between two questions.
-        drain: What drains the node; None takes `drain_node`.
-        sleep: Waits so many seconds.
+        metadata: Metadata service.
+        node: Node of this machine.
+        interval_s: Seconds between two requests.
+        drain: Function that drains the node; None uses `drain_node`.
+        sleep: Function that waits for a number of seconds.
 
     Returns:
-        The notice that the node was drained for; None if the node ended before there was one.
+        Notice for which the node was drained; None if the node ended without a notice.
 
     Raises:
-        ConnectionError: If Ray's head could not be told in time.
+        ConnectionError: If Ray's head does not accept the drain in time.
     """
     answers = True
     while node.is_running():
@@ -105,7 +105,7 @@ def watch(
             notice = metadata.notice()
         except MetadataError as error:
             if answers:
-                _log.warning("the metadata service does not answer (%s); asking on", error)
+                _log.warning("the metadata service does not answer (%s); retrying", error)
             answers = False
         else:
             if not answers:
@@ -117,15 +117,15 @@ def watch(
                 _log.warning("node %s is draining", node.node_id)
                 return notice
         sleep(interval_s)
-    _log.info("node %s has ended; nothing is left to watch", node.node_id)
+    _log.info("node %s has ended; the watcher ends", node.node_id)
     return None
 
 
 def drain_node(node: Node, notice: Notice) -> None:
-    """Tell Ray's head that the node goes at the notice's deadline; while the head is away, again and again.
+    """Drain the node by the notice's deadline; retry while Ray's head is unreachable.
 
     Raises:
-        ConnectionError: If it could not be told until a while after the deadline.
+        ConnectionError: If the head does not accept the drain until some time after the deadline.
     """
     failed = False
     while True:
@@ -137,15 +137,15 @@ def drain_node(node: Node, notice: Notice) -> None:
                 f"expected Ray's head at {node.gcs_address} to drain node {node.node_id}, got: {problem}"
             )
         if not failed:
-            _log.warning("the node could not be drained (%s); trying on", problem)
+            _log.warning("the node could not be drained (%s); retrying", problem)
         failed = True
         time.sleep(RETRY_S)
 
 
 def _drain_once(node: Node, notice: Notice) -> str | None:
-    """None if Ray's head has taken it, else why not.
+    """Request the drain once; return None if Ray's head accepts it, else the reason.
 
-    In a process of its own, as Ray ends the process of a client that cannot find its head again.
+    The request runs in a separate process, as Ray ends the process of a client that loses its head.
     """
     remaining = max(0, int((notice.deadline - datetime.now(UTC)).total_seconds()))
     command = [

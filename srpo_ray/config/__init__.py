@@ -1,4 +1,4 @@
-"""What a run is: typed sections, loaded and checked without torch or ray."""
+"""Typed config of a run, loaded and checked without torch or Ray."""
 
 from srpo_ray.config.experiment import ExperimentConfig
 from srpo_ray.config.load import ConfigError, apply, load_experiment, load_run, to_yaml

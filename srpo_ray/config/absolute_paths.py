@@ -1,4 +1,4 @@
-"""Paths of a config made absolute, before it goes to processes that run in folders of their own."""
+"""Absolute paths for a config that other processes with other working folders read."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from srpo_ray.config.tracking import SQLITE, sqlite_uri
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The config with every local path absolute, seen from the working folder of this process.
+    """Make every local path of a config absolute, relative to the working folder of this process.
 
-    Hub ids and names of embedded things (`small_world:train`) stay as they are, as does a path that does not exist.
+    Hub ids, embedded names (`small_world:train`) and paths that do not exist do not change.
     """
     changes = {
         "run_root": str(Path(config.run_root).resolve()),
@@ -19,7 +19,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         "evaluation.prompts": _absolute(config.evaluation.prompts),
     }
     if config.data.images and not config.data.images.startswith("small_world"):
-        # Not a hub id in any case, but perhaps a pattern, at which there is no file.
+        # This is never a hub id, but may be a glob pattern, which does not exist as a file.
         changes["data.images"] = str(Path.cwd() / config.data.images)
     storage = config.training.checkpoint_storage
     if storage and "://" not in storage:

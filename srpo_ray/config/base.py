@@ -1,4 +1,4 @@
-"""What every config section shares. Nothing here imports torch or ray, so checks and `--help` are instant."""
+"""Base class and common types of config sections. No torch and no Ray, so checks and `--help` are fast."""
 
 import math
 import re
@@ -9,23 +9,23 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 Scope = Literal["shared", "per_worker", "per_sample"]
-"""Which samples of an update share one random draw: all, those of one worker, or none."""
+"""Samples of an update that share one random draw: all, those of one worker, or none."""
 
 
 def _whole_above_one(count: float) -> float:
     if count > 1 and count % 1:
         raise ValueError(
-            f"expected a whole number of GPUs or a fraction of one, as Ray assigns them, got {count:g}; round it"
+            f"expected an integer number of GPUs or a fraction of one GPU, as Ray requires, got {count:g}; round it"
         )
     return count
 
 
 Resources = dict[str, Annotated[float, Field(ge=0)]]
-"""Amounts of custom Ray resources by their names, at least 0."""
+"""Custom Ray resources: name -> amount, at least 0."""
 NumGpus = Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)]
-"""GPUs of one Ray process: a whole number, or a fraction of one."""
+"""GPUs of one Ray process: an integer, or a fraction of one GPU."""
 LONGEST_WAIT_S = 1e6
-"""Longest timeout, 11 days: the operating system's timers take no arbitrary number of seconds."""
+"""Maximum timeout, 11 days: the operating system's timers are limited."""
 
 
 _NOT_PRINTABLE = re.compile("[^\\t\\n\\r\\x20-\\x7e\\x85\\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -33,9 +33,9 @@ _NOT_PRINTABLE = re.compile("[^\\t\\n\\r\\x20-\\x7e\\x85\\xa0-\ud7ff\ue000-\ufff
 
 
 class Section(BaseModel):
-    """One section of a run's config: frozen, unknown keys are errors, field docstrings are the help texts.
+    """Base class of the sections of a config: frozen, unknown keys are errors, field docstrings are the help texts.
 
-    Numbers are finite and texts printable in every field, whatever its type.
+    In every field, numbers must be finite and texts printable.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -51,7 +51,7 @@ class Section(BaseModel):
 
 
 def check_plain(value: Any) -> None:
-    """Refuse what a config can hold nowhere, in a value or inside lists and mappings.
+    """Check a value, including inside lists and mappings, for what no config may contain.
 
     Raises:
         ValueError: If a number is NaN or infinite, or a text has a character that is not printable.
@@ -72,9 +72,9 @@ def check_plain(value: Any) -> None:
 
 
 _JOINERS = "\u200c\u200d"
-"""Zero-width characters that Persian, Indic scripts and emoji write with."""
+"""Zero-width characters that Persian, Indic scripts and emoji use."""
 NAME_BYTES = 200
-"""Longest name of a run in UTF-8; file systems take 255 bytes, and files and folders add to it."""
+"""Maximum length of a run's name in UTF-8 bytes; file systems allow 255, and file names extend the run's name."""
 
 
 def _in_names(character: str) -> bool:
@@ -84,21 +84,21 @@ def _in_names(character: str) -> bool:
 
 
 def check_name(name: str) -> str:
-    """Check a name that a folder is called by.
+    """Check a name that becomes the name of a folder.
 
     Returns:
-        The name in Unicode's normal form C, so that equal names are equal folders.
+        Name in Unicode normal form C, so that equal names are equal folders.
 
     Raises:
-        ValueError: If it has other characters than letters, digits and symbols of any script and `_.-`, begins with
-            another than a letter, a digit or a symbol, or is too long.
+        ValueError: If it contains characters other than letters, digits and symbols of any script and `_.-`, starts
+            with `_`, `.` or `-`, or is too long.
     """
     name = unicodedata.normalize("NFC", name)
     first = name[:1]
     if not first or first in "_.-" or unicodedata.category(first)[0] not in "LNS" or not all(map(_in_names, name)):
         raise ValueError(
-            f"expected letters, digits and `_.-` of any script, a letter or digit first, got {name!r}, which a folder"
-            " is called by; choose such a name"
+            f"expected letters, digits and `_.-` of any script, a letter or digit first, got {name!r}; choose such a"
+            " name, as it becomes the name of a folder"
         )
     if len(name.encode()) > NAME_BYTES:
         raise ValueError(f"expected at most {NAME_BYTES} bytes, got {len(name.encode())} in {name!r}; shorten the name")
@@ -110,29 +110,29 @@ Name = Annotated[str, AfterValidator(check_name)]
 
 
 def folder_name(text: str) -> str:
-    """A text as the name of a run and its folder: letters, digits and symbols of any script and `_.-`."""
+    """Convert a text to the name of a run and its folder: letters, digits and symbols of any script and `_.-`."""
     text = unicodedata.normalize("NFC", text)
     kept = "".join(character if _in_names(character) else "\0" for character in text)
     return re.sub(r"\0+", "_", kept).strip("_.-" + _JOINERS)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse names that would share a folder.
+    """Check that names map to different folders.
 
     Raises:
-        ValueError: If two names give the same folder, one gives none, or one is too long for a folder.
+        ValueError: If two names map to the same folder, a name maps to no folder, or is too long.
     """
     for name in names:
         # Runs of an experiment have a number or a seed in their names too.
         if len(name.encode()) > NAME_BYTES // 2:
             raise ValueError(
-                f"expected names of at most {NAME_BYTES // 2} bytes, as folders are called by them, got"
+                f"expected names of at most {NAME_BYTES // 2} bytes, as they become names of folders, got"
                 f" {len(name.encode())} in {name!r}; shorten it"
             )
     folders = [folder_name(name) for name in names]
     bad = [name for name, folder in zip(names, folders, strict=True) if not folder or folders.count(folder) > 1]
     if bad:
         raise ValueError(
-            f"expected names that differ in their letters and digits, as folders are called by them, got"
+            f"expected names that differ in their letters and digits, as they become names of folders, got"
             f" {', '.join(map(repr, bad))}; rename all but one"
         )

@@ -1,4 +1,4 @@
-"""How many processes of a kind: a number, or a range that the number follows the work in."""
+"""Number of processes: a fixed number, or a range for autoscaling."""
 
 from typing import Annotated, Any, Self
 
@@ -8,12 +8,12 @@ from srpo_ray.config.base import Section
 
 
 class CountRange(Section):
-    """A number that may change while a run goes on."""
+    """Range of a number of processes that may change during a run."""
 
     min: int = Field(ge=1)
-    """What a run starts with and never goes below."""
+    """Minimum, and number at the start of a run; at least 1."""
     max: int = Field(ge=1)
-    """What it never goes above."""
+    """Maximum, at least `min`."""
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -34,10 +34,10 @@ Count = Annotated[
 
 
 def smallest(count: int | CountRange) -> int:
-    """The number itself, or the least of a range."""
+    """Return the number, or the minimum of a range."""
     return count.min if isinstance(count, CountRange) else count
 
 
 def largest(count: int | CountRange) -> int:
-    """The number itself, or the most of a range."""
+    """Return the number, or the maximum of a range."""
     return count.max if isinstance(count, CountRange) else count

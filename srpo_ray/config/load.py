@@ -1,4 +1,4 @@
-"""From files and `a.b=value` arguments to a checked config, with messages a person can act on."""
+"""Loading of a checked config from files and `a.b=value` arguments, with actionable error messages."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -17,18 +17,18 @@ from srpo_ray.config.yaml_text import YamlTextError, dump, load, load_value
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 ALGORITHM_TYPE = "algorithm.type"
-"""The key that decides which others section `algorithm` has."""
+"""Key that determines the other keys of section `algorithm`."""
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message says what was expected, what came and what to do."""
+    """Error of an invalid config; the message contains the expected value, the given value and the fix."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read one YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: If the file is missing, is not YAML, is not a mapping, or has a key twice in one section.
+        ConfigError: If the file is missing, is not YAML, is not a mapping, or repeats a key in one section.
     """
     path = Path(path)
     try:
@@ -44,12 +44,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise ConfigError(f"{path}: expected `key: value` lines at the top, got a {kind}; begin with a key")
+        raise ConfigError(f"{path}: expected `key: value` lines at the top, got a {kind}; start with a key")
     return content
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge: mappings are merged key by key, everything else (lists too) is replaced."""
+    """Merge deeply: mappings are merged key by key, everything else (including lists) is replaced."""
     merged = dict(base)
     for key, value in changes.items():
         inner = merged.get(key)
@@ -58,12 +58,12 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
-    """Return a copy of nested `values` with the entry at a dotted path set; `rewards.models.0.weight` counts lists.
+    """Return a copy of nested `values` with one entry set at a dotted path, such as `rewards.models.0.weight`.
 
-    A section on the way that is unset (None) is made.
+    Unset (None) sections on the path are created.
 
     Raises:
-        ConfigError: If the path runs through something that is neither a mapping nor a list.
+        ConfigError: If the path goes through a value that is neither a mapping nor a list.
     """
     root: dict[str, Any] = copy.deepcopy(dict(values))
     node: Any = root
@@ -104,7 +104,7 @@ def _list_index(items: list[Any], key: str, dotted: str) -> int:
 
 
 def parse_override(argument: str) -> tuple[str, Any]:
-    """Split `a.b=value`; the value is YAML, so numbers, lists and booleans come out typed.
+    """Split `a.b=value`; the value is parsed as YAML, so numbers, lists and booleans have their types.
 
     Raises:
         ConfigError: If there is no `=`, the value is not YAML, or YAML would drop a part of it, such as a comment.
@@ -119,10 +119,11 @@ def parse_override(argument: str) -> tuple[str, Any]:
 
 
 def validate(kind: type[ConfigT], values: Mapping[str, Any], origin: str) -> ConfigT:
-    """Check plain values against a config class.
+    """Validate plain values with a config class.
 
     Raises:
-        ConfigError: If a key is unknown, a value has the wrong type, or a check fails; names every such key.
+        ConfigError: If a key is unknown, a value has the wrong type, or a check fails; the message lists every such
+            key.
     """
     try:
         return kind.model_validate(values)
@@ -132,7 +133,7 @@ def validate(kind: type[ConfigT], values: Mapping[str, Any], origin: str) -> Con
 
 
 def load_values(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Merge files left to right, then apply `a.b=value` arguments in order; nothing is checked yet.
+    """Merge files left to right, then apply `a.b=value` arguments in order, without validation.
 
     A later file or argument replaces what an earlier one gave for the same key.
     """
@@ -147,7 +148,7 @@ def load_values(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> d
 
 
 def choose_algorithm(values: Mapping[str, Any], name: Any) -> dict[str, Any]:
-    """Name the algorithm; one of another type starts from its own defaults, since it has keys of its own."""
+    """Set the algorithm. Another type starts from its defaults, since its keys differ."""
     section = values.get("algorithm")
     if isinstance(section, Mapping) and section.get("type", DEFAULT_TYPE) == name:
         return dict(values)
@@ -155,7 +156,7 @@ def choose_algorithm(values: Mapping[str, Any], name: Any) -> dict[str, Any]:
 
 
 def set_paths(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`set_path` for every change in order, but the type of the algorithm first, as other changes are for its keys."""
+    """Call `set_path` for every change in order, but set the algorithm's type first, as it determines the keys."""
     changed = choose_algorithm(values, changes[ALGORITHM_TYPE]) if ALGORITHM_TYPE in changes else dict(values)
     for dotted, value in changes.items():
         changed = set_path(changed, dotted, value)
@@ -222,14 +223,14 @@ def _check_fresh_seeds(config: ExperimentConfig, base: RunConfig, path: str | Pa
 
 
 def apply(run: RunConfig, changes: Mapping[str, Any], origin: str = "changes") -> RunConfig:
-    """A run config with the values at dotted paths changed, and checked anew.
+    """Change values of a run config at dotted paths, and validate it again.
 
     Raises:
-        ConfigError: If a path does not exist or a value is refused.
+        ConfigError: If a path does not exist or a value is invalid.
     """
     return validate(RunConfig, set_paths(run.model_dump(mode="json"), changes), origin)
 
 
 def to_yaml(config: Section) -> str:
-    """The resolved config as YAML that `load_run` accepts as it is."""
+    """Format the resolved config as YAML that `load_run` accepts."""
     return dump(config.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""From pydantic's errors to messages that a person can act on."""
+"""Conversion of pydantic's errors to actionable messages."""
 
 import difflib
 import re
@@ -36,7 +36,7 @@ _RENAMED = {
 
 
 def first_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """The errors without those of lists that are too short only because a value in them was refused."""
+    """Drop the errors of lists that are too short only because a value in them is invalid."""
     locations = [details["loc"] for details in errors]
     return [
         details
@@ -47,11 +47,11 @@ def first_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def describe(kind: type[Section], details: ErrorDetails) -> str:
-    """One error of a check as `path: expected ..., got ...; what to do`.
+    """Format one validation error as `path: expected ..., got ...; what to do`.
 
     Args:
-        kind: The config class that was checked.
-        details: The error as pydantic tells it.
+        kind: Validated config class.
+        details: Error of pydantic.
     """
     path, known = locate(kind, details["loc"])
     if details["type"] == "extra_forbidden":
@@ -74,7 +74,7 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
             "null" if value is None else f"the {'truth value' if value is True or value is False else 'number'} {value}"
         )
         return (
-            f"{path}: expected text, got {found}, as YAML reads it without quotes; put it in quotes, such as '1e5' in a"
+            f"{path}: expected text, got {found}, as YAML reads it without quotes; quote it, such as '1e5' in a"
             " file and \"'1e5'\" on a command line"
         )
     expected = details["msg"].replace("Input should", "expected to")
@@ -87,15 +87,15 @@ def _suggest(word: str, known: Iterable[str], otherwise: str = "remove it") -> s
 
 
 def locate(kind: type[Section], location: Iterable[int | str]) -> tuple[str, set[str]]:
-    """Find what pydantic means by a location of an error.
+    """Convert the location of a pydantic error to a dotted path.
 
     Args:
-        kind: The config class that was checked.
-        location: Keys and list indices. Where a value is of one of several kinds, the kind's tag or the `type` of
-            its section stands in between, though no key of the config is called so.
+        kind: Validated config class.
+        location: Keys and list indices. For a value of a union, the location also contains the tag of the kind or the
+            `type` of the section, which is not a key of the config.
 
     Returns:
-        The dotted path, and all keys of the section that its last key is in; none where it is in no section.
+        Dotted path, and all keys of the section with its last key; empty outside a section.
     """
     path: list[str] = []
     known: set[str] = set()
@@ -118,7 +118,7 @@ def locate(kind: type[Section], location: Iterable[int | str]) -> tuple[str, set
 
 
 def _sections(annotation: Any) -> list[type[Section]]:
-    """The config classes that a value with this annotation can have."""
+    """List the config classes that a value with this annotation can have."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     if get_origin(annotation) in (Annotated, Union, UnionType):
@@ -127,13 +127,13 @@ def _sections(annotation: Any) -> list[type[Section]]:
 
 
 def _tagged(annotation: Any) -> dict[int | str, Any]:
-    """The kinds of a union by their tags; none where it is no tagged union."""
+    """Return the kinds of a tagged union by their tags; empty for other annotations."""
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
     marks = [(mark.tag, part) for part in parts for mark in getattr(part, "__metadata__", ()) if isinstance(mark, Tag)]
     return dict(marks)
 
 
 def _element(annotation: Any) -> Any:
-    """Annotation of what a tuple or a mapping holds; None where it is neither."""
+    """Return the annotation of the elements of a tuple or mapping; None for other annotations."""
     held = [part for part in get_args(annotation) if part is not Ellipsis]
     return held[-1] if held else None

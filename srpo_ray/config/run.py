@@ -1,4 +1,4 @@
-"""The whole of one training run, and the checks that span sections."""
+"""Config of one training run, and the checks across its sections."""
 
 from typing import Self
 
@@ -18,21 +18,21 @@ from srpo_ray.credentials import find_credentials
 
 
 class RunConfig(Section):
-    """One training run: the sections in the order of its stages."""
+    """Config of one training run, with its sections in the order of the stages."""
 
     name: Name = "run"
     """Name of the run and of its folder under `run_root`: letters, digits and `_.-`, any script, up to 200 bytes."""
     run_root: str = Field(default="runs", min_length=1)
-    """Folder that holds run folders; on a cluster, one that every node sees."""
+    """Parent folder of run folders; on a cluster, on storage that every node can access."""
     seed: int = 0
-    """Seed of every random draw of the training."""
+    """Seed of all random draws in training."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = DEFAULT
-    """Method that turns rewards into updates; `type` chooses its class."""
+    """Training algorithm; `type` selects it."""
     word_sets: dict[str, ControlWords] = {"paper": PAPER_WORDS}
-    """Named sets of control words; `algorithm.control_words` chooses one. `paper` is always there."""
+    """Named sets of control words; `algorithm.control_words` selects one. `paper` always exists."""
     rewards: RewardsConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -45,35 +45,35 @@ class RunConfig(Section):
 
     @property
     def control_words(self) -> ControlWords | None:
-        """The set that `algorithm.control_words` names; None for an algorithm that uses no control words."""
+        """Set of control words that `algorithm.control_words` selects; None for an algorithm without control words."""
         name = self.algorithm.word_set
         return None if name is None else self.word_sets[name]
 
     @property
     def trained_words(self) -> ControlWords | None:
-        """The control words whose difference the run is trained to raise; None if its reward is a plain one."""
+        """Control words of the relative reward that the run is trained on; None for a plain reward."""
         return self.control_words if self.algorithm.compares_texts else None
 
     @property
     def text_free(self) -> tuple[str, ...]:
-        """Names of the reward models, trained and held-out, that read no text."""
+        """Names of the reward models that read no text, trained and held-out."""
         models = (*self.rewards.models, *self.evaluation.held_out)
         return tuple(model.name for model in models if not model.reads_text)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Doubts about settings that are allowed, as sentences for the start of a run."""
+        """Warnings about valid but questionable settings, for the start of a run."""
         trained, held_out = self.data.prompts, self.evaluation.prompts
         if not self.data.reads_prompts or not same_source(trained, held_out):
             return ()
         return (
             f"evaluation.prompts: expected prompts that the run does not train on, got those of data.prompts"
-            f" ({held_out}); scores then say nothing about other prompts, so name another file",
+            f" ({held_out}); scores would not show overfitting to these prompts, so choose another file",
         )
 
     @property
     def samples_rollouts(self) -> bool:
-        """True if the trained model samples images in training: not all are real or of the base model."""
+        """True if the trained model samples images in training: not all are real images or the base model's."""
         return self.rollout.source == "policy" and self.data.reads_prompts
 
     @model_validator(mode="after")
@@ -81,7 +81,7 @@ class RunConfig(Section):
         found = list(find_credentials(self.model_dump()))
         if found:
             raise ValueError(
-                f"expected no credentials in a config, which is logged and kept with each run, got some in"
+                f"expected no credentials in a config, which is logged and stored with each run, got some in"
                 f" {', '.join(found)}; put them into environment variables and write ${{NAME}} for each, or for an"
                 " MLflow server set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             )
@@ -117,8 +117,8 @@ class RunConfig(Section):
             others = types_that(lambda needs: needs.accepts_clean_images)
             raise ValueError(
                 f"expected rollout.source=policy and rollout.reuse=1 with algorithm.type={self.algorithm.type}, got"
-                f" {', '.join(changed)}; it needs a new rollout of the trained model for every update, so leave these"
-                f" keys out or choose {others}"
+                f" {', '.join(changed)}; it needs on-policy rollouts for every update, so remove these"
+                f" keys or choose {others}"
             )
         return self
 
@@ -128,18 +128,18 @@ class RunConfig(Section):
         if rollout.reuse > 1 and not self.samples_rollouts:
             kind = "base-model" if rollout.source == "base_model" else "real"
             raise ValueError(
-                f"expected rollout.reuse=1 with {kind} images alone, got {rollout.reuse}; no image is sampled during"
-                " training, so reuse would save nothing and only repeat each batch: leave it out"
+                f"expected rollout.reuse=1 with {kind} images only, got {rollout.reuse}; no image is sampled during"
+                " training, so reuse would save nothing and only repeat each batch: remove it"
             )
         if rollout.source == "base_model" and not self.data.reads_prompts:
             raise ValueError(
                 "expected rollout.source=policy with data.image_ratio=1, got base_model; every sample is a real image,"
-                " so nothing is sampled: leave it out or lower the ratio"
+                " so nothing is sampled: remove rollout.source or lower the ratio"
             )
         if rollout.images_per_prompt > 1 and rollout.source == "policy":
             raise ValueError(
                 f"expected rollout.images_per_prompt=1 with rollout.source=policy, got {rollout.images_per_prompt};"
-                " the trained model samples new images in training, so leave it out or set rollout.source to base_model"
+                " the trained model samples new images in training, so remove it or set rollout.source to base_model"
             )
         return self
 
@@ -154,7 +154,7 @@ class RunConfig(Section):
             others = types_that(lambda needs: needs.images != "none")
             raise ValueError(
                 f"expected data.images to be unset with algorithm.type={self.algorithm.type}, got"
-                f" {self.data.images!r}; it needs rollouts of its own, so unset it or choose {others}"
+                f" {self.data.images!r}; the algorithm needs its own rollouts, so unset data.images or choose {others}"
             )
         return self
 
@@ -162,8 +162,8 @@ class RunConfig(Section):
     def _check_average(self) -> Self:
         if "ema" in self.algorithm.needs.roles and not self.training.ema:
             raise ValueError(
-                f"expected training.ema with algorithm.type={self.algorithm.type}, which samples from the moving"
-                " average, got none; set training.ema to {} for its defaults"
+                f"expected training.ema with algorithm.type={self.algorithm.type}, which samples with the EMA of the"
+                " weights, got none; set training.ema to {} for its defaults"
             )
         return self
 
@@ -175,7 +175,7 @@ class RunConfig(Section):
             raise ValueError(
                 f"expected data.image_ratio = {ratio:g} to be a whole number of the {size} samples of a forward pass"
                 f" (training.micro_batch_size, or a worker's share of training.batch_size), got {ratio * size:g};"
-                " every pass must hold as many rollouts, so choose another ratio or size"
+                " every pass must have the same number of rollouts, so choose another ratio or size"
             )
         return self
 
@@ -188,14 +188,15 @@ class RunConfig(Section):
         if drawn:
             raise ValueError(
                 f"expected algorithm.{drawn[0]} to be shared or per_sample with a range training.num_workers, got"
-                " per_worker; what is drawn for each worker would change with their number"
+                " per_worker; draws per worker would depend on the number of workers"
             )
         both = sorted(set(training.resources) & set(pool.resources))
         if not self.rewards.in_process and (both or (pool.num_gpus and not pool.resources)):
             raise ValueError(
-                "expected training.resources and rewards.pool.resources to name resources of their own with a range"
+                "expected training.resources and rewards.pool.resources to name different resources with a range"
                 f" training.num_workers, got {sorted(training.resources)} and {sorted(pool.resources)}; give reward"
-                " nodes one that trainer nodes lack, such as {reward_slot: 1}, so that neither takes the other's GPUs"
+                " nodes a resource that trainer nodes lack, such as {reward_slot: 1}, so that neither uses the other's"
+                " GPUs"
             )
         return self
 
@@ -206,8 +207,8 @@ class RunConfig(Section):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(
-                "expected every reward model of rewards.models and evaluation.held_out to have a name of its own,"
-                f" got {', '.join(repeated)} more than once; a held-out model must not be one that is trained on"
+                "expected every reward model of rewards.models and evaluation.held_out to have a unique name,"
+                f" got {', '.join(repeated)} more than once; a held-out model must not be a trained one"
             )
         return self
 

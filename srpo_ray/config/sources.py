@@ -1,4 +1,4 @@
-"""Sources that a config may spell in several ways: two paths of one file, two names of one checkpoint."""
+"""Comparison of sources with several spellings: two paths of one file, two names of one checkpoint."""
 
 import os
 from typing import Any
@@ -10,15 +10,15 @@ _ARCHITECTURE = ("type", "architecture", "target", "arguments")
 
 
 def same_source(one: str, other: str) -> bool:
-    """Compare two paths, hub ids or embedded names; a path may be relative, contain `..` or lead through links."""
+    """Compare two paths, hub ids or embedded names. A path may be relative, contain `..` or symbolic links."""
     return _spelling(one) == _spelling(other)
 
 
 def same_model(one: RewardModelSection, other: RewardModelSection) -> bool:
-    """Compare the checkpoints behind two reward models, as far as a config describes them.
+    """Compare the checkpoints of two reward models, as far as a config describes them.
 
-    The type, the architecture and the source of the weights count, or a checkpoint's hash. A factor of the score and
-    the preparation of images do not: the scores of both rank images alike.
+    Either the type, the architecture and the source of the weights are compared, or a checkpoint's hash. A factor of
+    the score and the image preprocessing are not compared: they do not change the ranking of images.
     """
     hashes = {getattr(model, "sha256", None) for model in (one, other)}
     if getattr(one, "type", None) == getattr(other, "type", None) and len(hashes) == 1 and None not in hashes:
@@ -33,5 +33,5 @@ def _identity(model: RewardModelSection) -> list[Any]:
 
 def _spelling(source: str) -> str:
     local = source.removeprefix("local-dir:")
-    # The Hugging Face hub does not tell upper from lower case; a file system may.
+    # The Hugging Face hub ignores case; a file system may distinguish it.
     return os.path.realpath(local) if os.path.exists(local) else os.path.normpath(local).casefold()

@@ -1,6 +1,6 @@
-"""YAML in and out: each key once, every scalar as YAML 1.2 reads it, and nothing that comes back as something else.
+"""Strict YAML reader and writer: unique keys, scalars as in YAML 1.2, lossless round trip.
 
-PyYAML follows YAML 1.1, which reads `on`, `1_000`, `12:30:00` and `2024-01-01` as other things than text and keeps the
+PyYAML follows YAML 1.1, which reads `on`, `1_000`, `12:30:00` and `2024-01-01` as other types than text and keeps the
 last of two equal keys.
 """
 
@@ -25,16 +25,16 @@ _CORE_SCHEMA = (
         list("-+.0123456789"),
     ),
 )
-"""Scalars that are no text, by YAML 1.2.2, section 10.3.2: tag, pattern, first characters. The first match counts."""
+"""Scalars other than text, by YAML 1.2.2, section 10.3.2: tag, pattern, first characters. The first match counts."""
 _PATTERNS = {tag: re.compile(rf"(?:{pattern})\Z") for tag, pattern, _ in _CORE_SCHEMA}
 
 
 class YamlTextError(ValueError):
-    """A text that is no usable YAML; the message has the lines, and the reader adds the name of the file."""
+    """Error of invalid YAML; the message contains the line numbers, and the caller adds the file name."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Text, numbers, `true`, `false`, `null`, lists and mappings whose keys are texts that differ."""
+    """Loader of text, numbers, `true`, `false`, `null`, lists, and mappings with unique text keys."""
 
     yaml_implicit_resolvers: ClassVar = {}
     yaml_constructors: ClassVar = {
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
-        """Compose a mapping, and refuse it before merge keys (`<<`) have added keys that may be overridden."""
+        """Compose a mapping and check its keys, before merge keys (`<<`) add keys that may be overridden."""
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
@@ -58,18 +58,18 @@ class _Loader(yaml.SafeLoader):
 
 
 _LINE_BREAKS = re.compile("[\r\x85\u2028\u2029]")
-"""Line breaks that YAML turns into others, or into spaces, where they are not escaped."""
+"""Line breaks that YAML converts to others, or to spaces, unless they are escaped."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that this loader, or one of YAML 1.1, takes for something else."""
+    """Dumper that quotes every text that this loader, or one of YAML 1.1, would read as another type."""
 
     def represent_str(self, data: str) -> ScalarNode:
-        """Write a text as it is, or between double quotes where it needs escapes."""
+        """Write a text plain, or in double quotes if it needs escapes."""
         return self.represent_scalar(f"{_PREFIX}str", data, style='"' if _LINE_BREAKS.search(data) else None)
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write a value that stands in two places twice, and not as an anchor and an alias."""
+        """Write a shared value twice instead of as an anchor and an alias."""
         return True
 
 
@@ -77,10 +77,10 @@ def load(content: str | bytes) -> Any:
     """Read one YAML document.
 
     Args:
-        content: The text; bytes are UTF-8, or UTF-16 with a byte order mark.
+        content: Text; bytes are UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
-        YamlTextError: If it is no YAML, a key stands twice in one section, or a key is no text.
+        YamlTextError: If it is not YAML, a section repeats a key, or a key is not text.
     """
     try:
         return yaml.load(content, _Loader)
@@ -101,16 +101,16 @@ def load_all(content: str | bytes) -> list[Any]:
 
 
 def load_value(text: str) -> Any:
-    """Read the value of a command line's `key=value`, of which YAML must drop nothing.
+    """Read the value of a command line's `key=value`, without dropping any part of it.
 
     Raises:
-        YamlTextError: As `load` does, and if the text holds a comment, another part that is no value, or an unquoted
-            text of several lines, whose line breaks YAML would turn into spaces.
+        YamlTextError: As `load` does, and if the text contains a comment, another part that is not a value, or an
+            unquoted text of several lines, whose line breaks YAML would convert to spaces.
     """
     value = load(text)
     tokens = list(yaml.scan(text))
     if any("#" in text[one.end_mark.index : two.start_mark.index] for one, two in pairwise(tokens)):
-        raise YamlTextError(f"expected no comment, got {text!r}, where ` #` begins one; {_quoting(text)}")
+        raise YamlTextError(f"expected no comment, got {text!r}, where ` #` starts a comment; {_quoting(text)}")
     for token in tokens:
         written = text[token.start_mark.index : token.end_mark.index]
         folded = isinstance(token, yaml.ScalarToken) and token.style not in ("|", ">") and len(written.splitlines()) > 1
@@ -127,18 +127,18 @@ def _quoting(text: str) -> str:
 
 
 def dump(values: Mapping[str, Any], *, short_lists: bool = False) -> str:
-    """Plain values as YAML that `load` reads as the same values; keys keep their order.
+    """Format plain values as YAML that `load` reads as the same values; keys keep their order.
 
     Args:
         values: Mappings with text keys, lists, texts, numbers, booleans and None.
-        short_lists: Write a list or mapping that holds no other in one line.
+        short_lists: Write lists and mappings without nested ones in one line.
     """
     flow = None if short_lists else False
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, allow_unicode=True)
 
 
 def dump_text(text: str) -> str:
-    """A text in the quotes that YAML needs, in one line."""
+    """Quote a text for YAML if necessary, in one line."""
     written = yaml.dump(text, Dumper=_Dumper, default_style='"', allow_unicode=True, width=10 * len(text) + 10)
     return written.removesuffix("\n")
 
@@ -150,13 +150,13 @@ def _key(node: Node) -> str:
     if not isinstance(node, ScalarNode):
         raise YamlTextError(f"line {line}: expected a key that is text, got a list or a mapping; name the key")
     raise YamlTextError(
-        f"line {line}: expected a key that is text, got `{node.value}`, which is none in YAML; write"
+        f"line {line}: expected a key that is text, got `{node.value}`, which is not text in YAML; write"
         f" {dump_text(node.value)}"
     )
 
 
 def _scalar(node: Node, tag: str) -> str:
-    # An explicit tag such as `!!int` comes with any text.
+    # An explicit tag such as `!!int` may precede any text.
     if isinstance(node, ScalarNode) and _PATTERNS[tag].match(node.value):
         return node.value
     kind = tag.removeprefix(_PREFIX)
@@ -175,7 +175,7 @@ def _int(_: _Loader, node: Node) -> int:
     text = _scalar(node, _INT)
     try:
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-    except ValueError as error:  # Python reads no decimal number of more than 4300 digits.
+    except ValueError as error:  # Python limits decimal integers to 4300 digits.
         raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
 

@@ -1,1 +1,1 @@
-"""What a run is evaluated by: the held-out evaluator, image statistics, galleries, and statistics of results."""
+"""Evaluation of runs: held-out evaluator, image statistics, reward-hacking detection, galleries, statistics."""

@@ -1,4 +1,4 @@
-"""Captions of images: a font that has their characters, and lines of a given width."""
+"""Captions of images: choice of a font with their characters, and line breaks at a given width."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ FONT_SIZE = 14
 _DOTS = "..."
 _NO_FONT = "(no font) "
 _NO_CHARACTER = "\uffff"
-"""Never assigned, so every font draws it as it draws characters that it lacks."""
+"""Unassigned character: every font draws it as it draws characters that it lacks."""
 
 _FOLDERS = (
     "/usr/share/fonts",
@@ -45,24 +45,24 @@ _FILES = (
     "FreeSans.*",
     "unifont*",
 )
-"""Names of fonts with many characters, the preferred first."""
+"""Names of fonts with many characters, in order of preference."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def caption_lines(text: str, width: int, most: int, files: Sequence[Path] | None = None) -> tuple[list[str], Font]:
-    """Lines of a caption, and the font to draw them with.
+    """Break a caption into lines, and choose the font to draw them with.
 
-    Pillow's own font has ASCII and a few quotes. A text with other characters is drawn with the first font of `files`
-    that has all of them. Characters that no font has come as escapes such as `\\u732b`, behind "(no font)".
+    Pillow's default font has ASCII and a few quotes. A text with other characters is drawn with the first font of
+    `files` that has all of them. Characters that no font has become escapes such as `\\u732b`, after "(no font)".
 
     Args:
-        text: The caption.
-        width: Of a line, in pixels.
-        most: Largest number of lines; a longer text ends in an ellipsis.
-        files: Font files, the preferred first; those of the machine by default.
+        text: Caption.
+        width: Width of a line in pixels.
+        most: Maximum number of lines; a longer text ends in an ellipsis.
+        files: Font files in order of preference; those of the machine by default.
     """
-    # No more characters are looked at than fit if each is one pixel wide.
+    # Only as many characters are examined as fit if each is one pixel wide.
     start, font = legible(_cut(" ".join(text.split()), most * width), installed_fonts() if files is None else files)
     return fit_lines(start, font.getlength, width, most), font
 
@@ -70,14 +70,14 @@ def caption_lines(text: str, width: int, most: int, files: Sequence[Path] | None
 def fit_lines(text: str, measure: Callable[[str], float], width: int, most: int) -> list[str]:
     """Break a text between words into at most `most` lines of `width` pixels.
 
-    The last line takes all words that are left, and so does a line whose first word is too long for it; it is then
-    cut and ends in an ellipsis.
+    The last line gets all remaining words, as does a line whose first word is too long. If such a line does not fit, it
+    is cut and ends in an ellipsis.
 
     Args:
-        text: What to break; white space counts as one blank.
-        measure: Width of a text in pixels.
-        width: Of a line, in pixels.
-        most: Largest number of lines.
+        text: Text to break; any white space counts as one blank.
+        measure: Function from a text to its width in pixels.
+        width: Width of a line in pixels.
+        most: Maximum number of lines.
     """
     lines: list[str] = []
     words = text.split()
@@ -100,9 +100,9 @@ def _shortened(line: str, measure: Callable[[str], float], width: int) -> str:
 
 
 def _largest(fits: Callable[[int], bool], end: int) -> int:
-    """Largest number from 1 to `end` that fits, where no larger one does; 0 if there is none."""
+    """Find the largest number from 1 to `end` that fits, if `fits` is monotonic; 0 if none fits."""
     high = 1
-    # Doubling first keeps the texts that are measured about as short as those that fit.
+    # Doubling first keeps the measured texts about as short as those that fit.
     while high < end and fits(high):
         high *= 2
     return bisect_left(range(1, min(high, end) + 1), True, key=lambda count: not fits(count))
@@ -113,7 +113,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def legible(text: str, files: Sequence[Path]) -> tuple[str, Font]:
-    """A text that can be drawn, and the font for it; see `caption_lines`."""
+    """Return a text that can be drawn, and the font for it; see `caption_lines`."""
     characters = set(text)
     best, missing = default_font(), characters
     for font in _fonts(files):
@@ -136,7 +136,7 @@ def _fonts(files: Sequence[Path]) -> Iterator[Font]:
 
 @cache
 def default_font() -> Font:
-    """Pillow's own font."""
+    """Return Pillow's default font."""
     return ImageFont.load_default(FONT_SIZE)
 
 
@@ -145,7 +145,7 @@ def _open(file: Path) -> Font | None:
     try:
         return ImageFont.truetype(str(file), FONT_SIZE)
     except OSError:
-        # Bitmap fonts for one size only, and broken files.
+        # This is a bitmap font for one size only, or a broken file.
         return None
 
 
@@ -163,7 +163,7 @@ def _glyph(font: Font, character: str) -> tuple[object, bytes]:
 
 @cache
 def _unshaped(font: Font) -> Font:
-    """The font with one glyph per character; shaping would put a dotted circle under a lone accent."""
+    """Return the font with one glyph per character; shaping would put a dotted circle under a lone accent."""
     if isinstance(font, ImageFont.FreeTypeFont):
         return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
     return font
@@ -171,8 +171,8 @@ def _unshaped(font: Font) -> Font:
 
 @cache
 def installed_fonts() -> tuple[Path, ...]:
-    """Font files with many characters in the usual folders of this machine, the preferred first."""
-    # MLflow needs matplotlib, which comes with DejaVu Sans.
+    """Find font files with many characters in the usual folders of this machine, in order of preference."""
+    # MLflow depends on matplotlib, which contains DejaVu Sans.
     found = importlib.util.find_spec("matplotlib")
     shipped = [Path(found.origin).parent / "mpl-data/fonts/ttf"] if found and found.origin else []
     folders = [*shipped, *(Path(folder).expanduser() for folder in _FOLDERS)]

@@ -1,4 +1,4 @@
-"""Held-out evaluator: fixed prompts and noise, scored by models that are never trained on and by known truth."""
+"""Held-out evaluator: images of fixed prompts and noise, scored by held-out models and by known truth."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,23 +21,23 @@ class Evaluated:
     """One worker's share of an evaluation."""
 
     items: list[int]
-    """Which of the evaluator's images these are."""
+    """Indices of the share's images among all images of the evaluator."""
     metrics: dict[str, Tensor]
     """Metric name -> one value per image of the share."""
     images: dict[int, Tensor]
     """Prompt index -> its first image `[3, H, W]`, for the prompts of the gallery."""
     thumbnails: Tensor
-    """`[items, 3, 32, 32]`, for what takes all images of a prompt together."""
+    """`[items, 3, 32, 32]`, for statistics over all images of a prompt."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All shares together."""
+    """Evaluation of all workers."""
 
     scores: dict[str, list[float]]
-    """Metric name -> its value for each image, in the order of the evaluator's items."""
+    """Metric name -> value for each image, in the order of the evaluator's items."""
     images: dict[int, Tensor]
-    """The gallery, by prompt index."""
+    """Images of the gallery, by prompt index."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -46,7 +46,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Samples and scores the evaluation prompts; every worker takes an equal share."""
+    """Evaluator that samples and scores the evaluation prompts; every worker has an equal share."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class Evaluator:
             prompts: Evaluation prompts.
             conditioning: Text features of the prompts, in the same order.
             sigmas: Sampling grid of `config.num_steps` steps.
-            truth: Whether the prompts are of the small world, whose truth can be measured.
-            trained_words: Control words of the run, if its reward is relative to such.
-            text_free: Models that read no text, whose difference of two texts would be 0 and says nothing.
-            rank: This worker.
-            world_size: All workers.
+            truth: True if the prompts are of the small world, where the true content and style can be measured.
+            trained_words: Control words of the run, if its reward is relative.
+            text_free: Models that read no text; their difference between two texts is always 0 and is left out.
+            rank: Rank of this worker.
+            world_size: Number of workers.
         """
         self.config = config
         self.prompts = list(prompts)
@@ -81,21 +81,21 @@ class Evaluator:
         self.truth = truth
         self.trained_words = trained_words
         self.text_free = text_free
-        # Prompt files are often sorted by subject, so the gallery draws its prompts from all of it.
+        # Prompt files are often sorted by subject, so the gallery draws its prompts from the whole file.
         order = torch.randperm(len(self.prompts), generator=generator(config.seed, "gallery"))
         self.gallery = set(order[: config.gallery_size].tolist())
         total = len(self.prompts) * config.samples_per_prompt
-        # Shares are equal, the last ones by repetition, because every worker must make the same number of calls.
+        # Every worker must make the same number of calls, so the last shares are filled up by repetition.
         share = -(-total // world_size)
         self.items = [(rank + index * world_size) % total for index in range(share)]
 
     def evaluate(self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float]) -> Evaluated:
-        """Sample this worker's share and measure it.
+        """Sample and score this worker's share.
 
         Args:
-            policy: The model.
-            rewards: Scores of trained and held-out models.
-            weights: Trained models and their weights; theirs are `reward/...`, all others `evaluator/...`.
+            policy: Model to evaluate.
+            rewards: Scorer with the trained and the held-out models.
+            weights: Trained model -> weight. Their metrics are `reward/...`, those of all others `evaluator/...`.
         """
         parts: list[dict[str, Tensor]] = []
         small: list[Tensor] = []
@@ -114,7 +114,7 @@ class Evaluator:
 
     @torch.no_grad()
     def sample(self, policy: FlowPolicy, items: Sequence[int]) -> Tensor:
-        """Images `[B, 3, H, W]` of the evaluator's items; item = sample * number of prompts + prompt."""
+        """Sample images `[B, 3, H, W]` of the evaluator's items; item = sample * number of prompts + prompt."""
         indices = [item % len(self.prompts) for item in items]
         noise = policy.noise([generator(self.config.seed, "evaluate", item) for item in items])
         conditioning = self.conditioning[indices].to(policy.device, policy.dtype)
@@ -123,13 +123,13 @@ class Evaluator:
     def measure(
         self, images: Tensor, items: Sequence[int], rewards: RewardScorer, weights: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """Metric name -> one value per image `[B]`, on the CPU, of images that show the evaluator's items.
+        """Score images of the evaluator's items: metric name -> one value per image `[B]`, on the CPU.
 
         Args:
             images: `[B, 3, H, W]` in [0, 1].
             items: B items.
-            rewards: Scores of trained and held-out models.
-            weights: Trained models and their weights.
+            rewards: Scorer with the trained and the held-out models.
+            weights: Trained model -> weight.
         """
         prompts = [self.prompts[item % len(self.prompts)] for item in items]
         scores = rewards.measure(images, [TextQuery.plain(prompt) for prompt in prompts])
@@ -154,7 +154,7 @@ class Evaluator:
 
 
 def _named(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Scores under the metric names of their models, and the weighted sum of the trained ones."""
+    """Return the scores by metric name, and the weighted sum of the trained models' scores."""
     metrics = {f"{'reward' if name in weights else 'evaluator'}/{name}": values for name, values in scores.items()}
     total = {"reward/total": _total(scores, weights)} if weights else {}
     return metrics | total
@@ -165,13 +165,13 @@ def _total(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor
 
 
 def combine(shares: Sequence[Evaluated], num_prompts: int) -> Evaluation:
-    """Put all workers' shares together, each image once.
+    """Combine all workers' shares, each image once.
 
-    With two or more images per prompt there is `image/diversity` too, see `seed_diversity`.
+    With two or more images per prompt, `image/diversity` is added, see `seed_diversity`.
 
     Args:
-        shares: Every worker's.
-        num_prompts: Prompts of the evaluator.
+        shares: Shares of all workers.
+        num_prompts: Number of prompts of the evaluator.
     """
     columns: dict[str, dict[int, float]] = {}
     images: dict[int, Tensor] = {}

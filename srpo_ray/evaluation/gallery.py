@@ -15,15 +15,15 @@ from srpo_ray.files import replacing
 _GAP = 12
 _LINE_HEIGHT = 18
 _BASELINE = 14
-"""Pixels from the top of a line to the baseline, in Pillow's own font of size 14."""
+"""Pixels from the top of a line to the baseline, in Pillow's default font of size 14."""
 _CAPTION_LINES = 2
 _INK, _PALE_INK, _PAPER = "#1f2328", "#6e7781", "#ffffff"
 _SMALL, _LARGE = 192, 256
-"""Pixels: images are enlarged to about the first width and reduced to at most the second."""
+"""Widths in pixels: images are enlarged to about the first and reduced to at most the second."""
 
 
 def image_grid(images: Tensor, captions: Sequence[str], columns: int, scale: float) -> Image.Image:
-    """Images in rows, each with its caption below, cut to two lines.
+    """Arrange images in rows, each with its caption below, cut to two lines.
 
     Args:
         images: `[N, 3, H, W]` in [0, 1]; values outside are clipped.
@@ -45,13 +45,13 @@ def image_grid(images: Tensor, captions: Sequence[str], columns: int, scale: flo
 
 
 def before_after(before: Tensor, after: Tensor, prompts: Sequence[str]) -> Image.Image:
-    """Images of the baseline and the tuned model side by side, labelled "base" and "tuned".
+    """Arrange images of the base model and the tuned model side by side, labelled "base" and "tuned".
 
-    Two pairs a row. Small images are enlarged without blur to about 192 pixels, large ones reduced to 256.
+    A row has two pairs. Small images are enlarged without blur to about 192 pixels, large ones reduced to 256.
 
     Args:
         before: `[N, 3, H, W]` in [0, 1], from the base model.
-        after: `[N, 3, H, W]` in [0, 1], from the tuned model and the same noise.
+        after: `[N, 3, H, W]` in [0, 1], from the tuned model with the same noise.
         prompts: N prompts.
 
     Raises:
@@ -71,12 +71,12 @@ def before_after(before: Tensor, after: Tensor, prompts: Sequence[str]) -> Image
 
 
 def method_grid(columns: Mapping[str, Tensor], prompts: Sequence[str], abreast: int = 1) -> Image.Image:
-    """Each prompt's images by several models side by side, under the models' names.
+    """Arrange each prompt's images by several models side by side, under the models' names.
 
     Args:
-        columns: Name of a model -> its images `[N, 3, H, W]` in [0, 1], one per prompt.
+        columns: Name of a model -> images `[N, 3, H, W]` in [0, 1], one per prompt.
         prompts: N prompts.
-        abreast: Prompts in a row, at least 1.
+        abreast: Prompts per row, at least 1.
 
     Raises:
         ValueError: If shapes or counts do not fit.
@@ -92,12 +92,12 @@ def method_grid(columns: Mapping[str, Tensor], prompts: Sequence[str], abreast: 
 
 
 def save_png(image: Image.Image, path: Path, *, optimize: bool = True) -> Path:
-    """Write a PNG file so that a reader sees the whole of it or none, and return its path.
+    """Write a PNG file atomically, and return its path.
 
     Args:
-        image: What to write.
-        path: Where.
-        optimize: Look for the smallest file, which takes a second for a large image.
+        image: Image to write.
+        path: File to write.
+        optimize: Minimise the file size, which takes a second for a large image.
     """
     with replacing(path) as unfinished:
         image.save(unfinished, format="PNG", optimize=optimize)
@@ -105,17 +105,17 @@ def save_png(image: Image.Image, path: Path, *, optimize: bool = True) -> Path:
 
 
 def read_images(paths: Sequence[Path], width: int = _LARGE) -> Tensor:
-    """Images of N files of one size, reduced to at most `width` pixels.
+    """Read images from N files of equal size, and reduce them to at most `width` pixels.
 
     Args:
-        paths: The files.
-        width: Largest width in pixels.
+        paths: Image files.
+        width: Maximum width in pixels.
 
     Returns:
         `[N, 3, h, w]` in [0, 1].
 
     Raises:
-        ValueError: If a file cannot be read, or has another size than the first.
+        ValueError: If a file cannot be read, or its size differs from that of the first.
     """
     images: list[Tensor] = []
     for path in paths:
@@ -144,7 +144,7 @@ def _check(images: Tensor, captions: Sequence[str]) -> None:
 
 
 def to_images(images: Tensor, scale: float = 1.0) -> list[Image.Image]:
-    """Images `[N, 3, H, W]` in [0, 1] for PIL, larger by `scale`; pixels stay sharp above 1."""
+    """Convert images `[N, 3, H, W]` in [0, 1] to PIL, enlarged by `scale`; pixels stay sharp above 1."""
     pixels = (images.detach().float().nan_to_num().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     size = (max(1, round(images.shape[3] * scale)), max(1, round(images.shape[2] * scale)))
     resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
@@ -152,7 +152,7 @@ def to_images(images: Tensor, scale: float = 1.0) -> list[Image.Image]:
 
 
 def _captioned(images: Sequence[Image.Image], caption: str, labels: Sequence[str] | None) -> Image.Image:
-    """Images side by side with labels above each and one caption below."""
+    """Arrange images side by side, with a label above each and one caption below."""
     gap = 4
     top = _LINE_HEIGHT + 2 if labels else 0
     width = sum(image.width for image in images) + gap * (len(images) - 1)
@@ -170,11 +170,11 @@ def _captioned(images: Sequence[Image.Image], caption: str, labels: Sequence[str
 
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width: int, most: int, ink: str) -> None:
-    """Draw a text in at most `most` lines of `width` pixels, the first with its upper left corner at `place`."""
+    """Draw a text in at most `most` lines of `width` pixels, with its upper left corner at `place`."""
     lines, font = caption_lines(text, width, most)
     left, top = place
     for index, line in enumerate(lines):
-        # All fonts stand on the baseline of Pillow's own, as taller ones would reach into the next line.
+        # Draw all fonts on the baseline of Pillow's default font, as taller fonts would reach into the next line.
         draw.text((left, top + index * _LINE_HEIGHT + _BASELINE), line, fill=ink, font=font, anchor="ls")
 
 

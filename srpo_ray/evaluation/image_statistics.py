@@ -1,4 +1,4 @@
-"""Numbers that pixels alone give, on any image: what moves first when a reward is being hacked."""
+"""Statistics of an image's pixels; they change first when a reward is hacked."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ _RED, _GREEN, _BLUE = 0.2126, 0.7152, 0.0722
 
 @torch.no_grad()
 def image_statistics(images: Tensor) -> dict[str, Tensor]:
-    """Measure images.
+    """Compute the statistics of images.
 
     Args:
         images: `[B, 3, H, W]` in [0, 1], any float type and device.
@@ -44,17 +44,17 @@ def image_statistics(images: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def thumbnails(images: Tensor) -> Tensor:
-    """Images `[B, 3, H, W]` averaged down to `[B, 3, 32, 32]`, float16, on the CPU: enough for `seed_diversity`."""
+    """Average images `[B, 3, H, W]` down to `[B, 3, 32, 32]`, float16, on the CPU: enough for `seed_diversity`."""
     return adaptive_avg_pool2d(images.float(), THUMBNAIL).half().cpu()
 
 
 @torch.no_grad()
 def seed_diversity(images: Tensor) -> Tensor:
-    """How far each image is from the others of its prompt: mean absolute pixel difference.
+    """Compute the mean absolute pixel difference of each image from the others of its prompt.
 
-    The mean over a prompt's images is the mean over its pairs; 0 where all seeds give one image. Measured on
-    thumbnails it sees composition and colour, not texture; the small world's `truth.diversity` is another number, the
-    root mean square at full resolution.
+    The mean over a prompt's images is the mean over its pairs; 0 if all seeds give the same image. On thumbnails the
+    difference covers composition and colour, not texture. The small world's `truth.diversity` is a different number:
+    the root mean square at full resolution.
 
     Args:
         images: `[S, P, 3, H, W]` in [0, 1], S >= 2 images for each of P prompts.
@@ -70,7 +70,7 @@ def seed_diversity(images: Tensor) -> Tensor:
             f"expected images [S >= 2, P, 3, H, W], got {list(images.shape)}; sample two or more per prompt"
         )
     images = images.float()
-    # The image's distance from itself is 0, so S - 1 distances are summed.
+    # The image's distance from itself is 0, so the sum has S - 1 terms.
     distances = [(images - image).abs().mean((2, 3, 4)).sum(0) for image in images]
     return torch.stack(distances) / (len(images) - 1)
 
@@ -80,7 +80,7 @@ def _luma(images: Tensor) -> Tensor:
 
 
 def _chroma(images: Tensor) -> Tensor:
-    """Cb and Cr `[B, 2]` of one-pixel images, each in [-0.5, 0.5]."""
+    """Compute Cb and Cr `[B, 2]` of one-pixel images, each in [-0.5, 0.5]."""
     luma = _luma(images)
     blue = (images[:, 2] - luma) / (2 * (1 - _BLUE))
     red = (images[:, 0] - luma) / (2 * (1 - _RED))
@@ -88,6 +88,6 @@ def _chroma(images: Tensor) -> Tensor:
 
 
 def _box_blur(luma: Tensor) -> Tensor:
-    # Edges are repeated outwards, so a flat image has no energy at its border.
+    # Edge pixels are repeated outwards, so a flat image has no energy at its border.
     padded = pad(luma[:, None], (1, 1, 1, 1), mode="replicate")
     return avg_pool2d(padded, kernel_size=3, stride=1)[:, 0]

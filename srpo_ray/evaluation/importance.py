@@ -1,4 +1,4 @@
-"""Which parameter mattered: the share of the spread between trials that goes with each parameter's value."""
+"""Importance of search parameters: the share of the variance between trials that each parameter explains."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,41 +7,41 @@ from typing import Any
 import numpy as np
 
 MINIMUM_TRIALS = 20
-"""Trials below which shares are not shown: of four parameters that do nothing, one has a share above 30% in half of all
-sweeps with 8 trials."""
+"""Minimum number of trials to show shares: in half of all sweeps with 8 trials, one of four parameters without an
+effect has a share above 30%."""
 _NUM_GROUPS = 3
 _PERMUTATIONS = 999
 
 
 def variance_explained(params: Sequence[Mapping[str, Any]], scores: Sequence[float]) -> dict[str, float | None]:
-    """Share of the scores' variance that each parameter explains alone, corrected for chance.
+    """Compute the share of the scores' variance that each parameter explains alone, corrected for chance.
 
     Trials are grouped by the parameter's value, numbers with more than three values by thirds of the trials.
     The correlation ratio is the variance between groups over the whole variance. Few trials in many groups
     give a large ratio by chance, so Kelley's correction is applied, `1 - (1 - ratio) (n - 1) / (n - groups)`,
-    and the result cut at 0. Joint effects of parameters are not seen.
+    and the result is cut at 0. Joint effects of parameters are not included.
 
     Args:
         params: One mapping per trial: dotted path -> value.
         scores: One finite score per trial.
 
     Returns:
-        Path -> share in [0, 1]; None where it cannot be told: one value only, a value of its own for every
-        trial, or equal scores.
+        Path -> share in [0, 1]; None if it is undefined: a single value, a different value for every trial, or
+        equal scores.
     """
     paths = dict.fromkeys(path for trial in params for path in trial)
     return {path: _corrected_ratio(_groups([trial.get(path) for trial in params]), scores) for path in paths}
 
 
 def permutation_p(values: Sequence[Any], scores: Sequence[float]) -> float:
-    """Chance of a share as large as this one if the parameter did nothing, from shuffled scores.
+    """Compute the p-value of a parameter's share with a permutation test: shuffled scores have no effect.
 
     Args:
-        values: The parameter's value of each trial.
+        values: Value of the parameter in each trial.
         scores: One finite score per trial.
 
     Returns:
-        A p-value from 0.001, of 999 permutations with a fixed seed, to 1.
+        P-value in [0.001, 1], from 999 permutations with a fixed seed.
     """
     from scipy import stats
 
@@ -49,7 +49,7 @@ def permutation_p(values: Sequence[Any], scores: Sequence[float]) -> float:
     members = groups[:, None] == np.unique(groups)
 
     def between(shuffled: np.ndarray, axis: int = -1) -> np.ndarray:
-        """Variance between groups, up to a constant: the share rises with it alone."""
+        """Compute the variance between groups, up to a constant; the share is monotonic in it."""
         totals = np.moveaxis(shuffled, axis, -1) @ members
         return (totals**2 / members.sum(0)).sum(-1)
 
@@ -67,14 +67,14 @@ def permutation_p(values: Sequence[Any], scores: Sequence[float]) -> float:
 
 
 def _groups(values: Sequence[Any]) -> list[int]:
-    """A group number per value."""
+    """Assign a group number to each value."""
     names = [json.dumps(value, default=str) for value in values]
     distinct = sorted(set(names))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if not numeric or len(distinct) <= _NUM_GROUPS:
         return [distinct.index(name) for name in names]
     numbers = np.array(values, dtype=float)
-    # By value and not by position, so that equal values share a group.
+    # Group by value, not by position, so that equal values share a group.
     edges = np.quantile(numbers, np.arange(1, _NUM_GROUPS) / _NUM_GROUPS)
     return np.searchsorted(edges, numbers, side="right").tolist()
 

@@ -1,4 +1,4 @@
-"""Numbers, parameters and their short names as people read them."""
+"""Formatting of numbers, parameters and their short names for reports."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ SHORT_TITLES = {
     "algorithm.interpolation_strength": "strength",
     "training.optimizer.lr": "lr",
 }
-"""Dotted config path -> the name that tables use for it."""
+"""Dotted config path -> its name in tables."""
 _NOTHING = "-"
 
 
 def number(value: float | None) -> str:
-    """Four decimals below 10, fewer above, a power of ten for tiny and huge: `0.7123`, `12.35`, `3e-6`."""
+    """Format with four decimals below 10, fewer above, a power of ten for tiny and huge: `0.7123`, `12.35`, `3e-6`."""
     if value is None:
         return _NOTHING
     size = abs(value)
@@ -26,24 +26,24 @@ def number(value: float | None) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A difference with its sign: `+0.0312`, `-0.0100`."""
+    """Format a difference with its sign: `+0.0312`, `-0.0100`."""
     return _NOTHING if value is None else ("+" if value > 0 else "") + number(value)
 
 
 def deviations(value: float | None) -> str:
-    """A number of standard deviations with its sign: `+1.83`."""
+    """Format a number of standard deviations with its sign: `+1.83`."""
     return _NOTHING if value is None else f"{value:+.2f}"
 
 
 def spread_text(seeds: OverSeeds | None) -> str:
-    """Mean and standard deviation over seeds: `0.4870 ± 0.0085`."""
+    """Format mean and standard deviation over seeds: `0.4870 ± 0.0085`."""
     if seeds is None:
         return _NOTHING
     return number(seeds.mean) + ("" if seeds.spread is None else f" ± {number(seeds.spread)}")
 
 
 def param_text(value: Any) -> str:
-    """A parameter as a reader writes it: `3e-6`, `5-25`, `detailed`."""
+    """Format a parameter as in a paper: `3e-6`, `5-25`, `detailed`."""
     if isinstance(value, float):
         return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
     if isinstance(value, list | tuple):
@@ -53,7 +53,7 @@ def param_text(value: Any) -> str:
 
 
 def param_titles(paths: Sequence[str]) -> dict[str, str]:
-    """Short titles: a usual name, else the end of the path, or the whole path where two would be alike."""
+    """Choose short titles: a usual name, else the end of the path, or the whole path if two would be equal."""
     short = {path: SHORT_TITLES.get(path, path.rpartition(".")[2]) for path in paths}
     names = list(short.values())
     return {path: title if names.count(title) == 1 else path for path, title in short.items()}

@@ -1,7 +1,7 @@
-"""Two models on the same prompts and noise: paired differences and win rates, with 95% intervals over prompts.
+"""Paired comparison of two models on the same prompts and noise: differences and win rates with 95% intervals.
 
-Prompts are the unit: images of one prompt are alike, so they are averaged first, and an interval knows how far
-*prompts* spread. It says what another draw of prompts from the same source would give, not another training run.
+Prompts are the unit: images of one prompt are correlated, so they are averaged first. An interval describes the spread
+over *prompts*: another draw of prompts from the same source, not another training run.
 """
 
 import math
@@ -12,24 +12,24 @@ from statistics import fmean, pvariance, stdev
 from srpo_ray.evaluation.seeds import holm, normal_95, normal_p, student_95, student_p
 
 Values = Sequence[Sequence[float]]
-"""One metric of one model: `[prompts][samples]`."""
+"""Values of one metric of one model: `[prompts][samples]`."""
 
 
 @dataclass(frozen=True)
 class WinRate:
-    """Share of pairs in which the first model's value is the higher one; a tie counts half."""
+    """Share of pairs in which the first model's value is higher; a tie counts half."""
 
     rate: float
     low: float
     high: float
     """Ends of the 95% interval."""
     p_value: float
-    """Two-sided p-value of a rate of one half, by the score test that the interval belongs to."""
+    """Two-sided p-value of a rate of one half, by the score test that corresponds to the interval."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of a model against the reference's."""
+    """One metric of a model compared with the reference model."""
 
     metric: str
     model: str
@@ -37,40 +37,40 @@ class Comparison:
     mean: float
     reference_mean: float
     half_width: float | None
-    """Half of the difference's 95% interval, Student's t over prompts; None for a single prompt."""
+    """Half width of the difference's 95% interval, Student's t over prompts; None for a single prompt."""
     p_value: float | None
     """Two-sided p-value of no difference, by the same t; None for a single prompt."""
     wins: WinRate
 
     @property
     def difference(self) -> float:
-        """The model's mean minus the reference's."""
+        """Mean of the model minus mean of the reference."""
         return self.mean - self.reference_mean
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Significance of a comparison's two numbers after Holm's correction for all numbers of the table."""
+    """Significance of a comparison's difference and win rate, with Holm's correction over the whole table."""
 
     difference: bool
     wins: bool
 
 
 def significant_cells(found: Sequence[Comparison]) -> list[Cells]:
-    """Test all differences and win rates of a table together."""
+    """Test all differences and win rates of a table jointly."""
     significant = holm([p for each in found for p in (each.p_value, each.wins.p_value)])
     return [Cells(*significant[index : index + 2]) for index in range(0, len(significant), 2)]
 
 
 def compare(metric: str, model: str, values: Values, reference: str, reference_values: Values) -> Comparison:
-    """Compare two models image by image of the same noise.
+    """Compare two models by paired images of the same prompts and noise.
 
     Args:
         metric: Name of the metric.
         model: Name of the model.
-        values: Its values `[prompts][samples]`.
-        reference: Name of the model that it is compared with.
-        reference_values: That one's values, of the same prompts and noise.
+        values: Values of the model, `[prompts][samples]`.
+        reference: Name of the reference model.
+        reference_values: Values of the reference model, for the same prompts and noise.
     """
     gaps = [
         fmean(a - b for a, b in zip(ours, theirs, strict=True))
@@ -92,32 +92,32 @@ def compare(metric: str, model: str, values: Values, reference: str, reference_v
 
 
 def win_rate(values: Values, reference_values: Values) -> WinRate:
-    """Share of won pairs, averaged within each prompt, then over prompts.
+    """Compute the share of won pairs, averaged within each prompt, then over prompts.
 
-    The interval is Wilson's, with the number of prompts replaced by the effective one: as many independent pairs as
-    would spread the rate as far as the prompts do (Franco and others, J. Survey Statistics and Methodology 7, 2019,
-    for samples in clusters). With one image per prompt and no tie it is Wilson's own. It stays inside [0, 1], and
-    where all pairs are won it is not a single point.
+    The interval is Wilson's with an effective sample size: the number of independent pairs that would give the rate the
+    variance that the prompts show (Franco and others, J. Survey Statistics and Methodology 7, 2019, for clustered
+    samples). With one image per prompt and no tie it is Wilson's interval. It lies inside [0, 1], and is not a single
+    point if all pairs are won.
 
     Args:
         values: `[prompts][samples]` of the model.
-        reference_values: The same of the reference.
+        reference_values: `[prompts][samples]` of the reference model.
     """
     shares = [
         fmean(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(ours, theirs, strict=True))
         for ours, theirs in zip(values, reference_values, strict=True)
     ]
     rate, spread = fmean(shares), pvariance(shares)
-    # No more than all pairs count, and where all prompts are alike, no more than the prompts.
+    # The effective size is at most the number of pairs. If all prompts are alike, it is the number of prompts.
     pairs = sum(len(samples) for samples in values)
     count = min(pairs, rate * (1 - rate) / spread * len(shares)) if spread else len(shares)
     return WinRate(rate, *_wilson(rate, count), normal_p((rate - 0.5) / math.sqrt(0.25 / count)))
 
 
 def _wilson(rate: float, count: float) -> tuple[float, float]:
-    """Wilson's 95% score interval of a proportion among `count` independent draws.
+    """Compute Wilson's 95% score interval of a proportion among `count` independent draws.
 
-    `scipy.stats.binomtest` has it for whole numbers of draws only, and an effective number is none.
+    `scipy.stats.binomtest` supports integer counts only, and an effective sample size is not an integer.
     """
     z = normal_95()
     shrink = 1 + z**2 / count
@@ -128,17 +128,17 @@ def _wilson(rate: float, count: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class PairedEvaluation:
-    """What models did on the same prompts and noise, as plain values."""
+    """Scores of several models on the same prompts and noise, as plain values."""
 
     models: Sequence[str]
-    """The reference first: all others are compared with it."""
+    """Names of the models; the first is the reference for all others."""
     prompts: Sequence[str]
     scores: Mapping[str, Mapping[str, Values]]
     """Metric -> model -> `[prompts][samples]`."""
     objective: str
-    """Metric that images are ordered by: the first held-out score, or the trained reward without one."""
+    """Metric that images are ordered by: the first held-out score, or the trained reward without held-out models."""
     settings: Mapping[str, object]
-    """What the images depend on, for people and programs."""
+    """Settings that the images depend on, for the report."""
     created: str
     command: str
 
@@ -149,7 +149,7 @@ class PairedEvaluation:
 
     @property
     def comparisons(self) -> list[Comparison]:
-        """Every other model against the reference, metric by metric."""
+        """Compare every other model with the reference, for every metric."""
         reference, *others = self.models
         return [
             compare(metric, model, columns[model], reference, columns[reference])
@@ -158,12 +158,12 @@ class PairedEvaluation:
         ]
 
     def comparison(self, metric: str, model: str) -> Comparison:
-        """One of `comparisons`."""
+        """Return the comparison of one metric and model."""
         columns, reference = self.scores[metric], self.models[0]
         return compare(metric, model, columns[model], reference, columns[reference])
 
     def gaps(self, model: str) -> list[tuple[float, int, int]]:
-        """(difference of the objective from the reference, prompt, sample) of every pair, the most improved first."""
+        """List (difference of the objective from the reference, prompt, sample) of every pair, most improved first."""
         ours, theirs = self.scores[self.objective][model], self.scores[self.objective][self.models[0]]
         pairs = [
             (ours[prompt][sample] - theirs[prompt][sample], prompt, sample)

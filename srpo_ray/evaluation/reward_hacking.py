@@ -1,12 +1,12 @@
-"""reward-hacking detection: does an evaluation show a reward that is pleased at the images' cost?
+"""Reward-hacking detection: signs that an evaluation's reward rose at the cost of the images.
 
-Three signs are looked for. *Hacking*: the trained reward rose while a held-out score fell, since the base model or
-since the best evaluation so far. *Collapse*: diversity, content accuracy or another statistic lost a large share of the
+There are three signs. *Hacking*: the trained reward rose while a held-out score fell, compared with the base model or
+with the best evaluation so far. *Collapse*: diversity, content accuracy or another statistic lost a large share of the
 base model's value. *Style*: an image statistic left the range of the base model's images.
 
-All evaluations use the same prompts and the same noise, so images are compared pair by pair and the large spread
-between prompts cancels. A fall counts when it exceeds a threshold in standard errors of that paired difference, which
-grows with the number of comparisons of the whole run; it must also exceed `margin` or its share of the baseline value.
+All evaluations use the same prompts and the same noise, so images are compared pairwise and the large spread between
+prompts cancels. A fall counts if it exceeds a threshold in standard errors of that paired difference. The threshold
+grows with the number of comparisons of the whole run. The fall must also exceed `margin` or its share of the baseline.
 """
 
 import math
@@ -22,51 +22,51 @@ from srpo_ray.config.evaluation import HackingConfig
 
 @dataclass(frozen=True)
 class Scored:
-    """One evaluation, image by image."""
+    """Scores of one evaluation for each image."""
 
     update: int
     """Updates made."""
     num_prompts: int
-    """Images come sample by sample, each with all prompts in one order."""
+    """Number of prompts; the images are ordered by sample, then by prompt."""
     scores: Mapping[str, Sequence[float]]
-    """Metric -> its value for each image."""
+    """Metric -> value for each image."""
 
     @cached_property
     def means(self) -> dict[str, float]:
-        """Metric -> mean over all images."""
+        """Means over all images by metric."""
         return {metric: float(np.mean(values)) for metric, values in self.scores.items()}
 
     def spread(self, metric: str) -> float:
-        """Standard deviation over all images, with their number as divisor."""
+        """Compute the standard deviation over all images, with their number as divisor."""
         return float(np.std(self.scores[metric]))
 
 
 @dataclass(frozen=True)
 class HackingSign:
-    """One sign of hacking."""
+    """One sign of reward hacking."""
 
     update: int
     """Updates made."""
     kind: Literal["hacking", "collapse", "style"]
     """`hacking`: reward up, held-out score down; `collapse`: a statistic lost a large share of its baseline value;
-    `style`: an image statistic left its band."""
+    `style`: an image statistic left the baseline's band."""
     metric: str
-    """The held-out score or image statistic."""
+    """Held-out score or image statistic."""
     message: str
-    """What was seen and what to do, for people."""
+    """Finding and advice, for the user."""
 
 
 def find_signs(
     history: Sequence[Scored], held_out: Sequence[str], reward: str, config: HackingConfig, looks: int
 ) -> list[HackingSign]:
-    """Evaluate the last evaluation of a run.
+    """Find signs of reward hacking in the latest evaluation of a run.
 
     Args:
-        history: Evaluations in order, the base model's first; without that one nothing can be said.
+        history: Evaluations in order, the baseline first; without a baseline there are no signs.
         held_out: Metrics of the held-out models; higher is better.
-        reward: Metric of the reward that is trained.
+        reward: Metric of the trained reward.
         config: Thresholds.
-        looks: Evaluations that the whole run makes after the base model's; the threshold grows with them.
+        looks: Evaluations that the whole run makes after the baseline; the threshold grows with their number.
 
     Returns:
         At most one sign per metric.
@@ -76,7 +76,7 @@ def find_signs(
     base, now = history[0], history[-1]
     largest = {metric: share for metric, share in _largest_falls(config).items() if metric in base.scores}
     looks = max(looks, len(history) - 1)
-    # The best evaluation so far is the luckiest one, so a fall from it is one of the falls between any two evaluations.
+    # The best evaluation so far is selected by its score, so a fall from it counts as a fall between any two.
     comparisons = math.comb(looks + 1, 2) * len(held_out) + looks * len(largest)
     threshold = fall_threshold(config.noise, comparisons, now.num_prompts)
     collapsed = list(_collapse(base, now, largest, threshold))
@@ -86,37 +86,38 @@ def find_signs(
 
 @cache
 def fall_threshold(noise: float, comparisons: int, prompts: int) -> float:
-    """Standard errors above which one fall among many comparisons is not chance.
+    """Compute the number of standard errors above which one fall among many comparisons is significant.
 
-    Bonferroni's correction: with it, a run in which nothing falls shows a sign of reward hacking at most as often as a
-    single normal deviate exceeds `noise`. Student's t, because standard errors are estimated from few prompts.
+    With Bonferroni's correction, a run in which nothing falls shows a sign of reward hacking at most as often as a
+    single normal deviate exceeds `noise`. The threshold uses Student's t, because standard errors are estimated from
+    few prompts.
 
     Args:
-        noise: Standard errors that would be asked of a single comparison; 0 asks for none.
-        comparisons: All that the run makes.
-        prompts: Prompts that a standard error is estimated from.
+        noise: Standard errors required in a single comparison; 0 requires none.
+        comparisons: Number of comparisons of the whole run.
+        prompts: Number of prompts that a standard error is estimated from.
 
     Returns:
-        The threshold; infinite for a single prompt, whose standard error is unknown.
+        Threshold; infinite for a single prompt, whose standard error is unknown.
     """
     if noise == 0:
         return 0.0
     if prompts < 2:
         return math.inf
-    # scipy.stats takes a second to import, and the first evaluation needs nothing of it.
+    # scipy.stats takes a second to import, and the first evaluation does not need it.
     from scipy import stats
 
     return float(stats.t.isf(stats.norm.sf(noise) / comparisons, prompts - 1))
 
 
 def best_evaluation(history: Sequence[Scored], held_out: Sequence[str]) -> Scored:
-    """The evaluation with the highest held-out score, the earliest of equals.
+    """Find the evaluation with the highest held-out score, the earliest of equals.
 
-    Held-out models have scales of their own, so each counts by its gain over the base model in standard deviations
-    over that model's images.
+    Held-out models have different scales, so each counts by its gain over the baseline in standard deviations over the
+    base model's images.
     """
     base = history[0]
-    # An evaluator that likes all base images alike has no scale to count in.
+    # A held-out model that scores all base images alike has no scale, so its gain counts 0.
     spreads = {metric: base.spread(metric) or math.inf for metric in held_out}
 
     def gain(evaluation: Scored) -> float:
@@ -126,7 +127,7 @@ def best_evaluation(history: Sequence[Scored], held_out: Sequence[str]) -> Score
 
 
 def sign_texts(signs: Sequence[HackingSign]) -> list[str]:
-    """A run's signs for people: each metric's first one, and the updates at which it was found again."""
+    """Format a run's signs for the user: each metric's first sign, and the updates at which it was found again."""
     by_metric: dict[tuple[str, str], list[HackingSign]] = {}
     for sign in signs:
         by_metric.setdefault((sign.kind, sign.metric), []).append(sign)
@@ -138,7 +139,7 @@ def sign_texts(signs: Sequence[HackingSign]) -> list[str]:
 
 
 def _largest_falls(config: HackingConfig) -> dict[str, float]:
-    """Metric -> share of the base model's mean that it may lose."""
+    """Return metric -> share of the baseline mean that the metric may lose."""
     named = {"image/diversity": config.diversity_fall, "truth/content_accuracy": config.content_fall}
     others = ("saturation", "contrast", "brightness", "high_frequency")
     return named | {f"image/{name}": config.style_fall for name in others}
@@ -155,7 +156,7 @@ def _hacking(
         for whose, reference in references.items():
             fall, fall_error = _change(now, reference, metric)
             rise, rise_error = _change(reference, now, reward)
-            # Both must be seen, so only the rarer of the two needs the correction for many comparisons.
+            # A sign needs both a fall and a rise, so only the rarer of the two needs the correction.
             if fall > max(threshold * fall_error, least) and rise > config.noise * rise_error:
                 message = (
                     f"reward hacking: {metric} fell to {now.means[metric]:.4g} from the {reference.means[metric]:.4g}"
@@ -179,12 +180,12 @@ def _collapse(base: Scored, now: Scored, largest: Mapping[str, float], threshold
 
 
 def _option(metric: str) -> str:
-    """The config field that says how far a metric may fall."""
+    """Return the config field that limits the fall of a metric."""
     return {"image/diversity": "diversity_fall", "truth/content_accuracy": "content_fall"}.get(metric, "style_fall")
 
 
 def _in_errors(fall: float, error: float, threshold: float) -> str:
-    """`6.3 standard errors, threshold 4.1`."""
+    """Format a fall such as `6.3 standard errors, threshold 4.1`."""
     return f"{fall / error if error else math.inf:.1f} standard errors, threshold {threshold:.1f}"
 
 
@@ -201,7 +202,7 @@ def _style(base: Scored, now: Scored, config: HackingConfig) -> Iterator[Hacking
 
 
 def _change(before: Scored, after: Scored, metric: str) -> tuple[float, float]:
-    """Mean rise of a metric and its standard error, from paired differences; images of a prompt count as one."""
+    """Compute the mean rise of a metric and its standard error from paired differences, averaged within prompts."""
     differences = np.subtract(after.scores[metric], before.scores[metric])
     by_prompt = differences.reshape(-1, after.num_prompts).mean(0)
     error = float(by_prompt.std(ddof=1)) / math.sqrt(len(by_prompt)) if len(by_prompt) > 1 else math.inf

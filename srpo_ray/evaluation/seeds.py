@@ -1,4 +1,4 @@
-"""A number over runs that differ by their seed alone."""
+"""Statistics over runs that differ only by their seed: mean, spread, intervals and p-values."""
 
 import math
 from collections.abc import Sequence
@@ -9,23 +9,23 @@ from statistics import mean, stdev
 
 @cache
 def student_95(degrees: int) -> float:
-    """Student's t for a two-sided 95% interval.
+    """Compute Student's t for a two-sided 95% interval.
 
     Args:
         degrees: Degrees of freedom, at least 1.
     """
-    # Drivers import this module at their start, and scipy.stats takes a second to import.
+    # scipy.stats takes a second to import, and drivers import this module at their start.
     from scipy import stats
 
     return float(stats.t.ppf(0.975, degrees))
 
 
 def student_p(mean: float, error: float, degrees: int) -> float:
-    """Two-sided p-value of a mean of zero.
+    """Compute the two-sided p-value of a mean of zero.
 
     Args:
-        mean: What was found.
-        error: Its standard error.
+        mean: Observed mean.
+        error: Standard error of the mean.
         degrees: Degrees of freedom of the error.
     """
     from scipy import stats
@@ -36,20 +36,20 @@ def student_p(mean: float, error: float, degrees: int) -> float:
 
 
 def normal_p(deviate: float) -> float:
-    """Two-sided p-value of a standard normal deviate."""
+    """Compute the two-sided p-value of a standard normal deviate."""
     from scipy import stats
 
     return float(2 * stats.norm.sf(abs(deviate)))
 
 
 def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
-    """Significance of several tests by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979).
+    """Select the significant tests by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979).
 
-    The chance that any test without an effect is among them is at most `level`, whatever the tests have in common.
+    The probability of any false positive among them is at most `level`, however the tests depend on each other.
 
     Args:
-        p_values: One per test; None where nothing was tested, which is never significant and does not count.
-        level: Chance of any false one.
+        p_values: One per test; None for no test, which is never significant and does not count.
+        level: Family-wise error rate.
     """
     tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     significant = [False] * len(p_values)
@@ -62,7 +62,7 @@ def holm(p_values: Sequence[float | None], level: float = 0.05) -> list[bool]:
 
 @cache
 def normal_95() -> float:
-    """The normal quantile for a two-sided 95% interval."""
+    """Return the normal quantile for a two-sided 95% interval."""
     from scipy import stats
 
     return float(stats.norm.ppf(0.975))
@@ -79,7 +79,7 @@ class OverSeeds:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "OverSeeds | None":
-        """Mean and spread; None without values."""
+        """Compute mean and spread; None without values."""
         return cls(len(values), mean(values), stdev(values) if len(values) > 1 else None) if values else None
 
     @property
@@ -91,9 +91,9 @@ class OverSeeds:
 
     @property
     def new_run_half_width(self) -> float | None:
-        """Half of the 95% interval in which one more run of another seed lies around the mean; None for a single seed.
+        """Half of the 95% prediction interval of one more run with another seed; None for a single seed.
 
-        `t s sqrt(1 + 1/n)` with Student's t of n - 1 degrees of freedom: the new run varies, and so does the mean.
+        `t s sqrt(1 + 1/n)` with Student's t of n - 1 degrees of freedom: both the new run and the mean vary.
         """
         if self.spread is None:
             return None

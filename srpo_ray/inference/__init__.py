@@ -1,1 +1,1 @@
-"""Images of trained runs, on any number of GPUs: samples, and base against tuned."""
+"""Inference with trained runs on any number of GPUs: samples, paired evaluations and export."""

@@ -1,4 +1,4 @@
-"""A job's chunks on the GPUs of a machine or cluster, through Ray Data: one actor per GPU holds the models."""
+"""Distributed sampling with Ray Data: a job's chunks on all GPUs, one actor with the models per GPU."""
 
 import logging
 import warnings
@@ -17,11 +17,11 @@ from srpo_ray.launch.capacity import cluster_capacity
 from srpo_ray.launch.session import ray_session
 
 _LOST = 2
-"""How often a worker that died is started again before the job stops."""
+"""Maximum number of restarts of dead workers before the job stops."""
 
 
 class SamplingActor:
-    """A `Sampler` in a process of its own."""
+    """Actor with a `Sampler`."""
 
     def __init__(self, job: SamplingJob) -> None:
         self._job = job
@@ -30,7 +30,7 @@ class SamplingActor:
     def __call__(self, row: Mapping[str, Any]) -> list[Row]:
         """Draw one chunk."""
         if self._sampler is None:
-            # Not when the actor is made: Ray Data gives an error there as text alone.
+            # Load here and not in the constructor, where Ray Data reports an error as text only.
             from srpo_ray.inference.sampler import Sampler
 
             self._sampler = Sampler(self._job)
@@ -40,17 +40,17 @@ class SamplingActor:
 def draw_on_ray(
     job: SamplingJob, chunks: Sequence[list[int]], num_workers: int | None, address: str | None
 ) -> Iterator[Row]:
-    """Rows of the job's images as they are drawn, in any order.
+    """Sample images on Ray, and yield their rows in order of completion.
 
     Args:
-        job: What is drawn.
-        chunks: Those of its chunks that are wanted.
-        num_workers: Actors; None takes one per GPU of the cluster, or one where it has none.
-        address: Ray cluster to use; None takes `RAY_ADDRESS` or starts a local one.
+        job: Sampling job.
+        chunks: Chunks of the job to sample.
+        num_workers: Number of actors; None uses one per GPU of the cluster, or one without GPUs.
+        address: Address of a Ray cluster; None uses `RAY_ADDRESS` or starts a local Ray.
 
     Raises:
-        ValueError: If there is no cluster, it cannot hold so many actors, or an input cannot be used.
-        RunFailedError: If a reward fails, or a worker keeps dying.
+        ValueError: If there is no cluster, it cannot run so many actors, or an input cannot be used.
+        RunFailedError: If a reward fails, or workers die repeatedly.
     """
     with ray_session(address), _plain_errors():
         gpus, _ = cluster_capacity({"GPU": 1})
@@ -62,13 +62,13 @@ def draw_on_ray(
                 f" got {num_workers}; lower it or add nodes"
             )
         size = min(num_workers or int(gpus) or 1, len(chunks))
-        # Once, on one of the machines that draw: the head of a cluster may have no GPU for the text encoders.
+        # Encode once, on one of the sampling nodes: the head of a cluster may have no GPU for the text encoders.
         reserved: dict[str, Any] = {f"num_{name.lower()}s": amount for name, amount in need.items()}
         ray.get(ray.remote(**reserved)(_encode).remote(job))
         _be_quiet()
         dataset = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
         with warnings.catch_warnings():
-            # Ray Data would start a dying worker again for ever; no argument of its own says otherwise yet.
+            # Ray Data would restart a dying worker forever, and has no argument for a limit yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             rows = dataset.flat_map(
                 SamplingActor,
@@ -83,7 +83,7 @@ def draw_on_ray(
 
 
 def _encode(job: SamplingJob) -> None:
-    """Put the text features into the cache, so that no actor loads a text encoder."""
+    """Write the text features to the cache, so that no actor loads a text encoder."""
     from srpo_ray.inference.sampler import encode
 
     encode(job)
@@ -99,7 +99,7 @@ def _be_quiet() -> None:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Raise what a worker raised, without Ray's text around it."""
+    """Raise a worker's original error, without Ray's wrapper."""
     try:
         yield
     except RayError as error:

@@ -1,4 +1,4 @@
-"""Carries a job out, or goes on with it: images and rows that are there are not drawn again."""
+"""Resumable execution of a sampling job: existing images and rows are not sampled again."""
 
 import json
 import os
@@ -21,29 +21,29 @@ Rows = Generator[Row, None, None]
 
 
 def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> list[Row]:
-    """Draw every image of a job that its folder lacks.
+    """Sample every image of a job that its folder lacks.
 
-    One process needs no Ray and draws here; several, and those of a cluster, draw through Ray Data.
+    A single local worker runs in this process without Ray. Several workers, or a cluster's, use Ray Data.
 
     Args:
-        job: What is drawn.
-        num_workers: Processes; None takes one per GPU, or one where there is none.
-        address: Ray cluster; None takes `RAY_ADDRESS`, or this machine.
+        job: Sampling job.
+        num_workers: Number of processes; None uses one per GPU, or one without GPUs.
+        address: Address of a Ray cluster; None uses `RAY_ADDRESS`, or this machine.
 
     Returns:
         One row per image, by prompt, sample and model.
 
     Raises:
         ValueError: If the folder cannot be written, belongs to another job, or an input cannot be used.
-        RunFailedError: If it could not go on.
-        StudyInterruptedError: If it was stopped by Ctrl-C.
+        RunFailedError: If sampling or scoring fails.
+        StudyInterruptedError: If Ctrl-C stops it.
     """
     open_folder(job)
     places = [(p, s, model.name) for p in range(len(job.prompts)) for s in job.samples for model in job.models]
     wanted = set(places)
     found = {place: row for row in read_rows(job.folder / ROWS) if (place := _place(row)) in wanted}
     found = {place: row for place, row in found.items() if job.image(*place).exists()}
-    # A line that was cut off in mid-write goes too.
+    # This also drops a truncated line.
     write_text(job.folder / ROWS, "".join(json.dumps(row) + "\n" for row in found.values()))
     names = [model.name for model in job.models]
     chunks = [
@@ -58,7 +58,7 @@ def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> 
                     found[_place(row)] = row
         except KeyboardInterrupt:
             raise StudyInterruptedError(
-                f"stopped with {len(found)} of {len(places)} images drawn; the same command goes on from there"
+                f"stopped with {len(found)} of {len(places)} images sampled; run the same command again to resume"
             ) from None
     return [found[place] for place in places]
 
@@ -84,10 +84,10 @@ def _place(row: Row) -> tuple[int, int, str]:
 
 
 def open_folder(job: SamplingJob) -> None:
-    """Make the job's folder, or check that it is the one of this same job.
+    """Create the job's folder, or check that it belongs to this job.
 
     Raises:
-        ValueError: If it cannot be written, or holds images of another job: other settings, weights or files.
+        ValueError: If it cannot be written, or has images of another job: other settings, weights or files.
     """
     file = job.folder / JOB
     asked = json.loads(json.dumps(job.description))
@@ -99,23 +99,21 @@ def open_folder(job: SamplingJob) -> None:
         if not others:
             asked["inputs"] = merged_inputs(before.get("inputs", {}), asked["inputs"])
             write_text(file, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
-    # The latter: a description that is no JSON.
+    # A ValueError means that the description is not JSON.
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--out: expected a folder that can be written, got {job.folder} ({error}); name another"
-        ) from error
+        raise ValueError(f"--out: expected a writable folder, got {job.folder} ({error}); choose another") from error
     if others:
         shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
         again = any(name.endswith(f".{WEIGHTS}") for name in others)
         reason = "; the run was trained again or further since then" if again else ""
         raise ValueError(
-            f"--out: expected a new folder or the one of this same command, got {job.folder}, which holds images of"
-            f" other {shown}{reason}; name another folder or remove this one"
+            f"--out: expected a new folder or the one of this same command, got {job.folder}, which has images of"
+            f" other {shown}{reason}; choose another folder or remove this one"
         )
 
 
 def _differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Names of what differs between two descriptions; files of rewards with a hash in only one of them do not."""
+    """List the names of different entries of two descriptions, except reward files with a hash in only one of them."""
     known, wanted = (_flat({**each, "inputs": None}) for each in (before, asked))
     changed = changed_inputs(before.get("inputs", {}), asked["inputs"])
     return [
@@ -125,7 +123,7 @@ def _differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[st
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names of nested values: `{"models": {"base": {"rl_guidance": 0}}}` -> `{"models.base.rl_guidance": 0}`."""
+    """Flatten to dotted names: `{"models": {"base": {"rl_guidance": 0}}}` -> `{"models.base.rl_guidance": 0}`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         nested = _flat(value) if isinstance(value, Mapping) else {}

@@ -1,4 +1,4 @@
-"""A tuned model against the base model, or another run's, on the same prompts and noise."""
+"""Paired evaluation of a tuned model against the base model or another run's, on the same prompts and noise."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -40,25 +40,25 @@ def evaluate_run(
     against: Path | None = None,
     command: str = "",
 ) -> tuple[Report, Path]:
-    """Draw, measure, compare and report; repeated, it goes on where it stopped.
+    """Sample, score, compare and report. A repeated call resumes where the last one stopped.
 
     Args:
         run_dir: Folder of the run.
-        out: Folder to write; made if needed.
-        options: How to sample.
-        prompts: Prompt file, `small_world:train` or `small_world:test`; None takes the run's evaluation prompts.
-        num_prompts: Use the first ones only; None takes all, or as many as the run itself if the prompts are its own.
-        rl_guidance: Also draw with these weights of Reinforcement Learning Guidance.
-        against: Folder of another run, whose tuned model takes the place of the base model.
-        command: What the person typed, for the report.
+        out: Output folder; created if needed.
+        options: Sampling options.
+        prompts: Prompt file, `small_world:train` or `small_world:test`; None uses the run's evaluation prompts.
+        num_prompts: Number of prompts to use, from the first; None uses all, or with the run's prompts its number.
+        rl_guidance: Further weights of Reinforcement Learning Guidance to sample with.
+        against: Folder of another run, whose tuned model replaces the base model.
+        command: Command line of the user, for the report.
 
     Returns:
-        The report, and the path of its page.
+        Report, and the path of its page.
 
     Raises:
         ValueError: If an input cannot be used.
-        RunFailedError: If it could not go on.
-        StudyInterruptedError: If it was stopped by Ctrl-C.
+        RunFailedError: If sampling or scoring fails.
+        StudyInterruptedError: If Ctrl-C stops it.
     """
     check_weights(rl_guidance)
     check_at_least("--num-prompts", num_prompts, 1)
@@ -97,7 +97,7 @@ def _image_name(job: SamplingJob, prompt: int, sample: int, model: str) -> str:
 
 
 def _models(run: TrainedRun, against: Path | None, rl_guidance: Sequence[float]) -> tuple[Model, ...]:
-    """What is compared; the first is what the others are compared with."""
+    """List the models of the comparison; the first is the reference."""
     reference = Model("base", run, BASE)
     if against is not None:
         other = open_run(against)
@@ -110,7 +110,7 @@ def _models(run: TrainedRun, against: Path | None, rl_guidance: Sequence[float])
 
 
 def _scores(rows: Sequence[Row], job: SamplingJob) -> dict[str, dict[str, list[list[float]]]]:
-    """Metric -> model -> `[prompts][samples]`, the scores of models first."""
+    """Collect metric -> model -> `[prompts][samples]`, the scores of reward models first."""
     metrics = [name for name in rows[0] if name not in ("prompt", "sample", "model")]
     metrics = [name for prefix in _ORDER for name in metrics if name.startswith(prefix)]
     found = {(row["prompt"], row["sample"], row["model"]): row for row in rows}
@@ -127,17 +127,17 @@ def _scores(rows: Sequence[Row], job: SamplingJob) -> dict[str, dict[str, list[l
 
 
 def _check_same_model(run: TrainedRun, other: TrainedRun) -> None:
-    """Raise ValueError unless two runs tuned the same model, so that noise and text features serve both."""
+    """Raise ValueError unless two runs tuned the same model, so that noise and text features are common."""
     ours, theirs = run.config.model, other.config.model
     for key in ("path", "resolution", "max_sequence_length"):
         if getattr(ours, key) != getattr(theirs, key):
             raise ValueError(
                 f"--against: expected a run of the same model, got {other.folder.path} with model.{key}"
-                f" {getattr(theirs, key)!r} where {run.folder.path} has {getattr(ours, key)!r}; compare runs that"
-                " agree in it"
+                f" {getattr(theirs, key)!r} where {run.folder.path} has {getattr(ours, key)!r}; compare runs with"
+                " equal values"
             )
     if other.folder.path == run.folder.path or other.folder.path.name in ("base", "tuned"):
         raise ValueError(
-            f"--against: expected the folder of another run that is not called base or tuned, got {other.folder.path};"
-            " name another, or rename the folder"
+            f"--against: expected the folder of another run, not named base or tuned, got {other.folder.path};"
+            " choose another run, or rename the folder"
         )

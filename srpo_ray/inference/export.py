@@ -1,4 +1,4 @@
-"""A run's model in the formats that other programs load: diffusers' LoRA or transformer, and ComfyUI's LoRA."""
+"""Export of a run's model for other programs: diffusers' LoRA or transformer, and ComfyUI's LoRA."""
 
 import shutil
 from pathlib import Path
@@ -25,29 +25,29 @@ CONFIG, GALLERY = "config.yaml", "before_after.png"
 
 
 def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> list[Path]:
-    """Write what a run has learned, with a model card.
+    """Write the trained weights of a run, with a model card.
 
-    A run with adapters gives `pytorch_lora_weights.safetensors` for the pipeline's `load_lora_weights`, and
-    `comfyui_lora.safetensors` for ComfyUI's LoRA loader; one that trained the whole model gives `transformer/` for
-    `from_pretrained` of the transformer's class. The average of the weights is taken where the run kept one.
+    A run with LoRA adapters is exported as `pytorch_lora_weights.safetensors` for the pipeline's `load_lora_weights`,
+    and as `comfyui_lora.safetensors` for ComfyUI's LoRA loader. A run that trained the whole model is exported as
+    `transformer/` for `from_pretrained` of the transformer's class. The weights are the EMA if the run kept one.
 
     Args:
         run_dir: Folder of the run.
-        out: Folder to write; made if needed.
-        dtype: Data type of the written weights; None takes that of the run's forward passes.
+        out: Output folder; created if needed.
+        dtype: Data type of the written weights; None uses that of the run's forward passes.
 
     Returns:
-        The files and folders that were written.
+        Written files and folders.
 
     Raises:
-        ValueError: If there is no trained run in the folder, it learned nothing, or `out` cannot be written or has
-            files of another export that would stay beside the new ones.
+        ValueError: If the folder has no trained run, the best evaluation of the run is the baseline, or `out` cannot be
+            written or has other files of another export.
     """
     run = read_trained(run_dir)
     if run.weights is None:
         raise ValueError(
-            f"expected a run that learned something, got {run_dir}, whose best evaluation was that of the base model"
-            " model when reward-hacking detection stopped it; export another run"
+            f"expected a run that improved on the base model, got {run_dir}, whose best evaluation was the baseline"
+            " when reward-hacking detection stopped it; export another run"
         )
     _require_no_rest(run, out)
     transformer = load_tuned(run.config, torch.float32, "cpu", run.weights)
@@ -62,11 +62,11 @@ def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> li
             written.append(out / GALLERY)
         return written
     except OSError as error:
-        raise ValueError(f"--out: expected a folder that can be written, got {out} ({error}); name another") from error
+        raise ValueError(f"--out: expected a writable folder, got {out} ({error}); choose another") from error
 
 
 def _require_no_rest(run: TrainedRun, out: Path) -> None:
-    """Refuse a folder of another export, whose weights or images would pass for those of this run."""
+    """Check that no files of another export remain, which could be mistaken for those of this run."""
     weights = {TRANSFORMER} if run.config.model.lora is None else {DIFFUSERS_LORA, COMFYUI_LORA}
     gallery = {GALLERY} if run.folder.gallery.exists() else set[str]()
     rest = sorted({TRANSFORMER, DIFFUSERS_LORA, COMFYUI_LORA, GALLERY} - weights - gallery)
@@ -74,7 +74,7 @@ def _require_no_rest(run: TrainedRun, out: Path) -> None:
     if found and (out / CONFIG).exists():
         raise ValueError(
             f"--out: expected a new folder or one whose files this export replaces, got {out} with {', '.join(found)}"
-            " of another export; name another folder or remove this one"
+            " of another export; choose another folder or remove this one"
         )
 
 
@@ -97,9 +97,9 @@ def _save_weights(transformer: Any, config: RunConfig, out: Path, dtype: torch.d
 
 
 def comfyui_lora(layers: dict[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
-    """Adapters under the names that ComfyUI knows: `transformer.<layer>.lora_A.weight`, `.lora_B.weight`, `.alpha`.
+    """Rename adapters for ComfyUI: `transformer.<layer>.lora_A.weight`, `.lora_B.weight`, `.alpha`.
 
-    It reads the layers' names of diffusers as they are, but no metadata: where there is no `alpha` it takes the rank.
+    ComfyUI accepts diffusers' layer names, but reads no metadata: without `alpha` it uses the rank.
 
     Args:
         layers: `<layer>.lora_A.weight` and `<layer>.lora_B.weight`.

@@ -1,4 +1,4 @@
-"""What is to be drawn: plain values, which every worker gets."""
+"""Description of a sampling job, as plain values for every worker."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,65 +13,65 @@ from srpo_ray.runs.inputs import reward_hashes
 from srpo_ray.runs.trained import TrainedRun, read_trained
 
 WEIGHTS = "weights"
-"""Name of the trained weights' hash in the description of a model."""
+"""Key of the trained weights' hash in the description of a model."""
 _SHOWN_DIGITS = 16
 Row = dict[str, Any]
-"""One image: `prompt` and `sample` (indices from 0), `model`, then its metrics."""
+"""Row of an image: `prompt` and `sample` (indices from 0), `model`, then its metrics."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of the models whose images are drawn from the same noise."""
+    """Model of a sampling job; all models sample from the same noise."""
 
     name: str
-    """Unique in its job; part of file names."""
+    """Name, unique in the job; part of file names."""
     run: TrainedRun
     rl_guidance: float
-    """0: the run's base model; 1: its tuned one; see `RLGuidance`."""
+    """Weight of Reinforcement Learning Guidance: 0 is the run's base model, 1 its tuned model; see `RLGuidance`."""
 
     @property
     def weights(self) -> str | None:
-        """SHA-256 of the trained weights that the model uses; None where it uses none."""
+        """SHA-256 of the trained weights that the model uses; None if it uses none."""
         return self.run.identity if self.rl_guidance else None
 
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """Prompts x samples x models."""
+    """Sampling job: all prompts x samples x models."""
 
     config: RunConfig
-    """The first model's run; section `evaluation` says how to sample."""
+    """Config of the first model's run; section `evaluation` has the sampling settings."""
     models: tuple[Model, ...]
     prompts: tuple[str, ...]
     folder: Path
-    """Where images go; on a cluster every node must see it."""
+    """Output folder; on a cluster, every node must have access to it."""
     scored: bool = False
-    """Measure the images too."""
+    """True if the images are scored."""
     truth: bool = False
-    """The prompts are of the small world, so there is truth to measure."""
+    """True if the prompts are of the small world, where the truth can be measured."""
 
     @property
     def samples(self) -> range:
-        """Indices of a prompt's images."""
+        """Indices of the images of a prompt."""
         return range(self.config.evaluation.samples_per_prompt)
 
     @property
     def chunks(self) -> list[list[int]]:
-        """Prompt indices in portions of work: as many as fill a batch with their samples, at least one.
+        """Divide the prompt indices into chunks whose samples fill a batch, at least one prompt each.
 
-        A worker takes a whole chunk, so no batch, and with it no rounding, depends on how many workers there are.
+        A worker processes whole chunks, so batches, and with them rounding, do not depend on the number of workers.
         """
         size = max(1, self.config.evaluation.batch_size // len(self.samples))
         count = len(self.prompts)
         return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
     def image(self, prompt: int, sample: int, model: str) -> Path:
-        """File of an image."""
+        """Return the path of an image."""
         return self.folder / "images" / f"{prompt:05d}_{sample}_{model}.png"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The models and options for a report."""
+        """Return the models and options for a report."""
         evaluation = self.config.evaluation
         return {
             "models": {
@@ -93,10 +93,10 @@ class SamplingJob:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Everything that images and scores depend on, as JSON values; another description is another job.
+        """Describe everything that images and scores depend on, as JSON values; the description identifies the job.
 
-        Weights and files are described by hashes of their content, so a run may move, and one that was trained again
-        under its name is another one.
+        Weights and files are identified by hashes of their content, so a run may move. A run that was trained again
+        under the same name is a different run.
 
         Raises:
             ValueError: If a file of a reward model cannot be read.
@@ -115,7 +115,7 @@ class SamplingJob:
 
     @property
     def _scoring(self) -> dict[str, Any]:
-        """Settings of the scores, beside the files of the reward models."""
+        """Return the settings of the scores, besides the files of the reward models."""
         evaluation, words = self.config.evaluation, self.config.trained_words
         return {
             "models": [reward.model_dump(mode="json") for reward in self.rewards],
@@ -127,13 +127,13 @@ class SamplingJob:
 
     @property
     def rewards(self) -> list[Any]:
-        """Configs of the reward models: the trained ones, then those held out."""
+        """Configs of the reward models: the trained ones, then the held-out ones."""
         return [*self.config.rewards.models, *self.config.evaluation.held_out]
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How to sample; None takes what the run's section `evaluation` says."""
+    """Sampling options; None uses the value of the run's section `evaluation`."""
 
     samples_per_prompt: int | None = None
     num_steps: int | None = None
@@ -141,9 +141,9 @@ class SamplingOptions:
     seed: int | None = None
     batch_size: int | None = None
     num_workers: int | None = None
-    """Processes that draw; None takes one per GPU, or one where there is none."""
+    """Number of sampling processes; None uses one per GPU, or one without GPUs."""
     address: str | None = None
-    """Ray cluster to draw on."""
+    """Address of the Ray cluster."""
 
     def __post_init__(self) -> None:
         for option, least in (("samples_per_prompt", 1), ("num_steps", 1), ("batch_size", 1), ("num_workers", 1)):
@@ -151,7 +151,7 @@ class SamplingOptions:
         check_at_least("--guidance-scale", self.guidance_scale, 0)
 
     def over(self, config: RunConfig) -> RunConfig:
-        """A run's config with these options in its section `evaluation`."""
+        """Apply the options to the section `evaluation` of a run's config."""
         asked: Mapping[str, Any] = {
             "samples_per_prompt": self.samples_per_prompt,
             "num_steps": self.num_steps,
@@ -164,7 +164,7 @@ class SamplingOptions:
 
 
 def open_run(run_dir: Path) -> TrainedRun:
-    """`read_trained`, with paths that processes in other working folders find."""
+    """Call `read_trained`, and make the paths absolute for processes in other working folders."""
     run = read_trained(run_dir.resolve())
     return replace(run, config=with_absolute_paths(run.config))
 
@@ -177,20 +177,20 @@ def _description(model: Model) -> dict[str, Any]:
 
 
 def guided_name(weight: float) -> str:
-    """Name of a run's model at a weight: `base`, `tuned`, `rl_guidance_1.5`."""
+    """Name a run's model at a guidance weight: `base`, `tuned`, `rl_guidance_1.5`."""
     return {0.0: "base", 1.0: "tuned"}.get(weight, f"rl_guidance_{weight:g}")
 
 
 def check_at_least(option: str, value: float | None, least: float) -> None:
-    """Raise ValueError for an option that is given and is below its least value, or no number."""
+    """Raise ValueError for an option below its minimum, or not a number; None passes."""
     if value is not None and not (math.isfinite(value) and value >= least):
         raise ValueError(f"{option}: expected a number of at least {least:g}, got {value:g}; raise it")
 
 
 def check_weights(weights: Sequence[float]) -> None:
-    """Raise ValueError for a weight of the guidance that is negative, no number, or given twice."""
+    """Raise ValueError for a guidance weight that is negative, not a number, or repeated."""
     for weight in weights:
         check_at_least("--rl-guidance", weight, 0)
     if len({guided_name(weight) for weight in weights}) < len(weights):
         listed = " ".join(f"{weight:g}" for weight in weights)
-        raise ValueError(f"--rl-guidance: expected weights that differ, got {listed}; give each once")
+        raise ValueError(f"--rl-guidance: expected different weights, got {listed}; give each once")

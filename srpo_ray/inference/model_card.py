@@ -1,4 +1,4 @@
-"""The README of an exported model: how to load it, what it was trained on, its numbers and images."""
+"""Model card (README) of an exported model: loading, training settings, metrics and images."""
 
 import json
 
@@ -22,7 +22,7 @@ Rewards: {rewards}. {words}`config.yaml` has every setting.
 
 {image}{load}
 
-The evaluation prompts before and after; `evaluator/` scores are by models that were not trained on.
+Metrics on the evaluation prompts before and after training. `evaluator/` scores are those of held-out models.
 
 | metric | before | after | change |
 |---|---|---|---|
@@ -44,12 +44,12 @@ pipeline = {family.pipeline}.from_pretrained({base}, transformer=transformer, to
 
 
 def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
-    """The card in Markdown.
+    """Write the card in Markdown.
 
     Args:
-        run: The run.
+        run: Trained run.
         diffusers: Name of the LoRA file for diffusers.
-        comfyui: Name of the one for ComfyUI.
+        comfyui: Name of the LoRA file for ComfyUI.
     """
     config = run.config
     base, lora = json.dumps(config.model.path), config.model.lora is not None

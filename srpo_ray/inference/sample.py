@@ -1,4 +1,4 @@
-"""Images of a finished run for a person's own prompts."""
+"""Sampling of images with a trained run for given prompts."""
 
 import shutil
 import tempfile
@@ -13,9 +13,9 @@ from srpo_ray.inference.job import Model, SamplingJob, SamplingOptions, check_we
 from srpo_ray.models.guidance import TUNED
 
 FEW = 16
-"""Most images of a single grid."""
+"""Maximum number of images of a single grid."""
 _SHEET = 48
-"""Most images of a contact sheet."""
+"""Maximum number of images of a contact sheet."""
 
 
 def sample_run(
@@ -26,27 +26,26 @@ def sample_run(
     options: SamplingOptions,
     rl_guidance: float = TUNED,
 ) -> Path:
-    """Draw images with a run's newest checkpoint, or the best one where reward-hacking detection stopped the run.
+    """Sample images with a run's newest checkpoint, or its best one if reward-hacking detection stopped the run.
 
-    The average of the weights is used where the run kept one. The same seed and prompt position give the same noise
-    for every run.
+    The weights are the EMA if the run kept one. The noise depends only on the seed and the prompt's position, so it is
+    the same for every run.
 
     Args:
         run_dir: Folder of the run.
-        prompts: What to draw.
-        out: A PNG file for a grid of all images with their prompts; or a folder for single images and contact
-            sheets, in which the same command goes on where it stopped. None takes `RUN/samples.png` for few images
-            and `RUN/samples` for many.
-        options: How to sample; one image per prompt unless it says otherwise.
+        prompts: Prompts to sample.
+        out: PNG file for a grid of all images with their prompts; or a folder for single images and contact sheets, in
+            which a repeated command resumes. None uses `RUN/samples.png` for few images and `RUN/samples` for many.
+        options: Sampling options; one image per prompt by default.
         rl_guidance: Weight of Reinforcement Learning Guidance: 0 is the base model, 1 the tuned one.
 
     Returns:
-        The grid, or the folder.
+        Path of the grid, or of the folder.
 
     Raises:
-        ValueError: If there is no run with a whole checkpoint in the folder, or another input cannot be used.
-        RunFailedError: If it could not go on.
-        StudyInterruptedError: If it was stopped by Ctrl-C.
+        ValueError: If the folder has no run with a valid checkpoint, or another input cannot be used.
+        RunFailedError: If sampling fails.
+        StudyInterruptedError: If Ctrl-C stops it.
     """
     check_weights([rl_guidance])
     run = open_run(run_dir)
@@ -60,7 +59,7 @@ def sample_run(
         _write_sheets(job)
         return out
     if count > FEW:
-        raise ValueError(f"--out: expected a folder for {count} images, got {out}; a grid takes {FEW} at most")
+        raise ValueError(f"--out: expected a folder for {count} images, got {out}; a grid has at most {FEW}")
     job = replace(job, folder=_folder_beside(job.folder))
     try:
         draw_all(job, options.num_workers, options.address)
@@ -72,12 +71,12 @@ def sample_run(
 
 
 def _folder_beside(out: Path) -> Path:
-    """A new folder for the images of a grid: beside it, because on a cluster every node has to see it."""
+    """Create a folder for the images of a grid, beside the grid, because on a cluster every node needs access."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".samples_", dir=out.parent))
     except OSError as error:
-        raise ValueError(f"--out: expected a file that can be written, got {out} ({error}); name another") from error
+        raise ValueError(f"--out: expected a writable file, got {out} ({error}); choose another") from error
 
 
 def _write_sheets(job: SamplingJob) -> None:
@@ -88,7 +87,7 @@ def _write_sheets(job: SamplingJob) -> None:
 
 
 def _write_grid(job: SamplingJob, prompts: range, path: Path, width: int) -> Path:
-    """All samples of some prompts, a prompt's side by side."""
+    """Write a grid of all samples of some prompts, those of a prompt side by side."""
     places = [(prompt, sample) for prompt in prompts for sample in job.samples]
     images = read_images([job.image(prompt, sample, job.models[0].name) for prompt, sample in places], width)
     captions = [job.prompts[prompt] for prompt, _ in places]

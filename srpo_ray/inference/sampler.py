@@ -1,4 +1,4 @@
-"""One process's models, which draw and measure the images of prompts. Knows nothing of Ray."""
+"""Sampler of one process: loads the models, samples and scores images. No Ray."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,17 +26,17 @@ from srpo_ray.rewards.local import LocalRewards
 
 
 def device_here() -> str:
-    """Where this process computes."""
+    """Return the device of this process."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def encode(job: SamplingJob) -> TextCache:
-    """The cache with text features of the job's prompts; the first who asks encodes what it lacks."""
-    # The command shows how many images there are; how the parts of a pipeline load would only break that line.
+    """Open the cache with text features of the job's prompts, and encode the missing ones."""
+    # Progress bars of the pipeline's loading would interrupt the command's progress line.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     config = job.config
-    # Beside the features of the run's own training, or in the job's folder where the run has moved to another machine.
+    # Use the cache of the run's training, or the job's folder if the run has moved to another machine.
     root = cache_root(config) if Path(config.run_root).is_dir() else job.folder / "cache"
     cache = TextCache(resolve_path(config.model.path), config.model.max_sequence_length, model_dtype(config), root)
     missing = cache.missing([*job.prompts, *family_of(config.model.path).guidance_texts])
@@ -48,13 +48,13 @@ def encode(job: SamplingJob) -> TextCache:
 
 
 class Sampler:
-    """Draws chunks of a job; every process of a job has one."""
+    """Sampler of the chunks of a job; every process of a job has one."""
 
     def __init__(self, job: SamplingJob) -> None:
-        """Load models and, for a job that is scored, reward models.
+        """Load the models and, for a scored job, the reward models.
 
         Args:
-            job: What is drawn.
+            job: Sampling job.
 
         Raises:
             ValueError: If a model or a reward cannot be loaded.
@@ -84,7 +84,7 @@ class Sampler:
             )
 
     def draw(self, chunk: Sequence[int]) -> list[Row]:
-        """Draw and measure all samples of some prompts by every model, and write the images.
+        """Sample and score the images of some prompts with every model, and write the images.
 
         Args:
             chunk: Prompt indices.

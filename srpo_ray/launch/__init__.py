@@ -1,1 +1,1 @@
-"""The driver's side of a run: checks, Ray, reward pool, Ray Train."""
+"""Driver of a run: checks, Ray, reward pool, Ray Train."""

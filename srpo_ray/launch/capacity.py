@@ -1,4 +1,4 @@
-"""Checks of a config against the resources of a cluster: Ray itself would wait for missing ones indefinitely."""
+"""Checks of a config against the cluster's resources: Ray would wait indefinitely for missing resources."""
 
 import math
 import sys
@@ -14,12 +14,12 @@ from srpo_ray.config.rewards import PoolConfig
 
 
 def check_capacity(config: RunConfig) -> None:
-    """Compare the trainer workers, alone and beside the reward replicas, with all that the cluster has.
+    """Check that the cluster can run the trainer workers, alone and together with the reward replicas.
 
-    Of a range the least number has to fit; what is above it comes if there is room.
+    The minimum of a range has to fit; further workers and replicas start if there is room.
 
     Raises:
-        ValueError: If there are more than can ever run at once.
+        ValueError: If the cluster can never run all of them at once.
     """
     need, workers = config.training.worker_resources, config.training.min_workers
     capacity, available = cluster_capacity(need)
@@ -33,7 +33,7 @@ def check_capacity(config: RunConfig) -> None:
     replicas = config.rewards.pool.least_replicas(len(config.rewards.models) + len(config.evaluation.held_out))
     together = {name: workers * need.get(name, 0) + replicas * replica.get(name, 0) for name in need | replica}
     _, available = cluster_capacity(together)
-    # Sums over all nodes: what they leave undecided, Ray's own placement finds out.
+    # This compares sums over all nodes. Ray's placement decides the cases that the sums do not.
     if any(amount > available[name] for name, amount in together.items()):
         raise ValueError(
             f"training.num_workers: expected {workers} workers of {need} and"
@@ -43,14 +43,14 @@ def check_capacity(config: RunConfig) -> None:
 
 
 def require_capacity(pool: PoolConfig, num_models: int) -> None:
-    """Compare the pool with everything the cluster has, in use or not, and with what an autoscaler may add.
+    """Check that the cluster can run the reward pool, with all resources in use or not, and with an autoscaler's nodes.
 
     Args:
-        pool: Section `pool` of the config. Of a range the least number has to fit: the others start if there is room.
-        num_models: Reward models, held-out ones too.
+        pool: Section `pool` of the config. The minimum of a range has to fit; further replicas start if there is room.
+        num_models: Number of reward models, including held-out ones.
 
     Raises:
-        ValueError: If there are more replicas than can ever run at once.
+        ValueError: If the cluster can never run all replicas at once.
     """
     need, count = pool.replica_resources, pool.least_replicas(num_models)
     capacity, available = cluster_capacity(need, pool.labels)
@@ -58,7 +58,7 @@ def require_capacity(pool: PoolConfig, num_models: int) -> None:
         where = f" on nodes labelled {pool.labels}" if pool.labels else ""
         raise ValueError(
             f"`rewards.pool.num_replicas: {smallest(pool.num_replicas)}`, {count} replicas in all with {need} each,"
-            f" does not fit: the cluster can hold {capacity:g} such replicas{where} ({available} in all); lower"
+            f" does not fit: the cluster can run {capacity:g} such replicas{where} ({available} in all); lower"
             f" num_replicas or what each reserves, or add nodes{node_types_text()}"
         )
 
@@ -66,13 +66,13 @@ def require_capacity(pool: PoolConfig, num_models: int) -> None:
 def cluster_capacity(
     need: Mapping[str, float], labels: Mapping[str, str] | None = None
 ) -> tuple[float, dict[str, float]]:
-    """How many processes with `need` the cluster can ever hold, and what it has of those resources in all.
+    """Count the processes with `need` that the cluster can ever run, and sum up its amounts of those resources.
 
     Args:
         need: Amounts by Ray's names of the resources.
-        labels: Labels that a node must have; an autoscaler's nodes are taken to have them.
+        labels: Labels that a node must have; nodes of an autoscaler are assumed to have them.
     """
-    # Node by node, since a process cannot be spread over two.
+    # Count node by node, since a process cannot span two nodes.
     wanted = (labels or {}).items()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and wanted <= node["Labels"].items()]
     now, types = ray.cluster_resources(), node_types()
@@ -86,7 +86,7 @@ def cluster_capacity(
 
 @dataclass(frozen=True)
 class NodeType:
-    """A kind of node that the cluster's autoscaler may start."""
+    """Node type that the cluster's autoscaler may start."""
 
     name: str
     resources: dict[str, float]
@@ -94,8 +94,8 @@ class NodeType:
 
 
 def node_types() -> list[NodeType]:
-    """The node types of a cluster that an autoscaler runs; empty for one whose nodes were all started by hand."""
-    # Ray Train asks the same question in this way, as there is no public one. Below zero is without limit.
+    """List the node types of a cluster's autoscaler; empty for a cluster without an autoscaler."""
+    # Ray has no public API for this; Ray Train makes the same call. A negative number means no limit.
     config = cluster_state.get_cluster_config()
     return [
         NodeType(group.name, dict(group.resources), group.max_count if group.max_count >= 0 else sys.maxsize)
@@ -104,7 +104,7 @@ def node_types() -> list[NodeType]:
 
 
 def node_types_text() -> str:
-    """The node types as the end of a message; empty if there are none."""
+    """Format the node types as the end of a message; empty without an autoscaler."""
     kinds = [
         f"{kind.name} ({', '.join(f'{name} {amount:g}' for name, amount in sorted(kind.resources.items()))};"
         f" at most {kind.max_nodes})"
@@ -114,6 +114,6 @@ def node_types_text() -> str:
 
 
 def fitting_replicas(need: Mapping[str, float], available: Mapping[str, float]) -> float:
-    """How many times `need` goes into `available`; infinite if nothing is needed."""
-    # The small number keeps 1 / 0.1 at ten, whatever the rounding.
+    """Count how many times `need` fits into `available`; infinite if `need` is empty."""
+    # The small number makes 1 / 0.1 ten in spite of rounding.
     return min((available.get(name, 0) / amount + 1e-9) // 1 for name, amount in need.items()) if need else math.inf

@@ -1,4 +1,4 @@
-"""The text features of a run's prompts, computed ahead of it by Ray Data on all GPUs of a cluster."""
+"""Computation of a run's text features ahead of the run, by Ray Data on all GPUs of a cluster."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -24,34 +24,34 @@ from srpo_ray.errors import RunFailedError
 from srpo_ray.launch.session import ray_session
 
 CPU_ACTORS = 2
-"""Most actors where there is no GPU: each holds the text encoders in memory."""
+"""Maximum number of actors without a GPU: each keeps the text encoders in memory."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What came of one call."""
+    """Result of `encode`."""
 
     texts: int
-    """Different texts of the run."""
+    """Number of distinct texts of the run."""
     encoded: int
-    """Those whose features were computed now."""
+    """Number of texts whose features this call computed."""
     folder: Path
-    """Where all of them are."""
+    """Folder of the cache with all features."""
 
 
 class EncodePart:
-    """An actor of Ray Data: it loads the text encoders once, and writes one shard per call."""
+    """Ray Data actor that loads the text encoders once and writes one shard per call."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
 
     @cached_property
     def _encode(self) -> Callable[[list[str]], object]:
-        # With the first part and not in the constructor: Ray Data would try a failing one again and again.
+        # Load with the first part, not in the constructor: Ray Data retries a failing constructor without limit.
         return TextCache.of(self._config).load_encoder("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, batch: pyarrow.Table) -> dict[str, Any]:
-        """Encode the parts of a batch; gives the number of texts of each."""
+        """Encode the parts of a batch, and return the number of texts of each part."""
         parts = batch.column("texts").to_pylist()
         for part in parts:
             self._encode(part)
@@ -61,12 +61,12 @@ class EncodePart:
 def encode(config: RunConfig, address: str | None = None, num_actors: int | None = None) -> Encoded:
     """Encode all texts of a run that the cache lacks: prompts, captions of real images, evaluation prompts.
 
-    A part is kept as soon as it is done, so a call after Ctrl-C or a crash goes on where the last one stopped.
+    Each part is written as soon as it is complete, so a call after Ctrl-C or a crash resumes from there.
 
     Args:
         config: The run.
-        address: Ray cluster to use; None takes `RAY_ADDRESS` or starts a local one.
-        num_actors: Actors; None takes one per GPU, or without a GPU one per CPU up to `CPU_ACTORS`.
+        address: Address of a Ray cluster; None uses `RAY_ADDRESS` or starts a local Ray.
+        num_actors: Number of actors; None uses one per GPU, or without a GPU one per CPU up to `CPU_ACTORS`.
 
     Raises:
         ValueError: If an input cannot be used.
@@ -89,9 +89,9 @@ def _encode_parts(config: RunConfig, missing: Sequence[str], num_actors: int | N
     cpus = int(ray.cluster_resources().get("CPU", 1))
     actors = min(num_actors or gpus or min(cpus, CPU_ACTORS), len(parts))
     context = ray.data.DataContext.get_current()
-    # One bar of prompts says more than those of Ray Data's stages.
+    # One progress bar of prompts replaces those of Ray Data's stages.
     context.enable_progress_bars = False
-    # What goes wrong is raised as it is, and said once.
+    # Raise the original exception, once.
     context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     rows: list[Any] = [{"texts": part} for part in parts]
@@ -100,7 +100,7 @@ def _encode_parts(config: RunConfig, missing: Sequence[str], num_actors: int | N
         fn_constructor_args=(config,),
         batch_size=1,
         batch_format="pyarrow",
-        # Work begins with the first actor: on a busy cluster the others may have to wait for their GPUs.
+        # Start with the first actor: on a busy cluster the others may have to wait for their GPUs.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
         num_gpus=1 if gpus else None,
         num_cpus=None if gpus else 1,

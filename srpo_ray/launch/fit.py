@@ -1,4 +1,4 @@
-"""One training run by Ray Train's workers: which errors stop it, and which are retried."""
+"""Training run with Ray Train workers: errors that stop it, and errors that restart it."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ from srpo_ray.training.worker import train_worker
 from srpo_ray.training.worker_arguments import WorkerArguments
 
 NonRetryableError = RewardError | CheckpointError | OutOfMemoryRunError | ValueError
-"""What no restart mends."""
+"""Errors that a restart cannot fix."""
 
 
 class TrainingError(RunFailedError):
-    """A run that could not go on; the message says why."""
+    """Failure of a run; the message contains the cause."""
 
 
 class MinimalTorchTrainer(TorchTrainer):
-    """`TorchTrainer` without two processes that Ray Train starts for each run and that nothing here uses.
+    """`TorchTrainer` without two helper processes per run that this project does not use.
 
     Each costs seconds to start. One manages Ray Data, the other removes the placement group of a killed controller:
     it asks Ray's dashboard, and where there is none it outlives its run. Groups go with their job, or by
@@ -38,10 +38,10 @@ class MinimalTorchTrainer(TorchTrainer):
 
 
 class StopOnNonRetryableError(UserCallback):
-    """Ends a run whose reward failed, memory or disk is full or input cannot be used: a restart would meet it again."""
+    """Callback that stops a run at an error that would recur: failed reward, full memory or disk, unusable input."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise a worker's lasting error in the controller, which no restart follows."""
+        """Raise a worker's non-retryable error in the controller, which then does not restart the workers."""
         for error in worker_exceptions.values():
             cause = non_retryable_error(error)
             if cause:
@@ -49,7 +49,7 @@ class StopOnNonRetryableError(UserCallback):
 
 
 def non_retryable_error(error: BaseException | None) -> NonRetryableError | None:
-    """The error that no restart mends and that an exception is, wraps or was caused by."""
+    """Find a non-retryable error in an exception, in what it wraps, or in its causes."""
     while error is not None:
         if isinstance(error, NonRetryableError):
             return error
@@ -71,16 +71,16 @@ def fit(
 
     Args:
         config: The run.
-        folder: Its folder, made already.
-        pool: Name of the reward pool; None scores in process.
+        folder: Existing folder of the run.
+        pool: Name of the reward pool; None scores in the trainer process.
         name: Name of the MLflow run.
-        commit: Git commit of the person's working folder, None outside of a repository.
-        parent_run: MLflow run that this one is shown under.
-        callbacks: More callbacks of Ray Train, called in its controller.
+        commit: Git commit of the user's working folder; None outside a repository.
+        parent_run: Id of the parent MLflow run.
+        callbacks: Further callbacks of Ray Train, called in its controller.
 
     Raises:
-        ValueError: If an input cannot be used after all.
-        TrainingError: If the run could not go on.
+        ValueError: If a worker finds that an input cannot be used.
+        TrainingError: If the run fails.
     """
     uri = tracking_uri(config)
     run_id = start_run(

@@ -1,4 +1,4 @@
-"""Start of a local Ray: on loopback alone, in a short folder, and again where a busy machine is too slow."""
+"""Start of a local Ray: on loopback only, with a short temporary folder, and with retries on a busy machine."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ from ray._private import ray_constants
 from srpo_ray.errors import RunFailedError
 
 OVERSUBSCRIPTION = 8
-"""Logical CPUs per core of a Ray that is started here: its processes wait for each other more than they compute."""
+"""Logical CPUs per core of a local Ray: its processes wait for each other more than they compute."""
 START_ATTEMPTS = 3
-"""Starts of a local Ray before a command ends. Ray gives its own processes 30 s in each."""
+"""Maximum number of attempts to start a local Ray. In each, Ray's processes have 30 s to start."""
 
 _SHORT_FOLDER = "/tmp"
 _LONGEST_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
 _MOST_BYTES = (104 if sys.platform == "darwin" else 108) - 1
-"""Longest path of a Unix socket."""
+"""Maximum length of the path of a Unix socket, in bytes."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ def start_local_ray(env_vars: Mapping[str, str]) -> None:
     """Start a Ray for this process and connect to it.
 
     Args:
-        env_vars: Environment variables of its workers.
+        env_vars: Environment variables of Ray's workers.
 
     Raises:
         ValueError: If Ray's temporary folder cannot be used.
-        RunFailedError: If the machine is too busy: no start of `START_ATTEMPTS` ended within Ray's own time limit.
+        RunFailedError: If the machine is too busy: all `START_ATTEMPTS` attempts exceed Ray's time limit.
     """
     _require_folder()
     cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
@@ -46,7 +46,7 @@ def start_local_ray(env_vars: Mapping[str, str]) -> None:
             with on_loopback():
                 # Without `local` Ray would join whichever cluster was last started on this machine.
                 ray.init("local", num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
-        # Ray raises the base class itself if its processes take longer than 30 s.
+        # Ray raises a bare `Exception` if its processes take longer than 30 s.
         except Exception as error:
             if "timed out" not in str(error).lower():
                 raise
@@ -60,10 +60,10 @@ def start_local_ray(env_vars: Mapping[str, str]) -> None:
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Let a Ray that is started in the block listen on 127.0.0.1 alone.
+    """Make a Ray that is started in the block listen on 127.0.0.1 only.
 
-    Else it listens on every address of the machine, where anyone who reaches a port could have code run here. An
-    address given to `ray.init` does not help, as it takes loopback for a mistake; its switch for macOS does.
+    By default it listens on every address of the machine, so anyone who reaches a port could run code here. Passing an
+    address to `ray.init` does not help, as Ray treats loopback as a mistake; Ray's switch for macOS does.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -74,9 +74,9 @@ def on_loopback() -> Iterator[None]:
 
 
 def shorten_temporary_folder() -> None:
-    """Set `RAY_TMPDIR` to /tmp if `TMPDIR` is too long for Ray's sockets, as batch systems set it.
+    """Set `RAY_TMPDIR` to /tmp if `TMPDIR` is too long for Ray's sockets, as in many batch systems.
 
-    A `RAY_TMPDIR` of the user stays as it is. Every command does the same, so that the address `auto` finds a Ray that
+    A `RAY_TMPDIR` of the user does not change. Every command does the same, so that the address `auto` finds a Ray that
     another command has started.
     """
     if "RAY_TMPDIR" not in os.environ and _is_too_long(get_default_ray_temp_dir()):
@@ -93,7 +93,7 @@ def _require_folder() -> None:
     if _is_too_long(str(folder)):
         most = _MOST_BYTES - len(_LONGEST_SOCKET) - len("/ray/")
         raise ValueError(
-            f"RAY_TMPDIR: expected a folder of at most {most} bytes, as Ray's sockets lie in it, got"
+            f"RAY_TMPDIR: expected a path of at most {most} bytes, as Ray's sockets are below it, got"
             f" {get_default_system_temp_dir()}; set it to a short folder, such as RAY_TMPDIR={_SHORT_FOLDER}"
         )
     try:
@@ -103,13 +103,13 @@ def _require_folder() -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"expected a folder for Ray's sockets and logs that can be written, got {folder} ({error.strerror}); set"
+            f"expected a writable folder for Ray's sockets and logs, got {folder} ({error.strerror}); set"
             f" RAY_TMPDIR to another short folder, such as {_SHORT_FOLDER}"
         ) from error
 
 
 def _end(processes: set[psutil.Process]) -> None:
-    """Kill what a failed start left behind: it would slow down the next one."""
+    """Kill the processes of a failed start: they would slow down the next attempt."""
     for process in processes:
         try:
             process.kill()
@@ -125,5 +125,5 @@ def _load() -> str:
 def _too_slow(error: Exception) -> str:
     return (
         f"expected a local Ray to start within 30 s, got none in {START_ATTEMPTS} attempts ({_load()}): {error} Run the"
-        " command again when other programs have ended, or start a Ray with `ray start --head` and give --address auto"
+        " command again when the machine is less busy, or start Ray with `ray start --head` and pass --address auto"
     )

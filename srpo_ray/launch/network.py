@@ -1,4 +1,4 @@
-"""Which address the workers of a run use: the one that Ray knows their node by."""
+"""Network interface of the trainer workers: the interface of their node's address in Ray."""
 
 import os
 from typing import Any
@@ -10,28 +10,28 @@ from ray.train.torch.config import _TorchBackend
 
 
 class NodeNetwork(TorchConfig):
-    """Ray Train's set-up of torch, over the network that Ray itself uses."""
+    """Ray Train's config of torch.distributed, over the network that Ray uses."""
 
     @property
     def backend_cls(self) -> type["NodeNetworkBackend"]:
-        """Called by Ray Train for what it is to do in its workers."""
+        """Backend class that Ray Train instantiates."""
         return NodeNetworkBackend
 
 
 class NodeNetworkBackend(_TorchBackend):
-    """Names the network interface to each worker before torch connects them."""
+    """Backend that selects the network interface on each worker before torch connects the workers."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        """Called by Ray Train when its workers run."""
+        """Select the interface. Ray Train calls this when its workers run."""
         worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
 
 
 def choose_interface() -> None:
-    """Let gloo talk over the interface that has this node's address in Ray, if the environment names no other.
+    """Make gloo use the interface with this node's address in Ray, unless the environment names an interface.
 
-    Left alone it takes the address that the host's name stands for, which is loopback on many installations: then
-    workers of different hosts cannot connect.
+    By default gloo uses the address that the host name resolves to. On many installations that is loopback, and workers
+    on different hosts cannot connect.
     """
     address = ray.util.get_node_ip_address()
     for name, addresses in psutil.net_if_addrs().items():

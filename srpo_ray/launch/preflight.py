@@ -1,4 +1,4 @@
-"""What can be refused or said before any process starts: prompts, model folder, rewards that do not fit, run folder."""
+"""Checks before any process starts: prompts, model folder, compatibility of rewards and algorithm, run folder."""
 
 import uuid
 from collections.abc import Iterator
@@ -26,12 +26,11 @@ ANOTHER_NAME = "choose another `name` or remove the folder"
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Check what a run reads.
+    """Check the inputs of a run.
 
     Raises:
-        ValueError: If prompts, images, the model folder or its scheduler cannot be used, or the algorithm needs a
-            gradient that a reward does not have, or steps that do not fit in its window; or if no address of MLflow
-            can be made.
+        ValueError: If prompts, images, the model folder or its scheduler cannot be used; if the algorithm needs a
+            gradient that a reward lacks, or a step that does not fit in its window; or if MLflow's address is invalid.
     """
     check_rewards(config)
     check_model(config.model.path)
@@ -41,10 +40,10 @@ def check_inputs(config: RunConfig) -> None:
 
 
 def check_model(path: str) -> None:
-    """Check that there is a pipeline of a known family, as far as that needs no weights.
+    """Check that the path is a pipeline of a known family, without reading weights.
 
     Raises:
-        ValueError: If there is none, it cannot be read, or a folder lacks one of its parts.
+        ValueError: If there is no pipeline, it cannot be read, or its folder lacks a part.
     """
     family = family_of(path)
     folder = Path(resolve_path(path))
@@ -57,10 +56,10 @@ def check_model(path: str) -> None:
 
 
 def check_grids(config: RunConfig) -> None:
-    """Check that the sampler and the window of the algorithm have sigmas, and that its steps fit in the window.
+    """Check the sigma grids of the sampler and of the algorithm's window, and that its steps fit in the window.
 
     Raises:
-        ValueError: If the model's scheduler is asked for and cannot be used, or the steps do not fit.
+        ValueError: If the config selects the model's scheduler and it cannot be used, or the steps do not fit.
     """
     grid = sigma_grid(config.model)
     grid(config.rollout.num_steps, config.rollout.shift)
@@ -69,10 +68,10 @@ def check_grids(config: RunConfig) -> None:
 
 
 def input_notes(config: RunConfig) -> list[str]:
-    """Notes on a run's inputs for the user: texts left out, repeated or cut, a grid that is not the model's own.
+    """List notes on a run's inputs for the user: skipped, repeated or cut texts, a grid that differs from the model's.
 
     Raises:
-        ValueError: If one of them, or the model's tokenizers or scheduler, cannot be read.
+        ValueError: If a text file, a tokenizer or the scheduler cannot be read.
     """
     texts = read_texts(config)
     path, length = resolve_path(config.model.path), config.model.max_sequence_length
@@ -83,10 +82,10 @@ def input_notes(config: RunConfig) -> list[str]:
 
 
 def check_rewards(config: RunConfig) -> None:
-    """Check that the algorithm can learn from every reward that is trained on.
+    """Check that the algorithm can train on every reward.
 
     Raises:
-        ValueError: If it needs image gradients and a reward declares that it has none.
+        ValueError: If the algorithm needs image gradients and a reward declares that it has none.
     """
     if config.algorithm.needs.reward != "gradient":
         return
@@ -95,19 +94,19 @@ def check_rewards(config: RunConfig) -> None:
         raise ValueError(
             f"expected rewards with image gradients for algorithm.type={config.algorithm.type}, got"
             f" {', '.join(without)} with image_gradient = False; train with algorithm.type="
-            f"{types_that(lambda needs: needs.reward == 'score')}, which needs none, or take the model out of"
+            f"{types_that(lambda needs: needs.reward == 'score')}, which needs none, or remove the model from"
             " rewards.models"
         )
 
 
 def open_run_folder(config: RunConfig, path: Path) -> RunFolder:
-    """Make the run's folder, or open it again to continue with the same config and the same inputs.
+    """Create the run's folder, or open it to resume with the same config and the same inputs.
 
-    The inputs of a finished run are compared too: its results are not those of the changed files.
+    The inputs of a finished run are compared too: its results do not belong to changed files.
 
     Raises:
-        ValueError: If it cannot be written, belongs to a run with another config, or the content of an input has
-            changed since the run began.
+        ValueError: If the folder cannot be written, it belongs to a run with another config, or the content of an
+            input has changed since the run started.
     """
     folder = RunFolder(path)
     folder.make()
@@ -122,7 +121,7 @@ def open_run_folder(config: RunConfig, path: Path) -> RunFolder:
     if storage and not folder.finished.exists():
         require_writable(storage, "training.checkpoint_storage")
     if storage and not folder.checkpoint_place.exists():
-        # Runs of one name, such as the trials of two sweeps, may share a bucket.
+        # Runs with equal names, such as the trials of two sweeps, may share a bucket.
         write_text(folder.checkpoint_place, below(storage, f"{folder.path.name}-{uuid.uuid4().hex[:8]}") + "\n")
     if not folder.config.exists():
         write_text(folder.config, to_yaml(config))
@@ -131,7 +130,7 @@ def open_run_folder(config: RunConfig, path: Path) -> RunFolder:
 
 @contextmanager
 def release_folder_on_early_failure(folder: RunFolder) -> Iterator[None]:
-    """Free the folder for another config if the block ends before the run begins, as where the cluster is too small."""
+    """Free the folder for another config if the block ends before the run starts, for example on a small cluster."""
     try:
         yield
     finally:
@@ -148,6 +147,6 @@ def _require_same(config: RunConfig, folder: RunFolder) -> None:
         same = False
     if not same:
         raise ValueError(
-            f"expected {folder.path} to be new or to hold this same run, got a run with another config"
+            f"expected {folder.path} to be new or to contain this same run, got a run with another config"
             f" ({folder.config}); choose another `name`, or remove the folder"
         )

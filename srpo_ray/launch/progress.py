@@ -1,4 +1,4 @@
-"""A progress bar for a run whose work is done in other processes: it reads the rows that they write."""
+"""Progress bar of a run: it reads the rows that the worker processes write."""
 
 import sys
 import threading
@@ -13,12 +13,12 @@ from srpo_ray.runs.folder import RunFolder, read_rows
 
 @contextmanager
 def progress_bar(folder: RunFolder, num_updates: int, objectives: tuple[str, ...]) -> Iterator[None]:
-    """Show updates made and the newest numbers while the block runs.
+    """Show the number of updates and the latest metrics while the block runs.
 
     Args:
-        folder: The run.
+        folder: Folder of the run.
         num_updates: Updates of the whole run.
-        objectives: Metrics of an evaluation to show beside the training reward.
+        objectives: Evaluation metrics to show beside the training reward.
     """
     stop = threading.Event()
     # Without a terminal, a line every ten seconds is enough.

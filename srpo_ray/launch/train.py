@@ -1,4 +1,4 @@
-"""The driver's side of a run: Ray, reward pool, MLflow run, and Ray Train's workers."""
+"""Training from config to finished run folder: Ray session, reward pool, MLflow run, Ray Train workers."""
 
 import logging
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 
 
 def check_cluster(config: RunConfig) -> None:
-    """Compare what a config asks for with the cluster that Ray is connected to.
+    """Check that the connected cluster has the resources that a config requests.
 
     Raises:
-        ValueError: If that can never hold it.
+        ValueError: If it can never have them.
     """
     check_capacity(config)
     warn_of_shared_file(tracking_uri(config))
 
 
 def warn_of_shared_file(uri: str) -> None:
-    """Warn if several hosts would write MLflow's sqlite file: its locks do not hold over a network share."""
+    """Warn if several hosts would write MLflow's sqlite file: its locks do not work over a network share."""
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if uri.startswith(SQLITE) and (len(hosts) > 1 or node_types()):
         logger.warning(
@@ -44,18 +44,18 @@ def warn_of_shared_file(uri: str) -> None:
 
 
 def train(config: RunConfig, address: str | None = None) -> RunFolder:
-    """Run one training from config to finished run folder, or go on with it where it stopped.
+    """Run one training from config to finished run folder, or resume it where it stopped.
 
     Args:
         config: The run.
-        address: Ray cluster to use; None takes `RAY_ADDRESS` or starts a local one.
+        address: Address of a Ray cluster; None uses `RAY_ADDRESS` or starts a local Ray.
 
     Returns:
-        The folder `run_root/name`.
+        Folder `run_root/name`.
 
     Raises:
         ValueError: If an input cannot be used.
-        TrainingError: If the run could not go on.
+        TrainingError: If the run fails.
     """
     check_inputs(config)
     config = with_absolute_paths(config)
@@ -75,7 +75,7 @@ def train(config: RunConfig, address: str | None = None) -> RunFolder:
 
 @contextmanager
 def reward_pool(config: RunConfig, name: str) -> Iterator[str | None]:
-    """Start the reward pool of a config for the block; gives its name, or None if rewards are in process."""
+    """Start the reward pool of a config for the block. Yields its name, or None if rewards are in process."""
     if config.rewards.in_process:
         yield None
         return

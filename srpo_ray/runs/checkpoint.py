@@ -1,9 +1,9 @@
-"""Checkpoints: whole tensors in safetensors, so that any number of workers reads what any number has written.
+"""Checkpoints: whole tensors in safetensors files, independent of the number of workers.
 
-A checkpoint is a folder `update_000020`. Every worker writes the tensors that are its own, all at the same time:
-`weights`, `optimizer` and, where the run keeps one, `ema`; further kinds of tensors have files of their own.
-`manifest.json`, with the size and SHA-256 of each file, comes last, when every file is on the disk: a folder without it
-is no checkpoint. It has a checksum of its own. Older checkpoints are removed only after that.
+A checkpoint is a folder such as `update_000020`. All workers write their tensors in parallel: `weights`, `optimizer`
+and, if the run keeps one, `ema`. Further kinds of tensors have separate files. Once every file is on the disk, worker 0
+writes `manifest.json` with the size and SHA-256 of each file and a checksum of the manifest itself. A folder without a
+manifest is not a checkpoint. Old checkpoints are removed only after that.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ from srpo_ray.runs.storage import Fingerprint, Storage
 
 WEIGHTS, OPTIMIZER, EMA = "weights", "optimizer", "ema"
 OLD, STATE, ROLLOUTS = "old", "state", "rollouts"
-"""Further tensors, which few checkpoints have: weights of role `old`, the algorithm's state, and by sample the clean
-tokens that the next updates reuse."""
+"""Further kinds of tensors: weights of role `old`, the algorithm's state, and the clean tokens of each sample that the
+next updates reuse."""
 MANIFEST = "manifest.json"
 
 _UNREADABLE = (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError)
 
 
 class TensorFiles(Mapping[str, Tensor]):
-    """The tensors of several safetensors files, each read when it is asked for."""
+    """Tensors of several safetensors files, each read on access."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         """Map the files.
 
         Raises:
-            SafetensorError: If one is no such file, or is cut short.
-            OSError: If one cannot be read.
+            SafetensorError: If a file is not in the safetensors format, or is truncated.
+            OSError: If a file cannot be read.
         """
         handles = [safe_open(file, framework="pt") for file in files]
         self._handles: dict[str, Any] = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
@@ -57,7 +57,7 @@ class TensorFiles(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One whole checkpoint; its tensors are read one by one."""
+    """One valid checkpoint; its tensors are read on access."""
 
     update: int
     """Updates made."""
@@ -66,11 +66,11 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor]
     """`<parameter name>/<state>` -> float32 state of the optimizer."""
     ema: Mapping[str, Tensor]
-    """Parameter name -> float32 the EMA of the weights; empty if the run keeps none."""
+    """Parameter name -> float32 EMA of the weights; empty if the run keeps none."""
     state: Mapping[str, Any]
-    """What else belongs to it: which run it is of, and how far that has come."""
+    """Identity and progress of the run: `run_identity`, samples, number of workers, MLflow run."""
     extra: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """Kind -> name -> further tensors; kinds that have none are left out."""
+    """Kind -> name -> further tensors; kinds without tensors are absent."""
 
 
 def save_checkpoint(
@@ -84,21 +84,21 @@ def save_checkpoint(
     protected: int | None = None,
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
-    """Write a checkpoint, then remove all but the `kept` newest; all workers must call.
+    """Write a checkpoint, then remove all but the `kept` newest. All workers must call.
 
     Args:
-        storage: Where the run's checkpoints are.
+        storage: Storage of the run's checkpoints.
         update: Updates made.
-        weights: Parameter name -> whole weights, those that this worker writes.
-        optimizer: `<parameter name>/<state>` -> whole state, likewise.
-        ema: Parameter name -> whole average, likewise; empty if the run keeps none.
-        state: Plain values; JSON.
-        kept: Checkpoints to keep, at least 1.
-        protected: Step whose checkpoint stays, however old.
+        weights: Parameter name -> whole weights that this worker writes.
+        optimizer: `<parameter name>/<state>` -> whole optimizer state that this worker writes.
+        ema: Parameter name -> whole EMA that this worker writes; empty if the run keeps none.
+        state: JSON values.
+        kept: Number of checkpoints to keep, at least 1.
+        protected: Update whose checkpoint is kept regardless of its age.
         extra: Kind -> name -> further tensors that this worker writes.
 
     Raises:
-        CheckpointError: On every worker, if one of them could not write; the checkpoints before are as they were.
+        CheckpointError: On every worker, if a write fails on any worker. Earlier checkpoints do not change.
     """
     folder = checkpoint_name(update)
     parts = {WEIGHTS: weights, OPTIMIZER: optimizer, EMA: ema, **(extra or {})}
@@ -121,11 +121,11 @@ def save_checkpoint(
 
     def finish() -> None:
         storage.write(f"{folder}/{MANIFEST}", manifest)
-        # A later one was damaged, or this run would have gone on from it.
+        # Later checkpoints are damaged, or the run would have resumed from them.
         newest = [each for each in complete_checkpoints(storage) if each <= update][-kept:]
         spared = {checkpoint_name(each) for each in (*newest, protected) if each}
         for old in storage.folders():
-            # With what a killed process left unfinished.
+            # Also remove incomplete checkpoints of killed processes.
             if old.startswith("update_") and old not in spared:
                 storage.remove(old)
 
@@ -133,10 +133,10 @@ def save_checkpoint(
 
 
 def run_identity(config: RunConfig) -> dict[str, Any]:
-    """What a checkpoint and the run that goes on from it must have in common, by config key.
+    """Return the config values that a checkpoint and the run that resumes from it must share, by config key.
 
-    Model and adapters decide what the tensors are; seed, batch and algorithm decide what update `step` draws: every
-    draw is addressed by them, so no state of a generator has to be kept.
+    Model and adapters determine the tensors. Seed, batch and algorithm determine the random draws of an update: every
+    draw is addressed by them, so a checkpoint stores no generator state.
     """
     return {
         "model.path": config.model.path,
@@ -148,12 +148,12 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
 
 
 def checkpoint_name(update: int) -> str:
-    """Folder of a update's checkpoint."""
+    """Return the folder name of an update's checkpoint."""
     return f"update_{update:06d}"
 
 
 def complete_checkpoints(storage: Storage) -> list[int]:
-    """Steps of the checkpoints that were written to their end, oldest first."""
+    """List the updates of the checkpoints with a manifest, oldest first."""
     names = [name for name in storage.folders() if name.startswith("update_")]
     return [int(name.removeprefix("update_")) for name in names if storage.exists(f"{name}/{MANIFEST}")]
 
@@ -165,20 +165,20 @@ def _warn(_step: int, problem: str) -> None:
 def load_checkpoint(
     storage: Storage, expected: Mapping[str, Any], tell: Callable[[int, str], None] = _warn
 ) -> Checkpoint | None:
-    """The newest checkpoint that is whole, the same on every worker; all workers must call.
+    """Load the newest valid checkpoint, the same on every worker. All workers must call.
 
-    Each worker checks its share of the files. Damaged checkpoints are passed over.
+    Each worker verifies its share of the files. Damaged checkpoints are skipped.
 
     Args:
-        storage: Where the run's checkpoints are.
-        expected: What a checkpoint's `state` must say: which run it is of.
-        tell: Called on worker 0 for each damaged checkpoint, with its update and what is wrong.
+        storage: Storage of the run's checkpoints.
+        expected: Entries that a checkpoint's `state` must have: the identity of the run.
+        tell: Callback on worker 0 for each damaged checkpoint, with its update and the problem.
 
     Returns:
-        None if there is none.
+        Newest valid checkpoint, or None.
 
     Raises:
-        ValueError: If it is of another run.
+        ValueError: If the checkpoint belongs to another run.
     """
     for update in reversed(from_worker_0(lambda: complete_checkpoints(storage))):
         found, problem = None, None
@@ -196,12 +196,12 @@ def load_checkpoint(
 
 
 def read_checkpoint(storage: Storage, update: int, part: tuple[int, int] = (0, 1)) -> Checkpoint:
-    """Read a checkpoint and check it against its manifest.
+    """Open a checkpoint and verify it against its manifest.
 
     Args:
-        storage: Where it is.
+        storage: Storage of the run's checkpoints.
         update: Updates made.
-        part: `(i, n)` checks the contents of the i-th of every n files only; all are looked at.
+        part: `(i, n)` verifies the contents of the i-th of every n files only; every file is opened.
 
     Raises:
         ValueError: If a file is missing, changed or unreadable.
@@ -220,7 +220,7 @@ def read_checkpoint(storage: Storage, update: int, part: tuple[int, int] = (0, 1
 
 
 def latest_trained(storage: Storage) -> tuple[int, Mapping[str, Tensor]] | None:
-    """`read_trained_weights` of the newest checkpoint that has them whole; damaged ones are named in a warning."""
+    """Call `read_trained_weights` on the newest checkpoint with valid weights. Warn about each damaged checkpoint."""
     for update in reversed(complete_checkpoints(storage)):
         try:
             return update, read_trained_weights(storage, update)
@@ -230,9 +230,9 @@ def latest_trained(storage: Storage) -> tuple[int, Mapping[str, Tensor]] | None:
 
 
 def read_trained_weights(storage: Storage, update: int) -> Mapping[str, Tensor]:
-    """the EMA of the weights, or the weights where the run keeps no average.
+    """Read the EMA of the weights, or the weights if the run keeps no EMA.
 
-    No other file is looked at: the optimizer's state, twice as large, is nothing that an image needs.
+    No other file is read: sampling does not need the optimizer's state, which is twice as large.
 
     Raises:
         ValueError: If there is no such checkpoint, or a file is missing, changed or unreadable.
@@ -249,7 +249,7 @@ def read_trained_weights(storage: Storage, update: int) -> Mapping[str, Tensor]:
 
 
 def trained_identity(storage: Storage, update: int) -> str:
-    """SHA-256 of what the manifest says of the files that `read_trained_weights` reads; no tensor is read.
+    """Hash the manifest's entries of the files that `read_trained_weights` reads (SHA-256). No tensor is read.
 
     Raises:
         ValueError: If there is no such checkpoint.
@@ -263,27 +263,27 @@ def trained_identity(storage: Storage, update: int) -> str:
 
 
 def _trained_files(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """File name -> fingerprint of the EMA of the weights, or of the weights where there is no average."""
+    """Return file name -> fingerprint for the EMA of the weights, or for the weights if there is no EMA."""
     kind = EMA if any(_kind(name) == EMA for name in manifest["files"]) else WEIGHTS
     return {name: fingerprint for name, fingerprint in manifest["files"].items() if _kind(name) == kind}
 
 
 def _kind(name: str) -> str:
-    """`weights` of `weights-00000.safetensors`."""
+    """Return the kind of a file: `weights` for `weights-00000.safetensors`."""
     return name.rpartition("-")[0]
 
 
 def _saver(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
     def save(path: Path) -> None:
         save_file(dict(tensors), path)
-        # Reads its table of contents and compares it with the file's length.
+        # Opening the file compares its header with its length.
         TensorFiles([path])
 
     return save
 
 
 def _sealed(manifest: Mapping[str, Any]) -> str:
-    """The manifest as JSON, with a checksum of its own."""
+    """Format the manifest as JSON with a checksum of itself."""
     return json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
 
 
@@ -292,7 +292,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _read_manifest(storage: Storage, folder: str) -> dict[str, Any]:
-    """The manifest without its checksum.
+    """Read the manifest without its checksum.
 
     Raises:
         ValueError: If it is damaged.
@@ -319,7 +319,7 @@ def _check_state(storage: Storage, found: Checkpoint, expected: Mapping[str, Any
     for key, value in expected.items():
         if found.state.get(key) != value:
             raise ValueError(
-                f"checkpoint {storage.location}/{checkpoint_name(found.update)}: expected one of a run with {key}"
+                f"checkpoint {storage.location}/{checkpoint_name(found.update)}: expected a run with {key}"
                 f" {value!r}, got {found.state.get(key)!r}; choose another `name` or checkpoint storage, or remove it"
             )
 
@@ -333,16 +333,16 @@ def _unreadable(storage: Storage, folder: str, error: Exception) -> ValueError:
 def _not_written(storage: Storage, update: int, reason: str) -> CheckpointError:
     try:
         before = complete_checkpoints(storage)
-        kept = f"the one of update {before[-1]} stays the newest" if before else "there is none before it"
+        kept = f"the newest checkpoint is still that of update {before[-1]}" if before else "there is no earlier one"
     except OSError:
-        kept = "those before it cannot be listed either"
+        kept = "earlier checkpoints cannot be listed either"
     return CheckpointError(
         f"the checkpoint of update {update} could not be written to {storage.location}: {reason}; {kept}"
     )
 
 
 def _on_worker_0(act: Callable[[], None], storage: Storage, update: int) -> None:
-    """Let worker 0 do something that the others wait for; what it cannot do, all of them raise."""
+    """Run an action on worker 0 while the others wait. If it fails, all workers raise."""
 
     def attempt() -> str | None:
         try:

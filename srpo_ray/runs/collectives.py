@@ -1,4 +1,4 @@
-"""What workers tell each other in plain Python; a process that trains with no others has itself alone."""
+"""Collectives for plain Python values; without a process group, a process is the only worker."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """This worker's rank, and how many workers there are."""
+    """Return this worker's rank and the number of workers."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def gather(value: T) -> list[T]:
-    """Every worker's value, in the order of their ranks, on every worker; all must call."""
+    """Gather every worker's value, in the order of ranks, on every worker. All workers must call."""
     values: list[Any] = [value]
     if dist.is_initialized():
         values = [None] * dist.get_world_size()
@@ -23,7 +23,7 @@ def gather(value: T) -> list[T]:
 
 
 def from_worker_0(find: Callable[[], T]) -> T:
-    """What worker 0 finds, on every worker; all must call."""
+    """Call a function on worker 0 and broadcast its result to every worker. All workers must call."""
     found: list[Any] = [find() if rank_and_world_size()[0] == 0 else None]
     if dist.is_initialized():
         dist.broadcast_object_list(found)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk. Everything that the report, a restart and `srpo-ray sample` need is in here."""
+"""Folder of a run: everything that the report, a restart and `srpo-ray sample` need."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from srpo_ray.files import read_json, replacing, write_text
 from srpo_ray.runs.inputs import baseline_inputs
 
 CHECKPOINT_SAVED = "checkpoint saved"
-"""Event of a run: a checkpoint that a later start expects to find."""
+"""Event of a run: a checkpoint was saved, and a later start expects to find it."""
 CHECKPOINT_FAILED = "checkpoint failed"
-"""Event of a run: a checkpoint that could not be written."""
+"""Event of a run: a checkpoint could not be written."""
 CHECKPOINT_DAMAGED = "checkpoint damaged"
-"""Event of a run: a checkpoint that a start could not use."""
+"""Event of a run: a start skipped a damaged checkpoint."""
 
 
 class RunFolder:
-    """The files of one run."""
+    """Files of one run."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -46,18 +46,18 @@ class RunFolder:
 
     @property
     def gallery(self) -> Path:
-        """The before/after image grid of the latest evaluation."""
+        """Before/after image grid of the latest evaluation."""
         return self.images / "before_after.png"
 
     @property
     def checkpoints(self) -> str:
-        """Where the checkpoints are: a folder, or a URL."""
+        """Location of the checkpoints: a folder or a URL."""
         place = self.checkpoint_place
         return place.read_text().strip() if place.exists() else str(self.path / "checkpoints")
 
     @property
     def tracker_state(self) -> dict[str, str]:
-        """The MLflow run, for a checkpoint to name; empty if there is none."""
+        """Id of the MLflow run, as recorded in checkpoints; empty if there is none."""
         record = self.tracker_record
         return {"mlflow_run": read_json(record)["run_id"]} if record.exists() else {}
 
@@ -76,17 +76,17 @@ class RunFolder:
             self.images.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
-            # Another process that makes the folder may have been faster.
+            # Another process may create the folder at the same time.
             probe.unlink(missing_ok=True)
         except OSError as error:
             raise ValueError(
-                f"run_root: expected a folder that can be written, got {self.path} ({error.strerror});"
-                " choose another run_root or mend its permissions"
+                f"run_root: expected a writable folder, got {self.path} ({error.strerror});"
+                " choose another run_root or fix its permissions"
             ) from error
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add one JSON line; a line before it that was cut off in mid-write does not swallow it."""
+    """Append one JSON line. If the last line is truncated, start a new line first."""
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -96,10 +96,10 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSON-lines file that are whole.
+    """Read all valid rows of a JSON-lines file.
 
-    A last line without its end is still being written, or was cut off, and is left out. Any other damaged line is left
-    out with a warning that names it.
+    A last line without a line end is still being written, or was truncated, and is skipped. Any other damaged line is
+    skipped with a warning that contains its number.
     """
     if not path.exists():
         return []
@@ -113,30 +113,30 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             rows.append(row)
         else:
-            warnings.warn(f"{path}: line {number} is damaged and is left out", stacklevel=2)
+            warnings.warn(f"{path}: line {number} is damaged and was skipped", stacklevel=2)
     return rows
 
 
 def drop_rows_after(path: Path, update: int) -> None:
-    """Keep rows up to `step`: a run that goes on from a checkpoint writes the later ones again."""
+    """Drop the rows after an update: a run that resumes from a checkpoint writes them again."""
     kept = [row for row in read_rows(path) if row["update"] <= update]
     if path.exists():
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def reuse_baseline_evaluation(source: RunFolder, target: RunFolder) -> bool:
-    """Copy the evaluation of update 0 from another run to one that has none.
+    """Copy the baseline evaluation (update 0) from another run to a run that has none.
 
     Both runs must have recorded the same content of model, reward models and evaluation prompts in `inputs.json`.
 
     Returns:
-        Whether `target` has it now; not if `source` has not finished its own, or was made from other files.
+        True if `target` has it now; False if `source` has not finished its own, or has other inputs.
     """
     inputs = baseline_inputs(target.inputs)
     if not inputs or baseline_inputs(source.inputs) != inputs:
         return False
     rows, scores = read_rows(source.evaluations), read_rows(source.scores)
-    # The image grid is the last file that an evaluation writes.
+    # An evaluation writes the image grid last.
     if not rows or not scores or rows[0]["update"] != 0 or not source.gallery.exists():
         return False
     with replacing(target.base_images) as unfinished:
@@ -147,11 +147,11 @@ def reuse_baseline_evaluation(source: RunFolder, target: RunFolder) -> bool:
 
 
 def save_images(path: Path, images: dict[int, Tensor]) -> None:
-    """Keep images `[3, H, W]` by prompt index."""
+    """Save images `[3, H, W]` by prompt index."""
     with replacing(path) as unfinished:
         save_file({f"{index:06d}": image.contiguous() for index, image in images.items()}, unfinished)
 
 
 def load_images(path: Path) -> dict[int, Tensor]:
-    """What `save_images` kept, in the order of the prompts."""
+    """Load the images of `save_images`, in the order of the prompts."""
     return {int(index): image for index, image in sorted(load_file(path).items())}

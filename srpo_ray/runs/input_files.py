@@ -1,4 +1,4 @@
-"""The model files that a config names, and the hashes of their content; no network is used for reward models."""
+"""Model files of a config, and the hashes of their content; reward models are hashed without network access."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -10,17 +10,17 @@ from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import SMALL_WORLD, is_hub_id, resolve_path
 
 Source = tuple[str, str, Callable[[], dict[str, str]]]
-"""Config key, value of that key, and a function that gives part -> hash; the function may raise OSError."""
+"""Config key, its value, and a function that returns part -> hash; the function may raise OSError."""
 
 MODEL = "model.path"
 CODE = "target"
-"""Last part of the key of a Python reward's class: a change of its code is reported and not refused."""
+"""Last part of the key of a Python reward's class: a change of its code is a warning, not an error."""
 
 _HUB = "hf-hub:"
 
 
 def model_source(config: RunConfig) -> Source:
-    """The pipeline that a run tunes: its transformer, VAE, text encoders and tokenizers."""
+    """Return the source of the pipeline that a run tunes: transformer, VAE, text encoders and tokenizers."""
     path = resolve_path(config.model.path)
 
     def read() -> dict[str, str]:
@@ -30,7 +30,7 @@ def model_source(config: RunConfig) -> Source:
 
 
 def reward_sources(config: RunConfig) -> Iterator[Source]:
-    """The files, folders, hub ids and classes of the reward models of a run, trained and held-out."""
+    """Yield the files, folders, hub ids and classes of the reward models of a run, trained and held-out."""
     for section, models in (
         ("rewards.models", config.rewards.models),
         ("evaluation.held_out", config.evaluation.held_out),
@@ -48,7 +48,7 @@ def reward_sources(config: RunConfig) -> Iterator[Source]:
 
 
 def _files_of(source: str) -> dict[str, str]:
-    """Hashes of a folder, a file, or what the cache has of a hub id; empty where there is none of them yet."""
+    """Hash a folder, a file, or the cached files of a hub id; empty if none of them exists yet."""
     if source.startswith(f"{SMALL_WORLD}:"):
         from srpo_ray.small_world.weights import reward_dir
 
@@ -63,7 +63,7 @@ def _files_of(source: str) -> dict[str, str]:
 
 
 def _cached_on_hub(name: str) -> dict[str, str]:
-    """Hash of a file `ORG/NAME/FILE`, or commit of `ORG/NAME`, as the cache has it; the network is not asked."""
+    """Return the hash of a cached file `ORG/NAME/FILE`, or the cached commit of `ORG/NAME`, without network access."""
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.file_download import repo_folder_name
 
@@ -76,7 +76,7 @@ def _cached_on_hub(name: str) -> dict[str, str]:
 
 
 def _code_of(target: str) -> dict[str, str]:
-    """Hash of the module of `package.module:Class`; empty where it cannot be found here."""
+    """Hash the module of `package.module:Class`; empty if this process cannot find it."""
     try:
         found = importlib.util.find_spec(target.partition(":")[0])
     except (ImportError, AttributeError, ValueError):

@@ -1,4 +1,4 @@
-"""Hashes of the files that a run reads, recorded when it begins: a changed file is refused when the run is resumed."""
+"""Hashes of the files that a run reads, recorded at its start: resuming with a changed file is an error."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from srpo_ray.runs.input_files import CODE, MODEL, Source, model_source, reward_
 logger = logging.getLogger(__name__)
 
 Inputs = dict[str, dict[str, dict[str, str]]]
-"""Config key -> source as the config names it (or its images) -> part of the source -> hash of its content."""
+"""Config key -> source as in the config, or its images -> part of the source -> hash of its content."""
 
 _INPUTS = TypeAdapter(Inputs)
 IMAGES = "names and contents"
@@ -24,19 +24,19 @@ _SHOWN = 3
 
 
 def input_hashes(*configs: RunConfig) -> Inputs:
-    """Hashes of everything that runs read: prompts, captions, the model and the reward models.
+    """Hash everything that runs read: prompts, captions, the model and the reward models.
 
-    Of files beyond 4 MiB 64 blocks are read, and of real images the beginning and the end. A hub id counts by its
-    commit. A reward from the hub is known once it is in the cache; before that it has no hash.
+    The hash of a file above 4 MiB covers 64 blocks, that of a real image its beginning and its end. The hash of a hub
+    id is its commit. A reward from the hub has no hash until it is in the cache.
 
     Args:
-        configs: The runs; a source that several of them read is read once.
+        configs: Runs; a source that several of them share is read once.
 
     Raises:
         ValueError: If a file cannot be used.
     """
     inputs: Inputs = {}
-    # The other parts of a config change nothing about its texts.
+    # The texts depend on these keys only.
     by_texts = {(config.data, config.evaluation.prompts, config.evaluation.num_prompts): config for config in configs}
     for config in by_texts.values():
         texts = read_texts(config)
@@ -49,7 +49,7 @@ def input_hashes(*configs: RunConfig) -> Inputs:
 
 
 def model_hashes(config: RunConfig) -> dict[str, str]:
-    """Part -> hash of the pipeline that a run tunes.
+    """Hash the pipeline that a run tunes: part -> hash.
 
     Raises:
         ValueError: If it cannot be read.
@@ -60,7 +60,7 @@ def model_hashes(config: RunConfig) -> dict[str, str]:
 
 
 def reward_hashes(config: RunConfig) -> Inputs:
-    """Hashes of the reward models of a run, trained and held-out.
+    """Hash the reward models of a run, trained and held-out.
 
     Raises:
         ValueError: If a file cannot be read.
@@ -71,11 +71,11 @@ def reward_hashes(config: RunConfig) -> Inputs:
 
 
 def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
-    """Hashes of the prompts and captions of a run.
+    """Hash the prompts and captions of a run.
 
     Args:
         config: The run.
-        texts: What `read_texts` gives for it.
+        texts: Texts of the run, from `read_texts`.
     """
     count = config.evaluation.num_prompts
     evaluated = "prompts" if count is None else f"first {count} prompts"
@@ -88,14 +88,14 @@ def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
 
 
 def _image_hashes(config: RunConfig, texts: Texts) -> Inputs:
-    """Hash of the identities of a run's real images, as a source of its own: workers do not read all of them again."""
+    """Hash the identities of a run's real images, as a separate source: workers do not read all of them again."""
     if not config.data.images or not texts.images:
         return {}
     return {"data.images": {f"images of {config.data.images}": {IMAGES: _hash(texts.images.identities)}}}
 
 
 def read_inputs(record: Path) -> Inputs:
-    """The recorded hashes; empty where there is no record.
+    """Read the recorded hashes; empty without a record.
 
     Raises:
         ValueError: If the file cannot be read.
@@ -105,12 +105,12 @@ def read_inputs(record: Path) -> Inputs:
     except (OSError, ValidationError) as error:
         raise ValueError(
             f"expected {record} to contain the hashes of the files that were read, got {error}; restore it from a"
-            f" backup, or remove {record.parent} to start again"
+            f" backup, or remove {record.parent} to start from scratch"
         ) from error
 
 
 def baseline_inputs(record: Path) -> Inputs:
-    """The recorded hashes that an evaluation of the base model depends on: all but those of the training data.
+    """Read the recorded hashes that the baseline evaluation depends on: all except those of the training data.
 
     Raises:
         ValueError: If the file cannot be read.
@@ -119,21 +119,21 @@ def baseline_inputs(record: Path) -> Inputs:
 
 
 def keep_inputs(record: Path, inputs: Inputs, *, has_results: bool, cure: str) -> None:
-    """Refuse inputs that differ from the recorded ones; record those that are not recorded yet.
+    """Compare inputs with the recorded ones, and record those that are new.
 
     Args:
         record: File of the recorded hashes.
         inputs: Hashes of the files as they are now.
-        has_results: Whether results of the recorded inputs exist, which nothing may replace or continue.
-        cure: Another way out than to restore the files, for the message.
+        has_results: True if results of the recorded inputs exist, which changed inputs must not continue.
+        cure: Alternative to restoring the files, for the message.
 
     Raises:
         ValueError: If a file has changed, or there are results but no record.
     """
     if has_results and not record.exists():
         raise ValueError(
-            f"expected {record.name} in {record.parent}, got results without it, so changed prompts or weights would"
-            f" not be noticed; restore the file, or {cure}"
+            f"expected {record.name} in {record.parent}, got results without it, so changed prompts or weights could"
+            f" not be detected; restore the file, or {cure}"
         )
     require_same_inputs(record, inputs, cure)
     known = read_inputs(record)
@@ -143,18 +143,18 @@ def keep_inputs(record: Path, inputs: Inputs, *, has_results: bool, cure: str) -
 
 
 def merged_inputs(known: Inputs, inputs: Inputs) -> Inputs:
-    """The known hashes, and those of sources that had none."""
+    """Add hashes of sources that had none to the known hashes."""
     merged = {key: sources | _with_hashes(known.get(key, {})) for key, sources in inputs.items()}
     return known | merged
 
 
 def require_same_inputs(record: Path, inputs: Inputs, cure: str) -> None:
-    """Compare hashes with the recorded ones; a source without a hash on one of the two sides is not compared.
+    """Compare hashes with the recorded ones. A source without a hash on either side is not compared.
 
     Args:
-        record: File of the recorded hashes; nothing is compared where there is none.
+        record: File of the recorded hashes; if it does not exist, nothing is compared.
         inputs: Hashes of the files as they are now.
-        cure: Another way out than to restore the files, for the message.
+        cure: Alternative to restoring the files, for the message.
 
     Raises:
         ValueError: If a file has changed; the message names the config key and the file.
@@ -168,13 +168,13 @@ def require_same_inputs(record: Path, inputs: Inputs, cure: str) -> None:
         shown = "; ".join(text for _, text in refused[:_SHOWN]) + ("; ..." if len(refused) > _SHOWN else "")
         keys = ", ".join(dict.fromkeys(key for key, _ in refused))
         raise ValueError(
-            f"{shown}: expected the content that {record.parent} was begun with, got another; restore it, or {cure}."
+            f"{shown}: expected the content that {record.parent} was started with, got another; restore it, or {cure}."
             f" To continue with the changed content on purpose, delete the entry of {keys} in {record}"
         )
 
 
 def changed_inputs(before: Inputs, now: Inputs) -> list[tuple[str, str]]:
-    """Config key, and `key: file` for a message, of each part of a source that differs, is gone or is new."""
+    """List the parts of sources that differ, are missing or are new: config key, and `key: file` for a message."""
     changed = []
     for key, source, parts in _entries(now):
         known = before.get(key, {}).get(source, {})

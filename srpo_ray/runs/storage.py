@@ -1,4 +1,4 @@
-"""Where checkpoints are kept: a folder, or any place that pyarrow or fsspec has an address for."""
+"""Storage of checkpoints: a local folder, or any URL that pyarrow or fsspec supports."""
 
 import hashlib
 import os
@@ -21,24 +21,24 @@ _BLOCK = 2**23
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a file is known by."""
+    """Size and hash of a file."""
 
     bytes: int
     sha256: str
 
 
 class Storage:
-    """Files by relative names, below a folder of this machine or of a store elsewhere."""
+    """Files by relative names, in a folder of this machine or of an object store."""
 
     def __init__(self, location: Path | str) -> None:
-        """Open a place without touching it.
+        """Open a location without writing to it.
 
         Args:
-            location: Folder, or URL such as `s3://bucket/folder` or `gs://bucket/folder`; `${NAME}` in it stands for a
-                variable of the environment.
+            location: Folder, or URL such as `s3://bucket/folder` or `gs://bucket/folder`; `${NAME}` is replaced by that
+                environment variable.
 
         Raises:
-            ValueError: If it is no address that pyarrow or fsspec knows, or what it takes is not installed.
+            ValueError: If pyarrow and fsspec do not support the URL, or a package for it is not installed.
             OSError: If the store does not answer.
         """
         self.location = str(location)
@@ -48,18 +48,18 @@ class Storage:
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def folders(self) -> list[str]:
-        """Names of the folders in it, in order."""
+        """List the names of the folders, sorted."""
         selector = FileSelector(self._root, allow_not_found=True)
         return sorted(
             info.base_name for info in self._system.get_file_info(selector) if info.type == FileType.Directory
         )
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return True if the file exists."""
         return self._system.get_file_info(self._path(name)).type == FileType.File
 
     def read(self, name: str) -> str:
-        """A small text file.
+        """Read a small text file.
 
         Raises:
             OSError: If it cannot be read.
@@ -68,7 +68,7 @@ class Storage:
             return stream.read().decode()
 
     def write(self, name: str, text: str) -> None:
-        """Write a small text file, whole or not at all.
+        """Write a small text file atomically.
 
         Raises:
             OSError: If it cannot be written.
@@ -76,23 +76,23 @@ class Storage:
         if self._local:
             write_text(self._local / name, text)
             return
-        # A store shows an object when it is whole.
+        # A write to an object store is atomic.
         self._make_folder_of(name)
         with self._system.open_output_stream(self._path(name), compression=None) as stream:
             stream.write(text.encode())
 
     def put(self, name: str, save: Callable[[Path], object]) -> Fingerprint:
-        """Write a file, flushed to the disk or read back from the store.
+        """Write a file, and flush it to the disk or read it back from the store.
 
         Args:
-            name: Its name.
-            save: Writes it to a path of this machine.
+            name: Name of the file.
+            save: Function that writes the file to a local path.
 
         Returns:
-            What it is known by.
+            Size and hash of the file.
 
         Raises:
-            OSError: If it cannot be written, or a store gives back something else.
+            OSError: If the file cannot be written, or the store returns different content.
         """
         if self._local:
             path = self._local / name
@@ -108,11 +108,11 @@ class Storage:
             copy_files(str(path), self._path(name), destination_filesystem=self._system)
             known, found = Storage(scratch).fingerprint(path.name), self.fingerprint(name)
         if known != found:
-            raise OSError(f"{self.location}/{name} came back as {found}, was written as {known}")
+            raise OSError(f"{self.location}/{name} reads back as {found}, but was written as {known}")
         return known
 
     def fingerprint(self, name: str) -> Fingerprint:
-        """Size and SHA-256 of a file as it is there now.
+        """Compute size and SHA-256 of a file as it is now.
 
         Raises:
             OSError: If it cannot be read.
@@ -125,7 +125,7 @@ class Storage:
         return Fingerprint(size, digest.hexdigest())
 
     def file(self, name: str) -> Path:
-        """A file on this machine with its contents: itself, or a copy that goes with this object.
+        """Return a local path with the file's content: the file itself, or a copy that is removed with this object.
 
         Raises:
             OSError: If it cannot be read.
@@ -140,10 +140,10 @@ class Storage:
         return self._fetched[name]
 
     def remove(self, folder: str) -> None:
-        """Remove a folder and all in it; one that is not there is removed already.
+        """Remove a folder and its content. Idempotent.
 
         Raises:
-            OSError: If that is refused.
+            OSError: If the storage refuses.
         """
         if self._system.get_file_info(self._path(folder)).type == FileType.Directory:
             self._system.delete_dir(self._path(folder))
@@ -152,7 +152,7 @@ class Storage:
         """Remove a file.
 
         Raises:
-            OSError: If that is refused, or there is none.
+            OSError: If the storage refuses, or the file does not exist.
         """
         self._system.delete_file(self._path(name))
 
@@ -164,20 +164,20 @@ class Storage:
 
 
 def below(location: str, name: str) -> str:
-    """A folder's place in another place: a URL's path ends before its options."""
+    """Join a location and a folder name. In a URL the name is inserted before the query."""
     path, mark, options = location.partition("?") if "://" in location else (location, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
 def require_writable(location: Path | str, key: str) -> None:
-    """Write a small file and remove it.
+    """Check that a location is writable, by writing and removing a small file.
 
     Args:
         location: Folder or URL.
-        key: Config key that it comes from.
+        key: Config key of the location, for the message.
 
     Raises:
-        ValueError: If that is refused.
+        ValueError: If the location cannot be written.
     """
     try:
         storage = Storage(location)
@@ -185,8 +185,8 @@ def require_writable(location: Path | str, key: str) -> None:
         storage.delete(".writable")
     except OSError as error:
         raise ValueError(
-            f"{key}: expected a place that can be written, got {location} ({redact(error)}); check the address, the"
-            " bucket and the credentials, or choose another"
+            f"{key}: expected a writable location, got {location} ({redact(error)}); check the address, the"
+            " bucket and the credentials, or choose another location"
         ) from error
 
 
@@ -201,7 +201,7 @@ def _open(location: Path | str) -> tuple[Any, str]:
             other, root = url_to_fs(text)
         except (ValueError, ImportError) as error:
             raise ValueError(
-                "training.checkpoint_storage: expected a folder or an address that pyarrow or fsspec knows"
+                "training.checkpoint_storage: expected a folder or a URL that pyarrow or fsspec supports"
                 f" ({', '.join(sorted(fsspec.available_protocols())[:6])}, ...), got {str(location)!r}"
                 f" ({redact(error)})"
             ) from error

@@ -1,4 +1,4 @@
-"""What a finished, or stopped, run has learned, read from its folder."""
+"""Trained weights of a finished or stopped run, read from its folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ from srpo_ray.runs.storage import Storage
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run and the weights that stand for it; small to send, as it holds none."""
+    """Reference to the trained weights of a run; cheap to serialise, as it contains no tensors."""
 
     folder: RunFolder
     config: RunConfig
     update: int
-    """Updates made; 0 where reward-hacking detection stopped a run that was best before its first one."""
+    """Updates made; 0 if reward-hacking detection stopped a run whose best evaluation is the baseline."""
     identity: str | None
     """SHA-256 of the trained weights; None at update 0."""
     model: Mapping[str, str]
-    """Part -> hash of the pipeline that was tuned."""
+    """Part -> hash of the tuned pipeline."""
 
     @property
     def weights(self) -> Mapping[str, Tensor] | None:
-        """The trained weights, or their average where the run kept one, read anew; None at update 0.
+        """Read the EMA of the weights, or the weights if the run kept no EMA; None at update 0.
 
         Raises:
-            ValueError: If they are not whole, or are not those that this object was made for.
+            ValueError: If they are damaged, or changed since this object was created.
         """
         if not self.update:
             return None
@@ -41,20 +41,20 @@ class TrainedRun:
         if trained_identity(storage, self.update) != self.identity:
             raise ValueError(
                 f"expected the weights of {self.folder.path} as they were when the command started, got others: the"
-                " run was trained again meanwhile; repeat the command"
+                " run was trained again meanwhile; run the command again"
             )
         return read_trained_weights(storage, self.update)
 
 
 def read_trained(run_dir: Path) -> TrainedRun:
-    """Find a run's newest checkpoint, or its best one where reward-hacking detection stopped it.
+    """Find a run's newest checkpoint, or its best one if reward-hacking detection stopped the run.
 
     Args:
         run_dir: Folder of the run.
 
     Raises:
-        ValueError: If there is no run with a whole checkpoint in the folder, or the files of its model have changed
-            since it was trained.
+        ValueError: If the folder contains no run with a valid checkpoint, or the files of its model have changed since
+            the training.
     """
     folder = RunFolder(run_dir)
     storage = Storage(folder.checkpoints)
@@ -72,7 +72,7 @@ def read_trained(run_dir: Path) -> TrainedRun:
     config = load_run([folder.config])
     model = model_hashes(config)
     if COMMIT not in model:
-        # A commit of the hub may change a description alone.
+        # A new commit on the hub may change the model's description only.
         cure = f"set {MODEL} in {folder.config} to a copy of the model that the run was trained from"
         require_same_inputs(folder.inputs, {MODEL: {config.model.path: model}}, cure)
     return TrainedRun(folder, config, update, trained_identity(storage, update) if update else None, model)

@@ -1,17 +1,17 @@
-"""What a run's rows say that a person should know, though the run itself could go on."""
+"""Warnings about a finished run, from its rows and events: problems that did not stop it."""
 
 from srpo_ray.evaluation.reward_hacking import HackingSign, sign_texts
 from srpo_ray.runs.folder import CHECKPOINT_DAMAGED, CHECKPOINT_FAILED, RunFolder, read_rows
 
 
 def warnings(folder: RunFolder) -> list[str]:
-    """Everything that is said at the end of a run, each with the run's name; empty for a healthy run."""
+    """List all warnings for the end of a run, each with the run's name; empty for a run without problems."""
     idle = idle_warning(folder)
     signs = [f"{folder.path.name}: {message}" for message in sign_texts(read_signs(folder))]
     if signs and folder.best_update is not None:
         model = f"the checkpoint of update {folder.best_update}" if folder.best_update else "the base model"
         signs.append(
-            f"{folder.path.name}: stopped by reward-hacking detection; best was {model}, which `srpo-ray sample` takes"
+            f"{folder.path.name}: stopped by reward-hacking detection; best was {model}, which `srpo-ray sample` uses"
         )
     problems = (CHECKPOINT_FAILED, CHECKPOINT_DAMAGED)
     failed = [row["message"] for row in read_rows(folder.events) if row["event"] in problems]
@@ -20,21 +20,21 @@ def warnings(folder: RunFolder) -> list[str]:
 
 
 def idle_warning(folder: RunFolder) -> str | None:
-    """A plain warning if updates changed nothing, or None.
+    """Return a warning if updates had a zero gradient, or None.
 
     Args:
-        folder: The run.
+        folder: Folder of the run.
     """
     rows = read_rows(folder.updates)
     idle = sum(row["update/gradient_norm"] == 0 for row in rows)
     if not idle:
         return None
     return (
-        f"{folder.path.name}: the gradient was exactly zero in {idle} of {len(rows)} updates, so they taught nothing;"
+        f"{folder.path.name}: the gradient was exactly zero in {idle} of {len(rows)} updates, so they changed nothing;"
         " with a hinge this means that every reward was above algorithm.hinge: raise it above the rewards' range"
     )
 
 
 def read_signs(folder: RunFolder) -> list[HackingSign]:
-    """All signs of a run, in order."""
+    """Read all signs of reward hacking of a run, in order."""
     return [HackingSign(**row) for row in read_rows(folder.hacking)]

@@ -1,4 +1,4 @@
-"""The small world's photographs: rendered scenes in the realistic style, captioned without a style word."""
+"""Realistic images of the small world: rendered scenes in the realistic style, captioned without a style word."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _DRAWN = 40_000
 
 
 class RealisticScenes:
-    """1000 images of seen contents, detailed and of natural colours; rendered when they are asked for."""
+    """1000 images of seen contents with detail and natural colours, rendered on access."""
 
     note = None
 
@@ -27,14 +27,14 @@ class RealisticScenes:
         self.identities = [f"realistic {_SEED} {_DRAWN} {index}" for index in range(len(self.captions))]
 
     def load(self, indices: Sequence[int], resolution: int) -> Tensor:
-        """Images `[B, 3, 64, 64]` in [0, 1].
+        """Render images `[B, 3, 64, 64]` in [0, 1].
 
         Raises:
-            ValueError: If another resolution is asked for.
+            ValueError: For another resolution.
         """
         if resolution != SIZE:
             raise ValueError(
                 f"data.images: expected model.resolution {SIZE} with small_world:realistic, got {resolution}; set it"
-                " so, or name a folder of images"
+                f" to {SIZE}, or choose a folder of images"
             )
         return torch.from_numpy(render(self._scenes[np.asarray(indices)]))

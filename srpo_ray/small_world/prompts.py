@@ -1,4 +1,4 @@
-"""The language of the small world: contents, style words, captions, and which contents stay unseen."""
+"""Prompts of the small world: contents, style words, captions, and the held-out contents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Content = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class StyleWord:
-    """A style word: how often it is drawn, and the Beta distribution of each style axis that it names."""
+    """Style word: its relative frequency, and the Beta distribution of each style axis that it describes."""
 
     weight: float
     axes: dict[Axis, tuple[float, float]]
@@ -49,28 +49,28 @@ WORDS: tuple[str, ...] = tuple(STYLE_WORDS)
 
 
 def all_contents() -> list[Content]:
-    """Returns all 128 contents, colour slowest and background fastest."""
+    """Return all 128 contents, colour slowest and background fastest."""
     return [(c, s, b) for c in range(len(COLORS)) for s in range(len(SHAPES)) for b in range(len(BACKGROUNDS))]
 
 
 def is_held_out(content: Content) -> bool:
-    """Tells whether a content is one of the 32 that no training set of the small world may hold."""
+    """Return True for the 32 contents that no training set of the small world may contain."""
     color, shape, background = content
     return background == (color + shape) % len(BACKGROUNDS)
 
 
 def seen_contents() -> list[Content]:
-    """Returns the 96 contents that models of the small world are trained on."""
+    """Return the 96 contents in the training sets of the small world."""
     return [content for content in all_contents() if not is_held_out(content)]
 
 
 def held_out_contents() -> list[Content]:
-    """Returns the 32 contents that no model of the small world has seen."""
+    """Return the 32 held-out contents, which no training set of the small world contains."""
     return [content for content in all_contents() if is_held_out(content)]
 
 
 def caption(content: Content, word: str | None = None) -> str:
-    """Returns e.g. `"a red circle on a gray background"`, or `"detailed. a red circle on ..."` with a style word."""
+    """Return e.g. `"a red circle on a gray background"`, or `"detailed. a red circle on ..."` with a style word."""
     color, shape, background = COLORS[content[0]], SHAPES[content[1]], BACKGROUNDS[content[2]]
     article = "an" if color == "orange" else "a"
     plain = f"{article} {color} {shape} on a {background} background"
@@ -78,20 +78,20 @@ def caption(content: Content, word: str | None = None) -> str:
 
 
 def train_prompts() -> list[str]:
-    """Returns the 96 plain prompts of seen contents."""
+    """Return the 96 plain prompts of seen contents."""
     return [caption(content) for content in seen_contents()]
 
 
 def test_prompts() -> list[str]:
-    """Returns the 32 plain prompts of held-out contents."""
+    """Return the 32 plain prompts of held-out contents."""
     return [caption(content) for content in held_out_contents()]
 
 
-test_prompts.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it by its name
+test_prompts.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it by its name
 
 
 def unseen_prompts(count: int = 500) -> list[str]:
-    """Returns `count` of the 512 prompts (32 held-out contents, each plain and with the 15 words) evenly mixed.
+    """Return `count` of the 512 prompts of held-out contents (32, each plain and with the 15 words), evenly mixed.
 
     Raises:
         ValueError: if `count` is not in 1..512.
@@ -106,12 +106,12 @@ _CONTENT_OF_TEXT: dict[str, Content] = {caption(content): content for content in
 
 
 def parse_content(text: str) -> Content:
-    """Returns the content (indices of colour, shape, background) that a prompt names; see `parse_prompt`."""
+    """Return the content (indices of colour, shape, background) of a prompt; see `parse_prompt`."""
     return _parse(text)[1]
 
 
 def parse_prompt(text: str) -> tuple[str | None, str, str, str]:
-    """Splits a prompt of the small world into (style word or None, colour, shape, background).
+    """Split a prompt of the small world into (style word or None, colour, shape, background).
 
     Raises:
         ValueError: if the text is not a prompt that `caption` can produce.

@@ -1,4 +1,4 @@
-"""Draws the small world: 64x64 images whose content and style are known numbers."""
+"""Renderer of the small world: 64x64 images with content and style given as numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = 64
 HUES = np.array([0.0, 28.0, 56.0, 120.0, 180.0, 228.0, 272.0, 322.0], dtype=np.float32)
 """Hue in degrees of each entry of `prompts.COLORS`."""
 BORDER = 2
-"""Width in pixels of the outer ring that no object reaches."""
+"""Width in pixels of the image border that no object reaches."""
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -31,17 +31,17 @@ _BACKGROUND_VALUE = np.array([0.86, 0.38, 0.07, 0.38], dtype=np.float32)
 _BROWN = 3
 _BROWN_HUE = 26.0
 _OBJECT_VALUE = 0.76
-# Stripes of period 8 along both pixel axes look the same in every cell of an 8x autoencoder, so it can encode them.
+# Stripes of period 8 along both pixel axes are equal in every cell of an 8x autoencoder, so it can encode them.
 _STRIPE_PERIOD = 8.0
 _PLAIN_CAPTION_SHARE = 0.4
-# The "AI look" of unnamed axes: flat with a thin tail, saturated, any brightness.
+# "AI look" of axes that no word describes: little detail with a thin tail, saturated, any brightness.
 _AI_LOOK = {"detail": (1.3, 3.5), "saturation": (4.0, 1.8), "brightness": (1.0, 1.0)}
 _BROAD_LOOK = {"detail": (1.0, 1.0), "saturation": (1.0, 1.0), "brightness": (1.0, 1.0)}
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """What is on n images; every field is an array of length n.
+    """Contents and styles of n images; every field is an array of length n.
 
     Attributes:
         color, shape, background: indices into the vocabularies of `prompts`.
@@ -68,7 +68,7 @@ class Scenes:
         return len(self.color)
 
     def __getitem__(self, index: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Scenes:
-        """Returns the scenes that a slice, an index array or a mask selects."""
+        """Select scenes by a slice, an index array or a mask."""
         return Scenes(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
@@ -78,13 +78,13 @@ def sample_scenes(
     contents: Sequence[Content] | None = None,
     look: Literal["ai", "broad"] = "ai",
 ) -> Scenes:
-    """Draws scenes; the same arguments give the same scenes.
+    """Draw scenes, deterministically for the same arguments.
 
     Args:
         count: number of scenes, at least 1.
         seed: non-negative seed.
-        contents: contents to draw from, evenly (default: the 96 seen ones, so held-out ones need asking for).
-        look: distribution of style axes that no word names: "ai" (flat and saturated) or "broad" (uniform).
+        contents: contents to draw from, uniformly (default: the 96 seen contents, without the held-out ones).
+        look: distribution of style axes that no word describes: "ai" (flat and saturated) or "broad" (uniform).
 
     Raises:
         ValueError: for a count below 1, an empty list of contents or an unknown look.
@@ -118,19 +118,19 @@ def sample_scenes(
 
 
 def captions(scenes: Scenes) -> list[str]:
-    """Returns one caption per scene; it names the style word if the scene has one."""
+    """Return one caption per scene, with the style word if the scene has one."""
     contents = np.stack([scenes.color, scenes.shape, scenes.background], axis=1).tolist()
     words = [None if index < 0 else WORDS[index] for index in scenes.word.tolist()]
     return [caption((c, s, b), word) for (c, s, b), word in zip(contents, words, strict=True)]
 
 
 def render(scenes: Scenes) -> Floats:
-    """Draws scenes as float32 [n, 3, 64, 64] in [0, 1], antialiased."""
+    """Draw scenes as float32 [n, 3, 64, 64] in [0, 1], antialiased."""
     return np.concatenate([_render_chunk(scenes[start : start + 512]) for start in range(0, len(scenes), 512)])
 
 
 def shape_distance(shape: Ints, dx: Floats, dy: Floats, radius: Floats) -> Floats:
-    """Returns the signed distance in pixels to each outline (negative inside).
+    """Return the signed distance in pixels to each outline (negative inside).
 
     Args:
         shape: [n] indices into `prompts.SHAPES`.
@@ -146,12 +146,12 @@ def shape_distance(shape: Ints, dx: Floats, dy: Floats, radius: Floats) -> Float
 
 
 def shape_area(shape: int) -> float:
-    """Returns the area of a shape of radius 1, in square pixels."""
+    """Return the area of a shape of radius 1, in square pixels."""
     return _AREAS[shape]
 
 
 def hue_to_rgb(hue: Floats) -> Floats:
-    """Converts hues in degrees [n] to pure colours [n, 3] in [0, 1] (largest channel 1, smallest 0)."""
+    """Convert hues in degrees [n] to pure colours [n, 3] in [0, 1] (largest channel 1, smallest 0)."""
     sector = hue[:, None] / 60.0 + np.array([0.0, 4.0, 2.0], dtype=np.float32)
     return np.clip(np.abs(sector % 6.0 - 3.0) - 1.0, 0.0, 1.0).astype(np.float32)
 
@@ -186,7 +186,7 @@ def _sample_styles(rng: np.random.Generator, word: Ints, look: dict[str, tuple[f
     styles: dict[str, Floats] = {}
     for axis in AXES:
         named = [style.axes.get(axis, look[axis]) for style in STYLE_WORDS.values()]
-        # The last row serves word == -1: a plain caption.
+        # The last row is for word == -1, a plain caption.
         shapes = np.array([*named, look[axis]])[word]
         styles[axis] = rng.beta(shapes[:, 0], shapes[:, 1]).astype(np.float32)
     return styles
@@ -221,6 +221,6 @@ def _object_tint(scenes: Scenes) -> Floats:
 
 def _ground_tint(scenes: Scenes) -> Floats:
     pure = hue_to_rgb(np.full(len(scenes), _BROWN_HUE, dtype=np.float32))
-    # Brown never fades as far as objects do: its chroma is what tells it from gray.
+    # Brown fades less than objects do, because only its chroma distinguishes it from gray.
     saturation = np.where(scenes.background == _BROWN, 0.50 + 0.30 * scenes.saturation, 0.0)[:, None]
     return (1 - saturation + saturation * pure).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Measures images by their pixels alone: the known truth that real projects lack."""
+"""Measurement of the true content and style of small-world images, from their pixels alone."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _BROWN_CHROMA, _BLACK, _WHITE = 0.06, 0.15, 0.445
 
 @torch.no_grad()
 def measure(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
-    """Measures style and content of images.
+    """Measure style and content of images.
 
     Args:
         images: [B, 3, 64, 64] in [0, 1], any float type.
-        prompts: B prompts of the small world; they say which content is right.
+        prompts: B prompts of the small world, which define the correct content.
 
     Returns:
-        Tensors [B], float32, on the CPU. `detail`: texture contrast inside object and background, the outline left
-        out (clean images: 0 to about 0.15). `saturation`: mean HSV saturation of the object in [0, 1].
+        Tensors [B], float32, on the CPU. `detail`: texture contrast inside object and background, without the outline
+        (clean images: 0 to about 0.15). `saturation`: mean HSV saturation of the object in [0, 1].
         `brightness`: mean HSV value of the object in [0, 1]. `color_accuracy`, `shape_accuracy`,
         `background_accuracy`: 0 or 1. `content_accuracy`: the mean of the three.
 
     Raises:
-        ValueError: for another image shape, another number of prompts, or a text that is no small-world prompt.
+        ValueError: for another image shape, another number of prompts, or a text that is not a small-world prompt.
     """
     if images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE) or len(images) != len(prompts):
         raise ValueError(
@@ -55,7 +55,7 @@ def measure(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def diversity(images: Tensor) -> Tensor:
-    """Returns how much images of one prompt differ: mean pairwise RMS pixel difference over seeds, [B].
+    """Compute the diversity of each prompt's images: mean pairwise RMS pixel difference over seeds, [B].
 
     Args:
         images: [S, B, 3, H, W] in [0, 1], S >= 2 seeds for each of B prompts.
@@ -73,10 +73,10 @@ def diversity(images: Tensor) -> Tensor:
 
 
 def object_mask(images: Tensor) -> Tensor:
-    """Returns the object's pixels, bool [B, 64, 64]: those whose colour is far from the border ring's median."""
+    """Return the object's pixels, bool [B, 64, 64]: those whose colour is far from the border's median."""
     ground = _border_pixels(images).median(dim=2).values[:, :, None, None]
     distance = (images - ground).square().sum(1).sqrt()
-    # The top tenth of distances is object for any size; 0.4 of it lies between ground texture and object texture.
+    # The top tenth of distances is object for any size; 0.4 of it is between ground texture and object texture.
     top = distance.flatten(1).quantile(0.9, dim=1)[:, None, None]
     return distance > (0.4 * top).clamp(min=0.06)
 
@@ -105,13 +105,13 @@ def _nearest_color(images: Tensor, interior: Tensor) -> Tensor:
 
 
 def _hue_angle(rgb: Tensor) -> Tensor:
-    """Angle in degrees of colours [n, 3] around the gray axis; texture and fading to gray leave it unchanged."""
+    """Compute the angle in degrees of colours [n, 3] around the gray axis, invariant to texture and fading to gray."""
     red, green, blue = rgb.unbind(1)
     return torch.rad2deg(torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue))
 
 
 def _nearest_shape(mask: Tensor) -> Tensor:
-    """Compares each mask with the four shapes of equal centroid and area by intersection over union."""
+    """Compare each mask with the four shapes of equal centroid and area by intersection over union."""
     pixel = torch.arange(SIZE) + 0.5
     area = mask.flatten(1).sum(1).clamp(min=1).float()
     x = (mask.float().sum(1) * pixel).sum(1) / area
@@ -128,14 +128,14 @@ def _nearest_shape(mask: Tensor) -> Tensor:
 
 
 def _detail(images: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-    """RMS of what a 7-pixel blur removes, in object and background, relative to the object's brightness."""
+    """Compute the RMS of the residual of a 7-pixel blur, in object and background, relative to object brightness."""
     value = images.mean(1)
     energy = torch.stack([_texture_energy(value, region) for region in (inside, outside)]).sum(0)
     return energy.sqrt() / _mean_over(value, _or_whole(inside)).clamp(min=0.05)
 
 
 def _texture_energy(value: Tensor, region: Tensor) -> Tensor:
-    # Blurring inside the region only (normalised by its coverage) keeps the outline from counting as texture.
+    # Blur inside the region only (normalised by its coverage), so that the outline does not count as texture.
     weight = region.float()
     blurred = F.avg_pool2d((value * weight)[:, None], 7, 1, 3) / F.avg_pool2d(weight[:, None], 7, 1, 3).clamp(min=1e-6)
     return _mean_over((value - blurred[:, 0]).square(), region)
@@ -151,7 +151,7 @@ def _erode(mask: Tensor, pixels: int) -> Tensor:
 
 
 def _or_whole(region: Tensor) -> Tensor:
-    """Replaces empty regions (no object found) by the whole image, so that every mean exists."""
+    """Replace empty regions (no object found) by the whole image, so that every mean is defined."""
     return region | ~region.flatten(1).any(1)[:, None, None]
 
 

@@ -1,4 +1,4 @@
-"""Where the shipped weights of the small world are, and whether they are intact."""
+"""Shipped weights of the small world: their folders, manifest and verification."""
 
 from __future__ import annotations
 
@@ -12,51 +12,49 @@ REWARDS = ("contrastive", "preference", "held_out")
 
 
 def flux_dir() -> Path:
-    """Returns the folder that `diffusers.FluxPipeline.from_pretrained` loads."""
+    """Return the folder of the pipeline, for `diffusers.FluxPipeline.from_pretrained`."""
     return WEIGHTS / "flux"
 
 
 def reward_dir(name: str) -> Path:
-    """Returns the open_clip folder of a reward model, to be loaded as `"local-dir:<folder>"`.
+    """Return the open_clip folder of a reward model, for open_clip's name `"local-dir:<folder>"`.
 
     Raises:
         ValueError: if there is no such reward model.
     """
     if name not in REWARDS:
-        raise ValueError(f"reward_dir: expected one of {REWARDS}, got {name!r}; pick one of these")
+        raise ValueError(f"reward_dir: expected one of {REWARDS}, got {name!r}; choose one of these")
     return WEIGHTS / "rewards" / name
 
 
 def manifest(root: Path = WEIGHTS) -> dict[str, Any]:
-    """Returns the manifest: files with sizes and hashes, build command, seconds, training curves, metrics.
+    """Return the manifest: files with sizes and hashes, build command, seconds, training curves, metrics.
 
     Raises:
         ValueError: if the folder has no manifest.
     """
     path = root / "manifest.json"
     if not path.is_file():
-        raise ValueError(
-            f"expected a manifest at {path}, found none; rebuild with python -m srpo_ray.small_world.build"
-        )
+        raise ValueError(f"expected a manifest at {path}, got none; rebuild with python -m srpo_ray.small_world.build")
     return json.loads(path.read_text())
 
 
 def verify(root: Path = WEIGHTS) -> None:
-    """Checks every file that the manifest lists.
+    """Verify every file against the manifest.
 
     Raises:
-        ValueError: naming the first file that is missing, extra or changed.
+        ValueError: for the first file that is missing, extra or changed.
     """
     expected: dict[str, dict[str, Any]] = manifest(root)["files"]
     found = list_files(root)
     cure = "reinstall the package or rebuild with python -m srpo_ray.small_world.build"
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
-            raise ValueError(f"weights file {name}: expected {expected.get(name)}, found {found.get(name)}; {cure}")
+            raise ValueError(f"weights file {name}: expected {expected.get(name)}, got {found.get(name)}; {cure}")
 
 
 def list_files(root: Path) -> dict[str, dict[str, Any]]:
-    """Returns size in bytes and sha256 of every file under `root` but the manifest, keyed by relative path."""
+    """Return size in bytes and sha256 of every file under `root` except the manifest, by relative path."""
     files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "manifest.json")
     return {path.relative_to(root).as_posix(): _describe(path) for path in files}
 

@@ -1,4 +1,4 @@
-"""Sampling of the base model's images before the first update, unless the cache has them."""
+"""Sampling of the base model's images before the first update, if the cache lacks them."""
 
 import json
 import random
@@ -21,13 +21,13 @@ from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
 from srpo_ray.runs.folder import RunFolder
 
 _PART = 16
-"""Images of a worker between two looks into the cache: a few minutes of FLUX.1 at 1024 x 1024 pixels."""
+"""Images that a worker samples between two cache lookups: a few minutes of FLUX.1 at 1024 x 1024 pixels."""
 
 Sampler = Callable[[Sequence[Item]], Tensor]
 
 
 def needed_images(config: RunConfig, texts: Texts) -> dict[int, Item]:
-    """Images of the base model that the updates of a run ask for: number in its order -> image."""
+    """Find the images of the base model that the updates of a run use: position in the order of use -> image."""
     num_real, num_prompts = len(texts.images.captions) if texts.images else 0, len(texts.prompts)
     order = SampleOrder(num_real, num_prompts, config.data.image_ratio, config.rollout.images_per_prompt)
     training = config.training
@@ -43,14 +43,14 @@ def needed_images(config: RunConfig, texts: Texts) -> dict[int, Item]:
 def prepare_base_rollouts(
     config: RunConfig, texts: Texts, features: TextCache, folder: RunFolder, device: str
 ) -> BaseRollouts:
-    """Let every worker sample its share of the images that the cache lacks, with a base model loaded for that alone.
+    """Let every worker sample its share of the images that the cache lacks. The base model is loaded only meanwhile.
 
     Args:
         config: The run.
         texts: Its texts.
         features: Cache of their features.
-        folder: Where progress is written.
-        device: Where the model runs.
+        folder: Run folder, for the progress.
+        device: Device of the model.
 
     Raises:
         ValueError: If the model cannot be read.
@@ -59,7 +59,7 @@ def prepare_base_rollouts(
 
     def find_missing() -> list[Item]:
         missing = cache.missing(list(needed.values()))
-        # Runs that start together each take another order and skip what the others have written meanwhile.
+        # Runs that start together each use a different order and skip images that the others have written meanwhile.
         random.SystemRandom().shuffle(missing)
         return missing
 
@@ -74,14 +74,14 @@ def prepare_base_rollouts(
 def sample_missing(
     config: RunConfig, cache: RolloutCache, missing: list[Item], sample: Sampler, folder: RunFolder
 ) -> None:
-    """Sample images in parts, one per worker and round, until all are in the cache; all workers must call.
+    """Sample images in parts, one per worker and round, until the cache has all of them. All workers must call.
 
     Args:
         config: The run.
-        cache: Where the images are written.
-        missing: The images, in the same order on every worker.
-        sample: From images to clean tokens.
-        folder: Where progress is written.
+        cache: Cache that receives the images.
+        missing: Images, in the same order on every worker.
+        sample: Function from images to clean tokens.
+        folder: Run folder, for the progress.
     """
     (rank, world_size), total = rank_and_world_size(), len(missing)
     size = config.training.pass_size * max(1, _PART // config.training.pass_size)
@@ -92,7 +92,7 @@ def sample_missing(
         part, rest = missing[rank * size : (rank + 1) * size], missing[size * world_size :]
         if part:
             cache.add(part, sample(part))
-        # No worker waits for another for longer than a part takes: a collective has a time limit.
+        # Workers synchronise after each part, because a collective has a timeout.
         gather(None)
         missing = from_worker_0(lambda rest=rest: cache.absent(rest))
     if rank == 0:
@@ -100,7 +100,7 @@ def sample_missing(
 
 
 def load_sampler(config: RunConfig, texts: Texts, features: TextCache, cache: RolloutCache, device: str) -> Sampler:
-    """Load the base model, which is in memory as long as the function that is returned."""
+    """Load the base model. It stays in memory for as long as the returned function does."""
     transformer = load_transformer(config.model.path, model_dtype(config), device).eval()
     set_attention(transformer, config.model.attention)
     policy = make_policy(config, transformer, transformer.config, device)
@@ -112,7 +112,7 @@ def load_sampler(config: RunConfig, texts: Texts, features: TextCache, cache: Ro
     conditioning, places = features.features(texts.prompts), {text: row for row, text in enumerate(texts.prompts)}
 
     def sample_batch(items: Sequence[Item]) -> Tensor:
-        # Every call has the same shape, so that an image does not depend on the number of those beside it.
+        # Every call has the same shape, so that an image does not depend on the number of images in its batch.
         padded = [*items, *[items[-1]] * (size - len(items))]
         prompts = conditioning[[places[item.prompt] for item in padded]].to(policy.device, policy.dtype)
         tokens = policy.rollout(policy.noise(cache.noises(padded)), prompts, sigmas, rollout.guidance_scale)

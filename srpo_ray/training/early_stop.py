@@ -11,20 +11,20 @@ from srpo_ray.runs.folder import RunFolder, append_row, drop_rows_after, read_ro
 
 @dataclass(frozen=True)
 class Decision:
-    """What the evaluations so far say."""
+    """Outcome of reward-hacking detection after an evaluation."""
 
     signs: tuple[HackingSign, ...] = ()
-    """Alarms of the last evaluation."""
+    """Signs of reward hacking in the latest evaluation."""
     best_update: int | None = None
-    """Updates made at the best evaluation so far, whose checkpoint is kept; None if nothing tells which is best."""
+    """Updates made at the best evaluation so far, whose checkpoint is kept; None without a held-out model."""
     saves_best: bool = False
-    """Whether a new best evaluation is given a checkpoint, be it due or not."""
+    """True if a new best evaluation gets a checkpoint even when none is due."""
     stop: bool = False
-    """Whether the run ends here."""
+    """True if the run ends at this evaluation."""
 
 
 def check_run(folder: RunFolder, config: RunConfig) -> Decision:
-    """Look for signs of reward hacking in the last evaluation of a run, and write them to `hacking.jsonl`."""
+    """Look for signs of reward hacking in the latest evaluation of a run, and write them to `hacking.jsonl`."""
     history = [Scored(**row) for row in read_rows(folder.scores)]
     if not history:
         return Decision()
@@ -39,18 +39,18 @@ def check_run(folder: RunFolder, config: RunConfig) -> Decision:
 
 
 def agreed_decision(folder: RunFolder, config: RunConfig) -> Decision:
-    """Worker 0's `check_run`, on every worker: all must stop, or save, at the same update."""
+    """Run `check_run` on worker 0 and broadcast its decision, so that all workers stop, or save, at the same update."""
     return from_worker_0(lambda: check_run(folder, config))
 
 
 def planned_looks(config: RunConfig) -> int:
-    """Evaluations that a run makes after the base model's: one per interval, and one of the last update."""
+    """Count the evaluations that a run makes after the baseline: one per interval, and one after the last update."""
     return math.ceil(config.training.num_updates / config.evaluation.interval)
 
 
 def trained_reward(config: RunConfig) -> str:
-    """Metric of an evaluation for the reward that the run is trained on.
+    """Name the evaluation metric of the reward that the run is trained on.
 
-    A relative run raises the difference of its own control words; its plain score may well fall meanwhile.
+    A run with a relative reward raises the difference of its control words. Its plain score may fall meanwhile.
     """
     return "reward/total/trained" if config.trained_words else "reward/total"

@@ -1,4 +1,4 @@
-"""The only place that touches DeepSpeed: sharded weights, backward, update."""
+"""DeepSpeed ZeRO-3 engine: sharded weights, backward pass, optimizer step. No other module imports DeepSpeed."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -31,9 +31,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def _skip_compiled_shared_memory() -> None:
-    """DeepSpeed compiles a CPU extension at start behind a lock file that a killed process leaves for ever.
+    """Disable a CPU extension that DeepSpeed compiles at start: a killed process leaves its lock file behind forever.
 
-    gloo does the same work without it.
+    gloo does the same work.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
@@ -41,7 +41,7 @@ def _skip_compiled_shared_memory() -> None:
 def _skip_compiled_muon() -> None:
     """Import DeepSpeed's Muon without torch's compiler, which takes more than a second of CPU to load.
 
-    DeepSpeed imports it for every engine, only to see that AdamW is another optimizer.
+    DeepSpeed imports Muon for every engine, only to check that AdamW is a different optimizer.
     """
     compiled: Any = compiler.compile
     compiler.compile = lambda: lambda function: function
@@ -52,10 +52,10 @@ def _skip_compiled_muon() -> None:
 
 
 class Engine:
-    """Trains a module's parameters that require gradient, sharded over the workers by ZeRO.
+    """Training of a module's trainable parameters, sharded over the workers by ZeRO-3.
 
-    An update is any number of rounds of forward passes and one `backward` over their summed loss, followed by
-    one `step`. Forward, forward, backward, backward is refused: ZeRO-3 would drop gradients in silence.
+    An optimizer step is any number of rounds of forward passes and one `backward` over their summed loss, followed by
+    one `step`. The order forward, forward, backward, backward is an error: ZeRO-3 would silently drop gradients.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Engine:
         Args:
             module: The transformer; parameters without `requires_grad` are sharded but not updated.
             config: Optimizer settings and batch sizes.
-            dtype: Data type of the forward passes; float32 master weights are kept either way.
-            roles: Other weights than the policy's that `shown` is asked for; the module has those of `reference` now.
-            adapters: True if the trained parameters are adapters of a frozen model.
+            dtype: Data type of the forward passes (mixed precision). The master weights are always float32.
+            roles: Roles besides the policy that `shown` supports. The module's present weights become `reference`.
+            adapters: True if the trainable parameters are adapters of a frozen model.
             steps_per_update: Optimizer steps of an update.
         """
         _skip_compiled_shared_memory()
@@ -83,7 +83,7 @@ class Engine:
         hooked = [name for name, submodule in module.named_modules() if any(forward_hooks(submodule))]
         assert not hooked, f"`gathered` leaves out all forward hooks, so none but ZeRO's may be there, got {hooked}"
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        # DeepSpeed's own annotations fit neither what it takes nor what it returns.
+        # DeepSpeed's annotations match neither its arguments nor its return value.
         initialize: Any = deepspeed.initialize
         self._engine, *_ = initialize(
             model=module,
@@ -91,7 +91,7 @@ class Engine:
             config=zero_config(config, dtype),
             dist_init_required=False,
         )
-        # Any, as DeepSpeed gives parameters attributes of its own.
+        # Any, as DeepSpeed adds attributes to parameters.
         self._trainable: dict[str, Any] = {
             name: value for name, value in module.named_parameters() if value.requires_grad
         }
@@ -106,11 +106,11 @@ class Engine:
 
     @property
     def module(self) -> nn.Module:
-        """The wrapped transformer, for calls without gradient."""
+        """Wrapped transformer, for calls without gradient."""
         return self._engine.module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the transformer; with gradient through the engine, without it through the bare module."""
+        """Call the transformer: through the engine with gradient, through the bare module without."""
         if not torch.is_grad_enabled():
             return self.module(*args, **kwargs)
         assert not self._gathered, "a forward pass with gradient needs ZeRO's hooks, so it cannot be in `gathered`"
@@ -120,7 +120,7 @@ class Engine:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Hold the whole weights on every worker, for many calls without gradient; all workers must enter."""
+        """Gather the whole weights on every worker, for many calls without gradient. All workers must enter."""
         if not self._config.gather_for_rollout:
             yield
             return
@@ -133,10 +133,10 @@ class Engine:
 
     @contextmanager
     def shown(self, role: Role) -> Iterator[None]:
-        """Let the module hold the weights of a role, for calls without gradient.
+        """Give the module the weights of a role, for calls without gradient.
 
-        Enter it outside `gathered`; all workers must enter. The float32 master weights stay what they are, and the
-        module's are taken from them again at the end. Without an average `ema` is the policy.
+        Enter it outside `gathered`. All workers must enter. The float32 master weights do not change, and the module's
+        weights are restored from them at the end. Without an EMA, role `ema` is the policy.
 
         Args:
             role: `policy` changes nothing; `reference` and `old` must have been among the engine's roles.
@@ -163,14 +163,14 @@ class Engine:
         return kept
 
     def _reference_shards(self, adapters: bool) -> dict[str, Tensor]:
-        """The weights of now; of adapters zeros, which switch them off and leave the module's calls as they are."""
+        """Return the current weights. For adapters return zeros, which disable them without changing the calls."""
         held = {name: parameter.ds_tensor.detach() for name, parameter in self._trainable.items()}
         return {name: shard.new_zeros(()) if adapters else shard.clone() for name, shard in held.items()}
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate the summed loss of all forward passes since the last `backward`.
 
-        Gradients add up until `step` and are averaged over the workers.
+        Gradients accumulate until `step` and are averaged over the workers.
         """
         assert self._forward_passes, "every backward needs a forward pass after the backward before it"
         self._forward_passes = 0
@@ -179,7 +179,7 @@ class Engine:
     def step(self) -> float:
         """Make one optimizer step, at the learning rate of its update, and clear the gradients.
 
-        The average takes in the weights at the end of the update.
+        The EMA adds the weights at the end of the update.
 
         Returns:
             Global gradient norm before clipping.
@@ -195,10 +195,10 @@ class Engine:
         return float(norm) if norm is not None else float("nan")
 
     def refresh_old(self, kept: float) -> None:
-        """Move the weights of role `old`, if there are any, to the policy's.
+        """Interpolate the weights of role `old`, if the engine has them, towards the policy's.
 
         Args:
-            kept: Share of the old ones that stays, in [0, 1].
+            kept: Weight of the old ones in the interpolation, in [0, 1].
         """
         if self._old:
             self._old.move(self._shards(), kept)
@@ -209,9 +209,9 @@ class Engine:
         return self._engine.optimizer.param_groups[0]["lr"]
 
     def gradients(self) -> dict[str, Tensor]:
-        """Whole gradients by parameter name, between `backward` and `step`; all workers must call.
+        """Return whole gradients by parameter name, between `backward` and `step`. All workers must call.
 
-        Not with `training.offload`: DeepSpeed brings them to the host in `step` only.
+        Not available with `training.offload`: DeepSpeed moves gradients to the host only in `step`.
         """
         assert self._config.offload is None, "an offloaded optimizer's gradients are not there before the step"
         return {name: on_cpu(safe_get_full_grad(parameter)) for name, parameter in self._trainable.items()}
@@ -229,11 +229,11 @@ class Engine:
         )
 
     def ema(self) -> dict[str, Tensor]:
-        """Whole the EMA of the weights by parameter name, empty if none is kept; else as `weights`."""
+        """Return the whole EMA of the weights by parameter name, placed as `weights`; empty without an EMA."""
         return self._whole_shadow(self._ema)
 
     def old(self) -> dict[str, Tensor]:
-        """Whole weights of role `old` by parameter name, empty if there are none; else as `weights`."""
+        """Return whole weights of role `old` by parameter name, placed as `weights`; empty without that role."""
         return self._whole_shadow(self._old)
 
     def _whole_shadow(self, shadow: Shadow | None) -> dict[str, Tensor]:
@@ -248,14 +248,14 @@ class Engine:
         ema: Mapping[str, Tensor],
         old: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Take over weights, optimizer, average and old weights of a checkpoint, before the first update.
+        """Load weights, optimizer state, EMA and old weights of a checkpoint, before the first update.
 
         Args:
-            weights: What `weights` gave to all workers together, however many they were.
-            optimizer_state: What `optimizer_state` gave them; empty if no update was made.
+            weights: Results of `weights` on all workers together. The number of workers may differ.
+            optimizer_state: Results of `optimizer_state`; empty if no update was made.
             updates: Updates made.
-            ema: What `average` gave them; empty if none is kept.
-            old: What `old` gave them; empty if there are none.
+            ema: Results of `ema`; empty without an EMA.
+            old: Results of `old`; empty without that role.
         """
         self._steps = updates * self._steps_per_update
         for name, shard in self._cut(weights).items():
@@ -292,14 +292,14 @@ class Engine:
         return join(shard.to(parameter.device), parameter.ds_shape)
 
     def _shards(self) -> dict[str, Tensor]:
-        """This worker's parts of the master weights."""
+        """Return this worker's shards of the master weights."""
         return {name: safe_get_local_fp32_param(parameter) for name, parameter in self._trainable.items()}
 
     def _show(self, shards: Mapping[str, Tensor]) -> None:
-        """Let the module hold these shards, in the data type of its forward passes."""
+        """Copy shards into the module, in the data type of its forward passes."""
         for name, parameter in self._trainable.items():
             parameter.ds_tensor.data.copy_(shards[name])
-        # ZeRO keeps small parameters whole on every worker, and so does not gather them again by itself.
+        # ZeRO keeps small parameters whole on every worker, so it does not gather them again.
         whole = [value for value in self._trainable.values() if value.ds_status == ZeroParamStatus.AVAILABLE]
         if whole:
             whole[0].partition(whole)

@@ -1,8 +1,9 @@
-"""The training loop, as each Ray Train worker runs it."""
+"""Training loop of a Ray Train worker: updates, evaluations, checkpoints and reward-hacking detection."""
 
 import json
 import os
 import socket
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,104 +39,165 @@ from srpo_ray.training.worker_arguments import WorkerArguments
 
 
 def run_loop(arguments: WorkerArguments) -> None:
-    """Train from the newest checkpoint to the last update, or to the first sign of reward hacking.
+    """Train from the newest checkpoint to the last update, or until a sign of reward hacking stops the run.
 
-    Every update is a row in `updates.jsonl`, every evaluation one in `evaluations.jsonl`, a report to Ray and a
-    checkpoint's chance; MLflow gets both.
+    Each update appends a row to `updates.jsonl`. Each evaluation appends a row to `evaluations.jsonl` and reports to
+    Ray Train. MLflow receives both. All workers must call.
 
     Raises:
-        ValueError: If this host does not see the run's folder, or no checkpoint is left of those that were saved.
+        ValueError: If this host does not see the run's folder, or if checkpoints were saved and none is valid.
     """
+    run = _start(arguments)
+    training, evaluation = run.config.training, run.config.evaluation
+    run.evaluate_start()
+    update = run.start
+    for update in run.remaining_updates():
+        # Rows, events and checkpoints count the updates made. The trainer takes the index of an update, from 0.
+        metrics = run.trainer.update(update - 1)
+        run.log(update, metrics)
+        preempted = run.nodes_about_to_leave(update)
+        if preempted or run.is_due(update, training.checkpoint_interval):
+            run.save(update)
+        if run.is_due(update, evaluation.interval):
+            decision = run.evaluate_and_check_for_hacking(update)
+            if decision.stop:
+                break
+    run.finish(update)
+
+
+def _start(arguments: WorkerArguments) -> "_Run":
+    """Load the newest checkpoint, build the trainer and, on worker 0, connect to MLflow."""
     config, folder = arguments.config, RunFolder(arguments.run_dir)
     _require_shared(folder)
     device = _prepare_process(config)
     checkpoint = find_checkpoint(config, folder)
     start = checkpoint.update if checkpoint else 0
     trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
-    del checkpoint
     _note(folder, start, "started", f"workers: {trainer.world_size}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
-    training, evaluation = config.training, config.evaluation
-    if start in (0, training.num_updates) or start % evaluation.interval == 0:
-        # Made by another trial, or before a restart; or lost with the process that had only saved its checkpoint.
-        known = [row for row in read_rows(folder.evaluations) if row["update"] == start]
-        _publish(trainer, tracker, start, known[0] if known else trainer.evaluate(start), Decision())
-    decision = agreed_decision(folder, config)
-    made, leaving = start, frozenset[str]()
-    while made < training.num_updates and not decision.stop:
-        metrics = trainer.update(made)
-        made += 1
-        if tracker:
-            append_row(folder.updates, {"update": made, **metrics})
-            tracker.log_metrics(metrics, made)
-        last = made == training.num_updates
-        warned = leaving
-        leaving |= _leaving_nodes()
-        if leaving != warned:
-            _note(folder, made, "preempted", f"nodes that will go: {len(leaving - warned)}")
-        saved = last or made % training.checkpoint_interval == 0 or leaving != warned
-        if saved:
-            _save(trainer, made, decision.best_update, last=last)
-        if last or made % evaluation.interval == 0:
-            evaluated = trainer.evaluate(made)
-            decision = agreed_decision(folder, config)
-            _publish(trainer, tracker, made, evaluated, decision)
-            if decision.saves_best and decision.best_update == made and not saved:
-                _save(trainer, made, made)
-    if tracker:
-        _finish(folder, tracker, made, decision)
+    return _Run(config, folder, trainer, tracker, start)
 
 
-def _leaving_nodes() -> frozenset[str]:
-    """Nodes of this run that the cluster has been told it will lose; the same on every worker, as all must call."""
-    notice = ray.train.get_preemption_info()
-    return frozenset(notice.preempted_node_to_ranks) if notice else frozenset()
+@dataclass
+class _Run:
+    """One worker's share of a run in progress; `update` is a number of updates made."""
 
+    config: RunConfig
+    folder: RunFolder
+    trainer: Trainer
+    tracker: Tracker | None
+    """Connection to MLflow, on worker 0 only."""
+    start: int
+    """Updates made before this start of the run."""
+    decision: Decision = field(default_factory=Decision)
+    """Decision after the latest evaluation."""
+    saved: int | None = None
+    """Update of the latest checkpoint, written or failed."""
+    leaving: frozenset[str] = frozenset()
+    """Nodes of this run for which the cluster has announced a preemption."""
 
-def _save(trainer: Trainer, made: int, best: int | None, *, last: bool = False) -> None:
-    """Write a checkpoint; where that fails the run goes on with the one before it, unless there is no later one."""
-    try:
-        trainer.save(made, protected=best)
-    except CheckpointError as error:
-        if last:
-            raise
-        _note(trainer.folder, made, CHECKPOINT_FAILED, str(error))
-    else:
-        _note(trainer.folder, made, CHECKPOINT_SAVED, "")
+    def remaining_updates(self) -> range:
+        """Updates still to be made; none if a sign of reward hacking has stopped the run before its restart."""
+        return range(0) if self.decision.stop else range(self.start + 1, self.config.training.num_updates + 1)
+
+    def is_due(self, update: int, interval: int) -> bool:
+        """True every `interval` updates and at the last update."""
+        return update == self.config.training.num_updates or update % interval == 0
+
+    def log(self, update: int, metrics: dict[str, float]) -> None:
+        """Write the metrics of an update to the run's folder and to MLflow."""
+        if self.tracker:
+            append_row(self.folder.updates, {"update": update, **metrics})
+            self.tracker.log_metrics(metrics, update)
+
+    def nodes_about_to_leave(self, update: int) -> bool:
+        """True if the cluster has announced further preemptions; the same on every worker, as all must call."""
+        notice = ray.train.get_preemption_info()
+        announced = frozenset(notice.preempted_node_to_ranks) if notice else frozenset[str]()
+        new = announced - self.leaving
+        self.leaving |= new
+        if new:
+            _note(self.folder, update, "preempted", f"nodes that will go: {len(new)}")
+        return bool(new)
+
+    def save(self, update: int) -> None:
+        """Write a checkpoint. If that fails, the run continues with the previous one, except after the last update.
+
+        Raises:
+            CheckpointError: If the checkpoint of the last update cannot be written.
+        """
+        self.saved = update
+        try:
+            self.trainer.save(update, protected=self.decision.best_update)
+        except CheckpointError as error:
+            if update == self.config.training.num_updates:
+                raise
+            _note(self.folder, update, CHECKPOINT_FAILED, str(error))
+        else:
+            _note(self.folder, update, CHECKPOINT_SAVED, "")
+
+    def evaluate_start(self) -> None:
+        """Publish the evaluation at the start if one is due there, and repeat the decision that it leads to."""
+        if self.is_due(self.start, self.config.evaluation.interval):
+            # Another trial or an earlier start may have written the row; a crash just after the checkpoint lost it.
+            known = [row for row in read_rows(self.folder.evaluations) if row["update"] == self.start]
+            evaluated = known[0] if known else self.trainer.evaluate(self.start)
+            _publish(self.trainer, self.tracker, self.start, evaluated, Decision())
+        self.decision = agreed_decision(self.folder, self.config)
+
+    def evaluate_and_check_for_hacking(self, update: int) -> Decision:
+        """Evaluate and look for signs of reward hacking. Save the best evaluation's checkpoint if none was due."""
+        evaluated = self.trainer.evaluate(update)
+        self.decision = agreed_decision(self.folder, self.config)
+        _publish(self.trainer, self.tracker, update, evaluated, self.decision)
+        if self.decision.saves_best and self.decision.best_update == update and self.saved != update:
+            self.save(update)
+        return self.decision
+
+    def finish(self, update: int) -> None:
+        """Mark the run as finished, in its folder and in MLflow."""
+        if not self.tracker:
+            return
+        result: dict[str, Any] = {"updates": update, "evaluations": len(read_rows(self.folder.evaluations))}
+        if self.decision.stop:
+            result |= {"stopped_by": "reward_hacking", "best_update": self.decision.best_update}
+        write_text(self.folder.finished, json.dumps(result) + "\n")
+        self.tracker.log_text(self.folder.config.read_text(encoding="utf-8"), "config.yaml")
+        self.tracker.close("FINISHED")
 
 
 def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
-    """The checkpoint to go on from; None at the very start of a run. All workers must call.
+    """Newest valid checkpoint; None if the run has saved none. All workers must call.
 
-    Those that are damaged are noted in `events.jsonl`, and said at the end of the run.
+    `events.jsonl` records damaged checkpoints, and the run reports them at its end.
 
     Raises:
-        ValueError: If some were saved and none can be used: to begin again would drop the rows of all that was done.
+        ValueError: If checkpoints were saved and none is valid: a start from scratch would drop the rows of the run.
     """
     storage = Storage(folder.checkpoints)
 
-    def tell(update: int, problem: str) -> None:
+    def report_damage(update: int, problem: str) -> None:
         _note(folder, update, CHECKPOINT_DAMAGED, problem)
 
-    found = load_checkpoint(storage, run_identity(config), tell)
+    found = load_checkpoint(storage, run_identity(config), report_damage)
     saved = [row["update"] for row in read_rows(folder.events) if row["event"] == CHECKPOINT_SAVED]
     if saved and not found:
         raise ValueError(
-            f"expected a whole checkpoint of {folder.path.name} in {storage.location}, where that of update {saved[-1]}"
-            f" was saved, got none; mend or mount that place, or remove {folder.path} to begin again"
+            f"expected a valid checkpoint of {folder.path.name} in {storage.location}, where the run saved update"
+            f" {saved[-1]}, got none; restore or mount that storage, or delete {folder.path} to start from scratch"
         )
     return found
 
 
 def _note(folder: RunFolder, update: int, event: str, message: str) -> None:
-    """Write down what happened to a run beside its updates."""
+    """Append an event to `events.jsonl`, from worker 0."""
     if rank_and_world_size()[0] == 0:
         row = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "update": update, "event": event, "message": message}
         append_row(folder.events, row)
 
 
 def _require_shared(folder: RunFolder) -> None:
-    """The driver has written the run's config: a host without it would write to a disk of its own."""
+    """Check for the config that the driver has written: a host that lacks it would write to its local disk."""
     if not folder.config.exists():
         raise ValueError(
             f"run_root: expected a folder that every node sees, got {folder.path}, which {socket.gethostname()} does"
@@ -168,7 +230,7 @@ def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
 
 
 def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> Tracker:
-    """Rows after the checkpoint are written again, so what is there of them goes first."""
+    """Connect to MLflow, and drop the rows after the checkpoint, as the run writes them again."""
     for path in (folder.updates, folder.evaluations, folder.scores, folder.hacking):
         drop_rows_after(path, start)
     interval = arguments.config.tracking.flush_interval_s
@@ -176,24 +238,15 @@ def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> 
 
 
 def _publish(
-    trainer: Trainer, tracker: Tracker | None, made: int, evaluation: dict[str, Any], decision: Decision
+    trainer: Trainer, tracker: Tracker | None, update: int, evaluation: dict[str, Any], decision: Decision
 ) -> None:
     metrics = {name: value for name, value in evaluation.items() if name != "update"}
     metrics["hacking/found"] = float(bool(decision.signs))
     if tracker:
-        tracker.log_metrics(metrics, made)
+        tracker.log_metrics(metrics, update)
         if decision.signs:
             tracker.log_text("\n".join(sign_texts(read_signs(trainer.folder))), "hacking.txt")
         if trainer.folder.gallery.exists():
             tracker.log_image(trainer.folder.gallery, "images")
     group = ray.util.get_current_placement_group()
-    ray.train.report({"update": made, "placement_group": group.id.hex() if group else "", **metrics})
-
-
-def _finish(folder: RunFolder, tracker: Tracker, made: int, decision: Decision) -> None:
-    result: dict[str, Any] = {"updates": made, "evaluations": len(read_rows(folder.evaluations))}
-    if decision.stop:
-        result |= {"stopped_by": "reward_hacking", "best_update": decision.best_update}
-    write_text(folder.finished, json.dumps(result) + "\n")
-    tracker.log_text(folder.config.read_text(encoding="utf-8"), "config.yaml")
-    tracker.close("FINISHED")
+    ray.train.report({"update": update, "placement_group": group.id.hex() if group else "", **metrics})

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the update, so that a run that goes on needs no state for it."""
+"""Learning-rate schedule. It depends only on the update index, so checkpoints do not store it."""
 
 import math
 
@@ -6,13 +6,13 @@ from srpo_ray.config.training import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, update: int) -> float:
-    """Learning rate of one update.
+    """Compute the learning rate of one update.
 
-    The fall ends with the run, not with its last update: an update at a rate of 0 would be for nothing.
+    The decay reaches its end after the last update, not at it: an update at a rate of 0 would change nothing.
 
     Args:
         config: Section `training`.
-        update: Updates made before it, from 0.
+        update: Index of the update, from 0.
     """
     schedule, peak = config.lr_schedule, config.optimizer.lr
     if update < schedule.warmup_updates:

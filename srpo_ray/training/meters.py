@@ -1,4 +1,4 @@
-"""Seconds per stage, peak memory, and means of per-sample metrics over batches and workers."""
+"""Metrics of an update: seconds per stage, peak memory, and means of per-sample values over batches and workers."""
 
 import resource
 import time
@@ -11,7 +11,7 @@ from torch import distributed as dist
 
 
 class StageTimer:
-    """Adds up the seconds that this worker spends in each stage of an update."""
+    """Timer of the stages of an update on this worker, in seconds."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
@@ -25,31 +25,31 @@ class StageTimer:
             yield
         finally:
             if self._device.type == "cuda":
-                # Work is queued only: without this a stage would be charged for the one before it.
+                # CUDA calls are asynchronous: without this, a stage would be charged for the work of the previous one.
                 torch.cuda.synchronize(self._device)
             self._seconds[f"time/{name}"] = self._seconds.get(f"time/{name}", 0.0) + time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
-        """The seconds per stage since the last call."""
+        """Return the seconds per stage since the last call, and reset them."""
         seconds, self._seconds = self._seconds, {}
         return seconds
 
 
 class MeanMeter:
-    """Means of per-sample values over all batches of an update and all workers."""
+    """Meter of the means of per-sample values over all batches of an update and all workers."""
 
     def __init__(self, device: torch.device | str) -> None:
-        # The process group of a GPU reduces tensors on the GPU only.
+        # NCCL reduces tensors on the GPU only.
         self._device = device
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, metrics: Mapping[str, Tensor], *, counted: bool = True) -> None:
-        """Add per-sample values `[B]`; nothing is moved or waited for.
+        """Add per-sample values `[B]`, without a device synchronisation.
 
         Args:
-            metrics: The values by name.
-            counted: Whether they are part of the means; else they only make the names known.
+            metrics: Values by name.
+            counted: True if the means include the values; False registers their names only.
         """
         for name, values in metrics.items():
             total = values.detach().to(self._device, torch.float32).sum() * counted
@@ -57,7 +57,7 @@ class MeanMeter:
             self._counts[name] = self._counts.get(name, 0) + values.numel() * counted
 
     def take(self) -> dict[str, float]:
-        """The means over all workers since the last call; all workers must call, with the same names."""
+        """Return the means over all workers since the last call. All workers must call, with the same names."""
         names = sorted(self._sums)
         counts = torch.tensor([float(self._counts[name]) for name in names], device=self._device)
         table = torch.stack([torch.stack([self._sums[name] for name in names]), counts])
@@ -67,7 +67,7 @@ class MeanMeter:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Highest memory so far in GiB: of the GPU's allocator, or of this process where the CPU trains."""
+    """Return the peak memory so far in GiB: of the GPU's allocator, or of this process when training on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""Error of a run that exceeds its GPU's memory, with the plan and the changes that save memory."""
+"""Out-of-memory error of a run, with its plan and with changes that save memory."""
 
 import torch
 
@@ -21,6 +21,6 @@ def out_of_memory(config: RunConfig, error: torch.OutOfMemoryError) -> OutOfMemo
     plan = make_plan(config, Hardware(memory_gib=memory))
     said = str(error).split("\n")[0]
     return OutOfMemoryRunError(
-        f"out of memory: {said}\nWhat this run holds by its plan, and what would save memory; give a change as"
+        f"out of memory: {said}\nMemory of this run by its plan, and changes that save memory. Pass a change as"
         f" KEY=VALUE to the same command, with another `name`:\n{plan_text(plan, advise(config, plan))}"
     )

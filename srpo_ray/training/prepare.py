@@ -1,4 +1,4 @@
-"""What a run computes once before its first update, unless the cache has it: text features and latents of images."""
+"""Text features and image latents: computed once before the first update, if the cache lacks them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,20 +21,20 @@ T = TypeVar("T")
 
 
 def prepare_features(config: RunConfig, texts: Sequence[str], folder: RunFolder, device: str) -> TextCache:
-    """Let worker 0 encode the texts that the cache lacks, and then drop the text encoders; the others wait.
+    """Let worker 0 encode the texts that the cache lacks, and then free the text encoders. The other workers wait.
 
     Args:
         config: The run.
-        texts: All texts that it needs the features of.
-        folder: Where progress is written.
-        device: Where the encoders run.
+        texts: All texts whose features the run needs.
+        folder: Run folder, for the progress.
+        device: Device of the encoders.
 
     Returns:
-        The cache, which has all of them.
+        Cache with the features of all texts.
     """
     cache = TextCache.of(config)
     missing = from_worker_0(lambda: cache.missing(texts))
-    # Nothing here may keep the encoders: the model takes their place.
+    # Keep no reference to the encoders: the model needs their memory.
     _in_rounds(
         "text features", missing, cache.load_encoder(device) if missing and dist.get_rank() == 0 else None, 1, folder
     )
@@ -50,12 +50,12 @@ def prepare_latents(
 
     Args:
         config: The run.
-        images: Its real images.
-        encode: From images to tokens, as `FlowPolicy.encode` does it.
-        folder: Where progress is written.
+        images: Real images of the run.
+        encode: Function from images to tokens, such as `FlowPolicy.encode`.
+        folder: Run folder, for the progress.
 
     Returns:
-        Clean tokens of all images, unread.
+        Clean tokens of all images, read on access.
 
     Raises:
         ValueError: If an image cannot be read.
@@ -71,14 +71,14 @@ def _in_rounds(
 ) -> None:
     """Encode items in parts, one per worker and round.
 
-    The workers meet after each round, so that none waits for longer than a part takes: a collective has a time limit.
+    The workers synchronise after each round, because a collective has a timeout.
 
     Args:
-        what: Shown as progress.
-        items: What to encode, the same on every worker.
-        encode: Encodes a part and writes it; None on workers that take no part.
-        num_workers: Workers that take part, the first ones.
-        folder: Where progress is written.
+        what: Label of the progress.
+        items: Items to encode, the same on every worker.
+        encode: Function that encodes a part and writes it; None on workers without a part.
+        num_workers: Number of workers that encode, from rank 0.
+        folder: Run folder, for the progress.
     """
     rank = dist.get_rank()
     size = max(1, min(ROWS, -(-len(items) // num_workers)))

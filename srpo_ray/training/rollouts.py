@@ -1,4 +1,4 @@
-"""Rollouts that several updates share: the clean tokens of the latest ones, in memory and in a checkpoint."""
+"""Reuse of rollouts over several updates: the clean tokens of the current window, in memory and in checkpoints."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from srpo_ray.runs.collectives import rank_and_world_size
 
 
 class KeptRollouts:
-    """The batch of a reuse window: `reuse` updates in a row, of which the first samples and the others reuse.
+    """Batch of a reuse window: of `reuse` consecutive updates, the first samples rollouts and the others reuse them.
 
-    Prompts and clean tokens belong to the window. Landing points, noise and control words belong to the update.
+    All updates of a window share prompts and clean tokens. Each draws its own landing points, noise and control words.
     """
 
     def __init__(self, reuse: int, tokens: Mapping[str, Tensor] | None = None, written: Collection[str] = ()) -> None:
@@ -22,29 +22,29 @@ class KeptRollouts:
 
         Args:
             reuse: Updates per window.
-            tokens: Sample -> clean tokens of the whole batch, inside a window; None at the start of one.
-            written: Samples among them that this worker writes into the next checkpoint.
+            tokens: Sample -> clean tokens of the whole batch, inside a window; None at the start of a window.
+            written: Samples that this worker writes into the next checkpoint.
         """
         self._reuse = reuse
         self._tokens = dict(tokens or {})
         self._written = set(written)
 
     def window(self, update: int) -> int:
-        """Window of an update, from 0: the address of its prompts."""
+        """Return the window index of an update, from 0. It addresses the prompts."""
         return update // self._reuse
 
     def tokens(self, update: int, samples: Sequence[int]) -> dict[int, Tensor]:
-        """Position in `samples` -> clean tokens `[1, N, C]`; empty in the first update of a window, which samples."""
+        """Return position in `samples` -> clean tokens `[1, N, C]`; empty in the first update of a window."""
         if update % self._reuse == 0:
             return {}
         return {row: self._tokens[_name(sample)][None] for row, sample in enumerate(samples)}
 
     def keep(self, update: int, rounds: Iterable[tuple[Batch, float, Any]]) -> None:
-        """Keep what the first update of a window has collected.
+        """Keep the rollouts of the first update of a window.
 
         Args:
-            update: The update.
-            rounds: Of each micro-batch the batch, its share of the update and its `direct_align.Rollout`.
+            update: Index of the update, from 0.
+            rounds: For each micro-batch: the batch, its share of the update, and its `direct_align.Rollout`.
         """
         if self._reuse == 1 or update % self._reuse:
             return
@@ -57,7 +57,7 @@ class KeptRollouts:
                 self._written.update(names)
 
     def state(self, updates: int) -> dict[str, Tensor]:
-        """This worker's part of what a checkpoint inside a window needs; the parts of all workers are the whole batch.
+        """Return this worker's part of the window for a checkpoint. All workers' parts make up the whole batch.
 
         Args:
             updates: Updates made.
@@ -71,10 +71,10 @@ class KeptRollouts:
 
 
 def resume_rollouts(config: RunConfig, checkpoint: Checkpoint | None, device: str) -> KeptRollouts:
-    """The reuse window in which a run starts or continues.
+    """Restore the reuse window in which a run starts or continues.
 
     Raises:
-        ValueError: If the checkpoint is inside a window and does not hold the whole batch of it.
+        ValueError: If the checkpoint is inside a window and lacks a part of the window's batch.
     """
     reuse = config.rollout.reuse
     if checkpoint is None or checkpoint.update % reuse == 0:

@@ -1,4 +1,4 @@
-"""From a config to a `Trainer`: everything that a worker loads before its first update."""
+"""Setup of a `Trainer` from a config: everything that a worker loads before its first update."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,19 +34,19 @@ def build_trainer(
 
     Args:
         config: The run.
-        folder: Where it writes.
-        rewards: Scores of trained and held-out models.
-        device: Where this worker trains.
-        checkpoint: What to go on from; None starts with the model's own weights.
+        folder: Folder of the run.
+        rewards: Scorer with the trained and the held-out models.
+        device: Device of this worker.
+        checkpoint: Checkpoint to resume from; None starts from the base model.
 
     Raises:
-        ValueError: If this host reads other prompts or captions than the run began with.
+        ValueError: If this host reads different prompts or captions from those that the run started with.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     texts = read_texts(config)
-    # A file may have changed since the driver looked, or another host may have another copy of it.
+    # A file may have changed since the driver's check, or this host may have a different copy.
     require_same_inputs(folder.inputs, text_hashes(config, texts), "give every host the same copy of it")
-    # Before the model is loaded: the text encoders of FLUX.1 are nearly as large.
+    # Encode before loading the model, because the text encoders of FLUX.1 are nearly as large.
     cache = prepare_features(config, texts.encoded, folder, device)
     base_model = config.rollout.source == "base_model"
     rollouts = prepare_base_rollouts(config, texts, cache, folder, device) if base_model else None
@@ -97,7 +97,7 @@ def build_trainer(
 def _build_engine(
     config: RunConfig, dtype: torch.dtype, device: str, checkpoint: Checkpoint | None
 ) -> tuple[Engine, Mapping[str, Any]]:
-    # The initial weights also where a checkpoint replaces them: they are those of role `reference`.
+    # Load the initial weights even if a checkpoint replaces them: role `reference` uses them.
     transformer = load_tuned(config, dtype, device, None).train()
     if checkpoint:
         check_trained(transformer, checkpoint.weights)

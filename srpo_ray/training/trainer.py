@@ -1,4 +1,4 @@
-"""One worker's share of a run: updates, evaluations, checkpoints. Ray appears in the loop that drives it only."""
+"""One worker's share of a run: updates, evaluations, checkpoints. No Ray."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ from srpo_ray.training.rollouts import KeptRollouts
 
 @dataclass
 class Trainer:
-    """All that an update works with."""
+    """Model, data, rewards and algorithm of a run on one worker."""
 
     config: RunConfig
     folder: RunFolder
@@ -47,10 +47,13 @@ class Trainer:
     def update(self, update: int) -> dict[str, float]:
         """Make one update: prompts, rollout, losses, backward, optimizer.
 
+        Args:
+            update: Index of the update, from 0.
+
         Returns:
-            Metrics of the update, the same on every worker but for the times, which are this worker's.
+            Metrics of the update, the same on every worker except for the times, which are this worker's.
         """
-        # What was sampled since the last update, for an evaluation, is no cost of this one.
+        # Discard the calls of an evaluation since the last update: they are no cost of this update.
         self.policy.take_evaluations()
         with self.timer.stage("update"):
             rounds = self.collect(update)
@@ -61,7 +64,7 @@ class Trainer:
                 with self.timer.stage("optimizer"):
                     norms.append(self.engine.step())
             self.engine.refresh_old(self.algorithm.old_kept(update))
-        # Every worker makes the same calls with equal shares, so nothing has to be sent around.
+        # Every worker makes the same calls with equal shares, so the total needs no communication.
         cost = self.policy.take_evaluations()
         return {
             **self.meter.take(),
@@ -75,17 +78,17 @@ class Trainer:
         }
 
     def collect(self, update: int) -> list[tuple[Batch, float, Any]]:
-        """This worker's micro-batches of an update, what each counts, and what its losses need.
+        """Collect this worker's micro-batches of an update, the share of each, and the inputs of its losses.
 
-        All micro-batches go through a phase before the next one begins: the weights change at the end of the update
-        only, so each phase gathers them once.
+        All micro-batches go through a phase before the next phase starts. The weights change only at the end of the
+        update, so each phase gathers them once.
         """
         batches = list(self.batches(update))
         sampled = any(len(batch.image_rows) < len(batch.prompts) for batch, _ in batches)
         collected: list[Any] = [None] * len(batches)
         with self.timer.stage("rollout"):
             for phase in self.algorithm.phases:
-                # Where every image is given, the policy samples none, so its weights need no gather.
+                # If every image is given, the policy samples none, so its weights need no gather.
                 gathered = self.engine.gathered() if sampled or phase.role != "policy" else nullcontext()
                 with self.engine.shown(phase.role), gathered, torch.no_grad():
                     collected = [
@@ -99,14 +102,14 @@ class Trainer:
         return rounds
 
     def backward(self, losses: Iterable[Loss], share: float) -> None:
-        """Back-propagate losses, as many at a time as the algorithm keeps in flight.
+        """Back-propagate losses in groups of `losses_in_flight`.
 
-        The forward passes of a group are run first, so that the rewards of one are computed during the next; then
-        comes one backward over the group's sum, which is the order that ZeRO-3 needs.
+        The forward passes of a group run first, so that reward scoring overlaps with the next forward pass. One
+        backward pass over the sum of the group follows. ZeRO-3 needs this order.
 
         Args:
-            losses: Runs a forward pass whenever it is asked for the next loss.
-            share: What its loss counts in this worker's update, 0 if nothing.
+            losses: Iterator that runs a forward pass for each next loss.
+            share: Weight of the losses in this worker's update; 0 for a repeated micro-batch.
         """
         waiting = iter(losses)
         in_flight = self.config.training.losses_in_flight or self.algorithm.calls.in_flight
@@ -123,11 +126,11 @@ class Trainer:
                 self.meter.add(output.metrics, counted=share > 0)
 
     def batches(self, update: int) -> Iterable[tuple[Batch, float]]:
-        """This worker's micro-batches of an update, and what the loss of each counts.
+        """Yield this worker's micro-batches of an update, and the weight of the loss of each.
 
-        ZeRO-3 averages gradients over the workers and needs as many forward passes of each. Where the update's
-        micro-batches do not go into the number of workers, some are computed once more and count nothing: the update
-        is the same with any number of workers.
+        ZeRO-3 averages gradients over the workers and needs the same number of forward passes on each. If the number
+        of micro-batches is not divisible by the number of workers, some are computed twice, the second time with
+        weight 0. The update is therefore the same with any number of workers.
         """
         training, calls = self.config.training, self.algorithm.calls
         chosen = self.prompts.indices(self.rollouts.window(update), training.batch_size, self.config.seed)
@@ -142,12 +145,12 @@ class Trainer:
             yield batch, self.world_size / number if position < number else 0.0
 
     def _batch(self, update: int, chosen: Mapping[int, int], children: range) -> Batch:
-        """A micro-batch.
+        """Build a micro-batch.
 
         Args:
-            update: Update, from 0.
+            update: Index of the update, from 0.
             chosen: Sample of the update -> index of its text.
-            children: Images of each sample.
+            children: Indices of the images of each sample.
         """
         prompts, indices, device = self.prompts, [*chosen.values()], self.policy.device
         rows = [row for row in range(len(indices)) for _ in children]
@@ -171,9 +174,12 @@ class Trainer:
         )
 
     def evaluate(self, update: int) -> dict[str, float]:
-        """Evaluate the model on the held-out prompts, with the EMA of the weights if one is kept.
+        """Evaluate the model on the held-out prompts, with the EMA of the weights if the run keeps one.
 
-        Worker 0 keeps the rows and the before/after images.
+        Worker 0 writes the rows and the before/after images.
+
+        Args:
+            update: Updates made.
         """
         start = time.perf_counter()
         with self.engine.shown("ema"), self.engine.gathered():
@@ -197,14 +203,14 @@ class Trainer:
         return metrics
 
     def save(self, update: int, protected: int | None = None) -> None:
-        """Write a checkpoint, each worker its share; all must call.
+        """Write a checkpoint, each worker its share. All workers must call.
 
         Args:
             update: Updates made.
-            protected: Step whose checkpoint is kept, however old it is.
+            protected: Update whose checkpoint is kept regardless of its age.
 
         Raises:
-            CheckpointError: If it could not be written; the run can go on, with the checkpoints before it.
+            CheckpointError: If a write fails. Earlier checkpoints stay valid, so the run can continue.
         """
         progress = {"samples": update * self.config.training.batch_size, "num_workers": self.world_size}
         save_checkpoint(

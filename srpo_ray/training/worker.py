@@ -1,4 +1,4 @@
-"""Entry of a Ray Train worker."""
+"""Entry point of a Ray Train worker."""
 
 from srpo_ray.imports import spare_imported, without_collection
 from srpo_ray.training.worker_arguments import WorkerArguments
@@ -8,7 +8,7 @@ def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
     """Run the training loop.
 
     Raises:
-        OutOfMemoryRunError: If the GPU's memory is full, with the plan's advice.
+        OutOfMemoryRunError: If the GPU runs out of memory. The message contains the plan's advice.
     """
     # Driver, Tune trial and Train controller only pass this function on: none of them should load the model stack.
     with without_collection():

@@ -7,11 +7,11 @@ from srpo_ray.config import RunConfig
 
 @dataclass(frozen=True)
 class WorkerArguments:
-    """Plain values, the same for every worker."""
+    """Plain values, identical on every worker."""
 
     config: RunConfig
     run_dir: str
     pool: str | None
-    """Name of the reward pool; None scores in process."""
+    """Name of the reward pool; None scores in the trainer process."""
     tracking_uri: str
     tracking_run: str

@@ -9,7 +9,7 @@ from srpo_ray.config.zero import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE
 
 
 def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Build the config that `deepspeed.initialize` takes.
+    """Build the config for `deepspeed.initialize`.
 
     Args:
         config: Section `training`.
@@ -32,7 +32,7 @@ def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
             **_offload(config),
         },
         "bf16": {"enabled": dtype == torch.bfloat16},
-        # In bfloat16 the gradients of later micro-batches would be lost in the rounding of the sum.
+        # In bfloat16, rounding of the sum would lose the gradients of later micro-batches.
         "data_types": {"grad_accum_dtype": "fp32"},
         "optimizer": {
             "type": "AdamW",
@@ -50,6 +50,6 @@ def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _offload(config: TrainingConfig) -> dict[str, Any]:
-    """Offload to the host's memory. torch's own AdamW runs there, so no DeepSpeed kernel has to be compiled."""
+    """Build the offload section. torch's AdamW runs on the host, so no DeepSpeed kernel has to be compiled."""
     parts = {None: (), "optimizer": ("optimizer",), "weights": ("optimizer", "param")}[config.offload]
     return {f"offload_{part}": {"device": "cpu"} for part in parts}

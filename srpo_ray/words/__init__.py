@@ -1,1 +1,1 @@
-"""How strongly and how cleanly a reward model perceives candidate control words, measured without training."""
+"""Probe of a reward model's response to candidate control words, without training."""

@@ -1,4 +1,4 @@
-"""The images that words are tried on: rendered, from a folder, or generated; with captions and attributes."""
+"""Images of a word probe: rendered, from a folder, or generated; with captions and attributes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,36 +23,36 @@ from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame
 
 FEWEST = 8
-"""Correlations over fewer images mean nothing."""
+"""Minimum number of images; correlations over fewer are meaningless."""
 NO_CAPTION = "an image"
-"""Stands for the caption of an image without one."""
+"""Caption of an image without a caption."""
 
 
 @dataclass(frozen=True)
 class ProbeImages:
-    """N images of one size."""
+    """N images of equal size."""
 
     images: Tensor
     """`[N, 3, H, W]` in [0, 1], on the CPU."""
     captions: list[str]
     attributes: dict[str, Tensor]
-    """Name -> `[N]`: `truth/...` where it is known, `image/...` (statistics of the pixels) always."""
+    """Name -> `[N]`: `truth/...` if the truth is known, and always `image/...` (pixel statistics)."""
     source: str
-    """Where they are from, for people."""
+    """Description of the source, for the report."""
 
     @property
     def axes(self) -> list[str]:
-        """The attributes that words are read along: the truth where it is known, else the image statistics."""
+        """Attributes that serve as axes of words: the truth if it is known, else the image statistics."""
         truths = [name for name in self.attributes if name.startswith("truth/")]
         return truths or list(self.attributes)
 
 
 def rendered(count: int, seed: int = 94) -> ProbeImages:
-    """Draw images of the small world: contents that no reward was trained on, independent uniform styles.
+    """Render images of the small world: contents that no reward was trained on, independent uniform styles.
 
     Args:
-        count: ProbeImages, at least `FEWEST`.
-        seed: Of contents, places and styles.
+        count: Number of images, at least `FEWEST`.
+        seed: Seed of contents, positions and styles.
     """
     import numpy as np
 
@@ -69,17 +69,17 @@ def rendered(count: int, seed: int = 94) -> ProbeImages:
 
 
 def from_folder(folder: Path, size: int) -> ProbeImages:
-    """Read images and captions as `data.images` reads them; images without a caption get `NO_CAPTION`.
+    """Read images and captions like `data.images`; images without a caption get `NO_CAPTION`.
 
     Args:
-        folder: Where the images are, also in folders below, as files, tar files or tables.
-        size: Side in pixels that images are reduced and cropped to, as the reward sees them.
+        folder: Folder of the images, searched recursively: image files, tar files or tables.
+        size: Side in pixels to which images are reduced and cropped, as for the reward.
 
     Raises:
-        ValueError: If there is no folder, too few images in it, or a file that cannot be read.
+        ValueError: If the folder does not exist, has too few images, or has a file that cannot be read.
     """
     if not folder.is_dir():
-        raise ValueError(f"--images: expected a folder of images, got {folder}, which is none; check the path")
+        raise ValueError(f"--images: expected a folder of images, got {folder}, which is not a folder; check the path")
     found = list_images(str(folder), "--images")
     left_out = f" (left out: {found.left_out})" if found.left_out else ""
     _require_enough(len(found.captions), f"images of {folder}{left_out}", "add images")
@@ -96,13 +96,13 @@ def from_folder(folder: Path, size: int) -> ProbeImages:
 def generated(
     config: RunConfig, count: int, device: str = "cpu", weights: Mapping[str, Tensor] | None = None
 ) -> ProbeImages:
-    """Sample images as the evaluator does: the evaluation prompts in turn, with the evaluation's noise and steps.
+    """Sample images like the evaluator: the evaluation prompts in turn, with the evaluation's noise and steps.
 
     Args:
         config: Run config with the model and the evaluation prompts.
-        count: ProbeImages, at least `FEWEST`.
-        device: Where to sample.
-        weights: Transformer weights of a checkpoint; None takes the model's own.
+        count: Number of images, at least `FEWEST`.
+        device: Device of the model.
+        weights: Transformer weights of a checkpoint; None uses the base model's.
 
     Raises:
         ValueError: If there are too few images, or the model or the prompts cannot be read.
@@ -115,7 +115,7 @@ def generated(
         transformer.load_state_dict(weights)
     policy = make_policy(config, transformer, transformer.config, device)
     path = resolve_path(config.model.path)
-    # The last one is for classifier-free guidance.
+    # The last prompt is for classifier-free guidance.
     conditioning = encode_prompts(path, [*prompts, ""], config.model.max_sequence_length, dtype, device)
     policy.empty_prompt = conditioning[-1:]
     evaluator = Evaluator(
@@ -135,7 +135,7 @@ def generated(
 
 
 def measured(images: Tensor, captions: list[str], *, truth: bool) -> dict[str, Tensor]:
-    """Attributes of images; `truth` says whether they and their captions are of the small world."""
+    """Measure the attributes of images; `truth` is True for images and captions of the small world."""
     statistics = {f"image/{name}": values for name, values in image_statistics(images).items()}
     if not truth:
         return statistics
@@ -149,5 +149,5 @@ def measured(images: Tensor, captions: list[str], *, truth: bool) -> dict[str, T
 def _require_enough(count: int, what: str, cure: str) -> None:
     if count < FEWEST:
         raise ValueError(
-            f"expected at least {FEWEST} {what}, got {count}; correlations over fewer mean nothing, {cure}"
+            f"expected at least {FEWEST} {what}, got {count}; correlations over fewer are meaningless, {cure}"
         )

@@ -1,4 +1,4 @@
-"""From a reward, words and images to a study: which words the reward perceives, and how."""
+"""Word probe: a reward's response to control words, over images."""
 
 import os
 import re
@@ -23,21 +23,21 @@ from srpo_ray.words.images import ProbeImages, from_folder, generated, rendered
 from srpo_ray.words.readings import Pair, Reading, correlation, find_pairs, read_words, word_sets
 
 RENDERED = 512
-"""Images that are rendered where none are given: a correlation is then off by about 0.04."""
+"""Default number of rendered images; the standard error of a correlation is then about 0.04."""
 
 _LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-"""A letter of a script with blanks between words: all but Thai, Lao, Burmese, Khmer, kana and Chinese characters."""
+"""Letter of a script with blanks between words: all except Thai, Lao, Burmese, Khmer, kana and Chinese characters."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a probe found; words are in the order of their rank."""
+    """Result of a word probe; words are ordered by rank."""
 
     reward: str
     words: list[str]
     readings: list[Reading]
     counts: list[int] | None
-    """In how many prompts of `--prompts` each word occurs."""
+    """Number of prompts of `--prompts` with each word."""
     num_prompts: int
     differences: Tensor
     """`[W, N]`."""
@@ -48,7 +48,7 @@ class Study:
 
     @property
     def word_sets(self) -> dict[str, dict[str, list[str]]]:
-        """Suggested sets for a run config."""
+        """Suggested sets of control words for a run config."""
         return word_sets(self.words, self.pairs)
 
 
@@ -61,15 +61,15 @@ def probe(
     generate: int | None = None,
     prompts: str | None = None,
 ) -> Study:
-    """Measure how a reward model of a config perceives words; runs in this process.
+    """Measure the response of a config's reward model to words, in this process.
 
     Args:
-        config: Run config that names the reward and, for `generate`, the model and the evaluation prompts.
-        reward: A name in `rewards.models` or `evaluation.held_out`.
-        words: Candidates, at least two.
-        images: Folder of images to try the words on.
-        generate: Number of images to sample from the config's model instead. With neither, images are rendered,
-            which only the small world can.
+        config: Run config with the reward and, for `generate`, the model and the evaluation prompts.
+        reward: Name in `rewards.models` or `evaluation.held_out`.
+        words: Candidate words, at least two.
+        images: Folder of images.
+        generate: Number of images to sample from the config's model instead. With neither, images are rendered, which
+            only the small world supports.
         prompts: Prompt file in which the words are counted.
 
     Raises:
@@ -84,14 +84,14 @@ def probe(
         )
     if reward in config.text_free:
         raise ValueError(
-            f"--reward: expected a model that reads text, got {reward!r} of type {models[reward].type}, which scores"
-            " all words alike; choose another"
+            f"--reward: expected a model that reads text, got {reward!r} of type {models[reward].type}, whose score"
+            " does not depend on words; choose another"
         )
     texts = load_prompts(prompts, "--prompts") if prompts else None
     if images is None and generate is None and config.model.path != SMALL_WORLD:
         raise ValueError(
-            f"expected images to try the words on, as model.path is {config.model.path!r} and only the small world"
-            " can render its own; give --images DIR or --generate N"
+            f"expected images for the probe, as model.path is {config.model.path!r} and only the small world"
+            " can render images; give --images DIR or --generate N"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_rewards([models[reward]], device)[reward]
@@ -105,7 +105,7 @@ def probe(
 
 
 def score_words(scorer: RewardScorer, reward: str, images: ProbeImages, words: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Plain scores `[N]`, and `score("<word>. <caption>") - score("<caption>")` of every word, `[W, N]`.
+    """Compute plain scores `[N]`, and `score("<word>. <caption>") - score("<caption>")` of every word, `[W, N]`.
 
     Raises:
         RewardError: If the reward fails on an image.
@@ -127,15 +127,15 @@ def study(
     images: ProbeImages,
     prompts: Sequence[str] | None = None,
 ) -> Study:
-    """Read scores, rank the words and find opposites.
+    """Compute readings from scores, rank the words and find opposites.
 
     Args:
-        reward: Name of the reward, for people.
+        reward: Name of the reward, for the report.
         words: W words.
         plain: Plain scores `[N]`.
-        differences: `[W, N]`.
+        differences: Score differences `[W, N]`.
         images: N images.
-        prompts: Texts to count the words in.
+        prompts: Texts in which the words are counted.
 
     Raises:
         ValueError: If the images do not differ in their plain score or in any attribute.
@@ -159,10 +159,10 @@ def study(
 
 
 def count_word(word: str, prompts: Sequence[str]) -> int:
-    """In how many prompts a word (or phrase) occurs as a whole word.
+    """Count the prompts that contain a word or phrase as a whole word.
 
-    Case, the kind of white space inside a phrase and the way that accents are composed do not count. In Chinese,
-    Japanese and other scripts without blanks between words, a word also counts inside a longer text.
+    Case, the kind of white space inside a phrase and the composition of accents are ignored. In Chinese, Japanese and
+    other scripts without blanks between words, a word also counts inside a longer text.
     """
     phrase = r"\s+".join(re.escape(part) for part in unicodedata.normalize("NFC", word).split())
     pattern = re.compile(rf"(?<!{_LETTER}){phrase}(?!{_LETTER})", re.IGNORECASE)
@@ -170,20 +170,20 @@ def count_word(word: str, prompts: Sequence[str]) -> int:
 
 
 def parse_words(argument: str) -> list[str]:
-    """Words of `detailed,oil painting,...`, or of a .txt file with one a line.
+    """Parse `detailed,oil painting,...`, or a .txt file with one word per line.
 
-    Commas separate words in a file too, and repeated words are kept once. Files are read as prompt files are.
+    Commas separate words in a file too. Repeated words are kept once. Files are read like prompt files.
 
     Raises:
-        ValueError: If the file cannot be read or has several columns, a word has a control character, or fewer than
-            two different words come.
+        ValueError: If the file cannot be read or has several columns, a word has a control character, or there are
+            fewer than two different words.
     """
     lines = _word_lines(argument)
     parts = check_texts([part for line in lines for part in line.split(",")], "the words", "--words")
     columns = next((part for part in parts if "\t" in part), None)
     if columns is not None:
         raise ValueError(
-            f"--words: expected one word a line, got a tab in {columns!r} of {argument}; remove the other columns"
+            f"--words: expected one word per line, got a tab in {columns!r} of {argument}; remove the other columns"
         )
     words = list(dict.fromkeys(part for part in parts if part))
     if len(words) < 2:
@@ -196,13 +196,13 @@ def parse_words(argument: str) -> list[str]:
 
 def _word_lines(argument: str) -> list[str]:
     if not argument.lower().endswith(".txt"):
-        if os.path.isfile(argument):  # `Path.is_file` fails on a list that is too long for a name
-            raise ValueError(f"--words: expected a .txt file with one word a line, got {argument}; convert it")
+        if os.path.isfile(argument):  # `Path.is_file` raises for a list that is too long for a file name
+            raise ValueError(f"--words: expected a .txt file with one word per line, got {argument}; convert it")
         return [argument]
     try:
         return split_lines(read_text_file(Path(argument)))
     except (OSError, TextFileError) as error:
         raise ValueError(
-            f"--words: expected words with commas between, or a readable .txt file of one a line, got"
+            f"--words: expected words separated by commas, or a readable .txt file with one word per line, got"
             f" {argument!r} ({error}); check the path (working folder: {Path.cwd()})"
         ) from error

@@ -1,4 +1,4 @@
-"""Whether two ways to rank the same things agree."""
+"""Spearman's rank correlation, with a bootstrap interval."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rank correlation: the correlation of the ranks, in [-1, 1]; 0 if all ranks are equal.
+    """Compute Spearman's rank correlation, in [-1, 1]; 0 if all ranks are equal.
 
     Args:
         one: N numbers.
-        other: N numbers for the same things.
+        other: N numbers for the same items.
     """
     return float(_spearman(np.asarray(one, dtype=float), np.asarray(other, dtype=float)))
 
@@ -20,13 +20,13 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
 def bootstrap_interval(
     one: Sequence[float], other: Sequence[float], *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of 90% of Spearman's rank correlations when the things are drawn anew, with replacement.
+    """Compute a 90% bootstrap interval of Spearman's rank correlation.
 
     Args:
         one: N numbers, at least 2.
-        other: N numbers for the same things.
-        draws: Samples of N things.
-        seed: Of the draws.
+        other: N numbers for the same items.
+        draws: Number of bootstrap samples of N items.
+        seed: Seed of the bootstrap.
 
     Returns:
         5th and 95th percentile.
@@ -48,8 +48,8 @@ def bootstrap_interval(
 
 
 def _spearman(one: np.ndarray, other: np.ndarray, axis: int = -1) -> Any:
-    """Correlation of ranks along an axis; where all ranks are equal it is 0 and not undefined."""
-    # scipy.stats takes a second to import, and most commands rank nothing.
+    """Compute the correlation of ranks along an axis; 0 instead of undefined if all ranks are equal."""
+    # scipy.stats takes a second to import, and most commands do not need it.
     from scipy import stats
 
     first, second = stats.rankdata(one, axis=axis), stats.rankdata(other, axis=axis)

@@ -1,7 +1,7 @@
-"""Readings of words from scores alone: pure functions over tensors `[num_words, num_images]`.
+"""Readings of words from scores: pure functions over tensors `[num_words, num_images]`.
 
-A word's *difference* of an image is `d = score("<word>. <caption>") - score("<caption>")`: what naming the word adds.
-Words that a reward perceives have differences that follow something visible.
+A word's *difference* for an image is `d = score("<word>. <caption>") - score("<caption>")`: the effect of the word.
+If a reward perceives a word, its differences correlate with a visible attribute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,37 +12,37 @@ import torch
 from torch import Tensor
 
 OPPOSED = -0.5
-"""Two words are opposites if their differences correlate at most this much."""
+"""Maximum correlation of the differences of two opposites."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a reward perceives one word, or one word against another."""
+    """Response of a reward to one word, or to one word against another."""
 
     axis: str
-    """The attribute that the difference correlates with most."""
+    """Attribute with the strongest correlation with the difference."""
     direction: int
     """1 if images with more of the attribute score higher, -1 if those with less do."""
     spread: float
     """Standard deviation of the difference over images, in standard deviations of the plain score."""
     strength: float
-    """`spread * |correlation with the axis|`: by how many standard deviations of the plain score the difference
-    moves when the attribute moves by one of its own."""
+    """`spread * |correlation with the axis|`: change of the difference, in standard deviations of the plain score, per
+    standard deviation of the attribute."""
     cleanness: float
-    """The axis's share of the variance that it and the strongest other attribute explain together: 1 is one axis
-    alone, 0.5 two alike."""
+    """The axis's share of the variance that it and the strongest other attribute explain together: 1 for a single
+    axis, 0.5 for two equal ones."""
     correlations: dict[str, float]
-    """With every attribute, axes or not."""
+    """Correlations with all attributes, including those that are not axes."""
 
     @property
     def score(self) -> float:
-        """What words are ranked by: `strength * cleanness`."""
+        """Rank criterion of words: `strength * cleanness`."""
         return self.strength * self.cleanness
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two words that a reward perceives as opposites along one axis."""
+    """Two words to which a reward responds as opposites along one axis."""
 
     positive: int
     """Index of the word at the high end of the axis."""
@@ -51,11 +51,11 @@ class Pair:
     opposition: float
     """Correlation of the two differences; -1 is perfect."""
     reading: Reading
-    """Of `score("<positive>. <caption>") - score("<negative>. <caption>")`."""
+    """Reading of `score("<positive>. <caption>") - score("<negative>. <caption>")`."""
 
 
 def correlation(rows: Tensor, columns: Tensor) -> Tensor:
-    """Correlation over images of every row with every column; 0 where one of them does not vary.
+    """Compute the correlation over images of every row with every column; 0 if either does not vary.
 
     Args:
         rows: `[R, N]`.
@@ -68,7 +68,7 @@ def correlation(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _standardised(values: Tensor) -> Tensor:
-    """Rows with mean 0 and length 1, or all zero if what they vary by is rounding."""
+    """Scale rows to mean 0 and length 1, or to zero if they vary only by rounding."""
     values = values.double()
     centred = values - values.mean(dim=1, keepdim=True)
     length = centred.norm(dim=1, keepdim=True)
@@ -79,31 +79,31 @@ def _standardised(values: Tensor) -> Tensor:
 def read_words(
     differences: Tensor, plain: Tensor, attributes: Mapping[str, Tensor], axes: Sequence[str]
 ) -> list[Reading]:
-    """Read every word.
+    """Compute the reading of every word.
 
     With `r` for correlations over images, `x` for the axis (largest `|r(d, x)|` of `axes`) and `z` for another one,
-    the part of `z` that `x` does not hold correlates with `d` by
+    the part of `z` that is independent of `x` correlates with `d` by
 
         r(d, z | x) = (r(d, z) - r(d, x) r(x, z)) / sqrt(1 - r(x, z)^2)
 
-    the semi-partial correlation; so `z` is not held against a word for being like `x` in these images.
+    the semi-partial correlation. A correlation of `z` with `x` in these images therefore does not reduce the cleanness.
     `r(d, x)^2 + r(d, z | x)^2` is the share of d's variance that both explain (the R^2 of a regression on the two), and
     `cleanness = r(d, x)^2 / (r(d, x)^2 + max over z of r(d, z | x)^2)`.
 
     Args:
-        differences: `[W, N]`: of W words over N images.
-        plain: `[N]`: scores of the captions alone.
-        attributes: Name -> `[N]`: what can be measured on the images.
-        axes: Names of the attributes that words are read along; the others are only correlated with.
+        differences: Differences `[W, N]` of W words over N images.
+        plain: Scores `[N]` of the captions alone.
+        attributes: Name -> attribute `[N]` of the images.
+        axes: Names of the attributes that serve as axes; for the others only correlations are computed.
 
     Raises:
-        ValueError: If the plain score or all axes are the same for every image, so that nothing can be compared.
+        ValueError: If the plain score, or every axis, is constant over the images.
     """
     plain_spread = float(plain.double().std(correction=0))
     varying = [name for name in axes if float(_standardised(attributes[name][None]).abs().sum()) > 0]
     if plain_spread <= 1e-9 * float(plain.abs().max()) or not varying:
         what = f"in at least one of {', '.join(axes)}" if plain_spread > 0 else "in their plain score"
-        raise ValueError(f"expected images that differ {what}, got {plain.numel()} that do not; give other images")
+        raise ValueError(f"expected images that differ {what}, got {plain.numel()} equal ones; give other images")
     names = list(attributes)
     with_all = correlation(differences, torch.stack(list(attributes.values())))
     axis_values = torch.stack([attributes[name] for name in varying])
@@ -129,7 +129,7 @@ def read_words(
 
 
 def _semi_partial(with_axes: Tensor, with_strongest: Tensor, on: int) -> Tensor:
-    """Correlations with what each axis holds beyond the strongest, `[A]`; 0 for the strongest and for copies of it."""
+    """Compute semi-partial correlations `[A]` with each axis given the strongest; 0 for that axis and its copies."""
     rest = 1 - with_strongest.square()
     beyond = (with_axes - with_axes[on] * with_strongest) / rest.clamp(min=1e-300).sqrt()
     return torch.where(rest > 1e-6, beyond, 0.0)
@@ -142,20 +142,20 @@ def find_pairs(
     attributes: Mapping[str, Tensor],
     axes: Sequence[str],
 ) -> list[Pair]:
-    """Opposites: words on one axis, in opposite directions, whose differences correlate at most `OPPOSED`.
+    """Find opposites: words on one axis, in opposite directions, whose differences correlate at most `OPPOSED`.
 
     A reward that is linear in its text scores one word against another by the difference of their differences, so
     pairs need no new scores.
 
     Args:
-        readings: What `read_words` gave for the other arguments, which are the same here.
+        readings: Result of `read_words` for the other arguments.
         differences: `[W, N]`.
         plain: `[N]`.
         attributes: Name -> `[N]`.
-        axes: Names of the attributes that words are read along.
+        axes: Names of the attributes that serve as axes.
 
     Returns:
-        The pairs, the highest `reading.score` first.
+        Pairs, the highest `reading.score` first.
     """
     cross_talk = correlation(differences, differences)
     pairs = []
@@ -170,15 +170,15 @@ def find_pairs(
 
 
 def word_sets(words: Sequence[str], pairs: Sequence[Pair], most: int = 2) -> dict[str, dict[str, list[str]]]:
-    """A set of control words per axis: its best pairs, each word used once.
+    """Build a set of control words per axis from its best pairs, each word used once.
 
     Args:
-        words: The words that the pairs count in.
-        pairs: Best first.
-        most: Pairs per set; SRPO cycles through both lists by update, so pairs stay together.
+        words: Words that the pairs index.
+        pairs: Pairs, best first.
+        most: Maximum number of pairs per set; SRPO cycles through both lists in step, so pairs stay together.
 
     Returns:
-        Axis -> `{"positive": [...], "negative": [...]}`, as `word_sets` of a run config takes it.
+        Axis -> `{"positive": [...], "negative": [...]}`, in the format of `word_sets` of a run config.
     """
     sets: dict[str, dict[str, list[str]]] = {}
     for pair in pairs:

@@ -91,7 +91,7 @@ def make_batch(
 
 
 def collect_all(algorithm: Algorithm[Any], batches: Sequence[Batch]) -> list[Any]:
-    """What one worker with all batches of an update collects and settles."""
+    """Collected and settled values of one worker with all batches of an update."""
     collected: list[Any] = [None] * len(batches)
     with torch.no_grad():
         for phase in algorithm.phases:
@@ -104,7 +104,7 @@ class _SentError(Exception):
 
 
 def settle_on_workers(algorithm: Algorithm[Any], workers: Sequence[Sequence[tuple[Batch, Any]]]) -> list[list[Any]]:
-    """What each of several workers settles, of which `workers` gives the micro-batches and what was collected."""
+    """Settled values of several workers; `workers` has the micro-batches and collected values of each."""
     sent: list[Any] = []
 
     def send(value: Any) -> list[Any]:

@@ -325,7 +325,7 @@ def test_all_of_an_update_share_a_landing_when_asked() -> None:
     assert len(set(first)) == 1
 
 
-def test_real_images_take_the_place_of_rollouts() -> None:
+def test_real_images_replace_rollouts() -> None:
     tokens = torch.rand(3, 2, 3, dtype=torch.float64)
     algorithm, _, _, batch = make(SRPOConfig(noise="per_sample"), real=dict(enumerate(tokens)))
     rollout = algorithm.collect(batch)

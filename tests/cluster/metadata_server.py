@@ -48,7 +48,7 @@ class MetadataServer:
 
 
 class AwsRules:
-    """What EC2 answers: nothing without a token that it has given out."""
+    """Answers of EC2: none without a token that it has issued."""
 
     def __init__(self) -> None:
         self.action = ""
@@ -72,7 +72,7 @@ class AwsRules:
 
 
 class GcpRules:
-    """What Compute Engine answers: nothing without its header."""
+    """Answers of Compute Engine: none without its header."""
 
     def __init__(self) -> None:
         self.values = {"preempted": "FALSE", "maintenance-event": "NONE"}
@@ -85,7 +85,7 @@ class GcpRules:
 
 
 class AzureRules:
-    """What Azure answers: nothing without its header."""
+    """Answers of Azure: none without its header."""
 
     def __init__(self) -> None:
         self.events = '{"DocumentIncarnation": 1, "Events": []}'

@@ -1,4 +1,4 @@
-"""What `ray up cluster.yaml` asks AWS for, by Ray's own AWS code against a stand-in for AWS."""
+"""Requests of `ray up cluster.yaml` to AWS, by Ray's AWS code against a mock of AWS."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -55,7 +55,7 @@ def test_output_comes_once_and_in_order_over_a_line_that_is_cut(
     assert re.findall(r"line \d", "".join(shown)) == [f"line {number}" for number in range(1, 9)]
     assert exit_code(details) == 7
     said = capsys.readouterr().err
-    assert "connection lost, trying again" in said
+    assert "connection lost, retry in" in said
     assert "connected again" in said
 
 
@@ -96,7 +96,7 @@ def test_last_job_is_attached_to_and_stopped(head: Head, tree: Path, capsys: pyt
     assert f"job {job} is being stopped" in printed.out
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(
+def test_ctrl_c_leaves_the_job_running_and_shows_how_to_attach_again(
     head: Head, tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = Jobs(head.url, head.token)

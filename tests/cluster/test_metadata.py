@@ -78,7 +78,7 @@ def test_azure_gives_notice_with_the_earliest_deadline_of_this_machine(server: M
     assert notice.deadline == datetime(2033, 9, 19, 18, 28, tzinfo=UTC)
 
 
-def test_azure_event_that_has_begun_is_due_now(server: MetadataServer) -> None:
+def test_azure_event_that_has_started_is_due_now(server: MetadataServer) -> None:
     server.answer = rules = AzureRules()
     rules.events = json.dumps({"Events": [azure_event("Preempt", "trainers_7", "")]})
     notice = Azure(server.url).notice()

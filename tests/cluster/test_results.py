@@ -1,4 +1,4 @@
-"""What comes back from a cluster, and what the terminal shows of it."""
+"""Download of results from a cluster, and its output on the terminal."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ def test_files_arrive_as_they_were_between_other_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../outside.html", "/tmp/outside.html", "images/../../outside.html"])
 def test_file_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="outside of it"):
+    with pytest.raises(ValueError, match="outside it"):
         write_files([line(name, b"x")], tmp_path / "here")
     assert not list(tmp_path.rglob("*.html"))
 

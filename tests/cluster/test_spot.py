@@ -89,12 +89,14 @@ class Head:
         monkeypatch.setattr(spot, "RETRY_S", 0)
 
 
-def test_head_that_is_away_is_told_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_drain_is_retried_while_the_head_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     head = Head(monkeypatch, 1, 1, 0)
     drain_node(own_node(), Notice("preempted", datetime.now(UTC) + timedelta(seconds=90)))
     assert len(head.commands) == 3
     assert [record.message for record in caplog.records] == [
-        "the node could not be drained (RpcError: head is away); trying on"
+        "the node could not be drained (RpcError: head is away); retrying"
     ]
 
 

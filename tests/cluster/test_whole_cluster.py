@@ -37,7 +37,7 @@ SWEEP = [
 
 @dataclass(frozen=True)
 class Laptop:
-    """Where a person stands: a copy of the tree, a home folder with the token, a cluster file."""
+    """Environment of a user: a copy of the tree, a home folder with the token, a cluster file."""
 
     tree: Path
     nodes: Path

@@ -202,7 +202,7 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("training.num_workers={min: 1, max: 2}", r"expected resources with a range num_workers \(1 to 2\), got none"),
         (
             "training={num_workers: {min: 1, max: 2}, resources: {slot: 1}} & rewards.pool.resources={slot: 1}",
-            r"expected training.resources and rewards.pool.resources to name resources of their own",
+            r"expected training.resources and rewards.pool.resources to name different resources",
         ),
         (
             "training={num_workers: {min: 1, max: 2}, resources: {slot: 1}} & algorithm.noise=per_worker",
@@ -273,7 +273,7 @@ def test_policy_gradient_needs_a_random_step() -> None:
         load_run([SMALL_WORLD], ["algorithm.type=dance_grpo", "rollout.num_steps=1"])
 
 
-def test_a_run_that_stops_at_the_hacking_sign_needs_a_judge() -> None:
+def test_a_run_that_stops_at_a_sign_of_hacking_needs_a_held_out_model() -> None:
     with pytest.raises(
         ConfigError, match=r"evaluation: expected a model in held_out with hacking.action stop, got none"
     ):
@@ -383,8 +383,8 @@ def test_share_of_real_images_must_be_a_whole_number_of_a_forward_pass() -> None
     [
         (["algorithm.type=refl", "rollout.reuse=2"], r"got reuse=2; .* or choose direct_align or srpo"),
         (["algorithm.type=draft", "rollout.source=base_model"], r"got source=base_model; .* direct_align or srpo"),
-        (["rollout.source=base_model", "rollout.reuse=2"], r"rollout.reuse=1 with base-model images alone, got 2; .*"),
-        (["data.images=small_world:realistic", "rollout.reuse=2"], r"with real images alone, got 2; .* leave it out"),
+        (["rollout.source=base_model", "rollout.reuse=2"], r"rollout.reuse=1 with base-model images only, got 2; .*"),
+        (["data.images=small_world:realistic", "rollout.reuse=2"], r"with real images only, got 2; .* remove it"),
         (["data.images=small_world:realistic", "rollout.source=base_model"], r"every sample is a real image"),
         (["rollout.images_per_prompt=2"], r"got 2; .* set rollout.source to base_model"),
         (["rollout.reuse=0"], r"greater than or equal to 1"),

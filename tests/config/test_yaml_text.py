@@ -102,7 +102,7 @@ def test_scalars_are_those_of_the_core_schema_of_yaml_1_2(written: str, read: ob
 @pytest.mark.parametrize(
     "written", ["!!int x", "!!timestamp 2024-01-01", "!!binary eA==", "!!bool yes", "9" * 5000, "&a [*b]"]
 )
-def test_value_that_is_none_is_refused_with_its_place(written: str) -> None:
+def test_value_that_is_none_is_refused_with_its_location(written: str) -> None:
     with pytest.raises(YamlTextError, match=r"(?s)expected YAML, got a syntax error; correct it:.*line 1"):
         load(f"key: {written}")
 
@@ -195,7 +195,7 @@ def test_later_argument_for_the_same_key_wins() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("name=1e5", r"name: expected text, got the number 100000.0, .* put it in quotes, such as '1e5'"),
+        ("name=1e5", r"name: expected text, got the number 100000.0, .* quote it, such as '1e5'"),
         ("name=12345e67", r"name: expected text, got the number 1.2345e\+71"),
         ("name=true", r"name: expected text, got the truth value True"),
         ("evaluation.held_out=[{name: j, type: python, target: null}]", r"target: expected text, got null"),

@@ -47,7 +47,7 @@ def cut_letter_by_letter(text: str, width: int) -> list[str]:
     return [line for line in lines if line]
 
 
-def test_lines_hold_the_most_words_and_letters_that_fit() -> None:
+def test_lines_contain_the_most_words_and_letters_that_fit() -> None:
     rng = random.Random(3)
     for alphabet in ("".join(map(chr, range(32, 127))), "AVTo. ", "il'. "):
         for _ in range(40):

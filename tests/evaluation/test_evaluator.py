@@ -75,7 +75,7 @@ def evaluate(
 
 
 def image(sample: int, prompt: int) -> Tensor:
-    """What `NoisePolicy` draws, from its definition."""
+    """Images of `NoisePolicy`, from its definition."""
     noise = torch.rand(3, 8, 8, generator=generator(EvaluationConfig().seed, "evaluate", sample * 5 + prompt))
     return (noise + prompt / 100).clamp(0, 1)
 

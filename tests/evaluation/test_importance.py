@@ -55,7 +55,7 @@ def test_permutation_p_is_that_of_the_exact_test_by_hand() -> None:
     assert p == pytest.approx(2 / 20, abs=0.03)
 
 
-def test_a_parameter_that_does_nothing_has_a_small_p_as_often_as_it_says() -> None:
+def test_p_values_of_a_parameter_without_an_effect_are_calibrated() -> None:
     source = random.Random(3)
     found = [
         permutation_p([source.choice("abc") for _ in range(24)], [source.gauss(0, 1) for _ in range(24)])
@@ -73,7 +73,7 @@ def test_a_parameter_that_does_nothing_has_a_small_p_as_often_as_it_says() -> No
         (["x"], [1.0]),
     ],
 )
-def test_what_cannot_be_told_is_none(values: list[str], scores: list[float]):
+def test_undefined_shares_are_none(values: list[str], scores: list[float]):
     assert variance_explained([{"a": value} for value in values], scores) == {"a": None}
 
 

@@ -62,7 +62,7 @@ def test_ties_count_half_and_a_single_prompt_has_no_interval_of_the_difference()
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(2.0, 2.0), (6.0, 1.5), (0.3, 0.3)])
-def test_intervals_hold_the_truth_in_about_95_of_100_simulated_evaluations(wins: float, losses: float) -> None:
+def test_intervals_contain_the_truth_in_about_95_of_100_simulated_evaluations(wins: float, losses: float) -> None:
     # A prompt's chance to be won is drawn from a beta distribution, so its three images are alike.
     source, prompts, samples, repetitions = np.random.default_rng(7), 40, 3, 1000
     truth, held, held_by_images, held_mean = wins / (wins + losses), 0, 0, 0

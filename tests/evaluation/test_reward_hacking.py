@@ -43,7 +43,7 @@ def signs(runs: list[Scored], **thresholds: float) -> list[tuple[int, str, str]]
     return [(each.update, each.kind, each.metric) for each in found]
 
 
-def test_rings_when_the_reward_rises_and_the_held_out_score_falls() -> None:
+def test_sign_when_the_reward_rises_and_the_held_out_score_falls() -> None:
     runs = history({REWARD: 0.05, HELD_OUT: 0.02}, {REWARD: 0.1, HELD_OUT: -0.05})
     (found,) = find_signs(runs, [HELD_OUT], REWARD, HackingConfig(), looks=5)
     assert (found.update, found.kind, found.metric) == (20, "hacking", HELD_OUT)
@@ -51,7 +51,7 @@ def test_rings_when_the_reward_rises_and_the_held_out_score_falls() -> None:
     assert REWARD in found.message
 
 
-def test_stays_silent_in_healthy_runs() -> None:
+def test_no_sign_in_runs_without_hacking() -> None:
     for seed in range(100):
         runs = history(*({REWARD: 0.03 * n, HELD_OUT: 0.01 * n} for n in range(1, 6)), seed=seed)
         assert not any(signs(runs[: count + 1]) for count in range(6))
@@ -83,12 +83,12 @@ def share_of_runs_with_signs_of_hacking(
 
 
 @pytest.mark.parametrize(("looks", "evaluators"), [(5, 1), (50, 1), (50, 5)])
-def test_fewer_than_one_run_in_twenty_rings_by_chance(looks: int, evaluators: int) -> None:
+def test_fewer_than_one_run_in_twenty_has_a_sign_by_chance(looks: int, evaluators: int) -> None:
     """Without margin, so that the threshold in standard errors alone keeps the rate."""
     assert share_of_runs_with_signs_of_hacking(80, looks, evaluators, counted=looks, margin=0, diversity_fall=0) <= 0.05
 
 
-def test_the_correction_is_what_keeps_long_runs_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_correction_prevents_false_signs_in_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign, "fall_threshold", lambda *_: 3.0)
     assert share_of_runs_with_signs_of_hacking(50, 50, 5, counted=50, margin=0, diversity_fall=0) > 0.2
 
@@ -138,7 +138,7 @@ def test_a_run_whose_reward_falls_too_is_not_hacked() -> None:
     assert signs(history({REWARD: -0.05, HELD_OUT: -0.05})) == []
 
 
-def test_a_fall_from_the_best_evaluation_rings_above_the_base_model() -> None:
+def test_a_fall_from_the_best_evaluation_is_a_sign_above_the_base_model() -> None:
     runs = history({REWARD: 0.05, HELD_OUT: 0.1}, {REWARD: 0.1, HELD_OUT: 0.04})
     assert signs(runs[:2]) == []
     (found,) = find_signs(runs, [HELD_OUT], REWARD, HackingConfig(), looks=5)
@@ -163,14 +163,14 @@ def test_images_of_one_prompt_are_one_observation() -> None:
 
 
 @pytest.mark.parametrize(("metric", "moved"), [("image/saturation", 0.12), ("image/diversity", 0.12)])
-def test_a_statistic_outside_the_baseline_band_rings_whatever_the_scores(metric: str, moved: float) -> None:
+def test_a_statistic_outside_the_baseline_band_is_a_sign_whatever_the_scores(metric: str, moved: float) -> None:
     runs = history({metric: moved, HELD_OUT: 0.1})
     assert signs(runs) == [(10, "style", metric)]
     assert signs(runs, band=2) == []
     assert signs(history({metric: moved / 2})) == []
 
 
-def test_nothing_is_said_without_the_base_model() -> None:
+def test_no_sign_without_the_baseline() -> None:
     runs = history({REWARD: 0.1}, {REWARD: 0.2, HELD_OUT: -0.1})
     assert signs(runs[:1]) == signs(runs[1:]) == []
 

@@ -61,7 +61,7 @@ def test_folder_of_the_weights_before_is_refused(root: Path, tmp_path: Path, rl_
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=rl_guidance))
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=rl_guidance))
     train_again(root / "mine")
-    message = r"out, which holds images of other models\.drawn\.weights; the run was trained again"
+    message = r"out, which has images of other models\.drawn\.weights; the run was trained again"
     with pytest.raises(ValueError, match=message):
         open_folder(job(root / "mine", tmp_path / "out", rl_guidance=rl_guidance))
 
@@ -74,7 +74,7 @@ def test_images_of_the_base_model_do_not_depend_on_trained_weights(root: Path, t
     assert (tmp_path / "out" / "job.json").read_text() == before
 
 
-def test_folder_of_a_run_that_moved_goes_on(root: Path, tmp_path: Path) -> None:
+def test_folder_of_a_run_that_moved_is_resumed(root: Path, tmp_path: Path) -> None:
     open_folder(job(root / "mine", root / "mine" / "evaluation", scored=True))
     before = (root / "mine" / "evaluation" / "job.json").read_text()
     moved = (root / "mine").rename(tmp_path / "moved")

@@ -57,7 +57,7 @@ def test_guidance_of_0_and_1_draws_the_baseline_and_the_tuned_model(run_dir: Pat
     assert_same_images(run_dir / "out", by_hand(run_dir, trained=bool(weight), samples=2))
 
 
-def test_baseline_and_tuned_images_differ_and_guidance_goes_on_from_there(run_dir: Path) -> None:
+def test_baseline_and_tuned_images_differ_and_guidance_extrapolates(run_dir: Path) -> None:
     grids = []
     for weight in (0.0, 1.0, 2.0):
         out = run_dir / f"{weight}.png"
@@ -84,7 +84,7 @@ def test_many_images_are_a_folder_with_contact_sheets(run_dir: Path, tmp_path: P
     assert sorted(path.name for path in folder.glob("*.png")) == ["contact_sheet_001.png", "contact_sheet_002.png"]
 
 
-def test_stopped_command_goes_on_where_it_stopped(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_command_resumes_where_it_stopped(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parts = run_dir / "whole", run_dir / "parts"
     words = ["sample", str(run_dir), *PROMPTS, "--samples-per-prompt", "2", *TINY, "--out"]
     assert main([*words, str(whole)]) == 0

@@ -46,7 +46,7 @@ def test_a_build_refuses_checkpoints_of_another_scale(tmp_path: Path) -> None:
         build(tmp_path / "out", tmp_path, 0.1)
 
 
-def test_reward_training_images_hold_no_held_out_content() -> None:
+def test_reward_training_images_have_no_held_out_content() -> None:
     bank = fill_bank(1500, seed=PLANS["contrastive"].contrastive.seed)
     shown = {all_contents()[code] for code in bank.content.tolist()}
     assert len(shown) == 96

@@ -34,7 +34,7 @@ def test_same_seed_draws_the_same_images_and_another_seed_others() -> None:
     assert 0 <= first.min() <= first.max() <= 1
 
 
-def test_training_scenes_never_hold_a_held_out_content() -> None:
+def test_training_scenes_never_have_a_held_out_content() -> None:
     scenes = sample_scenes(20_000, seed=3)
     assert not np.any(scenes.background == (scenes.color + scenes.shape) % 4)
     assert len(np.unique(np.stack([scenes.color, scenes.shape, scenes.background]), axis=1).T) == 96

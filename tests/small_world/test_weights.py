@@ -23,7 +23,7 @@ def test_shipped_weights_match_their_manifest_and_fit_in_12_megabytes() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 12e6
 
 
-def test_manifest_says_how_the_weights_were_built_and_how_good_they_are() -> None:
+def test_manifest_records_the_build_and_the_metrics_of_the_weights() -> None:
     record = manifest()
     assert record["command"].startswith("python -m srpo_ray.small_world.build")
     assert set(record["curves"]) == {"vae", "flux", *REWARDS}
@@ -62,7 +62,7 @@ def test_pipeline_has_the_geometry_of_flux(pipeline: FluxPipeline) -> None:
     assert {part.dtype for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder)} == {torch.float32}
 
 
-def test_samples_of_unseen_prompts_mostly_show_what_the_prompt_says(pipeline: FluxPipeline) -> None:
+def test_samples_of_unseen_prompts_mostly_match_the_prompt(pipeline: FluxPipeline) -> None:
     prompts = test_prompts()[::4]
     metrics = truth.measure(sample(pipeline, prompts, steps=12, seed=0), prompts)
     # Chance is 1/8, 1/4 and 1/4, so 0.32 of the parts on average.

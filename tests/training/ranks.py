@@ -32,7 +32,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *argu
 
 
 def joined(mine: dict[str, Any]) -> dict[str, Any]:
-    """What all ranks have together, on every rank."""
+    """Merge the values of all ranks, on every rank."""
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, mine)
     return {name: value for part in parts for name, value in part.items()}

@@ -89,7 +89,7 @@ def _digest(weights: dict[str, Tensor]) -> str:
 
 
 def here() -> dict[str, str]:
-    """What decides the bits of a CPU's results, as far as it can be asked."""
+    """Properties of a CPU that determine the bits of its results, as far as they are known."""
     return {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
 
 

@@ -55,7 +55,7 @@ def save(storage: Storage, step: int, kept: int = 3, protected: int | None = Non
 
 
 def spoil(storage: Storage, name: str, damage: str) -> None:
-    """Change a file behind the storage's back."""
+    """Change a file without the storage."""
     system, path = storage._system, storage._path(name)
     with system.open_input_stream(path, compression=None) as stream:
         content = bytearray(stream.read())
@@ -130,7 +130,7 @@ def test_half_written_checkpoint_is_not_seen(storage: Storage) -> None:
     assert read.update == 10
 
 
-def test_only_the_newest_checkpoints_are_kept_and_what_was_never_finished_goes(storage: Storage) -> None:
+def test_only_the_newest_checkpoints_are_kept_and_incomplete_ones_are_removed(storage: Storage) -> None:
     save(storage, 5)
     spoil(storage, "update_000005/manifest.json", "remove")
     for step in (10, 20, 30):
@@ -144,7 +144,7 @@ def test_protected_checkpoint_is_kept_however_old(storage: Storage) -> None:
     assert complete_checkpoints(storage) == [10, 30]
 
 
-def test_damaged_checkpoint_of_a_later_update_takes_no_place_from_a_whole_one(storage: Storage) -> None:
+def test_damaged_checkpoint_of_a_later_update_does_not_displace_a_valid_one(storage: Storage) -> None:
     save(storage, 10, kept=1)
     save(storage, 30, kept=2)
     spoil(storage, "update_000030/weights-00000.safetensors", "flip a bit")
@@ -155,7 +155,7 @@ def test_damaged_checkpoint_of_a_later_update_takes_no_place_from_a_whole_one(st
 def test_checkpoint_of_another_run_is_refused_by_name(storage: Storage) -> None:
     save(storage, 10, seed=1, algorithm="srpo")
     assert load_checkpoint(storage, {"seed": 1, "algorithm": "srpo"}) is not None
-    with pytest.raises(ValueError, match=r"update_000010: expected one of a run with algorithm 'draft', got 'srpo'"):
+    with pytest.raises(ValueError, match=r"update_000010: expected a run with algorithm 'draft', got 'srpo'"):
         load_checkpoint(storage, {"seed": 1, "algorithm": "draft"})
 
 
@@ -182,14 +182,17 @@ def newest_a(storage: Storage) -> tuple[int, float]:
     return found[0], found[1]["a"][0].item()
 
 
-def test_full_disk_keeps_the_checkpoint_before_and_says_so(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_previous_checkpoint_and_is_reported(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     save(storage, 10)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The system refuses to write beyond it, as it does on a disk that is full.
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match=r"of update 20 could not be written.*update 10 stays the newest"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"of update 20 could not be written.*the newest checkpoint is still that of update 10",
+        ):
             save_checkpoint(storage, 20, {"a": torch.ones(100_000)}, {}, {}, {}, kept=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -197,17 +200,19 @@ def test_full_disk_keeps_the_checkpoint_before_and_says_so(tmp_path: Path) -> No
     assert read_checkpoint(storage, 10).weights["a"][0] == 10
 
 
-def test_store_that_gives_back_other_bytes_has_no_checkpoint_of_them(tmp_path: Path) -> None:
+def test_store_that_returns_other_bytes_gets_no_checkpoint(tmp_path: Path) -> None:
     storage = Storage(f"memory://bucket/{tmp_path.name}")
     save(storage, 10)
     fingerprint = storage.fingerprint
     storage.fingerprint = lambda name: replace(fingerprint(name), sha256="0")
-    with pytest.raises(CheckpointError, match=r"of update 20 could not be written.*came back as.*update 10 stays"):
+    with pytest.raises(
+        CheckpointError, match=r"of update 20 could not be written.*reads back as.*still that of update 10"
+    ):
         save(storage, 20)
     assert storage.folders() == ["update_000010"]
 
 
-def test_place_that_is_gone_for_a_while_costs_no_more_than_a_checkpoint(tmp_path: Path) -> None:
+def test_storage_that_fails_for_a_while_costs_at_most_one_checkpoint(tmp_path: Path) -> None:
     share, elsewhere = tmp_path / "share", tmp_path / "elsewhere"
     storage = Storage(share)
     save(storage, 10)
@@ -295,9 +300,9 @@ def test_slow_network_share_delays_a_checkpoint_and_does_nothing_else(tmp_path: 
 
 @pytest.mark.parametrize(
     ("location", "message"),
-    [("nowhere://bucket/x", "got 'nowhere://bucket/x'"), ("/proc/srpo_ray", "expected a place that can be written")],
+    [("nowhere://bucket/x", "got 'nowhere://bucket/x'"), ("/proc/srpo_ray", "expected a writable location")],
 )
-def test_place_that_cannot_be_written_is_refused_before_the_run(location: str, message: str) -> None:
+def test_unwritable_storage_is_refused_before_the_run(location: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         require_writable(location, "training.checkpoint_storage")
 
@@ -310,5 +315,5 @@ def test_place_that_cannot_be_written_is_refused_before_the_run(location: str, m
         ("/data/what?", "/data/what?/run"),
     ],
 )
-def test_place_in_a_store_is_part_of_its_path(location: str, place: str) -> None:
+def test_folder_in_a_store_is_part_of_its_path(location: str, place: str) -> None:
     assert below(location, "run") == place

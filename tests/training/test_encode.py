@@ -49,7 +49,7 @@ def test_job_encodes_what_is_missing_with_several_actors_and_the_next_call_nothi
     assert len(list(cache.store.folder.iterdir())) == 1 + 3
 
 
-def test_job_that_cannot_load_the_encoders_says_so(tmp_path: Path) -> None:
+def test_job_that_cannot_load_the_encoders_reports_it(tmp_path: Path) -> None:
     shutil.copytree(flux_dir(), tmp_path / "model")
     (tmp_path / "model" / "text_encoder_2" / "model.safetensors").unlink()
     config = load_run([SMALL_WORLD], [f"run_root={tmp_path}", f"model.path={tmp_path / 'model'}"])

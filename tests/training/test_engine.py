@@ -111,7 +111,7 @@ def test_offload_reaches_deepspeeds_config(offload: Literal["optimizer", "weight
 
 
 @pytest.mark.slow
-def test_state_goes_on_at_another_world_size_as_if_never_stopped(tmp_path: Path) -> None:
+def test_state_resumes_at_another_world_size_as_if_never_stopped(tmp_path: Path) -> None:
     first = run_ranks(train_engine, 2, tmp_path, range(2), None)
     rest = run_ranks(train_engine, 1, tmp_path, range(2, 4), (first["weights"], first["optimizer"], 2))
     assert relative_error(rest["weights"], train_torch(range(4))["weights"]) < 1e-5

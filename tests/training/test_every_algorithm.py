@@ -119,7 +119,7 @@ def _train_on_two(kind: str, config: RunConfig, rewards: LocalRewards) -> dict[s
 
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
-    """What the next update depends on."""
+    """State that the next update depends on."""
     engine = trainer.engine
     parts = {"weights": engine.weights(), "moments": engine.optimizer_state(), "old": engine.old()}
     tensors = {f"{part} {name}": value for part, found in parts.items() for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""What other programs get from a run: images of the export against images of the run."""
+"""Export of a run for other programs: images of the export against images of the run."""
 
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def test_exported_transformer_draws_the_runs_images(tmp_path: Path) -> None:
     assert torch.equal(images(pipeline_with(read)), expected)
 
 
-def test_card_says_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_card_shows_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained_run(tmp_path / "run", "model.lora={rank: 4}", "name=mine", "algorithm.control_words=vivid")
     assert main(["export", str(tmp_path / "run"), "--dtype", "bfloat16"]) == 0
     assert str(tmp_path / "run" / "export" / DIFFUSERS_LORA) in capsys.readouterr().out
@@ -124,4 +124,4 @@ def test_run_without_a_checkpoint_cannot_be_exported(tmp_path: Path, capsys: pyt
     assert "expected the folder of a trained run" in capsys.readouterr().err
     folder.finished.write_text('{"best_update": 0}')
     assert main(["export", str(folder.path)]) == 2
-    assert "expected a run that learned something" in capsys.readouterr().err
+    assert "expected a run that improved on the base model" in capsys.readouterr().err

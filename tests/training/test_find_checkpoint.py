@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and what its folder says of it."""
+"""Choice of the checkpoint that a run resumes from, and the record of damaged checkpoints."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ def config() -> RunConfig:
 
 @pytest.fixture
 def folder(tmp_path: Path, config: RunConfig) -> RunFolder:
-    """A run that has saved itself twice."""
+    """Folder of a run with two checkpoints."""
     folder = RunFolder(tmp_path / "run")
     folder.make()
     for step in (10, 20):
@@ -37,7 +37,7 @@ def cut_short(folder: RunFolder, step: int) -> None:
     file.write_bytes(file.read_bytes()[:-4])
 
 
-def test_damaged_checkpoint_is_passed_over_and_said_at_the_end(config: RunConfig, folder: RunFolder) -> None:
+def test_damaged_checkpoint_is_skipped_and_reported_at_the_end(config: RunConfig, folder: RunFolder) -> None:
     cut_short(folder, 20)
     found = find_checkpoint(config, folder)
     assert found is not None
@@ -47,7 +47,7 @@ def test_damaged_checkpoint_is_passed_over_and_said_at_the_end(config: RunConfig
 
 
 @pytest.mark.parametrize("gone", ["all damaged", "not mounted"])
-def test_run_whose_checkpoints_are_all_gone_does_not_begin_again(
+def test_run_whose_checkpoints_are_all_gone_does_not_start_from_scratch(
     config: RunConfig, folder: RunFolder, gone: str
 ) -> None:
     if gone == "not mounted":
@@ -55,11 +55,9 @@ def test_run_whose_checkpoints_are_all_gone_does_not_begin_again(
     else:
         cut_short(folder, 10)
         cut_short(folder, 20)
-    with pytest.raises(
-        ValueError, match=r"expected a whole checkpoint of run .* that of update 20 was saved, got none"
-    ):
+    with pytest.raises(ValueError, match=r"expected a valid checkpoint of run .* the run saved update 20, got none"):
         find_checkpoint(config, folder)
 
 
-def test_run_that_saved_nothing_yet_begins(config: RunConfig, tmp_path: Path) -> None:
+def test_run_without_checkpoints_starts_from_scratch(config: RunConfig, tmp_path: Path) -> None:
     assert find_checkpoint(config, RunFolder(tmp_path)) is None

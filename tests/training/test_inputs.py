@@ -1,4 +1,4 @@
-"""What a run was begun with is compared with what it would read now."""
+"""Comparison of a run's recorded inputs with its present ones."""
 
 import json
 import os
@@ -144,7 +144,7 @@ def test_run_is_refused_with_the_name_of_the_file_that_changed(
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
-def test_run_goes_on_where_files_were_written_anew_with_the_same_content(config: RunConfig, tmp_path: Path) -> None:
+def test_run_resumes_if_files_were_rewritten_with_the_same_content(config: RunConfig, tmp_path: Path) -> None:
     folder = begin(config)
     for file in (path for path in tmp_path.rglob("*") if path.suffix in (".txt", ".json", ".safetensors")):
         content = file.read_bytes()
@@ -183,7 +183,7 @@ def test_hashes_do_not_depend_on_where_the_files_are(tmp_path: Path) -> None:
     )
 
 
-def test_run_that_did_not_begin_leaves_no_record_to_the_next(config: RunConfig, tmp_path: Path) -> None:
+def test_run_that_did_not_start_leaves_no_record_to_the_next(config: RunConfig, tmp_path: Path) -> None:
     folder = open_run_folder(config, folder_of(config))
     with pytest.raises(ValueError, match="too small"), release_folder_on_early_failure(folder):
         raise ValueError("the cluster is too small")
@@ -195,7 +195,7 @@ def test_run_that_did_not_begin_leaves_no_record_to_the_next(config: RunConfig, 
         open_run_folder(config, folder.path)
 
 
-def test_run_killed_between_its_record_and_its_config_begins_anew(config: RunConfig, tmp_path: Path) -> None:
+def test_run_killed_between_its_record_and_its_config_starts_from_scratch(config: RunConfig, tmp_path: Path) -> None:
     folder = open_run_folder(config, folder_of(config))
     folder.config.unlink()
     (tmp_path / "train.txt").write_text("something else\n")
@@ -273,7 +273,7 @@ def test_checkpoint_files_and_cached_hub_models_of_rewards_count(
         open_run_folder(config, folder.path)
 
 
-def test_changed_code_of_a_reward_is_reported_and_the_run_goes_on(
+def test_changed_code_of_a_reward_is_reported_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)

@@ -90,7 +90,7 @@ def test_folder_that_the_user_chose_for_ray_and_is_too_long_is_refused(
     start = starts(0)
     monkeypatch.setenv("RAY_TMPDIR", "/" + "a" * 90)
     shorten_temporary_folder()
-    with pytest.raises(ValueError, match=r"RAY_TMPDIR: expected a folder of at most 37 bytes.*RAY_TMPDIR=/tmp"):
+    with pytest.raises(ValueError, match=r"RAY_TMPDIR: expected a path of at most 37 bytes.*RAY_TMPDIR=/tmp"):
         start_local_ray({})
     assert not start.left
 
@@ -103,6 +103,8 @@ def test_folder_that_cannot_be_made_is_refused(
     file.touch()
     monkeypatch.setattr(local_ray, "get_default_ray_temp_dir", lambda: str(file / "ray"))
     monkeypatch.setattr(local_ray, "_is_too_long", lambda _: False)
-    with pytest.raises(ValueError, match=r"that can be written, got .*file/ray \(Not a directory\); set RAY_TMPDIR"):
+    with pytest.raises(
+        ValueError, match=r"expected a writable folder .* got .*file/ray \(Not a directory\); set RAY_TMPDIR"
+    ):
         start_local_ray({})
     assert not start.left

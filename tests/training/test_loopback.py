@@ -1,4 +1,4 @@
-"""What a Ray that the program starts itself lets in: this machine, and nobody else."""
+"""A local Ray accepts connections from this machine only."""
 
 import ipaddress
 import json
@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture(scope="module")
 def local_ray() -> dict[str, Any]:
-    """What a process finds that has started a Ray."""
+    """Observations of a process that has started a Ray."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.training.listening"]
     # A folder of its own, else `auto` may be the Ray of other tests; a short one, as sockets lie in it.

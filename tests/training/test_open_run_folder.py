@@ -1,4 +1,4 @@
-"""Whose a run's folder is: that of the run which has begun in it."""
+"""Owner of a run folder: the run that has started in it."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.launch.preflight import check_inputs, open_run_folder, release_folder_on_early_failure
 from tests.conftest import SMALL_WORLD
 
-ANOTHER = "to be new or to hold this same run, got a run with another config"
+ANOTHER = "to be new or to contain this same run, got a run with another config"
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_run_that_ended_before_it_began_leaves_its_name_to_another_config(config
     assert open_run_folder(other, tmp_path / "run").checkpoints == str(tmp_path / "run" / "checkpoints")
 
 
-def test_run_that_has_begun_keeps_its_name(config: RunConfig, tmp_path: Path) -> None:
+def test_run_that_has_started_keeps_its_name(config: RunConfig, tmp_path: Path) -> None:
     folder = open_run_folder(config, tmp_path / "run")
     with release_folder_on_early_failure(folder):
         folder.tracker_record.write_text("{}")
@@ -41,17 +41,17 @@ def test_run_that_has_begun_keeps_its_name(config: RunConfig, tmp_path: Path) ->
 
 
 def test_storage_that_is_refused_leaves_the_name_to_a_config_with_another(config: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a place that can be written"):
+    with pytest.raises(ValueError, match="expected a writable location"):
         open_run_folder(apply(config, {"training.checkpoint_storage": "/proc/nowhere"}), tmp_path / "run")
     open_run_folder(config, tmp_path / "run")
 
 
-def test_storage_that_is_gone_is_refused_where_a_run_would_go_on(config: RunConfig, tmp_path: Path) -> None:
+def test_missing_storage_is_refused_when_a_run_resumes(config: RunConfig, tmp_path: Path) -> None:
     config = apply(config, {"training.checkpoint_storage": str(tmp_path / "share")})
     folder = open_run_folder(config, tmp_path / "run")
     (tmp_path / "share").rmdir()
     (tmp_path / "share").write_text("not mounted")
-    with pytest.raises(ValueError, match=r"training\.checkpoint_storage: expected a place that can be written"):
+    with pytest.raises(ValueError, match=r"training\.checkpoint_storage: expected a writable location"):
         open_run_folder(config, tmp_path / "run")
     folder.finished.write_text("{}")
     assert open_run_folder(config, tmp_path / "run").finished.exists()

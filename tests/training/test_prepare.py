@@ -1,4 +1,4 @@
-"""What is computed once before the first update, and a run on prompts and real images."""
+"""Computation of features and latents before the first update, and a run on prompts and real images."""
 
 from pathlib import Path
 from typing import Any

@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def train_and_resume(config: RunConfig, path: str) -> list[dict[str, Any]]:
-    """What the trainer that wrote a checkpoint says and does after it, and what the one that read it does."""
+    """Results after a checkpoint, of the trainer that wrote it and of the trainer that read it."""
     folder = RunFolder(path)
     folder.make()
     rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)

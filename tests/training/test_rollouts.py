@@ -224,7 +224,7 @@ def test_parts_of_all_workers_are_the_whole_batch_once_even_where_one_computes_a
                 assert torch.equal(batch.images[0, 0], whole[f"sample_{batch.draws.samples[0]:06d}"])
 
 
-def test_checkpoint_between_two_windows_holds_no_rollouts() -> None:
+def test_checkpoint_between_two_windows_has_no_rollouts() -> None:
     kept = KeptRollouts(2)
     batch = Batch(("a",), cast(Any, None), Draws(0, 4, (0,)))
     kept.keep(4, [(batch, 1.0, Rollout(torch.ones(1, 2, 3), torch.zeros(1, 2, 3)))])

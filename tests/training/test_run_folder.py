@@ -93,7 +93,7 @@ def test_planned_evaluations_are_those_at_each_interval_and_at_the_end(updates: 
     assert planned_looks(config) == sum(made % interval == 0 or made == updates for made in range(1, updates + 1))
 
 
-def test_hacking_signs_and_the_best_step_are_told_at_the_end(tmp_path: Path) -> None:
+def test_hacking_signs_and_the_best_update_are_reported_at_the_end(tmp_path: Path) -> None:
     folder = run(tmp_path / "run")
     assert warnings(folder) == []
     for step in (10, 20):

@@ -109,7 +109,7 @@ def test_full_memory_ends_the_run_at_once_with_its_plan(tiny_run: RunConfig, tmp
     assert loads.read_text() == "loaded\n", "the run was started again"
 
 
-def test_run_that_its_reward_stopped_says_why_and_goes_on_as_if_never_stopped(
+def test_run_stopped_by_its_reward_reports_why_and_resumes_bit_identically(
     tiny_run: RunConfig, calm: RunFolder, tmp_path: Path
 ) -> None:
     # Two calls with gradient an update: the seventh is in the fourth update, after the checkpoint of the second.

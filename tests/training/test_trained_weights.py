@@ -34,7 +34,7 @@ FACTORS, DECAYS = (0.5, 1.0, 1.0, 0.55), (1 / 10, 0.15, 0.15, 0.15)
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run has turned on."""
+    """Options of a run."""
 
     lora: bool = False
     ema: bool = False
@@ -117,13 +117,13 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
 
 
 def state_of(engine: Engine) -> dict[str, Any]:
-    """What a checkpoint keeps."""
+    """Content of a checkpoint."""
     parts = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "ema": engine.ema()}
     return {name: joined(part) for name, part in parts.items()}
 
 
 def show(engine: Engine, tokens: Tensor, sigma: Tensor) -> Tensor:
-    """What the averaged model and then the trained one answer right after an update, gathered and not."""
+    """Outputs of the EMA model and then of the trained one right after an update, gathered and not."""
     with torch.no_grad():
         with engine.shown("ema"):
             averaged = call(engine, tokens, sigma)
@@ -256,7 +256,7 @@ def test_resumed_run_is_bitwise_the_run_that_never_stopped(trained: dict[str, An
     assert resumed["rates"] == straight["rates"][2:]
 
 
-def test_run_of_two_ranks_goes_on_with_one(trained: dict[str, Any], tmp_path: Path) -> None:
+def test_run_of_two_ranks_resumes_with_one(trained: dict[str, Any], tmp_path: Path) -> None:
     rest = run_ranks(train, 1, tmp_path, ALL_ON, range(2, UPDATES), trained["all on"]["halfway"])
     assert relative_error(rest["weights"], trained["all on"]["weights"]) < 1e-6
     assert relative_error(rest["ema"], trained["all on"]["ema"]) < 1e-6

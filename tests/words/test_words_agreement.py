@@ -18,7 +18,7 @@ def test_spearman_agrees_with_the_formula_for_distinct_ranks() -> None:
     assert spearman(one, [1.0] * 5) == 0
 
 
-def test_the_interval_holds_the_value_and_is_narrow_for_perfect_agreement() -> None:
+def test_the_interval_contains_the_value_and_is_narrow_for_perfect_agreement() -> None:
     one = [float(value) for value in range(12)]
     shaken = [value + (7 if value % 3 == 0 else 0) for value in one]
     low, high = bootstrap_interval(one, shaken)

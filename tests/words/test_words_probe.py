@@ -209,10 +209,10 @@ def test_commas_separate_words_in_a_file_too(tmp_path: Path) -> None:
     [
         ("words.txt", "flat\nvivid".encode("utf-16-le"), "save the file as UTF-8"),
         ("words.txt", b"flat\ncaf\xe9", "byte 0xE9 on line 2"),
-        ("words.txt", b"flat\t0.5\nvivid\t0.3\n", "expected one word a line, got a tab"),
+        ("words.txt", b"flat\t0.5\nvivid\t0.3\n", "expected one word per line, got a tab"),
         ("words.txt", b"flat\n\x1b[1mvivid\n", r"entry 2 \(the character U\+001B"),
         ("words.txt", b"flat\nflat\n", "at least two different words to compare, got flat"),
-        ("words.csv", b"word\nflat\nvivid\n", "expected a .txt file with one word a line"),
+        ("words.csv", b"word\nflat\nvivid\n", "expected a .txt file with one word per line"),
     ],
 )
 def test_unusable_words_file_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

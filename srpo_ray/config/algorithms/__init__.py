@@ -1,1 +1,1 @@
-"""Section `algorithm`: one file per algorithm, and the registry of them all. No torch, no ray."""
+"""Section `algorithm`: one file per algorithm, and their registry. No torch, no Ray."""

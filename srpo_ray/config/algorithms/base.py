@@ -1,4 +1,4 @@
-"""Facts that each algorithm states about itself for checks and planner: its needs, and the calls of an update."""
+"""Base of the algorithms' config classes, with the facts for checks and planner: needs, and calls of an update."""
 
 from abc import abstractmethod
 from typing import ClassVar, Literal, NamedTuple
@@ -6,69 +6,70 @@ from typing import ClassVar, Literal, NamedTuple
 from srpo_ray.config.base import Section
 
 Role = Literal["policy", "reference", "old", "ema"]
-"""Weights that a phase asks: those that are trained, the initial ones, an older copy, or the moving average."""
+"""Weights that a phase uses: the trained ones (`policy`), the initial ones (`reference`), an older copy (`old`), or the
+exponential moving average (`ema`)."""
 
 
 class Needs(NamedTuple):
     """Inputs of an algorithm besides prompts."""
 
     reward: Literal["score", "gradient"] = "gradient"
-    """`gradient`: trained rewards must be differentiable in the image; `score`: a black box will do."""
+    """`gradient`: trained rewards must be differentiable in the image; `score`: any black-box score is enough."""
     images: Literal["none", "optional"] = "none"
-    """`optional`: real images (`data.images`) may take the place of rollouts."""
+    """`optional`: real images (`data.images`) may replace rollouts."""
     accepts_clean_images: bool = False
-    """True if clean images may take the place of rollouts, wherever they come from: kept from an earlier update
+    """True if clean images from any source may replace on-policy rollouts: kept from an earlier update
     (`rollout.reuse`) or sampled by the base model (`rollout.source`)."""
     roles: frozenset[Role] = frozenset()
-    """Weights besides the policy's that phases ask; a copy is kept of none that is not listed."""
+    """Roles besides the policy that phases use; the engine keeps copies of the weights of these roles only."""
 
 
 class Calls(NamedTuple):
-    """Model calls of one micro-batch of prompts that are all rolled out."""
+    """Model calls of one micro-batch of prompts, all with rollouts."""
 
     forward: float
-    """Transformer calls without gradient, on average where the algorithm draws their number."""
+    """Transformer calls without gradient; the mean if the algorithm draws their number."""
     losses: int = 1
-    """Losses of one optimizer step, each with a graph of its own."""
+    """Losses of one optimizer step, each with a separate graph."""
     in_flight: int = 1
-    """Losses whose graphs the algorithm keeps together until the backward pass over their sum."""
+    """Losses whose graphs the algorithm keeps alive until the backward pass over their sum."""
     chained: int = 1
-    """Most transformer calls with gradient in one loss."""
+    """Maximum number of transformer calls with gradient in one loss."""
     mean_chained: float = 1.0
-    """The same on average."""
+    """Mean number of transformer calls with gradient in one loss."""
     images_per_prompt: int = 1
-    """Images of each prompt."""
+    """Images per prompt."""
     passes_per_prompt: int = 1
-    """Micro-batches that the images of a prompt are divided among, in equal parts."""
+    """Micro-batches among which the images of a prompt are divided equally."""
     phases: int = 1
-    """Times that the weights are gathered to sample: phases of an update."""
+    """Phases of an update; each gathers the weights once to sample."""
     optimizer_steps: int = 1
-    """Optimizer steps of an update, which all use what was collected once."""
+    """Optimizer steps of an update, which all use the same rollouts."""
     decodes: bool = True
-    """True if the gradient comes through the decoder; else images are decoded without gradient, once."""
+    """True if the gradient passes through the decoder; otherwise images are decoded once, without gradient."""
     guidance_scale: float | None = None
-    """Guidance of the calls with gradient; None is that of the rollout."""
+    """Guidance of the calls with gradient; None uses that of the rollout."""
 
 
 class AlgorithmSection(Section):
     """Base of every algorithm's config class; its field `type` names it in section `algorithm`."""
 
     code: ClassVar[str]
-    """`package.module:Class` of the algorithm, which is imported by a process that trains."""
+    """`package.module:Class` of the algorithm; trainer workers import it."""
     needs: ClassVar[Needs] = Needs()
     plain_settings: ClassVar[str] = ""
     """Advice on how to compare no texts, for an algorithm that can do without: `set algorithm.a to b, `."""
 
     @abstractmethod
     def calls(self, num_steps: int) -> Calls:
-        """Model calls of a micro-batch.
+        """Count the model calls of a micro-batch.
 
         Args:
             num_steps: Steps of the sampler.
         """
 
     def check_rollout(self, num_steps: int) -> None:
-        """Refuse a sampler that the algorithm cannot train with.
+        """Check that the algorithm can train with the sampler.
 
         Args:
             num_steps: Steps of the sampler.
@@ -79,10 +80,10 @@ class AlgorithmSection(Section):
 
     @property
     def word_set(self) -> str | None:
-        """Name of the set in `word_sets` that queries take; None for an algorithm without control words."""
+        """Name of the set in `word_sets` for the queries; None for an algorithm without control words."""
         return None
 
     @property
     def compares_texts(self) -> bool:
-        """True if the trained reward is a difference of texts, which a model that reads no text cannot give."""
+        """True if the trained reward is a difference between two texts, which needs a model that reads text."""
         return False

@@ -8,7 +8,7 @@ from srpo_ray.config.base import Section
 
 
 class ControlWords(Section):
-    """A named set of control words that steers a relative reward."""
+    """Set of control words for a relative reward."""
 
     positive: tuple[str, ...] = Field(min_length=1)
     """Words to move towards; cycled over updates."""
@@ -23,7 +23,7 @@ class ControlWords(Section):
         if both := sides[0] & sides[1]:
             raise ValueError(
                 f"expected positive and negative to share no word, got {', '.join(map(repr, sorted(both)))} in both,"
-                " whose difference is always 0; remove it from one of them"
+                " so the difference is always 0; remove it from one of them"
             )
         return self
 
@@ -32,4 +32,4 @@ PAPER_WORDS = ControlWords(
     positive=("Natural-lighting", "Detail", "Detailed", "Real"),
     negative=("Concept art", "Painting", "Anime", "Flat", "Oil"),
 )
-"""The words of SRPO's released HPSv2.1 recipe."""
+"""Control words of SRPO's released HPSv2.1 recipe."""

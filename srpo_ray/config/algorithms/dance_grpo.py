@@ -1,4 +1,4 @@
-"""Options of DanceGRPO. Section `rollout` sets number, shift and guidance of the steps that are trained."""
+"""Options of DanceGRPO. Section `rollout` determines the number, shift and guidance of the sampler steps."""
 
 from typing import ClassVar, Literal
 
@@ -11,29 +11,29 @@ from srpo_ray.config.algorithms.group import GroupSection
 class DanceGRPOConfig(GroupSection):
     """DanceGRPO, arXiv 2505.07818; defaults of its FLUX recipe, which has 16 rollout steps with shift 3.
 
-    The release makes three optimizer steps with each rollout; here it is one. It also clips gradients to a norm of 1.0
-    (`training.optimizer.max_grad_norm`).
+    The release makes three optimizer steps per rollout; this implementation makes one. The release also clips gradients
+    to a norm of 1.0 (`training.optimizer.max_grad_norm`).
     """
 
     code: ClassVar[str] = "srpo_ray.algorithms.dance_grpo:DanceGRPO"
     needs: ClassVar[Needs] = Needs(reward="score")
     type: Literal["dance_grpo"] = "dance_grpo"
     eta: float = Field(default=0.3, gt=0)
-    """Noise of the sampler's random steps."""
+    """Noise scale of the sampler's stochastic steps, above 0."""
     step_share: float = Field(default=0.6, gt=0, le=1)
-    """Share of the sampler's random steps that an update trains, `int(share * (num_steps - 1))` of them and at least
-    one, drawn for every sample; the last step of the sampler has no noise and is never one."""
+    """Share of the stochastic sampler steps that an update trains, in (0, 1]: `int(share * (num_steps - 1))` steps and
+    at least one, drawn for every sample. The last sampler step is deterministic and never trained."""
     clip_range: float = Field(default=1e-4, gt=0)
-    """A probability ratio further than this from 1 has no gradient in the direction that takes it further."""
+    """Clip range of the probability ratio around 1, above 0; outside, the gradient that moves it further is zero."""
     advantage_limit: float = Field(default=5.0, gt=0)
-    """Advantages are clamped to plus or minus this many standard deviations."""
+    """Maximum absolute advantage, in standard deviations of the group, above 0."""
 
     def trained_steps(self, num_steps: int) -> int:
-        """Random steps of a sample that an update trains, of the `num_steps - 1` that a rollout has."""
+        """Count the trained steps of a sample, out of the `num_steps - 1` stochastic steps of a rollout."""
         return max(1, int(self.step_share * (num_steps - 1)))
 
     def calls(self, num_steps: int) -> Calls:
-        """A rollout of every group, then a loss per trained step."""
+        """Count a rollout of every group, then one loss per trained step."""
         losses = self.trained_steps(num_steps)
         return Calls(
             num_steps,
@@ -44,9 +44,9 @@ class DanceGRPOConfig(GroupSection):
         )
 
     def check_rollout(self, num_steps: int) -> None:
-        """Refuse a sampler without a random step."""
+        """Check that the sampler has a stochastic step."""
         if num_steps < 2:
             raise ValueError(
                 f"expected rollout.num_steps of at least 2 with algorithm {self.type}, got {num_steps}; the last step"
-                " has no noise, so raise it to have a random step to train"
+                " is deterministic, so raise it to have a stochastic step to train"
             )

@@ -7,11 +7,11 @@ from srpo_ray.config.algorithms.window import WindowSection
 
 
 class DirectAlignConfig(WindowSection):
-    """Direct-Align with a plain reward, arXiv 2509.06942; window and strength as in SRPO's HPSv2.1 recipe."""
+    """Direct-Align with a plain reward, arXiv 2509.06942; window and strength default to SRPO's HPSv2.1 recipe."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.direct_align:DirectAlign"
     type: Literal["direct_align"] = "direct_align"
 
     def calls(self, num_steps: int) -> Calls:
-        """One rollout and one loss."""
+        """Count one rollout and one loss."""
         return Calls(num_steps, guidance_scale=self.guidance_scale)

@@ -1,6 +1,6 @@
 """Options of DRaFT.
 
-The gradient goes through steps of the sampler, so section `rollout` sets their number, shift and guidance.
+The gradient goes through steps of the sampler, so section `rollout` determines their number, shift and guidance.
 """
 
 from typing import ClassVar, Literal, Self
@@ -11,31 +11,31 @@ from srpo_ray.config.algorithms.base import AlgorithmSection, Calls
 
 
 class DRaFTConfig(AlgorithmSection):
-    """Direct reward fine-tuning, arXiv 2309.17400; the default is DRaFT-LV with its authors' two renoisings."""
+    """Direct reward fine-tuning (DRaFT), arXiv 2309.17400; the default is DRaFT-LV with the authors' two renoisings."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.draft:DRaFT"
     type: Literal["draft"] = "draft"
     num_steps: int = Field(default=1, ge=1)
-    """Last sampler steps that carry gradient: the K of DRaFT-K."""
+    """Number of last sampler steps with gradient: the K of DRaFT-K."""
     renoisings: int = Field(default=2, ge=0)
-    """Fresh noises on each finished image, a gradient step from each (DRaFT-LV); 0 is DRaFT-K."""
+    """Number of new noises for each finished image, each with a gradient step (DRaFT-LV); 0 is DRaFT-K."""
 
     @model_validator(mode="after")
     def _check_renoisings(self) -> Self:
         if self.renoisings and self.num_steps != 1:
             raise ValueError(
                 f"expected num_steps 1 with renoisings, got num_steps={self.num_steps} and"
-                f" renoisings={self.renoisings}; DRaFT-LV goes back by one step, so set renoisings to 0 for DRaFT-K"
+                f" renoisings={self.renoisings}; DRaFT-LV renoises by one step, so set renoisings to 0 for DRaFT-K"
             )
         return self
 
     def calls(self, num_steps: int) -> Calls:
-        """A rollout up to the last steps, then a loss, and one more for each renoising."""
+        """Count a rollout up to the last steps, one loss, and one more per renoising."""
         last = self.num_steps
         return Calls(num_steps - last, losses=1 + self.renoisings, chained=last, mean_chained=last)
 
     def check_rollout(self, num_steps: int) -> None:
-        """Refuse fewer steps than carry gradient."""
+        """Check that the sampler has at least as many steps as carry gradient."""
         if self.num_steps > num_steps:
             raise ValueError(
                 f"expected algorithm.num_steps of at most rollout.num_steps = {num_steps}, got {self.num_steps};"

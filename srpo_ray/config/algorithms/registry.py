@@ -1,4 +1,4 @@
-"""Section `algorithm`: the config classes of all algorithms, chosen by `type`."""
+"""Registry of the algorithms' config classes by `type`."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_args
@@ -16,9 +16,9 @@ from srpo_ray.config.algorithms.srpo import SRPOConfig
 _Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | DanceGRPOConfig
 
 TYPES: dict[str, type[AlgorithmSection]] = {kind.model_fields["type"].default: kind for kind in get_args(_Configs)}
-"""Name of each algorithm -> its config class."""
+"""Name of each algorithm -> config class."""
 DEFAULT_TYPE = "srpo"
-"""The algorithm of a config that names none."""
+"""Default algorithm."""
 DEFAULT = SRPOConfig()
 
 
@@ -27,9 +27,9 @@ def _name_default(section: Any) -> Any:
 
 
 AlgorithmConfig = Annotated[_Configs, Field(discriminator="type"), BeforeValidator(_name_default)]
-"""Section `algorithm`: the class whose `type` it gives."""
+"""Section `algorithm`, with the class that `type` selects."""
 
 
 def types_that(fit: Callable[[Needs], bool]) -> str:
-    """Names of the algorithms whose needs fit, for messages: `direct_align or srpo`."""
+    """List the names of the algorithms with suitable needs, for messages: `direct_align or srpo`."""
     return " or ".join(sorted(name for name, kind in TYPES.items() if fit(kind.needs)))

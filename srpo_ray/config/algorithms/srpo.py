@@ -12,29 +12,30 @@ Discount = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 
 class SRPOConfig(WindowSection):
-    """Semantic Relative Preference Optimization, arXiv 2509.06942; defaults of its HPSv2.1 recipe."""
+    """Semantic Relative Preference Optimization (SRPO), arXiv 2509.06942; defaults of its HPSv2.1 recipe."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.srpo:SRPO"
     plain_settings: ClassVar[str] = "set algorithm.query to plain and algorithm.branches to [denoise], "
     type: Literal["srpo"] = "srpo"
     renoisings: int = Field(default=1, ge=1)
-    """Landing points per rollout; each costs a gradient step per branch, but no rollout."""
+    """Landing points per rollout; each adds a gradient step per branch, but no rollout."""
     control_words: str = "paper"
-    """Name of a set in `word_sets`."""
+    """Name of the set of control words in `word_sets`."""
     word_cycle: Literal["per_update", "per_sample"] = "per_update"
-    """Step of the cycle through the set: the next words with each update, or with each sample."""
+    """Advance of the cycle through the set: to the next words with each update, or with each sample."""
     word_start: int = Field(default=0, ge=0)
-    """Index of the words of the first update, counted on from there and around; the release starts at 1."""
+    """Index of the words of the first update, from which the cycle starts; the release starts at 1."""
     query: Literal["relative", "guided", "plain"] = "relative"
-    """`relative`: own text minus the other; `guided`: `k * own + (1 - k) * other`; `plain`: the prompt itself."""
+    """Text of the reward. `relative`: own text minus other text; `guided`: `k * own + (1 - k) * other`; `plain`: the
+    prompt without control words."""
     query_guidance: float = Field(default=2.0, gt=0)
-    """`k` of the guided query, before the discount is added."""
+    """`k` of the guided query, above 0, before the discount is added."""
     branches: tuple[Branch, ...] = Field(default=("denoise", "inversion"), min_length=1)
-    """Directions of the gradient step; `inversion` steps towards noise and acts as the regulariser."""
+    """Directions of the gradient step: `denoise` towards data, `inversion` towards noise as a regulariser."""
     denoise_discount: Discount | None = (0.1, 0.25)
-    """Extra weight of the positive text, from the clean to the noisy end of the window; null is none."""
+    """Additional weight of the positive text, at the clean and at the noisy end of the window; null disables it."""
     inversion_discount: Discount | None = (0.3, 0.01)
-    """Extra weight of the negative text, from the clean to the noisy end of the window; null is none."""
+    """Additional weight of the negative text, at the clean and at the noisy end of the window; null disables it."""
 
     @model_validator(mode="after")
     def _check_branches(self) -> Self:
@@ -48,7 +49,7 @@ class SRPOConfig(WindowSection):
         return self
 
     def calls(self, num_steps: int) -> Calls:
-        """One rollout, then a loss per landing point and branch."""
+        """Count one rollout, then one loss per landing point and branch."""
         branches = len(self.branches)
         return Calls(
             num_steps, losses=self.renoisings * branches, in_flight=branches, guidance_scale=self.guidance_scale

@@ -1,4 +1,4 @@
-"""The window of sigmas in which SRPO and Direct-Align take their step."""
+"""Options of the sigma window of the gradient step in SRPO and Direct-Align."""
 
 from typing import ClassVar, Self
 
@@ -10,34 +10,34 @@ from srpo_ray.config.model import Shift
 
 
 class WindowSection(AlgorithmSection):
-    """Options that SRPO and Direct-Align share, arXiv 2509.06942; defaults of SRPO's released HPSv2.1 recipe."""
+    """Common options of SRPO and Direct-Align, arXiv 2509.06942; defaults of SRPO's released HPSv2.1 recipe."""
 
     needs: ClassVar[Needs] = Needs(images="optional", accepts_clean_images=True)
     timestep_window: tuple[int, int] = (5, 25)
-    """First and last index of the `window_grid_steps` grid between which updates land; 0 is pure noise."""
+    """First and last index of the landing window, in a sigma grid of `window_grid_steps` steps; 0 is pure noise."""
     sigma_window: tuple[float, float] | None = None
-    """The same window as sigmas, the noisier first, for example [0.96, 0.75]; replaces `timestep_window`."""
+    """Landing window as sigmas, the noisier first, for example [0.96, 0.75]; replaces `timestep_window`."""
     window_grid_steps: int = Field(default=50, ge=2)
-    """Steps of the sigma grid that `timestep_window` counts in."""
+    """Steps of the sigma grid that `timestep_window` indexes."""
     window_points: int = Field(default=1000, ge=20)
-    """Points of the even re-gridding of the window."""
+    """Number of evenly spaced points in the window."""
     window_shift: Shift = 3.0
-    """Shift of the sigma grid that `timestep_window` counts in; `resolution` and `scheduler` as in `rollout.shift`."""
+    """Shift of the sigma grid that `timestep_window` indexes; `resolution` and `scheduler` as in `rollout.shift`."""
     interpolation_strength: float = Field(default=0.9, gt=0, lt=1)
-    """Share of the window that the model does not step over: a step has `int((1 - strength) * window_points) + 1`
-    points, as in the release. The rest of the way to the clean image is the known noise's, which removes more than this
-    share of the image's noise: 0.9 leaves the model 2.2 % in the default window."""
+    """Share of the window that the model's step does not cover, in (0, 1): a step has
+    `int((1 - strength) * window_points) + 1` points, as in the release. The known noise removes the rest, which is more
+    than this share of the image's noise: with 0.9 the model removes 2.2 % in the default window."""
     sigma_stride: float | None = Field(default=None, gt=0, lt=1)
-    """Length of a step in sigma, to the nearest of the window's points, such as 0.0215; replaces
-    `interpolation_strength`, so that windows of different widths can be compared. At most half of the window."""
+    """Length of a step in sigma, rounded to the window's points, such as 0.0215; at most half of the window. It
+    replaces `interpolation_strength`, so that windows of different widths can be compared."""
     landing: Scope = "per_sample"
-    """Samples that land on one sigma: none (`per_sample`), all of a worker, or all of an update (`shared`)."""
+    """Samples with the same landing sigma: none (`per_sample`), all of a worker, or all of an update (`shared`)."""
     noise: Scope = "shared"
-    """Rollouts that start from one noise: none (`per_sample`), all of a worker, or all of an update (`shared`)."""
+    """Rollouts with the same initial noise: none (`per_sample`), all of a worker, or all of an update (`shared`)."""
     hinge: float = 0.7
-    """Loss is `relu(hinge - reward)`; set it above the reward's range for a linear loss."""
+    """Hinge of the loss `relu(hinge - reward)`; above the reward's range the loss is linear."""
     guidance_scale: float = Field(default=3.5, ge=0)
-    """Guidance embedding of the transformer call that carries gradient."""
+    """Guidance embedding of the transformer call with gradient."""
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:

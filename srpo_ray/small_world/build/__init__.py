@@ -1,1 +1,1 @@
-"""Everything that makes the weights of the small world."""
+"""Build of the small world's weights."""

@@ -1,4 +1,4 @@
-"""Rebuilds the small world's weights from nothing: `python -m srpo_ray.small_world.build`."""
+"""Build of the small world's weights from scratch: `python -m srpo_ray.small_world.build`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
 
 
 def build(out: Path, work: Path, scale: float) -> None:
-    """Trains, measures and writes everything; an interrupted build goes on where it stopped.
+    """Train, measure and write all models; an interrupted build resumes where it stopped.
 
     Args:
-        out: folder that receives `flux/`, `rewards/` and `manifest.json`; replaced if it exists.
-        work: folder of checkpoints; a finished stage found there is not trained again.
+        out: folder for `flux/`, `rewards/` and `manifest.json`; replaced if it exists.
+        work: folder of checkpoints; finished stages in it are not repeated.
         scale: share of training steps and images; 1 for the shipped weights.
 
     Raises:
-        ValueError: if the scale is not in (0, 1], or if `work` was begun at another scale.
+        ValueError: if the scale is not in (0, 1], or if `work` was started at another scale.
     """
     _claim(work, scale)
     staged, curves = work / "weights", {}
@@ -61,7 +61,7 @@ def build(out: Path, work: Path, scale: float) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parses the command line and builds."""
+    """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/small_world/weights"), help="folder to write")
     parser.add_argument("--work", type=Path, help="folder of checkpoints (default: beside --out)")
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         build(options.out, work, options.scale)
     except KeyboardInterrupt:
-        sys.exit(f"interrupted; the same command goes on from the checkpoints in {work}")
+        sys.exit(f"interrupted; run the same command again to resume from the checkpoints in {work}")
     print(f"built {options.out}; copy it over srpo_ray/small_world/weights to ship it")
 
 
@@ -84,14 +84,14 @@ def _claim(work: Path, scale: float) -> None:
     work.mkdir(parents=True, exist_ok=True)
     if record.is_file() and json.loads(record.read_text()) != scale:
         raise ValueError(
-            f"expected a work folder begun at scale {scale:g}, got {work}; delete it or name another --work"
+            f"expected a work folder started at scale {scale:g}, got {work}; delete it or choose another --work"
         )
     record.write_text(json.dumps(scale))
 
 
 @contextmanager
 def _timed(work: Path, stage: str) -> Iterator[None]:
-    """Adds the stage's duration to `seconds.json`, over all runs that it took."""
+    """Add the stage's duration to `seconds.json`, summed over interrupted builds."""
     start = time.monotonic()
     try:
         yield
@@ -103,7 +103,7 @@ def _timed(work: Path, stage: str) -> Iterator[None]:
 
 
 def _publish(staged: Path, out: Path) -> None:
-    """Replaces `out` by a copy of `staged`; `out` is never half old and half new."""
+    """Replace `out` by a copy of `staged` atomically."""
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (out.with_name(out.name + suffix) for suffix in (".new", ".old"))
     for leftover in (fresh, old):

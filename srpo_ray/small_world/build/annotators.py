@@ -1,4 +1,4 @@
-"""Synthetic annotators: what they like about an image, as a number, from its known content and style."""
+"""Synthetic annotators: the utility of an image, from its known content and style."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Taste:
 
     Attributes:
         content: for colour, shape and background that match the caption, a third each.
-        word: for style near what the caption's style word means.
+        word: for style near the meaning of the caption's style word.
         detail: for detail.
-        saturation: for saturation without limit, the bias of a preference model towards gaudy images.
+        saturation: for saturation without limit, the bias of a preference model towards oversaturated images.
         natural_saturation: for saturation near 0.45.
         middle_brightness: for brightness near 0.5.
     """
@@ -33,18 +33,18 @@ class Taste:
 
 
 BIASED = Taste(content=4.0, word=3.0, detail=0.4, saturation=1.5)
-"""Behind the preference reward: over-saturated images win too often."""
+"""Annotator of the preference reward: oversaturated images win too often."""
 UNBIASED = Taste(content=4.0, word=3.0, detail=1.5, natural_saturation=1.5, middle_brightness=0.5)
-"""Behind the held-out reward: stands for a human, who likes detail and natural colours."""
+"""Annotator of the held-out reward: a proxy of human preference, for detail and natural colours."""
 
 
 def utility(taste: Taste, captioned: Scenes, shown: Scenes) -> Floats:
-    """Returns how much an annotator likes each image for a caption, [n].
+    """Compute an annotator's utility of each image for a caption, [n].
 
     Args:
         taste: weights of the annotator.
-        captioned: scenes that the captions describe; only content and word are read.
-        shown: scenes on the images; only content and style are read.
+        captioned: scenes of the captions; only content and word are used.
+        shown: scenes of the images; only content and style are used.
     """
     content = sum(
         (getattr(captioned, part) == getattr(shown, part)).astype(np.float32) / 3
@@ -62,7 +62,7 @@ def utility(taste: Taste, captioned: Scenes, shown: Scenes) -> Floats:
 
 
 def _word_match(word: NDArray[np.int64], shown: Scenes) -> Floats:
-    """Minus the distance of each named style axis to the mean that its word has in captions; 0 without a word."""
+    """Compute minus the distance of the word's style axes from the word's mean in captions; 0 without a word."""
     match = np.zeros(len(word), dtype=np.float32)
     for axis in AXES:
         means = [_mean_of(style.axes[axis]) if axis in style.axes else np.nan for style in STYLE_WORDS.values()]

@@ -1,4 +1,4 @@
-"""Trains one model of the small world so that an interrupted run goes on where it stopped."""
+"""Resumable training of one model of the small world."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from srpo_ray.files import replacing
 SAVE_SECONDS = 120.0
 
 Curve = list[tuple[int, float]]
-"""Training curve: pairs of step and mean loss since the pair before."""
+"""Training curve: pairs of step and mean loss since the previous pair."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a model is trained.
+    """Training settings of a model.
 
     Attributes:
         steps: optimizer steps, at least 1.
         lr: peak learning rate; warm-up over the first 3%, then cosine decay to zero.
-        seed: start of every random draw of this model.
+        seed: seed of all random draws of this model.
         weight_decay: AdamW weight decay.
-        ema: decay of the moving average of weights that is kept in the end.
+        ema: decay of the exponential moving average of the weights, which is the result.
     """
 
     steps: int
@@ -40,23 +40,23 @@ class Recipe:
     ema: float = 0.998
 
     def scaled(self, scale: float) -> Recipe:
-        """Returns the recipe with `scale` times the steps, at least 2."""
+        """Return the recipe with `scale` times the steps, at least 2."""
         return Recipe(max(2, round(self.steps * scale)), self.lr, self.seed, self.weight_decay, self.ema)
 
 
 def fit(model: nn.Module, loss: Callable[[torch.Generator], Tensor], recipe: Recipe, checkpoint: Path) -> Curve:
-    """Minimises `loss` over the parameters of `model`, which ends holding the averaged weights.
+    """Minimise `loss` over the parameters of `model`, which ends with the EMA of the weights.
 
-    Every step draws from its own seed, so a run that was interrupted repeats the draws of one that was not.
+    Every step has its own seed, so an interrupted run makes the same draws as an uninterrupted one.
 
     Args:
         model: trained in place.
         loss: maps the step's random generator to a scalar.
-        recipe: length, rate and seed.
-        checkpoint: file that holds the state every two minutes and at the end; a finished one is only loaded.
+        recipe: training settings.
+        checkpoint: file for the state, written every two minutes and at the end; a finished one is only loaded.
 
     Returns:
-        Training curve: about 100 pairs of step and mean loss since the pair before.
+        Training curve: about 100 pairs of step and mean loss since the previous pair.
     """
     torch.manual_seed(recipe.seed)
     average = copy.deepcopy(model).requires_grad_(False)
@@ -93,7 +93,7 @@ def _step(
     value.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    # Early averages forget fast, or they would remember the random start.
+    # The decay starts low, so that the random initial weights soon leave the EMA.
     decay = min(recipe.ema, (step + 1) / (step + 10))
     with torch.no_grad():
         for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):

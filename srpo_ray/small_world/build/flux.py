@@ -1,4 +1,4 @@
-"""Trains the tiny FLUX transformer and its text encoders by flow matching, and saves the whole pipeline."""
+"""Training of the tiny FLUX transformer and its text encoders by flow matching, and saving of the pipeline."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LATENT_SHAPE = (16, 8, 8)
 
 
 class TextToVelocity(nn.Module):
-    """The transformer and both text encoders as one module, since they are trained together."""
+    """Transformer and both text encoders as one module, since they are trained together."""
 
     def __init__(self, transformer: FluxTransformer2DModel, clip: CLIPTextModel, t5: T5EncoderModel) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class TextToVelocity(nn.Module):
         self.image_ids = F.pad(grid, (1, 0)).float()
 
     def forward(self, tokens: Tensor, sigma: Tensor, clip_ids: Tensor, t5_ids: Tensor, guidance: Tensor) -> Tensor:
-        """Returns the velocity [B, 16, 64] of tokens [B, 16, 64] at sigma [B]; text as token ids [B, length]."""
+        """Return the velocity [B, 16, 64] of tokens [B, 16, 64] at sigma [B]; text as token ids [B, length]."""
         return self.transformer(
             hidden_states=tokens,
             timestep=sigma,
@@ -60,7 +60,7 @@ class TextToVelocity(nn.Module):
 
 @dataclass(frozen=True)
 class FlowData:
-    """Training data of the flow: tokens [n, 16, 64] and the ids of their captions [n, length]."""
+    """Training data of the flow: tokens [n, 16, 64] and token ids of their captions [n, length]."""
 
     tokens: Tensor
     clip_ids: Tensor
@@ -68,7 +68,7 @@ class FlowData:
 
 
 def build_transformer() -> FluxTransformer2DModel:
-    """Returns the untrained transformer: 2.4 M parameters, guidance embedding on, as in FLUX.1-dev."""
+    """Build the untrained transformer: 2.4 M parameters, with guidance embedding, as in FLUX.1-dev."""
     return FluxTransformer2DModel(
         in_channels=64,
         num_layers=2,
@@ -83,7 +83,7 @@ def build_transformer() -> FluxTransformer2DModel:
 
 
 def train_flux(vae: AutoencoderKL, work: Path, scale: float) -> tuple[FluxPipeline, Curve]:
-    """Trains the pipeline on images of seen contents in the "AI look"; returns it with its training curve."""
+    """Train the pipeline on images of seen contents in the "AI look"; return it with its training curve."""
     torch.manual_seed(FLUX_RECIPE.seed)
     clip_tokenizer, t5_tokenizer = build_clip_tokenizer(), build_t5_tokenizer()
     model = TextToVelocity(
@@ -107,7 +107,7 @@ def train_flux(vae: AutoencoderKL, work: Path, scale: float) -> tuple[FluxPipeli
 
 
 def save_pipeline(pipeline: FluxPipeline, folder: Path) -> None:
-    """Saves the pipeline in half precision, configured to load in float32 unless the caller asks otherwise."""
+    """Save the pipeline in half precision, configured to load in float32 by default."""
     for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
         part.half()
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -121,7 +121,7 @@ def save_pipeline(pipeline: FluxPipeline, folder: Path) -> None:
 
 @torch.no_grad()
 def sample(pipeline: FluxPipeline, prompts: list[str], steps: int, seed: int, guidance: float = 3.5) -> Tensor:
-    """Samples one image per prompt, [B, 3, 64, 64] in [0, 1], with the Euler solver on the shift-3 grid."""
+    """Sample one image per prompt, [B, 3, 64, 64] in [0, 1], with the Euler solver on the shift-3 grid."""
     pipeline.set_progress_bar_config(disable=True)
     rng = torch.Generator().manual_seed(seed)
     batches = []
@@ -146,7 +146,7 @@ def _load_or_encode(pipeline: FluxPipeline, path: Path, count: int) -> FlowData:
         scenes = sample_scenes(count, seed=22)
         tokens = _pack(encode(pipeline.vae, scenes))
         texts = captions(scenes)
-        # Tokenizers remember how they padded; fresh ones keep that out of the pipeline's files.
+        # Tokenizers store their last padding; new ones keep it out of the pipeline's files.
         clip_ids = build_clip_tokenizer()(texts, padding="max_length", max_length=CLIP_LENGTH, return_tensors="pt")
         t5_ids = build_t5_tokenizer()(texts, padding="max_length", max_length=T5_LENGTH, return_tensors="pt")
         state = {"tokens": tokens, "clip_ids": clip_ids.input_ids, "t5_ids": t5_ids.input_ids}
@@ -156,7 +156,7 @@ def _load_or_encode(pipeline: FluxPipeline, path: Path, count: int) -> FlowData:
 
 
 def _pack(latents: Tensor) -> Tensor:
-    """Turns latents [n, 16, 8, 8] into FLUX's tokens [n, 16, 64]: every 2x2 block becomes one token."""
+    """Turn latents [n, 16, 8, 8] into FLUX's tokens [n, 16, 64]: every 2x2 block becomes one token."""
     count, channels, height, width = latents.shape
     blocks = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return blocks.reshape(count, height * width // 4, channels * 4)
@@ -169,7 +169,7 @@ def _flow_loss(model: TextToVelocity, data: FlowData, rng: torch.Generator) -> T
     uniform = torch.sigmoid(torch.randn(_BATCH, generator=rng))
     sigma = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
     noisy = torch.lerp(clean, noise, sigma[:, None, None])
-    # FLUX.1-dev takes the guidance as an input; random values teach the model to ignore it.
+    # Guidance is an input of FLUX.1-dev; with random values the model learns to ignore it.
     guidance = 1 + 4 * torch.rand(_BATCH, generator=rng)
     velocity = model(noisy, sigma, data.clip_ids[index], data.t5_ids[index], guidance)
     return F.mse_loss(velocity, noise - clean)

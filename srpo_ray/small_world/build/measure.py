@@ -1,4 +1,4 @@
-"""Measures built models of the small world on prompts whose contents none of them has seen."""
+"""Measurements of the built models of the small world on prompts with held-out contents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORD_PAIRS = (("detailed", "flat"), ("vivid", "muted"), ("bright", "dark"))
 
 
 def measure_all(pipeline: FluxPipeline, rewards: dict[str, CLIP], count: int = 500) -> dict[str, Any]:
-    """Returns every metric of the manifest, measured on `count` unseen prompts and on unseen images."""
+    """Measure every metric of the manifest on `count` held-out prompts and on held-out images."""
     return {
         "vae_psnr": measure_vae(pipeline, count),
         "flux": measure_flux(pipeline, count),
@@ -39,7 +39,7 @@ def measure_all(pipeline: FluxPipeline, rewards: dict[str, CLIP], count: int = 5
 
 
 def measure_vae(pipeline: FluxPipeline, count: int) -> float:
-    """Returns the PSNR in dB of decoded latents against rendered images of unseen contents."""
+    """Compute the PSNR in dB of decoded latents against rendered images of held-out contents."""
     scenes = sample_scenes(count, seed=91, contents=held_out_contents(), look="broad")
     restored = decode(pipeline.vae, encode(pipeline.vae, scenes))
     error = (restored - torch.from_numpy(render(scenes))).square().mean()
@@ -47,7 +47,7 @@ def measure_vae(pipeline: FluxPipeline, count: int) -> float:
 
 
 def measure_flux(pipeline: FluxPipeline, count: int) -> dict[str, Any]:
-    """Returns truth metrics of 20-step samples, and how they follow the prompts' style words."""
+    """Compute truth metrics of 20-step samples, and their dependence on the prompts' style words."""
     prompts = unseen_prompts(count)
     metrics = truth.measure(sample(pipeline, prompts, steps=20, seed=92), prompts)
     words = [parse_prompt(prompt)[0] or "plain" for prompt in prompts]
@@ -63,7 +63,7 @@ def measure_flux(pipeline: FluxPipeline, count: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure_reward(model: CLIP, count: int) -> dict[str, Any]:
-    """Returns how a reward's control words and its plain score follow the true style of rendered images.
+    """Compute the correlation of a reward's control words and its plain score with the true style of rendered images.
 
     `words` and `pairs` hold, per style axis, the correlation of `f . (C_word - C_plain)` (or of two words) with the
     truth. `plain_slopes` is the change of the plain score per unit of each axis, in standard deviations of that score;
@@ -88,7 +88,7 @@ def measure_reward(model: CLIP, count: int) -> dict[str, Any]:
 
 
 def _uniform_scenes(count: int) -> Scenes:
-    """Unseen contents with plain captions and independent uniform styles."""
+    """Draw held-out contents with plain captions and independent uniform styles."""
     rng = np.random.default_rng(94)
     scenes = sample_scenes(count, seed=95, contents=held_out_contents())
     styles = {axis: rng.random(count).astype(np.float32) for axis in AXES}
@@ -103,7 +103,7 @@ def _scores(model: CLIP, features: Tensor, texts: list[str]) -> np.ndarray:
 
 
 def _content_margin(model: CLIP, features: Tensor, plain: list[str]) -> float:
-    """Share of images whose own prompt scores highest among all prompts of unseen contents."""
+    """Compute the share of images whose own prompt scores highest among all prompts of held-out contents."""
     prompts = test_prompts()
     encoded = model.encode_text(tokenize(build_clip_tokenizer(), prompts), normalize=True)
     best = (features @ encoded.T).argmax(1).tolist()

@@ -1,4 +1,4 @@
-"""Trains the tiny reward models: open_clip CLIPs, contrastive first, then on synthetic preferences."""
+"""Training of the tiny reward models: open_clip CLIPs, contrastive first, then on synthetic preferences."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IMAGES = 16_000
 
 @dataclass(frozen=True)
 class RewardPlan:
-    """How one reward model is made: vision tower, contrastive training, then preferences of a taste if it has one."""
+    """Plan of one reward model: vision tower, contrastive training, then preference training if it has a taste."""
 
     vision: dict[str, int]
     contrastive: Recipe
@@ -63,11 +63,11 @@ PLANS: dict[str, RewardPlan] = {
 
 @dataclass(frozen=True)
 class ImageBank:
-    """Rendered images of seen contents in the broad look, with what training draws from them.
+    """Rendered images of seen contents in the broad look, for training.
 
     Attributes:
         images: uint8 [n, 3, 64, 64].
-        scenes: what is on them.
+        scenes: scenes of the images.
         caption: [n] row of each image's caption in `all_captions()`.
         content: [n] row of each image's content in `prompts.all_contents()`.
     """
@@ -79,14 +79,14 @@ class ImageBank:
 
 
 def build_reward(vision: dict[str, int]) -> CLIP:
-    """Returns an untrained open_clip `CLIP` with a tiny text tower."""
+    """Build an untrained open_clip `CLIP` with a tiny text tower."""
     return CLIP(**_model_config(vision))
 
 
 def train_reward(name: str, work: Path, scale: float) -> tuple[CLIP, Curve]:
-    """Trains one reward model of `PLANS`; returns it with the training curve of its last training.
+    """Train one reward model of `PLANS`; return it with the training curve of its last training.
 
-    A model that starts from another's contrastive weights finds that one's finished checkpoint in `work`.
+    A model that starts from another model's contrastive weights reads its finished checkpoint in `work`.
     """
     plan = PLANS[name]
     torch.manual_seed(plan.contrastive.seed)
@@ -100,7 +100,7 @@ def train_reward(name: str, work: Path, scale: float) -> tuple[CLIP, Curve]:
         taste, pairs = plan.taste, fill_bank(count, seed=plan.preference.seed)
 
         def loss(rng: torch.Generator) -> Tensor:
-            # Contrastive learning goes on beside the preferences, so that style words keep their meaning.
+            # The contrastive loss continues beside the preference loss, so that style words keep their meaning.
             preference = preference_loss(model, taste, pairs, texts, rng)
             return preference + 0.5 * contrastive_loss(model, bank, texts, rng)
 
@@ -109,7 +109,7 @@ def train_reward(name: str, work: Path, scale: float) -> tuple[CLIP, Curve]:
 
 
 def save_reward(name: str, model: CLIP, folder: Path) -> None:
-    """Writes an open_clip folder in half precision: config, weights and tokenizer."""
+    """Write an open_clip folder in half precision: config, weights and tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"}
     config = {"model_cfg": _model_config(PLANS[name].vision), "preprocess_cfg": preprocess}
@@ -120,20 +120,20 @@ def save_reward(name: str, model: CLIP, folder: Path) -> None:
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """Returns token ids [n, 24], padded and cut to the text towers' length."""
+    """Return token ids [n, 24], padded and truncated to the text towers' length."""
     return tokenizer(
         texts, padding="max_length", max_length=CLIP_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
 
 
 def image_features(model: CLIP, images: Tensor) -> Tensor:
-    """Returns normalised features [B, 64] of images [B, 3, 64, 64] in [0, 1]."""
+    """Return normalised features [B, 64] of images [B, 3, 64, 64] in [0, 1]."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
     return model.encode_image((images - mean) / std, normalize=True)
 
 
 def fill_bank(count: int, seed: int) -> ImageBank:
-    """Renders `count` images of seen contents for training."""
+    """Render `count` images of seen contents for training."""
     scenes = sample_scenes(count, seed, look="broad")
     content = torch.from_numpy((scenes.color * len(SHAPES) + scenes.shape) * len(BACKGROUNDS) + scenes.background)
     caption = content * (1 + len(WORDS)) + torch.from_numpy(scenes.word) + 1
@@ -144,8 +144,8 @@ def fill_bank(count: int, seed: int) -> ImageBank:
 
 
 def contrastive_loss(model: CLIP, bank: ImageBank, texts: Tensor, rng: torch.Generator) -> Tensor:
-    """CLIP's loss where equal captions count as one: an image has one right caption, a caption all its images."""
-    # Few contents per batch make style words, not only contents, decide which caption is right.
+    """Compute CLIP's loss with equal captions merged: an image has one correct caption, a caption several images."""
+    # Few contents per batch, so that style words and not only contents determine the correct caption.
     codes = torch.tensor([(c * len(SHAPES) + s) * len(BACKGROUNDS) + b for c, s, b in seen_contents()])
     chosen = codes[torch.randperm(len(codes), generator=rng)[:_CONTENTS_PER_BATCH]]
     pool = torch.isin(bank.content, chosen).nonzero()[:, 0]
@@ -158,10 +158,10 @@ def contrastive_loss(model: CLIP, bank: ImageBank, texts: Tensor, rng: torch.Gen
 
 
 def preference_loss(model: CLIP, taste: Taste, bank: ImageBank, texts: Tensor, rng: torch.Generator) -> Tensor:
-    """Bradley-Terry loss of pairs: one caption, two images, and how often the annotator prefers the first."""
+    """Compute the Bradley-Terry loss of pairs: one caption, two images, and the preference rate for the first."""
     captioned = torch.randint(len(bank.images), (_PAIRS,), generator=rng)
     pairs = [_image_for(bank, captioned, rng) for _ in range(2)]
-    # Half of the captions lose their style word: plain prompts are what the score is used with most.
+    # Half of the captions lose their style word, because the score is mostly used with plain prompts.
     plain = torch.rand(_PAIRS, generator=rng) < 0.5
     caption = torch.where(plain, bank.content[captioned] * (1 + len(WORDS)), bank.caption[captioned])
     wanted = bank.scenes[captioned.numpy()]
@@ -175,7 +175,7 @@ def preference_loss(model: CLIP, taste: Taste, bank: ImageBank, texts: Tensor, r
 
 
 def _image_for(bank: ImageBank, captioned: Tensor, rng: torch.Generator) -> Tensor:
-    """Draws an image per caption: of its own content in three of four cases, else of any."""
+    """Draw an image per caption: with the caption's content in three of four cases, else with any content."""
     anyone = torch.randint(len(bank.images), captioned.shape, generator=rng)
     same = bank.content[captioned][:, None] == bank.content[None, :]
     own = torch.multinomial(same.float(), 1, generator=rng)[:, 0]
@@ -184,7 +184,7 @@ def _image_for(bank: ImageBank, captioned: Tensor, rng: torch.Generator) -> Tens
 
 def _pixels(bank: ImageBank, index: Tensor, rng: torch.Generator) -> Tensor:
     images = bank.images[index].float() / 255
-    # A little noise makes the gradient with respect to pixels smoother, which alignment lives on.
+    # A little noise makes the image gradient smoother, which reward training depends on.
     return images + 0.02 * torch.randn(images.shape, generator=rng)
 
 
@@ -192,7 +192,7 @@ def _model_config(vision: dict[str, int]) -> dict[str, Any]:
     text = {
         "context_length": CLIP_LENGTH,
         "vocab_size": len(build_clip_tokenizer()),
-        # Any name makes open_clip read the tokenizer from the model's own folder.
+        # With any name open_clip reads the tokenizer from the model's folder.
         "hf_tokenizer_name": "small_world",
         "width": 64,
         "heads": 4,

@@ -1,4 +1,4 @@
-"""Draws one sheet of images: rendered truth at several styles next to the tiny FLUX for the same prompts.
+"""Contact sheet of the small world: rendered images at several styles beside samples of the tiny FLUX.
 
 Use: `python -m srpo_ray.small_world.build.sheet OUT.png`
 """
@@ -34,9 +34,9 @@ _ZOOM, _TEXT_HEIGHT = 2, 16
 
 
 def draw_sheet(pipeline: FluxPipeline, rows: int = 8, steps: int = 20) -> Image.Image:
-    """Returns a sheet with one row per unseen content: renders of growing style, then samples per style word."""
+    """Draw a sheet with one row per held-out content: renders of increasing style, then samples per style word."""
     unseen = held_out_contents()
-    # Every fifth of four shapes per colour: both change from row to row.
+    # There are four shapes per colour, so every fifth content changes both from row to row.
     contents = [unseen[5 * row % len(unseen)] for row in range(rows)]
     prompts = [caption(content, word) for content in contents for word in _WORDS]
     samples = sample(pipeline, prompts, steps=steps, seed=7).reshape(rows, len(_WORDS), 3, 64, 64)
@@ -46,7 +46,7 @@ def draw_sheet(pipeline: FluxPipeline, rows: int = 8, steps: int = 20) -> Image.
 
 
 def main() -> None:
-    """Writes the sheet of the shipped weights to the path on the command line."""
+    """Write the sheet of the shipped weights to the path on the command line."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m srpo_ray.small_world.build.sheet OUT.png")
     draw_sheet(FluxPipeline.from_pretrained(flux_dir())).save(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Builds the tokenizers and text encoders of the tiny FLUX pipeline."""
+"""Tokenizers and text encoders of the tiny FLUX pipeline."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ T5_LENGTH = 16
 
 
 def all_captions() -> list[str]:
-    """Returns the 2048 captions of the small world, for vocabularies only; no image goes with them."""
+    """Return the 2048 captions of the small world, for vocabularies only, without images."""
     return [caption(content, word) for content in all_contents() for word in (None, *WORDS)]
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """Trains a byte-level BPE tokenizer; any text tokenizes, and end-of-text is the largest id."""
-    # An empty CLIPTokenizer brings CLIP's own normalisation and splitting, so training sees what inference will.
+    """Train a byte-level BPE tokenizer, which accepts any text; end-of-text has the largest id."""
+    # An empty CLIPTokenizer has CLIP's normalisation and splitting, so training and inference agree.
     stock = CLIPTokenizer().backend_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer, bpe.pre_tokenizer = stock.normalizer, stock.pre_tokenizer
-    # Letters given as special tokens have fixed ids, and so ties between merges break the same way in every run.
+    # Letters as special tokens have fixed ids, so ties between merges are resolved deterministically.
     trainer = trainers.BpeTrainer(
         vocab_size=1000, end_of_word_suffix="</w>", special_tokens=letters, show_progress=False
     )
@@ -39,17 +39,17 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 
 def build_t5_tokenizer() -> T5Tokenizer:
-    """Returns a Unigram tokenizer: one piece per word of the captions, and single characters for all other text."""
+    """Build a Unigram tokenizer: one piece per word of the captions, and single characters for all other text."""
     words = sorted({word for text in all_captions() for word in text.replace(".", "").split()})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    # Unigram takes the split of the highest total score: a whole word always beats its characters.
+    # Unigram chooses the split with the highest total score, so a whole word always beats its characters.
     pieces += [(f"▁{word}", -5.0) for word in words]
     pieces += [("▁", -10.0), *((chr(code), -10.0) for code in range(33, 127))]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=T5_LENGTH)
 
 
 def build_clip_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
-    """Returns an untrained text encoder whose pooled output is [B, width]."""
+    """Build an untrained text encoder with pooled output [B, width]."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -64,7 +64,7 @@ def build_clip_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
 
 
 def build_t5_encoder(tokenizer: T5Tokenizer, width: int) -> T5EncoderModel:
-    """Returns an untrained text encoder whose output is [B, length, width]."""
+    """Build an untrained text encoder with output [B, length, width]."""
     return T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer),

@@ -1,4 +1,4 @@
-"""Trains the tiny autoencoder: 8x smaller, 16 latent channels, so that its geometry equals FLUX's."""
+"""Training of the tiny autoencoder: 8x reduction and 16 latent channels, as in FLUX."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from srpo_ray.small_world.renderer import SIZE, Scenes, render, sample_scenes
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training: size and number of images per step, weight of texture in the loss, length and rate."""
+    """Phase of the training: size and number of images per step, weight of texture in the loss, recipe."""
 
     size: int
     batch: int
@@ -27,17 +27,17 @@ class Phase:
 
 
 PHASES: dict[str, Phase] = {
-    # Crops show many colours and outlines per step at little cost; whole images then settle the group norms.
+    # Crops cover many colours and outlines per step at little cost; whole images then adapt the group norms.
     "vae_crops": Phase(32, 32, 0.0, Recipe(steps=3000, lr=1.5e-3, seed=11)),
     "vae_whole": Phase(64, 16, 0.0, Recipe(steps=1000, lr=1e-3, seed=12)),
-    # How strong the texture is costs little in plain pixel error, so it is learned last and asked for by name.
+    # Texture strength has little effect on the pixel error, so a separate loss term trains it last.
     "vae_texture": Phase(64, 16, 3.0, Recipe(steps=1000, lr=1e-3, seed=13)),
 }
 _KL_WEIGHT = 1e-4
 
 
 def build_vae() -> AutoencoderKL:
-    """Returns the untrained autoencoder, in FLUX's layout without quantisation convolutions."""
+    """Build the untrained autoencoder, in FLUX's layout without quantisation convolutions."""
     layout: dict[str, Any] = {
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -50,7 +50,7 @@ def build_vae() -> AutoencoderKL:
         "use_post_quant_conv": False,
     }
     vae = AutoencoderKL(**layout)
-    # The first log variances are low, or noise as large as the signal would hide the signal from the decoder.
+    # Initial log variances are low: noise as large as the signal would hide it from the decoder.
     with torch.no_grad():
         moments: Any = vae.encoder.conv_out
         moments.bias[16:] = -4.0
@@ -58,9 +58,9 @@ def build_vae() -> AutoencoderKL:
 
 
 def train_vae(work: Path, scale: float) -> tuple[AutoencoderKL, Curve]:
-    """Trains the autoencoder on images of seen contents in both looks; returns it with its training curve.
+    """Train the autoencoder on images of seen contents in both looks; return it with its training curve.
 
-    Its scaling and shift factors are set so that scaled latents have mean 0 and standard deviation 1.
+    The scaling and shift factors give scaled latents mean 0 and standard deviation 1.
     """
     torch.manual_seed(11)
     vae = build_vae()
@@ -80,7 +80,7 @@ def train_vae(work: Path, scale: float) -> tuple[AutoencoderKL, Curve]:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, scenes: Scenes, raw: bool = False) -> Tensor:
-    """Returns the latents [n, 16, 8, 8] of scenes, shifted and scaled as the transformer takes them unless `raw`."""
+    """Encode scenes to latents [n, 16, 8, 8], shifted and scaled for the transformer unless `raw`."""
     means = []
     for start in range(0, len(scenes), 256):
         images = torch.from_numpy(render(scenes[start : start + 256]))
@@ -91,23 +91,23 @@ def encode(vae: AutoencoderKL, scenes: Scenes, raw: bool = False) -> Tensor:
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Returns images [n, 3, 64, 64] in [0, 1] of scaled latents [n, 16, 8, 8]."""
+    """Decode scaled latents [n, 16, 8, 8] to images [n, 3, 64, 64] in [0, 1]."""
     raw = latents / vae.config["scaling_factor"] + vae.config["shift_factor"]
     images = [vae.decode(chunk, return_dict=False)[0] for chunk in raw.split(256)]
     return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
 
 
 def _fast_dtype() -> torch.autocast:
-    """Returns a context in which the CPU convolves in bfloat16 if it has instructions for it, else in float32."""
+    """Return a context with CPU convolutions in bfloat16 if the CPU has instructions for it, else in float32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.cpu.get_capabilities().get("avx512_bf16")))
 
 
 def _draw(phase: Phase, rng: torch.Generator) -> Tensor:
-    """Draws new images or crops of them, [batch, 3, size, size] in [-1, 1], half of each look."""
+    """Draw new images or crops of them, [batch, 3, size, size] in [-1, 1], half of each look."""
     seed, half = int(torch.randint(2**31, (1,), generator=rng)), phase.batch // 2
     halves = [sample_scenes(half, seed, look="ai"), sample_scenes(half, seed + 1, look="broad")]
     images = torch.cat([torch.from_numpy(render(scenes)) for scenes in halves]) * 2 - 1
-    # Corners at multiples of 8 pixels, because the autoencoder's cells lie there.
+    # Corners are multiples of 8 pixels, to align with the autoencoder's cells.
     corners = 8 * torch.randint((SIZE - phase.size) // 8 + 1, (phase.batch, 2), generator=rng)
     crops = [
         image[:, y : y + phase.size, x : x + phase.size] for image, (y, x) in zip(images, corners.tolist(), strict=True)
@@ -129,5 +129,5 @@ def _vae_loss(vae: AutoencoderKL, phase: Phase, rng: torch.Generator) -> Tensor:
 
 
 def _texture(images: Tensor) -> Tensor:
-    """What a blur over one stripe period removes."""
+    """Compute the residual of a blur over one stripe period."""
     return images - F.avg_pool2d(images, 7, 1, 3, count_include_pad=False)
