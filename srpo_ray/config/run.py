@@ -93,8 +93,8 @@ class RunConfig(Section):
         if blind and self.algorithm.compares_texts:
             raise ValueError(
                 f"expected trained rewards that read text for algorithm.type={self.algorithm.type} with control words,"
-                f" got {', '.join(blind)}, which scores all texts alike, so that a difference of texts cancels it;"
-                f" {self.algorithm.plain_settings}take another algorithm, or move the model to evaluation.held_out"
+                f" got {', '.join(blind)}, whose score does not depend on the text, so a difference of texts is 0;"
+                f" {self.algorithm.plain_settings}choose another algorithm, or move the model to evaluation.held_out"
             )
         return self
 

@@ -27,9 +27,9 @@ class TrainingError(RunFailedError):
 class MinimalTorchTrainer(TorchTrainer):
     """`TorchTrainer` without two helper processes per run that this project does not use.
 
-    Each costs seconds to start. One manages Ray Data, the other removes the placement group of a killed controller:
-    it asks Ray's dashboard, and where there is none it outlives its run. Groups go with their job, or by
-    `search.trial.ReleaseTrials`.
+    Each takes seconds to start. One manages Ray Data. The other removes the placement group of a killed controller: it
+    polls Ray's dashboard, and without a dashboard it outlives its run. Here placement groups are removed with their
+    job, or by `search.trial.ReleaseTrials`.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

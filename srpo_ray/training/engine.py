@@ -81,7 +81,7 @@ class Engine:
         _skip_compiled_shared_memory()
         _skip_compiled_muon()
         hooked = [name for name, submodule in module.named_modules() if any(forward_hooks(submodule))]
-        assert not hooked, f"`gathered` leaves out all forward hooks, so none but ZeRO's may be there, got {hooked}"
+        assert not hooked, f"`gathered` skips all forward hooks, so only ZeRO's are allowed, got {hooked}"
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # DeepSpeed's annotations match neither its arguments nor its return value.
         initialize: Any = deepspeed.initialize
@@ -217,11 +217,11 @@ class Engine:
         return {name: on_cpu(safe_get_full_grad(parameter)) for name, parameter in self._trainable.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """Whole float32 master weights by parameter name, each on the CPU of one worker; all workers must call."""
+        """Return whole float32 master weights by parameter name, each on one worker's CPU. All workers must call."""
         return share_out((name, safe_get_full_fp32_param(value)) for name, value in self._trainable.items())
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Whole Adam moments as `<parameter name>/<moment>`, after at least one `step`; else as `weights`."""
+        """Return whole Adam moments as `<parameter name>/<moment>`, after at least one `step`; placed as `weights`."""
         return share_out(
             (f"{name}/{moment}", safe_get_full_optimizer_state(parameter, moment))
             for name, parameter in self._trainable.items()
@@ -279,7 +279,7 @@ class Engine:
                 safe_set_local_optimizer_state(parameter, local, moment)
 
     def _cut(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This worker's parts of whole tensors, one per trained parameter."""
+        """Cut this worker's shards out of whole tensors, one per trainable parameter."""
         return {name: self._part(name, whole[name]) for name in self._trainable}
 
     def _part(self, name: str, value: Tensor) -> Tensor:
@@ -288,7 +288,7 @@ class Engine:
 
     def _join(self, name: str, shard: Tensor) -> Tensor:
         parameter = self._trainable[name]
-        # An offloaded optimizer has its shards on the host.
+        # An offloaded optimizer keeps its shards on the host.
         return join(shard.to(parameter.device), parameter.ds_shape)
 
     def _shards(self) -> dict[str, Tensor]:

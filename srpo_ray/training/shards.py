@@ -1,4 +1,4 @@
-"""Between whole tensors and the equal parts that workers hold of them, and calls of a module without ZeRO's hooks."""
+"""Conversion between whole tensors and workers' equal shards, and calls of a module without ZeRO's hooks."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 @contextmanager
 def without_hooks(module: nn.Module) -> Iterator[None]:
-    """Call submodules without ZeRO's hooks, which gather and release weights around each and so cost time in vain."""
+    """Disable ZeRO's hooks on submodules: they gather and release weights around each call, which only costs time."""
     stashed: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for submodule in module.modules():
         for hooks in forward_hooks(submodule):
@@ -26,31 +26,31 @@ def without_hooks(module: nn.Module) -> Iterator[None]:
 
 
 def forward_hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
-    """Hooks before and after a module's call."""
-    return module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001, torch has no other way
+    """Return the hooks before and after a module's call."""
+    return module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001, torch has no public access
 
 
 def share_out(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
-    """Copies on the CPU of the workers in turn: all take part in each, and each keeps, and writes, an equal share."""
+    """Distribute CPU copies round-robin: all workers gather each tensor, and each keeps and writes an equal share."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     return {name: on_cpu(tensor) for index, (name, tensor) in enumerate(tensors) if index % world_size == rank}
 
 
 def on_cpu(value: Tensor | None) -> Tensor:
-    """A float32 copy of a tensor that DeepSpeed holds."""
-    assert value is not None, "DeepSpeed holds no such state"
+    """Copy a tensor of DeepSpeed to the CPU in float32."""
+    assert value is not None, "DeepSpeed has no such state"
     return value.detach().float().cpu().clone()
 
 
 def cut(value: Tensor, size: int) -> Tensor:
-    """This worker's part, of `size` elements, of a whole tensor; ZeRO-3 pads the last part."""
+    """Cut this worker's shard of `size` elements out of a whole tensor. ZeRO-3 pads the last shard."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     flat = functional.pad(value.flatten(), (0, size * world_size - value.numel()))
     return flat[rank * size : (rank + 1) * size]
 
 
 def join(shard: Tensor, shape: torch.Size) -> Tensor:
-    """The whole tensor of which every worker has a part; on a GPU's device, as NCCL takes no tensors of the host."""
+    """Gather a whole tensor from the workers' shards, which must be on the GPU for NCCL."""
     parts = shard.new_empty(shard.numel() * dist.get_world_size())
     dist.all_gather_into_tensor(parts, shard)
     return parts[: shape.numel()].view(shape)

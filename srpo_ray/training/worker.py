@@ -10,7 +10,7 @@ def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
     Raises:
         OutOfMemoryRunError: If the GPU runs out of memory. The message contains the plan's advice.
     """
-    # Driver, Tune trial and Train controller only pass this function on: none of them should load the model stack.
+    # Driver, Tune trial and Train controller only pass this function on, so they must not import the model stack.
     with without_collection():
         import torch
 
