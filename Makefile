@@ -23,7 +23,7 @@ test: setup
 
 # What starts no processes: less than two and a half minutes.
 quick: lint layers
-	.venv/bin/python -m pytest -m "not ray and not slow and not long and not guides and not faults and not cluster and not two_hosts" --durations=20 --durations-min=1
+	.venv/bin/python -m pytest tests/unit --durations=20 --durations-min=1
 
 lint: setup
 	.venv/bin/ruff check .
@@ -42,19 +42,19 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
 guides: setup
-	.venv/bin/python -m pytest tests/docs -m guides
+	.venv/bin/python -m pytest tests/system/guides
 
 faults: setup
-	.venv/bin/python -m pytest -m faults
+	.venv/bin/python -m pytest tests/system/faults
 
 long: setup
 	.venv/bin/python -m pytest -m long
 
 cluster-test: setup
-	.venv/bin/python -m pytest tests/cluster -m cluster
+	.venv/bin/python -m pytest tests/system/cluster
 
 two-hosts: setup
-	.venv/bin/python -m pytest tests/cluster -m two_hosts
+	.venv/bin/python -m pytest tests/system/two_hosts
 
 # Asks PyPI for known vulnerabilities of the pinned versions, so it needs the network.
 audit: setup

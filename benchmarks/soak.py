@@ -33,8 +33,8 @@ from srpo_ray.runs.checkpoint import complete_checkpoints, read_checkpoint
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
 from tests.conftest import SMALL_WORLD, TINY
-from tests.faults.nodes import Nodes, wait_until
-from tests.training.tiny_flux import relative_error
+from tests.helpers.faults.nodes import Nodes, wait_until
+from tests.helpers.training.tiny_flux import relative_error
 
 FAULTS = ("trainer killed", "replica killed", "node killed", "node preempted")
 NOTICE_S = 5.0
@@ -54,7 +54,7 @@ class Suffered:
 
 def soak_config(root: Path, name: str, updates: int) -> RunConfig:
     """The small world's run, elastic, in small steps."""
-    target = "tests.training.faulty_rewards:Brightness"
+    target = "tests.helpers.training.faulty_rewards:Brightness"
     reward = {"type": "python", "name": "brightness", "target": target, "arguments": {"seconds": 0.05}}
     changes = [
         f"run_root={root}",

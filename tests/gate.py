@@ -19,14 +19,13 @@ LOGS = Path("build/gate")
 PYTEST = (PYTHON, "-m", "pytest", "--durations=20", "--durations-min=1")
 FIRST = ((f"{TOOLS}/ruff", "check", "."), (f"{TOOLS}/ruff", "format", "--check", "."), (f"{TOOLS}/lint-imports",))
 """Take seconds: nothing else starts before they pass."""
-LATER = "not long and not guides and not faults and not cluster and not two_hosts"
 LANES = {
     "types, docs and unit tests": (
         (f"{TOOLS}/basedpyright",),
         (f"{TOOLS}/mkdocs", "build", "--strict"),
-        (*PYTEST, "-m", f"not ray and not slow and {LATER}"),
+        (*PYTEST, "tests/unit"),
     ),
-    "tests that start processes": ((*PYTEST, "-m", f"(ray or slow) and {LATER}"),),
+    "tests that start processes": ((*PYTEST, "tests/integration"),),
 }
 GRACE_S = 30.0
 """What a lane has to end its own processes after Ctrl-C."""

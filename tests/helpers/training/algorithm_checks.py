@@ -1,0 +1,102 @@
+"""Checks of any algorithm: its calls counted, its gradients in plain torch, its first update in parts."""
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from srpo_ray.algorithms import Batch, build_algorithm
+from srpo_ray.config import RunConfig
+from srpo_ray.data.mixture import real_samples
+from srpo_ray.flow import Draws
+from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.models.trainable import load_tuned, make_policy
+from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.training.rollouts import KeptRollouts
+from srpo_ray.training.trainer import Trainer
+from tests.helpers.algorithms.stand_ins import SHAPE, AffinePolicy, UnaskedRewards, collect_all
+
+
+class CountingPolicy(AffinePolicy):
+    """Keeps how many samples each call of the model has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.samples: dict[bool, list[int]] = {False: [], True: []}
+        """With gradient or without -> samples of each call."""
+
+    def velocity(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
+        self.samples[torch.is_grad_enabled()].append(len(tokens))
+        return super().velocity(tokens, sigma, conditioning, guidance_scale)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One update of one micro-batch."""
+
+    forward: int
+    chained: float
+    losses: int
+    samples: frozenset[int]
+    rolled_out: frozenset[int]
+
+
+def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
+    """The first micro-batch of an update, with stand-ins for all tensors."""
+    size, calls = config.training.pass_size, config.algorithm.calls(config.rollout.num_steps)
+    children = range(calls.images_per_prompt // calls.passes_per_prompt)
+    samples = tuple(sample for sample in range(size) for _ in children)
+    rows = len(samples)
+    is_real = real_samples(size, config.data.image_ratio if config.data.images else 0.0)
+    base_model = config.rollout.source == "base_model"
+    given = kept.tokens(update, range(size)) or [row for row, real in enumerate(is_real) if real or base_model]
+    return Batch(
+        prompts=("a prompt",) * rows,
+        conditioning=Conditioning(torch.zeros(rows, 1, 1), torch.zeros(rows, 1)),
+        draws=Draws(config.seed, update, samples, children=tuple(children) * size),
+        images=torch.zeros(rows, 1, *SHAPE, dtype=torch.float64) if given else None,
+        image_rows=tuple(given),
+    )
+
+
+def count(config: RunConfig, update: int, kept: KeptRollouts | None = None) -> Counted:
+    """Run an update's micro-batch on the counting policy; divided groups are settled by the part alone."""
+    policy: Any = CountingPolicy()
+    algorithm = build_algorithm(config, policy, cast(RewardScorer, UnaskedRewards()))
+    kept = kept or KeptRollouts(config.rollout.reuse)
+    batch, losses = micro_batch(config, update, kept), 0
+    assert len(algorithm.phases) == algorithm.calls.phases
+    (collected,) = collect_all(algorithm, [batch])
+    kept.keep(update, [(batch, 1.0, collected)])
+    for part in range(algorithm.calls.optimizer_steps):
+        losses += len(list(algorithm.losses(batch, collected, part)))
+    without, carried = policy.samples[False], policy.samples[True]
+    return Counted(len(without), len(carried) / losses, losses, frozenset(carried), frozenset(without))
+
+
+def plain_gradients(trainer: Trainer) -> dict[str, Tensor]:
+    """Of the first update in plain torch: all micro-batches in one process, one backward pass over all losses."""
+    transformer = load_tuned(trainer.config, torch.float32, "cpu", None).train()
+    policy = make_policy(trainer.config, transformer, transformer.config, "cpu")
+    algorithm = build_algorithm(trainer.config, policy, trainer.rewards)
+    one = replace(trainer, policy=policy, algorithm=algorithm, rank=0, world_size=1)
+    batches, shares = zip(*one.batches(0), strict=True)
+    # At the first update every role has the initial weights.
+    rounds = zip(batches, shares, collect_all(algorithm, batches), strict=True)
+    losses = [loss().loss * share for batch, share, found in rounds for loss in algorithm.losses(batch, found)]
+    torch.stack(losses).sum().backward()
+    return {name: value.grad for name, value in transformer.named_parameters()}
+
+
+def first_update(trainer: Trainer) -> dict[str, Tensor]:
+    """Make the first update part by part, for the gradients of its first optimizer step."""
+    rounds, gradients = trainer.collect(0), {}
+    for part in range(trainer.algorithm.calls.optimizer_steps):
+        for batch, share, collected in rounds:
+            trainer.backward(trainer.algorithm.losses(batch, collected, part), share)
+        gradients = gradients or trainer.engine.gradients()
+        trainer.engine.step()
+    trainer.engine.refresh_old(trainer.algorithm.old_kept(0))
+    trainer.meter.take()
+    return gradients

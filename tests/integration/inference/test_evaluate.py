@@ -1,0 +1,184 @@
+"""`srpo-ray evaluate`: against the evaluator that runs are evaluated by while they train."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from srpo_ray.cli import main
+from srpo_ray.config import load_run, to_yaml
+from srpo_ray.data.prompts import load_prompts
+from srpo_ray.evaluation.evaluator import Evaluator, combine
+from srpo_ray.flow import shifted_sigmas
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.text_encoders import encode_prompts
+from srpo_ray.models.trainable import load_tuned, make_policy
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.trained import read_trained
+
+
+def evaluator_scores(run_dir: Path, *, trained: bool) -> dict[str, list[float]]:
+    """Every metric of every image by the evaluator of training, in batches of its own, sample by sample."""
+    run = read_trained(run_dir)
+    config = run.config
+    prompts = load_prompts("small_world:test")[:5]
+    conditioning = encode_prompts(resolve_path("small_world"), prompts, 16)
+    transformer = load_tuned(config, torch.float32, "cpu", run.weights if trained else None)
+    policy = make_policy(config, transformer, transformer.config, "cpu")
+    sigmas = shifted_sigmas(config.evaluation.num_steps, 3.0)
+    evaluator = Evaluator(
+        config.evaluation, prompts, conditioning, sigmas=sigmas, truth=True, trained_words=config.trained_words
+    )
+    rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
+    weights = {model.name: model.weight for model in config.rewards.models}
+    return combine([evaluator.evaluate(policy, rewards, weights)], 5).scores
+
+
+def test_numbers_are_those_of_the_runs_own_evaluator(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run_dir)]) == 0
+    out = run_dir / "evaluation"
+    printed = capsys.readouterr().out
+    assert str(out / "evaluation.html") in printed
+    rows = list(csv.DictReader((out / "rows.csv").open()))
+    comparisons = {item["metric"]: item for item in json.loads((out / "evaluation.json").read_text())["comparisons"]}
+    expected = {name: evaluator_scores(run_dir, trained=name == "tuned") for name in ("base", "tuned")}
+    assert set(comparisons) == set(expected["tuned"])
+    for model, scores in expected.items():
+        found = {(int(row["sample"]), int(row["prompt_index"])): row for row in rows if row["model"] == model}
+        for metric, values in scores.items():
+            assert [float(found[place][metric]) for place in sorted(found)] == pytest.approx(values, rel=2e-3, abs=2e-4)
+    for metric, item in comparisons.items():
+        assert item["mean"] == pytest.approx(fmean(expected["tuned"][metric]), rel=1e-3, abs=1e-4)
+        assert item["reference_mean"] == pytest.approx(fmean(expected["base"][metric]), rel=1e-3, abs=1e-4)
+        assert metric in printed
+
+
+def test_guided_models_and_another_run_are_compared_on_the_same_noise(run_dir: Path, tmp_path: Path) -> None:
+    # The other run has the same weights, so tuned against tuned is a tie in every pair.
+    shutil.copytree(run_dir, tmp_path / "runs" / "other")
+    words = ["evaluate", str(run_dir), "--num-prompts", "2", "--samples-per-prompt", "1", "--rl-guidance", "0", "2"]
+    assert main([*words, "--against", str(tmp_path / "runs" / "other"), "--out", str(tmp_path / "out")]) == 0
+    data = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert data["reference"] == "other"
+    found = {item["model"]: item for item in data["comparisons"] if item["metric"] == "evaluator/held_out"}
+    assert set(found) == {"tuned", "base", "rl_guidance_2"}
+    assert (found["tuned"]["difference"], found["tuned"]["wins"]["rate"]) == (0, 0.5)
+    assert found["base"]["difference"] != 0
+    assert {item["metric"] for item in data["comparisons"]} >= {"truth/content_accuracy", "image/contrast"}
+    assert not any(item["metric"] == "image/diversity" for item in data["comparisons"]), "one image has none"
+
+
+def test_prompts_of_a_file_have_no_truth(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("ein Hund\n一只猫\n")
+    out = tmp_path / "out"
+    assert main(["evaluate", str(run_dir), "--prompts", str(tmp_path / "p.txt"), "--out", str(out)]) == 0
+    data = json.loads((out / "evaluation.json").read_text())
+    assert data["num_prompts"] == 2
+    assert not any(item["metric"].startswith("truth/") for item in data["comparisons"])
+    assert "一只猫" in (out / "rows.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_actors_find_the_images_and_numbers_of_one_process(run_dir: Path) -> None:
+    words = ["evaluate", str(run_dir), "--out"]
+    assert main([*words, str(run_dir / "alone")]) == 0
+    assert main([*words, str(run_dir / "ray"), "--num-workers", "2"]) == 0
+    alone, distributed = (list(csv.DictReader((run_dir / name / "rows.csv").open())) for name in ("alone", "ray"))
+    assert len(alone) == len(distributed) == 5 * 2 * 2
+    for one, other in zip(alone, distributed, strict=True):
+        assert (one["prompt"], one["image"]) == (other["prompt"], other["image"])
+        images = [Image.open(run_dir / name / one["image"]).convert("RGB") for name in ("alone", "ray")]
+        # Processes compute with other numbers of threads, so rounding to a byte may fall either way.
+        extrema: Any = ImageChops.difference(*images).getextrema()
+        assert max(high for _, high in extrema) <= 1
+        for metric in list(one)[5:]:
+            assert float(other[metric]) == pytest.approx(float(one[metric]), rel=2e-3, abs=2e-4), metric
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_reward_that_fails_on_a_worker_is_one_message(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(run_dir)
+    broken = {"type": "python", "name": "held_out", "target": "tests.helpers.training.faulty_rewards:Nothing"}
+    folder.config.write_text(to_yaml(load_run([folder.config], [f"evaluation.held_out=[{json.dumps(broken)}]"])))
+    assert main(["evaluate", str(run_dir), "--num-workers", "2"]) == 2
+    error = capsys.readouterr().err
+    assert "expected an importable package.module:Class" in error
+    assert "Traceback" not in error
+
+
+def bad_inputs(run_dir: Path, folder: Path) -> dict[str, tuple[list[str], str]]:
+    evaluate, sample = ["evaluate", str(run_dir)], ["sample", str(run_dir), "a cat"]
+    (folder / "empty.txt").write_text("")
+    (folder / "no_run").mkdir()
+    large = RunFolder(shutil.copytree(run_dir, folder / "large"))
+    large.config.write_text(to_yaml(load_run([large.config], ["model.resolution=128"])))
+    (folder / "used").mkdir()
+    (folder / "used" / "job.json").write_text(json.dumps({"seed": 5, "prompts": ["x"]}))
+    (folder / "broken").mkdir()
+    (folder / "broken" / "job.json").write_text("{")
+    many = ["--samples-per-prompt", "17"]
+    return {
+        "no run": (["evaluate", str(folder / "no_run")], "expected the folder of a trained run"),
+        "no prompt file": ([*evaluate, "--prompts", str(folder / "none.txt")], "--prompts: expected a readable"),
+        "empty prompt file": ([*evaluate, "--prompts", str(folder / "empty.txt")], "--prompts: expected at least one"),
+        "no prompt": (["sample", str(run_dir)], "got no prompt"),
+        "unwritable folder": ([*evaluate, "--out", "/proc/evaluation"], "--out: expected a writable folder"),
+        "unwritable grid": ([*sample, "--out", "/proc/x/a.png"], "--out: expected a writable file"),
+        "another evaluation": ([*evaluate, "--out", str(folder / "used")], "which has images of other"),
+        "broken folder": ([*evaluate, "--out", str(folder / "broken")], "--out: expected a writable folder"),
+        "negative samples": ([*evaluate, "--samples-per-prompt", "-1"], "--samples-per-prompt: expected a number of"),
+        "no steps": ([*sample, "--steps", "0"], "--steps: expected a number of at least 1, got 0"),
+        "negative guidance": ([*sample, "--guidance-scale", "-1"], "--guidance-scale: expected a number of at least 0"),
+        "negative weight": ([*evaluate, "--rl-guidance", "1.5", "-2"], "--rl-guidance: expected a number of at least"),
+        "no number": ([*sample, "--rl-guidance", "nan"], "--rl-guidance: expected a number"),
+        "weight twice": ([*evaluate, "--rl-guidance", "2", "2.0"], "--rl-guidance: expected different weights"),
+        "no workers": ([*evaluate, "--num-workers", "0"], "--num-workers: expected a number of at least 1"),
+        "no prompts": ([*evaluate, "--num-prompts", "0"], "--num-prompts: expected a number of at least 1"),
+        "too large a grid": ([*sample, *many, "--out", str(folder / "g.png")], "--out: expected a folder for 17"),
+        "against itself": ([*evaluate, "--against", str(run_dir)], "--against: expected the folder of another run"),
+        "against another model": ([*evaluate, "--against", str(folder / "large")], "model.resolution 128"),
+    }
+
+
+CASES = [
+    "no run",
+    "no prompt file",
+    "empty prompt file",
+    "no prompt",
+    "unwritable folder",
+    "unwritable grid",
+    "another evaluation",
+    "broken folder",
+    "negative samples",
+    "no steps",
+    "negative guidance",
+    "negative weight",
+    "no number",
+    "weight twice",
+    "no workers",
+    "no prompts",
+    "too large a grid",
+    "against itself",
+    "against another model",
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_message_and_exit_code_2(
+    case: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, message = bad_inputs(run_dir, tmp_path)[case]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("srpo-ray: ")
+    assert message in error
+    assert "Traceback" not in error

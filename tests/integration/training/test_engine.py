@@ -1,0 +1,158 @@
+"""ZeRO-3 against plain torch, and the trainer's gradients on two ranks against one."""
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.nn import functional
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.config.training import OptimizerConfig, TrainingConfig
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.training.engine import Engine
+from srpo_ray.training.setup import build_trainer
+from srpo_ray.training.zero import zero_config
+from tests.helpers.training.ranks import joined, run_ranks
+from tests.helpers.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
+
+LR, WEIGHT_DECAY, MAX_NORM = 1e-3, 1e-2, 0.1
+
+
+def train_engine(
+    steps: range,
+    state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None,
+    offload: Literal["optimizer", "weights"] | None = None,
+) -> dict[str, Any]:
+    """Train with the engine; every rank takes its share of each batch."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    network = tiny_transformer()
+    if state:
+        network.load_state_dict(state[0])
+    optimizer = OptimizerConfig(lr=LR, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_NORM)
+    training = TrainingConfig(batch_size=4, num_workers=world_size, optimizer=optimizer, offload=offload)
+    engine = Engine(network, training, torch.float32)
+    if state:
+        engine.load(*state, {})
+    share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+    gradients, norms = {}, []
+    for first, second, sigma in batches(steps):
+        with torch.no_grad():
+            sharded = call(engine, first[share], sigma[share])
+            with engine.gathered():
+                assert torch.equal(call(engine, first[share], sigma[share]), sharded)
+        with engine.gathered(), pytest.raises(AssertionError, match="cannot be in `gathered`"):
+            call(engine, first[share], sigma[share])
+        engine.backward(losses(engine, first[share], second[share], sigma[share]))
+        gradients = engine.gradients() if offload is None else {}
+        norms.append(engine.step())
+    return {
+        "gradients": gradients,
+        "norms": norms,
+        "weights": joined(engine.weights()),
+        "optimizer": joined(engine.optimizer_state()),
+    }
+
+
+def train_torch(steps: range) -> dict[str, Any]:
+    """The same in plain torch, in one process on the whole batch."""
+    network = tiny_transformer()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+    norms, gradients = [], {}
+    for first, second, sigma in batches(steps):
+        optimizer.zero_grad()
+        losses(network, first, second, sigma).backward()
+        gradients = {name: copy.deepcopy(value.grad) for name, value in network.named_parameters()}
+        norms.append(float(torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_NORM)))
+        optimizer.step()
+    return {"gradients": gradients, "norms": norms, "weights": dict(network.named_parameters())}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_zero3_updates_equal_plain_torch(tmp_path: Path, world_size: int) -> None:
+    found = run_ranks(train_engine, world_size, tmp_path, range(3), None)
+    expected = train_torch(range(3))
+    assert relative_error(found["gradients"], expected["gradients"]) < 1e-5
+    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)
+    assert relative_error(found["weights"], expected["weights"]) < 1e-5
+
+
+def compiler_is_loaded() -> bool:
+    Engine(tiny_transformer(), TrainingConfig(), torch.float32)
+    return "torch._inductor.compile_fx" in sys.modules
+
+
+def test_engine_does_not_load_torchs_compiler(tmp_path: Path) -> None:
+    assert not run_ranks(compiler_is_loaded, 1, tmp_path)
+
+
+@pytest.mark.parametrize("offload", ["optimizer", "weights"])
+def test_offloaded_updates_equal_plain_torch(tmp_path: Path, offload: str) -> None:
+    found = run_ranks(train_engine, 2, tmp_path, range(3), None, offload)
+    expected = train_torch(range(3))
+    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)
+    assert relative_error(found["weights"], expected["weights"]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("offload", "parts"), [(None, set()), ("optimizer", {"optimizer"}), ("weights", {"optimizer", "param"})]
+)
+def test_offload_reaches_deepspeeds_config(offload: Literal["optimizer", "weights"] | None, parts: set[str]) -> None:
+    zero = zero_config(TrainingConfig(offload=offload), torch.bfloat16)["zero_optimization"]
+    assert {key.removeprefix("offload_") for key in zero if key.startswith("offload_")} == parts
+    assert all(zero[f"offload_{part}"] == {"device": "cpu"} for part in parts)
+
+
+def test_state_resumes_at_another_world_size_as_if_never_stopped(tmp_path: Path) -> None:
+    first = run_ranks(train_engine, 2, tmp_path, range(2), None)
+    rest = run_ranks(train_engine, 1, tmp_path, range(2, 4), (first["weights"], first["optimizer"], 2))
+    assert relative_error(rest["weights"], train_torch(range(4))["weights"]) < 1e-5
+
+
+def gradients_of_one_update(folder: str, *configs: RunConfig) -> list[dict[str, Tensor]]:
+    """The gradients of the first update of real trainers on the small world."""
+    return [_gradients(config, folder) for config in configs]
+
+
+def _gradients(config: RunConfig, folder: str) -> dict[str, Tensor]:
+    trainer = build_trainer(config, RunFolder(folder), LocalRewards.load(config.rewards.models), "cpu", None)
+    assert not any(hasattr(parameter, "ds_id") for parameter in trainer.policy.vae.parameters()), "VAE was sharded"
+    for batch, share in trainer.batches(0):
+        with trainer.engine.gathered():
+            collected = trainer.algorithm.collect(batch)
+        trainer.backward(trainer.algorithm.losses(batch, collected), share)
+    return trainer.engine.gradients()
+
+
+def test_two_ranks_have_the_gradients_of_one_whole_or_in_parts_or_one_loss_at_a_time(
+    tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    (whole,) = run_ranks(gradients_of_one_update, 1, tmp_path, str(tmp_path), tiny_run)
+    halves = apply(tiny_run, {"training.num_workers": 2})
+    parts = apply(halves, {"training.micro_batch_size": 1})
+    one_by_one = apply(halves, {"training.losses_in_flight": 1})
+    for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts, one_by_one):
+        assert relative_error(found, whole) < 1e-5
+    # Four passes on three workers: the third makes two that count nothing.
+    elastic = {"training.num_workers": {"min": 1, "max": 4}, "training.resources": {"trainer_slot": 1}}
+    (uneven,) = run_ranks(gradients_of_one_update, 3, tmp_path, str(tmp_path), apply(tiny_run, elastic))
+    assert relative_error(uneven, whole) < 1e-5
+
+
+def test_interleaved_backwards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.__new__(Engine)
+    network = torch.nn.Linear(2, 2)
+    network.backward = lambda loss: loss.backward()  # type: ignore[assignment]
+    monkeypatch.setattr(engine, "_engine", network, raising=False)
+    monkeypatch.setattr(engine, "_forward_passes", 0, raising=False)
+    monkeypatch.setattr(engine, "_gathered", False, raising=False)
+    monkeypatch.setattr(engine, "_role", "policy", raising=False)
+    first, second = (functional.mse_loss(engine(torch.ones(1, 2)), torch.zeros(1, 2)) for _ in range(2))
+    engine.backward(first)
+    with pytest.raises(AssertionError, match="needs a forward pass"):
+        engine.backward(second)

@@ -1,0 +1,127 @@
+"""Images of a run: against the same models called by hand, however they are distributed or interrupted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from srpo_ray.cli import main
+from srpo_ray.config import load_run
+from srpo_ray.flow import generator, shifted_sigmas
+from srpo_ray.inference import sampler
+from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.sample import sample_run
+from srpo_ray.inference.sampler import Sampler
+from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.text_encoders import encode_prompts
+from srpo_ray.models.trainable import load_tuned, make_policy
+from srpo_ray.runs.trained import read_trained
+
+PROMPTS = ["a red circle", "a blue square", "a cat"]
+TINY = ["--steps", "2", "--batch-size", "4"]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.asarray(file.convert("RGB")).astype(int)
+
+
+def by_hand(run_dir: Path, *, trained: bool, samples: int) -> dict[str, np.ndarray]:
+    """File name -> image, from the run's model in a plain loop, all images in one batch."""
+    run = read_trained(run_dir)
+    transformer = load_tuned(run.config, torch.float32, "cpu", run.weights if trained else None)
+    policy = make_policy(run.config, transformer, transformer.config, "cpu")
+    conditioning = encode_prompts(resolve_path("small_world"), PROMPTS, 16)
+    places = [(prompt, sample) for sample in range(samples) for prompt in range(len(PROMPTS))]
+    noise = policy.noise([generator(0, "evaluate", index) for index in range(len(places))])
+    with torch.no_grad():
+        tokens = policy.rollout(noise, conditioning[[p for p, _ in places]], shifted_sigmas(2, 3.0), 3.5)
+        images = (policy.decode(tokens) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    model = "tuned" if trained else "base"
+    return {f"{p:05d}_{s}_{model}.png": image.astype(int) for (p, s), image in zip(places, images, strict=True)}
+
+
+def assert_same_images(folder: Path, expected: dict[str, np.ndarray]) -> None:
+    """All of them and no others; rounding to a byte may fall either way, as batches differ."""
+    assert {path.name for path in (folder / "images").iterdir()} == set(expected)
+    for name, image in expected.items():
+        assert np.abs(pixels(folder / "images" / name) - image).max() <= 1, name
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+def test_guidance_of_0_and_1_draws_the_baseline_and_the_tuned_model(run_dir: Path, weight: int) -> None:
+    words = ["sample", str(run_dir), *PROMPTS, "--samples-per-prompt", "2", "--out", str(run_dir / "out"), *TINY]
+    assert main([*words, "--rl-guidance", str(weight)]) == 0
+    assert_same_images(run_dir / "out", by_hand(run_dir, trained=bool(weight), samples=2))
+
+
+def test_baseline_and_tuned_images_differ_and_guidance_extrapolates(run_dir: Path) -> None:
+    grids = []
+    for weight in (0.0, 1.0, 2.0):
+        out = run_dir / f"{weight}.png"
+        sample_run(run_dir, PROMPTS[:1], out, options=SamplingOptions(seed=0, num_steps=2), rl_guidance=weight)
+        grids.append(pixels(out))
+    distances = [np.abs(grid - grids[0]).mean() for grid in grids]
+    assert 0 == distances[0] < distances[1] < distances[2]
+
+
+def test_few_images_are_one_grid_and_leave_nothing_else(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name for path in run_dir.iterdir()}
+    assert main(["sample", str(run_dir), *PROMPTS, *TINY]) == 0
+    assert capsys.readouterr().out.strip() == str(run_dir / "samples.png")
+    assert {path.name for path in run_dir.iterdir()} - before == {"samples.png"}
+    assert pixels(run_dir / "samples.png").shape[1] >= 3 * 192
+
+
+def test_many_images_are_a_folder_with_contact_sheets(run_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"{prompt} {index}" for index in range(20) for prompt in PROMPTS))
+    assert main(["sample", str(run_dir), "first", "--prompts", str(file), "--steps", "1"]) == 0
+    folder = run_dir / "samples"
+    assert len(list((folder / "images").iterdir())) == 61
+    assert sorted(path.name for path in folder.glob("*.png")) == ["contact_sheet_001.png", "contact_sheet_002.png"]
+
+
+def test_stopped_command_resumes_where_it_stopped(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = run_dir / "whole", run_dir / "parts"
+    words = ["sample", str(run_dir), *PROMPTS, "--samples-per-prompt", "2", *TINY, "--out"]
+    assert main([*words, str(whole)]) == 0
+    chunks, draw = [], Sampler.draw
+
+    def stop_at_second(self: Sampler, chunk: list[int]) -> list[dict[str, object]]:
+        chunks.append(list(chunk))
+        if len(chunks) == 2:
+            raise KeyboardInterrupt
+        return draw(self, chunk)
+
+    monkeypatch.setattr(sampler.Sampler, "draw", stop_at_second)
+    assert main([*words, str(parts)]) == 130
+    # A line that was cut off in mid-write.
+    with (parts / "rows.jsonl").open("a") as file:
+        file.write('{"prompt": 2, "sam')
+    (parts / "images" / "00001_0_tuned.png").unlink()
+    assert main([*words, str(parts)]) == 0
+    assert chunks == [[0, 1], [2], [0, 1], [2]], "an image was lost, so its whole batch is drawn again"
+    assert main([*words, str(parts)]) == 0
+    assert len(chunks) == 4, "nothing was left to draw"
+    for path in (whole / "images").iterdir():
+        assert np.array_equal(pixels(path), pixels(parts / "images" / path.name))
+
+
+def test_adapters_need_no_second_transformer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from srpo_ray.models import guidance as rl_guidance
+    from tests.helpers.training.trained_run import trained_run
+
+    trained_run(tmp_path / "lora", f"run_root={tmp_path}", "model.lora={rank: 4}")
+    assert load_run([tmp_path / "lora" / "config.yaml"]).model.lora
+    loaded = []
+
+    def load(*arguments: object) -> object:
+        loaded.append(arguments)
+        return load_tuned(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(rl_guidance, "load_tuned", load)
+    assert main(["sample", str(tmp_path / "lora"), "a cat", "--rl-guidance", "1.5", *TINY]) == 0
+    assert len(loaded) == 1

@@ -1,0 +1,88 @@
+"""Planned calls of a micro-batch and of an update; for those of each algorithm see `training/test_every_algorithm`."""
+
+from typing import Any, ClassVar, Literal, cast
+
+import pytest
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.config.algorithms.base import AlgorithmSection, Calls, Needs
+from srpo_ray.planning import zero_shares
+from srpo_ray.planning.devices import trainer_memory
+from srpo_ray.planning.schedule import micro_batches, schedule
+from srpo_ray.planning.workload import worker_traffic, worker_work
+from tests.helpers.algorithms.variants import MIXED
+
+
+def test_half_as_many_rollouts_are_planned_as_half_the_work(tiny_run: RunConfig) -> None:
+    def rollout(changes: dict[str, object]) -> float:
+        config = apply(tiny_run, {"training.batch_size": 4, **changes})
+        return next(work.flops for work in worker_work(config, (32,)) if work.name.startswith("rollout"))
+
+    assert rollout(MIXED) == pytest.approx(rollout({}) / 2)
+    assert rollout({"data.images": "small_world:realistic"}) == 0
+    assert rollout({"rollout.source": "base_model"}) == 0
+    assert rollout({"rollout.reuse": 4}) == pytest.approx(rollout({}) / 4)
+
+
+def test_algorithm_that_does_not_state_its_calls_cannot_be_configured() -> None:
+    class Unplanned(AlgorithmSection):
+        type: Literal["unplanned"] = "unplanned"
+
+    with pytest.raises(TypeError, match="calls"):
+        cast(Any, Unplanned)()
+
+
+def test_samples_are_those_of_a_micro_batch(tiny_run: RunConfig) -> None:
+    config = apply(tiny_run, {"training.batch_size": 12, "training.num_workers": 2, "training.micro_batch_size": 2})
+    assert (schedule(config).samples, micro_batches(config)) == (2, 3)
+
+
+def test_losses_in_flight_can_be_fewer_than_the_algorithm_wants(tiny_run: RunConfig) -> None:
+    assert schedule(tiny_run).in_flight == 2
+    assert schedule(apply(tiny_run, {"training.losses_in_flight": 1})).in_flight == 1
+
+
+class GroupedConfig(AlgorithmSection):
+    """Twelve images of each prompt, in three passes; two optimizer steps and two phases."""
+
+    needs: ClassVar[Needs] = Needs(roles=frozenset({"reference", "old"}))
+    type: Literal["grouped"] = "grouped"
+
+    def calls(self, num_steps: int) -> Calls:
+        """Two losses a step."""
+        return Calls(float(num_steps), losses=2, images_per_prompt=12, passes_per_prompt=3, phases=2, optimizer_steps=2)
+
+
+def grouped(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"algorithm": GroupedConfig()})
+
+
+def test_images_of_a_prompt_are_divided_among_micro_batches(tiny_run: RunConfig) -> None:
+    config = apply(tiny_run, {"training.batch_size": 12, "training.num_workers": 2, "training.micro_batch_size": 2})
+    plan = schedule(grouped(config))
+    assert (plan.samples, plan.rolled_out, micro_batches(grouped(config))) == (8, 8, 9)
+    assert (plan.gradients, plan.scored) == (4, 32)
+
+
+def test_weights_are_gathered_for_each_phase_and_each_loss_of_each_optimizer_step(
+    tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The small world has no parameter that would be sharded.
+    monkeypatch.setattr(zero_shares, "KEPT_WHOLE", 0)
+    config = apply(tiny_run, {"training.num_workers": 2, "training.micro_batch_size": 2})
+    one, more = ({part.name: part.bytes for part in worker_traffic(each)} for each in (config, grouped(config)))
+    assert more["weights gathered for rollouts"] == 2 * one["weights gathered for rollouts"]
+    # One micro-batch with two losses in one backward pass, against three with two losses in each of two steps.
+    assert more["weights gathered for gradients"] == pytest.approx(6 * one["weights gathered for gradients"], rel=1e-6)
+    assert more["gradients averaged"] == pytest.approx(3 * 2 * 2 * one["gradients averaged"], rel=1e-6)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_memory_counts_the_weights_of_roles(tiny_run: RunConfig, lora: dict[str, int] | None) -> None:
+    config = apply(tiny_run, {"model.lora": lora, "model.dtype": "bfloat16"})
+    kept = {part.name: part.bytes for part in trainer_memory(grouped(config), (32,)).always}
+    assert kept["old weights"] == kept["master weights, float32"]
+    # Adapters that are switched off need no copy.
+    assert kept.get("reference weights", 0) == (0 if lora else kept["master weights, float32"] / 2)
+    plain = {part.name for part in trainer_memory(config, (32,)).always}
+    assert not {"old weights", "reference weights"} & plain

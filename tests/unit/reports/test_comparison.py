@@ -1,0 +1,111 @@
+"""The report of a comparison: tables, files and charts of results that are worked out by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from srpo_ray.evaluation.comparison import arm_metrics, common_targets, cost_to_reach
+from srpo_ray.evaluation.gallery import method_grid, save_png
+from srpo_ray.evaluation.results import Arm, Results
+from srpo_ray.reports.comparison_charts import cost_chart, reward_chart
+from srpo_ray.reports.comparison_tables import passage_text
+from srpo_ray.reports.experiment import experiment_report
+from srpo_ray.reports.files import csv_text, write_report
+from srpo_ray.reports.html import page_text
+from tests.unit.evaluation.test_comparison import HELD_OUT, run
+
+
+def test_costs_are_compared_at_the_same_scores_for_all_methods(report: Results) -> None:
+    """SRPO's gain of 0.2 from 0.5; evaluations at 100 and 200 calls."""
+    assert common_targets(report) == pytest.approx([0.55, 0.6, 0.65, 0.7])
+    srpo, refl = report.arm("SRPO"), report.arm("ReFL")
+    # Reached before the first evaluation at 100 calls: no number. Between 100 and 200 calls by proportion.
+    assert passage_text(report, srpo, 0.55) == "< 100"
+    assert passage_text(report, srpo, 0.65) == "151 ± 10"
+    assert passage_text(report, refl, 0.55) == "100 ± 0"
+    assert passage_text(report, refl, 0.6) == "200 ± 0"
+    assert passage_text(report, refl, 0.65) == "> 200"
+
+
+def test_run_that_broke_is_in_no_figure(report: Results) -> None:
+    broken = run("SRPO_seed_4", 4, [0.5, 9.0], status="failed: out of memory")
+    srpo = replace(report.arm("SRPO"), rows=[*report.arm("SRPO").rows, broken])
+    assert srpo.over_seeds(HELD_OUT) == report.arm("SRPO").over_seeds(HELD_OUT)
+    with_broken = replace(report, arms=[srpo if arm.name == "SRPO" else arm for arm in report.arms])
+    assert cost_chart(with_broken, HELD_OUT) == cost_chart(report, HELD_OUT)
+    assert reward_chart(with_broken) == reward_chart(report) is not None
+
+
+def test_null_that_an_ablation_sets_is_shown(report: Results, tmp_path: Path) -> None:
+    without = Arm("no discount", "ablation", {"algorithm.denoise_discount": None}, report.ablations[0].rows)
+    page = page_text(experiment_report(replace(report, arms=[*report.arms, without]), None))
+    assert "algorithm.denoise_discount = null" in page
+
+
+def test_headline_leaves_out_what_was_trained_for_longer(report: Results, tmp_path: Path) -> None:
+    longer = Arm("longer", "method", {}, [run("longer_seed_1", 1, [0.5, 0.9, 0.95], calls=400.0)])
+    page = page_text(experiment_report(replace(report, arms=[*report.arms, longer]), None))
+    assert "SRPO ends best at equal compute" in page
+
+
+def test_tables_and_files_hold_every_arm(report: Results, tmp_path: Path) -> None:
+    made = experiment_report(report, None)
+    lines = csv_text(made.files["arms.csv"]).splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["baseline", "ReFL", "SRPO", "harm", "noise"]
+    heads = lines[0].split(",")
+    srpo = dict(zip(heads, lines[3].split(","), strict=True))
+    assert float(srpo[f"{HELD_OUT} mean"]) == pytest.approx(0.7)
+    assert float(srpo["cost/calls mean"]) == 200.0
+    assert float(srpo["calls to target"]) == pytest.approx(100.0)
+    assert float(srpo["seconds to target"]) == pytest.approx(2.0)
+    assert [len(table.rows) for table in made.terminal] == [3, 2]
+    assert arm_metrics(report)[0] == HELD_OUT
+
+    images = torch.rand(2, 3, 16, 16)
+    grid = method_grid({"baseline": images, "SRPO": images}, ["a red circle", "a blue square"])
+    made = experiment_report(report, save_png(grid, tmp_path / "arms.png"))
+    page = write_report(tmp_path, made).read_text()
+    assert all(arm.name in page for arm in report.arms)
+    assert "data:image/png;base64," in page
+    assert "SRPO ends best at equal compute" in page
+    assert "a note" in page
+    assert "-0.1033" in page
+    assert "&gt; 200" not in page.partition("What a score costs")[0]
+    assert (tmp_path / "results.json").exists()
+
+
+def test_comparison_shows_the_trials_that_were_drawn_for_an_arm_and_all_runs(report: Results, sweep: Results) -> None:
+    """A grid is one line of values; a space has charts of its own."""
+    drawn = replace(
+        report,
+        searches=[replace(report.searches[0], drawn=False), replace(sweep.searches[0], arm="ReFL")],
+        reward=sweep.reward,
+    )
+    titles = [section.title for section in experiment_report(drawn, None).sections]
+    assert titles == [
+        *("Methods", "Trained reward against held-out score", "What a score costs", "Ablations of SRPO"),
+        *("How values were chosen", "ReFL: trained reward against held-out score", "ReFL: over updates"),
+        *("ReFL: which parameter mattered", "ReFL: parameter by parameter"),
+        *("All runs", "What the metrics mean", "Run it again"),
+    ]
+    assert sorted(row.cell("name").value for row in experiment_report(drawn, None).files["runs.csv"].rows) == sorted(
+        row.name for row in drawn.rows
+    )
+
+
+def test_ablations_of_a_sweep_with_several_seeds_are_compared_seed_by_seed(report: Results) -> None:
+    srpo = report.arm("SRPO")
+    sweep = replace(report, arms=[srpo, *report.ablations])
+    made = experiment_report(sweep)
+    assert "Ablations of SRPO" in [section.title for section in made.sections]
+    assert ["difference" in table.title for table in made.terminal] == [False, True]
+    once = replace(sweep, arms=[srpo, *(replace(arm, rows=arm.rows[:1]) for arm in report.ablations)])
+    assert "Ablations of the best" in [section.title for section in experiment_report(once).sections]
+
+
+def test_cost_of_a_score_skips_evaluations_without_a_number(report: Results) -> None:
+    row = report.arm("SRPO").rows[0]
+    holed = replace(row, history=[row.history[0], {"update": 5}, *row.history[1:]])
+    assert cost_to_reach(holed, HELD_OUT, 0.65, "max") == pytest.approx(150.0)
