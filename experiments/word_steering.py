@@ -66,7 +66,7 @@ def main() -> None:
     """Parse, train what is missing, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--words", default=WORDS)
-    parser.add_argument("--neutral", default="image", help="negative word of every run")
+    parser.add_argument("--neutral", default="picture", help="negative word of every run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=15)
     parser.add_argument("--lr", type=float, default=8e-6)

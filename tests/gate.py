@@ -43,7 +43,7 @@ class Lane:
     @classmethod
     def start(cls, name: str, commands: Sequence[Sequence[str]]) -> "Lane":
         """Start a lane's commands in a session of their own, which Ctrl-C does not reach by itself."""
-        log = LOGS / f"{name.replace(' ', '_')}.log"
+        log = LOGS / f"{name.replace(',', '').replace(' ', '_')}.log"
         # One shell, so that the lane is one process to wait for; it fails if any command did.
         steps = [f"{shlex.join(command)} || failed=1" for command in commands]
         script = "\n".join(["failed=0", *steps, "exit $failed"])

@@ -24,7 +24,7 @@ from srpo_ray.rewards.preprocess import frame
 
 FEWEST = 8
 """Minimum number of images; correlations over fewer are meaningless."""
-NO_CAPTION = "an image"
+NO_CAPTION = "a picture"
 """Caption of an image without a caption."""
 
 
