@@ -35,8 +35,9 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     decodings = plan.gradients if plan.decodes else 1
+    reuse = config.rollout.reuse
     return (
-        Work("rollout", count * plan.forward * forward),
+        Work("rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", count * plan.forward * forward),
         Work("gradient steps", count * plan.gradients * plan.mean_chained * _both(call)),
         Work("VAE decoder", count * decodings * _both(decoder)),
     )

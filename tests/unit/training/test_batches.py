@@ -13,6 +13,7 @@ from srpo_ray.config.training import TrainingConfig
 from srpo_ray.data.cache.shards import Rows
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.training.rollouts import KeptRollouts
 from srpo_ray.training.trainer import Trainer
 
 TEXTS = 8
@@ -41,6 +42,7 @@ def batches(prompts: Prompts, calls: Calls, training: TrainingConfig, rank: int,
         config=SimpleNamespace(training=training, seed=3),
         algorithm=SimpleNamespace(calls=calls),
         prompts=prompts,
+        rollouts=KeptRollouts(1),
         policy=SimpleNamespace(device="cpu", dtype=torch.float32),
         rank=rank,
         world_size=world_size,
