@@ -236,7 +236,7 @@ def test_pool_larger_than_the_cluster_is_refused_without_waiting() -> None:
     config = load_run([SMALL_WORLD], ["rewards.pool.num_replicas=3", "rewards.pool.resources={reward_slot: 1}"])
     started = time.perf_counter()
 
-    with pytest.raises(ValueError, match=r"num_replicas: 3.*can hold 0 such replicas.*'reward_slot': 0"):
+    with pytest.raises(ValueError, match=r"num_replicas: 3.*can run 0 such replicas.*'reward_slot': 0"):
         reward_pool(config, "too-large").__enter__()
 
     assert time.perf_counter() - started < 5

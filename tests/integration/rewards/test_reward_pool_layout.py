@@ -134,7 +134,7 @@ def test_failure_names_the_replica_of_its_model(split_pool: RewardPool) -> None:
 def test_pool_asks_for_nodes_with_its_labels() -> None:
     config = load_run([SMALL_WORLD], ["rewards.pool.labels={role: reward}"])
 
-    with pytest.raises(ValueError, match=r"hold 0 such replicas on nodes labelled \{'role': 'reward'\}"):
+    with pytest.raises(ValueError, match=r"run 0 such replicas on nodes labelled \{'role': 'reward'\}"):
         reward_pool(config, "labelled").__enter__()
 
     with pytest.raises(ValueError, match="labelled"):
