@@ -20,12 +20,13 @@ PYTEST = (PYTHON, "-m", "pytest", "--durations=20", "--durations-min=1")
 FIRST = ((f"{TOOLS}/ruff", "check", "."), (f"{TOOLS}/ruff", "format", "--check", "."), (f"{TOOLS}/lint-imports",))
 """Take seconds: nothing else starts before they pass."""
 LANES = {
-    "types, docs and unit tests": (
+    "types, docs, unit tests, rewards and searches": (
         (f"{TOOLS}/basedpyright",),
         (f"{TOOLS}/mkdocs", "build", "--strict"),
         (*PYTEST, "tests/unit"),
+        (*PYTEST, "tests/integration", "--ignore=tests/integration/training"),
     ),
-    "tests that start processes": ((*PYTEST, "tests/integration"),),
+    "training": ((*PYTEST, "tests/integration/training"),),
 }
 GRACE_S = 30.0
 """What a lane has to end its own processes after Ctrl-C."""

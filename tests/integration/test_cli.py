@@ -65,9 +65,9 @@ def test_dry_run_of_a_sweep_shows_space_and_base(capsys: pytest.CaptureFixture[s
     [
         (["train", "FILE", "seed=3"], ["FILE", "seed=3"], "runs/small_world"),
         (["encode", "FILE", "--actors", "3"], ["FILE", "--actors", "3"], None),
-        (["sweep", "sweep.name=mine"], ["sweep.name=mine"], "runs/mine"),
-        (["study", "study.name=mine"], ["study.name=mine"], "runs/mine"),
-        (["study", "--resume", "runs/begun"], ["--resume", "runs/begun"], "runs/begun"),
+        (["sweep", "experiment.name=mine"], ["experiment.name=mine"], "runs/mine"),
+        (["compare", "experiment.name=mine"], ["experiment.name=mine"], "runs/mine"),
+        (["compare", "--resume", "runs/begun"], ["--resume", "runs/begun"], "runs/begun"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
@@ -87,7 +87,7 @@ def test_cluster_job_gets_the_command_and_brings_back_its_results_folder(
     assert started == [("cluster.yaml", Command(words[0], tuple(sent)), folder)]
 
 
-@pytest.mark.parametrize("command", ["train", "encode", "sweep", "study"])
+@pytest.mark.parametrize("command", ["train", "encode", "sweep", "compare"])
 def test_mistake_in_a_config_is_reported_before_a_cluster_is_asked(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
