@@ -41,7 +41,7 @@ from srpo_ray.runs.trained import read_trained
 from srpo_ray.search.publish import hardware
 from srpo_ray.tracking.runs import git_commit
 from srpo_ray.words.images import ProbeImages, generated, rendered
-from srpo_ray.words.probe import RENDERED, Study, parse_words, score_words, study
+from srpo_ray.words.probe import RENDERED, WordProbe, parse_words, read_scores, score_words
 from srpo_ray.words.rank_correlation import bootstrap_interval, spearman
 
 WORDS = "detailed,intricate,flat,vivid,pale,bright,dark,realistic,cartoon,painting,anime,cyberpunk"
@@ -56,7 +56,7 @@ PREDICTORS = ("score", "strength", "cleanness", "spread")
 class Yardstick:
     """What steering is measured with: the probe of the trained reward, and units from the rendered images."""
 
-    found: Study
+    found: WordProbe
     held_out: LocalRewards
     attribute_units: dict[str, float]
     held_out_unit: float
@@ -96,7 +96,7 @@ def make_yardstick(base: RunConfig, words: list[str]) -> Yardstick:
     plain, differences = score_words(scorer, TRAINED, images, words)
     held_out_plain, _ = score_words(scorer, HELD_OUT, images, words[:1])
     return Yardstick(
-        found=study(TRAINED, words, plain, differences, images),
+        found=read_scores(TRAINED, words, plain, differences, images),
         held_out=scorer,
         attribute_units={name: float(values.std()) for name, values in images.attributes.items()},
         held_out_unit=float(held_out_plain.std()),
@@ -168,7 +168,7 @@ def _held_out_difference(yardstick: Yardstick, images: ProbeImages, word: str) -
     return score_words(yardstick.held_out, HELD_OUT, images, [word])[1][0]
 
 
-def report(parsed: argparse.Namespace, found: Study, runs: list[dict[str, Any]]) -> None:
+def report(parsed: argparse.Namespace, found: WordProbe, runs: list[dict[str, Any]]) -> None:
     """Print both tables and write steering.json and steering.html."""
     rows = []
     for word, reading in zip(found.words, found.readings, strict=True):

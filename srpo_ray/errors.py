@@ -13,5 +13,5 @@ class OutOfMemoryRunError(RunFailedError):
     """Run that needs more memory than its GPU has; the message has the memory plan and the settings to change."""
 
 
-class StudyInterruptedError(RuntimeError):
-    """Interrupted sweep, study or evaluation that can be resumed; the message states how."""
+class CommandInterruptedError(RuntimeError):
+    """Interruption by Ctrl-C of an experiment or a sampling command; the message states how to resume it."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from srpo_ray.cli import compare, encode, evaluate, export, plan, replay, sample, sweep, train, watch_spot, words
 from srpo_ray.credentials import redact
-from srpo_ray.errors import RunFailedError, StudyInterruptedError
+from srpo_ray.errors import CommandInterruptedError, RunFailedError
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunFailedError as error:
         print(f"srpo-ray: the run stopped: {redact(error)}", file=sys.stderr)
         return FAILED
-    except StudyInterruptedError as error:
+    except CommandInterruptedError as error:
         print(f"srpo-ray: {error}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:

@@ -39,12 +39,12 @@ def run(parsed: argparse.Namespace) -> int:
 
     words = parse_words(parsed.words)
     images = Path(parsed.images) if parsed.images else None
-    study = probe(config, parsed.reward, words, images=images, generate=parsed.generate, prompts=parsed.prompts)
+    word_probe = probe(config, parsed.reward, words, images=images, generate=parsed.generate, prompts=parsed.prompts)
     folder = Path(parsed.out) if parsed.out else Path(config.run_root) / f"words_{parsed.reward}"
-    report = words_report(study, word_strips(study), parsed.typed)
+    report = words_report(word_probe, word_strips(word_probe), parsed.typed)
     page = write_report(folder, report)
     print_report(report)
-    if study.pairs:
-        print(f"suggested word sets:\n{word_sets_yaml(study)}")
+    if word_probe.pairs:
+        print(f"suggested word sets:\n{word_sets_yaml(word_probe)}")
     print(f"page: {page}")
     return 0

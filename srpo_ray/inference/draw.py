@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from srpo_ray.errors import StudyInterruptedError
+from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.files import read_json, write_text
 from srpo_ray.inference.job import WEIGHTS, Row, SamplingJob
 from srpo_ray.runs.folder import append_row, read_rows
@@ -36,7 +36,7 @@ def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> 
     Raises:
         ValueError: If the folder cannot be written, belongs to another job, or an input cannot be used.
         RunFailedError: If sampling or scoring fails.
-        StudyInterruptedError: If Ctrl-C stops it.
+        CommandInterruptedError: If Ctrl-C stops it.
     """
     open_folder(job)
     places = [(p, s, model.name) for p in range(len(job.prompts)) for s in job.samples for model in job.models]
@@ -57,7 +57,7 @@ def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> 
                     bar.update(_place(row) not in found)
                     found[_place(row)] = row
         except KeyboardInterrupt:
-            raise StudyInterruptedError(
+            raise CommandInterruptedError(
                 f"stopped with {len(found)} of {len(places)} images sampled; run the same command again to resume"
             ) from None
     return [found[place] for place in places]

@@ -58,7 +58,7 @@ def evaluate_run(
     Raises:
         ValueError: If an input cannot be used.
         RunFailedError: If sampling or scoring fails.
-        StudyInterruptedError: If Ctrl-C stops it.
+        CommandInterruptedError: If Ctrl-C stops it.
     """
     check_weights(rl_guidance)
     check_at_least("--num-prompts", num_prompts, 1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from srpo_ray.errors import StudyInterruptedError
+from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.gallery import image_grid, read_images, save_png
 from srpo_ray.inference.draw import draw_all
 from srpo_ray.inference.job import Model, SamplingJob, SamplingOptions, check_weights, guided_name, open_run
@@ -45,7 +45,7 @@ def sample_run(
     Raises:
         ValueError: If the folder has no run with a valid checkpoint, or another input cannot be used.
         RunFailedError: If sampling fails.
-        StudyInterruptedError: If Ctrl-C stops it.
+        CommandInterruptedError: If Ctrl-C stops it.
     """
     check_weights([rl_guidance])
     run = open_run(run_dir)
@@ -64,8 +64,8 @@ def sample_run(
     try:
         draw_all(job, options.num_workers, options.address)
         return _write_grid(job, range(len(prompts)), out, config.model.resolution)
-    except StudyInterruptedError:
-        raise StudyInterruptedError(f"stopped before {out} was written") from None
+    except CommandInterruptedError:
+        raise CommandInterruptedError(f"stopped before {out} was written") from None
     finally:
         shutil.rmtree(job.folder)
 

@@ -16,7 +16,7 @@ from srpo_ray.flow import generator
 from srpo_ray.reports.report import Image
 
 if TYPE_CHECKING:
-    from srpo_ray.words.probe import Study
+    from srpo_ray.words.probe import WordProbe
 
 ImageFile = Callable[[int, int, str], Path]
 """(prompt, sample, model) -> the file of its image."""
@@ -81,13 +81,13 @@ def _contact_sheet(evaluation: PairedEvaluation, pairs: Sequence[Pair], image_fi
     return method_grid(columns, captions, abreast=max(1, 6 // len(evaluation.models)))
 
 
-def word_strips(study: "Study") -> list[tuple[Image, Image]]:
+def word_strips(word_probe: "WordProbe") -> list[tuple[Image, Image]]:
     """Of each of the first words, the images whose score it raises least and most, in that order."""
     strips = []
-    for word, differences in list(zip(study.words, study.differences, strict=True))[:_SHOWN_WORDS]:
+    for word, differences in list(zip(word_probe.words, word_probe.differences, strict=True))[:_SHOWN_WORDS]:
         order = differences.argsort()
         count = min(_IMAGES_PER_SIDE, len(order) // 2)
-        images = study.probed.images
+        images = word_probe.probed.images
         lowest = Image(_strip(images[order[:count]]), f"Images that {word} lowers most")
         strips.append((lowest, Image(_strip(images[order[-count:]]), f"Images that {word} raises most")))
     return strips

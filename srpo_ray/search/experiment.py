@@ -30,7 +30,7 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
 
     Raises:
         ValueError: If an input cannot be used, or no trial of a searched arm finished.
-        StudyInterruptedError: If it was stopped by Ctrl-C.
+        CommandInterruptedError: If it was stopped by Ctrl-C.
     """
     trained = [apply(base, changes) for _, changes in config.trained_changes()]
     for run in trained:

@@ -11,7 +11,7 @@ from ray.tune import ExperimentAnalysis, ProgressReporter, ResultGrid, TuneConfi
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
-from srpo_ray.errors import StudyInterruptedError
+from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.search.progress import RunsTable
@@ -66,7 +66,7 @@ def run_planned(
         objective: Metric to show on the terminal.
 
     Raises:
-        StudyInterruptedError: If it was stopped by Ctrl-C.
+        CommandInterruptedError: If it was stopped by Ctrl-C.
     """
     runs = {run.name: run for run in planned}
     if not runs:
@@ -124,7 +124,7 @@ def fit_phase(
     results = tuner.fit()
     # Tune itself catches Ctrl-C, saves its state and returns as if all were done.
     if any(not trial.is_finished() for trial in ExperimentAnalysis(str(storage / phase)).trials or []):
-        raise StudyInterruptedError(f"stopped; go on with: {experiment.resume}")
+        raise CommandInterruptedError(f"stopped; go on with: {experiment.resume}")
     return results
 
 

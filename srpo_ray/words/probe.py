@@ -30,7 +30,7 @@ _LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9ff
 
 
 @dataclass(frozen=True)
-class Study:
+class WordProbe:
     """Result of a word probe; words are ordered by rank."""
 
     reward: str
@@ -60,7 +60,7 @@ def probe(
     images: Path | None = None,
     generate: int | None = None,
     prompts: str | None = None,
-) -> Study:
+) -> WordProbe:
     """Measure the response of a config's reward model to words, in this process.
 
     Args:
@@ -101,7 +101,7 @@ def probe(
         probed = rendered(RENDERED) if generate is None else generated(config, generate, device)
     scorer = LocalRewards({reward: model}, {reward: 1.0}, micro_batch_size=config.rewards.pool.micro_batch_size)
     plain, differences = score_words(scorer, reward, probed, words)
-    return study(reward, words, plain, differences, probed, texts)
+    return read_scores(reward, words, plain, differences, probed, texts)
 
 
 def score_words(scorer: RewardScorer, reward: str, images: ProbeImages, words: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -119,14 +119,14 @@ def score_words(scorer: RewardScorer, reward: str, images: ProbeImages, words: S
     return scores, torch.stack(rows)
 
 
-def study(
+def read_scores(
     reward: str,
     words: Sequence[str],
     plain: Tensor,
     differences: Tensor,
     images: ProbeImages,
     prompts: Sequence[str] | None = None,
-) -> Study:
+) -> WordProbe:
     """Compute readings from scores, rank the words and find opposites.
 
     Args:
@@ -145,7 +145,7 @@ def study(
     order = sorted(range(len(words)), key=lambda word: -found[word].score)
     ranked, differences = [words[word] for word in order], differences[order]
     readings = [found[word] for word in order]
-    return Study(
+    return WordProbe(
         reward=reward,
         words=ranked,
         readings=readings,

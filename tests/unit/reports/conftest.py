@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from srpo_ray.words.images import rendered
-from srpo_ray.words.probe import Study, study
+from srpo_ray.words.probe import WordProbe, read_scores
 from tests.unit.evaluation.conftest import report_path as report_path
 from tests.unit.evaluation.conftest import sweep as sweep
 from tests.unit.evaluation.test_comparison import report as report
@@ -21,7 +21,7 @@ PROMPTS = ["a vivid sky", "Vivid colours, flat design", "a flatiron", "nothing"]
 
 
 @pytest.fixture(scope="session")
-def word_study() -> Study:
+def word_study() -> WordProbe:
     """A probe of a reward whose words follow known attributes; one word follows nothing."""
     images = rendered(48, seed=7)
     source = torch.Generator().manual_seed(0)
@@ -30,4 +30,4 @@ def word_study() -> Study:
         values = images.attributes[axis]
         rows.append(strength * (values - values.mean()) / values.std() + noise * torch.randn(48, generator=source))
     plain = torch.randn(48, generator=source)
-    return study("preference", list(AXES_OF_WORDS), plain, torch.stack(rows), images, PROMPTS)
+    return read_scores("preference", list(AXES_OF_WORDS), plain, torch.stack(rows), images, PROMPTS)

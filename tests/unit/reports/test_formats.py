@@ -19,12 +19,12 @@ from srpo_ray.reports.html import page_text
 from srpo_ray.reports.report import Report, Table
 from srpo_ray.reports.terminal import terminal_table
 from srpo_ray.reports.words import words_report
-from srpo_ray.words.probe import Study
+from srpo_ray.words.probe import WordProbe
 from tests.unit.reports.test_evaluation import evaluation
 
 
 @pytest.fixture
-def reports(sweep: Results, report: Results, word_study: Study) -> dict[str, Report]:
+def reports(sweep: Results, report: Results, word_study: WordProbe) -> dict[str, Report]:
     return {
         "sweep": experiment_report(sweep),
         "comparison": experiment_report(report, None),

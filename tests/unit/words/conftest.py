@@ -5,7 +5,7 @@ import pytest
 from srpo_ray.config import load_run
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.words.images import ProbeImages, rendered
-from srpo_ray.words.probe import Study, score_words, study
+from srpo_ray.words.probe import WordProbe, read_scores, score_words
 from tests.conftest import SMALL_WORLD
 
 WORDS = ["cyberpunk", "dark", "flat", "vivid", "detailed", "bright", "muted", "textured"]
@@ -23,6 +23,6 @@ def scorer() -> LocalRewards:
 
 
 @pytest.fixture(scope="session")
-def small_world_study(images: ProbeImages, scorer: LocalRewards) -> Study:
+def small_world_study(images: ProbeImages, scorer: LocalRewards) -> WordProbe:
     plain, differences = score_words(scorer, "preference", images, WORDS)
-    return study("preference", WORDS, plain, differences, images, PROMPTS)
+    return read_scores("preference", WORDS, plain, differences, images, PROMPTS)

@@ -16,7 +16,7 @@ from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.words.images import NO_CAPTION, ProbeImages, from_folder, generated
-from srpo_ray.words.probe import Study, count_word, parse_words, probe
+from srpo_ray.words.probe import WordProbe, count_word, parse_words, probe
 from srpo_ray.words.readings import correlation, read_words
 from tests.conftest import SMALL_WORLD
 from tests.unit.words.conftest import WORDS
@@ -34,7 +34,7 @@ from tests.unit.words.conftest import WORDS
     ],
 )
 def test_known_words_are_perceived_on_their_own_axis(
-    word: str, axis: str, direction: int, small_world_study: Study
+    word: str, axis: str, direction: int, small_world_study: WordProbe
 ) -> None:
     reading = small_world_study.readings[small_world_study.words.index(word)]
     assert (reading.axis, reading.direction) == (axis, direction)
@@ -42,12 +42,12 @@ def test_known_words_are_perceived_on_their_own_axis(
     assert reading.cleanness > 0.8
 
 
-def test_a_word_that_the_reward_was_never_trained_on_comes_last(small_world_study: Study) -> None:
+def test_a_word_that_the_reward_was_never_trained_on_comes_last(small_world_study: WordProbe) -> None:
     assert small_world_study.words[-1] == "cyberpunk"
     assert sorted(small_world_study.words) == sorted(WORDS)
 
 
-def test_readings_cross_talk_and_counts_follow_the_ranking(small_world_study: Study) -> None:
+def test_readings_cross_talk_and_counts_follow_the_ranking(small_world_study: WordProbe) -> None:
     found = small_world_study
     scores = [reading.score for reading in found.readings]
     assert scores == sorted(scores, reverse=True)
@@ -62,7 +62,7 @@ def test_readings_cross_talk_and_counts_follow_the_ranking(small_world_study: St
     assert found.counts[found.words.index("flat")] == 1
 
 
-def test_suggested_sets_are_the_known_opposites(small_world_study: Study) -> None:
+def test_suggested_sets_are_the_known_opposites(small_world_study: WordProbe) -> None:
     sets = small_world_study.word_sets
     assert sets["saturation"] == {"positive": ["vivid"], "negative": ["muted"]}
     assert sets["brightness"] == {"positive": ["bright"], "negative": ["dark"]}
@@ -70,7 +70,7 @@ def test_suggested_sets_are_the_known_opposites(small_world_study: Study) -> Non
 
 
 def test_a_pair_is_read_as_the_reward_scores_one_word_against_the_other(
-    small_world_study: Study, images: ProbeImages, scorer: LocalRewards
+    small_world_study: WordProbe, images: ProbeImages, scorer: LocalRewards
 ) -> None:
     pair = small_world_study.pairs[0]
     up, down = small_world_study.words[pair.positive], small_world_study.words[pair.negative]
