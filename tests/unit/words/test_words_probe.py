@@ -118,7 +118,7 @@ def test_a_folder_is_read_as_training_reads_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected at least 8 images of .*below, got 1"):
         from_folder(tmp_path / "below", 32)
     found = from_folder(tmp_path, 32)
-    assert sorted(found.captions) == sorted(["an image", "number below/0", *(f"number {n}" for n in "123457")])
+    assert sorted(found.captions) == sorted(["a picture", "number below/0", *(f"number {n}" for n in "123457")])
     assert found.source == f"8 images of {tmp_path} (left out: 1 hidden file or folder)"
     trained = load_images(str(tmp_path / "[1-5].png")).load(range(5), 32)
     assert torch.equal(found.images[-7:-2], trained)
