@@ -41,7 +41,7 @@ class Host:
     """Holds its namespaces; they end with it."""
 
     def command(self, words: Sequence[str]) -> list[str]:
-        """What runs a command on the host, in the working folder of this process."""
+        """Prepend the words that run a command on the host, in the working folder of this process."""
         namespaces = ("--net", "--mount", "--uts", "--ipc", f"--wd={os.getcwd()}")
         pid = self.process.pid
         return ["nsenter", f"--target={pid}", *namespaces, f"--pid=/proc/{pid}/ns/pid_for_children", "--", *words]
@@ -67,7 +67,7 @@ class Host:
 
 
 def cannot_isolate() -> str | None:
-    """Why there can be no such hosts here; None if there can."""
+    """Find the reason why this machine cannot have such hosts; None if it can."""
     if sys.platform != "linux":
         return "namespaces are of Linux"
     try:
@@ -118,7 +118,7 @@ def add_host(name: str, number: int) -> Host:
 
 
 def sent_bytes(host: Host) -> int:
-    """What the host has sent to others so far."""
+    """Bytes that the host has sent to others so far."""
     shown = host.run("ip", "-json", "-statistics", "link", "show", "eth0")
     return json.loads(shown)[0]["stats64"]["tx"]["bytes"]
 

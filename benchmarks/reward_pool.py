@@ -1,4 +1,4 @@
-"""What the reward pool costs: throughput from 1 to N replicas, and the latency that a call gains at half load.
+"""Cost of the reward pool: throughput from 1 to N replicas, and the latency that a call gains at half load.
 
     python benchmarks/reward_pool.py --replicas 32 --json pool.json
 
@@ -182,7 +182,7 @@ def evenly_spaced(arguments: argparse.Namespace, replicas: int, call: Callable[[
 
 
 def call_seconds(arguments: argparse.Namespace) -> float:
-    """How long a replica sleeps for a call."""
+    """Seconds that a replica sleeps for a call."""
     return arguments.seconds_per_image * arguments.batch_size
 
 

@@ -81,7 +81,7 @@ def made(folder: RunFolder) -> int:
 
 
 def is_over(folder: RunFolder) -> bool:
-    """Whether the run has ended."""
+    """Test whether the run has ended."""
     return folder.finished.exists()
 
 

@@ -35,7 +35,7 @@ SMALL = (
     "evaluation.interval=2",
     "evaluation.gallery_size=2",
 )
-"""What makes the small world's run short."""
+"""Overrides that make the small world's run short."""
 
 
 def start_cluster(trainers: list[Host], reward: Host) -> str:

@@ -2,7 +2,7 @@
 
 python experiments/paper_table.py                            # the small world, on this machine; about an hour
 python experiments/paper_table.py experiment.seeds=[1,2,3,4,5]
-python experiments/paper_table.py --resume runs/paper_table  # go on after Ctrl-C or a crash
+python experiments/paper_table.py --resume runs/paper_table  # resume after Ctrl-C or a crash
 python experiments/paper_table.py --address auto             # on the Ray cluster of this node
 """
 

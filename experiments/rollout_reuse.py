@@ -1,4 +1,4 @@
-"""How many updates can one batch of rollouts serve, and can the base model sample all of them?
+"""Comparison of reuse windows of rollouts, and of images of the base model, at equal updates.
 
 python experiments/rollout_reuse.py            # run the studies, or continue them, then write tables and figure
 python experiments/rollout_reuse.py --report   # tables and figure of the runs that are finished

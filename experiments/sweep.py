@@ -2,7 +2,7 @@
 
 python experiments/sweep.py                                   # the small world, on this machine
 python experiments/sweep.py experiment.search.num_samples=16
-python experiments/sweep.py --resume runs/small_world_sweep   # go on after Ctrl-C or a crash
+python experiments/sweep.py --resume runs/small_world_sweep   # resume after Ctrl-C or a crash
 python experiments/sweep.py --address auto                    # on the Ray cluster of this node
 """
 

@@ -10,7 +10,7 @@ are sampled with the baseline and the trained weights. Steering is how far the i
 - held_out: mean of score("<word>. <caption>") - score("<caption>") by the held-out reward, in standard deviations of
   its plain score over the rendered images.
 
-Runs that are finished are not repeated, so a stopped experiment goes on with the same command.
+Runs that are finished are not repeated, so a stopped experiment continues with the same command.
 """
 
 import argparse
@@ -54,7 +54,7 @@ PREDICTORS = ("score", "strength", "cleanness", "spread")
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What steering is measured with: the probe of the trained reward, and units from the rendered images."""
+    """Scales of steering: the probe of the trained reward, and units from the rendered images."""
 
     found: WordProbe
     held_out: LocalRewards
@@ -148,7 +148,7 @@ def train_missing(training: RunConfig, configs: list[RunConfig]) -> None:
 def steering(
     folder: RunFolder, base: RunConfig, word: str, baseline: ProbeImages, yardstick: Yardstick
 ) -> dict[str, float]:
-    """How far a run moved the images towards its word; see the module's docstring. Kept in the run's folder."""
+    """Measure how far a run moved the images towards its word, and keep the result in the run's folder."""
     kept = folder.path / "steering.json"
     if kept.exists():
         return json.loads(kept.read_text())

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Import large packages in the block: what they make stays, so looking through it for garbage is in vain."""
+    """Disable garbage collection during imports in the block: imported objects stay, so it would free nothing."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -19,7 +19,7 @@ def without_collection() -> Iterator[None]:
 
 
 def spare_imported() -> None:
-    """Let no later collection look through what has been imported so far."""
+    """Exclude all objects that exist now from later garbage collections."""
     gc.freeze()
     # At the end of the process extension modules would report all of it as leaked.
     atexit.register(gc.unfreeze)

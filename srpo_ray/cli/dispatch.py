@@ -85,5 +85,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"srpo-ray: {error}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
-        print("srpo-ray: stopped; the same command goes on from the last checkpoint or shard", file=sys.stderr)
+        print("srpo-ray: stopped; the same command continues from the last checkpoint or shard", file=sys.stderr)
         return INTERRUPTED

@@ -28,7 +28,7 @@ Changes = Annotated[dict[str, Any], AfterValidator(check_changes)]
 
 
 class SearchDimension(Section):
-    """How one config value is drawn; exactly one of the fields is given."""
+    """Distribution of one config value; exactly one of the fields is given."""
 
     choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
     """One of these values."""
@@ -76,7 +76,7 @@ class SchedulerConfig(Section):
     grace_updates: int = Field(default=15, ge=1)
     """Updates that every trial may make before it can be stopped."""
     reduction_factor: float = Field(default=2.0, gt=1)
-    """Of the trials that reach a rung, one in this many goes on."""
+    """Of the trials that reach a rung, one in this many continues."""
 
 
 class SearchConfig(Section):

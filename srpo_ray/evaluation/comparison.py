@@ -16,7 +16,7 @@ GRADIENT_CALL = 3.0
 
 
 def difference(arm: Arm, reference: Arm, metric: str) -> OverSeeds | None:
-    """How much higher the metric is than in the reference, run by run of the same seed; None if no seed is shared."""
+    """Difference of the metric from the reference, paired by seed; None if no seed is shared."""
     others = {row.seed: row for row in reference.ended}
     pairs = [(row.value(metric), others[row.seed].value(metric)) for row in arm.ended if row.seed in others]
     return OverSeeds.of([one - other for one, other in pairs if one is not None and other is not None])
@@ -47,7 +47,7 @@ def gap_table(results: Results, arms: Sequence[Arm], metrics: Sequence[str]) -> 
 
 
 def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: str = CALLS) -> float | None:
-    """What a run had cost when it first reached a score, between two evaluations by proportion; None if it never did.
+    """Interpolate the cost at which a run first reached a score, between two evaluations; None if it never did.
 
     Args:
         row: The run, with `cost` in its history.

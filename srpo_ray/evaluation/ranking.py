@@ -47,7 +47,7 @@ def ranking(results: Results) -> list[tuple[int | None, TrialRow]]:
 
 
 def flagged(results: Results) -> list[TrialRow]:
-    """Rows in which reward-hacking detection rang, the worst objective first."""
+    """List the rows with signs of reward hacking, the worst objective first."""
     sign = 1 if results.mode == "max" else -1
     rows = [row for row in results.rows if row.signs and not row.failed]
     return sorted(rows, key=lambda row: -math.inf if (value := row.value(results.objective)) is None else sign * value)

@@ -32,7 +32,7 @@ class TrialRow:
     """`base`: the baseline; `trial`: a run of a search; `repeat`: an arm with one seed; `ablation`: the reference arm
     with changes."""
     label: str
-    """What the run is, for people."""
+    """Description of the run for people."""
     params: Mapping[str, Any]
     """Dotted config path -> value, for example `{"training.optimizer.lr": 3e-6}`."""
     history: Sequence[Mapping[str, float]]
@@ -50,7 +50,7 @@ class TrialRow:
 
     @property
     def failed(self) -> bool:
-        """Whether the run broke; its numbers are shown and not ranked."""
+        """True if the run failed; its numbers are shown and not ranked."""
         return self.status.startswith("failed")
 
     @property

@@ -25,7 +25,7 @@ def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
 
 
 DrawScope = Scope | Literal["per_image"]
-"""Which draws are shared; `per_image` tells the images of one sample apart, where a sample has several."""
+"""Rows that share a draw; `per_image` gives each image of a sample a draw, where a sample has several."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Draws:
     worker: int = 0
     """Rank of the worker, for draws that all its samples share."""
     children: tuple[int, ...] = ()
-    """Which image of its sample each row is, from 0; empty where every sample has one."""
+    """Index of each row among the images of its sample, from 0; empty where every sample has one."""
 
     @property
     def images(self) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""How often an update of each algorithm calls the transformer and the decoder, with and without gradient."""
+"""Number of transformer and decoder calls of an update, with and without gradient, for each algorithm."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Schedule:
     mean_chained: float
     """The same on average."""
     decodes: bool
-    """Whether the gradient comes through the decoder; else images are decoded without gradient, once."""
+    """True if the gradient flows through the decoder; else images are decoded without gradient, once."""
     guidance_scale: float
     """Guidance of the calls with gradient."""
     phases: int
@@ -46,7 +46,7 @@ class Schedule:
 
 
 def schedule(config: RunConfig) -> Schedule:
-    """What a run's algorithm does with one micro-batch."""
+    """Compute the calls of a run's algorithm for one micro-batch."""
     calls = config.algorithm.calls(config.rollout.num_steps)
     training, data = config.training, config.data
     real = round(data.image_ratio * training.pass_size) if data.images else 0

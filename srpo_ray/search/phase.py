@@ -20,7 +20,7 @@ from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trial_co
 from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
 
 ON_HEAD = {"node:__internal_head__": 0.001}
-"""What a trial's own process reserves: a mark of the head, and no more, as the work is done by Ray Train's workers.
+"""Resources of a trial's own process: a share of the head node alone, because Ray Train's workers do the work.
 
 Ray would choose any node. A trial dies with the node of its process, so that may be no spot node; and what the first
 trial of a cluster starts for the others would keep a trainer node from ever falling idle.
@@ -41,7 +41,7 @@ class PlannedRun:
 
 
 def start_parent_run(base: RunConfig, name: str, folder: Path, params: Mapping[str, Any]) -> str:
-    """Start, or go on with, the MLflow run that the runs of an experiment are children of; its id."""
+    """Start or continue the parent MLflow run of an experiment, and return its id."""
     return start_run(
         tracking_uri(base),
         base.tracking.experiment,
@@ -59,7 +59,7 @@ def run_planned(
 
     Args:
         experiment: Facts that all runs share.
-        phase: Name of this part of the experiment in its folder; a phase that was begun goes on.
+        phase: Name of this part of the experiment in its folder; a phase that was started continues.
         title: What the runs are, for the table on the terminal.
         planned: The runs.
         max_concurrent: Runs at the same time.
@@ -100,7 +100,7 @@ def fit_phase(
     space: Mapping[str, Any],
     reporter: ProgressReporter,
 ) -> ResultGrid:
-    """Run or go on with one phase of the experiment in Ray Tune."""
+    """Run or resume one phase of the experiment in Ray Tune."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     storage = Path(experiment.folder) / "tune"
     with_resources = tune.with_resources(trainable, tune.PlacementGroupFactory([ON_HEAD]))
@@ -124,7 +124,7 @@ def fit_phase(
     results = tuner.fit()
     # Tune itself catches Ctrl-C, saves its state and returns as if all were done.
     if any(not trial.is_finished() for trial in ExperimentAnalysis(str(storage / phase)).trials or []):
-        raise CommandInterruptedError(f"stopped; go on with: {experiment.resume}")
+        raise CommandInterruptedError(f"stopped; resume with: {experiment.resume}")
     return results
 
 

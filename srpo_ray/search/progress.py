@@ -1,4 +1,4 @@
-"""What a person sees while Ray Tune works: a table of the runs, as far as they are."""
+"""Progress table of the runs in the terminal while Ray Tune works."""
 
 import time
 from collections.abc import Callable, Mapping

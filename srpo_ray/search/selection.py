@@ -161,7 +161,7 @@ def choose_best(rows: Sequence[TrialRow], config: ExperimentConfig, arm: str) ->
 
 
 def keeps(row: TrialRow, max_fall: Mapping[str, float]) -> bool:
-    """Whether no metric fell further below its value at update 0 than allowed.
+    """Test that no metric fell further below its value at update 0 than allowed.
 
     Raises:
         ValueError: If there is no such metric.

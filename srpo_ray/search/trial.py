@@ -81,12 +81,12 @@ def _reuse_baseline_evaluation(config: RunConfig, folder: RunFolder) -> None:
 
 
 def _serves(other: RunConfig, config: RunConfig) -> bool:
-    """Whether another run's evaluation of the base model is this one's too; a plain reward needs no words."""
+    """Test whether another run's baseline evaluation serves this run; a plain reward needs no control words."""
     return _evaluated(other) == _evaluated(config) and config.trained_words in (None, other.trained_words)
 
 
 def _evaluated(config: RunConfig) -> tuple[Any, ...]:
-    """All that the evaluation of an base model depends on, but for the run's control words."""
+    """List what a baseline evaluation depends on, except the run's control words."""
     evaluator = config.evaluation.model_copy(update={"interval": 1})
     return (config.model, evaluator, config.rewards.models, config.rollout.shift)
 
@@ -146,5 +146,5 @@ def remove_group(group: str) -> None:
 
 
 def trial_folder(experiment: Experiment, name: str) -> RunFolder:
-    """Where a trial writes."""
+    """Folder that a trial writes into."""
     return RunFolder(Path(experiment.folder) / "trials" / name)
