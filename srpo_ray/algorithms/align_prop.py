@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Algorithm, Batch, Loss
-from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
+from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.algorithms.align_prop import AlignPropConfig
 from srpo_ray.flow import Draws
 
@@ -42,7 +42,7 @@ class AlignProp(Algorithm[AlignPropConfig]):
         clean = self.policy.integrate(collected.tokens, batch.conditioning, grid, self.rollout.guidance_scale)
         gradient_steps = torch.full((len(clean),), float(len(grid) - 1))
         metrics = {"step/gradient_steps": gradient_steps}
-        queries = plain_queries(batch.prompts)
+        queries = self.queries(batch)
         yield reward_loss(self.rewards, self.policy.decode(clean), queries, "sample", metrics=metrics)
 
     def _cut(self, draws: Draws) -> int:

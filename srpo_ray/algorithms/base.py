@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import Tensor
 
+from srpo_ray.algorithms.queries import Side, batch_queries
 from srpo_ray.config.algorithms.base import AlgorithmSection, Calls, Role
 from srpo_ray.config.algorithms.control_words import ControlWords
+from srpo_ray.config.algorithms.query import QuerySection
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.flow import Draws, DrawScope, SigmaGrid, numeric_grid
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.rewards.query import TextQuery
 
 if TYPE_CHECKING:
     from srpo_ray.models.policy import FlowPolicy
 
 ConfigT = TypeVar("ConfigT", bound=AlgorithmSection)
+QueryT = TypeVar("QueryT", bound=QuerySection)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             policy: Model that is trained.
             rewards: Scorer of images.
             grid: Sigma grids of the run's model; the default supports numeric shifts.
-            words: Control words of the queries; None for an algorithm without control words.
+            words: Control words of the queries; None for plain queries.
         """
         self.config = config
         self.rollout = rollout
@@ -175,3 +179,17 @@ class Algorithm(ABC, Generic[ConfigT]):
             scope: Rows that share a noise.
         """
         return self.policy.noise(batch.draws.generators(purpose, *address, scope=scope))
+
+    def queries(
+        self: "Algorithm[QueryT]", batch: Batch, own: Side = "positive", discounts: Sequence[float] | None = None
+    ) -> list[TextQuery]:
+        """Build the query of each row for the rewards: the form and the control words of section `algorithm`.
+
+        The config class of the algorithm must be a `QuerySection`.
+
+        Args:
+            batch: Micro-batch.
+            own: Control word that the query rewards; the other one is subtracted.
+            discounts: Additional weight of each row's own text, `[B]`; None is 0. A plain query ignores it.
+        """
+        return batch_queries(self.config, self.words, batch.prompts, batch.draws, own, discounts)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from srpo_ray.algorithms.advantages import group_advantages, rows_of, table_of_update
 from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, LossOutput
-from srpo_ray.algorithms.reward_loss import plain_queries
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.flow import euler_step, log_density, sde_step
 from srpo_ray.models.conditioning import Conditioning
@@ -75,7 +74,7 @@ class DanceGRPO(Algorithm[DanceGRPOConfig]):
             points.append(mean + std * self.policy.noise(sources))
             log_densities.append(log_density(points[-1], mean, std))
         images = self.policy.decode(self._last_step(points[-1], batch.conditioning))
-        pending = self.rewards.submit(images, plain_queries(batch.prompts))
+        pending = self.rewards.submit(images, self.queries(batch))
         return Trajectories(torch.stack(points), torch.stack(log_densities), pending)
 
     def settle(self, rounds: Sequence[tuple[Batch, Trajectories]], gather: Gather) -> list[Trajectories]:

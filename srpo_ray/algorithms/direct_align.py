@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Algorithm, Batch, Loss
-from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
+from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.algorithms.window import Window, build_window
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.base import Scope
@@ -114,7 +114,7 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
         start, landing = self._steps(batch)
         images = direct_align(self.policy, collected, batch.conditioning, start, landing, config.guidance_scale)
         metrics = {"step/gradient_scale/denoise": gradient_scale(start, landing), "step/landing_sigma/denoise": landing}
-        queries = plain_queries(batch.prompts)
+        queries = self.queries(batch)
         yield reward_loss(self.rewards, images, queries, "denoise", metrics=metrics, hinge=config.hinge)
 
     def _steps(self, batch: Batch) -> tuple[Tensor, Tensor]:

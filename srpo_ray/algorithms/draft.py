@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Algorithm, Batch, Loss
-from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
+from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.algorithms.draft import DRaFTConfig
 from srpo_ray.flow import mix
 
@@ -26,7 +26,7 @@ class DRaFT(Algorithm[DRaFTConfig]):
 
     def losses(self, batch: Batch, collected: Tensor, part: int = 0) -> Iterator[Loss]:
         """Yield the loss of the sampled images, then one per renoising; the update is their mean."""
-        share, queries = 1 / (1 + self.config.renoisings), plain_queries(batch.prompts)
+        share, queries = 1 / (1 + self.config.renoisings), self.queries(batch)
         clean = self._finish(batch, collected)
         yield reward_loss(self.rewards, self.policy.decode(clean), queries, "sample", share=share)
         for index in range(self.config.renoisings):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Algorithm, Batch, Loss
-from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
+from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.flow import euler_step
 
@@ -46,5 +46,5 @@ class ReFL(Algorithm[ReFLConfig]):
         clean = euler_step(tokens, velocity, sigma, sigma.new_zeros(len(sigma)))
         images = self.policy.decode(clean)
         metrics = {"step/sigma/predicted": sigma}
-        queries = plain_queries(batch.prompts)
+        queries = self.queries(batch)
         yield reward_loss(self.rewards, images, queries, "predicted", metrics=metrics, hinge=self.config.hinge)

@@ -22,4 +22,4 @@ def algorithm_class(section: AlgorithmSection) -> type[Algorithm[Any]]:
 def build_algorithm(config: RunConfig, policy: "FlowPolicy", rewards: RewardScorer) -> Algorithm[Any]:
     """Build the algorithm of section `algorithm`."""
     kind = algorithm_class(config.algorithm)
-    return kind(config.algorithm, config.rollout, policy, rewards, sigma_grid(config.model), config.control_words)
+    return kind(config.algorithm, config.rollout, policy, rewards, sigma_grid(config.model), config.trained_words)

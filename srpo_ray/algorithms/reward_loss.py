@@ -10,11 +10,6 @@ from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.query import TextQuery
 
 
-def plain_queries(prompts: Sequence[str]) -> list[TextQuery]:
-    """Build queries of the prompts without control words."""
-    return [TextQuery.plain(prompt) for prompt in prompts]
-
-
 def reward_loss(
     rewards: RewardScorer,
     images: Tensor,

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from srpo_ray.algorithms.base import Algorithm, Batch, Loss
 from srpo_ray.algorithms.direct_align import Rollout, collect_rollout, direct_align, gradient_scale
-from srpo_ray.algorithms.reward_loss import plain_queries, reward_loss
+from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.algorithms.window import Window, build_window
 from srpo_ray.config.algorithms.srpo import Branch, SRPOConfig
 from srpo_ray.flow import SigmaGrid
-from srpo_ray.rewards.query import TextQuery
 
 
 @dataclass(frozen=True)
@@ -63,26 +62,6 @@ def branch_steps(branch: Branch, draws: list[int], window: Window, discount: tup
     return Steps(sigmas[starts].float(), sigmas[landings].float(), strengths[indices].float())
 
 
-def relative_query(branch: Branch, prompt: str, positive: str, negative: str, discount: float) -> TextQuery:
-    """Build the relative query of one sample: `(1 + discount) * own text - other text`.
-
-    The own text is the positive one for `denoise` and the negative one for `inversion`.
-    """
-    own, other = _own_and_other(branch, prompt, positive, negative)
-    return TextQuery(((1 + discount, own), (-1.0, other)))
-
-
-def guided_query(branch: Branch, prompt: str, positive: str, negative: str, guidance: float) -> TextQuery:
-    """Build the guided query of one sample, with weights of sum 1: `guidance * own + (1 - guidance) * other`."""
-    own, other = _own_and_other(branch, prompt, positive, negative)
-    return TextQuery(((guidance, own), (1 - guidance, other)))
-
-
-def _own_and_other(branch: Branch, prompt: str, positive: str, negative: str) -> tuple[str, str]:
-    own, other = (positive, negative) if branch == "denoise" else (negative, positive)
-    return f"{own}. {prompt}", f"{other}. {prompt}"
-
-
 class SRPO(Algorithm[SRPOConfig]):
     """SRPO, or Direct-Align with a plain reward if `query` is `plain`."""
 
@@ -119,20 +98,5 @@ class SRPO(Algorithm[SRPOConfig]):
             f"step/landing_sigma/{branch}": steps.landing,
         }
         share = 1 / (len(config.branches) * config.renoisings)
-        queries = self._queries(branch, batch, steps)
+        queries = self.queries(batch, "positive" if branch == "denoise" else "negative", steps.discount.tolist())
         return reward_loss(self.rewards, images, queries, branch, metrics=metrics, share=share, hinge=config.hinge)
-
-    def _queries(self, branch: Branch, batch: Batch, steps: Steps) -> list[TextQuery]:
-        if self.config.query == "plain":
-            return plain_queries(batch.prompts)
-        samples = zip(batch.draws.samples, batch.prompts, steps.discount.tolist(), strict=True)
-        return [self._query(branch, batch.draws.update, *sample) for sample in samples]
-
-    def _query(self, branch: Branch, update: int, sample: int, prompt: str, discount: float) -> TextQuery:
-        assert self.words is not None
-        turn = self.config.word_start + update + (sample if self.config.word_cycle == "per_sample" else 0)
-        positive = self.words.positive[turn % len(self.words.positive)]
-        negative = self.words.negative[turn % len(self.words.negative)]
-        if self.config.query == "guided":
-            return guided_query(branch, prompt, positive, negative, self.config.query_guidance + discount)
-        return relative_query(branch, prompt, positive, negative, discount)

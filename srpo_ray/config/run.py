@@ -44,15 +44,10 @@ class RunConfig(Section):
         return {"paper": PAPER_WORDS, **sets}
 
     @property
-    def control_words(self) -> ControlWords | None:
-        """Set of control words that `algorithm.control_words` selects; None for an algorithm without control words."""
+    def trained_words(self) -> ControlWords | None:
+        """Control words whose texts the trained reward compares; None for the plain reward."""
         name = self.algorithm.word_set
         return None if name is None else self.word_sets[name]
-
-    @property
-    def trained_words(self) -> ControlWords | None:
-        """Control words of the relative reward that the run is trained on; None for a plain reward."""
-        return self.control_words if self.algorithm.compares_texts else None
 
     @property
     def text_free(self) -> tuple[str, ...]:
@@ -90,11 +85,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_rewards_read_text(self) -> Self:
         blind = [model.name for model in self.rewards.models if not model.reads_text]
-        if blind and self.algorithm.compares_texts:
+        if blind and self.algorithm.word_set is not None:
             raise ValueError(
-                f"expected trained rewards that read text for algorithm.type={self.algorithm.type} with control words,"
-                f" got {', '.join(blind)}, whose score does not depend on the text, so a difference of texts is 0;"
-                f" {self.algorithm.plain_settings}choose another algorithm, or move the model to evaluation.held_out"
+                f"expected trained rewards that read text for the {self.algorithm.query} query with control words, got"
+                f" {', '.join(blind)}, whose score does not depend on the text, so a difference of texts is 0;"
+                f" {self.algorithm.plain_settings}, or move the model to evaluation.held_out"
             )
         return self
 

@@ -32,6 +32,7 @@ def idle_warning(folder: RunFolder) -> str | None:
     return (
         f"{folder.path.name}: the gradient was exactly zero in {idle} of {len(rows)} updates, so they changed nothing;"
         " with a hinge this means that every reward was above algorithm.hinge: raise it above the rewards' range"
+        " (a relative reward is a difference of scores near 0, a plain or guided one is a score)"
     )
 
 

@@ -113,7 +113,7 @@ def test_control_words_of_a_hostile_set_stay_names(tmp_path: Path) -> None:
         'algorithm.control_words="../../outside"',
     ]
     config = load_run([SMALL_WORLD], [f"run_root={tmp_path / 'runs'}", *changes])
-    assert config.control_words is not None
+    assert config.trained_words is not None
     assert TextCache.of(config).store.folder.is_relative_to(tmp_path / "runs" / "cache")
 
 

@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from srpo_ray.config.algorithms.base import AlgorithmSection, Calls
+from srpo_ray.config.algorithms.base import Calls
+from srpo_ray.config.algorithms.query import QuerySection
 
 
-class AlignPropConfig(AlgorithmSection):
+class AlignPropConfig(QuerySection):
     """AlignProp, arXiv 2310.03739; both distributions are the authors', who redraw until a cut is in [1, num_steps)."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.align_prop:AlignProp"

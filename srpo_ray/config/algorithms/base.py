@@ -57,8 +57,6 @@ class AlgorithmSection(Section):
     code: ClassVar[str]
     """`package.module:Class` of the algorithm; trainer workers import it."""
     needs: ClassVar[Needs] = Needs()
-    plain_settings: ClassVar[str] = ""
-    """Advice on how to compare no texts, for an algorithm that can do without: `set algorithm.a to b, `."""
 
     @abstractmethod
     def calls(self, num_steps: int) -> Calls:
@@ -80,10 +78,5 @@ class AlgorithmSection(Section):
 
     @property
     def word_set(self) -> str | None:
-        """Name of the set in `word_sets` for the queries; None for an algorithm without control words."""
+        """Name of the set in `word_sets` whose texts the trained reward compares; None without control words."""
         return None
-
-    @property
-    def compares_texts(self) -> bool:
-        """True if the trained reward is a difference between two texts, which needs a model that reads text."""
-        return False

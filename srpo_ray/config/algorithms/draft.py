@@ -7,10 +7,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.algorithms.base import AlgorithmSection, Calls
+from srpo_ray.config.algorithms.base import Calls
+from srpo_ray.config.algorithms.query import QuerySection
 
 
-class DRaFTConfig(AlgorithmSection):
+class DRaFTConfig(QuerySection):
     """Direct reward fine-tuning (DRaFT), arXiv 2309.17400; the default is DRaFT-LV with the authors' two renoisings."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.draft:DRaFT"

@@ -4,10 +4,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.algorithms.base import AlgorithmSection
+from srpo_ray.config.algorithms.query import QuerySection
 
 
-class GroupSection(AlgorithmSection):
+class GroupSection(QuerySection):
     """Group size, and the part of a group in one forward pass."""
 
     group_size: int = Field(default=12, ge=2)

@@ -7,10 +7,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from srpo_ray.config.algorithms.base import AlgorithmSection, Calls
+from srpo_ray.config.algorithms.base import Calls
+from srpo_ray.config.algorithms.query import QuerySection
 
 
-class ReFLConfig(AlgorithmSection):
+class ReFLConfig(QuerySection):
     """Reward feedback learning (ReFL), ImageReward, arXiv 2304.05977; defaults of its public FLUX settings."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.refl:ReFL"
@@ -18,8 +19,8 @@ class ReFLConfig(AlgorithmSection):
     late_share: float = Field(default=0.44, gt=0, le=1)
     """Share of the sampler's last steps from which the gradient step is drawn, in (0, 1]; 0.44 is 11 of 25."""
     hinge: float = 0.55
-    """Hinge of the loss `relu(hinge - reward)`. The default is for HPSv2.1; for other rewards set it above their
-    range."""
+    """Hinge of the loss `relu(hinge - reward)`. The default is for HPSv2.1 and above its relative rewards too, which
+    are near 0; for other rewards set it above their range."""
 
     def late_steps(self, num_steps: int) -> int:
         """Count the last sampler steps from which the gradient step is drawn."""

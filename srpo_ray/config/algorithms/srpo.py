@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.algorithms.base import Calls
+from srpo_ray.config.algorithms.query import Query
 from srpo_ray.config.algorithms.window import WindowSection
 
 Branch = Literal["denoise", "inversion"]
@@ -15,21 +16,15 @@ class SRPOConfig(WindowSection):
     """Semantic Relative Preference Optimization (SRPO), arXiv 2509.06942; defaults of its HPSv2.1 recipe."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.srpo:SRPO"
-    plain_settings: ClassVar[str] = "set algorithm.query to plain and algorithm.branches to [denoise], "
+    plain_settings: ClassVar[str] = "set algorithm.query to plain and algorithm.branches to [denoise]"
     type: Literal["srpo"] = "srpo"
     renoisings: int = Field(default=1, ge=1)
     """Landing points per rollout; each adds a gradient step per branch, but no rollout."""
-    control_words: str = "paper"
-    """Name of the set of control words in `word_sets`."""
-    word_cycle: Literal["per_update", "per_sample"] = "per_update"
-    """Advance of the cycle through the set: to the next words with each update, or with each sample."""
+    query: Query = "relative"
+    """Text of the reward. `relative`: own text minus other text; `guided`: `k * own + (1 - k) * other`; `plain`: the
+    prompt without control words. The own text is the positive one of `denoise` and the negative one of `inversion`."""
     word_start: int = Field(default=0, ge=0)
     """Index of the words of the first update, from which the cycle starts; the release starts at 1."""
-    query: Literal["relative", "guided", "plain"] = "relative"
-    """Text of the reward. `relative`: own text minus other text; `guided`: `k * own + (1 - k) * other`; `plain`: the
-    prompt without control words."""
-    query_guidance: float = Field(default=2.0, gt=0)
-    """`k` of the guided query, above 0, before the discount is added."""
     branches: tuple[Branch, ...] = Field(default=("denoise", "inversion"), min_length=1)
     """Directions of the gradient step: `denoise` towards data, `inversion` towards noise as a regulariser."""
     denoise_discount: Discount | None = (0.1, 0.25)
@@ -54,13 +49,3 @@ class SRPOConfig(WindowSection):
         return Calls(
             num_steps, losses=self.renoisings * branches, in_flight=branches, guidance_scale=self.guidance_scale
         )
-
-    @property
-    def word_set(self) -> str:
-        """`control_words`."""
-        return self.control_words
-
-    @property
-    def compares_texts(self) -> bool:
-        """True unless the query is the plain prompt."""
-        return self.query != "plain"

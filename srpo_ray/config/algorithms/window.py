@@ -4,12 +4,13 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.algorithms.base import AlgorithmSection, Needs
+from srpo_ray.config.algorithms.base import Needs
+from srpo_ray.config.algorithms.query import QuerySection
 from srpo_ray.config.base import Scope
 from srpo_ray.config.model import Shift
 
 
-class WindowSection(AlgorithmSection):
+class WindowSection(QuerySection):
     """Common options of SRPO and Direct-Align, arXiv 2509.06942; defaults of SRPO's released HPSv2.1 recipe."""
 
     needs: ClassVar[Needs] = Needs(images="optional", accepts_clean_images=True)

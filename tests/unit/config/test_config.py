@@ -108,7 +108,7 @@ def test_files_merge_left_to_right_and_overrides_come_last(tmp_path: Path) -> No
     assert config.training.batch_size == 4
     assert config.training.num_updates == load_run([SMALL_WORLD]).training.num_updates
     assert config.algorithm == SRPOConfig(control_words="detailed", branches=("denoise",))
-    assert config.control_words == config.word_sets["detailed"]
+    assert config.trained_words == config.word_sets["detailed"]
 
 
 def test_another_algorithm_starts_from_its_own_defaults(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_another_algorithm_starts_from_its_own_defaults(tmp_path: Path) -> None:
     assert load_run([SMALL_WORLD, tmp_path / "refl.yaml"]).algorithm == ReFLConfig(hinge=4.0)
     layered = load_run([SMALL_WORLD, tmp_path / "refl.yaml", tmp_path / "more.yaml"])
     assert layered.algorithm == ReFLConfig(hinge=4.0, late_share=0.2)
-    assert layered.control_words is None
+    assert layered.trained_words is None
 
 
 def test_naming_the_same_algorithm_again_keeps_its_keys(tmp_path: Path) -> None:
@@ -348,9 +348,9 @@ def test_reference_preset_has_every_released_number() -> None:
     assert (algorithm.window_grid_steps, algorithm.window_shift, algorithm.sigma_window) == (50, 3.0, None)
     assert (algorithm.landing, algorithm.renoisings) == ("per_sample", 1)
     assert (algorithm.query, algorithm.word_cycle, algorithm.word_start) == ("relative", "per_update", 1)
-    assert reference.control_words is not None
-    assert reference.control_words.positive == ("Natural-lighting", "Detail", "Detailed", "Real")
-    assert reference.control_words.negative == ("Concept art", "Painting", "Anime", "Flat", "Oil")
+    assert reference.trained_words is not None
+    assert reference.trained_words.positive == ("Natural-lighting", "Detail", "Detailed", "Real")
+    assert reference.trained_words.negative == ("Concept art", "Painting", "Anime", "Flat", "Oil")
     assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (5e-6, (0.9, 0.999), 1e-4)
     assert (optimizer.max_grad_norm, reference.training.batch_size, reference.training.num_updates) == (0.1, 32, 19)
 

@@ -57,8 +57,8 @@ def test_terminal_tables_fit_and_name_all_words_as_they_are(word_study: WordProb
 def test_suggested_sets_are_a_config_that_loads(word_study: WordProbe) -> None:
     sets = yaml.safe_load(word_sets_yaml(word_study))["word_sets"]
     config = apply(load_run([SMALL_WORLD]), {"word_sets": sets, "algorithm.control_words": "detail"})
-    assert config.control_words is not None
-    assert "flat" in config.control_words.negative
+    assert config.trained_words is not None
+    assert "flat" in config.trained_words.negative
 
 
 def test_strips_end_with_the_images_that_a_word_lowers_and_raises_most(word_study: WordProbe) -> None:

@@ -191,3 +191,8 @@ def test_an_baseline_evaluation_serves_runs_of_the_same_words_and_plain_ones() -
     assert not _serves(vivid, bright)
     assert not _serves(plain, vivid)
     assert not _serves(other_evaluator, vivid)
+    refl = ["algorithm.type=refl", "algorithm.control_words=vivid"]
+    relative, without = (load_run([SMALL_WORLD], [*refl, f"algorithm.query={each}"]) for each in ("relative", "plain"))
+    assert _serves(vivid, relative)
+    assert _serves(relative, without)
+    assert not _serves(without, relative)
