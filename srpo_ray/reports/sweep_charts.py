@@ -9,7 +9,7 @@ from srpo_ray.evaluation.ranking import flagged, metric_names, shared_step, vari
 from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, Results, TrialRow
 from srpo_ray.reports.charts import Curves, Dot, Line, Point, Scatter
 
-_CONTROL_WORDS = "algorithm.control_words"
+_CONTROL_WORDS, _QUERY = "algorithm.control_words", "algorithm.query"
 _MOST_CURVES = 9
 _LOG_RATIO = 8.0
 """Numeric parameters that span more than this factor are drawn on a logarithmic axis."""
@@ -17,13 +17,20 @@ _LOG_RATIO = 8.0
 
 def word_colors(sweep: Results) -> dict[str, int]:
     """Name of each set of control words -> the number of its colour; empty where no run names one."""
-    words = [str(row.params[_CONTROL_WORDS]) for row in sweep.rows if _CONTROL_WORDS in row.params]
+    words = [word for word in map(_words_of, sweep.rows) if word is not None]
     return {word: index for index, word in enumerate(dict.fromkeys(words))}
+
+
+def _words_of(row: TrialRow) -> str | None:
+    """Name of the set of control words that a row is trained on, or `no words`; None where it is unknown."""
+    if row.params.get(_QUERY) == "plain":
+        return "no words"
+    return str(row.params[_CONTROL_WORDS]) if _CONTROL_WORDS in row.params else None
 
 
 def _color_of(row: TrialRow, colors: Mapping[str, int]) -> int:
     """Number of a row's colour; one for all where control words are unknown."""
-    return colors.get(str(row.params.get(_CONTROL_WORDS)), 0)
+    return colors.get(_words_of(row) or "", 0)
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:

@@ -116,6 +116,15 @@ def test_words_advance_with_the_sample_from_a_first_turn_if_the_config_says_so(k
         assert words == TURNS[(3 + 5 + sample) % 6]
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_query_of_a_row_does_not_depend_on_the_rows_beside_it(kind: str) -> None:
+    algorithm, _, _ = make(kind, "algorithm.query=relative", "algorithm.word_cycle=per_sample")
+    whole = algorithm.queries(make_batch(update=2, samples=(1, 3), children=range(2)))
+    parts = [make_batch(update=2, samples=(sample,), children=(child,)) for sample in (1, 3) for child in range(2)]
+    assert [query for part in parts for query in algorithm.queries(part)] == whole
+    assert whole[0] == whole[1] != whole[2] == whole[3]
+
+
 def test_relative_refl_has_the_gradient_of_the_difference_of_two_scores() -> None:
     algorithm, _, policy = make("refl", "algorithm.query=relative", "algorithm.hinge=5.0")
     batch = make_rows(algorithm, 1)

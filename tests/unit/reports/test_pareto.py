@@ -88,6 +88,6 @@ def test_without_reward_or_base_there_is_no_figure(sweep: Results):
     assert pareto_figure(with_rows(sweep, sweep.rows[:1])) is None
 
 
-def test_each_set_of_control_words_has_a_colour(sweep: Results):
-    assert word_colors(sweep) == {"detailed": 0, "real": 1, "vivid": 2}
+def test_each_set_of_control_words_has_a_colour_and_so_has_the_plain_query(sweep: Results):
+    assert word_colors(sweep) == {"detailed": 0, "real": 1, "vivid": 2, "no words": 3}
     assert word_colors(with_rows(sweep, [])) == {}
