@@ -1,8 +1,11 @@
 """Facts that follow from the query of a run: the same for every registered algorithm."""
 
+from pathlib import Path
+
 import pytest
 
-from srpo_ray.config import ConfigError, RunConfig, load_run
+from srpo_ray.config import ConfigError, RunConfig, apply, load_experiment, load_run
+from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.algorithms.registry import TYPES
 from srpo_ray.planning.schedule import schedule
 from srpo_ray.training.early_stop import trained_reward
@@ -56,3 +59,18 @@ def test_query_changes_no_call_of_the_model(kind: str) -> None:
     one_branch = ["algorithm.branches=[denoise]"] if kind == "srpo" else []
     plans = {schedule(load(kind, query, *one_branch)) for query in ("relative", "guided", "plain")}
     assert len(plans) == 1
+
+
+def test_experiment_crosses_methods_with_words(tmp_path: Path) -> None:
+    methods = [kind for kind in TYPES if kind != "srpo"]
+    arms = [f"{{name: {kind}, set: {{algorithm: {{type: {kind}}}}}}}" for kind in methods]
+    words = "set: {algorithm.query: relative, algorithm.control_words: vivid}"
+    arms += [f"{{name: '{kind}, words', like: {kind}, {words}}}" for kind in methods]
+    (tmp_path / "table.yaml").write_text(
+        f"{{name: table, base: {SMALL_WORLD}, seeds: [1], reference_arm: refl, arms: [{', '.join(arms)}]}}"
+    )
+    config, base = load_experiment(tmp_path / "table.yaml")
+    runs = [apply(base, changes) for _, changes in config.trained_changes()]
+    found = [(run.algorithm.type, run.trained_words) for run in runs]
+    vivid = ControlWords(positive=("vivid", "colorful"), negative=("muted", "pale"))
+    assert found == [(kind, chosen) for chosen in (None, vivid) for kind in methods]
