@@ -53,8 +53,8 @@ class HackingConfig(Section):
 class EvaluationConfig(Section):
     """Section `evaluation`: images of fixed prompts and noise, scored by held-out models."""
 
-    prompts: str = Field(default="small_world:test", min_length=1)
-    """File of the evaluation prompts, or `small_world:test`."""
+    prompts: str = Field(default="small_world:validation", min_length=1)
+    """File of the evaluation prompts, or `small_world:validation`."""
     num_prompts: int | None = Field(default=None, ge=1)
     """Number of prompts to use, from the first; unset uses all."""
     samples_per_prompt: int = Field(default=2, ge=1)

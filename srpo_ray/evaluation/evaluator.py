@@ -147,9 +147,11 @@ class Evaluator:
             metrics["reward/total/trained"] = _total(rewards.measure(images, queries, list(weights)), weights)
         metrics |= {f"image/{name}": values for name, values in image_statistics(images).items()}
         if self.truth:
+            from srpo_ray.small_world.tastes import utilities
             from srpo_ray.small_world.truth import measure
 
-            metrics |= {f"truth/{name}": values for name, values in measure(images, prompts).items()}
+            truth = measure(images, prompts)
+            metrics |= {f"truth/{name}": values for name, values in (truth | utilities(truth)).items()}
         return {name: values.float().cpu() for name, values in metrics.items()}
 
 

@@ -28,7 +28,7 @@ class Phase:
 
 PHASES: dict[str, Phase] = {
     # Crops cover many colours and outlines per step at little cost; whole images then adapt the group norms.
-    "vae_crops": Phase(32, 32, 0.0, Recipe(steps=3000, lr=1.5e-3, seed=11)),
+    "vae_crops": Phase(32, 32, 0.0, Recipe(steps=3500, lr=1.5e-3, seed=11)),
     "vae_whole": Phase(64, 16, 0.0, Recipe(steps=1000, lr=1e-3, seed=12)),
     # Texture strength has little effect on the pixel error, so a separate loss term trains it last.
     "vae_texture": Phase(64, 16, 3.0, Recipe(steps=1000, lr=1e-3, seed=13)),
