@@ -33,6 +33,8 @@ DARKEST, PALEST = 0.60, 0.35
 """Factor of all values at brightness 0, and HSV saturation of an object at saturation 0."""
 VIGNETTE = 0.55
 """Share of the light that the corners lose at vignette 1."""
+TEXTURE_CONTRAST = (0.21, 0.06)
+"""Amplitude of the stripes of objects and of backgrounds at detail 1, relative to their light."""
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -303,16 +305,22 @@ def vignette_profile() -> Floats:
     return ((offset[None, :] ** 2 + offset[:, None] ** 2) / 2).astype(np.float32)
 
 
+def stripe_patterns() -> Floats:
+    """Return the texture of objects and that of backgrounds [2, 64, 64]: diagonal stripes with values in [-1, 1]."""
+    pixel = np.arange(SIZE, dtype=np.float32) + 0.5
+    across = np.stack([pixel[None, :] + pixel[:, None], pixel[None, :] - pixel[:, None]])
+    return np.cos(2 * np.pi * across / _STRIPE_PERIOD).astype(np.float32)
+
+
 def _render_chunk(scenes: Scenes) -> Floats:
     pixel = np.arange(SIZE, dtype=np.float32) + 0.5
     px, py = pixel[None, None, :], pixel[None, :, None]
     detail = scenes.detail[:, None, None]
-    stripes = np.cos(2 * np.pi * (px + py) / _STRIPE_PERIOD)
-    counter_stripes = np.cos(2 * np.pi * (px - py) / _STRIPE_PERIOD)
+    stripes, counter_stripes = stripe_patterns()
     gradient = (px + py) / SIZE - 1.0
     table = content_table()
     ground_value = _BACKGROUND_VALUE[table.background[scenes.content]][:, None, None] * (
-        1 + detail * (0.06 * counter_stripes + 0.08 * gradient)
+        1 + detail * (TEXTURE_CONTRAST[1] * counter_stripes + 0.08 * gradient)
     )
     image = ground_value[:, None] * _ground_tint(scenes)[:, :, None, None]
     for slot in range(int(table.count[scenes.content].max())):
@@ -322,7 +330,7 @@ def _render_chunk(scenes: Scenes) -> Floats:
         outline = shape_distance(table.shape[scenes.content[rows], slot], dx, dy, radius[:, 0, 0])
         cover = np.clip(0.5 - outline, 0.0, 1.0)[:, None]
         shading = np.clip(-(dx + dy) / (2 * radius), -1.0, 1.0)
-        value = OBJECT_VALUE * (1 + detail[rows] * (0.21 * stripes + 0.10 * shading))
+        value = OBJECT_VALUE * (1 + detail[rows] * (TEXTURE_CONTRAST[0] * stripes + 0.10 * shading))
         tint = _object_tint(scenes, rows, slot)[:, :, None, None]
         image[rows] += cover * (value[:, None] * tint - image[rows])
     light = (DARKEST + (1 - DARKEST) * scenes.brightness)[:, None, None]

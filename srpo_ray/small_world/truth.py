@@ -18,10 +18,12 @@ from srpo_ray.small_world.renderer import (
     OBJECT_VALUE,
     PALEST,
     SIZE,
+    TEXTURE_CONTRAST,
     VIGNETTE,
     hue_to_rgb,
     shape_area,
     shape_distance,
+    stripe_patterns,
     vignette_profile,
 )
 
@@ -29,8 +31,6 @@ _BROWN_CHROMA, _BLACK, _WHITE = 0.06, 0.15, 0.445
 """Border colours: brown above this chroma; else black or white beyond these luminances; else gray."""
 _SMALLEST_OBJECT = 40
 """Number of pixels below which a region is no object; the renderer's smallest object has 100."""
-_FULL_DETAIL = 0.147
-"""Texture contrast of a rendered image with detail 1."""
 PARTS = ("color", "shape", "background", "count", "position")
 """Parts of the content whose accuracy is measured."""
 
@@ -44,8 +44,8 @@ def measure(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         prompts: B prompts of the small world, which define the correct content.
 
     Returns:
-        Tensors [B], float32, on the CPU. `detail`: texture contrast inside objects and background, without outlines
-        (clean images: 0 to about 0.15). `saturation`: mean HSV saturation of the objects in [0, 1].
+        Tensors [B], float32, on the CPU. `detail`: strength of the renderer's texture in objects and background
+        (clean images: 0 to 1). `saturation`: mean HSV saturation of the objects in [0, 1].
         `brightness`: mean HSV value of the objects in [0, 1], without the vignette. `vignette`: share of the light that
         the corners lose. `color_accuracy`, `shape_accuracy`: share of the caption's objects that have the right colour,
         shape. `background_accuracy`, `count_accuracy`, `position_accuracy`: 0 or 1; the position is right if the
@@ -83,7 +83,7 @@ def style(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         metrics: result of `measure`.
     """
     return {
-        "detail": metrics["detail"] / _FULL_DETAIL,
+        "detail": metrics["detail"],
         "saturation": (metrics["saturation"] - PALEST) / (1 - PALEST),
         "brightness": (metrics["brightness"] / OBJECT_VALUE - DARKEST) / (1 - DARKEST),
         "vignette": metrics["vignette"] / VIGNETTE,
@@ -110,6 +110,7 @@ def diversity(images: Tensor) -> Tensor:
 
 
 _PROFILE = torch.from_numpy(vignette_profile())
+_PATTERNS = torch.from_numpy(stripe_patterns())
 _RING = torch.ones(SIZE, SIZE, dtype=torch.bool)
 _RING[BORDER:-BORDER, BORDER:-BORDER] = False
 
@@ -246,17 +247,25 @@ def _nearest_shape(mask: Tensor) -> Tensor:
 
 
 def _detail(images: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-    """Compute the RMS of the residual of a 7-pixel blur, in object and background, relative to object brightness."""
-    value = images.mean(1)
-    energy = torch.stack([_texture_energy(value, region) for region in (inside, outside)]).sum(0)
-    return energy.sqrt() / _mean_over(value, _or_whole(inside)).clamp(min=0.05)
+    """Fit the renderer's texture to objects and background by least squares; return its strength [B]."""
+    light = images.mean(1)
+    residual, texture = torch.zeros_like(light), torch.zeros_like(light)
+    for region, contrast, pattern in zip((inside, outside), TEXTURE_CONTRAST, _PATTERNS, strict=True):
+        local = _blurred(light, region)
+        residual += region * (light - local)
+        drawn = contrast * local * pattern
+        texture += region * (drawn - _blurred(drawn, region))
+    return (texture * residual).sum((1, 2)) / texture.square().sum((1, 2)).clamp(min=1e-3)
 
 
-def _texture_energy(value: Tensor, region: Tensor) -> Tensor:
-    # Blur inside the region only (normalised by its coverage), so that the outline does not count as texture.
+def _blurred(values: Tensor, region: Tensor) -> Tensor:
+    """Blur over 7 pixels inside the region only, normalised by its coverage, so that outlines have no effect."""
     weight = region.float()
-    blurred = F.avg_pool2d((value * weight)[:, None], 7, 1, 3) / F.avg_pool2d(weight[:, None], 7, 1, 3).clamp(min=1e-6)
-    return _mean_over((value - blurred[:, 0]).square(), region)
+    return (F.avg_pool2d((values * weight)[:, None], 7, 1, 3) / _coverage(weight))[:, 0]
+
+
+def _coverage(weight: Tensor) -> Tensor:
+    return F.avg_pool2d(weight[:, None], 7, 1, 3).clamp(min=1e-6)
 
 
 def _hsv_saturation(images: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ def test_truth_follows_each_style_axis_and_no_other(
 
 def test_measured_style_has_the_scale_of_the_renderer(scenes: Scenes, metrics: dict[str, torch.Tensor]) -> None:
     for axis, values in truth.style(metrics).items():
-        assert values.numpy() == pytest.approx(getattr(scenes, axis), abs=0.25), axis
+        assert values.numpy() == pytest.approx(getattr(scenes, axis), abs=0.1), axis
         assert float(values.mean()) == pytest.approx(float(getattr(scenes, axis).mean()), abs=0.02), axis
 
 

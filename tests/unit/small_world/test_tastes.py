@@ -15,7 +15,7 @@ def _metrics(**values: float) -> dict[str, torch.Tensor]:
 
 def test_an_image_with_every_wish_and_the_right_content_has_the_highest_utility() -> None:
     # Wishes of 1 on the renderer's scale, in the units of `measure`.
-    perfect = _metrics(detail=0.147, saturation=1.0, brightness=0.76, vignette=0.55, content_accuracy=1.0)
+    perfect = _metrics(detail=1.0, saturation=1.0, brightness=0.76, vignette=0.55, content_accuracy=1.0)
     taste = Taste(detail=(2.0, 1.0), saturation=(1.0, 1.0), brightness=(1.0, 1.0), vignette=(0.5, 1.0))
     assert utility(taste, perfect).item() == pytest.approx(4.0, abs=1e-5)
     gray = perfect | _metrics(saturation=0.35, content_accuracy=0.6)
@@ -25,7 +25,7 @@ def test_an_image_with_every_wish_and_the_right_content_has_the_highest_utility(
 def test_too_much_of_a_liked_style_costs_as_much_as_too_little() -> None:
     taste = Taste(detail=(2.0, 0.6), saturation=(0.0, 0.5), brightness=(0.0, 0.5), vignette=(0.0, 0.5))
     rest = _metrics(saturation=0.5, brightness=0.5, vignette=0.1, content_accuracy=1.0)
-    low, high = (utility(taste, rest | _metrics(detail=0.147 * detail)).item() for detail in (0.4, 0.8))
+    low, high = (utility(taste, rest | _metrics(detail=detail)).item() for detail in (0.4, 0.8))
     assert low == pytest.approx(high, abs=1e-5) == pytest.approx(4.0 - 2.0 * 0.2, abs=1e-5)
 
 
