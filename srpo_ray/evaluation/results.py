@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from srpo_ray.evaluation.image_scores import ImageScores
 from srpo_ray.evaluation.reward_hacking import HackingSign
 from srpo_ray.evaluation.seeds import OverSeeds
 
@@ -47,6 +48,8 @@ class TrialRow:
     """Signs of reward hacking, in order."""
     best_update: int | None = None
     """Update of the best evaluation of a run that reward-hacking detection stopped; its checkpoint is kept."""
+    images: ImageScores | None = None
+    """Scores prompt by prompt; None for a run without an evaluation after training."""
 
     @property
     def failed(self) -> bool:

@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from statistics import fmean, pstdev
 from typing import Any
 
 from srpo_ray.config import ExperimentConfig, load_run
 from srpo_ray.evaluation.comparison import GRADIENT_CALL
+from srpo_ray.evaluation.image_scores import ImageScores
 from srpo_ray.evaluation.results import CALLS, SECONDS, TRAINED_GAIN, Arm, Kind, Search, TrialRow
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.warnings import read_signs
 from srpo_ray.training.early_stop import trained_reward
+
+TEST_SCORES = "test_scores.jsonl"
+"""File in a run's folder with the scores on the test prompts, in the format of `scores.jsonl`."""
 
 
 def read_row(
@@ -42,7 +47,7 @@ def read_row(
     else:
         status = "stopped early"
     gallery = folder.gallery if folder.gallery.exists() else None
-    return TrialRow(
+    row = TrialRow(
         folder.path.name,
         kind,
         label,
@@ -55,6 +60,28 @@ def read_row(
         read_signs(folder),
         folder.best_update,
     )
+    return replace(row, images=read_image_scores(folder, row))
+
+
+def read_image_scores(folder: RunFolder, row: TrialRow) -> ImageScores | None:
+    """Scores of a run prompt by prompt: on the test prompts if it has been tested, else on the validation prompts.
+
+    Args:
+        folder: The run's folder.
+        row: The run. On validation prompts the tuned model is that of the evaluation by which the row is ranked.
+
+    Returns:
+        None if the base model or a tuned model is not scored.
+    """
+    test, validation = read_rows(folder.path / TEST_SCORES), read_rows(folder.scores)
+    update = row.evaluated.get("update")
+    tested = [each for each in test if each["update"] > 0]
+    ranked = [each for each in validation if each["update"] == update and each["update"] > 0]
+    if test and test[0]["update"] == 0 and tested:
+        return ImageScores.of(test[0], tested[-1], "test")
+    if validation and validation[0]["update"] == 0 and ranked:
+        return ImageScores.of(validation[0], ranked[-1], "validation")
+    return None
 
 
 def with_trained_gain(history: list[dict[str, float]], folder: RunFolder) -> list[dict[str, float]]:
