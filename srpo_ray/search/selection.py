@@ -74,14 +74,26 @@ def read_image_scores(folder: RunFolder, row: TrialRow) -> ImageScores | None:
         None if the base model or a tuned model is not scored.
     """
     test, validation = read_rows(folder.path / TEST_SCORES), read_rows(folder.scores)
-    update = row.evaluated.get("update")
     tested = [each for each in test if each["update"] > 0]
-    ranked = [each for each in validation if each["update"] == update and each["update"] > 0]
+    ranked = [each for each in validation if 0 < each["update"] == row.evaluated.get("update")]
     if test and test[0]["update"] == 0 and tested:
-        return ImageScores.of(test[0], tested[-1], "test")
+        return ImageScores.of(*_with_image_gains([test[0], tested[-1]], folder), "test")
     if validation and validation[0]["update"] == 0 and ranked:
-        return ImageScores.of(validation[0], ranked[-1], "validation")
+        return ImageScores.of(*_with_image_gains([validation[0], ranked[-1]], folder), "validation")
     return None
+
+
+def _with_image_gains(rows: Sequence[dict[str, Any]], folder: RunFolder) -> list[dict[str, Any]]:
+    """Rows of `scores.jsonl`, the base model's first, with `reward/total/gain` for each image."""
+    scale = _reward_scale(rows[0], folder)
+    if scale is None:
+        return [*rows]
+    metric, start, spread = scale
+    found = []
+    for row in rows:
+        gains = [(value - start) / spread for value in row["scores"].get(metric, [])]
+        found.append({**row, "scores": {**row["scores"], TRAINED_GAIN: gains}})
+    return found
 
 
 def with_trained_gain(history: list[dict[str, float]], folder: RunFolder) -> list[dict[str, float]]:
@@ -92,14 +104,19 @@ def with_trained_gain(history: list[dict[str, float]], folder: RunFolder) -> lis
         folder: The run's folder, for its config and the base model's scores image by image.
     """
     first = next(iter(read_rows(folder.scores)), None)
-    if first is None or first["update"] != 0:
+    scale = None if first is None or first["update"] != 0 else _reward_scale(first, folder)
+    if scale is None:
         return history
-    metric = trained_reward(load_run([folder.config]))
-    baseline = first["scores"].get(metric, [0.0])
-    start, spread = fmean(baseline), pstdev(baseline)
-    if spread == 0:
-        return history
+    metric, start, spread = scale
     return [{**row, TRAINED_GAIN: (row[metric] - start) / spread} if metric in row else row for row in history]
+
+
+def _reward_scale(baseline: Mapping[str, Any], folder: RunFolder) -> tuple[str, float, float] | None:
+    """Metric of the reward that a run is trained on, its mean and its spread over the base model's images."""
+    metric = trained_reward(load_run([folder.config]))
+    values = baseline["scores"].get(metric, [0.0])
+    spread = pstdev(values)
+    return (metric, fmean(values), spread) if spread else None
 
 
 def with_costs(

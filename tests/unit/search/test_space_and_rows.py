@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -61,7 +62,11 @@ def test_gain_is_that_of_the_reward_the_run_is_trained_on_in_baseline_deviations
     append_row(folder.scores, {"update": 0, "num_prompts": 2, "scores": scores})
     append_row(folder.evaluations, {"update": 0, "reward/total": 1.0, "reward/total/trained": 0.0})
     append_row(folder.evaluations, {"update": 9, "reward/total": 0.8, "reward/total/trained": 2.0})
+    scores = {"reward/total": [0.7, 0.9], "reward/total/trained": [1.75, 2.25]}
+    append_row(folder.scores, {"update": 9, "num_prompts": 2, "scores": scores})
     found = read_row(folder, "trial", "a trial", {}, 0, None)
+    assert found.images is not None
+    assert fmean(found.images.tuned["reward/total/gain"]) == pytest.approx(expected[1])
     assert [each["reward/total/gain"] for each in found.history] == pytest.approx(expected)
 
 
