@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean as exact_mean
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Values = Sequence[Sequence[float]] | Array
+Values = Sequence[Sequence[float] | Array] | Array
 """Values of one metric, `[seeds][prompts]`."""
 
 Counted = Literal["seeds and prompts", "prompts only", "seeds only", "nothing"]
@@ -80,11 +81,12 @@ def intervals(groups: Sequence[Array]) -> tuple[Array, Array, Array]:
     if not degrees:
         return mean, *_student(mean, prompts, np.asarray(num_prompts - 1.0))
     share = sum(1 / group.shape[-2] for group in groups)
-    seeds = share * sum(_squares_of_runs(group) for group in groups) / degrees
+    seeds = np.asarray(share * sum(_squares_of_runs(group) for group in groups) / degrees)
     over_seeds = _student(mean, seeds, np.asarray(float(degrees)))
     if num_prompts == 1:
         return mean, *over_seeds
-    residual = share * sum(_squares_of_residuals(group) for group in groups) / (degrees * (num_prompts - 1))
+    squares = np.asarray(sum(_squares_of_residuals(group) for group in groups))
+    residual = share * squares / (degrees * (num_prompts - 1))
     over_both = _student(mean, *_satterthwaite(prompts, seeds, residual, num_prompts - 1, degrees))
     return mean, np.maximum(over_both[0], over_seeds[0]), np.maximum(over_both[1], over_seeds[1])
 
@@ -124,7 +126,10 @@ def _student(mean: Array, variance: Array, degrees: Array) -> tuple[Array, Array
 
 
 def _estimate(groups: Sequence[Array]) -> Estimate:
-    mean, half_width, p_value = (float(value) for value in intervals(groups))
+    _, half_width, p_value = (float(value) for value in intervals(groups))
+    # Exactly rounded means: targets of costs are compared with the very scores that they are means of.
+    means = [exact_mean(group.ravel().tolist()) for group in groups]
+    mean = means[0] - (means[1] if len(means) > 1 else 0.0)
     degrees = sum(len(group) - 1 for group in groups)
     spread = math.sqrt(sum(float(_squares_of_runs(group)) for group in groups) / degrees) if degrees else None
     known = not math.isnan(half_width)

@@ -77,23 +77,26 @@ def read_image_scores(folder: RunFolder, row: TrialRow) -> ImageScores | None:
     tested = [each for each in test if each["update"] > 0]
     ranked = [each for each in validation if 0 < each["update"] == row.evaluated.get("update")]
     if test and test[0]["update"] == 0 and tested:
-        return ImageScores.of(*_with_image_gains([test[0], tested[-1]], folder), "test")
+        return ImageScores.of(*_with_image_gains(test[0], tested[-1], folder), "test")
     if validation and validation[0]["update"] == 0 and ranked:
-        return ImageScores.of(*_with_image_gains([validation[0], ranked[-1]], folder), "validation")
+        return ImageScores.of(*_with_image_gains(validation[0], ranked[-1], folder), "validation")
     return None
 
 
-def _with_image_gains(rows: Sequence[dict[str, Any]], folder: RunFolder) -> list[dict[str, Any]]:
-    """Rows of `scores.jsonl`, the base model's first, with `reward/total/gain` for each image."""
-    scale = _reward_scale(rows[0], folder)
+def _with_image_gains(
+    baseline: dict[str, Any], tuned: dict[str, Any], folder: RunFolder
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two rows of `scores.jsonl` with `reward/total/gain` for each image."""
+    scale = _reward_scale(baseline, folder)
     if scale is None:
-        return [*rows]
+        return baseline, tuned
     metric, start, spread = scale
-    found = []
-    for row in rows:
+
+    def with_gains(row: dict[str, Any]) -> dict[str, Any]:
         gains = [(value - start) / spread for value in row["scores"].get(metric, [])]
-        found.append({**row, "scores": {**row["scores"], TRAINED_GAIN: gains}})
-    return found
+        return {**row, "scores": {**row["scores"], TRAINED_GAIN: gains}}
+
+    return with_gains(baseline), with_gains(tuned)
 
 
 def with_trained_gain(history: list[dict[str, float]], folder: RunFolder) -> list[dict[str, float]]:
