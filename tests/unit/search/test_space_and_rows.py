@@ -10,7 +10,6 @@ from srpo_ray.evaluation.results import CALLS, SECONDS, Arm, Search, TrialRow
 from srpo_ray.runs.folder import RunFolder, append_row
 from srpo_ray.search.selection import best_arm, choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, search_algorithm
-from srpo_ray.search.trial import _serves
 from tests.conftest import SMALL_WORLD
 
 SPACE = {
@@ -177,17 +176,3 @@ def test_a_run_that_the_hacking_sign_stopped_is_evaluated_by_the_checkpoint_that
     assert kept.value("evaluator/held_out") == 0.6
     assert choose_best([kept, row("steady", 0.5, 0.9)], experiment(), "SRPO")[0].name == "kept"
     assert replace(kept, best_update=0).value("evaluator/held_out") == 0.3
-
-
-def test_an_baseline_evaluation_serves_runs_of_the_same_words_and_plain_ones() -> None:
-    vivid, same = (load_run([SMALL_WORLD], ["algorithm.control_words=vivid", f"seed={seed}"]) for seed in (0, 1))
-    bright = load_run([SMALL_WORLD], ["algorithm.control_words=bright"])
-    plain = load_run([SMALL_WORLD], ["algorithm.query=plain", "algorithm.branches=[denoise]"])
-    other_evaluator = load_run([SMALL_WORLD], ["algorithm.control_words=vivid", "evaluation.num_prompts=3"])
-    assert _serves(vivid, same)
-    assert _serves(vivid, plain)
-    rarely = load_run([SMALL_WORLD], ["algorithm.control_words=vivid", "evaluation.interval=40"])
-    assert _serves(vivid, rarely)
-    assert not _serves(vivid, bright)
-    assert not _serves(plain, vivid)
-    assert not _serves(other_evaluator, vivid)
