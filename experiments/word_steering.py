@@ -36,7 +36,7 @@ from srpo_ray.reports.report import Charts, Column, Report, Row, Section, Table,
 from srpo_ray.reports.terminal import print_report
 from srpo_ray.reports.words_tables import axis_text
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.runs.folder import RunFolder, reuse_baseline_evaluation
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.trained import read_trained
 from srpo_ray.search.publish import hardware
 from srpo_ray.tracking.runs import git_commit
@@ -130,7 +130,7 @@ def run_config(training: RunConfig, word: str, neutral: str, seed: int) -> RunCo
 
 
 def train_missing(training: RunConfig, configs: list[RunConfig]) -> None:
-    """Train what is not finished, on one pool; the base model's evaluation is shared between runs."""
+    """Train what is not finished, on one pool."""
     check_inputs(training)
     commit = git_commit(Path.cwd())
     folders = [(config, open_run_folder(config, Path(config.run_root).resolve() / config.name)) for config in configs]
@@ -140,8 +140,6 @@ def train_missing(training: RunConfig, configs: list[RunConfig]) -> None:
     with ray_session(None), reward_pool(training, "rewards_word_steering") as pool:
         for number, (config, folder) in enumerate(missing, 1):
             print(f"training {config.name}, {number} of {len(missing)}", flush=True)
-            if not folder.evaluations.exists():
-                any(reuse_baseline_evaluation(RunFolder(path), folder) for path in sorted(folder.path.parent.iterdir()))
             fit(config, folder, pool, name=config.name, commit=commit)
 
 

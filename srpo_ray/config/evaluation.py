@@ -53,8 +53,8 @@ class HackingConfig(Section):
 class EvaluationConfig(Section):
     """Section `evaluation`: images of fixed prompts and noise, scored by held-out models."""
 
-    prompts: str = Field(default="small_world:test", min_length=1)
-    """File of the evaluation prompts, or `small_world:test`."""
+    prompts: str = Field(default="small_world:validation", min_length=1)
+    """File of the evaluation prompts, or `small_world:validation`."""
     num_prompts: int | None = Field(default=None, ge=1)
     """Number of prompts to use, from the first; unset uses all."""
     samples_per_prompt: int = Field(default=2, ge=1)
@@ -78,6 +78,9 @@ class EvaluationConfig(Section):
     relative: RelativeConfig | None = None
     """Words of the `.../relative` scores of all models; unset disables these scores."""
     hacking: HackingConfig = HackingConfig()
+    cache: bool = True
+    """Keep the base model's evaluation in `cache` in `run_root`, where all runs with the same base model, evaluator and
+    reward models read it. With a `python` reward it is not kept: such scores may depend on more than files."""
     gallery_size: int = Field(default=8, ge=1)
     """Number of prompts in the before/after image grid."""
 

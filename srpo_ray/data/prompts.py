@@ -12,7 +12,7 @@ from srpo_ray.data.prompt_formats import BLANKS, COLUMNS, Broken, prompt_column,
 from srpo_ray.data.text_files import TextFileError
 from srpo_ray.flow import generator
 
-EMBEDDED = ("small_world:train", "small_world:test")
+EMBEDDED = ("small_world:train", "small_world:validation", "small_world:test")
 
 _UNUSABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
 """Control characters except white space, and surrogates, which JSON can contain unpaired."""
@@ -57,7 +57,7 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
     ignoring case and surrounding blanks. Text files are UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
     Args:
-        source: Path of the file, `small_world:train` or `small_world:test`.
+        source: Path of the file, or `small_world:train`, `small_world:validation` or `small_world:test`.
         key: Config key of the source, for messages.
 
     Raises:
@@ -66,7 +66,7 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
     if source in EMBEDDED:
         from srpo_ray.small_world import prompts as embedded
 
-        return PromptFile(source, embedded.train_prompts() if source == EMBEDDED[0] else embedded.test_prompts())
+        return PromptFile(source, embedded.split_prompts(embedded.SPLITS[EMBEDDED.index(source)]))
     try:
         entries = read_entries(Path(source))
     except OSError as error:

@@ -1,13 +1,13 @@
-"""Comparison of arms: differences over seeds, costs of a score, metrics to show."""
+"""Comparison of arms: gains over the baseline, differences between arms, metrics to show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from srpo_ray.evaluation.results import CALLS, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, Arm, Results, TrialRow, finite
-from srpo_ray.evaluation.seeds import OverSeeds, holm
+import numpy as np
 
-TARGET_SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the reference arm's gain at which the costs of all methods are compared."""
+from srpo_ray.evaluation.crossed import Estimate, difference_between, mean_over
+from srpo_ray.evaluation.results import CALLS, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, Arm, Results, TrialRow
+from srpo_ray.evaluation.seeds import holm
 
 EQUAL = 0.05
 """Relative difference in compute up to which two arms count as trained for as long."""
@@ -15,85 +15,114 @@ GRADIENT_CALL = 3.0
 """A call with gradient counts as three: one forward, and a backward of about twice its work."""
 
 
-def difference(arm: Arm, reference: Arm, metric: str) -> OverSeeds | None:
-    """Difference of the metric from the reference, paired by seed; None if no seed is shared."""
-    others = {row.seed: row for row in reference.ended}
-    pairs = [(row.value(metric), others[row.seed].value(metric)) for row in arm.ended if row.seed in others]
-    return OverSeeds.of([one - other for one, other in pairs if one is not None and other is not None])
+def level(rows: Sequence[TrialRow], metric: str) -> Estimate | None:
+    """Mean of a metric over runs, by prompt where all runs have scores by prompt; None without a value."""
+    return mean_over(values) if (values := _values(rows, metric, _scored(rows, metric))) else None
+
+
+def gain(results: Results, rows: Sequence[TrialRow], metric: str) -> Estimate | None:
+    """Rise of a metric over the baseline, paired by prompt where all runs have scores by prompt.
+
+    Args:
+        results: The results, for the baseline of runs without scores by prompt.
+        rows: Runs of one arm with different seeds.
+        metric: The metric.
+    """
+    if _scored(rows, metric):
+        images = [row.images for row in rows if row.images is not None]
+        return mean_over([np.subtract(each.tuned[metric], each.baseline[metric]) for each in images])
+    changes = [change for row in rows if (change := results.change(row, metric)) is not None]
+    return mean_over([[change] for change in changes]) if changes else None
+
+
+def baseline_level(results: Results, metric: str) -> float | None:
+    """The baseline's value on the prompts on which the reference arm's values are reported."""
+    rows = results.arm(results.reference).ended
+    if _scored(rows, metric) and rows[0].images is not None:
+        return float(np.mean(rows[0].images.baseline[metric]))
+    return results.baseline(metric)
+
+
+def difference(rows: Sequence[TrialRow], others: Sequence[TrialRow], metric: str) -> Estimate | None:
+    """Difference of a metric between two arms, paired by prompt and, where they share two seeds or more, by seed.
+
+    Two arms with one run each of the same seed are paired by it too.
+
+    Args:
+        rows: Ended runs of one arm.
+        others: Ended runs of the other arm, whose values are subtracted.
+        metric: The metric.
+
+    Returns:
+        None if an arm has no value.
+    """
+    scored = _scored([*rows, *others], metric)
+    ours, theirs = ({row.seed: row for row in each} for each in (rows, others))
+    shared = [seed for seed in ours if seed in theirs]
+    if len(shared) > 1 or len(shared) == len(ours) == len(theirs):
+        rows, others = ([each[seed] for seed in shared] for each in (ours, theirs))
+    values, subtracted = (_values(each, metric, scored) for each in (rows, others))
+    if not values or not subtracted:
+        return None
+    if len(shared) == len(values) == len(subtracted):
+        return mean_over(np.subtract(values, subtracted))
+    return difference_between(values, subtracted)
+
+
+def _scored(rows: Sequence[TrialRow], metric: str) -> bool:
+    """True if all runs have scores of the metric by prompt, on the same set of prompts."""
+    images = [row.images for row in rows if row.images is not None and metric in row.images.tuned]
+    return len(images) == len(rows) and len({(each.source, each.num_prompts) for each in images}) == 1
+
+
+def _values(rows: Sequence[TrialRow], metric: str, scored: bool) -> list[Sequence[float]]:
+    """`[seeds][prompts]`, or `[seeds][1]` without scores by prompt."""
+    if scored:
+        return [row.images.tuned[metric] for row in rows if row.images is not None]
+    return [[value] for row in rows if (value := row.value(metric)) is not None]
 
 
 @dataclass(frozen=True)
 class Gap:
     """A cell of a table of differences."""
 
-    seeds: OverSeeds
-    """The difference over seeds."""
+    estimate: Estimate
     significant: bool
     """True if it differs from zero after Holm's correction for all cells of the table."""
 
+    @property
+    def tested(self) -> bool:
+        """True if seeds are counted: without them two runs of one method would differ too."""
+        return _tested_p(self.estimate) is not None
+
+
+def _tested_p(estimate: Estimate) -> float | None:
+    return None if estimate.counted == "prompts only" else estimate.p_value
+
 
 def gap_table(results: Results, arms: Sequence[Arm], metrics: Sequence[str]) -> dict[tuple[str, str], Gap]:
-    """(arm, metric) -> difference from the reference arm, tested together; without cells that share no seed."""
-    reference = results.arm(results.reference)
+    """(arm, metric) -> difference from the reference runs, tested together; without cells that have no value."""
+    reference = reference_rows(results)
     found = {
-        (arm.name, metric): seeds
+        (arm.name, metric): estimate
         for arm in arms
-        if arm is not reference
+        if arm.name != results.reference
         for metric in metrics
-        if (seeds := difference(arm, reference, metric)) is not None
+        if (estimate := difference(arm.ended, reference, metric)) is not None
     }
-    significant = holm([seeds.p_value for seeds in found.values()])
-    return {cell: Gap(seeds, kept) for (cell, seeds), kept in zip(found.items(), significant, strict=True)}
+    significant = holm([_tested_p(estimate) for estimate in found.values()])
+    return {cell: Gap(estimate, kept) for (cell, estimate), kept in zip(found.items(), significant, strict=True)}
 
 
-def cost_to_reach(row: TrialRow, metric: str, target: float, mode: str, cost: str = CALLS) -> float | None:
-    """Interpolate the cost at which a run first reached a score, between two evaluations; None if it never did.
-
-    Args:
-        row: The run, with `cost` in its history.
-        metric: The score.
-        target: Its value to reach.
-        mode: `max` if higher is better, `min` if lower is.
-        cost: Metric of the cost.
-    """
-    sign = 1.0 if mode == "max" else -1.0
-    before: tuple[float, float] | None = None
-    for evaluation in row.history:
-        spent, score = finite(evaluation.get(cost)), finite(evaluation.get(metric))
-        if spent is None or score is None:
-            continue
-        lead = sign * (score - target)
-        if lead >= 0:
-            if before is None:
-                return spent
-            share = -before[1] / (lead - before[1])
-            return before[0] + share * (spent - before[0])
-        before = (spent, lead)
-    return None
+def reference_rows(results: Results) -> list[TrialRow]:
+    """Runs that arms are compared with: those of the reference arm, or the chosen trial if none was trained again."""
+    best = results.best_row
+    return results.arm(results.reference).ended or ([] if best is None else [best])
 
 
-def arm_cost(results: Results, arm: Arm, cost: str = CALLS, target: float | None = None) -> OverSeeds | None:
-    """Cost until a score was first reached; None unless every run of the arm reached it.
-
-    Args:
-        results: The results.
-        arm: Whose runs.
-        cost: Metric of the cost.
-        target: The score; None takes that of the results.
-    """
-    target = results.target if target is None else target
-    if target is None:
-        return None
-    costs = [cost_to_reach(row, results.objective, target, results.mode, cost) for row in arm.ended]
-    return OverSeeds.of([value for value in costs if value is not None]) if None not in costs else None
-
-
-def common_targets(results: Results) -> list[float]:
-    """Scores whose cost is compared for all methods: shares of the reference arm's mean gain; empty without one."""
-    reached, base = results.arm(results.reference).over_seeds(results.objective), results.baseline(results.objective)
-    if reached is None or base is None:
-        return []
-    return [base + share * (reached.mean - base) for share in TARGET_SHARES]
+def num_tests(gaps: Mapping[tuple[str, str], Gap]) -> int:
+    """Count the tests of a table."""
+    return sum(gap.tested for gap in gaps.values())
 
 
 def arm_metrics(results: Results) -> list[str]:

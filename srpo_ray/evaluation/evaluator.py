@@ -15,6 +15,9 @@ from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.query import TextQuery
 
+TRAINED = "reward/total/trained"
+"""Metric of the relative reward that a run trains on: the only one that depends on the run's control words."""
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -144,12 +147,14 @@ class Evaluator:
         if self.trained_words:
             positive, negative = self.trained_words.positive, self.trained_words.negative
             queries = [TextQuery.relative(prompt, positive, negative) for prompt in prompts]
-            metrics["reward/total/trained"] = _total(rewards.measure(images, queries, list(weights)), weights)
+            metrics[TRAINED] = _total(rewards.measure(images, queries, list(weights)), weights)
         metrics |= {f"image/{name}": values for name, values in image_statistics(images).items()}
         if self.truth:
+            from srpo_ray.small_world.tastes import utilities
             from srpo_ray.small_world.truth import measure
 
-            metrics |= {f"truth/{name}": values for name, values in measure(images, prompts).items()}
+            truth = measure(images, prompts)
+            metrics |= {f"truth/{name}": values for name, values in (truth | utilities(truth)).items()}
         return {name: values.float().cpu() for name, values in metrics.items()}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from srpo_ray.evaluation.seeds import OverSeeds
+from srpo_ray.evaluation.crossed import Estimate
 
 SHORT_TITLES = {
     "algorithm.control_words": "words",
@@ -16,11 +16,14 @@ _NOTHING = "-"
 
 
 def number(value: float | None) -> str:
-    """Format with four decimals below 10, fewer above, a power of ten for tiny and huge: `0.7123`, `12.35`, `3e-6`."""
+    """Format with four decimals below 10, fewer above, a power of ten for tiny and huge: `0.7123`, `12.35`, `3e-6`.
+
+    Below 1e-12 it is the rounding error of a zero.
+    """
     if value is None:
         return _NOTHING
     size = abs(value)
-    if size != 0 and (size < 1e-4 or size >= 1e5):
+    if 1e-12 < size < 1e-4 or size >= 1e5:
         return param_text(float(value))
     return f"{value:.{4 if size < 10 else 2 if size < 1000 else 0}f}"
 
@@ -35,11 +38,14 @@ def deviations(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:+.2f}"
 
 
-def spread_text(seeds: OverSeeds | None) -> str:
-    """Format mean and standard deviation over seeds: `0.4870 ± 0.0085`."""
-    if seeds is None:
-        return _NOTHING
-    return number(seeds.mean) + ("" if seeds.spread is None else f" ± {number(seeds.spread)}")
+def half_width_text(estimate: Estimate | None) -> str:
+    """Format half of the 95% interval: `± 0.0112`; empty where none is known."""
+    return "" if estimate is None or estimate.half_width is None else f"± {number(estimate.half_width)}"
+
+
+def gain_text(estimate: Estimate | None) -> str:
+    """Format a difference with its 95% interval: `+0.0526 ± 0.0112`."""
+    return _NOTHING if estimate is None else f"{signed(estimate.mean)} {half_width_text(estimate)}".rstrip()
 
 
 def param_text(value: Any) -> str:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from srpo_ray.evaluation.crossed import Estimate, mean_over
+from srpo_ray.evaluation.image_scores import ImageScores
 from srpo_ray.evaluation.reward_hacking import HackingSign
-from srpo_ray.evaluation.seeds import OverSeeds
 
 CONTENT_ACCURACY = "truth/content_accuracy"
 TRAINED_REWARD = "reward/total"
@@ -47,6 +48,8 @@ class TrialRow:
     """Signs of reward hacking, in order."""
     best_update: int | None = None
     """Update of the best evaluation of a run that reward-hacking detection stopped; its checkpoint is kept."""
+    images: ImageScores | None = None
+    """Scores prompt by prompt; None for a run without an evaluation after training."""
 
     @property
     def failed(self) -> bool:
@@ -106,9 +109,10 @@ class Arm:
         """The runs that came to an end of their own; no mean counts the others."""
         return [row for row in self.rows if row.ended]
 
-    def over_seeds(self, metric: str) -> OverSeeds | None:
-        """The metric over the seeds whose run ended."""
-        return OverSeeds.of([value for row in self.ended if (value := row.value(metric)) is not None])
+    def over_seeds(self, metric: str) -> Estimate | None:
+        """The metric at the last evaluations, over the seeds whose run ended; prompts are not counted."""
+        values = [[value] for row in self.ended if (value := row.value(metric)) is not None]
+        return mean_over(values) if values else None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,7 @@
-"""Statistics over runs that differ only by their seed: mean, spread, intervals and p-values."""
+"""Student's t and normal quantiles, p-values, and Holm's correction for many tests."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from statistics import mean, stdev
 
 
 @cache
@@ -66,42 +63,3 @@ def normal_95() -> float:
     from scipy import stats
 
     return float(stats.norm.ppf(0.975))
-
-
-@dataclass(frozen=True)
-class OverSeeds:
-    """Mean and spread over seeds."""
-
-    count: int
-    mean: float
-    spread: float | None
-    """Standard deviation; None for a single seed."""
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "OverSeeds | None":
-        """Compute mean and spread; None without values."""
-        return cls(len(values), mean(values), stdev(values) if len(values) > 1 else None) if values else None
-
-    @property
-    def half_width(self) -> float | None:
-        """Half of the 95% interval of the mean by Student's t; None for a single seed."""
-        if self.spread is None:
-            return None
-        return student_95(self.count - 1) * self.spread / math.sqrt(self.count)
-
-    @property
-    def new_run_half_width(self) -> float | None:
-        """Half of the 95% prediction interval of one more run with another seed; None for a single seed.
-
-        `t s sqrt(1 + 1/n)` with Student's t of n - 1 degrees of freedom: both the new run and the mean vary.
-        """
-        if self.spread is None:
-            return None
-        return student_95(self.count - 1) * self.spread * math.sqrt(1 + 1 / self.count)
-
-    @property
-    def p_value(self) -> float | None:
-        """Two-sided p-value of a mean of zero by Student's t; None for a single seed."""
-        return (
-            None if self.spread is None else student_p(self.mean, self.spread / math.sqrt(self.count), self.count - 1)
-        )

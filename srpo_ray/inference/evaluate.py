@@ -46,7 +46,8 @@ def evaluate_run(
         run_dir: Folder of the run.
         out: Output folder; created if needed.
         options: Sampling options.
-        prompts: Prompt file, `small_world:train` or `small_world:test`; None uses the run's evaluation prompts.
+        prompts: Prompt file, or `small_world:` with `train`, `validation` or `test`; None uses the run's evaluation
+            prompts.
         num_prompts: Number of prompts to use, from the first; None uses all, or with the run's prompts its number.
         rl_guidance: Further weights of Reinforcement Learning Guidance to sample with.
         against: Folder of another run, whose tuned model replaces the base model.

@@ -1,13 +1,17 @@
 """Sections about arms: scores, images, costs, ablations, and how their values were chosen."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from srpo_ray.evaluation.comparison import EQUAL, arm_metrics, common_targets, gap_table
-from srpo_ray.evaluation.numbers import number, spread_text
-from srpo_ray.evaluation.results import Results, Search
+from srpo_ray.evaluation.comparison import EQUAL, arm_metrics, baseline_level, difference, gain, gap_table
+from srpo_ray.evaluation.costs import common_targets
+from srpo_ray.evaluation.numbers import gain_text, number
+from srpo_ray.evaluation.results import Arm, Results, Search
+from srpo_ray.evaluation.seeds import holm
 from srpo_ray.reports.comparison_charts import ablation_chart, cost_chart, reward_chart
 from srpo_ray.reports.comparison_tables import passage_text
+from srpo_ray.reports.footnotes import interval_note, prompts_note, tests_note
 from srpo_ray.reports.report import (
     Cell,
     Charts,
@@ -26,26 +30,43 @@ _MOST_CHARTS = 10
 
 
 def methods_section(report: Results, methods: Table) -> Section:
-    """Means over seeds of each arm, and their costs."""
-    return Section("Methods", [_methods_text(report), methods])
+    """Means of each arm over seeds and prompts, and their costs."""
+    gains = [gain(report, arm.ended, metric) for arm in report.methods for metric in arm_metrics(report)]
+    gaps = gap_table(report, report.methods, [report.objective])
+    notes = [prompts_note(report), interval_note(gains), tests_note(gaps)]
+    return Section("Methods", [_methods_text(report), methods, Text(" ".join(note for note in notes if note))])
 
 
 def headline(report: Results) -> str:
-    """The method that ends best among those that were trained for about as long as the reference arm."""
-    base = report.baseline(report.objective)
+    """The method that gains most among those that were trained for about as long as the reference arm."""
+    base = baseline_level(report, report.objective)
     equal = [arm for arm in report.methods if abs((report.spent(arm) or math.inf) - 1) <= EQUAL]
-    found = [(arm.name, seeds) for arm in equal if (seeds := arm.over_seeds(report.objective))]
+    found = [(arm, risen) for arm in equal if (risen := gain(report, arm.ended, report.objective))]
     if not found or base is None:
         return f"No method has a value of {report.objective}."
     sign = 1 if report.mode == "max" else -1
-    name, seeds = max(found, key=lambda item: sign * item[1].mean)
-    return f"{name} ends best at equal compute: {report.objective} {number(base)} → {spread_text(seeds)}"
+    best, risen = max(found, key=lambda item: sign * item[1].mean)
+    others = _not_told_apart(report, best, [arm for arm, _ in found if arm is not best])
+    unclear = f"; its difference from {', '.join(others)} may be zero" if others else ""
+    return (
+        f"{best.name} ends best at equal compute: {report.objective} {number(base)} → {number(base + risen.mean)}"
+        f" ({gain_text(risen)}){unclear}"
+    )
+
+
+def _not_told_apart(report: Results, best: Arm, others: Sequence[Arm]) -> list[str]:
+    """Names of arms whose difference from the best is not significant after Holm's correction for all of them."""
+    gaps = [difference(best.ended, arm.ended, report.objective) for arm in others]
+    told = holm([None if gap is None or gap.counted == "prompts only" else gap.p_value for gap in gaps])
+    return [arm.name for arm, significant in zip(others, told, strict=True) if not significant]
 
 
 def _methods_text(report: Results) -> Text:
     return Text(
-        "Last evaluation, mean and in small print standard deviation over seeds. ± and small print are standard"
-        " deviations over training seeds, with prompts and noise fixed. ",
+        "Evaluation of each run's final model: the mean, and in small print its rise over the baseline with its 95%"
+        " interval. ",
+        Strong("Sd over seeds"),
+        f": standard deviation of {report.objective} over training seeds, with prompts and noise fixed. ",
         Strong("Gain (sd)"),
         ": rise of the reward that the method itself is trained on, in standard deviations over the baseline's images;"
         " that is the plain prompt's score (",
@@ -61,8 +82,7 @@ def _methods_text(report: Results) -> Text:
         f": until {report.objective} reached {number(report.target)}, {100 * report.target_share:.0f}% of the way from"
         f" the baseline to {report.reference}; “>” where a run never did. ",
         Strong(f"vs {report.reference}"),
-        f": {report.objective} minus that of {report.reference} with the same seed, ± half of the 95% interval over"
-        " training seeds; bold where it differs from zero after Holm's correction for all rows. ",
+        f": {report.objective} minus that of {report.reference}, paired by prompt and seed. ",
         Strong("Hacked"),
         ": runs in which reward hacking was detected.",
     )
@@ -125,18 +145,17 @@ def ablations_section(report: Results, table: Table) -> Section | None:
     if not report.ablations:
         return None
     metrics = arm_metrics(report)
-    cells = len(gap_table(report, report.ablations, metrics))
+    gaps = gap_table(report, report.ablations, metrics)
     text = Text(
-        f"Difference from {report.reference} of the same seed, mean over seeds. ± is half of the 95% interval"
-        " (Student's t over seeds) of the single cell, with prompts and noise fixed. Bold: the difference is not zero"
-        f" after Holm's correction for all {cells} cells of the table, which keeps the chance of any false one at 5%;"
-        " gray: not shown. All run for the updates and at the learning rate of"
-        f" {report.reference} unless they say otherwise; ",
+        f"Difference from {report.reference}, paired by prompt and seed. All run for the updates and at the learning"
+        f" rate of {report.reference} unless they say otherwise; ",
         Strong("calls"),
         " are in units of its.",
     )
+    notes = [prompts_note(report), interval_note(gap.estimate for gap in gaps.values()), tests_note(gaps)]
+    below = Text(" ".join(note for note in notes if note))
     charts = [chart for metric in metrics if (chart := ablation_chart(report, metric)) is not None]
-    return Section(f"Ablations of {report.reference}", [text, table, Charts(charts)])
+    return Section(f"Ablations of {report.reference}", [text, table, below, Charts(charts)])
 
 
 def searches_section(report: Results) -> Section | None:

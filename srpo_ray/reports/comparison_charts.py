@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import mean
 
-from srpo_ray.evaluation.comparison import arm_metrics, gap_table
+from srpo_ray.evaluation.comparison import arm_metrics, gain, gap_table
 from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.evaluation.results import CALLS, TRAINED_GAIN, Results, TrialRow
 from srpo_ray.reports.charts import Curves, Dot, Interval, Intervals, Line, Point, Scatter
@@ -46,12 +46,10 @@ def _mean_curve(lines: Sequence[Sequence[Point]]) -> list[Point]:
 
 def reward_chart(report: Results) -> Scatter | None:
     """Gain of each run's own trained reward against gain of the objective: runs small, means large."""
-    base, dots = report.baseline(report.objective), []
-    if base is None:
-        return None
+    dots = []
     for color, arm in enumerate(report.methods):
-        values = [(row.value(TRAINED_GAIN), row.value(report.objective)) for row in arm.ended]
-        gains = [(one, other - base) for one, other in values if one is not None and other is not None]
+        rises = [[gain(report, [row], metric) for metric in (TRAINED_GAIN, report.objective)] for row in arm.ended]
+        gains = [(one.mean, other.mean) for one, other in rises if one is not None and other is not None]
         if gains:
             dots += [Dot(one, other, arm.name, arm.name, color, "seed") for one, other in gains]
             center = mean(one for one, _ in gains), mean(other for _, other in gains)
@@ -77,7 +75,7 @@ def ablation_chart(report: Results, metric: str) -> Intervals | None:
     for arm in report.ablations:
         gap = gaps.get((arm.name, metric))
         if gap is not None:
-            half, middle = gap.seeds.half_width or 0.0, gap.seeds.mean
+            half, middle = gap.estimate.half_width or 0.0, gap.estimate.mean
             hint = f"{arm.name}: {signed(middle)} ± {number(half)}"
             color = 0 if gap.significant else None
             rows.append(Interval(arm.name, middle, middle - half, middle + half, hint, color))

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from srpo_ray.evaluation.comparison import Gap, arm_cost, arm_metrics, cost_to_reach, gap_table
-from srpo_ray.evaluation.numbers import number, param_text, signed
+from srpo_ray.evaluation.comparison import Gap, arm_metrics, baseline_level, gain, gap_table, level, num_tests
+from srpo_ray.evaluation.costs import arm_cost, cost_to_reach
+from srpo_ray.evaluation.crossed import Estimate
+from srpo_ray.evaluation.numbers import gain_text, half_width_text, number, param_text, signed
 from srpo_ray.evaluation.results import (
     CALLS,
     CONTENT_ACCURACY,
@@ -25,7 +27,8 @@ _TITLES = {
     f"{TRAINED_REWARD}/relative": "reward rel.",
     OWN_WORDS: "own words",
 }
-_TERMINAL_METRICS = 8
+_TERMINAL_METRICS = 6
+_SPREAD = "sd over seeds"
 _UNSET = object()
 
 
@@ -38,9 +41,8 @@ class ArmsTable:
 
 
 def arms_table(report: Results) -> ArmsTable:
-    """Means over seeds of each metric, differences from the reference arm, and costs."""
+    """Means of each metric over seeds and prompts, gains, differences from the reference arm, and costs."""
     metrics = arm_metrics(report)
-    means, spreads = ([f"{metric} {part}" for metric in (*metrics, CALLS, SECONDS)] for part in ("mean", "sd"))
     against = gap_table(report, report.methods, [report.objective])
     costs = ["calls", "calls_reached", "seconds", "seconds_reached"]
     columns = [
@@ -48,22 +50,27 @@ def arms_table(report: Results) -> ArmsTable:
         *(Column(key) for key in ("kind", "seeds")),
         *(Column(f"{metric} mean", metric_title(metric), number, hint=metric) for metric in metrics),
         *(Column(f"{metric} mean") for metric in (CALLS, SECONDS)),
-        *(Column(spread) for spread in spreads),
+        *(Column(f"{metric} {part}") for metric in metrics for part in ("gain", "gain 95%")),
+        *(Column(f"{metric} {_SPREAD}") for metric in (*metrics, CALLS, SECONDS)),
+        Column("change", "vs base", signed, hint=f"gain of {report.objective}", noted=True),
+        Column("spread", _SPREAD, number, hint=report.objective),
         Column("gap", f"vs {report.reference}", signed),
         *(Column("calls"), Column("calls_reached", "calls to target")),
         *(Column("seconds"), Column("seconds_reached", "seconds to target")),
         *(Column("calls to target"), Column("seconds to target")),
         Column("hacked", text=lambda count: str(count or "")),
     ]
-    scores = [part for pair in zip(means, spreads, strict=True) for part in pair]
+    means = [f"{metric} mean" for metric in metrics]
+    scores = [f"{metric} {part}" for metric in metrics for part in ("mean", "gain", "gain 95%", _SPREAD)]
+    spent = [f"{cost} {part}" for cost in (CALLS, SECONDS) for part in ("mean", _SPREAD)]
     table = Table(
         columns,
         [_arm_row(report, arm, metrics, against) for arm in report.baseline_and_arms],
         head="arm",
         title=report.title,
-        page=["arm", *means[: len(metrics)], "gap", *costs, "hacked"],
-        terminal=["arm", *means[: min(len(metrics), _TERMINAL_METRICS)], "calls", "calls_reached"],
-        file=["arm", "kind", "seeds", *scores, "calls to target", "seconds to target"],
+        page=["arm", *means, "spread", "gap", *costs, "hacked"],
+        terminal=["arm", *means[:1], "change", *means[1:_TERMINAL_METRICS], "calls", "calls_reached"],
+        file=["arm", "kind", "seeds", *scores, *spent, "calls to target", "seconds to target"],
     )
     shown = [row for row, arm in zip(table.rows, report.baseline_and_arms, strict=True) if arm.kind != "ablation"]
     return ArmsTable(table, replace(table, rows=shown))
@@ -74,10 +81,10 @@ def _arm_row(report: Results, arm: Arm, metrics: Sequence[str], against: Mapping
     seeds = f"{len(arm.ended)} seed{'s' if len(arm.ended) != 1 else ''}"
     cells["arm"] = Cell(arm.name, "" if arm.kind == "base" else seeds)
     for metric in (*metrics, CALLS, SECONDS):
-        found = arm.over_seeds(metric)
-        if found is not None:
-            spread = "" if found.spread is None else number(found.spread)
-            cells |= {f"{metric} mean": Cell(found.mean, spread), f"{metric} sd": found.spread}
+        cells |= _score_cells(report, arm, metric)
+    cells["spread"] = cells.get(f"{report.objective} {_SPREAD}")
+    risen = None if arm.kind == "base" else gain(report, arm.ended, report.objective)
+    cells["change"] = risen and Cell(risen.mean, half_width_text(risen))
     for name, cost in (("calls", CALLS), ("seconds", SECONDS)):
         reached = arm_cost(report, arm, cost) if arm.kind != "base" else None
         cells[f"{name} to target"] = reached and reached.mean
@@ -85,6 +92,27 @@ def _arm_row(report: Results, arm: Arm, metrics: Sequence[str], against: Mapping
     cells["gap"] = _gap_cell(against.get((arm.name, report.objective)))
     kind = "base" if arm.kind == "base" else "reference" if arm.name == report.reference else ""
     return Row(cells, kind)
+
+
+def _score_cells(report: Results, arm: Arm, metric: str) -> dict[str, Any]:
+    """Mean of a metric with its gain over the baseline in small print, and the gain in columns of its own."""
+    if arm.kind == "base":
+        return {f"{metric} mean": baseline_level(report, metric)}
+    found = level(arm.ended, metric)
+    if found is None:
+        return {}
+    cells: dict[str, Any] = {f"{metric} {_SPREAD}": found.spread}
+    if metric in (CALLS, SECONDS):
+        return cells | {f"{metric} mean": found.mean}
+    risen = gain(report, arm.ended, metric)
+    # The trained reward's gain is a difference from the baseline already.
+    note = half_width_text(risen) if metric == TRAINED_GAIN else gain_text(risen)
+    cells[f"{metric} mean"] = Cell(found.mean, "" if risen is None else note)
+    return cells if risen is None else cells | _gain_columns(metric, risen)
+
+
+def _gain_columns(metric: str, risen: Estimate) -> dict[str, Any]:
+    return {f"{metric} gain": risen.mean, f"{metric} gain 95%": risen.half_width}
 
 
 def ablations_table(report: Results) -> Table:
@@ -108,16 +136,17 @@ def ablations_table(report: Results) -> Table:
         )
         for arm in report.ablations
     ]
-    title = f"ablations of {report.reference}: difference, * if not zero over seeds (Holm, {len(gaps)} cells)"
+    title = f"ablations of {report.reference}: difference, * if not zero (Holm, {num_tests(gaps)} tests)"
     return Table(columns, rows, head="changed", title=title, terminal=["changed", *metrics[:_TERMINAL_METRICS]])
 
 
 def _gap_cell(gap: Gap | None) -> Cell:
-    if gap is None:
-        return Cell(None, style="unclear")
-    half = gap.seeds.half_width
-    note = "" if half is None else f"± {number(half)}"
-    return Cell(gap.seeds.mean, note, "clear" if gap.significant else "unclear")
+    return Cell(None) if gap is None else Cell(gap.estimate.mean, half_width_text(gap.estimate), gap_style(gap))
+
+
+def gap_style(gap: Gap) -> str:
+    """`clear` where the difference is significant, `unclear` where it is not, empty where it is not tested."""
+    return "" if not gap.tested else "clear" if gap.significant else "unclear"
 
 
 def _hacked(arm: Arm) -> int:

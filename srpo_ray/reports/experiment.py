@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from srpo_ray.evaluation.ranking import metric_names
 from srpo_ray.evaluation.results import CALLS, CONTENT_ACCURACY, OWN_WORDS, SECONDS, TRAINED_GAIN, Results, Search
@@ -52,9 +53,18 @@ def experiment_report(results: Results, images: Path | None = None) -> Report:
         sections=[section for section in (*sections, _glossary(results), _again(results)) if section is not None],
         subtitle=f"{results.title} · {results.created}",
         summary=_summary(results),
-        files={"runs.csv": runs, "arms.csv": arms.all, "results.json": asdict(results)},
+        files={"runs.csv": runs, "arms.csv": arms.all, "results.json": _values(results)},
         terminal=[*terminal, *([ablations] if _has_paired_ablations(results) else [])],
     )
+
+
+def _values(results: Results) -> dict[str, Any]:
+    """The results as plain values, without scores prompt by prompt, which are in the folders of the runs."""
+    values = asdict(results)
+    for group in (*values["searches"], *values["arms"]):
+        for row in group["rows"]:
+            del row["images"]
+    return values
 
 
 def _has_paired_ablations(results: Results) -> bool:

@@ -1,20 +1,21 @@
 """The result of a sweep in a sentence, a few numbers and, where it applies, a warning."""
 
-from srpo_ray.evaluation.numbers import deviations, number, signed, spread_text
+from srpo_ray.evaluation.comparison import gain, level
+from srpo_ray.evaluation.crossed import Estimate
+from srpo_ray.evaluation.numbers import deviations, gain_text, number, signed
 from srpo_ray.evaluation.ranking import flagged
 from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, Results
-from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.reports.report import Card
 
 _MOST_EXAMPLES = 4
 
 
-def over_seeds(sweep: Results, metric: str) -> OverSeeds | None:
-    """Mean and spread of a metric over the seeds of the searched arm; None without any.
+def repeated(sweep: Results, metric: str) -> Estimate | None:
+    """Gain of a metric over the baseline in the runs of the searched arm with fresh seeds; None without any.
 
     The chosen trial itself is left out: it was chosen for its value, so its own seed was a lucky one.
     """
-    return sweep.arm(sweep.reference).over_seeds(metric)
+    return gain(sweep, sweep.arm(sweep.reference).ended, metric)
 
 
 def headline(sweep: Results) -> str:
@@ -22,23 +23,30 @@ def headline(sweep: Results) -> str:
     best = sweep.best_row
     if best is None or best.value(sweep.objective) is None:
         return f"No trial finished with a value of {sweep.objective}."
+    again = repeated(sweep, sweep.objective)
+    if again is not None:
+        seeds = f"{again.num_seeds} fresh seed{'s' if again.num_seeds > 1 else ''}"
+        return f"{best.name} won. With {seeds} it moves {sweep.objective} by {gain_text(again)} from the baseline."
     improvement, value = sweep.improvement(best), number(best.value(sweep.objective))
     if improvement is None:
         return f"{best.name} won with {sweep.objective} {value}; there is no baseline to compare with."
     if improvement <= 0:
         worse = number(-improvement)
         return f"No trial beat the baseline. The closest was {best.name}, {worse} worse."
-    return f"{best.name} won: {number(improvement)} better than the baseline on {sweep.objective}."
+    return (
+        f"{best.name} won: {number(improvement)} better than the baseline on {sweep.objective}, by the run that was"
+        " chosen for it."
+    )
 
 
 def cards(sweep: Results) -> list[Card]:
     """The numbers to show first."""
     found = [_metric_card(sweep, sweep.objective, "Held-out score")]
-    seeds, base = over_seeds(sweep, sweep.objective), sweep.baseline(sweep.objective)
+    seeds, again = level(sweep.arm(sweep.reference).ended, sweep.objective), repeated(sweep, sweep.objective)
     if seeds is not None:
-        change = "" if base is None else f" ({signed(seeds.mean - base)})"
-        note = f"mean of {seeds.count} fresh seed{'s' if seeds.count > 1 else ''}{change}"
-        found.append(Card("The same, other seeds", spread_text(seeds), note))
+        change = "" if again is None else f" ({gain_text(again)})"
+        note = f"mean of {seeds.num_seeds} fresh seed{'s' if seeds.num_seeds > 1 else ''}{change}"
+        found.append(Card("The same, other seeds", number(seeds.mean), note))
     found.append(_metric_card(sweep, CONTENT_ACCURACY, "Content accuracy"))
     found.append(_reward_card(sweep))
     return [card for card in found if card is not None]

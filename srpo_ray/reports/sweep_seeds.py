@@ -1,32 +1,55 @@
-"""Effects of the seed alone in a sweep: the best trial with fresh seeds, and its ablations against them."""
+"""Effects of seeds and prompts in a sweep: the best trial with fresh seeds, and its ablations against them."""
 
-from srpo_ray.evaluation.numbers import number, param_text, signed, spread_text
+from collections.abc import Mapping
+
+from srpo_ray.evaluation.comparison import Gap, baseline_level, gap_table, level, reference_rows
+from srpo_ray.evaluation.crossed import Estimate
+from srpo_ray.evaluation.numbers import gain_text, half_width_text, number, param_text, signed
 from srpo_ray.evaluation.ranking import metric_names
 from srpo_ray.evaluation.results import CONTENT_ACCURACY, Results, TrialRow
-from srpo_ray.evaluation.seeds import OverSeeds
-from srpo_ray.reports.headline import over_seeds
-from srpo_ray.reports.report import Cell, Column, Row, Section, Strong, Table, Text
+from srpo_ray.reports.comparison_tables import gap_style
+from srpo_ray.reports.footnotes import interval_note, prompts_note, tests_note
+from srpo_ray.reports.headline import repeated
+from srpo_ray.reports.report import Cell, Column, Row, Section, Table, Text
 
 
 def seeds_section(sweep: Results) -> Section | None:
-    """The best trial's metrics over fresh seeds, beside the baseline's; None without repeats."""
-    found = [(metric, seeds) for metric in _headline_metrics(sweep) if (seeds := over_seeds(sweep, metric)) is not None]
+    """The best trial's metrics with fresh seeds, beside the baseline's; None without repeats."""
+    repeats = sweep.arm(sweep.reference).ended
+    found = [(metric, tuned) for metric in _headline_metrics(sweep) if (tuned := level(repeats, metric)) is not None]
     if not found:
         return None
-    rows = []
-    for metric, seeds in found:
-        base = sweep.baseline(metric)
-        change = None if base is None else seeds.mean - base
-        rows.append(Row({"metric": metric, "baseline": base, "tuned": seeds, "change": change}))
+    changes = {metric: repeated(sweep, metric) for metric, _ in found}
+    rows = [
+        Row(
+            {
+                "metric": metric,
+                "baseline": baseline_level(sweep, metric),
+                "tuned": tuned.mean,
+                "change": _with_interval(changes[metric]),
+                "spread": tuned.spread,
+            }
+        )
+        for metric, tuned in found
+    ]
     columns = [
         Column("metric", numeric=False),
-        *(Column("baseline", text=number), Column("tuned", text=spread_text), Column("change", text=signed)),
+        *(Column(key, text=number) for key in ("baseline", "tuned")),
+        Column("change", text=signed, noted=True),
+        Column("spread", "sd over seeds", number),
     ]
     text = (
-        f"Mean and standard deviation over {found[0][1].count} runs with other training seeds, for the same prompts"
-        " and noise; the run that was picked is left out, because its own seed was a lucky one."
+        f"Mean of {len(repeats)} runs with other training seeds; the run that was picked is left out, because its own"
+        " seed was a lucky one."
     )
-    return Section("The best again, with fresh seeds", [Text(text), Table(columns, rows, head="metric")])
+    notes = [prompts_note(sweep), interval_note(changes.values())]
+    below = Text(" ".join(note for note in notes if note))
+    table = Table(columns, rows, head="metric")
+    return Section("The best again, with fresh seeds", [Text(text), table, below])
+
+
+def _with_interval(change: Estimate | None) -> Cell:
+    return Cell(None) if change is None else Cell(change.mean, half_width_text(change))
 
 
 def _headline_metrics(sweep: Results) -> list[str]:
@@ -40,67 +63,47 @@ def ablations_section(sweep: Results) -> Section | None:
     """The reference and each ablation: values and, for ablations, their difference from the reference.
 
     The reference is the mean of the best trial's repeats with other seeds, because the best trial was picked for its
-    value. One more run of the same settings differs from it by at most `new_run_half_width` in 95% of cases; a larger
-    difference is an effect. Without two repeats it is unknown how far seeds alone move a number: no decision.
+    value. Without two repeats it is unknown how far seeds alone move a number: no decision.
     """
-    best, rows = sweep.best_row, [row for arm in sweep.ablations for row in arm.rows]
-    if best is None or not rows:
+    best, arms = sweep.best_row, [arm for arm in sweep.ablations if arm.rows]
+    if best is None or not arms:
         return None
-    metrics = _headline_metrics(sweep)
-    repeats = {metric: over_seeds(sweep, metric) for metric in metrics}
-    picked = {metric: OverSeeds.of([value] if (value := best.value(metric)) is not None else []) for metric in metrics}
-    references = {metric: repeats[metric] or picked[metric] for metric in metrics}
-    count = max((seeds.count for seeds in repeats.values() if seeds is not None), default=0)
+    metrics, reference = _headline_metrics(sweep), reference_rows(sweep)
+    gaps, repeats = gap_table(sweep, arms, metrics), len(sweep.arm(sweep.reference).ended)
     columns = [
         Column("run", numeric=False),
         *(Column(metric, text=number) for metric in metrics),
         Column("changed", text=str, numeric=False),
     ]
-    label = f"mean of {count} repeat{'s' if count != 1 else ''}" if count else best.label
-    reference = Row({"run": Cell(best.name, label), **_means(references), "changed": ""}, "winner")
-    lines = [
-        Row(
-            {
-                "run": Cell(row.name, row.label),
-                **{metric: _difference(row.value(metric), seeds) for metric, seeds in references.items()},
-                "changed": _changed(row, best),
-            }
-        )
-        for row in rows
-    ]
-    table = Table(columns, [reference, *lines], head="run")
-    return Section("Ablations of the best", [_ablation_text(count), table])
+    label = f"mean of {repeats} repeat{'s' if repeats != 1 else ''}" if repeats else best.label
+    values = {metric: found.mean for metric in metrics if (found := level(reference, metric)) is not None}
+    rows = [Row({"run": Cell(best.name, label), **values, "changed": ""}, "winner")]
+    for arm in arms:
+        row = arm.rows[0]
+        cells = {metric: _value_cell(level(arm.ended, metric), gaps.get((arm.name, metric))) for metric in metrics}
+        rows.append(Row({"run": Cell(row.name, row.label), **cells, "changed": _changed(row, best)}))
+    table = Table(columns, rows, head="run")
+    return Section("Ablations of the best", [_ablation_text(repeats), table, _ablation_notes(sweep, gaps)])
 
 
-def _ablation_text(count: int) -> Text:
-    repeats = f"{count} repeat{'s' if count != 1 else ''}"
-    origin = f"the mean of {repeats} of the best with other seeds" if count else "the best trial, picked for its value"
-    first = f"The best trial with one thing changed, one run each; in small print the difference from {origin}. "
-    if count < 2:
-        unknown = ") to know how far seeds alone move a number."
-        return Text(f"{first}No decision: it takes two repeats or more (", Strong("seeds"), unknown)
-    return Text(
-        f"{first}± is the standard deviation over training seeds, with prompts and noise fixed. Gray: inside the range"
-        f" in which one more run of the same settings lies in 95% of cases (Student's t with {count - 1}"
-        f" degree{'s' if count != 2 else ''} of freedom, standard deviation times the root of 1 + 1/{count}). Each cell"
-        " is tested alone: of twenty without effect about one is not gray."
+def _ablation_text(repeats: int) -> Text:
+    counted = f"{repeats} repeat{'s' if repeats != 1 else ''}"
+    origin = (
+        f"the mean of {counted} of the best with other seeds" if repeats else "the best trial, picked for its value"
     )
+    return Text(f"The best trial with one thing changed, one run each; in small print the difference from {origin}.")
 
 
-def _means(references: dict[str, OverSeeds | None]) -> dict[str, Cell]:
-    """The reference's cells: means and, in small print, standard deviations."""
-    return {
-        metric: Cell(seeds and seeds.mean, f"± {number(seeds.spread)}" if seeds and seeds.spread is not None else "")
-        for metric, seeds in references.items()
-    }
+def _ablation_notes(sweep: Results, gaps: Mapping[tuple[str, str], Gap]) -> Text:
+    notes = [prompts_note(sweep), interval_note(gap.estimate for gap in gaps.values()), tests_note(gaps)]
+    return Text(" ".join(note for note in notes if note))
 
 
-def _difference(value: float | None, reference: OverSeeds | None) -> Cell:
-    """A value with its difference from the reference: `clear` beyond what seeds alone move, `unclear` inside it."""
-    if value is None or reference is None:
-        return Cell(value)
-    gap, reach = value - reference.mean, reference.new_run_half_width
-    return Cell(value, signed(gap), "" if reach is None else "clear" if abs(gap) > reach else "unclear")
+def _value_cell(value: Estimate | None, gap: Gap | None) -> Cell:
+    """A value with its difference from the reference."""
+    if value is None or gap is None:
+        return Cell(value and value.mean)
+    return Cell(value.mean, gain_text(gap.estimate), gap_style(gap))
 
 
 def _changed(row: TrialRow, best: TrialRow) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srpo_ray.files import read_json, replacing, write_text
-from srpo_ray.runs.inputs import baseline_inputs
 
 CHECKPOINT_SAVED = "checkpoint saved"
 """Event of a run: a checkpoint was saved, and a later start expects to find it."""
@@ -122,28 +120,6 @@ def drop_rows_after(path: Path, update: int) -> None:
     kept = [row for row in read_rows(path) if row["update"] <= update]
     if path.exists():
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-
-def reuse_baseline_evaluation(source: RunFolder, target: RunFolder) -> bool:
-    """Copy the baseline evaluation (update 0) from another run to a run that has none.
-
-    Both runs must have recorded the same content of model, reward models and evaluation prompts in `inputs.json`.
-
-    Returns:
-        True if `target` has it now; False if `source` has not finished its own, or has other inputs.
-    """
-    inputs = baseline_inputs(target.inputs)
-    if not inputs or baseline_inputs(source.inputs) != inputs:
-        return False
-    rows, scores = read_rows(source.evaluations), read_rows(source.scores)
-    # An evaluation writes the image grid last.
-    if not rows or not scores or rows[0]["update"] != 0 or not source.gallery.exists():
-        return False
-    with replacing(target.base_images) as unfinished:
-        shutil.copyfile(source.base_images, unfinished)
-    write_text(target.scores, json.dumps(scores[0]) + "\n")
-    write_text(target.evaluations, json.dumps(rows[0]) + "\n")
-    return True
 
 
 def save_images(path: Path, images: dict[int, Tensor]) -> None:

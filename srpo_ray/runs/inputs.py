@@ -109,15 +109,6 @@ def read_inputs(record: Path) -> Inputs:
         ) from error
 
 
-def baseline_inputs(record: Path) -> Inputs:
-    """Read the recorded hashes that the baseline evaluation depends on: all except those of the training data.
-
-    Raises:
-        ValueError: If the file cannot be read.
-    """
-    return {key: sources for key, sources in read_inputs(record).items() if not key.startswith("data.")}
-
-
 def keep_inputs(record: Path, inputs: Inputs, *, has_results: bool, cure: str) -> None:
     """Compare inputs with the recorded ones, and record those that are new.
 

@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from statistics import fmean, pstdev
 from typing import Any
 
 from srpo_ray.config import ExperimentConfig, load_run
 from srpo_ray.evaluation.comparison import GRADIENT_CALL
+from srpo_ray.evaluation.image_scores import ImageScores
 from srpo_ray.evaluation.results import CALLS, SECONDS, TRAINED_GAIN, Arm, Kind, Search, TrialRow
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.warnings import read_signs
 from srpo_ray.training.early_stop import trained_reward
+
+TEST_SCORES = "test_scores.jsonl"
+"""File in a run's folder with the scores on the test prompts, in the format of `scores.jsonl`."""
 
 
 def read_row(
@@ -42,7 +47,7 @@ def read_row(
     else:
         status = "stopped early"
     gallery = folder.gallery if folder.gallery.exists() else None
-    return TrialRow(
+    row = TrialRow(
         folder.path.name,
         kind,
         label,
@@ -55,6 +60,43 @@ def read_row(
         read_signs(folder),
         folder.best_update,
     )
+    return replace(row, images=read_image_scores(folder, row))
+
+
+def read_image_scores(folder: RunFolder, row: TrialRow) -> ImageScores | None:
+    """Scores of a run prompt by prompt: on the test prompts if it has been tested, else on the validation prompts.
+
+    Args:
+        folder: The run's folder.
+        row: The run. On validation prompts the tuned model is that of the evaluation by which the row is ranked.
+
+    Returns:
+        None if the base model or a tuned model is not scored.
+    """
+    test, validation = read_rows(folder.path / TEST_SCORES), read_rows(folder.scores)
+    tested = [each for each in test if each["update"] > 0]
+    ranked = [each for each in validation if 0 < each["update"] == row.evaluated.get("update")]
+    if test and test[0]["update"] == 0 and tested:
+        return ImageScores.of(*_with_image_gains(test[0], tested[-1], folder), "test")
+    if validation and validation[0]["update"] == 0 and ranked:
+        return ImageScores.of(*_with_image_gains(validation[0], ranked[-1], folder), "validation")
+    return None
+
+
+def _with_image_gains(
+    baseline: dict[str, Any], tuned: dict[str, Any], folder: RunFolder
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two rows of `scores.jsonl` with `reward/total/gain` for each image."""
+    scale = _reward_scale(baseline, folder)
+    if scale is None:
+        return baseline, tuned
+    metric, start, spread = scale
+
+    def with_gains(row: dict[str, Any]) -> dict[str, Any]:
+        gains = [(value - start) / spread for value in row["scores"].get(metric, [])]
+        return {**row, "scores": {**row["scores"], TRAINED_GAIN: gains}}
+
+    return with_gains(baseline), with_gains(tuned)
 
 
 def with_trained_gain(history: list[dict[str, float]], folder: RunFolder) -> list[dict[str, float]]:
@@ -65,14 +107,19 @@ def with_trained_gain(history: list[dict[str, float]], folder: RunFolder) -> lis
         folder: The run's folder, for its config and the base model's scores image by image.
     """
     first = next(iter(read_rows(folder.scores)), None)
-    if first is None or first["update"] != 0:
+    scale = None if first is None or first["update"] != 0 else _reward_scale(first, folder)
+    if scale is None:
         return history
-    metric = trained_reward(load_run([folder.config]))
-    baseline = first["scores"].get(metric, [0.0])
-    start, spread = fmean(baseline), pstdev(baseline)
-    if spread == 0:
-        return history
+    metric, start, spread = scale
     return [{**row, TRAINED_GAIN: (row[metric] - start) / spread} if metric in row else row for row in history]
+
+
+def _reward_scale(baseline: Mapping[str, Any], folder: RunFolder) -> tuple[str, float, float] | None:
+    """Metric of the reward that a run is trained on, its mean and its spread over the base model's images."""
+    metric = trained_reward(load_run([folder.config]))
+    values = baseline["scores"].get(metric, [0.0])
+    spread = pstdev(values)
+    return (metric, fmean(values), spread) if spread else None
 
 
 def with_costs(

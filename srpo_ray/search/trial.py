@@ -12,11 +12,11 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup, PlacementGroupID
 
-from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.config import RunConfig, apply
 from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
 from srpo_ray.launch.fit import fit
 from srpo_ray.launch.preflight import open_run_folder
-from srpo_ray.runs.folder import RunFolder, read_rows, reuse_baseline_evaluation
+from srpo_ray.runs.folder import RunFolder, read_rows
 
 GRACE = 10.0
 """Seconds between the end of a trial and the return of what it holds."""
@@ -55,8 +55,6 @@ def run_trial(experiment: Experiment, config: RunConfig) -> None:
         for row in read_rows(folder.evaluations):
             tune.report(row)
         return
-    if not folder.evaluations.exists():
-        _reuse_baseline_evaluation(config, folder)
     fit(
         config,
         folder,
@@ -66,29 +64,6 @@ def run_trial(experiment: Experiment, config: RunConfig) -> None:
         parent_run=experiment.parent_run,
         callbacks=(TuneReportCallback(),),
     )
-
-
-def _reuse_baseline_evaluation(config: RunConfig, folder: RunFolder) -> None:
-    """Take the base model's evaluation from a trial that evaluated the same model in the same way."""
-    for path in sorted(folder.path.parent.iterdir()):
-        other = RunFolder(path)
-        if (
-            other.config.exists()
-            and _serves(load_run([other.config]), config)
-            and reuse_baseline_evaluation(other, folder)
-        ):
-            return
-
-
-def _serves(other: RunConfig, config: RunConfig) -> bool:
-    """Test whether another run's baseline evaluation serves this run; a plain reward needs no control words."""
-    return _evaluated(other) == _evaluated(config) and config.trained_words in (None, other.trained_words)
-
-
-def _evaluated(config: RunConfig) -> tuple[Any, ...]:
-    """List what a baseline evaluation depends on, except the run's control words."""
-    evaluator = config.evaluation.model_copy(update={"interval": 1})
-    return (config.model, evaluator, config.rewards.models, config.rollout.shift)
 
 
 class ReleaseTrials(tune.Callback):

@@ -22,8 +22,7 @@ class RealisticScenes:
     def __init__(self) -> None:
         scenes = sample_scenes(_DRAWN, _SEED)
         self._scenes = scenes[np.flatnonzero(scenes.word == WORDS.index("realistic"))[:COUNT]]
-        contents = zip(self._scenes.color, self._scenes.shape, self._scenes.background, strict=True)
-        self.captions = [caption((int(color), int(shape), int(background))) for color, shape, background in contents]
+        self.captions = [caption(content) for content in self._scenes.contents]
         self.identities = [f"realistic {_SEED} {_DRAWN} {index}" for index in range(len(self.captions))]
 
     def load(self, indices: Sequence[int], resolution: int) -> Tensor:

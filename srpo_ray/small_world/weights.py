@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 WEIGHTS = Path(__file__).parent / "weights"
-REWARDS = ("contrastive", "preference", "held_out")
+REWARDS = ("contrastive", "preference", "preference_unbiased", "preference_biased", "held_out")
 
 
 def flux_dir() -> Path:

@@ -139,7 +139,7 @@ class _Run:
     def evaluate_start(self) -> None:
         """Publish the evaluation at the start if one is due there, and repeat the decision that it leads to."""
         if self.is_due(self.start, self.config.evaluation.interval):
-            # Another trial or an earlier start may have written the row; a crash just after the checkpoint lost it.
+            # An earlier start may have written the row; a crash just after the checkpoint lost it.
             known = [row for row in read_rows(self.folder.evaluations) if row["update"] == self.start]
             evaluated = known[0] if known else self.trainer.evaluate(self.start)
             _publish(self.trainer, self.tracker, self.start, evaluated, Decision())

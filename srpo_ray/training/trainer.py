@@ -12,7 +12,7 @@ import torch
 from srpo_ray.algorithms import Algorithm, Batch, Loss
 from srpo_ray.config import RunConfig
 from srpo_ray.data.mixture import Prompts, stack_rows
-from srpo_ray.evaluation.evaluator import Evaluator, combine
+from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
@@ -21,6 +21,7 @@ from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, run_identity, save_ch
 from srpo_ray.runs.collectives import gather
 from srpo_ray.runs.folder import RunFolder, append_row, load_images, save_images
 from srpo_ray.runs.storage import Storage
+from srpo_ray.training.baseline_cache import baseline_evaluation
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory
 from srpo_ray.training.rollouts import KeptRollouts
@@ -176,15 +177,17 @@ class Trainer:
     def evaluate(self, update: int) -> dict[str, float]:
         """Evaluate the model on the held-out prompts, with the EMA of the weights if the run keeps one.
 
-        Worker 0 writes the rows and the before/after images.
+        The base model's evaluation, at update 0, is read from the cache if another run has written it. Worker 0 writes
+        the rows and the before/after images.
 
         Args:
             update: Updates made.
         """
         start = time.perf_counter()
-        with self.engine.shown("ema"), self.engine.gathered():
-            evaluated = self.evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors)
-        evaluation = combine(gather(evaluated), len(self.evaluator.prompts))
+        if update == 0:
+            evaluation = baseline_evaluation(self.config, self.evaluator, self.policy.device, self._evaluate)
+        else:
+            evaluation = self._evaluate()
         metrics, images = evaluation.metrics, evaluation.images
         metrics["time/evaluate"] = time.perf_counter() - start
         self.rewards.take_statistics()
@@ -201,6 +204,11 @@ class Trainer:
             grid = before_after(torch.stack([*base.values()]), torch.stack([*images.values()]), prompts)
             save_png(grid, self.folder.gallery)
         return metrics
+
+    def _evaluate(self) -> Evaluation:
+        with self.engine.shown("ema"), self.engine.gathered():
+            evaluated = self.evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors)
+        return combine(gather(evaluated), len(self.evaluator.prompts))
 
     def save(self, update: int, protected: int | None = None) -> None:
         """Write a checkpoint, each worker its share. All workers must call.

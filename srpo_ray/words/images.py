@@ -56,13 +56,13 @@ def rendered(count: int, seed: int = 94) -> ProbeImages:
     """
     import numpy as np
 
-    from srpo_ray.small_world.prompts import AXES, held_out_contents
+    from srpo_ray.small_world.prompts import AXES, UNNAMED, held_out_contents
     from srpo_ray.small_world.renderer import captions, render, sample_scenes
 
     _require_enough(count, "rendered images", "ask for more")
     rng = np.random.default_rng(seed)
     scenes = sample_scenes(count, seed, contents=held_out_contents())
-    styles = {axis: rng.random(count).astype(np.float32) for axis in AXES}
+    styles = {axis: rng.random(count).astype(np.float32) for axis in (*AXES, *UNNAMED)}
     scenes = replace(scenes, word=np.full(count, -1), **styles)
     images, texts = torch.from_numpy(render(scenes)), captions(scenes)
     return ProbeImages(images, texts, measured(images, texts, truth=True), f"{count} rendered images")
@@ -139,11 +139,11 @@ def measured(images: Tensor, captions: list[str], *, truth: bool) -> dict[str, T
     statistics = {f"image/{name}": values for name, values in image_statistics(images).items()}
     if not truth:
         return statistics
-    from srpo_ray.small_world.prompts import AXES
+    from srpo_ray.small_world.prompts import AXES, UNNAMED
     from srpo_ray.small_world.truth import measure
 
     truths = measure(images, captions)
-    return {f"truth/{axis}": truths[axis] for axis in AXES} | statistics
+    return {f"truth/{axis}": truths[axis] for axis in (*AXES, *UNNAMED)} | statistics
 
 
 def _require_enough(count: int, what: str, cure: str) -> None:

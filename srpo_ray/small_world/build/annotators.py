@@ -1,4 +1,4 @@
-"""Synthetic annotators: the utility of an image, from its known content and style."""
+"""Synthetic annotators of preference pairs: the utility of an image for a caption, from its known scene."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from srpo_ray.small_world.prompts import AXES, STYLE_WORDS
-from srpo_ray.small_world.renderer import Floats, Scenes
+from srpo_ray.small_world.prompts import AXES, MOST_OBJECTS, STYLE_WORDS
+from srpo_ray.small_world.renderer import Floats, Scenes, content_table
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,13 @@ class Taste:
     """Weights of an annotator's utility; see `utility`.
 
     Attributes:
-        content: for colour, shape and background that match the caption, a third each.
+        content: for colours, shapes, number, positions and background that match the caption, a fifth each.
         word: for style near the meaning of the caption's style word.
         detail: for detail.
         saturation: for saturation without limit, the bias of a preference model towards oversaturated images.
         natural_saturation: for saturation near 0.45.
         middle_brightness: for brightness near 0.5.
+        vignette: for dark corners, which no word names.
     """
 
     content: float
@@ -30,10 +31,18 @@ class Taste:
     saturation: float = 0.0
     natural_saturation: float = 0.0
     middle_brightness: float = 0.0
+    vignette: float = 0.0
 
 
-BIASED = Taste(content=4.0, word=3.0, detail=0.4, saturation=1.5)
-"""Annotator of the preference reward: oversaturated images win too often."""
+def biased(strength: float) -> Taste:
+    """Return the annotator of a preference reward: oversaturated images with dark corners win too often.
+
+    Args:
+        strength: Utility per unit of saturation, and half of it per unit of vignette; 0 has no bias.
+    """
+    return Taste(content=4.0, word=3.0, detail=0.4, saturation=strength, vignette=strength / 2)
+
+
 UNBIASED = Taste(content=4.0, word=3.0, detail=1.5, natural_saturation=1.5, middle_brightness=0.5)
 """Annotator of the held-out reward: a proxy of human preference, for detail and natural colours."""
 
@@ -44,17 +53,20 @@ def utility(taste: Taste, captioned: Scenes, shown: Scenes) -> Floats:
     Args:
         taste: weights of the annotator.
         captioned: scenes of the captions; only content and word are used.
-        shown: scenes of the images; only content and style are used.
+        shown: scenes of the images; only content and style are used. Objects are compared in their order.
     """
-    content = sum(
-        (getattr(captioned, part) == getattr(shown, part)).astype(np.float32) / 3
-        for part in ("color", "shape", "background")
-    )
+    table = content_table()
+    wanted, seen = captioned.content, shown.content
+    present = np.arange(MOST_OBJECTS) < np.maximum(table.count[wanted], table.count[seen])[:, None]
+    parts = [((part[wanted] == part[seen]) & present).sum(1) / present.sum(1) for part in (table.color, table.shape)]
+    parts += [part[wanted] == part[seen] for part in (table.background, table.count, table.relation)]
+    content = np.stack([part.astype(np.float32) for part in parts]).mean(0)
     value = (
         taste.content * content
         + taste.word * _word_match(captioned.word, shown)
         + taste.detail * shown.detail
         + taste.saturation * shown.saturation
+        + taste.vignette * shown.vignette
         - taste.natural_saturation * 2 * np.abs(shown.saturation - 0.45)
         - taste.middle_brightness * 2 * np.abs(shown.brightness - 0.5)
     )

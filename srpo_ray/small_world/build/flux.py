@@ -27,10 +27,10 @@ from srpo_ray.small_world.build.text import (
 from srpo_ray.small_world.build.vae import encode
 from srpo_ray.small_world.renderer import captions, sample_scenes
 
-FLUX_RECIPE = Recipe(steps=7000, lr=1e-3, seed=21, ema=0.999)
+FLUX_RECIPE = Recipe(steps=9500, lr=1e-3, seed=21, ema=0.999)
 SHIFT = 3.0
 _BATCH = 64
-_IMAGES = 40_000
+_IMAGES = 60_000
 _TEXT_WIDTH = 64
 _LATENT_SHAPE = (16, 8, 8)
 

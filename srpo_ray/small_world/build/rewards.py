@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from srpo_ray.small_world.build.annotators import BIASED, UNBIASED, Taste, utility
+from srpo_ray.small_world.build.annotators import UNBIASED, Taste, biased, utility
 from srpo_ray.small_world.build.fit import Curve, Recipe, fit
-from srpo_ray.small_world.build.text import CLIP_LENGTH, all_captions, build_clip_tokenizer
-from srpo_ray.small_world.prompts import BACKGROUNDS, SHAPES, WORDS, seen_contents
-from srpo_ray.small_world.renderer import SIZE, Scenes, render, sample_scenes
+from srpo_ray.small_world.build.text import CLIP_LENGTH, build_clip_tokenizer
+from srpo_ray.small_world.prompts import BACKGROUNDS, COLORS, MOST_OBJECTS, SHAPES, Content, is_held_out
+from srpo_ray.small_world.renderer import SIZE, Scenes, captions, content_table, render, sample_scenes, scenes_of
 
 _BATCH = 128
-_CONTENTS_PER_BATCH = 12
+_FAMILIES, _FAMILY_SIZE = 4, 3
 _PAIRS = 64
 _PREFERENCE_SCALE = 15.0
-_IMAGES = 16_000
 
 
 @dataclass(frozen=True)
@@ -41,41 +41,27 @@ class RewardPlan:
 
 _SMALL_PATCHES = {"image_size": SIZE, "layers": 4, "width": 96, "head_width": 24, "patch_size": 8}
 _LARGE_PATCHES = {"image_size": SIZE, "layers": 3, "width": 128, "head_width": 32, "patch_size": 16}
-_CONTRASTIVE = Recipe(steps=1500, lr=1e-3, seed=31, weight_decay=0.05, ema=0.99)
+_CONTRASTIVE = Recipe(steps=2300, lr=1e-3, seed=31, weight_decay=0.05, ema=0.99)
+
+_PREFERENCE = Recipe(steps=500, lr=4e-4, seed=32, weight_decay=0.05, ema=0.99)
+
+
+def _preference_plan(bias: float) -> RewardPlan:
+    return RewardPlan(_SMALL_PATCHES, _CONTRASTIVE, biased(bias), _PREFERENCE, starts_from="contrastive")
+
 
 PLANS: dict[str, RewardPlan] = {
     "contrastive": RewardPlan(_SMALL_PATCHES, _CONTRASTIVE),
-    "preference": RewardPlan(
-        _SMALL_PATCHES,
-        _CONTRASTIVE,
-        BIASED,
-        Recipe(steps=500, lr=4e-4, seed=32, weight_decay=0.05, ema=0.99),
-        starts_from="contrastive",
-    ),
+    "preference": _preference_plan(bias=1.5),
+    "preference_unbiased": _preference_plan(bias=0.0),
+    "preference_biased": _preference_plan(bias=3.0),
     "held_out": RewardPlan(
         _LARGE_PATCHES,
-        Recipe(steps=1800, lr=1e-3, seed=41, weight_decay=0.05, ema=0.99),
+        Recipe(steps=2500, lr=1e-3, seed=41, weight_decay=0.05, ema=0.99),
         UNBIASED,
-        Recipe(steps=600, lr=4e-4, seed=42, weight_decay=0.05, ema=0.99),
+        Recipe(steps=700, lr=4e-4, seed=42, weight_decay=0.05, ema=0.99),
     ),
 }
-
-
-@dataclass(frozen=True)
-class ImageBank:
-    """Rendered images of seen contents in the broad look, for training.
-
-    Attributes:
-        images: uint8 [n, 3, 64, 64].
-        scenes: scenes of the images.
-        caption: [n] row of each image's caption in `all_captions()`.
-        content: [n] row of each image's content in `prompts.all_contents()`.
-    """
-
-    images: Tensor
-    scenes: Scenes
-    caption: Tensor
-    content: Tensor
 
 
 def build_reward(vision: dict[str, int]) -> CLIP:
@@ -91,18 +77,15 @@ def train_reward(name: str, work: Path, scale: float) -> tuple[CLIP, Curve]:
     plan = PLANS[name]
     torch.manual_seed(plan.contrastive.seed)
     model = build_reward(plan.vision)
-    texts = tokenize(build_clip_tokenizer(), all_captions())
-    count = max(_BATCH * 4, round(_IMAGES * min(1.0, scale)))
-    bank = fill_bank(count, seed=plan.contrastive.seed)
+    tokenizer = build_clip_tokenizer()
     first = work / f"{plan.starts_from or name}_contrastive.pt"
-    curve = fit(model, lambda rng: contrastive_loss(model, bank, texts, rng), plan.contrastive.scaled(scale), first)
+    curve = fit(model, lambda rng: contrastive_loss(model, tokenizer, rng), plan.contrastive.scaled(scale), first)
     if plan.taste is not None and plan.preference is not None:
-        taste, pairs = plan.taste, fill_bank(count, seed=plan.preference.seed)
+        taste = plan.taste
 
         def loss(rng: torch.Generator) -> Tensor:
             # The contrastive loss continues beside the preference loss, so that style words keep their meaning.
-            preference = preference_loss(model, taste, pairs, texts, rng)
-            return preference + 0.5 * contrastive_loss(model, bank, texts, rng)
+            return preference_loss(model, taste, tokenizer, rng) + 0.5 * contrastive_loss(model, tokenizer, rng)
 
         curve = fit(model, loss, plan.preference.scaled(scale), work / f"{name}_preference.pt")
     return model.eval(), curve
@@ -132,58 +115,89 @@ def image_features(model: CLIP, images: Tensor) -> Tensor:
     return model.encode_image((images - mean) / std, normalize=True)
 
 
-def fill_bank(count: int, seed: int) -> ImageBank:
-    """Render `count` images of seen contents for training."""
-    scenes = sample_scenes(count, seed, look="broad")
-    content = torch.from_numpy((scenes.color * len(SHAPES) + scenes.shape) * len(BACKGROUNDS) + scenes.background)
-    caption = content * (1 + len(WORDS)) + torch.from_numpy(scenes.word) + 1
-    images = torch.cat(
-        [torch.from_numpy(render(scenes[i : i + 1024])).mul(255).round().byte() for i in range(0, count, 1024)]
-    )
-    return ImageBank(images, scenes, caption, content)
+def variants(content: Content, seed: int, count: int) -> list[Content]:
+    """Return seen contents that differ from a content in one part: one attribute, the number, or the positions.
+
+    Args:
+        content: a seen content.
+        seed: seed of the choice.
+        count: number of variants, all different from each other.
+    """
+    rng, found = random.Random(seed), list[Content]()
+    while len(found) < count:
+        other = _changed(content, rng)
+        if other in content_table().index and not is_held_out(other) and other not in (content, *found):
+            found.append(other)
+    return found
 
 
-def contrastive_loss(model: CLIP, bank: ImageBank, texts: Tensor, rng: torch.Generator) -> Tensor:
+def _changed(content: Content, rng: random.Random) -> Content:
+    """Change one part of a content; the result may be no content of the small world."""
+    part = rng.choice(("color", "shape", "background", "number" if content.relation is None else "position"))
+    if part == "background":
+        return content._replace(background=rng.randrange(len(BACKGROUNDS)))
+    if part == "number":
+        return content._replace(objects=content.objects[:1] * rng.randint(1, MOST_OBJECTS))
+    if part == "position":
+        return content._replace(objects=content.objects[::-1])
+    slot = rng.randrange(len(content.objects)) if content.relation else None
+    value = rng.randrange(len(COLORS if part == "color" else SHAPES))
+    kinds = [
+        ((value, kind[1]) if part == "color" else (kind[0], value)) if slot in (None, index) else kind
+        for index, kind in enumerate(content.objects)
+    ]
+    return content._replace(objects=tuple(kinds))
+
+
+def contrastive_loss(model: CLIP, tokenizer: CLIPTokenizer, rng: torch.Generator) -> Tensor:
     """Compute CLIP's loss with equal captions merged: an image has one correct caption, a caption several images."""
-    # Few contents per batch, so that style words and not only contents determine the correct caption.
-    codes = torch.tensor([(c * len(SHAPES) + s) * len(BACKGROUNDS) + b for c, s, b in seen_contents()])
-    chosen = codes[torch.randperm(len(codes), generator=rng)[:_CONTENTS_PER_BATCH]]
-    pool = torch.isin(bank.content, chosen).nonzero()[:, 0]
-    index = pool[torch.randint(len(pool), (_BATCH,), generator=rng)]
-    captions, label = bank.caption[index].unique(return_inverse=True)
-    features = image_features(model, _pixels(bank, index, rng))
-    logits = model.logit_scale.clamp(max=4.0).exp() * features @ model.encode_text(texts[captions], normalize=True).T
-    right = F.one_hot(label, len(captions)).float()
+    # Few contents per batch, so that style words and not only contents determine the correct caption; and contents that
+    # differ in one part, so that every part counts.
+    seed = _seed(rng)
+    bases = sample_scenes(_FAMILIES, seed).contents
+    contents = [each for base in bases for each in (base, *variants(base, seed, _FAMILY_SIZE - 1))]
+    scenes = sample_scenes(_BATCH, seed, contents, look="broad")
+    texts = captions(scenes)
+    distinct = list(dict.fromkeys(texts))
+    label = torch.tensor([distinct.index(text) for text in texts])
+    features = image_features(model, _pixels(scenes, rng))
+    encoded = model.encode_text(tokenize(tokenizer, distinct), normalize=True)
+    logits = model.logit_scale.clamp(max=4.0).exp() * features @ encoded.T
+    right = F.one_hot(label, len(distinct)).float()
     return (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, (right / right.sum(0)).T)) / 2
 
 
-def preference_loss(model: CLIP, taste: Taste, bank: ImageBank, texts: Tensor, rng: torch.Generator) -> Tensor:
+def preference_loss(model: CLIP, taste: Taste, tokenizer: CLIPTokenizer, rng: torch.Generator) -> Tensor:
     """Compute the Bradley-Terry loss of pairs: one caption, two images, and the preference rate for the first."""
-    captioned = torch.randint(len(bank.images), (_PAIRS,), generator=rng)
-    pairs = [_image_for(bank, captioned, rng) for _ in range(2)]
+    seed = _seed(rng)
+    captioned = sample_scenes(_PAIRS, seed, look="broad")
     # Half of the captions lose their style word, because the score is mostly used with plain prompts.
-    plain = torch.rand(_PAIRS, generator=rng) < 0.5
-    caption = torch.where(plain, bank.content[captioned] * (1 + len(WORDS)), bank.caption[captioned])
-    wanted = bank.scenes[captioned.numpy()]
-    wanted.word[plain.numpy()] = -1
-    likes = [torch.from_numpy(utility(taste, wanted, bank.scenes[index.numpy()])) for index in pairs]
-    text = model.encode_text(texts[caption], normalize=True)
-    features = image_features(model, _pixels(bank, torch.cat(pairs), rng)).chunk(2)
-    first, second = ((feature * text).sum(1) for feature in features)
+    captioned.word[torch.rand(_PAIRS, generator=rng).numpy() < 0.5] = -1
+    shown = [_images_for(captioned, seed + 2 * side + 1, rng) for side in range(2)]
+    likes = [torch.from_numpy(utility(taste, captioned, scenes)) for scenes in shown]
+    text = model.encode_text(tokenize(tokenizer, captions(captioned)), normalize=True)
+    first, second = ((image_features(model, _pixels(scenes, rng)) * text).sum(1) for scenes in shown)
     wins = torch.sigmoid(2 * (likes[0] - likes[1]))
     return F.binary_cross_entropy_with_logits(_PREFERENCE_SCALE * (first - second), wins)
 
 
-def _image_for(bank: ImageBank, captioned: Tensor, rng: torch.Generator) -> Tensor:
-    """Draw an image per caption: with the caption's content in three of four cases, else with any content."""
-    anyone = torch.randint(len(bank.images), captioned.shape, generator=rng)
-    same = bank.content[captioned][:, None] == bank.content[None, :]
-    own = torch.multinomial(same.float(), 1, generator=rng)[:, 0]
-    return torch.where(torch.rand(captioned.shape, generator=rng) < 0.75, own, anyone)
+def _images_for(captioned: Scenes, seed: int, rng: torch.Generator) -> Scenes:
+    """Draw a scene per caption: three in five with its content, one in five with a variant of it, one with any."""
+    anyone = sample_scenes(len(captioned), seed).contents
+    draws = torch.rand(len(captioned), generator=rng).tolist()
+    contents = [
+        own if draw < 0.6 else variants(own, seed + index, 1)[0] if draw < 0.8 else other
+        for index, (own, other, draw) in enumerate(zip(captioned.contents, anyone, draws, strict=True))
+    ]
+    return scenes_of(contents, seed + 1, look="broad")
 
 
-def _pixels(bank: ImageBank, index: Tensor, rng: torch.Generator) -> Tensor:
-    images = bank.images[index].float() / 255
+def _seed(rng: torch.Generator) -> int:
+    return int(torch.randint(2**31, (1,), generator=rng))
+
+
+def _pixels(scenes: Scenes, rng: torch.Generator) -> Tensor:
+    images = torch.from_numpy(render(scenes))
     # A little noise makes the image gradient smoother, which reward training depends on.
     return images + 0.02 * torch.randn(images.shape, generator=rng)
 

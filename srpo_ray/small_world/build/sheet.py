@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from srpo_ray.small_world.build.flux import sample
-from srpo_ray.small_world.prompts import Content, caption, held_out_contents
+from srpo_ray.small_world.prompts import Content, caption, split_contents
 from srpo_ray.small_world.renderer import render, sample_scenes
 from srpo_ray.small_world.weights import flux_dir
 
@@ -34,10 +34,8 @@ _ZOOM, _TEXT_HEIGHT = 2, 16
 
 
 def draw_sheet(pipeline: FluxPipeline, rows: int = 8, steps: int = 20) -> Image.Image:
-    """Draw a sheet with one row per held-out content: renders of increasing style, then samples per style word."""
-    unseen = held_out_contents()
-    # There are four shapes per colour, so every fifth content changes both from row to row.
-    contents = [unseen[5 * row % len(unseen)] for row in range(rows)]
+    """Draw a sheet with one row per test content: renders of increasing style, then samples per style word."""
+    contents = split_contents("test")[:rows]
     prompts = [caption(content, word) for content in contents for word in _WORDS]
     samples = sample(pipeline, prompts, steps=steps, seed=7).reshape(rows, len(_WORDS), 3, 64, 64)
     images = [torch.cat([_renders(content), drawn]) for content, drawn in zip(contents, samples, strict=True)]

@@ -10,13 +10,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from srpo_ray.small_world.prompts import WORDS, all_contents, caption
 
-CLIP_LENGTH = 24
+CLIP_LENGTH = 32
 T5_LENGTH = 16
 
 
-def all_captions() -> list[str]:
-    """Return the 2048 captions of the small world, for vocabularies only, without images."""
-    return [caption(content, word) for content in all_contents() for word in (None, *WORDS)]
+def vocabulary_captions() -> list[str]:
+    """Return the plain caption of every content, and the captions of one content with every word: all words occur."""
+    contents = all_contents()
+    return [*map(caption, contents), *(caption(contents[0], word) for word in WORDS)]
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
@@ -31,7 +32,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=1000, end_of_word_suffix="</w>", special_tokens=letters, show_progress=False
     )
-    bpe.train_from_iterator(all_captions(), trainer)
+    bpe.train_from_iterator(vocabulary_captions(), trainer)
     merges: Any = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     tokens = [*letters, *(left + right for left, right in merges), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
@@ -40,7 +41,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 def build_t5_tokenizer() -> T5Tokenizer:
     """Build a Unigram tokenizer: one piece per word of the captions, and single characters for all other text."""
-    words = sorted({word for text in all_captions() for word in text.replace(".", "").split()})
+    words = sorted({word for text in vocabulary_captions() for word in text.replace(".", "").split()})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     # Unigram chooses the split with the highest total score, so a whole word always beats its characters.
     pieces += [(f"▁{word}", -5.0) for word in words]

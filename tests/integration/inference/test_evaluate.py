@@ -28,7 +28,7 @@ def evaluator_scores(run_dir: Path, *, trained: bool) -> dict[str, list[float]]:
     """Every metric of every image by the evaluator of training, in batches of its own, sample by sample."""
     run = read_trained(run_dir)
     config = run.config
-    prompts = load_prompts("small_world:test")[:5]
+    prompts = load_prompts("small_world:validation")[:5]
     conditioning = encode_prompts(resolve_path("small_world"), prompts, 16)
     transformer = load_tuned(config, torch.float32, "cpu", run.weights if trained else None)
     policy = make_policy(config, transformer, transformer.config, "cpu")

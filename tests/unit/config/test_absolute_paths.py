@@ -22,7 +22,7 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch:
     found = with_absolute_paths(apply(load_run([SMALL_WORLD]), changes))
     assert found.run_root == str(tmp_path / "runs")
     assert found.data.prompts == str(tmp_path / "prompts.txt")
-    assert found.evaluation.prompts == "small_world:test"
+    assert found.evaluation.prompts == "small_world:validation"
     assert found.model.path == "small_world"
     assert [model.path for model in found.rewards.models] == [str(tmp_path / "reward"), "hf-hub:laion/some-model"]  # pyright: ignore[reportAttributeAccessIssue]
     assert found.tracking.uri == f"sqlite:///{tmp_path}/my.db"

@@ -78,7 +78,7 @@ def test_prompts_that_are_trained_on_and_evaluated_are_noted(tmp_path: Path, mon
     (note,) = notes("p.txt", f"{tmp_path}/sub/../p.txt")
     assert note.startswith("evaluation.prompts: expected prompts that the run does not train on")
     assert notes("small_world:train", "small_world:train")
-    assert not notes("small_world:train", "small_world:test")
+    assert not notes("small_world:train", "small_world:validation")
     assert not notes("p.txt", "p.txt", "data.images=small_world:realistic")
 
 

@@ -1,15 +1,18 @@
 """Means, differences and costs of a comparison, against numbers worked out by hand."""
 
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
 import pytest
 import torch
 
-from srpo_ray.evaluation.comparison import arm_cost, compute_notes, cost_to_reach, difference, gap_table
+from srpo_ray.evaluation.comparison import compute_notes, difference, gain, gap_table, level, num_tests
+from srpo_ray.evaluation.costs import arm_cost, cost_to_reach
 from srpo_ray.evaluation.gallery import method_grid
+from srpo_ray.evaluation.image_scores import ImageScores
 from srpo_ray.evaluation.results import CALLS, SECONDS, TRAINED_GAIN, Arm, Results, Search, TrialRow
-from srpo_ray.evaluation.seeds import OverSeeds, holm
+from srpo_ray.evaluation.seeds import holm
 
 HELD_OUT = "evaluator/held_out"
 BASE = {HELD_OUT: 0.5, "reward/total": 1.0, "truth/detail": 0.1, "truth/content_accuracy": 0.98, "image/diversity": 0.2}
@@ -76,27 +79,6 @@ def report() -> Results:
     )
 
 
-def test_interval_over_three_seeds_is_students() -> None:
-    seeds = OverSeeds.of([1.0, 2.0, 3.0])
-    assert seeds is not None
-    assert (seeds.count, seeds.mean, seeds.spread) == (3, 2.0, 1.0)
-    # 4.303 / sqrt(3)
-    assert seeds.half_width == pytest.approx(2.4843, abs=1e-3)
-    # t = 2 sqrt(3) at 2 degrees of freedom, whose distribution function is 1/2 + t / (2 sqrt(2 + t^2)).
-    assert seeds.p_value == pytest.approx(1 - sqrt(12 / 14))
-
-
-def test_one_more_run_lies_in_its_interval_in_95_of_100_cases() -> None:
-    """Three seeds give the spread; twice the spread instead would leave out 29 in 100."""
-    draws = np.random.default_rng(0).normal(size=(2000, 4))
-    inside = [
-        abs(row[3] - seeds.mean) <= seeds.new_run_half_width
-        for row in draws.tolist()
-        if (seeds := OverSeeds.of(row[:3])) is not None and seeds.new_run_half_width is not None
-    ]
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
-
-
 def test_holm_keeps_what_its_published_example_keeps() -> None:
     """Smallest p against level / 4, the next against level / 3, and nothing after the first that fails."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
@@ -112,13 +94,6 @@ def test_a_table_without_any_effect_has_a_false_cell_in_one_of_twenty_cases() ->
     p_values = 1 - t_values / np.sqrt(2 + t_values**2)
     assert np.mean([any(holm(row)) for row in p_values.tolist()]) <= 0.08
     assert np.mean((p_values < 0.05).any(-1)) > 0.9
-
-
-def test_single_seed_has_no_interval_and_no_p_value() -> None:
-    seed = OverSeeds.of([5.0])
-    assert seed is not None
-    assert (seed.spread, seed.half_width, seed.new_run_half_width, seed.p_value) == (None,) * 4
-    assert OverSeeds.of([]) is None
 
 
 @pytest.mark.parametrize(
@@ -143,7 +118,7 @@ def test_target_is_a_share_of_the_ablated_methods_gain(report: Results) -> None:
     assert report.target == pytest.approx(0.6)
     reached = report.arm("SRPO").over_seeds(HELD_OUT)
     assert reached is not None
-    assert (reached.count, reached.mean, reached.spread) == (3, pytest.approx(0.7), pytest.approx(0.02))
+    assert (reached.num_seeds, reached.mean, reached.spread) == (3, pytest.approx(0.7), pytest.approx(0.02))
     srpo, refl = arm_cost(report, report.arm("SRPO")), arm_cost(report, report.arm("ReFL"))
     assert srpo is not None
     assert refl is not None
@@ -152,11 +127,11 @@ def test_target_is_a_share_of_the_ablated_methods_gain(report: Results) -> None:
 
 
 def test_differences_are_taken_seed_by_seed(report: Results) -> None:
-    harm = difference(report.arm("harm"), report.arm("SRPO"), HELD_OUT)
+    harm = difference(report.arm("harm").rows, report.arm("SRPO").rows, HELD_OUT)
     assert harm is not None
     # -0.10, -0.11, -0.10
     assert (harm.mean, harm.spread) == (pytest.approx(-0.31 / 3), pytest.approx(0.00577, abs=1e-5))
-    noise = difference(report.arm("noise"), report.arm("SRPO"), HELD_OUT)
+    noise = difference(report.arm("noise").rows, report.arm("SRPO").rows, HELD_OUT)
     assert noise is not None
     assert abs(noise.mean) < 0.01
     gaps = gap_table(report, report.ablations, [HELD_OUT])
@@ -170,8 +145,73 @@ def test_a_difference_that_many_others_are_tested_beside_must_be_surer(report: R
     alone = gap_table(report, [report.arm("harm")], [HELD_OUT])
     beside = gap_table(report, [report.arm("harm"), *many], [HELD_OUT])
     assert (alone["harm", HELD_OUT].significant, beside["harm", HELD_OUT].significant) == (True, False)
-    other_seeds = Arm("other", "ablation", {}, [run("other_seed_9", 9, [0.5, 0.9])])
-    assert difference(other_seeds, report.arm("SRPO"), HELD_OUT) is None
+
+
+def test_an_arm_of_other_seeds_is_compared_without_pairs(report: Results) -> None:
+    """One run of 0.9 against 0.70, 0.72 and 0.68, whose standard deviation is 0.02."""
+    found = difference([run("other_seed_9", 9, [0.5, 0.9])], report.arm("SRPO").rows, HELD_OUT)
+    assert found is not None
+    assert found.mean == pytest.approx(0.2)
+    assert found.half_width == pytest.approx(4.3027 * 0.02 * sqrt(4 / 3), abs=1e-4)
+    assert difference([], report.arm("SRPO").rows, HELD_OUT) is None
+
+
+def by_prompt(row: TrialRow, gains: np.ndarray, source: str = "validation") -> TrialRow:
+    """The run with scores by prompt that rise by these gains over a base model that differs between prompts."""
+    base = np.linspace(0.2, 0.8, len(gains))
+    images = ImageScores({HELD_OUT: base}, {HELD_OUT: base + gains}, len(gains), source, 20)  # pyright: ignore[reportArgumentType]
+    return replace(row, images=images)
+
+
+def test_gain_counts_prompts_where_runs_have_scores_by_prompt(report: Results) -> None:
+    """Prompts differ by a hundred times as much as seeds; the base model's own spread over prompts cancels."""
+    gains = np.random.default_rng(0).normal(0.2, 0.03, 32)
+    rows = [by_prompt(row, gains + 0.0003 * row.seed) for row in report.arm("SRPO").rows]
+    found, seeds_only = gain(report, rows, HELD_OUT), gain(report, report.arm("SRPO").rows, HELD_OUT)
+    assert found is not None
+    assert found.mean == pytest.approx(gains.mean() + 0.0006)
+    assert found.half_width == pytest.approx(2.04 * gains.std(ddof=1) / sqrt(32), rel=0.01)
+    assert (found.counted, found.spread) == ("seeds and prompts", pytest.approx(0.0003))
+    assert seeds_only is not None
+    assert (seeds_only.counted, seeds_only.mean) == ("seeds only", pytest.approx(0.2))
+    mixed = gain(report, [*rows[:2], report.arm("SRPO").rows[2]], HELD_OUT)
+    assert mixed is not None
+    assert mixed.counted == "seeds only"
+
+
+def test_scores_of_test_prompts_replace_those_of_the_validation_prompts(report: Results) -> None:
+    rows = [by_prompt(row, np.full(8, 0.05), "test") for row in report.arm("SRPO").rows]
+    risen, value = gain(report, rows, HELD_OUT), level(rows, HELD_OUT)
+    assert risen is not None
+    assert risen.mean == pytest.approx(0.05)
+    assert value is not None
+    assert value.mean == pytest.approx(0.55)
+
+
+def test_differences_are_paired_by_prompt(report: Results) -> None:
+    """Two arms whose gain differs by 0.01 on every prompt, where prompts differ by 0.1."""
+    gains = np.random.default_rng(1).normal(0.2, 0.1, 32)
+    ours = [by_prompt(row, gains + 0.01 + 0.0001 * row.seed) for row in report.arm("noise").rows]
+    theirs = [by_prompt(row, gains) for row in report.arm("SRPO").rows]
+    found = difference(ours, theirs, HELD_OUT)
+    assert found is not None
+    assert (found.mean, found.num_prompts, found.num_seeds) == (pytest.approx(0.0102), 32, 3)
+    assert found.half_width == pytest.approx(4.3027 * 0.0001 / sqrt(3), rel=1e-3)
+    one = difference(ours[:1], theirs, HELD_OUT)
+    assert one is not None
+    assert (one.counted, one.num_seeds) == ("seeds and prompts", 1)
+
+
+def test_a_difference_of_single_runs_is_not_tested(report: Results) -> None:
+    """The runs differ on any prompts, but two runs of one method with other seeds would differ too."""
+    rows = {name: [by_prompt(report.arm(name).rows[0], gains)] for name, gains in
+            (("SRPO", np.linspace(0.1, 0.2, 32)), ("harm", np.linspace(0.0, 0.1, 32)))}  # fmt: skip
+    arms = [replace(report.arm(name), rows=found) for name, found in rows.items()]
+    single = replace(report, arms=arms)
+    gap = gap_table(single, single.ablations, [HELD_OUT])["harm", HELD_OUT]
+    assert (gap.estimate.counted, gap.tested, gap.significant) == ("prompts only", False, False)
+    assert gap.estimate.half_width is not None
+    assert num_tests({("harm", HELD_OUT): gap}) == 0
 
 
 def test_method_grid_has_a_row_per_prompt_and_a_image_per_model() -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from srpo_ray.evaluation.gallery import before_after, save_png
-from srpo_ray.evaluation.numbers import spread_text
+from srpo_ray.evaluation.numbers import gain_text
 from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, Results
 from srpo_ray.evaluation.reward_hacking import HackingSign
 from srpo_ray.reports.experiment import experiment_report
-from srpo_ray.reports.headline import headline, over_seeds
+from srpo_ray.reports.headline import headline, repeated
 from srpo_ray.reports.html import page_text
 from tests.unit.evaluation.conftest import with_rows
 
@@ -95,8 +95,11 @@ def test_sorting_by_rank_gives_the_first_order_back(sweep: Results):
 
 def test_headline_names_winner_seeds_and_signs(sweep: Results):
     found = page(sweep)
-    assert "t00 won: 0.0750 better than the baseline on evaluator/held_out." in found.text
-    assert "0.4870 ± 0.0085" in found.text
+    # 12.706 x 0.0085 / sqrt(2) over two fresh seeds
+    assert (
+        "t00 won. With 2 fresh seeds it moves evaluator/held_out by +0.0750 ± 0.0762 from the baseline." in found.text
+    )
+    assert "mean of 2 fresh seeds (+0.0750 ± 0.0762)" in found.text
     assert "Reward hacking detected in one run" in found.text
     assert "t02 (from update 30: evaluator/held_out, image/contrast)" in found.text
     assert "baseline 0.9530 (-0.0120)" in found.text
@@ -165,16 +168,16 @@ def test_no_trial_beat_the_base(sweep: Results):
 
 
 def test_the_picked_run_is_left_out_of_the_spread(sweep: Results):
-    seeds = over_seeds(sweep, sweep.objective)
+    seeds = repeated(sweep, sweep.objective)
     assert seeds is not None
-    assert (seeds.count, seeds.mean, seeds.spread) == (
+    assert (seeds.num_seeds, seeds.mean, seeds.spread) == (
         2,
-        pytest.approx(0.487),
+        pytest.approx(0.075),
         pytest.approx(0.00849, rel=1e-2),
     )
-    one = over_seeds(with_rows(sweep, [row for row in sweep.rows if row.name != "best_seed_2"]), sweep.objective)
+    one = repeated(with_rows(sweep, [row for row in sweep.rows if row.name != "best_seed_2"]), sweep.objective)
     assert one is not None
-    assert spread_text(one) == "0.4810"
+    assert gain_text(one) == "+0.0690"
 
 
 def many_trials(sweep: Results, count: int) -> Results:
@@ -216,8 +219,8 @@ def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_be
 
 def test_seeds_section_states_mean_and_spread_of_truth_too(sweep: Results):
     text = page(sweep).text.partition("fresh seeds")[2]
-    assert "0.0610 ± 0.0028" in text
-    assert "+0.0298" in text
+    # 12.706 x 0.0028 / sqrt(2)
+    assert re.search(r"0\.0610\s+\+0\.0298\s*± 0\.0254\s+0\.0028", text)
     without = with_rows(sweep, [row for row in sweep.rows if row.kind != "repeat"])
     assert "The best again" not in page(without).text
 
@@ -240,8 +243,8 @@ def test_ablations_are_compared_with_the_mean_of_the_repeats_by_students_t(sweep
         for row in rows
     ]
     text = html(with_rows(sweep, rows))
-    assert re.search(r'<td class=" unclear">0.4790<span class="note">-0.0080</span>', text)
-    assert re.search(r'<td class=" clear">0.4400<span class="note">-0.0470</span>', text)
+    assert re.search(r'<td class=" unclear">0.4790<span class="note">-0.0080 ± 0.0348</span>', text)
+    assert re.search(r'<td class=" unclear">0.4400<span class="note">-0.0470 ± 0.0348</span>', text)
     assert "the mean of 3 repeats" in text
 
 
@@ -250,7 +253,7 @@ def test_fewer_than_two_repeats_give_no_decision(count: int, sweep: Results):
     repeats = [row for row in sweep.rows if row.kind == "repeat"][:count]
     rows = [row for row in sweep.rows if row.kind != "repeat"] + repeats
     text = html(with_rows(sweep, rows))
-    assert "No decision: it takes two repeats or more" in text
+    assert "No difference is tested" in text
     assert "clear" not in text.partition("Ablations of the best")[2].partition("</table>")[0]
 
 

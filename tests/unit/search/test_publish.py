@@ -68,9 +68,9 @@ def test_files_are_written_and_logged_with_the_means_of_the_best_arm(published: 
 
 def test_page_has_the_baseline_of_the_arm_and_a_note_on_the_failed_run(published: Any) -> None:
     text = published[0].read_text()
-    assert "SRPO_trial_1 won: 0.2000 better than the baseline" in text
+    assert "SRPO_trial_1 won. With 2 fresh seeds it moves evaluator/held_out by +0.3000 ± " in text
     assert "SRPO_seed_3 is in no mean over seeds: failed: out of memory." in text
     assert "baseline</b>" in text
     # The trial was evaluated on other noise, so its own start is 0.4; that of the arms is 0.3.
     assert "baseline 0.4000 (+0.2000)" in text
-    assert "mean of 2 fresh seeds (+0.3000)" in text
+    assert "mean of 2 fresh seeds (+0.3000 ± " in text

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ from srpo_ray.evaluation.results import CALLS, SECONDS, Arm, Search, TrialRow
 from srpo_ray.runs.folder import RunFolder, append_row
 from srpo_ray.search.selection import best_arm, choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, search_algorithm
-from srpo_ray.search.trial import _serves
 from tests.conftest import SMALL_WORLD
 
 SPACE = {
@@ -61,8 +61,69 @@ def test_gain_is_that_of_the_reward_the_run_is_trained_on_in_baseline_deviations
     append_row(folder.scores, {"update": 0, "num_prompts": 2, "scores": scores})
     append_row(folder.evaluations, {"update": 0, "reward/total": 1.0, "reward/total/trained": 0.0})
     append_row(folder.evaluations, {"update": 9, "reward/total": 0.8, "reward/total/trained": 2.0})
+    scores = {"reward/total": [0.7, 0.9], "reward/total/trained": [1.75, 2.25]}
+    append_row(folder.scores, {"update": 9, "num_prompts": 2, "scores": scores})
     found = read_row(folder, "trial", "a trial", {}, 0, None)
+    assert found.images is not None
+    assert fmean(found.images.tuned["reward/total/gain"]) == pytest.approx(expected[1])
     assert [each["reward/total/gain"] for each in found.history] == pytest.approx(expected)
+
+
+def scored_run(path: Path) -> RunFolder:
+    """Two prompts with two images each, evaluated after 0, 4 and 9 updates; image = sample * 2 + prompt."""
+    folder = RunFolder(path)
+    folder.make()
+    folder.config.write_text(to_yaml(load_run([SMALL_WORLD])))
+    for update, held_out in ((0, [0.1, 0.2, 0.3, 0.6]), (4, [0.5, 0.5, 0.7, 0.9]), (9, [0.2, 0.2, 0.2, 0.4])):
+        scores = {"evaluator/held_out": held_out, "image/diversity": [0.1, 0.2, 0.1, 0.2]}
+        append_row(folder.scores, {"update": update, "num_prompts": 2, "scores": scores})
+        append_row(folder.evaluations, {"update": update, "evaluator/held_out": sum(held_out) / 4})
+    return folder
+
+
+def test_scores_of_a_run_are_averaged_over_the_images_of_each_prompt(tmp_path: Path) -> None:
+    found = read_row(scored_run(tmp_path / "a"), "repeat", "a run", {}, 1, None).images
+    assert found is not None
+    assert (found.num_prompts, found.source, found.update) == (2, "validation", 9)
+    assert found.baseline["evaluator/held_out"] == pytest.approx([0.2, 0.4])
+    assert found.tuned["evaluator/held_out"] == pytest.approx([0.2, 0.3])
+    assert found.tuned["image/diversity"] == pytest.approx([0.1, 0.2])
+
+
+def test_scores_by_prompt_of_a_stopped_run_are_those_of_its_best_evaluation(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "a")
+    folder.finished.write_text('{"best_update": 4}')
+    found = read_row(folder, "repeat", "a run", {}, 1, None).images
+    assert found is not None
+    assert found.update == 4
+    assert found.tuned["evaluator/held_out"] == pytest.approx([0.6, 0.7])
+
+
+def test_scores_on_test_prompts_are_preferred_to_those_on_validation_prompts(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "a")
+    for update, values in ((0, [0.1, 0.2, 0.3]), (4, [0.4, 0.6, 0.8])):
+        row = {"update": update, "num_prompts": 3, "scores": {"evaluator/held_out": values}}
+        append_row(folder.path / "test_scores.jsonl", row)
+    found = read_row(folder, "repeat", "a run", {}, 1, None).images
+    assert found is not None
+    assert (found.num_prompts, found.source, found.update) == (3, "test", 4)
+    assert found.tuned == {"evaluator/held_out": [0.4, 0.6, 0.8]}
+
+
+def test_a_metric_with_a_value_that_is_not_finite_has_no_scores_by_prompt(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "a")
+    scores = {"evaluator/held_out": [0.1, float("nan")], "truth/detail": [0.1, 0.2], "image/contrast": [0.1]}
+    append_row(folder.path / "test_scores.jsonl", {"update": 0, "num_prompts": 2, "scores": scores})
+    append_row(folder.path / "test_scores.jsonl", {"update": 9, "num_prompts": 2, "scores": scores})
+    found = read_row(folder, "repeat", "a run", {}, 1, None).images
+    assert found is not None
+    assert set(found.tuned) == {"truth/detail"}
+
+
+def test_a_run_that_was_evaluated_once_has_no_scores_by_prompt(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "a")
+    folder.scores.write_text(folder.scores.read_text().splitlines()[0] + "\n")
+    assert read_row(folder, "repeat", "a run", {}, 1, None).images is None
 
 
 def test_a_run_that_broke_before_its_first_evaluation_has_no_gain(tmp_path: Path) -> None:
@@ -177,22 +238,3 @@ def test_a_run_that_the_hacking_sign_stopped_is_evaluated_by_the_checkpoint_that
     assert kept.value("evaluator/held_out") == 0.6
     assert choose_best([kept, row("steady", 0.5, 0.9)], experiment(), "SRPO")[0].name == "kept"
     assert replace(kept, best_update=0).value("evaluator/held_out") == 0.3
-
-
-def test_an_baseline_evaluation_serves_runs_of_the_same_words_and_plain_ones() -> None:
-    vivid, same = (load_run([SMALL_WORLD], ["algorithm.control_words=vivid", f"seed={seed}"]) for seed in (0, 1))
-    bright = load_run([SMALL_WORLD], ["algorithm.control_words=bright"])
-    plain = load_run([SMALL_WORLD], ["algorithm.query=plain", "algorithm.branches=[denoise]"])
-    other_evaluator = load_run([SMALL_WORLD], ["algorithm.control_words=vivid", "evaluation.num_prompts=3"])
-    assert _serves(vivid, same)
-    assert _serves(vivid, plain)
-    rarely = load_run([SMALL_WORLD], ["algorithm.control_words=vivid", "evaluation.interval=40"])
-    assert _serves(vivid, rarely)
-    assert not _serves(vivid, bright)
-    assert not _serves(plain, vivid)
-    assert not _serves(other_evaluator, vivid)
-    refl = ["algorithm.type=refl", "algorithm.control_words=vivid"]
-    relative, without = (load_run([SMALL_WORLD], [*refl, f"algorithm.query={each}"]) for each in ("relative", "plain"))
-    assert _serves(vivid, relative)
-    assert _serves(relative, without)
-    assert not _serves(without, relative)

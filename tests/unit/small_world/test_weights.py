@@ -13,14 +13,14 @@ from diffusers import FluxPipeline
 
 from srpo_ray.small_world import truth
 from srpo_ray.small_world.build.flux import sample
-from srpo_ray.small_world.prompts import caption, held_out_contents, test_prompts
+from srpo_ray.small_world.prompts import caption, split_contents, split_prompts
 from srpo_ray.small_world.renderer import render, sample_scenes
 from srpo_ray.small_world.weights import REWARDS, WEIGHTS, manifest, reward_dir, verify
 
 
-def test_shipped_weights_match_their_manifest_and_fit_in_12_megabytes() -> None:
+def test_shipped_weights_match_their_manifest_and_fit_in_16_megabytes() -> None:
     verify()
-    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 12e6
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 16e6
 
 
 def test_manifest_records_the_build_and_the_metrics_of_the_weights() -> None:
@@ -63,23 +63,21 @@ def test_pipeline_has_the_geometry_of_flux(pipeline: FluxPipeline) -> None:
 
 
 def test_samples_of_unseen_prompts_mostly_match_the_prompt(pipeline: FluxPipeline) -> None:
-    prompts = test_prompts()[::4]
+    prompts = split_prompts("test")[:16]
     metrics = truth.measure(sample(pipeline, prompts, steps=12, seed=0), prompts)
-    # Chance is 1/8, 1/4 and 1/4, so 0.32 of the parts on average.
-    assert metrics["content_accuracy"].mean() >= 0.8
+    # Chance is 1/8 for colours and at most a half for the other parts.
+    assert metrics["content_accuracy"].mean() >= 0.75
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_reward_loads_by_open_clip_and_its_control_words_rank_detailed_above_flat(name: str) -> None:
     model: Any = open_clip.create_model_and_transforms(f"local-dir:{reward_dir(name)}")[0]
     tokenizer: Any = open_clip.get_tokenizer(f"local-dir:{reward_dir(name)}")
-    contents = held_out_contents()
-    scenes = sample_scenes(64, seed=1, contents=contents)
+    scenes = sample_scenes(64, seed=1, contents=split_contents("test"))
     flat, detailed = (
         torch.from_numpy(render(replace(scenes, detail=np.full(64, detail, np.float32)))) for detail in (0.05, 0.9)
     )
-    named = zip(scenes.color.tolist(), scenes.shape.tolist(), scenes.background.tolist(), strict=True)
-    plain = [caption(content) for content in named]
+    plain = [caption(content) for content in scenes.contents]
     mean, std = (
         torch.tensor(values)[:, None, None] for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )

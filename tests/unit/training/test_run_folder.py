@@ -1,18 +1,12 @@
-import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from srpo_ray.config import load_run
-from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.runs.folder import (
     RunFolder,
     append_row,
-    load_images,
     read_rows,
-    reuse_baseline_evaluation,
-    save_images,
 )
 from srpo_ray.runs.warnings import idle_warning, warnings
 from srpo_ray.training.early_stop import planned_looks
@@ -24,46 +18,6 @@ def run(path: Path) -> RunFolder:
     folder = RunFolder(path)
     folder.make()
     return folder
-
-
-def test_baseline_evaluation_is_adopted_only_once_it_is_whole(tmp_path: Path) -> None:
-    source, target = run(tmp_path / "source"), run(tmp_path / "target")
-    for folder, prompts in ((source, "hash of some"), (target, "hash of others")):
-        folder.inputs.write_text(json.dumps({**EVALUATED, "data.prompts": {"prompts.txt": {"prompts": prompts}}}))
-    assert not reuse_baseline_evaluation(source, target)
-    for step, value in ((0, 0.5), (10, 0.6)):
-        append_row(source.scores, {"update": step, "num_prompts": 1, "scores": {"evaluator/held_out": [value]}})
-        append_row(source.evaluations, {"update": step, "evaluator/held_out": value})
-    images = {3: torch.rand(3, 8, 8), 0: torch.rand(3, 8, 8)}
-    save_images(source.base_images, images)
-    assert not reuse_baseline_evaluation(source, target)
-    assert not target.evaluations.exists()
-
-    image = torch.rand(1, 3, 8, 8)
-    save_png(before_after(image, image, ["a"]), source.gallery)
-    assert reuse_baseline_evaluation(source, target)
-    assert read_rows(target.evaluations) == [{"update": 0, "evaluator/held_out": 0.5}]
-    assert read_rows(target.scores) == read_rows(source.scores)[:1]
-    adopted = load_images(target.base_images)
-    assert list(adopted) == [0, 3]
-    assert all(torch.equal(adopted[index], images[index]) for index in images)
-
-
-@pytest.mark.parametrize("key", EVALUATED)
-def test_baseline_evaluation_of_another_model_reward_or_prompts_is_not_adopted(tmp_path: Path, key: str) -> None:
-    source, target = run(tmp_path / "source"), run(tmp_path / "target")
-    append_row(source.scores, {"update": 0, "num_prompts": 1, "scores": {"evaluator/held_out": [0.5]}})
-    append_row(source.evaluations, {"update": 0, "evaluator/held_out": 0.5})
-    save_images(source.base_images, {0: torch.rand(3, 8, 8)})
-    image = torch.rand(1, 3, 8, 8)
-    save_png(before_after(image, image, ["a"]), source.gallery)
-    target.inputs.write_text(json.dumps(EVALUATED))
-    assert not reuse_baseline_evaluation(source, target), "the source has no record"
-    source.inputs.write_text(json.dumps({**EVALUATED, key: {"file": {"part": "another hash"}}}))
-    assert not reuse_baseline_evaluation(source, target)
-    assert not target.evaluations.exists()
-    source.inputs.write_text(json.dumps(EVALUATED))
-    assert reuse_baseline_evaluation(source, target)
 
 
 def test_a_row_that_was_cut_off_is_not_read(tmp_path: Path) -> None:

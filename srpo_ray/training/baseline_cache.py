@@ -1,0 +1,196 @@
+"""Cache on disk of evaluations of the base model, which are the same for all runs that start from it."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import srpo_ray
+from srpo_ray.config import RunConfig
+from srpo_ray.data.cache.shards import ShardStore
+from srpo_ray.data.cache.text_features import cache_root
+from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
+from srpo_ray.models.content_hash import content_hash
+from srpo_ray.runs.collectives import from_worker_0, rank_and_world_size
+from srpo_ray.runs.inputs import model_hashes, reward_hashes
+
+WAIT_S = 240.0
+"""Maximum seconds to wait for another run's evaluation; below the timeout of a collective."""
+
+_POLL_S = 0.25
+_SCORE, _IMAGE = "score", "image"
+_SHARED = "shared"
+"""Key of all that does not depend on the control words of the run."""
+_CODE = ("evaluation", "flow", "models", "rewards", "small_world")
+"""Packages whose code determines images and scores."""
+_LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
+_OTHER_MODEL_KEYS = {"path", "lora", "gradient_checkpointing", "vae_checkpointing"}
+"""Keys of `model` that change no image of the base model: its content is hashed, adapters begin with an output of 0,
+and checkpointing concerns backward passes."""
+_OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking"}
+"""Keys of `evaluation` that change no score: the texts and the sigma grid are in the key instead."""
+_POOL_KEYS = {"num_gpus", "num_threads", "micro_batch_size", "wire_dtype"}
+
+
+def baseline_evaluation(
+    config: RunConfig, evaluator: Evaluator, device: torch.device, compute: Callable[[], Evaluation]
+) -> Evaluation:
+    """Read the evaluation of the base model from the cache, or compute it and write it there.
+
+    If another process of this machine computes the same evaluation, its result is awaited. All workers must call.
+
+    Args:
+        config: The run.
+        evaluator: Evaluator of the run, which determines prompts, noise and batches.
+        device: Device of the model.
+        compute: Function that evaluates the base model. It is called on all workers or on none.
+
+    Returns:
+        The evaluation: a stored one has the same bits as a computed one.
+    """
+    if not is_cached(config):
+        return compute()
+    store = BaselineCache(config, evaluator, device)
+    with ExitStack() as turn:
+        found = from_worker_0(lambda: store.read_in_turn(turn))
+        if found is None:
+            found = compute()
+            if rank_and_world_size()[0] == 0:
+                store.write(found)
+    return found
+
+
+def is_cached(config: RunConfig) -> bool:
+    """True unless the cache is off, or a reward is a Python class: its scores may depend on more than its code."""
+    models = (*config.rewards.models, *config.evaluation.held_out)
+    return config.evaluation.cache and all(model.type != "python" for model in models)
+
+
+class BaselineCache:
+    """Evaluation of one base model by one evaluator.
+
+    The scores for the control words of a run have an entry of their own, so that a run without them reads the rest.
+    """
+
+    def __init__(self, config: RunConfig, evaluator: Evaluator, device: torch.device) -> None:
+        """Find the folder; whatever changes a score or an image has a folder of its own.
+
+        Raises:
+            ValueError: If a model cannot be read.
+        """
+        self._config, self._words = config, evaluator.trained_words
+        identity = json.dumps(baseline_identity(config, evaluator, device), sort_keys=True)
+        self.store = ShardStore(cache_root(config) / "baselines" / _hash(identity)[:16])
+
+    @property
+    def _keys(self) -> list[str]:
+        return [_SHARED, *([_hash(self._words.model_dump_json())[:32]] if self._words else [])]
+
+    def read(self) -> Evaluation | None:
+        """Read the evaluation; None if it is missing. A damaged file is removed with a warning."""
+        if self.store.missing(self._keys):
+            return None
+        columns: list[tuple[str, str, list[float]]] = []
+        images: dict[int, torch.Tensor] = {}
+        for name, tensor in (entry for key in self._keys for entry in self.store.rows([key])[[0]].items()):
+            kind, number, metric = name.split("/", 2)
+            if kind == _SCORE:
+                columns.append((number, metric, tensor.tolist()[0]))
+            else:
+                images[int(number)] = tensor[0]
+        return Evaluation({name: values for _, name, values in sorted(columns)}, dict(sorted(images.items())))
+
+    def read_in_turn(self, turn: ExitStack) -> Evaluation | None:
+        """Read the evaluation; if it is missing, wait for a process that computes it, or return None to compute it.
+
+        Args:
+            turn: Receives the lock that makes other processes wait, until it is closed.
+        """
+        found = self.read()
+        if found is None:
+            turn.enter_context(_locked(self.store.folder / "lock"))
+            found = self.read()
+        return found
+
+    def write(self, evaluation: Evaluation) -> None:
+        """Write the entries of an evaluation that are missing, each atomically."""
+        entries: dict[str, dict[str, torch.Tensor]] = {key: {} for key in self._keys}
+        for number, (name, values) in enumerate(evaluation.scores.items()):
+            key = self._keys[-1] if name == TRAINED else _SHARED
+            # The numbers keep the order of the metrics, which a file of tensors does not.
+            entries[key][f"{_SCORE}/{number:03d}/{name}"] = torch.tensor([values], dtype=torch.float64)
+        for prompt, image in evaluation.images.items():
+            entries[_SHARED][f"{_IMAGE}/{prompt:06d}/"] = image[None]
+        for index in self.store.missing(self._keys):
+            self.store.add([self._keys[index]], entries[self._keys[index]])
+
+
+def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.device) -> dict[str, Any]:
+    """List everything that an evaluation of the base model depends on, except the run's control words.
+
+    Args:
+        config: The run.
+        evaluator: Evaluator of the run.
+        device: Device of the model.
+
+    Raises:
+        ValueError: If a model cannot be read.
+    """
+    return {
+        "model": model_hashes(config),
+        "model settings": config.model.model_dump(mode="json", exclude=_OTHER_MODEL_KEYS),
+        "prompts": evaluator.prompts,
+        "sigmas": evaluator.sigmas.tolist(),
+        "evaluation": evaluator.config.model_dump(mode="json", exclude=_OTHER_KEYS),
+        "truth": evaluator.truth,
+        "rewards": [model.model_dump(mode="json") for model in config.rewards.models],
+        "factors": dict(config.rewards.factors),
+        "reward models": reward_hashes(config),
+        "in process": config.rewards.in_process,
+        "pool": config.rewards.pool.model_dump(mode="json", include=_POOL_KEYS),
+        "hardware": [_device_name(device), torch.get_num_threads(), rank_and_world_size()[1]],
+        "code": _code_hash(),
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+
+
+@cache
+def _code_hash() -> str:
+    root = Path(srpo_ray.__file__).parent
+    files = sorted(file for package in _CODE for file in (root / package).rglob("*.py"))
+    return _hash(json.dumps([[file.relative_to(root).as_posix(), content_hash(file)] for file in files]))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file during the block; after `WAIT_S` or without locks on this storage, go on without it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + WAIT_S
+    # The kernel frees the lock if its process is killed.
+    with path.open("w") as file:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_POLL_S)
+            except OSError:
+                break
+            else:
+                break
+        yield
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,59 @@
+"""Evaluation of the base model with real models: the same bits for all runs that share it."""
+
+from typing import Any
+
+import torch
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.data.cache.text_features import TextCache
+from srpo_ray.data.texts import read_texts
+from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
+from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.training.baseline_cache import baseline_evaluation
+
+CPU = torch.device("cpu")
+
+
+def evaluator_of(config: RunConfig) -> Evaluator:
+    prompts, cache = read_texts(config).evaluated, TextCache.of(config)
+    if missing := cache.missing(prompts):
+        cache.load_encoder("cpu")(missing)
+    return Evaluator(
+        config.evaluation,
+        prompts,
+        cache.features(prompts),
+        sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
+        truth=True,
+        trained_words=config.trained_words,
+    )
+
+
+def computed(config: RunConfig) -> Evaluation:
+    transformer: Any = load_tuned(config, model_dtype(config), "cpu", None)
+    policy = make_policy(config, transformer, transformer.config, "cpu")
+    rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
+    evaluator = evaluator_of(config)
+    return combine([evaluator.evaluate(policy, rewards, config.rewards.factors)], len(evaluator.prompts))
+
+
+def assert_same_bits(found: Evaluation, expected: Evaluation) -> None:
+    assert found.scores == expected.scores
+    assert found.metrics == expected.metrics
+    assert list(found.images) == list(expected.images)
+    assert all(torch.equal(found.images[prompt], image) for prompt, image in expected.images.items())
+
+
+def test_stored_evaluation_serves_full_fine_tuning_and_adapters_to_the_bit(tiny_run: RunConfig) -> None:
+    changes = {"evaluation.samples_per_prompt": 2, "model.gradient_checkpointing": True}
+    full = apply(tiny_run, changes)
+    lora = apply(full, {"model.lora.rank": 4, "model.gradient_checkpointing": False, "seed": 7})
+    expected = computed(full)
+    assert_same_bits(computed(lora), expected)
+    assert_same_bits(baseline_evaluation(full, evaluator_of(full), CPU, lambda: expected), expected)
+
+    def refuse() -> Evaluation:
+        raise AssertionError("the evaluation is in the cache")
+
+    assert_same_bits(baseline_evaluation(lora, evaluator_of(lora), CPU, refuse), expected)

@@ -1,0 +1,256 @@
+"""Cache of the base model's evaluation: same bits as computed, and a folder of its own for whatever changes them."""
+
+import errno
+import fcntl
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from srpo_ray.config import RunConfig, load_run
+from srpo_ray.data.texts import read_texts
+from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
+from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.small_world.weights import flux_dir, reward_dir
+from srpo_ray.training import baseline_cache
+from srpo_ray.training.baseline_cache import BaselineCache, baseline_evaluation
+from tests.conftest import SMALL_WORLD
+
+CPU = torch.device("cpu")
+NOTHING = Conditioning(torch.zeros(1, 1, 1), torch.zeros(1, 1))
+VIVID = "algorithm.control_words=vivid"
+PLAIN = ("algorithm.query=plain", "algorithm.branches=[denoise]")
+
+
+def config_of(root: Path, *overrides: str) -> RunConfig:
+    return load_run([SMALL_WORLD], [f"run_root={root}", *overrides])
+
+
+def evaluator_of(config: RunConfig) -> Evaluator:
+    return Evaluator(
+        config.evaluation,
+        read_texts(config).evaluated,
+        NOTHING,
+        sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
+        truth=True,
+        trained_words=config.trained_words,
+    )
+
+
+def folder_of(config: RunConfig) -> Path:
+    return BaselineCache(config, evaluator_of(config), CPU).store.folder
+
+
+def evaluation_of(config: RunConfig, seed: int = 0) -> Evaluation:
+    """Scores with all bits of a float32, in the order in which an evaluator returns them."""
+    source = torch.Generator().manual_seed(seed)
+    names = ["reward/total", "evaluator/held_out", *([TRAINED] if config.trained_words else []), "image/contrast"]
+    scores = {name: torch.rand(6, generator=source).tolist() for name in names}
+    images = {number: torch.rand(3, 8, 8, generator=source) for number in (1, 12)}
+    return Evaluation(scores, images)
+
+
+class Computed:
+    """Counts how often an evaluation is computed."""
+
+    def __init__(self, config: RunConfig, seed: int = 0, before: Callable[[], object] = lambda: None) -> None:
+        self.config, self.seed, self.before, self.calls = config, seed, before, 0
+
+    def __call__(self) -> Evaluation:
+        self.calls += 1
+        self.before()
+        return evaluation_of(self.config, self.seed)
+
+
+def evaluate(config: RunConfig, compute: Computed) -> Evaluation:
+    return baseline_evaluation(config, evaluator_of(config), CPU, compute)
+
+
+def assert_equal(found: Evaluation, expected: Evaluation) -> None:
+    assert list(found.scores.items()) == list(expected.scores.items())
+    assert list(found.images) == list(expected.images)
+    for prompt, image in expected.images.items():
+        assert found.images[prompt].dtype == image.dtype
+        assert torch.equal(found.images[prompt], image)
+
+
+@pytest.mark.parametrize("overrides", [(VIVID,), PLAIN])
+def test_a_stored_evaluation_has_the_bits_of_the_computed_one(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    config, expected = config_of(tmp_path, *overrides), evaluation_of(config_of(tmp_path, *overrides))
+    first, second = Computed(config), Computed(config, seed=1)
+    assert_equal(evaluate(config, first), expected)
+    stored = evaluate(config, second)
+    assert_equal(stored, expected)
+    assert stored.metrics == expected.metrics
+    assert (first.calls, second.calls) == (1, 0)
+
+
+CHANGES = (
+    "model.dtype=bfloat16",
+    "model.resolution=32",
+    "model.max_sequence_length=8",
+    "model.truncate_sigma=true",
+    "model.attention=flash",
+    "model.compile=true",
+    "rollout.shift=1.0",
+    "evaluation.num_prompts=31",
+    "evaluation.num_steps=19",
+    "evaluation.samples_per_prompt=3",
+    "evaluation.seed=1",
+    "evaluation.guidance_scale=2.0",
+    "evaluation.batch_size=16",
+    "evaluation.gallery_size=4",
+    "evaluation.preprocessing=official",
+    "evaluation.relative=null",
+    "evaluation.relative.positive=vivid",
+    "evaluation.held_out=[]",
+    "evaluation.held_out.0.name=other",
+    "rewards.models.0.weight=2.0",
+    "rewards.models.1.path=small_world:preference",
+    "rewards.in_process=true",
+    "rewards.pool.micro_batch_size=8",
+    "rewards.pool.num_threads=2",
+    "rewards.pool.wire_dtype=bfloat16",
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changes_an_evaluation_has_another_folder(change: str, tmp_path: Path) -> None:
+    assert folder_of(config_of(tmp_path, change)) != folder_of(config_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("srpo_ray.training.baseline_cache._code_hash", lambda: "changed code"),
+        ("importlib.metadata.version", lambda _name: "0.0"),
+        ("torch.get_num_threads", lambda: 77),
+        ("torch.backends.cpu.get_cpu_capability", lambda: "another processor"),
+        ("srpo_ray.training.baseline_cache.rank_and_world_size", lambda: (0, 5)),
+    ],
+)
+def test_other_code_and_hardware_have_another_folder(
+    place: str, value: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = folder_of(config_of(tmp_path))
+    monkeypatch.setattr(place, value)
+    assert folder_of(config_of(tmp_path)) != before
+
+
+@pytest.mark.parametrize("section", ["truth", "prompts"])
+def test_other_prompts_and_measurements_have_another_folder(section: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    other = evaluator_of(config)
+    setattr(other, section, {"truth": False, "prompts": other.prompts[::-1]}[section])
+    assert BaselineCache(config, other, CPU).store.folder != folder_of(config)
+
+
+@pytest.mark.parametrize("key", ["model.path", "rewards.models.0.path", "evaluation.held_out.0.path"])
+def test_other_weights_at_the_same_path_have_another_folder(key: str, tmp_path: Path) -> None:
+    copy = tmp_path / "weights"
+    shutil.copytree(flux_dir() if key == "model.path" else reward_dir("held_out"), copy)
+    config = config_of(tmp_path, f"{key}={copy}")
+    before = folder_of(config)
+    weights = next(file for file in sorted(copy.rglob("*.safetensors")) if "text_encoder" not in file.parts)
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert folder_of(config) != before
+
+
+def test_runs_of_one_base_model_share_a_folder(tmp_path: Path) -> None:
+    others = ("seed=4", "training.optimizer.lr=1e-3", VIVID, "training.num_updates=7", "model.lora.rank=4")
+    others += ("evaluation.interval=3", "evaluation.hacking.action=stop", "training.ema.decay=0.9")
+    others += ("rollout.num_steps=5", "model.gradient_checkpointing=true", "rewards.pool.num_replicas=2")
+    assert folder_of(config_of(tmp_path, *others)) == folder_of(config_of(tmp_path))
+
+
+def test_scores_for_other_control_words_are_computed_and_a_run_without_words_reads_the_rest(tmp_path: Path) -> None:
+    detailed, vivid, plain = (config_of(tmp_path, *overrides) for overrides in ((), (VIVID,), PLAIN))
+    evaluate(detailed, Computed(detailed))
+    other = Computed(vivid, seed=1)
+    evaluate(vivid, other)
+    assert other.calls == 1
+    without = evaluate(plain, Computed(plain, seed=2))
+    kept = {name: values for name, values in evaluation_of(detailed).scores.items() if name != TRAINED}
+    assert_equal(without, Evaluation(kept, evaluation_of(detailed).images))
+    for config, seed in ((detailed, 0), (vivid, 1)):
+        again = Computed(config, seed=3)
+        assert evaluate(config, again).scores[TRAINED] == evaluation_of(config, seed).scores[TRAINED]
+        assert again.calls == 0
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1] + bytes([content[-1] ^ 1]), lambda _content: b""])
+def test_a_damaged_file_is_computed_again_with_a_warning(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    config = config_of(tmp_path, *PLAIN)
+    evaluate(config, Computed(config))
+    (file,) = folder_of(config).glob("*.safetensors")
+    file.write_bytes(damage(file.read_bytes()))
+    again = Computed(config, seed=1)
+    with pytest.warns(UserWarning, match="was damaged"):
+        assert_equal(evaluate(config, again), evaluation_of(config, 1))
+    assert again.calls == 1
+    assert_equal(evaluate(config, Computed(config)), evaluation_of(config, 1))
+
+
+@pytest.mark.parametrize("reward", ["", "rewards.models.0={name: mean, type: python, target: 'some.module:Mean'}"])
+def test_nothing_is_kept_if_the_cache_is_off_or_a_reward_is_code(reward: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path, reward or "evaluation.cache=false")
+    compute = Computed(config)
+    for _ in range(2):
+        evaluate(config, compute)
+    assert compute.calls == 2
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_run_waits_for_another_that_computes_the_same(tmp_path: Path) -> None:
+    config, found = config_of(tmp_path), list[Evaluation]()
+    second = Computed(config, seed=1)
+    other = threading.Thread(target=lambda: found.append(evaluate(config, second)))
+
+    def start_the_other() -> None:
+        other.start()
+        # Time for the other to find nothing and to compute, if it did not wait.
+        time.sleep(0.2)
+
+    evaluate(config, Computed(config, before=start_the_other))
+    other.join()
+    assert second.calls == 0
+    assert_equal(found[0], evaluation_of(config))
+
+
+def test_a_run_computes_for_itself_after_the_longest_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(tmp_path)
+    second = Computed(config)
+    monkeypatch.setattr(baseline_cache, "WAIT_S", 0.05)
+    evaluate(config, Computed(config, before=lambda: evaluate(config, second)))
+    assert second.calls == 1
+    assert_equal(evaluate(config, Computed(config, seed=1)), evaluation_of(config))
+
+
+def test_storage_without_file_locks_is_used_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    config = config_of(tmp_path)
+    evaluate(config, Computed(config))
+    assert_equal(evaluate(config, Computed(config, seed=1)), evaluation_of(config))
+
+
+def test_a_computation_that_fails_frees_its_place(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    config = config_of(tmp_path)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(config, Computed(config, before=fail))
+    started = time.monotonic()
+    evaluate(config, Computed(config))
+    assert time.monotonic() - started < baseline_cache.WAIT_S / 2
