@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from srpo_ray.evaluation.crossed import Estimate, difference_between, mean_over
+from srpo_ray.evaluation.crossed import Estimate, difference_by_seed, mean_over
 from srpo_ray.evaluation.results import CALLS, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, Arm, Results, TrialRow
 from srpo_ray.evaluation.seeds import holm
 
@@ -17,7 +17,8 @@ GRADIENT_CALL = 3.0
 
 def level(rows: Sequence[TrialRow], metric: str) -> Estimate | None:
     """Mean of a metric over runs, by prompt where all runs have scores by prompt; None without a value."""
-    return mean_over(values) if (values := _values(rows, metric, _scored(rows, metric))) else None
+    values = _values(rows, metric, _scored(rows, metric))
+    return mean_over([each for _, each in values]) if values else None
 
 
 def gain(results: Results, rows: Sequence[TrialRow], metric: str) -> Estimate | None:
@@ -44,9 +45,7 @@ def baseline_level(results: Results, metric: str) -> float | None:
 
 
 def difference(rows: Sequence[TrialRow], others: Sequence[TrialRow], metric: str) -> Estimate | None:
-    """Difference of a metric between two arms, paired by prompt and, where they share two seeds or more, by seed.
-
-    Two arms with one run each of the same seed are paired by it too.
+    """Difference of a metric between two arms, paired by prompt and by shared seeds.
 
     Args:
         rows: Ended runs of one arm.
@@ -57,16 +56,7 @@ def difference(rows: Sequence[TrialRow], others: Sequence[TrialRow], metric: str
         None if an arm has no value.
     """
     scored = _scored([*rows, *others], metric)
-    ours, theirs = ({row.seed: row for row in each} for each in (rows, others))
-    shared = [seed for seed in ours if seed in theirs]
-    if len(shared) > 1 or len(shared) == len(ours) == len(theirs):
-        rows, others = ([each[seed] for seed in shared] for each in (ours, theirs))
-    values, subtracted = (_values(each, metric, scored) for each in (rows, others))
-    if not values or not subtracted:
-        return None
-    if len(shared) == len(values) == len(subtracted):
-        return mean_over(np.subtract(values, subtracted))
-    return difference_between(values, subtracted)
+    return difference_by_seed(*(dict(_values(each, metric, scored)) for each in (rows, others)))
 
 
 def _scored(rows: Sequence[TrialRow], metric: str) -> bool:
@@ -75,11 +65,11 @@ def _scored(rows: Sequence[TrialRow], metric: str) -> bool:
     return len(images) == len(rows) and len({(each.source, each.num_prompts) for each in images}) == 1
 
 
-def _values(rows: Sequence[TrialRow], metric: str, scored: bool) -> list[Sequence[float]]:
-    """`[seeds][prompts]`, or `[seeds][1]` without scores by prompt."""
+def _values(rows: Sequence[TrialRow], metric: str, scored: bool) -> list[tuple[int, Sequence[float]]]:
+    """(seed, values by prompt) of each run, or (seed, a single value) without scores by prompt."""
     if scored:
-        return [row.images.tuned[metric] for row in rows if row.images is not None]
-    return [[value] for row in rows if (value := row.value(metric)) is not None]
+        return [(row.seed, row.images.tuned[metric]) for row in rows if row.images is not None]
+    return [(row.seed, [value]) for row in rows if (value := row.value(metric)) is not None]
 
 
 @dataclass(frozen=True)

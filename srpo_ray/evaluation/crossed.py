@@ -1,7 +1,7 @@
 """Intervals of means over training seeds and prompts together, where every run scores the same prompts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean as exact_mean
 from typing import Literal
@@ -58,6 +58,24 @@ def difference_between(values: Values, others: Values) -> Estimate:
         others: `[other seeds][prompts]` of the other arm, which is subtracted.
     """
     return _estimate([np.asarray(values, dtype=float), np.asarray(others, dtype=float)])
+
+
+def difference_by_seed(ours: Mapping[int, Sequence[float]], theirs: Mapping[int, Sequence[float]]) -> Estimate | None:
+    """Estimate the difference of two arms, paired by seed where they share two seeds or more.
+
+    Two arms with one run each of the same seed are paired by it too; other arms are compared without pairs of seeds.
+
+    Args:
+        ours: Seed -> values by prompt of one arm.
+        theirs: Seed -> values of the other arm, which are subtracted.
+
+    Returns:
+        None if an arm has no run.
+    """
+    shared = [seed for seed in ours if seed in theirs]
+    if len(shared) > 1 or (shared and len(ours) == len(theirs) == 1):
+        return mean_over(np.subtract([ours[seed] for seed in shared], [theirs[seed] for seed in shared]))
+    return difference_between([*ours.values()], [*theirs.values()]) if ours and theirs else None
 
 
 def intervals(groups: Sequence[Array]) -> tuple[Array, Array, Array]:

@@ -224,11 +224,15 @@ class Results:
 
     @property
     def target(self) -> float | None:
-        """The objective whose cost is compared."""
+        """The objective whose cost is compared; None if the reference arm is no better than the baseline."""
+        return self.target_at(self.target_share)
+
+    def target_at(self, share: float) -> float | None:
+        """The objective at a share of the reference arm's gain; None if that arm is no better than the baseline."""
         reached, base = self.arm(self.reference).over_seeds(self.objective), self.baseline(self.objective)
-        if reached is None or base is None:
+        if reached is None or base is None or (reached.mean > base) != (self.mode == "max"):
             return None
-        return base + self.target_share * (reached.mean - base)
+        return base + share * (reached.mean - base)
 
 
 def finite(value: float | None) -> float | None:

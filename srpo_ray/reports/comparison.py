@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from srpo_ray.evaluation.comparison import EQUAL, arm_metrics, baseline_level, difference, gain, gap_table
-from srpo_ray.evaluation.costs import common_targets
 from srpo_ray.evaluation.numbers import gain_text, number
 from srpo_ray.evaluation.results import Arm, Results, Search
 from srpo_ray.evaluation.seeds import holm
 from srpo_ray.reports.comparison_charts import ablation_chart, cost_chart, reward_chart
-from srpo_ray.reports.comparison_tables import passage_text
+from srpo_ray.reports.cost_tables import passages
 from srpo_ray.reports.footnotes import interval_note, prompts_note, tests_note
 from srpo_ray.reports.report import (
     Cell,
@@ -18,7 +17,6 @@ from srpo_ray.reports.report import (
     Column,
     Image,
     Images,
-    Part,
     Row,
     Section,
     Strong,
@@ -79,8 +77,9 @@ def _methods_text(report: Results) -> Text:
         Strong("seconds"),
         f": those of the updates, with {report.hardware} shared by the runs beside it. ",
         Strong("To target"),
-        f": until {report.objective} reached {number(report.target)}, {100 * report.target_share:.0f}% of the way from"
-        f" the baseline to {report.reference}; “>” where a run never did. ",
+        f": until {report.objective} first reached {number(report.target)}, {100 * report.target_share:.0f}% of the way"
+        f" from the baseline to {report.reference}, on the validation prompts; “>” and “<” are explained under the"
+        " table of costs. ",
         Strong(f"vs {report.reference}"),
         f": {report.objective} minus that of {report.reference}, paired by prompt and seed. ",
         Strong("Hacked"),
@@ -115,29 +114,7 @@ def costs(report: Results) -> Section | None:
         return None
     dotted = "; dotted: the target" if report.target is not None else ""
     text = Text(f"Strong: mean over seeds. Thin: each seed. Dashed: the baseline{dotted}.")
-    return Section("What a score costs", [text, *_passages(report), Charts(charts, "medium")])
-
-
-def _passages(report: Results) -> list[Part]:
-    """Calls until each method first reached the same scores."""
-    targets = common_targets(report)
-    if not targets:
-        return []
-    text = Text(
-        f"Velocity evaluations until {report.objective} first reached the same scores for all methods: mean ± standard"
-        " deviation over training seeds, between two evaluations by proportion. “>”: a run never reached it; “<”: a run"
-        " reached it before its first evaluation, which gives no number."
-    )
-    keys = {f"to {index}": target for index, target in enumerate(targets)}
-    columns = [Column("method", numeric=False), *(Column(key, f"to {number(keys[key])}") for key in keys)]
-    rows = [
-        Row(
-            {"method": arm.name, **{key: passage_text(report, arm, target) for key, target in keys.items()}},
-            "reference" if arm.name == report.reference else "",
-        )
-        for arm in report.methods
-    ]
-    return [text, Table(columns, rows, head="method")]
+    return Section("What a score costs", [text, *passages(report), Charts(charts, "medium")])
 
 
 def ablations_section(report: Results, table: Table) -> Section | None:

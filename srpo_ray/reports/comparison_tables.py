@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srpo_ray.evaluation.comparison import Gap, arm_metrics, baseline_level, gain, gap_table, level, num_tests
-from srpo_ray.evaluation.costs import arm_cost, cost_to_reach
+from srpo_ray.evaluation.costs import arm_passage
 from srpo_ray.evaluation.crossed import Estimate
 from srpo_ray.evaluation.numbers import gain_text, half_width_text, number, param_text, signed
 from srpo_ray.evaluation.results import (
@@ -18,6 +18,7 @@ from srpo_ray.evaluation.results import (
     Arm,
     Results,
 )
+from srpo_ray.reports.cost_tables import passage_text
 from srpo_ray.reports.report import NOTHING, Cell, Column, Row, Table
 
 _TITLES = {
@@ -86,9 +87,7 @@ def _arm_row(report: Results, arm: Arm, metrics: Sequence[str], against: Mapping
     risen = None if arm.kind == "base" else gain(report, arm.ended, report.objective)
     cells["change"] = risen and Cell(risen.mean, half_width_text(risen))
     for name, cost in (("calls", CALLS), ("seconds", SECONDS)):
-        reached = arm_cost(report, arm, cost) if arm.kind != "base" else None
-        cells[f"{name} to target"] = reached and reached.mean
-        cells[name], cells[f"{name}_reached"] = cost_texts(report, arm, cost)
+        cells |= _cost_cells(report, arm, name, cost)
     cells["gap"] = _gap_cell(against.get((arm.name, report.objective)))
     kind = "base" if arm.kind == "base" else "reference" if arm.name == report.reference else ""
     return Row(cells, kind)
@@ -109,6 +108,17 @@ def _score_cells(report: Results, arm: Arm, metric: str) -> dict[str, Any]:
     note = half_width_text(risen) if metric == TRAINED_GAIN else gain_text(risen)
     cells[f"{metric} mean"] = Cell(found.mean, "" if risen is None else note)
     return cells if risen is None else cells | _gain_columns(metric, risen)
+
+
+def _cost_cells(report: Results, arm: Arm, name: str, cost: str) -> dict[str, Any]:
+    """All that a run cost, and what it cost until it first had the target score."""
+    spent = arm.over_seeds(cost)
+    if arm.kind == "base" or spent is None:
+        return {name: NOTHING, f"{name}_reached": NOTHING}
+    reached = None if report.target is None else arm_passage(report, arm, report.target, cost)
+    exact = reached and reached.cost
+    texts = {name: f"{spent.mean:.0f}", f"{name}_reached": passage_text(reached)}
+    return {**texts, f"{name} to target": exact and exact.mean}
 
 
 def _gain_columns(metric: str, risen: Estimate) -> dict[str, Any]:
@@ -169,29 +179,3 @@ def settings(changes: Mapping[str, Any]) -> str:
 def metric_title(metric: str) -> str:
     """`evaluator/held_out/relative` -> `held_out rel.`."""
     return _TITLES.get(metric, metric.partition("/")[2].replace("/relative", " rel."))
-
-
-def cost_texts(report: Results, arm: Arm, cost: str = CALLS) -> tuple[str, str]:
-    """All that a run cost, and what it had until the target; more than all where that was not reached."""
-    spent, reached = arm.over_seeds(cost), arm_cost(report, arm, cost)
-    if arm.kind == "base" or spent is None:
-        return NOTHING, NOTHING
-    return f"{spent.mean:.0f}", f"{reached.mean:.0f}" if reached else f"> {spent.mean:.0f}"
-
-
-def passage_text(report: Results, arm: Arm, target: float) -> str:
-    """Calls until the arm first reached a score, `1986 ± 40` over seeds.
-
-    `> 5760` if a run never did, and `< 1440` if one did before its first evaluation after training began, where only a
-    straight line from the baseline would give a number.
-    """
-    spent, reached = arm.over_seeds(CALLS), arm_cost(report, arm, target=target)
-    if spent is None or not arm.ended:
-        return NOTHING
-    if reached is None:
-        return f"> {spent.mean:.0f}"
-    first = [next((e[CALLS] for e in row.history if e.get(CALLS, 0.0) > 0), 0.0) for row in arm.ended]
-    costs = [cost_to_reach(row, report.objective, target, report.mode) for row in arm.ended]
-    if any(cost is not None and cost < before for cost, before in zip(costs, first, strict=True)):
-        return f"< {max(first):.0f}"
-    return f"{reached.mean:.0f}" + ("" if reached.spread is None else f" ± {reached.spread:.0f}")

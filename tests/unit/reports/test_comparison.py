@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from srpo_ray.evaluation.comparison import arm_metrics
-from srpo_ray.evaluation.costs import common_targets, cost_to_reach
 from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.results import Arm, Results
 from srpo_ray.reports.comparison_charts import cost_chart, reward_chart
-from srpo_ray.reports.comparison_tables import passage_text
 from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.files import csv_text, write_report
 from srpo_ray.reports.html import page_text
@@ -20,16 +18,37 @@ from srpo_ray.reports.report import Table
 from tests.unit.evaluation.test_comparison import HELD_OUT, by_prompt, run
 
 
-def test_costs_are_compared_at_the_same_scores_for_all_methods(report: Results) -> None:
+def test_costs_of_the_same_scores_have_intervals_and_ratios_for_all_methods(report: Results) -> None:
     """SRPO's gain of 0.2 from 0.5; evaluations at 100 and 200 calls."""
-    assert common_targets(report) == pytest.approx([0.55, 0.6, 0.65, 0.7])
-    srpo, refl = report.arm("SRPO"), report.arm("ReFL")
-    # Reached before the first evaluation at 100 calls: no number. Between 100 and 200 calls by proportion.
-    assert passage_text(report, srpo, 0.55) == "< 100"
-    assert passage_text(report, srpo, 0.65) == "151 ± 10"
-    assert passage_text(report, refl, 0.55) == "100 ± 0"
-    assert passage_text(report, refl, 0.6) == "200 ± 0"
-    assert passage_text(report, refl, 0.65) == "> 200"
+    costs = next(section for section in experiment_report(report).sections if section.title == "What a score costs")
+    (table,) = [part for part in costs.parts if isinstance(part, Table)]
+    assert [column.heading for column in table.columns] == [
+        "method", "to 0.5500", "to 0.6000", "to 0.6500", "to 0.6800"
+    ]  # fmt: skip
+    refl, srpo = ([row.cell(f"to {index}") for index in range(4)] for row in table.rows)
+    # Reached before the first evaluation at 100 calls; between 100 and 200 calls by proportion: 150, 141.7 and 162.5.
+    assert [cell.value for cell in srpo] == ["< 100", "100 ± 0", "151 ± 26", "182 ± 42"]
+    assert [cell.value for cell in refl] == ["100 ± 0", "200 ± 0", "> 200", "> 200"]
+    # The interval of SRPO's gain is +- 0.0497, so only the first score could be noise.
+    assert [cell.note for cell in refl] == ["> 1.00 times", "2.00 times (2.00-2.00)", "> 1.32 times", "> 1.10 times"]
+    assert {cell.note for cell in srpo} == {""}
+
+
+def test_a_score_within_the_uncertainty_of_the_baseline_has_no_ratio(report: Results) -> None:
+    """SRPO's gain of 0.04 has an interval of +- 0.025; a quarter of it is 0.01, three quarters are 0.03."""
+    srpo = replace(
+        report.arm("SRPO"),
+        rows=[run(f"SRPO_{seed}", seed, [0.5, 0.5, 0.53 + 0.01 * seed - 0.01]) for seed in (1, 2, 3)],
+    )
+    refl = replace(report.arm("ReFL"), rows=[run(f"ReFL_{seed}", seed, [0.5, 0.505, 0.6]) for seed in (1, 2, 3)])
+    costs = next(
+        section
+        for section in experiment_report(replace(report, arms=[refl, srpo])).sections
+        if section.title == "What a score costs"
+    )
+    (table,) = [part for part in costs.parts if isinstance(part, Table)]
+    assert [bool(table.rows[0].cell(f"to {index}").note) for index in range(4)] == [False, False, True, True]
+    assert "0.5100, 0.5200: no ratio" in str(costs.parts[-2])
 
 
 def scored_by_prompt(report: Results, source: str = "test") -> Results:
@@ -59,7 +78,6 @@ def test_methods_have_gains_with_intervals_over_seeds_and_prompts_and_the_spread
     assert "Scores are on 32 test prompts, which chose no setting." in note
     assert "it counts training seeds and prompts together" in note
     assert "The table makes 1 test:" in note
-    assert "seeds only" not in note
     assert "it counts training seeds only" in str(experiment_report(report).sections[0].parts[-1])
 
 
@@ -149,9 +167,3 @@ def test_ablations_of_a_sweep_with_several_seeds_are_compared_seed_by_seed(repor
     assert ["difference" in table.title for table in made.terminal] == [False, True]
     once = replace(sweep, arms=[srpo, *(replace(arm, rows=arm.rows[:1]) for arm in report.ablations)])
     assert "Ablations of the best" in [section.title for section in experiment_report(once).sections]
-
-
-def test_cost_of_a_score_skips_evaluations_without_a_number(report: Results) -> None:
-    row = report.arm("SRPO").rows[0]
-    holed = replace(row, history=[row.history[0], {"update": 5}, *row.history[1:]])
-    assert cost_to_reach(holed, HELD_OUT, 0.65, "max") == pytest.approx(150.0)
