@@ -14,6 +14,7 @@ from torch import Tensor
 
 from srpo_ray.config.rewards import Fit, OpenClipRewardConfig
 from srpo_ray.imports import without_collection
+from srpo_ray.rewards.image_features import ImageFeatures
 from srpo_ray.rewards.models.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
 from srpo_ray.rewards.models.pretrained import check_tokenizer
 from srpo_ray.rewards.preprocess import normalize
@@ -81,6 +82,7 @@ class OpenClipReward:
         self._tokenizer = tokenizer
         self._limit = TextLimit(name, context_length)
         self._text_features = TextFeatures(self._encode_texts, text_cache_size)
+        self._image_features = ImageFeatures(self._encode_images)
 
     @classmethod
     def load(cls, config: OpenClipRewardConfig, device: str = "cpu") -> "OpenClipReward":
@@ -128,12 +130,16 @@ class OpenClipReward:
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """See `Reward.score`; the result has the type of `images`, so that tests can check a float64 model."""
-        weight = self.model.logit_scale
-        pixels = normalize(images.to(weight.device, weight.dtype), self._mean, self._std)
-        image_features = self.model.encode_image(pixels, normalize=True)
+        image_features = self._image_features.of(images)
         features = self._text_features.lookup(text for query in queries for text in query.texts)
         directions = torch.stack([_weighted_sum(query, features) for query in queries])
         return self.scale * (image_features * directions).sum(-1).to(images.dtype)
+
+    def _encode_images(self, images: Tensor) -> Tensor:
+        """Unit image features `[B, D]`."""
+        weight = self.model.logit_scale
+        pixels = normalize(images.to(weight.device, weight.dtype), self._mean, self._std)
+        return self.model.encode_image(pixels, normalize=True)
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
         """Unit text features `[N, D]`."""
