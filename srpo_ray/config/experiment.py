@@ -1,29 +1,13 @@
 """An experiment: arms that are searched or given, each trained with several seeds, and ablations of one of them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Name, Section, check_name, check_names
+from srpo_ray.config.evaluation import Objective
 from srpo_ray.config.search import Changes, SearchConfig, SearchDimension, check_changes
-
-
-def check_objective(objective: str) -> str:
-    """Refuse the training reward as the objective.
-
-    Raises:
-        ValueError: If the metric is a score of the models that are trained on.
-    """
-    if objective.partition("/")[0] == "reward":
-        raise ValueError(
-            f"expected a score that no run is trained to raise, such as evaluator/held_out, got {objective!r}; the"
-            " search would choose the run that hacks its reward best"
-        )
-    return objective
-
-
-Objective = Annotated[str, Field(min_length=1), AfterValidator(check_objective)]
 
 
 class Arm(Section):

@@ -197,12 +197,10 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
 
 
 def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str) -> None:
-    evaluator = [f"evaluator/{model.name}" for model in run.evaluation.held_out]
-    if config.objective.startswith("evaluator/") and config.objective.removesuffix("/relative") not in evaluator:
-        raise ConfigError(
-            f"{origin}: objective: expected a score of evaluation.held_out ({', '.join(evaluator) or 'none'}), got"
-            f" {config.objective!r}; choose one of them or add the model"
-        )
+    try:
+        run.evaluation.check_score(config.objective)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from error
     if run.training.elastic:
         raise ConfigError(
             f"{origin}: expected a number of training.num_workers, got a range ({run.training.min_workers} to"
