@@ -9,6 +9,13 @@ from srpo_ray.config.base import Name, Section, check_name, check_names
 from srpo_ray.config.evaluation import Objective
 from srpo_ray.config.search import Changes, SearchConfig, SearchDimension, check_changes
 
+TEST = "evaluation.test"
+"""Config path of the test prompts."""
+
+
+def _of_test(path: str) -> bool:
+    return path == TEST or path.startswith(f"{TEST}.")
+
 
 class Arm(Section):
     """One method or setting: its changes to the base config, and the values that are searched for it."""
@@ -118,6 +125,17 @@ class ExperimentConfig(Section):
             return {**arm.set, **(values or {})}
         return {**self.changes(self.arm(arm.like), values), **arm.set}
 
+    def trial_settings(self, arm_changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes of an arm's trials to the base config: those of the arm, then `search.set`.
+
+        Trials are not tested, so that the test prompts choose nothing.
+
+        Args:
+            arm_changes: Changes of the arm.
+        """
+        changes = {path: value for path, value in arm_changes.items() if not _of_test(path)}
+        return {**changes, **self.search.set, TEST: None}
+
     def trained_changes(self) -> list[tuple[str, dict[str, Any]]]:
         """Changes of each arm, without searched values, and each ablation, with their place in the file."""
         reference = self.changes(self.reference)
@@ -133,7 +151,7 @@ class ExperimentConfig(Section):
                 for path, values in searched.items():
                     yield from ((f"{origin}: {kind}.{path}", {**changes, path: value}) for value in values)
             if arm.searched:
-                yield f"search.set for {origin}", {**changes, **self.search.set}
+                yield f"search.set for {origin}", self.trial_settings(changes)
 
     def seeds_of(self, part: Arm | Ablation) -> tuple[int, ...]:
         """Seeds that an arm or ablation is trained with."""
@@ -161,7 +179,13 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _check_search(self) -> Self:
-        twice = sorted({path for arm in self.arms for path in arm.searched} & set(self.search.set))
+        searched = {path for arm in self.arms for path in arm.searched}
+        if tested := sorted(path for path in {*searched, *self.search.set} if _of_test(path)):
+            raise ValueError(
+                f"expected no key of {TEST} in `space`, `grid` or search.set, got {', '.join(tested)}; trials are not"
+                " tested, because test prompts choose nothing: give it in the base config"
+            )
+        twice = sorted(searched & set(self.search.set))
         if twice:
             raise ValueError(
                 f"expected no searched value in search.set, got {', '.join(twice)}; trials would all have the same:"

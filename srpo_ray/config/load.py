@@ -16,6 +16,12 @@ from srpo_ray.config.yaml_text import YamlTextError, dump, load, load_value
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
+_COMPARED = (
+    *("prompts", "num_prompts", "samples_per_prompt", "seed", "num_steps", "guidance_scale", "test"),
+    *("held_out", "preprocessing"),
+)
+"""Keys of section `evaluation` that runs of an experiment must share for their scores to compare."""
+
 ALGORITHM_TYPE = "algorithm.type"
 """Key that determines the other keys of section `algorithm`."""
 
@@ -193,6 +199,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
     for origin, changes in (*config.trained_changes(), *config.trial_changes()):
         _check_experiment_run(config, apply(base, changes, f"{path}: {origin}"), f"{path}: {origin}")
     _check_fresh_seeds(config, base, path)
+    _check_same_evaluation(config, base, path)
     return config, base
 
 
@@ -217,6 +224,19 @@ def _check_fresh_seeds(config: ExperimentConfig, base: RunConfig, path: str | Pa
                 f"{path}: expected seeds of {part.name!r} other than {base.seed}, the `seed` that trials are trained"
                 f" with, got {list(config.seeds_of(part))}; a chosen trial's score is the best of several, so it would"
                 " bias the mean: choose another"
+            )
+
+
+def _check_same_evaluation(config: ExperimentConfig, base: RunConfig, path: str | Path) -> None:
+    """Check that arms and ablations are evaluated alike: otherwise their scores would not compare."""
+    first, *others = ((origin, apply(base, changes).evaluation) for origin, changes in config.trained_changes())
+    for origin, evaluation in others:
+        differing = [key for key in _COMPARED if getattr(evaluation, key) != getattr(first[1], key)]
+        if differing:
+            raise ConfigError(
+                f"{path}: {origin}: expected the evaluation of {first[0]}, got another"
+                f" {', '.join(f'evaluation.{key}' for key in differing)}; scores of other prompts, noise or models do"
+                " not compare: give these keys in the base config"
             )
 
 
