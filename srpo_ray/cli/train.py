@@ -2,9 +2,13 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from srpo_ray.cli.arguments import add_config, files_and_overrides, report_input_issues
 from srpo_ray.cli.cluster_job import add_start, is_cluster_job, run_cluster_job
+
+if TYPE_CHECKING:
+    from srpo_ray.runs.folder import RunFolder
 
 HELP = "train one run"
 
@@ -32,8 +36,27 @@ def run(parsed: argparse.Namespace) -> int:
     folder = launch.train(config, parsed.address)
     for warning in warnings(folder):
         print(f"srpo-ray: {warning}", file=sys.stderr)
+    for line in _test_lines(folder):
+        print(line)
     print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
     return 0
+
+
+def _test_lines(folder: "RunFolder") -> list[str]:
+    """Held-out scores of the base model and of the chosen weights on the test prompts; none without a test."""
+    from srpo_ray.evaluation.numbers import number, signed
+    from srpo_ray.runs.folder import read_test_means
+
+    means = read_test_means(folder)
+    if not means or means[0]["update"] != 0:
+        return []
+    base, tuned = means[0], means[-1]
+    return [
+        f"test prompts, weights of update {tuned['update']}: {name} {number(base[name])} -> {number(tuned[name])}"
+        f" ({signed(tuned[name] - base[name])})"
+        for name in base
+        if name.startswith("evaluator/")
+    ]
 
 
 def _results_folder(parsed: argparse.Namespace) -> str:

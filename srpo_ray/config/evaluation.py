@@ -1,11 +1,29 @@
-"""Section `evaluation`: evaluation prompts, held-out reward models and reward-hacking detection."""
+"""Section `evaluation`: validation and test prompts, held-out reward models and reward-hacking detection."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from srpo_ray.config.base import Section
 from srpo_ray.config.rewards import RewardModelConfig
+
+
+def check_objective(objective: str) -> str:
+    """Refuse the training reward as the objective.
+
+    Raises:
+        ValueError: If the metric is a score of the models that are trained on.
+    """
+    if objective.strip().partition("/")[0].casefold() == "reward":
+        raise ValueError(
+            f"expected a score that no run is trained to raise, such as evaluator/held_out, got {objective!r}; the best"
+            " by it would be what hacks its reward best"
+        )
+    return objective
+
+
+Objective = Annotated[str, Field(min_length=1), AfterValidator(check_objective)]
+"""Metric of an evaluation by which runs or weights are chosen; no score of a model that is trained on."""
 
 
 class RelativeConfig(Section):
@@ -50,11 +68,28 @@ class HackingConfig(Section):
     0."""
 
 
+class FinalTestConfig(Section):
+    """Section `evaluation.test`: prompts and noise that choose nothing, evaluated once at the end of a run.
+
+    The chosen weights and the base model are evaluated with all other settings of section `evaluation`. Trials of a
+    search are not tested.
+    """
+
+    prompts: str = Field(default="small_world:test", min_length=1)
+    """File of the test prompts, or `small_world:test`; not the prompts of the training or of `evaluation.prompts`."""
+    num_prompts: int | None = Field(default=None, ge=1)
+    """Number of prompts to use, from the first; unset uses all."""
+    samples_per_prompt: int = Field(default=2, ge=1)
+    """Images per prompt, each from different noise."""
+    seed: int = 4321
+    """Seed of the test noise, other than `evaluation.seed`. Runs with equal seeds have paired images."""
+
+
 class EvaluationConfig(Section):
     """Section `evaluation`: images of fixed prompts and noise, scored by held-out models."""
 
     prompts: str = Field(default="small_world:validation", min_length=1)
-    """File of the evaluation prompts, or `small_world:validation`."""
+    """File of the validation prompts, which may choose settings and weights, or `small_world:validation`."""
     num_prompts: int | None = Field(default=None, ge=1)
     """Number of prompts to use, from the first; unset uses all."""
     samples_per_prompt: int = Field(default=2, ge=1)
@@ -69,6 +104,15 @@ class EvaluationConfig(Section):
     """Images per batch of one worker."""
     seed: int = 1234
     """Seed of the evaluation noise. Runs with equal seeds have paired images."""
+    test: FinalTestConfig | None = None
+    """Test prompts, which choose nothing, for an unbiased score of the chosen weights at the end of a run; unset makes
+    no test."""
+    choose: Literal["last", "best"] = "last"
+    """Weights that stand for a finished run, in its test and in `srpo-ray sample`, `evaluate` and `export`. `last` are
+    those of the last update; `best` are those of the evaluation with the best `objective`, whose checkpoint is kept. A
+    run that reward-hacking detection stops keeps its best evaluation with either."""
+    objective: Objective | None = None
+    """Evaluation metric that `choose: best` maximizes; unset takes the first held-out model's score."""
     held_out: tuple[RewardModelConfig, ...] = ()
     """Held-out reward models of the evaluator, as proxies of human preference; the run must not train on them."""
     preprocessing: Literal["differentiable", "official"] = "differentiable"
@@ -83,6 +127,55 @@ class EvaluationConfig(Section):
     reward models read it. With a `python` reward it is not kept: such scores may depend on more than files."""
     gallery_size: int = Field(default=8, ge=1)
     """Number of prompts in the before/after image grid."""
+
+    @property
+    def tested(self) -> "EvaluationConfig | None":
+        """Evaluation on the test prompts: their settings in place of those of the validation; None without a test."""
+        if self.test is None:
+            return None
+        return self.model_copy(update={**dict(self.test), "test": None, "choose": "last", "objective": None})
+
+    @property
+    def chosen_by(self) -> str | None:
+        """Metric of the best evaluation with `choose: best`; None with `choose: last`."""
+        if self.choose == "last":
+            return None
+        return self.objective or f"evaluator/{self.held_out[0].name}"
+
+    def check_score(self, objective: str) -> None:
+        """Check that an evaluation can have a metric.
+
+        Raises:
+            ValueError: If it is the score of a held-out model that there is not, or of words that are not set.
+        """
+        evaluator = [f"evaluator/{model.name}" for model in self.held_out]
+        relative = objective.endswith("/relative")
+        if objective.startswith("evaluator/") and objective.removesuffix("/relative") not in evaluator:
+            raise ValueError(
+                f"objective: expected a score of evaluation.held_out ({', '.join(evaluator) or 'none'}), got"
+                f" {objective!r}; choose one of them or add the model"
+            )
+        if relative and not self.relative:
+            raise ValueError(
+                f"objective: expected evaluation.relative with {objective!r}, got none, so there is no such score; set"
+                " its words or remove `/relative`"
+            )
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> Self:
+        if self.choose == "last" and self.objective:
+            raise ValueError(
+                f"expected no objective with choose: last, got {self.objective!r}, which would choose nothing; set"
+                " choose to best or remove objective"
+            )
+        if self.choose == "best" and not self.objective and not self.held_out:
+            raise ValueError(
+                "expected a model in held_out or an objective with choose: best, got neither, so the best evaluation"
+                " would be undefined; add a held-out model, or name a metric such as truth/content_accuracy"
+            )
+        if self.objective:
+            self.check_score(self.objective)
+        return self
 
     @model_validator(mode="after")
     def _check_best_is_known(self) -> Self:

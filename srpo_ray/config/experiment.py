@@ -1,29 +1,20 @@
 """An experiment: arms that are searched or given, each trained with several seeds, and ablations of one of them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Name, Section, check_name, check_names
+from srpo_ray.config.evaluation import Objective
 from srpo_ray.config.search import Changes, SearchConfig, SearchDimension, check_changes
 
-
-def check_objective(objective: str) -> str:
-    """Refuse the training reward as the objective.
-
-    Raises:
-        ValueError: If the metric is a score of the models that are trained on.
-    """
-    if objective.partition("/")[0] == "reward":
-        raise ValueError(
-            f"expected a score that no run is trained to raise, such as evaluator/held_out, got {objective!r}; the"
-            " search would choose the run that hacks its reward best"
-        )
-    return objective
+TEST = "evaluation.test"
+"""Config path of the test prompts."""
 
 
-Objective = Annotated[str, Field(min_length=1), AfterValidator(check_objective)]
+def _of_test(path: str) -> bool:
+    return path == TEST or path.startswith(f"{TEST}.")
 
 
 class Arm(Section):
@@ -134,6 +125,17 @@ class ExperimentConfig(Section):
             return {**arm.set, **(values or {})}
         return {**self.changes(self.arm(arm.like), values), **arm.set}
 
+    def trial_settings(self, arm_changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes of an arm's trials to the base config: those of the arm, then `search.set`.
+
+        Trials are not tested, so that the test prompts choose nothing.
+
+        Args:
+            arm_changes: Changes of the arm.
+        """
+        changes = {path: value for path, value in arm_changes.items() if not _of_test(path)}
+        return {**changes, **self.search.set, TEST: None}
+
     def trained_changes(self) -> list[tuple[str, dict[str, Any]]]:
         """Changes of each arm, without searched values, and each ablation, with their place in the file."""
         reference = self.changes(self.reference)
@@ -149,7 +151,7 @@ class ExperimentConfig(Section):
                 for path, values in searched.items():
                     yield from ((f"{origin}: {kind}.{path}", {**changes, path: value}) for value in values)
             if arm.searched:
-                yield f"search.set for {origin}", {**changes, **self.search.set}
+                yield f"search.set for {origin}", self.trial_settings(changes)
 
     def seeds_of(self, part: Arm | Ablation) -> tuple[int, ...]:
         """Seeds that an arm or ablation is trained with."""
@@ -177,7 +179,13 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _check_search(self) -> Self:
-        twice = sorted({path for arm in self.arms for path in arm.searched} & set(self.search.set))
+        searched = {path for arm in self.arms for path in arm.searched}
+        if tested := sorted(path for path in {*searched, *self.search.set} if _of_test(path)):
+            raise ValueError(
+                f"expected no key of {TEST} in `space`, `grid` or search.set, got {', '.join(tested)}; trials are not"
+                " tested, because test prompts choose nothing: give it in the base config"
+            )
+        twice = sorted(searched & set(self.search.set))
         if twice:
             raise ValueError(
                 f"expected no searched value in search.set, got {', '.join(twice)}; trials would all have the same:"

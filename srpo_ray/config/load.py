@@ -16,6 +16,12 @@ from srpo_ray.config.yaml_text import YamlTextError, dump, load, load_value
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
+_COMPARED = (
+    *("prompts", "num_prompts", "samples_per_prompt", "seed", "num_steps", "guidance_scale", "test"),
+    *("held_out", "preprocessing"),
+)
+"""Keys of section `evaluation` that runs of an experiment must share for their scores to compare."""
+
 ALGORITHM_TYPE = "algorithm.type"
 """Key that determines the other keys of section `algorithm`."""
 
@@ -193,16 +199,15 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
     for origin, changes in (*config.trained_changes(), *config.trial_changes()):
         _check_experiment_run(config, apply(base, changes, f"{path}: {origin}"), f"{path}: {origin}")
     _check_fresh_seeds(config, base, path)
+    _check_same_evaluation(config, base, path)
     return config, base
 
 
 def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str) -> None:
-    evaluator = [f"evaluator/{model.name}" for model in run.evaluation.held_out]
-    if config.objective.startswith("evaluator/") and config.objective.removesuffix("/relative") not in evaluator:
-        raise ConfigError(
-            f"{origin}: objective: expected a score of evaluation.held_out ({', '.join(evaluator) or 'none'}), got"
-            f" {config.objective!r}; choose one of them or add the model"
-        )
+    try:
+        run.evaluation.check_score(config.objective)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from error
     if run.training.elastic:
         raise ConfigError(
             f"{origin}: expected a number of training.num_workers, got a range ({run.training.min_workers} to"
@@ -219,6 +224,19 @@ def _check_fresh_seeds(config: ExperimentConfig, base: RunConfig, path: str | Pa
                 f"{path}: expected seeds of {part.name!r} other than {base.seed}, the `seed` that trials are trained"
                 f" with, got {list(config.seeds_of(part))}; a chosen trial's score is the best of several, so it would"
                 " bias the mean: choose another"
+            )
+
+
+def _check_same_evaluation(config: ExperimentConfig, base: RunConfig, path: str | Path) -> None:
+    """Check that arms and ablations are evaluated alike: otherwise their scores would not compare."""
+    first, *others = ((origin, apply(base, changes).evaluation) for origin, changes in config.trained_changes())
+    for origin, evaluation in others:
+        differing = [key for key in _COMPARED if getattr(evaluation, key) != getattr(first[1], key)]
+        if differing:
+            raise ConfigError(
+                f"{path}: {origin}: expected the evaluation of {first[0]}, got another"
+                f" {', '.join(f'evaluation.{key}' for key in differing)}; scores of other prompts, noise or models do"
+                " not compare: give these keys in the base config"
             )
 
 

@@ -1,4 +1,4 @@
-"""Texts of a run: training prompts and captions, evaluation prompts, and their sources."""
+"""Texts of a run: training prompts and captions, validation and test prompts, and their sources."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,9 @@ class Texts:
     prompts: list[str]
     """Prompts of `data.prompts`; empty if every sample is a real image."""
     evaluated: list[str]
-    """First `evaluation.num_prompts` evaluation prompts."""
+    """First `evaluation.num_prompts` validation prompts."""
+    tested: list[str]
+    """First `evaluation.test.num_prompts` test prompts; empty without a test."""
     guidance: list[str]
     """The empty prompt if the model's guidance is classifier-free; otherwise no text."""
     notes: list[str]
@@ -34,13 +36,14 @@ class Texts:
     @property
     def encoded(self) -> list[str]:
         """All texts whose features the run needs."""
-        return [*self.trained, *self.evaluated, *self.guidance]
+        return [*self.trained, *self.evaluated, *self.tested, *self.guidance]
 
     @property
     def by_key(self) -> dict[str, list[str]]:
         """Config key -> the texts of its source."""
         captions = {"data.images": self.images.captions} if self.images else {}
-        return captions | {"data.prompts": self.prompts, "evaluation.prompts": self.evaluated}
+        tested = {"evaluation.test.prompts": self.tested} if self.tested else {}
+        return captions | {"data.prompts": self.prompts, "evaluation.prompts": self.evaluated} | tested
 
 
 def read_texts(config: RunConfig) -> Texts:
@@ -52,15 +55,19 @@ def read_texts(config: RunConfig) -> Texts:
     images = load_images(config.data.images) if config.data.images else None
     trained = read_prompts(config.data.prompts) if config.data.reads_prompts else None
     evaluated = read_prompts(config.evaluation.prompts, "evaluation.prompts")
+    test = config.evaluation.test
+    tested = read_prompts(test.prompts, "evaluation.test.prompts") if test else None
     notes = {
         "data.images": images.note if images else None,
         "data.prompts": trained.note if trained else None,
         "evaluation.prompts": evaluated.note,
+        "evaluation.test.prompts": tested.note if tested else None,
     }
     return Texts(
         images,
         trained.prompts if trained else [],
         evaluated.prompts[: config.evaluation.num_prompts],
+        tested.prompts[: test.num_prompts] if test and tested else [],
         family_of(config.model.path).guidance_texts,
         [f"{key}: {note}" for key, note in notes.items() if note],
     )

@@ -47,9 +47,12 @@ class TrialRow:
     signs: Sequence[HackingSign] = ()
     """Signs of reward hacking, in order."""
     best_update: int | None = None
-    """Update of the best evaluation of a run that reward-hacking detection stopped; its checkpoint is kept."""
+    """Update of the best evaluation if its weights stand for the run; its checkpoint is kept."""
     images: ImageScores | None = None
     """Scores prompt by prompt; None for a run without an evaluation after training."""
+    test: Sequence[Mapping[str, float]] = ()
+    """Means on the test prompts, `update` and the metrics: of the base model, then of the weights that stand for the
+    run; empty without a test."""
 
     @property
     def failed(self) -> bool:
@@ -63,7 +66,7 @@ class TrialRow:
 
     @property
     def evaluated(self) -> Mapping[str, float]:
-        """Evaluation by which the run is ranked: the last, or the best if reward-hacking detection stopped it."""
+        """Evaluation by which the run is ranked: of the weights that stand for it, the last or the best."""
         best = [evaluation for evaluation in self.history if evaluation.get("update") == self.best_update]
         return (best or self.history or [{}])[-1]
 
@@ -74,6 +77,13 @@ class TrialRow:
     def value_at(self, metric: str, update: int | None) -> float | None:
         """The metric at the evaluation after that many updates; None if there is none, or no finite value in it."""
         return next((finite(each.get(metric)) for each in self.history if each.get("update") == update), None)
+
+    def test_change(self, metric: str) -> float | None:
+        """The metric on the test prompts minus the base model's; None if either is missing or not finite."""
+        if not self.test or self.test[0].get("update") != 0:
+            return None
+        base, tested = (finite(each.get(metric)) for each in (self.test[0], self.test[-1]))
+        return None if base is None or tested is None else tested - base
 
     @property
     def stopped_early(self) -> bool:

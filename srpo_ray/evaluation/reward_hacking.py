@@ -111,7 +111,12 @@ def fall_threshold(noise: float, comparisons: int, prompts: int) -> float:
 
 
 def best_evaluation(history: Sequence[Scored], held_out: Sequence[str]) -> Scored:
-    """Find the evaluation with the highest held-out score, the earliest of equals.
+    """Find the evaluation with the highest held-out score, the earliest of equals; see `ranked_by_held_out`."""
+    return ranked_by_held_out(history, held_out)[0]
+
+
+def ranked_by_held_out(history: Sequence[Scored], held_out: Sequence[str]) -> list[Scored]:
+    """Sort evaluations by their held-out score, the highest first and the earliest of equals first.
 
     Held-out models have different scales, so each counts by its gain over the baseline in standard deviations over the
     base model's images.
@@ -123,7 +128,7 @@ def best_evaluation(history: Sequence[Scored], held_out: Sequence[str]) -> Score
     def gain(evaluation: Scored) -> float:
         return sum((evaluation.means[metric] - base.means[metric]) / spread for metric, spread in spreads.items())
 
-    return max(history, key=gain)
+    return sorted(history, key=gain, reverse=True)
 
 
 def sign_texts(signs: Sequence[HackingSign]) -> list[str]:

@@ -1,11 +1,12 @@
 """Model card (README) of an exported model: loading, training settings, metrics and images."""
 
 import json
+from collections.abc import Mapping, Sequence
 
 from srpo_ray.config import RunConfig
 from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.models.families import family_of
-from srpo_ray.runs.folder import read_rows
+from srpo_ray.runs.folder import read_rows, read_test_means
 from srpo_ray.runs.trained import TrainedRun
 
 _CARD = """\
@@ -22,11 +23,13 @@ Rewards: {rewards}. {words}`config.yaml` has every setting.
 
 {image}{load}
 
-Metrics on the evaluation prompts before and after training. `evaluator/` scores are those of held-out models.
+{metrics}
+"""
+_TABLE = """\
+Metrics on the {prompts} before and after training. `evaluator/` scores are those of held-out models.
 
 | metric | before | after | change |
 |---|---|---|---|
-{metrics}
 """
 _IMAGE = "![Before and after, with the same prompts and noise](before_after.png)\n\n"
 _LORA = """\
@@ -68,7 +71,7 @@ def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
         words=_words(config),
         image=_IMAGE if run.folder.gallery.exists() else "",
         load=load,
-        metrics="\n".join(_metrics(run)),
+        metrics=_metrics(run),
     )
 
 
@@ -77,9 +80,23 @@ def _words(config: RunConfig) -> str:
     return f"Steered by {', '.join(words.positive)} against {', '.join(words.negative)}. " if words else ""
 
 
-def _metrics(run: TrainedRun) -> list[str]:
-    rows = {row["update"]: row for row in read_rows(run.folder.evaluations)}
-    before, after = rows.get(0, {}), rows.get(run.update, {})
+def _metrics(run: TrainedRun) -> str:
+    """Tables of the metrics, first on the test prompts, which chose nothing, if the run was tested on them."""
+    tables = {
+        "test prompts, which chose no setting and no weights,": read_test_means(run.folder),
+        "evaluation prompts": read_rows(run.folder.evaluations),
+    }
+    shown = {prompts: _changes(rows, run.update) for prompts, rows in tables.items()}
+    return "\n\n".join(
+        _TABLE.format(prompts=prompts) + "\n".join(lines)
+        for prompts, lines in shown.items()
+        if lines or prompts == "evaluation prompts"
+    )
+
+
+def _changes(evaluations: Sequence[Mapping[str, float]], update: int) -> list[str]:
+    rows = {row["update"]: row for row in evaluations}
+    before, after = rows.get(0, {}), rows.get(update, {})
     return [
         f"| {name} | {number(before[name])} | {number(value)} | {signed(value - before[name])} |"
         for name, value in after.items()

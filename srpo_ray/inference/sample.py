@@ -26,7 +26,7 @@ def sample_run(
     options: SamplingOptions,
     rl_guidance: float = TUNED,
 ) -> Path:
-    """Sample images with a run's newest checkpoint, or its best one if reward-hacking detection stopped the run.
+    """Sample images with the weights that stand for a run, see `evaluation.choose`.
 
     The weights are the EMA if the run kept one. The noise depends only on the seed and the prompt's position, so it is
     the same for every run.

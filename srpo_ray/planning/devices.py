@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.count import CountRange
+from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.zero import REDUCE_BUCKET
 from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
 from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
@@ -129,13 +130,18 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
 
 def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     gpu, evaluation = config.training.num_gpus > 0, config.evaluation
-    images = evaluation.batch_size
-    if evaluation.num_prompts:
-        share_of_evaluator = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
-        images = min(images, share_of_evaluator)
+    images = max(_evaluated_images(each, config) for each in (evaluation, evaluation.tested) if each)
     call = velocity_cost(config.model, images, evaluation.guidance_scale, gradient=False, gpu=gpu).peak
     decoding = decoder_cost(config.model, images, sizes, gradient=False, gpu=gpu).peak
     return Phase("evaluation", present(_sampling_weights(config), Part("activations", max(call, decoding))))
+
+
+def _evaluated_images(evaluation: EvaluationConfig, config: RunConfig) -> int:
+    """Images of the largest batch of a worker's share of an evaluation."""
+    if not evaluation.num_prompts:
+        return evaluation.batch_size
+    share = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
+    return min(evaluation.batch_size, share)
 
 
 def _sampling_weights(config: RunConfig) -> Part:

@@ -13,6 +13,7 @@ from srpo_ray.reports.headline import cards, hacking_notice, headline
 from srpo_ray.reports.report import Alert, Cards, Code, Facts, Part, Report, Section, Strong, Table, Text
 from srpo_ray.reports.sweep_seeds import ablations_section, seeds_section
 from srpo_ray.reports.sweep_table import runs_table
+from srpo_ray.reports.verdict import verdict_cards, with_verdict
 
 _MEANINGS = {
     CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
@@ -49,7 +50,7 @@ def experiment_report(results: Results, images: Path | None = None) -> Report:
         sections = [comparison.methods_section(results, arms.without_ablations), *sections]
     return Report(
         title=results.title,
-        headline=headline(results) if results.is_sweep else comparison.headline(results),
+        headline=with_verdict(results, headline(results) if results.is_sweep else comparison.headline(results)),
         sections=[section for section in (*sections, _glossary(results), _again(results)) if section is not None],
         subtitle=f"{results.title} · {results.created}",
         summary=_summary(results),
@@ -82,7 +83,7 @@ def _summary(results: Results) -> list[Part]:
             "Searched values were chosen by one run each on another seed; then every arm was trained with fresh seeds."
         )
         parts.append(Text(text, style="lead"))
-    if results.is_sweep and (shown := cards(results)):
+    if shown := [*verdict_cards(results), *(cards(results) if results.is_sweep else [])]:
         parts.append(Cards(shown))
     if (notice := hacking_notice(results)) is not None:
         parts.append(Alert(notice, warning=True))

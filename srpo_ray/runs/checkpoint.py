@@ -181,18 +181,32 @@ def load_checkpoint(
         ValueError: If the checkpoint belongs to another run.
     """
     for update in reversed(from_worker_0(lambda: complete_checkpoints(storage))):
-        found, problem = None, None
-        try:
-            found = read_checkpoint(storage, update, part=rank_and_world_size())
-        except ValueError as error:
-            problem = str(error)
-        problems = [text for text in gather(problem) if text]
-        if not problems and found:
+        found = valid_checkpoint(storage, update, tell)
+        if found:
             _check_state(storage, found, expected)
             return found
-        if rank_and_world_size()[0] == 0:
-            tell(update, problems[0])
     return None
+
+
+def valid_checkpoint(storage: Storage, update: int, tell: Callable[[int, str], None] = _warn) -> Checkpoint | None:
+    """Open a checkpoint if it is valid, with the same result on every worker. All workers must call.
+
+    Each worker verifies its share of the files.
+
+    Args:
+        storage: Storage of the run's checkpoints.
+        update: Updates made.
+        tell: Callback on worker 0 for a damaged checkpoint, with its update and the problem.
+    """
+    found, problem = None, None
+    try:
+        found = read_checkpoint(storage, update, part=rank_and_world_size())
+    except ValueError as error:
+        problem = str(error)
+    problems = [text for text in gather(problem) if text]
+    if problems and rank_and_world_size()[0] == 0:
+        tell(update, problems[0])
+    return None if problems else found
 
 
 def read_checkpoint(storage: Storage, update: int, part: tuple[int, int] = (0, 1)) -> Checkpoint:

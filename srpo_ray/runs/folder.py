@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -31,6 +32,7 @@ class RunFolder:
         self.updates = self.path / "updates.jsonl"
         self.evaluations = self.path / "evaluations.jsonl"
         self.scores = self.path / "scores.jsonl"
+        self.test_scores = self.path / "test_scores.jsonl"
         self.hacking = self.path / "hacking.jsonl"
         self.images = self.path / "images"
         self.base_images = self.images / "base.safetensors"
@@ -61,8 +63,13 @@ class RunFolder:
 
     @property
     def best_update(self) -> int | None:
-        """Update of the best evaluation if reward-hacking detection stopped the run; else None."""
+        """Update of the best evaluation if its weights stand for the run; None if those of the last update do."""
         return read_json(self.finished).get("best_update") if self.finished.exists() else None
+
+    @property
+    def stopped_by_hacking(self) -> bool:
+        """True if reward-hacking detection stopped the run."""
+        return self.finished.exists() and read_json(self.finished).get("stopped_by") == "reward_hacking"
 
     def make(self) -> None:
         """Create the folder.
@@ -113,6 +120,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         else:
             warnings.warn(f"{path}: line {number} is damaged and was skipped", stacklevel=2)
     return rows
+
+
+def read_test_means(folder: RunFolder) -> list[dict[str, float]]:
+    """Read the means over the test images: of the base model at update 0, then of the weights that stand for the run.
+
+    Returns:
+        `update` and every metric, in the order of the evaluations; empty without a test.
+    """
+    return [
+        {"update": row["update"], **{name: fmean(values) for name, values in row["scores"].items()}}
+        for row in read_rows(folder.test_scores)
+    ]
 
 
 def drop_rows_after(path: Path, update: int) -> None:

@@ -37,7 +37,10 @@ def input_hashes(*configs: RunConfig) -> Inputs:
     """
     inputs: Inputs = {}
     # The texts depend on these keys only.
-    by_texts = {(config.data, config.evaluation.prompts, config.evaluation.num_prompts): config for config in configs}
+    by_texts = {
+        (config.data, config.evaluation.prompts, config.evaluation.num_prompts, config.evaluation.test): config
+        for config in configs
+    }
     for config in by_texts.values():
         texts = read_texts(config)
         for found in (text_hashes(config, texts), _image_hashes(config, texts)):
@@ -77,14 +80,21 @@ def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
         config: The run.
         texts: Texts of the run, from `read_texts`.
     """
-    count = config.evaluation.num_prompts
-    evaluated = "prompts" if count is None else f"first {count} prompts"
-    inputs: Inputs = {"evaluation.prompts": {config.evaluation.prompts: {evaluated: _hash(texts.evaluated)}}}
+    evaluation, test = config.evaluation, config.evaluation.test
+    inputs: Inputs = {
+        "evaluation.prompts": {evaluation.prompts: {_first(evaluation.num_prompts): _hash(texts.evaluated)}}
+    }
+    if test:
+        inputs["evaluation.test.prompts"] = {test.prompts: {_first(test.num_prompts): _hash(texts.tested)}}
     if config.data.reads_prompts:
         inputs["data.prompts"] = {config.data.prompts: {"prompts": _hash(texts.prompts)}}
     if config.data.images and texts.images:
         inputs["data.images"] = {config.data.images: {"captions": _hash(texts.images.captions)}}
     return inputs
+
+
+def _first(count: int | None) -> str:
+    return "prompts" if count is None else f"first {count} prompts"
 
 
 def _image_hashes(config: RunConfig, texts: Texts) -> Inputs:

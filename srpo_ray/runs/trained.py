@@ -22,7 +22,7 @@ class TrainedRun:
     folder: RunFolder
     config: RunConfig
     update: int
-    """Updates made; 0 if reward-hacking detection stopped a run whose best evaluation is the baseline."""
+    """Updates made; 0 if the best evaluation stands for the run and is the baseline."""
     identity: str | None
     """SHA-256 of the trained weights; None at update 0."""
     model: Mapping[str, str]
@@ -47,7 +47,9 @@ class TrainedRun:
 
 
 def read_trained(run_dir: Path) -> TrainedRun:
-    """Find a run's newest checkpoint, or its best one if reward-hacking detection stopped the run.
+    """Find the weights that stand for a run: its newest checkpoint, or that of its best evaluation.
+
+    A finished run has chosen one of them, see `evaluation.choose`.
 
     Args:
         run_dir: Folder of the run.

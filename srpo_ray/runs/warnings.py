@@ -8,7 +8,7 @@ def warnings(folder: RunFolder) -> list[str]:
     """List all warnings for the end of a run, each with the run's name; empty for a run without problems."""
     idle = idle_warning(folder)
     signs = [f"{folder.path.name}: {message}" for message in sign_texts(read_signs(folder))]
-    if signs and folder.best_update is not None:
+    if signs and folder.stopped_by_hacking:
         model = f"the checkpoint of update {folder.best_update}" if folder.best_update else "the base model"
         signs.append(
             f"{folder.path.name}: stopped by reward-hacking detection; best was {model}, which `srpo-ray sample` uses"

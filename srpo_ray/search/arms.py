@@ -8,9 +8,9 @@ from typing import Any
 from ray import tune
 from ray.tune import TuneConfig
 
-from srpo_ray.config import ExperimentConfig, apply
+from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.base import folder_name
-from srpo_ray.config.experiment import Ablation, Arm
+from srpo_ray.config.experiment import TEST, Ablation, Arm
 from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import Arm as TrainedArm
 from srpo_ray.evaluation.results import Search, TrialRow
@@ -43,10 +43,10 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
         found.append(Search(arm.name, trials, best.name, drawn=bool(arm.space)))
         notes += [note] if note else []
         edges += _values_at_the_edge(arm, best)
-    if len(config.arms) > 1 and found and "evaluation.seed" not in config.search.set:
+    if shared := _arms_on_the_noise_of_trials(experiment.base, config):
         notes.append(
-            "Trials were evaluated on the same noise as the arms, which favours the chosen values: give `search.set`"
-            " another evaluation.seed."
+            f"Trials were evaluated on the same noise as {', '.join(shared)}, which favours the chosen values: give"
+            " `search.set` another evaluation.seed, or test the arms on prompts that choose nothing (evaluation.test)."
         )
     if edges:
         notes.append(f"Chosen at the end of what was tried, so a better value may lie beyond: {'; '.join(edges)}.")
@@ -60,7 +60,17 @@ def _train(
 
 
 def _trial_changes(config: ExperimentConfig, arm: Arm, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {**config.changes(arm, values), **config.search.set}
+    return config.trial_settings(config.changes(arm, values))
+
+
+def _arms_on_the_noise_of_trials(base: RunConfig, config: ExperimentConfig) -> list[str]:
+    """Names of searched arms without a test whose runs are evaluated on the noise that chose their values."""
+    shared = []
+    for arm in config.arms:
+        run, trial = (apply(base, changes) for changes in (config.changes(arm), _trial_changes(config, arm, {})))
+        if arm.searched and not run.evaluation.test and run.evaluation.seed == trial.evaluation.seed:
+            shared.append(arm.name)
+    return shared
 
 
 def _grid_runs(config: ExperimentConfig, arm: Arm, seed: int) -> list[PlannedRun]:
@@ -91,7 +101,7 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
         run_trial(experiment, trial_config(experiment, name, {**fixed, **decode(params), **last}))
 
     fixed = absolute_changes(experiment.base, _trial_changes(config, arm, {}))
-    last = {path: fixed[path] for path in config.search.set}
+    last = {path: fixed[path] for path in (*config.search.set, TEST)}
     updates = apply(experiment.base, fixed).training.num_updates
     numbered = partial(_numbered, folder_name(arm.name))
     tune_config = TuneConfig(

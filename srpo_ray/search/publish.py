@@ -88,12 +88,17 @@ def _baseline(reference: str, searches: Sequence[Search], arms: Sequence[Arm]) -
 
 
 def _summary_metrics(results: Results, best: str) -> dict[str, float]:
-    """Metrics of the best arm for its MLflow run: means over seeds, or those of the chosen trial."""
+    """Metrics of the best arm for its MLflow run: means over seeds, or those of the chosen trial; and of the tests."""
     rows = results.arm(best).ended or [
         row for search in results.searches for row in search.rows if (search.arm, search.chosen) == (best, row.name)
     ]
     names = [name for name in metric_names(results) if all(row.value(name) is not None for row in rows)]
-    return {f"best/{name}": fmean(row.value(name) or 0.0 for row in rows) for name in names if rows}
+    found = {f"best/{name}": fmean(row.value(name) or 0.0 for row in rows) for name in names if rows}
+    tested = [row.test[-1] for row in rows if row.test]
+    if not tested or len(tested) < len(rows):
+        return found
+    names = [name for name in tested[0] if name != "update"]
+    return found | {f"best/test/{name}": fmean(test[name] for test in tested) for name in names}
 
 
 def failures(arms: Sequence[Arm]) -> list[str]:

@@ -11,7 +11,7 @@ from srpo_ray.config import ExperimentConfig, load_run
 from srpo_ray.evaluation.comparison import GRADIENT_CALL
 from srpo_ray.evaluation.image_scores import ImageScores
 from srpo_ray.evaluation.results import CALLS, SECONDS, TRAINED_GAIN, Arm, Kind, Search, TrialRow
-from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.folder import RunFolder, read_rows, read_test_means
 from srpo_ray.runs.warnings import read_signs
 from srpo_ray.training.early_stop import trained_reward
 
@@ -41,7 +41,7 @@ def read_row(
     history = with_costs(with_trained_gain(read_rows(folder.evaluations), folder), updates)
     seconds = sum(row.get("time/update", 0.0) for row in updates)
     if folder.finished.exists():
-        status = "finished" if folder.best_update is None else "stopped: reward hacking"
+        status = "stopped: reward hacking" if folder.stopped_by_hacking else "finished"
     elif error:
         status = f"failed: {error}"
     else:
@@ -59,6 +59,7 @@ def read_row(
         gallery,
         read_signs(folder),
         folder.best_update,
+        read_test_means(folder) if folder.finished.exists() else (),
     )
     return replace(row, images=read_image_scores(folder, row))
 

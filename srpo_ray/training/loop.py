@@ -5,6 +5,7 @@ import os
 import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -18,8 +19,14 @@ from srpo_ray.files import write_text
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
-from srpo_ray.runs.checkpoint import Checkpoint, load_checkpoint, run_identity
-from srpo_ray.runs.collectives import rank_and_world_size
+from srpo_ray.runs.checkpoint import (
+    Checkpoint,
+    complete_checkpoints,
+    load_checkpoint,
+    run_identity,
+    valid_checkpoint,
+)
+from srpo_ray.runs.collectives import from_worker_0, rank_and_world_size
 from srpo_ray.runs.folder import (
     CHECKPOINT_DAMAGED,
     CHECKPOINT_FAILED,
@@ -28,6 +35,7 @@ from srpo_ray.runs.folder import (
     append_row,
     drop_rows_after,
     read_rows,
+    read_test_means,
 )
 from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.warnings import read_signs
@@ -42,7 +50,8 @@ def run_loop(arguments: WorkerArguments) -> None:
     """Train from the newest checkpoint to the last update, or until a sign of reward hacking stops the run.
 
     Each update appends a row to `updates.jsonl`. Each evaluation appends a row to `evaluations.jsonl` and reports to
-    Ray Train. MLflow receives both. All workers must call.
+    Ray Train. A run with test prompts evaluates the base model and its chosen weights on them. MLflow receives all
+    metrics. All workers must call.
 
     Raises:
         ValueError: If this host does not see the run's folder, or if checkpoints were saved and none is valid.
@@ -62,7 +71,7 @@ def run_loop(arguments: WorkerArguments) -> None:
             decision = run.evaluate_and_check_for_hacking(update)
             if decision.stop:
                 break
-    run.finish(update)
+    run.finish(update, run.test_chosen(update))
 
 
 def _start(arguments: WorkerArguments) -> "_Run":
@@ -137,13 +146,18 @@ class _Run:
             _note(self.folder, update, CHECKPOINT_SAVED, "")
 
     def evaluate_start(self) -> None:
-        """Publish the evaluation at the start if one is due there, and repeat the decision that it leads to."""
+        """Publish the evaluation at the start if one is due there, and repeat the decision that it leads to.
+
+        At update 0 the model is the base model, which is evaluated on the test prompts too.
+        """
         if self.is_due(self.start, self.config.evaluation.interval):
             # An earlier start may have written the row; a crash just after the checkpoint lost it.
             known = [row for row in read_rows(self.folder.evaluations) if row["update"] == self.start]
             evaluated = known[0] if known else self.trainer.evaluate(self.start)
             _publish(self.trainer, self.tracker, self.start, evaluated, Decision())
         self.decision = agreed_decision(self.folder, self.config)
+        if self.start == 0:
+            self.test(0)
 
     def evaluate_and_check_for_hacking(self, update: int) -> Decision:
         """Evaluate and look for signs of reward hacking. Save the best evaluation's checkpoint if none was due."""
@@ -154,13 +168,57 @@ class _Run:
             self.save(update)
         return self.decision
 
-    def finish(self, update: int) -> None:
-        """Mark the run as finished, in its folder and in MLflow."""
+    def test(self, update: int) -> None:
+        """Evaluate the model's weights on the test prompts, if the run has any and no earlier start has done so."""
+        if self.trainer.tester is None:
+            return
+        if update not in from_worker_0(lambda: [row["update"] for row in read_rows(self.folder.test_scores)]):
+            self.trainer.test(update)
+        if self.tracker:
+            # A crash just after the evaluation may have lost its metrics.
+            means = next(row for row in read_test_means(self.folder) if row["update"] == update)
+            self.tracker.log_metrics({f"test/{name}": means[name] for name in means if name != "update"}, update)
+
+    def test_chosen(self, update: int) -> int | None:
+        """Choose the weights that stand for the run, and evaluate them on the test prompts.
+
+        Args:
+            update: Updates made.
+
+        Returns:
+            Update of the best evaluation whose weights can be read; None if the weights of the last update stand for
+            the run.
+        """
+        if not self.decision.saves_best or (self.config.evaluation.choose == "last" and not self.decision.stop):
+            self.test(update)
+            return None
+        storage = Storage(self.folder.checkpoints)
+        complete = {0, *from_worker_0(lambda: complete_checkpoints(storage))}
+        for best in [each for each in self.decision.ranking if each in complete]:
+            if self.trainer.tester and best not in (0, update):
+                checkpoint = valid_checkpoint(storage, best, partial(_note_damage, self.folder))
+                if checkpoint is None:
+                    continue
+                self.trainer.load_for_evaluation(checkpoint)
+            self.test(best)
+            return best
+        self.test(update)
+        return None
+
+    def finish(self, update: int, best_update: int | None) -> None:
+        """Mark the run as finished, in its folder and in MLflow.
+
+        Args:
+            update: Updates made.
+            best_update: Update of the best evaluation if its weights stand for the run.
+        """
         if not self.tracker:
             return
         result: dict[str, Any] = {"updates": update, "evaluations": len(read_rows(self.folder.evaluations))}
         if self.decision.stop:
-            result |= {"stopped_by": "reward_hacking", "best_update": self.decision.best_update}
+            result["stopped_by"] = "reward_hacking"
+        if best_update is not None:
+            result["best_update"] = best_update
         write_text(self.folder.finished, json.dumps(result) + "\n")
         self.tracker.log_text(self.folder.config.read_text(encoding="utf-8"), "config.yaml")
         self.tracker.close("FINISHED")
@@ -175,11 +233,7 @@ def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
         ValueError: If checkpoints were saved and none is valid: a start from scratch would drop the rows of the run.
     """
     storage = Storage(folder.checkpoints)
-
-    def report_damage(update: int, problem: str) -> None:
-        _note(folder, update, CHECKPOINT_DAMAGED, problem)
-
-    found = load_checkpoint(storage, run_identity(config), report_damage)
+    found = load_checkpoint(storage, run_identity(config), partial(_note_damage, folder))
     saved = [row["update"] for row in read_rows(folder.events) if row["event"] == CHECKPOINT_SAVED]
     if saved and not found:
         raise ValueError(
@@ -194,6 +248,10 @@ def _note(folder: RunFolder, update: int, event: str, message: str) -> None:
     if rank_and_world_size()[0] == 0:
         row = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "update": update, "event": event, "message": message}
         append_row(folder.events, row)
+
+
+def _note_damage(folder: RunFolder, update: int, problem: str) -> None:
+    _note(folder, update, CHECKPOINT_DAMAGED, problem)
 
 
 def _require_shared(folder: RunFolder) -> None:
@@ -231,7 +289,7 @@ def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
 
 def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> Tracker:
     """Connect to MLflow, and drop the rows after the checkpoint, as the run writes them again."""
-    for path in (folder.updates, folder.evaluations, folder.scores, folder.hacking):
+    for path in (folder.updates, folder.evaluations, folder.scores, folder.test_scores, folder.hacking):
         drop_rows_after(path, start)
     interval = arguments.config.tracking.flush_interval_s
     return Tracker(arguments.tracking_uri, arguments.tracking_run, folder.tracker_spool, interval)

@@ -8,6 +8,7 @@ from torch import distributed as dist
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
+from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.evaluator import Evaluator
@@ -55,17 +56,21 @@ def build_trainer(
     policy = make_policy(config, engine, transformer_config, device)
     if texts.guidance:
         policy.empty_prompt = cache.features(texts.guidance)[[0]]
-    evaluator = Evaluator(
-        config.evaluation,
-        texts.evaluated,
-        cache.features(texts.evaluated),
-        sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
-        truth=config.evaluation.prompts.startswith("small_world:"),
-        trained_words=config.trained_words,
-        text_free=config.text_free,
-        rank=rank,
-        world_size=world_size,
-    )
+
+    def evaluator_of(evaluation: EvaluationConfig, prompts: list[str]) -> Evaluator:
+        return Evaluator(
+            evaluation,
+            prompts,
+            cache.features(prompts),
+            sigmas=sigma_grid(config.model)(evaluation.num_steps, config.rollout.shift),
+            truth=evaluation.prompts.startswith("small_world:"),
+            trained_words=config.trained_words,
+            text_free=config.text_free,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    tested = config.evaluation.tested
     algorithm = build_algorithm(config, policy, rewards)
     if checkpoint:
         algorithm.state.update({name: value.to(device) for name, value in checkpoint.extra.get(STATE, {}).items()})
@@ -77,7 +82,8 @@ def build_trainer(
         policy=policy,
         rewards=rewards,
         algorithm=algorithm,
-        evaluator=evaluator,
+        evaluator=evaluator_of(config.evaluation, texts.evaluated),
+        tester=evaluator_of(tested, texts.tested) if tested else None,
         prompts=Prompts(
             samples,
             cache.features(samples),

@@ -17,9 +17,9 @@ from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, run_identity, save_checkpoint
+from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, Checkpoint, run_identity, save_checkpoint
 from srpo_ray.runs.collectives import gather
-from srpo_ray.runs.folder import RunFolder, append_row, load_images, save_images
+from srpo_ray.runs.folder import RunFolder, append_row, drop_rows_after, load_images, save_images
 from srpo_ray.runs.storage import Storage
 from srpo_ray.training.baseline_cache import baseline_evaluation
 from srpo_ray.training.engine import Engine
@@ -44,6 +44,8 @@ class Trainer:
     world_size: int
     timer: StageTimer
     meter: MeanMeter
+    tester: Evaluator | None = None
+    """Evaluator of the test prompts; None without `evaluation.test`."""
 
     def update(self, update: int) -> dict[str, float]:
         """Make one update: prompts, rollout, losses, backward, optimizer.
@@ -175,7 +177,7 @@ class Trainer:
         )
 
     def evaluate(self, update: int) -> dict[str, float]:
-        """Evaluate the model on the held-out prompts, with the EMA of the weights if the run keeps one.
+        """Evaluate the model on the validation prompts, with the EMA of the weights if the run keeps one.
 
         The base model's evaluation, at update 0, is read from the cache if another run has written it. Worker 0 writes
         the rows and the before/after images.
@@ -184,17 +186,12 @@ class Trainer:
             update: Updates made.
         """
         start = time.perf_counter()
-        if update == 0:
-            evaluation = baseline_evaluation(self.config, self.evaluator, self.policy.device, self._evaluate)
-        else:
-            evaluation = self._evaluate()
+        evaluation = self._evaluate(self.evaluator, update)
         metrics, images = evaluation.metrics, evaluation.images
         metrics["time/evaluate"] = time.perf_counter() - start
         self.rewards.take_statistics()
         if self.rank == 0:
-            scores = {name: [float(f"{value:.6g}") for value in column] for name, column in evaluation.scores.items()}
-            row = {"update": update, "num_prompts": len(self.evaluator.prompts), "scores": scores}
-            append_row(self.folder.scores, row)
+            append_row(self.folder.scores, _scores_row(update, len(self.evaluator.prompts), evaluation))
             append_row(self.folder.evaluations, {"update": update, **metrics})
             if update == 0:
                 save_images(self.folder.base_images, images)
@@ -206,10 +203,31 @@ class Trainer:
             save_png(grid, self.folder.gallery, optimize=False)
         return metrics
 
-    def _evaluate(self) -> Evaluation:
-        with self.engine.shown("ema"), self.engine.gathered():
-            evaluated = self.evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors)
-        return combine(gather(evaluated), len(self.evaluator.prompts))
+    def test(self, update: int) -> None:
+        """Evaluate the model on the test prompts as `evaluate` does; worker 0 writes to `test_scores.jsonl`.
+
+        Args:
+            update: Updates made by the weights. The file keeps the row of the base model, update 0, and the latest one.
+        """
+        assert self.tester, "a run without test prompts is not tested"
+        evaluation = self._evaluate(self.tester, update)
+        # An evaluation is no cost of an update.
+        self.rewards.take_statistics()
+        if self.rank == 0:
+            drop_rows_after(self.folder.test_scores, 0)
+            append_row(self.folder.test_scores, _scores_row(update, len(self.tester.prompts), evaluation))
+
+    def _evaluate(self, evaluator: Evaluator, update: int) -> Evaluation:
+        def compute() -> Evaluation:
+            with self.engine.shown("ema"), self.engine.gathered():
+                evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors)
+            return combine(gather(evaluated), len(evaluator.prompts))
+
+        return compute() if update else baseline_evaluation(self.config, evaluator, self.policy.device, compute)
+
+    def load_for_evaluation(self, checkpoint: Checkpoint) -> None:
+        """Load the weights and EMA of a checkpoint, after the last update; the optimizer's state is not read."""
+        self.engine.load(checkpoint.weights, {}, checkpoint.update, checkpoint.ema, checkpoint.extra.get(OLD))
 
     def save(self, update: int, protected: int | None = None) -> None:
         """Write a checkpoint, each worker its share. All workers must call.
@@ -237,3 +255,9 @@ class Trainer:
                 ROLLOUTS: self.rollouts.state(update),
             },
         )
+
+
+def _scores_row(update: int, num_prompts: int, evaluation: Evaluation) -> dict[str, Any]:
+    """Row of `scores.jsonl`: every metric of every image, to six digits."""
+    scores = {name: [float(f"{value:.6g}") for value in column] for name, column in evaluation.scores.items()}
+    return {"update": update, "num_prompts": num_prompts, "scores": scores}

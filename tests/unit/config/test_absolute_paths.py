@@ -15,6 +15,7 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch:
     (tmp_path / "prompts.txt").touch()
     changes = {
         "data.prompts": "prompts.txt",
+        "evaluation.test.prompts": "prompts.txt",
         "rewards.models.0.path": "reward",
         "rewards.models.1.path": "hf-hub:laion/some-model",
         "tracking.uri": "sqlite:///my.db",
@@ -23,6 +24,8 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch:
     assert found.run_root == str(tmp_path / "runs")
     assert found.data.prompts == str(tmp_path / "prompts.txt")
     assert found.evaluation.prompts == "small_world:validation"
+    assert found.evaluation.test is not None
+    assert found.evaluation.test.prompts == str(tmp_path / "prompts.txt")
     assert found.model.path == "small_world"
     assert [model.path for model in found.rewards.models] == [str(tmp_path / "reward"), "hf-hub:laion/some-model"]  # pyright: ignore[reportAttributeAccessIssue]
     assert found.tracking.uri == f"sqlite:///{tmp_path}/my.db"

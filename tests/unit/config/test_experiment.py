@@ -65,6 +65,19 @@ def test_unusable_arm_is_refused(tmp_path: Path, arm: dict[str, Any], message: s
         ({"seeds": [], "ablations": [{"name": "x", "set": {}}]}, "at least one seed for 'x', which no search trains"),
         ({"search": {"set": {"evaluation.sed": 5}}}, "search.set for arm 'SRPO': .*\n.*did you mean `seed`"),
         ({"search": {"set": {LR: 1e-6}}}, "expected no searched value in search.set, got training.optimizer.lr"),
+        ({"search": {"set": {"evaluation.test.num_prompts": 5}}}, "expected no key of evaluation.test in `space`"),
+        (
+            {"arms": [{"name": "SRPO", "grid": {"evaluation.test": [None, {}]}}]},
+            "no key of evaluation.test in .* trials are not tested",
+        ),
+        (
+            {"ablations": [{"name": "x", "set": {"evaluation.test": {"seed": 9}}}]},
+            "ablation 'x': expected the evaluation of arm 'SRPO', got another evaluation.test",
+        ),
+        (
+            {"arms": [{"name": "A"}, {"name": "B", "set": {"evaluation.seed": 9, "evaluation.num_prompts": 3}}]},
+            "arm 'B': .* got another evaluation.num_prompts, evaluation.seed; .* in the base config",
+        ),
         ({"objective": "evaluator/heldout"}, r"expected a score of evaluation.held_out \(evaluator/held_out\)"),
         ({"base": "missing.yaml"}, "expected a readable YAML file"),
     ],

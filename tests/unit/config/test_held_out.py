@@ -105,3 +105,35 @@ def test_word_set_without_a_difference_is_refused(words: dict[str, Any], message
 def test_relative_words_that_differ_in_case_only_are_refused() -> None:
     with pytest.raises(ConfigError, match="two different words, got 'Detailed'"):
         load_run([SMALL_WORLD], ["evaluation.relative={positive: Detailed, negative: 'detailed '}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["choose=best", "objective=reward/total"], "objective: expected a score that no run is trained to raise"),
+        (["choose=best", "objective=Reward/preference"], "objective: expected a score that no run is trained to raise"),
+        (
+            ["choose=best", "objective=evaluator/other"],
+            r"evaluation.held_out \(evaluator/held_out\), got",
+        ),
+        (["choose=best", "held_out=[]"], "expected a model in held_out or an objective with choose: best, got neither"),
+        (["objective=evaluator/held_out"], "expected no objective with choose: last, got 'evaluator/held_out'"),
+        (
+            ["choose=best", "objective=evaluator/held_out/relative", "relative=null"],
+            "expected evaluation.relative with 'evaluator/held_out/relative', got none",
+        ),
+    ],
+)
+def test_choice_of_weights_by_nothing_or_by_the_training_is_refused(changes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_run([SMALL_WORLD], [f"evaluation.{change}" for change in changes])
+
+
+def test_test_has_prompts_noise_and_images_of_its_own_and_the_other_settings_of_the_evaluation() -> None:
+    test = "evaluation.test={prompts: mine.txt, num_prompts: 3, samples_per_prompt: 5, seed: 6}"
+    config = load_run([SMALL_WORLD], [test, "evaluation.num_steps=7", "evaluation.num_prompts=9"]).evaluation
+    tested = config.tested
+    assert tested is not None
+    assert (tested.prompts, tested.num_prompts, tested.samples_per_prompt, tested.seed) == ("mine.txt", 3, 5, 6)
+    assert (tested.num_steps, tested.held_out, tested.relative) == (7, config.held_out, config.relative)
+    assert load_run([SMALL_WORLD], ["evaluation.test=null"]).evaluation.tested is None

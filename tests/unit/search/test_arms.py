@@ -1,11 +1,12 @@
 """Arms of an experiment: the runs that a search and the training with several seeds plan."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from srpo_ray.config import ExperimentConfig, load_run
+from srpo_ray.config import ExperimentConfig, apply, load_run
 from srpo_ray.config.search import SearchConfig
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.search import arms as arms_module
@@ -67,15 +68,38 @@ def test_grid_is_searched_with_the_seed_of_the_base_and_the_changes_of_the_searc
     assert [(each.arm, each.chosen) for each in searches] == [("ReFL", "ReFL_trial_1"), ("SRPO", "SRPO_trial_1")]
     assert {run.seed for run in made} == {5}
     assert [run.label for run in made] == ["lr 1e-6", "lr 2e-6", "lr 1e-6", "lr 2e-6", "lr 3e-6"]
-    assert made[0].changes == {"algorithm": {"type": "refl"}, LR: 1e-6, "evaluation.seed": 77}
+    # A trial is not tested.
+    assert made[0].changes == {"algorithm": {"type": "refl"}, LR: 1e-6, "evaluation.seed": 77, "evaluation.test": None}
     (note,) = notes
     assert note.endswith("a better value may lie beyond: ReFL, training.optimizer.lr 2e-6.")
 
 
 def test_selection_on_the_noise_of_the_reported_scores_is_noted(planned: tuple[Experiment, list[PlannedRun]]) -> None:
-    same = CONFIG.model_copy(update={"search": SearchConfig()})
-    _, notes = search_arms(planned[0], same)
-    assert notes[0].startswith("Trials were evaluated on the same noise as the arms")
+    experiment, _ = planned
+    for search in (SearchConfig(), SearchConfig(set={"evaluation.seed": experiment.base.evaluation.seed})):
+        _, notes = search_arms(experiment, CONFIG.model_copy(update={"search": search}))
+        assert notes[0].startswith("Trials were evaluated on the same noise as ReFL, SRPO, which favours")
+
+
+def test_noise_that_chose_the_values_is_no_concern_where_arms_are_tested(
+    planned: tuple[Experiment, list[PlannedRun]],
+) -> None:
+    experiment, made = planned
+    tested = replace(experiment, base=apply(experiment.base, {"evaluation.test": {"prompts": "final.txt"}}))
+    searches, notes = search_arms(tested, CONFIG.model_copy(update={"search": SearchConfig()}))
+    assert not any("noise" in note for note in notes)
+    assert all(run.changes["evaluation.test"] is None for run in made), "a trial was tested"
+    made.clear()
+    train_arms(tested, CONFIG, searches)
+    assert all(apply(tested.base, run.changes).evaluation.test == tested.base.evaluation.test for run in made)
+
+
+def test_test_settings_of_an_arm_do_not_reach_its_trials(planned: tuple[Experiment, list[PlannedRun]]) -> None:
+    experiment, made = planned
+    arm = {"name": "SRPO", "set": {"evaluation.test.num_prompts": 4}, "grid": {LR: [2e-6]}}
+    config = ExperimentConfig.model_validate({"base": "base.yaml", "arms": [arm]})
+    search_arms(experiment, config)
+    assert apply(experiment.base, made[0].changes).evaluation.test is None
 
 
 def test_arms_are_trained_with_the_values_of_their_search_and_without_its_changes(

@@ -14,7 +14,7 @@ from srpo_ray.cli import main
 from srpo_ray.config import load_run, to_yaml
 from srpo_ray.inference.export import COMFYUI_LORA, DIFFUSERS_LORA, export_run
 from srpo_ray.models.trainable import load_tuned
-from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.folder import RunFolder, append_row
 from srpo_ray.small_world.weights import WEIGHTS
 from tests.conftest import SMALL_WORLD
 from tests.helpers.training.trained_run import trained_run
@@ -82,6 +82,9 @@ def test_exported_transformer_draws_the_runs_images(tmp_path: Path) -> None:
 
 def test_card_shows_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained_run(tmp_path / "run", "model.lora={rank: 4}", "name=mine", "algorithm.control_words=vivid")
+    for update, score in ((0, 0.25), (7, 0.375)):
+        row = {"update": update, "num_prompts": 1, "scores": {"evaluator/held_out": [score]}}
+        append_row(RunFolder(tmp_path / "run").test_scores, row)
     assert main(["export", str(tmp_path / "run"), "--dtype", "bfloat16"]) == 0
     assert str(tmp_path / "run" / "export" / DIFFUSERS_LORA) in capsys.readouterr().out
     card = (tmp_path / "run" / "export" / "README.md").read_text()
@@ -90,6 +93,8 @@ def test_card_shows_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.
     assert "Steered by vivid, colorful against muted, pale." in card
     assert "| evaluator/held_out | 0.5000 | 0.7500 | +0.2500 |" in card
     assert "time/evaluate" not in card
+    # The score on prompts that chose nothing comes first.
+    assert card.index("| evaluator/held_out | 0.2500 | 0.3750 | +0.1250 |") < card.index("| 0.5000 |")
     assert f'weight_name="{DIFFUSERS_LORA}"' in card
     with safe_open(tmp_path / "run" / "export" / COMFYUI_LORA, "pt") as file:
         kinds = {file.get_tensor(name).dtype for name in file.keys() if not name.endswith(".alpha")}  # noqa: SIM118

@@ -27,6 +27,7 @@ def write_inputs(root: Path) -> None:
     """Copies of everything that a run can read, in a folder of its own."""
     (root / "train.txt").write_text("a red circle\na blue square\n")
     (root / "test.txt").write_text("a green ring\na white cross\na black star\n")
+    (root / "final.txt").write_text("a gray moon\na pink cube\n")
     shutil.copytree(flux_dir(), root / "flux")
     for name in ("preference", "held_out"):
         shutil.copytree(reward_dir(name), root / name)
@@ -45,6 +46,7 @@ def config_of(root: Path) -> RunConfig:
                 f"data={{prompts: {root / 'train.txt'}, images: {root / 'images'}, image_ratio: 0.5}}",
                 f"evaluation.prompts={root / 'test.txt'}",
                 "evaluation.num_prompts=2",
+                f"evaluation.test.prompts={root / 'final.txt'}",
                 f"model.path={root / 'flux'}",
                 f"rewards.models.0.path={root / 'preference'}",
                 f"evaluation.held_out.0.path=local-dir:{root / 'held_out'}",
@@ -96,6 +98,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "fewer evaluation prompts": (
         lambda root: (root / "test.txt").write_text("a green ring\n"),
         r"evaluation\.prompts: \S*test\.txt",
+    ),
+    "another test prompt": (
+        lambda root: (root / "final.txt").write_text("a gray moon\na pink ball\n"),
+        r"evaluation\.test\.prompts: \S*final\.txt",
     ),
     "an edited caption": (
         lambda root: (root / "images" / "a.txt").write_text("a red wall"),
@@ -175,6 +181,7 @@ def test_hashes_do_not_depend_on_where_the_files_are(tmp_path: Path) -> None:
             "data.prompts",
             "data.images",
             "evaluation.prompts",
+            "evaluation.test.prompts",
             "model.path",
             "rewards.models.0.path",
             "rewards.models.1.path",
