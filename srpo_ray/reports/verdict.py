@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from statistics import fmean
 
-from srpo_ray.evaluation.comparison import EQUAL
-from srpo_ray.evaluation.numbers import signed
+from srpo_ray.evaluation.comparison import EQUAL, gain
+from srpo_ray.evaluation.crossed import Estimate, mean_over
+from srpo_ray.evaluation.numbers import gain_text, signed
 from srpo_ray.evaluation.results import Arm, Results
-from srpo_ray.evaluation.seeds import OverSeeds
 from srpo_ray.reports.report import Card
 
 
@@ -16,8 +16,8 @@ class Verdict:
     """Gain of the objective over the base model on the test prompts, and on the validation prompts before."""
 
     arm: str
-    tested: OverSeeds
-    """Change on the test prompts over the seeds of the arm."""
+    tested: Estimate
+    """Change on the test prompts over the seeds of the arm and, where they have scores by prompt, over the prompts."""
     validation: float
     """Change on the validation prompts: of the trial that was chosen for it, or the mean of the arm's own runs."""
     chosen: bool
@@ -45,10 +45,10 @@ def with_verdict(results: Results, headline: str) -> str:
         return f"{headline}{_caveat(results)}"
     best = results.best_row
     winner = best.name if results.is_sweep and best else verdict.arm
-    seeds = f"{verdict.tested.count} fresh seed{'s' if verdict.tested.count > 1 else ''}"
+    seeds = f"{verdict.tested.num_seeds} fresh seed{'s' if verdict.tested.num_seeds > 1 else ''}"
     tested = (
         f"{winner} won: on test prompts, which chose nothing, it moves {results.objective} by"
-        f" {signed(verdict.tested.mean)} from the base model with {seeds}. {verdict.survival}"
+        f" {gain_text(verdict.tested)} from the base model with {seeds}. {verdict.survival}"
     )
     return tested if results.is_sweep else f"{tested} On the validation prompts: {headline}"
 
@@ -59,7 +59,7 @@ def verdict_cards(results: Results) -> list[Card]:
     if verdict is None:
         return []
     note = f"{results.objective}, {verdict.arm}; validation {signed(verdict.validation)}"
-    return [Card("Change on test prompts", signed(verdict.tested.mean), note)]
+    return [Card("Change on test prompts", gain_text(verdict.tested), note)]
 
 
 def find_verdict(results: Results) -> Verdict | None:
@@ -72,11 +72,20 @@ def find_verdict(results: Results) -> Verdict | None:
     if not found:
         return None
     arm, validation = max(found, key=lambda item: sign * item[1])
-    tested = OverSeeds.of([change for row in arm.ended if (change := row.test_change(results.objective)) is not None])
+    tested = _tested_gain(results, arm)
     trial = _chosen_change(results, arm)
     if tested is None:
         return None
     return Verdict(arm.name, tested, validation if trial is None else trial, chosen=trial is not None)
+
+
+def _tested_gain(results: Results, arm: Arm) -> Estimate | None:
+    """Change of the objective on the test prompts over the runs of an arm that were tested."""
+    rows = [row for row in arm.ended if row.test_change(results.objective) is not None]
+    if rows and all(row.images is not None and row.images.source == "test" for row in rows):
+        return gain(results, rows, results.objective)
+    changes = [change for row in rows if (change := row.test_change(results.objective)) is not None]
+    return mean_over([[change] for change in changes]) if changes else None
 
 
 def _equal_arms(results: Results) -> list[Arm]:

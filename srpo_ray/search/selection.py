@@ -59,7 +59,7 @@ def read_row(
         gallery,
         read_signs(folder),
         folder.best_update,
-        read_test_means(folder) if folder.finished.exists() else (),
+        test=read_test_means(folder) if folder.finished.exists() else (),
     )
     return replace(row, images=read_image_scores(folder, row))
 

@@ -48,7 +48,7 @@ _PLAIN_CAPTION_SHARE = 0.4
 _KIND_SHARES = {"one": 0.3, "equal": 0.25, "pair": 0.45}
 # "AI look" of axes that no word describes: little detail with a thin tail, saturated, any brightness and vignette.
 _AI_LOOK = {"detail": (1.3, 3.5), "saturation": (4.0, 1.8), "brightness": (1.0, 1.0), "vignette": (1.3, 2.0)}
-_BROAD_LOOK = dict.fromkeys((*AXES, *UNNAMED), (1.0, 1.0))
+_BROAD_LOOK: dict[str, tuple[float, float]] = dict.fromkeys((*AXES, *UNNAMED), (1.0, 1.0))
 
 
 @dataclass(frozen=True)

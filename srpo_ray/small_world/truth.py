@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
@@ -159,7 +161,7 @@ def _content(images: Tensor, mask: Tensor, wanted: list[Content]) -> Tensor:
 
 def _regions(mask: Tensor) -> Tensor:
     """Return the connected regions of a mask that are large enough to be objects, bool [R, 64, 64]."""
-    labels, count = ndimage.label(mask.numpy())
+    labels, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(mask.numpy()))
     regions = [labels == label for label in range(1, count + 1)]
     kept = [region for region in regions if region.sum() >= _SMALLEST_OBJECT]
     return torch.from_numpy(np.stack(kept)) if kept else torch.zeros(0, SIZE, SIZE, dtype=torch.bool)
