@@ -140,6 +140,8 @@ class Results:
     notes: Sequence[str] = field(default=())
     target_share: float = 0.5
     """Share of the reference's gain over the baseline that costs are counted to."""
+    equal_gain: Sequence[str] = ()
+    """Metrics at whose equal gain side effects are compared; empty takes the objective."""
     reward: str = TRAINED_GAIN
     """Metric of the reward that was trained on."""
 

@@ -31,7 +31,7 @@ def methods_section(report: Results, methods: Table) -> Section:
     """Means of each arm over seeds and prompts, and their costs."""
     gains = [gain(report, arm.ended, metric) for arm in report.methods for metric in arm_metrics(report)]
     gaps = gap_table(report, report.methods, [report.objective])
-    notes = [prompts_note(report), interval_note(gains), tests_note(gaps)]
+    notes = [prompts_note(report), interval_note(gains), tests_note(gaps.values())]
     return Section("Methods", [_methods_text(report), methods, Text(" ".join(note for note in notes if note))])
 
 
@@ -129,7 +129,7 @@ def ablations_section(report: Results, table: Table) -> Section | None:
         Strong("calls"),
         " are in units of its.",
     )
-    notes = [prompts_note(report), interval_note(gap.estimate for gap in gaps.values()), tests_note(gaps)]
+    notes = [prompts_note(report), interval_note(gap.estimate for gap in gaps.values()), tests_note(gaps.values())]
     below = Text(" ".join(note for note in notes if note))
     charts = [chart for metric in metrics if (chart := ablation_chart(report, metric)) is not None]
     return Section(f"Ablations of {report.reference}", [text, table, below, Charts(charts)])

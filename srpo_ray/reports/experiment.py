@@ -9,6 +9,7 @@ from srpo_ray.evaluation.ranking import metric_names
 from srpo_ray.evaluation.results import CALLS, CONTENT_ACCURACY, OWN_WORDS, SECONDS, TRAINED_GAIN, Results, Search
 from srpo_ray.reports import comparison, sweep
 from srpo_ray.reports.comparison_tables import ablations_table, arms_table, settings
+from srpo_ray.reports.equal_gain import equal_gain_section
 from srpo_ray.reports.headline import cards, hacking_notice, headline
 from srpo_ray.reports.report import Alert, Cards, Code, Facts, Part, Report, Section, Strong, Table, Text
 from srpo_ray.reports.sweep_seeds import ablations_section, seeds_section
@@ -99,6 +100,7 @@ def _sweep(results: Results, runs: Table, ablations: Table) -> Sequence[Section 
         sweep.importance(results),
         seeds_section(results),
         comparison.ablations_section(results, ablations) if paired else ablations_section(results),
+        equal_gain_section(results),
         sweep.slices(results),
     ]
 
@@ -108,6 +110,7 @@ def _comparison(results: Results, images: Path | None, runs: Table, ablations: T
         comparison.images_section(images),
         comparison.reward(results),
         comparison.costs(results),
+        equal_gain_section(results),
         comparison.ablations_section(results, ablations),
         comparison.searches_section(results),
         *(section for search in results.searches if search.drawn for section in _search(results, search)),
