@@ -98,6 +98,9 @@ class ExperimentConfig(Section):
     """Metric -> largest fall below the baseline that a chosen trial, or the best arm, may have."""
     target_share: float = Field(default=0.5, gt=0, le=1)
     """Share of the reference arm's gain over the baseline that the cost of all arms is counted to."""
+    equal_gain: tuple[str, ...] = ()
+    """Metrics, for example truth/detail: the report compares the side effects of the arms at equal gain of each. Empty
+    takes the objective."""
     max_concurrent_trials: int = Field(default=2, ge=1)
     """Runs at the same time."""
 

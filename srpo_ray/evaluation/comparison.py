@@ -1,13 +1,16 @@
 """Comparison of arms: gains over the baseline, differences between arms, metrics to show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from srpo_ray.evaluation.crossed import Estimate, difference_by_seed, mean_over
 from srpo_ray.evaluation.results import CALLS, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, Arm, Results, TrialRow
 from srpo_ray.evaluation.seeds import holm
+
+Key = TypeVar("Key", bound=Hashable)
 
 EQUAL = 0.05
 """Relative difference in compute up to which two arms count as trained for as long."""
@@ -100,8 +103,13 @@ def gap_table(results: Results, arms: Sequence[Arm], metrics: Sequence[str]) -> 
         for metric in metrics
         if (estimate := difference(arm.ended, reference, metric)) is not None
     }
-    significant = holm([_tested_p(estimate) for estimate in found.values()])
-    return {cell: Gap(estimate, kept) for (cell, estimate), kept in zip(found.items(), significant, strict=True)}
+    return tested_together(found)
+
+
+def tested_together(differences: Mapping[Key, Estimate]) -> dict[Key, Gap]:
+    """Test the differences of a table with Holm's correction for all of them."""
+    significant = holm([_tested_p(estimate) for estimate in differences.values()])
+    return {key: Gap(estimate, kept) for (key, estimate), kept in zip(differences.items(), significant, strict=True)}
 
 
 def reference_rows(results: Results) -> list[TrialRow]:
@@ -110,9 +118,9 @@ def reference_rows(results: Results) -> list[TrialRow]:
     return results.arm(results.reference).ended or ([] if best is None else [best])
 
 
-def num_tests(gaps: Mapping[tuple[str, str], Gap]) -> int:
+def num_tests(gaps: Iterable[Gap]) -> int:
     """Count the tests of a table."""
-    return sum(gap.tested for gap in gaps.values())
+    return sum(gap.tested for gap in gaps)
 
 
 def arm_metrics(results: Results) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from srpo_ray.evaluation.crossed import Estimate, mean_over
 from srpo_ray.evaluation.image_scores import ImageScores
 from srpo_ray.evaluation.reward_hacking import HackingSign
+from srpo_ray.evaluation.search_range import SearchedValue
 
 CONTENT_ACCURACY = "truth/content_accuracy"
 TRAINED_REWARD = "reward/total"
@@ -101,6 +102,8 @@ class Search:
     """Name of the row whose values the arm takes."""
     drawn: bool = True
     """True if values were drawn from a space, False if they are the combinations of a grid."""
+    searched: Sequence[SearchedValue] = ()
+    """Ranges of the searched values, and the chosen ones."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ class Results:
     notes: Sequence[str] = field(default=())
     target_share: float = 0.5
     """Share of the reference's gain over the baseline that costs are counted to."""
+    equal_gain: Sequence[str] = ()
+    """Metrics at whose equal gain side effects are compared; empty takes the objective."""
     reward: str = TRAINED_GAIN
     """Metric of the reward that was trained on."""
 

@@ -6,18 +6,15 @@ from pathlib import Path
 
 from srpo_ray.evaluation.comparison import EQUAL, arm_metrics, baseline_level, difference, gain, gap_table
 from srpo_ray.evaluation.numbers import gain_text, number
-from srpo_ray.evaluation.results import Arm, Results, Search
+from srpo_ray.evaluation.results import Arm, Results
 from srpo_ray.evaluation.seeds import holm
 from srpo_ray.reports.comparison_charts import ablation_chart, cost_chart, reward_chart
 from srpo_ray.reports.cost_tables import passages
 from srpo_ray.reports.footnotes import interval_note, prompts_note, tests_note
 from srpo_ray.reports.report import (
-    Cell,
     Charts,
-    Column,
     Image,
     Images,
-    Row,
     Section,
     Strong,
     Table,
@@ -31,7 +28,7 @@ def methods_section(report: Results, methods: Table) -> Section:
     """Means of each arm over seeds and prompts, and their costs."""
     gains = [gain(report, arm.ended, metric) for arm in report.methods for metric in arm_metrics(report)]
     gaps = gap_table(report, report.methods, [report.objective])
-    notes = [prompts_note(report), interval_note(gains), tests_note(gaps)]
+    notes = [prompts_note(report), interval_note(gains), tests_note(gaps.values())]
     return Section("Methods", [_methods_text(report), methods, Text(" ".join(note for note in notes if note))])
 
 
@@ -129,31 +126,7 @@ def ablations_section(report: Results, table: Table) -> Section | None:
         Strong("calls"),
         " are in units of its.",
     )
-    notes = [prompts_note(report), interval_note(gap.estimate for gap in gaps.values()), tests_note(gaps)]
+    notes = [prompts_note(report), interval_note(gap.estimate for gap in gaps.values()), tests_note(gaps.values())]
     below = Text(" ".join(note for note in notes if note))
     charts = [chart for metric in metrics if (chart := ablation_chart(report, metric)) is not None]
     return Section(f"Ablations of {report.reference}", [text, table, below, Charts(charts)])
-
-
-def searches_section(report: Results) -> Section | None:
-    """Trials of every searched arm, and which was chosen."""
-    if not report.searches:
-        return None
-    text = Text(
-        "One run each, on a seed that no arm is trained with. Bold: the best"
-        f" {report.objective} that keeps the limits of the experiment, whose values were chosen."
-    )
-    columns = [Column("method", numeric=False), Column("tried", numeric=False)]
-    rows = [
-        Row({"method": search.arm, "tried": Cell(_tried(report, search), style="long")}) for search in report.searches
-    ]
-    return Section("How values were chosen", [text, Table(columns, rows, head="method")])
-
-
-def _tried(report: Results, search: Search) -> Text:
-    spans: list[str] = []
-    for row in search.rows:
-        result = number(row.value(report.objective)) if row.ended else row.status
-        text = f"{row.label} → {result}"
-        spans += [", "] * bool(spans) + [Strong(text) if row.name == search.chosen else text]
-    return Text(*spans)

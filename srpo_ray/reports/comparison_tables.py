@@ -146,7 +146,7 @@ def ablations_table(report: Results) -> Table:
         )
         for arm in report.ablations
     ]
-    title = f"ablations of {report.reference}: difference, * if not zero (Holm, {num_tests(gaps)} tests)"
+    title = f"ablations of {report.reference}: difference, * if not zero (Holm, {num_tests(gaps.values())} tests)"
     return Table(columns, rows, head="changed", title=title, terminal=["changed", *metrics[:_TERMINAL_METRICS]])
 
 

@@ -9,8 +9,10 @@ from srpo_ray.evaluation.ranking import metric_names
 from srpo_ray.evaluation.results import CALLS, CONTENT_ACCURACY, OWN_WORDS, SECONDS, TRAINED_GAIN, Results, Search
 from srpo_ray.reports import comparison, sweep
 from srpo_ray.reports.comparison_tables import ablations_table, arms_table, settings
+from srpo_ray.reports.equal_gain import equal_gain_section
 from srpo_ray.reports.headline import cards, hacking_notice, headline
 from srpo_ray.reports.report import Alert, Cards, Code, Facts, Part, Report, Section, Strong, Table, Text
+from srpo_ray.reports.search_effort import end_warning, searches_section
 from srpo_ray.reports.sweep_seeds import ablations_section, seeds_section
 from srpo_ray.reports.sweep_table import runs_table
 from srpo_ray.reports.verdict import verdict_cards, with_verdict
@@ -87,6 +89,8 @@ def _summary(results: Results) -> list[Part]:
         parts.append(Cards(shown))
     if (notice := hacking_notice(results)) is not None:
         parts.append(Alert(notice, warning=True))
+    if (notice := end_warning(results)) is not None:
+        parts.append(Alert(notice, warning=True))
     return [*parts, *map(Alert, results.notes)]
 
 
@@ -100,7 +104,9 @@ def _sweep(results: Results, runs: Table, ablations: Table) -> Sequence[Section 
         sweep.importance(results),
         seeds_section(results),
         comparison.ablations_section(results, ablations) if paired else ablations_section(results),
+        equal_gain_section(results),
         sweep.slices(results),
+        searches_section(results),
     ]
 
 
@@ -109,8 +115,9 @@ def _comparison(results: Results, images: Path | None, runs: Table, ablations: T
         comparison.images_section(images),
         comparison.reward(results),
         comparison.costs(results),
+        equal_gain_section(results),
         comparison.ablations_section(results, ablations),
-        comparison.searches_section(results),
+        searches_section(results),
         *(section for search in results.searches if search.drawn for section in _search(results, search)),
         sweep.runs_section(results, runs),
     ]

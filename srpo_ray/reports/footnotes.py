@@ -1,6 +1,6 @@
 """Sentences under tables: what an interval counts, which prompts were scored, and how many tests were made."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from srpo_ray.evaluation.comparison import Gap, num_tests
 from srpo_ray.evaluation.crossed import Estimate
@@ -33,7 +33,7 @@ def prompts_note(results: Results) -> str:
     return f"Scores are on {count} {source} prompts, which {about}."
 
 
-def tests_note(gaps: Mapping[tuple[str, str], Gap]) -> str:
+def tests_note(gaps: Iterable[Gap]) -> str:
     """How many tests a table makes, and what its marks stand for."""
     count = num_tests(gaps)
     if not count:

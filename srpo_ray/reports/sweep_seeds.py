@@ -95,7 +95,7 @@ def _ablation_text(repeats: int) -> Text:
 
 
 def _ablation_notes(sweep: Results, gaps: Mapping[tuple[str, str], Gap]) -> Text:
-    notes = [prompts_note(sweep), interval_note(gap.estimate for gap in gaps.values()), tests_note(gaps)]
+    notes = [prompts_note(sweep), interval_note(gap.estimate for gap in gaps.values()), tests_note(gaps.values())]
     return Text(" ".join(note for note in notes if note))
 
 

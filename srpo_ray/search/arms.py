@@ -11,9 +11,11 @@ from ray.tune import TuneConfig
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.experiment import TEST, Ablation, Arm
+from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import Arm as TrainedArm
 from srpo_ray.evaluation.results import Search, TrialRow
+from srpo_ray.evaluation.search_range import SearchedValue
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
 from srpo_ray.search.selection import choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm
@@ -36,20 +38,17 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
     runs = [run for group in grids.values() for run in group]
     title = "values of each arm's grid"
     rows = {row.name: row for row in _train(experiment, config, GRIDS, title, runs)}
-    found, notes, edges = [], [], []
+    found, notes = [], []
     for arm in [arm for arm in config.arms if arm.searched]:
         trials = _search_space(experiment, config, arm) if arm.space else [rows[run.name] for run in grids[arm.name]]
         best, note = choose_best(trials, config, arm.name)
-        found.append(Search(arm.name, trials, best.name, drawn=bool(arm.space)))
+        found.append(Search(arm.name, trials, best.name, bool(arm.space), searched_values(arm, best)))
         notes += [note] if note else []
-        edges += _values_at_the_edge(arm, best)
     if shared := _arms_on_the_noise_of_trials(experiment.base, config):
         notes.append(
             f"Trials were evaluated on the same noise as {', '.join(shared)}, which favours the chosen values: give"
             " `search.set` another evaluation.seed, or test the arms on prompts that choose nothing (evaluation.test)."
         )
-    if edges:
-        notes.append(f"Chosen at the end of what was tried, so a better value may lie beyond: {'; '.join(edges)}.")
     return found, notes
 
 
@@ -131,13 +130,22 @@ def _numbered(arm: str, trial: Any) -> str:
     return f"{arm}_trial_{trial.experiment_tag.partition('_')[0]}"
 
 
-def _values_at_the_edge(arm: Arm, best: TrialRow) -> list[str]:
-    found = []
-    for path, values in arm.grid.items():
-        numbers = [value for value in values if isinstance(value, int | float)]
-        if len(numbers) > 1 and best.params[path] in (min(numbers), max(numbers)):
-            found.append(f"{arm.name}, {path} {param_text(best.params[path])}")
-    return found
+def searched_values(arm: Arm, best: TrialRow) -> list[SearchedValue]:
+    """Ranges of an arm's searched values, with the values of its best trial."""
+    grids = [SearchedValue(path, values, "values", best.params[path]) for path, values in arm.grid.items()]
+    return grids + [_searched_dimension(path, dimension, best.params[path]) for path, dimension in arm.space.items()]
+
+
+def _searched_dimension(path: str, dimension: SearchDimension, chosen: Any) -> SearchedValue:
+    if dimension.choice is not None:
+        return SearchedValue(path, dimension.choice, "values", chosen)
+    if dimension.loguniform is not None:
+        return SearchedValue(path, dimension.loguniform, "log", chosen)
+    if dimension.uniform is not None:
+        return SearchedValue(path, dimension.uniform, "linear", chosen)
+    assert dimension.randint is not None
+    low, high = dimension.randint
+    return SearchedValue(path, (low, high - 1), "linear", chosen)
 
 
 def arm_changes(config: ExperimentConfig, arm: Arm, searches: Sequence[Search]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def publish(
         best_config_yaml=to_yaml(best_config),
         notes=[*notes, *compute_notes(arms, config.reference.name), *failures(arms), *warnings],
         target_share=config.target_share,
+        equal_gain=config.equal_gain,
     )
     report = experiment_report(results, None if results.is_sweep else _images(experiment, arms))
     print_report(report)

@@ -149,8 +149,13 @@ def test_comparison_shows_the_trials_that_were_drawn_for_an_arm_and_all_runs(rep
     )
     titles = [section.title for section in experiment_report(drawn, None).sections]
     assert titles == [
-        *("Methods", "Trained reward against held-out score", "What a score costs", "Ablations of SRPO"),
-        *("How values were chosen", "ReFL: trained reward against held-out score", "ReFL: over updates"),
+        *("Methods", "Trained reward against held-out score", "What a score costs", "Side effects at equal gain"),
+        *(
+            "Ablations of SRPO",
+            "How values were chosen",
+            "ReFL: trained reward against held-out score",
+            "ReFL: over updates",
+        ),
         *("ReFL: which parameter mattered", "ReFL: parameter by parameter"),
         *("All runs", "What the metrics mean", "Run it again"),
     ]

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from srpo_ray.config import ExperimentConfig, apply, load_run
+from srpo_ray.config.experiment import Arm as ConfigArm
 from srpo_ray.config.search import SearchConfig
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.search import arms as arms_module
-from srpo_ray.search.arms import arm_changes, search_arms, train_arms
+from srpo_ray.search.arms import arm_changes, search_arms, searched_values, train_arms
 from srpo_ray.search.phase import PlannedRun
 from srpo_ray.search.trial import Experiment
 from tests.conftest import SMALL_WORLD
@@ -70,8 +71,26 @@ def test_grid_is_searched_with_the_seed_of_the_base_and_the_changes_of_the_searc
     assert [run.label for run in made] == ["lr 1e-6", "lr 2e-6", "lr 1e-6", "lr 2e-6", "lr 3e-6"]
     # A trial is not tested.
     assert made[0].changes == {"algorithm": {"type": "refl"}, LR: 1e-6, "evaluation.seed": 77, "evaluation.test": None}
-    (note,) = notes
-    assert note.endswith("a better value may lie beyond: ReFL, training.optimizer.lr 2e-6.")
+    assert notes == []
+    assert [value.at_the_end for each in searches for value in each.searched] == [True, False]
+
+
+def test_ranges_of_a_space_are_those_that_trials_are_drawn_from() -> None:
+    space = {
+        "a.lr": {"loguniform": [1e-6, 1e-5]},
+        "a.share": {"uniform": [0.0, 1.0]},
+        "a.count": {"randint": [2, 5]},
+        "a.words": {"choice": ["detailed", "vivid"]},
+    }
+    best = {"a.lr": 9.5e-6, "a.share": 0.5, "a.count": 4, "a.words": "vivid"}
+    row = TrialRow("best", "trial", "", best, [], "finished", 1.0, 0)
+    found = searched_values(ConfigArm.model_validate({"name": "SRPO", "space": space}), row)
+    assert [(value.path, list(value.tried), value.scale, value.chosen, value.at_the_end) for value in found] == [
+        ("a.lr", [1e-6, 1e-5], "log", 9.5e-6, True),
+        ("a.share", [0.0, 1.0], "linear", 0.5, False),
+        ("a.count", [2, 4], "linear", 4, True),
+        ("a.words", ["detailed", "vivid"], "values", "vivid", False),
+    ]
 
 
 def test_selection_on_the_noise_of_the_reported_scores_is_noted(planned: tuple[Experiment, list[PlannedRun]]) -> None:

@@ -21,6 +21,7 @@ CONFIG = ExperimentConfig.model_validate(
         "arms": [{"name": "SRPO", "grid": {LR: [1e-6, 2e-6]}, "set": {"training.batch_size": 2}}],
         "seeds": [1, 2],
         "search": {"set": {"evaluation.seed": 77}},
+        "equal_gain": ["truth/detail"],
     }
 )
 
@@ -71,6 +72,7 @@ def test_page_has_the_baseline_of_the_arm_and_a_note_on_the_failed_run(published
     assert "SRPO_trial_1 won. With 2 fresh seeds it moves evaluator/held_out by +0.3000 ± " in text
     assert "SRPO_seed_3 is in no mean over seeds: failed: out of memory." in text
     assert "baseline</b>" in text
+    assert "truth/detail: no two arms gain enough of it to be compared" in text
     # The trial was evaluated on other noise, so its own start is 0.4; that of the arms is 0.3.
     assert "baseline 0.4000 (+0.2000)" in text
     assert "mean of 2 fresh seeds (+0.3000 ± " in text
