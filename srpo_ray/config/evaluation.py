@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from srpo_ray.config.base import Section
 from srpo_ray.config.rewards import RewardModelConfig
+from srpo_ray.config.sources import text_key
 
 
 def check_objective(objective: str) -> str:
@@ -36,7 +37,7 @@ class RelativeConfig(Section):
 
     @model_validator(mode="after")
     def _check_difference(self) -> Self:
-        if self.positive.strip().casefold() == self.negative.strip().casefold():
+        if text_key(self.positive) == text_key(self.negative):
             raise ValueError(
                 f"expected two different words, got {self.positive!r} twice, so the difference is always 0;"
                 " give opposites such as positive: detailed, negative: flat"

@@ -11,7 +11,7 @@ from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.rewards import RewardsConfig
-from srpo_ray.config.sources import same_model, same_source
+from srpo_ray.config.sources import same_model
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
 from srpo_ray.credentials import find_credentials
@@ -54,17 +54,6 @@ class RunConfig(Section):
         """Names of the reward models that read no text, trained and held-out."""
         models = (*self.rewards.models, *self.evaluation.held_out)
         return tuple(model.name for model in models if not model.reads_text)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Warnings about valid but questionable settings, for the start of a run."""
-        trained, held_out = self.data.prompts, self.evaluation.prompts
-        if not self.data.reads_prompts or not same_source(trained, held_out):
-            return ()
-        return (
-            f"evaluation.prompts: expected prompts that the run does not train on, got those of data.prompts"
-            f" ({held_out}); scores would not show overfitting to these prompts, so choose another file",
-        )
 
     @property
     def samples_rollouts(self) -> bool:

@@ -1,17 +1,14 @@
-"""Comparison of sources with several spellings: two paths of one file, two names of one checkpoint."""
+"""Comparison of values with several spellings: two paths of one file, two names of one checkpoint, one text."""
 
 import os
+import re
+import unicodedata
 from typing import Any
 
 from srpo_ray.config.rewards import RewardModelSection
 
 _PATHS = ("path", "backbone")
 _ARCHITECTURE = ("type", "architecture", "target", "arguments")
-
-
-def same_source(one: str, other: str) -> bool:
-    """Compare two paths, hub ids or embedded names. A path may be relative, contain `..` or symbolic links."""
-    return _spelling(one) == _spelling(other)
 
 
 def same_model(one: RewardModelSection, other: RewardModelSection) -> bool:
@@ -24,6 +21,12 @@ def same_model(one: RewardModelSection, other: RewardModelSection) -> bool:
     if getattr(one, "type", None) == getattr(other, "type", None) and len(hashes) == 1 and None not in hashes:
         return True
     return _identity(one) == _identity(other)
+
+
+def text_key(text: str) -> str:
+    """Return a key that is equal for texts that differ only in case, white space or closing punctuation."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return re.sub(r"[\s.,;:!?]+$", "", " ".join(plain.split()))
 
 
 def _identity(model: RewardModelSection) -> list[Any]:

@@ -11,6 +11,7 @@ from srpo_ray.config.algorithms.registry import types_that
 from srpo_ray.config.load import ConfigError, load_run
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
+from srpo_ray.launch.leakage import check_leakage, leakage_notes
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
@@ -30,13 +31,14 @@ def check_inputs(config: RunConfig) -> None:
 
     Raises:
         ValueError: If prompts, images, the model folder or its scheduler cannot be used; if the algorithm needs a
-            gradient that a reward lacks, or a step that does not fit in its window; or if MLflow's address is invalid.
+            gradient that a reward lacks, or a step that does not fit in its window; if MLflow's address is invalid; or
+            if the run would be judged by what it trains on.
     """
     check_rewards(config)
     check_model(config.model.path)
     check_grids(config)
     tracking_uri(config)
-    read_texts(config)
+    check_leakage(config, read_texts(config))
 
 
 def check_model(path: str) -> None:
@@ -78,7 +80,7 @@ def input_notes(config: RunConfig) -> list[str]:
     cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
     scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
     cuts = (f"{key}: {each.note}" for key, found in cut.items() for each in found)
-    return [*config.notes, *texts.notes, *cuts, *([scheduler] if scheduler else [])]
+    return [*leakage_notes(texts), *texts.notes, *cuts, *([scheduler] if scheduler else [])]
 
 
 def check_rewards(config: RunConfig) -> None:

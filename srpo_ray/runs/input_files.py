@@ -17,6 +17,9 @@ CODE = "target"
 """Last part of the key of a Python reward's class: a change of its code is a warning, not an error."""
 
 _HUB = "hf-hub:"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_NO_WEIGHTS = ("training_args.bin",)
+"""Files with a suffix of weights that transformers writes beside them."""
 
 
 def model_source(config: RunConfig) -> Source:
@@ -62,17 +65,33 @@ def _files_of(source: str) -> dict[str, str]:
     return _cached_on_hub(name) if source.startswith(_HUB) or is_hub_id(name) else {}
 
 
+def weight_hashes(source: str) -> frozenset[str]:
+    """Hash the files with weights of a reward model's folder, file or cached hub id; empty if none exists yet."""
+    hashes = _files_of(source)
+    if COMMIT in hashes:
+        hashes = folder_hashes(_hub_folder(source.removeprefix(_HUB)) / "snapshots" / hashes[COMMIT])
+    # A single file has weights, whatever its name is.
+    weights = {name: value for name, value in hashes.items() if Path(name).suffix in _WEIGHTS or len(hashes) == 1}
+    return frozenset(value for name, value in weights.items() if Path(name).name not in _NO_WEIGHTS)
+
+
 def _cached_on_hub(name: str) -> dict[str, str]:
     """Return the hash of a cached file `ORG/NAME/FILE`, or the cached commit of `ORG/NAME`, without network access."""
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub import try_to_load_from_cache
 
     repository, file = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
     if file:
         found = try_to_load_from_cache(repository, file)
         return {file: content_hash(Path(found))} if isinstance(found, str) else {}
-    commit = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "refs" / "main"
+    commit = _hub_folder(repository) / "refs" / "main"
     return {COMMIT: commit.read_text().strip()} if commit.is_file() else {}
+
+
+def _hub_folder(repository: str) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
 
 
 def _code_of(target: str) -> dict[str, str]:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.data.texts import read_texts
+from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import check_cluster, reward_pool
@@ -36,6 +38,8 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
     for run in trained:
         check_inputs(run)
     trials = [apply(base, changes) for _, changes in config.trial_changes()]
+    for run in trials:
+        check_leakage(run, read_texts(run))
     base = with_absolute_paths(base)
     folder = open_experiment_folder(config, base, list(map(with_absolute_paths, (*trained, *trials))))
     command = first_command(folder, command)

@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.sources import text_key
 
 
 class ControlWords(Section):
@@ -17,7 +18,7 @@ class ControlWords(Section):
 
     @model_validator(mode="after")
     def _check_words(self) -> Self:
-        sides = [{word.strip().casefold() for word in side} for side in (self.positive, self.negative)]
+        sides = [{text_key(word) for word in side} for side in (self.positive, self.negative)]
         if "" in sides[0] | sides[1]:
             raise ValueError("expected words in positive and negative, got an empty one; remove it")
         if both := sides[0] & sides[1]:

@@ -36,12 +36,14 @@ REWARD = (
 def test_secrets_are_in_no_file_no_store_and_no_output_of_a_run(server: "Server", tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("../../../escaped\n/tmp/escaped\na red circle; rm -rf ~\n..\\..\\escaped\n")
+    evaluated = tmp_path / "evaluated.txt"
+    evaluated.write_text("../../../escaped again\n/tmp/escaped again\n")
     uri = server.uri.replace("://", "://me:${PLANTED_PASSWORD}@")
     # Ray's sockets have long names, and their paths may not be.
     ray_folder = Path(tempfile.mkdtemp(dir="/tmp"))
     overrides = [*TINY, "training.num_updates=1", "evaluation.num_prompts=2", "name=planted"]
     overrides += [f"run_root={tmp_path / 'runs'}", f"tracking.uri={uri}"]
-    overrides += [f"rewards.models=[{REWARD}]", f"data.prompts={prompts}", f"evaluation.prompts={prompts}"]
+    overrides += [f"rewards.models=[{REWARD}]", f"data.prompts={prompts}", f"evaluation.prompts={evaluated}"]
     command = [sys.executable, "-m", "srpo_ray.cli", "train", str(SMALL_WORLD), *overrides]
     environment = {**os.environ, **SECRETS, "RAY_TMPDIR": str(ray_folder), "RAY_AUTH_MODE": "disabled"}
     environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}

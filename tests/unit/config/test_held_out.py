@@ -67,21 +67,6 @@ def test_another_checkpoint_is_taken_as_held_out(
     load_with(f"{{name: own, {trained}}}", f"{{name: other, {held_out}}}")
 
 
-def test_prompts_that_are_trained_on_and_evaluated_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "p.txt").write_text("a red circle\n")
-
-    def notes(trained: str, evaluated: str, *more: str) -> tuple[str, ...]:
-        changes = [f"data.prompts={trained}", f"evaluation.prompts={evaluated}", *more]
-        return load_run([SMALL_WORLD], changes).notes
-
-    (note,) = notes("p.txt", f"{tmp_path}/sub/../p.txt")
-    assert note.startswith("evaluation.prompts: expected prompts that the run does not train on")
-    assert notes("small_world:train", "small_world:train")
-    assert not notes("small_world:train", "small_world:validation")
-    assert not notes("p.txt", "p.txt", "data.images=small_world:realistic")
-
-
 @pytest.mark.parametrize("objective", ["reward/total", "reward/total/trained", "reward/preference"])
 def test_training_reward_is_no_objective(objective: str) -> None:
     message = rf"objective: expected a score that no run is trained to raise, .* got '{objective}'"
@@ -94,6 +79,9 @@ def test_training_reward_is_no_objective(objective: str) -> None:
     [
         ({"positive": ["vivid", "Bright"], "negative": ["bright ", "dim"]}, "share no word, got 'bright' in both"),
         ({"positive": ["vivid", " "], "negative": ["dim"]}, "got an empty one"),
+        ({"positive": ["vivid", "."], "negative": ["dim"]}, "got an empty one"),
+        ({"positive": ["Highly  Detailed"], "negative": ["highly detailed."]}, "share no word, got 'highly detailed'"),
+        ({"positive": ["oil, "], "negative": ["flat", "\uff2f\uff29\uff2c"]}, "share no word, got 'oil' in both"),
     ],
 )
 def test_word_set_without_a_difference_is_refused(words: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -102,9 +90,10 @@ def test_word_set_without_a_difference_is_refused(words: dict[str, Any], message
         load_run([SMALL_WORLD, tmp_path / "words.yaml"])
 
 
-def test_relative_words_that_differ_in_case_only_are_refused() -> None:
+@pytest.mark.parametrize("negative", ["detailed ", "detailed.", "DETAILED !"])
+def test_relative_words_that_differ_in_spelling_only_are_refused(negative: str) -> None:
     with pytest.raises(ConfigError, match="two different words, got 'Detailed'"):
-        load_run([SMALL_WORLD], ["evaluation.relative={positive: Detailed, negative: 'detailed '}"])
+        load_run([SMALL_WORLD], [f"evaluation.relative={{positive: Detailed, negative: '{negative}'}}"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""Checks for data leakage: prompts that are trained on and judged by, and held-out models that are trained rewards."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.rewards import RewardModelSection
+from srpo_ray.config.sources import text_key
+from srpo_ray.data.texts import Texts
+from srpo_ray.runs.input_files import weight_hashes
+
+_MOST_SHARED = 0.5
+"""Share of prompts in common with another set above which a run is refused."""
+_SHOWN = 2
+_TRAINED, _CHOSEN = (
+    "scores on them do not show overfitting to these prompts",
+    "a test must be on prompts that chose nothing",
+)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Prompts of an evaluation that another set of a run's texts has too."""
+
+    key: str
+    """Config key of the evaluation's prompts."""
+    other: str
+    """Config key of the other texts."""
+    shared: tuple[str, ...]
+    count: int
+    """Number of the evaluation's prompts."""
+
+    @property
+    def refused(self) -> bool:
+        """True if more than half of the prompts are shared."""
+        return len(self.shared) > _MOST_SHARED * self.count
+
+    def __str__(self) -> str:
+        kind = "validation" if self.other == "evaluation.prompts" else "training"
+        expected = "the run does not train on" if kind == "training" else "choose nothing"
+        shown = ", ".join(map(repr, self.shared[:_SHOWN])) + (", ..." if len(self.shared) > _SHOWN else "")
+        number = f"{len(self.shared)} of {self.count} that {self.other} has too ({shown})"
+        why = _TRAINED if kind == "training" else _CHOSEN
+        return f"{self.key}: expected prompts that {expected}, got {number}; {why}, so choose others or remove these"
+
+
+def check_leakage(config: RunConfig, texts: Texts) -> None:
+    """Check that what judges a run is not what it trains on or what chooses its weights.
+
+    Args:
+        config: The run.
+        texts: Texts of the run.
+
+    Raises:
+        ValueError: If more than half of the validation or test prompts are training texts, or of the test prompts are
+            validation prompts; if test and validation share their noise; or if a held-out model has the weights of a
+            trained reward.
+    """
+    refused = [str(overlap) for overlap in overlaps(texts) if overlap.refused]
+    if refused:
+        raise ValueError("\n".join(refused))
+    test = config.evaluation.test
+    if test and test.seed == config.evaluation.seed:
+        raise ValueError(
+            f"evaluation.test.seed: expected another seed than evaluation.seed, got {test.seed} for both; the noise of"
+            " the validation chose settings and weights, so choose another seed"
+        )
+    check_held_out_weights(config)
+
+
+def leakage_notes(texts: Texts) -> list[str]:
+    """List notes on evaluation prompts of which up to a half are training texts, or test prompts of the validation."""
+    return [str(overlap) for overlap in overlaps(texts) if not overlap.refused]
+
+
+def overlaps(texts: Texts) -> Iterator[Overlap]:
+    """Find the prompts of the validation and the test that are training texts, and those of the test in the validation.
+
+    Texts that differ only in case, white space or closing punctuation are the same.
+    """
+    by_key = texts.by_key
+    for key, others in (
+        ("evaluation.prompts", ("data.prompts", "data.images")),
+        ("evaluation.test.prompts", ("data.prompts", "data.images", "evaluation.prompts")),
+    ):
+        for other in others:
+            prompts = by_key.get(key, [])
+            shared = _shared(prompts, by_key.get(other, []))
+            if shared:
+                yield Overlap(key, other, shared, len(prompts))
+
+
+def _shared(prompts: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    known = {text_key(text) for text in others}
+    return tuple(prompt for prompt in prompts if text_key(prompt) in known)
+
+
+def check_held_out_weights(config: RunConfig) -> None:
+    """Check by the content of their files that held-out models are not trained rewards, such as a copy of one.
+
+    Raises:
+        ValueError: If a held-out model has the weights of a trained reward.
+    """
+    for evaluator in config.evaluation.held_out:
+        for model in config.rewards.models:
+            if _same_weights(evaluator, model):
+                raise ValueError(
+                    f"evaluation.held_out: expected models that are not trained on, got {evaluator.name!r}, whose"
+                    f" weights are those of the trained model {model.name!r} ({_source(evaluator)} and"
+                    f" {_source(model)} have the same content); its score would rise with the training reward and hide"
+                    " reward hacking, so take another checkpoint or remove one of the two"
+                )
+
+
+def _same_weights(one: RewardModelSection, other: RewardModelSection) -> bool:
+    """Test whether two models share weights: a head and its backbone both, if both models have them."""
+    pairs = [(getattr(one, name, None), getattr(other, name, None)) for name in ("path", "backbone")]
+    (path, other_path), (backbone, other_backbone) = pairs
+    if not path or not other_path or not weight_hashes(path) & weight_hashes(other_path):
+        return False
+    if not backbone or not other_backbone or backbone == other_backbone:
+        return True
+    return bool(weight_hashes(backbone) & weight_hashes(other_backbone))
+
+
+def _source(model: RewardModelSection) -> str:
+    return getattr(model, "path", "")
