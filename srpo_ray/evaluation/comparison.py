@@ -127,10 +127,12 @@ def arm_metrics(results: Results) -> list[str]:
     """The table's columns: objective, trained reward, other held-out scores, truths, diversity."""
     found = {name for arm in results.arms for row in arm.rows for evaluation in row.history for name in evaluation}
     accuracies = {name for name in found if name.endswith("_accuracy") and name != "truth/content_accuracy"}
+    # The utility of each person has a table of its own.
+    people = {name for name in found if name.startswith("truth/utility/") and name != "truth/utility/test/mean"}
     rewards = [TRAINED_GAIN, TRAINED_REWARD, f"{TRAINED_REWARD}/relative", OWN_WORDS]
     groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("evaluator/", "truth/")]
     ordered = [results.objective, f"{results.objective}/relative", *rewards, *groups[0], *groups[1], "image/diversity"]
-    return [name for name in dict.fromkeys(ordered) if name in found - accuracies]
+    return [name for name in dict.fromkeys(ordered) if name in found - accuracies - people]
 
 
 def compute_notes(arms: Sequence[Arm], reference: str) -> list[str]:

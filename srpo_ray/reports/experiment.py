@@ -11,6 +11,7 @@ from srpo_ray.reports import comparison, sweep
 from srpo_ray.reports.comparison_tables import ablations_table, arms_table, settings
 from srpo_ray.reports.equal_gain import equal_gain_section
 from srpo_ray.reports.headline import cards, hacking_notice, headline
+from srpo_ray.reports.regret import regret_section
 from srpo_ray.reports.report import Alert, Cards, Code, Facts, Part, Report, Section, Strong, Table, Text
 from srpo_ray.reports.search_effort import end_warning, searches_section
 from srpo_ray.reports.sweep_seeds import ablations_section, seeds_section
@@ -18,7 +19,7 @@ from srpo_ray.reports.sweep_table import runs_table
 from srpo_ray.reports.verdict import verdict_cards, with_verdict
 
 _MEANINGS = {
-    CONTENT_ACCURACY: "share of colour, shape and background that are as the prompt says, from pixels",
+    CONTENT_ACCURACY: "mean accuracy of colours, shapes, background, number and positions, from pixels",
     TRAINED_GAIN: "rise of the reward that the run itself was trained to raise (for its control words, or for the plain"
     " prompt), in standard deviations over the baseline's images",
     OWN_WORDS: "the trained reward of the run's positive control words minus that of the negative ones",
@@ -28,6 +29,8 @@ _MEANINGS = {
     "evaluator/": "score by a held-out evaluator, a model that no run was trained on; higher is better",
     "reward/": "score by a model that runs were trained on, for the evaluation's images and the plain prompt; a run"
     " with control words is trained on their difference instead",
+    "truth/utility/": "utility of a simulated person, or the mean of several: 4 times the content accuracy minus the"
+    " distance of the style from what the person likes; measured from pixels, so neither words nor a network enter",
     "truth/": "measured from pixels, exactly, because the images' content is known",
     "time/": "seconds that the evaluation took",
     "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
@@ -114,6 +117,7 @@ def _comparison(results: Results, images: Path | None, runs: Table, ablations: T
     return [
         comparison.images_section(images),
         comparison.reward(results),
+        regret_section(results),
         comparison.costs(results),
         equal_gain_section(results),
         comparison.ablations_section(results, ablations),
