@@ -125,7 +125,8 @@ def cost_ratio(passage: Passage | None, reference: Passage | None) -> CostRatio 
     if not passage.bound and not reference.bound:
         return _exact_ratio(passage, reference)
     opposite: dict[Bound, Bound] = {"": "", "<": ">", ">": "<"}
-    sides: set[Bound] = {passage.bound, opposite[reference.bound]} - {""}
+    sides: set[Bound] = {passage.bound, opposite[reference.bound]}
+    sides.discard("")
     return CostRatio(_center(passage) / _center(reference), sides.pop()) if len(sides) == 1 else None
 
 

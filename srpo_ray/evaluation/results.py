@@ -218,12 +218,18 @@ class Results:
         values = base + [float(start.get(metric, math.nan)) for start in starts]
         return next((value for value in values if value is not None and math.isfinite(value)), None)
 
-    def change(self, row: TrialRow, metric: str) -> float | None:
+    def change(self, row: TrialRow, metric: str, update: int | None = None) -> float | None:
         """The row's value minus its own at update 0, or minus the baseline's if it was not evaluated there.
 
         Trials may be evaluated on other noise than arms, and a score for control words depends on the run's own words.
+
+        Args:
+            row: The run.
+            metric: The metric.
+            update: Updates before the evaluation; None takes the one that stands for the run.
         """
-        value, base = row.value(metric), row.value_at(metric, 0)
+        value = row.value(metric) if update is None else row.value_at(metric, update)
+        base = row.value_at(metric, 0)
         base = self.baseline(metric) if base is None else base
         return None if value is None or base is None else value - base
 

@@ -19,6 +19,7 @@ from srpo_ray.evaluation.results import (
     Results,
 )
 from srpo_ray.reports.cost_tables import passage_text
+from srpo_ray.reports.footnotes import interval_note
 from srpo_ray.reports.report import NOTHING, Cell, Column, Row, Table
 
 _TITLES = {
@@ -45,7 +46,8 @@ def arms_table(report: Results) -> ArmsTable:
     """Means of each metric over seeds and prompts, gains, differences from the reference arm, and costs."""
     metrics = arm_metrics(report)
     against = gap_table(report, report.methods, [report.objective])
-    costs = ["calls", "calls_reached", "seconds", "seconds_reached"]
+    gains = [gain(report, arm.ended, report.objective) for arm in report.methods]
+    costs = ["calls", "calls_reached", "seconds"]
     columns = [
         Column("arm", "method", numeric=False, width=24),
         *(Column(key) for key in ("kind", "seeds")),
@@ -69,6 +71,7 @@ def arms_table(report: Results) -> ArmsTable:
         [_arm_row(report, arm, metrics, against) for arm in report.baseline_and_arms],
         head="arm",
         title=report.title,
+        caption=f"{interval_note(gains)} That of calls counts seeds only.",
         page=["arm", *means, "spread", "gap", *costs, "hacked"],
         terminal=["arm", *means[:1], "change", *means[1:_TERMINAL_METRICS], "calls", "calls_reached"],
         file=["arm", "kind", "seeds", *scores, *spent, "calls to target", "seconds to target"],

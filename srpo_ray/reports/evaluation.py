@@ -49,7 +49,7 @@ def evaluation_report(
         sections=[
             Section("Win rates", [_wins_text(reference), _wins_chart(compared, models)]),
             *(_sheet(evaluation, title, image, first=not index) for index, (title, image) in enumerate(sheets)),
-            Section("All numbers", [_numbers_text(reference, 2 * len(compared)), numbers]),
+            Section("All numbers", [_numbers_text(reference), numbers, _tests_text(tested)]),
             Section("How it was made", [_settings(evaluation), Code(evaluation.command)]),
         ],
         subtitle=f"{_counted(evaluation)} · {evaluation.created}",
@@ -67,12 +67,19 @@ def _wins_text(reference: str) -> Text:
     )
 
 
-def _numbers_text(reference: str, num_tests: int) -> Text:
+def _tests_text(tested: Sequence[tuple[Comparison, Cells]]) -> Text:
+    count = sum((found.p_value is not None) + 1 for found, _ in tested)
     return Text(
-        f"Means over all images. Difference from {reference} ± half of its 95% interval (Student's t over prompts)."
-        " Bold: the difference is not zero, or the win rate not one half, after Holm's correction for all"
-        f" {num_tests} numbers of the table, which keeps the chance of any false one at 5%. Intervals and the headline"
-        " are not corrected. Win rates of ",
+        "± is half of the 95% interval of the difference: it counts prompts only (Student's t), and how far another"
+        f" training seed moves the number is unknown. The table makes {count} tests: bold where the difference is not"
+        " zero, or the win rate not one half, after Holm's correction for all of them, which keeps the chance of any"
+        " false one at 5%. Intervals and the headline are not corrected."
+    )
+
+
+def _numbers_text(reference: str) -> Text:
+    return Text(
+        f"Means over all images, and the difference from {reference} with its 95% interval. Win rates of ",
         Strong("image/"),
         " and ",
         Strong("truth/"),

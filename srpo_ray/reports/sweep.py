@@ -7,6 +7,7 @@ from srpo_ray.evaluation.numbers import param_titles
 from srpo_ray.evaluation.ranking import flagged, shared_step, varied_params
 from srpo_ray.evaluation.results import TRAINED_GAIN, Results, TrialRow
 from srpo_ray.evaluation.reward_hacking import sign_texts
+from srpo_ray.evaluation.seeds import holm
 from srpo_ray.reports.report import (
     Bar,
     Bars,
@@ -19,7 +20,14 @@ from srpo_ray.reports.report import (
     Table,
     Text,
 )
-from srpo_ray.reports.sweep_charts import comparable_scores, curve_charts, pareto_chart, slice_charts, word_colors
+from srpo_ray.reports.sweep_charts import (
+    comparable_scores,
+    curve_charts,
+    pareto_chart,
+    pareto_update,
+    slice_charts,
+    word_colors,
+)
 
 
 def runs_section(sweep: Results, runs: Table) -> Section:
@@ -73,13 +81,19 @@ def pareto(sweep: Results) -> Section | None:
         " It is counted in standard deviations over the baseline's images, so that runs with different words or rewards"
         " share the axis."
     )
+    update = pareto_update(sweep)
+    when = (
+        ""
+        if update is None
+        else f" All are compared after update {update}, the last one that all trials share, as some were stopped early."
+    )
     text = Text(
         "Each dot is a run. To the right, the reward that the run itself was trained on rose: the difference of its"
         " control words, or the score of the plain prompt where no words are trained."
         f"{counted if sweep.reward == TRAINED_GAIN else ''} Upwards, models that nobody trained on agree. The line"
         " joins the trials that no other beats in both; in the red quarter the trained reward rose and the held-out"
         f" score got worse.{' Lower is better on the vertical axis.' if sweep.mode == 'min' else ''} Ablations are"
-        " faint."
+        f" faint.{when}"
     )
     charts = Charts([chart], size="wide", legend=word_colors(sweep))
     return Section("Trained reward against held-out score", [text, charts])
@@ -111,23 +125,32 @@ def importance(sweep: Results) -> Section | None:
         " one that all share, that goes with one parameter's value (correlation ratio, corrected for chance; numbers"
         " are grouped into thirds). Joint effects are not seen, and shares need not add up to 100%. ",
         Strong("p"),
-        ": chance of a share as large if the parameter did nothing (999 permutations of the scores); gray from 0.05.",
+        ": chance of a share as large if the parameter did nothing (999 permutations of the scores).",
     )
-    return Section(title, [text, _shares(trials, paths)])
+    bars = _shares(trials, paths)
+    count = sum(bar.share is not None for bar in bars.bars)
+    below = (
+        f"{count} test{'s' if count != 1 else ''}: gray where the share may be chance after Holm's correction for all"
+        " of them, which keeps the chance of any false one at 5%."
+    )
+    return Section(title, [text, bars, Text(below)])
 
 
 def _shares(trials: Sequence[tuple[TrialRow, float]], paths: Sequence[str]) -> Bars:
     scores = [score for _, score in trials]
     params = [{path: row.params.get(path) for path in paths} for row, _ in trials]
     shares, titles = variance_explained(params, scores), param_titles(paths)
+    order = sorted(shares, key=lambda path: -1.0 if (share := shares[path]) is None else share, reverse=True)
+    chances = [
+        None if shares[path] is None else permutation_p([trial[path] for trial in params], scores) for path in order
+    ]
     bars = []
-    for path in sorted(shares, key=lambda path: -1.0 if (share := shares[path]) is None else share, reverse=True):
+    for path, chance, significant in zip(order, chances, holm(chances), strict=True):
         share = shares[path]
         if share is None:
             bars.append(Bar(titles[path], None, "cannot be told from these trials", hint=path))
         else:
-            chance = permutation_p([trial[path] for trial in params], scores)
-            bars.append(Bar(titles[path], share, f"{100 * share:.0f}%, p {chance:.3f}", "", path, chance >= 0.05))
+            bars.append(Bar(titles[path], share, f"{100 * share:.0f}%, p {chance:.3f}", "", path, not significant))
     return Bars(bars)
 
 

@@ -74,6 +74,11 @@ def pareto_chart(sweep: Results) -> Scatter | None:
     )
 
 
+def pareto_update(sweep: Results) -> int | None:
+    """The last update that all trials share if some were stopped early; None compares final evaluations."""
+    return shared_step(sweep) if any(row.stopped_early for row in sweep.trials) else None
+
+
 def _pareto_dot(sweep: Results, row: TrialRow, gain: float, value: float) -> Dot:
     kinds = {"best": row is sweep.best_row, "faint": row.kind == "ablation", "flagged": bool(row.signs)}
     style = " ".join(kind for kind, holds in kinds.items() if holds)
@@ -82,10 +87,15 @@ def _pareto_dot(sweep: Results, row: TrialRow, gain: float, value: float) -> Dot
 
 
 def _both_scores(sweep: Results) -> list[tuple[TrialRow, float, float]]:
-    """Trials and ablations with their gain of the trained reward and their objective."""
+    """Trials and ablations with their gain of the trained reward and their objective, at `pareto_update`."""
     runs = [row for row in sweep.rows if row.kind in ("trial", "ablation") and not row.failed]
-    found = [(row, sweep.change(row, sweep.reward), row.value(sweep.objective)) for row in runs]
-    return [(row, gain, value) for row, gain, value in found if gain is not None and value is not None]
+    update, found = pareto_update(sweep), []
+    for row in runs:
+        value = row.value(sweep.objective) if update is None else row.value_at(sweep.objective, update)
+        gain = sweep.change(row, sweep.reward, update)
+        if gain is not None and value is not None:
+            found.append((row, gain, value))
+    return found
 
 
 def _gain_title(reward: str) -> str:

@@ -91,3 +91,21 @@ def test_without_reward_or_base_there_is_no_figure(sweep: Results):
 def test_each_set_of_control_words_has_a_colour_and_so_has_the_plain_query(sweep: Results):
     assert word_colors(sweep) == {"detailed": 0, "real": 1, "vivid": 2, "no words": 3}
     assert word_colors(with_rows(sweep, [])) == {}
+
+
+def test_trials_are_compared_at_the_update_that_all_share_if_some_were_stopped(sweep: Results):
+    """Both learn at one speed; the one that went on has gained twice as much by its end."""
+
+    def trial(name: str, updates: int, slope: float, status: str):
+        history = [{"update": u, OBJECTIVE: 0.4 + slope * u, "reward/preference": slope * u} for u in (0, 10, 20)]
+        return replace(sweep.rows[1], name=name, history=history[: updates // 10 + 1], status=status)
+
+    rows = [trial("slow", 20, 0.01, "finished"), trial("fast", 10, 0.015, "stopped early")]
+    chart = pareto_chart(with_rows(sweep, [sweep.rows[0], *rows], best="slow"))
+    assert chart is not None
+    assert {dot.name: round(dot.y, 6) for dot in chart.dots} == {"slow": 0.5, "fast": 0.55}
+    assert [(round(x, 6), round(y, 6)) for x, y in chart.front] == [(0.15, 0.55)]
+    ended = [replace(row, status="finished") for row in rows]
+    chart = pareto_chart(with_rows(sweep, [sweep.rows[0], *ended], best="slow"))
+    assert chart is not None
+    assert {dot.name: round(dot.y, 6) for dot in chart.dots} == {"slow": 0.6, "fast": 0.55}

@@ -2,6 +2,7 @@ import math
 import random
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.numbers import gain_text
 from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, Results
 from srpo_ray.evaluation.reward_hacking import HackingSign
+from srpo_ray.reports import sweep as sweep_module
 from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.headline import headline, repeated
 from srpo_ray.reports.html import page_text
+from srpo_ray.reports.report import Bars
 from tests.unit.evaluation.conftest import with_rows
 
 OBJECTIVE, REWARD = "evaluator/held_out", "reward/preference"
@@ -214,7 +217,18 @@ def test_bars_compare_stopped_and_finished_trials_at_one_update_with_a_chance_be
     assert float(bars[0][1]) == 0.001
     assert float(bars[1][1]) > 0.05
     assert "of each trial after update 30" in text
+    assert "2 tests: gray where the share may be chance after Holm's correction" in unescape(text)
     assert "at 30" in text
+
+
+def test_a_bar_is_gray_where_its_share_is_chance_among_all_parameters(sweep: Results, monkeypatch: pytest.MonkeyPatch):
+    """Alone p-values of 0.03 and 0.04 would count; Holm's method asks 0.025 of the smaller of two."""
+    chances = iter((0.03, 0.04))
+    monkeypatch.setattr(sweep_module, "permutation_p", lambda *_: next(chances))
+    section = sweep_module.importance(many_trials(sweep, 24))
+    assert section is not None
+    (bars,) = [part for part in section.parts if isinstance(part, Bars)]
+    assert [bar.faint for bar in bars.bars] == [True, True]
 
 
 def test_seeds_section_states_mean_and_spread_of_truth_too(sweep: Results):
