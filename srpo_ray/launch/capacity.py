@@ -103,6 +103,11 @@ def node_types() -> list[NodeType]:
     ]
 
 
+def is_one_machine() -> bool:
+    """Test whether the cluster has one node, and no autoscaler that could start more."""
+    return sum(node["Alive"] for node in ray.nodes()) == 1 and not node_types()
+
+
 def node_types_text() -> str:
     """Format the node types as the end of a message; empty without an autoscaler."""
     kinds = [

@@ -9,11 +9,12 @@ from ray.train.torch import TorchTrainer
 from srpo_ray.config import RunConfig
 from srpo_ray.errors import CheckpointError, OutOfMemoryRunError, RunFailedError
 from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request, record_autoscaler_request
-from srpo_ray.launch.network import NodeNetwork
+from srpo_ray.launch.network import NodeNetwork, choose_interface
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.tracking.runs import flatten, start_run, tracking_uri
-from srpo_ray.training.worker import train_worker
+from srpo_ray.training.host import Host
+from srpo_ray.training.worker import train_here, train_worker
 from srpo_ray.training.worker_arguments import WorkerArguments
 
 NonRetryableError = RewardError | CheckpointError | OutOfMemoryRunError | ValueError
@@ -82,6 +83,55 @@ def fit(
         ValueError: If a worker finds that an input cannot be used.
         TrainingError: If the run fails.
     """
+    arguments = _arguments(config, folder, pool, name, commit, parent_run)
+    trainer = _make_trainer(config, folder, arguments, callbacks)
+    cancel_autoscaler_request(folder)
+    record_autoscaler_request(folder, trainer.train_run_context.run_id)
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        cause = non_retryable_error(getattr(error, "controller_failure", None))
+        if isinstance(cause, ValueError):
+            raise ValueError(str(cause)) from error
+        raise TrainingError(str(cause or error)) from error
+
+
+def fit_here(
+    config: RunConfig,
+    folder: RunFolder,
+    pool: str | None,
+    host: Host,
+    *,
+    name: str,
+    commit: str | None,
+    parent_run: str | None = None,
+) -> None:
+    """Train in this process until the last update, without processes of Ray Train. A restart is the caller's task.
+
+    Args:
+        config: A run with one worker on the CPU.
+        folder: As for `fit`, like the arguments below.
+        pool: Name of the reward pool.
+        host: Receiver of the rows.
+        name: Name of the MLflow run.
+        commit: Git commit.
+        parent_run: Id of the parent MLflow run.
+
+    Raises:
+        ValueError: If an input cannot be used.
+        TrainingError: If the run fails for a known reason.
+    """
+    choose_interface()
+    try:
+        train_here(_arguments(config, folder, pool, name, commit, parent_run), host)
+    except RunFailedError as error:
+        raise TrainingError(str(error)) from error
+
+
+def _arguments(
+    config: RunConfig, folder: RunFolder, pool: str | None, name: str, commit: str | None, parent_run: str | None
+) -> WorkerArguments:
+    """Start or continue the MLflow run, and return what a worker needs."""
     uri = tracking_uri(config)
     run_id = start_run(
         uri,
@@ -92,16 +142,7 @@ def fit(
         params=flatten(config.model_dump(mode="json")),
         record=folder.tracker_record,
     )
-    trainer = _make_trainer(config, folder, WorkerArguments(config, str(folder.path), pool, uri, run_id), callbacks)
-    cancel_autoscaler_request(folder)
-    record_autoscaler_request(folder, trainer.train_run_context.run_id)
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        cause = non_retryable_error(getattr(error, "controller_failure", None))
-        if isinstance(cause, ValueError):
-            raise ValueError(str(cause)) from error
-        raise TrainingError(str(cause or error)) from error
+    return WorkerArguments(config, str(folder.path), pool, uri, run_id)
 
 
 def _make_trainer(

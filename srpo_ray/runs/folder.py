@@ -41,6 +41,7 @@ class RunFolder:
         self.checkpoint_place = self.path / "checkpoints.txt"
         self.preparing = self.path / "preparing.json"
         self.train_run = self.path / "train_run.txt"
+        self.failure = self.path / "failure.json"
         self.finished = self.path / "finished.json"
         self.ray = self.path / "ray"
 

@@ -19,7 +19,7 @@ from srpo_ray.evaluation.search_range import SearchedValue
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
 from srpo_ray.search.selection import choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm
-from srpo_ray.search.trial import Experiment, run_trial, trial_config, trial_folder
+from srpo_ray.search.trial import WORKER_KEYS, Experiment, run_trial, trains_here, trial_config, trial_folder
 
 GRIDS, ARMS = "grids", "arms"
 """Names of phases in the experiment's folder; the search of a space is named after its arm."""
@@ -97,11 +97,13 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
 
     def train(params: dict[str, Any]) -> None:
         name = str(tune.get_context().get_trial_name())
-        run_trial(experiment, trial_config(experiment, name, {**fixed, **decode(params), **last}))
+        run_trial(experiment, trial_config(experiment, name, {**fixed, **decode(params), **last}), here)
 
     fixed = absolute_changes(experiment.base, _trial_changes(config, arm, {}))
     last = {path: fixed[path] for path in (*config.search.set, TEST)}
-    updates = apply(experiment.base, fixed).training.num_updates
+    common = apply(experiment.base, fixed)
+    updates = common.training.num_updates
+    here = trains_here(experiment, common) and not any(path.startswith(WORKER_KEYS) for path in arm.space)
     numbered = partial(_numbered, folder_name(arm.name))
     tune_config = TuneConfig(
         metric=config.objective,
@@ -116,7 +118,7 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     title = f"search for {arm.name}"
     table = runs_table(experiment, title, config.objective, lambda _: updates, lambda params: _settings(decode(params)))
     rows = []
-    for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, table):
+    for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, table, here):
         folder, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), decode(result.config or {})
         changes = {**fixed, **values, **last}
         rows.append(read_row(folder, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))

@@ -1,10 +1,12 @@
 """An experiment from its file to its report: search the values of arms, train each with several seeds, ablate one."""
 
+import uuid
 from pathlib import Path
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.data.texts import read_texts
+from srpo_ray.launch.capacity import is_one_machine
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
@@ -49,7 +51,10 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
             params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
             parent_run = start_parent_run(base, config.name, folder, params)
             commit = git_commit(Path.cwd())
-            experiment = Experiment(base, str(folder), pool, parent_run, f"{resume} {folder}", commit)
+            command_to_resume, start = f"{resume} {folder}", uuid.uuid4().hex
+            experiment = Experiment(
+                base, str(folder), pool, parent_run, command_to_resume, commit, is_one_machine(), start
+            )
             searches, notes = search_arms(experiment, config)
             arms = train_arms(experiment, config, searches)
     return publish(experiment, config, searches, arms, notes, command)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.search.progress import RunsTable
 from srpo_ray.search.selection import read_row
-from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trial_config, trial_folder
+from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trains_here, trial_config, trial_folder
 from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
 
 ON_HEAD = {"node:__internal_head__": 0.001}
@@ -76,14 +76,16 @@ def run_planned(
         for run in planned
     }
 
+    here = all(trains_here(experiment, run) for run in configs.values())
+
     def train(params: dict[str, Any]) -> None:
-        run_trial(experiment, configs[params["run"]])
+        run_trial(experiment, configs[params["run"]], here)
 
     config = TuneConfig(max_concurrent_trials=max_concurrent, trial_name_creator=_named, trial_dirname_creator=_named)
     updates = {name: config.training.num_updates for name, config in configs.items()}
     reporter = runs_table(experiment, title, objective, updates.__getitem__)
     rows = []
-    for result in fit_phase(experiment, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter):
+    for result in fit_phase(experiment, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter, here):
         run = runs[(result.config or {})["run"]]
         folder = trial_folder(experiment, run.name)
         row = read_row(folder, run.kind, run.label, run.changes, run.seed, reason(result.error))
@@ -99,25 +101,43 @@ def fit_phase(
     config: TuneConfig,
     space: Mapping[str, Any],
     reporter: ProgressReporter,
+    here: bool,
 ) -> ResultGrid:
-    """Run or resume one phase of the experiment in Ray Tune."""
+    """Run or resume one phase of the experiment in Ray Tune.
+
+    Args:
+        experiment: Facts that all runs share.
+        phase: Name of the phase in the experiment's folder.
+        trainable: Function of a trial.
+        config: Settings of Ray Tune.
+        space: Values of the trials.
+        reporter: Table on the terminal.
+        here: Train in the processes of the trials, see `trains_here`; it must be so for all trials of the phase.
+    """
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     storage = Path(experiment.folder) / "tune"
-    with_resources = tune.with_resources(trainable, tune.PlacementGroupFactory([ON_HEAD]))
+    training = experiment.base.training
+    bundle = ON_HEAD | training.worker_resources if here else ON_HEAD
+    with_resources = tune.with_resources(trainable, tune.PlacementGroupFactory([bundle]))
     if Tuner.can_restore(str(storage / phase)):
         tuner = Tuner.restore(
             str(storage / phase), with_resources, resume_unfinished=True, restart_errored=True, param_space=dict(space)
         )
+        # Ray has no public way to change it. The phase may have been started on another cluster.
+        tuner._local_tuner._tune_config.reuse_actors = here  # noqa: SLF001
     else:
         tuner = Tuner(
             with_resources,
             param_space=dict(space),
-            tune_config=config,
+            # A process that has trained a run has imported and connected all that the next one needs.
+            tune_config=replace(config, reuse_actors=here),
             run_config=tune.RunConfig(
                 name=phase,
                 storage_path=str(storage),
                 callbacks=[ReleaseTrials(Path(experiment.folder) / "trials")],
                 progress_reporter=reporter,
+                # Ray Train restarts lost workers itself.
+                failure_config=tune.FailureConfig(max_failures=training.max_failures if here else 0),
                 verbose=1,
             ),
         )

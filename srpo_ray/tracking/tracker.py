@@ -112,6 +112,19 @@ class Tracker:
             )
         return delivered
 
+    def abandon(self, timeout_s: float = 5.0) -> None:
+        """Stop the delivery without a final status, as the end of this process would; nothing happens after `close`.
+
+        The spool file stays, for a restart of the run or for `end_run`.
+
+        Args:
+            timeout_s: Maximum seconds to wait for a delivery that is under way.
+        """
+        if not self._closing.is_set():
+            self._deadline = time.monotonic()
+            self._closing.set()
+            self._thread.join(timeout_s)
+
     def _append(self, record: Record) -> None:
         try:
             self._spool.append({"run_id": self._run_id, **record})

@@ -116,7 +116,7 @@ class BaselineCache:
         """
         found = self.read()
         if found is None:
-            turn.enter_context(_locked(self.store.folder / "lock"))
+            turn.enter_context(_locked(self.store.folder / f"{self._keys[-1]}.lock"))
             found = self.read()
         return found
 

@@ -29,6 +29,9 @@ from srpo_ray.training.zero import zero_config
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
+_LINEAR: Any = torch.nn.functional.linear
+"""Torch's own function; only an engine replaces it."""
+
 
 def _skip_compiled_shared_memory() -> None:
     """Disable a CPU extension that DeepSpeed compiles at start: a killed process leaves its lock file behind forever.
@@ -49,6 +52,14 @@ def _skip_compiled_muon() -> None:
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     finally:
         compiler.compile = compiled
+
+
+def restore_linear() -> None:
+    """Undo DeepSpeed's replacement of torch's linear function by an earlier engine of this process.
+
+    Models that a run uses before it has an engine then compute the same bits as in a new process.
+    """
+    torch.nn.functional.linear = _LINEAR
 
 
 class Engine:

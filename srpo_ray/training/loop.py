@@ -1,4 +1,4 @@
-"""Training loop of a Ray Train worker: updates, evaluations, checkpoints and reward-hacking detection."""
+"""Training loop of a run: updates, evaluations, checkpoints and reward-hacking detection."""
 
 import json
 import os
@@ -41,22 +41,49 @@ from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.warnings import read_signs
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.early_stop import Decision, agreed_decision
+from srpo_ray.training.engine import restore_linear
+from srpo_ray.training.host import Host
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 from srpo_ray.training.worker_arguments import WorkerArguments
 
+_THREADS = torch.get_num_threads()
+"""Torch's own number of threads in this process."""
 
-def run_loop(arguments: WorkerArguments) -> None:
+
+class TrainWorkerHost:
+    """Worker process of Ray Train."""
+
+    def report(self, row: dict[str, Any]) -> None:
+        """Report to Ray Train, with the placement group of the workers for the process that removes it."""
+        group = ray.util.get_current_placement_group()
+        ray.train.report({"placement_group": group.id.hex() if group else "", **row})
+
+    def leaving_nodes(self) -> frozenset[str]:
+        """See `Host.leaving_nodes`."""
+        notice = ray.train.get_preemption_info()
+        return frozenset(notice.preempted_node_to_ranks) if notice else frozenset[str]()
+
+
+def run_loop(arguments: WorkerArguments, host: Host) -> None:
     """Train from the newest checkpoint to the last update, or until a sign of reward hacking stops the run.
 
     Each update appends a row to `updates.jsonl`. Each evaluation appends a row to `evaluations.jsonl` and reports to
-    Ray Train. A run with test prompts evaluates the base model and its chosen weights on them. MLflow receives all
+    the host. A run with test prompts evaluates the base model and its chosen weights on them. MLflow receives all
     metrics. All workers must call.
 
     Raises:
         ValueError: If this host does not see the run's folder, or if checkpoints were saved and none is valid.
     """
-    run = _start(arguments)
+    run = _start(arguments, host)
+    try:
+        _train(run)
+    finally:
+        if run.tracker:
+            run.tracker.abandon()
+
+
+def _train(run: "_Run") -> None:
     training, evaluation = run.config.training, run.config.evaluation
     run.evaluate_start()
     update = run.start
@@ -74,7 +101,7 @@ def run_loop(arguments: WorkerArguments) -> None:
     run.finish(update, run.test_chosen(update))
 
 
-def _start(arguments: WorkerArguments) -> "_Run":
+def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     """Load the newest checkpoint, build the trainer and, on worker 0, connect to MLflow."""
     config, folder = arguments.config, RunFolder(arguments.run_dir)
     _require_shared(folder)
@@ -84,7 +111,7 @@ def _start(arguments: WorkerArguments) -> "_Run":
     trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
     _note(folder, start, "started", f"workers: {trainer.world_size}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
-    return _Run(config, folder, trainer, tracker, start)
+    return _Run(config, folder, host, trainer, tracker, start)
 
 
 @dataclass
@@ -93,6 +120,7 @@ class _Run:
 
     config: RunConfig
     folder: RunFolder
+    host: Host
     trainer: Trainer
     tracker: Tracker | None
     """Connection to MLflow, on worker 0 only."""
@@ -121,9 +149,7 @@ class _Run:
 
     def nodes_about_to_leave(self, update: int) -> bool:
         """True if the cluster has announced further preemptions; the same on every worker, as all must call."""
-        notice = ray.train.get_preemption_info()
-        announced = frozenset(notice.preempted_node_to_ranks) if notice else frozenset[str]()
-        new = announced - self.leaving
+        new = self.host.leaving_nodes() - self.leaving
         self.leaving |= new
         if new:
             _note(self.folder, update, "preempted", f"nodes that will go: {len(new)}")
@@ -154,7 +180,7 @@ class _Run:
             # An earlier start may have written the row; a crash just after the checkpoint lost it.
             known = [row for row in read_rows(self.folder.evaluations) if row["update"] == self.start]
             evaluated = known[0] if known else self.trainer.evaluate(self.start)
-            _publish(self.trainer, self.tracker, self.start, evaluated, Decision())
+            self.publish(self.start, evaluated, Decision())
         self.decision = agreed_decision(self.folder, self.config)
         if self.start == 0:
             self.test(0)
@@ -163,10 +189,22 @@ class _Run:
         """Evaluate and look for signs of reward hacking. Save the best evaluation's checkpoint if none was due."""
         evaluated = self.trainer.evaluate(update)
         self.decision = agreed_decision(self.folder, self.config)
-        _publish(self.trainer, self.tracker, update, evaluated, self.decision)
+        self.publish(update, evaluated, self.decision)
         if self.decision.saves_best and self.decision.best_update == update and self.saved != update:
             self.save(update)
         return self.decision
+
+    def publish(self, update: int, evaluation: dict[str, Any], decision: Decision) -> None:
+        """Send an evaluation to MLflow and report it to the host."""
+        metrics = {name: value for name, value in evaluation.items() if name != "update"}
+        metrics["hacking/found"] = float(bool(decision.signs))
+        if self.tracker:
+            self.tracker.log_metrics(metrics, update)
+            if decision.signs:
+                self.tracker.log_text("\n".join(sign_texts(read_signs(self.folder))), "hacking.txt")
+            if self.folder.gallery.exists():
+                self.tracker.log_image(self.folder.gallery, "images")
+        self.host.report({"update": update, **metrics})
 
     def test(self, update: int) -> None:
         """Evaluate the model's weights on the test prompts, if the run has any and no earlier start has done so."""
@@ -264,8 +302,11 @@ def _require_shared(folder: RunFolder) -> None:
 
 
 def _prepare_process(config: RunConfig) -> str:
-    if config.training.num_threads:
-        torch.set_num_threads(config.training.num_threads)
+    restore_linear()
+    # An earlier run of this process may have changed the number of threads.
+    threads = config.training.num_threads or _THREADS
+    if config.training.num_threads or torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
     if config.training.num_gpus:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
@@ -293,18 +334,3 @@ def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> 
         drop_rows_after(path, start)
     interval = arguments.config.tracking.flush_interval_s
     return Tracker(arguments.tracking_uri, arguments.tracking_run, folder.tracker_spool, interval)
-
-
-def _publish(
-    trainer: Trainer, tracker: Tracker | None, update: int, evaluation: dict[str, Any], decision: Decision
-) -> None:
-    metrics = {name: value for name, value in evaluation.items() if name != "update"}
-    metrics["hacking/found"] = float(bool(decision.signs))
-    if tracker:
-        tracker.log_metrics(metrics, update)
-        if decision.signs:
-            tracker.log_text("\n".join(sign_texts(read_signs(trainer.folder))), "hacking.txt")
-        if trainer.folder.gallery.exists():
-            tracker.log_image(trainer.folder.gallery, "images")
-    group = ray.util.get_current_placement_group()
-    ray.train.report({"update": update, "placement_group": group.id.hex() if group else "", **metrics})

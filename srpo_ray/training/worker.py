@@ -1,26 +1,63 @@
-"""Entry point of a Ray Train worker."""
+"""Entry points of a training loop: as a worker of Ray Train, or in the process that calls."""
+
+import os
+from functools import cache
 
 from srpo_ray.imports import spare_imported, without_collection
+from srpo_ray.training.host import Host
 from srpo_ray.training.worker_arguments import WorkerArguments
+
+_ONLY_WORKER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+"""Environment of the only worker of a run, as launchers of torch set it; DeepSpeed needs it."""
 
 
 def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
-    """Run the training loop.
+    """Run the training loop in a worker process of Ray Train.
 
     Raises:
         OutOfMemoryRunError: If the GPU runs out of memory. The message contains the plan's advice.
     """
-    # Driver, Tune trial and Train controller only pass this function on, so they must not import the model stack.
-    with without_collection():
-        import torch
+    _run(loop_config["arguments"], None)
 
-        from srpo_ray.training.loop import run_loop
-    # DeepSpeed collects garbage for its engine, and need not look through all that was imported.
-    spare_imported()
-    arguments = loop_config["arguments"]
+
+def train_here(arguments: WorkerArguments, host: Host) -> None:
+    """Run the training loop of a run with one worker in this process. Later calls need no import.
+
+    Args:
+        arguments: The run.
+        host: Receiver of the rows.
+
+    Raises:
+        OutOfMemoryRunError: If the GPU runs out of memory. The message contains the plan's advice.
+    """
+    _import_loop()
+    from torch import distributed as dist
+
+    os.environ.update(_ONLY_WORKER)
+    if not dist.is_initialized():
+        # The group has no state of a run, so the next run of this process uses it again.
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    _run(arguments, host)
+
+
+def _run(arguments: WorkerArguments, host: Host | None) -> None:
+    _import_loop()
+    import torch
+
+    from srpo_ray.training.loop import TrainWorkerHost, run_loop
+
     try:
-        run_loop(arguments)
+        run_loop(arguments, host or TrainWorkerHost())
     except torch.OutOfMemoryError as error:
         from srpo_ray.training.out_of_memory import out_of_memory
 
         raise out_of_memory(arguments.config, error) from error
+
+
+@cache
+def _import_loop() -> None:
+    # Driver, Tune trial and Train controller only pass a function on, so they must not import the model stack.
+    with without_collection():
+        import srpo_ray.training.loop  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    # DeepSpeed collects garbage for its engine, and need not look through all that was imported.
+    spare_imported()

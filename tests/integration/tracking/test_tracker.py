@@ -38,6 +38,27 @@ def values(client: "MlflowClient", run_id: str, name: str) -> list[tuple[int, fl
     return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]
 
 
+def test_abandoned_tracker_sends_nothing_more_and_leaves_the_run_open(
+    uri: str, client: "MlflowClient", run_id: str, tmp_path: Path
+) -> None:
+    tracker = Tracker("http://127.0.0.1:9", run_id, tmp_path / "s.jsonl", flush_interval_s=30)
+    tracker.log_metrics({"reward/total": 0.5}, 1)
+    tracker.abandon(timeout_s=90)
+    assert not tracker._thread.is_alive()
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert values(client, run_id, "reward/total") == []
+    assert replay(tmp_path / "s.jsonl", uri) == 1
+    assert values(client, run_id, "reward/total") == [(1, 0.5)]
+
+
+def test_closed_tracker_is_not_abandoned(uri: str, client: "MlflowClient", run_id: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri, run_id, tmp_path / "s.jsonl", flush_interval_s=0.05)
+    assert tracker.close("FINISHED", timeout_s=90)
+    tracker.abandon()
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert not (tmp_path / "s.jsonl").exists()
+
+
 def test_everything_arrives_and_the_spool_is_deleted(uri: str, client: "MlflowClient", run_id: str, tmp_path: Path):
     image = tmp_path / "p.png"
     image.write_bytes(b"png")

@@ -216,7 +216,7 @@ def test_what_cannot_be_planned_is_refused(words: list[str], message: str, capsy
 def test_full_memory_ends_a_worker_with_the_plan_and_its_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_arguments: WorkerArguments) -> None:
+    def full(*_arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nProcess 1 has ...")
 
     monkeypatch.setattr(loop, "run_loop", full)

@@ -1,0 +1,71 @@
+"""Runs that are trained one after another in one process: nothing of one reaches the next."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.launch.fit import fit_here
+from srpo_ray.launch.preflight import open_run_folder
+from srpo_ray.runs.checkpoint import read_trained_weights
+from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.storage import Storage
+from tests.helpers.training.ranks import run_ranks
+
+IN_PROCESS = {"rewards.in_process": True, "evaluation.samples_per_prompt": 2}
+OTHER = {"name": "other", "seed": 3, "model.lora.rank": 4, "algorithm.control_words": "vivid"}
+
+
+class Rows:
+    """Process that receives rows, and that stops the run at an update as Ray Tune does."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.updates: list[int] = []
+
+    def report(self, row: dict[str, Any]) -> None:
+        self.updates.append(row["update"])
+        if row["update"] == self.stop_at:
+            raise SystemExit(0)
+
+    def leaving_nodes(self) -> frozenset[str]:
+        return frozenset()
+
+
+def train(config: RunConfig, host: Rows) -> RunFolder:
+    folder = open_run_folder(config, Path(config.run_root) / config.name)
+    fit_here(config, folder, None, host, name=config.name, commit=None)
+    return folder
+
+
+def numbers(folder: RunFolder) -> dict[str, Any]:
+    """All that a run computed, without times and memory."""
+    rows = [*read_rows(folder.updates), *read_rows(folder.evaluations), *read_rows(folder.scores)]
+    kept = [{key: row[key] for key in row if not key.startswith(("time/", "memory/"))} for row in rows]
+    return {"rows": repr(kept), "weights": dict(read_trained_weights(Storage(folder.checkpoints), 4))}
+
+
+def train_around_another(config: RunConfig) -> dict[str, Any]:
+    """Train a run before and after another one, which is stopped on its way."""
+    found = {}
+    first, last, stopped = Rows(), Rows(), Rows(stop_at=2)
+    found["first"] = numbers(train(apply(config, {**IN_PROCESS, "name": "first"}), first))
+    with pytest.raises(SystemExit):
+        train(apply(config, {**IN_PROCESS, **OTHER}), stopped)
+    # Without the caches the last run computes its text features and the baseline again.
+    shutil.rmtree(Path(config.run_root) / "cache")
+    found["last"] = numbers(train(apply(config, {**IN_PROCESS, "name": "last"}), last))
+    assert (first.updates, stopped.updates, last.updates) == ([0, 2, 4], [0, 2], [0, 2, 4])
+    assert not (Path(config.run_root) / "other" / "finished.json").exists()
+    return found
+
+
+def test_run_has_the_same_bits_after_another_run_in_its_process(tiny_run: RunConfig, tmp_path: Path) -> None:
+    found = run_ranks(train_around_another, 1, tmp_path, tiny_run)
+    first, last = found["first"], found["last"]
+    assert first["rows"] == last["rows"]
+    assert first["weights"].keys() == last["weights"].keys()
+    assert all(torch.equal(first["weights"][name], value) for name, value in last["weights"].items())

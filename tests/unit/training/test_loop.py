@@ -1,0 +1,127 @@
+"""The training loop and the process that it runs in."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from srpo_ray.config import RunConfig, load_run
+from srpo_ray.runs.folder import RunFolder, append_row, read_rows
+from srpo_ray.training import loop
+from srpo_ray.training.early_stop import Decision
+from srpo_ray.training.loop import _prepare_process, run_loop
+from srpo_ray.training.worker_arguments import WorkerArguments
+from tests.conftest import SMALL_WORLD
+
+
+class NotedTracker:
+    """Tracker that only notes the calls that end it."""
+
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        pass
+
+    def log_text(self, text: str, artifact_file: str) -> None:
+        pass
+
+    def close(self, status: str) -> None:
+        self.ends.append(status)
+
+    def abandon(self) -> None:
+        self.ends.append("abandoned")
+
+
+class NotedHost:
+    """Process that receives rows, and that ends the loop at an update as Ray Tune does."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.rows: list[dict[str, Any]] = []
+
+    def report(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if row["update"] == self.stop_at:
+            raise SystemExit(0)
+
+    def leaving_nodes(self) -> frozenset[str]:
+        return frozenset()
+
+
+class NotedTrainer:
+    """Trainer whose updates cost nothing."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.saved: list[int] = []
+
+    def update(self, update: int) -> dict[str, float]:
+        return {"loss": float(update)}
+
+    def evaluate(self, update: int) -> dict[str, float]:
+        row = {"evaluator/held_out": 0.5}
+        append_row(self.folder.evaluations, {"update": update, **row})
+        return row
+
+    def save(self, update: int, protected: int | None) -> None:
+        self.saved.append(update)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    few = ["training.num_updates=4", "evaluation.interval=2", "training.checkpoint_interval=2"]
+    return load_run([SMALL_WORLD], [f"run_root={tmp_path}", *few])
+
+
+def run(config: RunConfig, host: NotedHost, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, NotedTracker]:
+    folder, tracker = RunFolder(Path(config.run_root) / "run"), NotedTracker()
+    folder.make()
+    folder.config.touch()
+    started = loop._Run(config, folder, host, NotedTrainer(folder), tracker, 0)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+    monkeypatch.setattr(loop, "_start", lambda *_: started)
+    monkeypatch.setattr(loop, "agreed_decision", lambda *_: Decision())
+    run_loop(WorkerArguments(config, str(folder.path), None, "", ""), host)
+    return folder, tracker
+
+
+def test_state_that_an_earlier_run_left_in_the_process_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, threads = torch.nn.functional.linear, torch.get_num_threads()
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *_: None)
+    try:
+        assert _prepare_process(load_run([SMALL_WORLD], [f"training.num_threads={threads + 1}"])) == "cpu"
+        assert torch.get_num_threads() == threads + 1
+        assert torch.nn.functional.linear is linear
+        _prepare_process(load_run([SMALL_WORLD]))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_rows_of_all_evaluations_reach_the_process_of_the_loop(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = NotedHost()
+    folder, tracker = run(config, host, monkeypatch)
+    assert [(row["update"], row["evaluator/held_out"], row["hacking/found"]) for row in host.rows] == [
+        (update, 0.5, 0.0) for update in (0, 2, 4)
+    ]
+    assert [row["update"] for row in read_rows(folder.updates)] == [1, 2, 3, 4]
+    assert tracker.ends[0] == "FINISHED"
+
+
+def test_loop_that_its_process_stops_leaves_no_delivery_behind(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trackers: list[NotedTracker] = []
+    monkeypatch.setattr(NotedTracker, "abandon", lambda tracker: trackers.append(tracker))
+    host = NotedHost(stop_at=2)
+    with pytest.raises(SystemExit):
+        run(config, host, monkeypatch)
+    assert [row["update"] for row in host.rows] == [0, 2]
+    (tracker,) = trackers
+    assert tracker.ends == []
+    folder = RunFolder(Path(config.run_root) / "run")
+    assert [row["update"] for row in read_rows(folder.updates)] == [1, 2]
+    assert not folder.finished.exists()
