@@ -1,10 +1,10 @@
 """Checks for data leakage: prompts that are trained on and judged by, and held-out models that are trained rewards."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from srpo_ray.config import RunConfig
-from srpo_ray.config.rewards import RewardModelSection
+from srpo_ray.config.rewards import PythonRewardConfig, RewardModelSection
 from srpo_ray.config.sources import text_key
 from srpo_ray.data.texts import Texts
 from srpo_ray.runs.input_files import weight_hashes
@@ -114,14 +114,27 @@ def check_held_out_weights(config: RunConfig) -> None:
 
 def _same_weights(one: RewardModelSection, other: RewardModelSection) -> bool:
     """Test whether two models share weights: a head and its backbone both, if both models have them."""
+    if isinstance(one, PythonRewardConfig) and isinstance(other, PythonRewardConfig):
+        return one.target == other.target and _same_arguments(one.arguments, other.arguments)
     pairs = [(getattr(one, name, None), getattr(other, name, None)) for name in ("path", "backbone")]
     (path, other_path), (backbone, other_backbone) = pairs
-    if not path or not other_path or not weight_hashes(path) & weight_hashes(other_path):
+    if not path or not other_path or not _same_content(path, other_path):
         return False
-    if not backbone or not other_backbone or backbone == other_backbone:
-        return True
-    return bool(weight_hashes(backbone) & weight_hashes(other_backbone))
+    return not backbone or not other_backbone or _same_content(backbone, other_backbone)
+
+
+def _same_arguments(ours: Mapping[str, object], theirs: Mapping[str, object]) -> bool:
+    """Test whether a class of a user would load the same weights: arguments are equal, or files of equal content."""
+    return ours.keys() == theirs.keys() and all(
+        value == theirs[name] or _same_content(value, theirs[name]) for name, value in ours.items()
+    )
+
+
+def _same_content(source: object, other: object) -> bool:
+    if not isinstance(source, str) or not isinstance(other, str):
+        return False
+    return source == other or bool(weight_hashes(source) & weight_hashes(other))
 
 
 def _source(model: RewardModelSection) -> str:
-    return getattr(model, "path", "")
+    return getattr(model, "path", "") or getattr(model, "target", "")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -99,7 +99,7 @@ def test_noise_that_chose_weights_may_not_judge_them(tmp_path: Path) -> None:
         check_leakage(config, read_texts(config))
 
 
-def with_models(trained: dict[str, object], held_out: dict[str, object]) -> RunConfig:
+def with_models(trained: Mapping[str, object], held_out: Mapping[str, object]) -> RunConfig:
     models = [json.dumps({"name": name, **model}) for name, model in (("own", trained), ("judge", held_out))]
     plain = ["algorithm.type=refl", f"rewards.models=[{models[0]}]", f"evaluation.held_out=[{models[1]}]"]
     return load_run([SMALL_WORLD], plain)
@@ -126,7 +126,7 @@ def test_weights_of_another_format_and_type_are_compared_by_content(tmp_path: Pa
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "pytorch_model.bin").write_bytes(b"weights")
 
-    def check(held_out: dict[str, object]) -> None:
+    def check(held_out: Mapping[str, object]) -> None:
         trained = {"type": "open_clip", "architecture": "A", "path": str(tmp_path / "a.pt")}
         check_held_out_weights(with_models(trained, held_out))
 
@@ -155,6 +155,19 @@ def test_two_heads_may_share_a_backbone_and_one_head_may_not_judge_its_copy(tmp_
         check_held_out_weights(with_models(head("h1"), head("h3", "copy")))
     (tmp_path / "copy" / "model.safetensors").write_bytes(b"another backbone")
     check_held_out_weights(with_models(head("h1"), head("h3", "copy")))
+
+
+def test_class_of_a_user_with_a_copy_of_the_weights_is_no_held_out_model(tmp_path: Path) -> None:
+    for name, content in (("a", b"weights"), ("b", b"weights"), ("c", b"others")):
+        (tmp_path / f"{name}.pt").write_bytes(content)
+
+    def mine(name: str, **arguments: object) -> dict[str, object]:
+        return {"type": "python", "target": "a:B", "arguments": {"file": str(tmp_path / f"{name}.pt"), **arguments}}
+
+    with pytest.raises(ValueError, match=r"weights are those of the trained model 'own' \(a:B and a:B"):
+        check_held_out_weights(with_models(mine("a"), mine("b")))
+    check_held_out_weights(with_models(mine("a"), mine("c")))
+    check_held_out_weights(with_models(mine("a", layer=1), mine("b", layer=2)))
 
 
 def test_cached_hub_model_has_the_weights_of_its_copy_and_no_arguments_of_a_training(
