@@ -35,7 +35,7 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
 _OTHER_MODEL_KEYS = {"path", "lora", "gradient_checkpointing", "vae_checkpointing"}
 """Keys of `model` that change no image of the base model: its content is hashed, adapters begin with an output of 0,
 and checkpointing concerns backward passes."""
-_OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking"}
+_OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking", "test", "choose", "objective"}
 """Keys of `evaluation` that change no score: the texts and the sigma grid are in the key instead."""
 _POOL_KEYS = {"num_gpus", "num_threads", "micro_batch_size", "wire_dtype"}
 

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from open_clip.model import CLIP
 
 from srpo_ray.small_world.build.flux import save_pipeline, train_flux
 from srpo_ray.small_world.build.measure import measure_all
 from srpo_ray.small_world.build.rewards import PLANS, save_reward, train_reward
+from srpo_ray.small_world.build.stages import read_seconds, record, timed, train_all
 from srpo_ray.small_world.build.vae import train_vae
 from srpo_ray.small_world.weights import list_files
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
-_LAST = ("measure", "total")
 
 
 def build(out: Path, work: Path, scale: float) -> None:
     """Train, measure and write all models; an interrupted build resumes where it stopped.
-
-    The pipeline and the rewards train at the same time in two processes, since such small models use a core better
-    alone than two cores together.
 
     Args:
         out: folder for `flux/`, `rewards/` and `manifest.json`; replaced if it exists.
@@ -44,9 +35,7 @@ def build(out: Path, work: Path, scale: float) -> None:
     """
     _claim(work, scale)
     start = time.monotonic()
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_share_cores) as lanes:
-        for lane in [lanes.submit(train, work, scale) for train in (_train_pipeline, _train_rewards)]:
-            lane.result()
+    train_all(work, scale)
     # Every stage is finished now, so these calls only load its checkpoint.
     staged, curves = work / "weights", {}
     vae, curves["vae"] = train_vae(work, scale)
@@ -56,36 +45,19 @@ def build(out: Path, work: Path, scale: float) -> None:
     for name in PLANS:
         rewards[name], curves[name] = train_reward(name, work, scale)
         save_reward(name, rewards[name], staged / "rewards" / name)
-    with _timed(work, "measure"):
+    with timed(work, "measure"):
         metrics = measure_all(pipeline, rewards, count=max(8, round(500 * scale)))
-    _record(work, "total", time.monotonic() - start)
+    record(work, "total", time.monotonic() - start)
     manifest = {
         "command": f"python -m srpo_ray.small_world.build --scale {scale:g}",
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "seconds": _seconds(work),
+        "seconds": read_seconds(work),
         "metrics": metrics,
         "files": list_files(staged),
         "curves": curves,
     }
     (staged / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     _publish(staged, out)
-
-
-def _share_cores() -> None:
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-
-
-def _train_pipeline(work: Path, scale: float) -> None:
-    with _timed(work, "vae"):
-        vae, _ = train_vae(work, scale)
-    with _timed(work, "flux"):
-        train_flux(vae, work, scale)
-
-
-def _train_rewards(work: Path, scale: float) -> None:
-    for name in PLANS:
-        with _timed(work, name):
-            train_reward(name, work, scale)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -115,27 +87,6 @@ def _claim(work: Path, scale: float) -> None:
             f"expected a work folder started at scale {scale:g}, got {work}; delete it or choose another --work"
         )
     record.write_text(json.dumps(scale))
-
-
-@contextmanager
-def _timed(work: Path, stage: str) -> Iterator[None]:
-    """Record the stage's duration, summed over interrupted builds."""
-    start = time.monotonic()
-    try:
-        yield
-    finally:
-        _record(work, stage, time.monotonic() - start)
-
-
-def _record(work: Path, stage: str, seconds: float) -> None:
-    # A file per stage, because two processes record at the same time.
-    path = work / f"{stage}.seconds"
-    before = float(path.read_text()) if path.is_file() else 0.0
-    path.write_text(f"{before + seconds:.1f}")
-
-
-def _seconds(work: Path) -> dict[str, float]:
-    return {stage: float((work / f"{stage}.seconds").read_text()) for stage in ("vae", "flux", *PLANS, *_LAST)}
 
 
 def _publish(staged: Path, out: Path) -> None:

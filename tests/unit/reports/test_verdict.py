@@ -26,28 +26,31 @@ def with_tests(sweep: Results, tuned: Mapping[str, float]) -> Results:
 def test_first_number_of_a_sweep_is_the_change_on_test_prompts_and_its_share_of_the_validation_gain(
     sweep: Results,
 ) -> None:
-    """The chosen trial rose by 0.075 on the prompts that chose it; the repeats by 0.02 and 0.04 on test prompts."""
+    """The chosen trial rose by 0.075 on the prompts that chose it; the repeats by 0.02 and 0.04 on test prompts.
+
+    Student's t with one degree of freedom is 12.706, and 12.706 * 0.01 = 0.1271.
+    """
     results = with_tests(sweep, {"best_seed_1": 0.42, "best_seed_2": 0.44})
     report = experiment_report(results)
     assert report.headline == (
-        "t00 won: on test prompts, which chose nothing, it moves evaluator/held_out by +0.0300 from the base model with"
-        " 2 fresh seeds. That is 40% of the chosen trial's change on the validation prompts, +0.0750."
+        "t00 won: on test prompts, which chose nothing, it moves evaluator/held_out by +0.0300 ± 0.1271 from the base"
+        " model with 2 fresh seeds. That is 40% of the chosen trial's change on the validation prompts, +0.0750."
     )
     cards = next(part for part in report.summary if isinstance(part, Cards)).cards
-    assert (cards[0].title, cards[0].value) == ("Change on test prompts", "+0.0300")
+    assert (cards[0].title, cards[0].value) == ("Change on test prompts", "+0.0300 ± 0.1271")
     page = page_text(report)
     assert page.index("Change on test prompts") < page.index("Held-out score")
 
 
 def test_gain_that_test_prompts_do_not_confirm_is_said_not_to_survive(sweep: Results) -> None:
     report = experiment_report(with_tests(sweep, {"best_seed_1": 0.39, "best_seed_2": 0.40}))
-    assert "by -0.0050 from the base model" in report.headline
+    assert "by -0.0050 ± 0.0635 from the base model" in report.headline
     assert "Nothing of the chosen trial's change on the validation prompts, +0.0750, survives there." in report.headline
 
 
 def test_sweep_without_a_test_says_that_its_prompts_chose_the_settings_and_what_to_do(sweep: Results) -> None:
     headline = experiment_report(sweep).headline
-    assert headline.startswith("t00 won: 0.0750 better")
+    assert headline.startswith("t00 won. With 2 fresh seeds it moves evaluator/held_out by +0.0750 ± 0.0762")
     assert "The same prompts chose the settings, so this score is too favourable: set `evaluation.test`" in headline
 
 
