@@ -20,7 +20,7 @@ from matplotlib import pyplot
 from srpo_ray.cli import main as run_command
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.data.texts import read_texts
-from srpo_ray.evaluation.seeds import OverSeeds
+from srpo_ray.evaluation.crossed import mean_over
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.training.base_rollouts import needed_images
 
@@ -176,10 +176,9 @@ def _spread(values: Sequence[float]) -> str:
 
 def _difference(pairs: Sequence[float]) -> str:
     """Mean and half of its 95% interval (Student's t), over runs of the same seed."""
-    over = OverSeeds.of(pairs)
-    assert over is not None
     if not any(pairs):
         return ""
+    over = mean_over([[pair] for pair in pairs])
     return f"{over.mean:+.4f}" + ("" if over.half_width is None else f" ± {over.half_width:.4f}")
 
 

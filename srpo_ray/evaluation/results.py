@@ -228,8 +228,7 @@ class Results:
             metric: The metric.
             update: Updates before the evaluation; None takes the one that stands for the run.
         """
-        value = row.value(metric) if update is None else row.value_at(metric, update)
-        base = row.value_at(metric, 0)
+        value, base = row.value(metric) if update is None else row.value_at(metric, update), row.value_at(metric, 0)
         base = self.baseline(metric) if base is None else base
         return None if value is None or base is None else value - base
 
