@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def train_and_resume(config: RunConfig, path: str) -> list[dict[str, Any]]:
-    """Results after a checkpoint, of the trainer that wrote it and of the trainer that read it."""
+    """Results after a checkpoint: of the trainer that wrote it, one that read it, and its weights when loaded later."""
     folder = RunFolder(path)
     folder.make()
     rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
@@ -45,6 +45,10 @@ def train_and_resume(config: RunConfig, path: str) -> list[dict[str, Any]]:
         assert metrics["cost/forward"] == 0
         numbers = {name: value for name, value in metrics.items() if not name.startswith(("time/", "memory/"))}
         results.append({"metrics": numbers, "weights": each.engine.weights(), "ema": each.engine.ema()})
+    assert checkpoint
+    trainer.load_for_evaluation(checkpoint)
+    later = {name: value for name, value in trainer.evaluate(1).items() if not name.startswith("time/")}
+    results.append({"metrics": later, "weights": trainer.engine.weights(), "ema": trainer.engine.ema()})
     return results
 
 
@@ -88,13 +92,18 @@ def run_with(config: RunConfig, path: Path, checkpoint: Checkpoint, ema: Mapping
 
 def test_checkpoint_of_adapters_gives_back_the_trainer_and_the_samples(tiny_run: RunConfig, tmp_path: Path) -> None:
     config = apply(tiny_run, SETTINGS)
-    straight, resumed = run_ranks(train_and_resume, 1, tmp_path, config, str(tmp_path / "run"))
+    straight, resumed, later = run_ranks(train_and_resume, 1, tmp_path, config, str(tmp_path / "run"))
     assert resumed["metrics"] == straight["metrics"]
     assert straight["metrics"]["update/lr"] == pytest.approx(1e-2)
     for part in ("weights", "ema"):
         assert all(torch.equal(resumed[part][name], value) for name, value in straight[part].items())
 
     checkpoint = read_checkpoint(Storage(RunFolder(tmp_path / "run").checkpoints), 1)
+    # The best weights of a run that are loaded after its last update evaluate as they did before.
+    assert later["metrics"] == {name: straight["metrics"][name] for name in later["metrics"]}
+    for part, whole in (("weights", checkpoint.weights), ("ema", checkpoint.ema)):
+        assert all(torch.equal(later[part][name], value) for name, value in whole.items())
+        assert not all(torch.equal(straight[part][name], value) for name, value in whole.items())
     assert checkpoint.weights
     assert all(".lora_" in name for name in [*checkpoint.weights, *checkpoint.ema])
     averaged = image(run_with(config, tmp_path / "both", checkpoint, checkpoint.ema))
