@@ -124,7 +124,8 @@ def fit_phase(
             str(storage / phase), with_resources, resume_unfinished=True, restart_errored=True, param_space=dict(space)
         )
         # Ray has no public way to change it. The phase may have been started on another cluster.
-        tuner._local_tuner._tune_config.reuse_actors = here  # noqa: SLF001
+        local: Any = tuner._local_tuner  # noqa: SLF001
+        local._tune_config.reuse_actors = here  # noqa: SLF001
     else:
         tuner = Tuner(
             with_resources,

@@ -101,8 +101,8 @@ def test_error_that_a_restart_cannot_fix_ends_all_restarts_of_one_start(
         raise error
 
     monkeypatch.setattr(trial_module, "fit_here", fail)
+    experiment = experiment_of(tmp_path, "name=a")
     for _ in range(3):
-        experiment = experiment_of(tmp_path, "name=a")
         with pytest.raises(type(error), match=str(error)):
             run_trial(experiment, experiment.base, here=True)
     assert len(calls) == attempts
