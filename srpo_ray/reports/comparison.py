@@ -41,7 +41,7 @@ def headline(report: Results) -> str:
         return f"No method has a value of {report.objective}."
     sign = 1 if report.mode == "max" else -1
     best, risen = max(found, key=lambda item: sign * item[1].mean)
-    others = _not_told_apart(report, best, [arm for arm, _ in found if arm is not best])
+    others = not_told_apart(report, best, [arm for arm, _ in found if arm is not best])
     unclear = f"; its difference from {', '.join(others)} may be zero" if others else ""
     return (
         f"{best.name} ends best at equal compute: {report.objective} {number(base)} → {number(base + risen.mean)}"
@@ -49,7 +49,7 @@ def headline(report: Results) -> str:
     )
 
 
-def _not_told_apart(report: Results, best: Arm, others: Sequence[Arm]) -> list[str]:
+def not_told_apart(report: Results, best: Arm, others: Sequence[Arm]) -> list[str]:
     """Names of arms whose difference from the best is not significant after Holm's correction for all of them."""
     gaps = [difference(best.ended, arm.ended, report.objective) for arm in others]
     told = holm([None if gap is None or gap.counted == "prompts only" else gap.p_value for gap in gaps])

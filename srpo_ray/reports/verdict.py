@@ -8,6 +8,7 @@ from srpo_ray.evaluation.comparison import EQUAL, gain
 from srpo_ray.evaluation.crossed import Estimate, mean_over
 from srpo_ray.evaluation.numbers import gain_text, signed
 from srpo_ray.evaluation.results import Arm, Results
+from srpo_ray.reports.comparison import not_told_apart
 from srpo_ray.reports.report import Card
 
 
@@ -50,7 +51,11 @@ def with_verdict(results: Results, headline: str) -> str:
         f"{winner} won: on test prompts, which chose nothing, it moves {results.objective} by"
         f" {gain_text(verdict.tested)} from the base model with {seeds}. {verdict.survival}"
     )
-    return tested if results.is_sweep else f"{tested} On the validation prompts: {headline}"
+    if results.is_sweep:
+        return tested
+    best = results.arm(verdict.arm)
+    others = not_told_apart(results, best, [arm for arm in _equal_arms(results) if arm is not best])
+    return f"{tested} Its difference from {', '.join(others)} may be zero." if others else tested
 
 
 def verdict_cards(results: Results) -> list[Card]:

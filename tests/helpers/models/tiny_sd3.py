@@ -44,7 +44,7 @@ def save_tiny_sd3(folder: Path) -> Path:
         projection_dim=CLIP_WIDTH,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=24,
+        max_position_embeddings=32,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, load_experiment, load_run
+from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, apply, load_experiment, load_run
 from tests.conftest import ROOT, SMALL_WORLD
 
 LR = "training.optimizer.lr"
@@ -163,8 +163,9 @@ def test_ablations_change_the_reference_arm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted(SWEEP.parent.glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_experiment_is_usable(file: Path) -> None:
     config, base = load_experiment(file)
-    assert config.objective.removeprefix("evaluator/") in {model.name for model in base.evaluation.held_out}
-    assert len(config.seeds) >= 3
+    held_out = {f"evaluator/{model.name}" for model in base.evaluation.held_out}
+    assert config.objective in held_out or config.objective.startswith("truth/")
+    assert len(config.seeds) >= 2
 
 
 def test_shipped_comparison_selects_on_other_evaluation_noise_than_it_reports() -> None:
@@ -172,8 +173,15 @@ def test_shipped_comparison_selects_on_other_evaluation_noise_than_it_reports() 
     assert config.search.set["evaluation.seed"] != base.evaluation.seed
 
 
-def test_longer_arm_of_the_shipped_comparison_has_four_times_the_updates() -> None:
-    config, _ = load_experiment(TABLE)
-    short, long = (config.changes(config.arm(name)) for name in ("DanceGRPO", "DanceGRPO, 4 x compute"))
-    assert long["algorithm"] == short["algorithm"]
-    assert long["training.num_updates"] == 4 * short["training.num_updates"]
+def test_shipped_comparison_crosses_every_method_with_the_same_words_and_searches_all_equally() -> None:
+    config, base = load_experiment(TABLE)
+    words: dict[str, set[str]] = {}
+    for arm in config.arms:
+        method, _, word = arm.name.partition(", ")
+        trained = apply(base, config.changes(arm)).trained_words
+        assert trained == (None if word == "plain" else base.word_sets[word])
+        words.setdefault(method, set()).add(word)
+    named = {"detailed", "muted", "bright", "vivid"}
+    assert words == {method: named | {"plain"} if method != "SRPO" else named for method in words}
+    assert len(words) == 5
+    assert len({len(arm.grid["training.optimizer.lr"]) for arm in config.arms if arm.grid}) == 1

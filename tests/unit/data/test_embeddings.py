@@ -97,13 +97,13 @@ def test_identity_of_a_large_file_changes_with_its_content(tmp_path: Path) -> No
 
 
 def test_prompts_that_an_encoder_truncates_are_found() -> None:
-    # In the small world every known word is one token; T5 adds an end and CLIP a start and an end, and takes 24.
-    fitting, for_clip, too_long = ("red " * 15).strip(), ("red " * 16).strip(), ("red " * 23).strip()
+    # In the small world every known word is one token; T5 adds an end and CLIP a start and an end, and takes 32.
+    fitting, for_clip, too_long = ("red " * 15).strip(), ("red " * 16).strip(), ("red " * 31).strip()
     found = cut_prompts(str(flux_dir()), [fitting, for_clip, "a circle", too_long], 16)
     assert [(cut.encoder, cut.limit, cut.texts) for cut in found] == [
         ("T5", 16, [for_clip, too_long]),
-        ("CLIP", 24, [too_long]),
+        ("CLIP", 32, [too_long]),
     ]
     assert found[0].note.startswith("2 prompts are longer than 16 T5 tokens and truncated: 'red red")
-    assert found[1].note.startswith("1 prompt is longer than 24 CLIP tokens and truncated: 'red red")
+    assert found[1].note.startswith("1 prompt is longer than 32 CLIP tokens and truncated: 'red red")
     assert cut_prompts(str(flux_dir()), [fitting], 16) == []

@@ -58,7 +58,9 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment
         ]
 
     monkeypatch.setattr(arms_module, "run_planned", run)
-    return Experiment(load_run([SMALL_WORLD], ["seed=5"]), str(tmp_path), None, "", "", None), made
+    return Experiment(
+        load_run([SMALL_WORLD], ["seed=5", "evaluation.test=null"]), str(tmp_path), None, "", "", None
+    ), made
 
 
 def test_grid_is_searched_with_the_seed_of_the_base_and_the_changes_of_the_search(

@@ -51,7 +51,9 @@ class NotedHost:
 
 
 class NotedTrainer:
-    """Trainer whose updates cost nothing."""
+    """Trainer whose updates cost nothing, without test prompts."""
+
+    tester = None
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder

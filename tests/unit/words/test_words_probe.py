@@ -182,7 +182,7 @@ def test_generated_images_follow_the_evaluation_prompts_and_noise() -> None:
     assert found.images.shape == (8, 3, 64, 64)
     assert found.captions[:4] == found.captions[4:]
     assert not torch.equal(found.images[:4], found.images[4:])
-    assert found.axes == ["truth/detail", "truth/saturation", "truth/brightness"]
+    assert found.axes == ["truth/detail", "truth/saturation", "truth/brightness", "truth/vignette"]
     assert torch.equal(found.images, generated(config, 8).images)
 
 
