@@ -42,6 +42,7 @@ TINY = [
     "training.checkpoint_interval=2",
     "rollout.num_steps=4",
     "evaluation.num_prompts=4",
+    "evaluation.test=null",
     "evaluation.samples_per_prompt=1",
     "evaluation.num_steps=4",
     "evaluation.interval=2",

@@ -31,6 +31,7 @@ TINY = [
     "training.checkpoint_interval=2",
     "rollout.num_steps=2",
     "evaluation.num_prompts=2",
+    "evaluation.test.num_prompts=2",
     "evaluation.samples_per_prompt=1",
     "evaluation.num_steps=2",
     "evaluation.interval=2",
@@ -98,9 +99,14 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
     assert [row["kind"] for row in rows].count("trial") == 3
     assert {row["name"] for row in rows if row["kind"] == "base"} == {"baseline"}
     assert all(row["status"] in ("finished", "stopped early") for row in rows)
-    (baselines,) = (swept.root / "runs" / "cache" / "baselines").iterdir()
-    words = {row["params"].get("algorithm.control_words", "detailed") for row in rows if row["kind"] in KINDS}
-    assert len(list(baselines.glob("*.safetensors"))) == 1 + len(words)
+    words, tested = (
+        {row["params"].get("algorithm.control_words", "detailed") for row in rows if row["kind"] in kinds}
+        for kinds in (KINDS, KINDS[1:])
+    )
+    baselines = (swept.root / "runs" / "cache" / "baselines").iterdir()
+    # One of the validation prompts, of all runs, and one of the test prompts, which no trial sees.
+    found = sorted(len(list(baseline.glob("*.safetensors"))) for baseline in baselines)
+    assert found == sorted([1 + len(words), 1 + len(tested)])
     # Only these depend on the time and on the control words of a run.
     of_run = ("time/", "reward/total/")
     first = [

@@ -10,6 +10,7 @@ from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.collectives import gather
 from srpo_ray.runs.folder import RunFolder
+from srpo_ray.small_world.truth import measure
 from srpo_ray.training import base_rollouts
 from srpo_ray.training.setup import build_trainer
 from tests.conftest import SMALL_WORLD, TINY
@@ -59,13 +60,9 @@ def sample_here(policy: Any, seen: dict[int, Any], config: RunConfig) -> float:
     """Share of the images whose image has the prompt's background; it comes from the model and not from noise."""
     assert isinstance(policy, FluxPolicy)
     assert len(seen) == config.training.batch_size
-    levels = {"gray": 0.5, "white": 1.0, "black": 0.0}
-    right = 0
-    for prompt, tokens in seen.values():
-        corner = policy.decode(tokens[None])[0, :, :6, :6].mean().item()
-        wanted = levels[prompt.split()[-2]]
-        right += min(levels.values(), key=lambda level: abs(level - corner)) == wanted
-    return right / len(seen)
+    prompts = [prompt for prompt, _ in seen.values()]
+    images = policy.decode(torch.stack([tokens for _, tokens in seen.values()]))
+    return float(measure(images, prompts)["background_accuracy"].mean())
 
 
 def test_base_model_samples_the_same_images_on_any_number_of_workers_and_once(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_job_encodes_what_is_missing_with_several_actors_and_the_next_call_nothi
     (tmp_path / "prompts.txt").write_text("\n".join([*PROMPTS, "", PROMPTS[0]]))
     words = [str(SMALL_WORLD), f"run_root={tmp_path}", f"data.prompts={tmp_path / 'prompts.txt'}"]
     (tmp_path / "evaluated.txt").write_text("a blue square\na green star\nnot used")
-    words += [f"evaluation.prompts={tmp_path / 'evaluated.txt'}", "evaluation.num_prompts=2"]
+    words += [f"evaluation.prompts={tmp_path / 'evaluated.txt'}", "evaluation.num_prompts=2", "evaluation.test=null"]
     config = load_run(words[:1], words[1:])
     cache = TextCache.of(config)
     # As if a job before had been stopped after its first part.
