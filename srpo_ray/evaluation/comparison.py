@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from srpo_ray.evaluation.crossed import Estimate, difference_by_seed, mean_over
+from srpo_ray.evaluation.ranking import is_of_one_person
 from srpo_ray.evaluation.results import CALLS, OWN_WORDS, TRAINED_GAIN, TRAINED_REWARD, Arm, Results, TrialRow
 from srpo_ray.evaluation.seeds import holm
 
@@ -127,8 +128,7 @@ def arm_metrics(results: Results) -> list[str]:
     """The table's columns: objective, trained reward, other held-out scores, truths, diversity."""
     found = {name for arm in results.arms for row in arm.rows for evaluation in row.history for name in evaluation}
     accuracies = {name for name in found if name.endswith("_accuracy") and name != "truth/content_accuracy"}
-    # The utility of each person has a table of its own.
-    people = {name for name in found if name.startswith("truth/utility/") and name != "truth/utility/test/mean"}
+    people = {name for name in found if is_of_one_person(name) and name != results.objective}
     rewards = [TRAINED_GAIN, TRAINED_REWARD, f"{TRAINED_REWARD}/relative", OWN_WORDS]
     groups = [sorted(name for name in found if name.startswith(prefix)) for prefix in ("evaluator/", "truth/")]
     ordered = [results.objective, f"{results.objective}/relative", *rewards, *groups[0], *groups[1], "image/diversity"]

@@ -3,7 +3,7 @@
 import json
 import math
 
-from srpo_ray.evaluation.results import Results, TrialRow, finite
+from srpo_ray.evaluation.results import MEAN_UTILITY, UTILITY, Results, TrialRow, finite
 
 
 def shared_step(results: Results) -> int | None:
@@ -68,3 +68,16 @@ def metric_names(results: Results) -> list[str]:
     found = {name for row in results.rows for evaluation in row.history for name in evaluation} - {"update"}
     first = [name for name in (results.objective, results.reward) if name in found]
     return list(dict.fromkeys(first + sorted(found)))
+
+
+def shown_metrics(results: Results) -> list[str]:
+    """Metrics for tables and charts for people: those of `metric_names` without the utilities of single people.
+
+    These have a table of their own; their mean over the people who test stands for them elsewhere.
+    """
+    return [name for name in metric_names(results) if name == results.objective or not is_of_one_person(name)]
+
+
+def is_of_one_person(metric: str) -> bool:
+    """True for the utility of a simulated person, and for the mean of the people who validate."""
+    return metric.startswith(UTILITY) and metric != MEAN_UTILITY

@@ -12,6 +12,9 @@ from srpo_ray.evaluation.reward_hacking import HackingSign
 from srpo_ray.evaluation.search_range import SearchedValue
 
 CONTENT_ACCURACY = "truth/content_accuracy"
+UTILITY = "truth/utility/"
+MEAN_UTILITY = f"{UTILITY}test/mean"
+"""Mean utility of the simulated people who test; the small world only."""
 TRAINED_REWARD = "reward/total"
 """The weighted sum of the trained models' scores for the plain prompt."""
 OWN_WORDS = f"{TRAINED_REWARD}/trained"

@@ -11,6 +11,7 @@ from srpo_ray.evaluation.numbers import gain_text, half_width_text, number, para
 from srpo_ray.evaluation.results import (
     CALLS,
     CONTENT_ACCURACY,
+    MEAN_UTILITY,
     OWN_WORDS,
     SECONDS,
     TRAINED_GAIN,
@@ -24,6 +25,7 @@ from srpo_ray.reports.report import NOTHING, Cell, Column, Row, Table
 
 _TITLES = {
     CONTENT_ACCURACY: "content",
+    MEAN_UTILITY: "utility",
     TRAINED_GAIN: "gain (sd)",
     TRAINED_REWARD: "plain reward",
     f"{TRAINED_REWARD}/relative": "reward rel.",

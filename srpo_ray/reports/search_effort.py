@@ -30,8 +30,8 @@ def end_warning(report: Results) -> str | None:
     if not ends:
         return None
     return (
-        f"Chosen at the end of the searched range, so a better value may lie beyond: {'; '.join(ends)}. The range was"
-        " too narrow: widen it and search again."
+        f"Chosen at the end of the searched range, so a better value may lie beyond: {'; '.join(ends)}. The range may"
+        " be too narrow: widen it and search again."
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srpo_ray.evaluation.numbers import number, param_text, param_titles, signed
-from srpo_ray.evaluation.ranking import flagged, metric_names, shared_step, varied_params
+from srpo_ray.evaluation.ranking import flagged, shared_step, shown_metrics, varied_params
 from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, Results, TrialRow
 from srpo_ray.reports.charts import Curves, Dot, Line, Point, Scatter
 
@@ -107,7 +107,7 @@ def _gain_title(reward: str) -> str:
 def curve_charts(sweep: Results) -> list[Curves]:
     """Trials over updates: objective, reward, then truth and other held-out metrics."""
     order = ("truth/", "evaluator/", "reward/", "image/")
-    names = metric_names(sweep)
+    names = shown_metrics(sweep)
     first = [name for name in (sweep.objective, sweep.reward) if name in names]
     # Scores for a run's own control words have another zero in every run, so they share no axis; their gain does.
     skipped = [*first, OWN_WORDS] if sweep.reward == TRAINED_GAIN else first

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from srpo_ray.evaluation.comparison import Gap, baseline_level, gap_table, level, reference_rows
 from srpo_ray.evaluation.crossed import Estimate
 from srpo_ray.evaluation.numbers import gain_text, half_width_text, number, param_text, signed
-from srpo_ray.evaluation.ranking import metric_names
+from srpo_ray.evaluation.ranking import shown_metrics
 from srpo_ray.evaluation.results import CONTENT_ACCURACY, Results, TrialRow
 from srpo_ray.reports.comparison_tables import gap_style
 from srpo_ray.reports.footnotes import interval_note, prompts_note, tests_note
@@ -54,7 +54,7 @@ def _with_interval(change: Estimate | None) -> Cell:
 
 def _headline_metrics(sweep: Results) -> list[str]:
     """Objective, reward, content accuracy and the truths."""
-    names = metric_names(sweep)
+    names = shown_metrics(sweep)
     metrics = [name for name in (sweep.objective, sweep.reward, CONTENT_ACCURACY) if name in names]
     return metrics + [name for name in names if name.startswith("truth/") and not name.endswith("_accuracy")]
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from srpo_ray.evaluation.numbers import SHORT_TITLES, deviations, number, param_text, param_titles, signed
-from srpo_ray.evaluation.ranking import metric_names, ranking, shared_step, varied_params
-from srpo_ray.evaluation.results import CONTENT_ACCURACY, TRAINED_GAIN, Results, TrialRow
+from srpo_ray.evaluation.ranking import metric_names, ranking, shared_step, shown_metrics, varied_params
+from srpo_ray.evaluation.results import CONTENT_ACCURACY, MEAN_UTILITY, TRAINED_GAIN, Results, TrialRow
 from srpo_ray.reports.report import NOTHING, Cell, Column, Row, Table
 
 _MOST_TERMINAL_PARAMS = 4
@@ -24,7 +24,7 @@ def runs_table(sweep: Results) -> Table:
     paths = [path for path in dict.fromkeys(name for row in sweep.rows for name in row.params) if path not in _ABOUT]
     metrics, shared = metric_names(sweep), shared_step(sweep)
     stopped = any(row.stopped_early for row in sweep.trials)
-    truths = [name for name in metrics if name.startswith("truth/") and not name.endswith("_accuracy")]
+    truths = [name for name in shown_metrics(sweep) if name.startswith("truth/") and not name.endswith("_accuracy")]
     content = [CONTENT_ACCURACY] * (CONTENT_ACCURACY in metrics)
     varied = varied_params(sweep) if len(sweep.searches) == 1 else []
     params = [path for path in varied or SHORT_TITLES if path in paths]
@@ -103,7 +103,7 @@ def _row(sweep: Results, place: int, rank: int | None, row: TrialRow, shared: in
 
 
 def _metric_title(metric: str) -> str:
-    return "content" if metric == CONTENT_ACCURACY else metric.rpartition("/")[2]
+    return {CONTENT_ACCURACY: "content", MEAN_UTILITY: "utility"}.get(metric, metric.rpartition("/")[2])
 
 
 def _most_moved(sweep: Results, metrics: Sequence[str]) -> list[str]:

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from srpo_ray.evaluation.comparison import arm_metrics
+from srpo_ray.evaluation.ranking import shown_metrics
 from srpo_ray.evaluation.results import Arm, Results, TrialRow
 from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.regret import PEOPLE, regrets
@@ -64,3 +66,11 @@ def test_report_shows_gain_and_regret_of_every_method_and_of_the_baseline(report
 
 def test_one_person_or_one_method_has_no_regret(report: Results) -> None:
     assert regrets(compared(report, arm("fits", 0.5, -0.2))) == {}
+
+
+def test_utilities_of_single_people_are_in_their_table_only(report: Results) -> None:
+    results = compared(report, arm("fits", 0.5, -0.2), arm("other", -0.1, 0.3))
+    assert f"{PEOPLE}mean" in arm_metrics(results)
+    assert DETAIL not in arm_metrics(results)
+    assert DETAIL in arm_metrics(replace(results, objective=DETAIL))
+    assert [name for name in shown_metrics(results) if name.startswith(PEOPLE)] == [f"{PEOPLE}mean"]

@@ -42,7 +42,7 @@ def test_value_at_the_end_of_its_range_is_a_warning_under_the_headline(report: R
     warnings = [part.text for part in experiment_report(narrow).summary if isinstance(part, Alert) and part.warning]
     assert warnings == [
         f"Chosen at the end of the searched range, so a better value may lie beyond: SRPO, {LR} 5e-6 (searched: 1e-6,"
-        " 2e-6, 5e-6). The range was too narrow: widen it and search again."
+        " 2e-6, 5e-6). The range may be too narrow: widen it and search again."
     ]
     assert effort_table(narrow).rows[1].cell("end").value == "yes"
     assert end_warning(searched(report, INSIDE)) is None
