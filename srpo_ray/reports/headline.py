@@ -42,11 +42,13 @@ def headline(sweep: Results) -> str:
 def cards(sweep: Results) -> list[Card]:
     """The numbers to show first."""
     found = [_metric_card(sweep, sweep.objective, "Held-out score")]
-    seeds, again = level(sweep.arm(sweep.reference).ended, sweep.objective), repeated(sweep, sweep.objective)
+    repeats = sweep.arm(sweep.reference).ended
+    seeds, again = level(repeats, sweep.objective), repeated(sweep, sweep.objective)
     if seeds is not None:
         change = "" if again is None else f" ({gain_text(again)})"
         note = f"mean of {seeds.num_seeds} fresh seed{'s' if seeds.num_seeds > 1 else ''}{change}"
-        found.append(Card("The same, other seeds", number(seeds.mean), note))
+        tested = any(row.images is not None and row.images.source == "test" for row in repeats)
+        found.append(Card("The same, test prompts" if tested else "The same, other seeds", number(seeds.mean), note))
     found.append(_metric_card(sweep, CONTENT_ACCURACY, "Content accuracy"))
     found.append(_reward_card(sweep))
     return [card for card in found if card is not None]
