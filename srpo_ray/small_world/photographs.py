@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from srpo_ray.small_world.prompts import WORDS, caption
-from srpo_ray.small_world.renderer import SIZE, render, sample_scenes
+from srpo_ray.small_world.renderer import render
+from srpo_ray.small_world.scenes import sample_scenes
+from srpo_ray.small_world.shapes import SIZE
 
 COUNT = 1000
 _SEED = 4000

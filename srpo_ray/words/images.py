@@ -57,7 +57,8 @@ def rendered(count: int, seed: int = 94) -> ProbeImages:
     import numpy as np
 
     from srpo_ray.small_world.prompts import AXES, UNNAMED, held_out_contents
-    from srpo_ray.small_world.renderer import captions, render, sample_scenes
+    from srpo_ray.small_world.renderer import render
+    from srpo_ray.small_world.scenes import captions, sample_scenes
 
     _require_enough(count, "rendered images", "ask for more")
     rng = np.random.default_rng(seed)

@@ -6,16 +6,17 @@ import argparse
 import json
 import shutil
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from open_clip.model import CLIP
 
+from srpo_ray.small_world.build.fit import Curve
 from srpo_ray.small_world.build.flux import save_pipeline, train_flux
 from srpo_ray.small_world.build.measure import measure_all
 from srpo_ray.small_world.build.rewards import PLANS, save_reward, train_reward
-from srpo_ray.small_world.build.stages import read_seconds, record, timed, train_all
+from srpo_ray.small_world.build.stages import read_seconds, timed, train_all
 from srpo_ray.small_world.build.vae import train_vae
 from srpo_ray.small_world.weights import list_files
 
@@ -34,20 +35,10 @@ def build(out: Path, work: Path, scale: float) -> None:
         ValueError: if the scale is not in (0, 1], or if `work` was started at another scale.
     """
     _claim(work, scale)
-    start = time.monotonic()
-    train_all(work, scale)
-    # Every stage is finished now, so these calls only load its checkpoint.
-    staged, curves = work / "weights", {}
-    vae, curves["vae"] = train_vae(work, scale)
-    pipeline, curves["flux"] = train_flux(vae, work, scale)
-    save_pipeline(pipeline, staged / "flux")
-    rewards: dict[str, CLIP] = {}
-    for name in PLANS:
-        rewards[name], curves[name] = train_reward(name, work, scale)
-        save_reward(name, rewards[name], staged / "rewards" / name)
-    with timed(work, "measure"):
-        metrics = measure_all(pipeline, rewards, count=max(8, round(500 * scale)))
-    record(work, "total", time.monotonic() - start)
+    staged = work / "weights"
+    with timed(work, "total"):
+        train_all(work, scale)
+        metrics, curves = _save_and_measure(staged, work, scale)
     manifest = {
         "command": f"python -m srpo_ray.small_world.build --scale {scale:g}",
         "libraries": {name: version(name) for name in _LIBRARIES},
@@ -58,6 +49,21 @@ def build(out: Path, work: Path, scale: float) -> None:
     }
     (staged / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     _publish(staged, out)
+
+
+def _save_and_measure(staged: Path, work: Path, scale: float) -> tuple[dict[str, Any], dict[str, Curve]]:
+    """Load the finished checkpoints, save the models and measure them; return the metrics and the training curves."""
+    curves: dict[str, Curve] = {}
+    vae, curves["vae"] = train_vae(work, scale)
+    pipeline, curves["flux"] = train_flux(vae, work, scale)
+    save_pipeline(pipeline, staged / "flux")
+    rewards: dict[str, CLIP] = {}
+    for name in PLANS:
+        rewards[name], curves[name] = train_reward(name, work, scale)
+        save_reward(name, rewards[name], staged / "rewards" / name)
+    with timed(work, "measure"):
+        metrics = measure_all(pipeline, rewards, count=max(8, round(500 * scale)))
+    return metrics, curves
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srpo_ray.small_world.prompts import AXES, MOST_OBJECTS, STYLE_WORDS
-from srpo_ray.small_world.renderer import Floats, Scenes, content_table
+from srpo_ray.small_world.scenes import Scenes, content_table
+from srpo_ray.small_world.shapes import Floats
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from srpo_ray.small_world.build.text import (
     build_t5_tokenizer,
 )
 from srpo_ray.small_world.build.vae import encode
-from srpo_ray.small_world.renderer import captions, sample_scenes
+from srpo_ray.small_world.scenes import captions, sample_scenes
 
 FLUX_RECIPE = Recipe(steps=9500, lr=1e-3, seed=21, ema=0.999)
 SHIFT = 3.0

@@ -26,7 +26,8 @@ from srpo_ray.small_world.prompts import (
     split_contents,
     split_prompts,
 )
-from srpo_ray.small_world.renderer import Scenes, captions, render, sample_scenes, scenes_of
+from srpo_ray.small_world.renderer import render
+from srpo_ray.small_world.scenes import Scenes, captions, sample_scenes, scenes_of
 
 STYLES = (*AXES, *UNNAMED)
 WORD_PAIRS = (("detailed", "flat"), ("vivid", "muted"), ("bright", "dark"))

@@ -20,7 +20,9 @@ from srpo_ray.small_world.build.annotators import UNBIASED, Taste, biased, utili
 from srpo_ray.small_world.build.fit import Curve, Recipe, fit
 from srpo_ray.small_world.build.text import CLIP_LENGTH, build_clip_tokenizer
 from srpo_ray.small_world.prompts import BACKGROUNDS, COLORS, MOST_OBJECTS, SHAPES, Content, is_held_out
-from srpo_ray.small_world.renderer import SIZE, Scenes, captions, content_table, render, sample_scenes, scenes_of
+from srpo_ray.small_world.renderer import render
+from srpo_ray.small_world.scenes import Scenes, captions, content_table, sample_scenes, scenes_of
+from srpo_ray.small_world.shapes import SIZE
 
 _BATCH = 128
 _FAMILIES, _FAMILY_SIZE = 4, 3

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from srpo_ray.small_world.build.flux import sample
 from srpo_ray.small_world.prompts import Content, caption, split_contents
-from srpo_ray.small_world.renderer import render, sample_scenes
+from srpo_ray.small_world.renderer import render
+from srpo_ray.small_world.scenes import sample_scenes
 from srpo_ray.small_world.weights import flux_dir
 
 _STYLES = (

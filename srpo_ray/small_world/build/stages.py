@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,12 +29,14 @@ def train_all(work: Path, scale: float) -> None:
         work: folder of checkpoints; finished stages in it are not repeated.
         scale: share of training steps and images.
     """
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_share_cores) as lanes:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=_prepare) as lanes:
         for lane in [lanes.submit(train, work, scale) for train in (_train_pipeline, _train_rewards)]:
             lane.result()
 
 
-def _share_cores() -> None:
+def _prepare() -> None:
+    # Ctrl-C reaches all processes; the parent reports it, and checkpoints are written atomically.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
 
 
@@ -57,11 +60,10 @@ def timed(work: Path, stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        record(work, stage, time.monotonic() - start)
+        _record(work, stage, time.monotonic() - start)
 
 
-def record(work: Path, stage: str, seconds: float) -> None:
-    """Add to the duration of a stage."""
+def _record(work: Path, stage: str, seconds: float) -> None:
     # A file per stage, because two processes record at the same time.
     path = work / f"{stage}.seconds"
     before = float(path.read_text()) if path.is_file() else 0.0

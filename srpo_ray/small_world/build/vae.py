@@ -13,7 +13,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from srpo_ray.small_world.build.fit import Curve, Recipe, fit
-from srpo_ray.small_world.renderer import SIZE, Scenes, render, sample_scenes, stripe_patterns
+from srpo_ray.small_world.renderer import render, stripe_patterns
+from srpo_ray.small_world.scenes import Scenes, sample_scenes
+from srpo_ray.small_world.shapes import SIZE
 
 
 @dataclass(frozen=True)

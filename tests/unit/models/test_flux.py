@@ -105,7 +105,8 @@ def test_evaluations_are_counted_by_sample_without_and_with_gradient(policy: Flu
 
 
 def test_encode_and_decode_are_near_inverses(policy: FluxPolicy) -> None:
-    from srpo_ray.small_world.renderer import render, sample_scenes
+    from srpo_ray.small_world.renderer import render
+    from srpo_ray.small_world.scenes import sample_scenes
 
     images = torch.as_tensor(render(sample_scenes(16, seed=5)))
     error = (policy.decode(policy.encode(images)) - images).pow(2).mean()

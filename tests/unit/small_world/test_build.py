@@ -11,7 +11,7 @@ from srpo_ray.small_world.build.__main__ import build
 from srpo_ray.small_world.build.annotators import biased, utility
 from srpo_ray.small_world.build.rewards import PLANS, variants
 from srpo_ray.small_world.prompts import Content, is_held_out, seen_contents
-from srpo_ray.small_world.renderer import scenes_of
+from srpo_ray.small_world.scenes import scenes_of
 from srpo_ray.small_world.weights import manifest, verify
 
 TINY = 1e-4

@@ -8,15 +8,8 @@ import pytest
 import torch
 
 from srpo_ray.small_world import prompts, truth
-from srpo_ray.small_world.renderer import (
-    VIGNETTE,
-    Scenes,
-    captions,
-    content_table,
-    render,
-    sample_scenes,
-    scenes_of,
-)
+from srpo_ray.small_world.renderer import VIGNETTE, render
+from srpo_ray.small_world.scenes import Scenes, captions, content_table, sample_scenes, scenes_of
 
 UNIFORM_COUNT = 1000
 STYLES = (*prompts.AXES, *prompts.UNNAMED)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from srpo_ray.small_world.prompts import caption, split_contents
-from srpo_ray.small_world.renderer import render, scenes_of
+from srpo_ray.small_world.renderer import render
+from srpo_ray.small_world.scenes import scenes_of
 from srpo_ray.small_world.tastes import TASTES, Taste, utilities, utility
 from srpo_ray.small_world.truth import measure
 

@@ -14,7 +14,8 @@ from diffusers import FluxPipeline
 from srpo_ray.small_world import truth
 from srpo_ray.small_world.build.flux import sample
 from srpo_ray.small_world.prompts import caption, split_contents, split_prompts
-from srpo_ray.small_world.renderer import render, sample_scenes
+from srpo_ray.small_world.renderer import render
+from srpo_ray.small_world.scenes import sample_scenes
 from srpo_ray.small_world.weights import REWARDS, WEIGHTS, manifest, reward_dir, verify
 
 
