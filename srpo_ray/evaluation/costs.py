@@ -46,7 +46,7 @@ class Passage:
 
     @property
     def limit(self) -> float:
-        """The cost behind the bound: the least that a run has spent in vain, or the most that the mean can be."""
+        """Cost of the bound: for `>` the lowest cost of a run that never arrived, for `<` the largest possible mean."""
         costs = [run.cost for run in self.runs.values() if self.bound != ">" or run.bound == ">"]
         return min(costs) if self.bound == ">" else sum(costs) / len(costs)
 

@@ -8,7 +8,7 @@ from srpo_ray.evaluation.results import Results
 
 
 def interval_note(estimates: Iterable[Estimate | None]) -> str:
-    """What ± is in a table, by what the table's intervals count."""
+    """Explain ± in a table: sources of variation that the table's intervals count."""
     counted = {each.counted for each in estimates if each is not None}
     parts = []
     if "seeds and prompts" in counted:
@@ -23,7 +23,7 @@ def interval_note(estimates: Iterable[Estimate | None]) -> str:
 
 
 def prompts_note(results: Results) -> str:
-    """Which prompts the arms' scores are of; empty if runs have no scores by prompt."""
+    """Name the prompts of the arms' scores; empty if runs have no scores by prompt."""
     images = [row.images for arm in results.arms for row in arm.ended if row.images is not None]
     panels = sorted({(each.source, each.num_prompts) for each in images})
     if len(panels) != 1:
@@ -34,7 +34,7 @@ def prompts_note(results: Results) -> str:
 
 
 def tests_note(gaps: Iterable[Gap]) -> str:
-    """How many tests a table makes, and what its marks stand for."""
+    """Count the tests of a table, and explain its marks."""
     count = num_tests(gaps)
     if not count:
         return "No difference is tested, because a single run of each arm does not show how far seeds alone move it."

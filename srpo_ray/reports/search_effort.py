@@ -74,7 +74,7 @@ def _effort_rows(arm: Arm, search: Search | None) -> list[Row]:
 
 
 def range_text(value: SearchedValue) -> str:
-    """What was tried: `1e-6, 2e-6, 5e-6`, or `1e-6 to 1e-5, log`."""
+    """Describe the searched values: `1e-6, 2e-6, 5e-6`, or `1e-6 to 1e-5, log`."""
     if value.scale == "values":
         return ", ".join(map(param_text, value.tried))
     low, high = map(param_text, value.tried)
