@@ -1,6 +1,6 @@
-"""The study on the small world that docs/paper.md reports: three comparisons, one after the other.
+"""The study of methods and words on the small world: three comparisons, one after the other.
 
-python experiments/study.py            # about two hours on 2 CPU cores
+python experiments/study.py            # 164 runs; not yet timed as a whole
 python experiments/study.py            # again after Ctrl-C or a crash: resumes where it stopped
 
 - configs/experiments/paper_table.yaml: every method with every choice of words;

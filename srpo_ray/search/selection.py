@@ -15,9 +15,6 @@ from srpo_ray.runs.folder import RunFolder, read_rows, read_test_means
 from srpo_ray.runs.warnings import read_signs
 from srpo_ray.training.early_stop import trained_reward
 
-TEST_SCORES = "test_scores.jsonl"
-"""File in a run's folder with the scores on the test prompts, in the format of `scores.jsonl`."""
-
 
 def read_row(
     folder: RunFolder,
@@ -74,7 +71,7 @@ def read_image_scores(folder: RunFolder, row: TrialRow) -> ImageScores | None:
     Returns:
         None if the base model or a tuned model is not scored.
     """
-    test, validation = read_rows(folder.path / TEST_SCORES), read_rows(folder.scores)
+    test, validation = read_rows(folder.test_scores), read_rows(folder.scores)
     tested = [each for each in test if each["update"] > 0]
     ranked = [each for each in validation if 0 < each["update"] == row.evaluated.get("update")]
     if test and test[0]["update"] == 0 and tested:
