@@ -69,11 +69,13 @@ def read_image_scores(folder: RunFolder, row: TrialRow) -> ImageScores | None:
         row: The run. On validation prompts the tuned model is that of the evaluation by which the row is ranked.
 
     Returns:
-        None if the base model or a tuned model is not scored.
+        None if the base model or a tuned model is not scored. A run whose best weights are those of the base model has
+        the base model's scores twice.
     """
     test, validation = read_rows(folder.test_scores), read_rows(folder.scores)
-    tested = [each for each in test if each["update"] > 0]
-    ranked = [each for each in validation if 0 < each["update"] == row.evaluated.get("update")]
+    first = 0 if row.best_update == 0 else 1
+    tested = [each for each in test if each["update"] >= first]
+    ranked = [each for each in validation if first <= each["update"] == row.evaluated.get("update")]
     if test and test[0]["update"] == 0 and tested:
         return ImageScores.of(*_with_image_gains(test[0], tested[-1], folder), "test")
     if validation and validation[0]["update"] == 0 and ranked:

@@ -110,6 +110,17 @@ def test_scores_on_test_prompts_are_preferred_to_those_on_validation_prompts(tmp
     assert found.tuned == {"evaluator/held_out": [0.4, 0.6, 0.8]}
 
 
+def test_a_run_whose_best_weights_are_the_base_model_has_its_test_scores_twice(tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "a")
+    folder.finished.write_text('{"best_update": 0}')
+    row = {"update": 0, "num_prompts": 3, "scores": {"evaluator/held_out": [0.1, 0.2, 0.3]}}
+    append_row(folder.path / "test_scores.jsonl", row)
+    found = read_row(folder, "repeat", "a run", {}, 1, None).images
+    assert found is not None
+    assert (found.source, found.update) == ("test", 0)
+    assert found.tuned == found.baseline == {"evaluator/held_out": [0.1, 0.2, 0.3]}
+
+
 def test_a_metric_with_a_value_that_is_not_finite_has_no_scores_by_prompt(tmp_path: Path) -> None:
     folder = scored_run(tmp_path / "a")
     scores = {"evaluator/held_out": [0.1, float("nan")], "truth/detail": [0.1, 0.2], "image/contrast": [0.1]}
