@@ -1,6 +1,7 @@
-"""The study of methods and words on the small world: three comparisons, one after the other.
+"""The study of methods and words on the small world: three comparisons, one after the other, then their tables.
 
-python experiments/study.py            # 164 runs; not yet timed as a whole
+python experiments/study.py            # 210 runs
+python experiments/study.py --quick    # 24 runs: one seed and fewer arms, at the learning rates that the study chose
 python experiments/study.py            # again after Ctrl-C or a crash: resumes where it stopped
 
 - configs/experiments/paper_table.yaml: every method with every choice of words;
@@ -8,15 +9,18 @@ python experiments/study.py            # again after Ctrl-C or a crash: resumes 
 - configs/experiments/past_the_turn.yaml: long runs, windows, discount, inversion and hinge.
 
 Each has its folder and report under runs/. A single one runs by `python experiments/paper_table.py CONFIG`.
+experiments/study_tables.py prints the tables again.
 """
 
 import sys
 from pathlib import Path
 
+import study_tables
+from study_results import STUDIES
+
 from srpo_ray.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "experiments"
-STUDIES = ("paper_table", "bias", "past_the_turn")
 
 
 def run(names: tuple[str, ...]) -> int:
@@ -30,4 +34,9 @@ def run(names: tuple[str, ...]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(STUDIES))
+    quick = sys.argv[1:] == ["--quick"]
+    if sys.argv[1:] and not quick:
+        sys.exit(f"usage: python {sys.argv[0]} [--quick]")
+    if code := run(tuple(f"{study_tables.QUICK if quick else ''}{name}" for name in STUDIES)):
+        sys.exit(code)
+    study_tables.main(["runs", *sys.argv[1:]])
