@@ -24,7 +24,7 @@ PLAIN_METHODS = ("ReFL", "DRaFT-LV", "DanceGRPO", "Direct-Align")
 """Methods with an arm on the plain reward. SRPO on the plain reward is Direct-Align."""
 WORDS_FOR = {"bright": "light", "muted": "natural", "vivid": "vivid", "detailed": "detail"}
 """Control words -> the kind of person who likes what they name."""
-CHANGES = ("no inversion", "no discount", "no hinge", "early window", "middle window", "late window", "shared noise")
+CHANGES = ("no inversion", "no discount", "no hinge", "early window", "late window", "shared noise")
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,11 @@ def _past_the_turn(results: Results) -> Found:
     for change in CHANGES:
         found = _minus_at_gain(results, change, "SRPO", metric, amount, SATURATION)
         yield f"SRPO, {change} - SRPO, {COLUMNS[SATURATION]} at {COLUMNS[DETAIL]} +{amount}", found
-    for window in ("middle", "late"):
-        arms = (f"plain reward, {window} window", "plain reward, early window")
-        for metric in (HELD_OUT, MEAN, SATURATION):
-            question = f"plain reward: {window} - early window, best update, {COLUMNS[metric]}"
-            yield question, _minus(results, *arms, metric)
-        found = _minus_at_gain(results, *arms, DETAIL, amount, SATURATION)
-        yield f"plain reward: {window} - early window, {COLUMNS[SATURATION]} at {COLUMNS[DETAIL]} +{amount}", found
+    arms = ("plain reward, late window", "plain reward, early window")
+    for metric in (HELD_OUT, MEAN, SATURATION):
+        yield f"plain reward: late - early window, best update, {COLUMNS[metric]}", _minus(results, *arms, metric)
+    found = _minus_at_gain(results, *arms, DETAIL, amount, SATURATION)
+    yield f"plain reward: late - early window, {COLUMNS[SATURATION]} at {COLUMNS[DETAIL]} +{amount}", found
 
 
 def _known(results: Results, *names: str) -> bool:
