@@ -15,7 +15,7 @@ from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.search.folder import load_experiment_folder
 from srpo_ray.search.selection import baseline_row, read_row
 
-HELD_OUT = "evaluator/held_out"
+HELD_OUT, CONTENT = "evaluator/held_out", "truth/content_accuracy"
 DETAIL, SATURATION = "truth/detail", "truth/saturation"
 BRIGHTNESS, VIGNETTE = "truth/brightness", "truth/vignette"
 PEOPLE, CHOOSERS = "truth/utility/test/", "truth/utility/validation/"
@@ -27,7 +27,7 @@ COLUMNS = {
     SATURATION: "saturation",
     BRIGHTNESS: "brightness",
     VIGNETTE: "vignette",
-    "truth/content_accuracy": "content",
+    CONTENT: "content",
     "image/diversity": "diversity",
     MEAN: "mean utility",
     **{f"{PEOPLE}{kind}": f"{kind} person" for kind in KINDS},
@@ -64,6 +64,11 @@ def _finished(folder: Path, name: str, seeds: Sequence[int]) -> Iterator[TrialRo
 def run_folder(folder: Path, name: str, seed: int) -> RunFolder:
     """Folder of the run of an arm with a seed."""
     return RunFolder(folder / "trials" / f"{folder_name(name)}_seed_{seed}")
+
+
+def trial_folder(folder: Path, name: str, index: int) -> RunFolder:
+    """Folder of a trial of an arm's grid."""
+    return RunFolder(folder / "trials" / f"{folder_name(name)}_trial_{index}")
 
 
 def at_equal_gain(

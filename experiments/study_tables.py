@@ -5,13 +5,17 @@ python experiments/study_tables.py runs --quick   # the tests, from the runs of 
 """
 
 import argparse
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from study_claims import claim_tests
 from study_results import (
+    CHOOSERS,
     COLUMNS,
+    CONTENT,
     EQUAL_GAINS,
+    HELD_OUT,
     KINDS,
     PEOPLE,
     STUDIES,
@@ -19,13 +23,17 @@ from study_results import (
     gain_at_best_stop,
     read_results,
     run_folder,
+    trial_folder,
 )
 
 from srpo_ray.evaluation.comparison import gain, tested_together
 from srpo_ray.evaluation.crossed import Estimate
-from srpo_ray.evaluation.numbers import gain_text
+from srpo_ray.evaluation.numbers import gain_text, param_text
 from srpo_ray.evaluation.results import Results
+from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.search.folder import load_experiment_folder
 
+RATE = "training.optimizer.lr"
 QUICK = "quick_"
 """Beginning of the names of the experiments of study.py --quick."""
 
@@ -44,6 +52,31 @@ def gains_table(results: Results) -> Iterator[str]:
         gaps = [cells.get((arm.name, metric)) for metric in COLUMNS]
         texts = ["-" if gap is None else _text(gap.estimate, gap.significant) for gap in gaps]
         yield f"| {arm.name} | " + " | ".join(texts) + " |"
+
+
+def search_table(folder: Path) -> Iterator[str]:
+    """Make rows in Markdown: changes of the held-out score and of the validation people's mean utility in every trial.
+
+    A cell is "held-out / mean utility", and the change of content accuracy where it forbids to choose the trial.
+    """
+    config, _ = load_experiment_folder(folder)
+    limit = config.max_fall.get(CONTENT, math.inf)
+    searched = [arm for arm in config.arms if arm.grid]
+    most = max(len(arm.grid[RATE]) for arm in searched)
+    yield from _head(["learning rates", *(f"trial {number}" for number in range(1, most + 1))])
+    for arm in searched:
+        rates = ", ".join(map(param_text, arm.grid[RATE]))
+        cells = [_trial(trial_folder(folder, arm.name, index), limit) for index in range(len(arm.grid[RATE]))]
+        yield f"| {arm.name} | {rates} | " + " | ".join(cells) + " |"
+
+
+def _trial(run: RunFolder, limit: float) -> str:
+    if not run.finished.exists():
+        return "-"
+    rows = read_rows(run.evaluations)
+    held_out, utility, content = (rows[-1][name] - rows[0][name] for name in (HELD_OUT, f"{CHOOSERS}mean", CONTENT))
+    fall = f", content {content:+.3f}" if content < -limit else ""
+    return f"{held_out:+.3f} / {utility:+.2f}{fall}"
 
 
 def best_stop_table(results: Results, folder: Path) -> Iterator[str]:
@@ -92,6 +125,7 @@ def print_study(name: str, results: Results, folder: Path) -> None:
         metric, amount = EQUAL_GAINS[name]
         print(f"\n## {name}: at {COLUMNS[metric]} +{amount}\n", *equal_gain_table(results, metric, amount), sep="\n")
     else:
+        print(f"\n## {name}: trials\n", *search_table(folder), sep="\n")
         print(f"\n## {name}: best stop for each person\n", *best_stop_table(results, folder), sep="\n")
 
 
