@@ -9,6 +9,7 @@ from srpo_ray.evaluation.ranking import metric_names
 from srpo_ray.evaluation.results import CALLS, CONTENT_ACCURACY, OWN_WORDS, SECONDS, TRAINED_GAIN, Results, Search
 from srpo_ray.reports import comparison, sweep
 from srpo_ray.reports.comparison_tables import ablations_table, arms_table, settings
+from srpo_ray.reports.disagreement import disagreement_notice
 from srpo_ray.reports.equal_gain import equal_gain_section
 from srpo_ray.reports.headline import cards, hacking_notice, headline
 from srpo_ray.reports.regret import regret_section
@@ -90,10 +91,9 @@ def _summary(results: Results) -> list[Part]:
         parts.append(Text(text, style="lead"))
     if shown := [*verdict_cards(results), *(cards(results) if results.is_sweep else [])]:
         parts.append(Cards(shown))
-    if (notice := hacking_notice(results)) is not None:
-        parts.append(Alert(notice, warning=True))
-    if (notice := end_warning(results)) is not None:
-        parts.append(Alert(notice, warning=True))
+    for notice in (disagreement_notice(results), hacking_notice(results), end_warning(results)):
+        if notice is not None:
+            parts.append(Alert(notice, warning=True))
     return [*parts, *map(Alert, results.notes)]
 
 
