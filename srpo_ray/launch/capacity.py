@@ -42,17 +42,18 @@ def check_capacity(config: RunConfig) -> None:
         )
 
 
-def require_capacity(pool: PoolConfig, num_models: int) -> None:
+def require_capacity(pool: PoolConfig, num_models: int, others: int = 0) -> None:
     """Check that the cluster can run the reward pool, with all resources in use or not, and with an autoscaler's nodes.
 
     Args:
         pool: Section `pool` of the config. The minimum of a range has to fit; further replicas start if there is room.
         num_models: Number of reward models, including held-out ones.
+        others: Replicas of other pools that run at the same time; each is taken to need as much as one of this pool.
 
     Raises:
         ValueError: If the cluster can never run all replicas at once.
     """
-    need, count = pool.replica_resources, pool.least_replicas(num_models)
+    need, count = pool.replica_resources, pool.least_replicas(num_models) + others
     capacity, available = cluster_capacity(need, pool.labels)
     if capacity < count:
         where = f" on nodes labelled {pool.labels}" if pool.labels else ""

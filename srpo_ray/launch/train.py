@@ -74,12 +74,21 @@ def train(config: RunConfig, address: str | None = None) -> RunFolder:
 
 
 @contextmanager
-def reward_pool(config: RunConfig, name: str) -> Iterator[str | None]:
-    """Start the reward pool of a config for the block. Yields its name, or None if rewards are in process."""
+def reward_pool(config: RunConfig, name: str, others: int = 0) -> Iterator[str | None]:
+    """Start the reward pool of a config for the block.
+
+    Args:
+        config: The run.
+        name: Name of the pool.
+        others: Replicas of other pools that run beside it.
+
+    Yields:
+        The name, or None if rewards are in process.
+    """
     if config.rewards.in_process:
         yield None
         return
     models = (*config.rewards.models, *config.evaluation.held_out)
-    require_capacity(config.rewards.pool, len(models))
+    require_capacity(config.rewards.pool, len(models), others)
     with RewardPool.create(config.rewards.models, config.evaluation.held_out, config.rewards.pool, name):
         yield name

@@ -10,10 +10,11 @@ from srpo_ray.launch.capacity import is_one_machine
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
-from srpo_ray.launch.train import check_cluster, reward_pool
+from srpo_ray.launch.train import check_cluster
 from srpo_ray.search.arms import search_arms, train_arms
 from srpo_ray.search.folder import first_command, open_experiment_folder
 from srpo_ray.search.phase import start_parent_run
+from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
 from srpo_ray.search.trial import Experiment
 from srpo_ray.tracking.runs import flatten, git_commit
@@ -43,17 +44,18 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
     for run in trials:
         check_leakage(run, read_texts(run))
     base = with_absolute_paths(base)
-    folder = open_experiment_folder(config, base, list(map(with_absolute_paths, (*trained, *trials))))
+    runs = list(map(with_absolute_paths, (*trained, *trials)))
+    folder = open_experiment_folder(config, base, runs)
     command = first_command(folder, command)
     with ray_session(address):
         check_cluster(base)
-        with reward_pool(base, f"rewards_{config.name}") as pool:
+        with reward_pools(runs, f"rewards_{config.name}") as pools:
             params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
             parent_run = start_parent_run(base, config.name, folder, params)
             commit = git_commit(Path.cwd())
             command_to_resume, start = f"{resume} {folder}", uuid.uuid4().hex
             experiment = Experiment(
-                base, str(folder), pool, parent_run, command_to_resume, commit, is_one_machine(), start
+                base, str(folder), pools, parent_run, command_to_resume, commit, is_one_machine(), start
             )
             searches, notes = search_arms(experiment, config)
             arms = train_arms(experiment, config, searches)

@@ -22,6 +22,7 @@ from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
 from srpo_ray.launch.fit import TrainingError, fit, fit_here, non_retryable_error
 from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.search.pools import pool_of
 
 WORKER_KEYS = ("training.num_workers", "training.num_gpus", "training.resources")
 """Config paths that decide where a run can be trained."""
@@ -36,8 +37,8 @@ class Experiment:
 
     base: RunConfig
     folder: str
-    pool: str | None
-    """Name of the reward pool; None scores in the trainers."""
+    pools: Mapping[str, str | None]
+    """Key of a set of reward models -> name of its pool; None scores in the trainers."""
     parent_run: str
     """Id of the MLflow run whose children are the runs."""
     resume: str
@@ -90,14 +91,15 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
         for row in read_rows(folder.evaluations):
             tune.report(row)
         return
+    pool = pool_of(experiment.pools, config)
     names: Any = {"name": config.name, "commit": experiment.commit, "parent_run": experiment.parent_run}
     if here:
         # Ray Tune waits for the end of a stopped trial's thread before it gives the process to the next one.
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
         with repeating_failure(experiment, folder):
-            fit_here(config, folder, experiment.pool, TrialHost(), **names)
+            fit_here(config, folder, pool, TrialHost(), **names)
     else:
-        fit(config, folder, experiment.pool, callbacks=(TuneReportCallback(),), **names)
+        fit(config, folder, pool, callbacks=(TuneReportCallback(),), **names)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment
 
     monkeypatch.setattr(arms_module, "run_planned", run)
     return Experiment(
-        load_run([SMALL_WORLD], ["seed=5", "evaluation.test=null"]), str(tmp_path), None, "", "", None
+        load_run([SMALL_WORLD], ["seed=5", "evaluation.test=null"]), str(tmp_path), {}, "", "", None
     ), made
 
 

@@ -71,7 +71,7 @@ def test_images_of_a_comparison_get_no_captions_of_prompts_that_changed_meanwhil
     prompts = tmp_path / "test.txt"
     prompts.write_text("a red circle\na green ring\n")
     config, base = load_experiment(TABLE, [f"run_root={tmp_path}", f"evaluation.prompts={prompts}"])
-    experiment = Experiment(base, str(open_experiment_folder(config, base)), None, "", "", None)
+    experiment = Experiment(base, str(open_experiment_folder(config, base)), {}, "", "", None)
     folder = trial_folder(experiment, "srpo_seed_1")
     for file in (folder.base_images, folder.tuned_images):
         save_images(file, {0: torch.rand(3, 64, 64), 1: torch.rand(3, 64, 64)})

@@ -47,7 +47,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, di
     seeds = [row("SRPO_seed_1", "repeat", 2e-6, 0.3, 0.5), row("SRPO_seed_2", "repeat", 2e-6, 0.3, 0.7)]
     failed = row("SRPO_seed_3", "repeat", 2e-6, 0.3, 9.0, "failed: out of memory")
     changes = {"training.batch_size": 2, LR: 2e-6}
-    experiment = Experiment(load_run([SMALL_WORLD]), str(tmp_path), None, "", "", None)
+    experiment = Experiment(load_run([SMALL_WORLD]), str(tmp_path), {}, "", "", None)
     searches = [Search("SRPO", trials, "SRPO_trial_1", drawn=False)]
     page = publish(experiment, CONFIG, searches, [Arm("SRPO", "method", changes, [*seeds, failed])], [], "a command")
     return page, logged, names

@@ -11,13 +11,16 @@ from srpo_ray.launch.capacity import NodeType, is_one_machine
 from srpo_ray.launch.fit import TrainingError
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.search import trial as trial_module
+from srpo_ray.search.pools import pool_key
 from srpo_ray.search.trial import Experiment, TrialHost, run_trial, trains_here
 from tests.conftest import SMALL_WORLD
 
 
 def experiment_of(root: Path, *overrides: str, one_machine: bool = True, start: str = "first") -> Experiment:
     base = load_run([SMALL_WORLD], [f"run_root={root}", *overrides])
-    return Experiment(base, str(root / "experiment"), "pool", "parent", "", "commit", one_machine, start)
+    return Experiment(
+        base, str(root / "experiment"), {pool_key(base): "pool"}, "parent", "", "commit", one_machine, start
+    )
 
 
 @pytest.mark.parametrize(

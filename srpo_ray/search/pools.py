@@ -1,0 +1,65 @@
+"""Reward pools of an experiment: one for each set of reward models among its runs."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from srpo_ray.config import RunConfig
+from srpo_ray.launch.train import reward_pool
+
+_CLIENT_KEYS = {"weight", "spread"}
+"""Keys of a model that the client applies, so that runs with other values share a pool."""
+
+
+@contextmanager
+def reward_pools(configs: Iterable[RunConfig], name: str) -> Iterator[dict[str, str | None]]:
+    """Start the reward pools of some runs for the block.
+
+    Args:
+        configs: Configs of the runs, with absolute paths.
+        name: Beginning of the pools' names.
+
+    Yields:
+        Key of each set of reward models (`pool_key`) -> name of its pool, or None where rewards are in process.
+    """
+    needed = {pool_key(config): config for config in configs}
+    with ExitStack() as stack:
+        pools: dict[str, str | None] = {}
+        replicas = 0
+        for key, config in needed.items():
+            own = name if not pools else f"{name}_{len(pools) + 1}"
+            pools[key] = stack.enter_context(reward_pool(config, own, others=replicas))
+            replicas += _least_replicas(config)
+        yield pools
+
+
+def pool_key(config: RunConfig) -> str:
+    """Return a text that is equal for runs that can share a reward pool: models and pool, without weights."""
+    models = [
+        [model.model_dump(mode="json", exclude=_CLIENT_KEYS) for model in group]
+        for group in (config.rewards.models, config.evaluation.held_out)
+    ]
+    pool = config.rewards.model_dump(mode="json", include={"in_process", "pool"})
+    return json.dumps([models, pool], sort_keys=True)
+
+
+def pool_of(pools: Mapping[str, str | None], config: RunConfig) -> str | None:
+    """Return the name of the pool for a run; None if its rewards are in process.
+
+    Raises:
+        ValueError: If no pool was started for its reward models.
+    """
+    key = pool_key(config)
+    if key not in pools:
+        names = ", ".join(model.name for model in config.rewards.models)
+        raise ValueError(
+            f"expected a reward pool for the models of {config.name} ({names}), got none with these models and"
+            " settings; search at most one key of `rewards` and `evaluation.held_out` besides weights in an arm, or"
+            " make an arm for each set of models"
+        )
+    return pools[key]
+
+
+def _least_replicas(config: RunConfig) -> int:
+    count = len(config.rewards.models) + len(config.evaluation.held_out)
+    return 0 if config.rewards.in_process else config.rewards.pool.least_replicas(count)
