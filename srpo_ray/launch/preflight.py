@@ -31,14 +31,29 @@ def check_inputs(config: RunConfig) -> None:
 
     Raises:
         ValueError: If prompts, images, the model folder or its scheduler cannot be used; if the algorithm needs a
-            gradient that a reward lacks, or a step that does not fit in its window; if MLflow's address is invalid; or
-            if the run would be judged by what it trains on.
+            gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel needs a GPU
+            that the run has not; if MLflow's address is invalid; or if the run would be judged by what it trains on.
     """
     check_rewards(config)
+    check_attention_device(config)
     check_model(config.model.path)
     check_grids(config)
     tracking_uri(config)
     check_leakage(config, read_texts(config))
+
+
+def check_attention_device(config: RunConfig) -> None:
+    """Check that a run with a GPU kernel for its attention has GPUs. Each worker then runs the kernel at its start.
+
+    Raises:
+        ValueError: If the run trains on the CPU.
+    """
+    kernel = config.model.attention
+    if kernel != "native" and not config.training.num_gpus:
+        raise ValueError(
+            f"expected model.attention=native on the CPU, got {kernel} with training.num_gpus=0; reserve GPUs with"
+            " training.num_gpus=1, or remove model.attention"
+        )
 
 
 def check_model(path: str) -> None:

@@ -16,6 +16,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.errors import CheckpointError
 from srpo_ray.evaluation.reward_hacking import sign_texts
 from srpo_ray.files import write_text
+from srpo_ray.models.attention import check_attention
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
@@ -106,6 +107,7 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     config, folder = arguments.config, RunFolder(arguments.run_dir)
     _require_shared(folder)
     device = _prepare_process(config)
+    check_attention(config.model.attention, device)
     checkpoint = find_checkpoint(config, folder)
     start = checkpoint.update if checkpoint else 0
     trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
