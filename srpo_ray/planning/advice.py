@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from srpo_ray.config import ConfigError, RunConfig, apply
 from srpo_ray.config.algorithms.group import GroupSection
+from srpo_ray.config.count import largest
 from srpo_ray.planning.devices import replicas_beside_a_trainer
 from srpo_ray.planning.plan import Advice, Plan, make_plan
 from srpo_ray.planning.shapes import depths
@@ -88,7 +89,11 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"training.gather_for_rollout": False}, "gather layer by layer in rollouts; more traffic"
     workers = 2 * training.max_workers
     if training.batch_size % workers == 0:
-        yield {"training.num_workers": workers}, "shard over twice the GPUs"
+        wider: Changes = {"training.num_workers": workers}
+        if replicas_beside_a_trainer(config):
+            # Each further GPU needs a replica too, as Ray places two of such workers on a GPU without one.
+            wider["rewards.pool.num_replicas"] = max(workers, largest(config.rewards.pool.num_replicas))
+        yield wider, "shard over twice the GPUs"
     if training.offload is None:
         yield {"training.offload": "optimizer"}, "optimizer in the host's memory; slower updates"
     if training.offload != "weights":

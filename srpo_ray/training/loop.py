@@ -43,6 +43,7 @@ from srpo_ray.runs.warnings import read_signs
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.early_stop import Decision, agreed_decision
 from srpo_ray.training.engine import restore_linear
+from srpo_ray.training.gpus import require_own_gpu
 from srpo_ray.training.host import Host
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
@@ -304,6 +305,7 @@ def _require_shared(folder: RunFolder) -> None:
 
 
 def _prepare_process(config: RunConfig) -> str:
+    require_own_gpu()
     restore_linear()
     # An earlier run of this process may have changed the number of threads.
     threads = config.training.num_threads or _THREADS
