@@ -13,6 +13,7 @@ import ray.util
 import torch
 
 from srpo_ray.config import RunConfig
+from srpo_ray.cuda import require_cuda
 from srpo_ray.errors import CheckpointError
 from srpo_ray.evaluation.reward_hacking import sign_texts
 from srpo_ray.files import write_text
@@ -312,6 +313,7 @@ def _prepare_process(config: RunConfig) -> str:
     if config.training.num_threads or torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     if config.training.num_gpus:
+        require_cuda("training.num_gpus")
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
         return device

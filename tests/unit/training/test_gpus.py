@@ -1,10 +1,12 @@
 """A GPU for each trainer worker, if Ray gives out fractions of GPUs."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+import torch
 from ray import cloudpickle
 from ray.train.torch.config import _TorchBackend
 
@@ -12,8 +14,12 @@ from srpo_ray.config import load_run
 from srpo_ray.launch import network
 from srpo_ray.launch.local_ray import on_loopback
 from srpo_ray.launch.network import NodeNetwork, NodeNetworkBackend, reserved_gpus
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.training import loop
 from srpo_ray.training.gpus import require_own_gpu, shared_gpu
-from tests.conftest import ROOT
+from srpo_ray.training.worker import train_worker
+from srpo_ray.training.worker_arguments import WorkerArguments
+from tests.conftest import ROOT, SMALL_WORLD
 
 RECIPES = ROOT / "configs" / "recipes"
 BESIDE = [RECIPES / "flux_lora_80gb.yaml", RECIPES / "rewards_same_gpu.yaml"]
@@ -117,3 +123,13 @@ def _places(count: int, num_gpus: float) -> list[Any]:
 class _Worker:
     def gpus(self) -> tuple[str, tuple[str, ...]]:
         return reserved_gpus()
+
+
+def test_worker_asks_for_its_gpu_before_it_reads_a_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(loop, "find_checkpoint", lambda *_: pytest.fail("a checkpoint was read"))
+    config = load_run([SMALL_WORLD], ["training.num_gpus=1"])
+    (tmp_path / "config.yaml").write_text("")
+    assert RunFolder(tmp_path).config.exists()
+    with pytest.raises(ValueError, match=r"training.num_gpus: expected a GPU that torch can use"):
+        train_worker({"arguments": WorkerArguments(config, str(tmp_path), None, "", "")})
