@@ -184,13 +184,13 @@ def replicas_beside_a_trainer(config: RunConfig) -> int:
 def replica_memory(config: RunConfig, rewards: Sequence[RewardSize]) -> Memory:
     """Compute the memory of one replica: its models and the activations of one call.
 
-    If each model has replicas of its own, this is the largest of them.
+    If each model has replicas of its own, this is the largest of them. Rewards in process have no context of their own.
 
     Args:
         config: The run.
         rewards: Sizes of the models.
     """
-    on_gpu = config.rewards.pool.num_gpus > 0
+    on_gpu = config.rewards.pool.num_gpus > 0 and not config.rewards.in_process
     if config.rewards.pool.one_model_each and not config.rewards.in_process:
         rewards = sorted(rewards, key=lambda reward: reward.weights + reward.texts + reward.cost.peak)[-1:]
     always = present(
@@ -204,6 +204,13 @@ def replica_memory(config: RunConfig, rewards: Sequence[RewardSize]) -> Memory:
     slack = int(SLACK * Memory("", always, phases).allocated)
     outside = (Part(f"allocator slack, {SLACK:.0%} assumed", slack), Part("CUDA context, assumed", CONTEXT_BYTES))
     return Memory("reward replica", always, phases, outside)
+
+
+def with_rewards(trainer: Memory, rewards: Memory) -> Memory:
+    """Add the reward models of a run with `rewards.in_process` to the trainer's GPU, as if each phase could score."""
+    models = Part("reward models in the trainer's process", rewards.allocated)
+    slack = Part("their allocator slack", int(SLACK * rewards.allocated))
+    return Memory(trainer.name, trainer.always, trainer.phases, (*trainer.outside, models, slack))
 
 
 def _fitting(room: float, need: float) -> int:
@@ -227,7 +234,7 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
     if training.offload == "weights":
         offloaded += part.weights
     in_replicas = 0
-    if config.rewards.in_process:
+    if config.rewards.in_process and not training.num_gpus:
         in_replicas = workers * replica_memory(config, rewards).allocated
     elif not pool.num_gpus:
         in_replicas = replica_count(config) * (PROCESS_BYTES + replica_memory(config, rewards).allocated)

@@ -12,6 +12,7 @@ from srpo_ray.planning.devices import (
     replicas_beside_a_trainer,
     replicas_per_gpu,
     trainer_memory,
+    with_rewards,
 )
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.reward_models import reward_sizes
@@ -103,7 +104,7 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         ValueError: If the model's config cannot be found, or `model.lora` does not match the model.
     """
     pool = config.rewards.pool
-    gpu = pool.num_gpus > 0 and not config.rewards.in_process
+    gpu = (config.training.num_gpus if config.rewards.in_process else pool.num_gpus) > 0
     gradient = config.algorithm.needs.reward == "gradient"
     trained, unknown = reward_sizes(config.rewards.models, pool.micro_batch_size, gradient=gradient, gpu=gpu)
     held_out, more = reward_sizes(config.evaluation.held_out, pool.micro_batch_size, gradient=False, gpu=gpu)
@@ -130,6 +131,8 @@ def _gpus(config: RunConfig, trainer: Memory, replica: Memory) -> tuple[Memory, 
     if beside:
         shared = Part(f"{_replicas(beside)} on the same GPU", beside * replica.peak)
         return (Memory(trainer.name, trainer.always, trainer.phases, (*trainer.outside, shared)),)
+    if config.rewards.in_process and config.training.num_gpus:
+        return (with_rewards(trainer, replica),)
     if config.rewards.in_process or not config.rewards.pool.num_gpus:
         return (trainer,)
     together = replicas_per_gpu(config)

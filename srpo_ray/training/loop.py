@@ -112,7 +112,7 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     check_attention(config.model.attention, device)
     checkpoint = find_checkpoint(config, folder)
     start = checkpoint.update if checkpoint else 0
-    trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
+    trainer = build_trainer(config, folder, _connect_rewards(arguments, device), device, checkpoint)
     _note(folder, start, "started", f"workers: {trainer.world_size}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     return _Run(config, folder, host, trainer, tracker, start)
@@ -320,7 +320,7 @@ def _prepare_process(config: RunConfig) -> str:
     return "cpu"
 
 
-def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
+def _connect_rewards(arguments: WorkerArguments, device: str) -> RewardScorer:
     config = arguments.config
     factors, official = config.rewards.factors, config.evaluation.preprocessing == "official"
     if arguments.pool is not None:
@@ -331,6 +331,7 @@ def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
         factors=factors,
         micro_batch_size=config.rewards.pool.micro_batch_size,
         official=official,
+        device=device,
     )
 
 

@@ -237,6 +237,19 @@ def test_reward_whose_size_is_not_known_is_named_and_not_counted() -> None:
     assert plan.notes == ("reward liked: its size is not known, so it is not counted",)
 
 
+def test_rewards_in_process_are_on_the_gpu_of_the_trainer_without_a_second_context() -> None:
+    layers = (RECIPES / "flux_lora_48gb.yaml", RECIPES / "rewards_same_gpu.yaml")
+    beside, within = (
+        plan_of(*layers, gpu="L40S", overrides=(f"rewards.in_process={choice}",)) for choice in ("false", "true")
+    )
+    # Each process has a context of 0.6 GiB.
+    assert beside.peak - within.peak == pytest.approx(0.6 * GIB, abs=1e6)
+    assert len(within.gpus) == 1
+    on_cpu = plan_of(*layers, gpu="L40S", overrides=("rewards.in_process=true", "training.num_gpus=0"))
+    assert "reward models on the CPU" in {part.name for part in on_cpu.host.always}
+    assert "reward models on the CPU" not in {part.name for part in within.host.always}
+
+
 def test_range_of_replicas_is_planned_with_its_most_and_the_plan_says_so() -> None:
     fixed, ranged = "rewards.pool.num_replicas=4", "rewards.pool.num_replicas={min: 1, max: 4}"
     one, four, range_of_four = (

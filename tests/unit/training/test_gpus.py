@@ -1,6 +1,7 @@
 """A GPU for each trainer worker, if Ray gives out fractions of GPUs."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from srpo_ray.config import load_run
 from srpo_ray.launch import network
 from srpo_ray.launch.local_ray import on_loopback
 from srpo_ray.launch.network import NodeNetwork, NodeNetworkBackend, reserved_gpus
+from srpo_ray.rewards import local
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training import loop
 from srpo_ray.training.gpus import require_own_gpu, shared_gpu
@@ -133,3 +135,17 @@ def test_worker_asks_for_its_gpu_before_it_reads_a_checkpoint(monkeypatch: pytes
     assert RunFolder(tmp_path).config.exists()
     with pytest.raises(ValueError, match=r"training.num_gpus: expected a GPU that torch can use"):
         train_worker({"arguments": WorkerArguments(config, str(tmp_path), None, "", "")})
+
+
+def test_rewards_in_process_are_loaded_on_the_device_of_the_trainer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = load_run([SMALL_WORLD], ["rewards.in_process=true"])
+    devices: list[str] = []
+    monkeypatch.setattr(local, "build_rewards", lambda _, device: devices.append(device) or {})
+    monkeypatch.setattr(loop, "_prepare_process", lambda _: "cuda:3")
+    monkeypatch.setattr(loop, "find_checkpoint", lambda *_: None)
+    (tmp_path / "config.yaml").write_text("")
+    with suppress(ValueError):
+        train_worker({"arguments": WorkerArguments(config, str(tmp_path), None, "", "")})
+    assert devices == ["cuda:3"]
