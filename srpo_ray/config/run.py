@@ -60,6 +60,22 @@ class RunConfig(Section):
         """True if the trained model samples images in training: not all are real images or the base model's."""
         return self.rollout.source == "policy" and self.data.reads_prompts
 
+    @property
+    def losses_in_flight(self) -> int:
+        """Maximum number of losses whose graphs are kept alive before one backward pass over their sum.
+
+        Unless the config sets it, several workers take one loss at a time: DeepSpeed prefetches sharded weights in the
+        order of an earlier update, and a second forward pass before the backward pass makes it drop that order.
+        """
+        if self.training.losses_in_flight:
+            return self.training.losses_in_flight
+        return self.algorithm_losses_in_flight if self.training.max_workers == 1 else 1
+
+    @property
+    def algorithm_losses_in_flight(self) -> int:
+        """Number of losses that the algorithm keeps in flight on one worker."""
+        return self.algorithm.calls(self.rollout.num_steps).in_flight
+
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
         found = list(find_credentials(self.model_dump()))

@@ -64,9 +64,10 @@ class TrainingConfig(Section):
     gather_for_rollout: bool = True
     """Gather the sharded weights once per rollout instead of once per layer and sampler step."""
     losses_in_flight: int | None = Field(default=None, ge=1)
-    """Maximum number of losses whose graphs are kept alive before one backward pass over their sum; unset uses the
-    algorithm's number. Lower values save memory (activations, and whole gradients between two losses); higher values
-    overlap reward scoring with forward passes."""
+    """Maximum number of losses whose graphs are kept alive before one backward pass over their sum. Unset uses the
+    algorithm's number with one worker, and 1 with several, because ZeRO-3 prefetches weights only then. Lower values
+    save memory (activations, and whole gradients between two losses); higher values overlap reward scoring with forward
+    passes."""
     offload: Literal["optimizer", "weights"] | None = None
     """Offload to the host's memory: gradients, master weights and moments (`optimizer`), or also the weights
     (`weights`); slower. Unset keeps all on the GPU."""

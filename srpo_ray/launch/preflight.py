@@ -85,7 +85,7 @@ def check_grids(config: RunConfig) -> None:
 
 
 def input_notes(config: RunConfig) -> list[str]:
-    """List notes on a run's inputs for the user: skipped, repeated or cut texts, a grid that differs from the model's.
+    """List notes on a run's inputs for the user: skipped, repeated or cut texts, settings other than the usual.
 
     Raises:
         ValueError: If a text file, a tokenizer or the scheduler cannot be read.
@@ -95,7 +95,18 @@ def input_notes(config: RunConfig) -> list[str]:
     cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
     scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
     cuts = (f"{key}: {each.note}" for key, found in cut.items() for each in found)
-    return [*leakage_notes(texts), *texts.notes, *cuts, *([scheduler] if scheduler else [])]
+    return [*leakage_notes(texts), *texts.notes, *cuts, *([scheduler] if scheduler else []), *losses_notes(config)]
+
+
+def losses_notes(config: RunConfig) -> list[str]:
+    """Note that several workers keep fewer losses in flight than the algorithm does on one worker."""
+    used, usual = config.losses_in_flight, config.algorithm_losses_in_flight
+    if config.training.losses_in_flight or used == usual:
+        return []
+    return [
+        f"training.losses_in_flight: {used} with several workers, not the {usual} of algorithm.type"
+        f" {config.algorithm.type}, because ZeRO-3 prefetches weights only then; set it to choose another number"
+    ]
 
 
 def check_rewards(config: RunConfig) -> None:

@@ -83,7 +83,7 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     algorithm = config.algorithm
     if isinstance(algorithm, GroupSection) and algorithm.passes_per_prompt < algorithm.group_size:
         yield {"algorithm.images_per_pass": 1}, "one image of a group per forward pass; the gradients stay the same"
-    if training.losses_in_flight != 1:
+    if config.losses_in_flight != 1:
         yield {"training.losses_in_flight": 1}, "one graph at a time; the gradients stay the same"
     if training.gather_for_rollout:
         yield {"training.gather_for_rollout": False}, "gather layer by layer in rollouts; more traffic"

@@ -59,7 +59,7 @@ def schedule(config: RunConfig) -> Schedule:
         sampling=sampling,
         forward=calls.forward * sampling,
         losses=calls.losses,
-        in_flight=min(training.losses_in_flight or calls.in_flight, calls.losses),
+        in_flight=min(config.losses_in_flight, calls.losses),
         chained=calls.chained,
         mean_chained=calls.mean_chained,
         decodes=calls.decodes,

@@ -135,8 +135,8 @@ def test_two_ranks_have_the_gradients_of_one_whole_or_in_parts_or_one_loss_at_a_
     (whole,) = run_ranks(gradients_of_one_update, 1, tmp_path, str(tmp_path), tiny_run)
     halves = apply(tiny_run, {"training.num_workers": 2})
     parts = apply(halves, {"training.micro_batch_size": 1})
-    one_by_one = apply(halves, {"training.losses_in_flight": 1})
-    for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts, one_by_one):
+    together = apply(halves, {"training.losses_in_flight": 2})
+    for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts, together):
         assert relative_error(found, whole) < 1e-5
     # Four passes on three workers: the third makes two that count nothing.
     elastic = {"training.num_workers": {"min": 1, "max": 4}, "training.resources": {"trainer_slot": 1}}

@@ -70,7 +70,7 @@ def test_what_is_too_large_does_not_fit(recipe: str, overrides: tuple[str, ...])
 
 def test_advice_given_to_the_command_line_has_the_peak_that_it_promises() -> None:
     layers = [RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_same_gpu.yaml"]
-    change = ("model.gradient_checkpointing=false", "training.losses_in_flight=null")
+    change = ("model.gradient_checkpointing=false", "training.losses_in_flight=2")
     config = load_run(layers, change)
     hardware = Hardware(gpu="A100-80GB")
     plan = make_plan(config, hardware)
