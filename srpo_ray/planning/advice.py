@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from math import gcd
 
 from srpo_ray.config import ConfigError, RunConfig, apply
 from srpo_ray.config.algorithms.group import GroupSection
@@ -29,7 +30,7 @@ def advise(config: RunConfig, plan: Plan) -> list[Advice]:
     if not config.training.num_gpus:
         return []
     found = []
-    for changes, why in _candidates(config):
+    for changes, why in candidates(config):
         try:
             changed = make_plan(apply(config, changes), plan.hardware)
         except ConfigError:
@@ -42,7 +43,7 @@ def advise(config: RunConfig, plan: Plan) -> list[Advice]:
     return sorted(found, key=lambda advice: advice.saving, reverse=True)
 
 
-def _candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
+def candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     """Generate the changes that may save memory; planning each of them shows whether it does."""
     yield from _model_candidates(config)
     yield from _training_candidates(config)
@@ -90,6 +91,8 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     workers = 2 * training.max_workers
     if training.batch_size % workers == 0:
         wider: Changes = {"training.num_workers": workers}
+        if training.micro_batch_size and training.batch_size // workers % training.micro_batch_size:
+            wider["training.micro_batch_size"] = gcd(training.batch_size // workers, training.micro_batch_size)
         if replicas_beside_a_trainer(config):
             # Each further GPU needs a replica too, as Ray places two of such workers on a GPU without one.
             wider["rewards.pool.num_replicas"] = max(workers, largest(config.rewards.pool.num_replicas))

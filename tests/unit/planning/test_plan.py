@@ -10,7 +10,7 @@ from srpo_ray.cli import main
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.errors import OutOfMemoryRunError
 from srpo_ray.planning.accounting import Memory, Part, Phase
-from srpo_ray.planning.advice import advise
+from srpo_ray.planning.advice import advise, candidates
 from srpo_ray.planning.hardware import GIB, GPUS, Hardware
 from srpo_ray.planning.plan import Plan, make_plan
 from srpo_ray.planning.workload import worker_traffic
@@ -83,6 +83,18 @@ def test_advice_given_to_the_command_line_has_the_peak_that_it_promises() -> Non
     }
     for entry in advice[:3]:
         assert make_plan(load_run(layers, [*change, *entry.overrides]), hardware).peak == entry.peak
+
+
+def test_more_workers_are_advised_with_what_they_need() -> None:
+    config = load_run([RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_same_gpu.yaml"])
+    (changes,) = [each for each, _ in candidates(config) if "training.num_workers" in each]
+    # Sixteen workers have two prompts each, and a replica beside each of them.
+    assert changes == {
+        "training.num_workers": 16,
+        "training.micro_batch_size": 2,
+        "rewards.pool.num_replicas": 16,
+    }
+    assert apply(config, changes).training.pass_size == 2
 
 
 def test_whole_gathered_weights_are_in_the_rollout_of_a_sharded_run() -> None:

@@ -25,6 +25,7 @@ from tests.conftest import ROOT, SMALL_WORLD
 
 RECIPES = ROOT / "configs" / "recipes"
 BESIDE = [RECIPES / "flux_lora_80gb.yaml", RECIPES / "rewards_same_gpu.yaml"]
+EIGHT = ["training.num_workers=8", "training.micro_batch_size=1"]
 
 
 def test_gpu_of_two_workers_is_named_with_its_host_and_ranks() -> None:
@@ -79,15 +80,15 @@ def test_workers_on_a_shared_gpu_stop_before_they_load_anything(monkeypatch: pyt
 )
 def test_workers_that_ray_may_place_two_to_a_gpu_are_refused(overrides: list[str]) -> None:
     with pytest.raises(ValueError, match=r"expected training.num_gpus above 0.5 with 8 workers, .*num_replicas=8"):
-        load_run(BESIDE, ["training.num_workers=8", *overrides])
+        load_run(BESIDE, [*EIGHT, *overrides])
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["training.num_workers=8", "rewards.pool.num_replicas=8"],
-        ["training.num_workers=8", "training.num_gpus=0.6", "rewards.pool.num_gpus=0.4"],
-        ["training.num_workers=8", "training.num_gpus=1"],
+        [*EIGHT, "rewards.pool.num_replicas=8"],
+        [*EIGHT, "training.num_gpus=0.6", "rewards.pool.num_gpus=0.4"],
+        [*EIGHT, "training.num_gpus=1"],
         ["training.num_workers=1"],
     ],
     ids=str,
