@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bandwidth", type=float, metavar="GB/S", help="bandwidth at which one worker receives from the others"
     )
+    parser.add_argument(
+        "--storage", type=float, default=1.0, metavar="GB/S", help="rate at which checkpoints are written (default 1)"
+    )
     parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="trainers per node (default 8)")
     parser.add_argument("--json", metavar="FILE", help="also write all figures to this file")
 
@@ -33,7 +36,9 @@ def run(parsed: argparse.Namespace) -> int:
     config = load_run(*files_and_overrides(parsed.config))
     from srpo_ray.planning.hardware import Hardware
 
-    hardware = Hardware(parsed.gpu, parsed.gpu_memory, parsed.tflops, parsed.bandwidth, parsed.gpus_per_node)
+    hardware = Hardware(
+        parsed.gpu, parsed.gpu_memory, parsed.tflops, parsed.bandwidth, parsed.gpus_per_node, parsed.storage
+    )
     import json
     from dataclasses import asdict
 

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.count import CountRange
-from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.zero import REDUCE_BUCKET
 from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
 from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
 from srpo_ray.planning.reward_models import RewardSize
-from srpo_ray.planning.schedule import micro_batches, schedule
+from srpo_ray.planning.schedule import evaluated_images, micro_batches, schedule
 from srpo_ray.planning.shapes import build_policy, dtype_of, parameters, text_encoder_bytes, vae_bytes
 from srpo_ray.planning.trace import Cost
+from srpo_ray.planning.workload import checkpoint_bytes
 from srpo_ray.planning.zero_shares import (
-    MASTER,
     Share,
     gathered,
     live_layers,
@@ -130,18 +129,10 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
 
 def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     gpu, evaluation = config.training.num_gpus > 0, config.evaluation
-    images = max(_evaluated_images(each, config) for each in (evaluation, evaluation.tested) if each)
+    images = max(evaluated_images(each, config) for each in (evaluation, evaluation.tested) if each)
     call = velocity_cost(config.model, images, evaluation.guidance_scale, gradient=False, gpu=gpu).peak
     decoding = decoder_cost(config.model, images, sizes, gradient=False, gpu=gpu).peak
     return Phase("evaluation", present(_sampling_weights(config), Part("activations", max(call, decoding))))
-
-
-def _evaluated_images(evaluation: EvaluationConfig, config: RunConfig) -> int:
-    """Images of the largest batch of a worker's share of an evaluation."""
-    if not evaluation.num_prompts:
-        return evaluation.batch_size
-    share = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
-    return min(evaluation.batch_size, share)
 
 
 def _sampling_weights(config: RunConfig) -> Part:
@@ -244,8 +235,7 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
         Part("reward models on the CPU", in_replicas),
     )
     whole = element_size * sum(parameter.numel for parameter in tensors)
-    copies = 3 + bool(training.ema) + ("old" in config.algorithm.needs.roles)
-    kept = copies * MASTER * trained_elements(tensors)
+    kept = checkpoint_bytes(config)
     # Each worker writes an equal share, so a node writes as much as it has workers of the fewest.
     written = kept * min(workers, training.min_workers) // training.min_workers
     phases = (

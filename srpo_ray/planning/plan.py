@@ -16,9 +16,17 @@ from srpo_ray.planning.devices import (
 )
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.reward_models import reward_sizes
-from srpo_ray.planning.schedule import rollout_notes
+from srpo_ray.planning.schedule import evaluations, rollout_notes, schedule
 from srpo_ray.planning.shapes import parameters
-from srpo_ray.planning.workload import Work, replica_work, reward_traffic, worker_traffic, worker_work
+from srpo_ray.planning.workload import (
+    Work,
+    checkpoint_bytes,
+    evaluation_work,
+    replica_work,
+    reward_traffic,
+    worker_traffic,
+    worker_work,
+)
 from srpo_ray.planning.zero_shares import trained_elements
 
 
@@ -42,6 +50,16 @@ class Plan:
     """Computation of one worker in an update."""
     replica_work: Work
     """Computation of all reward replicas in an update."""
+    evaluation: Work | None
+    """Computation of one worker in one evaluation; None if the number of images is not in the config."""
+    evaluations: int
+    """Evaluations of the run, with those of the base model."""
+    checkpoint_bytes: int
+    checkpoints: int
+    """Checkpoints of the run."""
+    updates: int
+    losses_in_flight: int
+    """Losses of one backward pass."""
     notes: tuple[str, ...]
     """Parts of the run that the plan does not count, and its assumptions."""
     hardware: Hardware
@@ -63,6 +81,31 @@ class Plan:
         return sum(work.flops for work in self.work) / flops if flops else None
 
     @property
+    def update_s(self) -> float | None:
+        """Seconds of an update: GPU or host, whichever is slower, and the wire. None if no speed is given."""
+        flops = self.hardware.flops
+        return sum(work.seconds(flops) for work in self.work) + (self.wire_s or 0) if flops else None
+
+    @property
+    def evaluation_s(self) -> float | None:
+        """Seconds of one evaluation. None if no speed or no number of images is given."""
+        flops = self.hardware.flops
+        return self.evaluation.seconds(flops) if flops and self.evaluation else None
+
+    @property
+    def checkpoint_s(self) -> float:
+        """Seconds of one checkpoint, in which the updates wait."""
+        return self.checkpoint_bytes / (self.hardware.storage_gbs * 1e9)
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds of the run after its start: updates, evaluations and checkpoints. None if no speed is given."""
+        if self.update_s is None:
+            return None
+        evaluations = self.evaluations * (self.evaluation_s or 0)
+        return self.updates * self.update_s + evaluations + self.checkpoints * self.checkpoint_s
+
+    @property
     def wire_s(self) -> float | None:
         """Seconds of one worker's traffic with the others in an update. None if no bandwidth is given."""
         bandwidth = self.hardware.bandwidth_gbs
@@ -76,6 +119,10 @@ class Plan:
         return {**figures, "limit": self.hardware.limit, "fits": self.fits, "peak": self.peak} | {
             "compute_s": self.compute_s,
             "wire_s": self.wire_s,
+            "update_s": self.update_s,
+            "evaluation_s": self.evaluation_s,
+            "checkpoint_s": self.checkpoint_s,
+            "run_s": self.run_s,
         }
 
 
@@ -121,6 +168,12 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         reward_traffic=reward_traffic(config, sizes),
         work=worker_work(config, sizes),
         replica_work=replica_work(config, trained),
+        evaluation=evaluation_work(config, sizes),
+        evaluations=evaluations(config),
+        checkpoint_bytes=checkpoint_bytes(config),
+        checkpoints=-(-config.training.num_updates // config.training.checkpoint_interval),
+        updates=config.training.num_updates,
+        losses_in_flight=schedule(config).in_flight,
         notes=(*notes, *rollout_notes(config), *replica_notes(config)),
         hardware=hardware,
     )
