@@ -33,7 +33,8 @@ def run(parsed: argparse.Namespace) -> int:
     """Print the plan of a run, with changes that save memory if it does not fit. Exit code 1: it does not fit."""
     from srpo_ray.config import load_run
 
-    config = load_run(*files_and_overrides(parsed.config))
+    files, overrides = files_and_overrides(parsed.config)
+    config = load_run(files, overrides)
     from srpo_ray.planning.hardware import Hardware
 
     hardware = Hardware(
@@ -45,11 +46,13 @@ def run(parsed: argparse.Namespace) -> int:
     from srpo_ray.planning.advice import advise
     from srpo_ray.planning.plan import make_plan
     from srpo_ray.planning.report import plan_text
+    from srpo_ray.planning.verification import verification
 
     plan = make_plan(config, hardware)
     advice = [] if plan.fits else advise(config, plan)
-    print(plan_text(plan, advice), end="")
+    verified = verification(files)
+    print(plan_text(plan, advice, verified), end="")
     if parsed.json:
-        figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice]}
+        figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice], "verified": verified}
         Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n")
     return DOES_NOT_FIT if plan.fits is False else 0
