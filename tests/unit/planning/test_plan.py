@@ -43,6 +43,13 @@ def test_every_recipe_fits_the_gpu_of_its_name(base: Path, place: Path) -> None:
     assert all(memory.peak <= GPUS["L40S"].memory_gib * GIB for memory in rewards_gpu)
 
 
+@pytest.mark.parametrize("base", [base for base in BASES if "full" in base.stem], ids=lambda path: path.stem)
+def test_recipe_of_all_weights_writes_its_143_gb_once(base: Path) -> None:
+    training = load_run([base]).training
+    assert training.checkpoint_interval == training.num_updates
+    assert training.checkpoints_kept == 1
+
+
 def test_there_are_recipes_and_both_places_for_their_rewards() -> None:
     assert {path.stem for path in BASES} == {
         "flux_lora_80gb",
