@@ -10,6 +10,7 @@ def test_each_branch_of_an_update_gets_a_gradient_from_its_own_score() -> None:
     rewards = InstantRewards()
     pending = [rewards.submit(images, []) for images in branches]
     # The factors tell the branches apart.
-    sum(factor * each.result().total.sum() for factor, each in enumerate(pending, start=1)).backward()
+    losses = [factor * each.result().total.sum() for factor, each in enumerate(pending, start=1)]
+    torch.stack(losses).sum().backward()
     for factor, images in enumerate(branches, start=1):
         torch.testing.assert_close(images.grad, torch.full_like(images, factor / 48))

@@ -18,7 +18,7 @@ KERNELS = get_args(ModelConfig.model_fields["attention"].annotation)
 
 def flash_2(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
     """Stand-in for flash-attn's function `[B, tokens, heads, size]`, which has a formula for its gradient."""
-    return scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+    return scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
 
 @torch.library.custom_op("srpo_ray_tests::forward_only", mutates_args=())
@@ -45,9 +45,9 @@ def test_every_kernel_gives_the_gradient_of_attention(kernel: str, kernels_of_a_
     set_attention(network, kernel)
     chosen = {processor._attention_backend for processor in network.attn_processors.values()}.pop()
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(1, 6, 2, 8, generator=generator, requires_grad=True) for _ in range(3)]
-    expected = torch.autograd.grad(_reference(*inputs).square().sum(), inputs)
-    out = attention_dispatch.dispatch_attention_fn(*inputs, backend=chosen)
+    q, k, v = inputs = [torch.randn(1, 6, 2, 8, generator=generator, requires_grad=True) for _ in range(3)]
+    expected = torch.autograd.grad(_reference(q, k, v).square().sum(), inputs)
+    out = attention_dispatch.dispatch_attention_fn(q, k, v, backend=chosen)
     for got, want in zip(torch.autograd.grad(out.square().sum(), inputs), expected, strict=True):
         torch.testing.assert_close(got, want)
     assert kernels_of_a_gpu == (["FA3"] if kernel == "flash_3" else [])

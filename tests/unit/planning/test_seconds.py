@@ -93,6 +93,7 @@ def test_run_is_its_updates_its_evaluations_and_its_checkpoints(tiny_run: RunCon
     assert plan.checkpoint_bytes == 3 * 4 * plan.trained
     assert plan.checkpoint_s == plan.checkpoint_bytes / 2e9
     assert plan.update_s == plan.compute_s
+    assert plan.update_s
     assert plan.evaluation_s
     assert plan.run_s == pytest.approx(10 * plan.update_s + 3 * plan.evaluation_s + 3 * plan.checkpoint_s)
 

@@ -1,6 +1,7 @@
 """A GPU for each trainer worker, if Ray gives out fractions of GPUs."""
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -107,18 +108,21 @@ def test_ray_gives_each_trainer_a_gpu_only_beside_as_many_replicas() -> None:
         for replicas in (8, 1):
             held = _places(replicas, config.rewards.pool.num_gpus)
             workers = _places(8, config.training.num_gpus)
-            found = [ray.get(worker.gpus.remote()) for worker in workers]
+            found: list[Any] = [ray.get(worker.gpus.remote()) for worker in workers]
             assert (len({gpus for _, gpus in found}) == 8) == (replicas == 8)
             assert (shared_gpu(found) == "") == (replicas == 8)
             for actor in (*held, *workers):
                 ray.kill(actor)
+            while ray.available_resources().get("GPU") != 8:
+                time.sleep(0.1)
     finally:
         ray.shutdown()
 
 
 def _places(count: int, num_gpus: float) -> list[Any]:
     """Actors that reserve a fraction of a GPU each, one after the other."""
-    actors = [ray.remote(_Worker).options(num_cpus=0, num_gpus=num_gpus).remote() for _ in range(count)]
+    kind: Any = ray.remote(_Worker)
+    actors = [kind.options(num_cpus=0, num_gpus=num_gpus).remote() for _ in range(count)]
     ray.get([actor.gpus.remote() for actor in actors])
     return actors
 
