@@ -121,15 +121,16 @@ def test_ray_gives_each_trainer_a_gpu_only_beside_as_many_replicas() -> None:
 
 def _places(count: int, num_gpus: float) -> list[Any]:
     """Actors that reserve a fraction of a GPU each, one after the other."""
-    kind: Any = ray.remote(_Worker)
+
+    # A local class travels by value, so that the processes need not import this module.
+    class Worker:
+        def gpus(self) -> tuple[str, tuple[str, ...]]:
+            return "host", tuple(ray.get_runtime_context().get_accelerator_ids()["GPU"])
+
+    kind: Any = ray.remote(Worker)
     actors = [kind.options(num_cpus=0, num_gpus=num_gpus).remote() for _ in range(count)]
     ray.get([actor.gpus.remote() for actor in actors])
     return actors
-
-
-class _Worker:
-    def gpus(self) -> tuple[str, tuple[str, ...]]:
-        return reserved_gpus()
 
 
 def test_worker_asks_for_its_gpu_before_it_reads_a_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
