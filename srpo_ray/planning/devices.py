@@ -12,7 +12,7 @@ from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import evaluated_images, micro_batches, schedule
 from srpo_ray.planning.shapes import build_policy, dtype_of, parameters, text_encoder_bytes, vae_bytes
 from srpo_ray.planning.trace import Cost
-from srpo_ray.planning.workload import checkpoint_bytes
+from srpo_ray.planning.workload import checkpoint_bytes, group_copy
 from srpo_ray.planning.zero_shares import (
     Share,
     gathered,
@@ -57,6 +57,7 @@ def _always_on_trainer(config: RunConfig, part: Share) -> tuple[Part, ...]:
     return present(
         Part("transformer weights", 0 if offload == "weights" else part.weights),
         Part("small weights, whole", part.whole),
+        Part("weights, sharded again in a group", group_copy(config)),
         Part("master weights, float32", 0 if offload else part.master),
         Part("Adam moments, float32", 0 if offload else part.moments),
         Part("summed gradients, float32", 0 if offload else part.gradients),

@@ -22,6 +22,7 @@ from srpo_ray.planning.workload import (
     Work,
     checkpoint_bytes,
     evaluation_work,
+    group_traffic,
     replica_work,
     reward_traffic,
     worker_traffic,
@@ -43,7 +44,9 @@ class Plan:
     """Kinds of GPUs of the run: those of the trainers and, if separate, those of the rewards."""
     host: Memory
     traffic: tuple[Part, ...]
-    """Traffic between one worker and the others in an update."""
+    """Traffic between one worker and the others in an update, without that in its group."""
+    group_traffic: tuple[Part, ...]
+    """Traffic between one worker and those of its group in an update."""
     reward_traffic: tuple[Part, ...]
     """Traffic between one worker and the reward replicas in an update."""
     work: tuple[Work, ...]
@@ -165,6 +168,7 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         gpus=_gpus(config, trainer_memory(config, sizes), replica_memory(config, [*trained, *held_out])),
         host=host_memory(config, hardware.gpus_per_node, [*trained, *held_out]),
         traffic=worker_traffic(config),
+        group_traffic=group_traffic(config),
         reward_traffic=reward_traffic(config, sizes),
         work=worker_work(config, sizes),
         replica_work=replica_work(config, trained),

@@ -87,7 +87,7 @@ def _update_table(plan: Plan) -> Table:
         seconds = f"{work.seconds(flops):.2f} s" if flops else ""
         table.add_row(work.name + bound, f"{work.flops / 1e12:.1f} TFLOP", seconds)
     table.add_row("reward models, in all replicas, beside", f"{plan.replica_work.flops / 1e12:.1f} TFLOP", "")
-    for part in (*plan.traffic, *plan.reward_traffic):
+    for part in (*plan.traffic, *plan.group_traffic, *plan.reward_traffic):
         table.add_row(part.name, gib(part.bytes), "")
     if plan.wire_s is not None:
         table.add_row(f"wire between workers at {plan.hardware.bandwidth_gbs:g} GB/s", "", f"{plan.wire_s:.2f} s")

@@ -116,11 +116,31 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     averaged = others * element_size * trained_elements(tensors)
     count = micro_batches(config)
     rollouts = plan.sampling + plan.phases - 1 if training.gather_for_rollout else count * plan.forward
+    # In a group, the first gather of an update makes the group's copy.
+    first = 1 - min(1, rollouts) if training.shard_group_size else count * calls
     return present(
         Part("weights gathered for rollouts", int(rollouts * once)),
-        Part("weights gathered for gradients", int(count * calls * once)),
+        Part("weights gathered for gradients", int(first * once)),
         Part("gradients averaged", int(count * backwards * averaged)),
     )
+
+
+def group_traffic(config: RunConfig) -> tuple[Part, ...]:
+    """Compute the bytes between one worker and those of its group of `training.shard_group_size` in an update."""
+    size, plan = config.training.shard_group_size, schedule(config)
+    if size is None:
+        return ()
+    once = (size - 1) / size * gathered(parameters(config.model), config.training, dtype_of(config.model).itemsize)
+    calls = 2 * plan.gradients * plan.mean_chained
+    return present(Part(f"weights gathered in groups of {size}", int(micro_batches(config) * calls * once)))
+
+
+def group_copy(config: RunConfig) -> int:
+    """Compute the bytes of one worker's part of the copy of the weights that its group shards."""
+    size = config.training.shard_group_size
+    if size is None:
+        return 0
+    return dtype_of(config.model).itemsize * sum(-(-tensor.numel // size) for tensor in parameters(config.model))
 
 
 def reward_traffic(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Part, ...]:

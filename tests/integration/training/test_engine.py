@@ -28,6 +28,7 @@ def train_engine(
     steps: range,
     state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None,
     offload: Literal["optimizer", "weights"] | None = None,
+    group: int | None = None,
 ) -> dict[str, Any]:
     """Train with the engine; every rank takes its share of each batch."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -35,7 +36,9 @@ def train_engine(
     if state:
         network.load_state_dict(state[0])
     optimizer = OptimizerConfig(lr=LR, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_NORM)
-    training = TrainingConfig(batch_size=4, num_workers=world_size, optimizer=optimizer, offload=offload)
+    training = TrainingConfig(
+        batch_size=4, num_workers=world_size, optimizer=optimizer, offload=offload, shard_group_size=group
+    )
     engine = Engine(network, training, torch.float32)
     if state:
         engine.load(*state, {})
@@ -112,6 +115,24 @@ def test_state_resumes_at_another_world_size_as_if_never_stopped(tmp_path: Path)
     first = run_ranks(train_engine, 2, tmp_path, range(2), None)
     rest = run_ranks(train_engine, 1, tmp_path, range(2, 4), (first["weights"], first["optimizer"], 2))
     assert relative_error(rest["weights"], train_torch(range(4))["weights"]) < 1e-5
+
+
+@pytest.mark.long
+def test_state_resumes_on_two_ranks_that_share_a_copy_of_the_weights(tmp_path: Path) -> None:
+    first = run_ranks(train_engine, 1, tmp_path, range(2), None)
+    state = (first["weights"], first["optimizer"], 2)
+    rest = run_ranks(train_engine, 2, tmp_path, range(2, 4), state, None, 2)
+    expected = train_torch(range(4))
+    assert relative_error(rest["gradients"], expected["gradients"]) < 1e-5
+    assert relative_error(rest["weights"], expected["weights"]) < 1e-5
+
+
+def test_group_of_workers_reaches_deepspeeds_config() -> None:
+    def hpz(**changes: int) -> int | None:
+        config = TrainingConfig.model_validate({"num_workers": 4, **changes})
+        return zero_config(config, torch.bfloat16)["zero_optimization"].get("zero_hpz_partition_size")
+
+    assert (hpz(), hpz(shard_group_size=2)) == (None, 2)
 
 
 def gradients_of_one_update(folder: str, *configs: RunConfig) -> list[dict[str, Tensor]]:

@@ -178,7 +178,8 @@ def test_base_model_is_counted_before_the_first_update_and_not_in_it(tiny_run: R
 
 
 def test_time_is_work_over_speed_and_grows_with_traffic() -> None:
-    config = load_run([RECIPES / "flux_full_32gpu.yaml", RECIPES / "rewards_own_node.yaml"])
+    layers = [RECIPES / "flux_full_32gpu.yaml", RECIPES / "rewards_own_node.yaml"]
+    config = load_run(layers, ["training.shard_group_size=null"])
     plan = make_plan(config, Hardware(gpu="H20", tflops=100, bandwidth_gbs=50))
     flops = {work.name: work.flops for work in plan.work}
     assert flops["rollout"] == pytest.approx(932e12, rel=0.02)
@@ -196,6 +197,19 @@ def test_time_is_work_over_speed_and_grows_with_traffic() -> None:
     assert twice["weights gathered for gradients"] == 2 * sent["weights gathered for gradients"]
     pixels = {part.name: part.bytes for part in plan.reward_traffic}["pixels to the rewards"]
     assert pixels == 2 * 3 * 224 * 224 * 4
+
+
+def test_groups_of_workers_gather_for_gradients_from_a_copy_of_their_own() -> None:
+    layers = (RECIPES / "flux_full_32gpu.yaml", RECIPES / "rewards_own_node.yaml")
+    alone, grouped = (plan_of(*layers, gpu="H100", overrides=(f"training.shard_group_size={n}",)) for n in ("null", 8))
+    weights = 2 * grouped.parameters
+    held = {part.name: part.bytes for part in grouped.gpus[0].always}
+    assert held["weights, sharded again in a group"] == pytest.approx(weights / 8, rel=1e-4)
+    # Four calls gather seven eighths of the weights in the group. One gather for the rollout comes from all.
+    assert [part.bytes for part in grouped.group_traffic] == [pytest.approx(4 * 7 / 8 * weights, rel=1e-2)]
+    between = [{part.name: part.bytes for part in plan.traffic} for plan in (alone, grouped)]
+    assert between[0].keys() - between[1].keys() == {"weights gathered for gradients"}
+    assert between[0]["weights gathered for rollouts"] == between[1]["weights gathered for rollouts"]
 
 
 def test_command_says_that_a_run_fits_and_writes_every_figure(
