@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -28,7 +29,7 @@ from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.launch.session import ray_session
-from srpo_ray.models.attention import compile_blocks, set_attention
+from srpo_ray.models.attention import check_attention, compile_blocks, set_attention
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.families import FLUX
 from srpo_ray.models.flux import FluxPolicy
@@ -53,17 +54,23 @@ STAGES = ("rollout", "forward", "score", "backward", "update", "update")
 PROMPT = "a photo of a lighthouse on a cliff at dawn, waves below"
 
 
+@dataclass(frozen=True)
+class InstantScore:
+    """Scores of one call. Several calls may be pending, one for each branch."""
+
+    scores: Tensor
+
+    def result(self) -> Scores:
+        """The scores of the call's images."""
+        return Scores(self.scores, {"hps": self.scores.detach()})
+
+
 class InstantRewards:
     """Scores at once: what is left of an update is the trainer's own."""
 
-    def submit(self, images: Tensor, queries: Any) -> "InstantRewards":
+    def submit(self, images: Tensor, queries: Any) -> InstantScore:
         """Take the mean of each image for its score."""
-        self._scores = images.float().mean((1, 2, 3))
-        return self
-
-    def result(self) -> Scores:
-        """The scores of the last images."""
-        return Scores(self._scores, {"hps": self._scores.detach()})
+        return InstantScore(images.float().mean((1, 2, 3)))
 
     def take_statistics(self) -> dict[str, float]:
         """There is nothing to count."""
@@ -219,6 +226,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure all resolutions with one model and one pool."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     configs = [config_of(options, resolution) for resolution in options.resolutions]
+    check_attention(configs[0].model.attention, device)
     dtype = model_dtype(configs[0])
     ceiling = matrix_ceiling(device, dtype)
     with tempfile.TemporaryDirectory() as folder, process_group(device), ray_session(None):

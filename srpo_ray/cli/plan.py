@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bandwidth", type=float, metavar="GB/S", help="bandwidth at which one worker receives from the others"
     )
+    parser.add_argument(
+        "--storage", type=float, default=1.0, metavar="GB/S", help="rate at which checkpoints are written (default 1)"
+    )
     parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="trainers per node (default 8)")
     parser.add_argument("--json", metavar="FILE", help="also write all figures to this file")
 
@@ -30,21 +33,26 @@ def run(parsed: argparse.Namespace) -> int:
     """Print the plan of a run, with changes that save memory if it does not fit. Exit code 1: it does not fit."""
     from srpo_ray.config import load_run
 
-    config = load_run(*files_and_overrides(parsed.config))
+    files, overrides = files_and_overrides(parsed.config)
+    config = load_run(files, overrides)
     from srpo_ray.planning.hardware import Hardware
 
-    hardware = Hardware(parsed.gpu, parsed.gpu_memory, parsed.tflops, parsed.bandwidth, parsed.gpus_per_node)
+    hardware = Hardware(
+        parsed.gpu, parsed.gpu_memory, parsed.tflops, parsed.bandwidth, parsed.gpus_per_node, parsed.storage
+    )
     import json
     from dataclasses import asdict
 
     from srpo_ray.planning.advice import advise
     from srpo_ray.planning.plan import make_plan
     from srpo_ray.planning.report import plan_text
+    from srpo_ray.planning.verification import verification
 
     plan = make_plan(config, hardware)
     advice = [] if plan.fits else advise(config, plan)
-    print(plan_text(plan, advice), end="")
+    verified = verification(files)
+    print(plan_text(plan, advice, verified), end="")
     if parsed.json:
-        figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice]}
+        figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice], "verified": verified}
         Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n")
     return DOES_NOT_FIT if plan.fits is False else 0

@@ -1,8 +1,8 @@
 """Config sections of the tuned text-to-image model and of its rollouts."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
 
@@ -56,11 +56,21 @@ class ModelConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute the transformer's activations in the backward pass to save memory."""
     attention: Literal["native", "cudnn", "flash", "flash_3"] = "native"
-    """Attention kernel of the transformer: torch's choice (`native`), cuDNN's, or the packages flash-attn 2 and 3."""
+    """Attention kernel of the transformer: torch's choice (`native`), cuDNN's, or the packages flash-attn 2 and 3. All
+    but `native` need `dtype: bfloat16` and a GPU."""
     compile: bool = False
     """Compile the transformer's blocks with torch.compile; blocks of one class share the compiled code."""
     vae_checkpointing: bool = False
     """Recompute the activations of the VAE's decoder in the backward pass to save memory."""
+
+    @model_validator(mode="after")
+    def _check_attention(self) -> Self:
+        if self.attention != "native" and self.dtype != "bfloat16":
+            raise ValueError(
+                f"expected dtype=bfloat16 with attention={self.attention}, whose kernel has no {self.dtype}, got"
+                f" dtype={self.dtype}; set dtype to bfloat16, or attention to native"
+            )
+        return self
 
 
 class RolloutConfig(Section):

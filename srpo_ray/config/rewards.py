@@ -181,7 +181,7 @@ class RewardsConfig(Section):
     normalize: bool = False
     """Divide every score in the sum by its model's `spread`, so that equal weights have equal influence."""
     in_process: bool = False
-    """Score inside the trainer process; for tests and as the baseline of overhead measurements."""
+    """Score inside the trainer process, on its device and with the batch size of the pool, instead of in the pool."""
     pool: PoolConfig = PoolConfig()
 
     @property

@@ -60,6 +60,22 @@ class RunConfig(Section):
         """True if the trained model samples images in training: not all are real images or the base model's."""
         return self.rollout.source == "policy" and self.data.reads_prompts
 
+    @property
+    def losses_in_flight(self) -> int:
+        """Maximum number of losses whose graphs are kept alive before one backward pass over their sum.
+
+        Unless the config sets it, several workers take one loss at a time: DeepSpeed prefetches sharded weights in the
+        order of an earlier update, and a second forward pass before the backward pass makes it drop that order.
+        """
+        if self.training.losses_in_flight:
+            return self.training.losses_in_flight
+        return self.algorithm_losses_in_flight if self.training.max_workers == 1 else 1
+
+    @property
+    def algorithm_losses_in_flight(self) -> int:
+        """Number of losses that the algorithm keeps in flight on one worker."""
+        return self.algorithm.calls(self.rollout.num_steps).in_flight
+
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
         found = list(find_credentials(self.model_dump()))
@@ -183,6 +199,32 @@ class RunConfig(Section):
                 " GPUs"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_one_worker_per_gpu(self) -> Self:
+        training = self.training
+        if training.max_workers == 1 or not 0 < training.num_gpus <= 0.5:
+            return self
+        needed, replicas = training.max_workers, self.replicas_beside_trainers
+        if replicas < needed:
+            raise ValueError(
+                f"expected training.num_gpus above 0.5 with {needed} workers, or a reward replica of more than half a"
+                f" GPU beside each of them, got training.num_gpus={training.num_gpus:g} and {replicas} such replicas;"
+                f" Ray would place two workers on one GPU, so set rewards.pool.num_replicas={needed} and"
+                f" rewards.pool.num_gpus={1 - training.num_gpus:g}, or training.num_gpus=1"
+            )
+        return self
+
+    @property
+    def replicas_beside_trainers(self) -> int:
+        """Minimum number of reward replicas that each leave room for one trainer worker on their GPU, not for two."""
+        trainer, pool = self.training, self.rewards.pool
+        apart = self.rewards.in_process or set(pool.resources) != set(trainer.resources) or pool.labels
+        # The number allows for fractions such as 0.1.
+        rest = 1 - pool.num_gpus + 1e-9
+        one_only = pool.num_gpus > 0.5 and trainer.num_gpus <= rest < 2 * trainer.num_gpus
+        models = len(self.rewards.models) + len(self.evaluation.held_out)
+        return 0 if apart or not one_only else pool.least_replicas(models)
 
     @model_validator(mode="after")
     def _check_reward_names(self) -> Self:

@@ -64,9 +64,14 @@ class TrainingConfig(Section):
     gather_for_rollout: bool = True
     """Gather the sharded weights once per rollout instead of once per layer and sampler step."""
     losses_in_flight: int | None = Field(default=None, ge=1)
-    """Maximum number of losses whose graphs are kept alive before one backward pass over their sum; unset uses the
-    algorithm's number. Lower values save memory (activations, and whole gradients between two losses); higher values
-    overlap reward scoring with forward passes."""
+    """Maximum number of losses whose graphs are kept alive before one backward pass over their sum. Unset uses the
+    algorithm's number with one worker, and 1 with several, because ZeRO-3 prefetches weights only then. Lower values
+    save memory (activations, and whole gradients between two losses); higher values overlap reward scoring with forward
+    passes."""
+    shard_group_size: int | None = Field(default=None, ge=2)
+    """Workers of a group, such as the 8 GPUs of a node, that shard a second copy of the weights among themselves, so
+    that gradient steps gather weights within the group instead of from all workers (hpZ of ZeRO++, arXiv 2306.10209). A
+    divisor of `num_workers`. Each GPU holds a further `1 / shard_group_size` of the weights. Unset makes no copy."""
     offload: Literal["optimizer", "weights"] | None = None
     """Offload to the host's memory: gradients, master weights and moments (`optimizer`), or also the weights
     (`weights`); slower. Unset keeps all on the GPU."""
@@ -116,6 +121,23 @@ class TrainingConfig(Section):
                 f"expected resources with a range num_workers ({self.min_workers} to {self.max_workers}), got none; Ray"
                 " counts GPUs of reward replicas as free, so give trainer nodes a separate resource and reserve it,"
                 " such as {trainer_slot: 1}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_shard_groups(self) -> Self:
+        size = self.shard_group_size
+        if size is None:
+            return self
+        if self.elastic or self.max_workers % size:
+            raise ValueError(
+                f"expected num_workers to be a multiple of shard_group_size={size}, and no range, got"
+                f" {self.min_workers} to {self.max_workers} workers; set it to the GPUs of a node, or remove it"
+            )
+        if self.offload == "weights":
+            raise ValueError(
+                f"expected no shard_group_size with offload=weights, got {size}; the second copy of the weights would"
+                " be in the host's memory too, so remove one of the two"
             )
         return self
 

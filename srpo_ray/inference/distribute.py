@@ -11,6 +11,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
+from srpo_ray.cuda import require_cuda
 from srpo_ray.errors import RunFailedError
 from srpo_ray.inference.job import Row, SamplingJob
 from srpo_ray.launch.capacity import cluster_capacity
@@ -30,6 +31,7 @@ class SamplingActor:
     def __call__(self, row: Mapping[str, Any]) -> list[Row]:
         """Draw one chunk."""
         if self._sampler is None:
+            _require_reserved_gpu()
             # Load here and not in the constructor, where Ray Data reports an error as text only.
             from srpo_ray.inference.sampler import Sampler
 
@@ -84,9 +86,16 @@ def draw_on_ray(
 
 def _encode(job: SamplingJob) -> None:
     """Write the text features to the cache, so that no actor loads a text encoder."""
+    _require_reserved_gpu()
     from srpo_ray.inference.sampler import encode
 
     encode(job)
+
+
+def _require_reserved_gpu() -> None:
+    """Check the GPU of this process, if Ray has reserved one: sampling on the CPU instead would take hours."""
+    if ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        require_cuda("--num-workers")
 
 
 def _be_quiet() -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow
 import ray
 import ray.data
-import torch
 from ray.exceptions import RayError
 from tqdm import tqdm
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.cuda import require_cuda
 from srpo_ray.data.cache.shards import ROWS
 from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.texts import read_texts
@@ -40,15 +40,23 @@ class Encoded:
 
 
 class EncodePart:
-    """Ray Data actor that loads the text encoders once and writes one shard per call."""
+    """Ray Data actor that loads the text encoders once and writes one shard per call.
 
-    def __init__(self, config: RunConfig) -> None:
+    Args:
+        config: The run.
+        gpu: True if Ray has reserved a GPU for the actor.
+    """
+
+    def __init__(self, config: RunConfig, gpu: bool) -> None:
         self._config = config
+        self._gpu = gpu
 
     @cached_property
     def _encode(self) -> Callable[[list[str]], object]:
         # Load with the first part, not in the constructor: Ray Data retries a failing constructor without limit.
-        return TextCache.of(self._config).load_encoder("cuda" if torch.cuda.is_available() else "cpu")
+        if self._gpu:
+            require_cuda("encode")
+        return TextCache.of(self._config).load_encoder("cuda" if self._gpu else "cpu")
 
     def __call__(self, batch: pyarrow.Table) -> dict[str, Any]:
         """Encode the parts of a batch, and return the number of texts of each part."""
@@ -97,7 +105,7 @@ def _encode_parts(config: RunConfig, missing: Sequence[str], num_actors: int | N
     rows: list[Any] = [{"texts": part} for part in parts]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         EncodePart,
-        fn_constructor_args=(config,),
+        fn_constructor_args=(config, gpus > 0),
         batch_size=1,
         batch_format="pyarrow",
         # Start with the first actor: on a busy cluster the others may have to wait for their GPUs.

@@ -31,14 +31,29 @@ def check_inputs(config: RunConfig) -> None:
 
     Raises:
         ValueError: If prompts, images, the model folder or its scheduler cannot be used; if the algorithm needs a
-            gradient that a reward lacks, or a step that does not fit in its window; if MLflow's address is invalid; or
-            if the run would be judged by what it trains on.
+            gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel needs a GPU
+            that the run has not; if MLflow's address is invalid; or if the run would be judged by what it trains on.
     """
     check_rewards(config)
+    check_attention_device(config)
     check_model(config.model.path)
     check_grids(config)
     tracking_uri(config)
     check_leakage(config, read_texts(config))
+
+
+def check_attention_device(config: RunConfig) -> None:
+    """Check that a run with a GPU kernel for its attention has GPUs. Each worker then runs the kernel at its start.
+
+    Raises:
+        ValueError: If the run trains on the CPU.
+    """
+    kernel = config.model.attention
+    if kernel != "native" and not config.training.num_gpus:
+        raise ValueError(
+            f"expected model.attention=native on the CPU, got {kernel} with training.num_gpus=0; reserve GPUs with"
+            " training.num_gpus=1, or remove model.attention"
+        )
 
 
 def check_model(path: str) -> None:
@@ -70,7 +85,7 @@ def check_grids(config: RunConfig) -> None:
 
 
 def input_notes(config: RunConfig) -> list[str]:
-    """List notes on a run's inputs for the user: skipped, repeated or cut texts, a grid that differs from the model's.
+    """List notes on a run's inputs for the user: skipped, repeated or cut texts, settings other than the usual.
 
     Raises:
         ValueError: If a text file, a tokenizer or the scheduler cannot be read.
@@ -80,7 +95,18 @@ def input_notes(config: RunConfig) -> list[str]:
     cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
     scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
     cuts = (f"{key}: {each.note}" for key, found in cut.items() for each in found)
-    return [*leakage_notes(texts), *texts.notes, *cuts, *([scheduler] if scheduler else [])]
+    return [*leakage_notes(texts), *texts.notes, *cuts, *([scheduler] if scheduler else []), *losses_notes(config)]
+
+
+def losses_notes(config: RunConfig) -> list[str]:
+    """Note that several workers keep fewer losses in flight than the algorithm does on one worker."""
+    used, usual = config.losses_in_flight, config.algorithm_losses_in_flight
+    if config.training.losses_in_flight or used == usual:
+        return []
+    return [
+        f"training.losses_in_flight: {used} with several workers, not the {usual} of algorithm.type"
+        f" {config.algorithm.type}, because ZeRO-3 prefetches weights only then; set it to choose another number"
+    ]
 
 
 def check_rewards(config: RunConfig) -> None:

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from math import gcd
 
 from srpo_ray.config import ConfigError, RunConfig, apply
 from srpo_ray.config.algorithms.group import GroupSection
+from srpo_ray.config.count import largest
 from srpo_ray.planning.devices import replicas_beside_a_trainer
 from srpo_ray.planning.plan import Advice, Plan, make_plan
 from srpo_ray.planning.shapes import depths
@@ -28,7 +30,7 @@ def advise(config: RunConfig, plan: Plan) -> list[Advice]:
     if not config.training.num_gpus:
         return []
     found = []
-    for changes, why in _candidates(config):
+    for changes, why in candidates(config):
         try:
             changed = make_plan(apply(config, changes), plan.hardware)
         except ConfigError:
@@ -41,7 +43,7 @@ def advise(config: RunConfig, plan: Plan) -> list[Advice]:
     return sorted(found, key=lambda advice: advice.saving, reverse=True)
 
 
-def _candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
+def candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     """Generate the changes that may save memory; planning each of them shows whether it does."""
     yield from _model_candidates(config)
     yield from _training_candidates(config)
@@ -82,13 +84,19 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     algorithm = config.algorithm
     if isinstance(algorithm, GroupSection) and algorithm.passes_per_prompt < algorithm.group_size:
         yield {"algorithm.images_per_pass": 1}, "one image of a group per forward pass; the gradients stay the same"
-    if training.losses_in_flight != 1:
+    if config.losses_in_flight != 1:
         yield {"training.losses_in_flight": 1}, "one graph at a time; the gradients stay the same"
     if training.gather_for_rollout:
         yield {"training.gather_for_rollout": False}, "gather layer by layer in rollouts; more traffic"
     workers = 2 * training.max_workers
     if training.batch_size % workers == 0:
-        yield {"training.num_workers": workers}, "shard over twice the GPUs"
+        wider: Changes = {"training.num_workers": workers}
+        if training.micro_batch_size and training.batch_size // workers % training.micro_batch_size:
+            wider["training.micro_batch_size"] = gcd(training.batch_size // workers, training.micro_batch_size)
+        if replicas_beside_a_trainer(config):
+            # Each further GPU needs a replica too, as Ray places two of such workers on a GPU without one.
+            wider["rewards.pool.num_replicas"] = max(workers, largest(config.rewards.pool.num_replicas))
+        yield wider, "shard over twice the GPUs"
     if training.offload is None:
         yield {"training.offload": "optimizer"}, "optimizer in the host's memory; slower updates"
     if training.offload != "weights":

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.count import CountRange
-from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.zero import REDUCE_BUCKET
 from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
 from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
 from srpo_ray.planning.reward_models import RewardSize
-from srpo_ray.planning.schedule import micro_batches, schedule
+from srpo_ray.planning.schedule import evaluated_images, micro_batches, schedule
 from srpo_ray.planning.shapes import build_policy, dtype_of, parameters, text_encoder_bytes, vae_bytes
 from srpo_ray.planning.trace import Cost
+from srpo_ray.planning.workload import checkpoint_bytes, group_copy
 from srpo_ray.planning.zero_shares import (
-    MASTER,
     Share,
     gathered,
     live_layers,
@@ -58,6 +57,7 @@ def _always_on_trainer(config: RunConfig, part: Share) -> tuple[Part, ...]:
     return present(
         Part("transformer weights", 0 if offload == "weights" else part.weights),
         Part("small weights, whole", part.whole),
+        Part("weights, sharded again in a group", group_copy(config)),
         Part("master weights, float32", 0 if offload else part.master),
         Part("Adam moments, float32", 0 if offload else part.moments),
         Part("summed gradients, float32", 0 if offload else part.gradients),
@@ -130,18 +130,10 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
 
 def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     gpu, evaluation = config.training.num_gpus > 0, config.evaluation
-    images = max(_evaluated_images(each, config) for each in (evaluation, evaluation.tested) if each)
+    images = max(evaluated_images(each, config) for each in (evaluation, evaluation.tested) if each)
     call = velocity_cost(config.model, images, evaluation.guidance_scale, gradient=False, gpu=gpu).peak
     decoding = decoder_cost(config.model, images, sizes, gradient=False, gpu=gpu).peak
     return Phase("evaluation", present(_sampling_weights(config), Part("activations", max(call, decoding))))
-
-
-def _evaluated_images(evaluation: EvaluationConfig, config: RunConfig) -> int:
-    """Images of the largest batch of a worker's share of an evaluation."""
-    if not evaluation.num_prompts:
-        return evaluation.batch_size
-    share = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
-    return min(evaluation.batch_size, share)
 
 
 def _sampling_weights(config: RunConfig) -> Part:
@@ -184,13 +176,13 @@ def replicas_beside_a_trainer(config: RunConfig) -> int:
 def replica_memory(config: RunConfig, rewards: Sequence[RewardSize]) -> Memory:
     """Compute the memory of one replica: its models and the activations of one call.
 
-    If each model has replicas of its own, this is the largest of them.
+    If each model has replicas of its own, this is the largest of them. Rewards in process have no context of their own.
 
     Args:
         config: The run.
         rewards: Sizes of the models.
     """
-    on_gpu = config.rewards.pool.num_gpus > 0
+    on_gpu = config.rewards.pool.num_gpus > 0 and not config.rewards.in_process
     if config.rewards.pool.one_model_each and not config.rewards.in_process:
         rewards = sorted(rewards, key=lambda reward: reward.weights + reward.texts + reward.cost.peak)[-1:]
     always = present(
@@ -204,6 +196,13 @@ def replica_memory(config: RunConfig, rewards: Sequence[RewardSize]) -> Memory:
     slack = int(SLACK * Memory("", always, phases).allocated)
     outside = (Part(f"allocator slack, {SLACK:.0%} assumed", slack), Part("CUDA context, assumed", CONTEXT_BYTES))
     return Memory("reward replica", always, phases, outside)
+
+
+def with_rewards(trainer: Memory, rewards: Memory) -> Memory:
+    """Add the reward models of a run with `rewards.in_process` to the trainer's GPU, as if each phase could score."""
+    models = Part("reward models in the trainer's process", rewards.allocated)
+    slack = Part("their allocator slack", int(SLACK * rewards.allocated))
+    return Memory(trainer.name, trainer.always, trainer.phases, (*trainer.outside, models, slack))
 
 
 def _fitting(room: float, need: float) -> int:
@@ -227,7 +226,7 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
     if training.offload == "weights":
         offloaded += part.weights
     in_replicas = 0
-    if config.rewards.in_process:
+    if config.rewards.in_process and not training.num_gpus:
         in_replicas = workers * replica_memory(config, rewards).allocated
     elif not pool.num_gpus:
         in_replicas = replica_count(config) * (PROCESS_BYTES + replica_memory(config, rewards).allocated)
@@ -237,8 +236,7 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
         Part("reward models on the CPU", in_replicas),
     )
     whole = element_size * sum(parameter.numel for parameter in tensors)
-    copies = 3 + bool(training.ema) + ("old" in config.algorithm.needs.roles)
-    kept = copies * MASTER * trained_elements(tensors)
+    kept = checkpoint_bytes(config)
     # Each worker writes an equal share, so a node writes as much as it has workers of the fewest.
     written = kept * min(workers, training.min_workers) // training.min_workers
     phases = (

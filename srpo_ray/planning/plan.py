@@ -12,12 +12,22 @@ from srpo_ray.planning.devices import (
     replicas_beside_a_trainer,
     replicas_per_gpu,
     trainer_memory,
+    with_rewards,
 )
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.reward_models import reward_sizes
-from srpo_ray.planning.schedule import rollout_notes
+from srpo_ray.planning.schedule import evaluations, rollout_notes, schedule
 from srpo_ray.planning.shapes import parameters
-from srpo_ray.planning.workload import Work, replica_work, reward_traffic, worker_traffic, worker_work
+from srpo_ray.planning.workload import (
+    Work,
+    checkpoint_bytes,
+    evaluation_work,
+    group_traffic,
+    replica_work,
+    reward_traffic,
+    worker_traffic,
+    worker_work,
+)
 from srpo_ray.planning.zero_shares import trained_elements
 
 
@@ -34,13 +44,25 @@ class Plan:
     """Kinds of GPUs of the run: those of the trainers and, if separate, those of the rewards."""
     host: Memory
     traffic: tuple[Part, ...]
-    """Traffic between one worker and the others in an update."""
+    """Traffic between one worker and the others in an update, without that in its group."""
+    group_traffic: tuple[Part, ...]
+    """Traffic between one worker and those of its group in an update."""
     reward_traffic: tuple[Part, ...]
     """Traffic between one worker and the reward replicas in an update."""
     work: tuple[Work, ...]
     """Computation of one worker in an update."""
     replica_work: Work
     """Computation of all reward replicas in an update."""
+    evaluation: Work | None
+    """Computation of one worker in one evaluation; None if the number of images is not in the config."""
+    evaluations: int
+    """Evaluations of the run, with those of the base model."""
+    checkpoint_bytes: int
+    checkpoints: int
+    """Checkpoints of the run."""
+    updates: int
+    losses_in_flight: int
+    """Losses of one backward pass."""
     notes: tuple[str, ...]
     """Parts of the run that the plan does not count, and its assumptions."""
     hardware: Hardware
@@ -62,6 +84,31 @@ class Plan:
         return sum(work.flops for work in self.work) / flops if flops else None
 
     @property
+    def update_s(self) -> float | None:
+        """Seconds of an update: GPU or host, whichever is slower, and the wire. None if no speed is given."""
+        flops = self.hardware.flops
+        return sum(work.seconds(flops) for work in self.work) + (self.wire_s or 0) if flops else None
+
+    @property
+    def evaluation_s(self) -> float | None:
+        """Seconds of one evaluation. None if no speed or no number of images is given."""
+        flops = self.hardware.flops
+        return self.evaluation.seconds(flops) if flops and self.evaluation else None
+
+    @property
+    def checkpoint_s(self) -> float:
+        """Seconds of one checkpoint, in which the updates wait."""
+        return self.checkpoint_bytes / (self.hardware.storage_gbs * 1e9)
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds of the run after its start: updates, evaluations and checkpoints. None if no speed is given."""
+        if self.update_s is None:
+            return None
+        evaluations = self.evaluations * (self.evaluation_s or 0)
+        return self.updates * self.update_s + evaluations + self.checkpoints * self.checkpoint_s
+
+    @property
     def wire_s(self) -> float | None:
         """Seconds of one worker's traffic with the others in an update. None if no bandwidth is given."""
         bandwidth = self.hardware.bandwidth_gbs
@@ -75,6 +122,10 @@ class Plan:
         return {**figures, "limit": self.hardware.limit, "fits": self.fits, "peak": self.peak} | {
             "compute_s": self.compute_s,
             "wire_s": self.wire_s,
+            "update_s": self.update_s,
+            "evaluation_s": self.evaluation_s,
+            "checkpoint_s": self.checkpoint_s,
+            "run_s": self.run_s,
         }
 
 
@@ -103,7 +154,7 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         ValueError: If the model's config cannot be found, or `model.lora` does not match the model.
     """
     pool = config.rewards.pool
-    gpu = pool.num_gpus > 0 and not config.rewards.in_process
+    gpu = (config.training.num_gpus if config.rewards.in_process else pool.num_gpus) > 0
     gradient = config.algorithm.needs.reward == "gradient"
     trained, unknown = reward_sizes(config.rewards.models, pool.micro_batch_size, gradient=gradient, gpu=gpu)
     held_out, more = reward_sizes(config.evaluation.held_out, pool.micro_batch_size, gradient=False, gpu=gpu)
@@ -117,9 +168,16 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         gpus=_gpus(config, trainer_memory(config, sizes), replica_memory(config, [*trained, *held_out])),
         host=host_memory(config, hardware.gpus_per_node, [*trained, *held_out]),
         traffic=worker_traffic(config),
+        group_traffic=group_traffic(config),
         reward_traffic=reward_traffic(config, sizes),
         work=worker_work(config, sizes),
         replica_work=replica_work(config, trained),
+        evaluation=evaluation_work(config, sizes),
+        evaluations=evaluations(config),
+        checkpoint_bytes=checkpoint_bytes(config),
+        checkpoints=-(-config.training.num_updates // config.training.checkpoint_interval),
+        updates=config.training.num_updates,
+        losses_in_flight=schedule(config).in_flight,
         notes=(*notes, *rollout_notes(config), *replica_notes(config)),
         hardware=hardware,
     )
@@ -130,6 +188,8 @@ def _gpus(config: RunConfig, trainer: Memory, replica: Memory) -> tuple[Memory, 
     if beside:
         shared = Part(f"{_replicas(beside)} on the same GPU", beside * replica.peak)
         return (Memory(trainer.name, trainer.always, trainer.phases, (*trainer.outside, shared)),)
+    if config.rewards.in_process and config.training.num_gpus:
+        return (with_rewards(trainer, replica),)
     if config.rewards.in_process or not config.rewards.pool.num_gpus:
         return (trainer,)
     together = replicas_per_gpu(config)

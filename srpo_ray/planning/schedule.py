@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from srpo_ray.config import RunConfig
+from srpo_ray.config.evaluation import EvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def schedule(config: RunConfig) -> Schedule:
         sampling=sampling,
         forward=calls.forward * sampling,
         losses=calls.losses,
-        in_flight=min(training.losses_in_flight or calls.in_flight, calls.losses),
+        in_flight=min(config.losses_in_flight, calls.losses),
         chained=calls.chained,
         mean_chained=calls.mean_chained,
         decodes=calls.decodes,
@@ -78,6 +79,19 @@ def rollout_notes(config: RunConfig) -> tuple[str, ...]:
         f"images of the base model: at most {most}, of {calls} transformer calls each, sampled once before the first"
         " update by all workers and shared with other runs, are not counted",
     )
+
+
+def evaluations(config: RunConfig) -> int:
+    """Count the evaluations of a run: the base model, one per interval and after the last update; tests not counted."""
+    return 1 + -(-config.training.num_updates // config.evaluation.interval)
+
+
+def evaluated_images(evaluation: EvaluationConfig, config: RunConfig) -> int:
+    """Count the images of the largest batch of a worker's share of an evaluation."""
+    if not evaluation.num_prompts:
+        return evaluation.batch_size
+    share = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
+    return min(evaluation.batch_size, share)
 
 
 def micro_batches(config: RunConfig) -> int:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from srpo_ray.config import RunConfig
 from srpo_ray.planning.accounting import Part, present
 from srpo_ray.planning.cost import decoder_cost, velocity_cost
+from srpo_ray.planning.host import forward_seconds, gradient_seconds
 from srpo_ray.planning.reward_models import RewardSize
-from srpo_ray.planning.schedule import micro_batches, schedule
+from srpo_ray.planning.schedule import evaluated_images, micro_batches, schedule
 from srpo_ray.planning.shapes import dtype_of, parameters
 from srpo_ray.planning.trace import Cost
-from srpo_ray.planning.zero_shares import gathered, trained_elements
+from srpo_ray.planning.zero_shares import MASTER, gathered, trained_elements
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,12 @@ class Work:
     name: str
     flops: float
     """Operations of one worker, or of all replicas together for the reward models."""
+    host_s: float = 0.0
+    """Seconds of the host's Python, estimated; 0 on the CPU, where they are part of the arithmetic."""
+
+    def seconds(self, flops: float) -> float:
+        """Compute the seconds at a number of operations per second. GPU and host work at once: the slower counts."""
+        return max(self.flops / flops, self.host_s)
 
 
 def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
@@ -36,11 +43,45 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     decodings = plan.gradients if plan.decodes else 1
     reuse = config.rollout.reuse
+    rollouts, gradients = count * plan.forward, count * plan.gradients * plan.mean_chained
+    hooked = not config.training.gather_for_rollout
+    sampled_s = forward_seconds(model, hooked=hooked) if gpu else 0.0
+    trained_s = gradient_seconds(model, plan.in_flight) if gpu else 0.0
     return (
-        Work("rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", count * plan.forward * forward),
-        Work("gradient steps", count * plan.gradients * plan.mean_chained * _both(call)),
+        Work(
+            "rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", rollouts * forward, rollouts * sampled_s
+        ),
+        Work("gradient steps", gradients * _both(call), gradients * trained_s),
         Work("VAE decoder", count * decodings * _both(decoder)),
     )
+
+
+def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
+    """Compute the work of one worker in one evaluation, without that of the reward models.
+
+    Args:
+        config: The run.
+        sizes: Input sizes of the rewards, in pixels per side.
+
+    Returns:
+        The work; None if `evaluation.num_prompts` does not say how many images there are.
+    """
+    model, evaluation, training = config.model, config.evaluation, config.training
+    if not evaluation.num_prompts:
+        return None
+    gpu, batch = training.num_gpus > 0, evaluated_images(evaluation, config)
+    images = -(-evaluation.num_prompts * evaluation.samples_per_prompt // training.max_workers)
+    step = velocity_cost(model, batch, evaluation.guidance_scale, gradient=False, gpu=gpu).forward_flops / batch
+    decoding = decoder_cost(model, batch, sizes, gradient=False, gpu=gpu).forward_flops / batch
+    calls = -(-images // evaluation.batch_size) * evaluation.num_steps
+    host_s = calls * forward_seconds(model, hooked=not training.gather_for_rollout) if gpu else 0.0
+    return Work("evaluation", images * (evaluation.num_steps * step + decoding), host_s)
+
+
+def checkpoint_bytes(config: RunConfig) -> int:
+    """Compute the bytes of a checkpoint: float32 weights and both moments, EMA and old weights of what is trained."""
+    copies = 3 + bool(config.training.ema) + ("old" in config.algorithm.needs.roles)
+    return copies * MASTER * trained_elements(parameters(config.model))
 
 
 def replica_work(config: RunConfig, trained: Sequence[RewardSize]) -> Work:
@@ -75,11 +116,31 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     averaged = others * element_size * trained_elements(tensors)
     count = micro_batches(config)
     rollouts = plan.sampling + plan.phases - 1 if training.gather_for_rollout else count * plan.forward
+    # In a group, the first gather of an update makes the group's copy.
+    first = 1 - min(1, rollouts) if training.shard_group_size else count * calls
     return present(
         Part("weights gathered for rollouts", int(rollouts * once)),
-        Part("weights gathered for gradients", int(count * calls * once)),
+        Part("weights gathered for gradients", int(first * once)),
         Part("gradients averaged", int(count * backwards * averaged)),
     )
+
+
+def group_traffic(config: RunConfig) -> tuple[Part, ...]:
+    """Compute the bytes between one worker and those of its group of `training.shard_group_size` in an update."""
+    size, plan = config.training.shard_group_size, schedule(config)
+    if size is None:
+        return ()
+    once = (size - 1) / size * gathered(parameters(config.model), config.training, dtype_of(config.model).itemsize)
+    calls = 2 * plan.gradients * plan.mean_chained
+    return present(Part(f"weights gathered in groups of {size}", int(micro_batches(config) * calls * once)))
+
+
+def group_copy(config: RunConfig) -> int:
+    """Compute the bytes of one worker's part of the copy of the weights that its group shards."""
+    size = config.training.shard_group_size
+    if size is None:
+        return 0
+    return dtype_of(config.model).itemsize * sum(-(-tensor.numel // size) for tensor in parameters(config.model))
 
 
 def reward_traffic(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Part, ...]:

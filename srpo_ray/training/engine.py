@@ -314,4 +314,7 @@ class Engine:
         whole = [value for value in self._trainable.values() if value.ds_status == ZeroParamStatus.AVAILABLE]
         if whole:
             whole[0].partition(whole)
+        # The copies of `shard_group_size` hold the weights before, and are made again from these.
+        self._engine.optimizer.invalidate_secondary_tensor()
+        if whole:
             whole[0].all_gather(whole)

@@ -13,9 +13,11 @@ import ray.util
 import torch
 
 from srpo_ray.config import RunConfig
+from srpo_ray.cuda import require_cuda
 from srpo_ray.errors import CheckpointError
 from srpo_ray.evaluation.reward_hacking import sign_texts
 from srpo_ray.files import write_text
+from srpo_ray.models.attention import check_attention
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
@@ -42,6 +44,7 @@ from srpo_ray.runs.warnings import read_signs
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.early_stop import Decision, agreed_decision
 from srpo_ray.training.engine import restore_linear
+from srpo_ray.training.gpus import require_own_gpu
 from srpo_ray.training.host import Host
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
@@ -106,9 +109,10 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     config, folder = arguments.config, RunFolder(arguments.run_dir)
     _require_shared(folder)
     device = _prepare_process(config)
+    check_attention(config.model.attention, device)
     checkpoint = find_checkpoint(config, folder)
     start = checkpoint.update if checkpoint else 0
-    trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
+    trainer = build_trainer(config, folder, _connect_rewards(arguments, device), device, checkpoint)
     _note(folder, start, "started", f"workers: {trainer.world_size}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     return _Run(config, folder, host, trainer, tracker, start)
@@ -302,19 +306,21 @@ def _require_shared(folder: RunFolder) -> None:
 
 
 def _prepare_process(config: RunConfig) -> str:
+    require_own_gpu()
     restore_linear()
     # An earlier run of this process may have changed the number of threads.
     threads = config.training.num_threads or _THREADS
     if config.training.num_threads or torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     if config.training.num_gpus:
+        require_cuda("training.num_gpus")
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
         return device
     return "cpu"
 
 
-def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
+def _connect_rewards(arguments: WorkerArguments, device: str) -> RewardScorer:
     config = arguments.config
     factors, official = config.rewards.factors, config.evaluation.preprocessing == "official"
     if arguments.pool is not None:
@@ -325,6 +331,7 @@ def _connect_rewards(arguments: WorkerArguments) -> RewardScorer:
         factors=factors,
         micro_batch_size=config.rewards.pool.micro_batch_size,
         official=official,
+        device=device,
     )
 
 

@@ -115,7 +115,7 @@ class Trainer:
             share: Weight of the losses in this worker's update; 0 for a repeated micro-batch.
         """
         waiting = iter(losses)
-        in_flight = self.config.training.losses_in_flight or self.algorithm.calls.in_flight
+        in_flight = self.config.losses_in_flight
         while True:
             with self.timer.stage("forward"):
                 pending = list(islice(waiting, in_flight))

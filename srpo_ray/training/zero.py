@@ -29,6 +29,7 @@ def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
             "stage3_max_reuse_distance": LIVE_PARAMETERS,
             "stage3_prefetch_bucket_size": PREFETCHED,
             "sub_group_size": SUB_GROUP,
+            **({"zero_hpz_partition_size": config.shard_group_size} if config.shard_group_size else {}),
             **_offload(config),
         },
         "bf16": {"enabled": dtype == torch.bfloat16},

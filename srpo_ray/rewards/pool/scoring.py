@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
+from srpo_ray.cuda import require_cuda
 from srpo_ray.rewards.combine import score_and_gradient, score_only
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import ModelInfo, Pixels, Reply
@@ -77,9 +78,5 @@ class LoadedRewards:
 def _device(pool: PoolConfig) -> str:
     if pool.num_gpus == 0:
         return "cpu"
-    if not torch.cuda.is_available():
-        raise ValueError(
-            f"expected a CUDA device for `rewards.pool.num_gpus: {pool.num_gpus:g}`, received a node where torch "
-            "finds none; set num_gpus to 0 or install a CUDA build of torch"
-        )
+    require_cuda("rewards.pool.num_gpus")
     return "cuda"

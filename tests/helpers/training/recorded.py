@@ -55,6 +55,8 @@ def config_of(variant: str, run_root: str, world_size: int) -> RunConfig:
     algorithm, overrides = VARIANTS[variant]
     layer = ROOT / "configs" / "algorithms" / f"{algorithm}.yaml"
     files = [SMALL_WORLD, layer] if layer.exists() else [SMALL_WORLD]
+    # Both branches before one backward pass on two ranks too, as in the record.
+    overrides = [*overrides, "training.losses_in_flight=2"] if algorithm == "srpo" else overrides
     return load_run(files, [*TINY, f"run_root={run_root}", f"training.num_workers={world_size}", *overrides])
 
 

@@ -28,6 +28,7 @@ def train_engine(
     steps: range,
     state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None,
     offload: Literal["optimizer", "weights"] | None = None,
+    group: int | None = None,
 ) -> dict[str, Any]:
     """Train with the engine; every rank takes its share of each batch."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -35,7 +36,9 @@ def train_engine(
     if state:
         network.load_state_dict(state[0])
     optimizer = OptimizerConfig(lr=LR, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_NORM)
-    training = TrainingConfig(batch_size=4, num_workers=world_size, optimizer=optimizer, offload=offload)
+    training = TrainingConfig(
+        batch_size=4, num_workers=world_size, optimizer=optimizer, offload=offload, shard_group_size=group
+    )
     engine = Engine(network, training, torch.float32)
     if state:
         engine.load(*state, {})
@@ -114,6 +117,24 @@ def test_state_resumes_at_another_world_size_as_if_never_stopped(tmp_path: Path)
     assert relative_error(rest["weights"], train_torch(range(4))["weights"]) < 1e-5
 
 
+@pytest.mark.long
+def test_state_resumes_on_two_ranks_that_share_a_copy_of_the_weights(tmp_path: Path) -> None:
+    first = run_ranks(train_engine, 1, tmp_path, range(2), None)
+    state = (first["weights"], first["optimizer"], 2)
+    rest = run_ranks(train_engine, 2, tmp_path, range(2, 4), state, None, 2)
+    expected = train_torch(range(4))
+    assert relative_error(rest["gradients"], expected["gradients"]) < 1e-5
+    assert relative_error(rest["weights"], expected["weights"]) < 1e-5
+
+
+def test_group_of_workers_reaches_deepspeeds_config() -> None:
+    def hpz(**changes: int) -> int | None:
+        config = TrainingConfig.model_validate({"num_workers": 4, **changes})
+        return zero_config(config, torch.bfloat16)["zero_optimization"].get("zero_hpz_partition_size")
+
+    assert (hpz(), hpz(shard_group_size=2)) == (None, 2)
+
+
 def gradients_of_one_update(folder: str, *configs: RunConfig) -> list[dict[str, Tensor]]:
     """The gradients of the first update of real trainers on the small world."""
     return [_gradients(config, folder) for config in configs]
@@ -135,8 +156,8 @@ def test_two_ranks_have_the_gradients_of_one_whole_or_in_parts_or_one_loss_at_a_
     (whole,) = run_ranks(gradients_of_one_update, 1, tmp_path, str(tmp_path), tiny_run)
     halves = apply(tiny_run, {"training.num_workers": 2})
     parts = apply(halves, {"training.micro_batch_size": 1})
-    one_by_one = apply(halves, {"training.losses_in_flight": 1})
-    for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts, one_by_one):
+    together = apply(halves, {"training.losses_in_flight": 2})
+    for found in run_ranks(gradients_of_one_update, 2, tmp_path, str(tmp_path), halves, parts, together):
         assert relative_error(found, whole) < 1e-5
     # Four passes on three workers: the third makes two that count nothing.
     elastic = {"training.num_workers": {"min": 1, "max": 4}, "training.resources": {"trainer_slot": 1}}

@@ -62,19 +62,6 @@ def test_compiling_names_every_block_and_leaves_the_state_dict_as_it_is() -> Non
     assert compiled == ["transformer_blocks.0", "single_transformer_blocks.0"]
 
 
-def test_native_attention_leaves_the_transformer_as_it_is() -> None:
-    network: Any = tiny_transformer()
-    set_attention(network, "native")
-    assert {processor._attention_backend for processor in network.attn_processors.values()} == {None}
-
-
-def test_kernel_that_is_not_installed_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"model.attention: expected a kernel that is installed on this machine, got 'flash_3'"
-    ):
-        set_attention(tiny_transformer(), "flash_3")
-
-
 def test_kernel_for_a_transformer_that_cannot_change_its_attention_is_refused(tmp_path: Path) -> None:
     transformer = load_transformer(str(save_tiny_sd3(tmp_path / "sd3")), torch.float32)
     with pytest.raises(ValueError, match=r"expected native for a SD3Transformer2DModel, .* got 'cudnn'; remove it"):

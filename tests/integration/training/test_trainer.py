@@ -31,9 +31,7 @@ def pending(output: LossOutput) -> Loss:
         (3, ["forward 1", "forward 2", "forward 3", "back 3.0"]),
     ],
 )
-def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
-    in_flight: int, expected: list[str]
-) -> None:
+def test_backward_waits_for_as_many_losses_as_the_config_keeps_in_flight(in_flight: int, expected: list[str]) -> None:
     events: list[str] = []
 
     def losses() -> Iterator[Loss]:
@@ -45,8 +43,7 @@ def test_backward_waits_for_as_many_losses_as_the_algorithm_keeps_in_flight(
         events.append(f"back {loss.item()}")
 
     trainer: Any = SimpleNamespace(
-        config=SimpleNamespace(training=SimpleNamespace(losses_in_flight=None)),
-        algorithm=SimpleNamespace(calls=SimpleNamespace(in_flight=in_flight)),
+        config=SimpleNamespace(losses_in_flight=in_flight),
         engine=SimpleNamespace(backward=backward),
         timer=StageTimer(),
         meter=MeanMeter("cpu"),
@@ -131,7 +128,7 @@ def means_of_two_ranks() -> dict[str, float]:
     meter = MeanMeter("cpu")
     parts = ([((1.0, 2.0), 1.0)], [((6.0,), 1.0), ((1.0,), 0.0)])[dist.get_rank()]
     trainer: Any = SimpleNamespace(
-        config=SimpleNamespace(training=SimpleNamespace(losses_in_flight=1)),
+        config=SimpleNamespace(losses_in_flight=1),
         engine=SimpleNamespace(backward=lambda _: None),
         timer=StageTimer(),
         meter=meter,

@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 
 from srpo_ray.config.count import CountRange, largest, smallest
 from srpo_ray.config.load import ConfigError, validate
 from srpo_ray.config.rewards import PoolConfig
+from srpo_ray.config.training import TrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,22 @@ def test_pool_of_one_model_each_has_as_many_replicas_of_every_model() -> None:
 def test_labels_are_plain_values(value: str) -> None:
     with pytest.raises(ConfigError, match=r"labels\.role"):
         validate(PoolConfig, {"labels": {"role": value}}, "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_workers": 12}, "a multiple of shard_group_size=8, and no range, got 12 to 12 workers"),
+        (
+            {"num_workers": {"min": 8, "max": 16}, "resources": {"trainer_slot": 1}},
+            "a multiple of shard_group_size=8, and no range, got 8 to 16 workers",
+        ),
+        ({"num_workers": 16, "offload": "weights"}, "no shard_group_size with offload=weights, got 8"),
+    ],
+)
+def test_groups_that_do_not_divide_the_workers_or_are_offloaded_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"expected .*{message}"):
+        TrainingConfig.model_validate({"batch_size": 48, "shard_group_size": 8, **changes})
+    assert TrainingConfig(batch_size=48, num_workers=16, shard_group_size=8).shard_group_size == 8

@@ -10,7 +10,7 @@ from srpo_ray.cli import main
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.errors import OutOfMemoryRunError
 from srpo_ray.planning.accounting import Memory, Part, Phase
-from srpo_ray.planning.advice import advise
+from srpo_ray.planning.advice import advise, candidates
 from srpo_ray.planning.hardware import GIB, GPUS, Hardware
 from srpo_ray.planning.plan import Plan, make_plan
 from srpo_ray.planning.workload import worker_traffic
@@ -43,6 +43,13 @@ def test_every_recipe_fits_the_gpu_of_its_name(base: Path, place: Path) -> None:
     assert all(memory.peak <= GPUS["L40S"].memory_gib * GIB for memory in rewards_gpu)
 
 
+@pytest.mark.parametrize("base", [base for base in BASES if "full" in base.stem], ids=lambda path: path.stem)
+def test_recipe_of_all_weights_writes_its_143_gb_once(base: Path) -> None:
+    training = load_run([base]).training
+    assert training.checkpoint_interval == training.num_updates
+    assert training.checkpoints_kept == 1
+
+
 def test_there_are_recipes_and_both_places_for_their_rewards() -> None:
     assert {path.stem for path in BASES} == {
         "flux_lora_80gb",
@@ -70,7 +77,7 @@ def test_what_is_too_large_does_not_fit(recipe: str, overrides: tuple[str, ...])
 
 def test_advice_given_to_the_command_line_has_the_peak_that_it_promises() -> None:
     layers = [RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_same_gpu.yaml"]
-    change = ("model.gradient_checkpointing=false", "training.losses_in_flight=null")
+    change = ("model.gradient_checkpointing=false", "training.losses_in_flight=2")
     config = load_run(layers, change)
     hardware = Hardware(gpu="A100-80GB")
     plan = make_plan(config, hardware)
@@ -83,6 +90,18 @@ def test_advice_given_to_the_command_line_has_the_peak_that_it_promises() -> Non
     }
     for entry in advice[:3]:
         assert make_plan(load_run(layers, [*change, *entry.overrides]), hardware).peak == entry.peak
+
+
+def test_more_workers_are_advised_with_what_they_need() -> None:
+    config = load_run([RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_same_gpu.yaml"])
+    (changes,) = [each for each, _ in candidates(config) if "training.num_workers" in each]
+    # Sixteen workers have two prompts each, and a replica beside each of them.
+    assert changes == {
+        "training.num_workers": 16,
+        "training.micro_batch_size": 2,
+        "rewards.pool.num_replicas": 16,
+    }
+    assert apply(config, changes).training.pass_size == 2
 
 
 def test_whole_gathered_weights_are_in_the_rollout_of_a_sharded_run() -> None:
@@ -159,7 +178,8 @@ def test_base_model_is_counted_before_the_first_update_and_not_in_it(tiny_run: R
 
 
 def test_time_is_work_over_speed_and_grows_with_traffic() -> None:
-    config = load_run([RECIPES / "flux_full_32gpu.yaml", RECIPES / "rewards_own_node.yaml"])
+    layers = [RECIPES / "flux_full_32gpu.yaml", RECIPES / "rewards_own_node.yaml"]
+    config = load_run(layers, ["training.shard_group_size=null"])
     plan = make_plan(config, Hardware(gpu="H20", tflops=100, bandwidth_gbs=50))
     flops = {work.name: work.flops for work in plan.work}
     assert flops["rollout"] == pytest.approx(932e12, rel=0.02)
@@ -177,6 +197,19 @@ def test_time_is_work_over_speed_and_grows_with_traffic() -> None:
     assert twice["weights gathered for gradients"] == 2 * sent["weights gathered for gradients"]
     pixels = {part.name: part.bytes for part in plan.reward_traffic}["pixels to the rewards"]
     assert pixels == 2 * 3 * 224 * 224 * 4
+
+
+def test_groups_of_workers_gather_for_gradients_from_a_copy_of_their_own() -> None:
+    layers = (RECIPES / "flux_full_32gpu.yaml", RECIPES / "rewards_own_node.yaml")
+    alone, grouped = (plan_of(*layers, gpu="H100", overrides=(f"training.shard_group_size={n}",)) for n in ("null", 8))
+    weights = 2 * grouped.parameters
+    held = {part.name: part.bytes for part in grouped.gpus[0].always}
+    assert held["weights, sharded again in a group"] == pytest.approx(weights / 8, rel=1e-4)
+    # Four calls gather seven eighths of the weights in the group. One gather for the rollout comes from all.
+    assert [part.bytes for part in grouped.group_traffic] == [pytest.approx(4 * 7 / 8 * weights, rel=1e-2)]
+    between = [{part.name: part.bytes for part in plan.traffic} for plan in (alone, grouped)]
+    assert between[0].keys() - between[1].keys() == {"weights gathered for gradients"}
+    assert between[0]["weights gathered for rollouts"] == between[1]["weights gathered for rollouts"]
 
 
 def test_command_says_that_a_run_fits_and_writes_every_figure(
@@ -235,6 +268,19 @@ def test_reward_whose_size_is_not_known_is_named_and_not_counted() -> None:
     models = "evaluation.held_out=[{name: liked, type: image_reward}]"
     plan = make_plan(load_run([SMALL_WORLD], [models]), Hardware(gpu="H100"))
     assert plan.notes == ("reward liked: its size is not known, so it is not counted",)
+
+
+def test_rewards_in_process_are_on_the_gpu_of_the_trainer_without_a_second_context() -> None:
+    layers = (RECIPES / "flux_lora_48gb.yaml", RECIPES / "rewards_same_gpu.yaml")
+    beside, within = (
+        plan_of(*layers, gpu="L40S", overrides=(f"rewards.in_process={choice}",)) for choice in ("false", "true")
+    )
+    # Each process has a context of 0.6 GiB.
+    assert beside.peak - within.peak == pytest.approx(0.6 * GIB, abs=1e6)
+    assert len(within.gpus) == 1
+    on_cpu = plan_of(*layers, gpu="L40S", overrides=("rewards.in_process=true", "training.num_gpus=0"))
+    assert "reward models on the CPU" in {part.name for part in on_cpu.host.always}
+    assert "reward models on the CPU" not in {part.name for part in within.host.always}
 
 
 def test_range_of_replicas_is_planned_with_its_most_and_the_plan_says_so() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.algorithms.base import AlgorithmSection, Calls, Needs
+from srpo_ray.launch.preflight import losses_notes
 from srpo_ray.planning import zero_shares
 from srpo_ray.planning.devices import trainer_memory
 from srpo_ray.planning.schedule import micro_batches, schedule
@@ -42,6 +43,25 @@ def test_losses_in_flight_can_be_fewer_than_the_algorithm_wants(tiny_run: RunCon
     assert schedule(apply(tiny_run, {"training.losses_in_flight": 1})).in_flight == 1
 
 
+def test_several_workers_keep_one_loss_in_flight_unless_the_config_says_otherwise(tiny_run: RunConfig) -> None:
+    several = apply(tiny_run, {"training.num_workers": 2})
+    assert (tiny_run.losses_in_flight, several.losses_in_flight) == (2, 1)
+    assert schedule(several).in_flight == 1
+    assert apply(several, {"training.losses_in_flight": 2}).losses_in_flight == 2
+    elastic = {"training.num_workers": {"min": 1, "max": 2}, "training.resources": {"trainer_slot": 1}}
+    assert apply(tiny_run, elastic | {"rewards.pool.resources": {"reward_slot": 1}}).losses_in_flight == 1
+
+
+def test_fewer_losses_in_flight_than_the_algorithm_wants_are_said_once_they_are_not_asked_for(
+    tiny_run: RunConfig,
+) -> None:
+    several = apply(tiny_run, {"training.num_workers": 2})
+    (note,) = losses_notes(several)
+    assert note.startswith("training.losses_in_flight: 1 with several workers, not the 2 of algorithm.type srpo")
+    assert not losses_notes(tiny_run)
+    assert not losses_notes(apply(several, {"training.losses_in_flight": 1}))
+
+
 class GroupedConfig(AlgorithmSection):
     """Twelve images of each prompt, in three passes; two optimizer steps and two phases."""
 
@@ -72,9 +92,10 @@ def test_weights_are_gathered_for_each_phase_and_each_loss_of_each_optimizer_ste
     config = apply(tiny_run, {"training.num_workers": 2, "training.micro_batch_size": 2})
     one, more = ({part.name: part.bytes for part in worker_traffic(each)} for each in (config, grouped(config)))
     assert more["weights gathered for rollouts"] == 2 * one["weights gathered for rollouts"]
-    # One micro-batch with two losses in one backward pass, against three with two losses in each of two steps.
+    # One micro-batch with two losses, against three with two losses in each of two steps. With several workers, each
+    # loss has a backward pass of its own.
     assert more["weights gathered for gradients"] == pytest.approx(6 * one["weights gathered for gradients"], rel=1e-6)
-    assert more["gradients averaged"] == pytest.approx(3 * 2 * 2 * one["gradients averaged"], rel=1e-6)
+    assert more["gradients averaged"] == pytest.approx(3 * 2 * one["gradients averaged"], rel=1e-6)
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])

@@ -5,11 +5,14 @@ import pytest
 import ray.exceptions
 from ray.train import ControllerError, WorkerGroupError
 
+from srpo_ray.config import apply, load_run
 from srpo_ray.errors import OutOfMemoryRunError
 from srpo_ray.launch import train as launch
 from srpo_ray.launch.fit import StopOnNonRetryableError, non_retryable_error
+from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.train import warn_of_shared_file
 from srpo_ray.rewards.base import RewardError
+from tests.conftest import SMALL_WORLD
 
 BROKEN = RewardError("preference", ["a cat"], "pool/0", "not finite")
 
@@ -56,3 +59,11 @@ def test_file_that_several_hosts_would_write_is_warned_of(
     with caplog.at_level(logging.WARNING):
         warn_of_shared_file(uri)
     assert ("expected an MLflow server" in caplog.text) == warned
+
+
+def test_gpu_kernel_for_attention_is_refused_on_the_cpu_before_anything_starts() -> None:
+    changes = {"model.attention": "flash", "model.dtype": "bfloat16"}
+    with pytest.raises(
+        ValueError, match=r"expected model.attention=native on the CPU, got flash .*training.num_gpus=1"
+    ):
+        check_inputs(apply(load_run([SMALL_WORLD]), changes))

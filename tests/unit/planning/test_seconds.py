@@ -1,0 +1,120 @@
+"""Planned seconds: of the host as measured, of an update as estimated by hand, and of a whole run."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.planning.hardware import GPUS, Hardware
+from srpo_ray.planning.host import HOST_SPEED, forward_seconds, gradient_seconds
+from srpo_ray.planning.plan import Plan, make_plan
+from srpo_ray.planning.report import duration
+from srpo_ray.planning.workload import Work
+from tests.conftest import ROOT
+
+RECIPES = ROOT / "configs" / "recipes"
+
+
+def recipe(name: str, *overrides: str) -> RunConfig:
+    return load_run([RECIPES / f"{name}.yaml", RECIPES / "rewards_same_gpu.yaml"], overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpointed", "in_flight", "low", "high"),
+    [
+        ("flux_lora_80gb", True, 1, 2.1, 2.3),
+        ("flux_lora_80gb", True, 2, 5.6, 6.0),
+        ("flux_full_8x80gb", True, 1, 1.5, 1.7),
+        ("flux_full_8x80gb", True, 2, 3.1, 4.0),
+    ],
+)
+def test_host_seconds_of_a_gradient_pass_are_those_measured(
+    name: str, checkpointed: bool, in_flight: int, low: float, high: float
+) -> None:
+    """For both losses where two are in flight, on the measuring machine, for the 57 blocks of FLUX.1."""
+    model = recipe(name, f"model.gradient_checkpointing={checkpointed}").model
+    assert low <= in_flight * gradient_seconds(model, in_flight) / HOST_SPEED <= high
+
+
+@pytest.mark.parametrize(("name", "measured"), [("flux_lora_80gb", 0.08), ("flux_full_8x80gb", 0.06)])
+def test_host_seconds_of_a_call_without_hooks_are_those_measured(name: str, measured: float) -> None:
+    model = recipe(name).model
+    assert forward_seconds(model, hooked=False) / HOST_SPEED == pytest.approx(measured)
+    assert forward_seconds(model, hooked=True) > forward_seconds(model, hooked=False)
+
+
+def test_pass_without_recomputation_costs_the_host_less() -> None:
+    model = recipe("flux_lora_80gb").model
+    kept = model.model_copy(update={"gradient_checkpointing": False})
+    # Two of three passes with hooks, so between a half and all of the seconds.
+    assert 0.5 < gradient_seconds(kept, 1) / gradient_seconds(model, 1) < 1
+
+
+def test_slower_of_gpu_and_host_counts() -> None:
+    assert Work("a", 100.0, host_s=2.0).seconds(100.0) == 2.0
+    assert Work("a", 100.0, host_s=0.5).seconds(100.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "overrides", "seconds"),
+    [
+        ("flux_lora_80gb", "H100", (), 67),
+        ("flux_full_8x80gb", "H100", (), 16.5),
+        ("flux_lora_48gb", "L40S", (), 121),
+        pytest.param(
+            "flux_lora_80gb",
+            "H100",
+            ("training.micro_batch_size=1", "training.losses_in_flight=2", "model.vae_checkpointing=false"),
+            118,
+            marks=pytest.mark.long,
+        ),
+        pytest.param("flux_full_8x80gb", "H100", ("training.micro_batch_size=1",), 23, marks=pytest.mark.long),
+    ],
+)
+def test_update_takes_the_seconds_that_were_estimated_by_hand(
+    name: str, gpu: str, overrides: tuple[str, ...], seconds: float
+) -> None:
+    """Estimates from published speeds of FLUX.1-dev (0.125 s per rollout step at 720 px) and the measured host."""
+    plan = make_plan(recipe(name, *overrides), Hardware(gpu=gpu))
+    assert plan.update_s == pytest.approx(seconds, rel=0.12)
+
+
+def test_assumed_speed_of_an_h100_is_the_published_one_of_flux_without_compilation() -> None:
+    # 28 steps of 74.4 TFLOP, 1024 px, in 6.57 s.
+    assert GPUS["H100"].tflops * GPUS["H100"].share == pytest.approx(28 * 74.4 / 6.57, rel=0.02)
+
+
+def test_run_is_its_updates_its_evaluations_and_its_checkpoints(tiny_run: RunConfig) -> None:
+    changes: dict[str, Any] = {"training.num_updates": 10, "training.checkpoint_interval": 4, "evaluation.interval": 5}
+    plan = make_plan(apply(tiny_run, changes), Hardware(tflops=1, storage_gbs=2))
+    # Base model, updates 5 and 10; updates 4, 8 and 10.
+    assert (plan.updates, plan.evaluations, plan.checkpoints) == (10, 3, 3)
+    assert plan.checkpoint_bytes == 3 * 4 * plan.trained
+    assert plan.checkpoint_s == plan.checkpoint_bytes / 2e9
+    assert plan.update_s == plan.compute_s
+    assert plan.update_s
+    assert plan.evaluation_s
+    assert plan.run_s == pytest.approx(10 * plan.update_s + 3 * plan.evaluation_s + 3 * plan.checkpoint_s)
+
+
+def test_evaluation_samples_the_images_of_its_prompts(tiny_run: RunConfig) -> None:
+    def work(changes: dict[str, Any]) -> float:
+        found = make_plan(apply(tiny_run, changes), Hardware()).evaluation
+        assert found
+        return found.flops
+
+    assert work({"evaluation.num_prompts": 8}) == pytest.approx(2 * work({"evaluation.num_prompts": 4}))
+    assert make_plan(apply(tiny_run, {"evaluation.num_prompts": None}), Hardware()).evaluation is None
+
+
+def test_a_gpu_is_not_slower_than_its_host_on_the_cpu(tiny_run: RunConfig) -> None:
+    plan: Plan = make_plan(tiny_run, Hardware(tflops=1))
+    assert {work.host_s for work in plan.work} == {0.0}
+    faster = replace(plan, hardware=Hardware(tflops=2))
+    assert plan.update_s == pytest.approx(2 * (faster.update_s or 0))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(42.04, "42.0 s"), (90, "1.5 min"), (5400, "1.5 h")])
+def test_durations_are_written_in_the_unit_that_they_fill(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
