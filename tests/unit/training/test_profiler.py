@@ -17,7 +17,7 @@ def make_updates(profiler: UpdateProfiler, updates: range) -> None:
     timer = StageTimer()
     for update in updates:
         with profiler.update(update), timer.stage("rollout"):
-            torch.ones(update, update) @ torch.ones(update, update)
+            torch.mm(torch.ones(update, update), torch.ones(update, update))
 
 
 def test_each_profiled_update_after_the_first_has_a_trace_with_its_stages(tmp_path: Path) -> None:
