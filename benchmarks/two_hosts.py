@@ -103,7 +103,7 @@ def differences(one: Path, several: Path) -> dict[str, float]:
             abs(value - again[key])
             for row, again in zip(*rows, strict=True)
             for key, value in row.items()
-            if isinstance(value, float) and not key.startswith(("time/", "memory/"))
+            if isinstance(value, float) and not key.startswith(("time/", "memory/", "speed/"))
         )
     return found
 

@@ -38,6 +38,8 @@ def run(parsed: argparse.Namespace) -> int:
         print(f"srpo-ray: {warning}", file=sys.stderr)
     for line in _test_lines(folder):
         print(line)
+    for line in _profile_lines(folder):
+        print(line)
     print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
     return 0
 
@@ -57,6 +59,15 @@ def _test_lines(folder: "RunFolder") -> list[str]:
         for name in base
         if name.startswith("evaluator/")
     ]
+
+
+def _profile_lines(folder: "RunFolder") -> list[str]:
+    """Location of the traces of profiled updates; none without them."""
+    traces = sorted(folder.profile.glob("update_*.json.gz"))
+    if not traces:
+        return []
+    names = ", ".join(trace.name for trace in traces)
+    return [f"profile: {names} in {folder.profile}; open it in https://ui.perfetto.dev or chrome://tracing"]
 
 
 def _results_folder(parsed: argparse.Namespace) -> str:

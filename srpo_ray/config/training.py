@@ -88,6 +88,12 @@ class TrainingConfig(Section):
     """Custom Ray resources that one worker reserves, for example `{trainer_slot: 1}`."""
     num_threads: int | None = Field(default=None, ge=1)
     """Torch threads of one worker on the CPU; unset uses torch's default."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """Ceiling of one worker in 10^12 operations per second, above 0: that of a large matrix product in the model's data
+    type, as `benchmarks/gpu_day.py` measures it. Metric `speed/mfu` is the achieved share of it; unset reports none."""
+    profile_updates: int = Field(default=0, ge=0)
+    """Updates whose trace worker 0 writes to the run's folder, below `num_updates`: those after the first one of a
+    start. Profiled updates take longer."""
     max_failures: int = Field(default=2, ge=0)
     """Maximum number of restarts from the last checkpoint after a lost worker, before the run fails."""
     checkpoint_interval: int = Field(default=20, ge=1)
@@ -148,6 +154,15 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"expected lr_schedule.warmup_updates to be at most num_updates = {self.num_updates}, got {warmup};"
                 " the run would end before its learning rate is reached, so shorten the warmup"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_profile(self) -> Self:
+        if 0 < self.num_updates <= self.profile_updates:
+            raise ValueError(
+                f"expected profile_updates to be below num_updates = {self.num_updates}, got {self.profile_updates};"
+                " the first update only warms up, so profile fewer updates or make more"
             )
         return self
 

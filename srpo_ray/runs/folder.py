@@ -37,6 +37,7 @@ class RunFolder:
         self.images = self.path / "images"
         self.base_images = self.images / "base.safetensors"
         self.tuned_images = self.images / "tuned.safetensors"
+        self.profile = self.path / "profile"
         self.events = self.path / "events.jsonl"
         self.checkpoint_place = self.path / "checkpoints.txt"
         self.preparing = self.path / "preparing.json"

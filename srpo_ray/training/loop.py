@@ -46,7 +46,9 @@ from srpo_ray.training.early_stop import Decision, agreed_decision
 from srpo_ray.training.engine import restore_linear
 from srpo_ray.training.gpus import require_own_gpu
 from srpo_ray.training.host import Host
+from srpo_ray.training.profiler import UpdateProfiler
 from srpo_ray.training.setup import build_trainer
+from srpo_ray.training.throughput import Throughput
 from srpo_ray.training.trainer import Trainer
 from srpo_ray.training.worker_arguments import WorkerArguments
 
@@ -88,11 +90,13 @@ def run_loop(arguments: WorkerArguments, host: Host) -> None:
 
 def _train(run: "_Run") -> None:
     training, evaluation = run.config.training, run.config.evaluation
+    profiler = _profiler(run)
     run.evaluate_start()
     update = run.start
     for update in run.remaining_updates():
         # Rows, events and checkpoints count the updates made. The trainer takes the index of an update, from 0.
-        metrics = run.trainer.update(update - 1)
+        with profiler.update(update):
+            metrics = run.trainer.update(update - 1)
         run.log(update, metrics)
         preempted = run.nodes_about_to_leave(update)
         if preempted or run.is_due(update, training.checkpoint_interval):
@@ -112,10 +116,13 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     check_attention(config.model.attention, device)
     checkpoint = find_checkpoint(config, folder)
     start = checkpoint.update if checkpoint else 0
+    rank, workers = rank_and_world_size()
+    # Before the engine exists: it replaces functions of torch, whose calls are counted here.
+    throughput = Throughput.of(config, workers) if rank == 0 else None
     trainer = build_trainer(config, folder, _connect_rewards(arguments, device), device, checkpoint)
     _note(folder, start, "started", f"workers: {trainer.world_size}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
-    return _Run(config, folder, host, trainer, tracker, start)
+    return _Run(config, folder, host, trainer, tracker, start, throughput)
 
 
 @dataclass
@@ -130,6 +137,8 @@ class _Run:
     """Connection to MLflow, on worker 0 only."""
     start: int
     """Updates made before this start of the run."""
+    throughput: Throughput | None = None
+    """Throughput of the updates, on worker 0 only."""
     decision: Decision = field(default_factory=Decision)
     """Decision after the latest evaluation."""
     saved: int | None = None
@@ -146,7 +155,9 @@ class _Run:
         return update == self.config.training.num_updates or update % interval == 0
 
     def log(self, update: int, metrics: dict[str, float]) -> None:
-        """Write the metrics of an update to the run's folder and to MLflow."""
+        """Write the metrics of an update, with its throughput, to the run's folder and to MLflow."""
+        if self.throughput:
+            metrics = {**metrics, **self.throughput.metrics(metrics)}
         if self.tracker:
             append_row(self.folder.updates, {"update": update, **metrics})
             self.tracker.log_metrics(metrics, update)
@@ -303,6 +314,12 @@ def _require_shared(folder: RunFolder) -> None:
             f"run_root: expected a folder that every node sees, got {folder.path}, which {socket.gethostname()} does"
             " not see; put run_root on storage that all nodes share, at the same path on each"
         )
+
+
+def _profiler(run: _Run) -> UpdateProfiler:
+    """Profiler of the updates, on worker 0 only."""
+    training = run.config.training
+    return UpdateProfiler(run.folder.profile, training.profile_updates if run.tracker else 0, gpu=training.num_gpus > 0)
 
 
 def _prepare_process(config: RunConfig) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.profiler import record_function
 
 
 class StageTimer:
@@ -19,10 +20,11 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the block as `time/<name>`."""
+        """Count the block as `time/<name>`, and mark it as `<name>` in a profiler's trace."""
         start = time.perf_counter()
         try:
-            yield
+            with record_function(name):
+                yield
         finally:
             if self._device.type == "cuda":
                 # CUDA calls are asynchronous: without this, a stage would be charged for the work of the previous one.

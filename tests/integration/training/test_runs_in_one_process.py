@@ -16,7 +16,13 @@ from srpo_ray.runs.storage import Storage
 from tests.helpers.training.ranks import run_ranks
 
 IN_PROCESS = {"rewards.in_process": True, "evaluation.samples_per_prompt": 2}
-OTHER = {"name": "other", "seed": 3, "model.lora.rank": 4, "algorithm.control_words": "vivid"}
+OTHER = {
+    "name": "other",
+    "seed": 3,
+    "model.lora.rank": 4,
+    "algorithm.control_words": "vivid",
+    "training.profile_updates": 1,
+}
 
 
 class Rows:
@@ -44,7 +50,7 @@ def train(config: RunConfig, host: Rows) -> RunFolder:
 def numbers(folder: RunFolder) -> dict[str, Any]:
     """All that a run computed, without times and memory."""
     rows = [*read_rows(folder.updates), *read_rows(folder.evaluations), *read_rows(folder.scores)]
-    kept = [{key: row[key] for key in row if not key.startswith(("time/", "memory/"))} for row in rows]
+    kept = [{key: row[key] for key in row if not key.startswith(("time/", "memory/", "speed/"))} for row in rows]
     return {"rows": repr(kept), "weights": dict(read_trained_weights(Storage(folder.checkpoints), 4))}
 
 
@@ -59,7 +65,12 @@ def train_around_another(config: RunConfig) -> dict[str, Any]:
     shutil.rmtree(Path(config.run_root) / "cache")
     found["last"] = numbers(train(apply(config, {**IN_PROCESS, "name": "last"}), last))
     assert (first.updates, stopped.updates, last.updates) == ([0, 2, 4], [0, 2], [0, 2, 4])
-    assert not (Path(config.run_root) / "other" / "finished.json").exists()
+    other = RunFolder(Path(config.run_root) / "other")
+    assert not other.finished.exists()
+    assert [trace.name for trace in other.profile.iterdir()] == ["update_000002.json.gz"]
+    (second,) = [row for row in read_rows(other.updates) if row["update"] == 2]
+    assert second["speed/images_per_second"] == pytest.approx(4 / second["time/update"])
+    assert second["speed/tflops"] > 0
     return found
 
 

@@ -1,0 +1,66 @@
+"""Throughput of updates: achieved FLOP/s, images per second, and the share of an update that waits for rewards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from srpo_ray.config import RunConfig
+from srpo_ray.planning.model_flops import ModelFlops, model_flops
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Throughput of a run's updates, computed from the metrics of each."""
+
+    flops: ModelFlops
+    """FLOPs of one image in each computation."""
+    images: int
+    """Images that an update trains on, over all workers."""
+    decoded: int
+    """Images that an update decodes, over all workers; an image counts once for each loss that decodes it."""
+    distinct: float
+    """Share of the workers' micro-batches that are no repetition of another worker's, in (0, 1]."""
+    workers: int
+    """Number of trainer workers."""
+    peak_tflops: float | None
+    """Ceiling of one worker in TFLOP/s; None reports no utilization."""
+
+    @classmethod
+    def of(cls, config: RunConfig, workers: int) -> "Throughput":
+        """Compute the FLOPs and images of a run's updates.
+
+        Args:
+            config: The run.
+            workers: Number of trainer workers of this start of the run.
+        """
+        training, calls = config.training, config.algorithm.calls(config.rollout.num_steps)
+        images = training.batch_size * calls.images_per_prompt
+        micro_batches = training.batch_size // training.pass_size * calls.passes_per_prompt
+        made = training.num_passes(workers, calls.passes_per_prompt) * workers
+        return cls(
+            flops=model_flops(config),
+            images=images,
+            decoded=images * (calls.losses * calls.optimizer_steps if calls.decodes else 1),
+            distinct=micro_batches / made,
+            workers=workers,
+            peak_tflops=training.peak_tflops,
+        )
+
+    def metrics(self, update: Mapping[str, float]) -> dict[str, float]:
+        """Compute the metrics `speed/...` of an update, each for one worker.
+
+        Args:
+            update: Metrics of the update, with its evaluations (`cost/...`) and seconds (`time/...`).
+        """
+        seconds = update["time/update"]
+        transformer = (
+            update["cost/forward"] * self.flops.forward + update["cost/forward_backward"] * self.flops.forward_backward
+        )
+        flops = transformer * self.distinct + self.decoded * self.flops.decode
+        tflops = flops / self.workers / seconds / 1e12
+        utilization = {"speed/mfu": tflops / self.peak_tflops} if self.peak_tflops else {}
+        return {
+            "speed/tflops": tflops,
+            **utilization,
+            "speed/images_per_second": self.images / self.workers / seconds,
+            "speed/reward_wait_share": update["time/reward_wait"] / seconds,
+        }

@@ -1,0 +1,68 @@
+"""Throughput of updates against figures computed by hand, and the FLOPs that it counts."""
+
+import pytest
+
+from srpo_ray.config import apply, load_run
+from srpo_ray.planning.cost import transformer_cost
+from srpo_ray.planning.model_flops import ModelFlops, model_flops
+from srpo_ray.training.throughput import Throughput
+from tests.conftest import SMALL_WORLD, TINY
+
+TINY_RUN = load_run([SMALL_WORLD], TINY)
+FLOPS = ModelFlops(forward=2e12, forward_backward=7e12, decode=0.5e12)
+UPDATE = {"cost/forward": 24.0, "cost/forward_backward": 4.0, "time/update": 5.0, "time/reward_wait": 0.5}
+
+
+def throughput(*, workers: int = 2, distinct: float = 1.0, peak: float | None = None) -> Throughput:
+    return Throughput(FLOPS, images=4, decoded=8, distinct=distinct, workers=workers, peak_tflops=peak)
+
+
+def test_metrics_are_those_of_one_worker() -> None:
+    # 24 x 2 + 4 x 7 + 8 x 0.5 = 80 TFLOP in 5 s on 2 workers.
+    assert throughput().metrics(UPDATE) == pytest.approx(
+        {"speed/tflops": 8.0, "speed/images_per_second": 0.4, "speed/reward_wait_share": 0.1}
+    )
+
+
+def test_utilization_is_reported_against_a_given_ceiling_only() -> None:
+    assert "speed/mfu" not in throughput().metrics(UPDATE)
+    assert throughput(peak=16.0).metrics(UPDATE)["speed/mfu"] == pytest.approx(0.5)
+
+
+def test_repeated_micro_batches_add_no_flops() -> None:
+    few = apply(TINY_RUN, {"training.batch_size": 4, "training.micro_batch_size": 1})
+    alone, three = (Throughput.of(few, workers) for workers in (1, 3))
+    # Three workers make two passes each: six for four micro-batches, and the costs count all six.
+    assert (alone.distinct, three.distinct) == (1.0, pytest.approx(4 / 6))
+    repeated = {**UPDATE, "cost/forward": 36.0, "cost/forward_backward": 6.0}
+    assert three.metrics(repeated)["speed/tflops"] * 3 == pytest.approx(alone.metrics(UPDATE)["speed/tflops"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "decoded"),
+    [
+        ({}, 4, 8),
+        ({"algorithm.renoisings": 3}, 4, 24),
+        ({"algorithm.type": "direct_align"}, 4, 4),
+        ({"algorithm.type": "dance_grpo", "algorithm.group_size": 3}, 12, 12),
+    ],
+)
+def test_images_are_counted_once_and_decodings_for_each_loss(
+    changes: dict[str, object], images: int, decoded: int
+) -> None:
+    found = Throughput.of(apply(TINY_RUN, {"training.batch_size": 4, **changes}), 1)
+    assert (found.images, found.decoded) == (images, decoded)
+
+
+def test_recomputation_adds_no_flops() -> None:
+    saving = apply(TINY_RUN, {"model.gradient_checkpointing": True, "model.vae_checkpointing": True})
+    assert model_flops(saving) == model_flops(TINY_RUN)
+    executed = transformer_cost(saving.model, 1, gradient=True, gpu=False)
+    assert executed.forward_flops + executed.backward_flops > model_flops(saving).forward_backward
+
+
+def test_decoder_has_a_backward_pass_only_where_the_gradient_passes_through_it() -> None:
+    scored = model_flops(apply(TINY_RUN, {"algorithm.type": "dance_grpo"})).decode
+    differentiated = model_flops(TINY_RUN).decode
+    # A convolution's gradient in its input costs as much as its forward pass; the frozen decoder has no other.
+    assert differentiated == pytest.approx(2 * scored, rel=0.05)
