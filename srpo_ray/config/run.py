@@ -14,6 +14,7 @@ from srpo_ray.config.rewards import RewardsConfig
 from srpo_ray.config.sources import same_model
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
+from srpo_ray.config.zero import Stage, zero_stage
 from srpo_ray.credentials import find_credentials
 
 
@@ -54,6 +55,11 @@ class RunConfig(Section):
         """Names of the reward models that read no text, trained and held-out."""
         models = (*self.rewards.models, *self.evaluation.held_out)
         return tuple(model.name for model in models if not model.reads_text)
+
+    @property
+    def zero_stage(self) -> Stage:
+        """ZeRO stage of the run."""
+        return zero_stage(self.training, adapters=self.model.lora is not None)
 
     @property
     def samples_rollouts(self) -> bool:
@@ -148,6 +154,37 @@ class RunConfig(Section):
             raise ValueError(
                 f"expected training.ema with algorithm.type={self.algorithm.type}, which samples with the EMA of the"
                 " weights, got none; set training.ema to {} for its defaults"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_gather_blocks(self) -> Self:
+        if not self.training.gather_blocks:
+            return self
+        if self.model.lora:
+            raise ValueError(
+                "expected training.gather_blocks=false with model.lora, got true; DeepSpeed would release the frozen"
+                " weights of a block before they are used, and adapters gather nothing at ZeRO stage 2, so remove it"
+            )
+        if not self.model.gradient_checkpointing:
+            raise ValueError(
+                "expected model.gradient_checkpointing=true with training.gather_blocks, got false; without"
+                " recomputation DeepSpeed releases a block's weights before its backward pass has ended, so set it or"
+                " remove gather_blocks"
+            )
+        calls = self.algorithm.calls(self.rollout.num_steps)
+        in_flight = min(self.training.losses_in_flight or calls.in_flight, calls.losses)
+        if in_flight > 1:
+            raise ValueError(
+                f"expected training.losses_in_flight=1 with training.gather_blocks, got {in_flight}; DeepSpeed supports"
+                " one pass through a block per backward pass, so set training.losses_in_flight=1 or remove"
+                " gather_blocks"
+            )
+        if calls.chained > 1:
+            raise ValueError(
+                f"expected one transformer call per loss with training.gather_blocks, got {calls.chained} of"
+                f" algorithm.type={self.algorithm.type}; DeepSpeed supports one pass through a block per backward pass,"
+                " so remove gather_blocks or choose another algorithm"
             )
         return self
 

@@ -10,7 +10,7 @@ from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import micro_batches, schedule
 from srpo_ray.planning.shapes import dtype_of, parameters
 from srpo_ray.planning.trace import Cost
-from srpo_ray.planning.zero_shares import gathered, trained_elements
+from srpo_ray.planning.zero_shares import MASTER, gathered, stage_of, trained_elements
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,30 @@ WIRE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
-    """Compute the bytes between one worker and the others in an update: gathers of weights, averaging of gradients."""
-    training, plan = config.training, schedule(config)
+    """Compute the bytes that one worker receives from the others in an update.
+
+    Collectives count as rings: a gather and a scattered sum of N bytes among W workers send (W - 1) / W * N to each
+    worker, and a sum that every worker receives sends twice as much.
+    """
+    training, plan, count = config.training, schedule(config), micro_batches(config)
     element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
     others = (training.max_workers - 1) / training.max_workers
+    trained, stage = others * trained_elements(tensors), stage_of(tensors, training)
+    backwards = count * plan.optimizer_steps * -(-plan.losses // plan.in_flight)
+    if stage.whole_weights:
+        sums = 2 * element_size * backwards if stage.number == 2 else 2 * MASTER * plan.optimizer_steps
+        return present(
+            Part("gradients averaged", int(sums * trained)),
+            Part("updated weights", int(plan.optimizer_steps * element_size * trained)),
+        )
     once = others * gathered(tensors, training, element_size)
     # Every call with gradient gathers the weights twice, for its forward and for its backward pass.
     calls = 2 * plan.gradients * plan.mean_chained
-    backwards = plan.optimizer_steps * -(-plan.losses // plan.in_flight)
-    averaged = others * element_size * trained_elements(tensors)
-    count = micro_batches(config)
     rollouts = plan.sampling + plan.phases - 1 if training.gather_for_rollout else count * plan.forward
     return present(
         Part("weights gathered for rollouts", int(rollouts * once)),
         Part("weights gathered for gradients", int(count * calls * once)),
-        Part("gradients averaged", int(count * backwards * averaged)),
+        Part("gradients averaged", int(backwards * element_size * trained)),
     )
 
 

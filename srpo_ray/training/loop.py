@@ -109,7 +109,7 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     checkpoint = find_checkpoint(config, folder)
     start = checkpoint.update if checkpoint else 0
     trainer = build_trainer(config, folder, _connect_rewards(arguments), device, checkpoint)
-    _note(folder, start, "started", f"workers: {trainer.world_size}")
+    _note(folder, start, "started", f"workers: {trainer.world_size}, {config.zero_stage}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     return _Run(config, folder, host, trainer, tracker, start)
 
