@@ -131,9 +131,10 @@ def test_engine_does_not_load_torchs_compiler(tmp_path: Path) -> None:
     assert not run_ranks(compiler_is_loaded, 1, tmp_path)
 
 
-@pytest.mark.parametrize("offload", ["optimizer", "weights"])
-def test_offloaded_updates_equal_plain_torch(tmp_path: Path, offload: str) -> None:
-    found = run_ranks(train_engine, 2, tmp_path, range(3), None, {"offload": offload})
+@pytest.mark.parametrize(("offload", "stage"), [("optimizer", 3), ("weights", 3), ("optimizer", 2)])
+def test_offloaded_updates_equal_plain_torch(tmp_path: Path, offload: str, stage: int) -> None:
+    settings = {"offload": offload, "zero_stage": stage}
+    found = run_ranks(train_engine, 2, tmp_path, range(3), None, settings)
     expected = train_torch(range(3))
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)
     assert relative_error(found["weights"], expected["weights"]) < 1e-5
