@@ -3,7 +3,7 @@
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -131,10 +131,10 @@ def zero3(setting: Setting) -> list[Row]:
     cost = transformer_cost(model, 1, gradient=True, gpu=GPU)
     flops = cost.forward_flops + cost.backward_flops
     ensure_process_group()
-    for stage in (3, 2, 1) if "zero_stage" in TrainingConfig.model_fields else (3,):
-        chosen = {} if stage == 3 else {"zero_stage": stage}
-        training = TrainingConfig.model_validate({"batch_size": 1, **chosen})
-        engine = Engine(make_transformer(model), training, dtype_of(model), adapters=True)
+    stages: tuple[Literal[3, 2, 1], ...] = (3, 2, 1)
+    for stage in stages:
+        training = TrainingConfig(batch_size=1, zero_stage=stage)
+        engine = Engine(make_transformer(model), training, dtype_of(model))
         policy = make_policy(model, engine)
         arguments = inputs(model, policy)
 

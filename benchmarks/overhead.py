@@ -14,8 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -48,15 +47,11 @@ from srpo_ray.rewards.preprocess import frame_for_each
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.registry import build_rewards
 from srpo_ray.search.publish import hardware
-from srpo_ray.training import zero
 from srpo_ray.training.engine import Engine, restore_linear
 from srpo_ray.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 POOL = "overhead"
-FLUX_PARAMETERS = 11_900_000_000
-LOOK_AHEAD = ("KEPT_WHOLE", "LIVE_PARAMETERS", "PREFETCHED")
-"""Sizes of ZeRO in elements. They are scaled to the width, so that each spans as many modules as at full size."""
 CHECKED, WARM_UP = 2, 1
 """Updates whose weights are compared, and updates of each round that are not counted."""
 SAME = 1e-2
@@ -157,19 +152,6 @@ def load(case: str, config: RunConfig) -> tuple[Any, dict[str, Any]]:
     return transformer.train(), settings
 
 
-@contextmanager
-def scaled_look_ahead(parameters: int) -> Iterator[None]:
-    """Scale ZeRO's sizes from FLUX's number of parameters to that of a narrow model."""
-    full = {name: getattr(zero, name) for name in LOOK_AHEAD}
-    try:
-        for name, elements in full.items():
-            setattr(zero, name, max(1, elements * parameters // FLUX_PARAMETERS))
-        yield
-    finally:
-        for name, elements in full.items():
-            setattr(zero, name, elements)
-
-
 def distance(found: dict[str, Tensor], expected: dict[str, Tensor], start: dict[str, Tensor]) -> float:
     """Distance between two sets of weights, as a share of the distance from their start."""
 
@@ -187,9 +169,7 @@ def measure(case: str, scorers: dict[str, RewardScorer], folder: Path, rounds: i
     start = {
         name: value.detach().clone() for name, value in plain_transformer.named_parameters() if value.requires_grad
     }
-    count = sum(parameter.numel() for parameter in transformer.parameters())
-    with nullcontext() if case == "small world" else scaled_look_ahead(count):
-        engine = Engine(transformer, config.training, torch.float32, adapters=config.model.lora is not None)
+    engine = Engine(transformer, config.training, torch.float32)
     patched = nn.functional.linear
     vae = load_vae(SMALL_WORLD, torch.float32)
     trainers = {}

@@ -14,6 +14,7 @@ from srpo_ray.config.rewards import RewardsConfig
 from srpo_ray.config.sources import same_model
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
+from srpo_ray.config.zero import Stage, zero_stage
 from srpo_ray.credentials import find_credentials
 
 
@@ -56,6 +57,11 @@ class RunConfig(Section):
         return tuple(model.name for model in models if not model.reads_text)
 
     @property
+    def zero_stage(self) -> Stage:
+        """ZeRO stage of the run."""
+        return zero_stage(self.training, adapters=self.model.lora is not None)
+
+    @property
     def samples_rollouts(self) -> bool:
         """True if the trained model samples images in training: not all are real images or the base model's."""
         return self.rollout.source == "policy" and self.data.reads_prompts
@@ -64,12 +70,14 @@ class RunConfig(Section):
     def losses_in_flight(self) -> int:
         """Maximum number of losses whose graphs are kept alive before one backward pass over their sum.
 
-        Unless the config sets it, several workers take one loss at a time: DeepSpeed prefetches sharded weights in the
-        order of an earlier update, and a second forward pass before the backward pass makes it drop that order.
+        Unless the config sets it, several workers at stage 3 take one loss at a time: DeepSpeed prefetches sharded
+        weights in the order of an earlier update, and a second forward pass before the backward pass makes it drop that
+        order.
         """
         if self.training.losses_in_flight:
             return self.training.losses_in_flight
-        return self.algorithm_losses_in_flight if self.training.max_workers == 1 else 1
+        gathers = self.training.max_workers > 1 and not self.zero_stage.whole_weights
+        return 1 if gathers else self.algorithm_losses_in_flight
 
     @property
     def algorithm_losses_in_flight(self) -> int:
@@ -164,6 +172,48 @@ class RunConfig(Section):
             raise ValueError(
                 f"expected training.ema with algorithm.type={self.algorithm.type}, which samples with the EMA of the"
                 " weights, got none; set training.ema to {} for its defaults"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_shard_groups(self) -> Self:
+        size = self.training.shard_group_size
+        if size and self.zero_stage.whole_weights:
+            raise ValueError(
+                f"expected ZeRO stage 3 with training.shard_group_size={size}, got {self.zero_stage.number}"
+                f" ({self.zero_stage.reason}); stages 1 and 2 keep whole weights on every worker, so remove"
+                " training.shard_group_size, or set training.zero_stage=3"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_gather_blocks(self) -> Self:
+        if not self.training.gather_blocks:
+            return self
+        if self.model.lora:
+            raise ValueError(
+                "expected training.gather_blocks=false with model.lora, got true; DeepSpeed would release the frozen"
+                " weights of a block before they are used, and adapters gather nothing at ZeRO stage 2, so remove it"
+            )
+        if not self.model.gradient_checkpointing:
+            raise ValueError(
+                "expected model.gradient_checkpointing=true with training.gather_blocks, got false; without"
+                " recomputation DeepSpeed releases a block's weights before its backward pass has ended, so set it or"
+                " remove gather_blocks"
+            )
+        calls = self.algorithm.calls(self.rollout.num_steps)
+        in_flight = min(self.losses_in_flight, calls.losses)
+        if in_flight > 1:
+            raise ValueError(
+                f"expected training.losses_in_flight=1 with training.gather_blocks, got {in_flight}; DeepSpeed supports"
+                " one pass through a block per backward pass, so set training.losses_in_flight=1 or remove"
+                " gather_blocks"
+            )
+        if calls.chained > 1:
+            raise ValueError(
+                f"expected one transformer call per loss with training.gather_blocks, got {calls.chained} of"
+                f" algorithm.type={self.algorithm.type}; DeepSpeed supports one pass through a block per backward pass,"
+                " so remove gather_blocks or choose another algorithm"
             )
         return self
 

@@ -59,19 +59,29 @@ class TrainingConfig(Section):
     of a prompt."""
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LearningRateScheduleConfig = LearningRateScheduleConfig()
+    zero_stage: Literal["auto", 1, 2, 3] = "auto"
+    """ZeRO stage, which determines what is sharded over the workers: the optimizer (1), also the gradients (2), or also
+    the weights (3). Stages 1 and 2 keep whole weights on every GPU. `auto` takes 3 for all weights and 2 for adapters
+    (`model.lora`) without `offload`. Checkpoints do not depend on the stage."""
+    gather_blocks: bool = False
+    """Gather the sharded weights of a whole transformer block at once instead of layer by layer (ZeRO-3 leaf modules),
+    which saves most of the host's time per pass. Only with all weights trained, stage 3, `model.gradient_checkpointing`
+    and one transformer call per backward pass (`losses_in_flight: 1`)."""
     ema: EmaConfig | None = None
     """Exponential moving average of the weights; unset keeps none. `{}` uses the defaults."""
     gather_for_rollout: bool = True
-    """Gather the sharded weights once per rollout instead of once per layer and sampler step."""
+    """Gather the sharded weights once per rollout instead of once per layer and sampler step; no effect at ZeRO stages
+    1 and 2, whose weights are whole."""
     losses_in_flight: int | None = Field(default=None, ge=1)
     """Maximum number of losses whose graphs are kept alive before one backward pass over their sum. Unset uses the
-    algorithm's number with one worker, and 1 with several, because ZeRO-3 prefetches weights only then. Lower values
-    save memory (activations, and whole gradients between two losses); higher values overlap reward scoring with forward
+    algorithm's number, or 1 with several workers at ZeRO stage 3, which prefetches weights only then. Lower values save
+    memory (activations, and whole gradients between two losses); higher values overlap reward scoring with forward
     passes."""
     shard_group_size: int | None = Field(default=None, ge=2)
     """Workers of a group, such as the 8 GPUs of a node, that shard a second copy of the weights among themselves, so
     that gradient steps gather weights within the group instead of from all workers (hpZ of ZeRO++, arXiv 2306.10209). A
-    divisor of `num_workers`. Each GPU holds a further `1 / shard_group_size` of the weights. Unset makes no copy."""
+    divisor of `num_workers`, at ZeRO stage 3 only. Each GPU holds a further `1 / shard_group_size` of the weights.
+    Unset makes no copy."""
     offload: Literal["optimizer", "weights"] | None = None
     """Offload to the host's memory: gradients, master weights and moments (`optimizer`), or also the weights
     (`weights`); slower. Unset keeps all on the GPU."""
@@ -117,6 +127,22 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"expected micro_batch_size to divide a worker's share of {share} prompts (batch_size"
                 f" {self.batch_size} / num_workers {workers}), got {self.micro_batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_zero_stage(self) -> Self:
+        if self.zero_stage not in (1, 2):
+            return self
+        if self.offload == "weights":
+            raise ValueError(
+                f"expected zero_stage 3 or auto with offload=weights, got {self.zero_stage}; DeepSpeed offloads sharded"
+                " weights only, so remove zero_stage, or offload the optimizer alone"
+            )
+        if self.gather_blocks:
+            raise ValueError(
+                f"expected zero_stage 3 or auto with gather_blocks, got {self.zero_stage}; stages 1 and 2 keep whole"
+                " weights on every worker and gather nothing, so remove gather_blocks or zero_stage"
             )
         return self
 

@@ -86,6 +86,8 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"algorithm.images_per_pass": 1}, "one image of a group per forward pass; the gradients stay the same"
     if config.losses_in_flight != 1:
         yield {"training.losses_in_flight": 1}, "one graph at a time; the gradients stay the same"
+    if config.zero_stage.whole_weights and training.max_workers > 1:
+        yield {"training.zero_stage": 3}, "shard the frozen weights too; much slower gradient steps"
     if training.gather_for_rollout:
         yield {"training.gather_for_rollout": False}, "gather layer by layer in rollouts; more traffic"
     workers = 2 * training.max_workers

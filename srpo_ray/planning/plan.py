@@ -40,6 +40,8 @@ class Plan:
     """Number of the transformer's parameters, adapters included."""
     trained: int
     """Number of trained parameters."""
+    parallelism: str
+    """ZeRO stage of the run and its reason."""
     gpus: tuple[Memory, ...]
     """Kinds of GPUs of the run: those of the trainers and, if separate, those of the rewards."""
     host: Memory
@@ -165,6 +167,7 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         run=config.name,
         parameters=sum(tensor.numel for tensor in tensors),
         trained=trained_elements(tensors),
+        parallelism=str(config.zero_stage),
         gpus=_gpus(config, trainer_memory(config, sizes), replica_memory(config, [*trained, *held_out])),
         host=host_memory(config, hardware.gpus_per_node, [*trained, *held_out]),
         traffic=worker_traffic(config),

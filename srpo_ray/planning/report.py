@@ -21,6 +21,7 @@ def plan_report(plan: Plan, advice: Sequence[Advice], verified: Sequence[str] = 
     """Format a plan, its advice and the verification levels of its recipes for a rich console."""
     trained = "all of them" if plan.trained == plan.parameters else f"{plan.trained:,} of them"
     shown: list[Any] = [Text(f"{plan.run}: a transformer of {plan.parameters:,} parameters, training {trained}")]
+    shown.append(Text(plan.parallelism))
     shown += [_memory_table(memory, plan.hardware.limit) for memory in (*plan.gpus, plan.host)]
     shown += [_update_table(plan), *([_run_table(plan)] if plan.run_s is not None else [])]
     shown += [*(Text(f"not counted: {note}") for note in plan.notes), Text(decision(plan))]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from srpo_ray.config import RunConfig
 from srpo_ray.planning.accounting import Part, present
 from srpo_ray.planning.cost import decoder_cost, velocity_cost
-from srpo_ray.planning.host import forward_seconds, gradient_seconds
+from srpo_ray.planning.host import forward_seconds, gradient_hooks, gradient_seconds, sampling_hooked
 from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import evaluated_images, micro_batches, schedule
 from srpo_ray.planning.shapes import dtype_of, parameters
 from srpo_ray.planning.trace import Cost
-from srpo_ray.planning.zero_shares import MASTER, gathered, trained_elements
+from srpo_ray.planning.zero_shares import MASTER, gathered, stage_of, trained_elements
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,8 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     decodings = plan.gradients if plan.decodes else 1
     reuse = config.rollout.reuse
     rollouts, gradients = count * plan.forward, count * plan.gradients * plan.mean_chained
-    hooked = not config.training.gather_for_rollout
-    sampled_s = forward_seconds(model, hooked=hooked) if gpu else 0.0
-    trained_s = gradient_seconds(model, plan.in_flight) if gpu else 0.0
+    sampled_s = forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
+    trained_s = gradient_seconds(model, plan.in_flight, gradient_hooks(config)) if gpu else 0.0
     return (
         Work(
             "rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", rollouts * forward, rollouts * sampled_s
@@ -74,7 +73,7 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
     step = velocity_cost(model, batch, evaluation.guidance_scale, gradient=False, gpu=gpu).forward_flops / batch
     decoding = decoder_cost(model, batch, sizes, gradient=False, gpu=gpu).forward_flops / batch
     calls = -(-images // evaluation.batch_size) * evaluation.num_steps
-    host_s = calls * forward_seconds(model, hooked=not training.gather_for_rollout) if gpu else 0.0
+    host_s = calls * forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
     return Work("evaluation", images * (evaluation.num_steps * step + decoding), host_s)
 
 
@@ -105,23 +104,32 @@ WIRE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
-    """Compute the bytes between one worker and the others in an update: gathers of weights, averaging of gradients."""
-    training, plan = config.training, schedule(config)
+    """Compute the bytes that one worker receives from the others in an update.
+
+    Collectives count as rings: a gather and a scattered sum of N bytes among W workers send (W - 1) / W * N to each
+    worker, and a sum that every worker receives sends twice as much.
+    """
+    training, plan, count = config.training, schedule(config), micro_batches(config)
     element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
     others = (training.max_workers - 1) / training.max_workers
+    trained, stage = others * trained_elements(tensors), stage_of(tensors, training)
+    backwards = count * plan.optimizer_steps * -(-plan.losses // plan.in_flight)
+    if stage.whole_weights:
+        sums = 2 * element_size * backwards if stage.number == 2 else 2 * MASTER * plan.optimizer_steps
+        return present(
+            Part("gradients averaged", int(sums * trained)),
+            Part("updated weights", int(plan.optimizer_steps * element_size * trained)),
+        )
     once = others * gathered(tensors, training, element_size)
     # Every call with gradient gathers the weights twice, for its forward and for its backward pass.
     calls = 2 * plan.gradients * plan.mean_chained
-    backwards = plan.optimizer_steps * -(-plan.losses // plan.in_flight)
-    averaged = others * element_size * trained_elements(tensors)
-    count = micro_batches(config)
     rollouts = plan.sampling + plan.phases - 1 if training.gather_for_rollout else count * plan.forward
     # In a group, the first gather of an update makes the group's copy.
     first = 1 - min(1, rollouts) if training.shard_group_size else count * calls
     return present(
         Part("weights gathered for rollouts", int(rollouts * once)),
         Part("weights gathered for gradients", int(first * once)),
-        Part("gradients averaged", int(count * backwards * averaged)),
+        Part("gradients averaged", int(backwards * element_size * trained)),
     )
 
 

@@ -1,11 +1,19 @@
-"""Memory of one worker's share of a model under ZeRO-3, exact to the byte."""
+"""Memory of one worker's share of a model under ZeRO, exact to the byte."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.training import TrainingConfig
-from srpo_ray.config.zero import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE_BUCKET, SUB_GROUP
+from srpo_ray.config.zero import (
+    KEPT_WHOLE,
+    LIVE_PARAMETERS,
+    PREFETCHED,
+    REDUCE_BUCKET,
+    SUB_GROUP,
+    Stage,
+    zero_stage,
+)
 
 MASTER = 4
 """Bytes of a float32, the type of master weights, moments, summed gradients, EMA and old weights."""
@@ -24,15 +32,15 @@ class Share:
     """Bytes of one worker's share."""
 
     weights: int
-    """Shards of all parameters, in the data type of the forward passes."""
+    """Shards of all parameters, or all parameters whole, in the data type of the forward passes."""
     whole: int
-    """Small parameters, which every worker keeps whole."""
+    """Small parameters, which every worker keeps whole beside the shards of stage 3."""
     master: int
     """float32 copy of the shards of the trained parameters, which DeepSpeed keeps for float32 models too."""
     moments: int
     """First and second moments of Adam."""
     gradients: int
-    """Accumulated gradients of the shards."""
+    """Accumulated gradients: of the shards, or of all trained parameters at stage 1."""
     ema: int
     """EMA of the weights."""
     old: int
@@ -62,27 +70,45 @@ def share(
         element_size: Bytes of an element in the forward passes: 2 or 4.
         roles: Other weights than the policy's that the algorithm asks.
     """
-    workers = training.min_workers
-    adapters = any(not parameter.trainable for parameter in parameters)
-    trained = _trained_part(parameters, workers)
+    workers, stage = training.min_workers, stage_of(parameters, training)
+    adapters = _adapters(parameters)
+    trained = _trained_part(parameters, training)
+    if stage.whole_weights:
+        flat = workers * trained
+        weights = flat + sum(parameter.numel for parameter in parameters if not parameter.trainable)
+        bucket = min(REDUCE_BUCKET, trained_elements(parameters))
+    else:
+        flat, bucket = trained, REDUCE_BUCKET
+        weights = sum(_part(parameter, workers) for parameter in parameters)
     small = sum(parameter.numel for parameter in parameters if parameter.numel <= KEPT_WHOLE)
     return Share(
-        weights=element_size * sum(_part(parameter, workers) for parameter in parameters),
+        weights=element_size * weights,
         # The shard of a single worker is the whole parameter already.
-        whole=element_size * small if workers > 1 or training.offload == "weights" else 0,
+        whole=element_size * small if gathers(parameters, training) else 0,
         master=MASTER * trained,
         moments=2 * MASTER * trained,
-        gradients=MASTER * trained,
+        gradients=MASTER * (flat if stage.number == 1 else trained),
         ema=MASTER * trained if training.ema else 0,
         old=MASTER * trained if "old" in roles else 0,
         reference=element_size * trained if "reference" in roles and not adapters else 0,
-        bucket=element_size * REDUCE_BUCKET,
+        bucket=element_size * bucket,
     )
+
+
+def stage_of(parameters: Sequence[Parameter], training: TrainingConfig) -> Stage:
+    """Return the ZeRO stage of a run."""
+    return zero_stage(training, adapters=_adapters(parameters))
+
+
+def gathers(parameters: Sequence[Parameter], training: TrainingConfig) -> bool:
+    """Return true if a call gathers weights from other workers or from the host."""
+    divided = training.min_workers > 1 or training.offload == "weights"
+    return divided and not stage_of(parameters, training).whole_weights
 
 
 def gathered(parameters: Sequence[Parameter], training: TrainingConfig, element_size: int) -> int:
     """Compute the bytes of all sharded parameters once gathered; 0 if gathering copies nothing."""
-    if training.min_workers == 1 and training.offload != "weights":
+    if not gathers(parameters, training):
         return 0
     return element_size * sum(parameter.numel for parameter in parameters if parameter.numel > KEPT_WHOLE)
 
@@ -95,7 +121,7 @@ def live_layers(parameters: Sequence[Parameter], training: TrainingConfig, eleme
 
 def update_buffers(parameters: Sequence[Parameter], training: TrainingConfig) -> int:
     """Compute the temporary bytes of an update: a flat copy of a sub-group's gradients and the root of one moment."""
-    return 2 * MASTER * min(_trained_part(parameters, training.min_workers), SUB_GROUP)
+    return 2 * MASTER * min(_trained_part(parameters, training), SUB_GROUP)
 
 
 def trained_elements(parameters: Sequence[Parameter]) -> int:
@@ -103,10 +129,19 @@ def trained_elements(parameters: Sequence[Parameter]) -> int:
     return sum(parameter.numel for parameter in parameters if parameter.trainable)
 
 
-def _trained_part(parameters: Sequence[Parameter], workers: int) -> int:
+def _adapters(parameters: Sequence[Parameter]) -> bool:
+    return any(not parameter.trainable for parameter in parameters)
+
+
+def _trained_part(parameters: Sequence[Parameter], training: TrainingConfig) -> int:
+    """Count the elements of one worker's shards of the trained parameters, with padding."""
+    workers = training.min_workers
+    if stage_of(parameters, training).whole_weights:
+        # All trained parameters are one flat tensor, whose shards have an even size.
+        return 2 * -(-trained_elements(parameters) // (2 * workers))
     return sum(_part(parameter, workers) for parameter in parameters if parameter.trainable)
 
 
 def _part(parameter: Parameter, workers: int) -> int:
-    """Count the elements of one worker's shard. All shards have one size, and the last is padded."""
+    """Count the elements of one worker's shard at stage 3. All shards have one size, and the last is padded."""
     return -(-parameter.numel // workers)

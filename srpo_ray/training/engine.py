@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO-3 engine: sharded weights, backward pass, optimizer step. No other module imports DeepSpeed."""
+"""DeepSpeed engine: backward pass and optimizer step. Only this module and `partition` import DeepSpeed."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -9,25 +9,17 @@ import deepspeed
 import deepspeed.ops
 import torch
 from deepspeed.runtime import compiler
-from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_grad,
-    safe_get_full_optimizer_state,
-    safe_get_local_fp32_param,
-    safe_set_local_fp32_param,
-    safe_set_local_optimizer_state,
-)
+from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor, nn
 
 from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.training import TrainingConfig
+from srpo_ray.config.zero import zero_stage
 from srpo_ray.training.ema import Ema, Shadow
 from srpo_ray.training.lr_schedule import learning_rate
-from srpo_ray.training.shards import cut, forward_hooks, join, on_cpu, share_out, without_hooks
+from srpo_ray.training.partition import MOMENTS, Partition, ShardedWeights, WholeWeights, assert_no_hooks
+from srpo_ray.training.shards import on_cpu, share_out
 from srpo_ray.training.zero import zero_config
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 _LINEAR: Any = torch.nn.functional.linear
 """Torch's own function; only an engine replaces it."""
@@ -63,7 +55,7 @@ def restore_linear() -> None:
 
 
 class Engine:
-    """Training of a module's trainable parameters, sharded over the workers by ZeRO-3.
+    """Training of a module's trainable parameters by DeepSpeed, on all workers together.
 
     An optimizer step is any number of rounds of forward passes and one `backward` over their summed loss, followed by
     one `step`. The order forward, forward, backward, backward is an error: ZeRO-3 would silently drop gradients.
@@ -76,36 +68,39 @@ class Engine:
         dtype: torch.dtype,
         *,
         roles: frozenset[Role] = frozenset(),
-        adapters: bool = False,
+        blocks: tuple[str, ...] = (),
         steps_per_update: int = 1,
     ) -> None:
-        """Shard `module` by ZeRO-3 over the initialised process group.
+        """Divide the training of `module` over the initialised process group.
 
         Args:
-            module: The transformer; parameters without `requires_grad` are sharded but not updated.
-            config: Optimizer settings and batch sizes.
+            module: The transformer. Parameters without `requires_grad` are not updated; if there are any, the
+                trainable ones are adapters of a frozen model.
+            config: Optimizer settings, batch sizes and ZeRO stage.
             dtype: Data type of the forward passes (mixed precision). The master weights are always float32.
             roles: Roles besides the policy that `shown` supports. The module's present weights become `reference`.
-            adapters: True if the trainable parameters are adapters of a frozen model.
+            blocks: Names of the classes of the module's repeated blocks, for `training.gather_blocks`.
             steps_per_update: Optimizer steps of an update.
         """
         _skip_compiled_shared_memory()
         _skip_compiled_muon()
-        hooked = [name for name, submodule in module.named_modules() if any(forward_hooks(submodule))]
-        assert not hooked, f"`gathered` skips all forward hooks, so only ZeRO's are allowed, got {hooked}"
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        adapters = any(not parameter.requires_grad for parameter in module.parameters())
+        stage = zero_stage(config, adapters=adapters)
+        if not stage.whole_weights:
+            assert_no_hooks(module)
+        if config.gather_blocks:
+            set_z3_leaf_modules(module, list(blocks))
         # DeepSpeed's annotations match neither its arguments nor its return value.
         initialize: Any = deepspeed.initialize
         self._engine, *_ = initialize(
             model=module,
             model_parameters=trainable,
-            config=zero_config(config, dtype),
+            config=zero_config(config, dtype, stage.number, sum(parameter.numel() for parameter in trainable)),
             dist_init_required=False,
         )
-        # Any, as DeepSpeed adds attributes to parameters.
-        self._trainable: dict[str, Any] = {
-            name: value for name, value in module.named_parameters() if value.requires_grad
-        }
+        kind = WholeWeights if stage.whole_weights else ShardedWeights
+        self._partition: Partition = kind(module, self._engine.optimizer)
         self._config = config
         self._steps, self._steps_per_update = 0, steps_per_update
         self._ema = Ema(config.ema, self._shards()) if config.ema else None
@@ -135,7 +130,7 @@ class Engine:
         if not self._config.gather_for_rollout:
             yield
             return
-        with deepspeed.zero.GatheredParameters(list(self.module.parameters())), without_hooks(self.module):
+        with self._partition.gathered():
             self._gathered = True
             try:
                 yield
@@ -175,7 +170,7 @@ class Engine:
 
     def _reference_shards(self, adapters: bool) -> dict[str, Tensor]:
         """Return the current weights. For adapters return zeros, which disable them without changing the calls."""
-        held = {name: parameter.ds_tensor.detach() for name, parameter in self._trainable.items()}
+        held = {name: self._partition.forward_shard(each) for name, each in self._partition.parameters.items()}
         return {name: shard.new_zeros(()) if adapters else shard.clone() for name, shard in held.items()}
 
     def backward(self, loss: Tensor) -> None:
@@ -225,17 +220,17 @@ class Engine:
         Not available with `training.offload`: DeepSpeed moves gradients to the host only in `step`.
         """
         assert self._config.offload is None, "an offloaded optimizer's gradients are not there before the step"
-        return {name: on_cpu(safe_get_full_grad(parameter)) for name, parameter in self._trainable.items()}
+        return {name: on_cpu(self._partition.gradient(each)) for name, each in self._partition.parameters.items()}
 
     def weights(self) -> dict[str, Tensor]:
         """Return whole float32 master weights by parameter name, each on one worker's CPU. All workers must call."""
-        return share_out((name, safe_get_full_fp32_param(value)) for name, value in self._trainable.items())
+        return share_out((name, self._partition.weights(each)) for name, each in self._partition.parameters.items())
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Return whole Adam moments as `<parameter name>/<moment>`, after at least one `step`; placed as `weights`."""
         return share_out(
-            (f"{name}/{moment}", safe_get_full_optimizer_state(parameter, moment))
-            for name, parameter in self._trainable.items()
+            (f"{name}/{moment}", self._partition.moment(parameter, moment))
+            for name, parameter in self._partition.parameters.items()
             for moment in MOMENTS
         )
 
@@ -248,8 +243,8 @@ class Engine:
         return self._whole_shadow(self._old)
 
     def _whole_shadow(self, shadow: Shadow | None) -> dict[str, Tensor]:
-        shards = shadow.shards if shadow else {}
-        return share_out((name, self._join(name, shard)) for name, shard in shards.items())
+        shards, parameters = shadow.shards if shadow else {}, self._partition.parameters
+        return share_out((name, self._partition.join(parameters[name], shard)) for name, shard in shards.items())
 
     def load(
         self,
@@ -270,7 +265,7 @@ class Engine:
         """
         self._steps = updates * self._steps_per_update
         for name, shard in self._cut(weights).items():
-            safe_set_local_fp32_param(self._trainable[name], shard)
+            self._partition.set_master(self._partition.parameters[name], shard)
         self._show(self._shards())
         if self._config.ema:
             self._ema = Ema(self._config.ema, self._cut(ema))
@@ -280,41 +275,22 @@ class Engine:
             self._load_moments(optimizer_state)
 
     def _load_moments(self, optimizer_state: Mapping[str, Tensor]) -> None:
-        zero = self._engine.optimizer
-        for flat in zero.fp32_partitioned_groups_flat:
-            zero.optimizer.state[flat] = {"step": torch.tensor(float(self._steps))}
-            zero.optimizer.state[flat] |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
-        for name, parameter in self._trainable.items():
+        self._partition.start_moments(self._steps)
+        for name, parameter in self._partition.parameters.items():
             for moment in MOMENTS:
-                local = self._part(name, optimizer_state[f"{name}/{moment}"])
-                safe_set_local_optimizer_state(parameter, local, moment)
+                shard = self._partition.cut(parameter, optimizer_state[f"{name}/{moment}"])
+                self._partition.set_moment(parameter, moment, shard)
 
     def _cut(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cut this worker's shards out of whole tensors, one per trainable parameter."""
-        return {name: self._part(name, whole[name]) for name in self._trainable}
-
-    def _part(self, name: str, value: Tensor) -> Tensor:
-        parameter = self._trainable[name]
-        return cut(value, safe_get_local_fp32_param(parameter).numel()).to(parameter.device)
-
-    def _join(self, name: str, shard: Tensor) -> Tensor:
-        parameter = self._trainable[name]
-        # An offloaded optimizer keeps its shards on the host.
-        return join(shard.to(parameter.device), parameter.ds_shape)
+        return {name: self._partition.cut(each, whole[name]) for name, each in self._partition.parameters.items()}
 
     def _shards(self) -> dict[str, Tensor]:
         """Return this worker's shards of the master weights."""
-        return {name: safe_get_local_fp32_param(parameter) for name, parameter in self._trainable.items()}
+        return {name: self._partition.master(each) for name, each in self._partition.parameters.items()}
 
     def _show(self, shards: Mapping[str, Tensor]) -> None:
         """Copy shards into the module, in the data type of its forward passes."""
-        for name, parameter in self._trainable.items():
-            parameter.ds_tensor.data.copy_(shards[name])
-        # ZeRO keeps small parameters whole on every worker, so it does not gather them again.
-        whole = [value for value in self._trainable.values() if value.ds_status == ZeroParamStatus.AVAILABLE]
-        if whole:
-            whole[0].partition(whole)
-        # The copies of `shard_group_size` hold the weights before, and are made again from these.
-        self._engine.optimizer.invalidate_secondary_tensor()
-        if whole:
-            whole[0].all_gather(whole)
+        for name, parameter in self._partition.parameters.items():
+            self._partition.forward_shard(parameter).copy_(shards[name])
+        self._partition.publish()

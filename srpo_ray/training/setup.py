@@ -118,7 +118,7 @@ def _build_engine(
         config.training,
         dtype,
         roles=algorithm.needs.roles,
-        adapters=config.model.lora is not None,
+        blocks=family_of(config.model.path).blocks,
         steps_per_update=algorithm.calls(config.rollout.num_steps).optimizer_steps,
     )
     if checkpoint:

@@ -1,4 +1,4 @@
-"""DeepSpeed config of a run: ZeRO-3 with AdamW."""
+"""DeepSpeed config of a run: ZeRO with AdamW."""
 
 from typing import Any
 
@@ -8,12 +8,14 @@ from srpo_ray.config.training import TrainingConfig
 from srpo_ray.config.zero import KEPT_WHOLE, LIVE_PARAMETERS, PREFETCHED, REDUCE_BUCKET, SUB_GROUP
 
 
-def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
+def zero_config(config: TrainingConfig, dtype: torch.dtype, stage: int, trained: int) -> dict[str, Any]:
     """Build the config for `deepspeed.initialize`.
 
     Args:
         config: Section `training`.
         dtype: Data type of the forward passes.
+        stage: ZeRO stage: 1, 2 or 3.
+        trained: Elements of all trained parameters.
     """
     optimizer = config.optimizer
     return {
@@ -22,14 +24,8 @@ def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
         "managed_gradient_accumulation": False,
         "gradient_clipping": optimizer.max_grad_norm,
         "zero_optimization": {
-            "stage": 3,
-            "reduce_bucket_size": REDUCE_BUCKET,
-            "stage3_param_persistence_threshold": KEPT_WHOLE,
-            "stage3_max_live_parameters": LIVE_PARAMETERS,
-            "stage3_max_reuse_distance": LIVE_PARAMETERS,
-            "stage3_prefetch_bucket_size": PREFETCHED,
-            "sub_group_size": SUB_GROUP,
-            **({"zero_hpz_partition_size": config.shard_group_size} if config.shard_group_size else {}),
+            "stage": stage,
+            **(_sharded_weights(config) if stage == 3 else _whole_weights(trained)),
             **_offload(config),
         },
         "bf16": {"enabled": dtype == torch.bfloat16},
@@ -48,6 +44,22 @@ def zero_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+
+
+def _sharded_weights(config: TrainingConfig) -> dict[str, Any]:
+    return {
+        "reduce_bucket_size": REDUCE_BUCKET,
+        "stage3_param_persistence_threshold": KEPT_WHOLE,
+        "stage3_max_live_parameters": LIVE_PARAMETERS,
+        "stage3_max_reuse_distance": LIVE_PARAMETERS,
+        "stage3_prefetch_bucket_size": PREFETCHED,
+        "sub_group_size": SUB_GROUP,
+        **({"zero_hpz_partition_size": config.shard_group_size} if config.shard_group_size else {}),
+    }
+
+
+def _whole_weights(trained: int) -> dict[str, Any]:
+    return {"reduce_bucket_size": min(REDUCE_BUCKET, trained), "allgather_bucket_size": REDUCE_BUCKET}
 
 
 def _offload(config: TrainingConfig) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def after(folder: RunFolder, update: int) -> None:
 
 def starts(folder: RunFolder) -> list[tuple[int, str]]:
     """Where each group of workers began, and how many they were."""
-    return [(row["update"], row["message"]) for row in read_rows(folder.events) if row["event"] == "started"]
+    return [
+        (row["update"], row["message"].split(", ")[0]) for row in read_rows(folder.events) if row["event"] == "started"
+    ]
 
 
 def weights(folder: RunFolder) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """A FLUX transformer of a few thousand weights, and batches and a loss to train it with."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,17 +39,24 @@ def call(network: Any, tokens: Tensor, sigma: Tensor) -> Tensor:
     )[0].float()
 
 
-def batches(steps: range) -> list[tuple[Tensor, Tensor, Tensor]]:
+def batches(steps: range, size: int = 4) -> list[tuple[Tensor, Tensor, Tensor]]:
     draws = []
     for step in steps:
         source = torch.Generator().manual_seed(step)
-        draws.append((*torch.randn(2, 4, 4, 12, generator=source), torch.rand(4, generator=source)))
+        draws.append((*torch.randn(2, size, 4, 12, generator=source), torch.rand(size, generator=source)))
     return draws
 
 
 def losses(network: Any, first: Tensor, second: Tensor, sigma: Tensor) -> Tensor:
     """Two forward passes and one summed loss, as the two branches of SRPO make them."""
-    return call(network, first, sigma).pow(2).mean() / 2 + call(network, second, sigma).abs().mean() / 2
+    one, other = each_loss(network, first, second, sigma)
+    return one + other
+
+
+def each_loss(network: Any, first: Tensor, second: Tensor, sigma: Tensor) -> Iterator[Tensor]:
+    """The two losses, each with its forward pass when it is asked for."""
+    yield call(network, first, sigma).pow(2).mean() / 2
+    yield call(network, second, sigma).abs().mean() / 2
 
 
 def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:

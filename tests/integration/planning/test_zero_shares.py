@@ -27,14 +27,27 @@ def held(*configs: RunConfig) -> list[dict[str, int]]:
 def _held(config: RunConfig) -> dict[str, int]:
     dtype = model_dtype(config)
     adapters = config.model.lora is not None
-    engine = Engine(load_tuned(config, dtype, "cpu", None), config.training, dtype, roles=ROLES, adapters=adapters)
+    engine = Engine(load_tuned(config, dtype, "cpu", None), config.training, dtype, roles=ROLES)
     policy = make_policy(config, engine, engine.module.config, "cpu")  # type: ignore[arg-type]
     features = Conditioning(torch.ones(1, 16, 64, dtype=dtype), torch.ones(1, 64, dtype=dtype))
     engine.backward(policy.velocity(torch.ones(1, 16, 64), torch.ones(1), features, 1.0).mean())
     zero: Any = engine._engine.optimizer
-    gradients = _bytes([zero.grad_partitions_flat_buffer])
+    gradients = _gradient_bytes(zero)
     engine.step()
     tensors: list[Any] = list(engine.module.parameters())
+    whole = config.zero_stage.whole_weights
+    return {
+        **(_whole_weights(zero, tensors) if whole else _sharded_weights(zero, tensors)),
+        "moments": _bytes([state for one in zero.optimizer.state.values() for state in one.values() if state.dim()]),
+        "gradients": gradients,
+        "ema": _bytes(list(engine._ema.shards.values())) if engine._ema else 0,
+        "old": _bytes(list(engine._old.shards.values())) if engine._old else 0,
+        # Of adapters the reference is a single zero each, which is expanded when it is shown.
+        "reference": 0 if adapters else _bytes(list((engine._reference or {}).values())),
+    }
+
+
+def _sharded_weights(zero: Any, tensors: list[Any]) -> dict[str, int]:
     weights = [tensor.ds_tensor for tensor in tensors]
     places = {part.data_ptr() for part in weights}
     own = [flat for flat in zero.fp32_partitioned_groups_flat if flat.data_ptr() not in places]
@@ -43,15 +56,35 @@ def _held(config: RunConfig) -> dict[str, int]:
         "weights": _bytes(weights),
         "whole": _bytes(whole),
         "master": _bytes(own),
-        "moments": _bytes([state for one in zero.optimizer.state.values() for state in one.values() if state.dim()]),
-        "gradients": gradients,
-        "ema": _bytes(list(engine._ema.shards.values())) if engine._ema else 0,
-        "old": _bytes(list(engine._old.shards.values())) if engine._old else 0,
-        # Of adapters the reference is a single zero each, which is expanded when it is shown.
-        "reference": 0 if adapters else _bytes(list((engine._reference or {}).values())),
         "bucket": _bytes([bucket.buffer for bucket in zero.ipg_buckets.values()]),
         "numel": sum(tensor.ds_numel for tensor in tensors),
     }
+
+
+def _whole_weights(zero: Any, tensors: list[Any]) -> dict[str, int]:
+    """Of stages 1 and 2, which in bfloat16 are different classes of DeepSpeed."""
+    stage_2 = hasattr(zero, "bit16_groups_flat")
+    frozen = [tensor for tensor in tensors if not tensor.requires_grad]
+    trained = [tensor for tensor in tensors if tensor.requires_grad]
+    flat = zero.bit16_groups_flat if stage_2 else zero.bf16_groups_flat
+    assert trained[0].data_ptr() == flat[0].data_ptr(), "the trained weights are in the flat tensor"
+    # Stage 1 in bfloat16 sums in place and needs no bucket; the plan counts one.
+    bucket = zero.reduce_bucket_size if stage_2 else sum(tensor.numel() for tensor in trained)
+    return {
+        "weights": _bytes(frozen) + _bytes(flat),
+        "whole": 0,
+        "master": _bytes(zero.single_partition_of_fp32_groups if stage_2 else zero.fp32_groups_flat_partition),
+        "bucket": bucket * trained[0].element_size(),
+        "numel": sum(tensor.numel() for tensor in tensors),
+    }
+
+
+def _gradient_bytes(zero: Any) -> int:
+    if hasattr(zero, "grad_partitions_flat_buffer"):
+        return _bytes([zero.grad_partitions_flat_buffer])
+    if hasattr(zero, "fp32_groups_gradients_flat"):
+        return _bytes(zero.fp32_groups_gradients_flat)
+    return _bytes([zero.averaged_gradients[0].flat_partition])
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:
@@ -62,7 +95,9 @@ def _bytes(tensors: list[torch.Tensor]) -> int:
 def test_share_is_what_deepspeed_holds_to_the_byte(tiny_run: RunConfig, tmp_path: Path, workers: int) -> None:
     full = apply(tiny_run, {"training.num_workers": workers, "training.ema.decay": 0.9})
     lora = apply(full, {"model.lora.rank": 3, "model.dtype": "bfloat16"})
-    for config, found in zip((full, lora), run_ranks(held, workers, tmp_path, full, lora), strict=True):
+    configs = (full, lora, *(apply(lora, {"training.zero_stage": stage}) for stage in (1, 3)))
+    assert [config.zero_stage.number for config in configs] == [3, 2, 1, 3]
+    for config, found in zip(configs, run_ranks(held, workers, tmp_path, *configs), strict=True):
         tensors = parameters(config.model)
         expected = share(tensors, config.training, 2 if config.model.dtype == "bfloat16" else 4, ROLES)
         assert found.pop("numel") == sum(tensor.numel for tensor in tensors)

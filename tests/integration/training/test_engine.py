@@ -1,6 +1,7 @@
-"""ZeRO-3 against plain torch, and the trainer's gradients on two ranks against one."""
+"""ZeRO against plain torch, and the trainer's gradients on two ranks against one."""
 
 import copy
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -13,61 +14,83 @@ from torch.nn import functional
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.training import OptimizerConfig, TrainingConfig
+from srpo_ray.models.families import FLUX
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.setup import build_trainer
+from srpo_ray.training.shards import forward_hooks
 from srpo_ray.training.zero import zero_config
 from tests.helpers.training.ranks import joined, run_ranks
-from tests.helpers.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
+from tests.helpers.training.tiny_flux import batches, call, each_loss, losses, relative_error, tiny_transformer
 
 LR, WEIGHT_DECAY, MAX_NORM = 1e-3, 1e-2, 0.1
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "stage 3": {},
+    "stage 3, whole blocks": {"gather_blocks": True, "losses_in_flight": 1},
+    "stage 2": {"zero_stage": 2},
+    "stage 1": {"zero_stage": 1},
+}
+
+
 def train_engine(
-    steps: range,
-    state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None,
-    offload: Literal["optimizer", "weights"] | None = None,
-    group: int | None = None,
+    steps: range, state: tuple[dict[str, Tensor], dict[str, Tensor], int] | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Train with the engine; every rank takes its share of each batch."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    network = tiny_transformer()
+    network = tiny_transformer().train()
+    if settings.get("gather_blocks"):
+        network.enable_gradient_checkpointing()
     if state:
         network.load_state_dict(state[0])
+    size = batch_size(world_size)
     optimizer = OptimizerConfig(lr=LR, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_NORM)
-    training = TrainingConfig(
-        batch_size=4, num_workers=world_size, optimizer=optimizer, offload=offload, shard_group_size=group
-    )
-    engine = Engine(network, training, torch.float32)
+    training = TrainingConfig(batch_size=size, num_workers=world_size, optimizer=optimizer, **settings)
+    engine = Engine(network, training, torch.float32, blocks=FLUX.blocks)
     if state:
         engine.load(*state, {})
-    share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+    share = slice(rank * size // world_size, (rank + 1) * size // world_size)
     gradients, norms = {}, []
-    for first, second, sigma in batches(steps):
+    for first, second, sigma in batches(steps, size):
         with torch.no_grad():
             sharded = call(engine, first[share], sigma[share])
             with engine.gathered():
                 assert torch.equal(call(engine, first[share], sigma[share]), sharded)
         with engine.gathered(), pytest.raises(AssertionError, match="cannot be in `gathered`"):
             call(engine, first[share], sigma[share])
-        engine.backward(losses(engine, first[share], second[share], sigma[share]))
-        gradients = engine.gradients() if offload is None else {}
+        if training.losses_in_flight == 1:
+            for loss in each_loss(engine, first[share], second[share], sigma[share]):
+                engine.backward(loss)
+        else:
+            engine.backward(losses(engine, first[share], second[share], sigma[share]))
+        gradients = engine.gradients() if training.offload is None else {}
         norms.append(engine.step())
     return {
         "gradients": gradients,
         "norms": norms,
+        "hooked": [name for name, module in network.named_modules() if any(forward_hooks(module))],
         "weights": joined(engine.weights()),
         "optimizer": joined(engine.optimizer_state()),
     }
 
 
-def train_torch(steps: range) -> dict[str, Any]:
+def batch_size(world_size: int) -> int:
+    """Samples of a batch that every rank gets an equal share of."""
+    return 6 if world_size == 3 else 4
+
+
+def train_all(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {name: train_engine(range(3), None, values) for name, values in settings.items()}
+
+
+def train_torch(steps: range, size: int = 4) -> dict[str, Any]:
     """The same in plain torch, in one process on the whole batch."""
     network = tiny_transformer()
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     norms, gradients = [], {}
-    for first, second, sigma in batches(steps):
+    for first, second, sigma in batches(steps, size):
         optimizer.zero_grad()
         losses(network, first, second, sigma).backward()
         gradients = {name: copy.deepcopy(value.grad) for name, value in network.named_parameters()}
@@ -76,13 +99,27 @@ def train_torch(steps: range) -> dict[str, Any]:
     return {"gradients": gradients, "norms": norms, "weights": dict(network.named_parameters())}
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_zero3_updates_equal_plain_torch(tmp_path: Path, world_size: int) -> None:
-    found = run_ranks(train_engine, world_size, tmp_path, range(3), None)
-    expected = train_torch(range(3))
+@pytest.fixture(scope="module", params=[1, 2, pytest.param(3, marks=pytest.mark.long)])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any]]:
+    return request.param, run_ranks(train_all, request.param, tmp_path_factory.mktemp("trained"), SETTINGS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_updates_equal_plain_torch(trained: tuple[int, dict[str, Any]], name: str) -> None:
+    world_size, found = trained[0], trained[1][name]
+    expected = train_torch(range(3), batch_size(world_size))
     assert relative_error(found["gradients"], expected["gradients"]) < 1e-5
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)
     assert relative_error(found["weights"], expected["weights"]) < 1e-5
+
+
+def test_stages_1_and_2_hook_no_layer_and_whole_blocks_hook_none_inside(trained: tuple[int, dict[str, Any]]) -> None:
+    hooked = {name: set(found["hooked"]) for name, found in trained[1].items()}
+    # DeepSpeed hooks the whole transformer at every stage.
+    assert hooked["stage 1"] == hooked["stage 2"] == {""}
+    inside = {name for name in hooked["stage 3"] if re.match(r"(single_)?transformer_blocks\.\d+\.", name)}
+    assert len(inside) > 20
+    assert hooked["stage 3, whole blocks"] == hooked["stage 3"] - inside
 
 
 def compiler_is_loaded() -> bool:
@@ -94,9 +131,10 @@ def test_engine_does_not_load_torchs_compiler(tmp_path: Path) -> None:
     assert not run_ranks(compiler_is_loaded, 1, tmp_path)
 
 
-@pytest.mark.parametrize("offload", ["optimizer", "weights"])
-def test_offloaded_updates_equal_plain_torch(tmp_path: Path, offload: str) -> None:
-    found = run_ranks(train_engine, 2, tmp_path, range(3), None, offload)
+@pytest.mark.parametrize(("offload", "stage"), [("optimizer", 3), ("weights", 3), ("optimizer", 2)])
+def test_offloaded_updates_equal_plain_torch(tmp_path: Path, offload: str, stage: int) -> None:
+    settings = {"offload": offload, "zero_stage": stage}
+    found = run_ranks(train_engine, 2, tmp_path, range(3), None, settings)
     expected = train_torch(range(3))
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)
     assert relative_error(found["weights"], expected["weights"]) < 1e-5
@@ -106,22 +144,26 @@ def test_offloaded_updates_equal_plain_torch(tmp_path: Path, offload: str) -> No
     ("offload", "parts"), [(None, set()), ("optimizer", {"optimizer"}), ("weights", {"optimizer", "param"})]
 )
 def test_offload_reaches_deepspeeds_config(offload: Literal["optimizer", "weights"] | None, parts: set[str]) -> None:
-    zero = zero_config(TrainingConfig(offload=offload), torch.bfloat16)["zero_optimization"]
+    zero = zero_config(TrainingConfig(offload=offload), torch.bfloat16, 3, 1)["zero_optimization"]
     assert {key.removeprefix("offload_") for key in zero if key.startswith("offload_")} == parts
     assert all(zero[f"offload_{part}"] == {"device": "cpu"} for part in parts)
 
 
-def test_state_resumes_at_another_world_size_as_if_never_stopped(tmp_path: Path) -> None:
-    first = run_ranks(train_engine, 2, tmp_path, range(2), None)
-    rest = run_ranks(train_engine, 1, tmp_path, range(2, 4), (first["weights"], first["optimizer"], 2))
+@pytest.mark.parametrize(("before", "after"), [("stage 3", "stage 3"), ("stage 3", "stage 2"), ("stage 2", "stage 3")])
+def test_state_resumes_at_another_world_size_and_stage_as_if_never_stopped(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    first = run_ranks(train_engine, 2, tmp_path, range(2), None, SETTINGS[before])
+    state = (first["weights"], first["optimizer"], 2)
+    rest = run_ranks(train_engine, 1, tmp_path, range(2, 4), state, SETTINGS[after])
     assert relative_error(rest["weights"], train_torch(range(4))["weights"]) < 1e-5
 
 
 @pytest.mark.long
 def test_state_resumes_on_two_ranks_that_share_a_copy_of_the_weights(tmp_path: Path) -> None:
-    first = run_ranks(train_engine, 1, tmp_path, range(2), None)
+    first = run_ranks(train_engine, 1, tmp_path, range(2), None, {})
     state = (first["weights"], first["optimizer"], 2)
-    rest = run_ranks(train_engine, 2, tmp_path, range(2, 4), state, None, 2)
+    rest = run_ranks(train_engine, 2, tmp_path, range(2, 4), state, {"shard_group_size": 2})
     expected = train_torch(range(4))
     assert relative_error(rest["gradients"], expected["gradients"]) < 1e-5
     assert relative_error(rest["weights"], expected["weights"]) < 1e-5
@@ -130,7 +172,7 @@ def test_state_resumes_on_two_ranks_that_share_a_copy_of_the_weights(tmp_path: P
 def test_group_of_workers_reaches_deepspeeds_config() -> None:
     def hpz(**changes: int) -> int | None:
         config = TrainingConfig.model_validate({"num_workers": 4, **changes})
-        return zero_config(config, torch.bfloat16)["zero_optimization"].get("zero_hpz_partition_size")
+        return zero_config(config, torch.bfloat16, 3, 1)["zero_optimization"].get("zero_hpz_partition_size")
 
     assert (hpz(), hpz(shard_group_size=2)) == (None, 2)
 

@@ -28,10 +28,10 @@ def outputs_and_gradients(compiled: bool, checkpointed: bool) -> dict[str, Any]:
         compile_blocks(network, FLUX.blocks, backend="aot_eager")
     whole_config = engine_module.zero_config
 
-    def sharded_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
+    def sharded_config(*arguments: Any) -> dict[str, Any]:
         # ZeRO would keep parameters as small as these whole, and so not hook their layers in earnest.
         zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
-        return {**whole_config(config, dtype), "zero_optimization": zero}
+        return {**whole_config(*arguments), "zero_optimization": zero}
 
     with patch.object(engine_module, "zero_config", sharded_config):
         engine = Engine(network, TrainingConfig(batch_size=4), torch.float32)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import pytest
@@ -39,8 +39,14 @@ class Setting:
     schedule: bool = False
     bfloat16: bool = False
     micro_batch_size: int | None = None
+    stage: Literal["auto", 1, 2, 3] = "auto"
     sharded: bool = False
-    """Let ZeRO keep no small parameter whole; in a model as tiny as this it would keep all."""
+    """Let ZeRO-3 keep no small parameter whole; in a model as tiny as this it would keep all."""
+
+    @property
+    def hooked(self) -> bool:
+        """True at ZeRO-3, which hooks every module."""
+        return self.stage == 3 or not self.lora
 
     @property
     def dtype(self) -> torch.dtype:
@@ -56,19 +62,29 @@ class Setting:
             optimizer=OPTIMIZER,
             lr_schedule=schedule if self.schedule else LearningRateScheduleConfig(),
             ema=EmaConfig(decay=0.15) if self.ema else None,
+            zero_stage=self.stage,
         )
 
 
-ALL_ON = Setting(lora=True, ema=True, schedule=True, micro_batch_size=1, sharded=True)
+ALL_ON = Setting(lora=True, ema=True, schedule=True, micro_batch_size=1, stage=3, sharded=True)
+STAGES = {stage: replace(ALL_ON, stage=stage, sharded=False) for stage in (1, 2)}
 SETTINGS = {
     "lora": Setting(lora=True),
     "ema": Setting(ema=True),
     "schedule": Setting(schedule=True),
     "micro-batches": Setting(micro_batch_size=1),
+    "all weights, stage 2": Setting(ema=True, micro_batch_size=1, stage=2),
     "all on": ALL_ON,
+    "all on, stage 1": STAGES[1],
+    "all on, stage 2": STAGES[2],
     "bfloat16": Setting(bfloat16=True, micro_batch_size=1),
     "bfloat16, all on": replace(ALL_ON, bfloat16=True),
+    "bfloat16, all on, stage 1": replace(STAGES[1], bfloat16=True),
+    "bfloat16, all on, stage 2": replace(STAGES[2], bfloat16=True),
 }
+
+
+RESUMED = [name for name in SETTINGS if "all on" in name]
 
 
 def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -84,9 +100,9 @@ def train(setting: Setting, steps: range, state: dict[str, Any] | None = None) -
         load_trained(network, state["weights"])
     whole_config = engine_module.zero_config
 
-    def sharded_config(config: TrainingConfig, dtype: torch.dtype) -> dict[str, Any]:
+    def sharded_config(*arguments: Any) -> dict[str, Any]:
         zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
-        return {**whole_config(config, dtype), "zero_optimization": zero}
+        return {**whole_config(*arguments), "zero_optimization": zero}
 
     with patch.object(engine_module, "zero_config", sharded_config) if setting.sharded else nullcontext():
         engine = Engine(network, config, setting.dtype)
@@ -144,7 +160,7 @@ def train_all(settings: dict[str, Setting]) -> dict[str, Any]:
     adapters: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(adapters, results["lora"]["initial"])
     results["adapters of the ranks"] = adapters
-    for name in ("all on", "bfloat16, all on"):
+    for name in RESUMED:
         results[f"{name}, resumed"] = train(settings[name], range(2, UPDATES), results[name]["halfway"])
     return results
 
@@ -153,8 +169,10 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
     """The same in one process with no more than torch: float32 masters, cast for every forward pass.
 
     float32 takes the whole batch at once. bfloat16 rounds where two workers with micro-batches of one sample do: it
-    takes each sample alone and averages the gradients of two workers in bfloat16, then adds up in float32.
+    takes each sample alone and averages the gradients of two workers in bfloat16, at stage 1 in float32, then adds up
+    in float32.
     """
+    averaged = torch.float32 if setting.stage == 1 else setting.dtype
     network = tiny_transformer(setting.dtype).requires_grad_(False)
     masters = {name: value.detach().float().clone().requires_grad_() for name, value in initial.items()}
     average = {name: value.detach().clone() for name, value in masters.items()}
@@ -166,7 +184,7 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
         for master in masters.values():
             master.grad = torch.zeros_like(master)
         for workers in passes:
-            with plain_model(network, leaves) as model:
+            with plain_model(network, leaves, hooked=setting.hooked) as model:
                 gradients = [
                     torch.autograd.grad(
                         losses(model, first[part].to(setting.dtype), second[part].to(setting.dtype), sigma[part])
@@ -177,7 +195,7 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
                 ]
             for master, *parts in zip(masters.values(), *gradients, strict=True):
                 assert master.grad is not None
-                master.grad += torch.stack([part / len(workers) for part in parts]).sum(0).float()
+                master.grad += torch.stack([part.to(averaged) / len(workers) for part in parts]).sum(0).float()
         norms.append(float(torch.nn.utils.clip_grad_norm_(masters.values(), OPTIMIZER.max_grad_norm)))
         optimizer.param_groups[0]["lr"] = OPTIMIZER.lr * (FACTORS[update] if setting.schedule else 1)
         optimizer.step()
@@ -194,7 +212,7 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
 
 
 @contextmanager
-def plain_model(network: nn.Module, values: dict[str, Tensor]) -> Iterator[Callable[..., Any]]:
+def plain_model(network: nn.Module, values: dict[str, Tensor], *, hooked: bool = False) -> Iterator[Callable[..., Any]]:
     """The network with these weights, or with these adapters beside its own."""
 
     def adapt(down: Tensor, up: Tensor) -> Callable[..., Tensor]:
@@ -205,7 +223,7 @@ def plain_model(network: nn.Module, values: dict[str, Tensor]) -> Iterator[Calla
     # ZeRO's hooks have it; in bfloat16 the order counts.
     handles = [
         network.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: (inputs[0].view_as(inputs[0]),))
-        for layer in downs
+        for layer in (downs if hooked else ())
     ]
     handles += [
         network.get_submodule(layer).register_forward_hook(adapt(values[name], values[name.replace("_A", "_B")]))
@@ -243,7 +261,7 @@ def test_two_ranks_train_what_a_plain_loop_trains(trained: dict[str, Any], name:
         assert found["ema"] == {}
 
 
-@pytest.mark.parametrize("name", ["all on", "bfloat16, all on"])
+@pytest.mark.parametrize("name", RESUMED)
 def test_resumed_run_is_bitwise_the_run_that_never_stopped(trained: dict[str, Any], name: str) -> None:
     straight, resumed = trained[name], trained[f"{name}, resumed"]
     for part in ("weights", "optimizer", "ema"):

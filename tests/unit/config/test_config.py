@@ -398,3 +398,53 @@ def test_rollouts_that_cannot_be_reused_are_refused_with_a_way_out(overrides: li
 def test_mixed_data_can_reuse_its_rollouts() -> None:
     config = load_run([SMALL_WORLD], ["data.images=small_world:realistic", "data.image_ratio=0.5", "rollout.reuse=2"])
     assert config.samples_rollouts
+
+
+GROUPS = ["training.num_workers=2", "training.shard_group_size=2"]
+BLOCKS = ["training.gather_blocks=true", "model.gradient_checkpointing=true"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.zero_stage=2", "training.offload=weights"], r"zero_stage 3 or auto with offload=weights, got 2"),
+        (["training.zero_stage=1", "training.gather_blocks=true"], r"zero_stage 3 or auto with gather_blocks, got 1"),
+        (["model.lora.rank=4", "training.gather_blocks=true"], r"gather_blocks=false with model.lora, got true"),
+        (["training.gather_blocks=true"], r"model.gradient_checkpointing=true with training.gather_blocks, got false"),
+        ([*BLOCKS], r"losses_in_flight=1 with training.gather_blocks, got 2"),
+        (
+            [*BLOCKS, "algorithm.type=draft", "algorithm.num_steps=3", "algorithm.renoisings=0"],
+            r"one transformer call per loss with training.gather_blocks, got 3 of algorithm.type=draft",
+        ),
+        (["training.zero_stage=0"], r"zero_stage"),
+        (
+            [*GROUPS, "training.zero_stage=2"],
+            r"ZeRO stage 3 with training.shard_group_size=2, got 2 \(set by training.zero_stage\)",
+        ),
+        (
+            [*GROUPS, "model.lora.rank=4"],
+            r"ZeRO stage 3 with training.shard_group_size=2, got 2 \(the trained adapters",
+        ),
+    ],
+)
+def test_stages_and_blocks_that_deepspeed_cannot_combine_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_run([SMALL_WORLD], overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stage"),
+    [
+        ([], 3),
+        (["model.lora.rank=4"], 2),
+        (["model.lora.rank=4", "training.offload=optimizer"], 3),
+        (["model.lora.rank=4", "training.zero_stage=3"], 3),
+        (["model.lora.rank=4", "training.zero_stage=1"], 1),
+        (["training.zero_stage=2"], 2),
+        ([*BLOCKS, "training.losses_in_flight=1"], 3),
+        ([*BLOCKS, "training.num_workers=2"], 3),
+        ([*GROUPS, "model.lora.rank=4", "training.zero_stage=3"], 3),
+    ],
+)
+def test_adapters_keep_a_whole_base_unless_the_config_asks_otherwise(overrides: list[str], stage: int) -> None:
+    assert load_run([SMALL_WORLD], overrides).zero_stage.number == stage

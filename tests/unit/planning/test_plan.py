@@ -128,6 +128,32 @@ def test_exact_bytes_of_full_fine_tuning_are_sixteen_per_parameter_beside_the_we
         assert 0 <= held[name] - size * share <= size * 1160
 
 
+def test_adapters_of_eight_workers_keep_the_base_whole_and_send_only_adapters() -> None:
+    layers = (RECIPES / "flux_lora_80gb.yaml", RECIPES / "rewards_own_node.yaml")
+    eight = (
+        "training.num_workers=8",
+        "training.batch_size=16",
+        "training.micro_batch_size=1",
+        "training.losses_in_flight=2",
+    )
+    whole, sharded = (
+        plan_of(*layers, gpu="H100", overrides=(*eight, *more)) for more in ((), ("training.zero_stage=3",))
+    )
+    assert whole.parallelism.startswith("ZeRO stage 2: the trained adapters are small")
+    assert sharded.parallelism == "ZeRO stage 3: set by training.zero_stage"
+    held, cut = ({part.name: part.bytes for part in plan.gpus[0].always} for plan in (whole, sharded))
+    frozen = 2 * (whole.parameters - whole.trained)
+    assert held["transformer weights"] == pytest.approx(frozen + 2 * whole.trained, abs=100)
+    assert cut["transformer weights"] == pytest.approx(held["transformer weights"] / 8, rel=1e-3)
+    assert held["Adam moments, float32"] == pytest.approx(whole.trained, abs=100)
+    sent = {part.name: part.bytes for part in whole.traffic}
+    once = 7 / 8 * 2 * whole.trained
+    assert sent["updated weights"] == pytest.approx(once, rel=1e-6)
+    # Two micro-batches, each with one backward pass over both losses; a sum that all receive is sent twice.
+    assert sent["gradients averaged"] == pytest.approx(2 * 2 * once, rel=1e-6)
+    assert not any("gathered" in name for name in sent)
+
+
 def test_offload_moves_the_optimizer_to_the_host() -> None:
     layers = (RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_own_node.yaml")
     kept, moved = (

@@ -48,6 +48,8 @@ def test_several_workers_keep_one_loss_in_flight_unless_the_config_says_otherwis
     assert (tiny_run.losses_in_flight, several.losses_in_flight) == (2, 1)
     assert schedule(several).in_flight == 1
     assert apply(several, {"training.losses_in_flight": 2}).losses_in_flight == 2
+    # Stages 1 and 2 prefetch nothing.
+    assert apply(several, {"training.zero_stage": 2}).losses_in_flight == 2
     elastic = {"training.num_workers": {"min": 1, "max": 2}, "training.resources": {"trainer_slot": 1}}
     assert apply(tiny_run, elastic | {"rewards.pool.resources": {"reward_slot": 1}}).losses_in_flight == 1
 

@@ -7,7 +7,7 @@ import pytest
 
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.planning.hardware import GPUS, Hardware
-from srpo_ray.planning.host import HOST_SPEED, forward_seconds, gradient_seconds
+from srpo_ray.planning.host import HOST_SPEED, forward_seconds, gradient_hooks, gradient_seconds, sampling_hooked
 from srpo_ray.planning.plan import Plan, make_plan
 from srpo_ray.planning.report import duration
 from srpo_ray.planning.workload import Work
@@ -34,7 +34,7 @@ def test_host_seconds_of_a_gradient_pass_are_those_measured(
 ) -> None:
     """For both losses where two are in flight, on the measuring machine, for the 57 blocks of FLUX.1."""
     model = recipe(name, f"model.gradient_checkpointing={checkpointed}").model
-    assert low <= in_flight * gradient_seconds(model, in_flight) / HOST_SPEED <= high
+    assert low <= in_flight * gradient_seconds(model, in_flight, "layers") / HOST_SPEED <= high
 
 
 @pytest.mark.parametrize(("name", "measured"), [("flux_lora_80gb", 0.08), ("flux_full_8x80gb", 0.06)])
@@ -48,7 +48,26 @@ def test_pass_without_recomputation_costs_the_host_less() -> None:
     model = recipe("flux_lora_80gb").model
     kept = model.model_copy(update={"gradient_checkpointing": False})
     # Two of three passes with hooks, so between a half and all of the seconds.
-    assert 0.5 < gradient_seconds(kept, 1) / gradient_seconds(model, 1) < 1
+    assert 0.5 < gradient_seconds(kept, 1, "layers") / gradient_seconds(model, 1, "layers") < 1
+
+
+def test_host_waits_for_the_hooks_that_the_run_has() -> None:
+    adapters, full = recipe("flux_lora_80gb"), recipe("flux_full_8x80gb")
+    blocks, adapters_3 = (
+        apply(full, {"training.gather_blocks": True}),
+        apply(adapters, {"training.zero_stage": 3, "training.gather_for_rollout": False}),
+    )
+    assert [gradient_hooks(each) for each in (adapters, full, blocks, adapters_3)] == [
+        "none",
+        "layers",
+        "blocks",
+        "layers",
+    ]
+    assert not sampling_hooked(apply(adapters, {"training.gather_for_rollout": False}))
+    assert sampling_hooked(adapters_3)
+    # Measured with recomputation and one loss in flight: 0.43 and 0.57 s at stages 2 and 1, 0.69 s with whole blocks.
+    assert 0.43 <= gradient_seconds(adapters.model, 1, "none") / HOST_SPEED <= 0.57
+    assert gradient_seconds(full.model, 1, "blocks") / HOST_SPEED == pytest.approx(0.69)
 
 
 def test_slower_of_gpu_and_host_counts() -> None:
@@ -61,11 +80,18 @@ def test_slower_of_gpu_and_host_counts() -> None:
     [
         ("flux_lora_80gb", "H100", (), 67),
         ("flux_full_8x80gb", "H100", (), 16.5),
-        ("flux_lora_48gb", "L40S", (), 121),
+        ("flux_lora_48gb", "L40S", (), 80),
+        ("flux_lora_80gb", "H100", ("training.zero_stage=3",), 67),
+        ("flux_lora_48gb", "L40S", ("training.zero_stage=3",), 121),
         pytest.param(
             "flux_lora_80gb",
             "H100",
-            ("training.micro_batch_size=1", "training.losses_in_flight=2", "model.vae_checkpointing=false"),
+            (
+                "training.zero_stage=3",
+                "training.micro_batch_size=1",
+                "training.losses_in_flight=2",
+                "model.vae_checkpointing=false",
+            ),
             118,
             marks=pytest.mark.long,
         ),
