@@ -105,7 +105,7 @@ def test_share_is_what_deepspeed_holds_to_the_byte(tiny_run: RunConfig, tmp_path
 
 
 def test_two_workers_halve_what_is_sharded_and_fill_up_odd_sizes(tiny_run: RunConfig) -> None:
-    training = apply(tiny_run, {"training.num_workers": 2}).training
+    training = apply(tiny_run, {"training.num_workers": 2, "training.zero_stage": 3}).training
     tensors = (Parameter(200_001, trainable=True), Parameter(10, trainable=False))
     part = share(tensors, training, 2)
     assert (part.weights, part.whole, part.master, part.moments) == (2 * (100_001 + 5), 20, 4 * 100_001, 8 * 100_001)
