@@ -115,9 +115,10 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     trained, stage = others * trained_elements(tensors), stage_of(tensors, training)
     backwards = count * plan.optimizer_steps * -(-plan.losses // plan.in_flight)
     if stage.whole_weights:
-        sums = 2 * element_size * backwards if stage.number == 2 else 2 * MASTER * plan.optimizer_steps
+        # A sum that all receive is sent twice: after each backward pass, or at stage 1 once per optimizer step.
+        sums = backwards if stage.number == 2 else plan.optimizer_steps
         return present(
-            Part("gradients averaged", int(sums * trained)),
+            Part("gradients averaged", int(2 * sums * element_size * trained)),
             Part("updated weights", int(plan.optimizer_steps * element_size * trained)),
         )
     once = others * gathered(tensors, training, element_size)
