@@ -1,6 +1,6 @@
 """The study of methods and words on the small world: three comparisons, one after the other, then their tables.
 
-python experiments/study.py            # 204 runs
+python experiments/study.py            # 204 runs, 110 minutes on 2 cores
 python experiments/study.py --quick    # 23 runs: one seed and fewer arms, at the learning rates that the study chose
 python experiments/study.py            # again after Ctrl-C or a crash: resumes where it stopped
 
