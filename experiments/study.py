@@ -1,7 +1,7 @@
 """The study of methods and words on the small world: three comparisons, one after the other, then their tables.
 
 python experiments/study.py            # 204 runs, 110 minutes on 2 cores
-python experiments/study.py --quick    # 23 runs: one seed and fewer arms, at the learning rates that the study chose
+python experiments/study.py --quick    # 23 runs, 15 minutes: one seed, fewer arms, the rates that the study chose
 python experiments/study.py            # again after Ctrl-C or a crash: resumes where it stopped
 
 - configs/experiments/paper_table.yaml: every method with every choice of words;
