@@ -6,7 +6,7 @@ python experiments/study_tables.py runs --quick   # the tests, from the runs of 
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from study_claims import claim_tests
@@ -109,7 +109,7 @@ def equal_gain_table(results: Results, metric: str, amount: float) -> Iterator[s
         yield f"| {arm.name} | " + " | ".join(texts) + " |"
 
 
-def _head(titles: Iterator[str] | Sequence[str]) -> Iterator[str]:
+def _head(titles: Iterable[str]) -> Iterator[str]:
     columns = ["", *titles]
     yield "| " + " | ".join(columns) + " |"
     yield "|" + "---|" * len(columns)
