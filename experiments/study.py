@@ -1,7 +1,7 @@
 """The study of methods and words on the small world: three comparisons, one after the other, then their tables.
 
-python experiments/study.py            # 204 runs
-python experiments/study.py --quick    # 29 runs: one seed and fewer arms, at the learning rates that the study chose
+python experiments/study.py            # 204 runs, 110 minutes on 2 cores
+python experiments/study.py --quick    # 23 runs, 15 minutes: one seed, fewer arms, the rates that the study chose
 python experiments/study.py            # again after Ctrl-C or a crash: resumes where it stopped
 
 - configs/experiments/paper_table.yaml: every method with every choice of words;
@@ -23,11 +23,12 @@ from srpo_ray.cli import main
 CONFIGS = Path(__file__).parents[1] / "configs" / "experiments"
 
 
-def run(names: tuple[str, ...]) -> int:
+def run(quick: bool) -> int:
     """Run or resume the comparisons in order; return the exit code of the first that fails, else 0."""
-    for name in names:
-        folder = Path("runs") / name
-        arguments = ["--resume", str(folder)] if folder.exists() else [str(CONFIGS / f"{name}.yaml")]
+    for name in STUDIES:
+        folder = Path("runs") / f"{study_tables.QUICK if quick else ''}{name}"
+        config = CONFIGS / ("quick" if quick else "") / f"{name}.yaml"
+        arguments = ["--resume", str(folder)] if folder.exists() else [str(config)]
         if code := main(["compare", *arguments]):
             return code
     return 0
@@ -37,6 +38,6 @@ if __name__ == "__main__":
     quick = sys.argv[1:] == ["--quick"]
     if sys.argv[1:] and not quick:
         sys.exit(f"usage: python {sys.argv[0]} [--quick]")
-    if code := run(tuple(f"{study_tables.QUICK if quick else ''}{name}" for name in STUDIES)):
+    if code := run(quick):
         sys.exit(code)
     study_tables.main(["runs", *sys.argv[1:]])

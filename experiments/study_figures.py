@@ -22,7 +22,7 @@ METHODS = ("ReFL", "DRaFT-LV", "DanceGRPO", "Direct-Align", "SRPO")
 QUERIES = ("plain", "positive word", "relative", "relative and inversion")
 BIASES = (0.0, 1.5, 3.0)
 """Liking of the annotators for saturation and vignettes, of the arms called bias 0, 1 and 2."""
-COLORS = ("#555555", "#1f77b4", "#9467bd", "#ff9d00", "#d62728", "#2ca02c", "#8c564b", "#17becf")
+COLORS = ("#555555", "#1f77b4", "#9467bd", "#ff9d00", "#d62728", "#2ca02c", "#8c564b", "#17becf", "#e377c2")
 
 
 def words_figure(results: Results, path: Path) -> None:

@@ -45,11 +45,11 @@ def read_results(folder: Path) -> Results:
         ValueError: If there is no experiment in the folder.
     """
     config, _ = load_experiment_folder(folder)
-    arms = []
-    for kind, parts in (("method", config.arms), ("ablation", config.ablations)):
-        for part in parts:
-            rows = list(_finished(folder, part.name, config.seeds_of(part)))
-            arms += [Arm(part.name, kind, {}, rows)] if rows else []
+    arms = [
+        Arm(part.name, "ablation" if part in config.ablations else "method", {}, rows)
+        for part in (*config.arms, *config.ablations)
+        if (rows := list(_finished(folder, part.name, config.seeds_of(part))))
+    ]
     base = baseline_row([row for arm in arms for row in arm.rows])
     return Results(config.name, config.objective, config.mode, "", "", None, "", config.reference.name, base, arms)
 

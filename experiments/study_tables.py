@@ -6,7 +6,7 @@ python experiments/study_tables.py runs --quick   # the tests, from the runs of 
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from study_claims import claim_tests
@@ -80,17 +80,21 @@ def _trial(run: RunFolder, limit: float) -> str:
 
 
 def best_stop_table(results: Results, folder: Path) -> Iterator[str]:
-    """Make rows in Markdown: gains of each test person if a validation person of the same kind chooses the update."""
-    yield from _head(f"{kind} person" for kind in KINDS)
+    """Make rows in Markdown: gains of each test person if a validation person of the same kind chooses the update.
+
+    The last column is the mean of the test people, where the mean of the validation people chooses.
+    """
+    kinds = (*KINDS, "mean")
+    yield from _head([*(f"{kind} person" for kind in KINDS), "mean of four"])
     found = {
         (arm.name, kind): estimate
         for arm in results.arms
-        for kind in KINDS
+        for kind in kinds
         if (estimate := gain_at_best_stop([run_folder(folder, arm.name, row.seed) for row in arm.ended], kind))
     }
     cells = tested_together(found)
     for arm in results.arms:
-        gaps = [cells.get((arm.name, kind)) for kind in KINDS]
+        gaps = [cells.get((arm.name, kind)) for kind in kinds]
         texts = ["-" if gap is None else _text(gap.estimate, gap.significant) for gap in gaps]
         yield f"| {arm.name} | " + " | ".join(texts) + " |"
 
@@ -105,7 +109,7 @@ def equal_gain_table(results: Results, metric: str, amount: float) -> Iterator[s
         yield f"| {arm.name} | " + " | ".join(texts) + " |"
 
 
-def _head(titles: Iterator[str] | Sequence[str]) -> Iterator[str]:
+def _head(titles: Iterable[str]) -> Iterator[str]:
     columns = ["", *titles]
     yield "| " + " | ".join(columns) + " |"
     yield "|" + "---|" * len(columns)
@@ -124,8 +128,9 @@ def print_study(name: str, results: Results, folder: Path) -> None:
     if name in EQUAL_GAINS:
         metric, amount = EQUAL_GAINS[name]
         print(f"\n## {name}: at {COLUMNS[metric]} +{amount}\n", *equal_gain_table(results, metric, amount), sep="\n")
-    else:
+    if name == "paper_table":
         print(f"\n## {name}: trials\n", *search_table(folder), sep="\n")
+    if name != "bias":
         print(f"\n## {name}: best stop for each person\n", *best_stop_table(results, folder), sep="\n")
 
 

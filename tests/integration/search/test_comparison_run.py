@@ -8,10 +8,13 @@ import pytest
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
+from srpo_ray.runs.folder import RunFolder, read_rows
 from tests.conftest import SMALL_WORLD
 from tests.integration.search.test_sweep_run import TINY
 
 LR = "training.optimizer.lr"
+UNBIASED = {"name": "preference", "type": "open_clip", "path": "small_world:preference_unbiased"}
+"""Another model under the name of the base config's."""
 
 
 @pytest.mark.long
@@ -29,6 +32,7 @@ def test_comparison_searches_trains_and_reports_and_repeats_nothing_when_resumed
                 "arms": [
                     {"name": "SRPO", "grid": {LR: [2.0e-6, 1.0e-5]}},
                     {"name": "plain", "set": {"algorithm": {"type": "direct_align", "hinge": 2.0}}},
+                    {"name": "other reward", "seeds": [1], "set": {"rewards.models": [UNBIASED]}},
                 ],
                 "ablations": [{"name": "late", "set": {"algorithm.timestep_window": [30, 45]}, "seeds": [1]}],
             }
@@ -42,18 +46,23 @@ def test_comparison_searches_trains_and_reports_and_repeats_nothing_when_resumed
     assert str(folder / "report.html") in printed
     with (folder / "arms.csv").open() as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["baseline", "SRPO", "plain", "late"]
+    assert list(rows) == ["baseline", "SRPO", "plain", "other reward", "late"]
     # 4 updates of 2 prompts: 2 rollout steps and 2 branches, or one
     assert float(rows["SRPO"]["cost/calls mean"]) == 4 * 2 * (2 + 2 * 3)
     assert float(rows["plain"]["cost/calls mean"]) == 4 * 2 * (2 + 3)
     assert (folder / "images" / "arms.png").exists()
+    scores = [
+        read_rows(RunFolder(folder / "trials" / name).evaluations)[0] for name in ("SRPO_seed_1", "other_reward_seed_1")
+    ]
+    assert scores[0]["evaluator/held_out"] == scores[1]["evaluator/held_out"]
+    assert scores[0]["reward/preference"] != pytest.approx(scores[1]["reward/preference"], abs=1e-3)
 
     best = load_run([folder / "best.yaml"])
     assert best.name == "methods_best"
     assert best.training.optimizer.lr in (2.0e-6, 1.0e-5)
 
     trained = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/updates.jsonl")}
-    assert len(trained) == 7
+    assert len(trained) == 8
     table = (folder / "arms.csv").read_text()
     assert main(["compare", "--resume", str(folder)]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/updates.jsonl")} == trained

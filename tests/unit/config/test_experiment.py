@@ -134,7 +134,7 @@ def test_seed_that_trials_are_trained_with_is_refused_for_the_chosen_trial() -> 
     with pytest.raises(ConfigError, match="seeds of 'late timesteps only' other than 1"):
         load_experiment(SWEEP, ["seed=1", "experiment.seeds=[2, 3]", "experiment.ablations.0.seeds=[2]"])
     # Nothing is chosen where nothing is searched.
-    assert load_experiment(TABLE.with_name("tuned_preset.yaml"), ["seed=2"])[1].seed == 2
+    assert load_experiment(TABLE.with_name("past_the_turn.yaml"), ["seed=2"])[1].seed == 2
 
 
 def test_changes_of_an_arm_come_after_those_of_the_arm_that_it_is_like(tmp_path: Path) -> None:

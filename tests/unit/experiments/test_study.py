@@ -49,7 +49,7 @@ def test_quick_study_trains_arms_of_the_study_at_rates_of_its_grids(name: str) -
         grid = full.origin(full.arm(arm.name)).grid.get(LR, [same.get(LR)])
         assert own.pop(LR) in grid
         assert own == {path: value for path, value in same.items() if path != LR}
-    assert quick.ablations == full.ablations
+    assert all(ablation in full.ablations for ablation in quick.ablations)
     assert quick.max_fall == full.max_fall
 
 
