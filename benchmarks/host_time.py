@@ -106,7 +106,8 @@ def engine_row(trained: str, settings: dict[str, Any], rounds: int) -> dict[str,
     network = transformer(trained)
     share = sum(parameter.numel() for parameter in network.parameters()) / FLUX_PARAMETERS
     limits = ("KEPT_WHOLE", "LIVE_PARAMETERS", "PREFETCHED")
-    with patch.multiple(zero, **{name: max(1, int(getattr(zero, name) * share)) for name in limits}):
+    scaled: dict[str, Any] = {name: max(1, int(getattr(zero, name) * share)) for name in limits}
+    with patch.multiple(zero, **scaled):
         engine = Engine(network, TrainingConfig(batch_size=1, **settings), torch.float32, blocks=FLUX.blocks)
 
     def one_pass() -> None:

@@ -61,8 +61,9 @@ class TrainingConfig(Section):
     lr_schedule: LearningRateScheduleConfig = LearningRateScheduleConfig()
     zero_stage: Literal["auto", 1, 2, 3] = "auto"
     """ZeRO stage, which determines what is sharded over the workers: the optimizer (1), also the gradients (2), or also
-    the weights (3). Stages 1 and 2 keep whole weights on every GPU. `auto` takes 3 for all weights and 2 for adapters
-    (`model.lora`) without `offload`. Checkpoints do not depend on the stage."""
+    the weights (3). Stages 1 and 2 keep whole weights on every GPU. `auto` takes 3 if several workers train all weights
+    or with `offload`, and otherwise 2: for adapters (`model.lora`) and for one worker. Checkpoints do not depend on the
+    stage."""
     gather_blocks: bool = False
     """Gather the sharded weights of a whole transformer block at once instead of layer by layer (ZeRO-3 leaf modules),
     which saves most of the host's time per pass. Only with all weights trained, stage 3, `model.gradient_checkpointing`

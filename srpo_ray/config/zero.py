@@ -46,12 +46,14 @@ def zero_stage(training: TrainingConfig, *, adapters: bool) -> Stage:
     """
     if training.zero_stage != "auto":
         return Stage(training.zero_stage, "set by training.zero_stage")
-    if not adapters:
-        return Stage(3, "all weights are trained, so weights, gradients and optimizer are sharded over the workers")
-    if training.offload:
+    if adapters and not training.offload:
+        return Stage(
+            2,
+            "the trained adapters are small, so each worker keeps the frozen weights whole and gathers nothing;"
+            " gradients and optimizer of the adapters are sharded",
+        )
+    if adapters:
         return Stage(3, f"training.offload={training.offload} saves GPU memory, so the frozen weights are sharded too")
-    return Stage(
-        2,
-        "the trained adapters are small, so each worker keeps the frozen weights whole and gathers nothing; gradients"
-        " and optimizer of the adapters are sharded",
-    )
+    if training.max_workers == 1 and not training.offload and not training.gather_blocks:
+        return Stage(2, "one worker has no other to share weights with, so nothing is gathered")
+    return Stage(3, "all weights are trained, so weights, gradients and optimizer are sharded over the workers")

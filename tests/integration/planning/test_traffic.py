@@ -19,7 +19,7 @@ from srpo_ray.training import zero
 from srpo_ray.training.engine import Engine
 from tests.helpers.training.ranks import run_ranks
 
-LIMITS = {"KEPT_WHOLE": 0, "LIVE_PARAMETERS": 0, "PREFETCHED": 0}
+LIMITS: dict[str, Any] = {"KEPT_WHOLE": 0, "LIVE_PARAMETERS": 0, "PREFETCHED": 0}
 """The small world fits into ZeRO-3's buffers, where FLUX does not: without them, each call gathers its weights."""
 UPDATES = 3
 LORA: dict[str, object] = {"model.lora.rank": 3, "model.dtype": "bfloat16"}

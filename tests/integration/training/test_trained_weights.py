@@ -169,10 +169,9 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
     """The same in one process with no more than torch: float32 masters, cast for every forward pass.
 
     float32 takes the whole batch at once. bfloat16 rounds where two workers with micro-batches of one sample do: it
-    takes each sample alone and averages the gradients of two workers in bfloat16, at stage 1 in float32, then adds up
-    in float32.
+    takes each sample alone and averages the gradients of two workers in bfloat16, then adds up in float32. At stage 1
+    each worker adds up first.
     """
-    averaged = torch.float32 if setting.stage == 1 else setting.dtype
     network = tiny_transformer(setting.dtype).requires_grad_(False)
     masters = {name: value.detach().float().clone().requires_grad_() for name, value in initial.items()}
     average = {name: value.detach().clone() for name, value in masters.items()}
@@ -181,8 +180,7 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
     norms, shown = [], torch.empty(0)
     for update, (first, second, sigma) in enumerate(batches(range(UPDATES))):
         leaves = {name: value.detach().to(setting.dtype).requires_grad_() for name, value in masters.items()}
-        for master in masters.values():
-            master.grad = torch.zeros_like(master)
+        rounds = []
         for workers in passes:
             with plain_model(network, leaves, hooked=setting.hooked) as model:
                 gradients = [
@@ -193,9 +191,13 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
                     )
                     for part in workers
                 ]
-            for master, *parts in zip(masters.values(), *gradients, strict=True):
-                assert master.grad is not None
-                master.grad += torch.stack([part.to(averaged) / len(workers) for part in parts]).sum(0).float()
+            rounds.append(gradients)
+        if setting.stage == 1:
+            own = [zip(*each, strict=True) for each in zip(*rounds, strict=True)]
+            rounds = [[[torch.stack(parts).float().sum(0) for parts in worker] for worker in own]]
+        for place, master in enumerate(masters.values()):
+            means = [sum(gradient[place].to(setting.dtype) / len(each) for gradient in each).float() for each in rounds]
+            master.grad = torch.stack(means).sum(0)
         norms.append(float(torch.nn.utils.clip_grad_norm_(masters.values(), OPTIMIZER.max_grad_norm)))
         optimizer.param_groups[0]["lr"] = OPTIMIZER.lr * (FACTORS[update] if setting.schedule else 1)
         optimizer.step()

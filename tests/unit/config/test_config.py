@@ -435,7 +435,11 @@ def test_stages_and_blocks_that_deepspeed_cannot_combine_are_refused(overrides: 
 @pytest.mark.parametrize(
     ("overrides", "stage"),
     [
-        ([], 3),
+        ([], 2),
+        (["training.num_workers=2"], 3),
+        (["training.num_workers={min: 1, max: 2}", "training.resources={slot: 1}"], 3),
+        (["training.offload=optimizer"], 3),
+        (["training.zero_stage=3"], 3),
         (["model.lora.rank=4"], 2),
         (["model.lora.rank=4", "training.offload=optimizer"], 3),
         (["model.lora.rank=4", "training.zero_stage=3"], 3),
@@ -446,5 +450,5 @@ def test_stages_and_blocks_that_deepspeed_cannot_combine_are_refused(overrides: 
         ([*GROUPS, "model.lora.rank=4", "training.zero_stage=3"], 3),
     ],
 )
-def test_adapters_keep_a_whole_base_unless_the_config_asks_otherwise(overrides: list[str], stage: int) -> None:
+def test_only_several_workers_that_train_all_weights_shard_them_by_default(overrides: list[str], stage: int) -> None:
     assert load_run([SMALL_WORLD], overrides).zero_stage.number == stage

@@ -253,7 +253,7 @@ def test_command_says_that_a_run_fits_and_writes_every_figure(
 
 
 def test_command_fails_where_the_run_does_not_fit_and_says_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(SMALL_WORLD), "training.num_gpus=0.5", "--gpu-memory", "2"]) == 1
+    assert main(["plan", str(SMALL_WORLD), "training.num_gpus=0.5", "--gpu-memory", "0.2"]) == 1
     printed = capsys.readouterr().out
     assert "does not fit: " in printed
     assert "model.dtype=bfloat16" in printed

@@ -99,7 +99,9 @@ def started(folder: RunFolder, *overrides: str, tested: bool = True) -> tuple[_R
     trainer = Recorder(folder, 20, tested=tested)
     tracker: Any = SimpleNamespace(logged=[], close=lambda _: None, log_text=lambda *_: None)
     tracker.log_metrics = lambda metrics, update: tracker.logged.append((metrics, update))
-    run = _Run(config, folder, cast(Any, None), cast(Any, trainer), tracker, 20, agreed_decision(folder, config))
+    run = _Run(
+        config, folder, cast(Any, None), cast(Any, trainer), tracker, 20, decision=agreed_decision(folder, config)
+    )
     return run, trainer
 
 
