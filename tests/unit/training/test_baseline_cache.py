@@ -96,8 +96,8 @@ CHANGES = (
     "model.resolution=32",
     "model.max_sequence_length=8",
     "model.truncate_sigma=true",
-    "model.attention=flash",
-    "model.compile=true",
+    "model.attention=flash model.dtype=bfloat16",
+    "model.compile=true training.zero_stage=2",
     "rollout.shift=1.0",
     "evaluation.num_prompts=31",
     "evaluation.num_steps=19",
@@ -122,7 +122,8 @@ CHANGES = (
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_changes_an_evaluation_has_another_folder(change: str, tmp_path: Path) -> None:
-    assert folder_of(config_of(tmp_path, change)) != folder_of(config_of(tmp_path))
+    changed, *needed = change.split()
+    assert folder_of(config_of(tmp_path, changed, *needed)) != folder_of(config_of(tmp_path, *needed))
 
 
 @pytest.mark.parametrize(
