@@ -112,6 +112,7 @@ CHANGES = (
     "evaluation.held_out=[]",
     "evaluation.held_out.0.name=other",
     "rewards.models.0.weight=2.0",
+    "rewards.models.0.dtype=bfloat16",
     "rewards.models.1.path=small_world:preference",
     "rewards.in_process=true",
     "rewards.pool.micro_batch_size=8",
