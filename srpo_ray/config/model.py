@@ -63,6 +63,9 @@ class ModelConfig(Section):
     code. At ZeRO stages 1 and 2 (adapters), or with `training.gather_blocks`."""
     vae_checkpointing: bool = False
     """Recompute the activations of the VAE's decoder in the backward pass to save memory."""
+    vae_channels_last: bool = False
+    """Store the VAE's convolutions and their activations channel by channel last (NHWC), the memory format of a GPU's
+    tensor cores. Images and gradients are the same up to rounding."""
 
     @model_validator(mode="after")
     def _check_attention(self) -> Self:

@@ -98,6 +98,7 @@ CHANGES = (
     "model.truncate_sigma=true",
     "model.attention=flash model.dtype=bfloat16",
     "model.compile=true training.zero_stage=2",
+    "model.vae_channels_last=true",
     "rollout.shift=1.0",
     "evaluation.num_prompts=31",
     "evaluation.num_steps=19",
