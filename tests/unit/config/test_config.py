@@ -72,7 +72,7 @@ def test_every_snippet_about_rewards_can_be_layered_over_the_small_world(snippet
 def test_every_type_of_reward_has_a_snippet() -> None:
     union, *_ = get_args(RewardModelConfig)
     types = {section.model_fields["type"].default for section in get_args(union)}
-    assert types == set(re.findall(r"type: (\w+)", "\n".join(snippets("rewards.md")))) - {"draft"}
+    assert types == set(re.findall(r"\btype: (\w+)", "\n".join(snippets("rewards.md")))) - {"draft"}
 
 
 def test_every_algorithm_but_the_default_has_a_file() -> None:

@@ -78,7 +78,7 @@ def test_depth_is_extrapolated_exactly() -> None:
 @pytest.mark.parametrize(
     ("changes", "gradient", "transformer", "decoder"),
     [
-        ({"attention": "cudnn", "compile": True}, True, 0, 0),
+        ({"attention": "cudnn", "compile": True, "vae_channels_last": True}, True, 0, 0),
         ({"vae_checkpointing": True}, True, 0, 1),
         ({"gradient_checkpointing": True}, True, 3, 0),
         ({"gradient_checkpointing": True, "vae_checkpointing": True}, False, 0, 0),
@@ -98,9 +98,9 @@ def test_change_is_traced_only_where_it_counts(
         monkeypatch.setattr(costs, name, trace)
     # A number of samples that no other test has: what is traced here is kept.
     for computed, count in ((transformer_cost, transformer), (partial(decoder_cost, sizes=(8,)), decoder)):
-        computed(ModelConfig(), 977, gradient=gradient, gpu=True)
+        computed(ModelConfig(dtype="bfloat16"), 977, gradient=gradient, gpu=True)
         traced.clear()
-        computed(ModelConfig.model_validate(changes), 977, gradient=gradient, gpu=True)
+        computed(ModelConfig.model_validate({"dtype": "bfloat16", **changes}), 977, gradient=gradient, gpu=True)
         assert len(traced) == count
 
 
