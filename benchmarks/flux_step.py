@@ -97,6 +97,9 @@ def config_of(options: argparse.Namespace, resolution: int) -> RunConfig:
     base = RunConfig.model_validate({"rewards": {"models": models, "pool": pool}})
     changes = {f"model.{key}": value for key, value in model.items()}
     changes |= {"model.resolution": resolution, "training.batch_size": options.batch_size}
+    if options.full and options.compile:
+        # The hooks of stage 3 do not compile, and one worker has nothing to shard.
+        changes["training.zero_stage"] = 2
     return apply(base, changes | {"rollout.num_steps": options.steps, "training.optimizer.lr": 1e-5})
 
 

@@ -41,10 +41,10 @@ class Stage:
 STAGES = {
     "env": Stage("gpu_stages", "the ceiling `training.peak_tflops`, and whether the driver is new enough"),
     "roll": Stage("gpu_stages", "compiled blocks and the attention kernel of rollouts"),
-    "vae": Stage("gpu_stages", "the decoder in the plan, and `model.vae_checkpointing`"),
+    "vae": Stage("gpu_stages", "the decoder in the plan, `model.vae_checkpointing`, `model.vae_channels_last`"),
     "grad": Stage("gpu_stages", "`model.gradient_checkpointing` and compiled blocks in training"),
     "zero3": Stage("gpu_stages", "the stage of ZeRO: with ZeRO-3, does the GPU wait for the host?"),
-    "hps": Stage("gpu_stages", "the data type of reward models"),
+    "hps": Stage("gpu_stages", "`dtype` of reward models"),
     "plan": Stage("gpu_runs", "whether `srpo-ray plan` can be trusted with memory"),
     "train": Stage("gpu_runs", "whether a run with real weights trains, resumes and exports", "real weights"),
 }

@@ -74,6 +74,8 @@ def make_policy(model: ModelConfig, network: Any) -> FluxPolicy:
             vae.enable_gradient_checkpointing()
     else:
         vae = random_weights(build_vae(model))
+    if model.vae_channels_last:
+        nn.Module.to(vae, memory_format=torch.channels_last)
     config = part_config(model.path, "transformer")
     return FluxPolicy(network, vae, config, resolution=model.resolution, dtype=dtype_of(model), device=DEVICE)
 

@@ -1,5 +1,6 @@
 """Stages of the GPU day that measure the parts of an update. Each returns its rows."""
 
+import copy
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,12 +77,13 @@ def roll(setting: Setting) -> list[Row]:
 
 
 def vae(setting: Setting) -> list[Row]:
-    """Measure the decoder and its gradient at several sizes, with and without recomputation."""
+    """Measure the decoder and its gradient at several sizes: plain, in channels-last format, with recomputation."""
     rows = []
+    ways = (("", {}), (", channels last", {"vae_channels_last": True}), (", recomputed", {"vae_checkpointing": True}))
     for px in (setting.px,) if setting.tiny else sorted({512, setting.px, 1024}):
-        for recompute in (False, True):
+        for way, changes in ways:
             sized = replace(setting, px=px)
-            model = sized.model(vae_checkpointing=recompute)
+            model = sized.model(**changes)
             policy = make_policy(model, None)
             tokens = torch.randn(1, *policy.token_shape, device=DEVICE, requires_grad=True)
             cost = decoder_cost(model, 1, (REWARD_SIZE,), gradient=True, gpu=GPU)
@@ -90,9 +92,9 @@ def vae(setting: Setting) -> list[Row]:
                 tokens.grad = None
                 policy.decode(tokens).mean().backward()
 
-            name = f"decode and gradient, {model.resolution} px{', recomputed' if recompute else ''}"
+            name = f"decode and gradient, {model.resolution} px{way}"
             flops = cost.forward_flops + cost.backward_flops
-            rows.append(_timed(sized, name, work, flops, cost.peak, None if recompute else (0.06, 0.10)))
+            rows.append(_timed(sized, name, work, flops, cost.peak, None if way else (0.06, 0.10)))
             del policy, work
             free()
     return rows
@@ -169,12 +171,14 @@ def hps(setting: Setting) -> list[Row]:
     with torch.device("meta"):
         built = open_clip.CLIP(**settings)
     tower = random_weights(built.visual).eval().requires_grad_(False)
+    rounded = copy.deepcopy(tower).bfloat16()
     images = torch.rand(2, 3, REWARD_SIZE, REWARD_SIZE, device=DEVICE)
 
     def gradient(dtype: str) -> Tensor:
         pixels = images.clone().requires_grad_()
-        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            score = nn.functional.normalize(tower(pixels).float(), dim=-1).sum()
+        # As a reward model with `dtype: bfloat16`: weights in bfloat16, the unit feature in float32.
+        features = rounded(pixels.bfloat16()) if dtype == "bfloat16" else tower(pixels)
+        score = nn.functional.normalize(features.float(), dim=-1).sum()
         return torch.autograd.grad(score, pixels)[0].flatten()
 
     exact, rows = gradient("float32"), []

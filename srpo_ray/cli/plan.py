@@ -45,14 +45,16 @@ def run(parsed: argparse.Namespace) -> int:
 
     from srpo_ray.planning.advice import advise
     from srpo_ray.planning.plan import make_plan
+    from srpo_ray.planning.recomputation import compare_recomputation
     from srpo_ray.planning.report import plan_text
     from srpo_ray.planning.verification import verification
 
     plan = make_plan(config, hardware)
     advice = [] if plan.fits else advise(config, plan)
-    verified = verification(files)
-    print(plan_text(plan, advice, verified), end="")
+    verified, choice = verification(files), compare_recomputation(config, plan)
+    print(plan_text(plan, advice, verified, [str(choice)] if choice else []), end="")
     if parsed.json:
         figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice], "verified": verified}
+        figures["recomputation"] = asdict(choice) if choice else None
         Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n")
     return DOES_NOT_FIT if plan.fits is False else 0

@@ -59,9 +59,13 @@ class ModelConfig(Section):
     """Attention kernel of the transformer: torch's choice (`native`), cuDNN's, or the packages flash-attn 2 and 3. All
     but `native` need `dtype: bfloat16` and a GPU."""
     compile: bool = False
-    """Compile the transformer's blocks with torch.compile; blocks of one class share the compiled code."""
+    """Compile the transformer's blocks with torch.compile, forward and backward; blocks of one class share the compiled
+    code. At ZeRO stages 1 and 2 (adapters), or with `training.gather_blocks`."""
     vae_checkpointing: bool = False
     """Recompute the activations of the VAE's decoder in the backward pass to save memory."""
+    vae_channels_last: bool = False
+    """Store the VAE's convolutions and their activations channel by channel last (NHWC), the memory format of a GPU's
+    tensor cores. Images and gradients are the same up to rounding."""
 
     @model_validator(mode="after")
     def _check_attention(self) -> Self:

@@ -28,7 +28,16 @@ class RewardModelSection(Section):
     `python -m srpo_ray.evaluation.reward_spread runs/NAME` prints it."""
 
 
-class OpenClipRewardConfig(RewardModelSection):
+class BuiltInRewardSection(RewardModelSection):
+    """Fields of the reward models that this package loads."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of the image encoder. `bfloat16` halves its weights and activations and rounds scores and gradients;
+    `python -m srpo_ray.launch.reward_precision` compares its gradients with float32. Text encoders and heads always
+    compute in float32."""
+
+
+class OpenClipRewardConfig(BuiltInRewardSection):
     """Cosine similarity of image and text features of an open_clip model, such as CLIPScore and HPSv2.1."""
 
     type: Literal["open_clip"] = "open_clip"
@@ -58,7 +67,7 @@ class OpenClipRewardConfig(RewardModelSection):
         return self
 
 
-class TransformersClipRewardConfig(RewardModelSection):
+class TransformersClipRewardConfig(BuiltInRewardSection):
     """Cosine similarity of image and text features of a `transformers.CLIPModel`, such as PickScore and CLIPScore."""
 
     type: Literal["transformers_clip"] = "transformers_clip"
@@ -72,7 +81,7 @@ class TransformersClipRewardConfig(RewardModelSection):
     """Further factor of the score: 0.05 for the PickScore that SRPO was trained with, published / 20."""
 
 
-class AestheticRewardConfig(RewardModelSection):
+class AestheticRewardConfig(BuiltInRewardSection):
     """Aesthetic quality of an image, independent of the prompt: LAION's v2 and Aesthetic Predictor v2.5."""
 
     reads_text: ClassVar[bool] = False
@@ -86,7 +95,7 @@ class AestheticRewardConfig(RewardModelSection):
     LAION's head, `google/siglip-so400m-patch14-384` for v2.5."""
 
 
-class ImageRewardConfig(RewardModelSection):
+class ImageRewardConfig(BuiltInRewardSection):
     """ImageReward v1, a BLIP model trained on human rankings; texts are truncated to 35 tokens."""
 
     type: Literal["image_reward"] = "image_reward"

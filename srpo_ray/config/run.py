@@ -218,6 +218,19 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_compile(self) -> Self:
+        if not self.model.compile or self.zero_stage.whole_weights or self.training.gather_blocks:
+            return self
+        cure = "set training.gather_blocks=true, or training.zero_stage=2 if every GPU has room for whole weights"
+        if self.model.lora:
+            cure = "set training.zero_stage=2 and offload no weights"
+        raise ValueError(
+            f"expected ZeRO stage 1 or 2, or training.gather_blocks, with model.compile=true, got stage"
+            f" {self.zero_stage.number} ({self.zero_stage.reason}); DeepSpeed's hooks on every layer would cut each"
+            f" block into dozens of graphs, so {cure}, or remove model.compile"
+        )
+
+    @model_validator(mode="after")
     def _check_image_ratio(self) -> Self:
         ratio = self.data.image_ratio
         size = self.training.pass_size

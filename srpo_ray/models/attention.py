@@ -1,5 +1,6 @@
 """Acceleration of a transformer: attention kernels and compiled blocks."""
 
+from types import MethodType
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ _CURES = {
     "flash": "install the package flash-attn on every node; it needs an NVIDIA GPU of compute capability 8.0 or higher",
     "flash_3": "install FlashAttention 3 (module flash_attn_interface) on every node; it needs a Hopper GPU, as H100",
 }
+_VERSIONS = 64
+"""Maximum number of versions of a class of blocks that are compiled: shapes, gradient modes and kinds of input."""
 _PROBED = (1, 128, 2, 128)
 """Shape of the probe: batch, tokens, heads, and the head size of FLUX."""
 
@@ -84,16 +87,24 @@ def _not_usable(kernel: str, error: Exception) -> ValueError:
 
 
 def compile_blocks(transformer: nn.Module, blocks: tuple[str, ...], backend: str = "inductor") -> None:
-    """Compile each repeated block in place; blocks of one class share the compiled code.
+    """Compile the forward pass of each repeated block in place, as one graph without breaks.
+
+    Blocks of one class share the compiled code, one version for each shape, gradient mode and kind of input. Hooks of a
+    block, as ZeRO sets them to gather its weights, stay outside of the graph.
 
     Args:
-        transformer: Transformer, changed in place; its state dict does not change.
+        transformer: Transformer, changed in place; its modules and its state dict do not change.
         blocks: Names of the blocks' classes.
         backend: Backend of torch.compile.
     """
-    # ZeRO sets hooks on the layers of the blocks, and `Engine.gathered` removes them temporarily. Without this guard,
-    # code that was compiled with hooks would run without them, and vice versa.
-    torch._dynamo.config.skip_nnmodule_hook_guards = False  # noqa: SLF001, torch has no other name for it
+    # Beyond the limit, a graph without breaks is an error.
+    torch._dynamo.config.recompile_limit = _VERSIONS  # noqa: SLF001, torch has no other name for it
+    compiled: dict[type, Any] = {}
     for module in transformer.modules():
-        if type(module).__name__ in blocks:
-            module.compile(backend=backend)
+        kind = type(module)
+        if kind.__name__ not in blocks:
+            continue
+        if kind not in compiled:
+            # Rollouts, gradient steps and evaluations have batch sizes of their own, and static shapes are the fastest.
+            compiled[kind] = torch.compile(kind.forward, backend=backend, fullgraph=True, dynamic=False)
+        module.forward = MethodType(compiled[kind], module)

@@ -39,6 +39,9 @@ def make_policy(
     vae = load_vae(config.model.path, dtype, device)
     if config.model.vae_checkpointing:
         vae.enable_gradient_checkpointing()
+    if config.model.vae_channels_last:
+        # diffusers' own `to` has no annotation for it.
+        nn.Module.to(vae, memory_format=torch.channels_last)
     return policy_class(config.model.path)(
         network,
         vae,

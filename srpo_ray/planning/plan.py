@@ -162,6 +162,8 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
     held_out, more = reward_sizes(config.evaluation.held_out, pool.micro_batch_size, gradient=False, gpu=gpu)
     sizes = tuple(sorted({reward.image_size for reward in trained} or {224}))
     notes = [f"reward {name}: its size is not known, so it is not counted" for name in (*unknown, *more)]
+    if config.model.compile:
+        notes.append("model.compile: seconds and activations are those without it")
     tensors = parameters(config.model)
     return Plan(
         run=config.name,

@@ -13,6 +13,7 @@ from srpo_ray.files import read_json
 from srpo_ray.planning.cached import cached
 from srpo_ray.planning.published import OPEN_CLIP, TRANSFORMERS_CLIP
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
+from srpo_ray.rewards.models.image_encoder import DTYPES, clip_image_features
 from srpo_ray.rewards.models.open_clip import CONFIG_FILE, open_clip_source
 from srpo_ray.rewards.models.transformers_clip import TransformersClip
 
@@ -70,11 +71,12 @@ def _measure(config: ClipRewardConfig, batch_size: int, *, gradient: bool, gpu: 
         return None
     size = model.visual.image_size
     side = size[0] if isinstance(size, Sequence) else size
+    model.visual.to(DTYPES[config.dtype])
     images = torch.empty(batch_size, 3, side, side, device="meta", requires_grad=gradient)
     features: list[Tensor] = []
 
     def score() -> Tensor:
-        features[:] = [model.encode_image(images, normalize=True)]
+        features[:] = [clip_image_features(model, images)]
         return features[0].sum(-1)
 
     measure = trace_gradient if gradient else trace_forward

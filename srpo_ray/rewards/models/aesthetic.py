@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import normalize as unit
 
 from srpo_ray.config.rewards import AestheticRewardConfig, Fit
 from srpo_ray.rewards.models.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
+from srpo_ray.rewards.models.image_encoder import DTYPES, ClipImageEncoder, pooled_image_features
 from srpo_ray.rewards.models.linear_head import linear_head
-from srpo_ray.rewards.models.pretrained import CLIP_STATISTICS, image_statistics, load_pretrained, pooled
+from srpo_ray.rewards.models.pretrained import CLIP_STATISTICS, image_statistics, load_pretrained
 from srpo_ray.rewards.preprocess import normalize
 from srpo_ray.rewards.query import TextQuery
 
@@ -86,12 +86,12 @@ class AestheticReward:
         head.add_module(kind.layers, linear_head(width, kind.dropouts))
         load_strictly(config.name, head, state)
         statistics = image_statistics(config.name, config.backbone, kind.statistics)
+        ClipImageEncoder(backbone).to(DTYPES[config.dtype])
         return cls(config.name, backbone.to(device), head.to(device), kind.fit, statistics)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """See `Reward.score`; the result has the type of `images`."""
         weight = next(self.head.parameters())
         pixels = normalize(images.to(weight.device, weight.dtype), self._mean, self._std)
-        features = unit(pooled(self.backbone.get_image_features(pixel_values=pixels)), dim=-1)
-        scores = self.head(features).squeeze(-1).to(images.dtype)
+        scores = self.head(pooled_image_features(self.backbone, pixels)).squeeze(-1).to(images.dtype)
         return scores * scores.new_tensor([sum(weight for weight, _ in query.terms) for query in queries])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from srpo_ray.config.rewards import ImageRewardConfig
 from srpo_ray.rewards.models.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
+from srpo_ray.rewards.models.image_encoder import DTYPES
 from srpo_ray.rewards.models.linear_head import linear_head
 from srpo_ray.rewards.models.pretrained import CLIP_STATISTICS, load_tokenizer
 from srpo_ray.rewards.preprocess import normalize
@@ -70,12 +71,13 @@ class ImageRewardModel(nn.Module):
         """Compute the raw scores `[M]` of M texts.
 
         Args:
-            pixels: `[B, 3, size, size]`, normalised.
+            pixels: `[B, 3, size, size]`, normalised, in the data type of text encoder and head.
             rows: `[M]`, index of the image of each text.
             tokens: `[M, L]`.
             mask: `[M, L]`, 1 for a token and 0 for padding.
         """
-        seen = self.vision(pixel_values=pixels).last_hidden_state[rows]
+        weight = next(self.vision.parameters())
+        seen = self.vision(pixel_values=pixels.to(weight.dtype)).last_hidden_state[rows].to(pixels.dtype)
         read = self.text(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen).last_hidden_state
         return self.head(read[:, 0]).squeeze(-1)
 
@@ -124,11 +126,12 @@ class ImageReward:
         model = model or ImageRewardModel()
         tokenizer = load_tokenizer(config.name, config.tokenizer, BertTokenizer, model.text.config.vocab_size)
         load_strictly(config.name, model, state, _published)
+        model.vision.to(DTYPES[config.dtype])
         return cls(config.name, model.to(device), tokenizer)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """See `Reward.score`; the result has the type of `images`."""
-        parameter = next(self.model.parameters())
+        parameter = next(self.model.head.parameters())
         pixels = normalize(images.to(parameter.device, parameter.dtype), *CLIP_STATISTICS)
         counts = [len(query.terms) for query in queries]
         rows = torch.arange(len(queries)).repeat_interleave(torch.tensor(counts))

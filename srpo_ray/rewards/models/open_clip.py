@@ -16,6 +16,7 @@ from srpo_ray.config.rewards import Fit, OpenClipRewardConfig
 from srpo_ray.imports import without_collection
 from srpo_ray.rewards.image_features import ImageFeatures
 from srpo_ray.rewards.models.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
+from srpo_ray.rewards.models.image_encoder import DTYPES, clip_image_features
 from srpo_ray.rewards.models.pretrained import check_tokenizer
 from srpo_ray.rewards.preprocess import normalize
 from srpo_ray.rewards.query import TextQuery
@@ -107,7 +108,7 @@ class OpenClipReward:
             num_tokens = int(text_config.get("vocab_size", len(tokenizer.tokenizer)))
             check_tokenizer(config.name, folder, tokenizer.tokenizer, num_tokens, "download it again")
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
-        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
+        return cls._of(config, model, tokenizer, context_length, device)
 
     @classmethod
     def _load_file(cls, config: OpenClipRewardConfig, architecture: str, device: str) -> "OpenClipReward":
@@ -126,6 +127,13 @@ class OpenClipReward:
         text_config = (open_clip.get_model_config(architecture) or {}).get("text_cfg", {})
         context_length = int(text_config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
         tokenizer = open_clip.get_tokenizer(architecture)
+        return cls._of(config, model, tokenizer, context_length, device)
+
+    @classmethod
+    def _of(
+        cls, config: OpenClipRewardConfig, model: Any, tokenizer: Any, context_length: int, device: str
+    ) -> "OpenClipReward":
+        model.visual.to(DTYPES[config.dtype])
         return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
@@ -139,7 +147,7 @@ class OpenClipReward:
         """Unit image features `[B, D]`."""
         weight = self.model.logit_scale
         pixels = normalize(images.to(weight.device, weight.dtype), self._mean, self._std)
-        return self.model.encode_image(pixels, normalize=True)
+        return clip_image_features(self.model, pixels)
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
         """Unit text features `[N, D]`."""

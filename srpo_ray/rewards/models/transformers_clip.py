@@ -1,12 +1,12 @@
 """CLIP models in the format of transformers, such as PickScore, adapted to the open_clip reward."""
 
-from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit
 
 from srpo_ray.config.rewards import TransformersClipRewardConfig
+from srpo_ray.rewards.models.image_encoder import DTYPES, ClipImageEncoder
 from srpo_ray.rewards.models.open_clip import OpenClipReward
 from srpo_ray.rewards.models.pretrained import (
     CLIP_STATISTICS,
@@ -30,8 +30,10 @@ class TransformersClip(nn.Module):
         """
         super().__init__()
         self.model = model
-        side = model.config.vision_config.image_size
-        self.visual = SimpleNamespace(image_size=side, image_mean=mean, image_std=std)
+        # Any, as torch annotates attributes of modules as tensors or modules.
+        self.visual: Any = ClipImageEncoder(model)
+        self.visual.image_size = model.config.vision_config.image_size
+        self.visual.image_mean, self.visual.image_std = mean, std
 
     @property
     def logit_scale(self) -> Tensor:
@@ -78,5 +80,7 @@ def load_transformers_clip(config: TransformersClipRewardConfig, device: str = "
     factor = float(model.logit_scale.detach().exp()) if config.logit_scale else 1.0
     length = int(text.max_position_embeddings)
     statistics = image_statistics(config.name, config.path, CLIP_STATISTICS)
-    wrapped = TransformersClip(model.to(device), *statistics)
+    wrapped = TransformersClip(model, *statistics)
+    wrapped.visual.to(DTYPES[config.dtype])
+    wrapped.to(device)
     return OpenClipReward(config.name, wrapped, ClipTokenizer(tokenizer, length), length, config.scale * factor)

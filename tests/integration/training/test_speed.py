@@ -6,60 +6,81 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch._dynamo import config as dynamo
+from torch._dynamo.utils import counters
 
+from srpo_ray.config.model import LoraConfig
 from srpo_ray.config.training import TrainingConfig
 from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.families import FLUX
 from srpo_ray.models.loading import load_transformer
+from srpo_ray.models.trainable import add_adapters
 from srpo_ray.training import engine as engine_module
 from srpo_ray.training.engine import Engine
 from tests.helpers.models.tiny_sd3 import save_tiny_sd3
 from tests.helpers.training.ranks import run_ranks
-from tests.helpers.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
+from tests.helpers.training.tiny_flux import batches, call, each_loss, relative_error, tiny_transformer
 
 
-def outputs_and_gradients(compiled: bool, checkpointed: bool) -> dict[str, Any]:
-    """A sharded rollout, a gathered one and one backward pass."""
-    network = tiny_transformer().train()
-    if checkpointed:
+def two_updates(settings: dict[str, Any], *, compiled: bool) -> dict[str, Any]:
+    """Two updates with gathered rollouts, the second without any compilation: output and gradients of the second."""
+    network: Any = tiny_transformer().train()
+    if not settings.get("gather_blocks"):
+        add_adapters(network, LoraConfig(rank=2), seed=0)
+    else:
         network.enable_gradient_checkpointing()
     if compiled:
         # All of the compiler but the making of kernels, which takes minutes on a CPU.
         compile_blocks(network, FLUX.blocks, backend="aot_eager")
+    training = TrainingConfig(batch_size=4, losses_in_flight=1, **settings)
+    engine = Engine(network, training, torch.float32, blocks=FLUX.blocks)
+    found: dict[str, Any] = {}
+    for step, (first, second, sigma) in enumerate(batches(range(2))):
+        with dynamo.patch(error_on_recompile=step > 0):
+            with torch.no_grad(), engine.gathered():
+                found["rollout"] = call(engine, first, sigma)
+            for loss in each_loss(engine, first, second, sigma):
+                engine.backward(loss)
+        found["gradients"] = engine.gradients()
+        engine.step()
+    return found
+
+
+def compiled_and_eager(settings: dict[str, Any]) -> dict[str, Any]:
     whole_config = engine_module.zero_config
 
-    def sharded_config(*arguments: Any) -> dict[str, Any]:
-        # ZeRO would keep parameters as small as these whole, and so not hook their layers in earnest.
-        zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
-        return {**whole_config(*arguments), "zero_optimization": zero}
+    def every_weight_sharded(*arguments: Any) -> dict[str, Any]:
+        made = whole_config(*arguments)
+        if made["zero_optimization"]["stage"] == 3:
+            # ZeRO would keep parameters as small as these whole.
+            made["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return made
 
-    with patch.object(engine_module, "zero_config", sharded_config):
-        engine = Engine(network, TrainingConfig(batch_size=4), torch.float32)
-    first, second, sigma = batches(range(1))[0]
-    with torch.no_grad():
-        sharded = call(engine, first, sigma)
-        with engine.gathered():
-            gathered = call(engine, first, sigma)
-    engine.backward(losses(engine, first, second, sigma))
-    return {"sharded": sharded, "gathered": gathered, "gradients": engine.gradients()}
-
-
-@pytest.mark.long
-def test_compiled_blocks_give_the_same_outputs_and_gradients_under_zero3(tmp_path: Path) -> None:
-    eager = run_ranks(outputs_and_gradients, 1, tmp_path, False, False)
-    compiled = run_ranks(outputs_and_gradients, 1, tmp_path, True, True)
-    for name in ("sharded", "gathered"):
-        torch.testing.assert_close(compiled[name], eager[name], rtol=1e-4, atol=1e-5)
-    assert relative_error(compiled["gradients"], eager["gradients"]) < 1e-4
+    with patch.object(engine_module, "zero_config", every_weight_sharded):
+        return {
+            "compiled": two_updates(settings, compiled=True),
+            "graphs": counters["stats"]["unique_graphs"],
+            "breaks": dict(counters["graph_break"]),
+            "eager": two_updates(settings, compiled=False),
+        }
 
 
-def test_compiling_names_every_block_and_leaves_the_state_dict_as_it_is() -> None:
-    network = tiny_transformer()
-    names = list(network.state_dict())
-    compile_blocks(network, FLUX.blocks)
-    assert list(network.state_dict()) == names
-    compiled = [name for name, module in network.named_modules() if module._compiled_call_impl is not None]
-    assert compiled == ["transformer_blocks.0", "single_transformer_blocks.0"]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"zero_stage": 2}, id="adapters, stage 2"),
+        pytest.param({"gather_blocks": True}, id="all weights, whole blocks", marks=pytest.mark.long),
+    ],
+)
+def test_engine_trains_compiled_blocks_as_eager_ones_and_compiles_in_the_first_update_only(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    found = run_ranks(compiled_and_eager, 1, tmp_path, settings)
+    torch.testing.assert_close(found["compiled"]["rollout"], found["eager"]["rollout"], rtol=1e-4, atol=1e-5)
+    assert relative_error(found["compiled"]["gradients"], found["eager"]["gradients"]) < 1e-4
+    # Two classes of blocks, one block of each, with and without gradient.
+    assert found["graphs"] == 4
+    assert not found["breaks"]
 
 
 def test_kernel_for_a_transformer_that_cannot_change_its_attention_is_refused(tmp_path: Path) -> None:

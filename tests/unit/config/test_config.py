@@ -72,7 +72,7 @@ def test_every_snippet_about_rewards_can_be_layered_over_the_small_world(snippet
 def test_every_type_of_reward_has_a_snippet() -> None:
     union, *_ = get_args(RewardModelConfig)
     types = {section.model_fields["type"].default for section in get_args(union)}
-    assert types == set(re.findall(r"type: (\w+)", "\n".join(snippets("rewards.md")))) - {"draft"}
+    assert types == set(re.findall(r"\btype: (\w+)", "\n".join(snippets("rewards.md")))) - {"draft"}
 
 
 def test_every_algorithm_but_the_default_has_a_file() -> None:
@@ -418,6 +418,14 @@ BLOCKS = ["training.gather_blocks=true", "model.gradient_checkpointing=true"]
         ),
         (["training.zero_stage=0"], r"zero_stage"),
         (
+            ["model.compile=true"],
+            r"with model.compile=true, got stage 3 .* set training.gather_blocks=true",
+        ),
+        (
+            ["model.compile=true", "model.lora.rank=4", "training.offload=optimizer"],
+            r"with model.compile=true, got stage 3 \(training.offload=optimizer .* set training.zero_stage=2",
+        ),
+        (
             [*GROUPS, "training.zero_stage=2"],
             r"ZeRO stage 3 with training.shard_group_size=2, got 2 \(set by training.zero_stage\)",
         ),
@@ -445,6 +453,9 @@ def test_stages_and_blocks_that_deepspeed_cannot_combine_are_refused(overrides: 
         (["model.lora.rank=4", "training.zero_stage=3"], 3),
         (["model.lora.rank=4", "training.zero_stage=1"], 1),
         (["training.zero_stage=2"], 2),
+        (["model.compile=true", "model.lora.rank=4"], 2),
+        (["model.compile=true", "training.zero_stage=1"], 1),
+        (["model.compile=true", *BLOCKS, "training.losses_in_flight=1"], 3),
         ([*BLOCKS, "training.losses_in_flight=1"], 3),
         ([*BLOCKS, "training.num_workers=2"], 3),
         ([*GROUPS, "model.lora.rank=4", "training.zero_stage=3"], 3),

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxPipeline
+from torch import Tensor
 
+from srpo_ray.config import load_run
 from srpo_ray.flow import shifted_sigmas
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.flux import FluxPolicy
@@ -14,6 +16,8 @@ from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import Evaluations
 from srpo_ray.models.text_encoders import encode_prompts
+from srpo_ray.models.trainable import make_policy
+from tests.conftest import SMALL_WORLD
 
 PROMPTS = ["a red circle on a gray background", "detailed. a blue square on a white background"]
 
@@ -93,6 +97,31 @@ def test_decoder_recomputed_in_the_backward_pass_gives_the_same_image_and_gradie
         found.append((image.detach(), tokens.grad))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
+
+
+NO_NETWORK: Any = None
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_vae_in_channels_last_gives_the_same_images_and_gradients(checkpointed: bool) -> None:
+    keys = (f"model.vae_checkpointing={checkpointed}".lower(),)
+    found: list[tuple[Tensor, Tensor]] = []
+    for channels_last in ("false", "true"):
+        config = load_run([SMALL_WORLD], [*keys, f"model.vae_channels_last={channels_last}"])
+        policy = make_policy(config, NO_NETWORK, {}, "cpu")
+        formats: list[bool] = []
+        decoder: Any = policy.vae.decoder
+        decoder.conv_in.register_forward_hook(
+            lambda _, __, made, formats=formats: formats.append(made.is_contiguous(memory_format=torch.channels_last))
+        )
+        tokens = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+        image = policy.decode(tokens)
+        image.square().sum().backward()
+        assert set(formats) == {channels_last == "true"}
+        assert tokens.grad is not None
+        found.append((image.detach(), tokens.grad))
+        torch.testing.assert_close(policy.encode(image.detach()), policy.encode(found[0][0]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
 def test_evaluations_are_counted_by_sample_without_and_with_gradient(policy: FluxPolicy) -> None:

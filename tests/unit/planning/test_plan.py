@@ -248,6 +248,8 @@ def test_command_says_that_a_run_fits_and_writes_every_figure(
     assert "Adam moments" in printed
     figures = json.loads((tmp_path / "plan.json").read_text())
     assert figures["fits"] is True
+    assert "model.gradient_checkpointing is off and not needed: with it" in printed
+    assert figures["recomputation"]["changes"] == ["model.gradient_checkpointing=true"]
     assert figures["peak"] == max(memory["peak"] for memory in figures["gpus"])
     assert figures["compute_s"] == pytest.approx(sum(work["flops"] for work in figures["work"]) / 1e12)
 

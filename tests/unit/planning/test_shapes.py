@@ -123,6 +123,24 @@ def test_reward_models_have_their_published_sizes() -> None:
     assert sizes[0].cost.forward_flops == pytest.approx(2 * 2 * 257 * 630e6, rel=0.05)
 
 
+def test_reward_in_bfloat16_has_half_the_bytes_of_its_image_encoder() -> None:
+    path = "hf-hub:xswu/HPSv2/HPS_v2.1_compressed.pt"
+    exact, rounded = (
+        reward_sizes(
+            [OpenClipRewardConfig(name="hps", architecture="ViT-H-14", path=path, dtype=dtype)],
+            2,
+            gradient=True,
+            gpu=True,
+        )[0][0]
+        for dtype in ("float32", "bfloat16")
+    )
+    # Of 986 M parameters, 632 M are those of the image encoder.
+    assert exact.weights - rounded.weights == 2 * 632_076_800
+    assert exact.texts == rounded.texts
+    assert 0.45 < rounded.cost.peak / exact.cost.peak < 0.55
+    assert rounded.cost.forward_flops == exact.cost.forward_flops
+
+
 def test_path_without_a_model_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model.path: expected a folder or hub id with transformer/config.json"):
         parameters(ModelConfig(path="/nowhere/at/all"))

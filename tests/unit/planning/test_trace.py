@@ -78,7 +78,7 @@ def test_depth_is_extrapolated_exactly() -> None:
 @pytest.mark.parametrize(
     ("changes", "gradient", "transformer", "decoder"),
     [
-        ({"attention": "cudnn", "compile": True}, True, 0, 0),
+        ({"attention": "cudnn", "compile": True, "vae_channels_last": True}, True, 0, 0),
         ({"vae_checkpointing": True}, True, 0, 1),
         ({"gradient_checkpointing": True}, True, 3, 0),
         ({"gradient_checkpointing": True, "vae_checkpointing": True}, False, 0, 0),

@@ -15,6 +15,7 @@ from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.models.aesthetic import AestheticReward
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.registry import build_rewards
+from tests.helpers.rewards.gradients import cosines
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 VISION = {**TINY, "image_size": 16, "patch_size": 4}
@@ -122,6 +123,18 @@ def test_image_gradient_is_that_of_finite_differences_in_float64(
     reward.head.double()
     pixels = images(torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda pixels: reward.score(pixels, PLAIN), pixels, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_image_encoder_in_bfloat16_has_almost_the_same_gradient_and_the_head_stays_in_float32(
+    make: Callable[[str], AestheticReward], cases: dict[str, Case], kind: str, tmp_path: Path
+) -> None:
+    exact = make(kind)
+    rounded = load(tmp_path / "head.pth", cases[kind][0], dtype="bfloat16")
+    assert {parameter.dtype for parameter in rounded.backbone.vision_model.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in rounded.head.parameters()} == {torch.float32}
+    found = cosines(rounded, exact, images(), PLAIN)
+    assert ((found > 0.999) & (found < 1)).all(), found
 
 
 def test_statistics_are_those_of_the_folders_processor(cases: dict[str, Case], tmp_path: Path) -> None:

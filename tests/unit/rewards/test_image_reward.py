@@ -13,6 +13,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
 from srpo_ray.config.rewards import ImageRewardConfig
 from srpo_ray.rewards.models.image_reward import ImageReward, ImageRewardModel
 from srpo_ray.rewards.query import TextQuery
+from tests.helpers.rewards.gradients import cosines
 
 WIDTH, TEXT_WIDTH, DEPTH, HEADS, SIZE, PATCH, LENGTH = 16, 12, 2, 2, 16, 4, 40
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "circle", "square", "sharp", "flat", "."]
@@ -219,6 +220,17 @@ def test_image_gradient_is_that_of_finite_differences_in_float64(folder: Path) -
     queries = [TextQuery(((1.2, TEXTS[0]), (-1.0, TEXTS[1]))), TextQuery.plain(TEXTS[1])]
     pixels = images(torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda pixels: reward.score(pixels, queries), pixels, fast_mode=True)
+
+
+def test_image_encoder_in_bfloat16_has_almost_the_same_gradient_and_texts_stay_in_float32(folder: Path) -> None:
+    exact, rounded = load(folder), load(folder, dtype="bfloat16")
+    assert {parameter.dtype for parameter in rounded.model.vision.parameters()} == {torch.bfloat16}
+    for part in (rounded.model.text, rounded.model.head):
+        assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
+    queries = [TextQuery(((1.2, TEXTS[0]), (-1.0, TEXTS[1]))), TextQuery.plain(TEXTS[1])]
+    found = cosines(rounded, exact, images(), queries)
+    # These random weights are several times larger than trained ones, and magnify the rounding.
+    assert ((found > 0.99) & (found < 1)).all(), found
 
 
 @pytest.mark.parametrize(("words", "warns"), [(33, False), (34, True)])

@@ -12,6 +12,7 @@ from srpo_ray.config.rewards import TransformersClipRewardConfig
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.registry import build_rewards
 from srpo_ray.small_world.weights import WEIGHTS
+from tests.helpers.rewards.gradients import cosines
 
 TOKENIZER = WEIGHTS / "flux" / "tokenizer"
 LENGTH = 9
@@ -85,6 +86,17 @@ def test_image_gradient_is_that_of_finite_differences_in_float64(folder: Path) -
     assert torch.autograd.gradcheck(
         lambda pixels: reward.score(pixels, queries), images(torch.float64).requires_grad_(), fast_mode=True
     )
+
+
+def test_image_encoder_in_bfloat16_has_almost_the_same_gradient_and_texts_stay_in_float32(folder: Path) -> None:
+    exact, rounded = load(folder), load(folder, dtype="bfloat16")
+    clip = rounded.model.model
+    image_parts = {*clip.vision_model.parameters(), *clip.visual_projection.parameters()}
+    assert {parameter.dtype for parameter in image_parts} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in {*clip.parameters()} - image_parts} == {torch.float32}
+    queries = [TextQuery.plain(TEXTS[0]), TextQuery(((1.2, TEXTS[0]), (-1.0, TEXTS[1])))]
+    found = cosines(rounded, exact, images(), queries)
+    assert ((found > 0.999) & (found < 1)).all(), found
 
 
 def test_images_are_normalised_by_the_folders_processor(folder: Path, tmp_path: Path) -> None:

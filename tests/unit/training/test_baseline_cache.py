@@ -96,8 +96,9 @@ CHANGES = (
     "model.resolution=32",
     "model.max_sequence_length=8",
     "model.truncate_sigma=true",
-    "model.attention=flash",
-    "model.compile=true",
+    "model.attention=flash model.dtype=bfloat16",
+    "model.compile=true training.zero_stage=2",
+    "model.vae_channels_last=true",
     "rollout.shift=1.0",
     "evaluation.num_prompts=31",
     "evaluation.num_steps=19",
@@ -112,6 +113,7 @@ CHANGES = (
     "evaluation.held_out=[]",
     "evaluation.held_out.0.name=other",
     "rewards.models.0.weight=2.0",
+    "rewards.models.0.dtype=bfloat16",
     "rewards.models.1.path=small_world:preference",
     "rewards.in_process=true",
     "rewards.pool.micro_batch_size=8",
@@ -122,7 +124,8 @@ CHANGES = (
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_changes_an_evaluation_has_another_folder(change: str, tmp_path: Path) -> None:
-    assert folder_of(config_of(tmp_path, change)) != folder_of(config_of(tmp_path))
+    changed, *needed = change.split()
+    assert folder_of(config_of(tmp_path, changed, *needed)) != folder_of(config_of(tmp_path, *needed))
 
 
 @pytest.mark.parametrize(
