@@ -25,6 +25,9 @@ class CutChain:
     cut: int
     """Number of steps before the cut, all without gradient."""
 
+    def __getitem__(self, rows: slice) -> "CutChain":
+        return CutChain(self.tokens[rows], self.cut)
+
 
 class AlignProp(Algorithm[AlignPropConfig]):
     """Reward back-propagation through a randomly truncated chain."""

@@ -71,7 +71,9 @@ class Phase:
     role: Role
     """Weights of the policy during the phase."""
     run: Callable[[Batch, Any], Any]
-    """Function from a micro-batch and the result of the previous phase (None in the first) to the phase's result."""
+    """Function from a micro-batch and the result of the previous phase (None in the first) to the phase's result. With
+    `rollout.batch_size` it gets the rows of several micro-batches; the last phase's result for them must return the
+    value of some rows for a slice of them, as a tensor does."""
 
 
 class Algorithm(ABC, Generic[ConfigT]):
@@ -131,7 +133,7 @@ class Algorithm(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def collect(self, batch: Batch) -> Any:
-        """Collect the inputs of the losses, without gradient."""
+        """Collect the inputs of the losses, without gradient; a result of one phase, see `Phase.run`."""
 
     def settle(self, rounds: Sequence[tuple[Batch, Any]], gather: Gather) -> list[Any]:
         """Complete the collected values with values of the whole update, such as advantages.

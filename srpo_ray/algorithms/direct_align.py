@@ -32,6 +32,9 @@ class Rollout:
     noise: Tensor
     """Noise tokens `[B, N, 64]`."""
 
+    def __getitem__(self, rows: slice) -> "Rollout":
+        return Rollout(self.clean[rows], self.noise[rows])
+
 
 def collect_rollout(
     policy: "FlowPolicy", batch: Batch, sigmas: Tensor, guidance_scale: float, noise_scope: Scope

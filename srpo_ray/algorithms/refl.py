@@ -24,6 +24,9 @@ class LatePoint:
     sigma: Tensor
     """Sigma of the point, `[B]`, equal for all samples."""
 
+    def __getitem__(self, rows: slice) -> "LatePoint":
+        return LatePoint(self.tokens[rows], self.sigma[rows])
+
 
 class ReFL(Algorithm[ReFLConfig]):
     """Reward feedback learning."""

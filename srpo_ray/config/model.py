@@ -96,3 +96,7 @@ class RolloutConfig(Section):
     grid of the model's own scheduler. Evaluation and sampling use it too."""
     guidance_scale: float = Field(default=1.0, ge=0)
     """Guidance scale of the rollout's transformer calls."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Maximum images in a transformer call of a rollout: a multiple of the images that a forward pass of
+    `training.micro_batch_size` prompts samples. Rollouts keep no activations, so they fit in larger batches than
+    gradient steps, which makes better use of a GPU. Unset samples each micro-batch by itself."""

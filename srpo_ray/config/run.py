@@ -67,6 +67,26 @@ class RunConfig(Section):
         return self.rollout.source == "policy" and self.data.reads_prompts
 
     @property
+    def sampled_per_pass(self) -> int:
+        """Number of images that the trained model samples for a micro-batch, in an update that samples."""
+        if not self.samples_rollouts:
+            return 0
+        calls, size = self.algorithm.calls(self.rollout.num_steps), self.training.pass_size
+        real = round(self.data.image_ratio * size) if self.data.images else 0
+        return (size - real) * (calls.images_per_prompt // calls.passes_per_prompt)
+
+    @property
+    def rollout_passes(self) -> int:
+        """Number of micro-batches whose images are sampled together."""
+        size, each = self.rollout.batch_size, self.sampled_per_pass
+        return size // each if size and each else 1
+
+    @property
+    def base_batch_size(self) -> int:
+        """Number of images in a transformer call that samples images of the base model."""
+        return self.rollout.batch_size or self.training.pass_size
+
+    @property
     def losses_in_flight(self) -> int:
         """Maximum number of losses whose graphs are kept alive before one backward pass over their sum.
 
@@ -154,6 +174,23 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_sampler_steps(self) -> Self:
         self.algorithm.check_rollout(self.rollout.num_steps)
+        return self
+
+    @model_validator(mode="after")
+    def _check_rollout_batch(self) -> Self:
+        size, each = self.rollout.batch_size, self.sampled_per_pass
+        if size and self.samples_rollouts and (not each or size % each):
+            raise ValueError(
+                f"expected rollout.batch_size to be a multiple of the {each} images that the trained model samples for"
+                f" a forward pass of {self.training.pass_size} prompts (training.micro_batch_size, or a worker's share"
+                f" of training.batch_size), got {size}; choose a multiple, lower training.micro_batch_size, or remove"
+                " rollout.batch_size"
+            )
+        if size and not self.data.reads_prompts:
+            raise ValueError(
+                f"expected no rollout.batch_size with data.image_ratio=1, got {size}; every sample is a real image, so"
+                " nothing is sampled: remove it or lower the ratio"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
 from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
 from srpo_ray.planning.reward_models import RewardSize
-from srpo_ray.planning.schedule import evaluated_images, micro_batches, schedule
+from srpo_ray.planning.schedule import evaluated_images, micro_batches, rollout_images, schedule
 from srpo_ray.planning.shapes import build_policy, dtype_of, parameters, text_encoder_bytes, vae_bytes
 from srpo_ray.planning.trace import Cost
 from srpo_ray.planning.workload import checkpoint_bytes, group_copy
@@ -88,7 +88,7 @@ def _base_sampling_phase(config: RunConfig, always: tuple[Part, ...]) -> tuple[P
     """Phase in which a whole base model samples its images, before the weights are loaded."""
     if config.rollout.source != "base_model":
         return ()
-    model, size = config.model, config.training.pass_size
+    model, size = config.model, config.base_batch_size
     whole = dtype_of(model).itemsize * sum(parameter.numel for parameter in parameters(model)) + vae_bytes(model)
     gpu = config.training.num_gpus > 0
     peak = velocity_cost(model, size, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
@@ -106,10 +106,11 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
     model, training = config.model, config.training
     gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
     plan = schedule(config)
-    sampling = velocity_cost(model, plan.rolled_out, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
+    sampling = velocity_cost(model, rollout_images(config), config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     if not plan.decodes:
-        sampling = max(sampling, decoder.peak)
+        decoded = decoder_cost(model, max(plan.samples, rollout_images(config)), sizes, gradient=False, gpu=gpu)
+        sampling = max(sampling, decoded.peak)
         decoder = Cost()
     call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
     trained = trained_elements(tensors)
