@@ -37,7 +37,7 @@ class AlignProp(Algorithm[AlignPropConfig]):
         noise = self.noise(batch)
         cut = self._cut(batch.draws)
         grid = self.sigmas[: cut + 1]
-        return CutChain(self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale), cut)
+        return CutChain(self.sample(noise, batch.conditioning, grid), cut)
 
     def losses(self, batch: Batch, collected: CutChain, part: int = 0) -> Iterator[Loss]:
         """Yield the single loss of the batch."""

@@ -182,6 +182,20 @@ class Algorithm(ABC, Generic[ConfigT]):
         """
         return self.policy.noise(batch.draws.generators(purpose, *address, scope=scope))
 
+    def sample(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor) -> Tensor:
+        """Sample without gradient along a grid, with the guidance and the block cache of section `rollout`.
+
+        Args:
+            noise: Tokens at the first sigma `[B, N, 64]`.
+            conditioning: Text features of B prompts.
+            sigmas: Grid, noisiest first.
+
+        Returns:
+            Tokens at the last sigma `[B, N, 64]`.
+        """
+        rollout = self.rollout
+        return self.policy.rollout(noise, conditioning, sigmas, rollout.guidance_scale, rollout.cache_threshold)
+
     def queries(
         self: "Algorithm[QueryT]", batch: Batch, own: Side = "positive", discounts: Sequence[float] | None = None
     ) -> list[TextQuery]:

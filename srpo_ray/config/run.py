@@ -194,6 +194,31 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_block_cache(self) -> Self:
+        threshold = self.rollout.cache_threshold
+        if threshold is None:
+            return self
+        if not self.algorithm.needs.accepts_approximate_rollouts:
+            others = types_that(lambda needs: needs.accepts_approximate_rollouts)
+            raise ValueError(
+                f"expected no rollout.cache_threshold with algorithm.type={self.algorithm.type}, got {threshold:g}; its"
+                " loss compares the probabilities of a rollout's steps with those of the whole transformer, so remove"
+                f" it or choose {others}"
+            )
+        if not self.data.reads_prompts:
+            raise ValueError(
+                f"expected no rollout.cache_threshold with data.image_ratio=1, got {threshold:g}; every sample is a"
+                " real image, so nothing is sampled: remove it or lower the ratio"
+            )
+        if not self.training.gather_for_rollout and not self.zero_stage.whole_weights and self.samples_rollouts:
+            raise ValueError(
+                "expected training.gather_for_rollout=true with rollout.cache_threshold, got false; workers skip"
+                " different blocks, so they cannot gather the blocks' weights together one by one: set it to true, or"
+                " remove rollout.cache_threshold"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_images(self) -> Self:
         if self.data.images and self.algorithm.needs.images == "none":
             others = types_that(lambda needs: needs.images != "none")

@@ -10,7 +10,15 @@ from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
 from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import evaluated_images, micro_batches, rollout_images, schedule
-from srpo_ray.planning.shapes import build_policy, dtype_of, parameters, text_encoder_bytes, vae_bytes
+from srpo_ray.planning.shapes import (
+    build_policy,
+    dtype_of,
+    parameters,
+    part_config,
+    planned_family,
+    text_encoder_bytes,
+    vae_bytes,
+)
 from srpo_ray.planning.trace import Cost
 from srpo_ray.planning.workload import checkpoint_bytes, group_copy
 from srpo_ray.planning.zero_shares import (
@@ -92,6 +100,7 @@ def _base_sampling_phase(config: RunConfig, always: tuple[Part, ...]) -> tuple[P
     whole = dtype_of(model).itemsize * sum(parameter.numel for parameter in parameters(model)) + vae_bytes(model)
     gpu = config.training.num_gpus > 0
     peak = velocity_cost(model, size, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
+    peak += _block_cache(config, size).bytes
     part = Part("whole base model and activations, before the weights", max(0, whole + peak - total(always)))
     return (Phase("sampling of the base model", present(part)),)
 
@@ -123,10 +132,28 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
     gradient = Phase("gradient", (*present(layers, Part("averaging of gradients", averaging)), *moment))
     step = 0 if training.offload else update_buffers(tensors, training)
     return (
-        Phase("rollout", present(_sampling_weights(config), Part("activations", sampling))),
+        Phase(
+            "rollout",
+            present(
+                _sampling_weights(config), Part("activations", sampling), _block_cache(config, rollout_images(config))
+            ),
+        ),
         gradient,
         Phase("optimizer", present(Part("optimizer at work", step))),
     )
+
+
+def _block_cache(config: RunConfig, rows: int) -> Part:
+    """Residuals of a first-block cache: of the first block, of the others and of the present call, `[B, N, D]` each."""
+    if config.rollout.cache_threshold is None:
+        return Part("first-block cache", 0)
+    model = config.model
+    if planned_family(model).classifier_free and config.rollout.guidance_scale != 1:
+        rows *= 2
+    tokens, _ = build_policy(model).token_shape
+    shape = part_config(model.path, "transformer")
+    width = shape["num_attention_heads"] * shape["attention_head_dim"]
+    return Part("first-block cache", 3 * rows * tokens * width * dtype_of(model).itemsize)
 
 
 def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:

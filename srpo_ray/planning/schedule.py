@@ -71,10 +71,13 @@ def schedule(config: RunConfig) -> Schedule:
 
 def rollout_notes(config: RunConfig) -> tuple[str, ...]:
     """Notes on rollouts that are in no update's figures."""
+    skipped = "what rollout.cache_threshold saves, which depends on the images; all blocks of a rollout are counted"
+    notes = (skipped,) if config.rollout.cache_threshold is not None else ()
     if config.rollout.source == "policy":
-        return ()
+        return notes
     calls, most = config.rollout.num_steps, config.training.num_updates * config.training.batch_size
     return (
+        *notes,
         f"images of the base model: at most {most}, of {calls} transformer calls each, sampled once before the first"
         " update by all workers and shared with other runs, are not counted",
     )

@@ -115,7 +115,9 @@ def load_sampler(config: RunConfig, texts: Texts, features: TextCache, cache: Ro
         # Every call has the same shape, so that an image does not depend on the number of images in its batch.
         padded = [*items, *[items[-1]] * (size - len(items))]
         prompts = conditioning[[places[item.prompt] for item in padded]].to(policy.device, policy.dtype)
-        tokens = policy.rollout(policy.noise(cache.noises(padded)), prompts, sigmas, rollout.guidance_scale)
+        tokens = policy.rollout(
+            policy.noise(cache.noises(padded)), prompts, sigmas, rollout.guidance_scale, rollout.cache_threshold
+        )
         return tokens[: len(items)].cpu()
 
     return lambda items: torch.cat([sample_batch(items[start : start + size]) for start in range(0, len(items), size)])

@@ -68,11 +68,16 @@ class Trainer:
                 with self.timer.stage("optimizer"):
                     norms.append(self.engine.step())
             self.engine.refresh_old(self.algorithm.old_kept(update))
-        # Every worker makes the same calls with equal shares, so the total needs no communication.
-        cost = self.policy.take_evaluations()
+        # Every worker makes the same calls with equal shares, so the total needs no communication, unless workers skip
+        # different blocks.
+        cost, forward = self.policy.take_evaluations(), 0.0
+        if self.config.rollout.cache_threshold is None:
+            forward = float(cost.forward * self.world_size)
+        else:
+            forward = float(sum(gather(cost.forward)))
         return {
             **self.meter.take(),
-            "cost/forward": float(cost.forward * self.world_size),
+            "cost/forward": forward,
             "cost/forward_backward": float(cost.forward_backward * self.world_size),
             **self.timer.take(),
             **self.rewards.take_statistics(),
