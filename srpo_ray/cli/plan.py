@@ -44,14 +44,15 @@ def run(parsed: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from srpo_ray.planning.advice import advise
+    from srpo_ray.planning.larger_rollouts import larger_rollouts
     from srpo_ray.planning.plan import make_plan
     from srpo_ray.planning.report import plan_text
     from srpo_ray.planning.verification import verification
 
     plan = make_plan(config, hardware)
     advice = [] if plan.fits else advise(config, plan)
-    verified = verification(files)
-    print(plan_text(plan, advice, verified), end="")
+    verified, larger = verification(files), larger_rollouts(config, plan)
+    print(plan_text(plan, advice, verified, [larger] if larger else []), end="")
     if parsed.json:
         figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice], "verified": verified}
         Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n")

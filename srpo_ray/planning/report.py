@@ -17,24 +17,27 @@ MINUTE, HOUR = 60, 3600
 MIB = 2**20
 
 
-def plan_report(plan: Plan, advice: Sequence[Advice], verified: Sequence[str] = ()) -> Group:
-    """Format a plan, its advice and the verification levels of its recipes for a rich console."""
+def plan_report(
+    plan: Plan, advice: Sequence[Advice], verified: Sequence[str] = (), faster: Sequence[str] = ()
+) -> Group:
+    """Format a plan, its advice, the verification levels of its recipes and faster settings for a rich console."""
     trained = "all of them" if plan.trained == plan.parameters else f"{plan.trained:,} of them"
     shown: list[Any] = [Text(f"{plan.run}: a transformer of {plan.parameters:,} parameters, training {trained}")]
     shown.append(Text(plan.parallelism))
     shown += [_memory_table(memory, plan.hardware.limit) for memory in (*plan.gpus, plan.host)]
     shown += [_update_table(plan), *([_run_table(plan)] if plan.run_s is not None else [])]
     shown += [*(Text(f"not counted: {note}") for note in plan.notes), Text(decision(plan))]
+    shown += [Text(f"faster: {line}") for line in faster]
     shown += [Text(f"verified: {line}") for line in verified]
     if advice:
         shown.append(_advice_table(advice))
     return Group(*shown)
 
 
-def plan_text(plan: Plan, advice: Sequence[Advice], verified: Sequence[str] = ()) -> str:
-    """Format a plan, its advice and the verification levels of its recipes as plain text."""
+def plan_text(plan: Plan, advice: Sequence[Advice], verified: Sequence[str] = (), faster: Sequence[str] = ()) -> str:
+    """Format a plan, its advice, the verification levels of its recipes and faster settings as plain text."""
     console = Console(file=StringIO(), width=WIDTH, color_system=None)
-    console.print(plan_report(plan, advice, verified))
+    console.print(plan_report(plan, advice, verified, faster))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 

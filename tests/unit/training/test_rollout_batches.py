@@ -13,6 +13,9 @@ from srpo_ray.config.algorithms.registry import TYPES
 from srpo_ray.planning.advice import candidates
 from srpo_ray.planning.cost import velocity_cost
 from srpo_ray.planning.devices import trainer_memory
+from srpo_ray.planning.hardware import Hardware
+from srpo_ray.planning.larger_rollouts import larger_rollouts
+from srpo_ray.planning.plan import make_plan
 from srpo_ray.planning.workload import worker_traffic, worker_work
 from srpo_ray.training.rollouts import KeptRollouts
 from tests.conftest import ROOT, SMALL_WORLD
@@ -127,6 +130,24 @@ def test_advice_tries_rollouts_of_single_micro_batches_where_they_are_joined(tin
     change = {"rollout.batch_size": None}
     assert change in [changes for changes, _ in candidates(config)]
     assert change not in [changes for changes, _ in candidates(apply(config, change))]
+
+
+def test_plan_names_the_largest_batch_of_rollouts_that_fits(tiny_run: RunConfig) -> None:
+    own = {"training.batch_size": 32, "training.micro_batch_size": 1, "training.num_gpus": 1}
+    config = apply(tiny_run, own)
+
+    def advice(changes: dict[str, object], memory_gib: float = 100) -> str | None:
+        run = apply(config, changes)
+        return larger_rollouts(run, make_plan(run, Hardware(memory_gib=memory_gib)))
+
+    found = advice({})
+    assert found is not None
+    assert found.startswith("rollout.batch_size=8 fits too")
+    assert "4 instead of 32 batches" in found
+    assert advice({"rollout.batch_size": 8}) is None
+    assert advice({"training.micro_batch_size": 8}) is None
+    assert advice({"training.num_gpus": 0}) is None
+    assert advice({}, memory_gib=0.1) is None
 
 
 def test_plan_gathers_layer_by_layer_once_for_all_joined_rollouts() -> None:
