@@ -11,6 +11,7 @@ from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.rewards import RewardsConfig
+from srpo_ray.config.rollout_checks import check_batch, check_block_cache
 from srpo_ray.config.sources import same_model
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
@@ -177,45 +178,9 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_rollout_batch(self) -> Self:
-        size, each = self.rollout.batch_size, self.sampled_per_pass
-        if size and self.samples_rollouts and (not each or size % each):
-            raise ValueError(
-                f"expected rollout.batch_size to be a multiple of the {each} images that the trained model samples for"
-                f" a forward pass of {self.training.pass_size} prompts (training.micro_batch_size, or a worker's share"
-                f" of training.batch_size), got {size}; choose a multiple, lower training.micro_batch_size, or remove"
-                " rollout.batch_size"
-            )
-        if size and not self.data.reads_prompts:
-            raise ValueError(
-                f"expected no rollout.batch_size with data.image_ratio=1, got {size}; every sample is a real image, so"
-                " nothing is sampled: remove it or lower the ratio"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_block_cache(self) -> Self:
-        threshold = self.rollout.cache_threshold
-        if threshold is None:
-            return self
-        if not self.algorithm.needs.accepts_approximate_rollouts:
-            others = types_that(lambda needs: needs.accepts_approximate_rollouts)
-            raise ValueError(
-                f"expected no rollout.cache_threshold with algorithm.type={self.algorithm.type}, got {threshold:g}; its"
-                " loss compares the probabilities of a rollout's steps with those of the whole transformer, so remove"
-                f" it or choose {others}"
-            )
-        if not self.data.reads_prompts:
-            raise ValueError(
-                f"expected no rollout.cache_threshold with data.image_ratio=1, got {threshold:g}; every sample is a"
-                " real image, so nothing is sampled: remove it or lower the ratio"
-            )
-        if not self.training.gather_for_rollout and not self.zero_stage.whole_weights and self.samples_rollouts:
-            raise ValueError(
-                "expected training.gather_for_rollout=true with rollout.cache_threshold, got false; workers skip"
-                " different blocks, so they cannot gather the blocks' weights together one by one: set it to true, or"
-                " remove rollout.cache_threshold"
-            )
+    def _check_cheaper_rollouts(self) -> Self:
+        check_batch(self)
+        check_block_cache(self)
         return self
 
     @model_validator(mode="after")
