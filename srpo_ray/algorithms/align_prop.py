@@ -25,6 +25,9 @@ class CutChain:
     cut: int
     """Number of steps before the cut, all without gradient."""
 
+    def __getitem__(self, rows: slice) -> "CutChain":
+        return CutChain(self.tokens[rows], self.cut)
+
 
 class AlignProp(Algorithm[AlignPropConfig]):
     """Reward back-propagation through a randomly truncated chain."""
@@ -34,7 +37,7 @@ class AlignProp(Algorithm[AlignPropConfig]):
         noise = self.noise(batch)
         cut = self._cut(batch.draws)
         grid = self.sigmas[: cut + 1]
-        return CutChain(self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale), cut)
+        return CutChain(self.sample(noise, batch.conditioning, grid), cut)
 
     def losses(self, batch: Batch, collected: CutChain, part: int = 0) -> Iterator[Loss]:
         """Yield the single loss of the batch."""

@@ -71,7 +71,9 @@ class Phase:
     role: Role
     """Weights of the policy during the phase."""
     run: Callable[[Batch, Any], Any]
-    """Function from a micro-batch and the result of the previous phase (None in the first) to the phase's result."""
+    """Function from a micro-batch and the result of the previous phase (None in the first) to the phase's result. With
+    `rollout.batch_size` it gets the rows of several micro-batches; the last phase's result for them must return the
+    value of some rows for a slice of them, as a tensor does."""
 
 
 class Algorithm(ABC, Generic[ConfigT]):
@@ -131,7 +133,7 @@ class Algorithm(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def collect(self, batch: Batch) -> Any:
-        """Collect the inputs of the losses, without gradient."""
+        """Collect the inputs of the losses, without gradient; a result of one phase, see `Phase.run`."""
 
     def settle(self, rounds: Sequence[tuple[Batch, Any]], gather: Gather) -> list[Any]:
         """Complete the collected values with values of the whole update, such as advantages.
@@ -179,6 +181,20 @@ class Algorithm(ABC, Generic[ConfigT]):
             scope: Rows that share a noise.
         """
         return self.policy.noise(batch.draws.generators(purpose, *address, scope=scope))
+
+    def sample(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor) -> Tensor:
+        """Sample without gradient along a grid, with the guidance and the block cache of section `rollout`.
+
+        Args:
+            noise: Tokens at the first sigma `[B, N, 64]`.
+            conditioning: Text features of B prompts.
+            sigmas: Grid, noisiest first.
+
+        Returns:
+            Tokens at the last sigma `[B, N, 64]`.
+        """
+        rollout = self.rollout
+        return self.policy.rollout(noise, conditioning, sigmas, rollout.guidance_scale, rollout.cache_threshold)
 
     def queries(
         self: "Algorithm[QueryT]", batch: Batch, own: Side = "positive", discounts: Sequence[float] | None = None

@@ -6,7 +6,7 @@ probability of the stochastic steps of its trajectory. The reward needs no gradi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -16,7 +16,26 @@ from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, LossOutput
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.flow import euler_step, log_density, sde_step
 from srpo_ray.models.conditioning import Conditioning
-from srpo_ray.rewards.base import PendingScore
+from srpo_ray.rewards.base import PendingScore, Scores
+
+
+@dataclass(frozen=True)
+class ScoresOfRows:
+    """Scores of some images of a larger request."""
+
+    pending: PendingScore
+    """Scores of all its images."""
+    rows: slice
+    """Images among them."""
+
+    def result(self) -> Scores:
+        """See `PendingScore.result`."""
+        return self._scores
+
+    @cached_property
+    def _scores(self) -> Scores:
+        whole = self.pending.result()
+        return Scores(whole.total[self.rows], {name: values[self.rows] for name, values in whole.raw.items()})
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,11 @@ class Trajectories:
     """Advantages of the images within their groups, `[S]`; None before `settle`."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     """Per-image statistics of the groups, `[S]` each."""
+
+    def __getitem__(self, rows: slice) -> "Trajectories":
+        """Return the trajectories of some images, before `settle`."""
+        pending = ScoresOfRows(self.pending, rows)
+        return Trajectories(self.points[:, rows], self.log_densities[:, rows], pending)
 
 
 def policy_loss(

@@ -6,7 +6,7 @@ SRPO uses the functions too. `DirectAlign` is the plain algorithm: one step towa
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,26 +32,25 @@ class Rollout:
     noise: Tensor
     """Noise tokens `[B, N, 64]`."""
 
+    def __getitem__(self, rows: slice) -> "Rollout":
+        return Rollout(self.clean[rows], self.noise[rows])
 
-def collect_rollout(
-    policy: "FlowPolicy", batch: Batch, sigmas: Tensor, guidance_scale: float, noise_scope: Scope
-) -> Rollout:
+
+def collect_rollout(algorithm: Algorithm[Any], batch: Batch, noise_scope: Scope) -> Rollout:
     """Collect the clean tokens of a batch, sampled without gradient or given as images, and the noise to mix in.
 
     Args:
-        policy: Model that is trained.
+        algorithm: Algorithm that samples.
         batch: Micro-batch.
-        sigmas: Sigma grid of the sampler, from 1 to 0.
-        guidance_scale: Guidance of the sampler.
         noise_scope: Samples of an update that share one noise.
     """
     sources = {purpose: batch.draws.generators(purpose, scope=noise_scope) for purpose in ("real", "rollout")}
     rows, given = range(len(batch.prompts)), list(batch.image_rows)
-    noise = policy.noise([sources["real" if row in given else "rollout"][row] for row in rows])
+    noise = algorithm.policy.noise([sources["real" if row in given else "rollout"][row] for row in rows])
     clean = torch.empty_like(noise)
     sampled = [row for row in rows if row not in given]
     if sampled:
-        clean[sampled] = policy.rollout(noise[sampled], batch.conditioning[sampled], sigmas, guidance_scale)
+        clean[sampled] = algorithm.sample(noise[sampled], batch.conditioning[sampled], algorithm.sigmas)
     if batch.images is not None:
         clean[given] = batch.images[given, 0]
     return Rollout(clean, noise)
@@ -106,7 +105,7 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
 
     def collect(self, batch: Batch) -> Rollout:
         """Collect the clean tokens of the batch without gradient, and their noise."""
-        return collect_rollout(self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise)
+        return collect_rollout(self, batch, self.config.noise)
 
     def losses(self, batch: Batch, collected: Rollout, part: int = 0) -> Iterator[Loss]:
         """Yield the single loss of the batch."""

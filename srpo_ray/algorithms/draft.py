@@ -22,7 +22,7 @@ class DRaFT(Algorithm[DRaFTConfig]):
         """Sample tokens `[B, N, 64]` up to the steps with gradient."""
         noise = self.noise(batch)
         early = self.sigmas[: -self.config.num_steps]
-        return self.policy.rollout(noise, batch.conditioning, early, self.rollout.guidance_scale)
+        return self.sample(noise, batch.conditioning, early)
 
     def losses(self, batch: Batch, collected: Tensor, part: int = 0) -> Iterator[Loss]:
         """Yield the loss of the sampled images, then one per renoising; the update is their mean."""

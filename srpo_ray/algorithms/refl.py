@@ -24,6 +24,9 @@ class LatePoint:
     sigma: Tensor
     """Sigma of the point, `[B]`, equal for all samples."""
 
+    def __getitem__(self, rows: slice) -> "LatePoint":
+        return LatePoint(self.tokens[rows], self.sigma[rows])
+
 
 class ReFL(Algorithm[ReFLConfig]):
     """Reward feedback learning."""
@@ -36,7 +39,7 @@ class ReFL(Algorithm[ReFLConfig]):
         # Draw once for all samples and workers, because the step determines the number of transformer calls.
         stop = batch.draws.integer("refl_step", first, last)
         grid = self.sigmas[: stop + 1]
-        tokens = self.policy.rollout(noise, batch.conditioning, grid, self.rollout.guidance_scale)
+        tokens = self.sample(noise, batch.conditioning, grid)
         return LatePoint(tokens, self.sigmas[stop].expand(len(tokens)))
 
     def losses(self, batch: Batch, collected: LatePoint, part: int = 0) -> Iterator[Loss]:

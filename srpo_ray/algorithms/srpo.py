@@ -77,7 +77,7 @@ class SRPO(Algorithm[SRPOConfig]):
 
     def collect(self, batch: Batch) -> Rollout:
         """Collect the clean tokens of the batch without gradient, and their noise."""
-        return collect_rollout(self.policy, batch, self.sigmas, self.rollout.guidance_scale, self.config.noise)
+        return collect_rollout(self, batch, self.config.noise)
 
     def losses(self, batch: Batch, collected: Rollout, part: int = 0) -> Iterator[Loss]:
         """Yield one loss per landing point and branch."""

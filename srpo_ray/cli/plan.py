@@ -44,6 +44,7 @@ def run(parsed: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from srpo_ray.planning.advice import advise
+    from srpo_ray.planning.larger_rollouts import larger_rollouts
     from srpo_ray.planning.plan import make_plan
     from srpo_ray.planning.recomputation import compare_recomputation
     from srpo_ray.planning.report import plan_text
@@ -51,8 +52,9 @@ def run(parsed: argparse.Namespace) -> int:
 
     plan = make_plan(config, hardware)
     advice = [] if plan.fits else advise(config, plan)
-    verified, choice = verification(files), compare_recomputation(config, plan)
-    print(plan_text(plan, advice, verified, [str(choice)] if choice else []), end="")
+    verified, choice, larger = verification(files), compare_recomputation(config, plan), larger_rollouts(config, plan)
+    remarks = [*([str(choice)] if choice else []), *([f"faster: {larger}"] if larger else [])]
+    print(plan_text(plan, advice, verified, remarks), end="")
     if parsed.json:
         figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice], "verified": verified}
         figures["recomputation"] = asdict(choice) if choice else None

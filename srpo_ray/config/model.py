@@ -100,3 +100,11 @@ class RolloutConfig(Section):
     grid of the model's own scheduler. Evaluation and sampling use it too."""
     guidance_scale: float = Field(default=1.0, ge=0)
     """Guidance scale of the rollout's transformer calls."""
+    cache_threshold: float | None = Field(default=None, gt=0)
+    """Threshold of a first-block cache in rollouts, above 0: a sampler step runs only the transformer's first block for
+    an image whose residual of that block has changed by less than this share since its last full step, and adds that
+    step's residual of the other blocks. Unset runs all blocks. Evaluations and passes with gradient always run all."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Maximum images in a transformer call of a rollout: a multiple of the images that a forward pass of
+    `training.micro_batch_size` prompts samples. Rollouts keep no activations, so they fit in larger batches than
+    gradient steps, which makes better use of a GPU. Unset samples each micro-batch by itself."""

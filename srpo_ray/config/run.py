@@ -11,6 +11,7 @@ from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.rewards import RewardsConfig
+from srpo_ray.config.rollout_checks import check_batch, check_block_cache
 from srpo_ray.config.sources import same_model
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
@@ -65,6 +66,26 @@ class RunConfig(Section):
     def samples_rollouts(self) -> bool:
         """True if the trained model samples images in training: not all are real images or the base model's."""
         return self.rollout.source == "policy" and self.data.reads_prompts
+
+    @property
+    def sampled_per_pass(self) -> int:
+        """Number of images that the trained model samples for a micro-batch, in an update that samples."""
+        if not self.samples_rollouts:
+            return 0
+        calls, size = self.algorithm.calls(self.rollout.num_steps), self.training.pass_size
+        real = round(self.data.image_ratio * size) if self.data.images else 0
+        return (size - real) * (calls.images_per_prompt // calls.passes_per_prompt)
+
+    @property
+    def rollout_passes(self) -> int:
+        """Number of micro-batches whose images are sampled together."""
+        size, each = self.rollout.batch_size, self.sampled_per_pass
+        return size // each if size and each else 1
+
+    @property
+    def base_batch_size(self) -> int:
+        """Number of images in a transformer call that samples images of the base model."""
+        return self.rollout.batch_size or self.training.pass_size
 
     @property
     def losses_in_flight(self) -> int:
@@ -154,6 +175,12 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_sampler_steps(self) -> Self:
         self.algorithm.check_rollout(self.rollout.num_steps)
+        return self
+
+    @model_validator(mode="after")
+    def _check_cheaper_rollouts(self) -> Self:
+        check_batch(self)
+        check_block_cache(self)
         return self
 
     @model_validator(mode="after")

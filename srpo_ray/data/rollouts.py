@@ -60,6 +60,8 @@ class RolloutCache:
         sigmas = sigma_grid(model)(rollout.num_steps, rollout.shift).tolist()
         sampler = (model.resolution, model.max_sequence_length, model.truncate_sigma, rollout.guidance_scale, sigmas)
         identity = f"{parts_identity(path, parts)} {model_dtype(config)} {sampler} {rollout.seed}"
+        if rollout.cache_threshold is not None:
+            identity += f" first-block cache {rollout.cache_threshold}"
         name = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.store = ShardStore(cache_root(config) / "rollouts" / name)
         self._seed = rollout.seed

@@ -15,6 +15,8 @@ from srpo_ray.models.policy import FlowPolicy
 class FluxPolicy(FlowPolicy):
     """Policy of FLUX.1. Guidance is an input of the transformer; models such as FLUX.1-schnell have no such input."""
 
+    block_lists = ("transformer_blocks", "single_transformer_blocks")
+
     @cached_property
     def _position_ids(self) -> Tensor:
         return position_ids(self.latent_size, self.latent_size, self.device)

@@ -4,13 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from srpo_ray.flow import euler_step
+from srpo_ray.models.block_cache import BlockCache
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.latents import pack, unpack
 
@@ -19,8 +20,8 @@ from srpo_ray.models.latents import pack, unpack
 class Evaluations:
     """Number of samples in calls of the transformer: a hardware-independent cost of an update."""
 
-    forward: int = 0
-    """Number of samples without gradient."""
+    forward: float = 0
+    """Number of samples without gradient. A call that skips blocks counts as the share of the blocks that it runs."""
     forward_backward: int = 0
     """Number of samples with gradient; each has a backward pass too, and costs about three times as much."""
 
@@ -31,6 +32,11 @@ class FlowPolicy(ABC):
     A model family implements `_predict`, the call of its transformer, and `text_features`; a family with another
     autoencoder also overrides `decode` and `encode`.
     """
+
+    block_lists: ClassVar[tuple[str, ...]]
+    """Names of the transformer's lists of blocks, in the order of their calls. A block takes `hidden_states`,
+    `encoder_hidden_states`, `temb` and further inputs that all samples share, as keywords, and returns text and image
+    tokens."""
 
     def __init__(
         self,
@@ -108,9 +114,34 @@ class FlowPolicy(ABC):
         return taken
 
     @torch.no_grad()
-    def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
-        """Run `integrate` without gradient: clean tokens from pure noise, if `sigmas` runs from 1 to 0."""
-        return self.integrate(noise, conditioning, sigmas, guidance_scale)
+    def rollout(
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        sigmas: Tensor,
+        guidance_scale: float,
+        cache_threshold: float | None = None,
+    ) -> Tensor:
+        """Run `integrate` without gradient: clean tokens from pure noise, if `sigmas` runs from 1 to 0.
+
+        Args:
+            noise: Tokens at the first sigma `[B, N, 4C]`.
+            conditioning: Text features of B prompts.
+            sigmas: Grid, noisiest first.
+            guidance_scale: See `velocity`.
+            cache_threshold: Threshold of a first-block cache for this rollout, see `BlockCache`; None runs all blocks.
+
+        Returns:
+            Tokens at the last sigma `[B, N, 4C]`, float32.
+        """
+        if cache_threshold is None:
+            return self.integrate(noise, conditioning, sigmas, guidance_scale)
+        transformer, cache = getattr(self.network, "module", self.network), BlockCache(cache_threshold)
+        assert isinstance(transformer, nn.Module), "a first-block cache needs the blocks of the transformer"
+        with cache.active(transformer, self.block_lists):
+            tokens = self.integrate(noise, conditioning, sigmas, guidance_scale)
+        self._evaluations.forward -= cache.skipped
+        return tokens
 
     def integrate(self, tokens: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
         """Integrate with Euler steps along a grid; if autograd is on, the gradient passes through all steps.

@@ -14,6 +14,8 @@ from srpo_ray.models.policy import FlowPolicy
 class SD3Policy(FlowPolicy):
     """Policy of SD3. Guidance is classifier-free: a scale other than 1 adds a prediction for the empty prompt."""
 
+    block_lists = ("transformer_blocks",)
+
     def __init__(self, network: Any, vae: Any, transformer_config: Mapping[str, Any], **settings: Any) -> None:
         """See `FlowPolicy`.
 

@@ -81,6 +81,8 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"training.micro_batch_size": fewer}, "fewer prompts per forward pass; the gradients stay the same"
         if fewer > 1:
             yield {"training.micro_batch_size": 1}, "one prompt per forward pass; the gradients stay the same"
+    if config.rollout_passes > 1:
+        yield {"rollout.batch_size": None}, "rollouts of one micro-batch at a time; the images stay the same"
     algorithm = config.algorithm
     if isinstance(algorithm, GroupSection) and algorithm.passes_per_prompt < algorithm.group_size:
         yield {"algorithm.images_per_pass": 1}, "one image of a group per forward pass; the gradients stay the same"

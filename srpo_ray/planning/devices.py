@@ -9,8 +9,16 @@ from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
 from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
 from srpo_ray.planning.reward_models import RewardSize
-from srpo_ray.planning.schedule import evaluated_images, micro_batches, schedule
-from srpo_ray.planning.shapes import build_policy, dtype_of, parameters, text_encoder_bytes, vae_bytes
+from srpo_ray.planning.schedule import evaluated_images, micro_batches, rollout_images, schedule
+from srpo_ray.planning.shapes import (
+    build_policy,
+    dtype_of,
+    parameters,
+    part_config,
+    planned_family,
+    text_encoder_bytes,
+    vae_bytes,
+)
 from srpo_ray.planning.trace import Cost
 from srpo_ray.planning.workload import checkpoint_bytes, group_copy
 from srpo_ray.planning.zero_shares import (
@@ -88,10 +96,11 @@ def _base_sampling_phase(config: RunConfig, always: tuple[Part, ...]) -> tuple[P
     """Phase in which a whole base model samples its images, before the weights are loaded."""
     if config.rollout.source != "base_model":
         return ()
-    model, size = config.model, config.training.pass_size
+    model, size = config.model, config.base_batch_size
     whole = dtype_of(model).itemsize * sum(parameter.numel for parameter in parameters(model)) + vae_bytes(model)
     gpu = config.training.num_gpus > 0
     peak = velocity_cost(model, size, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
+    peak += _block_cache(config, size).bytes
     part = Part("whole base model and activations, before the weights", max(0, whole + peak - total(always)))
     return (Phase("sampling of the base model", present(part)),)
 
@@ -106,10 +115,11 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
     model, training = config.model, config.training
     gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
     plan = schedule(config)
-    sampling = velocity_cost(model, plan.rolled_out, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
+    sampling = velocity_cost(model, rollout_images(config), config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     if not plan.decodes:
-        sampling = max(sampling, decoder.peak)
+        decoded = decoder_cost(model, max(plan.samples, rollout_images(config)), sizes, gradient=False, gpu=gpu)
+        sampling = max(sampling, decoded.peak)
         decoder = Cost()
     call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
     trained = trained_elements(tensors)
@@ -122,10 +132,28 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
     gradient = Phase("gradient", (*present(layers, Part("averaging of gradients", averaging)), *moment))
     step = 0 if training.offload else update_buffers(tensors, training)
     return (
-        Phase("rollout", present(_sampling_weights(config), Part("activations", sampling))),
+        Phase(
+            "rollout",
+            present(
+                _sampling_weights(config), Part("activations", sampling), _block_cache(config, rollout_images(config))
+            ),
+        ),
         gradient,
         Phase("optimizer", present(Part("optimizer at work", step))),
     )
+
+
+def _block_cache(config: RunConfig, rows: int) -> Part:
+    """Residuals of a first-block cache: of the first block, of the others and of the present call, `[B, N, D]` each."""
+    if config.rollout.cache_threshold is None:
+        return Part("first-block cache", 0)
+    model = config.model
+    if planned_family(model).classifier_free and config.rollout.guidance_scale != 1:
+        rows *= 2
+    tokens, _ = build_policy(model).token_shape
+    shape = part_config(model.path, "transformer")
+    width = shape["num_attention_heads"] * shape["attention_head_dim"]
+    return Part("first-block cache", 3 * rows * tokens * width * dtype_of(model).itemsize)
 
 
 def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:

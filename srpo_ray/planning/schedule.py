@@ -49,10 +49,9 @@ class Schedule:
 def schedule(config: RunConfig) -> Schedule:
     """Compute the calls of a run's algorithm for one micro-batch."""
     calls = config.algorithm.calls(config.rollout.num_steps)
-    training, data = config.training, config.data
-    real = round(data.image_ratio * training.pass_size) if data.images else 0
+    training = config.training
     images = calls.images_per_prompt // calls.passes_per_prompt
-    rolled_out = (training.pass_size - real) * images if config.samples_rollouts else 0
+    rolled_out = config.sampled_per_pass
     sampling = 1 / config.rollout.reuse if rolled_out else 0.0
     return Schedule(
         samples=training.pass_size * images,
@@ -72,10 +71,13 @@ def schedule(config: RunConfig) -> Schedule:
 
 def rollout_notes(config: RunConfig) -> tuple[str, ...]:
     """Notes on rollouts that are in no update's figures."""
+    skipped = "what rollout.cache_threshold saves, which depends on the images; all blocks of a rollout are counted"
+    notes = (skipped,) if config.rollout.cache_threshold is not None else ()
     if config.rollout.source == "policy":
-        return ()
+        return notes
     calls, most = config.rollout.num_steps, config.training.num_updates * config.training.batch_size
     return (
+        *notes,
         f"images of the base model: at most {most}, of {calls} transformer calls each, sampled once before the first"
         " update by all workers and shared with other runs, are not counted",
     )
@@ -92,6 +94,16 @@ def evaluated_images(evaluation: EvaluationConfig, config: RunConfig) -> int:
         return evaluation.batch_size
     share = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
     return min(evaluation.batch_size, share)
+
+
+def rollout_batches(config: RunConfig) -> int:
+    """Batches in which one worker samples its images of an update, with most workers."""
+    return -(-micro_batches(config) // config.rollout_passes)
+
+
+def rollout_images(config: RunConfig) -> int:
+    """Images in the largest transformer call of a rollout."""
+    return config.sampled_per_pass * min(config.rollout_passes, micro_batches(config))
 
 
 def micro_batches(config: RunConfig) -> int:

@@ -8,7 +8,7 @@ from srpo_ray.planning.accounting import Part, present
 from srpo_ray.planning.cost import decoder_cost, velocity_cost
 from srpo_ray.planning.host import forward_seconds, gradient_hooks, gradient_seconds, sampling_hooked
 from srpo_ray.planning.reward_models import RewardSize
-from srpo_ray.planning.schedule import evaluated_images, micro_batches, schedule
+from srpo_ray.planning.schedule import evaluated_images, micro_batches, rollout_batches, schedule
 from srpo_ray.planning.shapes import dtype_of, parameters
 from srpo_ray.planning.trace import Cost
 from srpo_ray.planning.zero_shares import MASTER, gathered, stage_of, trained_elements
@@ -44,12 +44,11 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     decodings = plan.gradients if plan.decodes else 1
     reuse = config.rollout.reuse
     rollouts, gradients = count * plan.forward, count * plan.gradients * plan.mean_chained
+    calls = rollout_batches(config) * plan.forward
     sampled_s = forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
     trained_s = gradient_seconds(model, plan.in_flight, gradient_hooks(config)) if gpu else 0.0
     return (
-        Work(
-            "rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", rollouts * forward, rollouts * sampled_s
-        ),
+        Work("rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", rollouts * forward, calls * sampled_s),
         Work("gradient steps", gradients * _both(call), gradients * trained_s),
         Work("VAE decoder", count * decodings * _both(decoder)),
     )
@@ -124,7 +123,9 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     once = others * gathered(tensors, training, element_size)
     # Every call with gradient gathers the weights twice, for its forward and for its backward pass.
     calls = 2 * plan.gradients * plan.mean_chained
-    rollouts = plan.sampling + plan.phases - 1 if training.gather_for_rollout else count * plan.forward
+    rollouts = (
+        plan.sampling + plan.phases - 1 if training.gather_for_rollout else rollout_batches(config) * plan.forward
+    )
     # In a group, the first gather of an update makes the group's copy.
     first = 1 - min(1, rollouts) if training.shard_group_size else count * calls
     return present(

@@ -84,7 +84,7 @@ def sample_missing(
         folder: Run folder, for the progress.
     """
     (rank, world_size), total = rank_and_world_size(), len(missing)
-    size = config.training.pass_size * max(1, _PART // config.training.pass_size)
+    size = config.base_batch_size * max(1, _PART // config.base_batch_size)
     while missing:
         if rank == 0:
             progress = {"images of the base model": f"{total - len(missing)}/{total}"}
@@ -108,14 +108,16 @@ def load_sampler(config: RunConfig, texts: Texts, features: TextCache, cache: Ro
         policy.empty_prompt = features.features(texts.guidance)[[0]]
     rollout = config.rollout
     sigmas = sigma_grid(config.model)(rollout.num_steps, rollout.shift)
-    size = config.training.pass_size
+    size = config.base_batch_size
     conditioning, places = features.features(texts.prompts), {text: row for row, text in enumerate(texts.prompts)}
 
     def sample_batch(items: Sequence[Item]) -> Tensor:
         # Every call has the same shape, so that an image does not depend on the number of images in its batch.
         padded = [*items, *[items[-1]] * (size - len(items))]
         prompts = conditioning[[places[item.prompt] for item in padded]].to(policy.device, policy.dtype)
-        tokens = policy.rollout(policy.noise(cache.noises(padded)), prompts, sigmas, rollout.guidance_scale)
+        tokens = policy.rollout(
+            policy.noise(cache.noises(padded)), prompts, sigmas, rollout.guidance_scale, rollout.cache_threshold
+        )
         return tokens[: len(items)].cpu()
 
     return lambda items: torch.cat([sample_batch(items[start : start + size]) for start in range(0, len(items), size)])

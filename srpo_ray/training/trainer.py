@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from srpo_ray.algorithms import Algorithm, Batch, Loss
+from srpo_ray.algorithms.batching import in_groups, join_batches, split_collected
 from srpo_ray.config import RunConfig
 from srpo_ray.data.mixture import Prompts, stack_rows
 from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
@@ -67,11 +68,16 @@ class Trainer:
                 with self.timer.stage("optimizer"):
                     norms.append(self.engine.step())
             self.engine.refresh_old(self.algorithm.old_kept(update))
-        # Every worker makes the same calls with equal shares, so the total needs no communication.
-        cost = self.policy.take_evaluations()
+        # Every worker makes the same calls with equal shares, so the total needs no communication, unless workers skip
+        # different blocks.
+        cost, forward = self.policy.take_evaluations(), 0.0
+        if self.config.rollout.cache_threshold is None:
+            forward = float(cost.forward * self.world_size)
+        else:
+            forward = float(sum(gather(cost.forward)))
         return {
             **self.meter.take(),
-            "cost/forward": float(cost.forward * self.world_size),
+            "cost/forward": forward,
             "cost/forward_backward": float(cost.forward_backward * self.world_size),
             **self.timer.take(),
             **self.rewards.take_statistics(),
@@ -83,21 +89,22 @@ class Trainer:
     def collect(self, update: int) -> list[tuple[Batch, float, Any]]:
         """Collect this worker's micro-batches of an update, the share of each, and the inputs of its losses.
 
-        All micro-batches go through a phase before the next phase starts. The weights change only at the end of the
-        update, so each phase gathers them once.
+        All micro-batches go through a phase before the next phase starts, `rollout.batch_size` images at a time. The
+        weights change only at the end of the update, so each phase gathers them once.
         """
         batches = list(self.batches(update))
-        sampled = any(len(batch.image_rows) < len(batch.prompts) for batch, _ in batches)
-        collected: list[Any] = [None] * len(batches)
+        groups = in_groups([batch for batch, _ in batches], self.config.rollout_passes)
+        joined = [join_batches(group) for group in groups]
+        sampled = any(len(batch.image_rows) < len(batch.prompts) for batch in joined)
+        collected: list[Any] = [None] * len(groups)
         with self.timer.stage("rollout"):
             for phase in self.algorithm.phases:
                 # If every image is given, the policy samples none, so its weights need no gather.
                 gathered = self.engine.gathered() if sampled or phase.role != "policy" else nullcontext()
                 with self.engine.shown(phase.role), gathered, torch.no_grad():
-                    collected = [
-                        phase.run(batch, before) for (batch, _), before in zip(batches, collected, strict=True)
-                    ]
-        unsettled = [(batch, found) for (batch, _), found in zip(batches, collected, strict=True)]
+                    collected = [phase.run(batch, before) for batch, before in zip(joined, collected, strict=True)]
+        parts = [part for found, group in zip(collected, groups, strict=True) for part in split_collected(found, group)]
+        unsettled = [(batch, found) for (batch, _), found in zip(batches, parts, strict=True)]
         with self.timer.stage("score"):
             settled = self.algorithm.settle(unsettled, gather)
         rounds = [(batch, share, found) for (batch, share), found in zip(batches, settled, strict=True)]

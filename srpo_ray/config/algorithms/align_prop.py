@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from srpo_ray.config.algorithms.base import Calls
+from srpo_ray.config.algorithms.base import Calls, Needs
 from srpo_ray.config.algorithms.query import QuerySection
 
 
@@ -17,6 +17,7 @@ class AlignPropConfig(QuerySection):
     """AlignProp, arXiv 2310.03739; both distributions are the authors', who redraw until a cut is in [1, num_steps)."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.align_prop:AlignProp"
+    needs: ClassVar[Needs] = Needs(accepts_approximate_rollouts=True)
     type: Literal["align_prop"] = "align_prop"
     cut: Literal["uniform", "normal"] = "uniform"
     """Distribution of the cut, drawn once per update: the index of the first step with gradient, at least 1."""

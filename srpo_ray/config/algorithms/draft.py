@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.algorithms.base import Calls
+from srpo_ray.config.algorithms.base import Calls, Needs
 from srpo_ray.config.algorithms.query import QuerySection
 
 
@@ -15,6 +15,7 @@ class DRaFTConfig(QuerySection):
     """Direct reward fine-tuning (DRaFT), arXiv 2309.17400; the default is DRaFT-LV with the authors' two renoisings."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.draft:DRaFT"
+    needs: ClassVar[Needs] = Needs(accepts_approximate_rollouts=True)
     type: Literal["draft"] = "draft"
     num_steps: int = Field(default=1, ge=1)
     """Number of last sampler steps with gradient: the K of DRaFT-K."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from srpo_ray.config.algorithms.base import Calls
+from srpo_ray.config.algorithms.base import Calls, Needs
 from srpo_ray.config.algorithms.query import QuerySection
 
 
@@ -15,6 +15,7 @@ class ReFLConfig(QuerySection):
     """Reward feedback learning (ReFL), ImageReward, arXiv 2304.05977; defaults of its public FLUX settings."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.refl:ReFL"
+    needs: ClassVar[Needs] = Needs(accepts_approximate_rollouts=True)
     type: Literal["refl"] = "refl"
     late_share: float = Field(default=0.44, gt=0, le=1)
     """Share of the sampler's last steps from which the gradient step is drawn, in (0, 1]; 0.44 is 11 of 25."""

@@ -13,7 +13,7 @@ from srpo_ray.config.model import Shift
 class WindowSection(QuerySection):
     """Common options of SRPO and Direct-Align, arXiv 2509.06942; defaults of SRPO's released HPSv2.1 recipe."""
 
-    needs: ClassVar[Needs] = Needs(images="optional", accepts_clean_images=True)
+    needs: ClassVar[Needs] = Needs(images="optional", accepts_clean_images=True, accepts_approximate_rollouts=True)
     timestep_window: tuple[int, int] = (5, 25)
     """First and last index of the landing window, in a sigma grid of `window_grid_steps` steps; 0 is pure noise."""
     sigma_window: tuple[float, float] | None = None

@@ -30,6 +30,8 @@ class AffinePolicy:
         """Of each call: whether it carried gradient, its first sigma, its guidance scale."""
         self.sigmas: list[Tensor] = []
         """Of each call: the sigma of every sample."""
+        self.thresholds: list[float | None] = []
+        """Of each rollout: the threshold of its block cache."""
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
         return torch.stack([torch.randn(SHAPE, generator=source).double() for source in generators])
@@ -47,7 +49,15 @@ class AffinePolicy:
         return tokens
 
     @torch.no_grad()
-    def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
+    def rollout(
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        sigmas: Tensor,
+        guidance_scale: float,
+        cache_threshold: float | None = None,
+    ) -> Tensor:
+        self.thresholds.append(cache_threshold)
         return self.integrate(noise, conditioning, sigmas, guidance_scale)
 
     def decode(self, tokens: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.training import OptimizerConfig, TrainingConfig
+from srpo_ray.models.block_cache import BlockCache
 from srpo_ray.models.families import FLUX
+from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training.engine import Engine
@@ -58,6 +60,12 @@ def train_engine(
             sharded = call(engine, first[share], sigma[share])
             with engine.gathered():
                 assert torch.equal(call(engine, first[share], sigma[share]), sharded)
+                cache = BlockCache(1e9)
+                with cache.active(engine.module, FluxPolicy.block_lists):
+                    assert torch.equal(call(engine, first[share], sigma[share]), sharded)
+                    assert not cache.skipped
+                    call(engine, second[share], sigma[share])
+                assert cache.skipped > 0
         with engine.gathered(), pytest.raises(AssertionError, match="cannot be in `gathered`"):
             call(engine, first[share], sigma[share])
         if training.losses_in_flight == 1:

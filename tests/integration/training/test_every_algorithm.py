@@ -140,7 +140,11 @@ def train_on_others(run_root: str) -> dict[str, dict[str, Tensor]]:
     rewards = LocalRewards.load(config_of(TRAINED[0], run_root).rewards.models)
     found = {}
     for kind in TRAINED:
-        trainer = make_trainer(kind, config_of(kind, run_root), rewards)
+        config = config_of(kind, run_root)
+        if kind != EVERYTHING:
+            # One worker samples the images of two micro-batches together, two workers those of each.
+            config = apply(config, {"rollout.batch_size": 2 * config.sampled_per_pass})
+        trainer = make_trainer(kind, config, rewards)
         before = joined(trainer.engine.weights())
         trainer.update(0)
         found[kind] = changes(before, trainer)

@@ -196,7 +196,10 @@ def plain_loop(setting: Setting, initial: dict[str, Tensor]) -> dict[str, Any]:
             own = [zip(*each, strict=True) for each in zip(*rounds, strict=True)]
             rounds = [[[torch.stack(parts).float().sum(0) for parts in worker] for worker in own]]
         for place, master in enumerate(masters.values()):
-            means = [sum(gradient[place].to(setting.dtype) / len(each) for gradient in each).float() for each in rounds]
+            means = [
+                torch.stack([gradient[place].to(setting.dtype) / len(each) for gradient in each]).sum(0).float()
+                for each in rounds
+            ]
             master.grad = torch.stack(means).sum(0)
         norms.append(float(torch.nn.utils.clip_grad_norm_(masters.values(), OPTIMIZER.max_grad_norm)))
         optimizer.param_groups[0]["lr"] = OPTIMIZER.lr * (FACTORS[update] if setting.schedule else 1)

@@ -82,6 +82,7 @@ def test_update_makes_all_phases_then_settles_and_then_makes_its_optimizer_steps
 
     norms = iter((0.25, 0.75))
     trainer: Any = SimpleNamespace(
+        config=SimpleNamespace(rollout_passes=1, rollout=SimpleNamespace(cache_threshold=None)),
         policy=SimpleNamespace(
             take_evaluations=lambda: SimpleNamespace(forward=0, forward_backward=0), device=torch.device("cpu")
         ),

@@ -66,7 +66,14 @@ class LinearPolicy:
     def noise(self, generators: list[torch.Generator]) -> Tensor:
         return torch.stack([torch.randn(2, 3, generator=g).double() for g in generators])
 
-    def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
+    def rollout(
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        sigmas: Tensor,
+        guidance_scale: float,
+        cache_threshold: float | None = None,
+    ) -> Tensor:
         assert len(noise) == len(conditioning)
         self.rolled_out.append(len(noise))
         return torch.tanh(noise) + guidance_scale
