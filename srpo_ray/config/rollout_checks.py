@@ -56,3 +56,10 @@ def check_block_cache(config: "RunConfig") -> None:
             " different blocks, so they cannot gather the blocks' weights together one by one: set it to true, or"
             " remove rollout.cache_threshold"
         )
+    group = config.training.context_parallel
+    if group > 1 and config.samples_rollouts:
+        raise ValueError(
+            f"expected training.context_parallel=1 with rollout.cache_threshold, got {group}; each worker of a group"
+            " would decide about its own tokens, and workers that skip different blocks would wait for each other:"
+            " remove one of the two"
+        )

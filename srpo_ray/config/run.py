@@ -63,6 +63,13 @@ class RunConfig(Section):
         return zero_stage(self.training, adapters=self.model.lora is not None)
 
     @property
+    def parallelism(self) -> str:
+        """Sentence that says what the workers share."""
+        size = self.training.context_parallel
+        shared = f"; {size} workers share the tokens of each image (training.context_parallel)" if size > 1 else ""
+        return f"{self.zero_stage}{shared}"
+
+    @property
     def samples_rollouts(self) -> bool:
         """True if the trained model samples images in training: not all are real images or the base model's."""
         return self.rollout.source == "policy" and self.data.reads_prompts
@@ -256,6 +263,16 @@ class RunConfig(Section):
             f" {self.zero_stage.number} ({self.zero_stage.reason}); DeepSpeed's hooks on every layer would cut each"
             f" block into dozens of graphs, so {cure}, or remove model.compile"
         )
+
+    @model_validator(mode="after")
+    def _check_context_parallel(self) -> Self:
+        size = self.training.context_parallel
+        if size > 1 and self.model.compile:
+            raise ValueError(
+                f"expected model.compile=false with training.context_parallel={size}, got true; the exchange of tokens"
+                " between workers is inside the compiled blocks, which is not supported, so remove one of the two"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_image_ratio(self) -> Self:

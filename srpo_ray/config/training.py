@@ -52,7 +52,7 @@ class TrainingConfig(Section):
     num_updates: int = Field(default=60, ge=0)
     """Number of optimizer updates of the run; 0 only evaluates the base model."""
     batch_size: int = Field(default=8, ge=1)
-    """Prompts per update, over all workers; a multiple of `num_workers`."""
+    """Prompts per update, over all workers; a multiple of `num_workers / context_parallel`."""
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Prompts per forward pass of one worker (gradient accumulation); unset uses a worker's whole share, with the
     maximum number of workers. `algorithm.images_per_pass` limits the images of algorithms that compare several images
@@ -83,6 +83,11 @@ class TrainingConfig(Section):
     that gradient steps gather weights within the group instead of from all workers (hpZ of ZeRO++, arXiv 2306.10209). A
     divisor of `num_workers`, at ZeRO stage 3 only. Each GPU holds a further `1 / shard_group_size` of the weights.
     Unset makes no copy."""
+    context_parallel: int = Field(default=1, ge=1)
+    """Workers of a group that share the tokens of each image (context parallelism, Ulysses, arXiv 2309.14509), for
+    images whose activations do not fit on one GPU; each group counts as one worker for `batch_size`. A divisor of
+    `num_workers`, and of the transformer's attention heads, image tokens and text tokens. 1 gives each worker images of
+    its own."""
     offload: Literal["optimizer", "weights"] | None = None
     """Offload to the host's memory: gradients, master weights and moments (`optimizer`), or also the weights
     (`weights`); slower. Unset keeps all on the GPU."""
@@ -116,18 +121,30 @@ class TrainingConfig(Section):
     """Folder or URL for checkpoints, such as `s3://bucket/folder`; unset writes them to the run's folder."""
 
     @model_validator(mode="after")
+    def _check_context_parallel(self) -> Self:
+        size = self.context_parallel
+        if size > 1 and (self.elastic or self.max_workers % size):
+            raise ValueError(
+                f"expected num_workers to be a multiple of context_parallel={size}, and no range, got"
+                f" {self.min_workers} to {self.max_workers} workers; {size} workers share the tokens of each image, so"
+                " change num_workers or context_parallel"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_batch(self) -> Self:
-        workers = self.max_workers
+        workers = self.data_workers
+        counted = "num_workers" if self.context_parallel == 1 else "num_workers / context_parallel"
         if self.batch_size % workers:
             raise ValueError(
-                f"expected batch_size to be a multiple of num_workers, got batch_size={self.batch_size} and"
-                f" num_workers={workers}; every worker must make the same number of forward passes"
+                f"expected batch_size to be a multiple of {counted}, got batch_size={self.batch_size} and"
+                f" {counted}={workers}; every worker must make the same number of forward passes"
             )
         share = self.batch_size // workers
         if self.micro_batch_size and share % self.micro_batch_size:
             raise ValueError(
                 f"expected micro_batch_size to divide a worker's share of {share} prompts (batch_size"
-                f" {self.batch_size} / num_workers {workers}), got {self.micro_batch_size}"
+                f" {self.batch_size} / {counted} {workers}), got {self.micro_batch_size}"
             )
         return self
 
@@ -215,10 +232,24 @@ class TrainingConfig(Section):
         return largest(self.num_workers)
 
     @property
+    def data_workers(self) -> int:
+        """Most workers with images of their own; a group of `context_parallel` workers counts as one."""
+        return self.max_workers // self.context_parallel
+
+    def data_parallel(self, rank: int, world_size: int) -> tuple[int, int]:
+        """Return the rank and the number of workers with images of their own: equal ranks process the same images."""
+        return rank // self.context_parallel, world_size // self.context_parallel
+
+    @property
     def pass_size(self) -> int:
         """Prompts per forward pass, independent of the number of workers."""
-        return self.micro_batch_size or self.batch_size // self.max_workers
+        return self.micro_batch_size or self.batch_size // self.data_workers
 
     def num_passes(self, num_workers: int, passes_per_prompt: int = 1) -> int:
-        """Forward passes per worker and update; the last workers may repeat passes without need."""
+        """Forward passes per worker and update; the last workers may repeat passes without need.
+
+        Args:
+            num_workers: Number of workers with images of their own.
+            passes_per_prompt: Forward passes that divide the images of a prompt.
+        """
         return -(-self.batch_size // self.pass_size * passes_per_prompt // num_workers)

@@ -22,6 +22,8 @@ class Family:
     """True if the pipeline passes even sigmas from 1 to 1/n to its scheduler; else the scheduler chooses them."""
     classifier_free: bool = False
     """True if guidance needs the features of the empty prompt (`FlowPolicy.empty_prompt`)."""
+    clip_tokens: bool = False
+    """True if the transformer reads the tokens of CLIP besides those of T5."""
 
     @property
     def guidance_texts(self) -> list[str]:
@@ -58,6 +60,7 @@ SD3 = Family(
     blocks=("JointTransformerBlock",),
     text_encoders=3,
     classifier_free=True,
+    clip_tokens=True,
 )
 FAMILIES = {family.pipeline: family for family in (FLUX, SD3)}
 

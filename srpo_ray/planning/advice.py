@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from math import gcd
 
-from srpo_ray.config import ConfigError, RunConfig, apply
+from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.algorithms.group import GroupSection
 from srpo_ray.config.count import largest
 from srpo_ray.planning.devices import replicas_beside_a_trainer
@@ -33,8 +33,8 @@ def advise(config: RunConfig, plan: Plan) -> list[Advice]:
     for changes, why in candidates(config):
         try:
             changed = make_plan(apply(config, changes), plan.hardware)
-        except ConfigError:
-            # The changed section contradicts another one.
+        except ValueError:
+            # The changed section contradicts another one, or the model.
             continue
         saving = plan.peak - changed.peak
         if saving > WORTH_SAYING * plan.peak:
@@ -92,6 +92,10 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"training.zero_stage": 3}, "shard the frozen weights too; much slower gradient steps"
     if training.gather_for_rollout:
         yield {"training.gather_for_rollout": False}, "gather layer by layer in rollouts; more traffic"
+    shared = 2 * training.context_parallel
+    if not training.elastic and training.max_workers % shared == 0:
+        together: Changes = {"training.context_parallel": shared, "training.micro_batch_size": micro}
+        yield together, f"{shared} workers share the tokens of each image; more traffic"
     workers = 2 * training.max_workers
     if training.batch_size % workers == 0:
         wider: Changes = {"training.num_workers": workers}

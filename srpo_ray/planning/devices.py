@@ -6,6 +6,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.config.count import CountRange
 from srpo_ray.config.zero import REDUCE_BUCKET
 from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
+from srpo_ray.planning.context import call_cost
 from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
 from srpo_ray.planning.reward_models import RewardSize
@@ -115,13 +116,13 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
     model, training = config.model, config.training
     gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
     plan = schedule(config)
-    sampling = velocity_cost(model, rollout_images(config), config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
+    sampling = call_cost(config, rollout_images(config), config.rollout.guidance_scale, gradient=False).peak
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     if not plan.decodes:
         decoded = decoder_cost(model, max(plan.samples, rollout_images(config)), sizes, gradient=False, gpu=gpu)
         sampling = max(sampling, decoded.peak)
         decoder = Cost()
-    call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
+    call = call_cost(config, plan.samples, plan.guidance_scale, gradient=True)
     trained = trained_elements(tensors)
     moment = peak_of_backward(
         call, decoder, losses=plan.in_flight, chained=plan.chained, gradients=element_size * trained
@@ -159,7 +160,7 @@ def _block_cache(config: RunConfig, rows: int) -> Part:
 def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     gpu, evaluation = config.training.num_gpus > 0, config.evaluation
     images = max(evaluated_images(each, config) for each in (evaluation, evaluation.tested) if each)
-    call = velocity_cost(config.model, images, evaluation.guidance_scale, gradient=False, gpu=gpu).peak
+    call = call_cost(config, images, evaluation.guidance_scale, gradient=False).peak
     decoding = decoder_cost(config.model, images, sizes, gradient=False, gpu=gpu).peak
     return Phase("evaluation", present(_sampling_weights(config), Part("activations", max(call, decoding))))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from srpo_ray.config import RunConfig
 from srpo_ray.planning.accounting import Memory, Part, total
+from srpo_ray.planning.context import check_context_parallel, context_traffic
 from srpo_ray.planning.devices import (
     host_memory,
     replica_memory,
@@ -41,7 +42,7 @@ class Plan:
     trained: int
     """Number of trained parameters."""
     parallelism: str
-    """ZeRO stage of the run and its reason."""
+    """ZeRO stage of the run and its reason, and the workers that share the tokens of each image."""
     gpus: tuple[Memory, ...]
     """Kinds of GPUs of the run: those of the trainers and, if separate, those of the rewards."""
     host: Memory
@@ -153,8 +154,10 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         hardware: Hardware to plan for.
 
     Raises:
-        ValueError: If the model's config cannot be found, or `model.lora` does not match the model.
+        ValueError: If the model's config cannot be found, or `model.lora` or `training.context_parallel` does not match
+            the model.
     """
+    check_context_parallel(config)
     pool = config.rewards.pool
     gpu = (config.training.num_gpus if config.rewards.in_process else pool.num_gpus) > 0
     gradient = config.algorithm.needs.reward == "gradient"
@@ -164,16 +167,16 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
     notes = [f"reward {name}: its size is not known, so it is not counted" for name in (*unknown, *more)]
     if config.model.compile:
         notes.append("model.compile: seconds and activations are those without it")
-    tensors = parameters(config.model)
+    tensors, exchanged = parameters(config.model), context_traffic(config)
     return Plan(
         run=config.name,
         parameters=sum(tensor.numel for tensor in tensors),
         trained=trained_elements(tensors),
-        parallelism=str(config.zero_stage),
+        parallelism=config.parallelism,
         gpus=_gpus(config, trainer_memory(config, sizes), replica_memory(config, [*trained, *held_out])),
         host=host_memory(config, hardware.gpus_per_node, [*trained, *held_out]),
-        traffic=worker_traffic(config),
-        group_traffic=group_traffic(config),
+        traffic=(*worker_traffic(config), *(exchanged if _same_links(config, hardware) else ())),
+        group_traffic=(*group_traffic(config), *(() if _same_links(config, hardware) else exchanged)),
         reward_traffic=reward_traffic(config, sizes),
         work=worker_work(config, sizes),
         replica_work=replica_work(config, trained),
@@ -186,6 +189,12 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         notes=(*notes, *rollout_notes(config), *replica_notes(config)),
         hardware=hardware,
     )
+
+
+def _same_links(config: RunConfig, hardware: Hardware) -> bool:
+    """Return true if tokens are exchanged over the links that all workers have: inside one node, or between nodes."""
+    training, size = config.training, hardware.gpus_per_node
+    return training.max_workers <= size or training.context_parallel > size
 
 
 def _gpus(config: RunConfig, trainer: Memory, replica: Memory) -> tuple[Memory, ...]:

@@ -92,7 +92,8 @@ def evaluated_images(evaluation: EvaluationConfig, config: RunConfig) -> int:
     """Count the images of the largest batch of a worker's share of an evaluation."""
     if not evaluation.num_prompts:
         return evaluation.batch_size
-    share = -(-evaluation.num_prompts * evaluation.samples_per_prompt // config.training.min_workers)
+    workers = config.training.min_workers // config.training.context_parallel
+    share = -(-evaluation.num_prompts * evaluation.samples_per_prompt // workers)
     return min(evaluation.batch_size, share)
 
 
@@ -109,4 +110,4 @@ def rollout_images(config: RunConfig) -> int:
 def micro_batches(config: RunConfig) -> int:
     """Micro-batches of one worker in an update, with most workers."""
     parts = config.algorithm.calls(config.rollout.num_steps).passes_per_prompt
-    return config.training.num_passes(config.training.max_workers, parts)
+    return config.training.num_passes(config.training.data_workers, parts)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from srpo_ray.config import RunConfig
 from srpo_ray.planning.accounting import Part, present
-from srpo_ray.planning.cost import decoder_cost, velocity_cost
+from srpo_ray.planning.context import call_cost
+from srpo_ray.planning.cost import decoder_cost
 from srpo_ray.planning.host import forward_seconds, gradient_hooks, gradient_seconds, sampling_hooked
 from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import evaluated_images, micro_batches, rollout_batches, schedule
@@ -38,8 +39,8 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     """
     model, gpu, plan, count = config.model, config.training.num_gpus > 0, schedule(config), micro_batches(config)
     guidance_scale = config.rollout.guidance_scale
-    forward = velocity_cost(model, plan.rolled_out, guidance_scale, gradient=False, gpu=gpu).forward_flops
-    call = velocity_cost(model, plan.samples, plan.guidance_scale, gradient=True, gpu=gpu)
+    forward = call_cost(config, plan.rolled_out, guidance_scale, gradient=False).forward_flops
+    call = call_cost(config, plan.samples, plan.guidance_scale, gradient=True)
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
     decodings = plan.gradients if plan.decodes else 1
     reuse = config.rollout.reuse
@@ -68,8 +69,8 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
     if not evaluation.num_prompts:
         return None
     gpu, batch = training.num_gpus > 0, evaluated_images(evaluation, config)
-    images = -(-evaluation.num_prompts * evaluation.samples_per_prompt // training.max_workers)
-    step = velocity_cost(model, batch, evaluation.guidance_scale, gradient=False, gpu=gpu).forward_flops / batch
+    images = -(-evaluation.num_prompts * evaluation.samples_per_prompt // training.data_workers)
+    step = call_cost(config, batch, evaluation.guidance_scale, gradient=False).forward_flops / batch
     decoding = decoder_cost(model, batch, sizes, gradient=False, gpu=gpu).forward_flops / batch
     calls = -(-images // evaluation.batch_size) * evaluation.num_steps
     host_s = calls * forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
@@ -90,7 +91,7 @@ def replica_work(config: RunConfig, trained: Sequence[RewardSize]) -> Work:
         trained: Sizes of the trained rewards, for calls of `micro_batch_size` images.
     """
     plan = schedule(config)
-    images = config.training.max_workers * micro_batches(config) * plan.scored
+    images = config.training.data_workers * micro_batches(config) * plan.scored
     one = sum(_both(reward.cost) for reward in trained) / config.rewards.pool.micro_batch_size
     return Work("reward models", images * one)
 

@@ -1,6 +1,6 @@
 """Bridge that inserts a precomputed reward gradient into the trainer's autograd graph."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,9 +45,18 @@ def connect_scores(
     """
     total = torch.stack([weight * values[name] for name, weight in weights.items()]).sum(0)
     if gradients:
-        # The caller may collect the scores with autograd off, although the images' graph was built with autograd on.
-        with torch.enable_grad():
-            total = _ScoreBridge.apply(
-                total, tuple(gradients.values()), *(pixels[input_spec] for input_spec in gradients)
-            )
+        total = connect_total(total, tuple(gradients.values()), [pixels[input_spec] for input_spec in gradients])
     return Scores(total, dict(values))
+
+
+def connect_total(total: Tensor, gradients: tuple[Tensor, ...], pixels: Sequence[Tensor]) -> Tensor:
+    """Connect the weighted sum of the rewards `[B]` to pixels by autograd.
+
+    Args:
+        total: Weighted sum of each sample.
+        gradients: Gradient of each sample's sum in each of `pixels`.
+        pixels: Images `[B, 3, H, W]`, in the trainer's graph.
+    """
+    # The caller may collect the scores with autograd off, although the images' graph was built with autograd on.
+    with torch.enable_grad():
+        return _ScoreBridge.apply(total, gradients, *pixels)

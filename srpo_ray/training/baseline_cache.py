@@ -157,6 +157,7 @@ def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.dev
         "in process": config.rewards.in_process,
         "pool": config.rewards.pool.model_dump(mode="json", include=_POOL_KEYS),
         "hardware": [_device_name(device), torch.get_num_threads(), rank_and_world_size()[1]],
+        "context_parallel": config.training.context_parallel,
         "code": _code_hash(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
@@ -13,10 +14,12 @@ from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.models.attention import compile_blocks, set_attention
+from srpo_ray.models.context_parallel import context_mesh, share_tokens
 from srpo_ray.models.families import family_of
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.rewards.group import GroupRewards
 from srpo_ray.runs.checkpoint import OLD, STATE, Checkpoint
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
@@ -44,6 +47,7 @@ def build_trainer(
         ValueError: If this host reads different prompts or captions from those that the run started with.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    data_rank, data_workers = config.training.data_parallel(rank, world_size)
     texts = read_texts(config)
     # A file may have changed since the driver's check, or this host may have a different copy.
     require_same_inputs(folder.inputs, text_hashes(config, texts), "give every host the same copy of it")
@@ -52,7 +56,11 @@ def build_trainer(
     base_model = config.rollout.source == "base_model"
     rollouts = prepare_base_rollouts(config, texts, cache, folder, device) if base_model else None
     dtype = model_dtype(config)
-    engine, transformer_config = _build_engine(config, dtype, device, checkpoint)
+    workers = config.training.context_parallel
+    mesh = context_mesh(workers, device) if workers > 1 else None
+    if mesh:
+        rewards = GroupRewards(rewards, mesh["ulysses"].get_group())
+    engine, transformer_config = _build_engine(config, dtype, device, checkpoint, mesh)
     policy = make_policy(config, engine, transformer_config, device)
     if texts.guidance:
         policy.empty_prompt = cache.features(texts.guidance)[[0]]
@@ -66,8 +74,8 @@ def build_trainer(
             truth=evaluation.prompts.startswith("small_world:"),
             trained_words=config.trained_words,
             text_free=config.text_free,
-            rank=rank,
-            world_size=world_size,
+            rank=data_rank,
+            world_size=data_workers,
         )
 
     tested = config.evaluation.tested
@@ -101,13 +109,15 @@ def build_trainer(
 
 
 def _build_engine(
-    config: RunConfig, dtype: torch.dtype, device: str, checkpoint: Checkpoint | None
+    config: RunConfig, dtype: torch.dtype, device: str, checkpoint: Checkpoint | None, mesh: DeviceMesh | None
 ) -> tuple[Engine, Mapping[str, Any]]:
     # Load the initial weights even if a checkpoint replaces them: role `reference` uses them.
     transformer = load_tuned(config, dtype, device, None).train()
     if checkpoint:
         check_trained(transformer, checkpoint.weights)
     set_attention(transformer, config.model.attention)
+    if mesh:
+        share_tokens(transformer, mesh)
     if config.model.compile:
         compile_blocks(transformer, family_of(config.model.path).blocks)
     if config.model.gradient_checkpointing:

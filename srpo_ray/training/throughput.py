@@ -18,7 +18,7 @@ class Throughput:
     decoded: int
     """Images that an update decodes, over all workers; an image counts once for each loss that decodes it."""
     distinct: float
-    """Share of the workers' micro-batches that are no repetition of another worker's, in (0, 1]."""
+    """Share of the micro-batches that are no repetition of another one, in (0, 1]."""
     workers: int
     """Number of trainer workers."""
     peak_tflops: float | None
@@ -35,7 +35,8 @@ class Throughput:
         training, calls = config.training, config.algorithm.calls(config.rollout.num_steps)
         images = training.batch_size * calls.images_per_prompt
         micro_batches = training.batch_size // training.pass_size * calls.passes_per_prompt
-        made = training.num_passes(workers, calls.passes_per_prompt) * workers
+        _, apart = training.data_parallel(0, workers)
+        made = training.num_passes(apart, calls.passes_per_prompt) * apart
         return cls(
             flops=model_flops(config),
             images=images,

@@ -70,15 +70,15 @@ class Trainer:
             self.engine.refresh_old(self.algorithm.old_kept(update))
         # Every worker makes the same calls with equal shares, so the total needs no communication, unless workers skip
         # different blocks.
-        cost, forward = self.policy.take_evaluations(), 0.0
-        if self.config.rollout.cache_threshold is None:
-            forward = float(cost.forward * self.world_size)
-        else:
+        cost = self.policy.take_evaluations()
+        _, workers = self.config.training.data_parallel(self.rank, self.world_size)
+        forward = float(cost.forward * workers)
+        if self.config.rollout.cache_threshold is not None:
             forward = float(sum(gather(cost.forward)))
         return {
             **self.meter.take(),
             "cost/forward": forward,
-            "cost/forward_backward": float(cost.forward_backward * self.world_size),
+            "cost/forward_backward": float(cost.forward_backward * workers),
             **self.timer.take(),
             **self.rewards.take_statistics(),
             "update/gradient_norm": sum(norms) / len(norms),
@@ -141,13 +141,17 @@ class Trainer:
         ZeRO-3 averages gradients over the workers and needs the same number of forward passes on each. If the number
         of micro-batches is not divisible by the number of workers, some are computed twice, the second time with
         weight 0. The update is therefore the same with any number of workers.
+
+        Workers that share the tokens of an image have the same micro-batches. Each computes a part of the gradient
+        there, so their gradients add up, where DeepSpeed averages over all workers.
         """
         training, calls = self.config.training, self.algorithm.calls
+        rank, workers = training.data_parallel(self.rank, self.world_size)
         chosen = self.prompts.indices(self.rollouts.window(update), training.batch_size, self.config.seed)
         size, parts = training.pass_size, calls.passes_per_prompt
-        number, passes = training.batch_size // size * parts, training.num_passes(self.world_size, parts)
+        number, passes = training.batch_size // size * parts, training.num_passes(workers, parts)
         images = calls.images_per_prompt // parts
-        for position in range(self.rank * passes, (self.rank + 1) * passes):
+        for position in range(rank * passes, (rank + 1) * passes):
             block, part = divmod(position % number, parts)
             samples = range(block * size, (block + 1) * size)
             children = range(part * images, (part + 1) * images)
@@ -174,7 +178,7 @@ class Trainer:
                 seed=self.config.seed,
                 update=update,
                 samples=tuple(sample for sample in chosen for _ in children),
-                worker=self.rank,
+                worker=self.config.training.data_parallel(self.rank, self.world_size)[0],
                 children=tuple(children) * len(indices),
             ),
             images=None if images is None else images.to(device)[rows],

@@ -13,6 +13,8 @@ from torch import distributed as dist
 
 from srpo_ray.algorithms.base import Loss, LossOutput, Phase
 from srpo_ray.config.algorithms.base import Role
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.config.training import TrainingConfig
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.trainer import Trainer
 from tests.helpers.training.ranks import run_ranks
@@ -82,7 +84,7 @@ def test_update_makes_all_phases_then_settles_and_then_makes_its_optimizer_steps
 
     norms = iter((0.25, 0.75))
     trainer: Any = SimpleNamespace(
-        config=SimpleNamespace(rollout_passes=1, rollout=SimpleNamespace(cache_threshold=None)),
+        config=SimpleNamespace(rollout_passes=1, rollout=RolloutConfig(), training=TrainingConfig()),
         policy=SimpleNamespace(
             take_evaluations=lambda: SimpleNamespace(forward=0, forward_backward=0), device=torch.device("cpu")
         ),
@@ -104,6 +106,7 @@ def test_update_makes_all_phases_then_settles_and_then_makes_its_optimizer_steps
         rollouts=SimpleNamespace(keep=lambda *_: None),
         backward=lambda losses, _: list(losses),
         rewards=SimpleNamespace(take_statistics=dict),
+        rank=0,
         world_size=1,
         timer=StageTimer(),
         meter=SimpleNamespace(take=dict),

@@ -433,9 +433,13 @@ BLOCKS = ["training.gather_blocks=true", "model.gradient_checkpointing=true"]
             [*GROUPS, "model.lora.rank=4"],
             r"ZeRO stage 3 with training.shard_group_size=2, got 2 \(the trained adapters",
         ),
+        (
+            ["training.num_workers=2", "training.context_parallel=2", "model.compile=true"],
+            r"model.compile=false with training.context_parallel=2, got true",
+        ),
     ],
 )
-def test_stages_and_blocks_that_deepspeed_cannot_combine_are_refused(overrides: list[str], message: str) -> None:
+def test_stages_blocks_and_groups_that_cannot_be_combined_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_run([SMALL_WORLD], overrides)
 

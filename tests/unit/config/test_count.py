@@ -73,3 +73,26 @@ def test_groups_that_do_not_divide_the_workers_or_are_offloaded_are_refused(
     with pytest.raises(ValueError, match=f"expected .*{message}"):
         TrainingConfig.model_validate({"batch_size": 48, "shard_group_size": 8, **changes})
     assert TrainingConfig(batch_size=48, num_workers=16, shard_group_size=8).shard_group_size == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_workers": 3}, "num_workers to be a multiple of context_parallel=2, and no range, got 3 to 3 workers"),
+        (
+            {"num_workers": {"min": 2, "max": 4}, "resources": {"trainer_slot": 1}},
+            "num_workers to be a multiple of context_parallel=2, and no range, got 2 to 4 workers",
+        ),
+        ({"num_workers": 4, "batch_size": 3}, "got batch_size=3 and num_workers / context_parallel=2"),
+        ({"num_workers": 4, "micro_batch_size": 4}, "a worker's share of 6 prompts"),
+    ],
+)
+def test_workers_that_cannot_share_images_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"expected .*{message}"):
+        TrainingConfig.model_validate({"batch_size": 12, "context_parallel": 2, **changes})
+
+
+def test_group_of_workers_counts_as_one_worker_for_the_batch() -> None:
+    training = TrainingConfig(batch_size=6, num_workers=4, context_parallel=2)
+    assert (training.data_workers, training.pass_size) == (2, 3)
+    assert [training.data_parallel(rank, 4) for rank in range(4)] == [(0, 2), (0, 2), (1, 2), (1, 2)]

@@ -73,6 +73,16 @@ def test_every_image_of_every_prompt_counts_once_on_any_number_of_workers(world_
     assert passes == [-(-6 // world_size)] * world_size
 
 
+def test_workers_that_share_images_have_the_same_batches_and_draws_with_the_gradient_of_one_worker() -> None:
+    training = TrainingConfig(batch_size=4, micro_batch_size=1, num_workers=4, context_parallel=2)
+    found = [batches(prompts_with(0, 1.0), Calls(1.0), training, rank, 4) for rank in range(4)]
+    samples = [[batch.draws.samples for batch, _ in mine] for mine in found]
+    assert samples == [[(0,), (1,)]] * 2 + [[(2,), (3,)]] * 2
+    assert [{batch.draws.worker for batch, _ in mine} for mine in found] == [{0}, {0}, {1}, {1}]
+    # The two workers of a group each have a part of a gradient, and DeepSpeed divides by all four: 1/4 = 1/4 * share.
+    assert {share for mine in found for _, share in mine} == {1.0}
+
+
 def test_rows_of_a_sample_have_its_prompt_and_features() -> None:
     calls = Calls(1.0, images_per_prompt=2)
     ((batch, _),) = batches(prompts_with(0, 1.0), calls, TrainingConfig(batch_size=3), 0, 1)

@@ -38,6 +38,11 @@ def test_repeated_micro_batches_add_no_flops() -> None:
     assert three.metrics(repeated)["speed/tflops"] * 3 == pytest.approx(alone.metrics(UPDATE)["speed/tflops"])
 
 
+def test_workers_that_share_images_repeat_none() -> None:
+    pairs = apply(TINY_RUN, {"training.num_workers": 4, "training.context_parallel": 2})
+    assert Throughput.of(pairs, 4).distinct == 1.0
+
+
 @pytest.mark.parametrize(
     ("changes", "images", "decoded"),
     [
