@@ -130,9 +130,11 @@ def check_trained(transformer: Any, weights: Mapping[str, Tensor]) -> dict[str, 
         )
     for name, parameter in expected.items():
         shape = weights[name].shape
-        if shape != parameter.shape:
+        # ZeRO-3 keeps the shape of a parameter that it has sharded.
+        own = getattr(parameter, "ds_shape", parameter.shape)
+        if shape != own:
             raise ValueError(
-                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(shape)}; use"
+                f"expected a checkpoint with {name} of shape {tuple(own)}, got {tuple(shape)}; use"
                 " the model and model.lora of that run"
             )
     return expected

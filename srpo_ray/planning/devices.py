@@ -80,7 +80,10 @@ def _reused(config: RunConfig) -> int:
 
 
 def _loading_phase(config: RunConfig, always: tuple[Part, ...]) -> Phase:
-    """Phase with the whole transformer on the GPU, before it is sharded tensor by tensor and has an optimizer."""
+    """Phase with the whole transformer on the GPU, before the optimizer. Several workers at stage 3 load shards only."""
+    training = config.training
+    if training.min_workers > 1 and not config.zero_stage.whole_weights and not training.shard_group_size:
+        return Phase("loading", ())
     element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
     # Quantised layers come one by one.
     whole = sum(each.bytes(element_size) for each in tensors) + largest_layer(tensors, element_size)

@@ -55,3 +55,13 @@ def test_advice_for_adapters_is_a_quantised_base_that_saves_two_thirds_of_the_we
     assert {"model.base": "nf4"} not in [
         change for change, _ in candidates(load_run([RECIPES / "flux_full_8x80gb.yaml"]))
     ]
+
+
+@pytest.mark.parametrize(("overrides", "whole"), [((), False), (("training.shard_group_size=4",), True)])
+def test_several_workers_at_stage_3_load_their_shards_only(overrides: tuple[str, ...], whole: bool) -> None:
+    files = [RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_own_node.yaml"]
+    trainer = make_plan(
+        load_run(files, ["training.num_workers=32", "training.micro_batch_size=1", *overrides]), Hardware()
+    ).gpus[0]
+    (loading,) = [phase for phase in trainer.phases if phase.name == "loading"]
+    assert bool(loading.parts) == whole
