@@ -11,7 +11,7 @@ from srpo_ray.config.model import BaseType
 from srpo_ray.models.exact_time import embed_exact_times
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path, unreadable
-from srpo_ray.models.quantized import load_quantized
+from srpo_ray.models.quantized import check_base, load_quantized
 from srpo_ray.models.weight_files import incomplete
 
 
@@ -25,11 +25,13 @@ def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu", base: B
         base: Type of the weights of the blocks' linear layers, which are then frozen; None keeps `dtype`.
 
     Raises:
-        ValueError: If there is no complete, readable transformer of the pipeline's family.
+        ValueError: If there is no complete, readable transformer of the pipeline's family, or this machine does not
+            support the type of its base.
     """
     family = family_of(path)
     model_class = getattr(diffusers, family.transformer)
     if base:
+        check_base(base, device)
         config = transformer_config(model_class, path)
         transformer = load_quantized(model_class, path, config, base, family.blocks, dtype, device)
     else:

@@ -80,7 +80,7 @@ def _reused(config: RunConfig) -> int:
 
 
 def _loading_phase(config: RunConfig, always: tuple[Part, ...]) -> Phase:
-    """Phase with the whole transformer on the GPU, before the optimizer. Several workers at stage 3 load shards only."""
+    """Phase with the whole transformer, before the optimizer. Several workers at stage 3 load their shards only."""
     training = config.training
     if training.min_workers > 1 and not config.zero_stage.whole_weights and not training.shard_group_size:
         return Phase("loading", ())

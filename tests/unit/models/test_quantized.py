@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from srpo_ray.config.model import BaseType
-from srpo_ray.models import quantized
+from srpo_ray.models import loading, quantized
 from srpo_ray.models.families import FLUX
 from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.quantized import PACKAGES, check_base, dequantized, quantized_layers, stored_bytes
@@ -112,7 +112,8 @@ def test_adapters_start_the_same_whatever_the_base_is(tiny_path: str, base: Base
 
 
 @pytest.mark.parametrize("spoil", ["absent", "missing", "of another shape", "truncated"])
-def test_files_of_other_weights_are_refused(tmp_path: Path, spoil: str) -> None:
+def test_files_of_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spoil: str) -> None:
+    monkeypatch.setattr(loading, "check_base", lambda *_: None)
     path = save_tiny_flux(tmp_path)
     file = tmp_path / "transformer/diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
@@ -132,10 +133,12 @@ def test_files_of_other_weights_are_refused(tmp_path: Path, spoil: str) -> None:
 
 
 @pytest.mark.parametrize("base", get_args(BaseType))
-def test_type_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch, base: BaseType) -> None:
+def test_type_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch, tiny_path: str, base: BaseType) -> None:
     monkeypatch.setattr(quantized.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=rf"package {PACKAGES[base]} for model.base={base}.*remove model.base"):
         check_base(base, "cpu")
+    with pytest.raises(ValueError, match=rf"package {PACKAGES[base]} for model.base={base}"):
+        load_transformer(tiny_path, torch.float32, base=base)
     check_base(None, "cpu")
 
 
