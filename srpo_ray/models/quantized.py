@@ -39,7 +39,7 @@ def check_base(base: BaseType | None, device: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise ValueError(
             f"expected the package {package} for model.base={base}, got none; install it on every node (pip install"
-            " 'srpo_ray[quantization]'), or remove model.base"
+            f" {package}), or remove model.base"
         )
     if base == "fp8" and device != "cpu":
         capability = torch.cuda.get_device_capability(device)
