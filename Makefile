@@ -13,6 +13,8 @@ setup: .venv/.done
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
 	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -c constraints.txt -e '.[dev]'
+# Apart, for the tests of quantised weights alone: every process that loads a model would import them.
+	.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt --no-deps --target .venv/quantization bitsandbytes torchao
 	touch $@
 
 sweep: setup

@@ -17,6 +17,8 @@ PYTHON = sys.executable
 TOOLS = Path(PYTHON).parent
 LOGS = Path("build/gate")
 PYTEST = (PYTHON, "-m", "pytest", "--durations=20", "--durations-min=1")
+QUANTIZED = ("env", f"PYTHONPATH={Path(PYTHON).parents[1] / 'quantization'}", *PYTEST)
+"""With bitsandbytes and torchao, which the other tests do without."""
 FIRST = ((f"{TOOLS}/ruff", "check", "."), (f"{TOOLS}/ruff", "format", "--check", "."), (f"{TOOLS}/lint-imports",))
 """Take seconds: nothing else starts before they pass."""
 LANES = {
@@ -26,7 +28,10 @@ LANES = {
         (*PYTEST, "tests/unit"),
         (*PYTEST, "tests/integration", "--ignore=tests/integration/training"),
     ),
-    "training": ((*PYTEST, "tests/integration/training"),),
+    "training": (
+        (*PYTEST, "tests/integration/training"),
+        (*QUANTIZED, "tests/unit/models/test_quantized.py", "tests/integration/training/test_quantized_base.py"),
+    ),
 }
 GRACE_S = 30.0
 """What a lane has to end its own processes after Ctrl-C."""

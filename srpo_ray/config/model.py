@@ -26,6 +26,10 @@ FLUX_LINEAR_LAYERS = (
 )
 
 
+BaseType = Literal["fp8", "int8", "nf4"]
+"""Type of quantised weights."""
+
+
 class LoraConfig(Section):
     """LoRA adapters (arXiv 2106.09685), which are the only trainable parameters; the base model is frozen."""
 
@@ -45,6 +49,10 @@ class ModelConfig(Section):
     one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type of the forward passes; `bfloat16` is mixed precision, with float32 master weights in the optimizer."""
+    base: BaseType | None = None
+    """Type of the frozen weights under LoRA adapters: `nf4` stores 4 bits and a scale per 64 weights (package
+    bitsandbytes), `int8` and `fp8` store 8 bits and a scale per row (package torchao). It applies to the linear layers
+    of the transformer's blocks; computations, other layers and adapters keep `dtype`. Unset quantises nothing."""
     lora: LoraConfig | None = None
     """LoRA adapters to train instead of the whole transformer; unset trains all of it. `{}` takes the defaults."""
     resolution: int = Field(default=64, ge=16, multiple_of=16)
@@ -66,6 +74,15 @@ class ModelConfig(Section):
     vae_channels_last: bool = False
     """Store the VAE's convolutions and their activations channel by channel last (NHWC), the memory format of a GPU's
     tensor cores. Images and gradients are the same up to rounding."""
+
+    @model_validator(mode="after")
+    def _check_base(self) -> Self:
+        if self.base and self.lora is None:
+            raise ValueError(
+                f"expected lora with base={self.base}, got none; quantised weights have no gradient, so set lora to"
+                " {} to train adapters, or remove base"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_attention(self) -> Self:

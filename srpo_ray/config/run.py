@@ -221,6 +221,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_base(self) -> Self:
+        base = self.model.base
+        if base and not self.zero_stage.whole_weights:
+            raise ValueError(
+                f"expected ZeRO stage 1 or 2 with model.base={base}, got {self.zero_stage.number}"
+                f" ({self.zero_stage.reason}); packed weights and their scales cannot be sharded, so remove"
+                " training.zero_stage and training.offload, or remove model.base"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_gather_blocks(self) -> Self:
         if not self.training.gather_blocks:
             return self

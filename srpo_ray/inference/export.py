@@ -50,7 +50,7 @@ def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> li
             " when reward-hacking detection stopped it; export another run"
         )
     _require_no_rest(run, out)
-    transformer = load_tuned(run.config, torch.float32, "cpu", run.weights)
+    transformer = load_tuned(run.config, torch.float32, "cpu", run.weights, quantized=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = _save_weights(transformer, run.config, out, dtype or model_dtype(run.config))

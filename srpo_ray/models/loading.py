@@ -7,25 +7,35 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 
+from srpo_ray.config.model import BaseType
 from srpo_ray.models.exact_time import embed_exact_times
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path, unreadable
+from srpo_ray.models.quantized import check_base, load_quantized
+from srpo_ray.models.weight_files import incomplete
 
-_SHOWN = 3
 
-
-def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
+def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu", base: BaseType | None = None) -> Any:
     """Load a pipeline's transformer, ready for `exact_times`.
 
     Args:
         path: Folder or hub id of the pipeline, or `small_world`.
         dtype: Data type of the weights.
         device: Device of the weights.
+        base: Type of the weights of the blocks' linear layers, which are then frozen; None keeps `dtype`.
 
     Raises:
-        ValueError: If there is no complete, readable transformer of the pipeline's family.
+        ValueError: If there is no complete, readable transformer of the pipeline's family, or this machine does not
+            support the type of its base.
     """
-    transformer = _load(getattr(diffusers, family_of(path).transformer), path, "transformer", dtype, device)
+    family = family_of(path)
+    model_class = getattr(diffusers, family.transformer)
+    if base:
+        check_base(base, device)
+        config = transformer_config(model_class, path)
+        transformer = load_quantized(model_class, path, config, base, family.blocks, dtype, device)
+    else:
+        transformer = _load(model_class, path, "transformer", dtype, device)
     embed_exact_times(transformer)
     return transformer
 
@@ -50,13 +60,17 @@ def _load(model_class: Any, path: str, part: str, dtype: torch.dtype, device: st
         raise ValueError(unreadable(path, part, error)) from error
     missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
     if missing or unexpected:
-        raise ValueError(
-            f"model.path: expected exactly the weights of a {model_class.__name__} in {part} of {path!r}, got a file"
-            f" with {_listed(missing)} missing and {_listed(unexpected)} unexpected; download or save it again"
-        )
+        raise ValueError(incomplete(path, part, model_class.__name__, missing, unexpected))
     return module.to(device)
 
 
-def _listed(keys: list[str]) -> str:
-    shown = ", ".join(keys[:_SHOWN])
-    return f"{len(keys)} ({shown}{', ...' if len(keys) > _SHOWN else ''})" if keys else "none"
+def transformer_config(model_class: Any, path: str) -> Any:
+    """Read the config of a pipeline's transformer.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        return model_class.load_config(resolve_path(path), subfolder="transformer")
+    except (OSError, ValueError) as error:
+        raise ValueError(unreadable(path, "transformer", error)) from error

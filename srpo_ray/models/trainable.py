@@ -1,6 +1,7 @@
 """Transformer of a run with its trainable parameters: all, or LoRA adapters; base or trained weights."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,7 +54,9 @@ def make_policy(
     )
 
 
-def load_tuned(config: RunConfig, dtype: torch.dtype, device: str, weights: Mapping[str, Tensor] | None) -> Any:
+def load_tuned(
+    config: RunConfig, dtype: torch.dtype, device: str, weights: Mapping[str, Tensor] | None, *, quantized: bool = True
+) -> Any:
     """Load a run's transformer; exactly its trainable parameters require gradient.
 
     Args:
@@ -61,13 +64,17 @@ def load_tuned(config: RunConfig, dtype: torch.dtype, device: str, weights: Mapp
         dtype: Data type of the weights.
         device: Device of the weights.
         weights: Trained weights of a checkpoint; None keeps the base model.
+        quantized: False loads the base model as it is, whatever `model.base` says.
 
     Raises:
         ValueError: If there is no transformer at `model.path`, or `model.lora` or the weights do not match it.
     """
-    transformer = load_transformer(config.model.path, dtype, device)
+    transformer = load_transformer(config.model.path, dtype, device, config.model.base if quantized else None)
     if config.model.lora:
         add_adapters(transformer, config.model.lora, config.seed)
+        for parameter in (each for each in transformer.parameters() if each.requires_grad):
+            # peft leaves adapters of packed weights in float32.
+            parameter.data = parameter.data.to(dtype)
     if weights is not None:
         load_trained(transformer, weights)
     return transformer
@@ -92,7 +99,10 @@ def add_adapters(transformer: Any, config: LoraConfig, seed: int) -> None:
     # peft initialises on the CPU, from torch's global generator.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(generator(seed, "lora").get_state())
-        transformer.add_adapter(adapters)
+        with warnings.catch_warnings():
+            # peft could not merge adapters into torchao's weights, and no run merges them.
+            warnings.filterwarnings("ignore", message=".*get_apply_tensor_subclass")
+            transformer.add_adapter(adapters)
 
 
 def load_trained(transformer: Any, weights: Mapping[str, Tensor]) -> None:
@@ -123,9 +133,11 @@ def check_trained(transformer: Any, weights: Mapping[str, Tensor]) -> dict[str, 
         )
     for name, parameter in expected.items():
         shape = weights[name].shape
-        if shape != parameter.shape:
+        # ZeRO-3 keeps the shape of a parameter that it has sharded.
+        own = getattr(parameter, "ds_shape", parameter.shape)
+        if shape != own:
             raise ValueError(
-                f"expected a checkpoint with {name} of shape {tuple(parameter.shape)}, got {tuple(shape)}; use"
+                f"expected a checkpoint with {name} of shape {tuple(own)}, got {tuple(shape)}; use"
                 " the model and model.lora of that run"
             )
     return expected

@@ -68,6 +68,8 @@ def _model_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"model.vae_checkpointing": True}, "recompute the decoder's activations"
     if model.lora is None:
         yield {"model.lora.rank": 32}, "train adapters; needs a 10 to 50 times larger learning rate"
+    elif model.base != "nf4":
+        yield {"model.base": "nf4"}, "frozen weights of 4 bits; images and gradients change slightly"
     if model.resolution >= 512:
         smaller = model.resolution * 3 // 4 // 16 * 16
         yield {"model.resolution": smaller}, "smaller images"

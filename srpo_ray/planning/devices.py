@@ -25,6 +25,7 @@ from srpo_ray.planning.workload import checkpoint_bytes, group_copy
 from srpo_ray.planning.zero_shares import (
     Share,
     gathered,
+    largest_layer,
     live_layers,
     share,
     trained_elements,
@@ -88,8 +89,13 @@ def _reused(config: RunConfig) -> int:
 
 
 def _loading_phase(config: RunConfig, always: tuple[Part, ...]) -> Phase:
-    """Phase with the whole transformer on the GPU, before it is sharded tensor by tensor and has an optimizer."""
-    whole = dtype_of(config.model).itemsize * sum(parameter.numel for parameter in parameters(config.model))
+    """Phase with the whole transformer, before the optimizer. Several workers at stage 3 load their shards only."""
+    training = config.training
+    if training.min_workers > 1 and not config.zero_stage.whole_weights and not training.shard_group_size:
+        return Phase("loading", ())
+    element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
+    # Quantised layers come one by one.
+    whole = sum(each.bytes(element_size) for each in tensors) + largest_layer(tensors, element_size)
     return Phase("loading", present(Part("whole weights, before the optimizer", max(0, whole - total(always)))))
 
 
@@ -98,7 +104,7 @@ def _base_sampling_phase(config: RunConfig, always: tuple[Part, ...]) -> tuple[P
     if config.rollout.source != "base_model":
         return ()
     model, size = config.model, config.base_batch_size
-    whole = dtype_of(model).itemsize * sum(parameter.numel for parameter in parameters(model)) + vae_bytes(model)
+    whole = sum(each.bytes(dtype_of(model).itemsize) for each in parameters(model)) + vae_bytes(model)
     gpu = config.training.num_gpus > 0
     peak = velocity_cost(model, size, config.rollout.guidance_scale, gradient=False, gpu=gpu).peak
     peak += _block_cache(config, size).bytes
@@ -130,13 +136,18 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
     # A full bucket is copied into the order of the workers' parts.
     averaging = element_size * min(trained, REDUCE_BUCKET) if training.max_workers > 1 else 0
     layers = Part("gathered layers", live_layers(tensors, training, element_size))
-    gradient = Phase("gradient", (*present(layers, Part("averaging of gradients", averaging)), *moment))
+    gradient = Phase(
+        "gradient", (*present(layers, _dequantized(config), Part("averaging of gradients", averaging)), *moment)
+    )
     step = 0 if training.offload else update_buffers(tensors, training)
     return (
         Phase(
             "rollout",
             present(
-                _sampling_weights(config), Part("activations", sampling), _block_cache(config, rollout_images(config))
+                _sampling_weights(config),
+                _dequantized(config),
+                Part("activations", sampling),
+                _block_cache(config, rollout_images(config)),
             ),
         ),
         gradient,
@@ -162,7 +173,13 @@ def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     images = max(evaluated_images(each, config) for each in (evaluation, evaluation.tested) if each)
     call = call_cost(config, images, evaluation.guidance_scale, gradient=False).peak
     decoding = decoder_cost(config.model, images, sizes, gradient=False, gpu=gpu).peak
-    return Phase("evaluation", present(_sampling_weights(config), Part("activations", max(call, decoding))))
+    activations = Part("activations", max(call, decoding))
+    return Phase("evaluation", present(_sampling_weights(config), _dequantized(config), activations))
+
+
+def _dequantized(config: RunConfig) -> Part:
+    """Working copy of one layer at a time, whose weights are quantised."""
+    return Part("one layer, dequantised", largest_layer(parameters(config.model), dtype_of(config.model).itemsize))
 
 
 def _sampling_weights(config: RunConfig) -> Part:

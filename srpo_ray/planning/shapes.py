@@ -13,6 +13,7 @@ from srpo_ray.config.model import ModelConfig
 from srpo_ray.models.families import FAMILIES, Family
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.models.quantized import quantized_layers, stored_bytes
 from srpo_ray.models.registry import POLICIES
 from srpo_ray.models.trainable import add_adapters
 from srpo_ray.planning.cached import cached, only
@@ -128,13 +129,24 @@ def depths(model: ModelConfig) -> dict[str, int]:
 
 def parameters(model: ModelConfig) -> tuple[Parameter, ...]:
     """List all parameters of a run's transformer, adapters included."""
-    return _parameters(only(model, "path", "lora"))
+    return _parameters(only(model, "path", "lora", "base"))
 
 
 @cached
 def _parameters(model: ModelConfig) -> tuple[Parameter, ...]:
-    found = build_transformer(model).parameters()
-    return tuple(Parameter(parameter.numel(), parameter.requires_grad) for parameter in found)
+    transformer = build_transformer(model)
+    layers = quantized_layers(transformer, planned_family(model).blocks) if model.base else set()
+    quantized = {f"{layer}.weight" for layer in layers}
+
+    def stored(name: str, parameter: nn.Parameter) -> int | None:
+        if not model.base or parameter.requires_grad or name not in quantized:
+            return None
+        return stored_bytes(model.base, parameter.shape)
+
+    return tuple(
+        Parameter(parameter.numel(), parameter.requires_grad, stored(name, parameter))
+        for name, parameter in transformer.named_parameters()
+    )
 
 
 @cached

@@ -15,8 +15,10 @@ model at full size on the GPU of its name, with random weights. `GPU, real weigh
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 RECIPES: dict[str, Level] = {
+    "flux_lora_24gb": "planned",
     "flux_lora_48gb": "planned",
     "flux_lora_80gb": "tiny CPU run",
+    "flux_lora_8x80gb": "planned",
     "flux_full_8x80gb": "tiny CPU run",
     "flux_full_32gpu": "planned",
     "rewards_same_gpu": "planned",

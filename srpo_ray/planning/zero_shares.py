@@ -25,6 +25,16 @@ class Parameter:
 
     numel: int
     trainable: bool
+    stored: int | None = None
+    """Bytes of quantised weights and their scales; None for weights that are not quantised."""
+
+    def bytes(self, element_size: int) -> int:
+        """Compute the bytes of the whole parameter.
+
+        Args:
+            element_size: Bytes of an element that is not quantised.
+        """
+        return element_size * self.numel if self.stored is None else self.stored
 
 
 @dataclass(frozen=True)
@@ -75,14 +85,15 @@ def share(
     trained = _trained_part(parameters, training)
     if stage.whole_weights:
         flat = workers * trained
-        weights = flat + sum(parameter.numel for parameter in parameters if not parameter.trainable)
+        frozen = sum(parameter.bytes(element_size) for parameter in parameters if not parameter.trainable)
+        weights = element_size * flat + frozen
         bucket = min(REDUCE_BUCKET, trained_elements(parameters))
     else:
         flat, bucket = trained, REDUCE_BUCKET
-        weights = sum(_part(parameter, workers) for parameter in parameters)
+        weights = element_size * sum(_part(parameter, workers) for parameter in parameters)
     small = sum(parameter.numel for parameter in parameters if parameter.numel <= KEPT_WHOLE)
     return Share(
-        weights=element_size * weights,
+        weights=weights,
         # The shard of a single worker is the whole parameter already.
         whole=element_size * small if gathers(parameters, training) else 0,
         master=MASTER * trained,
@@ -117,6 +128,11 @@ def live_layers(parameters: Sequence[Parameter], training: TrainingConfig, eleme
     """Compute the maximum bytes of gathered layers at a time, if layers are gathered one by one."""
     limit = element_size * (LIVE_PARAMETERS + PREFETCHED)
     return min(gathered(parameters, training, element_size), limit)
+
+
+def largest_layer(parameters: Sequence[Parameter], element_size: int) -> int:
+    """Compute the bytes of the largest quantised layer when it is dequantised for a computation; 0 without any."""
+    return element_size * max((each.numel for each in parameters if each.stored is not None), default=0)
 
 
 def update_buffers(parameters: Sequence[Parameter], training: TrainingConfig) -> int:

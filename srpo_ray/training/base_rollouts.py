@@ -101,7 +101,7 @@ def sample_missing(
 
 def load_sampler(config: RunConfig, texts: Texts, features: TextCache, cache: RolloutCache, device: str) -> Sampler:
     """Load the base model. It stays in memory for as long as the returned function does."""
-    transformer = load_transformer(config.model.path, model_dtype(config), device).eval()
+    transformer = load_transformer(config.model.path, model_dtype(config), device, config.model.base).eval()
     set_attention(transformer, config.model.attention)
     policy = make_policy(config, transformer, transformer.config, device)
     if texts.guidance:

@@ -1,4 +1,4 @@
-"""DeepSpeed engine: backward pass and optimizer step. Only this module and `partition` import DeepSpeed."""
+"""DeepSpeed engine: backward pass and optimizer step. `partition` and `sharded_loading` import DeepSpeed too."""
 
 import importlib
 from collections.abc import Iterator, Mapping

@@ -28,6 +28,7 @@ from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.prepare import prepare_features, prepare_latents
 from srpo_ray.training.rollouts import resume_rollouts
+from srpo_ray.training.sharded_loading import load_into_shards, loads_into_shards
 from srpo_ray.training.trainer import Trainer
 
 
@@ -112,7 +113,8 @@ def _build_engine(
     config: RunConfig, dtype: torch.dtype, device: str, checkpoint: Checkpoint | None, mesh: DeviceMesh | None
 ) -> tuple[Engine, Mapping[str, Any]]:
     # Load the initial weights even if a checkpoint replaces them: role `reference` uses them.
-    transformer = load_tuned(config, dtype, device, None).train()
+    sharded = loads_into_shards(config)
+    transformer = (load_into_shards(config, dtype) if sharded else load_tuned(config, dtype, device, None)).train()
     if checkpoint:
         check_trained(transformer, checkpoint.weights)
     set_attention(transformer, config.model.attention)

@@ -232,6 +232,8 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
             "model.lora.dropout=0.1",
             r"expected one of alpha, rank, target_modules; got an unknown key",
         ),
+        ("model.base=nf4", r"model: expected lora with base=nf4, got none; .* set lora to \{\} .* or remove base"),
+        ("model.base=int4", r"model.base: expected to be 'fp8', 'int8' or 'nf4'; got 'int4'"),
         ("model.lora=true", r"model.lora: expected to be .*; got True"),
         ("model.resolution=60", r"model.resolution: expected to .*multiple of 16; got 60"),
         ("name=../evil", r"name: .*got '../evil'"),
@@ -467,3 +469,10 @@ def test_stages_blocks_and_groups_that_cannot_be_combined_are_refused(overrides:
 )
 def test_only_several_workers_that_train_all_weights_shard_them_by_default(overrides: list[str], stage: int) -> None:
     assert load_run([SMALL_WORLD], overrides).zero_stage.number == stage
+
+
+@pytest.mark.parametrize("override", ["training.zero_stage=3", "training.offload=optimizer"])
+def test_quantised_base_cannot_be_sharded(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected ZeRO stage 1 or 2 with model.base=nf4, got 3 .*remove training"):
+        load_run([SMALL_WORLD], ["model.lora={}", "model.base=nf4", override])
+    assert load_run([SMALL_WORLD], ["model.lora={}", "model.base=nf4", "training.zero_stage=1"]).model.base == "nf4"

@@ -1,0 +1,89 @@
+"""Weights that two ranks load into their shards: equal to the file's, and never whole on one rank."""
+
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from srpo_ray.config import apply, load_run
+from srpo_ray.config.model import LoraConfig
+from srpo_ray.models.loading import load_transformer
+from srpo_ray.models.trainable import check_trained
+from srpo_ray.models.weight_files import WeightFiles
+from srpo_ray.training import sharded_loading
+from srpo_ray.training.engine import Engine
+from srpo_ray.training.sharded_loading import load_into_shards, loads_into_shards
+from tests.conftest import SMALL_WORLD
+from tests.helpers.models.tiny_pipeline import save_tiny_flux
+from tests.helpers.training.ranks import run_ranks
+from tests.helpers.training.tiny_flux import batches, call
+
+
+def load(path: str, lora: bool) -> dict[str, Any]:
+    """Load on this rank, and look at what it holds at every tensor of the file and in the end."""
+    overrides = {"model.path": path, "training.zero_stage": 3, "training.num_workers": 2, "training.batch_size": 4}
+    config = apply(load_run([SMALL_WORLD]), overrides | ({"model.lora": LoraConfig(rank=2)} if lora else {}))
+    assert loads_into_shards(config)
+    held: list[int] = []
+    built: list[Any] = []
+
+    class Watched(WeightFiles):
+        def require(self, expected: Any, class_name: str) -> None:
+            super().require(expected, class_name)
+            built[:] = [place for place in seen.pop().values() if hasattr(place, "ds_tensor")]
+
+        def __iter__(self) -> Any:
+            for name, tensor in super().__iter__():
+                held.append(sum(place.data.numel() + place.ds_tensor.numel() for place in built))
+                yield name, tensor
+
+    seen: list[dict[str, Any]] = []
+    original = torch.nn.Module.state_dict
+
+    def state_dict(self: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
+        found = original(self, *arguments, **options)
+        seen.append(found)
+        return found
+
+    torch.nn.Module.state_dict, sharded_loading.WeightFiles = state_dict, Watched
+    transformer = load_into_shards(config, torch.float32)
+    torch.nn.Module.state_dict = original
+    trained = {name: each for name, each in transformer.named_parameters() if each.requires_grad}
+    shapes = {name: torch.empty(getattr(each, "ds_shape", each.shape)) for name, each in trained.items()}
+    check_trained(transformer, shapes)
+    weights = whole(transformer)
+    engine = Engine(transformer, config.training, torch.float32)
+    (batch,) = batches(range(1))
+    with torch.no_grad():
+        answer = call(engine, batch[0], batch[2])
+    return {"held": held, "weights": weights, "answer": answer}
+
+
+def whole(transformer: Any) -> dict[str, Tensor]:
+    found = {}
+    for name, parameter in transformer.named_parameters():
+        if hasattr(parameter, "ds_tensor"):
+            with deepspeed.zero.GatheredParameters([parameter]):
+                found[name.replace("base_layer.", "")] = parameter.data.clone()
+    return found
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "adapters"])
+def test_two_ranks_load_the_files_weights_into_halves(tmp_path: Path, lora: bool) -> None:
+    path = save_tiny_flux(tmp_path / "flux")
+    file = load_file(tmp_path / "flux/transformer/diffusion_pytorch_model.safetensors")
+    found = run_ranks(load, 2, tmp_path, path, lora)
+    assert found["weights"].keys() == file.keys()
+    assert all(torch.equal(found["weights"][name], value) for name, value in file.items())
+    total = sum(value.numel() for value in file.values())
+    assert len(found["held"]) == len(file)
+    # A shard of an odd number of elements is padded.
+    assert max(found["held"]) <= total // 2 + len(file)
+    (batch,) = batches(range(1))
+    with torch.no_grad():
+        expected = call(load_transformer(path, torch.float32), batch[0], batch[2])
+    assert torch.allclose(found["answer"], expected, atol=1e-6)
