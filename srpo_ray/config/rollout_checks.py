@@ -1,63 +1,80 @@
 """Checks of the options that make rollouts cheaper against the other sections."""
 
-from typing import TYPE_CHECKING
-
-from srpo_ray.config.algorithms.registry import types_that
-
-if TYPE_CHECKING:
-    from srpo_ray.config.run import RunConfig
+from srpo_ray.config.algorithms.registry import AlgorithmConfig, types_that
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.config.training import TrainingConfig
+from srpo_ray.config.zero import Stage
 
 
-def check_batch(config: "RunConfig") -> None:
+def check_batch(rollout: RolloutConfig, training: TrainingConfig, sampled_per_pass: int | None) -> None:
     """Check `rollout.batch_size`.
 
+    Args:
+        rollout: Section `rollout`.
+        training: Section `training`.
+        sampled_per_pass: Images that the trained model samples for a micro-batch; None if it samples none in training.
+
     Raises:
-        ValueError: If micro-batches do not fill it, or nothing is sampled.
+        ValueError: If micro-batches do not fill it.
     """
-    size, each = config.rollout.batch_size, config.sampled_per_pass
-    if size and config.samples_rollouts and (not each or size % each):
+    size, each = rollout.batch_size, sampled_per_pass
+    if size and each is not None and (not each or size % each):
         raise ValueError(
             f"expected rollout.batch_size to be a multiple of the {each} images that the trained model samples for"
-            f" a forward pass of {config.training.pass_size} prompts (training.micro_batch_size, or a worker's share"
+            f" a forward pass of {training.pass_size} prompts (training.micro_batch_size, or a worker's share"
             f" of training.batch_size), got {size}; choose a multiple, lower training.micro_batch_size, or remove"
             " rollout.batch_size"
         )
-    if size and not config.data.reads_prompts:
-        raise ValueError(
-            f"expected no rollout.batch_size with data.image_ratio=1, got {size}; every sample is a real image, so"
-            " nothing is sampled: remove it or lower the ratio"
-        )
 
 
-def check_block_cache(config: "RunConfig") -> None:
-    """Check `rollout.cache_threshold`.
+def check_some_sampled(rollout: RolloutConfig) -> None:
+    """Check that nothing is set for rollouts of a run that trains on real images only.
 
     Raises:
-        ValueError: If the algorithm needs exact rollouts, workers would gather different blocks, or nothing is sampled.
+        ValueError: If `rollout.batch_size` or `rollout.cache_threshold` is set.
     """
-    threshold = config.rollout.cache_threshold
+    for key in ("batch_size", "cache_threshold"):
+        value = getattr(rollout, key)
+        if value is not None:
+            raise ValueError(
+                f"expected no rollout.{key} with data.image_ratio=1, got {value:g}; every sample is a real image, so"
+                " nothing is sampled: remove it or lower the ratio"
+            )
+
+
+def check_block_cache(
+    rollout: RolloutConfig, training: TrainingConfig, algorithm: AlgorithmConfig, stage: Stage, *, by_policy: bool
+) -> None:
+    """Check `rollout.cache_threshold`.
+
+    Args:
+        rollout: Section `rollout`.
+        training: Section `training`.
+        algorithm: Section `algorithm`.
+        stage: ZeRO stage of the run.
+        by_policy: True if the trained model samples images in training.
+
+    Raises:
+        ValueError: If the algorithm needs exact rollouts, or workers would gather different blocks.
+    """
+    threshold = rollout.cache_threshold
     if threshold is None:
         return
-    if not config.algorithm.needs.accepts_approximate_rollouts:
+    if not algorithm.needs.accepts_approximate_rollouts:
         others = types_that(lambda needs: needs.accepts_approximate_rollouts)
         raise ValueError(
-            f"expected no rollout.cache_threshold with algorithm.type={config.algorithm.type}, got {threshold:g}; its"
+            f"expected no rollout.cache_threshold with algorithm.type={algorithm.type}, got {threshold:g}; its"
             " loss compares the probabilities of a rollout's steps with those of the whole transformer, so remove"
             f" it or choose {others}"
         )
-    if not config.data.reads_prompts:
-        raise ValueError(
-            f"expected no rollout.cache_threshold with data.image_ratio=1, got {threshold:g}; every sample is a"
-            " real image, so nothing is sampled: remove it or lower the ratio"
-        )
-    if not config.training.gather_for_rollout and not config.zero_stage.whole_weights and config.samples_rollouts:
+    if not training.gather_for_rollout and not stage.whole_weights and by_policy:
         raise ValueError(
             "expected training.gather_for_rollout=true with rollout.cache_threshold, got false; workers skip"
             " different blocks, so they cannot gather the blocks' weights together one by one: set it to true, or"
             " remove rollout.cache_threshold"
         )
-    group = config.training.context_parallel
-    if group > 1 and config.samples_rollouts:
+    group = training.context_parallel
+    if group > 1 and by_policy:
         raise ValueError(
             f"expected training.context_parallel=1 with rollout.cache_threshold, got {group}; each worker of a group"
             " would decide about its own tokens, and workers that skip different blocks would wait for each other:"

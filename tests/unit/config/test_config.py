@@ -420,7 +420,7 @@ BLOCKS = ["training.gather_blocks=true", "model.gradient_checkpointing=true"]
         ),
         (["training.zero_stage=0"], r"zero_stage"),
         (
-            ["model.compile=true"],
+            ["model.compile=true", "training.num_workers=2"],
             r"with model.compile=true, got stage 3 .* set training.gather_blocks=true",
         ),
         (
@@ -436,7 +436,7 @@ BLOCKS = ["training.gather_blocks=true", "model.gradient_checkpointing=true"]
             r"ZeRO stage 3 with training.shard_group_size=2, got 2 \(the trained adapters",
         ),
         (
-            ["training.num_workers=2", "training.context_parallel=2", "model.compile=true"],
+            ["training.num_workers=2", "training.context_parallel=2", "training.zero_stage=2", "model.compile=true"],
             r"model.compile=false with training.context_parallel=2, got true",
         ),
     ],

@@ -247,7 +247,14 @@ def test_rollouts_of_every_algorithm_use_the_cache_or_the_config_refuses_it(kind
     [
         (["rollout.cache_threshold=0"], r"greater than 0"),
         (["data.images=small_world:realistic"], r"every sample is a real image"),
-        (["training.gather_for_rollout=false"], r"gather_for_rollout=true .* got false; .* remove rollout.cache"),
+        (
+            ["training.gather_for_rollout=false", "training.num_workers=2"],
+            r"gather_for_rollout=true .* got false; .* remove rollout.cache",
+        ),
+        (
+            ["training.num_workers=2", "training.context_parallel=2"],
+            r"context_parallel=1 with rollout.cache_threshold, got 2; .* remove one",
+        ),
     ],
 )
 def test_cache_that_cannot_work_is_refused(overrides: list[str], message: str) -> None:
