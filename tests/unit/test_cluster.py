@@ -168,7 +168,9 @@ def test_trainers_and_rewards_have_slots_that_the_other_lacks(name: str) -> None
 
 
 @pytest.mark.parametrize("name", [*RAY_UP, KUBERAY])
-@pytest.mark.parametrize("recipe", ["flux_lora_48gb", "flux_lora_80gb", "flux_full_8x80gb", "flux_full_32gpu"])
+@pytest.mark.parametrize(
+    "recipe", ["flux_lora_48gb", "flux_lora_80gb", "flux_lora_8x80gb", "flux_full_8x80gb", "flux_full_32gpu"]
+)
 def test_recipes_with_own_reward_nodes_fit_the_node_types(name: str, recipe: str) -> None:
     folder = ROOT / "configs" / "recipes"
     config = load_run([folder / f"{recipe}.yaml", folder / "rewards_own_node.yaml"])

@@ -30,7 +30,7 @@ LR, WEIGHT_DECAY, MAX_NORM = 1e-3, 1e-2, 0.1
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "stage 3": {},
+    "stage 3": {"zero_stage": 3},
     "stage 3, whole blocks": {"gather_blocks": True, "losses_in_flight": 1},
     "stage 2": {"zero_stage": 2},
     "stage 1": {"zero_stage": 1},
