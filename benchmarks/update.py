@@ -23,7 +23,7 @@ from srpo_ray.launch.train import train
 from srpo_ray.runs.folder import read_rows
 from srpo_ray.search.publish import hardware
 
-STAGES = ("rollout", "forward", "score", "backward", "update", "update")
+STAGES = ("rollout", "forward", "score", "backward", "optimizer", "update")
 WARM_UP = 5
 """Updates at the start of a run that are not counted."""
 
