@@ -1,6 +1,7 @@
 """Comparison of cheaper rollouts at equal updates and at equal compute, in one process.
 
 python experiments/rollout_cost.py            # train what is not finished yet, then print the tables
+python experiments/rollout_cost.py --adapters # the same for adapters, whose rollouts use 8-bit copies
 python experiments/rollout_cost.py --report   # tables of the runs that are finished
 
 Prints the tables of `docs/rollout_cost.md`. Every run is evaluated after as many updates as the reference makes, and
@@ -27,17 +28,31 @@ from srpo_ray.training.engine import restore_linear
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 
-CONFIG = Path("configs/small_world.yaml")
-SETTINGS = ("algorithm.noise=per_sample", "training.optimizer.lr=5e-6", "training.num_threads=1")
-"""Settings of all arms: SRPO with *detailed* against *flat*, at a rate of `paper_table.yaml` that keeps content."""
 UPDATES, BUDGET = 40, 5760
 """Updates of the reference, and its velocity calls of one image."""
 SEEDS = (1, 2, 3)
 GRADIENT_CALL = 3
 """A call with gradient counts as three: one forward, and a backward of about twice its work."""
-REFERENCE = "12 steps"
-ARMS: dict[str, tuple[str, ...]] = {
-    REFERENCE: (),
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that share a config. The first one is their reference."""
+
+    config: Path
+    settings: tuple[str, ...]
+    """Settings of all arms."""
+    arms: Mapping[str, tuple[str, ...]]
+    """Name of an arm -> its own settings."""
+
+    @property
+    def reference(self) -> str:
+        """Name of the reference."""
+        return next(iter(self.arms))
+
+
+ALL_WEIGHTS_ARMS: dict[str, tuple[str, ...]] = {
+    "12 steps": (),
     "6 steps": ("rollout.num_steps=6",),
     "4 steps": ("rollout.num_steps=4",),
     "2 steps": ("rollout.num_steps=2",),
@@ -46,6 +61,24 @@ ARMS: dict[str, tuple[str, ...]] = {
     "reuse 4": ("rollout.reuse=4",),
     "base model": ("rollout.source=base_model",),
 }
+ALL_WEIGHTS = Study(
+    Path("configs/small_world.yaml"),
+    (
+        "algorithm.noise=per_sample",
+        "training.optimizer.lr=5e-6",
+        "training.num_threads=1",
+        f"training.num_updates={BUDGET // 24}",
+    ),
+    ALL_WEIGHTS_ARMS,
+)
+"""SRPO with *detailed* against *flat*, at a rate of `paper_table.yaml` that keeps content. Its updates are enough for
+any arm to spend the budget."""
+ADAPTERS = Study(
+    Path("configs/small_world_lora.yaml"),
+    ("algorithm.noise=per_sample", "training.num_threads=1", f"training.num_updates={UPDATES}"),
+    {"adapters": (), "int8": ("rollout.base=int8",), "fp8": ("rollout.base=fp8",)},
+)
+"""Adapters at the rate of their config. All arms make the same calls, so the two budgets are one."""
 METRICS = {
     "evaluator/held_out": "held-out",
     "truth/detail": "detail",
@@ -89,29 +122,31 @@ def main() -> None:
     """Run, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="only report what is finished")
+    parser.add_argument("--adapters", action="store_true", help="train adapters, whose rollouts use 8-bit copies")
     parser.add_argument("--runs", type=Path, default=Path("runs/rollout_cost"), help="folder of the study")
     parsed = parser.parse_args()
+    study = ADAPTERS if parsed.adapters else ALL_WEIGHTS
     if not parsed.report:
-        train(parsed.runs)
-    arms = read_runs(parsed.runs)
-    print(
-        f"Equal updates\n\n{quality_table(arms, 'at_updates')}\n\nEqual compute\n\n{quality_table(arms, 'at_budget')}"
-    )
+        train(study, parsed.runs)
+    arms = read_runs(study, parsed.runs)
+    print(f"Equal updates\n\n{quality_table(arms, study.reference, 'at_updates')}")
+    if not parsed.adapters:
+        print(f"\nEqual compute\n\n{quality_table(arms, study.reference, 'at_budget')}")
     print(f"\nCost\n\n{cost_table(arms)}")
 
 
-def train(root: Path) -> None:
+def train(study: Study, root: Path) -> None:
     """Train the runs that are not finished, seed by seed."""
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     (root / "finished").mkdir(parents=True, exist_ok=True)
     rewards = None
     for seed in SEEDS:
-        for arm in ARMS:
+        for arm in study.arms:
             result = result_file(root, arm, seed)
             if result.exists():
                 continue
-            config = config_of(root, arm, seed)
+            config = config_of(study, root, arm, seed)
             held_out, factors = config.evaluation.held_out, config.rewards.factors
             rewards = rewards or LocalRewards.load(config.rewards.models, held_out, factors=factors)
             restore_linear()
@@ -122,11 +157,11 @@ def train(root: Path) -> None:
             print(f"{config.name}: {run.at_updates[HELD_OUT]:.4f}, {run.at_budget[HELD_OUT]:.4f}", flush=True)
 
 
-def config_of(root: Path, arm: str, seed: int) -> RunConfig:
-    """Config of one run, with enough updates for any arm to spend the budget."""
+def config_of(study: Study, root: Path, arm: str, seed: int) -> RunConfig:
+    """Config of one run."""
     name = f"{arm}-{seed}".replace(" ", "_")
-    own = (f"run_root={root}", f"name={name}", f"seed={seed}", f"training.num_updates={BUDGET // 24}")
-    return load_run([CONFIG], [*SETTINGS, *ARMS[arm], *own])
+    own = (f"run_root={root}", f"name={name}", f"seed={seed}")
+    return load_run([study.config], [*study.settings, *study.arms[arm], *own])
 
 
 def result_file(root: Path, arm: str, seed: int) -> Path:
@@ -156,26 +191,26 @@ def _from_base(config: RunConfig) -> bool:
     return config.rollout.source == "base_model"
 
 
-def read_runs(root: Path) -> dict[str, list[Run]]:
+def read_runs(study: Study, root: Path) -> dict[str, list[Run]]:
     """The finished runs of each arm."""
-    files = {arm: [result_file(root, arm, seed) for seed in SEEDS] for arm in ARMS}
+    files = {arm: [result_file(root, arm, seed) for seed in SEEDS] for arm in study.arms}
     found = {
         arm: [Run(**json.loads(file.read_text())) for file in each if file.exists()] for arm, each in files.items()
     }
     return {arm: runs for arm, runs in found.items() if runs}
 
 
-def quality_table(arms: Mapping[str, Sequence[Run]], moment: str) -> str:
+def quality_table(arms: Mapping[str, Sequence[Run]], reference: str, moment: str) -> str:
     """Markdown: mean and standard deviation over seeds, and differences of the held-out score from the reference."""
     lines = [_line(["", "updates", "difference", *METRICS.values()]), _line(["---"] * (3 + len(METRICS)))]
-    base = arms[REFERENCE][0].base
+    base = arms[reference][0].base
     lines.append(_line(["before training", "0", "", *(f"{base[metric]:.4f}" for metric in METRICS)]))
-    reference = {run.seed: getattr(run, moment)[HELD_OUT] for run in arms[REFERENCE]}
+    scores = {run.seed: getattr(run, moment)[HELD_OUT] for run in arms[reference]}
     for arm, runs in arms.items():
         updates = UPDATES if moment == "at_updates" else round(mean(run.updates for run in runs))
-        pairs = [getattr(run, moment)[HELD_OUT] - reference[run.seed] for run in runs if run.seed in reference]
+        pairs = [getattr(run, moment)[HELD_OUT] - scores[run.seed] for run in runs if run.seed in scores]
         values = [_spread([getattr(run, moment)[metric] for run in runs]) for metric in METRICS]
-        lines.append(_line([arm, str(updates), "" if arm == REFERENCE else _difference(pairs), *values]))
+        lines.append(_line([arm, str(updates), "" if arm == reference else _difference(pairs), *values]))
     return "\n".join(lines)
 
 

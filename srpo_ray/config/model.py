@@ -28,6 +28,8 @@ FLUX_LINEAR_LAYERS = (
 
 BaseType = Literal["fp8", "int8", "nf4"]
 """Type of quantised weights."""
+RolloutBaseType = Literal["fp8", "int8"]
+"""Type of the copies of frozen weights in rollouts."""
 
 
 class LoraConfig(Section):
@@ -121,6 +123,11 @@ class RolloutConfig(Section):
     """Threshold of a first-block cache in rollouts, above 0: a sampler step runs only the transformer's first block for
     an image whose residual of that block has changed by less than this share since its last full step, and adds that
     step's residual of the other blocks. Unset runs all blocks. Evaluations and passes with gradient always run all."""
+    base: RolloutBaseType | None = None
+    """Type of a second copy of the frozen weights under LoRA adapters, for rollouts only: 8-bit numbers with a scale
+    per output, of the blocks' linear layers that run on tokens. The layers' inputs are quantised at every call, with a
+    scale per token. `fp8` (e4m3) needs a GPU of compute capability 8.9 or higher, or the CPU. Gradients, evaluations
+    and samples use the weights of `model.dtype`. Unset makes no copy."""
     batch_size: int | None = Field(default=None, ge=1)
     """Maximum images in a transformer call of a rollout: a multiple of the images that a forward pass of
     `training.micro_batch_size` prompts samples. Rollouts keep no activations, so they fit in larger batches than

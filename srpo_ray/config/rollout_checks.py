@@ -1,7 +1,7 @@
 """Checks of the options that make rollouts cheaper against the other sections."""
 
 from srpo_ray.config.algorithms.registry import AlgorithmConfig, types_that
-from srpo_ray.config.model import RolloutConfig
+from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.training import TrainingConfig
 from srpo_ray.config.zero import Stage
 
@@ -31,13 +31,13 @@ def check_some_sampled(rollout: RolloutConfig) -> None:
     """Check that nothing is set for rollouts of a run that trains on real images only.
 
     Raises:
-        ValueError: If `rollout.batch_size` or `rollout.cache_threshold` is set.
+        ValueError: If `rollout.batch_size`, `rollout.cache_threshold` or `rollout.base` is set.
     """
-    for key in ("batch_size", "cache_threshold"):
+    for key in ("batch_size", "cache_threshold", "base"):
         value = getattr(rollout, key)
         if value is not None:
             raise ValueError(
-                f"expected no rollout.{key} with data.image_ratio=1, got {value:g}; every sample is a real image, so"
+                f"expected no rollout.{key} with data.image_ratio=1, got {value}; every sample is a real image, so"
                 " nothing is sampled: remove it or lower the ratio"
             )
 
@@ -79,4 +79,55 @@ def check_block_cache(
             f"expected training.context_parallel=1 with rollout.cache_threshold, got {group}; each worker of a group"
             " would decide about its own tokens, and workers that skip different blocks would wait for each other:"
             " remove one of the two"
+        )
+
+
+def check_rollout_base(
+    rollout: RolloutConfig, model: ModelConfig, training: TrainingConfig, algorithm: AlgorithmConfig, stage: Stage
+) -> None:
+    """Check `rollout.base`.
+
+    Args:
+        rollout: Section `rollout`.
+        model: Section `model`.
+        training: Section `training`.
+        algorithm: Section `algorithm`.
+        stage: ZeRO stage of the run.
+
+    Raises:
+        ValueError: If the copies cannot be made or used, or would gain nothing.
+    """
+    base = rollout.base
+    if base is None:
+        return
+    if model.lora is None:
+        raise ValueError(
+            f"expected model.lora with rollout.base={base}, got none; trained weights change with every update, and"
+            " only frozen ones have a copy, so set model.lora to {} to train adapters, or remove rollout.base"
+        )
+    if model.base:
+        raise ValueError(
+            f"expected no model.base with rollout.base={base}, got {model.base}; the copy would be of weights that are"
+            " quantised already, so remove one of the two"
+        )
+    if not stage.whole_weights:
+        raise ValueError(
+            f"expected ZeRO stage 1 or 2 with rollout.base={base}, got {stage.number} ({stage.reason}); a worker"
+            " copies whole weights, so remove training.zero_stage and training.offload, or remove rollout.base"
+        )
+    if rollout.source != "policy":
+        raise ValueError(
+            f"expected rollout.source=policy with rollout.base={base}, got {rollout.source}; the base model's images"
+            " are sampled once, with its own weights, so remove one of the two"
+        )
+    if not algorithm.needs.accepts_approximate_rollouts:
+        others = types_that(lambda needs: needs.accepts_approximate_rollouts)
+        raise ValueError(
+            f"expected no rollout.base with algorithm.type={algorithm.type}, got {base}; its loss compares the"
+            f" probabilities of a rollout's steps with those of the training weights, so remove it or choose {others}"
+        )
+    if training.context_parallel > 1:
+        raise ValueError(
+            f"expected training.context_parallel=1 with rollout.base={base}, got {training.context_parallel}; the"
+            " exchange of tokens between workers is bound to the original blocks, so remove one of the two"
         )

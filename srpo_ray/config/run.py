@@ -11,7 +11,7 @@ from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.rewards import RewardsConfig
-from srpo_ray.config.rollout_checks import check_batch, check_block_cache, check_some_sampled
+from srpo_ray.config.rollout_checks import check_batch, check_block_cache, check_rollout_base, check_some_sampled
 from srpo_ray.config.sources import same_model
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
@@ -191,6 +191,7 @@ class RunConfig(Section):
             check_some_sampled(rollout)
         check_batch(rollout, training, self.sampled_per_pass if sampled else None)
         check_block_cache(rollout, training, self.algorithm, self.zero_stage, by_policy=sampled)
+        check_rollout_base(rollout, self.model, training, self.algorithm, self.zero_stage)
         return self
 
     @model_validator(mode="after")

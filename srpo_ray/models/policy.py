@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from srpo_ray.flow import euler_step
 from srpo_ray.models.block_cache import BlockCache
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.latents import pack, unpack
+from srpo_ray.models.rollout_base import RolloutBase
 
 
 @dataclass
@@ -69,6 +71,8 @@ class FlowPolicy(ABC):
         self.latent_size = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.token_shape = ((self.latent_size // 2) ** 2, vae.config["latent_channels"] * 4)
         self.empty_prompt: Conditioning | None = None
+        self.rollout_base: RolloutBase | None = None
+        """Low-precision copies of frozen layers that `rollout` uses; None uses the transformer's own weights."""
         self._evaluations = Evaluations()
 
     @staticmethod
@@ -124,6 +128,8 @@ class FlowPolicy(ABC):
     ) -> Tensor:
         """Run `integrate` without gradient: clean tokens from pure noise, if `sigmas` runs from 1 to 0.
 
+        If there is a `rollout_base`, its layers replace those of the transformer.
+
         Args:
             noise: Tokens at the first sigma `[B, N, 4C]`.
             conditioning: Text features of B prompts.
@@ -134,9 +140,16 @@ class FlowPolicy(ABC):
         Returns:
             Tokens at the last sigma `[B, N, 4C]`, float32.
         """
-        if cache_threshold is None:
-            return self.integrate(noise, conditioning, sigmas, guidance_scale)
-        transformer, cache = getattr(self.network, "module", self.network), BlockCache(cache_threshold)
+        with self.rollout_base.active() if self.rollout_base else nullcontext():
+            if cache_threshold is None:
+                return self.integrate(noise, conditioning, sigmas, guidance_scale)
+            return self._cached(noise, conditioning, sigmas, guidance_scale, cache_threshold)
+
+    def _cached(
+        self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float, threshold: float
+    ) -> Tensor:
+        """Run `integrate` with a first-block cache."""
+        transformer, cache = getattr(self.network, "module", self.network), BlockCache(threshold)
         assert isinstance(transformer, nn.Module), "a first-block cache needs the blocks of the transformer"
         with cache.active(transformer, self.block_lists):
             tokens = self.integrate(noise, conditioning, sigmas, guidance_scale)

@@ -41,13 +41,28 @@ def check_base(base: BaseType | None, device: str) -> None:
             f"expected the package {package} for model.base={base}, got none; install it on every node (pip install"
             f" {package}), or remove model.base"
         )
-    if base == "fp8" and device != "cpu":
-        capability = torch.cuda.get_device_capability(device)
-        if capability < _FP8_CAPABILITY:
-            raise ValueError(
-                "expected a GPU of compute capability 8.9 or higher for model.base=fp8, got"
-                f" {'.'.join(map(str, capability))}; use an Ada, Hopper or newer GPU, or model.base=int8"
-            )
+    check_8_bit_floats(base, device, "model.base")
+
+
+def check_8_bit_floats(base: BaseType | None, device: str, option: str) -> None:
+    """Check that a device has 8-bit floats if they are asked for.
+
+    Args:
+        base: Type of the weights.
+        device: Device of the transformer.
+        option: Key of the config that asks for it.
+
+    Raises:
+        ValueError: If the type is `fp8` and the GPU has no 8-bit floats.
+    """
+    if base != "fp8" or device == "cpu":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _FP8_CAPABILITY:
+        raise ValueError(
+            f"expected a GPU of compute capability 8.9 or higher for {option}=fp8, got"
+            f" {'.'.join(map(str, capability))}; use an Ada, Hopper or newer GPU, or {option}=int8"
+        )
 
 
 def load_quantized(

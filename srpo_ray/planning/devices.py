@@ -17,6 +17,7 @@ from srpo_ray.planning.shapes import (
     parameters,
     part_config,
     planned_family,
+    rollout_base_bytes,
     text_encoder_bytes,
     vae_bytes,
 )
@@ -67,6 +68,7 @@ def _always_on_trainer(config: RunConfig, part: Share) -> tuple[Part, ...]:
     return present(
         Part("transformer weights", 0 if offload == "weights" else part.weights),
         Part("small weights, whole", part.whole),
+        Part("8-bit copies for rollouts", rollout_base_bytes(config.model) if config.rollout.base else 0),
         Part("weights, sharded again in a group", group_copy(config)),
         Part("master weights, float32", 0 if offload else part.master),
         Part("Adam moments, float32", 0 if offload else part.moments),

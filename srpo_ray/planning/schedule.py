@@ -72,7 +72,12 @@ def schedule(config: RunConfig) -> Schedule:
 def rollout_notes(config: RunConfig) -> tuple[str, ...]:
     """Notes on rollouts that are in no update's figures."""
     skipped = "what rollout.cache_threshold saves, which depends on the images; all blocks of a rollout are counted"
+    low = (
+        "the time that rollout.base saves, and a layer's quantised inputs and unscaled outputs, which fusion may avoid:"
+        f" rollouts count as in {config.model.dtype}"
+    )
     notes = (skipped,) if config.rollout.cache_threshold is not None else ()
+    notes += (low,) if config.rollout.base else ()
     if config.rollout.source == "policy":
         return notes
     calls, most = config.rollout.num_steps, config.training.num_updates * config.training.batch_size

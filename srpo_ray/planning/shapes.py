@@ -15,6 +15,7 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.quantized import quantized_layers, stored_bytes
 from srpo_ray.models.registry import POLICIES
+from srpo_ray.models.rollout_base import copied_layers, copy_bytes
 from srpo_ray.models.trainable import add_adapters
 from srpo_ray.planning.cached import cached, only
 from srpo_ray.planning.published import PIPELINES
@@ -147,6 +148,18 @@ def _parameters(model: ModelConfig) -> tuple[Parameter, ...]:
         Parameter(parameter.numel(), parameter.requires_grad, stored(name, parameter))
         for name, parameter in transformer.named_parameters()
     )
+
+
+def rollout_base_bytes(model: ModelConfig) -> int:
+    """Compute the bytes of the copies of frozen layers that `rollout.base` makes; both types take the same."""
+    return _rollout_base_bytes(only(model, "path", "lora"))
+
+
+@cached
+def _rollout_base_bytes(model: ModelConfig) -> int:
+    blocks = planned_family(model).blocks
+    modules = [module for module in build_transformer(model).modules() if type(module).__name__ in blocks]
+    return sum(copy_bytes(layer.weight.shape) for block in modules for layer in copied_layers(block))
 
 
 @cached

@@ -18,7 +18,7 @@ from srpo_ray.errors import CheckpointError
 from srpo_ray.evaluation.reward_hacking import sign_texts
 from srpo_ray.files import write_text
 from srpo_ray.models.attention import check_attention
-from srpo_ray.models.quantized import check_base
+from srpo_ray.models.quantized import check_8_bit_floats, check_base
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
@@ -116,6 +116,7 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     device = _prepare_process(config)
     check_attention(config.model.attention, device)
     check_base(config.model.base, device)
+    check_8_bit_floats(config.rollout.base, device, "rollout.base")
     checkpoint = find_checkpoint(config, folder)
     start = checkpoint.update if checkpoint else 0
     rank, workers = rank_and_world_size()

@@ -16,6 +16,7 @@ from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.context_parallel import context_mesh, share_tokens
 from srpo_ray.models.families import family_of
+from srpo_ray.models.rollout_base import RolloutBase
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
@@ -63,6 +64,8 @@ def build_trainer(
         rewards = GroupRewards(rewards, mesh["ulysses"].get_group())
     engine, transformer_config = _build_engine(config, dtype, device, checkpoint, mesh)
     policy = make_policy(config, engine, transformer_config, device)
+    if config.rollout.base:
+        policy.rollout_base = RolloutBase(engine.module, config.rollout.base, policy.block_lists)
     if texts.guidance:
         policy.empty_prompt = cache.features(texts.guidance)[[0]]
 

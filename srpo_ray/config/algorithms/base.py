@@ -21,8 +21,8 @@ class Needs(NamedTuple):
     """True if clean images from any source may replace on-policy rollouts: kept from an earlier update
     (`rollout.reuse`) or sampled by the base model (`rollout.source`)."""
     accepts_approximate_rollouts: bool = False
-    """True if a rollout may deviate from the sampler (`rollout.cache_threshold`), because no loss uses the probability
-    of its steps: its result is a constant from which the steps with gradient start."""
+    """True if a rollout may deviate from the sampler (`rollout.cache_threshold`, `rollout.base`), because no loss uses
+    the probability of its steps: its result is a constant from which the steps with gradient start."""
     roles: frozenset[Role] = frozenset()
     """Roles besides the policy that phases use; the engine keeps copies of the weights of these roles only."""
 
