@@ -17,6 +17,7 @@ from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.context_parallel import context_mesh, share_tokens
 from srpo_ray.models.families import family_of
 from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.models.tiny_decoder import load_decoder
 from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.group import GroupRewards
@@ -63,6 +64,7 @@ def build_trainer(
         rewards = GroupRewards(rewards, mesh["ulysses"].get_group())
     engine, transformer_config = _build_engine(config, dtype, device, checkpoint, mesh)
     policy = make_policy(config, engine, transformer_config, device)
+    policy.training_decoder = load_decoder(config.model, dtype, device)
     if texts.guidance:
         policy.empty_prompt = cache.features(texts.guidance)[[0]]
 
