@@ -46,7 +46,7 @@ class AlignProp(Algorithm[AlignPropConfig]):
         gradient_steps = torch.full((len(clean),), float(len(grid) - 1))
         metrics = {"step/gradient_steps": gradient_steps}
         queries = self.queries(batch)
-        yield reward_loss(self.rewards, self.policy.decode(clean), queries, "sample", metrics=metrics)
+        yield reward_loss(self.rewards, self.policy.decode_for_training(clean), queries, "sample", metrics=metrics)
 
     def _cut(self, draws: Draws) -> int:
         """Draw the first step with gradient, once for all samples and workers: it determines which calls have one."""

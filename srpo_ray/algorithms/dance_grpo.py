@@ -97,7 +97,7 @@ class DanceGRPO(Algorithm[DanceGRPOConfig]):
             mean, std = self._step(points[-1], batch.conditioning, torch.full((len(sources),), index))
             points.append(mean + std * self.policy.noise(sources))
             log_densities.append(log_density(points[-1], mean, std))
-        images = self.policy.decode(self._last_step(points[-1], batch.conditioning))
+        images = self.policy.decode_for_training(self._last_step(points[-1], batch.conditioning))
         pending = self.rewards.submit(images, self.queries(batch))
         return Trajectories(torch.stack(points), torch.stack(log_densities), pending)
 

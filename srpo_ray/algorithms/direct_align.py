@@ -82,7 +82,7 @@ def direct_align(
     noisy = mix(rollout.clean, rollout.noise, start)
     velocity = policy.velocity(noisy, start, conditioning, guidance_scale)
     landed = euler_step(noisy, velocity, start, landing)
-    return policy.decode(recover_clean(landed, rollout.noise, landing))
+    return policy.decode_for_training(recover_clean(landed, rollout.noise, landing))
 
 
 def gradient_scale(start: Tensor, landing: Tensor) -> Tensor:

@@ -28,10 +28,10 @@ class DRaFT(Algorithm[DRaFTConfig]):
         """Yield the loss of the sampled images, then one per renoising; the update is their mean."""
         share, queries = 1 / (1 + self.config.renoisings), self.queries(batch)
         clean = self._finish(batch, collected)
-        yield reward_loss(self.rewards, self.policy.decode(clean), queries, "sample", share=share)
+        yield reward_loss(self.rewards, self.policy.decode_for_training(clean), queries, "sample", share=share)
         for index in range(self.config.renoisings):
             renoised = self._finish(batch, self._renoise(batch, clean.detach(), index))
-            yield reward_loss(self.rewards, self.policy.decode(renoised), queries, "renoised", share=share)
+            yield reward_loss(self.rewards, self.policy.decode_for_training(renoised), queries, "renoised", share=share)
 
     def _finish(self, batch: Batch, tokens: Tensor) -> Tensor:
         """Make the last steps of the sampler, with gradient."""

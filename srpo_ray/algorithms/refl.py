@@ -47,7 +47,7 @@ class ReFL(Algorithm[ReFLConfig]):
         tokens, sigma = collected.tokens, collected.sigma
         velocity = self.policy.velocity(tokens, sigma, batch.conditioning, self.rollout.guidance_scale)
         clean = euler_step(tokens, velocity, sigma, sigma.new_zeros(len(sigma)))
-        images = self.policy.decode(clean)
+        images = self.policy.decode_for_training(clean)
         metrics = {"step/sigma/predicted": sigma}
         queries = self.queries(batch)
         yield reward_loss(self.rewards, images, queries, "predicted", metrics=metrics, hinge=self.config.hinge)

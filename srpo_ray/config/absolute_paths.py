@@ -18,6 +18,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         "data.prompts": _absolute(config.data.prompts),
         "evaluation.prompts": _absolute(config.evaluation.prompts),
     }
+    if config.model.decoder:
+        changes["model.decoder"] = _absolute(config.model.decoder)
     if config.evaluation.test:
         changes["evaluation.test.prompts"] = _absolute(config.evaluation.test.prompts)
     if config.data.images and not config.data.images.startswith("small_world"):

@@ -71,6 +71,10 @@ class ModelConfig(Section):
     compile: bool = False
     """Compile the transformer's blocks with torch.compile, forward and backward; blocks of one class share the compiled
     code. At ZeRO stages 1 and 2 (adapters), or with `training.gather_blocks`."""
+    decoder: str | None = Field(default=None, min_length=1)
+    """Folder or hub id of diffusers' `AutoencoderTiny` for the same latents, such as madebyollin/taef1 for FLUX.1. It
+    decodes the images that rewards score in training, with far less memory. Unset takes the pipeline's VAE, which
+    evaluations and samples always use."""
     vae_checkpointing: bool = False
     """Recompute the activations of the VAE's decoder in the backward pass to save memory."""
     vae_channels_last: bool = False

@@ -16,6 +16,7 @@ from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
+from srpo_ray.models.tiny_decoder import check_decoder
 from srpo_ray.planning.context import check_context_parallel
 from srpo_ray.rewards.registry import declares_image_gradient
 from srpo_ray.runs.folder import RunFolder
@@ -31,14 +32,15 @@ def check_inputs(config: RunConfig) -> None:
     """Check the inputs of a run.
 
     Raises:
-        ValueError: If prompts, images, the model folder or its scheduler cannot be used; if the algorithm needs a
-            gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel needs a GPU
-            that the run has not; if workers cannot share the model's heads and tokens equally; if MLflow's address is
-            invalid; or if the run would be judged by what it trains on.
+        ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the algorithm
+            needs a gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel
+            needs a GPU that the run has not; if workers cannot share the model's heads and tokens equally; if MLflow's
+            address is invalid; or if the run would be judged by what it trains on.
     """
     check_rewards(config)
     check_attention_device(config)
     check_model(config.model.path)
+    check_decoder(config.model)
     check_context_parallel(config)
     check_grids(config)
     tracking_uri(config)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
 from srpo_ray.flow import euler_step
@@ -73,6 +73,7 @@ class FlowPolicy(ABC):
         self.empty_prompt: Conditioning | None = None
         self.rollout_base: RolloutBase | None = None
         """Low-precision copies of frozen layers that `rollout` uses; None uses the transformer's own weights."""
+        self.training_decoder: AutoencoderTiny | None = None
         self._evaluations = Evaluations()
 
     @staticmethod
@@ -181,10 +182,19 @@ class FlowPolicy(ABC):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Decode tokens to images `[B, 3, H, W]` in [0, 1], float32; clipped pixels have no gradient."""
+        return self._decode(tokens, self.vae)
+
+    def decode_for_training(self, tokens: Tensor) -> Tensor:
+        """Decode tokens to the images that rewards score in training, as `decode`, with `model.decoder` if it is set.
+
+        Evaluations and samples call `decode`, so that their scores are comparable between runs.
+        """
+        return self._decode(tokens, self.training_decoder) if self.training_decoder else self.decode(tokens)
+
+    def _decode(self, tokens: Tensor, decoder: AutoencoderKL | AutoencoderTiny) -> Tensor:
         latents = unpack(tokens, self.latent_size, self.latent_size)
-        config = self.vae.config
-        latents = latents / config["scaling_factor"] + config["shift_factor"]
-        images = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+        latents = latents / decoder.config["scaling_factor"] + decoder.config["shift_factor"]
+        images = decoder.decode(latents.to(decoder.dtype), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()

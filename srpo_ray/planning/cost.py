@@ -62,7 +62,9 @@ def _transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: 
 
 
 def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gradient: bool, gpu: bool) -> Cost:
-    """Compute the cost of decoding images and resizing them for the rewards.
+    """Compute the cost of decoding images in training and resizing them for the rewards.
+
+    Evaluations always decode with the pipeline's VAE: theirs is the cost of `without_decoder(model)`.
 
     Args:
         model: Section `model`.
@@ -72,7 +74,14 @@ def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gr
         gpu: True for the kernels of a GPU, false for those of a CPU.
     """
     checkpointing = ("vae_checkpointing",) if gradient else ()
-    return _decoder_cost(only(model, *_READ_BY_BOTH, *checkpointing), samples, sizes, gradient=gradient, gpu=gpu)
+    return _decoder_cost(
+        only(model, *_READ_BY_BOTH, "decoder", *checkpointing), samples, sizes, gradient=gradient, gpu=gpu
+    )
+
+
+def without_decoder(model: ModelConfig) -> ModelConfig:
+    """Return the section of a run that decodes with the pipeline's VAE, as evaluations do."""
+    return model.model_copy(update={"decoder": None})
 
 
 @cached
@@ -81,11 +90,11 @@ def _decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, g
     tokens = torch.empty(samples, *policy.token_shape, device="meta", requires_grad=gradient)
 
     def decode() -> Tensor:
-        pixels = frame_for_each(policy.decode(tokens), [InputSpec(size) for size in sizes])
+        pixels = frame_for_each(policy.decode_for_training(tokens), [InputSpec(size) for size in sizes])
         return torch.cat([image.flatten() for image in pixels.values()])
 
     measure = trace_gradient if gradient else trace_forward
-    return measure(decode, [policy.vae], gpu=gpu)
+    return measure(decode, [policy.training_decoder or policy.vae], gpu=gpu)
 
 
 def extrapolate(trace: Callable[[Mapping[str, int]], Cost], layers: Mapping[str, int]) -> Cost:

@@ -7,7 +7,7 @@ from srpo_ray.config.count import CountRange
 from srpo_ray.config.zero import REDUCE_BUCKET
 from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
 from srpo_ray.planning.context import call_cost
-from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost
+from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost, without_decoder
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
 from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import evaluated_images, micro_batches, rollout_images, schedule
@@ -174,7 +174,7 @@ def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
     gpu, evaluation = config.training.num_gpus > 0, config.evaluation
     images = max(evaluated_images(each, config) for each in (evaluation, evaluation.tested) if each)
     call = call_cost(config, images, evaluation.guidance_scale, gradient=False).peak
-    decoding = decoder_cost(config.model, images, sizes, gradient=False, gpu=gpu).peak
+    decoding = decoder_cost(without_decoder(config.model), images, sizes, gradient=False, gpu=gpu).peak
     activations = Part("activations", max(call, decoding))
     return Phase("evaluation", present(_sampling_weights(config), _dequantized(config), activations))
 

@@ -16,6 +16,7 @@ from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.quantized import quantized_layers, stored_bytes
 from srpo_ray.models.registry import POLICIES
 from srpo_ray.models.rollout_base import copied_layers, copy_bytes
+from srpo_ray.models.tiny_decoder import decoder_config
 from srpo_ray.models.trainable import add_adapters
 from srpo_ray.planning.cached import cached, only
 from srpo_ray.planning.published import PIPELINES
@@ -91,10 +92,22 @@ def build_vae(model: ModelConfig) -> Any:
     return nn.Module.to(vae, dtype_of(model)).requires_grad_(False).eval()
 
 
+def build_decoder(model: ModelConfig) -> Any:
+    """Build a run's tiny decoder on the meta device; None if it has none."""
+    if not model.decoder:
+        return None
+    config = decoder_config(model.decoder)
+    with torch.device("meta"):
+        decoder = _diffusers_class(config).from_config(config)
+    if model.vae_checkpointing:
+        decoder.enable_gradient_checkpointing()
+    return nn.Module.to(decoder, dtype_of(model)).requires_grad_(False).eval()
+
+
 def build_policy(model: ModelConfig, layers: Mapping[str, int] | None = None) -> FlowPolicy:
     """Build a run's policy on the meta device."""
     transformer: Any = build_transformer(model, layers)
-    return POLICIES[planned_family(model).pipeline](
+    policy = POLICIES[planned_family(model).pipeline](
         transformer,
         build_vae(model),
         transformer.config,
@@ -102,6 +115,8 @@ def build_policy(model: ModelConfig, layers: Mapping[str, int] | None = None) ->
         dtype=dtype_of(model),
         device="meta",
     )
+    policy.training_decoder = build_decoder(model)
+    return policy
 
 
 def planned_family(model: ModelConfig) -> Family:
@@ -164,8 +179,9 @@ def _rollout_base_bytes(model: ModelConfig) -> int:
 
 @cached
 def vae_bytes(model: ModelConfig) -> int:
-    """Compute the bytes of a run's VAE."""
-    return _bytes(build_vae(model))
+    """Compute the bytes of a run's VAE, and of its tiny decoder besides."""
+    decoder = build_decoder(model)
+    return _bytes(build_vae(model)) + (_bytes(decoder) if decoder else 0)
 
 
 @cached

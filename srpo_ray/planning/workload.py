@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from srpo_ray.config import RunConfig
 from srpo_ray.planning.accounting import Part, present
 from srpo_ray.planning.context import call_cost
-from srpo_ray.planning.cost import decoder_cost
+from srpo_ray.planning.cost import decoder_cost, without_decoder
 from srpo_ray.planning.host import forward_seconds, gradient_hooks, gradient_seconds, sampling_hooked
 from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import evaluated_images, micro_batches, rollout_batches, schedule
@@ -71,7 +71,7 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
     gpu, batch = training.num_gpus > 0, evaluated_images(evaluation, config)
     images = -(-evaluation.num_prompts * evaluation.samples_per_prompt // training.data_workers)
     step = call_cost(config, batch, evaluation.guidance_scale, gradient=False).forward_flops / batch
-    decoding = decoder_cost(model, batch, sizes, gradient=False, gpu=gpu).forward_flops / batch
+    decoding = decoder_cost(without_decoder(model), batch, sizes, gradient=False, gpu=gpu).forward_flops / batch
     calls = -(-images // evaluation.batch_size) * evaluation.num_steps
     host_s = calls * forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
     return Work("evaluation", images * (evaluation.num_steps * step + decoding), host_s)

@@ -32,6 +32,13 @@ def model_source(config: RunConfig) -> Source:
     return MODEL, config.model.path, read
 
 
+def decoder_sources(config: RunConfig) -> Iterator[Source]:
+    """Yield the source of the tiny decoder of a run, if it has one."""
+    decoder = config.model.decoder
+    if decoder:
+        yield "model.decoder", decoder, lambda: _files_of(decoder)
+
+
 def reward_sources(config: RunConfig) -> Iterator[Source]:
     """Yield the files, folders, hub ids and classes of the reward models of a run, trained and held-out."""
     for section, models in (

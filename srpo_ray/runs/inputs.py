@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from srpo_ray.config import RunConfig
 from srpo_ray.data.texts import Texts, read_texts
 from srpo_ray.files import write_text
-from srpo_ray.runs.input_files import CODE, MODEL, Source, model_source, reward_sources
+from srpo_ray.runs.input_files import CODE, MODEL, Source, decoder_sources, model_source, reward_sources
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def input_hashes(*configs: RunConfig) -> Inputs:
             for key, source, parts in _entries(found):
                 inputs.setdefault(key, {}).setdefault(source, {}).update(parts)
     for config in configs:
-        _add_files(inputs, [model_source(config), *reward_sources(config)])
+        _add_files(inputs, [model_source(config), *decoder_sources(config), *reward_sources(config)])
     return inputs
 
 

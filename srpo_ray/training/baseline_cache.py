@@ -32,9 +32,9 @@ _SHARED = "shared"
 _CODE = ("evaluation", "flow", "models", "rewards", "small_world")
 """Packages whose code determines images and scores."""
 _LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
-_OTHER_MODEL_KEYS = {"path", "lora", "gradient_checkpointing", "vae_checkpointing"}
+_OTHER_MODEL_KEYS = {"path", "lora", "decoder", "gradient_checkpointing", "vae_checkpointing"}
 """Keys of `model` that change no image of the base model: its content is hashed, adapters begin with an output of 0,
-and checkpointing concerns backward passes."""
+and the other decoder and checkpointing concern training passes."""
 _OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking", "test", "choose", "objective"}
 """Keys of `evaluation` that change no score: the texts and the sigma grid are in the key instead."""
 _POOL_KEYS = {"num_gpus", "num_threads", "micro_batch_size", "wire_dtype"}

@@ -18,6 +18,7 @@ from srpo_ray.models.context_parallel import context_mesh, share_tokens
 from srpo_ray.models.families import family_of
 from srpo_ray.models.rollout_base import RolloutBase
 from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.models.tiny_decoder import load_decoder
 from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.group import GroupRewards
@@ -66,6 +67,7 @@ def build_trainer(
     policy = make_policy(config, engine, transformer_config, device)
     if config.rollout.base:
         policy.rollout_base = RolloutBase(engine.module, config.rollout.base, policy.block_lists)
+    policy.training_decoder = load_decoder(config.model, dtype, device)
     if texts.guidance:
         policy.empty_prompt = cache.features(texts.guidance)[[0]]
 

@@ -60,7 +60,7 @@ class AffinePolicy:
         self.thresholds.append(cache_threshold)
         return self.integrate(noise, conditioning, sigmas, guidance_scale)
 
-    def decode(self, tokens: Tensor) -> Tensor:
+    def decode_for_training(self, tokens: Tensor) -> Tensor:
         return tokens
 
 

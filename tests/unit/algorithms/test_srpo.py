@@ -82,7 +82,7 @@ class LinearPolicy:
         self.calls.append((sigma, conditioning, guidance_scale))
         return self.parameter[: len(tokens)]
 
-    def decode(self, tokens: Tensor) -> Tensor:
+    def decode_for_training(self, tokens: Tensor) -> Tensor:
         return tokens
 
 

@@ -170,7 +170,12 @@ def test_other_weights_at_the_same_path_have_another_folder(key: str, tmp_path: 
 def test_runs_of_one_base_model_share_a_folder(tmp_path: Path) -> None:
     others = ("seed=4", "training.optimizer.lr=1e-3", VIVID, "training.num_updates=7", "model.lora.rank=4")
     others += ("evaluation.interval=3", "evaluation.hacking.action=stop", "training.ema.decay=0.9")
-    others += ("rollout.num_steps=5", "model.gradient_checkpointing=true", "rewards.pool.num_replicas=2")
+    others += (
+        "rollout.num_steps=5",
+        "model.gradient_checkpointing=true",
+        "model.decoder=tiny",
+        "rewards.pool.num_replicas=2",
+    )
     assert folder_of(config_of(tmp_path, *others)) == folder_of(config_of(tmp_path))
 
 
