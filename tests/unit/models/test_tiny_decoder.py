@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from srpo_ray.config import apply, load_run
@@ -19,28 +18,12 @@ from srpo_ray.models.latents import pack
 from srpo_ray.models.loading import load_vae
 from srpo_ray.models.tiny_decoder import check_decoder, load_decoder
 from srpo_ray.planning.cost import decoder_cost, without_decoder
-from srpo_ray.planning.shapes import part_config, vae_bytes
+from srpo_ray.planning.shapes import vae_bytes
 from srpo_ray.runs.inputs import changed_inputs, input_hashes
 from tests.conftest import SMALL_WORLD, TINY
+from tests.helpers.training.tiny_decoder import VAE, save_tiny
 
 RUN = load_run([SMALL_WORLD], TINY)
-VAE = part_config("small_world", "vae")
-
-
-def save_tiny(folder: Path, channels: int = VAE["latent_channels"], **changes: Any) -> AutoencoderTiny:
-    """Save a random tiny autoencoder with latents of the small world's size."""
-    torch.manual_seed(0)
-    scales = len(VAE["block_out_channels"])
-    tiny = AutoencoderTiny(
-        latent_channels=channels,
-        encoder_block_out_channels=(8,) * scales,
-        decoder_block_out_channels=(8,) * scales,
-        num_encoder_blocks=(1,) * scales,
-        num_decoder_blocks=(1,) * scales,
-        **changes,
-    )
-    tiny.save_pretrained(folder)
-    return tiny
 
 
 def policy_of(model: ModelConfig) -> FluxPolicy:
