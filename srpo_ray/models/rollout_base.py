@@ -38,7 +38,9 @@ class RolloutBase:
         self._lists: dict[str, nn.ModuleList] = {}
         for name in lists:
             blocks = getattr(transformer, name)
-            copies: dict[nn.Module, nn.Module] = {layer: Linear8Bit(layer, base) for layer in copied_layers(blocks)}
+            copies: dict[nn.Module, nn.Module] = {
+                layer: DynamicLinear8Bit(layer, base) for layer in copied_layers(blocks)
+            }
             self._lists[name] = _with_copies(blocks, copies)
 
     @contextmanager
@@ -54,7 +56,7 @@ class RolloutBase:
                 setattr(self._transformer, name, blocks)
 
 
-class Linear8Bit(nn.Module):
+class DynamicLinear8Bit(nn.Module):
     """Linear layer whose products are of 8-bit numbers, without gradient."""
 
     def __init__(self, layer: nn.Linear, base: RolloutBaseType) -> None:

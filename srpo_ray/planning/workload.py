@@ -107,7 +107,9 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     """Compute the bytes that one worker receives from the others in an update.
 
     Collectives count as rings: a gather and a scattered sum of N bytes among W workers send (W - 1) / W * N to each
-    worker, and a sum that every worker receives sends twice as much.
+    worker, and a sum that every worker receives sends twice as much. With adapters at stage 3, the result is too high
+    by the frozen layers that no gradient passes, which a backward pass does not gather: FLUX.1's embedders (below 1 %),
+    and without `model.gradient_checkpointing` also its modulation layers.
     """
     training, plan, count = config.training, schedule(config), micro_batches(config)
     element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)

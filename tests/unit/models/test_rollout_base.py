@@ -19,7 +19,7 @@ from srpo_ray.models.loading import load_vae
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.quantized import check_8_bit_floats
 from srpo_ray.models.registry import policy_class
-from srpo_ray.models.rollout_base import Linear8Bit, RolloutBase
+from srpo_ray.models.rollout_base import DynamicLinear8Bit, RolloutBase
 from srpo_ray.models.trainable import load_tuned
 from srpo_ray.planning.devices import trainer_memory
 from srpo_ray.planning.schedule import rollout_notes
@@ -60,7 +60,7 @@ def test_layer_is_the_product_of_rounded_rows_and_rounded_weights(
     layer, given = nn.Linear(18, 24), torch.randn(shape)
     expected = rounded(given.flatten(0, 1), base) @ rounded(layer.weight.detach(), base).T + layer.bias.detach()
     with torch.no_grad():
-        found = Linear8Bit(layer, base)(given)
+        found = DynamicLinear8Bit(layer, base)(given)
     # The product of e4m3 is rounded to bfloat16.
     tolerance = 1e-5 if base == "int8" else expected.abs().max().item() / 2**8
     torch.testing.assert_close(found.double().flatten(0, 1), expected, rtol=0, atol=tolerance)
@@ -72,7 +72,7 @@ def test_layer_is_the_product_of_rounded_rows_and_rounded_weights(
 def test_row_of_zeros_gives_the_bias(base: RolloutBaseType) -> None:
     layer = nn.Linear(18, 24)
     with torch.no_grad():
-        torch.testing.assert_close(Linear8Bit(layer, base)(torch.zeros(2, 18)), layer.bias.expand(2, 24))
+        torch.testing.assert_close(DynamicLinear8Bit(layer, base)(torch.zeros(2, 18)), layer.bias.expand(2, 24))
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -89,7 +89,7 @@ def test_velocity_is_that_of_plain_torch_over_the_rounded_weights(base: RolloutB
     own = velocity(network)
     with RolloutBase(network, base, LISTS).active():
         found = velocity(network)
-        assert sum(isinstance(layer, Linear8Bit) for layer in network.modules()) == changed
+        assert sum(isinstance(layer, DynamicLinear8Bit) for layer in network.modules()) == changed
     assert 0 < relative(found, velocity(reference)) < ROUNDING[base]
     assert not torch.equal(found, own)
 
@@ -192,7 +192,7 @@ def test_plan_counts_the_bytes_of_the_copies() -> None:
         id(buffer): buffer.numel() * buffer.element_size()
         for blocks in copies._lists.values()
         for layer in blocks.modules()
-        if isinstance(layer, Linear8Bit)
+        if isinstance(layer, DynamicLinear8Bit)
         for buffer in layer.buffers()
     }
     name = "8-bit copies for rollouts"
