@@ -45,7 +45,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "default of one worker": {},
     },
 }
-"""What is trained -> ways to train it; the goal is for the first."""
+"""Ways to train adapters and all weights, by name; the goal is for the first of each."""
 
 
 def transformer(trained: str) -> Any:
