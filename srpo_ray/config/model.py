@@ -70,7 +70,7 @@ class ModelConfig(Section):
     but `native` need `dtype: bfloat16` and a GPU."""
     compile: bool = False
     """Compile the transformer's blocks with torch.compile, forward and backward; blocks of one class share the compiled
-    code. At ZeRO stages 1 and 2 (adapters), or with `training.gather_blocks`."""
+    code. At ZeRO stages 1 and 2, or with `training.gather_blocks`."""
     decoder: str | None = Field(default=None, min_length=1)
     """Folder or hub id of diffusers' `AutoencoderTiny` for the same latents, such as madebyollin/taef1 for FLUX.1. It
     decodes the images that rewards score in training, with far less memory. Unset takes the pipeline's VAE, which

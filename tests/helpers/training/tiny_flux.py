@@ -8,15 +8,16 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 
-def tiny_transformer(dtype: torch.dtype = torch.float32) -> FluxTransformer2DModel:
+def tiny_transformer(dtype: torch.dtype = torch.float32, *, heads: int = 3, blocks: int = 1) -> FluxTransformer2DModel:
+    """A FLUX transformer with random weights and so many blocks of each kind."""
     torch.manual_seed(0)
     # diffusers annotates `to` as if it took no data type.
     network: Any = FluxTransformer2DModel(
         in_channels=12,
-        num_layers=1,
-        num_single_layers=1,
+        num_layers=blocks,
+        num_single_layers=blocks,
         attention_head_dim=6,
-        num_attention_heads=3,
+        num_attention_heads=heads,
         joint_attention_dim=7,
         pooled_projection_dim=5,
         guidance_embeds=True,

@@ -1,5 +1,6 @@
 """Workers that share the tokens of each image, against one process in plain torch, and against the plan."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import SD3Transformer2DModel
 from diffusers.models.attention_dispatch import funcol
 from torch import Tensor
 from torch import distributed as dist
@@ -27,7 +28,7 @@ from srpo_ray.training.engine import Engine
 from srpo_ray.training.setup import build_trainer
 from tests.conftest import SMALL_WORLD, TINY
 from tests.helpers.training.ranks import joined, run_ranks
-from tests.helpers.training.tiny_flux import relative_error
+from tests.helpers.training.tiny_flux import relative_error, tiny_transformer
 
 TOLERANCE = 1e-5
 LR, MAX_NORM = 1e-3, 0.1
@@ -35,21 +36,6 @@ SAMPLES = 3
 ALONE = load_run([SMALL_WORLD], ["training.batch_size=6"])
 TOGETHER: dict[str, object] = {"training.num_workers": 2, "training.context_parallel": 2}
 SHARED = apply(ALONE, TOGETHER)
-
-
-def tiny_flux() -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    return FluxTransformer2DModel(
-        in_channels=12,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=6,
-        num_attention_heads=4,
-        joint_attention_dim=7,
-        pooled_projection_dim=5,
-        guidance_embeds=True,
-        axes_dims_rope=(2, 2, 2),
-    )
 
 
 def tiny_sd3() -> SD3Transformer2DModel:
@@ -70,7 +56,7 @@ def tiny_sd3() -> SD3Transformer2DModel:
     )
 
 
-NETWORKS = {"flux": tiny_flux, "sd3": tiny_sd3}
+NETWORKS = {"flux": partial(tiny_transformer, heads=4), "sd3": tiny_sd3}
 SHAPES = {"flux": (8, 12), "sd3": (3, 8, 8)}
 
 

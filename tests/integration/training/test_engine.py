@@ -131,7 +131,8 @@ def test_stages_1_and_2_hook_no_layer_and_whole_blocks_hook_none_inside(trained:
 
 
 def compiler_is_loaded() -> bool:
-    Engine(tiny_transformer(), TrainingConfig(), torch.float32)
+    for stage in (2, 3):
+        Engine(tiny_transformer(), TrainingConfig.model_validate({"zero_stage": stage}), torch.float32)
     return "torch._inductor.compile_fx" in sys.modules
 
 

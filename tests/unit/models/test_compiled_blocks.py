@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import SD3Transformer2DModel
 from torch import Tensor
 from torch._dynamo import config as dynamo
 from torch._dynamo.exc import Unsupported
@@ -17,6 +18,7 @@ from srpo_ray.models.attention import compile_blocks
 from srpo_ray.models.exact_time import embed_exact_times, exact_times
 from srpo_ray.models.families import FLUX, SD3
 from srpo_ray.models.trainable import add_adapters
+from tests.helpers.training.tiny_flux import tiny_transformer
 
 ROLLOUT, GRADIENT = 3, 2
 """Batch sizes of calls without and with gradient."""
@@ -28,20 +30,6 @@ def compiler_without_earlier_code() -> Iterator[None]:
     counters.clear()
     yield
     torch._dynamo.reset()
-
-
-def flux() -> Any:
-    return FluxTransformer2DModel(
-        in_channels=12,
-        num_layers=3,
-        num_single_layers=3,
-        attention_head_dim=6,
-        num_attention_heads=3,
-        joint_attention_dim=7,
-        pooled_projection_dim=5,
-        guidance_embeds=True,
-        axes_dims_rope=(2, 2, 2),
-    )
 
 
 def sd3() -> Any:
@@ -65,7 +53,7 @@ def sd3() -> Any:
 
 def network_of(family: str, *, adapters: bool, checkpointed: bool) -> Any:
     torch.manual_seed(0)
-    network = {"flux": flux, "sd3": sd3}[family]()
+    network = {"flux": partial(tiny_transformer, blocks=3), "sd3": sd3}[family]()
     embed_exact_times(network)
     if adapters:
         add_adapters(network, LoraConfig(rank=2), seed=0)
@@ -152,7 +140,7 @@ def test_compiled_blocks_have_the_outputs_and_gradients_of_eager_ones(checkpoint
 
 
 def test_every_block_is_compiled_and_modules_and_state_dict_stay() -> None:
-    network = flux()
+    network: Any = tiny_transformer(blocks=3)
     names, modules = list(network.state_dict()), dict(network.named_modules())
     compile_blocks(network, FLUX.blocks)
     assert list(network.state_dict()) == names
