@@ -75,4 +75,9 @@ def report_input_issues(config: "RunConfig") -> None:
 
     check_inputs(config)
     for note in input_notes(config):
-        print(f"srpo-ray: {note}", file=sys.stderr)
+        print_note(note)
+
+
+def print_note(note: str) -> None:
+    """Print a note on the inputs of a run."""
+    print(f"srpo-ray: {note}", file=sys.stderr)

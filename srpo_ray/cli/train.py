@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from srpo_ray.cli.arguments import add_config, files_and_overrides, report_input_issues
+from srpo_ray.cli.arguments import add_config, files_and_overrides, print_note
 from srpo_ray.cli.cluster_job import add_start, is_cluster_job, run_cluster_job
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def run(parsed: argparse.Namespace) -> int:
     from srpo_ray.launch import train as launch
     from srpo_ray.runs.warnings import warnings
 
-    report_input_issues(config)
-    folder = launch.train(config, parsed.address)
+    folder = launch.train(config, parsed.address, print_note)
     for warning in warnings(folder):
         print(f"srpo-ray: {warning}", file=sys.stderr)
     for line in _test_lines(folder):

@@ -17,7 +17,6 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
 from srpo_ray.models.tiny_decoder import check_decoder
-from srpo_ray.planning.context import check_context_parallel
 from srpo_ray.rewards.registry import declares_image_gradient
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import input_hashes, keep_inputs
@@ -41,7 +40,11 @@ def check_inputs(config: RunConfig) -> None:
     check_attention_device(config)
     check_model(config.model.path)
     check_decoder(config.model)
-    check_context_parallel(config)
+    if config.training.context_parallel > 1:
+        # Imports the model stack, which other runs load while their reward models load.
+        from srpo_ray.planning.context import check_context_parallel
+
+        check_context_parallel(config)
     check_grids(config)
     tracking_uri(config)
     check_leakage(config, read_texts(config))

@@ -1,23 +1,26 @@
 """Training from config to finished run folder: Ray session, reward pool, MLflow run, Ray Train workers."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
-from srpo_ray.launch.capacity import check_capacity, node_types, require_capacity
-from srpo_ray.launch.fit import fit
-from srpo_ray.launch.preflight import check_inputs, open_run_folder, release_folder_on_early_failure
+from srpo_ray.launch.capacity import check_capacity, is_one_machine, node_types, require_capacity
+from srpo_ray.launch.fit import fit, fit_here, needs_no_worker
+from srpo_ray.launch.preflight import check_inputs, input_notes, open_run_folder, release_folder_on_early_failure
 from srpo_ray.launch.progress import progress_bar
 from srpo_ray.launch.session import ray_session
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.tracking.client import SQLITE
 from srpo_ray.tracking.runs import git_commit, tracking_uri
+from srpo_ray.training.host import OwnProcess
+from srpo_ray.training.worker import prepare_process
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +46,13 @@ def warn_of_shared_file(uri: str) -> None:
         )
 
 
-def train(config: RunConfig, address: str | None = None) -> RunFolder:
+def train(config: RunConfig, address: str | None = None, note: Callable[[str], object] = lambda _: None) -> RunFolder:
     """Run one training from config to finished run folder, or resume it where it stopped.
 
     Args:
         config: The run.
         address: Address of a Ray cluster; None uses `RAY_ADDRESS` or starts a local Ray.
+        note: Receives each note on the inputs, such as prompts that are truncated.
 
     Returns:
         Folder `run_root/name`.
@@ -64,31 +68,50 @@ def train(config: RunConfig, address: str | None = None) -> RunFolder:
         return folder
     with release_folder_on_early_failure(folder), ray_session(address):
         check_cluster(config)
+        here = is_one_machine() and needs_no_worker(config)
+
+        def prepare() -> None:
+            # The tokenizers' package takes seconds to import, and so does the training loop.
+            for text in input_notes(config):
+                note(text)
+            if here:
+                prepare_process(config)
+
         objectives = tuple(f"evaluator/{model.name}" for model in config.evaluation.held_out)
         with (
-            reward_pool(config, f"rewards_{config.name}") as pool,
+            reward_pool(config, f"rewards_{config.name}", meanwhile=prepare) as pool,
             progress_bar(folder, config.training.num_updates, objectives),
         ):
-            fit(config, folder, pool, name=config.name, commit=git_commit(Path.cwd()))
+            names: Any = {"name": config.name, "commit": git_commit(Path.cwd())}
+            if here:
+                fit_here(config, folder, pool, OwnProcess(), **names)
+            else:
+                fit(config, folder, pool, **names)
     return folder
 
 
 @contextmanager
-def reward_pool(config: RunConfig, name: str, others: int = 0) -> Iterator[str | None]:
+def reward_pool(
+    config: RunConfig, name: str, others: int = 0, meanwhile: Callable[[], object] | None = None
+) -> Iterator[str | None]:
     """Start the reward pool of a config for the block.
 
     Args:
         config: The run.
         name: Name of the pool.
         others: Replicas of other pools that run beside it.
+        meanwhile: Work of this process while the replicas load.
 
     Yields:
         The name, or None if rewards are in process.
     """
+    meanwhile = meanwhile or (lambda: None)
     if config.rewards.in_process:
+        meanwhile()
         yield None
         return
     models = (*config.rewards.models, *config.evaluation.held_out)
     require_capacity(config.rewards.pool, len(models), others)
-    with RewardPool.create(config.rewards.models, config.evaluation.held_out, config.rewards.pool, name):
+    rewards, evaluation = config.rewards, config.evaluation
+    with RewardPool.create(rewards.models, evaluation.held_out, rewards.pool, name, meanwhile):
         yield name

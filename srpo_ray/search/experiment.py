@@ -1,12 +1,14 @@
 """An experiment from its file to its report: search the values of arms, train each with several seeds, ablate one."""
 
 import uuid
+from functools import partial
 from pathlib import Path
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.data.texts import read_texts
 from srpo_ray.launch.capacity import is_one_machine
+from srpo_ray.launch.fit import needs_no_worker
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
@@ -16,7 +18,7 @@ from srpo_ray.search.folder import first_command, open_experiment_folder
 from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
-from srpo_ray.search.trial import Experiment
+from srpo_ray.search.trial import Experiment, prepare_trial_processes
 from srpo_ray.tracking.runs import flatten, git_commit
 
 
@@ -49,14 +51,15 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
     command = first_command(folder, command)
     with ray_session(address):
         check_cluster(base)
-        with reward_pools(runs, f"rewards_{config.name}") as pools:
+        one_machine = is_one_machine()
+        prepare = partial(prepare_trial_processes, base, config.max_concurrent_trials)
+        alone = one_machine and needs_no_worker(base)
+        with reward_pools(runs, f"rewards_{config.name}", prepare if alone else lambda: None) as pools:
             params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
             parent_run = start_parent_run(base, config.name, folder, params)
             commit = git_commit(Path.cwd())
             command_to_resume, start = f"{resume} {folder}", uuid.uuid4().hex
-            experiment = Experiment(
-                base, str(folder), pools, parent_run, command_to_resume, commit, is_one_machine(), start
-            )
+            experiment = Experiment(base, str(folder), pools, parent_run, command_to_resume, commit, one_machine, start)
             searches, notes = search_arms(experiment, config)
             arms = train_arms(experiment, config, searches)
     return publish(experiment, config, searches, arms, notes, command)

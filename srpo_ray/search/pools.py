@@ -1,7 +1,7 @@
 """Reward pools of an experiment: one for each set of reward models among its runs."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from srpo_ray.config import RunConfig
@@ -12,12 +12,15 @@ _CLIENT_KEYS = {"weight", "spread"}
 
 
 @contextmanager
-def reward_pools(configs: Iterable[RunConfig], name: str) -> Iterator[dict[str, str | None]]:
+def reward_pools(
+    configs: Iterable[RunConfig], name: str, meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[dict[str, str | None]]:
     """Start the reward pools of some runs for the block.
 
     Args:
         configs: Configs of the runs, with absolute paths.
         name: Beginning of the pools' names.
+        meanwhile: Work of this process while the first pool loads.
 
     Yields:
         Key of each set of reward models (`pool_key`) -> name of its pool, or None where rewards are in process.
@@ -28,7 +31,8 @@ def reward_pools(configs: Iterable[RunConfig], name: str) -> Iterator[dict[str, 
         replicas = 0
         for key, config in needed.items():
             own = name if not pools else f"{name}_{len(pools) + 1}"
-            pools[key] = stack.enter_context(reward_pool(config, own, others=replicas))
+            first = meanwhile if not pools else None
+            pools[key] = stack.enter_context(reward_pool(config, own, others=replicas, meanwhile=first))
             replicas += _least_replicas(config)
         yield pools
 

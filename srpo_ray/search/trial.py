@@ -19,10 +19,12 @@ from srpo_ray.config import RunConfig, apply
 from srpo_ray.errors import RunFailedError
 from srpo_ray.files import read_json, write_text
 from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
-from srpo_ray.launch.fit import TrainingError, fit, fit_here, non_retryable_error
+from srpo_ray.launch.fit import TrainingError, fit, fit_here, needs_no_worker, non_retryable_error
 from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.search.pools import pool_of
+from srpo_ray.training.host import OwnProcess
+from srpo_ray.training.worker import prepare_process
 
 WORKER_KEYS = ("training.num_workers", "training.num_gpus", "training.resources")
 """Config paths that decide where a run can be trained."""
@@ -56,26 +58,17 @@ def trial_config(experiment: Experiment, name: str, changes: Mapping[str, Any]) 
     return apply(experiment.base, {**changes, "name": name}, f"trial {name}")
 
 
-class TrialHost:
+class TrialHost(OwnProcess):
     """Process of a Tune trial that trains itself."""
 
     def report(self, row: dict[str, Any]) -> None:
         """Report to Ray Tune. If it stops the trial, this raises `SystemExit`."""
         tune.report(row)
 
-    def leaving_nodes(self) -> frozenset[str]:
-        """Return nothing: the only machine is not drained."""
-        return frozenset()
-
 
 def trains_here(experiment: Experiment, config: RunConfig) -> bool:
-    """Test whether a run is trained in its trial's process, which starts in a fraction of the time of Ray Train's.
-
-    True for one worker on the CPU of the only machine: then other processes would protect the run from nothing.
-    """
-    training = config.training
-    alone = training.max_workers == 1 and not training.num_gpus and not training.resources
-    return experiment.one_machine and alone
+    """Test whether a run is trained in its trial's process, see `needs_no_worker`."""
+    return experiment.one_machine and needs_no_worker(config)
 
 
 def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
@@ -100,6 +93,18 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
             fit_here(config, folder, pool, TrialHost(), **names)
     else:
         fit(config, folder, pool, callbacks=(TuneReportCallback(),), **names)
+
+
+def prepare_trial_processes(config: RunConfig, count: int) -> None:
+    """Import the training loop in idle processes of Ray, which give the first trials their processes.
+
+    Args:
+        config: Config that the trials start from.
+        count: Number of processes.
+    """
+    # Each holds its process until the last one has imported, or one process would serve them all.
+    prepare = ray.remote(num_cpus=0)(prepare_process)
+    ray.get([prepare.remote(config) for _ in range(count)])
 
 
 @contextmanager

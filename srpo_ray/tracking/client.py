@@ -45,12 +45,18 @@ def connect(uri: str) -> "MlflowClient":
         MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: See `delivery_errors`.
         ValueError: If a variable is not set.
     """
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    import_client()
     from mlflow import MlflowClient
 
     with _one_process_at_a_time(sqlite_file(uri)):
         return MlflowClient(expand_uri(uri))
+
+
+def import_client() -> None:
+    """Import MLflow, which takes seconds, with this project's settings."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient  # noqa: F401
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -121,7 +121,7 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     start = checkpoint.update if checkpoint else 0
     rank, workers = rank_and_world_size()
     # Before the engine exists: it replaces functions of torch, whose calls are counted here.
-    throughput = Throughput.of(config, workers) if rank == 0 else None
+    throughput = Throughput.of(config, workers, folder.model_flops) if rank == 0 else None
     trainer = build_trainer(config, folder, _connect_rewards(arguments, device), device, checkpoint)
     _note(folder, start, "started", f"workers: {trainer.world_size}, {config.parallelism}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None

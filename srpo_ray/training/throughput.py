@@ -1,9 +1,12 @@
 """Throughput of updates: achieved FLOP/s, images per second, and the share of an update that waits for rewards."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from srpo_ray.config import RunConfig
+from srpo_ray.files import read_json, write_text
 from srpo_ray.planning.model_flops import ModelFlops, model_flops
 
 
@@ -25,12 +28,13 @@ class Throughput:
     """Ceiling of one worker in TFLOP/s; None reports no utilization."""
 
     @classmethod
-    def of(cls, config: RunConfig, workers: int) -> "Throughput":
+    def of(cls, config: RunConfig, workers: int, file: Path | None = None) -> "Throughput":
         """Compute the FLOPs and images of a run's updates.
 
         Args:
             config: The run.
             workers: Number of trainer workers of this start of the run.
+            file: File of the run that keeps the FLOPs of an image for later starts; None keeps them nowhere.
         """
         training, calls = config.training, config.algorithm.calls(config.rollout.num_steps)
         images = training.batch_size * calls.images_per_prompt
@@ -38,7 +42,7 @@ class Throughput:
         _, apart = training.data_parallel(0, workers)
         made = training.num_passes(apart, calls.passes_per_prompt) * apart
         return cls(
-            flops=model_flops(config),
+            flops=model_flops(config) if file is None else _kept_flops(config, file),
             images=images,
             decoded=images * (calls.losses * calls.optimizer_steps if calls.decodes else 1),
             distinct=micro_batches / made,
@@ -65,3 +69,12 @@ class Throughput:
             "speed/images_per_second": self.images / self.workers / seconds,
             "speed/reward_wait_share": update["time/reward_wait"] / seconds,
         }
+
+
+def _kept_flops(config: RunConfig, file: Path) -> ModelFlops:
+    """Read the FLOPs of an image from the run's file, or compute them, which takes seconds, and write it."""
+    if file.exists():
+        return ModelFlops(**read_json(file))
+    flops = model_flops(config)
+    write_text(file, json.dumps(asdict(flops)) + "\n")
+    return flops

@@ -3,6 +3,7 @@
 import os
 from functools import cache
 
+from srpo_ray.config import RunConfig
 from srpo_ray.imports import spare_imported, without_collection
 from srpo_ray.training.host import Host
 from srpo_ray.training.worker_arguments import WorkerArguments
@@ -38,6 +39,24 @@ def train_here(arguments: WorkerArguments, host: Host) -> None:
         # The group has no state of a run, so the next run of this process uses it again.
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     _run(arguments, host)
+
+
+def prepare_process(config: RunConfig) -> None:
+    """Import and compute what a training loop needs and shares with no other run, with the threads of Ray's workers.
+
+    Args:
+        config: The run.
+    """
+    import torch
+
+    torch.set_num_threads(max(1, int(config.training.num_cpus)))
+    _import_loop()
+    from srpo_ray.planning.model_flops import model_flops
+    from srpo_ray.tracking.client import import_client
+
+    import_client()
+    # Kept in this process for the loop.
+    model_flops(config)
 
 
 def _run(arguments: WorkerArguments, host: Host | None) -> None:

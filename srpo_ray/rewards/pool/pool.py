@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +35,7 @@ class RewardPool:
         held_out: Sequence[RewardModelConfig],
         pool: PoolConfig,
         name: str,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> "RewardPool":
         """Start a pool and wait until the minimum number of replicas has loaded its models.
 
@@ -43,6 +44,7 @@ class RewardPool:
             held_out: Held-out evaluators; they run in the same replicas, or with `one_model_each` in separate ones.
             pool: Size and settings.
             name: Name by which clients find the pool.
+            meanwhile: Work of this process while the replicas load.
 
         Raises:
             ValueError: If the name is taken, or a model cannot be loaded.
@@ -52,7 +54,7 @@ class RewardPool:
         groups = model_groups(name, (*models, *held_out), pool)
         created = cls(name, start_router(name, groups, pool))
         try:
-            created._wait_until_loaded(pool)
+            created._wait_until_loaded(pool, meanwhile)
         except BaseException:
             created.shutdown()
             raise
@@ -71,9 +73,10 @@ class RewardPool:
     ) -> None:
         self.shutdown()
 
-    def _wait_until_loaded(self, pool: PoolConfig) -> None:
+    def _wait_until_loaded(self, pool: PoolConfig, meanwhile: Callable[[], object]) -> None:
         """Wait until the pool is open; raise the first failure at once."""
         opened = self._router.open.remote()
+        meanwhile()
         started = time.monotonic()
         while not ray.wait([opened], timeout=REPORT_INTERVAL_S)[0]:
             loaded, replicas = ray.get(self._router.loading.remote())
