@@ -16,6 +16,7 @@ from srpo_ray.search.folder import first_command, open_experiment_folder
 from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
+from srpo_ray.search.searchers import check_searcher
 from srpo_ray.search.trial import Experiment
 from srpo_ray.tracking.runs import flatten, git_commit
 
@@ -34,9 +35,10 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
         Path of the HTML report.
 
     Raises:
-        ValueError: If an input cannot be used, or no trial of a searched arm finished.
+        ValueError: If an input or the searcher cannot be used, or no trial of a searched arm finished.
         CommandInterruptedError: If it was stopped by Ctrl-C.
     """
+    check_searcher(config)
     trained = [apply(base, changes) for _, changes in config.trained_changes()]
     for run in trained:
         check_inputs(run)
