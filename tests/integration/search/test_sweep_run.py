@@ -113,6 +113,8 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
         {name: row["history"][0][name] for name in row["history"][0] if not name.startswith(of_run)} for row in rows
     ]
     assert all(row == first[0] for row in first)
+    assert all(row["history"][0]["image/drift"] == 0 for row in rows)
+    assert all(row["history"][-1]["image/drift"] > 0 for row in rows[1:])
     report = (folder / "report.html").read_text()
     assert "training.num_updates=4" in report
     assert all(row["name"] in report for row in rows)
