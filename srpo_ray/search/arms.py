@@ -18,6 +18,7 @@ from srpo_ray.evaluation.pareto import front_names
 from srpo_ray.evaluation.results import Arm as TrainedArm
 from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.evaluation.search_range import SearchedValue
+from srpo_ray.search.earlier_trials import earlier_trials_of
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
 from srpo_ray.search.searchers import search_algorithm
 from srpo_ray.search.selection import choose_best, keeps, read_row
@@ -49,7 +50,7 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
         keeping = [row for row in trials if row.name not in breaking]
         front = front_names(keeping or trials, config.objectives)
         found.append(Search(arm.name, trials, best.name, bool(arm.space), searched_values(arm, best), breaking, front))
-        notes += [note] if note else []
+        notes += [*earlier_trials_of(Path(experiment.folder), arm.name).notes, *([note] if note else [])]
     if shared := _arms_on_the_noise_of_trials(experiment.base, config):
         notes.append(
             f"Trials were evaluated on the same noise as {', '.join(shared)}, which favours the chosen values: give"
@@ -119,12 +120,14 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     common = apply(experiment.base, fixed)
     updates = common.training.num_updates
     here = trains_here(experiment, common) and not any(path.startswith(WORKER_KEYS) for path in arm.space)
+    folder = Path(experiment.folder)
+    earlier = earlier_trials_of(folder, arm.name)
     numbered = partial(_numbered, folder_name(arm.name))
     tune_config = TuneConfig(
         metric=config.objective,
         mode=config.mode,
         num_samples=config.search.num_samples,
-        search_alg=search_algorithm(config, searched, Path(experiment.folder), arm.name),
+        search_alg=search_algorithm(config, searched, folder, arm.name, earlier.known, earlier.first),
         scheduler=scheduler(config.search.scheduler, updates),
         trial_name_creator=numbered,
         trial_dirname_creator=numbered,
@@ -137,9 +140,9 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     )
     rows = []
     for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, table, here):
-        folder, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), values_of(result.config or {})
+        run, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), values_of(result.config or {})
         changes = {**fixed, **values, **last}
-        rows.append(read_row(folder, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
+        rows.append(read_row(run, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
     for row in rows:
         close_tracking(experiment, row)
     return rows
