@@ -6,16 +6,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Name, Section, check_name, check_names
+from srpo_ray.config.conditions import allowed_values, conditions_first, example_trial
 from srpo_ray.config.evaluation import Objective
-from srpo_ray.config.search import (
-    Changes,
-    SearchConfig,
-    SearchDimension,
-    allowed_values,
-    check_changes,
-    conditions_first,
-    example_trial,
-)
+from srpo_ray.config.search import Changes, SearchConfig, SearchDimension, check_changes
 
 TEST = "evaluation.test"
 """Config path of the test prompts."""

@@ -11,8 +11,9 @@ from ray.tune import TuneConfig
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.base import folder_name
+from srpo_ray.config.conditions import searched_values_of
 from srpo_ray.config.experiment import TEST, Ablation, Arm
-from srpo_ray.config.search import SearchDimension, searched_values_of
+from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.pareto import front_names
 from srpo_ray.evaluation.results import Arm as TrainedArm
@@ -49,7 +50,8 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
         breaking = _breaking_limits(trials, config)
         keeping = [row for row in trials if row.name not in breaking]
         front = front_names(keeping or trials, config.objectives)
-        found.append(Search(arm.name, trials, best.name, bool(arm.space), searched_values(arm, best), breaking, front))
+        searched = searched_values(arm, best)
+        found.append(Search(arm.name, trials, best.name, bool(arm.space), searched, breaking=breaking, front=front))
         notes += [*earlier_trials_of(Path(experiment.folder), arm.name).notes, *([note] if note else [])]
     if shared := _arms_on_the_noise_of_trials(experiment.base, config):
         notes.append(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from srpo_ray.config.search import SearchDimension, allowed_values, conditions_first
+from srpo_ray.config.conditions import allowed_values, conditions_first
+from srpo_ray.config.search import SearchDimension
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -9,8 +9,9 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.config.conditions import allowed_values, example_trial
 from srpo_ray.config.load import get_path
-from srpo_ray.config.search import SchedulerConfig, SearchDimension, allowed_values, example_trial
+from srpo_ray.config.search import SchedulerConfig, SearchDimension
 
 
 def param_space(space: Mapping[str, SearchDimension]) -> dict[str, Any]:

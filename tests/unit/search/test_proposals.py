@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from srpo_ray.config.search import SearchDimension, searched_values_of
+from srpo_ray.config.conditions import searched_values_of
+from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.pareto import hypervolume
 from srpo_ray.search.proposals import Observation, in_space, propose
 
