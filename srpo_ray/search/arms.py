@@ -52,6 +52,7 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
         front = front_names(keeping or trials, config.objectives)
         searched = searched_values(arm, best)
         found.append(Search(arm.name, trials, best.name, bool(arm.space), searched, breaking=breaking, front=front))
+        notes += _missing_objectives(trials, config, arm.name)
         notes += [*earlier_trials_of(Path(experiment.folder), arm.name).notes, *([note] if note else [])]
     if shared := _arms_on_the_noise_of_trials(experiment.base, config):
         notes.append(
@@ -64,6 +65,19 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
 def _breaking_limits(rows: Sequence[TrialRow], config: ExperimentConfig) -> list[str]:
     """Names of the trials that ended and broke a `max_fall`."""
     return [row.name for row in rows if row.ended and row.history and not keeps(row, config.max_fall)]
+
+
+def _missing_objectives(rows: Sequence[TrialRow], config: ExperimentConfig, arm: str) -> list[str]:
+    """Note on objectives that no trial has, so that there is no front; empty without any."""
+    ended = [row for row in rows if row.ended]
+    missing = [metric for metric in config.objectives if all(row.value(metric) is None for row in ended)]
+    if not missing:
+        return []
+    known = sorted({name for row in ended for name in row.evaluated} - {"update"})
+    return [
+        f"{arm}: no trial has {', '.join(missing)} of `objectives`, so there is no Pareto front; metrics that trials"
+        f" have: {', '.join(known) or 'none'}."
+    ]
 
 
 def _train(

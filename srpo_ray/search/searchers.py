@@ -114,6 +114,8 @@ class TpeSearcher(Searcher):
         self._numbers: dict[str, int] = {}
         """Ray Tune's id of a trial -> its number, from 1."""
         self._asked = 0
+        self._over: dict[int, Observation] = {}
+        """Number of a trial that has ended -> what it gave; its folder is read once."""
 
     @property
     def _journal(self) -> Path:
@@ -168,10 +170,16 @@ class TpeSearcher(Searcher):
         return [self._observed(number, values, ended.get(number)) for number, values in self._draws().items()]
 
     def _observed(self, number: int, values: Mapping[str, Any], ended: str | None) -> Observation:
+        if number in self._over:
+            return self._over[number]
         name = f"{self._arm}_trial_{number}"
         error = "failed" if ended == "failed" else None
         row = read_row(RunFolder(self._folder / "trials" / name), "trial", name, values, 0, error)
-        return observe(row, values, self._config, ended=ended is not None)
+        found = observe(row, values, self._config, ended=ended is not None)
+        # A resumed experiment trains failed trials again.
+        if ended and found.state != "failed":
+            self._over[number] = found
+        return found
 
 
 def search_algorithm(

@@ -100,6 +100,17 @@ def test_searcher_sees_running_stopped_failed_and_finished_trials(tmp_path: Path
     assert [each.state for each in observed(search)] == ["finished", "stopped", "running", "failed", "failed"]
 
 
+def test_folder_of_a_trial_that_ended_is_read_once(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    search.suggest("one")
+    train(tmp_path, 1, 0.7)
+    assert observed(search)[0].state == "finished"
+    search.on_trial_complete("one", {})
+    first = observed(search)
+    (tmp_path / "trials" / "SRPO_trial_1" / "evaluations.jsonl").unlink()
+    assert observed(search) == first
+
+
 def test_searcher_is_told_by_how_much_a_trial_breaks_a_limit(tmp_path: Path) -> None:
     limited = {"max_fall": {CONTENT: 0.02}}
     search = searcher(tmp_path, **limited)
