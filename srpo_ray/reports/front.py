@@ -76,12 +76,11 @@ def _chart(sweep: Results, search: Search, metric: str) -> Scatter:
             on_front = row.name in search.front
             dots.append(Dot(x, y, row.name, hint, 0, _style(search, row), labelled=on_front))
     return Scatter(
-        title="",
+        title=f"{sweep.objective} ({_better(sweep.mode)})",
         description=f"{sweep.objective} against {metric}",
         dots=dots,
         baseline=sweep.baseline(sweep.objective),
         x_title=f"{metric} ({_better(sweep.objectives[metric])})",
-        y_title=f"{sweep.objective} ({_better(sweep.mode)})",
         size="medium",
     )
 
