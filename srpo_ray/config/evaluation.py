@@ -147,10 +147,17 @@ class EvaluationConfig(Section):
         """Check that an evaluation can have a metric.
 
         Raises:
-            ValueError: If it is the score of a held-out model that there is not, or of words that are not set.
+            ValueError: If it is the score of a held-out model that there is not, or of words that are not set, or the
+                diversity of single images.
         """
         evaluator = [f"evaluator/{model.name}" for model in self.held_out]
         relative = objective.endswith("/relative")
+        if objective == "image/diversity" and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"objective: expected evaluation.samples_per_prompt of 2 or more with {objective!r}, got"
+                f" {self.samples_per_prompt}, and one image per prompt has no diversity; raise it or choose another"
+                " metric"
+            )
         if objective.startswith("evaluator/") and objective.removesuffix("/relative") not in evaluator:
             raise ValueError(
                 f"objective: expected a score of evaluation.held_out ({', '.join(evaluator) or 'none'}), got"

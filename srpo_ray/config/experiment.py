@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Name, Section, check_name, check_names
+from srpo_ray.config.conditions import allowed_values, conditions_first, example_trial
 from srpo_ray.config.evaluation import Objective
 from srpo_ray.config.search import Changes, SearchConfig, SearchDimension, check_changes
 
@@ -49,6 +50,9 @@ class Arm(Section):
                 f"expected `space` or `grid` in arm {self.name!r}, got both; give lists of values as"
                 " `{choice: [...]}` in the space"
             )
+        for path in self.space:
+            allowed_values(self.space, path)
+        conditions_first(self.space)
         if self.like is not None and self.searched:
             raise ValueError(
                 f"expected no `space` or `grid` in arm {self.name!r}, which takes its values from {self.like!r}, got"
@@ -94,6 +98,10 @@ class ExperimentConfig(Section):
     """Metric that trials are chosen by and arms are compared by: a held-out score, never the training reward."""
     mode: Literal["max", "min"] = "max"
     """Direction of a better objective."""
+    objectives: dict[Objective, Literal["max", "min"]] = {}
+    """Metric -> direction, for two or more metrics with `objective` among them: the report shows the Pareto front of
+    the trials, those that no other trial beats in all of these metrics, and `optuna` searches for it. `objective`
+    chooses the trial. Empty searches by `objective` alone and shows no front."""
     max_fall: dict[str, float] = {}
     """Metric -> largest fall below the baseline that a chosen trial, or the best arm, may have."""
     target_share: float = Field(default=0.5, gt=0, le=1)
@@ -149,10 +157,11 @@ class ExperimentConfig(Section):
         """Changes of example trials: each value of a list and the bounds of a range, with its place in the file."""
         for arm in self.arms:
             changes, origin = self.changes(arm), f"arm {arm.name!r}"
-            examples = {path: dimension.examples for path, dimension in arm.space.items()}
-            for kind, searched in (("space", examples), ("grid", arm.grid)):
-                for path, values in searched.items():
-                    yield from ((f"{origin}: {kind}.{path}", {**changes, path: value}) for value in values)
+            for path, dimension in arm.space.items():
+                examples = [example_trial(arm.space, path, value) for value in dimension.examples]
+                yield from ((f"{origin}: space.{path}", {**changes, **values}) for values in examples)
+            for path, values in arm.grid.items():
+                yield from ((f"{origin}: grid.{path}", {**changes, path: value}) for value in values)
             if arm.searched:
                 yield f"search.set for {origin}", self.trial_settings(changes)
 
@@ -177,6 +186,26 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"expected reference_arm to name an arm ({', '.join(known)}), got {self.reference_arm!r};"
                 " choose one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_objectives(self) -> Self:
+        if not self.objectives:
+            return self
+        if self.objectives.get(self.objective) != self.mode or len(self.objectives) < 2:
+            raise ValueError(
+                f"expected two or more metrics in `objectives`, {self.objective}: {self.mode} among them because it"
+                f" chooses the trial, got {self.objectives}; add what is missing, or remove `objectives`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_points(self) -> Self:
+        if self.search.points_from and not any(arm.space for arm in self.arms):
+            raise ValueError(
+                "expected an arm with a `space` for search.points_from, got none; earlier trials guide draws from a"
+                " space only: give one, or remove points_from"
             )
         return self
 

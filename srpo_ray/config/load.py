@@ -205,7 +205,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
 
 def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str) -> None:
     try:
-        run.evaluation.check_score(config.objective)
+        for metric in {config.objective: config.mode, **config.objectives}:
+            run.evaluation.check_score(metric)
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from error
     if run.training.elastic:

@@ -28,7 +28,7 @@ Changes = Annotated[dict[str, Any], AfterValidator(check_changes)]
 
 
 class SearchDimension(Section):
-    """Distribution of one config value; exactly one of the fields is given."""
+    """Distribution of one config value: exactly one of `choice`, `uniform`, `loguniform` and `randint`."""
 
     choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
     """One of these values."""
@@ -38,10 +38,14 @@ class SearchDimension(Section):
     """Evenly in the logarithm between low and high, both above 0."""
     randint: tuple[int, int] | None = None
     """An integer from low up to, not including, high."""
+    when: dict[str, Any] = {}
+    """Condition: dotted path of a `choice` of the same space -> the value, or a list of the values, with which this
+    dimension is searched. With other values, trials keep the base config's value of this key. Several paths must all
+    agree; a dimension whose condition names one that is not searched is not searched either."""
 
     @model_validator(mode="after")
     def _check_one_kind(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        given = [name for name in type(self).model_fields if name != "when" and getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
                 "expected exactly one of choice, uniform, loguniform, randint,"
@@ -85,7 +89,17 @@ class SearchConfig(Section):
     num_samples: int = Field(default=8, ge=1)
     """Trials drawn from each arm's `space`. A `grid` has one trial per combination."""
     searcher: Literal["random", "optuna"] = "random"
-    """Source of the draws: `random` draws independently, `optuna` (extra `optuna`) learns from finished trials."""
+    """Source of the draws: `random` draws independently; `optuna` (extra `optuna`) learns from finished trials with a
+    tree-structured Parzen estimator (TPE)."""
+    startup_trials: int | None = Field(default=None, ge=1)
+    """Finished trials before `optuna` draws from its model; until then it draws at random. Trials of `points_from`
+    count. Unset takes half of `num_samples`, at most 10."""
+    constrained: bool = True
+    """Tell `optuna` which finished trials broke `max_fall`, and by how much, so that it proposes fewer of them; `false`
+    lets it see the objectives alone. The choice of the best trial keeps `max_fall` either way."""
+    points_from: tuple[str, ...] = ()
+    """Folders of earlier experiments whose finished trials `optuna` starts from: as observed trials if all their
+    settings are those of a trial of this search, else as settings that are tried first."""
     seed: int = 0
     """Seed of the draws."""
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -93,3 +107,19 @@ class SearchConfig(Section):
     """Dotted config path -> value for trials only. With another `evaluation.seed` the chosen values are not selected on
     the evaluation noise of the reported scores; an `evaluation.interval` above the number of updates evaluates a trial
     before and after training only."""
+
+    @property
+    def random_trials(self) -> int:
+        """Finished trials before `optuna` draws from its model."""
+        return self.startup_trials or max(1, min(10, self.num_samples // 2))
+
+    @model_validator(mode="after")
+    def _check_searcher(self) -> Self:
+        learning = {"startup_trials": self.startup_trials is not None, "points_from": bool(self.points_from)}
+        if self.searcher == "random" and any(learning.values()):
+            given = ", ".join(name for name, is_given in learning.items() if is_given)
+            raise ValueError(
+                f"expected searcher: optuna with {given}, got random, which learns from no trial; set searcher to"
+                f" optuna or remove {given}"
+            )
+        return self

@@ -1,5 +1,7 @@
 """Statistics of an image's pixels; they change first when a reward is hacked."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, pad
@@ -73,6 +75,23 @@ def seed_diversity(images: Tensor) -> Tensor:
     # The image's distance from itself is 0, so the sum has S - 1 terms.
     distances = [(images - image).abs().mean((2, 3, 4)).sum(0) for image in images]
     return torch.stack(distances) / (len(images) - 1)
+
+
+@torch.no_grad()
+def drift(base: Mapping[int, Tensor], tuned: Mapping[int, Tensor]) -> float:
+    """Compute the distance of the tuned model from the base model: the root mean square change of an image's pixels.
+
+    It is the mean over images of the same prompts and noise, at full resolution: 0 for the base model itself.
+
+    Args:
+        base: Prompt index -> image `[3, H, W]` in [0, 1] of the base model.
+        tuned: The same of the tuned model.
+
+    Returns:
+        Mean in [0, 1].
+    """
+    changes = [(image.float() - base[prompt].float()).square().mean().sqrt() for prompt, image in tuned.items()]
+    return torch.stack(changes).mean().item()
 
 
 def _luma(images: Tensor) -> Tensor:

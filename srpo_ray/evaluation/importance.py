@@ -22,15 +22,28 @@ def variance_explained(params: Sequence[Mapping[str, Any]], scores: Sequence[flo
     and the result is cut at 0. Joint effects of parameters are not included.
 
     Args:
-        params: One mapping per trial: dotted path -> value.
+        params: One mapping per trial: dotted path -> value. A parameter with a condition is missing in some trials; its
+            share is of the variance between the others.
         scores: One finite score per trial.
 
     Returns:
-        Path -> share in [0, 1]; None if it is undefined: a single value, a different value for every trial, or
-        equal scores.
+        Path -> share in [0, 1]; None if it is undefined: a single value, a different value for every trial, equal
+        scores, or fewer than `MINIMUM_TRIALS` of several trials that have a parameter with a condition.
     """
     paths = dict.fromkeys(path for trial in params for path in trial)
-    return {path: _corrected_ratio(_groups([trial.get(path) for trial in params]), scores) for path in paths}
+    found = {path: trials_with(path, params, scores) for path in paths}
+    return {
+        path: None if len(values) < min(len(params), MINIMUM_TRIALS) else _corrected_ratio(_groups(values), own)
+        for path, (values, own) in found.items()
+    }
+
+
+def trials_with(
+    path: str, params: Sequence[Mapping[str, Any]], scores: Sequence[float]
+) -> tuple[list[Any], list[float]]:
+    """Values of a parameter and scores of the trials that have it."""
+    found = [(trial[path], score) for trial, score in zip(params, scores, strict=True) if path in trial]
+    return [value for value, _ in found], [score for _, score in found]
 
 
 def permutation_p(values: Sequence[Any], scores: Sequence[float]) -> float:

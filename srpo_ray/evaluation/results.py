@@ -107,6 +107,10 @@ class Search:
     """True if values were drawn from a space, False if they are the combinations of a grid."""
     searched: Sequence[SearchedValue] = ()
     """Ranges of the searched values, and the chosen ones."""
+    breaking: Sequence[str] = ()
+    """Names of the trials that ended and let a limited metric fall too far."""
+    front: Sequence[str] = ()
+    """Names of the trials on the Pareto front of the objectives, which no other one beats in all of them."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ class Results:
     """Share of the reference's gain over the baseline that costs are counted to."""
     equal_gain: Sequence[str] = ()
     """Metrics at whose equal gain side effects are compared; empty takes the objective."""
+    objectives: Mapping[str, Literal["max", "min"]] = field(default_factory=dict)
+    """Metrics of the Pareto front and their directions; empty without one."""
     reward: str = TRAINED_GAIN
     """Metric of the reward that was trained on."""
 

@@ -11,6 +11,7 @@ from srpo_ray.reports import comparison, sweep
 from srpo_ray.reports.comparison_tables import ablations_table, arms_table, settings
 from srpo_ray.reports.disagreement import disagreement_notice
 from srpo_ray.reports.equal_gain import equal_gain_section
+from srpo_ray.reports.front import front_section
 from srpo_ray.reports.headline import cards, hacking_notice, headline
 from srpo_ray.reports.regret import regret_section
 from srpo_ray.reports.report import Alert, Cards, Code, Facts, Part, Report, Section, Strong, Table, Text
@@ -27,6 +28,8 @@ _MEANINGS = {
     CALLS: "velocity evaluations of one image by the updates so far, those with gradient counted three times",
     SECONDS: "seconds of the updates so far",
     "image/diversity": "mean difference between images of one prompt; a fall means that all seeds look alike",
+    "image/drift": "root mean square change of an image's pixels from the base model's image for the same prompt and"
+    " noise; 0 for the base model",
     "evaluator/": "score by a held-out evaluator, a model that no run was trained on; higher is better",
     "reward/": "score by a model that runs were trained on, for the evaluation's images and the plain prompt; a run"
     " with control words is trained on their difference instead",
@@ -102,6 +105,7 @@ def _sweep(results: Results, runs: Table, ablations: Table) -> Sequence[Section 
     return [
         sweep.runs_section(results, runs),
         sweep.side_by_side(results),
+        front_section(results),
         sweep.pareto(results),
         sweep.curves(results),
         sweep.importance(results),
@@ -130,7 +134,13 @@ def _comparison(results: Results, images: Path | None, runs: Table, ablations: T
 def _search(results: Results, search: Search) -> list[Section]:
     """Charts of the trials that were drawn for one arm."""
     found = results.of(search)
-    sections = [sweep.pareto(found), sweep.curves(found), sweep.importance(found), sweep.slices(found)]
+    sections = [
+        front_section(found),
+        sweep.pareto(found),
+        sweep.curves(found),
+        sweep.importance(found),
+        sweep.slices(found),
+    ]
     named = [section for section in sections if section is not None]
     return [
         replace(section, title=f"{search.arm}: {section.title[:1].lower()}{section.title[1:]}") for section in named

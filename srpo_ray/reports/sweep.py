@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from srpo_ray.evaluation.importance import MINIMUM_TRIALS, permutation_p, variance_explained
+from srpo_ray.evaluation.importance import MINIMUM_TRIALS, permutation_p, trials_with, variance_explained
 from srpo_ray.evaluation.numbers import param_titles
 from srpo_ray.evaluation.ranking import flagged, shared_step, varied_params
 from srpo_ray.evaluation.results import TRAINED_GAIN, Results, TrialRow
@@ -123,7 +123,8 @@ def importance(sweep: Results) -> Section | None:
     text = Text(
         f"Share of the spread of {sweep.objective} between {count} trials after update {shared_step(sweep)}, the last"
         " one that all share, that goes with one parameter's value (correlation ratio, corrected for chance; numbers"
-        " are grouped into thirds). Joint effects are not seen, and shares need not add up to 100%. ",
+        " are grouped into thirds; a parameter with a condition is compared between the trials that have it). Joint"
+        " effects are not seen, and shares need not add up to 100%. ",
         Strong("p"),
         ": chance of a share as large if the parameter did nothing (999 permutations of the scores).",
     )
@@ -138,12 +139,10 @@ def importance(sweep: Results) -> Section | None:
 
 def _shares(trials: Sequence[tuple[TrialRow, float]], paths: Sequence[str]) -> Bars:
     scores = [score for _, score in trials]
-    params = [{path: row.params.get(path) for path in paths} for row, _ in trials]
+    params = [{path: row.params[path] for path in paths if path in row.params} for row, _ in trials]
     shares, titles = variance_explained(params, scores), param_titles(paths)
     order = sorted(shares, key=lambda path: -1.0 if (share := shares[path]) is None else share, reverse=True)
-    chances = [
-        None if shares[path] is None else permutation_p([trial[path] for trial in params], scores) for path in order
-    ]
+    chances = [None if shares[path] is None else permutation_p(*trials_with(path, params, scores)) for path in order]
     bars = []
     for path, chance, significant in zip(order, chances, holm(chances), strict=True):
         share = shares[path]

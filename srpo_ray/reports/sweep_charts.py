@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srpo_ray.evaluation.numbers import number, param_text, param_titles, signed
+from srpo_ray.evaluation.pareto import pareto_front
 from srpo_ray.evaluation.ranking import flagged, shared_step, shown_metrics, varied_params
 from srpo_ray.evaluation.results import OWN_WORDS, TRAINED_GAIN, Results, TrialRow
 from srpo_ray.reports.charts import Curves, Dot, Line, Point, Scatter
@@ -33,21 +34,6 @@ def _color_of(row: TrialRow, colors: Mapping[str, int]) -> int:
     return colors.get(_words_of(row) or "", 0)
 
 
-def pareto_front(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that no other point beats in both coordinates, in order of the first one.
-
-    A point is beaten by one that is at least as large in both coordinates and larger in one.
-    """
-    front: list[int] = []
-    highest = -math.inf
-    for index in sorted(range(len(points)), key=lambda index: points[index], reverse=True):
-        x, y = points[index]
-        if y > highest or (front and points[front[-1]] == (x, y)):
-            front.append(index)
-            highest = y
-    return front[::-1]
-
-
 def pareto_chart(sweep: Results) -> Scatter | None:
     """Gain of the trained reward against the held-out score, which separates learning from reward hacking.
 
@@ -67,7 +53,7 @@ def pareto_chart(sweep: Results) -> Scatter | None:
         baseline_hint=f"baseline: {sweep.objective} {number(base)}",
         origin=True,
         worse="low" if sweep.mode == "max" else "high",
-        front=[trials[index] for index in pareto_front([(gain, sign * value) for gain, value in trials])],
+        front=sorted(trials[index] for index in pareto_front([(gain, sign * value) for gain, value in trials])),
         x_title=_gain_title(sweep.reward),
         y_title=f"{sweep.objective} ({better})",
         size="wide",
@@ -150,10 +136,11 @@ def comparable_scores(sweep: Results) -> list[tuple[TrialRow, float]]:
 
 
 def slice_charts(sweep: Results) -> list[Scatter]:
-    """The objective against each parameter that differs between trials."""
+    """The objective against each parameter that differs between trials; of the trials in which it was searched."""
     paths, scored = varied_params(sweep), comparable_scores(sweep)
     titles = param_titles(paths)
-    return [_slice(sweep, scored, path, titles[path]) for path in paths] if len(scored) > 1 else []
+    groups = {path: [(row, score) for row, score in scored if path in row.params] for path in paths}
+    return [_slice(sweep, group, path, titles[path]) for path, group in groups.items() if len(group) > 1]
 
 
 def _slice(sweep: Results, scored: Sequence[tuple[TrialRow, float]], path: str, title: str) -> Scatter:

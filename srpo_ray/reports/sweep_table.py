@@ -26,6 +26,7 @@ def runs_table(sweep: Results) -> Table:
     stopped = any(row.stopped_early for row in sweep.trials)
     truths = [name for name in shown_metrics(sweep) if name.startswith("truth/") and not name.endswith("_accuracy")]
     content = [CONTENT_ACCURACY] * (CONTENT_ACCURACY in metrics)
+    front = ["front"] * bool(sweep.objectives)
     varied = varied_params(sweep) if len(sweep.searches) == 1 else []
     params = [path for path in varied or SHORT_TITLES if path in paths]
     at_shared = ["at_shared"] * (stopped and shared is not None)
@@ -45,7 +46,7 @@ def runs_table(sweep: Results) -> Table:
             *content,
             "state",
         ],
-        file=[*_ABOUT, *paths, *metrics],
+        file=[*_ABOUT, *front, *paths, *metrics],
         sortable=True,
     )
 
@@ -63,6 +64,7 @@ def _columns(
         *(Column(key) for key in ("kind", "label", "status")),
         Column("state", "status", numeric=False, width=8),
         Column("update", text=param_text),
+        Column("front"),
         Column("at_shared", f"at {shared}", number),
         Column("seed"),
         Column("seconds", "time", _duration),
@@ -92,6 +94,7 @@ def _row(sweep: Results, place: int, rank: int | None, row: TrialRow, shared: in
         "update": row.evaluated.get("update"),
         "at_shared": row.value_at(sweep.objective, shared),
         "seed": row.seed,
+        "front": _on_front(sweep, row),
         "seconds": row.seconds,
         "change": None if of_base else sweep.change(row, sweep.objective),
         "trained": None if of_base and sweep.reward == TRAINED_GAIN else row.value(sweep.reward),
@@ -100,6 +103,11 @@ def _row(sweep: Results, place: int, rank: int | None, row: TrialRow, shared: in
     kinds = {"winner": row is sweep.best_row, "failed": row.failed, "flagged": bool(row.signs)}
     style = " ".join([row.kind, *(kind for kind, holds in kinds.items() if holds)])
     return Row({**row.params, **metrics, **cells}, style)
+
+
+def _on_front(sweep: Results, row: TrialRow) -> bool | None:
+    """True for a trial on the Pareto front of its search; None for a row that is no trial."""
+    return any(row.name in search.front for search in sweep.searches) if row.kind == "trial" else None
 
 
 def _metric_title(metric: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -10,15 +11,19 @@ from ray.tune import TuneConfig
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.base import folder_name
+from srpo_ray.config.conditions import searched_values_of
 from srpo_ray.config.experiment import TEST, Ablation, Arm
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.numbers import param_text, param_titles
+from srpo_ray.evaluation.pareto import front_names
 from srpo_ray.evaluation.results import Arm as TrainedArm
 from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.evaluation.search_range import SearchedValue
+from srpo_ray.search.earlier_trials import earlier_trials_of
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
-from srpo_ray.search.selection import choose_best, read_row
-from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm
+from srpo_ray.search.searchers import search_algorithm
+from srpo_ray.search.selection import choose_best, keeps, read_row
+from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler
 from srpo_ray.search.trial import WORKER_KEYS, Experiment, run_trial, trains_here, trial_config, trial_folder
 
 GRIDS, ARMS = "grids", "arms"
@@ -42,14 +47,37 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
     for arm in [arm for arm in config.arms if arm.searched]:
         trials = _search_space(experiment, config, arm) if arm.space else [rows[run.name] for run in grids[arm.name]]
         best, note = choose_best(trials, config, arm.name)
-        found.append(Search(arm.name, trials, best.name, bool(arm.space), searched_values(arm, best)))
-        notes += [note] if note else []
+        breaking = _breaking_limits(trials, config)
+        keeping = [row for row in trials if row.name not in breaking]
+        front = front_names(keeping or trials, config.objectives)
+        searched = searched_values(arm, best)
+        found.append(Search(arm.name, trials, best.name, bool(arm.space), searched, breaking=breaking, front=front))
+        notes += _missing_objectives(trials, config, arm.name)
+        notes += [*earlier_trials_of(Path(experiment.folder), arm.name).notes, *([note] if note else [])]
     if shared := _arms_on_the_noise_of_trials(experiment.base, config):
         notes.append(
             f"Trials were evaluated on the same noise as {', '.join(shared)}, which favours the chosen values: give"
             " `search.set` another evaluation.seed, or test the arms on prompts that choose nothing (evaluation.test)."
         )
     return found, notes
+
+
+def _breaking_limits(rows: Sequence[TrialRow], config: ExperimentConfig) -> list[str]:
+    """Names of the trials that ended and broke a `max_fall`."""
+    return [row.name for row in rows if row.ended and row.history and not keeps(row, config.max_fall)]
+
+
+def _missing_objectives(rows: Sequence[TrialRow], config: ExperimentConfig, arm: str) -> list[str]:
+    """Note on objectives that no trial has, so that there is no front; empty without any."""
+    ended = [row for row in rows if row.ended]
+    missing = [metric for metric in config.objectives if all(row.value(metric) is None for row in ended)]
+    if not missing:
+        return []
+    known = sorted({name for row in ended for name in row.evaluated} - {"update"})
+    return [
+        f"{arm}: no trial has {', '.join(missing)} of `objectives`, so there is no Pareto front; metrics that trials"
+        f" have: {', '.join(known) or 'none'}."
+    ]
 
 
 def _train(
@@ -97,31 +125,40 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
 
     def train(params: dict[str, Any]) -> None:
         name = str(tune.get_context().get_trial_name())
-        run_trial(experiment, trial_config(experiment, name, {**fixed, **decode(params), **last}), here)
+        run_trial(experiment, trial_config(experiment, name, {**fixed, **values_of(params), **last}), here)
 
+    def values_of(params: Mapping[str, Any]) -> dict[str, Any]:
+        return searched_values_of(searched, decode(params))
+
+    searched = absolute_space(arm.space, experiment.base, config.changes(arm))
     fixed = absolute_changes(experiment.base, _trial_changes(config, arm, {}))
     last = {path: fixed[path] for path in (*config.search.set, TEST)}
     common = apply(experiment.base, fixed)
     updates = common.training.num_updates
     here = trains_here(experiment, common) and not any(path.startswith(WORKER_KEYS) for path in arm.space)
+    folder = Path(experiment.folder)
+    earlier = earlier_trials_of(folder, arm.name)
     numbered = partial(_numbered, folder_name(arm.name))
     tune_config = TuneConfig(
         metric=config.objective,
         mode=config.mode,
         num_samples=config.search.num_samples,
-        search_alg=search_algorithm(config),
+        search_alg=search_algorithm(config, searched, folder, arm.name, earlier.known, earlier.first),
         scheduler=scheduler(config.search.scheduler, updates),
         trial_name_creator=numbered,
         trial_dirname_creator=numbered,
     )
-    space = param_space(absolute_space(arm.space, experiment.base, config.changes(arm)))
+    # A searcher that learns draws all values itself.
+    space = param_space(searched) if config.search.searcher == "random" else {}
     title = f"search for {arm.name}"
-    table = runs_table(experiment, title, config.objective, lambda _: updates, lambda params: _settings(decode(params)))
+    table = runs_table(
+        experiment, title, config.objective, lambda _: updates, lambda params: _settings(values_of(params))
+    )
     rows = []
     for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, table, here):
-        folder, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), decode(result.config or {})
+        run, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), values_of(result.config or {})
         changes = {**fixed, **values, **last}
-        rows.append(read_row(folder, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
+        rows.append(read_row(run, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
     for row in rows:
         close_tracking(experiment, row)
     return rows
@@ -133,9 +170,10 @@ def _numbered(arm: str, trial: Any) -> str:
 
 
 def searched_values(arm: Arm, best: TrialRow) -> list[SearchedValue]:
-    """Ranges of an arm's searched values, with the values of its best trial."""
+    """Ranges of an arm's searched values, with the values of its best trial; without those it did not search."""
     grids = [SearchedValue(path, values, "values", best.params[path]) for path, values in arm.grid.items()]
-    return grids + [_searched_dimension(path, dimension, best.params[path]) for path, dimension in arm.space.items()]
+    drawn = {path: dimension for path, dimension in arm.space.items() if path in best.params}
+    return grids + [_searched_dimension(path, dimension, best.params[path]) for path, dimension in drawn.items()]
 
 
 def _searched_dimension(path: str, dimension: SearchDimension, chosen: Any) -> SearchedValue:
@@ -157,7 +195,8 @@ def arm_changes(config: ExperimentConfig, arm: Arm, searches: Sequence[Search]) 
     if search is None:
         return config.changes(arm)
     chosen = next(row for row in search.rows if row.name == search.chosen)
-    return config.changes(arm, {path: chosen.params[path] for path in origin.searched})
+    # A value whose condition did not hold is that of the base config.
+    return config.changes(arm, {path: chosen.params[path] for path in origin.searched if path in chosen.params})
 
 
 def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Sequence[Search]) -> list[TrainedArm]:

@@ -1,6 +1,7 @@
 """An experiment from its file to its report: search the values of arms, train each with several seeds, ablate one."""
 
 import uuid
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import check_cluster
+from srpo_ray.runs.inputs import input_hashes
 from srpo_ray.search.arms import search_arms, train_arms
+from srpo_ray.search.earlier_trials import EarlierTrials, earlier_trials_file, keep_earlier_trials, read_earlier_trials
 from srpo_ray.search.folder import first_command, open_experiment_folder
 from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
+from srpo_ray.search.searchers import check_searcher
 from srpo_ray.search.trial import Experiment, prepare_trial_processes
 from srpo_ray.tracking.runs import flatten, git_commit
 
@@ -36,9 +40,10 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
         Path of the HTML report.
 
     Raises:
-        ValueError: If an input cannot be used, or no trial of a searched arm finished.
+        ValueError: If an input or the searcher cannot be used, or no trial of a searched arm finished.
         CommandInterruptedError: If it was stopped by Ctrl-C.
     """
+    check_searcher(config)
     trained = [apply(base, changes) for _, changes in config.trained_changes()]
     for run in trained:
         check_inputs(run)
@@ -47,7 +52,10 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
         check_leakage(run, read_texts(run))
     base = with_absolute_paths(base)
     runs = list(map(with_absolute_paths, (*trained, *trials)))
+    earlier = _earlier_trials(config, base, runs)
     folder = open_experiment_folder(config, base, runs)
+    if earlier:
+        keep_earlier_trials(folder, earlier)
     command = first_command(folder, command)
     with ray_session(address):
         check_cluster(base)
@@ -63,3 +71,13 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
             searches, notes = search_arms(experiment, config)
             arms = train_arms(experiment, config, searches)
     return publish(experiment, config, searches, arms, notes, command)
+
+
+def _earlier_trials(config: ExperimentConfig, base: RunConfig, runs: Sequence[RunConfig]) -> dict[str, EarlierTrials]:
+    """Trials that the searches start from; empty without any, or if the experiment has begun and knows them."""
+    if not config.search.points_from or earlier_trials_file(Path(base.run_root) / config.name).exists():
+        return {}
+    found = read_earlier_trials(config, base, input_hashes(base, *runs))
+    for note in (note for each in found.values() for note in each.notes):
+        print(note)
+    return found

@@ -60,6 +60,7 @@ def publish(
         title=config.name,
         objective=config.objective,
         mode=config.mode,
+        objectives=config.objectives,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command,
         commit=git_commit(Path.cwd()),

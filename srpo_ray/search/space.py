@@ -1,4 +1,4 @@
-"""Search space, searcher and scheduler of an arm in the terms of Ray Tune."""
+"""Search space and scheduler of an arm in the terms of Ray Tune."""
 
 import json
 from collections.abc import Mapping
@@ -6,11 +6,10 @@ from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
-from ray.tune.search import ConcurrencyLimiter, SearchAlgorithm
-from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from srpo_ray.config import ExperimentConfig, RunConfig, apply
+from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.config.conditions import allowed_values, example_trial
 from srpo_ray.config.load import get_path
 from srpo_ray.config.search import SchedulerConfig, SearchDimension
 
@@ -45,11 +44,16 @@ def absolute_space(
         base: Config that its trials start from.
         changes: Changes of the arm to that config.
     """
-    found = dict(space)
+
+    def absolute(path: str, value: Any) -> Any:
+        return absolute_changes(base, {**changes, **example_trial(space, path, value)})[path]
+
+    found = {}
     for path, dimension in space.items():
-        if dimension.choice is not None:
-            choices = [absolute_changes(base, {**changes, path: value})[path] for value in dimension.choice]
-            found[path] = SearchDimension(choice=tuple(choices))
+        allowed = allowed_values(space, path)
+        when = {other: [absolute(other, value) for value in values] for other, values in allowed.items()}
+        choices = None if dimension.choice is None else tuple(absolute(path, value) for value in dimension.choice)
+        found[path] = dimension.model_copy(update={"choice": choices, "when": when})
     return found
 
 
@@ -65,32 +69,8 @@ def _domain(dimension: SearchDimension) -> Any:
 
 
 def decode(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The config values that drawn parameters stand for."""
+    """The config values that drawn parameters stand for; choices are JSON texts."""
     return {path: json.loads(value) if isinstance(value, str) else value for path, value in params.items()}
-
-
-def search_algorithm(config: ExperimentConfig) -> SearchAlgorithm | ConcurrencyLimiter:
-    """Build the searcher that draws the trials of one arm.
-
-    Raises:
-        ValueError: If Optuna is asked for and not installed.
-    """
-    search = config.search
-    if search.searcher == "random":
-        return BasicVariantGenerator(max_concurrent=config.max_concurrent_trials, random_state=search.seed)
-    try:
-        import optuna
-    except ImportError as error:
-        raise ValueError(
-            "search.searcher: expected an installed searcher, got optuna, which is not; run"
-            " `pip install 'srpo_ray[optuna]'` or set searcher to random"
-        ) from error
-    from ray.tune.search.optuna import OptunaSearch
-
-    # Half of the trials are drawn at random before the model of the searcher counts.
-    sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=max(search.num_samples // 2, 1))
-    optuna_search = OptunaSearch(metric=config.objective, mode=config.mode, sampler=sampler)
-    return ConcurrencyLimiter(optuna_search, max_concurrent=config.max_concurrent_trials)
 
 
 def scheduler(config: SchedulerConfig, num_updates: int) -> TrialScheduler | None:

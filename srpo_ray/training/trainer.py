@@ -15,11 +15,12 @@ from srpo_ray.config import RunConfig
 from srpo_ray.data.mixture import Prompts, stack_rows
 from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
 from srpo_ray.evaluation.gallery import before_after, save_png
+from srpo_ray.evaluation.image_statistics import drift
 from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, Checkpoint, run_identity, save_checkpoint
-from srpo_ray.runs.collectives import gather
+from srpo_ray.runs.collectives import from_worker_0, gather
 from srpo_ray.runs.folder import RunFolder, append_row, drop_rows_after, load_images, save_images
 from srpo_ray.runs.storage import Storage
 from srpo_ray.training.baseline_cache import baseline_evaluation
@@ -199,13 +200,14 @@ class Trainer:
         start = time.perf_counter()
         evaluation = self._evaluate(self.evaluator, update)
         metrics, images = evaluation.metrics, evaluation.images
+        if self.rank == 0 and update == 0:
+            save_images(self.folder.base_images, images)
+        metrics["image/drift"] = from_worker_0(lambda: drift(load_images(self.folder.base_images), images))
         metrics["time/evaluate"] = time.perf_counter() - start
         self.rewards.take_statistics()
         if self.rank == 0:
             append_row(self.folder.scores, _scores_row(update, len(self.evaluator.prompts), evaluation))
             append_row(self.folder.evaluations, {"update": update, **metrics})
-            if update == 0:
-                save_images(self.folder.base_images, images)
             save_images(self.folder.tuned_images, images)
             base = load_images(self.folder.base_images)
             prompts = [self.evaluator.prompts[index] for index in images]

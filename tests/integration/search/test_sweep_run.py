@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from srpo_ray.cli import main
 from srpo_ray.config import load_run
 from srpo_ray.launch.train import train
 from srpo_ray.runs.checkpoint import latest_trained, read_trained_weights
-from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
 from tests.conftest import ROOT
 
@@ -113,6 +114,8 @@ def test_killed_sweep_is_resumed_without_repeating_finished_trials_and_leaks_not
         {name: row["history"][0][name] for name in row["history"][0] if not name.startswith(of_run)} for row in rows
     ]
     assert all(row == first[0] for row in first)
+    assert all(row["history"][0]["image/drift"] == 0 for row in rows)
+    assert all(row["history"][-1]["image/drift"] > 0 for row in rows[1:])
     report = (folder / "report.html").read_text()
     assert "training.num_updates=4" in report
     assert all(row["name"] in report for row in rows)
@@ -148,6 +151,52 @@ def test_trial_that_a_kill_cut_off_ends_as_a_run_in_peace(swept: Swept) -> None:
     expected = read_trained_weights(Storage(alone.checkpoints), step)
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
+@pytest.mark.long
+def test_killed_search_with_tpe_repeats_its_draws_and_trains_them(tmp_path: Path, ray_cluster: None) -> None:
+    """A dimension has a condition, and the earlier trials are those of the same search with another seed."""
+    config = ROOT / "configs" / "experiments" / "small_world_sweep.yaml"
+    space = {
+        "algorithm.query": {"choice": ["relative", "guided"]},
+        "algorithm.hinge": {"uniform": [0, 2], "when": {"algorithm.query": "relative"}},
+        "training.optimizer.lr": {"loguniform": [1e-6, 1e-4]},
+    }
+    own = [
+        *("experiment.search.searcher=optuna", "experiment.search.startup_trials=1", "experiment.seeds=[]"),
+        *("experiment.ablations=[]", f"experiment.arms.0.space={json.dumps(space)}"),
+    ]
+    script = ROOT / "experiments" / "sweep.py"
+    command = [sys.executable, str(script), str(config), *TINY, *own]
+    folder = tmp_path / "runs" / "small_world_sweep"
+    journal = folder / "searches" / "SRPO.jsonl"
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True) as driver:
+        wait_for_a_finished_and_a_begun_trial(folder, driver)
+        os.killpg(driver.pid, signal.SIGKILL)
+    before = draws(journal)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(["sweep", "--resume", "runs/small_world_sweep"]) == 0
+        again = ["experiment.name=again", f"experiment.search.points_from=[{folder}]", "experiment.search.seed=1"]
+        assert main(["sweep", str(config), *TINY, *own, *again]) == 0
+    after = draws(journal)
+    assert len(after) == 3
+    assert before.items() <= after.items()
+    (search,) = json.loads((folder / "results.json").read_text())["searches"]
+    for number, values in after.items():
+        row = next(row for row in search["rows"] if row["name"] == f"SRPO_trial_{number}")
+        assert ("algorithm.hinge" in row["params"]) == (row["params"]["algorithm.query"] == "relative")
+        assert {path: row["params"][path] for path in values} == values
+        trained = load_run([folder / "trials" / row["name"] / "config.yaml"])
+        assert trained.training.optimizer.lr == values["training.optimizer.lr"]
+    finished = sum(row["status"] == "finished" for row in search["rows"])
+    notes = json.loads((folder.with_name("again") / "results.json").read_text())["notes"]
+    assert any(f"earlier trials of {folder}: {finished} observed" in note for note in notes)
+
+
+def draws(journal: Path) -> dict[int, dict[str, Any]]:
+    """Values of each trial that a searcher has drawn, by number."""
+    return {row["trial"]: row["values"] for row in read_rows(journal) if "values" in row}
 
 
 def committed(folder: Path) -> str:

@@ -9,7 +9,7 @@ import yaml
 from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, apply, load_experiment, load_run
 from tests.conftest import ROOT, SMALL_WORLD
 
-LR = "training.optimizer.lr"
+LR, HELD_OUT = "training.optimizer.lr", "evaluator/held_out"
 SWEEP, TABLE = (ROOT / "configs" / "experiments" / f"{name}.yaml" for name in ("small_world_sweep", "paper_table"))
 
 
@@ -18,6 +18,12 @@ def load(folder: Path, *overrides: str, **values: Any) -> tuple[ExperimentConfig
     arm = {"name": "SRPO", "space": {LR: {"loguniform": [1e-6, 1e-5]}}}
     (folder / "experiment.yaml").write_text(yaml.safe_dump({"base": str(SMALL_WORLD), "arms": [arm], **values}))
     return load_experiment(folder / "experiment.yaml", overrides)
+
+
+def conditional(condition: dict[str, Any]) -> dict[str, Any]:
+    """A space whose hinge has a condition."""
+    query = {"choice": ["relative", "guided"]}
+    return {"algorithm.query": query, "algorithm.hinge": {"uniform": [0, 2], "when": condition}}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,28 @@ def load(folder: Path, *overrides: str, **values: Any) -> tuple[ExperimentConfig
         ({"seeds": [1, 1]}, "expected seeds that differ for 'SRPO'"),
         ({"seeds": []}, "expected at least one seed for 'SRPO', which no search trains"),
         ({"seeds": [0], "grid": {LR: [1e-6]}}, "expected seeds of 'SRPO' other than 0"),
+        (
+            {"space": conditional({"algorithm.words": "relative"})},
+            r"name a `choice` of the same space \(algorithm.query\)",
+        ),
+        ({"space": conditional({"algorithm.query": "plain"})}, r"among the choices of algorithm.query .* got 'plain'"),
+        ({"space": conditional({"algorithm.query": []})}, r"among the choices of algorithm.query .* got \[\]"),
+        (
+            {"space": {"algorithm.hinge": {"uniform": [0, 2], "when": {LR: 1}}}},
+            r"`choice` .* \(there is none\), got 't",
+        ),
+        (
+            {
+                "space": {
+                    "algorithm.query": {
+                        "choice": ["relative", "guided"],
+                        "when": {"algorithm.control_words": "bright"},
+                    },
+                    "algorithm.control_words": {"choice": ["bright"], "when": {"algorithm.query": "guided"}},
+                }
+            },
+            "without a circle, got `when` of algorithm.control_words, algorithm.query",
+        ),
     ],
 )
 def test_unusable_arm_is_refused(tmp_path: Path, arm: dict[str, Any], message: str) -> None:
@@ -56,6 +84,19 @@ def test_unusable_arm_is_refused(tmp_path: Path, arm: dict[str, Any], message: s
         ({"reference_arm": "ReFL"}, r"expected reference_arm to name an arm \(SRPO\), got 'ReFL'"),
         ({"arms": [{"name": "SRPO"}, {"name": "SRPO!"}]}, "names that differ .* got 'SRPO', 'SRPO!'"),
         ({"arms": []}, "arms: .*at least 1 item"),
+        ({"objectives": {HELD_OUT: "max"}}, "two or more metrics in `objectives`"),
+        ({"objectives": {HELD_OUT: "min", "image/diversity": "max"}}, "evaluator/held_out: max among them"),
+        ({"objectives": {HELD_OUT: "max", "reward/total": "max"}}, "expected a score that no run is trained to raise"),
+        ({"objectives": {HELD_OUT: "max", "evaluator/other": "max"}}, "expected a score of evaluation.held_out"),
+        ({"search": {"startup_trials": 4}}, "searcher: optuna with startup_trials, got random"),
+        ({"search": {"points_from": ["runs/a"]}}, "searcher: optuna with points_from, got random"),
+        (
+            {
+                "search": {"searcher": "optuna", "points_from": ["runs/a"]},
+                "arms": [{"name": "SRPO", "grid": {LR: [1]}}],
+            },
+            "an arm with a `space` for search.points_from",
+        ),
         ({"ablations": [{"name": "x", "set": {"algorithm.hing": 1}}]}, "did you mean `hinge`"),
         ({"ablations": [{"name": "x", "set": {"algorithm.timestep_window": [9, 3]}}]}, r"got \[9, 3\]"),
         ({"ablations": [{"name": "x", "set": {"seed": 3}}]}, "ablations.0.set: expected no `seed`"),
@@ -185,3 +226,27 @@ def test_shipped_comparison_crosses_every_method_with_the_same_words_and_searche
     assert words == {method: named | {"plain"} if method != "SRPO" else named for method in words}
     assert len(words) == 5
     assert len({len(arm.grid["training.optimizer.lr"]) for arm in config.arms if arm.grid}) == 1
+
+
+def test_examples_of_a_value_have_all_that_its_condition_and_its_children_need(tmp_path: Path) -> None:
+    """Without its branches the plain query would be refused, and the hinge is searched for relative queries only."""
+    space = {
+        "algorithm.query": {"choice": ["relative", "plain"]},
+        "algorithm.hinge": {"uniform": [0, 2], "when": {"algorithm.query": "relative"}},
+        "algorithm.branches": {"choice": [["denoise"]], "when": {"algorithm.query": ["plain"]}},
+    }
+    config, _ = load(tmp_path, arms=[{"name": "SRPO", "space": space}])
+    examples = [changes for origin, changes in config.trial_changes() if "space" in origin]
+    keys = {changes["algorithm.query"]: set(changes) for changes in examples}
+    assert keys == {
+        "relative": {"algorithm.query", "algorithm.hinge"},
+        "plain": {"algorithm.query", "algorithm.branches"},
+    }
+    assert {0.0, 2.0} < {changes["algorithm.hinge"] for changes in examples if "algorithm.hinge" in changes}
+
+
+def test_diversity_of_single_images_is_refused_as_an_objective(tmp_path: Path) -> None:
+    objectives = {HELD_OUT: "max", "image/diversity": "max"}
+    load(tmp_path, "evaluation.samples_per_prompt=2", objectives=objectives)
+    with pytest.raises(ConfigError, match=r"samples_per_prompt of 2 or more with 'image/diversity', got 1"):
+        load(tmp_path, "evaluation.samples_per_prompt=1", objectives=objectives)

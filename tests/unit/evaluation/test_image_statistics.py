@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
+from srpo_ray.evaluation.image_statistics import drift, image_statistics, seed_diversity, thumbnails
 
 
 def flat(red: float, green: float, blue: float) -> Tensor:
@@ -81,3 +81,11 @@ def test_thumbnails_are_means_of_blocks():
     corner = images[0, :, :2, :4].mean((1, 2))
     assert thumbnails(images).shape == (1, 3, 32, 32)
     assert torch.allclose(thumbnails(images)[0, :, 0, 0].float(), corner, atol=1e-3)
+
+
+def test_drift_is_the_mean_over_images_of_the_root_mean_square_change():
+    base = {4: torch.zeros(3, 8, 8), 7: torch.full((3, 8, 8), 0.5)}
+    half = torch.cat([torch.full((3, 4, 8), 0.5), torch.full((3, 4, 8), 0.9)], dim=1)
+    assert drift(base, base) == 0
+    # All pixels of the first change by 0.2; half of those of the second by 0.4, so sqrt(0.08).
+    assert drift(base, {4: base[4] + 0.2, 7: half}) == pytest.approx((0.2 + 0.08**0.5) / 2, rel=1e-5)

@@ -81,8 +81,8 @@ def test_no_trials_have_no_parameters():
     assert variance_explained([], []) == {}
 
 
-def test_lists_missing_values_and_booleans_are_groups():
-    params = [{"a": [1, 2]}, {"a": [1, 2]}, {"a": None}, {}, {"a": True}, {"a": True}]
+def test_lists_empty_values_and_booleans_are_groups():
+    params = [{"a": [1, 2]}, {"a": [1, 2]}, {"a": None}, {"a": None}, {"a": True}, {"a": True}]
     share = variance_explained(params, [1.0, 1.1, 5.0, 5.1, 9.0, 9.1])["a"]
     assert share is not None
     assert share > 0.9

@@ -1,9 +1,6 @@
 """The study's experiment files and the arithmetic of its tables."""
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,27 +11,6 @@ from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs" / "experiments"
 LR = "training.optimizer.lr"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    """Import a file of experiments/ as `python experiments/NAME.py` does: its folder is on the path."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    loaded: list[str] = []
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        loaded.append(name)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
-    for name in loaded:
-        del sys.modules[name]
 
 
 def experiment(path: Path) -> ExperimentConfig:

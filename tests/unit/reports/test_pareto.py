@@ -1,10 +1,9 @@
-import random
 import re
 from dataclasses import replace
 
 from srpo_ray.evaluation.results import TRAINED_GAIN, TRAINED_REWARD, Results
 from srpo_ray.reports.drawings import draw
-from srpo_ray.reports.sweep_charts import pareto_chart, pareto_front, word_colors
+from srpo_ray.reports.sweep_charts import pareto_chart, word_colors
 from tests.unit.evaluation.conftest import with_rows
 
 OBJECTIVE = "evaluator/held_out"
@@ -13,20 +12,6 @@ OBJECTIVE = "evaluator/held_out"
 def pareto_figure(sweep: Results) -> str | None:
     chart = pareto_chart(sweep)
     return None if chart is None else draw(chart)
-
-
-def beaten(point: tuple[float, float], points: list[tuple[float, float]]) -> bool:
-    return any(x >= point[0] and y >= point[1] and (x, y) != point for x, y in points)
-
-
-def test_front_is_that_of_brute_force():
-    random.seed(0)
-    for _ in range(300):
-        points = [(random.randint(0, 5), random.randint(0, 5)) for _ in range(random.randint(0, 12))]
-        front = pareto_front([(float(x), float(y)) for x, y in points])
-        floats = [(float(x), float(y)) for x, y in points]
-        assert sorted(front) == [index for index, point in enumerate(floats) if not beaten(point, floats)]
-        assert [floats[index][0] for index in front] == sorted(floats[index][0] for index in front)
 
 
 def test_figure_names_every_trial_the_base_and_the_hacking_quarter(sweep: Results):

@@ -9,14 +9,14 @@ import pytest
 from srpo_ray.config import ExperimentConfig, apply, load_run
 from srpo_ray.config.experiment import Arm as ConfigArm
 from srpo_ray.config.search import SearchConfig
-from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.search import arms as arms_module
 from srpo_ray.search.arms import arm_changes, search_arms, searched_values, train_arms
 from srpo_ray.search.phase import PlannedRun
 from srpo_ray.search.trial import Experiment
 from tests.conftest import SMALL_WORLD
 
-LR, HELD_OUT = "training.optimizer.lr", "evaluator/held_out"
+LR, HELD_OUT, DRIFT = "training.optimizer.lr", "evaluator/held_out", "image/drift"
 CONFIG = ExperimentConfig.model_validate(
     {
         "base": "base.yaml",
@@ -49,7 +49,10 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment
                 run.kind,
                 run.label,
                 run.changes,
-                [{"update": 0, HELD_OUT: 0.5}, {"update": 4, HELD_OUT: 0.6 - abs(run.changes[LR] - 2e-6) * 1e4}],
+                [
+                    {"update": 0, HELD_OUT: 0.5, DRIFT: 0.0},
+                    {"update": 4, HELD_OUT: 0.6 - abs(run.changes[LR] - 2e-6) * 1e4, DRIFT: run.changes[LR] * 1e4},
+                ],
                 "finished",
                 1.0,
                 run.seed,
@@ -153,3 +156,45 @@ def test_arms_are_trained_with_the_values_of_their_search_and_without_its_change
         ("no inversion", "ablation", [1, 2]),
         ("once", "ablation", [3]),
     ]
+
+
+def searched_front(experiment: Experiment, **values: object) -> tuple[Search, list[str]]:
+    """Search of three learning rates: the second has the best score, the first the smallest drift."""
+    arm = {"name": "SRPO", "grid": {LR: [1e-6, 2e-6, 3e-6]}}
+    found, notes = search_arms(experiment, ExperimentConfig.model_validate({"base": "b.yaml", "arms": [arm], **values}))
+    return found[0], notes
+
+
+def test_front_of_a_search_has_the_trials_within_the_limits_that_no_other_beats(
+    planned: tuple[Experiment, list[PlannedRun]],
+) -> None:
+    experiment, _ = planned
+    objectives = {HELD_OUT: "max", DRIFT: "min"}
+    search, _ = searched_front(experiment, objectives=objectives)
+    assert (search.front, search.breaking) == (["SRPO_trial_0", "SRPO_trial_1"], [])
+    # A negative fall is a rise: only the second trial rises by 0.095.
+    search, _ = searched_front(experiment, objectives=objectives, max_fall={HELD_OUT: -0.095})
+    assert (search.front, search.breaking) == (["SRPO_trial_1"], ["SRPO_trial_0", "SRPO_trial_2"])
+    search, _ = searched_front(experiment, objectives=objectives, max_fall={HELD_OUT: -9})
+    assert search.front == ["SRPO_trial_0", "SRPO_trial_1"]
+    assert searched_front(experiment)[0].front == []
+
+
+def test_objective_that_no_trial_has_is_noted(planned: tuple[Experiment, list[PlannedRun]]) -> None:
+    experiment, _ = planned
+    search, notes = searched_front(experiment, objectives={HELD_OUT: "max", "image/drift2": "min"})
+    assert search.front == []
+    assert any(note.startswith("SRPO: no trial has image/drift2 of `objectives`") for note in notes)
+
+
+def test_arm_keeps_its_own_value_where_the_condition_of_a_searched_one_does_not_hold() -> None:
+    space = {
+        "algorithm.query": {"choice": ["relative", "guided"]},
+        "algorithm.hinge": {"uniform": [0, 2], "when": {"algorithm.query": "relative"}},
+    }
+    arm = {"name": "SRPO", "set": {"training.batch_size": 2}, "space": space}
+    config = ExperimentConfig.model_validate({"base": "b.yaml", "arms": [arm]})
+    chosen = TrialRow("t", "trial", "t", {"algorithm.query": "guided"}, [], "finished", 1.0, 0)
+    search = Search("SRPO", [chosen], "t")
+    assert arm_changes(config, config.arms[0], [search]) == {"training.batch_size": 2, "algorithm.query": "guided"}
+    assert [value.path for value in searched_values(config.arms[0], chosen)] == ["algorithm.query"]

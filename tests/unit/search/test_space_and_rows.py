@@ -10,7 +10,7 @@ from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.results import CALLS, SECONDS, Arm, Search, TrialRow
 from srpo_ray.runs.folder import RunFolder, append_row
 from srpo_ray.search.selection import best_arm, choose_best, read_row
-from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, search_algorithm
+from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space
 from tests.conftest import SMALL_WORLD
 
 SPACE = {
@@ -141,15 +141,6 @@ def test_a_run_that_broke_before_its_first_evaluation_has_no_gain(tmp_path: Path
     folder = RunFolder(tmp_path / "trial_1")
     folder.make()
     assert read_row(folder, "trial", "a trial", {}, 0, "out of memory").history == []
-
-
-def test_optuna_draws_the_same_trials_from_the_same_seed() -> None:
-    def first_draws(seed: int) -> list[Any]:
-        algorithm: Any = search_algorithm(experiment(search={"searcher": "optuna", "seed": seed}))
-        algorithm.set_search_properties("evaluator/held_out", "max", param_space(SPACE))
-        return [algorithm.suggest(str(index)) for index in range(2)]
-
-    assert first_draws(4) == first_draws(4) != first_draws(5)
 
 
 def test_best_trial_is_the_best_finished_one_that_keeps_its_content() -> None:

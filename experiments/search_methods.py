@@ -1,0 +1,180 @@
+"""Comparison of searchers at equal compute on the small world: short searches, each with several search seeds.
+
+python experiments/search_methods.py            # run or resume the searches, test what they chose, print the table
+python experiments/search_methods.py --report   # test and print what is finished
+python experiments/search_methods.py --only "TPE" --seeds 0 1
+
+Every search makes the same number of updates in total. The setting that it chooses is tested on prompts that choose
+nothing. Folders of the searches are under `runs/search_methods`.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, mean, stdev
+from typing import Any
+
+from srpo_ray.cli import main as srpo_ray
+from srpo_ray.config import apply
+from srpo_ray.config.base import folder_name
+from srpo_ray.data.prompts import load_prompts
+from srpo_ray.evaluation.pareto import hypervolume
+from srpo_ray.evaluation.results import MEAN_UTILITY
+from srpo_ray.files import write_text
+from srpo_ray.inference.job import Model, SamplingJob
+from srpo_ray.inference.sampler import Sampler
+from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.trained import read_trained
+
+CONFIG = Path(__file__).parents[1] / "configs" / "experiments" / "search_methods" / "search.yaml"
+SEEDS = (0, 1, 2)
+"""Seeds of the searches."""
+TEST_PROMPTS = "small_world:test"
+HELD_OUT, DIVERSITY, DRIFT = "evaluator/held_out", "image/diversity", "image/drift"
+TPE = ("experiment.search.searcher=optuna", "experiment.search.startup_trials=4")
+FRONT = f"experiment.objectives={{{HELD_OUT}: max, {DIVERSITY}: max, {DRIFT}: min}}"
+ARMS: Mapping[str, tuple[str, ...]] = {
+    "random": (),
+    "TPE": (*TPE, "experiment.search.constrained=false"),
+    "TPE, limits known": TPE,
+    "TPE, three objectives": (*TPE, FRONT),
+}
+"""Name of an arm -> overrides of `search.yaml`. Every arm must make the same number of updates in total."""
+REFERENCE = {HELD_OUT: 0.0, DIVERSITY: 0.0, DRIFT: 0.3}
+"""Worst point of the hypervolume: the base model's held-out score (a gain of 0), no diversity, and a drift of 0.3."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """One finished search."""
+
+    updates: int
+    """Updates of all trials."""
+    trials: int
+    breaking: int
+    """Trials that ended and broke a limit of the experiment."""
+    keeps: bool
+    """True if the chosen trial keeps the limits."""
+    volume: float
+    """Hypervolume that the trials within the limits dominate: held-out gain times diversity times (0.3 - drift)."""
+    held_out: float
+    """Gain of the chosen weights over the base model in the held-out score, on the test prompts."""
+    utility: float
+    """Gain in the mean utility of the simulated people who test, on the test prompts."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", action="store_true", help="only report what is finished")
+    parser.add_argument("--runs", type=Path, default=Path("runs/search_methods"), help="folder of the searches")
+    parser.add_argument("--only", nargs="+", default=list(ARMS), choices=list(ARMS), help="arms (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="seeds of the searches")
+    parsed = parser.parse_args(arguments)
+    if not parsed.report:
+        for seed in parsed.seeds:
+            for arm in parsed.only:
+                search(parsed.runs, arm, seed)
+    found = {arm: [read_search(parsed.runs, arm, seed) for seed in parsed.seeds] for arm in parsed.only}
+    print(table({arm: [each for each in searches if each] for arm, searches in found.items()}))
+
+
+def folder_of(root: Path, arm: str, seed: int) -> Path:
+    """Folder of a search."""
+    return root / f"{folder_name(arm)}_{seed}"
+
+
+def search(root: Path, arm: str, seed: int) -> None:
+    """Run a search, or resume it; a finished one is not repeated.
+
+    Raises:
+        SystemExit: If it fails.
+    """
+    folder = folder_of(root, arm, seed)
+    if (folder / "results.json").exists():
+        return
+    own = [f"run_root={root}", f"experiment.name={folder.name}", f"experiment.search.seed={seed}"]
+    start = [str(CONFIG), *own, *ARMS[arm]]
+    if code := srpo_ray(["sweep", *(["--resume", str(folder)] if (folder / "experiment.yaml").exists() else start)]):
+        raise SystemExit(code)
+
+
+def read_search(root: Path, arm: str, seed: int) -> SearchResult | None:
+    """Results of a search, with a test of its chosen weights that is made once; None if it has not finished."""
+    folder = folder_of(root, arm, seed)
+    results = folder / "results.json"
+    if not results.exists():
+        return None
+    (found,) = json.loads(results.read_text())["searches"]
+    chosen = RunFolder(folder / "trials" / found["chosen"])
+    held_out, utility = tested(folder, chosen)
+    return SearchResult(
+        updates=sum(len(read_rows(file)) for file in sorted(folder.glob("trials/*/updates.jsonl"))),
+        trials=len(found["rows"]),
+        breaking=len(found["breaking"]),
+        keeps=found["chosen"] not in found["breaking"],
+        volume=volume([row for row in found["rows"] if row["name"] not in found["breaking"]]),
+        held_out=held_out,
+        utility=utility,
+    )
+
+
+def volume(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Hypervolume that trials dominate, over `REFERENCE`.
+
+    Args:
+        rows: Trials of `results.json`, with their evaluations in `history`.
+    """
+    ends = [(row["history"][0], row["history"][-1]) for row in rows if row["status"] == "finished"]
+    points = [(end[HELD_OUT] - start[HELD_OUT], end[DIVERSITY], -end[DRIFT]) for start, end in ends]
+    return hypervolume(points, (REFERENCE[HELD_OUT], REFERENCE[DIVERSITY], -REFERENCE[DRIFT]))
+
+
+def tested(folder: Path, chosen: RunFolder) -> tuple[float, float]:
+    """Gains of a trial's weights over the base model in the held-out score and in the utility, on the test prompts."""
+    file = folder / "tested.json"
+    if not file.exists():
+        run = read_trained(chosen.path)
+        config = apply(run.config, {"evaluation.samples_per_prompt": 1})
+        models = (Model("base", run, 0.0), Model("tuned", run, 1.0))
+        prompts = tuple(load_prompts(TEST_PROMPTS))
+        job = SamplingJob(config, models, prompts, folder / "tested", scored=True, truth=True)
+        sampler = Sampler(job)
+        rows = [row for chunk in job.chunks for row in sampler.draw(chunk)]
+        write_text(file, json.dumps([_gain(rows, metric) for metric in (HELD_OUT, MEAN_UTILITY)]))
+    held_out, utility = json.loads(file.read_text())
+    return held_out, utility
+
+
+def _gain(rows: Sequence[Mapping[str, Any]], metric: str) -> float:
+    base, tuned = (fmean(row[metric] for row in rows if row["model"] == model) for model in ("base", "tuned"))
+    return tuned - base
+
+
+def table(arms: Mapping[str, Sequence[SearchResult]]) -> str:
+    """Markdown: mean and standard deviation over the search seeds, one row per arm with a finished search."""
+    titles = ["", "searches", "updates", "held-out, test", "utility, test", "trials that break a limit", "hypervolume"]
+    lines = [_line(titles), _line(["---"] * len(titles))]
+    for arm, found in arms.items():
+        if found:
+            values = [asdict(each) for each in found]
+            cells = [_spread([each[name] for each in values]) for name in ("held_out", "utility")]
+            broken = f"{mean(each.breaking for each in found):.1f} of {mean(each.trials for each in found):.0f}"
+            updates = f"{mean(each.updates for each in found):.0f}"
+            size = _spread([1000 * each.volume for each in found])
+            lines.append(_line([arm, str(len(found)), updates, *cells, broken, size]))
+    return "\n".join([*lines, "", "Hypervolume in thousandths: held-out gain x diversity x (0.3 - drift)."])
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):+.4f} ± {stdev(values):.4f}" if len(values) > 1 else f"{values[0]:+.4f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

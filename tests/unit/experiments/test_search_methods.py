@@ -1,0 +1,59 @@
+"""The comparison of searchers: its arms, and the arithmetic of its table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srpo_ray.config import load_experiment
+
+HELD_OUT, DIVERSITY, DRIFT = "evaluator/held_out", "image/diversity", "image/drift"
+
+
+def test_every_arm_searches_the_same_space_with_the_same_number_of_updates(script) -> None:
+    methods = script("search_methods")
+    arms = {name: load_experiment(methods.CONFIG, overrides) for name, overrides in methods.ARMS.items()}
+    first, base = arms["random"]
+    assert all(config.arms == first.arms and config.max_fall == first.max_fall for config, _ in arms.values())
+    assert all(run == base for _, run in arms.values())
+    assert {name: (config.search.searcher, config.search.constrained) for name, (config, _) in arms.items()} == {
+        "random": ("random", True),
+        "TPE": ("optuna", False),
+        "TPE, limits known": ("optuna", True),
+        "TPE, three objectives": ("optuna", True),
+    }
+    assert len(arms["TPE, three objectives"][0].objectives) == 3
+
+
+def trial(name: str, held_out: float, diversity: float, drift: float, status: str = "finished") -> dict[str, Any]:
+    start = {HELD_OUT: 0.5, DIVERSITY: 0.1, DRIFT: 0.0}
+    return {
+        "name": name,
+        "status": status,
+        "history": [start, {HELD_OUT: held_out, DIVERSITY: diversity, DRIFT: drift}],
+    }
+
+
+def test_hypervolume_is_that_of_the_boxes_of_the_trials(script) -> None:
+    """Two boxes of 0.2 x 0.1 x 0.2 and 0.1 x 0.2 x 0.2 overlap in 0.1 x 0.1 x 0.2; the third trial lost the score."""
+    rows = [trial("a", 0.7, 0.1, 0.1), trial("b", 0.6, 0.2, 0.1), trial("c", 0.4, 0.3, 0.0)]
+    assert script("search_methods").volume(rows) == pytest.approx(0.004 + 0.004 - 0.002)
+
+
+def test_table_has_means_and_spreads_of_the_finished_searches(script, tmp_path: Path) -> None:
+    methods = script("search_methods")
+    for seed, gain in ((0, 0.01), (1, 0.03)):
+        folder = methods.folder_of(tmp_path, "random", seed)
+        for name in ("a", "b"):
+            (folder / "trials" / name).mkdir(parents=True)
+            (folder / "trials" / name / "updates.jsonl").write_text('{"update": 1}\n' * 16)
+        rows = [trial("a", 0.7, 0.1, 0.1), trial("b", 0.9, 0.1, 0.2)]
+        search = {"chosen": "a", "breaking": ["b"], "rows": rows}
+        (folder / "results.json").write_text(json.dumps({"searches": [search]}))
+        (folder / "tested.json").write_text(json.dumps([gain, 10 * gain]))
+    found = [methods.read_search(tmp_path, "random", seed) for seed in (0, 1)]
+    line = methods.table({"random": found, "TPE": []}).splitlines()[2]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["random", "2", "32", "+0.0200 ± 0.0141", "+0.2000 ± 0.1414", "1.0 of 2", "+4.0000 ± 0.0000"]
+    assert methods.read_search(tmp_path, "random", 2) is None
