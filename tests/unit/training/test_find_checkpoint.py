@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from srpo_ray.config import RunConfig, load_run
-from srpo_ray.runs.checkpoint import run_identity, save_checkpoint
+from srpo_ray.config.continuation import run_identity
+from srpo_ray.runs.checkpoint import save_checkpoint
 from srpo_ray.runs.folder import CHECKPOINT_SAVED, RunFolder, append_row
 from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.warnings import warnings
