@@ -56,7 +56,7 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
             trials = _search_space(experiment, config, arm)
         best, note = choose_best(trials, config, arm.name)
         searched = searched_values(arm, best)
-        found.append(Search(arm.name, trials, best.name, bool(arm.space), searched, rungs, rounds))
+        found.append(Search(arm.name, trials, best.name, bool(arm.space), searched, rungs=rungs, rounds=rounds))
         notes += [note] if note else []
     if shared := _arms_on_the_noise_of_trials(experiment.base, config):
         notes.append(
