@@ -8,7 +8,7 @@ import torch
 
 from srpo_ray.config import RunConfig, apply, load_run, to_yaml
 from srpo_ray.config.continuation import check_continues, evaluated_alike
-from srpo_ray.runs.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from srpo_ray.runs.checkpoint import copy_checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from srpo_ray.runs.folder import RunFolder, append_row, read_rows
 from srpo_ray.runs.start_from import check_start, started_at, take_over
 from srpo_ray.runs.storage import Storage
@@ -149,3 +149,12 @@ def test_evaluations_compare_where_only_training_differs() -> None:
     assert evaluated_alike(BASE, apply(BASE, alike))
     for changes in ({"evaluation.seed": 5}, {"model.resolution": 128}, {"algorithm.control_words": "vivid"}):
         assert not evaluated_alike(BASE, apply(BASE, changes))
+
+
+def test_checkpoint_is_copied_to_and_from_an_object_store(tmp_path: Path) -> None:
+    source_run(tmp_path)
+    local, remote = Storage(RunFolder(tmp_path / "first").checkpoints), Storage("memory://bucket/second")
+    copy_checkpoint(local, remote, 20)
+    back = Storage(tmp_path / "back")
+    copy_checkpoint(remote, back, 20)
+    assert read_checkpoint(back, 20).optimizer["layer/exp_avg"].tolist() == [20.0] * 3
