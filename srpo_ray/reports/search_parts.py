@@ -15,11 +15,12 @@ def promotion_section(report: Results, search: Search) -> Section | None:
     """Rungs of a search with promotion, and the updates and calls that it saved; None for other searches."""
     if not search.rungs:
         return None
+    own = any(rung.changes for rung in search.rungs)
     text = Text(
         f"All {search.rungs[0].trials} trials were trained to the end of the first rung. The best of each rung"
         f" continued from their checkpoints, with weights and optimizer state. {saved_text(search.rungs)}"
+        f"{' Scores of rungs with settings of their own do not compare with others.' if own else ''}"
     )
-    # Scores of rungs with other evaluations do not compare, so the table says what each rung changed.
     columns = [
         Column("rung"),
         Column("updates", "up to update"),
@@ -85,9 +86,10 @@ def schedule_section(report: Results, search: Search) -> Section | None:
         return None
     copies = sum(member.copied for part in search.rounds for member in part.members)
     text = Text(
-        f"{len(search.rounds[0].members)} trials were trained in {len(search.rounds)} rounds. {copies} times a trial"
-        " copied weights and optimizer state of a better one, with perturbed values. The table follows the chosen trial"
-        " back to the first round. schedule.yaml contains its values and trains them again with other seeds."
+        f"{len(search.rounds[0].members)} trials were trained in {len(search.rounds)} rounds; between"
+        f" them, {copies} {'copy was' if copies == 1 else 'copies were'} made of the weights and optimizer state of a"
+        " better trial, with perturbed values. The table follows the chosen trial back to the first round."
+        " schedule.yaml contains its values and trains them again with other seeds."
     )
     paths = list(search.lineage[0].values)
     charts = [chart for path in paths if (chart := _value_chart(search, path)) is not None]
