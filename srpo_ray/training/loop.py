@@ -317,10 +317,11 @@ def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
     storage = Storage(folder.checkpoints)
     found = load_checkpoint(storage, run_identity(config), partial(_note_damage, folder))
     saved = [row["update"] for row in read_rows(folder.events) if row["event"] == CHECKPOINT_SAVED]
-    if saved and not found:
+    last = saved[-1] if saved else started_at(folder)
+    if last and not found:
         raise ValueError(
             f"expected a valid checkpoint of {folder.path.name} in {storage.location}, where the run saved update"
-            f" {saved[-1]}, got none; restore or mount that storage, or delete {folder.path} to start from scratch"
+            f" {last}, got none; restore or mount that storage, or delete {folder.path} to start from scratch"
         )
     return found
 

@@ -60,5 +60,15 @@ def test_run_whose_checkpoints_are_all_gone_does_not_start_from_scratch(
         find_checkpoint(config, folder)
 
 
+def test_run_that_lost_the_checkpoint_of_the_run_it_continues_does_not_start_from_scratch(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    folder.start.write_text('{"run": "other", "update": 20}')
+    with pytest.raises(ValueError, match=r"expected a valid checkpoint of run .* the run saved update 20, got none"):
+        find_checkpoint(config, folder)
+
+
 def test_run_without_checkpoints_starts_from_scratch(config: RunConfig, tmp_path: Path) -> None:
     assert find_checkpoint(config, RunFolder(tmp_path)) is None
