@@ -1,5 +1,6 @@
 """Schedulers of a search: early stopping, promotion over rungs of rising fidelity, population based training."""
 
+import math
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -24,6 +25,15 @@ class Rung(Section):
     set: Changes = {}
     """Dotted config path -> value for this rung only, after `search.set`: a lower `model.resolution`, fewer evaluation
     prompts or steps, rollouts of the base model."""
+
+    def num_promoted(self, num_trials: int) -> int:
+        """Number of the rung's trials that the next rung continues; 0 in the last rung.
+
+        Args:
+            num_trials: Trials that are trained in the rung.
+        """
+        # The small number allows for shares such as 0.3, whose products may fall short of whole numbers.
+        return 0 if self.keep is None else max(1, math.floor(num_trials * self.keep + 1e-9))
 
 
 class Round(Section):

@@ -1,6 +1,5 @@
 """Search with promotion (synchronous successive halving): the best trials of a rung continue from their checkpoints."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,12 +69,6 @@ def order(rows: Sequence[TrialRow], config: ExperimentConfig) -> list[int]:
     return [index for _, _, index in sorted(found)]
 
 
-def num_promoted(num_trials: int, share: float) -> int:
-    """Number of trials that are promoted from a rung: a share of them, rounded down, at least 1."""
-    # The small number allows for shares such as 0.3, whose products may fall short of whole numbers.
-    return max(1, math.floor(num_trials * share + 1e-9))
-
-
 def search_by_promotion(
     search: SearchInParts, drawn: Sequence[Mapping[str, Any]]
 ) -> tuple[list[TrialRow], list[RungResult]]:
@@ -106,7 +99,7 @@ def search_by_promotion(
         rows = search.train(f"search_{search.name}_rung_{number}", title, runs)
         latest |= zip(alive, rows, strict=True)
         best = order(rows, config)
-        kept = best[: num_promoted(len(alive), rung.keep)] if rung.keep is not None else []
+        kept = best[: rung.num_promoted(len(alive))]
         rungs.append(_rung_result(rung.updates, rung.set, before, rows, [rows[i] for i in best], len(kept), config))
         in_last_rung, alive = set(alive), sorted(alive[index] for index in kept)
         if not alive:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from srpo_ray.config import ExperimentConfig, load_experiment, load_run
-from srpo_ray.config.scheduler import SchedulerConfig
+from srpo_ray.config.scheduler import Rung, SchedulerConfig
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.results import CALLS, TrialRow
 from srpo_ray.evaluation.search_parts import Member, RoundResult, lineage
@@ -18,7 +18,7 @@ from srpo_ray.search import arms as arms_module
 from srpo_ray.search.arms import search_arms, train_arms
 from srpo_ray.search.phase import PlannedRun
 from srpo_ray.search.population import explore, next_round, perturb
-from srpo_ray.search.promotion import num_promoted, order
+from srpo_ray.search.promotion import order
 from srpo_ray.search.trial import Experiment
 from tests.conftest import SMALL_WORLD
 
@@ -95,7 +95,8 @@ def test_best_of_a_part_come_first_and_those_that_break_a_limit_last() -> None:
 
 @pytest.mark.parametrize(("trials", "share", "expected"), [(8, 0.5, 4), (5, 0.5, 2), (10, 0.3, 3), (3, 0.1, 1)])
 def test_number_of_promoted_trials_is_rounded_down(trials: int, share: float, expected: int) -> None:
-    assert num_promoted(trials, share) == expected
+    assert Rung(updates=10, keep=share).num_promoted(trials) == expected
+    assert Rung(updates=10).num_promoted(trials) == 0
 
 
 def test_promoted_trials_continue_the_runs_of_the_rung_before(trainer: Trainer, started: Experiment) -> None:
