@@ -20,7 +20,7 @@ from srpo_ray.search.phase import PlannedRun
 from srpo_ray.search.population import explore, next_round, perturb
 from srpo_ray.search.promotion import order
 from srpo_ray.search.trial import Experiment
-from tests.conftest import SMALL_WORLD
+from tests.conftest import ROOT, SMALL_WORLD
 
 LR, WORDS, STRENGTH = "training.optimizer.lr", "algorithm.control_words", "algorithm.interpolation_strength"
 HELD_OUT, CONTENT = "evaluator/held_out", "truth/content_accuracy"
@@ -268,6 +268,12 @@ def test_lineage_follows_copies_back_to_the_first_round() -> None:
         RoundResult(30, [Member("a3", {}, "a2", 0.3), Member("b3", {}, "b2", 0.2)]),
     ]
     assert [member.name for member in lineage(rounds, "a3")] == ["b1", "a2", "a3"]
+
+
+@pytest.mark.parametrize(("name", "ends"), [("promotion", [10, 20, 40]), ("pbt", [10, 20, 30, 40])])
+def test_shipped_files_can_be_used(name: str, ends: list[int]) -> None:
+    config, base = load_experiment(ROOT / "configs" / "experiments" / f"small_world_{name}.yaml")
+    assert config.search.scheduler.ends(base.training.num_updates) == ends
 
 
 @pytest.mark.parametrize(
