@@ -18,6 +18,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         "data.prompts": _absolute(config.data.prompts),
         "evaluation.prompts": _absolute(config.evaluation.prompts),
     }
+    if config.start_from:
+        changes["start_from"] = str(Path(config.start_from).resolve())
     if config.model.decoder:
         changes["model.decoder"] = _absolute(config.model.decoder)
     if config.evaluation.test:

@@ -6,9 +6,11 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Name, Section, check_name, check_names
+from srpo_ray.config.changes import Changes, check_changes
 from srpo_ray.config.conditions import allowed_values, conditions_first, example_trial
 from srpo_ray.config.evaluation import Objective
-from srpo_ray.config.search import Changes, SearchConfig, SearchDimension, check_changes
+from srpo_ray.config.scheduler import UPDATES, Round, Rung
+from srpo_ray.config.search import SearchConfig, SearchDimension
 
 TEST = "evaluation.test"
 """Config path of the test prompts."""
@@ -31,6 +33,9 @@ class Arm(Section):
     """Dotted config path -> distribution that trials are drawn from."""
     grid: dict[str, tuple[Any, ...]] = {}
     """Dotted config path -> values. Every combination is trained to its end."""
+    schedule: tuple[Round, ...] = ()
+    """Values by updates: each round continues from the checkpoint of the round before it. The last round ends at
+    `training.num_updates`. A search with `pbt` writes such a schedule."""
     seeds: tuple[int, ...] | None = None
     """Seeds of this arm's training runs; unset takes those of the experiment."""
 
@@ -59,6 +64,34 @@ class Arm(Section):
                 f" {', '.join(self.searched)}; search that arm, or remove `like`"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        ends = [part.updates for part in self.schedule]
+        if ends != sorted(set(ends)):
+            raise ValueError(
+                f"expected a schedule with rising updates in arm {self.name!r}, got {ends}; sort its rounds"
+            )
+        if self.schedule and (self.like is not None or self.searched):
+            raise ValueError(
+                f"expected no `like`, `space` or `grid` beside the schedule of arm {self.name!r}, got"
+                f" {self.like or ', '.join(self.searched)}; give values that do not change in `set`"
+            )
+        if any(UPDATES in part.set for part in self.schedule):
+            raise ValueError(
+                f"expected no {UPDATES} in the schedule of arm {self.name!r}, got one; `updates` gives the end of a"
+                " round, and `set` of the arm the number of all updates"
+            )
+        return self
+
+
+def _rounds(arm: Arm) -> list[tuple[str, dict[str, Any]]]:
+    """Place in the file and changes of each round of an arm; one without changes if it has no schedule."""
+    rounds = [
+        (f": schedule, round {number}", {**part.set, **({UPDATES: part.updates} if number < len(arm.schedule) else {})})
+        for number, part in enumerate(arm.schedule, 1)
+    ]
+    return rounds or [("", {})]
 
 
 class Ablation(Section):
@@ -147,10 +180,23 @@ class ExperimentConfig(Section):
         changes = {path: value for path, value in arm_changes.items() if not _of_test(path)}
         return {**changes, **self.search.set, TEST: None}
 
+    def rung_settings(self, arm_changes: Mapping[str, Any], rung: Rung) -> dict[str, Any]:
+        """Changes of an arm's trials in a rung to the base config.
+
+        Args:
+            arm_changes: Changes of the arm.
+            rung: The rung.
+        """
+        return {**self.trial_settings(arm_changes), **rung.set, UPDATES: rung.updates}
+
     def trained_changes(self) -> list[tuple[str, dict[str, Any]]]:
         """Changes of each arm, without searched values, and each ablation, with their place in the file."""
         reference = self.changes(self.reference)
-        arms = [(f"arm {arm.name!r}", self.changes(arm)) for arm in self.arms]
+        arms = [
+            (f"arm {arm.name!r}{place}", {**self.changes(arm), **values})
+            for arm in self.arms
+            for place, values in _rounds(arm)
+        ]
         return arms + [(f"ablation {each.name!r}", {**reference, **each.set}) for each in self.ablations]
 
     def trial_changes(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -164,6 +210,8 @@ class ExperimentConfig(Section):
                 yield from ((f"{origin}: grid.{path}", {**changes, path: value}) for value in values)
             if arm.searched:
                 yield f"search.set for {origin}", self.trial_settings(changes)
+            for number, rung in enumerate(self.search.scheduler.rungs if arm.space else (), 1):
+                yield f"rung {number} for {origin}", self.rung_settings(changes, rung)
 
     def seeds_of(self, part: Arm | Ablation) -> tuple[int, ...]:
         """Seeds that an arm or ablation is trained with."""
@@ -201,6 +249,16 @@ class ExperimentConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_conditions(self) -> Self:
+        conditional = sorted({path for arm in self.arms for path, each in arm.space.items() if each.when})
+        if conditional and self.search.scheduler.type == "pbt":
+            raise ValueError(
+                f"expected no `when` in a space that scheduler.type: pbt searches, got one of {', '.join(conditional)};"
+                " a perturbed choice would leave values without their condition: remove `when`, or use promotion"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_points(self) -> Self:
         if self.search.points_from and not any(arm.space for arm in self.arms):
             raise ValueError(
@@ -212,16 +270,18 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _check_search(self) -> Self:
         searched = {path for arm in self.arms for path in arm.searched}
-        if tested := sorted(path for path in {*searched, *self.search.set} if _of_test(path)):
+        for_trials = {*self.search.set, *(path for rung in self.search.scheduler.rungs for path in rung.set)}
+        if tested := sorted(path for path in {*searched, *for_trials} if _of_test(path)):
             raise ValueError(
                 f"expected no key of {TEST} in `space`, `grid` or search.set, got {', '.join(tested)}; trials are not"
                 " tested, because test prompts choose nothing: give it in the base config"
             )
-        twice = sorted(searched & set(self.search.set))
+        twice = sorted(searched & for_trials)
         if twice:
+            place = "search.set or `set` of a rung" if self.search.scheduler.rungs else "search.set"
             raise ValueError(
-                f"expected no searched value in search.set, got {', '.join(twice)}; trials would all have the same:"
-                " remove it there or from the arms"
+                f"expected no searched value in {place}, got {', '.join(twice)}; trials"
+                " would all have the same: remove it there or from the arms"
             )
         return self
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from srpo_ray.config.algorithms.registry import DEFAULT_TYPE
 from srpo_ray.config.base import Section
+from srpo_ray.config.continued_runs import check_continued_runs
 from srpo_ray.config.experiment import Arm, ExperimentConfig
 from srpo_ray.config.messages import describe, first_causes
 from srpo_ray.config.run import RunConfig
@@ -200,6 +201,12 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
         _check_experiment_run(config, apply(base, changes, f"{path}: {origin}"), f"{path}: {origin}")
     _check_fresh_seeds(config, base, path)
     _check_same_evaluation(config, base, path)
+    try:
+        check_continued_runs(config, lambda changes: apply(base, changes, str(path)))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config, base
 
 

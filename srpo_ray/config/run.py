@@ -28,6 +28,11 @@ class RunConfig(Section):
     """Parent folder of run folders; on a cluster, on storage that every node can access."""
     seed: int = 0
     """Seed of all random draws in training."""
+    start_from: str | None = Field(default=None, min_length=1)
+    """Folder of a finished run whose newest checkpoint this run continues from, with its weights, optimizer state and
+    number of updates; `training.num_updates` counts the updates of both. Model, adapters, algorithm type, seed and
+    batch size must be the same; learning rate, resolution, rollouts, rewards and evaluation may differ. Unset starts
+    from the base model."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     rollout: RolloutConfig = RolloutConfig()

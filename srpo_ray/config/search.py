@@ -1,30 +1,13 @@
 """Search for the values of an arm: distributions that trials are drawn from, searcher, early stopping of trials."""
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
-
-
-def check_changes(changes: dict[str, Any]) -> dict[str, Any]:
-    """Refuse keys that the experiment sets itself.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    for path in ("name", "run_root", "seed"):
-        if path in changes:
-            raise ValueError(
-                f"expected no `{path}` among the changes of one arm, got one; the experiment names the runs and their"
-                " folders, and `seeds` gives the seeds"
-            )
-    return changes
-
-
-Changes = Annotated[dict[str, Any], AfterValidator(check_changes)]
-"""Dotted config paths and their values."""
+from srpo_ray.config.changes import Changes
+from srpo_ray.config.scheduler import UPDATES, SchedulerConfig
 
 
 class SearchDimension(Section):
@@ -72,17 +55,6 @@ class SearchDimension(Section):
         return (low, high, low + (high - low) / math.pi)
 
 
-class SchedulerConfig(Section):
-    """Early stopping of weak trials."""
-
-    type: Literal["asha", "none"] = "asha"
-    """`asha` stops trials that are behind others after the same number of updates; `none` trains all to the end."""
-    grace_updates: int = Field(default=15, ge=1)
-    """Updates that every trial may make before it can be stopped."""
-    reduction_factor: float = Field(default=2.0, gt=1)
-    """Of the trials that reach a rung, one in this many continues."""
-
-
 class SearchConfig(Section):
     """Search for the values of an arm's `space` or `grid`."""
 
@@ -121,5 +93,25 @@ class SearchConfig(Section):
             raise ValueError(
                 f"expected searcher: optuna with {given}, got random, which learns from no trial; set searcher to"
                 f" optuna or remove {given}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        scheduler = self.scheduler
+        if scheduler.continues and self.searcher != "random":
+            raise ValueError(
+                f"expected searcher: random with scheduler.type: {scheduler.type}, got {self.searcher}; all trials"
+                " start together, so no searcher could learn from finished ones"
+            )
+        if scheduler.continues and self.num_samples < 2:
+            raise ValueError(
+                f"expected num_samples of 2 or more with scheduler.type: {scheduler.type}, which compares trials, got"
+                f" {self.num_samples}; raise it"
+            )
+        if twice := sorted({path for rung in scheduler.rungs for path in rung.set} & {*self.set, UPDATES}):
+            raise ValueError(
+                f"expected no key of search.set, and no {UPDATES}, in `set` of a rung, got {', '.join(twice)};"
+                " `updates` gives the updates of a rung: remove it there"
             )
         return self

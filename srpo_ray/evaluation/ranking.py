@@ -24,18 +24,20 @@ def ranking(results: Results) -> list[tuple[int | None, TrialRow]]:
     """All rows, the best objective first; trials that were stopped early come after those that ended.
 
     Trials that were stopped early are ranked among themselves by the last update that all trials share, since a value
-    after fewer updates does not compare with one after all of them. Rows without a value and failed ones come last.
+    after fewer updates does not compare with one after all of them. If they share none, as rungs that are evaluated
+    otherwise, trials with more updates come first. Rows without a value and failed ones come last.
 
     Ranks count trials only, from 1. The other kinds stand where their value puts them, unranked: a repeat
     of the winner is no second place.
     """
     sign, shared = 1 if results.mode == "max" else -1, shared_step(results)
 
-    def order(row: TrialRow) -> tuple[int, float]:
+    def order(row: TrialRow) -> tuple[int, float, float]:
         value = row.value_at(results.objective, shared) if row.stopped_early else None
         value = row.value(results.objective) if value is None else value
         group = 2 if row.failed or value is None else int(row.stopped_early)
-        return (group, 0.0 if value is None else -sign * value)
+        reached = row.evaluated.get("update", 0.0) if group == 1 and shared is None else 0.0
+        return (group, -reached, 0.0 if value is None else -sign * value)
 
     ranks: list[tuple[int | None, TrialRow]] = []
     count = 0

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from srpo_ray.evaluation.crossed import Estimate, mean_over
 from srpo_ray.evaluation.image_scores import ImageScores
 from srpo_ray.evaluation.reward_hacking import HackingSign
+from srpo_ray.evaluation.search_parts import Member, RoundResult, RungResult, lineage
 from srpo_ray.evaluation.search_range import SearchedValue
 
 CONTENT_ACCURACY = "truth/content_accuracy"
@@ -111,6 +112,20 @@ class Search:
     """Names of the trials that ended and let a limited metric fall too far."""
     front: Sequence[str] = ()
     """Names of the trials on the Pareto front of the objectives, which no other one beats in all of them."""
+    rungs: Sequence[RungResult] = ()
+    """Rungs of a search with promotion, the first one first."""
+    rounds: Sequence[RoundResult] = ()
+    """Rounds of population based training; the values of the chosen trial are a schedule then."""
+
+    @property
+    def lineage(self) -> list[Member]:
+        """Members of a population whose updates the chosen trial's weights have, by round; empty without rounds."""
+        return lineage(self.rounds, self.chosen)
+
+    @property
+    def schedule(self) -> list[tuple[int, Mapping[str, Any]]]:
+        """Updates at the end of each round, and the chosen trial's values in it; empty without rounds."""
+        return [(part.updates, member.values) for part, member in zip(self.rounds, self.lineage, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request, record
 from srpo_ray.launch.network import NodeNetwork, choose_interface
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.start_from import take_over
 from srpo_ray.tracking.runs import flatten, start_run, tracking_uri
 from srpo_ray.training.host import Host
 from srpo_ray.training.worker import train_here, train_worker
@@ -141,7 +142,7 @@ def fit_here(
 def _arguments(
     config: RunConfig, folder: RunFolder, pool: str | None, name: str, commit: str | None, parent_run: str | None
 ) -> WorkerArguments:
-    """Start or continue the MLflow run, and return what a worker needs."""
+    """Start or continue the MLflow run, take over the run that `start_from` names, return what a worker needs."""
     uri = tracking_uri(config)
     run_id = start_run(
         uri,
@@ -152,6 +153,7 @@ def _arguments(
         params=flatten(config.model_dump(mode="json")),
         record=folder.tracker_record,
     )
+    take_over(config, folder)
     return WorkerArguments(config, str(folder.path), pool, uri, run_id)
 
 

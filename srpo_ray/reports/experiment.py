@@ -16,6 +16,7 @@ from srpo_ray.reports.headline import cards, hacking_notice, headline
 from srpo_ray.reports.regret import regret_section
 from srpo_ray.reports.report import Alert, Cards, Code, Facts, Part, Report, Section, Strong, Table, Text
 from srpo_ray.reports.search_effort import end_warning, searches_section
+from srpo_ray.reports.search_parts import promotion_section, schedule_section
 from srpo_ray.reports.sweep_seeds import ablations_section, seeds_section
 from srpo_ray.reports.sweep_table import runs_table
 from srpo_ray.reports.verdict import verdict_cards, with_verdict
@@ -108,13 +109,19 @@ def _sweep(results: Results, runs: Table, ablations: Table) -> Sequence[Section 
         front_section(results),
         sweep.pareto(results),
         sweep.curves(results),
-        sweep.importance(results),
+        *_parts(results, results.searches[0]),
+        *(() if results.searches[0].rounds else [sweep.importance(results)]),
         seeds_section(results),
         comparison.ablations_section(results, ablations) if paired else ablations_section(results),
         equal_gain_section(results),
-        sweep.slices(results),
+        *(() if results.searches[0].rounds else [sweep.slices(results)]),
         searches_section(results),
     ]
+
+
+def _parts(results: Results, search: Search) -> list[Section | None]:
+    """Sections on rungs and rounds. The values of a population change, so none of them explains a final score."""
+    return [promotion_section(results, search), schedule_section(results, search)]
 
 
 def _comparison(results: Results, images: Path | None, runs: Table, ablations: Table) -> Sequence[Section | None]:
@@ -134,13 +141,8 @@ def _comparison(results: Results, images: Path | None, runs: Table, ablations: T
 def _search(results: Results, search: Search) -> list[Section]:
     """Charts of the trials that were drawn for one arm."""
     found = results.of(search)
-    sections = [
-        front_section(found),
-        sweep.pareto(found),
-        sweep.curves(found),
-        sweep.importance(found),
-        sweep.slices(found),
-    ]
+    sections = [front_section(found), sweep.pareto(found), sweep.curves(found), *_parts(found, search)]
+    sections += [] if search.rounds else [sweep.importance(found), sweep.slices(found)]
     named = [section for section in sections if section is not None]
     return [
         replace(section, title=f"{search.arm}: {section.title[:1].lower()}{section.title[1:]}") for section in named

@@ -8,9 +8,12 @@ manifest is not a checkpoint. Old checkpoints are removed only after that.
 
 import hashlib
 import json
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from srpo_ray.config import RunConfig
 from srpo_ray.errors import CheckpointError
 from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
 from srpo_ray.runs.storage import Fingerprint, Storage
@@ -68,7 +70,7 @@ class Checkpoint:
     ema: Mapping[str, Tensor]
     """Parameter name -> float32 EMA of the weights; empty if the run keeps none."""
     state: Mapping[str, Any]
-    """Identity and progress of the run: `run_identity`, samples, number of workers, MLflow run."""
+    """Identity and progress of the run: `config.continuation.run_identity`, samples, number of workers, MLflow run."""
     extra: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """Kind -> name -> further tensors; kinds without tensors are absent."""
 
@@ -130,21 +132,6 @@ def save_checkpoint(
                 storage.remove(old)
 
     _on_worker_0(finish, storage, update)
-
-
-def run_identity(config: RunConfig) -> dict[str, Any]:
-    """Return the config values that a checkpoint and the run that resumes from it must share, by config key.
-
-    Model and adapters determine the tensors. Seed, batch and algorithm determine the random draws of an update: every
-    draw is addressed by them, so a checkpoint stores no generator state.
-    """
-    return {
-        "model.path": config.model.path,
-        "model.lora": config.model.lora.model_dump(mode="json") if config.model.lora else None,
-        "algorithm.type": config.algorithm.type,
-        "seed": config.seed,
-        "training.batch_size": config.training.batch_size,
-    }
 
 
 def checkpoint_name(update: int) -> str:
@@ -231,6 +218,43 @@ def read_checkpoint(storage: Storage, update: int, part: tuple[int, int] = (0, 1
         return Checkpoint(manifest["update"], **main, state=manifest["state"], extra=extra)
     except _UNREADABLE as error:
         raise _unreadable(storage, folder, error) from error
+
+
+def copy_checkpoint(source: Storage, target: Storage, update: int) -> None:
+    """Copy a checkpoint to the storage of another run; its manifest is written last. Files are linked if possible.
+
+    Args:
+        source: Storage of the run that wrote the checkpoint.
+        target: Storage of the other run.
+        update: Updates made.
+
+    Raises:
+        ValueError: If a file is missing, changed or unreadable.
+        CheckpointError: If a write fails.
+    """
+    folder = checkpoint_name(update)
+    try:
+        manifest = _read_manifest(source, folder)
+        files = {name: source.file(f"{folder}/{name}") for name in manifest["files"]}
+    except _UNREADABLE as error:
+        raise _unreadable(source, folder, error) from error
+    try:
+        written = {name: target.put(f"{folder}/{name}", partial(_link, file)) for name, file in files.items()}
+        damaged = [name for name in files if asdict(written[name]) != manifest["files"][name]]
+        if damaged:
+            raise _damaged(source, folder, damaged[0])
+        target.write(f"{folder}/{MANIFEST}", _sealed(manifest))
+    except OSError as error:
+        raise _not_written(target, update, str(error)) from error
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a file, or copy it to another file system. No file of a complete checkpoint is ever changed in place."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def latest_trained(storage: Storage) -> tuple[int, Mapping[str, Tensor]] | None:
@@ -324,9 +348,11 @@ def _open_files(storage: Storage, folder: str, manifest: Mapping[str, Any], kind
 
 def _check_file(storage: Storage, folder: str, name: str, manifest: Mapping[str, Any]) -> None:
     if storage.fingerprint(f"{folder}/{name}") != Fingerprint(**manifest["files"][name]):
-        raise ValueError(
-            f"checkpoint {storage.location}/{folder}: {name} is not what the manifest says, so it is damaged"
-        )
+        raise _damaged(storage, folder, name)
+
+
+def _damaged(storage: Storage, folder: str, name: str) -> ValueError:
+    return ValueError(f"checkpoint {storage.location}/{folder}: {name} is not what the manifest says, so it is damaged")
 
 
 def _check_state(storage: Storage, found: Checkpoint, expected: Mapping[str, Any]) -> None:

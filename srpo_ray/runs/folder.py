@@ -40,6 +40,7 @@ class RunFolder:
         self.profile = self.path / "profile"
         self.model_flops = self.path / "model_flops.json"
         self.events = self.path / "events.jsonl"
+        self.start = self.path / "start.json"
         self.checkpoint_place = self.path / "checkpoints.txt"
         self.preparing = self.path / "preparing.json"
         self.train_run = self.path / "train_run.txt"
@@ -123,6 +124,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         else:
             warnings.warn(f"{path}: line {number} is damaged and was skipped", stacklevel=2)
     return rows
+
+
+def row_0(path: Path) -> dict[str, Any] | None:
+    """Read the row of the base model, at update 0; None if there is none."""
+    return next((row for row in read_rows(path) if row["update"] == 0), None)
 
 
 def read_test_means(folder: RunFolder) -> list[dict[str, float]]:

@@ -1,9 +1,10 @@
 """Arms of an experiment: the search for their values, and their training with several seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from ray import tune
@@ -12,15 +13,21 @@ from ray.tune import TuneConfig
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.conditions import searched_values_of
+from srpo_ray.config.continued_runs import schedule_changes
 from srpo_ray.config.experiment import TEST, Ablation, Arm
+from srpo_ray.config.scheduler import UPDATES
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.pareto import front_names
 from srpo_ray.evaluation.results import Arm as TrainedArm
 from srpo_ray.evaluation.results import Search, TrialRow
+from srpo_ray.evaluation.search_parts import RoundResult, RungResult
 from srpo_ray.evaluation.search_range import SearchedValue
+from srpo_ray.search.chains import seed_chain, train_chains
 from srpo_ray.search.earlier_trials import earlier_trials_of
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
+from srpo_ray.search.population import search_by_population
+from srpo_ray.search.promotion import SearchInParts, search_by_promotion
 from srpo_ray.search.searchers import search_algorithm
 from srpo_ray.search.selection import choose_best, keeps, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler
@@ -45,13 +52,29 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
     rows = {row.name: row for row in _train(experiment, config, GRIDS, title, runs)}
     found, notes = [], []
     for arm in [arm for arm in config.arms if arm.searched]:
-        trials = _search_space(experiment, config, arm) if arm.space else [rows[run.name] for run in grids[arm.name]]
+        rungs, rounds = list[RungResult](), list[RoundResult]()
+        if arm.grid:
+            trials = [rows[run.name] for run in grids[arm.name]]
+        elif config.search.scheduler.continues:
+            trials, rungs, rounds = _search_in_parts(experiment, config, arm)
+        else:
+            trials = _search_space(experiment, config, arm)
         best, note = choose_best(trials, config, arm.name)
         breaking = _breaking_limits(trials, config)
         keeping = [row for row in trials if row.name not in breaking]
-        front = front_names(keeping or trials, config.objectives)
-        searched = searched_values(arm, best)
-        found.append(Search(arm.name, trials, best.name, bool(arm.space), searched, breaking=breaking, front=front))
+        found.append(
+            Search(
+                arm.name,
+                trials,
+                best.name,
+                bool(arm.space),
+                searched_values(arm, best),
+                breaking=breaking,
+                front=front_names(keeping or trials, config.objectives),
+                rungs=rungs,
+                rounds=rounds,
+            )
+        )
         notes += _missing_objectives(trials, config, arm.name)
         notes += [*earlier_trials_of(Path(experiment.folder), arm.name).notes, *([note] if note else [])]
     if shared := _arms_on_the_noise_of_trials(experiment.base, config):
@@ -84,6 +107,11 @@ def _train(
     experiment: Experiment, config: ExperimentConfig, phase: str, title: str, runs: Sequence[PlannedRun]
 ) -> list[TrialRow]:
     return run_planned(experiment, phase, title, runs, config.max_concurrent_trials, config.objective)
+
+
+def folder_of(experiment: Experiment) -> Callable[[str], str]:
+    """Function from the name of a run to its folder."""
+    return lambda name: str(trial_folder(experiment, name).path)
 
 
 def _trial_changes(config: ExperimentConfig, arm: Arm, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,6 +192,28 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     return rows
 
 
+def _search_in_parts(
+    experiment: Experiment, config: ExperimentConfig, arm: Arm
+) -> tuple[list[TrialRow], list[RungResult], list[RoundResult]]:
+    """Train trials drawn from the space of an arm in parts that continue from checkpoints, by promotion or `pbt`."""
+    domains = param_space(arm.space)
+
+    def draw(path: str, random: Random) -> Any:
+        return decode({path: domains[path].sample(random_state=random.getrandbits(32))})[path]
+
+    train = partial(_train, experiment, config)
+    search = SearchInParts(config, arm, experiment.base.seed, _label, folder_of(experiment), train)
+    random = Random(f"{config.search.seed} {arm.name}")
+    all_drawn = [{path: draw(path, random) for path in arm.space} for _ in range(config.search.num_samples)]
+    drawn = [searched_values_of(arm.space, values) for values in all_drawn]
+    if config.search.scheduler.rungs:
+        rows, rungs = search_by_promotion(search, drawn)
+        return rows, rungs, []
+    num_updates = apply(experiment.base, _trial_changes(config, arm, {})).training.num_updates
+    rows, rounds = search_by_population(search, drawn, num_updates, draw)
+    return rows, [], rounds
+
+
 def _numbered(arm: str, trial: Any) -> str:
     """`SRPO_trial_3`: both of Tune's ways to add trials begin the tag with a count that a resumed search continues."""
     return f"{arm}_trial_{trial.experiment_tag.partition('_')[0]}"
@@ -189,8 +239,11 @@ def _searched_dimension(path: str, dimension: SearchDimension, chosen: Any) -> S
 
 
 def arm_changes(config: ExperimentConfig, arm: Arm, searches: Sequence[Search]) -> dict[str, Any]:
-    """Changes of an arm to the base config, the values that the search of its origin chose among them."""
+    """Changes of an arm to the base config: with the values that the search of its origin chose, or those of the last
+    round of its schedule."""
     origin = config.origin(arm)
+    if origin.schedule:
+        return schedule_changes(config, arm)[-1]
     search = next((search for search in searches if search.arm == origin.name), None)
     if search is None:
         return config.changes(arm)
@@ -199,30 +252,37 @@ def arm_changes(config: ExperimentConfig, arm: Arm, searches: Sequence[Search]) 
     return config.changes(arm, {path: chosen.params[path] for path in origin.searched if path in chosen.params})
 
 
+def _rounds_of(config: ExperimentConfig, part: Arm | Ablation, searches: Sequence[Search]) -> list[dict[str, Any]]:
+    """Changes of each round of an arm or ablation; one round, unless its values follow a schedule."""
+    arm = part if isinstance(part, Arm) else config.reference
+    origin = config.origin(arm)
+    search = next((search for search in searches if search.arm == origin.name), None)
+    if origin.schedule or (search and search.rounds):
+        rounds = schedule_changes(config, arm, search.schedule if search else None)
+    else:
+        rounds = [arm_changes(config, arm, searches)]
+    if isinstance(part, Arm):
+        return rounds
+    ends = [{UPDATES: changes[UPDATES]} for changes in rounds[:-1]]
+    return [{**changes, **part.set, **end} for changes, end in zip(rounds, [*ends, {}], strict=True)]
+
+
 def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Sequence[Search]) -> list[TrainedArm]:
     """Train every arm and ablation with each of its seeds; the first seed of all comes before the second of any."""
-    reference = arm_changes(config, config.reference, searches)
-    arms = [(arm, arm_changes(config, arm, searches)) for arm in config.arms]
-    parts = [*arms, *((ablation, {**reference, **ablation.set}) for ablation in config.ablations)]
-    planned = {part.name: _seed_runs(config, part, changes) for part, changes in parts}
-    most = max(len(runs) for runs in planned.values())
-    runs = [group[index] for index in range(most) for group in planned.values() if index < len(group)]
-    rows = {row.name: row for row in _train(experiment, config, ARMS, "all arms and ablations", runs)}
+    parts = [(part, _rounds_of(config, part, searches)) for part in (*config.arms, *config.ablations)]
+    planned = {
+        part.name: [seed_chain(part, rounds, seed, folder_of(experiment)) for seed in config.seeds_of(part)]
+        for part, rounds in parts
+    }
+    most = max(len(chains) for chains in planned.values())
+    chains = [group[index] for index in range(most) for group in planned.values() if index < len(group)]
+    rows = train_chains(partial(_train, experiment, config), ARMS, "all arms and ablations", chains)
     return [
         TrainedArm(
             part.name,
             "method" if isinstance(part, Arm) else "ablation",
-            changes,
-            [rows[run.name] for run in planned[part.name]],
+            rounds[-1],
+            [rows[chain[-1].name] for chain in planned[part.name]],
         )
-        for part, changes in parts
-    ]
-
-
-def _seed_runs(config: ExperimentConfig, part: Arm | Ablation, changes: dict[str, Any]) -> list[PlannedRun]:
-    """A run of an arm or ablation per seed."""
-    kind, folder = "repeat" if isinstance(part, Arm) else "ablation", folder_name(part.name)
-    return [
-        PlannedRun(f"{folder}_seed_{seed}", kind, f"{part.name}, seed {seed}", changes, seed)
-        for seed in config.seeds_of(part)
+        for part, rounds in parts
     ]

@@ -38,6 +38,14 @@ class PlannedRun:
     """Dotted config path -> value, over the experiment's base config."""
     seed: int
     """Seed of the run."""
+    start_from: str | None = None
+    """Folder of a run of an earlier phase whose checkpoint it continues; None starts from the base model."""
+
+    @property
+    def config_changes(self) -> dict[str, Any]:
+        """All changes to the experiment's base config, with the seed and the run that it continues."""
+        start = {} if self.start_from is None else {"start_from": self.start_from}
+        return {**self.changes, "seed": self.seed, **start}
 
 
 def start_parent_run(base: RunConfig, name: str, folder: Path, params: Mapping[str, Any]) -> str:
@@ -71,10 +79,7 @@ def run_planned(
     runs = {run.name: run for run in planned}
     if not runs:
         return []
-    configs = {
-        run.name: with_absolute_paths(trial_config(experiment, run.name, {**run.changes, "seed": run.seed}))
-        for run in planned
-    }
+    configs = {run.name: with_absolute_paths(trial_config(experiment, run.name, run.config_changes)) for run in planned}
 
     here = all(trains_here(experiment, run) for run in configs.values())
 

@@ -56,6 +56,9 @@ def publish(
     best = best_arm(config, arms, searches)
     best_config = trial_config(experiment, f"{config.name}_best", arm_changes(config, config.arm(best), searches))
     write_text(folder / "best.yaml", to_yaml(best_config))
+    schedule = schedule_experiment(config, searches)
+    if schedule is not None:
+        write_text(folder / "schedule.yaml", to_yaml(schedule))
     results = Results(
         title=config.name,
         objective=config.objective,
@@ -70,16 +73,60 @@ def publish(
         arms=arms,
         searches=searches,
         best_config_yaml=to_yaml(best_config),
-        notes=[*notes, *compute_notes(arms, config.reference.name), *failures(arms), *warnings],
+        notes=[
+            *notes,
+            *schedule_notes(config, best, searches),
+            *compute_notes(arms, config.reference.name),
+            *failures(arms),
+            *warnings,
+        ],
         target_share=config.target_share,
         equal_gain=config.equal_gain,
     )
     report = experiment_report(results, None if results.is_sweep else _images(experiment, arms))
     print_report(report)
     path = write_report(folder, report)
-    files = [path, folder / "best.yaml", *(folder / name for name in report.files)]
+    files = [
+        path,
+        folder / "best.yaml",
+        *([folder / "schedule.yaml"] if schedule else []),
+        *(folder / name for name in report.files),
+    ]
     log_results(experiment, files, _summary_metrics(results, best))
     return path
+
+
+def schedule_experiment(config: ExperimentConfig, searches: Sequence[Search]) -> ExperimentConfig | None:
+    """Experiment that trains the schedules which population based training found, with the seeds of this one.
+
+    Returns:
+        One arm for each such search; None without any.
+    """
+    arms = [
+        {
+            "name": search.arm,
+            "set": config.changes(config.arm(search.arm)),
+            "schedule": [{"updates": updates, "set": dict(values)} for updates, values in search.schedule],
+            "seeds": config.arm(search.arm).seeds,
+        }
+        for search in searches
+        if search.rounds
+    ]
+    if not arms:
+        return None
+    values = config.model_dump(mode="json", include={"objective", "mode", "max_fall", "equal_gain"})
+    # The base config of this experiment is in its folder.
+    own = {"name": f"{config.name}_schedule", "base": "base.yaml", "arms": arms, "seeds": config.seeds or (1, 2, 3)}
+    return ExperimentConfig.model_validate({**values, **own})
+
+
+def schedule_notes(config: ExperimentConfig, best: str, searches: Sequence[Search]) -> list[str]:
+    """Note that best.yaml cannot contain the best arm's schedule."""
+    origin = config.origin(config.arm(best))
+    if not origin.schedule and not any(search.rounds for search in searches if search.arm == origin.name):
+        return []
+    file = "the experiment's file" if origin.schedule else "schedule.yaml"
+    return [f"The values of {best} follow a schedule, which is in {file}. best.yaml has the values of its last round."]
 
 
 def _baseline(reference: str, searches: Sequence[Search], arms: Sequence[Arm]) -> TrialRow | None:

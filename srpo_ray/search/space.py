@@ -75,7 +75,7 @@ def decode(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def scheduler(config: SchedulerConfig, num_updates: int) -> TrialScheduler | None:
     """Build the scheduler that stops weak trials early; None lets all run to the end."""
-    if config.type == "none" or num_updates <= config.grace_updates:
+    if config.type != "asha" or num_updates <= config.grace_updates:
         return None
     # A trial is never stopped at its last update: it would be killed while it writes what it found.
     return AsyncHyperBandScheduler(

@@ -26,14 +26,20 @@ _PART = 16
 Sampler = Callable[[Sequence[Item]], Tensor]
 
 
-def needed_images(config: RunConfig, texts: Texts) -> dict[int, Item]:
-    """Find the images of the base model that the updates of a run use: position in the order of use -> image."""
+def needed_images(config: RunConfig, texts: Texts, start: int = 0) -> dict[int, Item]:
+    """Find the images of the base model that the updates of a run use: position in the order of use -> image.
+
+    Args:
+        config: The run.
+        texts: Its texts.
+        start: Updates made.
+    """
     num_real, num_prompts = len(texts.images.captions) if texts.images else 0, len(texts.prompts)
     order = SampleOrder(num_real, num_prompts, config.data.image_ratio, config.rollout.images_per_prompt)
     training = config.training
     numbers = {
         index - num_real
-        for update in range(training.num_updates)
+        for update in range(start, training.num_updates)
         for index in order.indices(update, training.batch_size, config.seed)
         if index >= num_real
     }
@@ -41,7 +47,7 @@ def needed_images(config: RunConfig, texts: Texts) -> dict[int, Item]:
 
 
 def prepare_base_rollouts(
-    config: RunConfig, texts: Texts, features: TextCache, folder: RunFolder, device: str
+    config: RunConfig, texts: Texts, features: TextCache, folder: RunFolder, device: str, start: int = 0
 ) -> BaseRollouts:
     """Let every worker sample its share of the images that the cache lacks. The base model is loaded only meanwhile.
 
@@ -51,11 +57,12 @@ def prepare_base_rollouts(
         features: Cache of their features.
         folder: Run folder, for the progress.
         device: Device of the model.
+        start: Updates made.
 
     Raises:
         ValueError: If the model cannot be read.
     """
-    cache, needed = RolloutCache(config), needed_images(config, texts)
+    cache, needed = RolloutCache(config), needed_images(config, texts, start)
 
     def find_missing() -> list[Item]:
         missing = cache.missing(list(needed.values()))

@@ -13,6 +13,7 @@ import ray.util
 import torch
 
 from srpo_ray.config import RunConfig
+from srpo_ray.config.continuation import run_identity
 from srpo_ray.cuda import require_cuda
 from srpo_ray.errors import CheckpointError
 from srpo_ray.evaluation.reward_hacking import sign_texts
@@ -26,7 +27,6 @@ from srpo_ray.runs.checkpoint import (
     Checkpoint,
     complete_checkpoints,
     load_checkpoint,
-    run_identity,
     valid_checkpoint,
 )
 from srpo_ray.runs.collectives import from_worker_0, rank_and_world_size
@@ -39,7 +39,9 @@ from srpo_ray.runs.folder import (
     drop_rows_after,
     read_rows,
     read_test_means,
+    row_0,
 )
+from srpo_ray.runs.start_from import started_at
 from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.warnings import read_signs
 from srpo_ray.tracking.tracker import Tracker
@@ -122,7 +124,13 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     rank, workers = rank_and_world_size()
     # Before the engine exists: it replaces functions of torch, whose calls are counted here.
     throughput = Throughput.of(config, workers, folder.model_flops) if rank == 0 else None
-    trainer = build_trainer(config, folder, _connect_rewards(arguments, device), device, checkpoint)
+    rewards = _connect_rewards(arguments, device)
+    if checkpoint and _lacks_baseline(config, folder):
+        trainer = build_trainer(config, folder, rewards, device, checkpoint, base_first=True)
+        trainer.evaluate_base()
+        trainer.resume(checkpoint)
+    else:
+        trainer = build_trainer(config, folder, rewards, device, checkpoint)
     _note(folder, start, "started", f"workers: {trainer.world_size}, {config.parallelism}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     return _Run(config, folder, host, trainer, tracker, start, throughput)
@@ -192,9 +200,14 @@ class _Run:
     def evaluate_start(self) -> None:
         """Publish the evaluation at the start if one is due there, and repeat the decision that it leads to.
 
-        At update 0 the model is the base model, which is evaluated on the test prompts too.
+        At update 0 the model is the base model, which is evaluated on the test prompts too. A run that continues from
+        another run's checkpoint evaluates nothing there: the other run has done so, or was evaluated otherwise.
         """
-        if self.is_due(self.start, self.config.evaluation.interval):
+        if 0 < self.start == from_worker_0(lambda: started_at(self.folder)):
+            for row in read_rows(self.folder.evaluations):
+                if row["update"] in (0, self.start):
+                    self.publish(row["update"], row, Decision())
+        elif self.is_due(self.start, self.config.evaluation.interval):
             # An earlier start may have written the row; a crash just after the checkpoint lost it.
             known = [row for row in read_rows(self.folder.evaluations) if row["update"] == self.start]
             evaluated = known[0] if known else self.trainer.evaluate(self.start)
@@ -280,6 +293,19 @@ class _Run:
         self.tracker.close("FINISHED")
 
 
+def _lacks_baseline(config: RunConfig, folder: RunFolder) -> bool:
+    """True if a run continues from the checkpoint of a run whose evaluations of the base model it could not take over.
+
+    All workers must call.
+    """
+    files = [folder.evaluations, *([folder.test_scores] if config.evaluation.test else [])]
+
+    def lacks() -> bool:
+        return folder.start.exists() and any(row_0(file) is None for file in files)
+
+    return from_worker_0(lacks)
+
+
 def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
     """Newest valid checkpoint; None if the run has saved none. All workers must call.
 
@@ -291,10 +317,11 @@ def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
     storage = Storage(folder.checkpoints)
     found = load_checkpoint(storage, run_identity(config), partial(_note_damage, folder))
     saved = [row["update"] for row in read_rows(folder.events) if row["event"] == CHECKPOINT_SAVED]
-    if saved and not found:
+    last = saved[-1] if saved else started_at(folder)
+    if last and not found:
         raise ValueError(
             f"expected a valid checkpoint of {folder.path.name} in {storage.location}, where the run saved update"
-            f" {saved[-1]}, got none; restore or mount that storage, or delete {folder.path} to start from scratch"
+            f" {last}, got none; restore or mount that storage, or delete {folder.path} to start from scratch"
         )
     return found
 

@@ -22,7 +22,7 @@ from srpo_ray.models.tiny_decoder import load_decoder
 from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.group import GroupRewards
-from srpo_ray.runs.checkpoint import OLD, STATE, Checkpoint
+from srpo_ray.runs.checkpoint import Checkpoint
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.training.base_rollouts import prepare_base_rollouts
@@ -35,7 +35,13 @@ from srpo_ray.training.trainer import Trainer
 
 
 def build_trainer(
-    config: RunConfig, folder: RunFolder, rewards: RewardScorer, device: str, checkpoint: Checkpoint | None
+    config: RunConfig,
+    folder: RunFolder,
+    rewards: RewardScorer,
+    device: str,
+    checkpoint: Checkpoint | None,
+    *,
+    base_first: bool = False,
 ) -> Trainer:
     """Load the model, shard it, and connect it with prompts, rewards, algorithm and evaluator.
 
@@ -45,6 +51,7 @@ def build_trainer(
         rewards: Scorer with the trained and the held-out models.
         device: Device of this worker.
         checkpoint: Checkpoint to resume from; None starts from the base model.
+        base_first: Keep the base model's weights until the caller has evaluated them and calls `Trainer.resume`.
 
     Raises:
         ValueError: If this host reads different prompts or captions from those that the run started with.
@@ -57,7 +64,8 @@ def build_trainer(
     # Encode before loading the model, because the text encoders of FLUX.1 are nearly as large.
     cache = prepare_features(config, texts.encoded, folder, device)
     base_model = config.rollout.source == "base_model"
-    rollouts = prepare_base_rollouts(config, texts, cache, folder, device) if base_model else None
+    start = checkpoint.update if checkpoint else 0
+    rollouts = prepare_base_rollouts(config, texts, cache, folder, device, start) if base_model else None
     dtype = model_dtype(config)
     workers = config.training.context_parallel
     mesh = context_mesh(workers, device) if workers > 1 else None
@@ -86,10 +94,8 @@ def build_trainer(
 
     tested = config.evaluation.tested
     algorithm = build_algorithm(config, policy, rewards)
-    if checkpoint:
-        algorithm.state.update({name: value.to(device) for name, value in checkpoint.extra.get(STATE, {}).items()})
     samples = texts.samples(config.rollout.images_per_prompt)
-    return Trainer(
+    trainer = Trainer(
         config=config,
         folder=folder,
         engine=engine,
@@ -106,12 +112,15 @@ def build_trainer(
             config.rollout.images_per_prompt,
             rollouts,
         ),
-        rollouts=resume_rollouts(config, checkpoint, device),
+        rollouts=resume_rollouts(config, None, device),
         rank=rank,
         world_size=world_size,
         timer=StageTimer(device),
         meter=MeanMeter(device),
     )
+    if checkpoint and not base_first:
+        trainer.resume(checkpoint)
+    return trainer
 
 
 def _build_engine(
@@ -130,15 +139,11 @@ def _build_engine(
     if config.model.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     algorithm = config.algorithm
-    engine = Engine(
+    return Engine(
         transformer,
         config.training,
         dtype,
         roles=algorithm.needs.roles,
         blocks=family_of(config.model.path).blocks,
         steps_per_update=algorithm.calls(config.rollout.num_steps).optimizer_steps,
-    )
-    if checkpoint:
-        old = checkpoint.extra.get(OLD)
-        engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.update, checkpoint.ema, old)
-    return engine, transformer.config
+    ), transformer.config

@@ -12,6 +12,7 @@ import torch
 from srpo_ray.algorithms import Algorithm, Batch, Loss
 from srpo_ray.algorithms.batching import in_groups, join_batches, split_collected
 from srpo_ray.config import RunConfig
+from srpo_ray.config.continuation import run_identity
 from srpo_ray.data.mixture import Prompts, stack_rows
 from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
 from srpo_ray.evaluation.gallery import before_after, save_png
@@ -19,14 +20,14 @@ from srpo_ray.evaluation.image_statistics import drift
 from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, Checkpoint, run_identity, save_checkpoint
+from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, Checkpoint, save_checkpoint
 from srpo_ray.runs.collectives import from_worker_0, gather
-from srpo_ray.runs.folder import RunFolder, append_row, drop_rows_after, load_images, save_images
+from srpo_ray.runs.folder import RunFolder, append_row, drop_rows_after, load_images, row_0, save_images
 from srpo_ray.runs.storage import Storage
 from srpo_ray.training.baseline_cache import baseline_evaluation
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory
-from srpo_ray.training.rollouts import KeptRollouts
+from srpo_ray.training.rollouts import KeptRollouts, resume_rollouts
 
 
 @dataclass
@@ -216,6 +217,16 @@ class Trainer:
             save_png(grid, self.folder.gallery, optimize=False)
         return metrics
 
+    def evaluate_base(self) -> None:
+        """Evaluate the base model on validation and test prompts, before another run's weights are loaded.
+
+        Evaluations that are in the run's folder already are not repeated. All workers must call.
+        """
+        if from_worker_0(lambda: row_0(self.folder.evaluations) is None):
+            self.evaluate(0)
+        if self.tester and from_worker_0(lambda: row_0(self.folder.test_scores) is None):
+            self.test(0)
+
     def test(self, update: int) -> None:
         """Evaluate the model on the test prompts as `evaluate` does; worker 0 writes to `test_scores.jsonl`.
 
@@ -237,6 +248,17 @@ class Trainer:
             return combine(gather(evaluated), len(evaluator.prompts))
 
         return compute() if update else baseline_evaluation(self.config, evaluator, self.policy.device, compute)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint before the first update of this start: weights, optimizer, EMA and the algorithm's state.
+
+        Raises:
+            ValueError: If the checkpoint is inside a window of reused rollouts and lacks a part of its batch.
+        """
+        old, device = checkpoint.extra.get(OLD), self.policy.device
+        self.engine.load(checkpoint.weights, checkpoint.optimizer, checkpoint.update, checkpoint.ema, old)
+        self.algorithm.state.update({name: value.to(device) for name, value in checkpoint.extra.get(STATE, {}).items()})
+        self.rollouts = resume_rollouts(self.config, checkpoint, str(device))
 
     def load_for_evaluation(self, checkpoint: Checkpoint) -> None:
         """Load the weights and EMA of a checkpoint, after the last update; the optimizer's state is not read."""

@@ -17,10 +17,11 @@ from torch import distributed as dist
 
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.config.algorithms.registry import TYPES
+from srpo_ray.config.continuation import run_identity
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.planning.schedule import micro_batches, schedule
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.runs.checkpoint import load_checkpoint, run_identity
+from srpo_ray.runs.checkpoint import load_checkpoint
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.storage import Storage
 from srpo_ray.training.rollouts import KeptRollouts

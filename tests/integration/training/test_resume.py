@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from srpo_ray.config import RunConfig, apply, to_yaml
+from srpo_ray.config.continuation import run_identity
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.runs.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, run_identity, save_checkpoint
+from srpo_ray.runs.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.storage import Storage
 from srpo_ray.training.setup import build_trainer

@@ -58,6 +58,15 @@ def test_stopped_trials_are_ranked_by_the_last_update_that_all_trials_share(swee
     assert [name for _, name in names(found)] == ["ended", "better", "worse"]
 
 
+def test_stopped_trials_that_share_no_evaluation_are_ranked_by_their_updates_first(sweep: Results):
+    """Rungs with other evaluation prompts: no score of one compares with a score of another."""
+    none = math.nan
+    values = {"first": [0.1, 0.9], "first too": [0.1, 0.8], "second": [0.1, none, 0.3], "ended": [0.1, none, none, 0.2]}
+    found = stopped_after(sweep, values)
+    assert shared_step(found) is None
+    assert [name for _, name in names(found)] == ["ended", "second", "first", "first too"]
+
+
 def test_trials_that_share_no_evaluation_after_training_have_no_shared_step(sweep: Results):
     assert shared_step(stopped_after(sweep, {"one": [0.1], "other": [0.1, 0.2]})) is None
     assert shared_step(with_rows(sweep, [])) is None

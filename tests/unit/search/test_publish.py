@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from srpo_ray.config import ExperimentConfig, load_run
+from srpo_ray.config import ExperimentConfig, load_experiment, load_run, to_yaml
 from srpo_ray.evaluation.results import Arm, Search, TrialRow
+from srpo_ray.evaluation.search_parts import Member, RoundResult
 from srpo_ray.search import publish as publish_module
 from srpo_ray.search.publish import publish
 from srpo_ray.search.trial import Experiment
@@ -76,3 +77,27 @@ def test_page_has_the_baseline_of_the_arm_and_a_note_on_the_failed_run(published
     # The trial was evaluated on other noise, so its own start is 0.4; that of the arms is 0.3.
     assert "baseline 0.4000 (+0.2000)" in text
     assert "mean of 2 fresh seeds (+0.3000 ± " in text
+
+
+def test_schedule_that_was_found_is_an_experiment_that_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_module, "log_results", lambda *_: None)
+    base = load_run([SMALL_WORLD])
+    (tmp_path / "base.yaml").write_text(to_yaml(base))
+    scheduler = {"type": "pbt", "perturb_interval": 20}
+    arm = {"name": "SRPO", "space": {LR: {"loguniform": [1e-6, 1e-5]}}, "set": {"training.batch_size": 2}}
+    config = ExperimentConfig.model_validate({**CONFIG.model_dump(), "arms": [arm], "search": {"scheduler": scheduler}})
+    rounds = [
+        RoundResult(20, [Member("a1", {LR: 1e-6}, None, 0.5), Member("b1", {LR: 4e-6}, None, 0.6)]),
+        RoundResult(40, [Member("SRPO_trial_0", {LR: 5e-6}, "b1", 0.8, True), Member("b2", {LR: 4e-6}, "b1", 0.7)]),
+    ]
+    search = Search("SRPO", [row("SRPO_trial_0", "trial", 5e-6, 0.4, 0.8)], "SRPO_trial_0", rounds=rounds)
+    experiment = Experiment(base, str(tmp_path), {}, "", "", None)
+    arms = [Arm("SRPO", "method", {LR: 5e-6}, [row("SRPO_seed_1", "repeat", 5e-6, 0.3, 0.5)])]
+    page = publish(experiment, config, [search], arms, [], "a command")
+    assert "best.yaml has the values of its last round" in page.read_text()
+    found, _ = load_experiment(tmp_path / "schedule.yaml")
+    assert (found.name, found.seeds, found.reference.set) == ("mine_schedule", (1, 2), {"training.batch_size": 2})
+    assert [(part.updates, part.set) for part in found.reference.schedule] == [(20, {LR: 4e-6}), (40, {LR: 5e-6})]
+    assert load_run([tmp_path / "best.yaml"]).training.optimizer.lr == 5e-6

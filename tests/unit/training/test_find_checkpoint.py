@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from srpo_ray.config import RunConfig, load_run
-from srpo_ray.runs.checkpoint import run_identity, save_checkpoint
+from srpo_ray.config.continuation import run_identity
+from srpo_ray.runs.checkpoint import save_checkpoint
 from srpo_ray.runs.folder import CHECKPOINT_SAVED, RunFolder, append_row
 from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.warnings import warnings
@@ -55,6 +56,16 @@ def test_run_whose_checkpoints_are_all_gone_does_not_start_from_scratch(
     else:
         cut_short(folder, 10)
         cut_short(folder, 20)
+    with pytest.raises(ValueError, match=r"expected a valid checkpoint of run .* the run saved update 20, got none"):
+        find_checkpoint(config, folder)
+
+
+def test_run_that_lost_the_checkpoint_of_the_run_it_continues_does_not_start_from_scratch(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    folder.start.write_text('{"run": "other", "update": 20}')
     with pytest.raises(ValueError, match=r"expected a valid checkpoint of run .* the run saved update 20, got none"):
         find_checkpoint(config, folder)
 

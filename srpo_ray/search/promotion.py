@@ -1,0 +1,137 @@
+"""Search with promotion (synchronous successive halving): the best trials of a rung continue from their checkpoints."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from srpo_ray.config import ExperimentConfig
+from srpo_ray.config.base import folder_name
+from srpo_ray.config.experiment import Arm
+from srpo_ray.evaluation.results import CALLS, TrialRow
+from srpo_ray.evaluation.search_parts import RungResult
+from srpo_ray.search.phase import PlannedRun
+from srpo_ray.search.selection import keeps
+
+Train = Callable[[str, str, Sequence[PlannedRun]], list[TrialRow]]
+"""Function that trains planned runs: phase, title, runs -> their rows in the same order."""
+
+
+@dataclass(frozen=True)
+class SearchInParts:
+    """A search of one arm whose trials are trained in parts, each from the checkpoint of the part before it."""
+
+    config: ExperimentConfig
+    arm: Arm
+    seed: int
+    """Seed of all trials."""
+    label: Callable[[Mapping[str, Any]], str]
+    """Function from the values of a trial to its description for people."""
+    folder_of: Callable[[str], str]
+    """Function from the name of a run to its folder."""
+    train: Train
+
+    @property
+    def name(self) -> str:
+        """Beginning of the names of runs and phases."""
+        return folder_name(self.arm.name)
+
+    def run(self, name: str, values: Mapping[str, Any], changes: Mapping[str, Any], source: str | None) -> PlannedRun:
+        """Plan the part of a trial.
+
+        Args:
+            name: Name of the run.
+            values: Values of the trial.
+            changes: Changes of the part to the base config, those values among them.
+            source: Name of the run whose checkpoint it continues; None starts from the base model.
+        """
+        start_from = None if source is None else self.folder_of(source)
+        return PlannedRun(name, "trial", self.label(values), dict(changes), self.seed, start_from)
+
+
+def order(rows: Sequence[TrialRow], config: ExperimentConfig) -> list[int]:
+    """Order the rows of a part, the best first: those that keep every `max_fall`, then the others, by the objective.
+
+    Rows that did not make all their updates, or have no value of the objective, are left out: no later part can
+    continue them, or none should. Of equals, the first comes first.
+
+    Args:
+        rows: Rows of a part, after as many updates each.
+        config: Objective and limits.
+    """
+    sign = 1 if config.mode == "max" else -1
+    found: list[tuple[bool, float, int]] = []
+    for index, row in enumerate(rows):
+        # The weights of the last update continue, whichever evaluation stands for the run.
+        last = replace(row, best_update=None)
+        value = last.value(config.objective)
+        if row.status == "finished" and value is not None:
+            found.append((not keeps(last, config.max_fall), -sign * value, index))
+    return [index for _, _, index in sorted(found)]
+
+
+def search_by_promotion(
+    search: SearchInParts, drawn: Sequence[Mapping[str, Any]]
+) -> tuple[list[TrialRow], list[RungResult]]:
+    """Train all trials to the end of the first rung, and the best of each rung to the end of the next one.
+
+    Args:
+        search: The search.
+        drawn: Values of each trial.
+
+    Returns:
+        One row per trial, of its last run, with the costs of all its rungs; and the rungs.
+    """
+    config, arm = search.config, search.arm
+    alive, latest, rungs = list(range(len(drawn))), dict[int, TrialRow](), list[RungResult]()
+    in_last_rung = set[int]()
+    for number, rung in enumerate(config.search.scheduler.rungs, 1):
+        runs = [
+            search.run(
+                f"{search.name}_trial_{trial}_rung_{number}",
+                drawn[trial],
+                config.rung_settings(config.changes(arm, drawn[trial]), rung),
+                latest[trial].name if trial in latest else None,
+            )
+            for trial in alive
+        ]
+        title = f"search for {arm.name}, rung {number} to update {rung.updates}"
+        before = [latest.get(trial) for trial in alive]
+        rows = search.train(f"search_{search.name}_rung_{number}", title, runs)
+        latest |= zip(alive, rows, strict=True)
+        best = order(rows, config)
+        kept = best[: rung.num_promoted(len(alive))]
+        rungs.append(_rung_result(rung.updates, rung.set, before, rows, [rows[i] for i in best], len(kept), config))
+        in_last_rung, alive = set(alive), sorted(alive[index] for index in kept)
+        if not alive:
+            break
+    settings = [config.trial_settings(config.changes(arm, values)) for values in drawn]
+    return [_trial_row(latest[trial], settings[trial], trial in in_last_rung) for trial in range(len(drawn))], rungs
+
+
+def _rung_result(
+    updates: int,
+    changes: Mapping[str, Any],
+    before: Sequence[TrialRow | None],
+    rows: Sequence[TrialRow],
+    best: Sequence[TrialRow],
+    promoted: int,
+    config: ExperimentConfig,
+) -> RungResult:
+    pairs = list(zip(rows, before, strict=True))
+    made, calls = (
+        sum(max(0.0, spent(row, cost) - (spent(old, cost) if old else 0.0)) for row, old in pairs)
+        for cost in ("update", CALLS)
+    )
+    top = best[0].history[-1].get(config.objective) if best else None
+    return RungResult(updates, changes, len(rows), promoted, int(made), calls, top)
+
+
+def spent(row: TrialRow, metric: str) -> float:
+    """A cost at the last evaluation of a run, with the costs of the runs that it continues."""
+    return row.history[-1].get(metric, 0.0) if row.history else 0.0
+
+
+def _trial_row(row: TrialRow, params: Mapping[str, Any], reached: bool) -> TrialRow:
+    """Row of a trial: values of a lower rung are no result of a whole trial, as those of a trial stopped early."""
+    status = row.status if reached or row.failed else "stopped early"
+    return replace(row, params=params, status=status)
