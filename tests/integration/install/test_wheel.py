@@ -16,10 +16,9 @@ from nbclient import NotebookClient
 
 from srpo_ray import __version__
 from tests.conftest import ROOT, TINY
+from tests.helpers.install.sources import WHEEL_SOURCES
 
 UV = Path(sys.executable).with_name("uv")
-SOURCES = ("srpo_ray", "configs", "cluster", "cluster.yaml", "constraints.txt", "pyproject.toml", "setup.py")
-TEXTS = ("MANIFEST.in", "README.md", "LICENSE")
 NOTEBOOK = ROOT / "notebooks" / "small_world.ipynb"
 LARGEST_MIB = 20.0
 SETTINGS = [*TINY, "training.num_updates=2", "rewards.in_process=true"]
@@ -29,7 +28,7 @@ SETTINGS = [*TINY, "training.num_updates=2", "rewards.in_process=true"]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel as a release builds it: from the source distribution, which is built from a copy of the clone."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in (*SOURCES, *TEXTS):
+    for name in WHEEL_SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
