@@ -25,14 +25,21 @@ SETTINGS = [*TINY, "training.num_updates=2", "rewards.in_process=true"]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as a release builds it: from the source distribution, which is built from a copy of the clone."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the clone, as far as a build reads it."""
+    source = tmp_path_factory.mktemp("source")
     for name in WHEEL_SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as a release builds it: from the source distribution."""
+    out = tmp_path_factory.mktemp("dist")
     build = [UV, "build", "--offline", "--no-build-isolation", "--python", sys.executable, "--out-dir", out, source]
     built = subprocess.run(build, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
@@ -40,22 +47,34 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-@pytest.fixture(scope="module")
-def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel. All other packages are those of this test's environment, by a path.
+def new_environment(folder: Path) -> Path:
+    """Make a virtual environment that sees the packages of this test's environment by a path, and return its Python.
 
     Python does not run the `.pth` files of a folder that an entry of another one names, so the editable install of the
     clone is not found there.
     """
-    folder = tmp_path_factory.mktemp("fresh") / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [UV, "pip", "install", "--offline", "--no-deps", "--python", folder / "bin" / "python", wheel]
-    subprocess.run(install, check=True, capture_output=True)
+    return folder / "bin" / "python"
+
+
+def install(python: Path, *words: str | Path) -> None:
+    """Install the project alone, without network."""
+    command = [UV, "pip", "install", "--offline", "--no-deps", "--no-build-isolation", "--python", python, *words]
+    installed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert installed.returncode == 0, installed.stderr
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel, and a kernel for notebooks."""
+    folder = tmp_path_factory.mktemp("fresh") / "environment"
+    python = new_environment(folder)
+    install(python, wheel)
     kernel = folder / "share" / "jupyter" / "kernels" / "fresh" / "kernel.json"
     kernel.parent.mkdir(parents=True)
-    command = [str(folder / "bin" / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     kernel.write_text(json.dumps({"argv": command, "display_name": "fresh", "language": "python"}))
     return folder
 
@@ -117,6 +136,15 @@ def test_default_sweep_and_packaged_layers_are_found_outside_the_clone(environme
         [program, "train", "configs/small_world.yaml", "configs/presets/srpo_reference_pickscore.yaml", "--dry-run"]
     )
     assert "name: small_world" in layered
+
+
+def test_editable_install_reads_the_configs_of_the_clone(source: Path, outside: Path) -> None:
+    python = new_environment(outside / "editable")
+    install(python, "--editable", source)
+    (source / "configs" / "new.yaml").write_text("name: new\n")
+    shown = output([python.with_name("srpo-ray"), "train", "configs/small_world.yaml", "configs/new.yaml", "--dry-run"])
+    assert "name: new" in shown
+    assert not (source / "srpo_ray" / "_project").exists()
 
 
 def test_notebook_trains_sweeps_reports_and_samples_with_the_wheel(
