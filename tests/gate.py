@@ -19,6 +19,7 @@ LOGS = Path("build/gate")
 PYTEST = (PYTHON, "-m", "pytest", "--durations=20", "--durations-min=1")
 QUANTIZED = ("env", f"PYTHONPATH={Path(PYTHON).parents[1] / 'quantization'}", *PYTEST)
 """With bitsandbytes and torchao, which the other tests do without."""
+TRAINING = ("tests/integration/training", "tests/integration/install")
 FIRST = ((f"{TOOLS}/ruff", "check", "."), (f"{TOOLS}/ruff", "format", "--check", "."), (f"{TOOLS}/lint-imports",))
 """Take seconds: nothing else starts before they pass."""
 LANES = {
@@ -26,10 +27,10 @@ LANES = {
         (f"{TOOLS}/basedpyright",),
         (f"{TOOLS}/mkdocs", "build", "--strict"),
         (*PYTEST, "tests/unit"),
-        (*PYTEST, "tests/integration", "--ignore=tests/integration/training"),
+        (*PYTEST, "tests/integration", *(f"--ignore={folder}" for folder in TRAINING)),
     ),
     "training": (
-        (*PYTEST, "tests/integration/training"),
+        (*PYTEST, *TRAINING),
         (*QUANTIZED, "tests/unit/models/test_quantized.py", "tests/integration/training/test_quantized_base.py"),
     ),
 }

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from srpo_ray.cli import compare, encode, evaluate, export, plan, replay, sample, sweep, train, watch_spot, words
+from srpo_ray import __version__
+from srpo_ray.cli import compare, encode, evaluate, export, init, plan, replay, sample, sweep, train, watch_spot, words
 from srpo_ray.credentials import redact
 from srpo_ray.errors import CommandInterruptedError, RunFailedError
 
@@ -30,6 +31,7 @@ class Command(Protocol):
 
 
 COMMANDS: dict[str, Command] = {
+    "init": init,
     "train": train,
     "encode": encode,
     "sweep": sweep,
@@ -54,6 +56,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         Arguments of one command, its name as `command`, and the whole command line without credentials as `typed`.
     """
     parser = argparse.ArgumentParser(prog="srpo-ray", description="Align FLUX with human preferences using SRPO.")
+    parser.add_argument("--version", action="version", version=f"srpo-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
         command.add_arguments(commands.add_parser(name, help=command.HELP))

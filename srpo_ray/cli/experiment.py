@@ -37,7 +37,7 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
     Args:
         parsed: Arguments of `add_experiment`.
         default: File that is read if none is given.
-        script: Script of the same experiment, as the report and the hint to resume name it.
+        script: Script of the same experiment. The report and the hint to resume name it if the working folder has it.
     """
     if is_cluster_job(parsed):
         return run_cluster_job(parsed, lambda _: _results_folder(parsed, default))
@@ -50,8 +50,10 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
     from srpo_ray.search.experiment import run_experiment
 
     report_input_issues(base)
-    command = redact(shlex.join(["python", script, *parsed.config]))
-    report = run_experiment(config, base, parsed.address, command, f"python {script} --resume")
+    # The scripts are in a clone only.
+    program = ["python", script] if Path(script).exists() else ["srpo-ray", parsed.command]
+    command = redact(shlex.join([*program, *parsed.config]))
+    report = run_experiment(config, base, parsed.address, command, f"{shlex.join(program)} --resume")
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
     return 0
 

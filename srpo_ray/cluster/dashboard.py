@@ -11,12 +11,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+import yaml
+
 from srpo_ray.cluster.jobs import Jobs
+from srpo_ray.extras import require_package
 
 TUNNEL_TIMEOUT_S = 60.0
 """Timeout of opening a tunnel: the launcher asks the cloud for the head's address, then ssh connects."""
 
 DASHBOARD_PORT = 8265
+
+CLOUD_PACKAGES = {"aws": "boto3", "gcp": "googleapiclient"}
+"""Cloud of a cluster file -> package with which Ray's launcher finds the head; the extra has the cloud's name."""
 
 
 class Dashboard:
@@ -26,7 +32,7 @@ class Dashboard:
         cluster: Cluster file of `ray up`, or `http://HOST:PORT`.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither, or the package of the file's cloud is not installed.
     """
 
     def __init__(self, cluster: str) -> None:
@@ -37,6 +43,8 @@ class Dashboard:
                 f"--cluster: expected a cluster file or http://HOST:{DASHBOARD_PORT}, got {cluster!r}, which is"
                 " neither a file nor an address"
             )
+        if self.by_file:
+            _require_cloud_package(cluster)
         self._url = cluster
         self._tunnel: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
@@ -107,6 +115,18 @@ def authentication_token() -> str | None:
         return os.environ["RAY_AUTH_TOKEN"]
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return file.read_text().strip() if file.is_file() else None
+
+
+def _require_cloud_package(file: str) -> None:
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"--cluster: expected the YAML file of `ray up`, got {file}: {error}; correct it") from error
+    provider = content.get("provider") if isinstance(content, dict) else None
+    cloud = provider.get("type") if isinstance(provider, dict) else None
+    if cloud in CLOUD_PACKAGES:
+        otherwise = f"give the dashboard's address (http://HOST:{DASHBOARD_PORT}) in place of the file"
+        require_package(CLOUD_PACKAGES[cloud], cloud, f"--cluster {file}", otherwise)
 
 
 def _free_port() -> int:

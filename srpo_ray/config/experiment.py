@@ -116,7 +116,8 @@ class ExperimentConfig(Section):
     name: Name = "experiment"
     """Name of the experiment and of its folder under the base config's `run_root`."""
     base: str | tuple[str, ...]
-    """Run config file or files that every run starts from, relative to the experiment file."""
+    """Run config file or files that every run starts from: paths relative to the experiment file, or names of packaged
+    configs (`configs/...`)."""
     arms: tuple[Arm, ...] = Field(min_length=1)
     """Methods or settings to compare. `training.num_updates` of each sets its compute, which the report measures."""
     reference_arm: str | None = None

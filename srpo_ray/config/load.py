@@ -1,6 +1,7 @@
 """Loading of a checked config from files and `a.b=value` arguments, with actionable error messages."""
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +15,10 @@ from srpo_ray.config.experiment import Arm, ExperimentConfig
 from srpo_ray.config.messages import describe, first_causes
 from srpo_ray.config.run import RunConfig
 from srpo_ray.config.yaml_text import YamlTextError, dump, load, load_value
+from srpo_ray.packaged import near_configs, packaged_config
 
 ConfigT = TypeVar("ConfigT", bound=Section)
+logger = logging.getLogger(__name__)
 
 _COMPARED = (
     *("prompts", "num_prompts", "samples_per_prompt", "seed", "num_steps", "guidance_scale", "test"),
@@ -31,19 +34,40 @@ class ConfigError(ValueError):
     """Error of an invalid config; the message contains the expected value, the given value and the fix."""
 
 
+def find_config(name: str | Path, folder: str | Path = "") -> Path:
+    """Find a config file: in a folder, or among the packaged configs.
+
+    Args:
+        name: Path of the file, relative to `folder`. If there is no such file, and the name begins with `configs/`,
+            then it is the name of a packaged config.
+        folder: Folder of the file that refers to this one. Default: the working folder.
+
+    Returns:
+        Path of the file; that in `folder` if there is none.
+    """
+    path = Path(folder) / name
+    packaged = None if path.exists() else packaged_config(name)
+    if packaged is None:
+        return path
+    # A warning, because Python prints no other messages unless a program configures logging.
+    logger.warning("%s is not in %s; using the file of the package, %s", name, Path(folder).resolve(), packaged)
+    return packaged
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read one YAML file whose top level is a mapping.
+    """Read one YAML file whose top level is a mapping. The path is that of `find_config`.
 
     Raises:
         ConfigError: If the file is missing, is not YAML, is not a mapping, or repeats a key in one section.
     """
-    path = Path(path)
+    path = find_config(path)
     try:
         content = load(path.read_bytes())
     except OSError as error:
+        near = near_configs(path) if isinstance(error, FileNotFoundError) else []
+        cure = f"did you mean {' or '.join(near)}?" if near else "check the path"
         raise ConfigError(
-            f"{path}: expected a readable YAML file, got: {error.strerror};"
-            f" check the path (working folder: {Path.cwd()})"
+            f"{path}: expected a readable YAML file, got: {error.strerror}; {cure} (working folder: {Path.cwd()})"
         ) from error
     except YamlTextError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -183,20 +207,21 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
     """Load an experiment file and the run config that its runs start from, and check the one against the other.
 
     Args:
-        path: The experiment file.
+        path: The experiment file, as for `find_config`; the files of its `base` are found from its folder.
         overrides: `a.b=value` for the base config; a path that starts with `experiment.` changes the experiment itself.
 
     Raises:
         ConfigError: If either cannot be used, or an arm, its search or an ablation has a key or value that the run
             config refuses.
     """
+    path = find_config(path)
     own, others = [], []
     for argument in overrides:
         (own if argument.startswith(ExperimentConfig.prefix) else others).append(argument)
     values = load_values([path], [argument.removeprefix(ExperimentConfig.prefix) for argument in own])
     config = validate(ExperimentConfig, values, str(path))
     bases = (config.base,) if isinstance(config.base, str) else config.base
-    base = load_run([Path(path).parent / file for file in bases], others)
+    base = load_run([find_config(file, path.parent) for file in bases], others)
     for origin, changes in (*config.trained_changes(), *config.trial_changes()):
         _check_experiment_run(config, apply(base, changes, f"{path}: {origin}"), f"{path}: {origin}")
     _check_fresh_seeds(config, base, path)

@@ -1,7 +1,6 @@
 """Frozen transformers with quantised weights, which are loaded and quantised layer by layer on their device."""
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from srpo_ray.config.model import BaseType
+from srpo_ray.extras import require_package
 from srpo_ray.models.weight_files import WeightFiles
 
 PACKAGES: dict[BaseType, str] = {"nf4": "bitsandbytes", "int8": "torchao", "fp8": "torchao"}
@@ -35,12 +35,7 @@ def check_base(base: BaseType | None, device: str) -> None:
     """
     if base is None:
         return
-    package = PACKAGES[base]
-    if importlib.util.find_spec(package) is None:
-        raise ValueError(
-            f"expected the package {package} for model.base={base}, got none; install it on every node (pip install"
-            f" {package}), or remove model.base"
-        )
+    require_package(PACKAGES[base], "quantization", f"model.base={base}", "remove model.base")
     check_8_bit_floats(base, device, "model.base")
 
 

@@ -250,3 +250,13 @@ def test_diversity_of_single_images_is_refused_as_an_objective(tmp_path: Path) -
     load(tmp_path, "evaluation.samples_per_prompt=2", objectives=objectives)
     with pytest.raises(ConfigError, match=r"samples_per_prompt of 2 or more with 'image/diversity', got 1"):
         load(tmp_path, "evaluation.samples_per_prompt=1", objectives=objectives)
+
+
+def test_conditions_are_refused_for_a_population(tmp_path: Path) -> None:
+    space = {
+        "algorithm.query": {"choice": ["relative", "plain"]},
+        "algorithm.hinge": {"uniform": [0, 2], "when": {"algorithm.query": "relative"}},
+    }
+    search = {"scheduler": {"type": "pbt", "perturb_interval": 2}}
+    with pytest.raises(ConfigError, match=r"no `when` in a space that scheduler.type: pbt searches, got .*hinge"):
+        load(tmp_path, arms=[{"name": "SRPO", "space": space}], search=search)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from srpo_ray.config.model import BaseType
-from srpo_ray.models import loading, quantized
+from srpo_ray.models import loading
 from srpo_ray.models.families import FLUX
 from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.quantized import PACKAGES, check_base, dequantized, quantized_layers, stored_bytes
@@ -134,7 +134,7 @@ def test_files_of_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.mark.parametrize("base", get_args(BaseType))
 def test_type_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch, tiny_path: str, base: BaseType) -> None:
-    monkeypatch.setattr(quantized.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=rf"package {PACKAGES[base]} for model.base={base}.*remove model.base"):
         check_base(base, "cpu")
     with pytest.raises(ValueError, match=rf"package {PACKAGES[base]} for model.base={base}"):
@@ -144,7 +144,7 @@ def test_type_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch, ti
 
 @pytest.mark.parametrize(("capability", "fits"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True)])
 def test_8_bit_floats_need_an_ada_gpu(monkeypatch: pytest.MonkeyPatch, capability: Any, fits: bool) -> None:
-    monkeypatch.setattr(quantized.importlib.util, "find_spec", lambda _: SimpleNamespace())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: SimpleNamespace())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     check_base("int8", "cuda:0")
     if fits:
