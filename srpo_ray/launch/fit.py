@@ -66,6 +66,7 @@ def fit(
     name: str,
     commit: str | None,
     parent_run: str | None = None,
+    group: str | None = None,
     callbacks: tuple[UserCallback, ...] = (),
 ) -> None:
     """Train with Ray Train's workers until the last update.
@@ -77,13 +78,14 @@ def fit(
         name: Name of the MLflow run.
         commit: Git commit of the user's working folder; None outside a repository.
         parent_run: Id of the parent MLflow run.
+        group: Name of the experiment that the run is a part of.
         callbacks: Further callbacks of Ray Train, called in its controller.
 
     Raises:
         ValueError: If a worker finds that an input cannot be used.
         TrainingError: If the run fails.
     """
-    arguments = _arguments(config, folder, pool, name, commit, parent_run)
+    arguments = _arguments(config, folder, pool, name, commit, parent_run, group)
     trainer = _make_trainer(config, folder, arguments, callbacks)
     cancel_autoscaler_request(folder)
     record_autoscaler_request(folder, trainer.train_run_context.run_id)
@@ -105,6 +107,7 @@ def fit_here(
     name: str,
     commit: str | None,
     parent_run: str | None = None,
+    group: str | None = None,
 ) -> None:
     """Train in this process until the last update, without processes of Ray Train. A restart is the caller's task.
 
@@ -116,6 +119,7 @@ def fit_here(
         name: Name of the MLflow run.
         commit: Git commit.
         parent_run: Id of the parent MLflow run.
+        group: Name of the experiment that the run is a part of.
 
     Raises:
         ValueError: If an input cannot be used.
@@ -123,13 +127,19 @@ def fit_here(
     """
     choose_interface()
     try:
-        train_here(_arguments(config, folder, pool, name, commit, parent_run), host)
+        train_here(_arguments(config, folder, pool, name, commit, parent_run, group), host)
     except RunFailedError as error:
         raise TrainingError(str(error)) from error
 
 
 def _arguments(
-    config: RunConfig, folder: RunFolder, pool: str | None, name: str, commit: str | None, parent_run: str | None
+    config: RunConfig,
+    folder: RunFolder,
+    pool: str | None,
+    name: str,
+    commit: str | None,
+    parent_run: str | None,
+    group: str | None,
 ) -> WorkerArguments:
     """Start or continue the MLflow run, and return what a worker needs."""
     uri = tracking_uri(config)
@@ -141,6 +151,7 @@ def _arguments(
         tags={"git_commit": commit or "unknown", "run_dir": str(folder.path)},
         params=flatten(config.model_dump(mode="json")),
         record=folder.tracker_record,
+        group=group,
     )
     return WorkerArguments(config, str(folder.path), pool, uri, run_id)
 

@@ -42,6 +42,7 @@ from srpo_ray.runs.folder import (
 )
 from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.warnings import read_signs
+from srpo_ray.tracking.sinks import open_sinks
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.early_stop import Decision, agreed_decision
 from srpo_ray.training.engine import restore_linear
@@ -219,9 +220,9 @@ class _Run:
         if self.tracker:
             self.tracker.log_metrics(metrics, update)
             if decision.signs:
-                self.tracker.log_text("\n".join(sign_texts(read_signs(self.folder))), "hacking.txt")
+                self.tracker.log_text("\n".join(sign_texts(read_signs(self.folder))), "hacking.txt", update)
             if self.folder.gallery.exists():
-                self.tracker.log_image(self.folder.gallery, "images")
+                self.tracker.log_image(self.folder.gallery, "images", update)
         self.host.report({"update": update, **metrics})
 
     def test(self, update: int) -> None:
@@ -276,7 +277,7 @@ class _Run:
         if best_update is not None:
             result["best_update"] = best_update
         write_text(self.folder.finished, json.dumps(result) + "\n")
-        self.tracker.log_text(self.folder.config.read_text(encoding="utf-8"), "config.yaml")
+        self.tracker.log_text(self.folder.config.read_text(encoding="utf-8"), "config.yaml", update)
         self.tracker.close("FINISHED")
 
 
@@ -356,8 +357,15 @@ def _connect_rewards(arguments: WorkerArguments, device: str) -> RewardScorer:
 
 
 def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> Tracker:
-    """Connect to MLflow, and drop the rows after the checkpoint, as the run writes them again."""
+    """Connect to the trackers, and drop the rows after the checkpoint, as the run writes them again."""
     for path in (folder.updates, folder.evaluations, folder.scores, folder.test_scores, folder.hacking):
         drop_rows_after(path, start)
-    interval = arguments.config.tracking.flush_interval_s
-    return Tracker(arguments.tracking_uri, arguments.tracking_run, folder.tracker_spool, interval)
+    tracking = arguments.config.tracking
+    return Tracker(
+        arguments.tracking_uri,
+        arguments.tracking_run,
+        folder.tracker_spool,
+        tracking.flush_interval_s,
+        sinks=open_sinks(arguments.config, folder.tracker_record),
+        system_interval_s=tracking.system_interval_s,
+    )

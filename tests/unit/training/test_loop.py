@@ -24,7 +24,7 @@ class NotedTracker:
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         pass
 
-    def log_text(self, text: str, artifact_file: str) -> None:
+    def log_text(self, text: str, artifact_file: str, step: int = 0) -> None:
         pass
 
     def close(self, status: str) -> None:
