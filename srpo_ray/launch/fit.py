@@ -12,7 +12,8 @@ from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request, record
 from srpo_ray.launch.network import NodeNetwork, choose_interface
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.tracking.runs import flatten, start_run, tracking_uri
+from srpo_ray.runs.inputs import read_inputs
+from srpo_ray.tracking.runs import flatten, log_inputs, start_run, tracking_uri
 from srpo_ray.training.host import Host
 from srpo_ray.training.worker import train_here, train_worker
 from srpo_ray.training.worker_arguments import WorkerArguments
@@ -153,6 +154,7 @@ def _arguments(
         record=folder.tracker_record,
         group=group,
     )
+    log_inputs(uri, run_id, read_inputs(folder.inputs))
     return WorkerArguments(config, str(folder.path), pool, uri, run_id)
 
 

@@ -1,5 +1,6 @@
 """MLflow runs, opened and ended by the driver, so that a worker needs only a URI and a run id."""
 
+import hashlib
 import json
 import logging
 import os
@@ -21,11 +22,17 @@ from srpo_ray.tracking.tracker import Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 _log = logging.getLogger(__name__)
 
 _VALUE_LENGTH = 6000
 _PARAMS_PER_CALL = 100
+_DATA = ("data.", "evaluation.prompts", "evaluation.test.prompts")
+_DIGEST_LENGTH = 36
+_NAME_LENGTH = 500
+_MISSING = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
+"""Errors of servers that lack a part of MLflow's interface."""
 
 
 def default_uri(run_root: Path) -> str:
@@ -108,6 +115,40 @@ def start_run(
             " another one, or unset it for a sqlite file in the run root"
         ) from error
     return run_id
+
+
+def log_inputs(uri: str, run_id: str, inputs: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
+    """Attach the prompts and images of a run to it, as MLflow's dataset inputs. A repeated call adds nothing.
+
+    A server that has no inputs, or refuses them, gives a warning.
+
+    Args:
+        uri: Tracking URI.
+        run_id: Id of the run.
+        inputs: Config key -> source -> part -> hash, from `runs.inputs`. Other keys than those of data are skipped.
+
+    Raises:
+        ConnectionError: If the server or database cannot be reached.
+    """
+    data = {key: sources for key, sources in inputs.items() if key.startswith(_DATA)}
+    entries = [(key, source, parts) for key, sources in data.items() for source, parts in sources.items() if parts]
+    try:
+        client = connect(uri)
+        if entries:
+            client.log_inputs(run_id, datasets=[_dataset_input(*entry) for entry in entries])
+    except delivery_errors() as error:
+        if not is_refused(error) and getattr(error, "error_code", None) not in _MISSING:
+            raise ConnectionError(f"expected an MLflow server or database at {uri}, got: {redact(error)}") from error
+        _log.warning("MLflow at %s did not take the hashes of the inputs: %s", uri, redact(error))
+
+
+def _dataset_input(key: str, source: str, parts: Mapping[str, str]) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH]
+    place, hashes = json.dumps({"path": source}), json.dumps({"hashes": parts}, ensure_ascii=False)
+    dataset = Dataset(source[:_NAME_LENGTH], digest, "srpo_ray", place, profile=hashes)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", key)])
 
 
 def end_run(record: Path, spool: Path, status: Status, sinks: Sequence[Sink] = ()) -> None:
