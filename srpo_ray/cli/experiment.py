@@ -53,6 +53,10 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
     command = redact(shlex.join(["python", script, *parsed.config]))
     report = run_experiment(config, base, parsed.address, command, f"python {script} --resume")
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
+    if base.tracking.register_as:
+        from srpo_ray.inference.register import register_best
+
+        print(register_best(base, report.parent) or "registered: nothing")
     return 0
 
 

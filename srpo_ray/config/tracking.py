@@ -60,6 +60,9 @@ class TrackingConfig(Section):
     """`true` records CPU, memory, disk, network and GPUs of the machine of worker 0, as MLflow's `system/...`."""
     system_metrics_interval_s: float = Field(default=10.0, ge=0.1, le=LONGEST_WAIT_S)
     """Seconds between two samples of the system metrics, at least 0.1."""
+    register_as: str | None = Field(default=None, min_length=1)
+    """Name of a model in MLflow's registry. At its end, a run is exported and becomes a version of this model; of an
+    experiment, the best run. The export loads the model on the CPU, in float32. Unset registers nothing."""
 
     @property
     def system_interval_s(self) -> float | None:
