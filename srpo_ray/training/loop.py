@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -97,9 +98,10 @@ def _train(run: "_Run") -> None:
     update = run.start
     for update in run.remaining_updates():
         # Rows, events and checkpoints count the updates made. The trainer takes the index of an update, from 0.
+        cpu_seconds = time.process_time()
         with profiler.update(update):
             metrics = run.trainer.update(update - 1)
-        run.log(update, metrics)
+        run.log(update, {**metrics, "time/cpu": time.process_time() - cpu_seconds})
         preempted = run.nodes_about_to_leave(update)
         if preempted or run.is_due(update, training.checkpoint_interval):
             run.save(update)
