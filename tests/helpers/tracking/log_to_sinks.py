@@ -23,7 +23,8 @@ if __name__ == "__main__":
     for step in range(int(start), int(stop)):
         tracker.log_metrics({"reward/total": step / 2}, step)
     size = (root / "s.jsonl").stat().st_size
-    while wandb._sent != size or (root / "s.jsonl.tensorboard.offset").read_text() != str(size):  # pyright: ignore[reportPrivateUsage]
+    written = root / "s.jsonl.tensorboard.offset"
+    while wandb._sent != size or not written.exists() or written.read_text() != str(size):  # pyright: ignore[reportPrivateUsage]
         time.sleep(0.05)
     if end == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
