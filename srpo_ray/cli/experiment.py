@@ -55,6 +55,10 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
     command = redact(shlex.join([*program, *parsed.config]))
     report = run_experiment(config, base, parsed.address, command, f"{shlex.join(program)} --resume")
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
+    if base.tracking.register_as:
+        from srpo_ray.inference.register import register_best
+
+        print(register_best(base, report.parent) or "registered: nothing")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""`srpo-ray replay`: upload the records of a run that MLflow has not received."""
+"""`srpo-ray replay`: send the records of a run that its trackers have not received."""
 
 import argparse
 
-HELP = "upload metrics that were buffered while the MLflow server was unreachable"
+HELP = "send metrics that were buffered while a tracker, such as the MLflow server, was unreachable"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,10 +12,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Upload the records and print their number."""
+    """Send the records and print their number."""
+    from srpo_ray.config import load_run
     from srpo_ray.runs.folder import RunFolder
     from srpo_ray.tracking.runs import replay_run
+    from srpo_ray.tracking.sinks import check_sinks, open_sinks
 
     folder = RunFolder(parsed.run_dir)
-    print(f"{replay_run(folder.tracker_record, folder.tracker_spool, parsed.uri)} records sent")
+    sinks = []
+    if folder.config.exists() and folder.tracker_record.exists():
+        config = load_run([folder.config])
+        check_sinks(config.tracking)
+        sinks = open_sinks(config, folder.tracker_record)
+    print(f"{replay_run(folder.tracker_record, folder.tracker_spool, parsed.uri, sinks)} records sent")
     return 0

@@ -40,6 +40,10 @@ def run(parsed: argparse.Namespace) -> int:
     for line in _profile_lines(folder):
         print(line)
     print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
+    if config.tracking.register_as:
+        from srpo_ray.inference.register import register_run
+
+        print(register_run(config, folder.path, {}) or "registered: nothing")
     return 0
 
 

@@ -12,8 +12,9 @@ from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request, record
 from srpo_ray.launch.network import NodeNetwork, choose_interface
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.inputs import read_inputs
 from srpo_ray.runs.start_from import take_over
-from srpo_ray.tracking.runs import flatten, start_run, tracking_uri
+from srpo_ray.tracking.runs import flatten, log_inputs, start_run, tracking_uri
 from srpo_ray.training.host import Host
 from srpo_ray.training.worker import train_here, train_worker
 from srpo_ray.training.worker_arguments import WorkerArguments
@@ -67,6 +68,7 @@ def fit(
     name: str,
     commit: str | None,
     parent_run: str | None = None,
+    group: str | None = None,
     callbacks: tuple[UserCallback, ...] = (),
 ) -> None:
     """Train with Ray Train's workers until the last update.
@@ -78,13 +80,14 @@ def fit(
         name: Name of the MLflow run.
         commit: Git commit of the user's working folder; None outside a repository.
         parent_run: Id of the parent MLflow run.
+        group: Name of the experiment that the run is a part of.
         callbacks: Further callbacks of Ray Train, called in its controller.
 
     Raises:
         ValueError: If a worker finds that an input cannot be used.
         TrainingError: If the run fails.
     """
-    arguments = _arguments(config, folder, pool, name, commit, parent_run)
+    arguments = _arguments(config, folder, pool, name, commit, parent_run, group)
     trainer = _make_trainer(config, folder, arguments, callbacks)
     cancel_autoscaler_request(folder)
     record_autoscaler_request(folder, trainer.train_run_context.run_id)
@@ -116,6 +119,7 @@ def fit_here(
     name: str,
     commit: str | None,
     parent_run: str | None = None,
+    group: str | None = None,
 ) -> None:
     """Train in this process until the last update, without processes of Ray Train. A restart is the caller's task.
 
@@ -127,6 +131,7 @@ def fit_here(
         name: Name of the MLflow run.
         commit: Git commit.
         parent_run: Id of the parent MLflow run.
+        group: Name of the experiment that the run is a part of.
 
     Raises:
         ValueError: If an input cannot be used.
@@ -134,13 +139,19 @@ def fit_here(
     """
     choose_interface()
     try:
-        train_here(_arguments(config, folder, pool, name, commit, parent_run), host)
+        train_here(_arguments(config, folder, pool, name, commit, parent_run, group), host)
     except RunFailedError as error:
         raise TrainingError(str(error)) from error
 
 
 def _arguments(
-    config: RunConfig, folder: RunFolder, pool: str | None, name: str, commit: str | None, parent_run: str | None
+    config: RunConfig,
+    folder: RunFolder,
+    pool: str | None,
+    name: str,
+    commit: str | None,
+    parent_run: str | None,
+    group: str | None,
 ) -> WorkerArguments:
     """Start or continue the MLflow run, take over the run that `start_from` names, return what a worker needs."""
     uri = tracking_uri(config)
@@ -152,8 +163,10 @@ def _arguments(
         tags={"git_commit": commit or "unknown", "run_dir": str(folder.path)},
         params=flatten(config.model_dump(mode="json")),
         record=folder.tracker_record,
+        group=group,
     )
     take_over(config, folder)
+    log_inputs(uri, run_id, read_inputs(folder.inputs))
     return WorkerArguments(config, str(folder.path), pool, uri, run_id)
 
 

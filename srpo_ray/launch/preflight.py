@@ -23,6 +23,7 @@ from srpo_ray.runs.inputs import input_hashes, keep_inputs
 from srpo_ray.runs.start_from import check_start
 from srpo_ray.runs.storage import below, require_writable
 from srpo_ray.tracking.runs import tracking_uri
+from srpo_ray.tracking.sinks import check_sinks
 
 ANOTHER_NAME = "choose another `name` or remove the folder"
 """Advice to a user whose run folder belongs to another run."""
@@ -35,8 +36,8 @@ def check_inputs(config: RunConfig) -> None:
         ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the algorithm
             needs a gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel
             needs a GPU that the run has not; if workers cannot share the model's heads and tokens equally; if MLflow's
-            address is invalid; if the run cannot continue from the run that `start_from` names; or if the run would be
-            judged by what it trains on.
+            address is invalid, or another tracker lacks its package or key; if the run cannot continue from the run
+            that `start_from` names; or if the run would be judged by what it trains on.
     """
     check_rewards(config)
     check_attention_device(config)
@@ -50,6 +51,7 @@ def check_inputs(config: RunConfig) -> None:
     check_grids(config)
     tracking_uri(config)
     check_start(config)
+    check_sinks(config.tracking)
     check_leakage(config, read_texts(config))
 
 

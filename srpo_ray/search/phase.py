@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 from ray.tune import ExperimentAnalysis, ProgressReporter, ResultGrid, TuneConfig, Tuner
 
-from srpo_ray.config import RunConfig
+from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
@@ -18,6 +18,7 @@ from srpo_ray.search.progress import RunsTable
 from srpo_ray.search.selection import read_row
 from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trains_here, trial_config, trial_folder
 from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
+from srpo_ray.tracking.sinks import open_sinks
 
 ON_HEAD = {"node:__internal_head__": 0.001}
 """Resources of a trial's own process: a share of the head node alone, because Ray Train's workers do the work.
@@ -187,4 +188,5 @@ def close_tracking(experiment: Experiment, row: TrialRow) -> None:
     if row.status == "finished" and not folder.tracker_spool.exists():
         return
     status = "FINISHED" if row.status == "finished" else "FAILED" if row.failed else "KILLED"
-    end_run(folder.tracker_record, folder.tracker_spool, status)
+    sinks = open_sinks(load_run([folder.config]), folder.tracker_record) if folder.tracker_record.exists() else ()
+    end_run(folder.tracker_record, folder.tracker_spool, status, sinks)

@@ -1,5 +1,6 @@
 """Publish an experiment: tables, HTML report, config of the best arm; on disk, on the terminal and in MLflow."""
 
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,7 @@ def publish(
     schedule = schedule_experiment(config, searches)
     if schedule is not None:
         write_text(folder / "schedule.yaml", to_yaml(schedule))
+    _write_best_run(folder, config, best, arms, searches)
     results = Results(
         title=config.name,
         objective=config.objective,
@@ -127,6 +129,23 @@ def schedule_notes(config: ExperimentConfig, best: str, searches: Sequence[Searc
         return []
     file = "the experiment's file" if origin.schedule else "schedule.yaml"
     return [f"The values of {best} follow a schedule, which is in {file}. best.yaml has the values of its last round."]
+
+
+def _write_best_run(
+    folder: Path, config: ExperimentConfig, best: str, arms: Sequence[Arm], searches: Sequence[Search]
+) -> None:
+    """Write the name of the best arm's best run and its objective to `best_run.json`; nothing without such a run.
+
+    It is the best of the runs with several seeds, or else the chosen trial.
+    """
+    ended = [row for arm in arms if arm.name == best for row in arm.ended]
+    chosen = [row for search in searches for row in search.rows if (search.arm, search.chosen) == (best, row.name)]
+    sign = 1 if config.mode == "max" else -1
+    values = {row.name: value for row in ended or chosen if (value := row.value(config.objective)) is not None}
+    if values:
+        name = max(values, key=lambda name: sign * values[name])
+        found = {"run": name, "arm": best, "objective": config.objective, "value": values[name]}
+        write_text(folder / "best_run.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
 def _baseline(reference: str, searches: Sequence[Search], arms: Sequence[Arm]) -> TrialRow | None:

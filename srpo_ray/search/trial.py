@@ -86,6 +86,7 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
         return
     pool = pool_of(experiment.pools, config)
     names: Any = {"name": config.name, "commit": experiment.commit, "parent_run": experiment.parent_run}
+    names["group"] = Path(experiment.folder).name
     if here:
         # Ray Tune waits for the end of a stopped trial's thread before it gives the process to the next one.
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")

@@ -1,4 +1,4 @@
-"""Ordered delivery of a tracker's spooled records to MLflow."""
+"""MLflow as a receiver: ordered delivery of a tracker's spooled records, and replay of what a process has left."""
 
 import itertools
 import logging
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from srpo_ray.credentials import redact
 from srpo_ray.tracking.client import allowed_name, connect, delivery_errors, is_refused
-from srpo_ray.tracking.spool import Record, Spool
+from srpo_ray.tracking.sink import DeliveryError, Sink, deliver_once
+from srpo_ray.tracking.spool import MLFLOW, Record, Spool
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,6 +19,32 @@ _log = logging.getLogger(__name__)
 
 _METRICS_PER_CALL = 1000
 _RECORDS_PER_READ = 200
+
+
+class MlflowSink:
+    """Sends records to an MLflow store. The first delivery imports mlflow, which takes seconds.
+
+    Args:
+        uri: Tracking URI.
+    """
+
+    name = MLFLOW
+
+    def __init__(self, uri: str) -> None:
+        self.title = f"MLflow at {uri}"
+        self._uri = uri
+        self._client: MlflowClient | None = None
+
+    def deliver(self, spool: Spool) -> int:
+        """See `Sink.deliver`. MLflow stores each call, so all that is sent is acknowledged."""
+        try:
+            self._client = self._client or connect(self._uri)
+            return deliver(self._client, spool)
+        except delivery_errors() as error:
+            raise DeliveryError(redact(error)) from error
+
+    def release(self, spool: Spool) -> None:
+        """See `Sink.release`. Nothing is left to do."""
 
 
 def deliver(client: "MlflowClient", spool: Spool) -> int:
@@ -46,7 +73,7 @@ def deliver(client: "MlflowClient", spool: Spool) -> int:
                     # Requeued at the end, so that an unreachable artifact store does not block the metrics. `get_run`
                     # raises if the whole server is unreachable: then the order is kept.
                     client.get_run(first["run_id"])
-                    spool.append(first)
+                    spool.append({**first, "to": MLFLOW})
                     spool.acknowledge(end)
                     raise
             spool.acknowledge(end)
@@ -54,32 +81,33 @@ def deliver(client: "MlflowClient", spool: Spool) -> int:
     return count
 
 
-def replay(spool: Path, uri: str) -> int:
-    """Send the records that a tracker could not deliver; the file is deleted once it is empty.
+def replay(spool: Path, uri: str, sinks: Sequence[Sink] = (), *, keep_for: Sequence[str] = ()) -> int:
+    """Send the records that a tracker could not deliver; the file is deleted once every receiver has all of them.
 
     Replay is idempotent: MLflow does not duplicate metrics, because they have the time at which they were logged.
 
     Args:
         spool: File of a tracker whose process has ended.
         uri: Tracking URI of the store with the runs.
+        sinks: Receivers beside MLflow.
+        keep_for: Names of receivers that are not tried, but whose records are kept.
 
     Returns:
-        Number of records sent.
+        Number of records sent, over all receivers.
 
     Raises:
         ValueError: If there is no such file.
-        ConnectionError: If the store cannot be reached or an artifact cannot be stored; a further call continues
-            from there.
+        ConnectionError: If a receiver cannot be reached or an artifact cannot be stored, after the others have
+            received their records; a further call continues from there.
     """
     if not spool.exists():
         raise ValueError(f"expected a spool file that a run left, got {spool}, which does not exist")
-    queue = Spool(spool)
+    receivers: list[Sink] = [MlflowSink(uri), *sinks]
+    queue = Spool(spool, [*(sink.name for sink in receivers), *keep_for])
     try:
-        return deliver(connect(uri), queue)
-    except delivery_errors() as error:
-        raise ConnectionError(
-            f"{spool} was not completely sent to {uri}: {redact(error)}; call again to continue"
-        ) from error
+        return deliver_once(receivers, queue)
+    except DeliveryError as error:
+        raise ConnectionError(f"{spool} was not completely sent: {error}; call again to continue") from error
     finally:
         queue.close()
 

@@ -1,10 +1,11 @@
 """MLflow runs, opened and ended by the driver, so that a worker needs only a URI and a run id."""
 
+import hashlib
 import json
 import logging
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +13,26 @@ from typing import TYPE_CHECKING, Any
 from srpo_ray.config import RunConfig
 from srpo_ray.config.tracking import sqlite_uri
 from srpo_ray.credentials import find_credentials, redact
-from srpo_ray.files import read_json, write_text
 from srpo_ray.tracking.client import allowed_name, connect, delivery_errors, is_refused, sqlite_file
 from srpo_ray.tracking.delivery import replay
+from srpo_ray.tracking.record import read_record, write_record
+from srpo_ray.tracking.sink import DeliveryError, Sink, deliver_once
+from srpo_ray.tracking.spool import MLFLOW, Spool
 from srpo_ray.tracking.tracker import Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 _log = logging.getLogger(__name__)
 
 _VALUE_LENGTH = 6000
 _PARAMS_PER_CALL = 100
+_DATA = ("data.", "evaluation.prompts", "evaluation.test.prompts")
+_DIGEST_LENGTH = 36
+_NAME_LENGTH = 500
+_MISSING = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
+"""Errors of servers that lack a part of MLflow's interface."""
 
 
 def default_uri(run_root: Path) -> str:
@@ -63,6 +72,7 @@ def start_run(
     tags: Mapping[str, str],
     params: Mapping[str, str],
     record: Path,
+    group: str | None = None,
 ) -> str:
     """Open a new MLflow run, or reopen the one that `record` names.
 
@@ -77,6 +87,7 @@ def start_run(
             config as YAML.
         record: JSON file with the run's id. If it exists, that run continues, and its tags and params are not
             changed.
+        group: Name of the experiment of this project that the run is a part of, for other trackers.
 
     Returns:
         The run's id.
@@ -92,8 +103,7 @@ def start_run(
         if run_id is None:
             all_tags = {**tags, **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})}
             run_id = _new_run(client, _experiment_id(client, uri, experiment), name, all_tags, params)
-            known = {"run_id": run_id, "uri": uri, "experiment": experiment}
-            write_text(record, json.dumps(known, indent=2))
+            write_record(record, run_id, uri, experiment, group)
     except delivery_errors() as error:
         if is_refused(error):
             raise ValueError(
@@ -107,22 +117,59 @@ def start_run(
     return run_id
 
 
-def end_run(record: Path, spool: Path, status: Status) -> None:
+def log_inputs(uri: str, run_id: str, inputs: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
+    """Attach the prompts and images of a run to it, as MLflow's dataset inputs. A repeated call adds nothing.
+
+    A server that has no inputs, or refuses them, gives a warning.
+
+    Args:
+        uri: Tracking URI.
+        run_id: Id of the run.
+        inputs: Config key -> source -> part -> hash, from `runs.inputs`. Other keys than those of data are skipped.
+
+    Raises:
+        ConnectionError: If the server or database cannot be reached.
+    """
+    data = {key: sources for key, sources in inputs.items() if key.startswith(_DATA)}
+    entries = [(key, source, parts) for key, sources in data.items() for source, parts in sources.items() if parts]
+    try:
+        client = connect(uri)
+        if entries:
+            client.log_inputs(run_id, datasets=[_dataset_input(*entry) for entry in entries])
+    except delivery_errors() as error:
+        if not is_refused(error) and getattr(error, "error_code", None) not in _MISSING:
+            raise ConnectionError(f"expected an MLflow server or database at {uri}, got: {redact(error)}") from error
+        _log.warning("MLflow at %s did not take the hashes of the inputs: %s", uri, redact(error))
+
+
+def _dataset_input(key: str, source: str, parts: Mapping[str, str]) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH]
+    place, hashes = json.dumps({"path": source}), json.dumps({"hashes": parts}, ensure_ascii=False)
+    dataset = Dataset(source[:_NAME_LENGTH], digest, "srpo_ray", place, profile=hashes)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", key)])
+
+
+def end_run(record: Path, spool: Path, status: Status, sinks: Sequence[Sink] = ()) -> None:
     """Send the records that a dead process left in its spool, and set its run's final status.
 
     Args:
         record: File that `start_run` wrote; without it there is no run to end.
         spool: File of the run's tracker.
         status: Final status of the run.
+        sinks: Receivers beside MLflow. If one fails, a warning says so, and its records stay in the spool.
 
     Raises:
-        ConnectionError: If the store cannot be reached.
+        ConnectionError: If MLflow's store cannot be reached.
     """
     if not record.exists():
         return
-    known = _read_record(record)
+    known = read_record(record)
+    if sinks:
+        _end_sinks(sinks, spool, known["run_id"], status)
     if spool.exists():
-        replay(spool, known["uri"])
+        replay(spool, known["uri"], keep_for=[sink.name for sink in sinks])
     try:
         connect(known["uri"]).set_terminated(known["run_id"], status)
     except delivery_errors() as error:
@@ -131,39 +178,39 @@ def end_run(record: Path, spool: Path, status: Status) -> None:
         ) from error
 
 
-def replay_run(record: Path, spool: Path, uri: str | None = None) -> int:
+def _end_sinks(sinks: Sequence[Sink], spool: Path, run_id: str, status: Status) -> None:
+    queue = Spool(spool, [MLFLOW, *(sink.name for sink in sinks)])
+    try:
+        queue.append({"run_id": run_id, "kind": "status", "status": status})
+        deliver_once(sinks, queue)
+    except DeliveryError as error:
+        _log.warning("%s. The records are kept in %s. Send them with `srpo-ray replay RUN`.", error, spool)
+    finally:
+        queue.close()
+
+
+def replay_run(record: Path, spool: Path, uri: str | None = None, sinks: Sequence[Sink] = ()) -> int:
     """Send the records that the tracker of a run could not deliver before its process ended.
 
     Args:
         record: File that `start_run` wrote.
         spool: File of the run's tracker.
         uri: New URI of the store, if it has moved; None takes the recorded one.
+        sinks: Receivers beside MLflow.
 
     Returns:
-        Number of records sent; 0 if none are left.
+        Number of records sent, over all receivers; 0 if none are left.
 
     Raises:
         ValueError: If there is no such run.
-        ConnectionError: If the store cannot be reached; a further call continues from there.
+        ConnectionError: If a receiver cannot be reached; a further call continues from there.
     """
     if not record.exists():
         raise ValueError(
             f"expected the folder of a tracked run, with {record.name}, got {record.parent}; `srpo-ray train` prints"
             " the folder when it ends"
         )
-    return replay(spool, uri or _read_record(record)["uri"]) if spool.exists() else 0
-
-
-def _read_record(record: Path) -> dict[str, str]:
-    """Read the record that `start_run` wrote.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    known = read_json(record)
-    if not isinstance(known, dict) or not all(isinstance(known.get(key), str) for key in ("uri", "run_id")):
-        raise ValueError(f"expected the MLflow run and its address in {record}, got {known!r}; restore or remove it")
-    return known
+    return replay(spool, uri or read_record(record)["uri"], sinks) if spool.exists() else 0
 
 
 def _continued_run(client: "MlflowClient", uri: str, record: Path) -> str | None:
@@ -171,7 +218,7 @@ def _continued_run(client: "MlflowClient", uri: str, record: Path) -> str | None
         return None
     from mlflow.exceptions import MlflowException
 
-    known = _read_record(record)
+    known = read_record(record)
     if known["uri"] != uri:
         raise ValueError(
             f"expected the tracking URI {known['uri']} that this run was started with, got {uri}; set"

@@ -1,61 +1,66 @@
-"""Asynchronous logging from a trainer worker: calls append to a file and return; one thread sends it to MLflow.
+"""Asynchronous logging from a trainer worker: calls append to a file and return; threads send it to the receivers.
 
-Training neither waits for the server nor fails with it. While the server is unreachable, records are buffered in the
-file; records that are left when the process ends can be sent with `replay`.
+Training neither waits for a receiver nor fails with it. While one is unreachable, its records are buffered in the file
+and the other receivers get theirs; records that are left when the process ends can be sent with `replay`.
 """
 
 import logging
-import math
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from srpo_ray.credentials import expand_uri, redact
-from srpo_ray.tracking.client import connect, delivery_errors
-from srpo_ray.tracking.delivery import deliver
+from srpo_ray.credentials import expand_uri
+from srpo_ray.tracking.delivery import MlflowSink
+from srpo_ray.tracking.sink import DeliveryThread, Sink
 from srpo_ray.tracking.spool import Record, Spool
+from srpo_ray.tracking.system_metrics import PREFIX, SystemSampler
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _log = logging.getLogger(__name__)
 
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 60.0
-
 
 class Tracker:
-    """Logger for one MLflow run.
+    """Logger for one run: to MLflow, and to other receivers.
 
     Args:
-        uri: Tracking URI.
+        uri: MLflow's tracking URI.
         run_id: Id of the run, as returned by `start_run`.
         spool: File that buffers records. If it exists, its undelivered records are sent first.
         flush_interval_s: Seconds between two deliveries.
+        sinks: Receivers beside MLflow. Each has a thread of its own, so that none waits for another.
+        system_interval_s: Seconds between two samples of this machine's system metrics; None takes none.
 
     Raises:
         ValueError: If the URI names an environment variable that is not set in this process.
     """
 
-    def __init__(self, uri: str, run_id: str, spool: Path, flush_interval_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        uri: str,
+        run_id: str,
+        spool: Path,
+        flush_interval_s: float = 5.0,
+        *,
+        sinks: Sequence[Sink] = (),
+        system_interval_s: float | None = None,
+    ) -> None:
         expand_uri(uri)
-        self._uri = uri
+        receivers: list[Sink] = [MlflowSink(uri), *sinks]
         self._run_id = run_id
-        self._flush_interval_s = flush_interval_s
-        self._spool = Spool(spool)
+        self._spool = Spool(spool, [sink.name for sink in receivers])
         self._last_steps = _last_steps(self._spool)
-        self._closing = threading.Event()
-        self._deadline = math.inf
+        self._closed = False
         self._warned_of_disk = False
-        self._thread = threading.Thread(target=self._deliver_until_closed, name="mlflow", daemon=True)
-        self._thread.start()
+        self._threads = {sink.title: DeliveryThread(sink, self._spool, flush_interval_s) for sink in receivers}
+        self._sampler = SystemSampler(self._log_system, system_interval_s) if system_interval_s else None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log the metrics of one update.
 
-        NaN and infinities are sent as NaN, a gap in MLflow's chart: MLflow would store an infinity as 1.8e308, which
-        flattens the chart. A name that MLflow does not accept is changed, see `allowed_name`.
+        NaN and infinities are sent to MLflow as NaN, a gap in its chart: MLflow would store an infinity as 1.8e308,
+        which flattens the chart. A name that MLflow does not accept is changed, see `allowed_name`.
 
         A metric that was already logged at this update or a later one is skipped: a run that resumes from a checkpoint
         repeats some updates, with the same values.
@@ -72,18 +77,21 @@ class Tracker:
         now_ms = int(time.time() * 1000)
         self._append({"kind": "metrics", "values": values, "step": step, "time_ms": now_ms})
 
-    def log_image(self, path: Path, artifact_path: str) -> None:
+    def log_image(self, path: Path, artifact_path: str, step: int = 0) -> None:
         """Attach an image file.
 
         Args:
             path: Image file. It is read at delivery, so it must exist until the run ends.
             artifact_path: Folder among the run's artifacts.
+            step: Index of the update. MLflow keeps the latest image of a name only.
         """
-        self._append({"kind": "image", "path": str(path.resolve()), "artifact_path": artifact_path})
+        now_ms = int(time.time() * 1000)
+        place = {"path": str(path.resolve()), "artifact_path": artifact_path}
+        self._append({"kind": "image", **place, "step": step, "time_ms": now_ms})
 
-    def log_text(self, text: str, artifact_file: str) -> None:
-        """Attach a text, such as a report, as the artifact `artifact_file`."""
-        self._append({"kind": "text", "text": text, "artifact_file": artifact_file})
+    def log_text(self, text: str, artifact_file: str, step: int = 0) -> None:
+        """Attach a text, such as a report, as the artifact `artifact_file`, with the index of the update as `step`."""
+        self._append({"kind": "text", "text": text, "artifact_file": artifact_file, "step": step})
 
     def close(self, status: Status, timeout_s: float = 30.0) -> bool:
         """Set the run's final status and deliver the remaining records.
@@ -93,21 +101,21 @@ class Tracker:
             timeout_s: Maximum seconds to wait. After them, the spool file is kept for `replay`.
 
         Returns:
-            True if everything was delivered; then the spool file is deleted.
+            True if every receiver has everything; then the spool file is deleted.
         """
-        if self._closing.is_set():
+        if self._closed:
             return not self._spool.path.exists()
+        self._stop_sampling()
         self._append({"kind": "status", "status": status})
-        self._deadline = time.monotonic() + timeout_s
-        self._closing.set()
-        self._thread.join(timeout_s)
-        if not self._thread.is_alive():
+        late = self._stop(timeout_s)
+        if not late:
             self._spool.close()
         delivered = not self._spool.path.exists()
         if not delivered:
+            receivers = late or list(self._threads)
             _log.warning(
-                "MLflow at %s did not receive all records. The rest is kept in %s. Send it with `srpo-ray replay RUN`.",
-                self._uri,
+                "%s did not receive all records. The rest is kept in %s. Send it with `srpo-ray replay RUN`.",
+                " and ".join(receivers),
                 self._spool.path,
             )
         return delivered
@@ -120,10 +128,26 @@ class Tracker:
         Args:
             timeout_s: Maximum seconds to wait for a delivery that is under way.
         """
-        if not self._closing.is_set():
-            self._deadline = time.monotonic()
-            self._closing.set()
-            self._thread.join(timeout_s)
+        if not self._closed:
+            self._stop_sampling()
+            self._stop(0.0, timeout_s)
+
+    def _stop(self, timeout_s: float, wait_s: float | None = None) -> list[str]:
+        """Stop all deliveries, and return the titles of the receivers whose thread has not ended in time."""
+        self._closed = True
+        deadline = time.monotonic() + (timeout_s if wait_s is None else wait_s)
+        for thread in self._threads.values():
+            thread.stop(timeout_s)
+        return [title for title, thread in self._threads.items() if not thread.join(deadline - time.monotonic())]
+
+    def _stop_sampling(self) -> None:
+        if self._sampler:
+            self._sampler.stop()
+
+    def _log_system(self, values: Mapping[str, float]) -> None:
+        """Log a sample of the machine. Its step is the number of the sample, as in MLflow."""
+        steps = [step for name, step in self._last_steps.copy().items() if name.startswith(PREFIX)]
+        self.log_metrics(values, max(steps, default=-1) + 1)
 
     def _append(self, record: Record) -> None:
         try:
@@ -132,36 +156,6 @@ class Tracker:
             if not self._warned_of_disk:
                 _log.warning("Metrics are lost because %s cannot be written: %s", self._spool.path, error)
             self._warned_of_disk = True
-
-    def _deliver_until_closed(self) -> None:
-        client = None
-        failures = 0
-        while True:
-            last_round = self._closing.is_set()
-            try:
-                client = client or connect(self._uri)
-                deliver(client, self._spool)
-            except delivery_errors() as error:
-                if failures == 0:
-                    _log.warning(
-                        "MLflow: %s. Training continues; records are buffered in %s", redact(error), self._spool.path
-                    )
-                failures += 1
-                delay = min(_FIRST_RETRY_S * 2 ** (failures - 1), _LAST_RETRY_S)
-            else:
-                if last_round:
-                    return
-                if failures:
-                    _log.info("MLflow at %s has received all records", self._uri)
-                failures = 0
-                delay = self._flush_interval_s
-            if not self._closing.wait(delay):
-                continue
-            remaining = self._deadline - time.monotonic()
-            if remaining <= 0:
-                return
-            if failures:
-                time.sleep(min(delay, _FIRST_RETRY_S, remaining))
 
 
 def _last_steps(spool: Spool) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -44,12 +45,14 @@ from srpo_ray.runs.folder import (
 from srpo_ray.runs.start_from import started_at
 from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.warnings import read_signs
+from srpo_ray.tracking.sinks import open_sinks
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.early_stop import Decision, agreed_decision
 from srpo_ray.training.engine import restore_linear
 from srpo_ray.training.gpus import require_own_gpu
 from srpo_ray.training.host import Host
 from srpo_ray.training.profiler import UpdateProfiler
+from srpo_ray.training.ray_metrics import RayMetrics
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.throughput import Throughput
 from srpo_ray.training.trainer import Trainer
@@ -98,9 +101,10 @@ def _train(run: "_Run") -> None:
     update = run.start
     for update in run.remaining_updates():
         # Rows, events and checkpoints count the updates made. The trainer takes the index of an update, from 0.
+        cpu_seconds = time.process_time()
         with profiler.update(update):
             metrics = run.trainer.update(update - 1)
-        run.log(update, metrics)
+        run.log(update, {**metrics, "time/cpu": time.process_time() - cpu_seconds})
         preempted = run.nodes_about_to_leave(update)
         if preempted or run.is_due(update, training.checkpoint_interval):
             run.save(update)
@@ -133,7 +137,8 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
         trainer = build_trainer(config, folder, rewards, device, checkpoint)
     _note(folder, start, "started", f"workers: {trainer.world_size}, {config.parallelism}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
-    return _Run(config, folder, host, trainer, tracker, start, throughput)
+    gauges = RayMetrics.of(config.name) if tracker and config.tracking.ray_metrics else None
+    return _Run(config, folder, host, trainer, tracker, start, throughput, gauges)
 
 
 @dataclass
@@ -150,6 +155,8 @@ class _Run:
     """Updates made before this start of the run."""
     throughput: Throughput | None = None
     """Throughput of the updates, on worker 0 only."""
+    gauges: RayMetrics | None = None
+    """Metrics for Prometheus, on worker 0 only, if the config asks for them."""
     decision: Decision = field(default_factory=Decision)
     """Decision after the latest evaluation."""
     saved: int | None = None
@@ -172,6 +179,8 @@ class _Run:
         if self.tracker:
             append_row(self.folder.updates, {"update": update, **metrics})
             self.tracker.log_metrics(metrics, update)
+        if self.gauges:
+            self.gauges.set(update, metrics)
 
     def nodes_about_to_leave(self, update: int) -> bool:
         """True if the cluster has announced further preemptions; the same on every worker, as all must call."""
@@ -232,9 +241,11 @@ class _Run:
         if self.tracker:
             self.tracker.log_metrics(metrics, update)
             if decision.signs:
-                self.tracker.log_text("\n".join(sign_texts(read_signs(self.folder))), "hacking.txt")
+                self.tracker.log_text("\n".join(sign_texts(read_signs(self.folder))), "hacking.txt", update)
             if self.folder.gallery.exists():
-                self.tracker.log_image(self.folder.gallery, "images")
+                self.tracker.log_image(self.folder.gallery, "images", update)
+        if self.gauges:
+            self.gauges.set(update, metrics)
         self.host.report({"update": update, **metrics})
 
     def test(self, update: int) -> None:
@@ -289,7 +300,7 @@ class _Run:
         if best_update is not None:
             result["best_update"] = best_update
         write_text(self.folder.finished, json.dumps(result) + "\n")
-        self.tracker.log_text(self.folder.config.read_text(encoding="utf-8"), "config.yaml")
+        self.tracker.log_text(self.folder.config.read_text(encoding="utf-8"), "config.yaml", update)
         self.tracker.close("FINISHED")
 
 
@@ -383,8 +394,15 @@ def _connect_rewards(arguments: WorkerArguments, device: str) -> RewardScorer:
 
 
 def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> Tracker:
-    """Connect to MLflow, and drop the rows after the checkpoint, as the run writes them again."""
+    """Connect to the trackers, and drop the rows after the checkpoint, as the run writes them again."""
     for path in (folder.updates, folder.evaluations, folder.scores, folder.test_scores, folder.hacking):
         drop_rows_after(path, start)
-    interval = arguments.config.tracking.flush_interval_s
-    return Tracker(arguments.tracking_uri, arguments.tracking_run, folder.tracker_spool, interval)
+    tracking = arguments.config.tracking
+    return Tracker(
+        arguments.tracking_uri,
+        arguments.tracking_run,
+        folder.tracker_spool,
+        tracking.flush_interval_s,
+        sinks=open_sinks(arguments.config, folder.tracker_record),
+        system_interval_s=tracking.system_interval_s,
+    )

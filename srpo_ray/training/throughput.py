@@ -26,6 +26,10 @@ class Throughput:
     """Number of trainer workers."""
     peak_tflops: float | None
     """Ceiling of one worker in TFLOP/s; None reports no utilization."""
+    worker_gpus: float = 0.0
+    """GPUs of one worker."""
+    replica_gpus: float = 0.0
+    """GPUs of one reward replica; 0 if the workers compute the rewards."""
 
     @classmethod
     def of(cls, config: RunConfig, workers: int, file: Path | None = None) -> "Throughput":
@@ -48,13 +52,16 @@ class Throughput:
             distinct=micro_batches / made,
             workers=workers,
             peak_tflops=training.peak_tflops,
+            worker_gpus=training.num_gpus,
+            replica_gpus=0.0 if config.rewards.in_process else config.rewards.pool.num_gpus,
         )
 
     def metrics(self, update: Mapping[str, float]) -> dict[str, float]:
-        """Compute the metrics `speed/...` of an update, each for one worker.
+        """Compute the metrics `speed/...` of an update, for one worker and for all its GPUs or its CPU.
 
         Args:
-            update: Metrics of the update, with its evaluations (`cost/...`) and seconds (`time/...`).
+            update: Metrics of the update, with its evaluations (`cost/...`), seconds (`time/...`) and reward replicas
+                (`pool/replicas`).
         """
         seconds = update["time/update"]
         transformer = (
@@ -67,8 +74,17 @@ class Throughput:
             "speed/tflops": tflops,
             **utilization,
             "speed/images_per_second": self.images / self.workers / seconds,
+            **self._per_device(update, seconds),
             "speed/reward_wait_share": update["time/reward_wait"] / seconds,
         }
+
+    def _per_device(self, update: Mapping[str, float], seconds: float) -> dict[str, float]:
+        """Images per GPU-second of trainers and reward replicas; on a CPU, per CPU-second of the workers."""
+        gpus = self.workers * self.worker_gpus + update.get("pool/replicas", 0.0) * self.replica_gpus
+        if self.worker_gpus:
+            return {"speed/images_per_gpu_second": self.images / gpus / seconds}
+        cpu_seconds = update.get("time/cpu", 0.0)
+        return {"speed/images_per_cpu_second": self.images / self.workers / cpu_seconds} if cpu_seconds else {}
 
 
 def _kept_flops(config: RunConfig, file: Path) -> ModelFlops:

@@ -15,6 +15,7 @@ import pytest
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.tracking.client import connect
 from tests.conftest import ROOT, SMALL_WORLD, TINY
+from tests.helpers.tracking.stored_files import tensorboard_scalars, wandb_rows
 
 if TYPE_CHECKING:
     from tests.helpers.tracking.mlflow_server import Server
@@ -25,6 +26,7 @@ SECRETS = {
     "PLANTED_PASSWORD": "plantedPassw0rd",
     "PLANTED_KEY": "plantedApiKey",
     "AWS_SECRET_ACCESS_KEY": "plantedAws",
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
 }
 REWARD = (
     "{type: python, name: keyed, target: 'tests.helpers.tracking.keyed_reward:KeyedReward',"
@@ -43,6 +45,7 @@ def test_secrets_are_in_no_file_no_store_and_no_output_of_a_run(server: "Server"
     ray_folder = Path(tempfile.mkdtemp(dir="/tmp"))
     overrides = [*TINY, "training.num_updates=1", "evaluation.num_prompts=2", "name=planted"]
     overrides += [f"run_root={tmp_path / 'runs'}", f"tracking.uri={uri}"]
+    overrides += ["tracking.wandb={}", "tracking.tensorboard=true"]
     overrides += [f"rewards.models=[{REWARD}]", f"data.prompts={prompts}", f"evaluation.prompts={evaluated}"]
     command = [sys.executable, "-m", "srpo_ray.cli", "train", str(SMALL_WORLD), *overrides]
     environment = {**os.environ, **SECRETS, "RAY_TMPDIR": str(ray_folder), "RAY_AUTH_MODE": "disabled"}
@@ -69,6 +72,8 @@ def test_secrets_are_in_no_file_no_store_and_no_output_of_a_run(server: "Server"
     record = json.loads(folder.tracker_record.read_text())
     assert record["uri"] == uri
     assert connect(server.uri).get_run(record["run_id"]).data.metrics["update/lr"] > 0
+    assert [row["update"] for row in wandb_rows(folder.path / "wandb") if "update/lr" in row] == [1]
+    assert [step for step, _ in tensorboard_scalars(folder.path / "tensorboard")["update/lr"]] == [1]
     assert not folder.tracker_spool.exists()
     assert not list(tmp_path.parent.rglob("*escaped*"))
     assert not Path("/tmp/escaped").exists()

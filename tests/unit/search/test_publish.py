@@ -1,5 +1,6 @@
 """Files and metrics that an experiment ends with."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, di
     searches = [Search("SRPO", trials, "SRPO_trial_1", drawn=False)]
     page = publish(experiment, CONFIG, searches, [Arm("SRPO", "method", changes, [*seeds, failed])], [], "a command")
     return page, logged, names
+
+
+def test_best_run_is_the_seed_with_the_best_objective_that_ended(published: Any) -> None:
+    best = json.loads(published[0].with_name("best_run.json").read_text())
+    assert best == {"run": "SRPO_seed_2", "arm": "SRPO", "objective": HELD_OUT, "value": 0.7}
 
 
 def test_best_config_has_the_chosen_values_and_not_the_changes_of_trials(published: Any) -> None:

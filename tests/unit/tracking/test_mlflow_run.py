@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from srpo_ray.tracking import runs as run_module
 from srpo_ray.tracking.client import allowed_name, connect, sqlite_file
-from srpo_ray.tracking.runs import default_uri, end_run, flatten, git_commit, start_run
+from srpo_ray.tracking.runs import default_uri, end_run, flatten, git_commit, log_inputs, start_run
 from srpo_ray.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -197,6 +197,48 @@ def test_flatten_uses_the_paths_of_overrides():
         "g": "true",
         "p": '"x"',
     }
+
+
+def test_prompts_and_images_are_inputs_whose_digest_follows_their_content(
+    uri: str, client: "MlflowClient", tmp_path: Path
+):
+    inputs = {
+        "data.prompts": {"prompts.txt": {"prompts": "3 sha256 abc"}},
+        "data.images": {"images/*": {}},
+        "evaluation.prompts": {"small_world:validation": {"first 2 prompts": "2 sha256 def"}},
+        "model.path": {"flux": {"transformer": "hash"}},
+    }
+    changed = {**inputs, "data.prompts": {"prompts.txt": {"prompts": "3 sha256 xyz"}}}
+    found = []
+    for name, each in (("first", inputs), ("second", changed)):
+        run_id = start_run(uri, "small", name, tags={}, params={}, record=tmp_path / f"{name}.json")
+        log_inputs(uri, run_id, each)
+        log_inputs(uri, run_id, each)
+        stored = client.get_run(run_id).inputs
+        assert stored
+        found.append({entry.tags[0].value: entry.dataset for entry in stored.dataset_inputs})
+    first, second = found
+    assert set(first) == {"data.prompts", "evaluation.prompts"}
+    assert first["data.prompts"].name == "prompts.txt"
+    assert "3 sha256 abc" in (first["data.prompts"].profile or "")
+    assert first["data.prompts"].digest != second["data.prompts"].digest
+    assert first["evaluation.prompts"].digest == second["evaluation.prompts"].digest
+
+
+def test_server_without_inputs_gives_a_warning(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+
+    def absent(*_: object, **__: object) -> None:
+        raise MlflowException("no such endpoint", error_code=ENDPOINT_NOT_FOUND)
+
+    run_id = start_run(uri, "small", "trial", tags={}, params={}, record=tmp_path / "r.json")
+    monkeypatch.setattr(MlflowClient, "log_inputs", absent)
+    log_inputs(uri, run_id, {"data.prompts": {"p.txt": {"prompts": "1 sha256 a"}}})
+    assert "did not take the hashes" in caplog.text
 
 
 def test_git_commit_distinguishes_clean_from_dirty(tmp_path: Path):

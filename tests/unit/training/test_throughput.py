@@ -1,5 +1,7 @@
 """Throughput of updates against figures computed by hand, and the FLOPs that it counts."""
 
+from dataclasses import replace
+
 import pytest
 
 from srpo_ray.config import apply, load_run
@@ -22,6 +24,24 @@ def test_metrics_are_those_of_one_worker() -> None:
     assert throughput().metrics(UPDATE) == pytest.approx(
         {"speed/tflops": 8.0, "speed/images_per_second": 0.4, "speed/reward_wait_share": 0.1}
     )
+
+
+def test_images_per_gpu_second_count_the_gpus_of_both_sides() -> None:
+    # 4 images in 5 s on 2 workers with a GPU each and 3 replicas with half a GPU each.
+    used = replace(throughput(), worker_gpus=1.0, replica_gpus=0.5)
+    found = used.metrics({**UPDATE, "pool/replicas": 3.0, "time/cpu": 1.0})
+    assert found["speed/images_per_gpu_second"] == pytest.approx(4 / 5 / 3.5)
+    assert "speed/images_per_cpu_second" not in found
+    placed = apply(TINY_RUN, {"training.num_gpus": 1, "rewards.pool.num_gpus": 0.25})
+    assert (Throughput.of(placed, 1).worker_gpus, Throughput.of(placed, 1).replica_gpus) == (1.0, 0.25)
+    inside = apply(placed, {"rewards.in_process": True})
+    assert Throughput.of(inside, 1).replica_gpus == 0.0
+
+
+def test_images_per_cpu_second_divide_by_the_seconds_that_the_process_computed() -> None:
+    found = throughput().metrics({**UPDATE, "time/cpu": 8.0})
+    assert found["speed/images_per_cpu_second"] == pytest.approx(4 / 2 / 8.0)
+    assert "speed/images_per_gpu_second" not in found
 
 
 def test_utilization_is_reported_against_a_given_ceiling_only() -> None:
