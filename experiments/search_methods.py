@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, mean, stdev
 from typing import Any
@@ -35,11 +36,17 @@ TEST_PROMPTS = "small_world:test"
 HELD_OUT, DIVERSITY, DRIFT = "evaluator/held_out", "image/diversity", "image/drift"
 TPE = ("experiment.search.searcher=optuna", "experiment.search.startup_trials=4")
 FRONT = f"experiment.objectives={{{HELD_OUT}: max, {DIVERSITY}: max, {DRIFT}: min}}"
+RUNGS = "[{updates: 4, keep: 0.5, set: {rollout.source: base_model}}, {updates: 8, keep: 0.5}, {updates: 16}]"
 ARMS: Mapping[str, tuple[str, ...]] = {
     "random": (),
     "TPE": (*TPE, "experiment.search.constrained=false"),
     "TPE, limits known": TPE,
     "TPE, three objectives": (*TPE, FRONT),
+    "promotion": (
+        "experiment.search.num_samples=24",
+        f"experiment.search.scheduler={{type: promotion, rungs: {RUNGS}}}",
+    ),
+    "population": ("experiment.search.scheduler={type: pbt, perturb_interval: 4}",),
 }
 """Name of an arm -> overrides of `search.yaml`. Every arm must make the same number of updates in total."""
 REFERENCE = {HELD_OUT: 0.0, DIVERSITY: 0.0, DRIFT: 0.3}
@@ -111,7 +118,7 @@ def read_search(root: Path, arm: str, seed: int) -> SearchResult | None:
     chosen = RunFolder(folder / "trials" / found["chosen"])
     held_out, utility = tested(folder, chosen)
     return SearchResult(
-        updates=sum(len(read_rows(file)) for file in sorted(folder.glob("trials/*/updates.jsonl"))),
+        updates=updates_made(folder, found),
         trials=len(found["rows"]),
         breaking=len(found["breaking"]),
         keeps=found["chosen"] not in found["breaking"],
@@ -119,6 +126,23 @@ def read_search(root: Path, arm: str, seed: int) -> SearchResult | None:
         held_out=held_out,
         utility=utility,
     )
+
+
+def updates_made(folder: Path, found: Mapping[str, Any]) -> int:
+    """Updates of all trials of a search, without those that a part of a trial took over from the part before it.
+
+    Args:
+        folder: Folder of the search.
+        found: The search in `results.json`.
+    """
+    if rungs := found.get("rungs"):
+        return sum(rung["made"] for rung in rungs)
+    if rounds := found.get("rounds"):
+        ends = [0, *(each["updates"] for each in rounds)]
+        return sum(
+            (end - start) * len(each["members"]) for (start, end), each in zip(pairwise(ends), rounds, strict=True)
+        )
+    return sum(len(read_rows(file)) for file in sorted(folder.glob("trials/*/updates.jsonl")))
 
 
 def volume(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -22,7 +22,14 @@ def test_every_arm_searches_the_same_space_with_the_same_number_of_updates(scrip
         "TPE": ("optuna", False),
         "TPE, limits known": ("optuna", True),
         "TPE, three objectives": ("optuna", True),
+        "promotion": ("random", True),
+        "population": ("random", True),
     }
+    rungs = arms["promotion"][0].search.scheduler.rungs
+    assert [rung.updates for rung in rungs] == [4, 8, base.training.num_updates]
+    # 24 trials of 4 updates, 12 of 4 more and 6 of 8 more.
+    assert 24 * 4 + 12 * 4 + 6 * 8 == first.search.num_samples * base.training.num_updates
+    assert arms["population"][0].search.num_samples == first.search.num_samples
     assert len(arms["TPE, three objectives"][0].objectives) == 3
 
 
@@ -39,6 +46,13 @@ def test_hypervolume_is_that_of_the_boxes_of_the_trials(script) -> None:
     """Two boxes of 0.2 x 0.1 x 0.2 and 0.1 x 0.2 x 0.2 overlap in 0.1 x 0.1 x 0.2; the third trial lost the score."""
     rows = [trial("a", 0.7, 0.1, 0.1), trial("b", 0.6, 0.2, 0.1), trial("c", 0.4, 0.3, 0.0)]
     assert script("search_methods").volume(rows) == pytest.approx(0.004 + 0.004 - 0.002)
+
+
+def test_updates_that_a_part_of_a_trial_took_over_count_once(script, tmp_path: Path) -> None:
+    methods = script("search_methods")
+    assert methods.updates_made(tmp_path, {"rungs": [{"made": 96}, {"made": 48}], "rounds": []}) == 144
+    rounds = [{"updates": 4, "members": [1, 2, 3]}, {"updates": 6, "members": [1, 2, 3]}]
+    assert methods.updates_made(tmp_path, {"rungs": [], "rounds": rounds}) == 3 * 4 + 3 * 2
 
 
 def test_table_has_means_and_spreads_of_the_finished_searches(script, tmp_path: Path) -> None:
