@@ -28,7 +28,7 @@ def test_every_arm_searches_the_same_space_with_the_same_number_of_updates(scrip
     rungs = arms["promotion"][0].search.scheduler.rungs
     assert [rung.updates for rung in rungs] == [4, 8, base.training.num_updates]
     # 24 trials of 4 updates, 12 of 4 more and 6 of 8 more.
-    assert 24 * 4 + 12 * 4 + 6 * 8 == first.search.num_samples * base.training.num_updates
+    assert first.search.num_samples * base.training.num_updates == 24 * 4 + 12 * 4 + 6 * 8
     assert arms["population"][0].search.num_samples == first.search.num_samples
     assert len(arms["TPE, three objectives"][0].objectives) == 3
 
