@@ -6,7 +6,20 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from srpo_ray.cli import compare, encode, evaluate, export, plan, replay, sample, sweep, train, watch_spot, words
+from srpo_ray.cli import (
+    compare,
+    encode,
+    evaluate,
+    export,
+    plan,
+    prompts,
+    replay,
+    sample,
+    sweep,
+    train,
+    watch_spot,
+    words,
+)
 from srpo_ray.credentials import redact
 from srpo_ray.errors import CommandInterruptedError, RunFailedError
 
@@ -35,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": sweep,
     "compare": compare,
     "plan": plan,
+    "prompts": prompts,
     "sample": sample,
     "evaluate": evaluate,
     "export": export,
