@@ -7,7 +7,21 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from srpo_ray import __version__
-from srpo_ray.cli import compare, encode, evaluate, export, init, plan, replay, sample, sweep, train, watch_spot, words
+from srpo_ray.cli import (
+    compare,
+    encode,
+    evaluate,
+    export,
+    init,
+    plan,
+    prompts,
+    replay,
+    sample,
+    sweep,
+    train,
+    watch_spot,
+    words,
+)
 from srpo_ray.credentials import redact
 from srpo_ray.errors import CommandInterruptedError, RunFailedError
 
@@ -37,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": sweep,
     "compare": compare,
     "plan": plan,
+    "prompts": prompts,
     "sample": sample,
     "evaluate": evaluate,
     "export": export,

@@ -15,7 +15,9 @@ COLUMNS = ("prompt", "caption", "text")
 BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
 """White space, and the byte order mark, which also occurs inside files that were concatenated."""
 
-_NAMES = f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+
+MakeObject = Callable[[Sequence[tuple[str, object]]], object]
+"""Conversion of the pairs of key and value of a JSON object."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,12 @@ class Broken:
     reason: str
 
 
-def prompt_column(names: Sequence[object]) -> int | None:
+def prompt_column(names: Sequence[object], columns: Sequence[str] = COLUMNS) -> int | None:
     """Return the index of the key or column with the prompts, ignoring case, surrounding blanks and byte order marks.
+
+    Args:
+        names: Names of keys or columns.
+        columns: Names to look for, in lower case, in order of precedence.
 
     Returns:
         The index; None if no name matches.
@@ -35,7 +41,7 @@ def prompt_column(names: Sequence[object]) -> int | None:
         TextFileError: If two names match.
     """
     plain = [str(name).strip(BLANKS).lower() for name in names]
-    column = next((column for column in COLUMNS if column in plain), None)
+    column = next((column for column in columns if column in plain), None)
     if column is None:
         return None
     same = [str(name)[:40] for name, known in zip(names, plain, strict=True) if known == column]
@@ -45,8 +51,12 @@ def prompt_column(names: Sequence[object]) -> int | None:
     return plain.index(column)
 
 
-def read_entries(path: Path) -> Sequence[object]:
+def read_entries(path: Path, columns: Sequence[str] = COLUMNS) -> Sequence[object]:
     """Read the entries of a prompt file: texts, objects, or `Broken`.
+
+    Args:
+        path: The file.
+        columns: Names of the key or column with the prompts, in lower case, in order of precedence.
 
     Raises:
         OSError: If the file cannot be opened.
@@ -55,41 +65,45 @@ def read_entries(path: Path) -> Sequence[object]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise TextFileError(f"expected a file of type {', '.join(_READERS)}; convert it to one prompt a line")
-    return reader(path)
+    return reader(path, columns)
 
 
-def _read_lines(path: Path) -> list[str]:
+def _read_lines(path: Path, _: Sequence[str] = ()) -> list[str]:
     return split_lines(read_text_file(path))
 
 
-def _read_json(path: Path) -> list[object]:
+def _read_json(path: Path, columns: Sequence[str]) -> list[object]:
     text = read_text_file(path)
-    entries = parse_json(text, _object)
+    entries = parse_json(text, _object_with(columns))
     if not isinstance(entries, list):
         raise TextFileError(f"expected a JSON list, got {text.strip()[:60]!r}; wrap it in [ ]")
     return entries
 
 
-def _read_json_lines(path: Path) -> list[object]:
-    return [_parse_line(line.strip(BLANKS)) for line in _read_lines(path)]
+def _read_json_lines(path: Path, columns: Sequence[str]) -> list[object]:
+    make_object = _object_with(columns)
+    return [_parse_line(line.strip(BLANKS), make_object) for line in _read_lines(path)]
 
 
-def _parse_line(line: str) -> object:
+def _parse_line(line: str, make_object: MakeObject) -> object:
     try:
-        return parse_json(line, _object) if line else ""
+        return parse_json(line, make_object) if line else ""
     except TextFileError as error:
         return Broken(f"{error}: {line[:60]!r}")
 
 
-def _object(items: Sequence[tuple[str, object]]) -> object:
-    try:
-        prompt_column([name for name, _ in items])
-    except TextFileError as error:
-        return Broken(str(error))
-    return dict(items)
+def _object_with(columns: Sequence[str]) -> MakeObject:
+    def make_object(items: Sequence[tuple[str, object]]) -> object:
+        try:
+            prompt_column([name for name, _ in items], columns)
+        except TextFileError as error:
+            return Broken(str(error))
+        return dict(items)
+
+    return make_object
 
 
-def _read_table(path: Path) -> list[object]:
+def _read_table(path: Path, columns: Sequence[str]) -> list[object]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     rows = _rows(read_text_file(path), delimiter)
     while rows and not rows[0][1]:
@@ -97,9 +111,9 @@ def _read_table(path: Path) -> list[object]:
     if not rows:
         return []
     header = rows[0][1]
-    column = prompt_column(header)
+    column = prompt_column(header, columns)
     if column is None:
-        raise TextFileError(f"{_no_column(header)} and separate columns by {delimiter!r}")
+        raise TextFileError(f"{_no_column(header, columns)} and separate columns by {delimiter!r}")
     return [_cell(row, line, len(header), column) for line, row in rows[1:]]
 
 
@@ -130,14 +144,14 @@ def _cell(row: Sequence[str], line: int, num_columns: int, column: int) -> objec
     return Broken(f"{fields}, a text with the delimiter needs quotes: {' | '.join(row)[:60]!r}")
 
 
-def _read_parquet(path: Path) -> list[str]:
+def _read_parquet(path: Path, columns: Sequence[str]) -> list[str]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
     # A missing or unreadable file fails here, so every later error is an error of the content.
     with path.open("rb") as file:
         try:
-            return _parquet_column(ParquetFile(file, page_checksum_verification=True))
+            return _parquet_column(ParquetFile(file, page_checksum_verification=True), columns)
         except TextFileError:
             raise
         # Damage raises errors of Arrow, of the C++ library below it, or of decoding.
@@ -145,11 +159,11 @@ def _read_parquet(path: Path) -> list[str]:
             raise TextFileError(f"expected Parquet, got no complete Parquet file: {error}; write it again") from error
 
 
-def _parquet_column(table: Any) -> list[str]:
+def _parquet_column(table: Any, columns: Sequence[str]) -> list[str]:
     schema = table.schema_arrow
-    column = prompt_column(schema.names)
+    column = prompt_column(schema.names, columns)
     if column is None:
-        raise TextFileError(_no_column(schema.names))
+        raise TextFileError(_no_column(schema.names, columns))
     name, kind = schema.names[column], schema.types[column]
     if not _holds_text(kind):
         raise TextFileError(f"expected texts in the column {name!r}, got values of type {kind}; convert them")
@@ -165,12 +179,18 @@ def _holds_text(kind: Any) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
 
 
-def _no_column(names: Sequence[str]) -> str:
+def any_of(columns: Sequence[str]) -> str:
+    """List names of columns for a message: `prompt, caption or text`."""
+    return " or ".join(filter(None, [", ".join(columns[:-1]), columns[-1]]))
+
+
+def _no_column(names: Sequence[str], columns: Sequence[str]) -> str:
     shown = ", ".join(repr(name[:40]) for name in names[:8])
-    return f"expected a column {_NAMES}, got {shown}{', ...' if len(names) > 8 else ''}; rename the prompts' column"
+    got = f"{shown}{', ...' if len(names) > 8 else ''}"
+    return f"expected a column {any_of(columns)}, got {got}; rename the prompts' column"
 
 
-_READERS: dict[str, Callable[[Path], Sequence[object]]] = {
+_READERS: dict[str, Callable[[Path, Sequence[str]], Sequence[object]]] = {
     ".txt": _read_lines,
     ".json": _read_json,
     ".jsonl": _read_json_lines,

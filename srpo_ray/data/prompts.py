@@ -49,7 +49,7 @@ def load_prompts(source: str, key: str = "data.prompts") -> list[str]:
     return read_prompts(source, key).prompts
 
 
-def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
+def read_prompts(source: str, key: str = "data.prompts", columns: Sequence[str] = COLUMNS) -> PromptFile:
     """Read prompts, in any language, from one of these formats.
 
     A .txt file has one prompt per line; .json is a list of texts or objects; .jsonl has one text or object per line;
@@ -59,6 +59,7 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
     Args:
         source: Path of the file, or `small_world:train`, `small_world:validation` or `small_world:test`.
         key: Config key of the source, for messages.
+        columns: Other names of the key or column with the prompts, in lower case, in order of precedence.
 
     Raises:
         ValueError: If the file cannot be read, has another format, has entries without a usable text, or is empty.
@@ -68,7 +69,7 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
 
         return PromptFile(source, embedded.split_prompts(embedded.SPLITS[EMBEDDED.index(source)]))
     try:
-        entries = read_entries(Path(source))
+        entries = read_entries(Path(source), columns)
     except OSError as error:
         raise ValueError(
             f"{key}: expected a readable prompt file or one of {', '.join(EMBEDDED)}, got {source!r} ({error});"
@@ -76,29 +77,30 @@ def read_prompts(source: str, key: str = "data.prompts") -> PromptFile:
         ) from error
     except TextFileError as error:
         raise ValueError(f"{key}: {source}: {error}") from error
-    texts = check_texts(entries, source, key)
+    texts = check_texts(entries, source, key, columns)
     prompts = [text for text in texts if text]
     if not prompts:
         raise ValueError(f"{key}: expected at least one prompt in {source}, got an empty file; add prompts, one a line")
     return PromptFile(source, prompts, len(texts) - len(prompts))
 
 
-def check_texts(entries: Sequence[object], source: str, key: str) -> list[str]:
+def check_texts(entries: Sequence[object], source: str, key: str, columns: Sequence[str] = COLUMNS) -> list[str]:
     """Extract the prompts of entries, without surrounding blanks; empty ones are kept.
 
     Args:
         entries: Texts, objects, or `Broken`.
         source: Name of the file, for messages.
         key: Config key or option of the source, for messages.
+        columns: Names of the key with the prompt, in lower case, in order of precedence.
 
     Raises:
         ValueError: If entries have no usable text; the message counts all and names the first three.
     """
-    found = [_find_prompt(entry) for entry in entries]
+    found = [_find_prompt(entry, columns) for entry in entries]
     broken = [f"entry {i + 1} ({text.reason})" for i, text in enumerate(found) if isinstance(text, Broken)]
     if broken:
         raise ValueError(
-            f"{key}: expected a text, or an object or row with {', '.join(COLUMNS)}, in every entry of {source}, got"
+            f"{key}: expected a text, or an object or row with {', '.join(columns)}, in every entry of {source}, got"
             f" {len(broken)} of {len(found)} without: {'; '.join(broken[:3])}{'; ...' if len(broken) > 3 else ''};"
             " fix these entries or rename their column"
         )
@@ -111,20 +113,20 @@ def caption_of(entry: object) -> str:
     Raises:
         TextFileError: If the entry has no usable text.
     """
-    found = _find_prompt(entry)
+    found = _find_prompt(entry, COLUMNS)
     if isinstance(found, Broken):
         raise TextFileError(f"expected a text, or an object with {', '.join(COLUMNS)}, got {found.reason}")
     return found
 
 
-def _find_prompt(entry: object) -> str | Broken:
+def _find_prompt(entry: object, columns: Sequence[str]) -> str | Broken:
     if isinstance(entry, Broken):
         return entry
     value = entry
     if isinstance(entry, Mapping):
         names = list(entry)
         try:
-            column = prompt_column(names)
+            column = prompt_column(names, columns)
         except TextFileError as error:
             return Broken(str(error))
         if column is not None and entry[names[column]] is None:

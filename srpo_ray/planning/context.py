@@ -9,7 +9,7 @@ from srpo_ray.models.paths import pipeline_file, resolve_path
 from srpo_ray.planning.accounting import Part, present
 from srpo_ray.planning.cost import velocity_cost
 from srpo_ray.planning.schedule import micro_batches, schedule
-from srpo_ray.planning.shapes import depths, dtype_of, part_config, planned_family
+from srpo_ray.planning.shapes import depths, dtype_of, layers_with_second_attention, part_config, planned_family
 from srpo_ray.planning.trace import Cost
 
 _EXCHANGED = 4
@@ -135,8 +135,8 @@ def _exchanged_elements(model: ModelConfig) -> int:
 def _attentions(model: ModelConfig) -> list[int]:
     """List the tokens of each attention of the transformer."""
     sizes = token_sizes(model)
-    second = len(part_config(model.path, "transformer").get("dual_attention_layers", ()))
-    return [sizes.image + sizes.text] * sum(depths(model).values()) + [sizes.image] * second
+    second = [sizes.image] * layers_with_second_attention(model)
+    return [sizes.image + sizes.text] * sum(depths(model).values()) + second
 
 
 def _width(model: ModelConfig) -> int:

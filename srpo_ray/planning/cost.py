@@ -10,7 +10,16 @@ from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.planning.accounting import Part, present, total
 from srpo_ray.planning.cached import cached, only
-from srpo_ray.planning.shapes import build_policy, depths, dtype_of, part_config, planned_family
+from srpo_ray.planning.shapes import (
+    SECOND_ATTENTION,
+    Layers,
+    build_policy,
+    depths,
+    dtype_of,
+    layers_with_second_attention,
+    part_config,
+    planned_family,
+)
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame_for_each
@@ -51,14 +60,14 @@ def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: b
 
 @cached
 def _transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: bool) -> Cost:
-    def trace(layers: Mapping[str, int]) -> Cost:
+    def trace(layers: Layers) -> Cost:
         policy = build_policy(model, layers)
         assert isinstance(policy.network, torch.nn.Module)
         inputs = _inputs(model, policy, samples)
         measure = trace_gradient if gradient else trace_forward
         return measure(lambda: policy.velocity(*inputs, 1.0), [policy.network], gpu=gpu)
 
-    return extrapolate(trace, depths(model))
+    return extrapolate(trace, depths(model), layers_with_second_attention(model))
 
 
 def decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, gradient: bool, gpu: bool) -> Cost:
@@ -97,24 +106,35 @@ def _decoder_cost(model: ModelConfig, samples: int, sizes: tuple[int, ...], *, g
     return measure(decode, [policy.training_decoder or policy.vae], gpu=gpu)
 
 
-def extrapolate(trace: Callable[[Mapping[str, int]], Cost], layers: Mapping[str, int]) -> Cost:
-    """Extrapolate the cost of many equal layers from one and two layers; saved bytes and FLOPs are linear in depth.
+def extrapolate(trace: Callable[[Layers], Cost], layers: Mapping[str, int], second: int = 0) -> Cost:
+    """Extrapolate the cost of many layers from few; saved bytes and FLOPs are linear in the number of each kind.
 
     The peak is at the start of the backward pass, when all activations are still saved.
 
     Args:
-        trace: Computes the cost at given numbers of layers.
+        trace: Computes the cost of a transformer with these values in its config.
         layers: Number of layers of each kind.
+        second: Number of first layers that have a second attention, as in Stable Diffusion 3.5 Medium; fewer than all.
     """
-    one = dict.fromkeys(layers, 1)
-    base = trace(one)
+    few, more = _few_layers(layers, second)
+    base = trace(few)
     saved, forward, backward = base.saved, base.forward_flops, base.backward_flops
-    for kind, count in layers.items():
-        two = trace({**one, kind: 2})
-        saved += (count - 1) * (two.saved - base.saved)
-        forward += (count - 1) * (two.forward_flops - base.forward_flops)
-        backward += (count - 1) * (two.backward_flops - base.backward_flops)
+    for changed, count in more:
+        one_more = trace({**few, **changed})
+        saved += count * (one_more.saved - base.saved)
+        forward += count * (one_more.forward_flops - base.forward_flops)
+        backward += count * (one_more.backward_flops - base.backward_flops)
     return Cost(saved, saved + base.peak - base.saved, forward, backward)
+
+
+def _few_layers(layers: Mapping[str, int], second: int) -> tuple[Layers, list[tuple[Layers, int]]]:
+    """List the config of few layers, and each config with one layer more and the number of such layers that lack."""
+    if not second:
+        return dict.fromkeys(layers, 1), [({kind: 2}, count - 1) for kind, count in layers.items()]
+    # The last layer has no second attention and, in the text stream, no output.
+    ((kind, count),) = layers.items()
+    with_second: Layers = {kind: 3, SECOND_ATTENTION: [0, 1]}
+    return {kind: 2, SECOND_ATTENTION: [0]}, [(with_second, second - 1), ({kind: 3}, count - 1 - second)]
 
 
 def peak_of_backward(

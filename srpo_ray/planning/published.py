@@ -1,7 +1,8 @@
 """Configs of well-known models, so that a plan needs no download.
 
 They are facts of the models' public repositories: the `config.json` files of black-forest-labs/FLUX.1-dev, of
-yuvalkirstain/PickScore_v1 and of openai/clip-vit-large-patch14, with what matters for shapes alone.
+stabilityai/stable-diffusion-3.5-medium, of yuvalkirstain/PickScore_v1 and of openai/clip-vit-large-patch14, with what
+matters for shapes alone.
 """
 
 from typing import Any
@@ -64,10 +65,43 @@ _FLUX: dict[str, Config] = {
     "text_encoder_2": _T5_XXL,
 }
 
+_CLIP_BIG_G_TEXT: Config = {
+    **_CLIP_L_TEXT,
+    "architectures": ["CLIPTextModelWithProjection"],
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_attention_heads": 20,
+    "num_hidden_layers": 32,
+    "projection_dim": 1280,
+}
+_SD35_MEDIUM: dict[str, Config] = {
+    "transformer": {
+        "_class_name": "SD3Transformer2DModel",
+        "attention_head_dim": 64,
+        "caption_projection_dim": 1536,
+        "dual_attention_layers": list(range(13)),
+        "in_channels": 16,
+        "joint_attention_dim": 4096,
+        "num_attention_heads": 24,
+        "num_layers": 24,
+        "out_channels": 16,
+        "patch_size": 2,
+        "pooled_projection_dim": 2048,
+        "pos_embed_max_size": 384,
+        "qk_norm": "rms_norm",
+        "sample_size": 128,
+    },
+    "vae": {**_FLUX_VAE, "scaling_factor": 1.5305, "shift_factor": 0.0609},
+    "text_encoder": {**_CLIP_L_TEXT, "architectures": ["CLIPTextModelWithProjection"]},
+    "text_encoder_2": _CLIP_BIG_G_TEXT,
+    "text_encoder_3": _T5_XXL,
+}
+
 PIPELINES: dict[str, dict[str, Config]] = {
     "black-forest-labs/FLUX.1-dev": _FLUX,
     "black-forest-labs/FLUX.1-Krea-dev": _FLUX,
     "black-forest-labs/FLUX.1-schnell": {**_FLUX, "transformer": {**_FLUX_TRANSFORMER, "guidance_embeds": False}},
+    "stabilityai/stable-diffusion-3.5-medium": _SD35_MEDIUM,
 }
 """Configs of the parts of a pipeline, by its hub id."""
 

@@ -24,6 +24,10 @@ from srpo_ray.planning.zero_shares import Parameter
 
 DEPTHS = ("num_layers", "num_single_layers")
 """Keys of a transformer's config with a number of equal layers. A model may lack any of them."""
+SECOND_ATTENTION = "dual_attention_layers"
+"""Key of a transformer's config with the indices of the layers that have a second attention."""
+Layers = Mapping[str, Any]
+"""Values of a transformer's config that decide its layers."""
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -59,12 +63,12 @@ def part_config(path: str, part: str) -> dict[str, Any]:
         ) from error
 
 
-def build_transformer(model: ModelConfig, layers: Mapping[str, int] | None = None) -> nn.Module:
+def build_transformer(model: ModelConfig, layers: Layers | None = None) -> nn.Module:
     """Build a run's transformer on the meta device. Exactly the trained parameters require gradients.
 
     Args:
         model: Section `model`.
-        layers: Numbers of layers by their key. None builds all layers.
+        layers: Values in place of those in the config. None builds all layers.
 
     Raises:
         ValueError: If its config cannot be found, or `model.lora` does not match the model.
@@ -104,7 +108,7 @@ def build_decoder(model: ModelConfig) -> Any:
     return nn.Module.to(decoder, dtype_of(model)).requires_grad_(False).eval()
 
 
-def build_policy(model: ModelConfig, layers: Mapping[str, int] | None = None) -> FlowPolicy:
+def build_policy(model: ModelConfig, layers: Layers | None = None) -> FlowPolicy:
     """Build a run's policy on the meta device."""
     transformer: Any = build_transformer(model, layers)
     policy = POLICIES[planned_family(model).pipeline](
@@ -141,6 +145,11 @@ def depths(model: ModelConfig) -> dict[str, int]:
     """Read the numbers of equal layers of a run's transformer, by their key in its config."""
     config = part_config(model.path, "transformer")
     return {key: config[key] for key in DEPTHS if key in config}
+
+
+def layers_with_second_attention(model: ModelConfig) -> int:
+    """Count the layers of a run's transformer that have a second attention; they are the first ones."""
+    return len(part_config(model.path, "transformer").get(SECOND_ATTENTION, ()))
 
 
 def parameters(model: ModelConfig) -> tuple[Parameter, ...]:

@@ -21,6 +21,7 @@ RECIPES: dict[str, Level] = {
     "flux_lora_8x80gb": "planned",
     "flux_full_8x80gb": "tiny CPU run",
     "flux_full_32gpu": "planned",
+    "sd35_medium_lora_48gb": "planned",
     "rewards_same_gpu": "planned",
     "rewards_own_node": "planned",
 }

@@ -20,7 +20,7 @@ from srpo_ray.training.worker_arguments import WorkerArguments
 from tests.conftest import ROOT, SMALL_WORLD
 
 RECIPES = ROOT / "configs" / "recipes"
-BASES = sorted(RECIPES.glob("flux_*.yaml"))
+BASES = sorted(path for path in RECIPES.glob("*.yaml") if not path.stem.startswith("rewards_"))
 PLACES = sorted(RECIPES.glob("rewards_*.yaml"))
 SMALLEST = {"24gb": "RTX4090", "48gb": "L40S", "80gb": "A100-80GB", "32gpu": "A100-80GB"}
 """The GPU with the least memory that the end of a recipe's name can mean."""
@@ -59,6 +59,7 @@ def test_there_are_recipes_and_both_places_for_their_rewards() -> None:
         "flux_lora_8x80gb",
         "flux_full_8x80gb",
         "flux_full_32gpu",
+        "sd35_medium_lora_48gb",
     }
     assert len(PLACES) == 2
 

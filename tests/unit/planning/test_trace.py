@@ -75,6 +75,16 @@ def test_depth_is_extrapolated_exactly() -> None:
     assert extrapolate(trace, layers) == trace(layers)  # type: ignore[arg-type]
 
 
+def test_first_layers_with_a_second_attention_are_extrapolated_exactly() -> None:
+    def trace(layers: dict[str, Any]) -> Cost:
+        plain, second = layers["num_layers"] - 1, len(layers["dual_attention_layers"])
+        saved = 7 + 3 * plain + 5 * second
+        return Cost(saved, saved + 11, 2.0 * plain + second, 4.0 * plain + 9 * second)
+
+    whole = {"num_layers": 24, "dual_attention_layers": range(13)}
+    assert extrapolate(trace, {"num_layers": 24}, 13) == trace(whole)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("changes", "gradient", "transformer", "decoder"),
     [
