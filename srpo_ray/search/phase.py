@@ -74,6 +74,9 @@ def run_planned(
         max_concurrent: Runs at the same time.
         objective: Metric to show on the terminal.
 
+    Returns:
+        Their rows, in the order of the planned runs.
+
     Raises:
         CommandInterruptedError: If it was stopped by Ctrl-C.
     """
@@ -90,14 +93,15 @@ def run_planned(
     config = TuneConfig(max_concurrent_trials=max_concurrent, trial_name_creator=_named, trial_dirname_creator=_named)
     updates = {name: config.training.num_updates for name, config in configs.items()}
     reporter = runs_table(experiment, title, objective, updates.__getitem__)
-    rows = []
+    rows: dict[str, TrialRow] = {}
     for result in fit_phase(experiment, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter, here):
         run = runs[(result.config or {})["run"]]
         folder = trial_folder(experiment, run.name)
         row = read_row(folder, run.kind, run.label, run.changes, run.seed, reason(result.error))
         close_tracking(experiment, row)
-        rows.append(row)
-    return rows
+        rows[run.name] = row
+    # Ray Tune returns the results of a restored phase in another order.
+    return [rows[name] for name in runs]
 
 
 def fit_phase(

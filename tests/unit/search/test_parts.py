@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.results import CALLS, TrialRow
 from srpo_ray.evaluation.search_parts import Member, RoundResult, lineage
 from srpo_ray.search import arms as arms_module
+from srpo_ray.search import phase as phase_module
 from srpo_ray.search.arms import search_arms, train_arms
-from srpo_ray.search.phase import PlannedRun
+from srpo_ray.search.phase import PlannedRun, run_planned
 from srpo_ray.search.population import explore, next_round, perturb
 from srpo_ray.search.promotion import order
 from srpo_ray.search.trial import Experiment
@@ -259,6 +261,17 @@ def test_chain_ends_at_a_round_that_fails(started: Experiment, monkeypatch: pyte
     assert "SRPO_seed_2" not in trainer.runs
     assert trainer.runs["SRPO_seed_1_round_1"].changes[LR] == 4e-6
     assert trainer.runs["SRPO_seed_1"].changes[LR] == 2e-6
+
+
+def test_rows_of_a_phase_that_ray_tune_restored_are_in_the_order_of_its_runs(
+    started: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a resumed search would promote other trials."""
+    runs = [PlannedRun(name, "trial", name, {}, 5) for name in ("a", "b", "c")]
+    restored = [SimpleNamespace(config={"run": name}, error=None) for name in ("c", "a", "b")]
+    monkeypatch.setattr(phase_module, "fit_phase", lambda *_: restored)
+    monkeypatch.setattr(phase_module, "close_tracking", lambda *_: None)
+    assert [row.name for row in run_planned(started, "phase", "runs", runs, 2, HELD_OUT)] == ["a", "b", "c"]
 
 
 def test_lineage_follows_copies_back_to_the_first_round() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from srpo_ray.tracking.runs import start_run
@@ -61,13 +62,10 @@ def test_names_and_units_are_those_of_mlflow(monkeypatch: pytest.MonkeyPatch) ->
     assert {name: found[name] for name in found if "gpu" in name} == {
         name: expected[name] for name in expected if "gpu" in name
     }
-    same = ("memory_usage", "disk_usage")
-    near = {
-        name: pytest.approx(value, rel=0.2)
-        for name, value in expected.items()
-        if name.split("system/")[1].startswith(same)
-    }
-    assert {name: found[name] for name in near} == near
+    for name in ("system_memory_usage_percentage", "disk_usage_megabytes", "disk_usage_percentage"):
+        assert found[f"system/{name}"] == pytest.approx(expected[f"system/{name}"], rel=0.2)
+    memory = found["system/system_memory_usage_megabytes"] / found["system/system_memory_usage_percentage"] * 100
+    assert memory == pytest.approx(psutil.virtual_memory().total / 1e6)
 
 
 def test_reading_that_a_gpu_lacks_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
