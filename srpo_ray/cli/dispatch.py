@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from srpo_ray.cli import compare, encode, evaluate, export, plan, replay, sample, sweep, train, watch_spot, words
+from srpo_ray.cli import compare, encode, evaluate, export, plan, replay, sample, sweep, train, watch, watch_spot, words
 from srpo_ray.credentials import redact
 from srpo_ray.errors import CommandInterruptedError, RunFailedError
 
@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "replay": replay,
     "words": words,
+    "watch": watch,
     "watch-spot": watch_spot,
 }
 

@@ -31,9 +31,10 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     from srpo_ray.launch import train as launch
     from srpo_ray.runs.warnings import warnings
+    from srpo_ray.search.run_page import PAGE, write_run_page
 
     report_input_issues(config)
-    folder = launch.train(config, parsed.address)
+    folder = launch.train(config, parsed.address, write_run_page)
     for warning in warnings(folder):
         print(f"srpo-ray: {warning}", file=sys.stderr)
     for line in _test_lines(folder):
@@ -41,6 +42,8 @@ def run(parsed: argparse.Namespace) -> int:
     for line in _profile_lines(folder):
         print(line)
     print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
+    if (folder.path / PAGE).exists():
+        print(f"report: {folder.path / PAGE}")
     return 0
 
 

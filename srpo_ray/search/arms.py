@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -16,7 +17,9 @@ from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import Arm as TrainedArm
 from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.evaluation.search_range import SearchedValue
-from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
+from srpo_ray.live.state import RunState
+from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned
+from srpo_ray.search.progress import RunsReporter
 from srpo_ray.search.selection import choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm
 from srpo_ray.search.trial import WORKER_KEYS, Experiment, run_trial, trains_here, trial_config, trial_folder
@@ -55,7 +58,7 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
 def _train(
     experiment: Experiment, config: ExperimentConfig, phase: str, title: str, runs: Sequence[PlannedRun]
 ) -> list[TrialRow]:
-    return run_planned(experiment, phase, title, runs, config.max_concurrent_trials, config.objective)
+    return run_planned(experiment, phase, title, runs, config.max_concurrent_trials)
 
 
 def _trial_changes(config: ExperimentConfig, arm: Arm, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +81,8 @@ def _grid_runs(config: ExperimentConfig, arm: Arm, seed: int) -> list[PlannedRun
     for index, combination in enumerate(product(*arm.grid.values())):
         values = dict(zip(arm.grid, combination, strict=True))
         changes = _trial_changes(config, arm, values)
-        runs.append(PlannedRun(f"{folder_name(arm.name)}_trial_{index}", "trial", _label(values), changes, seed))
+        name = f"{folder_name(arm.name)}_trial_{index}"
+        runs.append(PlannedRun(name, "trial", _label(values), changes, seed, arm.name))
     return runs
 
 
@@ -116,9 +120,16 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     )
     space = param_space(absolute_space(arm.space, experiment.base, config.changes(arm)))
     title = f"search for {arm.name}"
-    table = runs_table(experiment, title, config.objective, lambda _: updates, lambda params: _settings(decode(params)))
+    seed = experiment.base.seed
+
+    def describe(name: str, params: Mapping[str, Any]) -> RunState:
+        values = decode(params)
+        changes = {**fixed, **values, **last}
+        return RunState(name, updates, "waiting", "trial", arm.name, _label(values), _settings(values), changes, seed)
+
+    reporter = RunsReporter(Path(experiment.folder), title, describe)
     rows = []
-    for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, table, here):
+    for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, reporter, here):
         folder, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), decode(result.config or {})
         changes = {**fixed, **values, **last}
         rows.append(read_row(folder, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
@@ -184,6 +195,6 @@ def _seed_runs(config: ExperimentConfig, part: Arm | Ablation, changes: dict[str
     """A run of an arm or ablation per seed."""
     kind, folder = "repeat" if isinstance(part, Arm) else "ablation", folder_name(part.name)
     return [
-        PlannedRun(f"{folder}_seed_{seed}", kind, f"{part.name}, seed {seed}", changes, seed)
+        PlannedRun(f"{folder}_seed_{seed}", kind, f"{part.name}, seed {seed}", changes, seed, part.name)
         for seed in config.seeds_of(part)
     ]

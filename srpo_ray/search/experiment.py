@@ -11,7 +11,10 @@ from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import check_cluster
+from srpo_ray.live.follow import Follower
+from srpo_ray.live.state import Progress
 from srpo_ray.search.arms import search_arms, train_arms
+from srpo_ray.search.experiment_page import ExperimentPage
 from srpo_ray.search.folder import first_command, open_experiment_folder
 from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
@@ -47,16 +50,19 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
     runs = list(map(with_absolute_paths, (*trained, *trials)))
     folder = open_experiment_folder(config, base, runs)
     command = first_command(folder, command)
-    with ray_session(address):
-        check_cluster(base)
-        with reward_pools(runs, f"rewards_{config.name}") as pools:
-            params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
-            parent_run = start_parent_run(base, config.name, folder, params)
-            commit = git_commit(Path.cwd())
-            command_to_resume, start = f"{resume} {folder}", uuid.uuid4().hex
-            experiment = Experiment(
-                base, str(folder), pools, parent_run, command_to_resume, commit, is_one_machine(), start
-            )
-            searches, notes = search_arms(experiment, config)
-            arms = train_arms(experiment, config, searches)
-    return publish(experiment, config, searches, arms, notes, command)
+    commit = git_commit(Path.cwd())
+    start = Progress.start(config.name, "experiment", config.num_runs, [config.objective])
+    with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
+        with ray_session(address):
+            check_cluster(base)
+            with reward_pools(runs, f"rewards_{config.name}") as pools:
+                params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
+                parent_run = start_parent_run(base, config.name, folder, params)
+                command_to_resume, unique = f"{resume} {folder}", uuid.uuid4().hex
+                experiment = Experiment(
+                    base, str(folder), pools, parent_run, command_to_resume, commit, is_one_machine(), unique
+                )
+                searches, notes = search_arms(experiment, config)
+                arms = train_arms(experiment, config, searches)
+        follower.stop()
+        return publish(experiment, config, searches, arms, notes, command)

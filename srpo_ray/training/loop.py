@@ -34,6 +34,7 @@ from srpo_ray.runs.folder import (
     CHECKPOINT_DAMAGED,
     CHECKPOINT_FAILED,
     CHECKPOINT_SAVED,
+    STARTED,
     RunFolder,
     append_row,
     drop_rows_after,
@@ -123,7 +124,7 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     # Before the engine exists: it replaces functions of torch, whose calls are counted here.
     throughput = Throughput.of(config, workers) if rank == 0 else None
     trainer = build_trainer(config, folder, _connect_rewards(arguments, device), device, checkpoint)
-    _note(folder, start, "started", f"workers: {trainer.world_size}, {config.parallelism}")
+    _note(folder, start, STARTED, f"workers: {trainer.world_size}, {config.parallelism}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     return _Run(config, folder, host, trainer, tracker, start, throughput)
 
