@@ -12,8 +12,6 @@
     head.querySelector("button").click();
     if (direction === "descending") head.querySelector("button").click();
   });
-  history.scrollRestoration = "manual";
-  scrollTo(0, saved.top || 0);
   const sort = (table) => {
     const column = heads(table).findIndex((head) => head.hasAttribute("aria-sort"));
     return [column, column < 0 ? "" : heads(table)[column].getAttribute("aria-sort")];
@@ -37,5 +35,7 @@
   addEventListener("pagehide", keep);
   document.addEventListener("visibilitychange", show);
   show();
+  history.scrollRestoration = "manual";
+  scrollTo(0, saved.top || 0);
   setInterval(show, 1000);
 })();
