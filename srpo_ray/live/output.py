@@ -91,7 +91,8 @@ def steady_output(log: Path) -> Iterator[None]:
     with ExitStack() as stack:
         # Python changes handlers of signals in the main thread only.
         if threading.current_thread() is threading.main_thread():
-            stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
+            previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            stack.callback(signal.signal, signal.SIGHUP, previous or signal.SIG_DFL)
         stack.enter_context(redirect_stdout(streams[0]))  # pyright: ignore[reportArgumentType]
         stack.enter_context(redirect_stderr(streams[1]))  # pyright: ignore[reportArgumentType]
         try:

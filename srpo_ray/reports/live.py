@@ -11,7 +11,7 @@ _LATE = (
     "No newer page has come: its driver was stopped, or it hangs. `srpo-ray watch` with the folder of this page tells"
     " which."
 )
-_ENDS = {"failed": "It failed", "interrupted": "It was interrupted"}
+_ENDS = {"failed": "Failed", "interrupted": "Interrupted"}
 
 
 def live_report(report: Report, progress: Progress, updates: Mapping[str, int], best: str = "") -> Report:

@@ -16,7 +16,7 @@ from srpo_ray.live.view import run_folder, tail_rows
 from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.html import page_text
 from srpo_ray.reports.live import live_report
-from srpo_ray.search.publish import failures, hardware
+from srpo_ray.search.publish import failures, processor
 from srpo_ray.search.run_page import PAGE
 from srpo_ray.search.selection import baseline_row, read_row
 
@@ -36,7 +36,6 @@ class ExperimentPage:
         self._config = config
         self._command = command
         self._commit = commit
-        self._hardware = hardware()
         self._ended: dict[str, TrialRow] = {}
 
     def __call__(self, progress: Progress) -> Path:
@@ -93,7 +92,7 @@ class ExperimentPage:
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             command=self._command,
             commit=self._commit,
-            hardware=self._hardware,
+            hardware=processor(),
             reference=config.reference.name,
             baseline_row=baseline_row([*(row for arm in arms for row in arm.rows), *rows.values()]),
             arms=arms,

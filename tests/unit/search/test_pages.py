@@ -94,7 +94,7 @@ def test_page_of_an_interrupted_experiment_says_how_to_go_on_and_does_not_load_a
     runs = [trial(0, "done"), trial(1, "interrupted")]
     path = page(replace(START, runs=runs, state="interrupted", message="resume with: srpo-ray sweep --resume x"))
     text = text_of(path)
-    assert "It was interrupted: 1 of 7 runs done" in text
+    assert "Interrupted: 1 of 7 runs done" in text
     assert "resume with: srpo-ray sweep --resume x" in text
     assert "location.reload" not in path.read_text()
 
@@ -143,4 +143,4 @@ def test_page_of_a_run_that_has_written_nothing_yet(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "one")
     folder.make()
     assert "In progress: update 0 of 8" in text_of(write_run_page(folder, run_progress()))
-    assert "It failed: update 0 of 8" in text_of(write_run_page(folder, run_progress(state="failed", message="why")))
+    assert "Failed: update 0 of 8" in text_of(write_run_page(folder, run_progress(state="failed", message="why")))
