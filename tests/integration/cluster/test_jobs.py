@@ -158,6 +158,8 @@ def test_job_is_watched_by_the_name_of_its_results_with_a_copy_of_its_live_repor
     job = client.start("echo begun; sleep 600", "train", {COMMAND: "srpo-ray train c.yaml", FOLDER: "runs/watched"})
     here = Path("runs") / "watched"
     try:
+        while "begun" not in client.get_job_logs(job):
+            time.sleep(0.2)
         assert main(["watch", "another", "--cluster", head.url]) == 2
         assert "expected a run or a job of the cluster, got 'another'; it has" in capsys.readouterr().err
         assert main(["watch", "watched", "--once", "--cluster", head.url]) == 0

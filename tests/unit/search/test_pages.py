@@ -86,6 +86,8 @@ def test_run_in_progress_is_shown_and_is_never_the_best(page: ExperimentPage) ->
     assert "trial_2 failed: out of memory" in text
     html = page(replace(START, runs=runs)).read_text()
     table = re.findall(r"<tr class=.(trial.*?).>.*?<b>(trial_\d)</b>", html, re.DOTALL)
+    states = re.findall(r"<b>trial_\d</b>.*?(\w+)</td>\s*</tr>", html, re.DOTALL)
+    assert states == ["done", "running", "failed"]
     styles = [(name, "winner" in style) for style, name in table]
     assert styles == [("trial_0", True), ("trial_1", False), ("trial_2", False)]
 
