@@ -19,6 +19,7 @@ from srpo_ray.cli import (
     sample,
     sweep,
     train,
+    watch,
     watch_spot,
     words,
 )
@@ -57,6 +58,7 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "replay": replay,
     "words": words,
+    "watch": watch,
     "watch-spot": watch_spot,
 }
 

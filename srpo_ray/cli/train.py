@@ -31,8 +31,9 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     from srpo_ray.launch import train as launch
     from srpo_ray.runs.warnings import warnings
+    from srpo_ray.search.run_page import PAGE, write_run_page
 
-    folder = launch.train(config, parsed.address, print_note)
+    folder = launch.train(config, parsed.address, print_note, write_run_page)
     for warning in warnings(folder):
         print(f"srpo-ray: {warning}", file=sys.stderr)
     for line in _test_lines(folder):
@@ -40,6 +41,8 @@ def run(parsed: argparse.Namespace) -> int:
     for line in _profile_lines(folder):
         print(line)
     print(f"run folder: {folder.path}\nbefore and after: {folder.gallery}")
+    if (folder.path / PAGE).exists():
+        print(f"report: {folder.path / PAGE}")
     if config.tracking.register_as:
         from srpo_ray.inference.register import register_run
 

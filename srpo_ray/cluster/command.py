@@ -58,7 +58,7 @@ def start(cluster: str, command: Command, folder: str | None) -> int:
             f"expected run_root to be `runs` or an absolute path with --cluster, got results in {folder!r}; any"
             " other relative path is deleted with the job's working folder"
         )
-    with _connected(cluster) as (dashboard, jobs):
+    with connected(cluster) as (dashboard, jobs):
         metadata = {COMMAND: command.typed, **({FOLDER: folder} if folder else {})}
         return _follow(dashboard, jobs.start(command.entrypoint, command.name, metadata), command, cluster)
 
@@ -71,7 +71,7 @@ def attach(cluster: str, command: Command, job: str | None) -> int:
         command: Command in the hint about attaching again.
         job: Id of the job; None uses the latest one.
     """
-    with _connected(cluster) as (dashboard, jobs):
+    with connected(cluster) as (dashboard, jobs):
         return _follow(dashboard, _find(jobs, job), command, cluster)
 
 
@@ -85,7 +85,7 @@ def stop(cluster: str, job: str | None) -> int:
     Returns:
         Exit code 0.
     """
-    with _connected(cluster) as (_, jobs):
+    with connected(cluster) as (_, jobs):
         job = _find(jobs, job)
         stopped = jobs.stop_job(job)
         print(f"job {job} {'is being stopped' if stopped else 'had ended already'}")
@@ -93,7 +93,12 @@ def stop(cluster: str, job: str | None) -> int:
 
 
 @contextmanager
-def _connected(cluster: str) -> Iterator[tuple[Dashboard, Jobs]]:
+def connected(cluster: str) -> Iterator[tuple[Dashboard, Jobs]]:
+    """Connect to a cluster for the block.
+
+    Raises:
+        ValueError: If no cluster answers there.
+    """
     # Ray's log messages about packages and streams would interrupt the job's output.
     for handler in logging.getLogger("ray").handlers:
         handler.setLevel(logging.WARNING)
@@ -112,8 +117,8 @@ def _follow(dashboard: Dashboard, job: str, command: Command, cluster: str) -> i
     again = f"{command.typed} --cluster {shlex.quote(cluster)}"
     print(f"job {job}", file=sys.stderr)
     try:
-        details = follow(dashboard.connect, job, Output(_write))
-        return _finish(dashboard.connect(), job, exit_code(details))
+        details = follow(dashboard.connect, job, Output(print_part))
+        return finish(dashboard.connect(), job, exit_code(details))
     except KeyboardInterrupt:
         print(
             f"\ndetached; the job keeps running. Attach again: {again} --attach {job}\nStop it: {again} --stop {job}",
@@ -124,7 +129,8 @@ def _follow(dashboard: Dashboard, job: str, command: Command, cluster: str) -> i
         raise ConnectionError(f"{error}; the job may still run, attach again with: {again} --attach {job}") from error
 
 
-def _finish(jobs: Jobs, job: str, code: int) -> int:
+def finish(jobs: Jobs, job: str, code: int) -> int:
+    """Download the results of a job that succeeded, or name the exit code of one that did not, and return the code."""
     folder = (jobs.details(job).metadata or {}).get(FOLDER)
     if code == 0 and folder:
         print(f"report and tables are now here: {bring_back(jobs, folder)}")
@@ -137,5 +143,6 @@ def _find(jobs: Jobs, job: str | None) -> str:
     return jobs.last() if job is None else str(jobs.details(job).submission_id)
 
 
-def _write(text: str) -> None:
+def print_part(text: str) -> None:
+    """Print a part of a job's output as it is."""
     print(text, end="", flush=True)

@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 import requests
@@ -113,6 +114,20 @@ class Jobs(JobSubmissionClient):
         if not found:
             raise ValueError("expected a job to attach to, got a cluster without jobs; remove --attach to start one")
         return str(found[0].submission_id)
+
+    def find(self, name: str) -> str:
+        """Get the id of this project's latest job with that id, or whose results folder has that name.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        ours = self._ours()
+        for details in ours:
+            if name in (details.submission_id, PurePosixPath((details.metadata or {}).get(FOLDER, "")).name):
+                return str(details.submission_id)
+        folders = ((details.metadata or {}).get(FOLDER, "") for details in ours)
+        known = ", ".join(dict.fromkeys(filter(None, (PurePosixPath(folder).name for folder in folders)))) or "none"
+        raise ValueError(f"expected a run or a job of the cluster, got {name!r}; it has {known}")
 
     def _ours(self) -> list[JobDetails]:
         """List the jobs of this project, the newest first."""

@@ -1,14 +1,14 @@
 """Helper commands of a job on the cluster's head; light imports, so they start fast.
 
-python -m srpo_ray.cluster.on_head link           # write this job's results to the head's `runs` folder
-python -m srpo_ray.cluster.on_head send FOLDER    # print the small files of a results folder
+python -m srpo_ray.cluster.on_head link                     # write this job's results to the head's `runs` folder
+python -m srpo_ray.cluster.on_head send FOLDER [PATTERN ...]  # print the small files of a results folder
 """
 
 import base64
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 RUNS = Path("runs")
@@ -35,14 +35,15 @@ def link() -> None:
     print(f"results of relative paths: {home_runs().resolve()}")
 
 
-def send(folder: Path) -> Iterator[str]:
+def send(folder: Path, patterns: Sequence[str] = PATTERNS) -> Iterator[str]:
     """Yield the small files of a results folder, each as a line of JSON with name, hash and content.
 
     Args:
         folder: Folder of the results; a relative path is relative to the parent of the head's `runs`.
+        patterns: Patterns of the files.
     """
     folder = home_runs().parent / folder
-    for file in sorted(path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()):
+    for file in sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file()):
         if file.stat().st_size > MAX_BYTES:
             continue
         content = file.read_bytes()
@@ -58,5 +59,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "link":
         link()
     else:
-        for line in send(Path(sys.argv[2])):
+        for line in send(Path(sys.argv[2]), sys.argv[3:] or PATTERNS):
             print(line)

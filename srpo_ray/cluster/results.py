@@ -5,24 +5,26 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ray.job_submission import JobStatus
 
 from srpo_ray.cluster.jobs import Jobs
 from srpo_ray.cluster.on_head import MARK
+from srpo_ray.files import replacing
 
 FETCH_TIMEOUT_S = 300.0
 """Timeout of the job that sends the files, in seconds."""
 
 
-def bring_back(jobs: Jobs, folder: str) -> Path:
+def bring_back(jobs: Jobs, folder: str, patterns: Sequence[str] = ()) -> Path:
     """Download report, tables, configs and images of a results folder to the local `runs/`.
 
     Args:
         jobs: Job server of the cluster.
         folder: Path of the folder on the cluster.
+        patterns: Patterns of the files to download; empty takes those of `on_head.PATTERNS`.
 
     Returns:
         Local folder.
@@ -32,7 +34,8 @@ def bring_back(jobs: Jobs, folder: str) -> Path:
         ValueError: If the path does not end in a usable folder name.
     """
     here = results_here(folder)
-    job = jobs.start(f"python -m srpo_ray.cluster.on_head send {shlex.quote(folder)}", "results", {})
+    words = shlex.join(["python", "-m", "srpo_ray.cluster.on_head", "send", folder, *patterns])
+    job = jobs.start(words, "results", {})
     deadline = time.monotonic() + FETCH_TIMEOUT_S
     while not (details := jobs.details(job)).status.is_terminal():
         if time.monotonic() > deadline:
@@ -77,5 +80,5 @@ def write_files(lines: Iterable[str], here: Path) -> None:
             raise ValueError(f"expected a file of the results folder, got {file['name']!r}, which is outside it")
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
             raise ValueError(f"expected {name} as the cluster read it, got other content; --attach downloads it again")
-        (here / name).parent.mkdir(parents=True, exist_ok=True)
-        (here / name).write_bytes(content)
+        with replacing(here / name) as unfinished:
+            unfinished.write_bytes(content)

@@ -1,5 +1,6 @@
 """Checks of an experiment's runs that continue from each other: rungs, rounds of a population, schedules."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -57,6 +58,31 @@ def schedule_changes(
         {**changes, **({UPDATES: updates} if number < last else {})}
         for number, (changes, (updates, _)) in enumerate(zip(found, rounds, strict=True))
     ]
+
+
+def num_later_runs(config: ExperimentConfig, make: Make) -> int:
+    """Count the runs of an experiment that continue from others: later rungs, later rounds, later parts of a schedule.
+
+    Args:
+        config: The experiment.
+        make: Applies changes to the base config.
+    """
+    scheduler, later = config.search.scheduler, 0
+    for arm in config.arms:
+        rounds = max(1, len(arm.schedule))
+        if arm.space and scheduler.rungs:
+            going = config.search.num_samples
+            for rung in scheduler.rungs[:-1]:
+                going = rung.num_promoted(going)
+                later += going
+        elif arm.space and scheduler.perturb_interval:
+            num_updates = make(config.trial_settings(config.changes(arm))).training.num_updates
+            rounds = math.ceil(num_updates / scheduler.perturb_interval)
+            later += (rounds - 1) * config.search.num_samples
+        followers = [part for part in config.arms if config.origin(part) is arm]
+        ablations = config.ablations if config.origin(config.reference) is arm else ()
+        later += (rounds - 1) * sum(len(config.seeds_of(part)) for part in (*followers, *ablations))
+    return later
 
 
 def part_settings(config: ExperimentConfig, arm_changes: Mapping[str, Any], num_updates: int) -> list[dict[str, Any]]:

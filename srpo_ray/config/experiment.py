@@ -1,5 +1,6 @@
 """An experiment: arms that are searched or given, each trained with several seeds, and ablations of one of them."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -213,6 +214,13 @@ class ExperimentConfig(Section):
                 yield f"search.set for {origin}", self.trial_settings(changes)
             for number, rung in enumerate(self.search.scheduler.rungs if arm.space else (), 1):
                 yield f"rung {number} for {origin}", self.rung_settings(changes, rung)
+
+    @property
+    def num_runs(self) -> int:
+        """Number of runs of the whole experiment: trials of all searches, arms and ablations with every seed."""
+        trials = [self.search.num_samples for arm in self.arms if arm.space]
+        trials += [math.prod(map(len, arm.grid.values())) for arm in self.arms if arm.grid]
+        return sum(trials) + sum(len(self.seeds_of(part)) for part in (*self.arms, *self.ablations))
 
     def seeds_of(self, part: Arm | Ablation) -> tuple[int, ...]:
         """Seeds that an arm or ablation is trained with."""

@@ -9,10 +9,10 @@ from srpo_ray.evaluation.results import MEAN_UTILITY, UTILITY, Results, TrialRow
 def shared_step(results: Results) -> int | None:
     """Updates after which all trials were last evaluated together; None if they share no evaluation after training.
 
-    Trials that a scheduler stopped have fewer updates than the others, so only there do values compare. Failed trials
-    do not count.
+    Trials that a scheduler stopped have fewer updates than the others, so only there do values compare. Failed and
+    running trials do not count.
     """
-    trials = [row for row in results.trials if not row.failed and row.history]
+    trials = [row for row in results.trials if not (row.failed or row.unfinished) and row.history]
     steps = [
         {int(each["update"]) for each in row.history if finite(each.get(results.objective)) is not None}
         for row in trials
@@ -21,7 +21,7 @@ def shared_step(results: Results) -> int | None:
 
 
 def ranking(results: Results) -> list[tuple[int | None, TrialRow]]:
-    """All rows, the best objective first; trials that were stopped early come after those that ended.
+    """All rows, the best objective first; trials that were stopped early or still run come after those that ended.
 
     Trials that were stopped early are ranked among themselves by the last update that all trials share, since a value
     after fewer updates does not compare with one after all of them. If they share none, as rungs that are evaluated
@@ -35,7 +35,7 @@ def ranking(results: Results) -> list[tuple[int | None, TrialRow]]:
     def order(row: TrialRow) -> tuple[int, float, float]:
         value = row.value_at(results.objective, shared) if row.stopped_early else None
         value = row.value(results.objective) if value is None else value
-        group = 2 if row.failed or value is None else int(row.stopped_early)
+        group = 2 if row.failed or value is None else int(row.stopped_early or row.unfinished)
         reached = row.evaluated.get("update", 0.0) if group == 1 and shared is None else 0.0
         return (group, -reached, 0.0 if value is None else -sign * value)
 

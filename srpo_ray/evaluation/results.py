@@ -44,7 +44,8 @@ class TrialRow:
     history: Sequence[Mapping[str, float]]
     """One mapping per evaluation, in order: `step` and the metrics."""
     status: str
-    """`finished`, `stopped: reward hacking`, `stopped early` or `failed: why`."""
+    """`finished`, `stopped: reward hacking`, `stopped early` or `failed: why`; before its end `running` or
+    `interrupted`."""
     seconds: float
     seed: int
     gallery: Path | None = None
@@ -89,6 +90,11 @@ class TrialRow:
             return None
         base, tested = (finite(each.get(metric)) for each in (self.test[0], self.test[-1]))
         return None if base is None or tested is None else tested - base
+
+    @property
+    def unfinished(self) -> bool:
+        """True if the run has neither ended nor failed yet, so that its last evaluation is no result."""
+        return self.status in ("running", "interrupted")
 
     @property
     def stopped_early(self) -> bool:

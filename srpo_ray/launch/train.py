@@ -13,7 +13,7 @@ from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.launch.capacity import check_capacity, is_one_machine, node_types, require_capacity
 from srpo_ray.launch.fit import fit, fit_here, needs_no_worker
 from srpo_ray.launch.preflight import check_inputs, input_notes, open_run_folder, release_folder_on_early_failure
-from srpo_ray.launch.progress import progress_bar
+from srpo_ray.launch.progress import RunPageWriter, run_progress
 from srpo_ray.launch.session import ray_session
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.runs.folder import RunFolder
@@ -46,13 +46,19 @@ def warn_of_shared_file(uri: str) -> None:
         )
 
 
-def train(config: RunConfig, address: str | None = None, note: Callable[[str], object] = lambda _: None) -> RunFolder:
+def train(
+    config: RunConfig,
+    address: str | None = None,
+    note: Callable[[str], object] = lambda _: None,
+    page: RunPageWriter | None = None,
+) -> RunFolder:
     """Run one training from config to finished run folder, or resume it where it stopped.
 
     Args:
         config: The run.
         address: Address of a Ray cluster; None uses `RAY_ADDRESS` or starts a local Ray.
         note: Receives each note on the inputs, such as prompts that are truncated.
+        page: Writer of the live page; None writes none.
 
     Returns:
         Folder `run_root/name`.
@@ -60,13 +66,14 @@ def train(config: RunConfig, address: str | None = None, note: Callable[[str], o
     Raises:
         ValueError: If an input cannot be used.
         TrainingError: If the run fails.
+        KeyboardInterrupt: If Ctrl-C has stopped the run.
     """
     check_inputs(config)
     config = with_absolute_paths(config)
     folder = open_run_folder(config, Path(config.run_root) / config.name)
     if folder.finished.exists():
         return folder
-    with release_folder_on_early_failure(folder), ray_session(address):
+    with release_folder_on_early_failure(folder), run_progress(folder, config, page), ray_session(address):
         check_cluster(config)
         here = is_one_machine() and needs_no_worker(config)
 
@@ -77,17 +84,21 @@ def train(config: RunConfig, address: str | None = None, note: Callable[[str], o
             if here:
                 prepare_process(config)
 
-        objectives = tuple(f"evaluator/{model.name}" for model in config.evaluation.held_out)
-        with (
-            reward_pool(config, f"rewards_{config.name}", meanwhile=prepare) as pool,
-            progress_bar(folder, config.training.num_updates, objectives),
-        ):
+        with reward_pool(config, f"rewards_{config.name}", meanwhile=prepare) as pool:
             names: Any = {"name": config.name, "commit": git_commit(Path.cwd())}
             if here:
                 fit_here(config, folder, pool, OwnProcess(), **names)
             else:
-                fit(config, folder, pool, **names)
+                _fit_with_workers(config, folder, pool, **names)
     return folder
+
+
+def _fit_with_workers(config: RunConfig, folder: RunFolder, pool: str | None, **names: Any) -> None:
+    try:
+        fit(config, folder, pool, **names)
+    except SystemExit as error:
+        # Ray Train's handler of Ctrl-C stops the workers and ends the process with an arbitrary exit code.
+        raise KeyboardInterrupt from error
 
 
 @contextmanager

@@ -165,5 +165,6 @@ def _again(results: Results) -> Section:
     facts = Facts([("commit", results.commit or "not a git checkout"), ("hardware", results.hardware)])
     shown = [] if results.is_sweep else [arm for arm in results.methods if arm.changes]
     arms = [Text(Strong(arm.name), f": {settings(arm.changes)}") for arm in shown]
-    config = [Text("Config of the best arm:"), Code(results.best_config_yaml)]
+    best = results.best_config_yaml
+    config = [Text("Config of the best arm:"), Code(best)] if best else []
     return Section("Run it again", [facts, Code(results.command), *arms, *config])

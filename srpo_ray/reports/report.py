@@ -208,6 +208,22 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Refresh:
+    """Page of work in progress, which loads itself again and says how old it is."""
+
+    written: float
+    """Unix time at which the page was written, in seconds."""
+    text: str
+    """State of the work, behind the age."""
+    late: str
+    """Advice when the page is too old for work in progress."""
+    interval_s: int = 20
+    """Seconds between two loads."""
+    late_s: int = 180
+    """Age from which the page is too old, in seconds."""
+
+
+@dataclass(frozen=True)
 class Report:
     """A title, a headline and sections, and the files that are written beside the page."""
 
@@ -222,5 +238,7 @@ class Report:
     """Name of the page's file."""
     files: Mapping[str, Any] = field(default_factory=dict)
     """Name of a file -> a `Table` for CSV, or plain values for JSON."""
+    refresh: Refresh | None = None
+    """Present while the work of the report is in progress."""
     terminal: Sequence[Table] = ()
     """Tables for the terminal, with the columns that each has for it."""

@@ -58,7 +58,7 @@ def _effort_rows(arm: Arm, search: Search | None) -> list[Row]:
     effort = {
         "method": arm.name,
         "trials": len(search.rows),
-        "stopped": sum(not row.ended for row in search.rows),
+        "stopped": sum(not (row.ended or row.unfinished) for row in search.rows),
         "calls": sum((row.history[-1].get(CALLS, 0.0) if row.history else 0.0) for row in search.rows),
     }
     values = [

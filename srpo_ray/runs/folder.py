@@ -12,6 +12,8 @@ from torch import Tensor
 
 from srpo_ray.files import read_json, replacing, write_text
 
+STARTED = "started"
+"""Event of a run: workers have begun, or begun again."""
 CHECKPOINT_SAVED = "checkpoint saved"
 """Event of a run: a checkpoint was saved, and a later start expects to find it."""
 CHECKPOINT_FAILED = "checkpoint failed"

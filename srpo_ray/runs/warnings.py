@@ -13,10 +13,14 @@ def warnings(folder: RunFolder) -> list[str]:
         signs.append(
             f"{folder.path.name}: stopped by reward-hacking detection; best was {model}, which `srpo-ray sample` uses"
         )
-    problems = (CHECKPOINT_FAILED, CHECKPOINT_DAMAGED)
-    failed = [row["message"] for row in read_rows(folder.events) if row["event"] in problems]
-    lost = [f"{folder.path.name}: {message}" for message in failed]
-    return [*([idle] if idle else []), *lost, *signs]
+    return [*([idle] if idle else []), *problems(folder), *signs]
+
+
+def problems(folder: RunFolder) -> list[str]:
+    """List checkpoints that could not be written or read, each with the run's name."""
+    events = (CHECKPOINT_FAILED, CHECKPOINT_DAMAGED)
+    failed = [row["message"] for row in read_rows(folder.events) if row["event"] in events]
+    return [f"{folder.path.name}: {message}" for message in failed]
 
 
 def idle_warning(folder: RunFolder) -> str | None:

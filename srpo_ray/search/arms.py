@@ -23,10 +23,12 @@ from srpo_ray.evaluation.results import Arm as TrainedArm
 from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.evaluation.search_parts import RoundResult, RungResult
 from srpo_ray.evaluation.search_range import SearchedValue
+from srpo_ray.live.state import RunState
 from srpo_ray.search.chains import seed_chain, train_chains
 from srpo_ray.search.earlier_trials import earlier_trials_of
-from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
+from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned
 from srpo_ray.search.population import search_by_population
+from srpo_ray.search.progress import RunsReporter
 from srpo_ray.search.promotion import SearchInParts, search_by_promotion
 from srpo_ray.search.searchers import search_algorithm
 from srpo_ray.search.selection import choose_best, keeps, read_row
@@ -106,7 +108,7 @@ def _missing_objectives(rows: Sequence[TrialRow], config: ExperimentConfig, arm:
 def _train(
     experiment: Experiment, config: ExperimentConfig, phase: str, title: str, runs: Sequence[PlannedRun]
 ) -> list[TrialRow]:
-    return run_planned(experiment, phase, title, runs, config.max_concurrent_trials, config.objective)
+    return run_planned(experiment, phase, title, runs, config.max_concurrent_trials)
 
 
 def folder_of(experiment: Experiment) -> Callable[[str], str]:
@@ -134,7 +136,8 @@ def _grid_runs(config: ExperimentConfig, arm: Arm, seed: int) -> list[PlannedRun
     for index, combination in enumerate(product(*arm.grid.values())):
         values = dict(zip(arm.grid, combination, strict=True))
         changes = _trial_changes(config, arm, values)
-        runs.append(PlannedRun(f"{folder_name(arm.name)}_trial_{index}", "trial", _label(values), changes, seed))
+        name = f"{folder_name(arm.name)}_trial_{index}"
+        runs.append(PlannedRun(name, "trial", _label(values), changes, seed, group=arm.name))
     return runs
 
 
@@ -179,11 +182,16 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     # A searcher that learns draws all values itself.
     space = param_space(searched) if config.search.searcher == "random" else {}
     title = f"search for {arm.name}"
-    table = runs_table(
-        experiment, title, config.objective, lambda _: updates, lambda params: _settings(values_of(params))
-    )
+    seed = experiment.base.seed
+
+    def describe(name: str, params: Mapping[str, Any]) -> RunState:
+        values = values_of(params)
+        changes = {**fixed, **values, **last}
+        return RunState(name, updates, "waiting", "trial", arm.name, _label(values), _settings(values), changes, seed)
+
+    reporter = RunsReporter(Path(experiment.folder), title, describe)
     rows = []
-    for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, table, here):
+    for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, reporter, here):
         run, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), values_of(result.config or {})
         changes = {**fixed, **values, **last}
         rows.append(read_row(run, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))

@@ -31,7 +31,9 @@ def seed_chain(
         start = folder_of(chain[-1].name) if chain else None
         # Only the last weights are tested.
         own, settings = (name, changes) if last else (f"{name}_round_{number}", {**changes, TEST: None})
-        chain.append(PlannedRun(own, kind, label, dict(settings), seed, start))
+        # Pages and tables of an arm show its last runs only.
+        group = part.name if last else ""
+        chain.append(PlannedRun(own, kind, label, dict(settings), seed, start, group))
     return chain
 
 

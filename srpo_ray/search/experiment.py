@@ -7,6 +7,7 @@ from pathlib import Path
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.config.continued_runs import num_later_runs
 from srpo_ray.data.texts import read_texts
 from srpo_ray.launch.capacity import is_one_machine
 from srpo_ray.launch.fit import needs_no_worker
@@ -14,9 +15,12 @@ from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import check_cluster
+from srpo_ray.live.follow import Follower
+from srpo_ray.live.state import Progress
 from srpo_ray.runs.inputs import input_hashes
 from srpo_ray.search.arms import search_arms, train_arms
 from srpo_ray.search.earlier_trials import EarlierTrials, earlier_trials_file, keep_earlier_trials, read_earlier_trials
+from srpo_ray.search.experiment_page import ExperimentPage
 from srpo_ray.search.folder import first_command, open_experiment_folder
 from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
@@ -57,20 +61,26 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
     if earlier:
         keep_earlier_trials(folder, earlier)
     command = first_command(folder, command)
-    with ray_session(address):
-        check_cluster(base)
-        one_machine = is_one_machine()
-        prepare = partial(prepare_trial_processes, base, config.max_concurrent_trials)
-        alone = one_machine and needs_no_worker(base)
-        with reward_pools(runs, f"rewards_{config.name}", prepare if alone else lambda: None) as pools:
-            params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
-            parent_run = start_parent_run(base, config.name, folder, params)
-            commit = git_commit(Path.cwd())
-            command_to_resume, start = f"{resume} {folder}", uuid.uuid4().hex
-            experiment = Experiment(base, str(folder), pools, parent_run, command_to_resume, commit, one_machine, start)
-            searches, notes = search_arms(experiment, config)
-            arms = train_arms(experiment, config, searches)
-    return publish(experiment, config, searches, arms, notes, command)
+    commit = git_commit(Path.cwd())
+    num_runs = config.num_runs + num_later_runs(config, partial(apply, base))
+    start = Progress.start(config.name, "experiment", num_runs, [config.objective])
+    with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
+        with ray_session(address):
+            check_cluster(base)
+            one_machine = is_one_machine()
+            prepare = partial(prepare_trial_processes, base, config.max_concurrent_trials)
+            alone = one_machine and needs_no_worker(base)
+            with reward_pools(runs, f"rewards_{config.name}", prepare if alone else lambda: None) as pools:
+                params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
+                parent_run = start_parent_run(base, config.name, folder, params)
+                command_to_resume, unique = f"{resume} {folder}", uuid.uuid4().hex
+                experiment = Experiment(
+                    base, str(folder), pools, parent_run, command_to_resume, commit, one_machine, unique
+                )
+                searches, notes = search_arms(experiment, config)
+                arms = train_arms(experiment, config, searches)
+        follower.stop()
+        return publish(experiment, config, searches, arms, notes, command)
 
 
 def _earlier_trials(config: ExperimentConfig, base: RunConfig, runs: Sequence[RunConfig]) -> dict[str, EarlierTrials]:

@@ -13,8 +13,9 @@ from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
+from srpo_ray.live.state import RunState
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.search.progress import RunsTable
+from srpo_ray.search.progress import RunsReporter
 from srpo_ray.search.selection import read_row
 from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trains_here, trial_config, trial_folder
 from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
@@ -41,6 +42,8 @@ class PlannedRun:
     """Seed of the run."""
     start_from: str | None = None
     """Folder of a run of an earlier phase whose checkpoint it continues; None starts from the base model."""
+    group: str = ""
+    """Name of the arm or ablation that it belongs to."""
 
     @property
     def config_changes(self) -> dict[str, Any]:
@@ -62,17 +65,16 @@ def start_parent_run(base: RunConfig, name: str, folder: Path, params: Mapping[s
 
 
 def run_planned(
-    experiment: Experiment, phase: str, title: str, planned: Sequence[PlannedRun], max_concurrent: int, objective: str
+    experiment: Experiment, phase: str, title: str, planned: Sequence[PlannedRun], max_concurrent: int
 ) -> list[TrialRow]:
     """Train planned runs to their end, several at a time.
 
     Args:
         experiment: Facts that all runs share.
         phase: Name of this part of the experiment in its folder; a phase that was started continues.
-        title: What the runs are, for the table on the terminal.
+        title: What the runs are, for people.
         planned: The runs.
         max_concurrent: Runs at the same time.
-        objective: Metric to show on the terminal.
 
     Returns:
         Their rows, in the order of the planned runs.
@@ -92,7 +94,12 @@ def run_planned(
 
     config = TuneConfig(max_concurrent_trials=max_concurrent, trial_name_creator=_named, trial_dirname_creator=_named)
     updates = {name: config.training.num_updates for name, config in configs.items()}
-    reporter = runs_table(experiment, title, objective, updates.__getitem__)
+
+    def describe(name: str, params: Mapping[str, Any]) -> RunState:
+        run = runs[params["run"]]
+        return RunState(name, updates[name], "waiting", run.kind, run.group, run.label, {}, run.changes, run.seed)
+
+    reporter = RunsReporter(Path(experiment.folder), title, describe)
     rows: dict[str, TrialRow] = {}
     for result in fit_phase(experiment, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter, here):
         run = runs[(result.config or {})["run"]]
@@ -121,7 +128,7 @@ def fit_phase(
         trainable: Function of a trial.
         config: Settings of Ray Tune.
         space: Values of the trials.
-        reporter: Table on the terminal.
+        reporter: Reporter of the trials' states.
         here: Train in the processes of the trials, see `trains_here`; it must be so for all trials of the phase.
     """
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -157,18 +164,6 @@ def fit_phase(
     if any(not trial.is_finished() for trial in ExperimentAnalysis(str(storage / phase)).trials or []):
         raise CommandInterruptedError(f"stopped; resume with: {experiment.resume}")
     return results
-
-
-def runs_table(
-    experiment: Experiment,
-    title: str,
-    objective: str,
-    num_updates: Callable[[str], int],
-    settings: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda _: {},
-) -> RunsTable:
-    """The table on the terminal for a phase."""
-    folder = Path(experiment.folder)
-    return RunsTable(f"{folder.name}: {title}", folder / "trials", objective, num_updates, settings)
 
 
 def _named(trial: Any) -> str:

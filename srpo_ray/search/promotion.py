@@ -45,7 +45,7 @@ class SearchInParts:
             source: Name of the run whose checkpoint it continues; None starts from the base model.
         """
         start_from = None if source is None else self.folder_of(source)
-        return PlannedRun(name, "trial", self.label(values), dict(changes), self.seed, start_from)
+        return PlannedRun(name, "trial", self.label(values), dict(changes), self.seed, start_from, self.arm.name)
 
 
 def order(rows: Sequence[TrialRow], config: ExperimentConfig) -> list[int]:

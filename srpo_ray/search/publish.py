@@ -196,9 +196,14 @@ def _images(experiment: Experiment, arms: Sequence[Arm]) -> Path | None:
 
 
 def hardware() -> str:
-    """The machine of the driver, in a few words."""
+    """The machine of the driver, in a few words. This initialises CUDA, which takes memory of each GPU."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return ", ".join([f"{os.cpu_count()} CPU cores ({platform.machine()})", *gpus])
+    return ", ".join([processor(), *gpus])
+
+
+def processor() -> str:
+    """The CPU cores of the driver's machine."""
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
 
 
 def log_results(experiment: Experiment, files: Sequence[Path], metrics: Mapping[str, float]) -> None:

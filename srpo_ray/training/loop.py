@@ -35,6 +35,7 @@ from srpo_ray.runs.folder import (
     CHECKPOINT_DAMAGED,
     CHECKPOINT_FAILED,
     CHECKPOINT_SAVED,
+    STARTED,
     RunFolder,
     append_row,
     drop_rows_after,
@@ -135,7 +136,7 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
         trainer.resume(checkpoint)
     else:
         trainer = build_trainer(config, folder, rewards, device, checkpoint)
-    _note(folder, start, "started", f"workers: {trainer.world_size}, {config.parallelism}")
+    _note(folder, start, STARTED, f"workers: {trainer.world_size}, {config.parallelism}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     gauges = RayMetrics.of(config.name) if tracker and config.tracking.ray_metrics else None
     return _Run(config, folder, host, trainer, tracker, start, throughput, gauges)

@@ -144,3 +144,38 @@ def test_token_is_not_sent_to_an_address_unless_asked(monkeypatch: pytest.Monkey
         dashboard.Dashboard("http://127.0.0.1:1").connect()
     assert sent[0] is None
     assert sent[1]
+
+
+def test_job_is_watched_by_the_name_of_its_results_with_a_copy_of_its_live_report(
+    head: Head, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = head.home / "srpo_ray" / "runs" / "watched"
+    (there / "images").mkdir(parents=True)
+    (there / "report.html").write_text("in progress")
+    (there / "arms.csv").write_text("a table")
+    (tree / "srpo_ray").symlink_to(ROOT / "srpo_ray")
+    client = Jobs(head.url, head.token)
+    job = client.start("echo begun; sleep 600", "train", {COMMAND: "srpo-ray train c.yaml", FOLDER: "runs/watched"})
+    here = Path("runs") / "watched"
+    try:
+        while "begun" not in client.get_job_logs(job):
+            time.sleep(0.2)
+        assert main(["watch", "another", "--cluster", head.url]) == 2
+        assert "expected a run or a job of the cluster, got 'another'; it has" in capsys.readouterr().err
+        assert main(["watch", "watched", "--once", "--cluster", head.url]) == 0
+        assert f"{job}: RUNNING" in capsys.readouterr().out
+        assert [path.name for path in here.iterdir()] == ["report.html"]
+        (here / "report.html").unlink()
+        stopping = threading.Thread(target=_stop_when_copied, args=(here / "report.html", client, job))
+        stopping.start()
+        assert main(["watch", "watched", "--cluster", head.url]) == 130
+        stopping.join()
+    finally:
+        client.stop_job(job)
+    assert "begun" in capsys.readouterr().out
+
+
+def _stop_when_copied(report: Path, client: Jobs, job: str) -> None:
+    while not report.exists():
+        time.sleep(0.1)
+    client.stop_job(job)

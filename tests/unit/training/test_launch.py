@@ -1,16 +1,19 @@
 import logging
 import pickle
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import ray.exceptions
 from ray.train import ControllerError, WorkerGroupError
 
-from srpo_ray.config import apply, load_run
+from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.errors import OutOfMemoryRunError
 from srpo_ray.launch import train as launch
 from srpo_ray.launch.fit import StopOnNonRetryableError, non_retryable_error
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.train import warn_of_shared_file
+from srpo_ray.live.state import read_progress
 from srpo_ray.rewards.base import RewardError
 from tests.conftest import SMALL_WORLD
 
@@ -67,3 +70,20 @@ def test_gpu_kernel_for_attention_is_refused_on_the_cpu_before_anything_starts()
         ValueError, match=r"expected model.attention=native on the CPU, got flash .*training.num_gpus=1"
     ):
         check_inputs(apply(load_run([SMALL_WORLD]), changes))
+
+
+def test_end_of_ray_trains_handler_of_ctrl_c_is_an_interruption_of_the_run(
+    tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def abort(*_: object, **__: object) -> None:
+        raise SystemExit(1)
+
+    for name in ("ray_session", "reward_pool"):
+        monkeypatch.setattr(launch, name, lambda *_: nullcontext())
+    monkeypatch.setattr(launch, "check_cluster", lambda _: None)
+    monkeypatch.setattr(launch, "fit", abort)
+    with pytest.raises(KeyboardInterrupt):
+        launch.train(tiny_run)
+    progress = read_progress(Path(tiny_run.run_root) / tiny_run.name)
+    assert progress is not None
+    assert (progress.state, progress.runs[0].status) == ("interrupted", "interrupted")

@@ -1,0 +1,68 @@
+"""States of Ray Tune's trials in the progress file."""
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from srpo_ray.live.state import Progress, RunState, read_progress, write_progress
+from srpo_ray.search.progress import RunsReporter
+
+
+@dataclass
+class Trial:
+    """The part of Ray Tune's trial that is read."""
+
+    name: str
+    status: str
+    error: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_error(self) -> str | None:
+        return self.error
+
+
+def test_statuses_of_trials_are_those_of_their_runs(tmp_path: Path) -> None:
+    write_progress(tmp_path, Progress.start("study", "experiment", 5, []))
+    (tmp_path / "trials" / "b").mkdir(parents=True)
+    (tmp_path / "trials" / "b" / "finished.json").write_text("{}")
+    reporter = RunsReporter(tmp_path, "search", lambda name, params: RunState(name, 8, label=str(params["lr"])))
+    # Ray Tune pickles the reporter with the phase.
+    reporter = pickle.loads(cloudpickle.dumps(reporter))
+    reporter.setup()
+    trials = [
+        Trial("a", "RUNNING", config={"lr": 1}),
+        Trial("b", "TERMINATED", config={"lr": 2}),
+        Trial("c", "TERMINATED", config={"lr": 3}),
+        Trial("d", "ERROR", "Traceback\nValueError: no memory\n\n", {"lr": 4}),
+        Trial("e", "PENDING", config={"lr": 5}),
+    ]
+    assert reporter.should_report(trials)
+    reporter.report(trials, False)
+    assert not reporter.should_report(trials)
+    assert reporter.should_report(trials, done=True)
+    found = read_progress(tmp_path)
+    assert found is not None
+    assert [(run.name, run.status, run.label) for run in found.runs] == [
+        ("a", "running", "1"),
+        ("b", "done", "2"),
+        ("c", "stopped early", "3"),
+        ("d", "failed", "4"),
+        ("e", "waiting", "5"),
+    ]
+    assert found.runs[3].error == "ValueError: no memory"
+    assert (found.phase, found.num_done) == ("search", 3)
+
+
+def test_runs_of_a_later_phase_stand_behind_those_of_an_earlier_one(tmp_path: Path) -> None:
+    write_progress(tmp_path, Progress.start("study", "experiment", 2, []))
+    for phase, name in (("search", "a"), ("arms", "b"), ("arms", "a")):
+        RunsReporter(tmp_path, phase, lambda name, _: RunState(name, 8)).report([Trial(name, "RUNNING")], False)
+    found = read_progress(tmp_path)
+    assert found is not None
+    assert [run.name for run in found.runs] == ["a", "b"]
