@@ -1,4 +1,4 @@
-"""Config sections of the trackers, which store a run's metrics, images and config: MLflow, W&B, TensorBoard, Ray."""
+"""Config sections of the trackers, which store a run's metrics, images and config: MLflow, W&B, TensorBoard."""
 
 import re
 from pathlib import Path
@@ -63,9 +63,6 @@ class TrackingConfig(Section):
     register_as: str | None = Field(default=None, min_length=1)
     """Name of a model in MLflow's registry. At its end, a run is exported and becomes a version of this model; of an
     experiment, the best run. The export loads the model on the CPU, in float32. Unset registers nothing."""
-    ray_metrics: bool = False
-    """`true` exports the progress of the run as Ray metrics, for Prometheus and the dashboard `cluster/grafana.json`.
-    They are exported where Ray's dashboard runs, as on a cluster; a local Ray has none."""
 
     @property
     def system_interval_s(self) -> float | None:
