@@ -17,22 +17,22 @@ import psutil
 import pytest
 import yaml
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT
 from tests.helpers.cluster.head import free_port
 from tests.helpers.cluster.local_provider import processes_of
+from tests.helpers.small_world_sweep import small_world_sweep
 
 pytestmark = pytest.mark.timeout(2400)
 
 SWEEP = [
-    *TINY,
-    "training.resources.trainer_slot=1",
-    "rewards.pool.resources.reward_slot=1",
-    "experiment.search.num_samples=2",
-    "experiment.search.scheduler.grace_updates=2",
-    "experiment.seeds=[]",
-    "experiment.ablations=[]",
-    "experiment.max_fall={}",
+    "configs/sweep/flux_lora_cluster.yaml",
+    *small_world_sweep(),
+    # The local nodes have two slots each: one trial for each of the two trainer nodes, one replica for the reward node.
+    "training.num_workers=2",
+    "experiment.max_concurrent_trials=2",
+    "rewards.pool.num_replicas=1",
 ]
+"""The sweep of the FLUX cluster, with its slots, on the small world."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,14 @@ def test_cluster_comes_up_runs_a_sweep_sent_to_it_shrinks_and_goes(laptop: Lapto
     laptop.ray("up", "--yes", str(laptop.file))
     assert laptop.node_kinds() == ["head"]
 
-    sweep = ["configs/experiments/small_world_sweep.yaml", *SWEEP, "--cluster", str(laptop.file)]
+    sweep = [*SWEEP, "--cluster", str(laptop.file)]
     done = laptop.run(sys.executable, "experiments/sweep.py", *sweep)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    # The on-demand type of each has the higher priority, and one node of it is enough.
-    assert sorted((laptop.nodes / "launched").read_text().split()) == ["head", "reward", "trainer"]
-    here = laptop.tree / "runs" / "small_world_sweep"
-    assert "report and tables are now here: runs/small_world_sweep" in done.stdout
+    # The on-demand types have the higher priority. One such trainer node exists, so the second trial has a spot node.
+    launched = sorted((laptop.nodes / "launched").read_text().split())
+    assert launched == ["head", "reward", "trainer", "trainer_spot"]
+    here = laptop.tree / "runs" / "flux_lora_cluster"
+    assert "report and tables are now here: runs/flux_lora_cluster" in done.stdout
     assert "SRPO_trial_1" in (here / "report.html").read_text()
     (search,) = json.loads((here / "results.json").read_text())["searches"]
     assert len(search["rows"]) == 2
