@@ -174,4 +174,7 @@ def _outcome(error: BaseException | None) -> tuple[State, str]:
         return "finished", ""
     if isinstance(error, KeyboardInterrupt | CommandInterruptedError):
         return "interrupted", str(error)
+    if isinstance(error, SystemExit):
+        # Ray's handler of SIGTERM raises it.
+        return "interrupted", "stopped by a signal"
     return "failed", redact(str(error) or type(error).__name__)

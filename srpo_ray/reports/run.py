@@ -51,7 +51,7 @@ def run_report(
         warnings: Problems that did not stop the run.
         created: Time of the report, for people.
     """
-    sections = [_scores(row, metrics), _images(row), _evaluations(row, metrics), _training(updates), _config(config)]
+    sections = [_images(row), _scores(row, metrics), _evaluations(row, metrics), _training(updates), _config(config)]
     return Report(
         title=row.name,
         headline=_headline(row, metrics),
@@ -62,8 +62,15 @@ def run_report(
 
 
 def _headline(row: TrialRow, metrics: Sequence[str]) -> str:
+    """The first held-out score: on the test prompts if the run has been tested, else on the validation prompts."""
     update = int(row.evaluated.get("update", 0))
     for metric in metrics:
+        tested = row.test_change(metric)
+        if tested is not None:
+            value, update = row.test[-1][metric], int(row.test[-1]["update"])
+            return (
+                f"On test prompts, {metric} is {number(value)} ({signed(tested)}) with the weights of update {update}"
+            )
         change = _change(row, metric)
         if change is not None:
             return f"After update {update}, {metric} is {number(row.value(metric))} ({signed(change)})"
@@ -107,7 +114,7 @@ def _scores(row: TrialRow, metrics: Sequence[str]) -> Section | None:
         Row({"metric": name, "base": base[name], "tuned": tuned.get(name), "change": row.test_change(name)})
         for name in names
     ]
-    return Section("Test prompts", [Text("No choice was made by these prompts."), Table(columns, rows, "metric")])
+    return Section("Test prompts", [Text("These prompts have chosen nothing."), Table(columns, rows, "metric")])
 
 
 def _images(row: TrialRow) -> Section | None:

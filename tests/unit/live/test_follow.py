@@ -37,6 +37,7 @@ def wait_for(condition: object) -> None:
         (None, "finished", "done", ""),
         (ValueError("postgresql://me:secret@db"), "failed", "failed", "postgresql://me:***@db"),
         (KeyboardInterrupt(), "interrupted", "interrupted", ""),
+        (SystemExit(1), "interrupted", "interrupted", "stopped by a signal"),
         (CommandInterruptedError("resume with: x"), "interrupted", "interrupted", "resume with: x"),
     ],
 )

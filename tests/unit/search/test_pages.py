@@ -132,12 +132,15 @@ def test_final_page_of_a_run_leads_with_its_result_and_has_the_test(tmp_path: Pa
     folder = RunFolder(tmp_path / "one")
     train(folder, 0.5, 0.55, 0.6)
     folder.finished.write_text("{}")
+    assert f"After update 8, {OBJECTIVE} is 0.6050 (+0.1000)" in text_of(
+        write_run_page(folder, run_progress(state="finished"))
+    )
     for update, value in ((0, 0.4), (8, 0.7)):
         append_row(folder.test_scores, {"update": update, "num_prompts": 2, "scores": {OBJECTIVE: [value, value]}})
     path = write_run_page(folder, run_progress(state="finished"))
     assert "location.reload" not in path.read_text()
     text = text_of(path)
-    assert f"After update 8, {OBJECTIVE} is 0.6050 (+0.1000)" in text
+    assert f"On test prompts, {OBJECTIVE} is 0.7000 (+0.3000) with the weights of update 8" in text
     assert f"{OBJECTIVE} 0.4000 0.7000 +0.3000" in text
 
 
