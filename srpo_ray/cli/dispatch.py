@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from srpo_ray.cli import compare, encode, evaluate, export, plan, replay, sample, sweep, train, watch_spot, words
+from srpo_ray.cli import compare, encode, evaluate, export, plan, replay, sample, sweep, train, vote, watch_spot, words
 from srpo_ray.credentials import redact
 from srpo_ray.errors import CommandInterruptedError, RunFailedError
 
@@ -37,6 +37,7 @@ COMMANDS: dict[str, Command] = {
     "plan": plan,
     "sample": sample,
     "evaluate": evaluate,
+    "vote": vote,
     "export": export,
     "replay": replay,
     "words": words,
