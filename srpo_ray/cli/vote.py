@@ -19,7 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of a run (base against tuned), of an experiment (its runs and the base model), or of `srpo-ray"
         " evaluate` (more images of a run)",
     )
-    parser.add_argument("--runs", nargs="+", default=(), metavar="NAME", help="runs to vote on (default: all finished)")
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="runs to vote on (default: all that have finished, or those that the experiment waits for)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 8420)")
     parser.add_argument("--token", help="secret part of the page's address (default: random)")
@@ -52,8 +58,10 @@ def run(parsed: argparse.Namespace) -> int:
     from srpo_ray.votes.ledger import read_votes
     from srpo_ray.votes.publish import publish_votes
     from srpo_ray.votes.sources import open_ballot
+    from srpo_ray.votes.wanted import read_wanted
 
-    ballot = open_ballot(parsed.folder, parsed.runs)
+    wanted = read_wanted(parsed.folder)
+    ballot = open_ballot(parsed.folder, parsed.runs or (wanted.runs if wanted else ()))
     if parsed.export:
         from srpo_ray.votes.export import export_pairs
 
@@ -61,19 +69,21 @@ def run(parsed: argparse.Namespace) -> int:
         print(f"{count} pairs in {parsed.export}")
         return 0
     if not parsed.results:
-        _serve(parsed, ballot)
+        _serve(parsed, ballot, wanted.needed if wanted else None)
     publish_votes(ballot, read_votes(ballot.folder), parsed.metric, parsed.typed)
     return 0
 
 
-def _serve(parsed: argparse.Namespace, ballot: "Ballot") -> None:
+def _serve(parsed: argparse.Namespace, ballot: "Ballot", needed: int | None) -> None:
     """Serve the page until Ctrl-C."""
     from srpo_ray.votes.ledger import open_ledger, read_votes
     from srpo_ray.votes.server import open_server
     from srpo_ray.votes.session import Session
 
     with open_ledger(ballot.folder) as ledger:
-        session = Session(ballot, ledger, read_votes(ballot.folder), seed=parsed.seed, repeats=parsed.repeats)
+        session = Session(
+            ballot, ledger, read_votes(ballot.folder), seed=parsed.seed, repeats=parsed.repeats, needed=needed
+        )
         server = open_server(session, parsed.host, parsed.port, parsed.token)
         for note in ballot.notes:
             print(f"srpo-ray: {note}")

@@ -10,7 +10,7 @@ from ray.tune import TuneConfig
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.base import folder_name
-from srpo_ray.config.experiment import TEST, Ablation, Arm
+from srpo_ray.config.experiment import TEST, VOTES, Ablation, Arm
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import Arm as TrainedArm
@@ -20,6 +20,7 @@ from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason,
 from srpo_ray.search.selection import choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm
 from srpo_ray.search.trial import WORKER_KEYS, Experiment, run_trial, trains_here, trial_config, trial_folder
+from srpo_ray.search.votes import with_votes
 
 GRIDS, ARMS = "grids", "arms"
 """Names of phases in the experiment's folder; the search of a space is named after its arm."""
@@ -38,11 +39,20 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
     runs = [run for group in grids.values() for run in group]
     title = "values of each arm's grid"
     rows = {row.name: row for row in _train(experiment, config, GRIDS, title, runs)}
+    searched = [arm for arm in config.arms if arm.searched]
+    trials = {
+        arm.name: _search_space(experiment, config, arm) if arm.space else [rows[run.name] for run in grids[arm.name]]
+        for arm in searched
+    }
+    if config.objective == VOTES:
+        judged = {
+            row.name: row for row in with_votes(experiment, config, [row for each in trials.values() for row in each])
+        }
+        trials = {name: [judged[row.name] for row in each] for name, each in trials.items()}
     found, notes = [], []
-    for arm in [arm for arm in config.arms if arm.searched]:
-        trials = _search_space(experiment, config, arm) if arm.space else [rows[run.name] for run in grids[arm.name]]
-        best, note = choose_best(trials, config, arm.name)
-        found.append(Search(arm.name, trials, best.name, bool(arm.space), searched_values(arm, best)))
+    for arm in searched:
+        best, note = choose_best(trials[arm.name], config, arm.name)
+        found.append(Search(arm.name, trials[arm.name], best.name, bool(arm.space), searched_values(arm, best)))
         notes += [note] if note else []
     if shared := _arms_on_the_noise_of_trials(experiment.base, config):
         notes.append(
@@ -105,9 +115,11 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     updates = common.training.num_updates
     here = trains_here(experiment, common) and not any(path.startswith(WORKER_KEYS) for path in arm.space)
     numbered = partial(_numbered, folder_name(arm.name))
+    # Tune refuses a metric that trials do not report.
+    voted = config.objective == VOTES
     tune_config = TuneConfig(
-        metric=config.objective,
-        mode=config.mode,
+        metric=None if voted else config.objective,
+        mode=None if voted else config.mode,
         num_samples=config.search.num_samples,
         search_alg=search_algorithm(config),
         scheduler=scheduler(config.search.scheduler, updates),
@@ -168,7 +180,10 @@ def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Seque
     planned = {part.name: _seed_runs(config, part, changes) for part, changes in parts}
     most = max(len(runs) for runs in planned.values())
     runs = [group[index] for index in range(most) for group in planned.values() if index < len(group)]
-    rows = {row.name: row for row in _train(experiment, config, ARMS, "all arms and ablations", runs)}
+    trained = _train(experiment, config, ARMS, "all arms and ablations", runs)
+    if config.objective == VOTES:
+        trained = with_votes(experiment, config, trained)
+    rows = {row.name: row for row in trained}
     return [
         TrainedArm(
             part.name,

@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -27,6 +28,7 @@ from srpo_ray.search.selection import baseline_row, best_arm
 from srpo_ray.search.trial import Experiment, trial_config, trial_folder
 from srpo_ray.tracking.runs import git_commit, tracking_uri
 from srpo_ray.tracking.tracker import Tracker
+from srpo_ray.votes.publish import experiment_votes
 
 
 def publish(
@@ -74,10 +76,12 @@ def publish(
         equal_gain=config.equal_gain,
     )
     report = experiment_report(results, None if results.is_sweep else _images(experiment, arms))
+    voted, vote_metrics = experiment_votes(folder)
+    report = replace(report, sections=[*report.sections[:-1], *voted, *report.sections[-1:]])
     print_report(report)
     path = write_report(folder, report)
     files = [path, folder / "best.yaml", *(folder / name for name in report.files)]
-    log_results(experiment, files, _summary_metrics(results, best))
+    log_results(experiment, files, _summary_metrics(results, best) | vote_metrics)
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-VOTES = "votes.jsonl"
+VOTES_FILE = "votes.jsonl"
 """Name of the file of votes in the folder of a run, an experiment or an evaluation."""
 
 Choice = Literal["left", "right", "tie", "both_bad"]
@@ -88,7 +88,7 @@ def read_votes(folder: Path) -> list[Vote]:
     Raises:
         ValueError: If the file cannot be read, or another line is damaged; the message has its number.
     """
-    path = folder / VOTES
+    path = folder / VOTES_FILE
     if not path.exists():
         return []
     *lines, last = _content(path).split(b"\n")
@@ -177,7 +177,7 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
     Raises:
         ValueError: If the file cannot be written, or another process holds it.
     """
-    path = folder / VOTES
+    path = folder / VOTES_FILE
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError as error:

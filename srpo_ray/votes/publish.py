@@ -7,12 +7,14 @@ from pathlib import Path
 from srpo_ray.credentials import redact
 from srpo_ray.reports.files import json_text, write_report
 from srpo_ray.reports.html import page_text
+from srpo_ray.reports.report import Alert, Section
 from srpo_ray.reports.terminal import print_report
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.votes.ballot import Ballot
-from srpo_ray.votes.ledger import Vote
-from srpo_ray.votes.report import headline, people_texts, votes_report
+from srpo_ray.votes.ledger import VOTES_FILE, Vote, read_votes
+from srpo_ray.votes.report import headline, people_texts, votes_report, votes_sections
 from srpo_ray.votes.results import VoteResults, vote_results
+from srpo_ray.votes.sources import open_ballot
 
 SPOOL = "votes_spool.jsonl"
 """File that keeps what MLflow has not received."""
@@ -58,3 +60,17 @@ def _log(folder: Path, results: VoteResults, texts: dict[str, str]) -> None:
         log_afterwards(run.tracker_record, folder / SPOOL, results.metrics(), results.votes, texts)
     except ConnectionError as error:
         print(f"srpo-ray: MLflow did not receive the votes: {redact(error)}", file=sys.stderr)
+
+
+def experiment_votes(folder: Path) -> tuple[list[Section], dict[str, float]]:
+    """Sections on the votes for the report of an experiment, and their metrics; empty without votes.
+
+    Votes that cannot be read do not stop the report, which says why they are missing.
+    """
+    if not (folder / VOTES_FILE).exists():
+        return [], {}
+    try:
+        results = vote_results(open_ballot(folder), read_votes(folder))
+    except ValueError as error:
+        return [Section("Votes", [Alert(f"The votes cannot be read: {error}", warning=True)])], {}
+    return votes_sections(results), results.metrics() if results.votes else {}

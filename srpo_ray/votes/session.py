@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from srpo_ray.votes.ballot import Ballot
 from srpo_ray.votes.choice import Offer, next_offer, total_offers
-from srpo_ray.votes.ledger import Choice, Ledger, Undo, Vote
+from srpo_ray.votes.ledger import Choice, Ledger, Undo, Vote, distinct
 
 LONGEST_NAME = 60
 _LONGEST_LOOK_S = 86400.0
@@ -44,6 +44,7 @@ class Session:
         votes: Votes that the folder has already.
         seed: Seed of sides and choices.
         repeats: Hidden repeats as a share of a person's pairs, in [0, 1].
+        needed: Votes that an experiment waits for; None if none does.
         clock: Seconds, for the duration of a vote.
     """
 
@@ -55,6 +56,7 @@ class Session:
         *,
         seed: int = 0,
         repeats: float = 0.1,
+        needed: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ballot = ballot
@@ -62,6 +64,7 @@ class Session:
         self._votes = ballot.current(votes)
         self._seed = seed
         self._repeats = repeats
+        self._needed = needed
         self._clock = clock
         self._shown: dict[str, _Shown] = {}
         self._images: dict[str, tuple[str, str]] = {}
@@ -138,6 +141,8 @@ class Session:
             "voted": own,
             "total": max(own + (shown is not None), total_offers(self._ballot, self._repeats)),
             "done": shown is None,
+            "given": len(distinct(self._votes)),
+            "needed": self._needed,
         }
         if shown is not None:
             prompt = self._ballot.items[shown.offer.item].prompt

@@ -49,12 +49,13 @@ def open_ballot(folder: Path, runs: Sequence[str] = ()) -> Ballot:
 
 
 def _of_experiment(folder: Path, names: Sequence[str]) -> Ballot:
-    """Ballot of the finished runs of an experiment."""
+    """Ballot of named runs of an experiment, or of all that have finished."""
     runs = {path.name: RunFolder(path) for path in sorted((folder / "trials").glob("*")) if path.is_dir()}
     _check_known(names, list(runs), folder)
-    chosen = {name: run for name, run in runs.items() if not names or name in names}
-    finished = {name: run for name, run in chosen.items() if run.finished.exists()}
-    left_out = [name for name in chosen if name not in finished]
+    if names:
+        return _of_runs(folder, {name: run for name, run in runs.items() if name in names}, ())
+    finished = {name: run for name, run in runs.items() if run.finished.exists()}
+    left_out = [name for name in runs if name not in finished]
     notes = [f"left out because they have not finished: {', '.join(left_out)}"] if left_out else []
     return _of_runs(folder, finished, notes)
 

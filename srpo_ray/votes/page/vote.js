@@ -92,7 +92,8 @@ function showProgress(state) {
   bar.setAttribute("aria-valuenow", state.voted);
   bar.setAttribute("aria-valuemax", state.total);
   byId("bar").style.width = `${(100 * state.voted) / Math.max(1, state.total)}%`;
-  byId("count").textContent = `${state.voted} of ${state.total} pairs`;
+  const all = state.needed ? ` · ${Math.min(state.given, state.needed)} of ${state.needed} votes that are needed` : "";
+  byId("count").textContent = `${state.voted} of ${state.total} pairs${all}`;
   byId("who").textContent = state.rater;
   byId("undo").disabled = state.voted === 0;
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from srpo_ray.votes.ledger import VOTES, Undo, Vote, open_ledger, read_votes
+from srpo_ray.votes.ledger import VOTES_FILE, Undo, Vote, open_ledger, read_votes
 from tests.helpers.ballots import ballot, vote
 
 
@@ -27,7 +27,7 @@ def test_votes_are_read_back_as_they_were_given_without_those_that_were_undone(
 
 
 def test_vote_that_a_crash_cut_off_is_dropped_and_the_next_one_is_readable(tmp_path: Path, votes: list[Vote]) -> None:
-    file = tmp_path / VOTES
+    file = tmp_path / VOTES_FILE
     whole = votes[0].model_dump_json() + "\n"
     file.write_text(whole + votes[1].model_dump_json()[:40])
     assert read_votes(tmp_path) == votes[:1]
@@ -37,7 +37,7 @@ def test_vote_that_a_crash_cut_off_is_dropped_and_the_next_one_is_readable(tmp_p
 
 
 def test_last_vote_without_a_line_end_still_counts(tmp_path: Path, votes: list[Vote]) -> None:
-    (tmp_path / VOTES).write_text(votes[0].model_dump_json())
+    (tmp_path / VOTES_FILE).write_text(votes[0].model_dump_json())
     with open_ledger(tmp_path) as ledger:
         ledger.append(votes[1])
     assert read_votes(tmp_path) == votes[:2]
@@ -45,7 +45,7 @@ def test_last_vote_without_a_line_end_still_counts(tmp_path: Path, votes: list[V
 
 def test_damaged_line_is_refused_with_its_number(tmp_path: Path, votes: list[Vote]) -> None:
     lines = [votes[0].model_dump_json(), '{"rater": "Ada"}', votes[1].model_dump_json()]
-    (tmp_path / VOTES).write_text("\n".join(lines) + "\n")
+    (tmp_path / VOTES_FILE).write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match="damaged line 2; restore"):
         read_votes(tmp_path)
 

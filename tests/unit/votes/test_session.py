@@ -83,7 +83,7 @@ def test_page_is_told_nothing_by_which_systems_can_be_recognised(tmp_path: Path)
     names = [each[side] for each in seen for side in ("left", "right")]
     assert len(set(names)) == len(names) > len(of.images)
     assert {key for each in seen for key in each} == {
-        "rater", "voted", "total", "done", "ticket", "prompt", "left", "right",
+        "rater", "voted", "total", "done", "ticket", "prompt", "left", "right", "given", "needed",
     }  # fmt: skip
 
 
