@@ -12,9 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.texts import Texts
 from srpo_ray.decode_image import decode_image
 from srpo_ray.evaluation.gallery import to_images
 from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.votes.ballot import BASE, TUNED, Ballot, Item, Shown, digest_of
 
 _FIXED_COLUMNS = ("prompt_index", "prompt", "sample", "model", "image")
@@ -100,6 +102,7 @@ def _items(config: RunConfig, run: RunFolder) -> dict[int, Item]:
     """Prompt index -> item, for the prompts that a run keeps images of."""
     evaluation = config.evaluation
     prompts = load_prompts(evaluation.prompts, "evaluation.prompts")[: evaluation.num_prompts]
+    _check_prompts(config, run, prompts)
     noise = (config.model.path, config.model.resolution, evaluation.seed, evaluation.num_steps)
     found: dict[int, Item] = {}
     for index in _indices(run.tuned_images):
@@ -111,6 +114,13 @@ def _items(config: RunConfig, run: RunFolder) -> dict[int, Item]:
         text = repr((*noise, evaluation.guidance_scale, index, prompts[index]))
         found[index] = Item(hashlib.sha256(text.encode()).hexdigest()[:16], index, prompts[index])
     return found
+
+
+def _check_prompts(config: RunConfig, run: RunFolder, prompts: list[str]) -> None:
+    """Refuse prompts that are not those that the images were drawn from."""
+    key = "evaluation.prompts"
+    hashes = text_hashes(config, Texts(None, [], prompts, [], [], []))
+    require_same_inputs(run.inputs, {key: hashes[key]}, "evaluate the run again with the prompts of now")
 
 
 def _indices(file: Path) -> list[int]:

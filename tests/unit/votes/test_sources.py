@@ -2,14 +2,18 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from srpo_ray.cli.dispatch import main
+from srpo_ray.config import load_run
+from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
 from srpo_ray.runs.folder import RunFolder, append_row
+from srpo_ray.runs.inputs import text_hashes
 from srpo_ray.votes.ballot import Ballot
 from srpo_ray.votes.export import export_pairs
 from srpo_ray.votes.ledger import Choice, Vote, open_ledger, read_votes
@@ -108,6 +112,18 @@ def test_folder_without_two_systems_or_without_images_is_refused(tmp_path: Path)
     same.tuned_images.unlink()
     with pytest.raises(ValueError, match="expected images of evaluations"):
         open_ballot(same.path)
+
+
+def test_prompts_that_have_changed_since_the_images_were_drawn_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "mine", {"base": 0.1, "tuned": 0.3})
+    config = load_run([run.config])
+    texts = read_texts(config)
+    run.inputs.write_text(json.dumps(text_hashes(config, texts)))
+    assert len(open_ballot(run.path).pairs) == 3
+    changed = text_hashes(config, replace(texts, evaluated=["another", *texts.evaluated[1:]]))
+    run.inputs.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=r"evaluation.prompts: .*expected the content that .* was started with"):
+        open_ballot(run.path)
 
 
 def test_export_has_a_line_per_vote_with_labels_and_its_images(tmp_path: Path) -> None:
