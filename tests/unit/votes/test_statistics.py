@@ -31,6 +31,19 @@ def test_interval_of_independent_votes_is_wilsons() -> None:
             assert (share.low, share.high) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
+def test_interval_of_few_prompts_inverts_the_score_test_with_students_t() -> None:
+    share = clustered_share([1.0] * 6 + [0.0] * 2, list(range(8)), ["Ada"] * 8)
+
+    def deviate(chance: float) -> float:
+        return (0.75 - chance) / np.sqrt(chance * (1 - chance) / 8)
+
+    quantile = float(stats.t.ppf(0.975, 7))
+    low = optimize.brentq(lambda chance: deviate(chance) - quantile, 1e-6, 0.75)
+    high = optimize.brentq(lambda chance: deviate(chance) + quantile, 0.75, 1 - 1e-6)
+    assert (share.low, share.high) == pytest.approx((low, high))
+    assert share.p_value == pytest.approx(float(2 * stats.t.sf(deviate(0.5), 7)))
+
+
 def test_repeated_votes_on_the_same_prompts_add_no_certainty() -> None:
     prompts = list(range(12))
     values = [1.0] * 8 + [0.0] * 4
@@ -148,6 +161,16 @@ def test_people_who_agree_have_an_alpha_of_one_and_guessers_of_zero(tmp_path: Pa
     assert agreement(answers(same, "Ada")) is None
 
 
+def test_agreement_on_a_clear_winner_is_not_taken_for_chance(tmp_path: Path) -> None:
+    of = ballot(tmp_path, ["base", "tuned"], prompts=20)
+    votes = [vote(of, "Ada", n, "base", "tuned", "right") for n in range(20)]
+    votes += [vote(of, "Bo", n, "base", "tuned", "right" if n < 18 else "left") for n in range(20)]
+    found = agreement(votes)
+    assert found is not None
+    # In both orders, half of the 80 values are wins: a random couple of them differs in 40 / 79 of cases.
+    assert found.alpha == pytest.approx(1 - 0.1 / (40 / 79))
+
+
 def test_repeats_measure_consistency_and_do_not_count_as_votes(tmp_path: Path) -> None:
     of = ballot(tmp_path, ["base", "tuned"])
     first = [vote(of, "Ada", n, "base", "tuned", "left") for n in range(4)]
@@ -162,6 +185,7 @@ def test_repeats_measure_consistency_and_do_not_count_as_votes(tmp_path: Path) -
     assert left.rate == pytest.approx(5 / 6)
     results = vote_results(of, votes)
     assert (results.votes, results.repeats, results.duels[0].losses) == (4, 2, 4)
+    assert {each.votes for each in results.strengths} == {4}
 
 
 def test_auc_is_that_of_the_mann_whitney_test_in_both_orders() -> None:
