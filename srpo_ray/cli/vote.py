@@ -1,6 +1,7 @@
 """`srpo-ray vote`: blind votes of people on images of a run or an experiment, and what the votes say."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,12 +57,14 @@ def run(parsed: argparse.Namespace) -> int:
     if not 0 <= parsed.repeats <= 1:
         raise ValueError(f"--repeats: expected a share from 0 to 1, got {parsed.repeats:g}; 0.1 repeats one in ten")
     from srpo_ray.votes.ledger import read_votes
+    from srpo_ray.votes.proxies import check_metrics
     from srpo_ray.votes.publish import publish_votes
     from srpo_ray.votes.sources import open_ballot
     from srpo_ray.votes.wanted import read_wanted
 
     wanted = read_wanted(parsed.folder)
     ballot = open_ballot(parsed.folder, parsed.runs or (wanted.runs if wanted else ()))
+    check_metrics(ballot.scores, parsed.metric)
     if parsed.export:
         from srpo_ray.votes.export import export_pairs
 
@@ -70,7 +73,9 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     if not parsed.results:
         _serve(parsed, ballot, wanted.needed if wanted else None)
-    publish_votes(ballot, read_votes(ballot.folder), parsed.metric, parsed.typed)
+    # Not the command line as it was typed, which may have the token: people pass reports on.
+    command = shlex.join(["srpo-ray", "vote", str(parsed.folder), "--results"])
+    publish_votes(ballot, read_votes(ballot.folder), parsed.metric, command)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Agreement of proxies with votes: which metric of an evaluation prefers the images that people prefer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,12 +59,7 @@ def compare_proxies(
     Raises:
         ValueError: If a metric is unknown.
     """
-    unknown = [name for name in metrics if name not in scores]
-    if unknown:
-        raise ValueError(
-            f"--metric: expected metrics of the evaluation ({', '.join(sorted(scores)) or 'none'}), got"
-            f" {', '.join(unknown)}; choose some of them"
-        )
+    check_metrics(scores, metrics)
     found = [_compare(name, votes, scores[name]) for name in metrics or scores]
     known = [proxy for proxy in found if proxy is not None]
     marked = holm([proxy.agreement.p_value for proxy in known])
@@ -73,6 +68,20 @@ def compare_proxies(
         for each, significant in zip(known, marked, strict=True)
     ]
     return sorted(proxies, key=lambda proxy: (-proxy.agreement.rate, -proxy.auc))
+
+
+def check_metrics(known: Collection[str], metrics: Sequence[str]) -> None:
+    """Check that the evaluation has some metrics.
+
+    Raises:
+        ValueError: If it lacks one.
+    """
+    unknown = [name for name in metrics if name not in known]
+    if unknown:
+        raise ValueError(
+            f"--metric: expected metrics of the evaluation ({', '.join(sorted(known)) or 'none'}), got"
+            f" {', '.join(unknown)}; choose some of them"
+        )
 
 
 def _compare(metric: str, votes: Sequence[Vote], scores: Mapping[tuple[str, str], float]) -> Proxy | None:

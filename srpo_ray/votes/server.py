@@ -4,13 +4,14 @@ import errno
 import hmac
 import json
 import secrets
+import socket
 import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 from srpo_ray.votes.session import BadRequestError, Session, StaleTicketError
 
@@ -51,7 +52,8 @@ class VoteServer(ThreadingHTTPServer):
     def url(self) -> str:
         """Address of the page, token included."""
         host, port = str(self.server_address[0]), int(self.server_address[1])
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={self.token}"
+        host = socket.gethostname() if host == "0.0.0.0" else host
+        return f"http://{host}:{port}/?token={quote(self.token, safe='')}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore a browser that closed its connection; report other errors as the base class does."""

@@ -106,6 +106,9 @@ def test_taken_port_is_refused_and_without_a_port_the_next_one_is_used(
         server = open_server(session, "127.0.0.1", None, None)
         assert port < int(server.server_address[1]) < port + 20
         server.server_close()
+        server = open_server(session, "0.0.0.0", 0, "a b&c")
+        assert server.url == f"http://{socket.gethostname()}:{server.server_address[1]}/?token=a%20b%26c"
+        server.server_close()
     for port in (-1, 70000):
         with pytest.raises(ValueError, match="expected a free port"):
             open_server(session, "127.0.0.1", port, None)
