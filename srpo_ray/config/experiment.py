@@ -15,6 +15,8 @@ from srpo_ray.config.search import SearchConfig, SearchDimension
 
 TEST = "evaluation.test"
 """Config path of the test prompts."""
+VOTES = "votes"
+"""Objective that people decide: the strength of a run in their votes."""
 
 
 def _of_test(path: str) -> bool:
@@ -130,7 +132,11 @@ class ExperimentConfig(Section):
     chosen trial's score is the best of several. Empty: search only."""
     search: SearchConfig = SearchConfig()
     objective: Objective = "evaluator/held_out"
-    """Metric that trials are chosen by and arms are compared by: a held-out score, never the training reward."""
+    """Metric that trials are chosen by and arms are compared by: a held-out score, never the training reward; or
+    `votes`, for which the experiment waits until people have voted with `srpo-ray vote`."""
+    votes_needed: int = Field(default=100, ge=1)
+    """With `objective: votes`: votes to wait for before trials are chosen, and again before arms are compared; hidden
+    repeats do not count."""
     mode: Literal["max", "min"] = "max"
     """Direction of a better objective."""
     objectives: dict[Objective, Literal["max", "min"]] = {}
@@ -292,6 +298,25 @@ class ExperimentConfig(Section):
                 f"expected no searched value in {place}, got {', '.join(twice)}; trials"
                 " would all have the same: remove it there or from the arms"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_votes(self) -> Self:
+        if self.objective != VOTES:
+            return self
+        drawn = any(arm.space for arm in self.arms)
+        if drawn and self.search.scheduler.type == "asha":
+            raise ValueError(
+                "expected search.scheduler.type none, promotion or pbt with objective votes, got 'asha', which compares"
+                " trials while they train, when nobody can vote on them; choose one of the others"
+            )
+        if drawn and self.search.searcher != "random":
+            raise ValueError(
+                f"expected search.searcher random with objective votes, got {self.search.searcher!r}, which learns from"
+                " each trial as soon as it ends, before people have voted; set it to random"
+            )
+        if self.mode != "max":
+            raise ValueError("expected mode max with objective votes, got min; more votes are better: remove mode")
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from srpo_ray.config.algorithms.registry import DEFAULT_TYPE
 from srpo_ray.config.base import Section
 from srpo_ray.config.continued_runs import check_continued_runs
-from srpo_ray.config.experiment import Arm, ExperimentConfig
+from srpo_ray.config.experiment import VOTES, Arm, ExperimentConfig
 from srpo_ray.config.messages import describe, first_causes
 from srpo_ray.config.run import RunConfig
 from srpo_ray.config.yaml_text import YamlTextError, dump, load, load_value
@@ -241,6 +241,11 @@ def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str)
             run.evaluation.check_score(metric)
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from error
+    if config.objective == VOTES and run.evaluation.choose == "best":
+        raise ConfigError(
+            f"{origin}: expected evaluation.choose last with objective votes, got best; people vote on the images of"
+            " the last evaluation, which other weights would not have drawn: remove it"
+        )
     if run.training.elastic:
         raise ConfigError(
             f"{origin}: expected a number of training.num_workers, got a range ({run.training.min_workers} to"

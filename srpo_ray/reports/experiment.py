@@ -37,6 +37,8 @@ _MEANINGS = {
     "truth/utility/": "utility of a simulated person, or the mean of several: 4 times the content accuracy minus the"
     " distance of the style from what the person likes; measured from pixels, so neither words nor a network enter",
     "truth/": "measured from pixels, exactly, because the images' content is known",
+    "votes": "log-odds that people prefer an image of the run to one of the base model, from a Bradley-Terry model of"
+    " all votes",
     "time/": "seconds that the evaluation took",
     "image/": "statistic of the pixels; neither good nor bad, but a large move shows a new style or a hack",
 }

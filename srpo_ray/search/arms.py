@@ -14,7 +14,7 @@ from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.conditions import searched_values_of
 from srpo_ray.config.continued_runs import schedule_changes
-from srpo_ray.config.experiment import TEST, Ablation, Arm
+from srpo_ray.config.experiment import TEST, VOTES, Ablation, Arm
 from srpo_ray.config.scheduler import UPDATES
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.numbers import param_text, param_titles
@@ -34,6 +34,7 @@ from srpo_ray.search.searchers import search_algorithm
 from srpo_ray.search.selection import choose_best, keeps, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler
 from srpo_ray.search.trial import WORKER_KEYS, Experiment, run_trial, trains_here, trial_config, trial_folder
+from srpo_ray.search.votes import with_votes
 
 GRIDS, ARMS = "grids", "arms"
 """Names of phases in the experiment's folder; the search of a space is named after its arm."""
@@ -52,32 +53,36 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
     runs = [run for group in grids.values() for run in group]
     title = "values of each arm's grid"
     rows = {row.name: row for row in _train(experiment, config, GRIDS, title, runs)}
+    searched = [arm for arm in config.arms if arm.searched]
+    trials, parts = dict[str, list[TrialRow]](), dict[str, tuple[list[RungResult], list[RoundResult]]]()
+    for arm in searched:
+        given = [rows[run.name] for run in grids.get(arm.name, [])]
+        trials[arm.name], rungs, rounds = _trials_of(experiment, config, arm, given)
+        parts[arm.name] = (rungs, rounds)
+    if config.objective == VOTES:
+        voted = {
+            row.name: row for row in with_votes(experiment, config, [row for each in trials.values() for row in each])
+        }
+        trials = {name: [voted[row.name] for row in each] for name, each in trials.items()}
     found, notes = [], []
-    for arm in [arm for arm in config.arms if arm.searched]:
-        rungs, rounds = list[RungResult](), list[RoundResult]()
-        if arm.grid:
-            trials = [rows[run.name] for run in grids[arm.name]]
-        elif config.search.scheduler.continues:
-            trials, rungs, rounds = _search_in_parts(experiment, config, arm)
-        else:
-            trials = _search_space(experiment, config, arm)
-        best, note = choose_best(trials, config, arm.name)
-        breaking = _breaking_limits(trials, config)
-        keeping = [row for row in trials if row.name not in breaking]
+    for arm in searched:
+        best, note = choose_best(trials[arm.name], config, arm.name)
+        breaking = _breaking_limits(trials[arm.name], config)
+        keeping = [row for row in trials[arm.name] if row.name not in breaking]
         found.append(
             Search(
                 arm.name,
-                trials,
+                trials[arm.name],
                 best.name,
                 bool(arm.space),
                 searched_values(arm, best),
                 breaking=breaking,
-                front=front_names(keeping or trials, config.objectives),
-                rungs=rungs,
-                rounds=rounds,
+                front=front_names(keeping or trials[arm.name], config.objectives),
+                rungs=parts[arm.name][0],
+                rounds=parts[arm.name][1],
             )
         )
-        notes += _missing_objectives(trials, config, arm.name)
+        notes += _missing_objectives(trials[arm.name], config, arm.name)
         notes += [*earlier_trials_of(Path(experiment.folder), arm.name).notes, *([note] if note else [])]
     if shared := _arms_on_the_noise_of_trials(experiment.base, config):
         notes.append(
@@ -85,6 +90,17 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
             " `search.set` another evaluation.seed, or test the arms on prompts that choose nothing (evaluation.test)."
         )
     return found, notes
+
+
+def _trials_of(
+    experiment: Experiment, config: ExperimentConfig, arm: Arm, of_grid: list[TrialRow]
+) -> tuple[list[TrialRow], list[RungResult], list[RoundResult]]:
+    """Trials of a searched arm, and the rungs or rounds in which they were trained."""
+    if arm.grid:
+        return of_grid, [], []
+    if config.search.scheduler.continues:
+        return _search_in_parts(experiment, config, arm)
+    return _search_space(experiment, config, arm), [], []
 
 
 def _breaking_limits(rows: Sequence[TrialRow], config: ExperimentConfig) -> list[str]:
@@ -170,9 +186,11 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     folder = Path(experiment.folder)
     earlier = earlier_trials_of(folder, arm.name)
     numbered = partial(_numbered, folder_name(arm.name))
+    # Tune refuses a metric that trials do not report.
+    voted = config.objective == VOTES
     tune_config = TuneConfig(
-        metric=config.objective,
-        mode=config.mode,
+        metric=None if voted else config.objective,
+        mode=None if voted else config.mode,
         num_samples=config.search.num_samples,
         search_alg=search_algorithm(config, searched, folder, arm.name, earlier.known, earlier.first),
         scheduler=scheduler(config.search.scheduler, updates),
@@ -209,7 +227,11 @@ def _search_in_parts(
     def draw(path: str, random: Random) -> Any:
         return decode({path: domains[path].sample(random_state=random.getrandbits(32))})[path]
 
-    train = partial(_train, experiment, config)
+    def train(phase: str, title: str, runs: Sequence[PlannedRun]) -> list[TrialRow]:
+        rows = _train(experiment, config, phase, title, runs)
+        # People are asked after each rung or round, which decides what continues.
+        return with_votes(experiment, config, rows) if config.objective == VOTES else rows
+
     search = SearchInParts(config, arm, experiment.base.seed, _label, folder_of(experiment), train)
     random = Random(f"{config.search.seed} {arm.name}")
     all_drawn = [{path: draw(path, random) for path in arm.space} for _ in range(config.search.num_samples)]
@@ -285,6 +307,8 @@ def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Seque
     most = max(len(chains) for chains in planned.values())
     chains = [group[index] for index in range(most) for group in planned.values() if index < len(group)]
     rows = train_chains(partial(_train, experiment, config), ARMS, "all arms and ablations", chains)
+    if config.objective == VOTES:
+        rows = dict(zip(rows, with_votes(experiment, config, list(rows.values())), strict=True))
     return [
         TrainedArm(
             part.name,

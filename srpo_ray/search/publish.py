@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +29,7 @@ from srpo_ray.search.selection import baseline_row, best_arm
 from srpo_ray.search.trial import Experiment, trial_config, trial_folder
 from srpo_ray.tracking.runs import git_commit, tracking_uri
 from srpo_ray.tracking.tracker import Tracker
+from srpo_ray.votes.publish import experiment_votes
 
 
 def publish(
@@ -86,6 +88,8 @@ def publish(
         equal_gain=config.equal_gain,
     )
     report = experiment_report(results, None if results.is_sweep else _images(experiment, arms))
+    voted, vote_metrics = experiment_votes(folder)
+    report = replace(report, sections=[*report.sections[:-1], *voted, *report.sections[-1:]])
     print_report(report)
     path = write_report(folder, report)
     files = [
@@ -94,7 +98,7 @@ def publish(
         *([folder / "schedule.yaml"] if schedule else []),
         *(folder / name for name in report.files),
     ]
-    log_results(experiment, files, _summary_metrics(results, best))
+    log_results(experiment, files, _summary_metrics(results, best) | vote_metrics)
     return path
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from srpo_ray.config import ExperimentConfig, load_experiment, load_run
+from srpo_ray.config.experiment import VOTES
 from srpo_ray.config.scheduler import Rung, SchedulerConfig
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.results import CALLS, TrialRow
@@ -271,7 +273,31 @@ def test_rows_of_a_phase_that_ray_tune_restored_are_in_the_order_of_its_runs(
     restored = [SimpleNamespace(config={"run": name}, error=None) for name in ("c", "a", "b")]
     monkeypatch.setattr(phase_module, "fit_phase", lambda *_: restored)
     monkeypatch.setattr(phase_module, "close_tracking", lambda *_: None)
-    assert [row.name for row in run_planned(started, "phase", "runs", runs, 2, HELD_OUT)] == ["a", "b", "c"]
+    assert [row.name for row in run_planned(started, "phase", "runs", runs, 2)] == ["a", "b", "c"]
+
+
+def test_people_decide_after_each_rung_which_trials_continue(
+    trainer: Trainer, started: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The people here like the opposite of the metric: values of the rate that are far from 4e-6."""
+    asked: list[list[str]] = []
+
+    def vote(_experiment: Experiment, _config: ExperimentConfig, rows: Sequence[TrialRow]) -> list[TrialRow]:
+        asked.append([row.name for row in rows if row.ended])
+        return [
+            replace(row, history=[*row.history[:-1], {**row.evaluated, VOTES: -row.evaluated[HELD_OUT]}])
+            for row in rows
+        ]
+
+    monkeypatch.setattr(arms_module, "with_votes", vote)
+    search = {"num_samples": 8, "scheduler": {"type": "promotion", "rungs": RUNGS}}
+    (found,) = search_arms(started, experiment(objective=VOTES, search=search))[0]
+    first = {index: trainer.runs[f"SRPO_trial_{index}_rung_1"] for index in range(8)}
+    farthest = sorted(first, key=lambda index: -abs(math.log(first[index].changes[LR] / 4e-6)))
+    assert asked[0] == [f"SRPO_trial_{index}_rung_1" for index in range(8)]
+    assert asked[1] == [f"SRPO_trial_{index}_rung_2" for index in sorted(farthest[:4])]
+    assert asked[2] == [f"SRPO_trial_{index}_rung_3" for index in sorted(farthest[:2])]
+    assert found.chosen == f"SRPO_trial_{farthest[0]}_rung_3"
 
 
 def test_lineage_follows_copies_back_to_the_first_round() -> None:
