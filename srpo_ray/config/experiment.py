@@ -1,11 +1,12 @@
 """An experiment: arms that are searched or given, each trained with several seeds, and ablations of one of them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from srpo_ray.config.base import Name, Section, check_name, check_names
+from srpo_ray.config.budget import BudgetConfig, GpuModels, Price, check_prices
 from srpo_ray.config.evaluation import Objective
 from srpo_ray.config.search import Changes, SearchConfig, SearchDimension, check_changes
 
@@ -15,6 +16,17 @@ TEST = "evaluation.test"
 
 def _of_test(path: str) -> bool:
     return path == TEST or path.startswith(f"{TEST}.")
+
+
+def _concurrency_kind(value: object) -> str:
+    return "auto" if isinstance(value, str) else "number"
+
+
+Concurrency = Annotated[
+    Annotated[Literal["auto"], Tag("auto")] | Annotated[Annotated[int, Field(ge=1)], Tag("number")],
+    Discriminator(_concurrency_kind),
+]
+"""Runs at the same time: an int of at least 1, or `auto`."""
 
 
 class Arm(Section):
@@ -101,8 +113,28 @@ class ExperimentConfig(Section):
     equal_gain: tuple[str, ...] = ()
     """Metrics, for example truth/detail: the report compares the side effects of the arms at equal gain of each. Empty
     takes the objective."""
-    max_concurrent_trials: int = Field(default=2, ge=1)
-    """Runs at the same time."""
+    max_concurrent_trials: Concurrency = 2
+    """Runs at the same time: a number, or `auto` for as many as the cluster has room for beside the reward replicas,
+    with the nodes that its autoscaler may add."""
+    budget: BudgetConfig | None = None
+    """Most that search and final runs may spend together; unset sets no limit."""
+    price: Price | None = None
+    """Price of a GPU-hour: one number, or one for each GPU model, for example `{H100: 2.5}`. A budget of money needs
+    it."""
+    gpus: GpuModels | None = None
+    """GPU models of trainers and reward replicas, for example `{trainers: H100, rewards: L40S}`, for prices and for the
+    plan that checks the budget before the start; unset takes the only model in `price`."""
+
+    @property
+    def parts(self) -> tuple[Arm | Ablation, ...]:
+        """Arms, then ablations: each is trained with its seeds."""
+        return (*self.arms, *self.ablations)
+
+    @property
+    def concurrency(self) -> int:
+        """Runs at the same time, once `auto` is replaced by a number."""
+        assert self.max_concurrent_trials != "auto"
+        return self.max_concurrent_trials
 
     @property
     def reference(self) -> Arm:
@@ -193,6 +225,16 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"expected no searched value in search.set, got {', '.join(twice)}; trials would all have the same:"
                 " remove it there or from the arms"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        check_prices(self.gpus, self.price)
+        if self.budget is not None and self.budget.money is not None and self.price is None:
+            raise ValueError(
+                f"expected `price` with budget.money={self.budget.money:g}, got none; give the price of a GPU-hour, for"
+                " example `price: 2.5` or `price: {H100: 2.5}`"
             )
         return self
 
