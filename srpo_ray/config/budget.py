@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from srpo_ray.config.base import Section
+from srpo_ray.config.base import Section, check_plain
 
 GpuName = Literal["A100-40GB", "A100-80GB", "A6000", "H20", "H100", "H200", "L40S", "RTX4090"]
 """GPU models that plans and prices know."""
@@ -21,6 +21,7 @@ def _check_prices(prices: dict[str, float]) -> dict[str, float]:
     Raises:
         ValueError: If there is no price, or one of an unknown model.
     """
+    check_plain(prices)
     known = ", ".join(GPU_NAMES)
     if not prices:
         raise ValueError(f"expected a price for a GPU model, got none; give one for {known}, or one number for any GPU")
@@ -58,7 +59,8 @@ class BudgetConfig(Section):
     @property
     def limits(self) -> dict[Limit, float]:
         """The limits that are given."""
-        return {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
+        given: dict[Limit, float | None] = {"gpu_hours": self.gpu_hours, "hours": self.hours, "money": self.money}
+        return {name: value for name, value in given.items() if value is not None}
 
     @model_validator(mode="after")
     def _check_any(self) -> Self:

@@ -1,6 +1,7 @@
 """An experiment: arms that are searched or given, each trained with several seeds, and ablations of one of them."""
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -49,6 +50,16 @@ class Arm(Section):
     def searched(self) -> tuple[str, ...]:
         """Dotted config paths whose values a search of this arm finds."""
         return (*self.space, *self.grid)
+
+    def num_trials(self, num_samples: int) -> int:
+        """Number of trials of this arm's search; 0 without one.
+
+        Args:
+            num_samples: Trials that are drawn from a space.
+        """
+        if self.grid:
+            return prod(map(len, self.grid.values()))
+        return num_samples if self.space else 0
 
     @model_validator(mode="after")
     def _check_search(self) -> Self:

@@ -1,14 +1,13 @@
 """Planning of an experiment's runs: searches with early stopping, then arms and ablations with their seeds."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
 from statistics import fmean
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.experiment import Arm
 from srpo_ray.config.pool_key import pool_key
 from srpo_ray.evaluation.comparison import GRADIENT_CALL
-from srpo_ray.evaluation.numbers import param_text
 from srpo_ray.planning.early_stopping import ASSUMPTION, TrialEnd, trial_ends
 from srpo_ray.planning.experiment import ExperimentPlan, Means, RunGroup
 from srpo_ray.planning.hardware import Hardware
@@ -129,12 +128,12 @@ def hours_until(trial: PlannedTrial, update: int) -> float | None:
 def _searches(config: ExperimentConfig, searched: Examples) -> Iterator[tuple[RunGroup, list[PlannedTrial]]]:
     """Grids, which share a phase, then spaces, each a phase of its own."""
     for arm in sorted((arm for arm in config.arms if arm.searched), key=lambda arm: bool(arm.space)):
-        trials = searched[arm.name]
+        trials, number = searched[arm.name], arm.num_trials(config.search.num_samples)
         if arm.grid:
-            number, phase = prod(map(len, arm.grid.values())), "grids"
+            phase = "grids"
             means = worst = _means([_to_the_end(trial) for trial in trials])
         else:
-            number, phase = config.search.num_samples, f"search for {arm.name}"
+            phase = f"search for {arm.name}"
             means = _means([_until(trial, _ends(config, trial)) for trial in trials])
             worst = _largest([_to_the_end(trial) for trial in trials])
         yield _group(arm.name, "grid" if arm.grid else "search", phase, number, trials, means, worst), trials
@@ -204,7 +203,7 @@ def _group(
         trainer_gpus=max(trial.config.trainer_gpus for trial in trials),
         peak=largest.plan.peak,
         fits=largest.plan.fits,
-        largest=", ".join(f"{path}={param_text(value)}" for path, value in largest.values.items()),
+        largest=", ".join(f"{path}={json.dumps(value)}" for path, value in largest.values.items()),
     )
 
 

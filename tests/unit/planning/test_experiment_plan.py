@@ -126,13 +126,13 @@ def test_trials_of_a_space_count_as_its_mean_and_at_worst_as_its_most_expensive_
 
 
 def test_memory_is_that_of_the_largest_combination_of_a_grid(tmp_path: Path) -> None:
-    grid = {"model.resolution": [512, 720], "training.micro_batch_size": [1, 2], LR: [1e-5, 2e-5]}
+    grid = {"training.ema": [None, {"decay": 0.99}], "training.offload": ["optimizer", None], LR: [1e-5, 2e-5]}
     plan, _ = planned(tmp_path, arms=[{"name": "SRPO", "grid": grid}], seeds=[])
     base = load_experiment(experiment_file(tmp_path))[1]
-    largest = apply(base, {"training.micro_batch_size": 2, "model.resolution": 720})
+    largest = apply(base, {"training.ema": {"decay": 0.99}, "training.offload": None})
     assert plan.runs == 8
     assert plan.peak == make_plan(largest, H100).peak
-    assert plan.groups[0].largest == "model.resolution=720, training.micro_batch_size=2"
+    assert plan.groups[0].largest == 'training.ema={"decay": 0.99}, training.offload=null'
 
 
 def test_tests_of_a_run_are_planned_as_two_evaluations_of_their_prompts(tmp_path: Path) -> None:
