@@ -38,6 +38,7 @@ class RunFolder:
         self.base_images = self.images / "base.safetensors"
         self.tuned_images = self.images / "tuned.safetensors"
         self.profile = self.path / "profile"
+        self.usage = self.path / "usage.json"
         self.events = self.path / "events.jsonl"
         self.checkpoint_place = self.path / "checkpoints.txt"
         self.preparing = self.path / "preparing.json"

@@ -1,8 +1,9 @@
 """Arms of an experiment: the search for their values, and their training with several seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import product, zip_longest
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -16,6 +17,7 @@ from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import Arm as TrainedArm
 from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.evaluation.search_range import SearchedValue
+from srpo_ray.search.budget import is_admitted, note_search, require_measured_budget
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned, runs_table
 from srpo_ray.search.selection import choose_best, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler, search_algorithm
@@ -36,11 +38,19 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
     """
     grids = {arm.name: _grid_runs(config, arm, experiment.base.seed) for arm in config.arms if arm.grid}
     runs = [run for group in grids.values() for run in group]
+    # The budget may end the grids before all are trained: then each arm has tried as many combinations.
+    runs = _in_turns(grids.values()) if experiment.budget else runs
     title = "values of each arm's grid"
     rows = {row.name: row for row in _train(experiment, config, GRIDS, title, runs)}
     found, notes = [], []
     for arm in [arm for arm in config.arms if arm.searched]:
-        trials = _search_space(experiment, config, arm) if arm.space else [rows[run.name] for run in grids[arm.name]]
+        trials = (
+            _search_space(experiment, config, arm)
+            if arm.space
+            else [rows[run.name] for run in grids[arm.name] if run.name in rows]
+        )
+        if experiment.budget and not any(row.ended for row in trials):
+            require_measured_budget(Path(experiment.folder), experiment.budget, [row.name for row in trials])
         best, note = choose_best(trials, config, arm.name)
         found.append(Search(arm.name, trials, best.name, bool(arm.space), searched_values(arm, best)))
         notes += [note] if note else []
@@ -49,13 +59,20 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
             f"Trials were evaluated on the same noise as {', '.join(shared)}, which favours the chosen values: give"
             " `search.set` another evaluation.seed, or test the arms on prompts that choose nothing (evaluation.test)."
         )
+    if experiment.budget:
+        note_search(Path(experiment.folder), experiment.budget)
     return found, notes
+
+
+def _in_turns(groups: Iterable[Sequence[PlannedRun]]) -> list[PlannedRun]:
+    """The first run of every group before the second of any."""
+    return [run for runs in zip_longest(*groups) for run in runs if run is not None]
 
 
 def _train(
     experiment: Experiment, config: ExperimentConfig, phase: str, title: str, runs: Sequence[PlannedRun]
 ) -> list[TrialRow]:
-    return run_planned(experiment, phase, title, runs, config.max_concurrent_trials, config.objective)
+    return run_planned(experiment, phase, title, runs, config.concurrency, config.objective)
 
 
 def _trial_changes(config: ExperimentConfig, arm: Arm, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,6 +136,8 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     table = runs_table(experiment, title, config.objective, lambda _: updates, lambda params: _settings(decode(params)))
     rows = []
     for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, table, here):
+        if not is_admitted(Path(experiment.folder), experiment.budget, result.path.rsplit("/", 1)[-1]):
+            continue
         folder, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), decode(result.config or {})
         changes = {**fixed, **values, **last}
         rows.append(read_row(folder, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
@@ -166,18 +185,34 @@ def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Seque
     arms = [(arm, arm_changes(config, arm, searches)) for arm in config.arms]
     parts = [*arms, *((ablation, {**reference, **ablation.set}) for ablation in config.ablations)]
     planned = {part.name: _seed_runs(config, part, changes) for part, changes in parts}
-    most = max(len(runs) for runs in planned.values())
-    runs = [group[index] for index in range(most) for group in planned.values() if index < len(group)]
+    runs = _in_turns(planned.values())
     rows = {row.name: row for row in _train(experiment, config, ARMS, "all arms and ablations", runs)}
-    return [
+    trained = [
         TrainedArm(
             part.name,
             "method" if isinstance(part, Arm) else "ablation",
             changes,
-            [rows[run.name] for run in planned[part.name]],
+            [rows[run.name] for run in planned[part.name] if run.name in rows],
         )
         for part, changes in parts
     ]
+    return _with_runs(config, trained, searches) if len(rows) < len(runs) else trained
+
+
+def _with_runs(config: ExperimentConfig, arms: Sequence[TrainedArm], searches: Sequence[Search]) -> list[TrainedArm]:
+    """Arms that have a run or a chosen trial; the budget had no room for any run of the others.
+
+    Raises:
+        ValueError: If the reference arm is among the others.
+    """
+    searched = {search.arm for search in searches}
+    kept = [arm for arm in arms if arm.rows or arm.name in searched]
+    if config.reference.name not in {arm.name for arm in kept}:
+        raise ValueError(
+            f"budget: expected enough for one run of the reference arm {config.reference.name!r}, got less, after the"
+            " runs of other arms; raise it"
+        )
+    return kept
 
 
 def _seed_runs(config: ExperimentConfig, part: Arm | Ablation, changes: dict[str, Any]) -> list[PlannedRun]:

@@ -29,6 +29,7 @@ class RunsTable(ProgressReporter):
         objective: str,
         num_updates: Callable[[str], int],
         settings: Callable[[Mapping[str, Any]], Mapping[str, str]],
+        budget: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Choose what is shown.
 
@@ -38,12 +39,14 @@ class RunsTable(ProgressReporter):
             objective: Metric of an evaluation to show, with its change since update 0.
             num_updates: A run's name -> updates of it as a whole.
             settings: A trial's parameters -> title and text of each column.
+            budget: Line on what is spent of the experiment's budget; None without a budget.
         """
         self.title = title
         self.trials_folder = trials_folder
         self.objective = objective
         self.num_updates = num_updates
         self.settings = settings
+        self.budget = budget
         self._start = time.time()
         self._next = 0.0
 
@@ -75,6 +78,7 @@ class RunsTable(ProgressReporter):
             table.add_column(column, no_wrap=True)
         for row in rows:
             table.add_row(*(row.get(column.header, "") for column in table.columns))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        table.caption, table.caption_justify = self.budget(), "left"
         # Tune pickles its reporter, and a console cannot be.
         Console(width=None if Console().is_terminal else 120).print(table)
 

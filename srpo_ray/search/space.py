@@ -77,7 +77,7 @@ def search_algorithm(config: ExperimentConfig) -> SearchAlgorithm | ConcurrencyL
     """
     search = config.search
     if search.searcher == "random":
-        return BasicVariantGenerator(max_concurrent=config.max_concurrent_trials, random_state=search.seed)
+        return BasicVariantGenerator(max_concurrent=config.concurrency, random_state=search.seed)
     try:
         import optuna
     except ImportError as error:
@@ -90,7 +90,7 @@ def search_algorithm(config: ExperimentConfig) -> SearchAlgorithm | ConcurrencyL
     # Half of the trials are drawn at random before the model of the searcher counts.
     sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=max(search.num_samples // 2, 1))
     optuna_search = OptunaSearch(metric=config.objective, mode=config.mode, sampler=sampler)
-    return ConcurrencyLimiter(optuna_search, max_concurrent=config.max_concurrent_trials)
+    return ConcurrencyLimiter(optuna_search, max_concurrent=config.concurrency)
 
 
 def scheduler(config: SchedulerConfig, num_updates: int) -> TrialScheduler | None:

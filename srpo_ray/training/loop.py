@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -41,6 +42,7 @@ from srpo_ray.runs.folder import (
     read_test_means,
 )
 from srpo_ray.runs.storage import Storage
+from srpo_ray.runs.usage import metered
 from srpo_ray.runs.warnings import read_signs
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.early_stop import Decision, agreed_decision
@@ -81,12 +83,15 @@ def run_loop(arguments: WorkerArguments, host: Host) -> None:
     Raises:
         ValueError: If this host does not see the run's folder, or if checkpoints were saved and none is valid.
     """
-    run = _start(arguments, host)
-    try:
-        _train(run)
-    finally:
-        if run.tracker:
-            run.tracker.abandon()
+    rank, workers = rank_and_world_size()
+    gpus = workers * arguments.config.training.num_gpus
+    with metered(RunFolder(arguments.run_dir), workers, gpus) if rank == 0 else nullcontext():
+        run = _start(arguments, host)
+        try:
+            _train(run)
+        finally:
+            if run.tracker:
+                run.tracker.abandon()
 
 
 def _train(run: "_Run") -> None:
