@@ -1,12 +1,19 @@
-"""`srpo-ray plan`: estimate memory, communication and time of a run without starting it."""
+"""`srpo-ray plan`: estimate memory, communication, time and money of a run or an experiment without starting it."""
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from srpo_ray.cli.arguments import add_config, files_and_overrides
 
-HELP = "estimate memory, communication and time per update without starting the run"
+if TYPE_CHECKING:
+    from srpo_ray.planning.hardware import Hardware
+
+HELP = "estimate memory, communication, time and money of a run or an experiment without starting it"
 DOES_NOT_FIT = 1
+_EXPERIMENT_OPTIONS = ("gpus", "nodes", "price", "reward_gpu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,22 +34,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="trainers per node (default 8)")
     parser.add_argument("--json", metavar="FILE", help="also write all figures to this file")
+    group = parser.add_argument_group("of an experiment file only")
+    group.add_argument(
+        "--gpus", type=float, metavar="N", help="GPUs of the cluster (default: those of all runs at once)"
+    )
+    group.add_argument("--nodes", type=int, metavar="N", help="nodes of the cluster, with --gpus-per-node GPUs each")
+    group.add_argument(
+        "--price", action="append", metavar="GPU=X", help="price per hour of a GPU model, such as H100=2.5; repeatable"
+    )
+    group.add_argument("--reward-gpu", metavar="NAME", help="GPU model of the reward replicas (default: --gpu)")
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Print the plan of a run, with changes that save memory if it does not fit. Exit code 1: it does not fit."""
-    from srpo_ray.config import load_run
-
+    """Print the plan of a run or an experiment. Exit code 1: it does not fit."""
     files, overrides = files_and_overrides(parsed.config)
-    config = load_run(files, overrides)
-    from srpo_ray.planning.hardware import Hardware
+    if is_experiment(files):
+        return _plan_experiment(parsed, files, overrides)
+    if given := [name for name in _EXPERIMENT_OPTIONS if getattr(parsed, name) is not None]:
+        option = f"--{given[0].replace('_', '-')}"
+        raise ValueError(
+            f"{option}: expected an experiment file, which has `arms`, got a run config; remove the option"
+        )
+    return _plan_run(parsed, files, overrides)
 
-    hardware = Hardware(
-        parsed.gpu, parsed.gpu_memory, parsed.tflops, parsed.bandwidth, parsed.gpus_per_node, parsed.storage
-    )
-    import json
+
+def is_experiment(files: Sequence[str]) -> bool:
+    """Test whether the only file is an experiment file: it has arms, which no run config has.
+
+    Raises:
+        ValueError: If a file cannot be read, or an experiment file is given beside others.
+    """
+    from srpo_ray.config.load import read_yaml
+
+    found = [file for file in files if "arms" in read_yaml(file)]
+    if found and len(files) > 1:
+        raise ValueError(f"expected one experiment file alone, got {len(files)} files; give its changes as a.b=value")
+    return bool(found)
+
+
+def _plan_run(parsed: argparse.Namespace, files: Sequence[str], overrides: Sequence[str]) -> int:
     from dataclasses import asdict
 
+    from srpo_ray.config import load_run
+
+    config = load_run(files, overrides)
+    hardware = _hardware(parsed, parsed.gpu)
     from srpo_ray.planning.advice import advise
     from srpo_ray.planning.larger_rollouts import larger_rollouts
     from srpo_ray.planning.plan import make_plan
@@ -60,3 +96,65 @@ def run(parsed: argparse.Namespace) -> int:
         figures["recomputation"] = asdict(choice) if choice else None
         Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n")
     return DOES_NOT_FIT if plan.fits is False else 0
+
+
+def _plan_experiment(parsed: argparse.Namespace, files: Sequence[str], overrides: Sequence[str]) -> int:
+    from srpo_ray.config import load_experiment
+    from srpo_ray.config.budget import gpu_models
+
+    config, base = load_experiment(files[0], [*overrides, *_own_overrides(parsed)])
+    models = gpu_models(config.gpus, config.price)
+    hardware = _hardware(parsed, models.trainers if models else None)
+    from srpo_ray.planning.experiment_report import experiment_plan_text
+    from srpo_ray.planning.experiment_runs import check_budget, make_experiment_plan
+    from srpo_ray.planning.prices import Prices
+
+    plan = make_experiment_plan(config, base, hardware, Prices.of(config), _cluster_gpus(parsed))
+    check_budget(plan)
+    print(experiment_plan_text(plan), end="")
+    if parsed.json:
+        Path(parsed.json).write_text(json.dumps(plan.to_json(), indent=1) + "\n")
+    return DOES_NOT_FIT if plan.fits is False else 0
+
+
+def _own_overrides(parsed: argparse.Namespace) -> list[str]:
+    """Prices and GPU models of the command line as overrides of the experiment."""
+    values = {"gpus.trainers": parsed.gpu, "gpus.rewards": parsed.reward_gpu}
+    values["price"] = parse_prices(parsed.price) if parsed.price else None
+    return [f"experiment.{path}={json.dumps(value)}" for path, value in values.items() if value is not None]
+
+
+def _hardware(parsed: argparse.Namespace, gpu: str | None) -> "Hardware":
+    from srpo_ray.planning.hardware import Hardware
+
+    return Hardware(gpu, parsed.gpu_memory, parsed.tflops, parsed.bandwidth, parsed.gpus_per_node, parsed.storage)
+
+
+def _cluster_gpus(parsed: argparse.Namespace) -> float | None:
+    """GPUs of the cluster; None if neither option gives them.
+
+    Raises:
+        ValueError: If both options are given, or a number is not above 0.
+    """
+    if parsed.gpus is not None and parsed.nodes is not None:
+        raise ValueError("--nodes: expected --gpus or --nodes, got both; remove one")
+    gpus = parsed.gpus if parsed.nodes is None else parsed.nodes * parsed.gpus_per_node
+    if gpus is not None and gpus <= 0:
+        raise ValueError(f"--gpus, --nodes: expected a number above 0, got {gpus:g}; give what the cluster has")
+    return gpus
+
+
+def parse_prices(arguments: Sequence[str]) -> dict[str, float]:
+    """Convert `GPU=X` arguments to prices by GPU model.
+
+    Raises:
+        ValueError: If one is not of that form.
+    """
+    prices = {}
+    for argument in arguments:
+        name, _, price = argument.partition("=")
+        try:
+            prices[name] = float(price)
+        except ValueError as error:
+            raise ValueError(f"--price: expected GPU=X such as H100=2.5, got {argument!r}; correct it") from error
+    return prices

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, Self
+from math import prod
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from srpo_ray.config.base import Name, Section, check_name, check_names
+from srpo_ray.config.budget import BudgetConfig, GpuModels, Price, check_prices
 from srpo_ray.config.changes import Changes, check_changes
 from srpo_ray.config.conditions import allowed_values, conditions_first, example_trial
 from srpo_ray.config.evaluation import Objective
@@ -21,6 +23,17 @@ VOTES = "votes"
 
 def _of_test(path: str) -> bool:
     return path == TEST or path.startswith(f"{TEST}.")
+
+
+def _concurrency_kind(value: object) -> str:
+    return "auto" if isinstance(value, str) else "number"
+
+
+Concurrency = Annotated[
+    Annotated[Literal["auto"], Tag("auto")] | Annotated[Annotated[int, Field(ge=1)], Tag("number")],
+    Discriminator(_concurrency_kind),
+]
+"""Runs at the same time: an int of at least 1, or `auto`."""
 
 
 class Arm(Section):
@@ -46,6 +59,16 @@ class Arm(Section):
     def searched(self) -> tuple[str, ...]:
         """Dotted config paths whose values a search of this arm finds."""
         return (*self.space, *self.grid)
+
+    def num_trials(self, num_samples: int) -> int:
+        """Number of trials of this arm's search; 0 without one.
+
+        Args:
+            num_samples: Trials that are drawn from a space.
+        """
+        if self.grid:
+            return prod(map(len, self.grid.values()))
+        return num_samples if self.space else 0
 
     @model_validator(mode="after")
     def _check_search(self) -> Self:
@@ -150,8 +173,28 @@ class ExperimentConfig(Section):
     equal_gain: tuple[str, ...] = ()
     """Metrics, for example truth/detail: the report compares the side effects of the arms at equal gain of each. Empty
     takes the objective."""
-    max_concurrent_trials: int = Field(default=2, ge=1)
-    """Runs at the same time."""
+    max_concurrent_trials: Concurrency = 2
+    """Runs at the same time: a number, or `auto` for as many as the cluster has room for beside the reward replicas,
+    with the nodes that its autoscaler may add."""
+    budget: BudgetConfig | None = None
+    """Most that search and final runs may spend together; unset sets no limit."""
+    price: Price | None = None
+    """Price of a GPU-hour: one number, or one for each GPU model, for example `{H100: 2.5}`. A budget of money needs
+    it."""
+    gpus: GpuModels | None = None
+    """GPU models of trainers and reward replicas, for example `{trainers: H100, rewards: L40S}`, for prices and for the
+    plan that checks the budget before the start; unset takes the only model in `price`."""
+
+    @property
+    def parts(self) -> tuple[Arm | Ablation, ...]:
+        """Arms, then ablations: each is trained with its seeds."""
+        return (*self.arms, *self.ablations)
+
+    @property
+    def concurrency(self) -> int:
+        """Runs at the same time, once `auto` is replaced by a number."""
+        assert self.max_concurrent_trials != "auto"
+        return self.max_concurrent_trials
 
     @property
     def reference(self) -> Arm:
@@ -317,6 +360,23 @@ class ExperimentConfig(Section):
             )
         if self.mode != "max":
             raise ValueError("expected mode max with objective votes, got min; more votes are better: remove mode")
+        return self
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        check_prices(self.gpus, self.price)
+        if self.budget is not None and self.budget.money is not None and self.price is None:
+            raise ValueError(
+                f"expected `price` with budget.money={self.budget.money:g}, got none; give the price of a GPU-hour, for"
+                " example `price: 2.5` or `price: {H100: 2.5}`"
+            )
+        in_parts = self.search.scheduler.continues and any(arm.space for arm in self.arms)
+        if self.budget is not None and (in_parts or any(arm.schedule for arm in self.arms)):
+            raise ValueError(
+                "expected no `budget` with scheduler.type promotion or pbt, or with a `schedule`, got one; their runs"
+                " continue from each other, so none can be left out: `srpo-ray plan` prints what they cost, and"
+                " search.num_samples changes it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -224,6 +224,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
     base = load_run([find_config(file, path.parent) for file in bases], others)
     for origin, changes in (*config.trained_changes(), *config.trial_changes()):
         _check_experiment_run(config, apply(base, changes, f"{path}: {origin}"), f"{path}: {origin}")
+    _check_budget_is_spent(config, base, path)
     _check_fresh_seeds(config, base, path)
     _check_same_evaluation(config, base, path)
     try:
@@ -251,6 +252,18 @@ def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str)
             f"{origin}: expected a number of training.num_workers, got a range ({run.training.min_workers} to"
             f" {run.training.max_workers}); runs that share a cluster would take each other's nodes, so give each a"
             " fixed number, and a range to a long run of its own"
+        )
+
+
+def _check_budget_is_spent(config: ExperimentConfig, base: RunConfig, path: str | Path) -> None:
+    """Check that the experiment reserves GPUs if its budget counts them."""
+    limits = config.budget.limits if config.budget else {}
+    counted = [name for name in limits if name != "hours"]
+    runs = [apply(base, changes) for _, changes in config.trained_changes()]
+    if counted and not any(run.training.num_gpus or run.reward_gpus for run in runs):
+        raise ConfigError(
+            f"{path}: expected runs that reserve GPUs with budget.{counted[0]}, got CPU runs (training.num_gpus=0),"
+            " which would never spend it; give budget.hours"
         )
 
 

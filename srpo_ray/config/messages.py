@@ -130,7 +130,9 @@ def _tagged(annotation: Any) -> dict[int | str, Any]:
     """Return the kinds of a tagged union by their tags; empty for other annotations."""
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
     marks = [(mark.tag, part) for part in parts for mark in getattr(part, "__metadata__", ()) if isinstance(mark, Tag)]
-    return dict(marks)
+    # The union is inside another one if the value may be unset.
+    unions = [get_args(part)[0] for part in parts if get_origin(part) is Annotated]
+    return dict(marks) | {tag: kind for union in unions for tag, kind in _tagged(union).items()}
 
 
 def _element(annotation: Any) -> Any:

@@ -343,6 +343,22 @@ class RunConfig(Section):
         return self
 
     @property
+    def trainer_gpus(self) -> float:
+        """GPUs that all trainer workers reserve, with most workers."""
+        return self.training.max_workers * self.training.num_gpus
+
+    @property
+    def reward_replicas(self) -> int:
+        """Replicas of the reward pool, with most replicas; 0 if rewards are in process."""
+        models = len(self.rewards.models) + len(self.evaluation.held_out)
+        return 0 if self.rewards.in_process else self.rewards.pool.most_replicas(models)
+
+    @property
+    def reward_gpus(self) -> float:
+        """GPUs that all replicas of the reward pool reserve, with most replicas."""
+        return self.reward_replicas * self.rewards.pool.num_gpus
+
+    @property
     def replicas_beside_trainers(self) -> int:
         """Minimum number of reward replicas that each leave room for one trainer worker on their GPU, not for two."""
         trainer, pool = self.training, self.rewards.pool

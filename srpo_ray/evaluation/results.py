@@ -103,6 +103,23 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class BudgetUse:
+    """Use of one limit of an experiment's budget."""
+
+    name: Literal["gpu_hours", "hours", "money"]
+    limit: float
+    search: float
+    """Amount that the search has spent."""
+    final: float
+    """Amount that the runs after the search have spent."""
+
+    @property
+    def left(self) -> float:
+        """Amount that is left; 0 if more was spent."""
+        return max(0.0, self.limit - self.search - self.final)
+
+
+@dataclass(frozen=True)
 class Search:
     """Trials of one arm, from which its values were chosen."""
 
@@ -185,6 +202,8 @@ class Results:
     """Metrics at whose equal gain side effects are compared; empty takes the objective."""
     objectives: Mapping[str, Literal["max", "min"]] = field(default_factory=dict)
     """Metrics of the Pareto front and their directions; empty without one."""
+    budget: Sequence[BudgetUse] = ()
+    """Use of each limit of the budget; empty without a budget."""
     reward: str = TRAINED_GAIN
     """Metric of the reward that was trained on."""
 

@@ -38,7 +38,6 @@ class Follower:
         folder: Folder of the run or the experiment.
         progress: State at the start.
         page: Writer of the live page, called at most every `PAGE_S` seconds, and at the end; None writes none.
-        facts: Further facts of the status line, asked for at each heartbeat.
     """
 
     def __init__(
@@ -46,12 +45,11 @@ class Follower:
         folder: Path,
         progress: Progress,
         page: PageWriter | None = None,
-        facts: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._folder = folder
         self._progress = progress
         self._page = page
-        self._facts = facts
+        self._facts: Callable[[], Mapping[str, str]] = dict
         self._reader = ViewReader(folder)
         self._output = steady_output(folder / LOG)
         self._stopping = threading.Event()
@@ -60,6 +58,10 @@ class Follower:
         self._earliest_page = 0.0
         self._page_done = -1
         self._known_errors: set[str] = set()
+
+    def add_facts(self, facts: Callable[[], Mapping[str, str]]) -> None:
+        """Show further facts in the status line, which are asked for at each heartbeat."""
+        self._facts = facts
 
     def __enter__(self) -> Self:
         """Write the progress file, open the display, and begin to follow."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from srpo_ray.config.budget import GpuName
+
 GIB = 2**30
 
 
@@ -19,7 +21,7 @@ class Gpu:
     (diffusers-torchao)."""
 
 
-GPUS: dict[str, Gpu] = {
+_GPUS: dict[GpuName, Gpu] = {
     "A100-40GB": Gpu(39.4, 312),
     "A100-80GB": Gpu(79.1, 312),
     "A6000": Gpu(47.4, 155),
@@ -29,6 +31,7 @@ GPUS: dict[str, Gpu] = {
     "L40S": Gpu(44.4, 362),
     "RTX4090": Gpu(23.5, 165),
 }
+GPUS: dict[str, Gpu] = {**_GPUS}
 """GPU models by name."""
 
 STORAGE_GBS = 1.0

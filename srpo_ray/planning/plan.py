@@ -60,6 +60,9 @@ class Plan:
     """Computation of one worker in one evaluation; None if the number of images is not in the config."""
     evaluations: int
     """Evaluations of the run, with those of the base model."""
+    test: Work | None
+    """Computation of one worker in one evaluation on the test prompts; None if there are none, or if their number is
+    not in the config."""
     checkpoint_bytes: int
     checkpoints: int
     """Checkpoints of the run."""
@@ -99,17 +102,23 @@ class Plan:
         return self.evaluation.seconds(flops) if flops and self.evaluation else None
 
     @property
+    def tests_s(self) -> float:
+        """Seconds of the tests of the base model and of the chosen weights; 0 if no speed or no number is given."""
+        flops = self.hardware.flops
+        return 2 * self.test.seconds(flops) if flops and self.test else 0.0
+
+    @property
     def checkpoint_s(self) -> float:
         """Seconds of one checkpoint, in which the updates wait."""
         return self.checkpoint_bytes / (self.hardware.storage_gbs * 1e9)
 
     @property
     def run_s(self) -> float | None:
-        """Seconds of the run after its start: updates, evaluations and checkpoints. None if no speed is given."""
+        """Seconds of the run after its start: updates, evaluations, checkpoints, tests. None if no speed is given."""
         if self.update_s is None:
             return None
         evaluations = self.evaluations * (self.evaluation_s or 0)
-        return self.updates * self.update_s + evaluations + self.checkpoints * self.checkpoint_s
+        return self.updates * self.update_s + evaluations + self.checkpoints * self.checkpoint_s + self.tests_s
 
     @property
     def wire_s(self) -> float | None:
@@ -128,6 +137,7 @@ class Plan:
             "update_s": self.update_s,
             "evaluation_s": self.evaluation_s,
             "checkpoint_s": self.checkpoint_s,
+            "tests_s": self.tests_s,
             "run_s": self.run_s,
         }
 
@@ -181,6 +191,7 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         work=worker_work(config, sizes),
         replica_work=replica_work(config, trained),
         evaluation=evaluation_work(config, sizes),
+        test=_test_work(config, sizes),
         evaluations=evaluations(config),
         checkpoint_bytes=checkpoint_bytes(config),
         checkpoints=-(-config.training.num_updates // config.training.checkpoint_interval),
@@ -189,6 +200,11 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         notes=(*notes, *rollout_notes(config), *replica_notes(config)),
         hardware=hardware,
     )
+
+
+def _test_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
+    tested = config.evaluation.tested
+    return None if tested is None else evaluation_work(config.model_copy(update={"evaluation": tested}), sizes)
 
 
 def _same_links(config: RunConfig, hardware: Hardware) -> bool:

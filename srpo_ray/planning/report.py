@@ -110,6 +110,8 @@ def _run_table(plan: Plan) -> Table:
     if plan.evaluation_s is not None:
         each = f"{plan.evaluation_s:.0f} s each, without the rewards"
         table.add_row(f"{plan.evaluations} evaluations ({each})", duration(plan.evaluations * plan.evaluation_s))
+    if plan.tests_s:
+        table.add_row("2 evaluations on the test prompts", duration(plan.tests_s))
     size, speed = f"{plan.checkpoint_bytes / 1e9:.1f} GB each", f"{plan.hardware.storage_gbs:g} GB/s; see --storage"
     written = f"{plan.checkpoints} checkpoint{'s' if plan.checkpoints > 1 else ''} ({size}, at {speed})"
     table.add_row(written, duration(plan.checkpoints * plan.checkpoint_s))

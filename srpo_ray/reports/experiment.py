@@ -8,6 +8,7 @@ from typing import Any
 from srpo_ray.evaluation.ranking import metric_names
 from srpo_ray.evaluation.results import CALLS, CONTENT_ACCURACY, OWN_WORDS, SECONDS, TRAINED_GAIN, Results, Search
 from srpo_ray.reports import comparison, sweep
+from srpo_ray.reports.budget import budget_section
 from srpo_ray.reports.comparison_tables import ablations_table, arms_table, settings
 from srpo_ray.reports.disagreement import disagreement_notice
 from srpo_ray.reports.equal_gain import equal_gain_section
@@ -63,7 +64,11 @@ def experiment_report(results: Results, images: Path | None = None) -> Report:
     return Report(
         title=results.title,
         headline=with_verdict(results, headline(results) if results.is_sweep else comparison.headline(results)),
-        sections=[section for section in (*sections, _glossary(results), _again(results)) if section is not None],
+        sections=[
+            section
+            for section in (*sections, budget_section(results), _glossary(results), _again(results))
+            if section is not None
+        ],
         subtitle=f"{results.title} · {results.created}",
         summary=_summary(results),
         files={"runs.csv": runs, "arms.csv": arms.all, "results.json": _values(results)},

@@ -41,6 +41,7 @@ class RunFolder:
         self.tuned_images = self.images / "tuned.safetensors"
         self.profile = self.path / "profile"
         self.model_flops = self.path / "model_flops.json"
+        self.usage = self.path / "usage.json"
         self.events = self.path / "events.jsonl"
         self.start = self.path / "start.json"
         self.checkpoint_place = self.path / "checkpoints.txt"

@@ -1,11 +1,11 @@
 """Arms of an experiment: the search for their values, and their training with several seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from ray import tune
 from ray.tune import TuneConfig
@@ -24,6 +24,7 @@ from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.evaluation.search_parts import RoundResult, RungResult
 from srpo_ray.evaluation.search_range import SearchedValue
 from srpo_ray.live.state import RunState
+from srpo_ray.search.budget import is_admitted, note_search, require_measured_budget
 from srpo_ray.search.chains import seed_chain, train_chains
 from srpo_ray.search.earlier_trials import earlier_trials_of
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned
@@ -35,6 +36,8 @@ from srpo_ray.search.selection import choose_best, keeps, read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler
 from srpo_ray.search.trial import WORKER_KEYS, Experiment, run_trial, trains_here, trial_config, trial_folder
 from srpo_ray.search.votes import with_votes
+
+T = TypeVar("T")
 
 GRIDS, ARMS = "grids", "arms"
 """Names of phases in the experiment's folder; the search of a space is named after its arm."""
@@ -51,12 +54,14 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
     """
     grids = {arm.name: _grid_runs(config, arm, experiment.base.seed) for arm in config.arms if arm.grid}
     runs = [run for group in grids.values() for run in group]
+    # The budget may end the grids before all are trained: then each arm has tried as many combinations.
+    runs = _in_turns(grids.values()) if experiment.budget else runs
     title = "values of each arm's grid"
     rows = {row.name: row for row in _train(experiment, config, GRIDS, title, runs)}
     searched = [arm for arm in config.arms if arm.searched]
     trials, parts = dict[str, list[TrialRow]](), dict[str, tuple[list[RungResult], list[RoundResult]]]()
     for arm in searched:
-        given = [rows[run.name] for run in grids.get(arm.name, [])]
+        given = [rows[run.name] for run in grids.get(arm.name, []) if run.name in rows]
         trials[arm.name], rungs, rounds = _trials_of(experiment, config, arm, given)
         parts[arm.name] = (rungs, rounds)
     if config.objective == VOTES:
@@ -66,6 +71,9 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
         trials = {name: [voted[row.name] for row in each] for name, each in trials.items()}
     found, notes = [], []
     for arm in searched:
+        if experiment.budget and not any(row.ended for row in trials[arm.name]):
+            names = [row.name for row in trials[arm.name]]
+            require_measured_budget(Path(experiment.folder), experiment.budget, names)
         best, note = choose_best(trials[arm.name], config, arm.name)
         breaking = _breaking_limits(trials[arm.name], config)
         keeping = [row for row in trials[arm.name] if row.name not in breaking]
@@ -89,6 +97,8 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
             f"Trials were evaluated on the same noise as {', '.join(shared)}, which favours the chosen values: give"
             " `search.set` another evaluation.seed, or test the arms on prompts that choose nothing (evaluation.test)."
         )
+    if experiment.budget:
+        note_search(Path(experiment.folder), experiment.budget)
     return found, notes
 
 
@@ -121,10 +131,15 @@ def _missing_objectives(rows: Sequence[TrialRow], config: ExperimentConfig, arm:
     ]
 
 
+def _in_turns(groups: Iterable[Sequence[T]]) -> list[T]:
+    """The first entry of every group before the second of any."""
+    return [entry for entries in zip_longest(*groups) for entry in entries if entry is not None]
+
+
 def _train(
     experiment: Experiment, config: ExperimentConfig, phase: str, title: str, runs: Sequence[PlannedRun]
 ) -> list[TrialRow]:
-    return run_planned(experiment, phase, title, runs, config.max_concurrent_trials)
+    return run_planned(experiment, phase, title, runs, config.concurrency)
 
 
 def folder_of(experiment: Experiment) -> Callable[[str], str]:
@@ -210,7 +225,10 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
     reporter = RunsReporter(Path(experiment.folder), title, describe)
     rows = []
     for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, reporter, here):
-        run, values = trial_folder(experiment, result.path.rsplit("/", 1)[-1]), values_of(result.config or {})
+        name, values = result.path.rsplit("/", 1)[-1], values_of(result.config or {})
+        if not is_admitted(Path(experiment.folder), experiment.budget, name):
+            continue
+        run = trial_folder(experiment, name)
         changes = {**fixed, **values, **last}
         rows.append(read_row(run, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
     for row in rows:
@@ -304,17 +322,33 @@ def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Seque
         part.name: [seed_chain(part, rounds, seed, folder_of(experiment)) for seed in config.seeds_of(part)]
         for part, rounds in parts
     }
-    most = max(len(chains) for chains in planned.values())
-    chains = [group[index] for index in range(most) for group in planned.values() if index < len(group)]
+    chains = _in_turns(planned.values())
     rows = train_chains(partial(_train, experiment, config), ARMS, "all arms and ablations", chains)
     if config.objective == VOTES:
         rows = dict(zip(rows, with_votes(experiment, config, list(rows.values())), strict=True))
-    return [
+    trained = [
         TrainedArm(
             part.name,
             "method" if isinstance(part, Arm) else "ablation",
             rounds[-1],
-            [rows[chain[-1].name] for chain in planned[part.name]],
+            [rows[chain[-1].name] for chain in planned[part.name] if chain[-1].name in rows],
         )
         for part, rounds in parts
     ]
+    return _with_runs(config, trained, searches) if len(rows) < len(chains) else trained
+
+
+def _with_runs(config: ExperimentConfig, arms: Sequence[TrainedArm], searches: Sequence[Search]) -> list[TrainedArm]:
+    """Arms that have a run or a chosen trial; the budget had no room for any run of the others.
+
+    Raises:
+        ValueError: If the reference arm is among the others.
+    """
+    searched = {search.arm for search in searches}
+    kept = [arm for arm in arms if arm.rows or arm.name in searched]
+    if config.reference.name not in {arm.name for arm in kept}:
+        raise ValueError(
+            f"budget: expected enough for one run of the reference arm {config.reference.name!r}, got less, after the"
+            " runs of other arms; raise it"
+        )
+    return kept

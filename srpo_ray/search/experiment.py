@@ -1,5 +1,6 @@
 """An experiment from its file to its report: search the values of arms, train each with several seeds, ablate one."""
 
+import os
 import uuid
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +20,8 @@ from srpo_ray.live.follow import Follower
 from srpo_ray.live.state import Progress
 from srpo_ray.runs.inputs import input_hashes
 from srpo_ray.search.arms import search_arms, train_arms
+from srpo_ray.search.budget import budget_terms, counting, plan_budget
+from srpo_ray.search.concurrency import RunNeeds, cluster_concurrency, run_needs
 from srpo_ray.search.earlier_trials import EarlierTrials, earlier_trials_file, keep_earlier_trials, read_earlier_trials
 from srpo_ray.search.experiment_page import ExperimentPage
 from srpo_ray.search.folder import first_command, open_experiment_folder
@@ -26,6 +29,7 @@ from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
 from srpo_ray.search.searchers import check_searcher
+from srpo_ray.search.spending import BudgetTerms, Spending, budget_line
 from srpo_ray.search.trial import Experiment, prepare_trial_processes
 from srpo_ray.tracking.runs import flatten, git_commit
 
@@ -54,6 +58,7 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
     trials = [apply(base, changes) for _, changes in config.trial_changes()]
     for run in trials:
         check_leakage(run, read_texts(run))
+    planned = plan_budget(config, base)
     base = with_absolute_paths(base)
     runs = list(map(with_absolute_paths, (*trained, *trials)))
     earlier = _earlier_trials(config, base, runs)
@@ -68,19 +73,55 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
         with ray_session(address):
             check_cluster(base)
             one_machine = is_one_machine()
-            prepare = partial(prepare_trial_processes, base, config.max_concurrent_trials)
+            config, follows = _with_number(config, runs)
+            prepare = partial(prepare_trial_processes, base, min(config.concurrency, os.cpu_count() or 1))
             alone = one_machine and needs_no_worker(base)
             with reward_pools(runs, f"rewards_{config.name}", prepare if alone else lambda: None) as pools:
                 params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
                 parent_run = start_parent_run(base, config.name, folder, params)
                 command_to_resume, unique = f"{resume} {folder}", uuid.uuid4().hex
+                budget = budget_terms(config, base, planned)
+                if budget:
+                    follower.add_facts(partial(_budget_facts, folder, budget))
                 experiment = Experiment(
-                    base, str(folder), pools, parent_run, command_to_resume, commit, one_machine, unique
+                    base,
+                    str(folder),
+                    pools,
+                    parent_run,
+                    command_to_resume,
+                    commit,
+                    one_machine,
+                    unique,
+                    budget,
+                    follows,
                 )
-                searches, notes = search_arms(experiment, config)
-                arms = train_arms(experiment, config, searches)
+                with counting(folder, budget, base, parent_run):
+                    searches, notes = search_arms(experiment, config)
+                    arms = train_arms(experiment, config, searches)
         follower.stop()
         return publish(experiment, config, searches, arms, notes, command)
+
+
+def _budget_facts(folder: Path, terms: BudgetTerms) -> dict[str, str]:
+    """Facts of the status line: what is spent and left of the budget."""
+    return {"budget": budget_line(Spending(folder, terms))}
+
+
+def _with_number(config: ExperimentConfig, runs: Sequence[RunConfig]) -> tuple[ExperimentConfig, RunNeeds | None]:
+    """Replace `max_concurrent_trials: auto` by what the connected cluster has room for.
+
+    Args:
+        config: The experiment.
+        runs: Configs of its runs.
+
+    Returns:
+        The experiment with a number, and the needs of its runs if the number follows the cluster.
+    """
+    if config.max_concurrent_trials != "auto":
+        return config, None
+    trials = sum(arm.num_trials(config.search.num_samples) for arm in config.arms)
+    needs = run_needs(runs, max(trials, sum(len(config.seeds_of(part)) for part in config.parts)))
+    return config.model_copy(update={"max_concurrent_trials": cluster_concurrency(needs)}), needs
 
 
 def _earlier_trials(config: ExperimentConfig, base: RunConfig, runs: Sequence[RunConfig]) -> dict[str, EarlierTrials]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune import ExperimentAnalysis, ProgressReporter, ResultGrid, TuneConfig, Tuner
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.absolute_paths import with_absolute_paths
@@ -15,6 +16,8 @@ from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.live.state import RunState
 from srpo_ray.runs.folder import RunFolder
+from srpo_ray.search.budget import BudgetGate, is_admitted
+from srpo_ray.search.concurrency import FollowCluster
 from srpo_ray.search.progress import RunsReporter
 from srpo_ray.search.selection import read_row
 from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trains_here, trial_config, trial_folder
@@ -77,7 +80,7 @@ def run_planned(
         max_concurrent: Runs at the same time.
 
     Returns:
-        Their rows, in the order of the planned runs.
+        Rows of the runs that have started, in the order of the planned runs; a budget may have no room for others.
 
     Raises:
         CommandInterruptedError: If it was stopped by Ctrl-C.
@@ -92,7 +95,8 @@ def run_planned(
     def train(params: dict[str, Any]) -> None:
         run_trial(experiment, configs[params["run"]], here)
 
-    config = TuneConfig(max_concurrent_trials=max_concurrent, trial_name_creator=_named, trial_dirname_creator=_named)
+    searcher = BasicVariantGenerator(max_concurrent=max_concurrent)
+    config = TuneConfig(search_alg=searcher, trial_name_creator=_named, trial_dirname_creator=_named)
     updates = {name: config.training.num_updates for name, config in configs.items()}
 
     def describe(name: str, params: Mapping[str, Any]) -> RunState:
@@ -103,12 +107,14 @@ def run_planned(
     rows: dict[str, TrialRow] = {}
     for result in fit_phase(experiment, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter, here):
         run = runs[(result.config or {})["run"]]
+        if not is_admitted(Path(experiment.folder), experiment.budget, run.name):
+            continue
         folder = trial_folder(experiment, run.name)
         row = read_row(folder, run.kind, run.label, run.changes, run.seed, reason(result.error))
         close_tracking(experiment, row)
         rows[run.name] = row
     # Ray Tune returns the results of a restored phase in another order.
-    return [rows[name] for name in runs]
+    return [rows[name] for name in runs if name in rows]
 
 
 def fit_phase(
@@ -136,6 +142,11 @@ def fit_phase(
     training = experiment.base.training
     bundle = ON_HEAD | training.worker_resources if here else ON_HEAD
     with_resources = tune.with_resources(trainable, tune.PlacementGroupFactory([bundle]))
+    if experiment.budget:
+        # A run that the budget has no room for ends without a report.
+        os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    gate = BudgetGate(Path(experiment.folder), experiment.budget) if experiment.budget else None
+    callbacks: list[tune.Callback] = [ReleaseTrials(Path(experiment.folder) / "trials"), *([gate] if gate else [])]
     if Tuner.can_restore(str(storage / phase)):
         tuner = Tuner.restore(
             str(storage / phase), with_resources, resume_unfinished=True, restart_errored=True, param_space=dict(space)
@@ -143,7 +154,13 @@ def fit_phase(
         # Ray has no public way to change it. The phase may have been started on another cluster.
         local: Any = tuner._local_tuner  # noqa: SLF001
         local._tune_config.reuse_actors = here  # noqa: SLF001
+        if experiment.follows:
+            callbacks.append(FollowCluster(local._tune_config.search_alg, experiment.follows))  # noqa: SLF001
+        # One object is both, which the saved state would make two.
+        local._run_config.callbacks, local._run_config.stop = callbacks, gate  # noqa: SLF001
     else:
+        if experiment.follows:
+            callbacks.append(FollowCluster(config.search_alg, experiment.follows))
         tuner = Tuner(
             with_resources,
             param_space=dict(space),
@@ -152,7 +169,8 @@ def fit_phase(
             run_config=tune.RunConfig(
                 name=phase,
                 storage_path=str(storage),
-                callbacks=[ReleaseTrials(Path(experiment.folder) / "trials")],
+                callbacks=callbacks,
+                stop=gate,
                 progress_reporter=reporter,
                 # Ray Train restarts lost workers itself.
                 failure_config=tune.FailureConfig(max_failures=training.max_failures if here else 0),

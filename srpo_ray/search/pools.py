@@ -1,14 +1,11 @@
 """Reward pools of an experiment: one for each set of reward models among its runs."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from srpo_ray.config import RunConfig
+from srpo_ray.config.pool_key import pool_key
 from srpo_ray.launch.train import reward_pool
-
-_CLIENT_KEYS = {"weight", "spread"}
-"""Keys of a model that the client applies, so that runs with other values share a pool."""
 
 
 @contextmanager
@@ -35,16 +32,6 @@ def reward_pools(
             pools[key] = stack.enter_context(reward_pool(config, own, others=replicas, meanwhile=first))
             replicas += _least_replicas(config)
         yield pools
-
-
-def pool_key(config: RunConfig) -> str:
-    """Return a text that is equal for runs that can share a reward pool: models and pool, without weights."""
-    models = [
-        [model.model_dump(mode="json", exclude=_CLIENT_KEYS) for model in group]
-        for group in (config.rewards.models, config.evaluation.held_out)
-    ]
-    pool = config.rewards.model_dump(mode="json", include={"in_process", "pool"})
-    return json.dumps([models, pool], sort_keys=True)
 
 
 def pool_of(pools: Mapping[str, str | None], config: RunConfig) -> str | None:

@@ -25,6 +25,7 @@ from srpo_ray.runs.folder import RunFolder, load_images
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.runs.warnings import idle_warning
 from srpo_ray.search.arms import arm_changes
+from srpo_ray.search.budget import budget_notes, budget_uses
 from srpo_ray.search.selection import baseline_row, best_arm
 from srpo_ray.search.trial import Experiment, trial_config, trial_folder
 from srpo_ray.tracking.runs import git_commit, tracking_uri
@@ -80,12 +81,14 @@ def publish(
         notes=[
             *notes,
             *schedule_notes(config, best, searches),
+            *budget_notes(config, searches, arms),
             *compute_notes(arms, config.reference.name),
             *failures(arms),
             *warnings,
         ],
         target_share=config.target_share,
         equal_gain=config.equal_gain,
+        budget=budget_uses(folder, experiment.budget) if experiment.budget else (),
     )
     report = experiment_report(results, None if results.is_sweep else _images(experiment, arms))
     voted, vote_metrics = experiment_votes(folder)

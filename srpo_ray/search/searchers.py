@@ -201,5 +201,5 @@ def search_algorithm(
         first: Values of the first trials.
     """
     if config.search.searcher == "random":
-        return BasicVariantGenerator(max_concurrent=config.max_concurrent_trials, random_state=config.search.seed)
-    return ConcurrencyLimiter(TpeSearcher(config, space, folder, arm, known, first), config.max_concurrent_trials)
+        return BasicVariantGenerator(max_concurrent=config.concurrency, random_state=config.search.seed)
+    return ConcurrencyLimiter(TpeSearcher(config, space, folder, arm, known, first), config.concurrency)

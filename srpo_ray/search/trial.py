@@ -22,7 +22,10 @@ from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
 from srpo_ray.launch.fit import TrainingError, fit, fit_here, needs_no_worker, non_retryable_error
 from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.search.budget import wait_for_admission
+from srpo_ray.search.concurrency import RunNeeds
 from srpo_ray.search.pools import pool_of
+from srpo_ray.search.spending import BudgetTerms
 from srpo_ray.training.host import OwnProcess
 from srpo_ray.training.worker import prepare_process
 
@@ -51,6 +54,10 @@ class Experiment:
     """True if the cluster is one machine that cannot grow."""
     start: str = ""
     """Unique text of this start of the experiment; a resumed one has another."""
+    budget: BudgetTerms | None = None
+    """Budget of the experiment; None without one."""
+    follows: RunNeeds | None = None
+    """Needs of its runs if their number at the same time follows the cluster; None for a fixed number."""
 
 
 def trial_config(experiment: Experiment, name: str, changes: Mapping[str, Any]) -> RunConfig:
@@ -74,11 +81,16 @@ def trains_here(experiment: Experiment, config: RunConfig) -> bool:
 def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
     """Train one trial, or only report it again if its run has finished before.
 
+    With a budget, the trial asks for its start first. If the budget has no room for it, nothing is trained or reported.
+
     Args:
         experiment: Facts that all runs share.
         config: The trial's; its name, which is that of its folder too, survives a restart of the experiment.
         here: Train in this process.
     """
+    finished = trial_folder(experiment, config.name).finished.exists()
+    if experiment.budget and not finished and not wait_for_admission(Path(experiment.folder), config):
+        return
     folder = open_run_folder(config, Path(experiment.folder) / "trials" / config.name)
     if folder.finished.exists():
         for row in read_rows(folder.evaluations):

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -45,6 +46,7 @@ from srpo_ray.runs.folder import (
 )
 from srpo_ray.runs.start_from import started_at
 from srpo_ray.runs.storage import Storage
+from srpo_ray.runs.usage import metered
 from srpo_ray.runs.warnings import read_signs
 from srpo_ray.tracking.sinks import open_sinks
 from srpo_ray.tracking.tracker import Tracker
@@ -86,12 +88,15 @@ def run_loop(arguments: WorkerArguments, host: Host) -> None:
     Raises:
         ValueError: If this host does not see the run's folder, or if checkpoints were saved and none is valid.
     """
-    run = _start(arguments, host)
-    try:
-        _train(run)
-    finally:
-        if run.tracker:
-            run.tracker.abandon()
+    rank, workers = rank_and_world_size()
+    gpus = workers * arguments.config.training.num_gpus
+    with metered(RunFolder(arguments.run_dir), workers, gpus) if rank == 0 else nullcontext():
+        run = _start(arguments, host)
+        try:
+            _train(run)
+        finally:
+            if run.tracker:
+                run.tracker.abandon()
 
 
 def _train(run: "_Run") -> None:

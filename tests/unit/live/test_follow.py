@@ -136,6 +136,7 @@ def test_facts_of_the_driver_are_asked_for_at_each_heartbeat(tmp_path: Path, sta
         asked += 1
         return {"spent": str(asked)}
 
-    with Follower(tmp_path, started, facts=facts):
+    with Follower(tmp_path, started) as follower:
+        follower.add_facts(facts)
         wait_for(lambda: asked > 1)
         wait_for(lambda: (found := read_progress(tmp_path)) and int(found.facts.get("spent", 0)) > 1)

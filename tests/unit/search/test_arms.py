@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.search import arms as arms_module
 from srpo_ray.search.arms import arm_changes, search_arms, searched_values, train_arms
 from srpo_ray.search.phase import PlannedRun
+from srpo_ray.search.spending import BudgetTerms
 from srpo_ray.search.trial import Experiment
 from tests.conftest import SMALL_WORLD
 
@@ -78,6 +80,41 @@ def test_grid_is_searched_with_the_seed_of_the_base_and_the_changes_of_the_searc
     assert made[0].changes == {"algorithm": {"type": "refl"}, LR: 1e-6, "evaluation.seed": 77, "evaluation.test": None}
     assert notes == []
     assert [value.at_the_end for each in searches for value in each.searched] == [True, False]
+
+
+def test_grids_of_arms_take_turns_with_a_budget(planned: tuple[Experiment, list[PlannedRun]]) -> None:
+    experiment, made = planned
+    terms = BudgetTerms({"hours": 1.0}, None, 0.0, 2)
+    search_arms(replace(experiment, budget=terms), CONFIG)
+    names = ["ReFL_trial_0", "SRPO_trial_0", "ReFL_trial_1", "SRPO_trial_1", "SRPO_trial_2"]
+    assert [run.name for run in made] == names
+    assert (Path(experiment.folder) / "budget" / "search.json").exists()
+
+
+@pytest.mark.parametrize(("started", "kept"), [(5, 5), (3, 3), (1, 2)])
+def test_arms_that_the_budget_had_no_run_for_are_left_out(
+    started: int, kept: int, planned: tuple[Experiment, list[PlannedRun]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, _ = planned
+    searches, _ = search_arms(experiment, CONFIG)
+    train: Any = arms_module.run_planned
+    monkeypatch.setattr(arms_module, "run_planned", lambda *arguments: train(*arguments)[:started])
+    arms = train_arms(experiment, CONFIG, searches)
+    # Both searched arms have a chosen trial at least.
+    assert [arm.name for arm in arms] == ["ReFL", "SRPO", "ReFL, longer", "no inversion", "once"][:kept]
+    assert sum(len(arm.rows) for arm in arms) == started
+
+
+def test_experiment_without_a_run_of_its_reference_arm_ends_with_the_reason(
+    planned: tuple[Experiment, list[PlannedRun]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ExperimentConfig.model_validate(
+        {"base": "base.yaml", "reference_arm": "b", "arms": [{"name": "a", "set": {LR: 1e-6}}, {"name": "b"}]}
+    )
+    train: Any = arms_module.run_planned
+    monkeypatch.setattr(arms_module, "run_planned", lambda *arguments: train(*arguments[:3], [])[:1])
+    with pytest.raises(ValueError, match="budget: expected enough for one run of the reference arm 'b'"):
+        train_arms(planned[0], config, [])
 
 
 def test_ranges_of_a_space_are_those_that_trials_are_drawn_from() -> None:

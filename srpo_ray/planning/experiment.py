@@ -1,0 +1,147 @@
+"""Plan of an experiment: runs, updates, GPU-hours, wall-clock time and money, with and without early stopping."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from srpo_ray.config.budget import Limit
+from srpo_ray.planning.hardware import Hardware
+from srpo_ray.planning.prices import Cost, Prices, run_cost
+
+Case = Literal["expected", "worst"]
+"""`expected`: early stopping as assumed, and the mean over example trials; `worst`: no trial is stopped, and all trials
+of a space have its most expensive values."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means over the runs of a group."""
+
+    updates: float
+    calls: float
+    """Velocity evaluations of one image by the updates, those with gradient counted three times."""
+    hours: float | None
+    """Hours of the run without its start; None if they cannot be planned."""
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs of an experiment that are planned together: the trials of a search, or the seeds of an arm or ablation."""
+
+    name: str
+    arm: str
+    """Name of the arm or ablation."""
+    phase: str
+    """Runs of a phase do not wait for each other. Phases follow one another."""
+    runs: int
+    expected: Means
+    worst: Means
+    longest_hours: float | None
+    """Hours of the longest run to its end."""
+    shortest_hours: float | None
+    """Hours of the shortest run to its end."""
+    trainer_gpus: float
+    """Most GPUs that the trainers of one run reserve."""
+    peak: int
+    """Bytes of the fullest GPU of the largest run."""
+    fits: bool | None
+    """True if the largest run fits. None if the memory of a GPU is not given."""
+    largest: str
+    """Values of the largest run, as far as they change the plan; empty if all runs are alike."""
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """Plan of all runs of an experiment."""
+
+    name: str
+    groups: tuple[RunGroup, ...]
+    reward_gpus: float
+    """GPUs that the replicas of all reward pools reserve from the start to the end."""
+    concurrency: int
+    """Runs at the same time."""
+    gpus: float
+    """GPUs of the cluster, or those that the concurrent runs and the reward pools need."""
+    prices: Prices | None
+    hardware: Hardware
+    limits: dict[Limit, float]
+    """Budget of the experiment; empty without one."""
+    notes: tuple[str, ...]
+    """Parts of the experiment that the plan does not count, and its assumptions."""
+
+    @property
+    def runs(self) -> int:
+        """Number of all runs."""
+        return sum(group.runs for group in self.groups)
+
+    @property
+    def peak(self) -> int:
+        """Peak bytes of the fullest GPU of the largest run."""
+        return max(group.peak for group in self.groups)
+
+    @property
+    def fits(self) -> bool | None:
+        """True if the largest run fits every GPU. None if the memory of a GPU is not given."""
+        known = [group.fits for group in self.groups]
+        return None if None in known else all(known)
+
+    def updates(self, case: Case) -> float:
+        """Updates of all runs."""
+        return sum(group.runs * _means(group, case).updates for group in self.groups)
+
+    def calls(self, case: Case) -> float:
+        """Velocity evaluations of all runs."""
+        return sum(group.runs * _means(group, case).calls for group in self.groups)
+
+    def cost(self, case: Case) -> Cost | None:
+        """Cost of the whole experiment, without starts; None if a run cannot be timed."""
+        hours = {group.name: _means(group, case).hours for group in self.groups}
+        if None in hours.values():
+            return None
+        trainers = sum(group.runs * (hours[group.name] or 0.0) * group.trainer_gpus for group in self.groups)
+        phases = groupby(self.groups, key=lambda group: group.phase)
+        wall = sum(phase_hours([*groups], case, self.concurrency) for _, groups in phases)
+        return Cost(wall, trainers, wall * self.reward_gpus)
+
+    @property
+    def least_cost(self) -> Cost | None:
+        """Cost of the shortest single run to its end; None if a run cannot be timed."""
+        if any(group.shortest_hours is None for group in self.groups):
+            return None
+        shortest = min(self.groups, key=lambda group: (group.shortest_hours or 0.0) * (group.trainer_gpus or 1.0))
+        return run_cost(shortest.shortest_hours or 0.0, shortest.trainer_gpus, self.reward_gpus, self.concurrency)
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert all figures and their sums to plain values."""
+        cases: tuple[Case, ...] = ("expected", "worst")
+        totals = {case: self._totals(case) for case in cases}
+        return {**asdict(self), "runs": self.runs, "peak": self.peak, "fits": self.fits, **totals}
+
+    def _totals(self, case: Case) -> dict[str, Any]:
+        cost = self.cost(case)
+        spent = {**asdict(cost), "money": cost.money(self.prices)} if cost else {}
+        return {"updates": self.updates(case), "calls": self.calls(case), **spent}
+
+
+def _means(group: RunGroup, case: Case) -> Means:
+    return group.expected if case == "expected" else group.worst
+
+
+def phase_hours(groups: Sequence[RunGroup], case: Case, concurrency: int) -> float:
+    """Compute the wall-clock hours of a phase, from its groups that can be timed.
+
+    Equal runs take turns: 5 runs, 2 at a time, take the hours of 3. Unequal runs fill the gaps: they take their sum
+    over the concurrent runs, and at least the longest run.
+
+    Args:
+        groups: Groups of the phase.
+        case: Case to plan.
+        concurrency: Runs at the same time.
+    """
+    number = sum(group.runs for group in groups)
+    each = [(group.runs, _means(group, case).hours or 0.0) for group in groups]
+    longest = max(group.longest_hours or 0.0 for group in groups)
+    if all(hours == longest for _, hours in each):
+        return -(-number // concurrency) * longest
+    return max(sum(runs * hours for runs, hours in each) / min(concurrency, number), longest)

@@ -1,0 +1,66 @@
+"""Example trials of a search: the values of its space or grid, as far as they change the plan of a run."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import Any, NamedTuple
+
+from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, apply
+from srpo_ray.config.experiment import Arm
+from srpo_ray.planning.hardware import Hardware
+from srpo_ray.planning.plan import Plan, make_plan
+
+MOST_EXAMPLES = 256
+"""Most combinations of values that are planned; beyond them, each value is planned with the arm's own of all others."""
+
+
+class PlannedTrial(NamedTuple):
+    """Run of an experiment and its plan."""
+
+    config: RunConfig
+    plan: Plan
+    values: dict[str, Any]
+    """Values of the trial's keys that change the plan."""
+
+    @property
+    def figures(self) -> tuple[float, float, Plan]:
+        """Figures by which the values of a key are compared."""
+        return self.config.trainer_gpus, self.config.reward_gpus, self.plan
+
+
+def example_trials(config: ExperimentConfig, base: RunConfig, arm: Arm, hardware: Hardware) -> list[PlannedTrial]:
+    """Plan example trials of one search.
+
+    Values of a space are those of a list, or the ends of a range and one between them. A key whose values all lead to
+    the same plan keeps the arm's own in the examples. The others are combined.
+
+    Args:
+        config: The experiment.
+        base: Config that its runs start from.
+        arm: Arm with a space or a grid.
+        hardware: Hardware to plan for.
+
+    Returns:
+        The trials, at least one.
+    """
+    values: dict[str, Sequence[Any]] = {path: dimension.examples for path, dimension in arm.space.items()}
+    values |= arm.grid
+
+    def planned(chosen: Mapping[str, Any]) -> PlannedTrial:
+        run = apply(base, config.trial_settings(config.changes(arm, chosen)))
+        return PlannedTrial(run, make_plan(run, hardware), {**chosen})
+
+    alone = {path: [planned({path: value}) for value in examples] for path, examples in values.items()}
+    relevant = [path for path, trials in alone.items() if len({trial.figures for trial in trials}) > 1]
+    if not relevant:
+        return [next(iter(alone.values()))[0]._replace(values={})]
+    if prod(len(values[path]) for path in relevant) > MOST_EXAMPLES:
+        return [trial for path in relevant for trial in alone[path]]
+    found = []
+    for combination in product(*(values[path] for path in relevant)):
+        try:
+            found.append(planned(dict(zip(relevant, combination, strict=True))))
+        except ConfigError:
+            # Two values exclude each other. A trial that draws both fails at its start.
+            continue
+    return found or [trial for path in relevant for trial in alone[path]]

@@ -1,0 +1,215 @@
+"""Plans of experiments against sums by hand: runs, early stopping, GPU-hours, wall-clock time and money."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from srpo_ray.cli import main
+from srpo_ray.config import apply, load_experiment
+from srpo_ray.config.search import SchedulerConfig
+from srpo_ray.planning.early_stopping import trial_ends
+from srpo_ray.planning.experiment import ExperimentPlan
+from srpo_ray.planning.experiment_runs import concurrent_runs, make_experiment_plan, run_calls
+from srpo_ray.planning.hardware import Hardware
+from srpo_ray.planning.plan import make_plan
+from srpo_ray.planning.prices import Prices
+from tests.conftest import ROOT
+
+RECIPES = ROOT / "configs" / "recipes"
+LR = "training.optimizer.lr"
+H100 = Hardware("H100")
+SPACE = {LR: {"loguniform": [1e-5, 1e-4]}, "rollout.num_steps": {"choice": [20, 50]}}
+NO_STOPPING = {"num_samples": 5, "scheduler": {"type": "none"}}
+
+
+def experiment_file(folder: Path, **values: Any) -> Path:
+    """An experiment on FLUX: 8 GPUs per run, and two reward replicas of a quarter of a GPU."""
+    file = folder / "experiment.yaml"
+    base = [str(RECIPES / name) for name in ("flux_lora_8x80gb.yaml", "rewards_own_node.yaml")]
+    common = {"name": "mine", "base": base, "objective": "evaluator/pickscore", "seeds": [1, 2, 3]}
+    arms = [{"name": "SRPO", "space": {LR: SPACE[LR]}}]
+    file.write_text(yaml.safe_dump({**common, "arms": arms, "search": NO_STOPPING, **values}))
+    return file
+
+
+def planned(folder: Path, gpus: float | None = None, **values: Any) -> tuple[ExperimentPlan, float]:
+    """The plan of such an experiment, and the hours of one run of its base config."""
+    config, base = load_experiment(experiment_file(folder, **values))
+    run_s = make_plan(base, H100).run_s
+    assert run_s is not None
+    return make_experiment_plan(config, base, H100, Prices(2.5, 1.0), gpus), run_s / 3600
+
+
+@pytest.mark.parametrize(
+    ("trials", "interval", "grace", "factor", "expected"),
+    [
+        # Rungs at 10, 20 and 40 of 60 updates.
+        (8, 10, 10, 2.0, [(10, 4), (20, 2), (40, 1), (60, 1)]),
+        # Half of 3 continue, then one does not stop.
+        (3, 10, 10, 2.0, [(10, 1.5), (20, 0.5), (60, 1)]),
+        # Trials are compared at evaluations only: rungs at 10 and 20 meet at 25.
+        (8, 25, 10, 2.0, [(25, 4), (50, 2), (60, 2)]),
+        (9, 10, 20, 3.0, [(20, 6), (60, 3)]),
+        # No evaluation before the last update, or grace to the end.
+        (8, 60, 10, 2.0, [(60, 8)]),
+        (8, 10, 60, 2.0, [(60, 8)]),
+    ],
+)
+def test_successive_halving_lets_one_in_the_factor_through_each_rung(
+    trials: int, interval: int, grace: int, factor: float, expected: list[tuple[int, float]]
+) -> None:
+    scheduler = SchedulerConfig(grace_updates=grace, reduction_factor=factor)
+    assert [tuple(end) for end in trial_ends(trials, 60, interval, scheduler)] == expected
+
+
+def test_all_trials_end_at_their_last_update_without_a_scheduler() -> None:
+    assert trial_ends(8, 60, 10, SchedulerConfig(type="none")) == [(60, 8)]
+
+
+def test_cost_without_early_stopping_is_runs_times_their_hours(tmp_path: Path) -> None:
+    plan, hours = planned(tmp_path, gpus=24)
+    cost = plan.cost("worst")
+    assert cost is not None
+    assert (plan.runs, plan.concurrency) == (8, 2)
+    assert cost.trainer_gpu_hours == pytest.approx(8 * 8 * hours)
+    # 5 trials, two at a time, then 3 seeds.
+    assert cost.hours == pytest.approx((3 + 2) * hours)
+    assert cost.reward_gpu_hours == pytest.approx(5 * hours * 0.5)
+    assert cost.money(plan.prices) == pytest.approx(64 * hours * 2.5 + 2.5 * hours * 1.0)
+    assert plan.cost("expected") == cost
+    assert plan.updates("worst") == 8 * 200
+
+
+def test_early_stopping_is_expected_to_save_the_updates_evaluations_and_checkpoints_after_a_rung(
+    tmp_path: Path,
+) -> None:
+    stopping = {"num_samples": 8, "scheduler": {"grace_updates": 40, "reduction_factor": 2}}
+    plan, hours = planned(tmp_path, search=stopping, seeds=[])
+    config, base = load_experiment(experiment_file(tmp_path, search=stopping, seeds=[]))
+    run = make_plan(base, H100)
+    assert run.update_s is not None
+    assert run.evaluation_s is not None
+    training, interval = base.training, base.evaluation.interval
+    assert (training.num_updates, training.checkpoint_interval, interval) == (200, 20, 20)
+
+    def until(update: int) -> float:
+        assert run.update_s is not None
+        assert run.evaluation_s is not None
+        return update * run.update_s + (1 + update // 20) * run.evaluation_s + update // 20 * run.checkpoint_s
+
+    trials = (4 * until(40) + 2 * until(80) + until(160)) / 3600 + hours
+    expected, worst = plan.cost("expected"), plan.cost("worst")
+    assert expected is not None
+    assert worst is not None
+    assert expected.trainer_gpu_hours == pytest.approx(8 * trials)
+    assert worst.trainer_gpu_hours == pytest.approx(8 * 8 * hours)
+    assert expected.hours == pytest.approx(trials / 2)
+    assert plan.updates("expected") == 4 * 40 + 2 * 80 + 160 + 200
+    assert config.search.num_samples == 8
+
+
+def test_trials_of_a_space_count_as_its_mean_and_at_worst_as_its_most_expensive_values(tmp_path: Path) -> None:
+    plan, _ = planned(tmp_path, arms=[{"name": "SRPO", "space": SPACE}], seeds=[])
+    base = load_experiment(experiment_file(tmp_path))[1]
+    short, long = (make_plan(apply(base, {"rollout.num_steps": steps}), H100).run_s or 0.0 for steps in (20, 50))
+    expected, worst = plan.cost("expected"), plan.cost("worst")
+    assert expected is not None
+    assert worst is not None
+    assert expected.trainer_gpu_hours == pytest.approx(5 * 8 * (short + long) / 2 / 3600)
+    assert worst.trainer_gpu_hours == pytest.approx(5 * 8 * long / 3600)
+    least = plan.least_cost
+    assert least is not None
+    assert least.hours == pytest.approx(short / 3600)
+
+
+def test_memory_is_that_of_the_largest_combination_of_a_grid(tmp_path: Path) -> None:
+    grid = {"training.ema": [None, {"decay": 0.99}], "training.offload": ["optimizer", None], LR: [1e-5, 2e-5]}
+    plan, _ = planned(tmp_path, arms=[{"name": "SRPO", "grid": grid}], seeds=[])
+    base = load_experiment(experiment_file(tmp_path))[1]
+    largest = apply(base, {"training.ema": {"decay": 0.99}, "training.offload": None})
+    assert plan.runs == 8
+    assert plan.peak == make_plan(largest, H100).peak
+    assert plan.groups[0].largest == 'training.ema={"decay": 0.99}, training.offload=null'
+
+
+def test_tests_of_a_run_are_planned_as_two_evaluations_of_their_prompts(tmp_path: Path) -> None:
+    base = load_experiment(experiment_file(tmp_path))[1]
+    evaluation = base.evaluation
+    prompts = {"prompts": "test.txt", "num_prompts": evaluation.num_prompts}
+    tested = apply(base, {"evaluation.test": {**prompts, "samples_per_prompt": evaluation.samples_per_prompt}})
+    alone, both = make_plan(base, H100), make_plan(tested, H100)
+    assert alone.run_s is not None
+    assert alone.evaluation_s is not None
+    assert both.run_s == pytest.approx(alone.run_s + 2 * alone.evaluation_s)
+
+
+@pytest.mark.parametrize(
+    ("most", "gpus", "expected"),
+    [(2, None, 2), ("auto", None, 1), (2, 80, 2), (4, 24, 2), ("auto", 80, 9), (4, 8.5, 1)],
+)
+def test_concurrent_runs_have_room_beside_the_rewards(
+    most: Any, gpus: float | None, expected: int, tmp_path: Path
+) -> None:
+    config = load_experiment(experiment_file(tmp_path, max_concurrent_trials=most))[0]
+    assert concurrent_runs(config, 8, 0.5, gpus) == expected
+
+
+def test_calls_of_an_update_are_those_of_its_rollouts_and_three_for_each_gradient() -> None:
+    _, base = load_experiment(ROOT / "configs" / "experiments" / "small_world_sweep.yaml")
+    # 8 prompts, 12 steps, two branches.
+    assert run_calls(base) == 8 * (12 + 2 * 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--price", "H1000=2"], "price: expected a price for one of A100-40GB"),
+        (["--price", "H100"], "--price: expected GPU=X such as H100=2.5, got 'H100'"),
+        (["--gpu", "H100", "--gpus", "8"], "expected at least 8.5 GPUs for one run of mine"),
+        (["--gpus", "16", "--nodes", "2"], "expected --gpus or --nodes, got both"),
+        (["experiment.budget={money: 5}"], "expected `price` with budget.money=5"),
+        (["experiment.budget={gpu_hours: 1}", "--gpu", "H100"], "budget.gpu_hours: expected at least"),
+        (["experiment.budget={money: 5}", "--price", "H100=2.5"], "budget.money: expected at least"),
+    ],
+)
+def test_unusable_option_is_refused_with_one_message(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(experiment_file(tmp_path)), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out
+
+
+def test_option_of_experiments_is_refused_for_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(ROOT / "configs" / "small_world.yaml"), "--gpus", "8"]) == 2
+    assert "--gpus: expected an experiment file, which has `arms`" in capsys.readouterr().err
+
+
+def test_command_prints_and_writes_the_plan_of_an_experiment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = tmp_path / "plan.json"
+    arguments = ["experiment.budget={gpu_hours: 60}", "--nodes", "3", "--price", "H100=2.5", "--json", str(figures)]
+    assert main(["plan", str(experiment_file(tmp_path)), *arguments]) == 0
+    printed, values = capsys.readouterr().out, json.loads(figures.read_text())
+    assert "mine: 8 runs, 2 at a time on 24 GPUs, of which reward replicas reserve 0.5" in printed
+    assert "budget of 60 GPU-hours does not cover the expected case" in printed
+    worst = values["worst"]
+    # One price for both kinds of GPUs.
+    assert worst["money"] == pytest.approx(2.5 * (worst["trainer_gpu_hours"] + worst["reward_gpu_hours"]))
+
+
+def test_plan_on_the_cpu_states_that_it_has_no_hours_and_prints_runs_and_calls(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = ROOT / "configs" / "experiments" / "small_world_sweep.yaml"
+    assert main(["plan", str(file), "--gpu", "H100"]) in (0, 1)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "hours, GPU-hours and money are not planned: the trainers run on the CPU" in printed
+    assert "small_world_sweep: 13 runs, 2 at a time" in printed
+    # 8 trials, 3 seeds and an ablation of 5760 calls; plain rewards need 12 + 3 for each of 320 images.
+    assert f"{12 * 5760 + 320 * 15:,}" in printed
