@@ -135,7 +135,9 @@ def _searches(config: ExperimentConfig, searched: Examples) -> Iterator[tuple[Ru
         else:
             phase = f"search for {arm.name}"
             means = _means([_until(trial, _ends(config, trial)) for trial in trials])
-            worst = _largest([_to_the_end(trial) for trial in trials])
+            # Promotion leaves the same number of trials out in any case.
+            sure = bool(config.search.scheduler.rungs)
+            worst = _largest([_until(each, _ends(config, each)) if sure else _to_the_end(each) for each in trials])
         yield _group(arm.name, "grid" if arm.grid else "search", phase, number, trials, means, worst), trials
 
 
@@ -211,7 +213,9 @@ def _notes(config: ExperimentConfig, trials: Sequence[PlannedTrial], gpus: float
     scheduler = config.search.scheduler
     if scheduler.type == "asha" and any(arm.space for arm in config.arms):
         yield f"expected: {ASSUMPTION}"
-    if any(arm.space for arm in config.arms):
+    if scheduler.rungs:
+        yield "promotion: a part of a trial costs as if its settings were those of a whole trial; `set` of rungs is not counted"
+    elif any(arm.space for arm in config.arms):
         yield "worst: no trial is stopped, and all trials of a space have its most expensive values"
     yield (
         "seeds: as the search may choose any values, expected is the mean over them, and worst the most expensive;"

@@ -9,6 +9,7 @@ from srpo_ray.config.count import largest
 from srpo_ray.launch.capacity import fitting_replicas
 from srpo_ray.planning.hardware import GIB, GPUS, Hardware
 from srpo_ray.planning.plan import make_plan
+from srpo_ray.search.concurrency import Nodes, fitting_runs, run_needs
 from tests.conftest import ROOT
 from tests.helpers.small_world_sweep import small_world_sweep
 from tests.unit.test_cluster import types_of
@@ -66,8 +67,11 @@ LARGEST = {"rollout.reuse": 4, "algorithm.guidance_scale": 4.5}
 @pytest.mark.parametrize("path", [path for path in SWEEPS if "cluster" not in path.stem], ids=lambda path: path.stem)
 def test_trials_and_rewards_of_a_node_use_its_eight_gpus(path: Path) -> None:
     sweep, base = loaded(path)
+    assert sweep.max_concurrent_trials == "auto"
+    node = Nodes({"CPU": 192, "GPU": 8}, {}, 1)
+    assert fitting_runs(run_needs([base], 99), [node]) == 7
     pool = base.rewards.pool
-    assert sweep.max_concurrent_trials * base.training.num_gpus + largest(pool.num_replicas) * pool.num_gpus == 8
+    assert 7 * base.training.num_gpus + largest(pool.num_replicas) * pool.num_gpus == 8
 
 
 def test_trials_and_rewards_of_the_cluster_fill_the_node_types_of_cluster_yaml() -> None:
@@ -75,7 +79,10 @@ def test_trials_and_rewards_of_the_cluster_fill_the_node_types_of_cluster_yaml()
     types = types_of("cluster.yaml")
     training, pool = base.training, base.rewards.pool
     # One trainer node is on demand and three are spot, as the file's header says of both kinds.
-    workers, replicas = sweep.max_concurrent_trials * training.max_workers, largest(pool.num_replicas)
+    nodes = [Nodes(types["trainer"], None, 4), Nodes(types["reward"], None, 4)]
+    assert sweep.max_concurrent_trials == "auto"
+    assert fitting_runs(run_needs([base], 99), nodes) == 8
+    workers, replicas = 8 * training.max_workers, largest(pool.num_replicas)
     assert 4 * fitting_replicas(training.worker_resources, types["trainer"]) == workers
     assert 4 * fitting_replicas(pool.replica_resources, types["reward"]) == replicas
 

@@ -69,6 +69,13 @@ def test_all_trials_end_at_their_last_update_without_a_scheduler() -> None:
     assert trial_ends(8, 60, 10, SchedulerConfig(type="none")) == [(60, 8)]
 
 
+def test_trials_that_are_not_promoted_end_with_their_rung() -> None:
+    rungs = ({"updates": 4, "keep": 0.5}, {"updates": 8, "keep": 0.34}, {"updates": 16})
+    scheduler = SchedulerConfig.model_validate({"type": "promotion", "rungs": rungs})
+    # 9 trials: 4 are promoted, then 1 (a third of 4, rounded down).
+    assert trial_ends(9, 16, 4, scheduler) == [(4, 5), (8, 3), (16, 1)]
+
+
 def test_cost_without_early_stopping_is_runs_times_their_hours(tmp_path: Path) -> None:
     plan, hours = planned(tmp_path, gpus=24)
     cost = plan.cost("worst")
