@@ -214,7 +214,7 @@ def _notes(config: ExperimentConfig, trials: Sequence[PlannedTrial], gpus: float
     if scheduler.type == "asha" and any(arm.space for arm in config.arms):
         yield f"expected: {ASSUMPTION}"
     if scheduler.rungs:
-        yield "promotion: a part of a trial costs as if its settings were those of a whole trial; `set` of rungs is not counted"
+        yield "promotion: a part of a trial costs as much per update as a whole one; `set` of a rung is not counted"
     elif any(arm.space for arm in config.arms):
         yield "worst: no trial is stopped, and all trials of a space have its most expensive values"
     yield (

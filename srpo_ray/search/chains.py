@@ -47,7 +47,7 @@ def train_chains(train: Train, phase: str, title: str, chains: Sequence[Chain]) 
         chains: The chains.
 
     Returns:
-        Name of each chain's last run -> its row, or the row of the run at which the chain ended.
+        Name of each chain's last run that has started -> its row, or the row of the run at which the chain ended.
     """
     ended: dict[str, TrialRow] = {}
     for number in range(1, max(map(len, chains), default=1)):
@@ -58,4 +58,5 @@ def train_chains(train: Train, phase: str, title: str, chains: Sequence[Chain]) 
         pairs = zip(going, rows, strict=True)
         ended |= {chain[-1].name: row for chain, row in pairs if row.status != "finished"}
     last = [chain[-1] for chain in chains if chain[-1].name not in ended]
-    return ended | {run.name: row for run, row in zip(last, train(phase, title, last), strict=True)}
+    # A budget may have no room for some of them.
+    return ended | {row.name: row for row in train(phase, title, last)}
