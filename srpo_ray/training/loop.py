@@ -90,7 +90,9 @@ def run_loop(arguments: WorkerArguments, host: Host) -> None:
     """
     rank, workers = rank_and_world_size()
     gpus = workers * arguments.config.training.num_gpus
-    with metered(RunFolder(arguments.run_dir), workers, gpus) if rank == 0 else nullcontext():
+    folder = RunFolder(arguments.run_dir)
+    _require_shared(folder)
+    with metered(folder, workers, gpus) if rank == 0 else nullcontext():
         run = _start(arguments, host)
         try:
             _train(run)
@@ -123,7 +125,6 @@ def _train(run: "_Run") -> None:
 def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     """Load the newest checkpoint, build the trainer and, on worker 0, connect to MLflow."""
     config, folder = arguments.config, RunFolder(arguments.run_dir)
-    _require_shared(folder)
     device = _prepare_process(config)
     check_attention(config.model.attention, device)
     check_base(config.model.base, device)

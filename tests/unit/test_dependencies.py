@@ -42,6 +42,7 @@ PRESENT_ANYWAY = {
     "wandb": "wandb",
     "matplotlib": None,
     "pandas": None,
+    "pynvml": None,
 }
 """Packages that code looks for and does without; the extra that installs them, or None."""
 

@@ -79,7 +79,8 @@ def test_end_of_ray_trains_handler_of_ctrl_c_is_an_interruption_of_the_run(
         raise SystemExit(1)
 
     for name in ("ray_session", "reward_pool"):
-        monkeypatch.setattr(launch, name, lambda *_: nullcontext())
+        monkeypatch.setattr(launch, name, lambda *_, **__: nullcontext())
+    monkeypatch.setattr(launch, "is_one_machine", lambda: False)
     monkeypatch.setattr(launch, "check_cluster", lambda _: None)
     monkeypatch.setattr(launch, "fit", abort)
     with pytest.raises(KeyboardInterrupt):
