@@ -28,7 +28,7 @@ from srpo_ray.search.folder import first_command, open_experiment_folder
 from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
-from srpo_ray.search.searchers import check_searcher
+from srpo_ray.search.searchers import check_searcher, searched_metrics
 from srpo_ray.search.spending import BudgetTerms, Spending, budget_line
 from srpo_ray.search.trial import Experiment, prepare_trial_processes
 from srpo_ray.tracking.runs import flatten, git_commit
@@ -68,7 +68,7 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
     command = first_command(folder, command)
     commit = git_commit(Path.cwd())
     num_runs = config.num_runs + num_later_runs(config, partial(apply, base))
-    start = Progress.start(config.name, "experiment", num_runs, [config.objective])
+    start = Progress.start(config.name, "experiment", num_runs, list(searched_metrics(config)))
     with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
         with ray_session(address):
             check_cluster(base)
