@@ -11,8 +11,9 @@ from srpo_ray.config import ExperimentConfig, apply, load_run
 from srpo_ray.config.experiment import Arm as ConfigArm
 from srpo_ray.config.search import SearchConfig
 from srpo_ray.evaluation.results import Search, TrialRow
-from srpo_ray.search import arms as arms_module
-from srpo_ray.search.arms import arm_changes, search_arms, searched_values, train_arms
+from srpo_ray.search import arm_trials as trials_module
+from srpo_ray.search.arm_trials import searched_values
+from srpo_ray.search.arms import arm_changes, search_arms, train_arms
 from srpo_ray.search.phase import PlannedRun
 from srpo_ray.search.spending import BudgetTerms
 from srpo_ray.search.trial import Experiment
@@ -62,7 +63,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Experiment
             for run in runs
         ]
 
-    monkeypatch.setattr(arms_module, "run_planned", run)
+    monkeypatch.setattr(trials_module, "run_planned", run)
     return Experiment(
         load_run([SMALL_WORLD], ["seed=5", "evaluation.test=null"]), str(tmp_path), {}, "", "", None
     ), made
@@ -97,8 +98,8 @@ def test_arms_that_the_budget_had_no_run_for_are_left_out(
 ) -> None:
     experiment, _ = planned
     searches, _ = search_arms(experiment, CONFIG)
-    train: Any = arms_module.run_planned
-    monkeypatch.setattr(arms_module, "run_planned", lambda *arguments: train(*arguments)[:started])
+    train: Any = trials_module.run_planned
+    monkeypatch.setattr(trials_module, "run_planned", lambda *arguments: train(*arguments)[:started])
     arms = train_arms(experiment, CONFIG, searches)
     # Both searched arms have a chosen trial at least.
     assert [arm.name for arm in arms] == ["ReFL", "SRPO", "ReFL, longer", "no inversion", "once"][:kept]
@@ -111,8 +112,8 @@ def test_experiment_without_a_run_of_its_reference_arm_ends_with_the_reason(
     config = ExperimentConfig.model_validate(
         {"base": "base.yaml", "reference_arm": "b", "arms": [{"name": "a", "set": {LR: 1e-6}}, {"name": "b"}]}
     )
-    train: Any = arms_module.run_planned
-    monkeypatch.setattr(arms_module, "run_planned", lambda *arguments: train(*arguments[:3], [])[:1])
+    train: Any = trials_module.run_planned
+    monkeypatch.setattr(trials_module, "run_planned", lambda *arguments: train(*arguments[:3], [])[:1])
     with pytest.raises(ValueError, match="budget: expected enough for one run of the reference arm 'b'"):
         train_arms(planned[0], config, [])
 

@@ -17,6 +17,7 @@ from srpo_ray.config.scheduler import Rung, SchedulerConfig
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.results import CALLS, TrialRow
 from srpo_ray.evaluation.search_parts import Member, RoundResult, lineage
+from srpo_ray.search import arm_trials as trials_module
 from srpo_ray.search import arms as arms_module
 from srpo_ray.search import phase as phase_module
 from srpo_ray.search.arms import search_arms, train_arms
@@ -80,7 +81,7 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     found = Trainer()
-    monkeypatch.setattr(arms_module, "run_planned", found)
+    monkeypatch.setattr(trials_module, "run_planned", found)
     return found
 
 
@@ -144,11 +145,11 @@ def test_draws_and_promotions_depend_on_the_seed_of_the_search_alone(trainer: Tr
 def test_trial_that_fails_in_a_rung_is_not_promoted(started: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     config = experiment(search={"num_samples": 4, "scheduler": {"type": "promotion", "rungs": RUNGS}})
     names = [f"SRPO_trial_{index}_rung_1" for index in range(4)]
-    monkeypatch.setattr(arms_module, "run_planned", Trainer(failing=names[:3]))
+    monkeypatch.setattr(trials_module, "run_planned", Trainer(failing=names[:3]))
     (search,), _ = search_arms(started, config)
     assert search.chosen == "SRPO_trial_3_rung_3"
     assert [row.status for row in search.rows] == ["failed: broken"] * 3 + ["finished"]
-    monkeypatch.setattr(arms_module, "run_planned", Trainer(failing=names))
+    monkeypatch.setattr(trials_module, "run_planned", Trainer(failing=names))
     with pytest.raises(ValueError, match=r"expected a finished trial of SRPO .* \(failed: broken\)"):
         search_arms(started, config)
 
@@ -254,7 +255,7 @@ def test_chain_ends_at_a_round_that_fails(started: Experiment, monkeypatch: pyte
     rounds = [{"updates": 10, "set": {LR: 4e-6}}, {"updates": 40, "set": {LR: 2e-6}}]
     config = experiment(arms=[{"name": "SRPO", "schedule": rounds}])
     trainer = Trainer(failing=["SRPO_seed_2_round_1"])
-    monkeypatch.setattr(arms_module, "run_planned", trainer)
+    monkeypatch.setattr(trials_module, "run_planned", trainer)
     (arm,) = train_arms(started, config, [])
     assert [(row.name, row.status) for row in arm.rows] == [
         ("SRPO_seed_1", "finished"),
@@ -289,7 +290,8 @@ def test_people_decide_after_each_rung_which_trials_continue(
             for row in rows
         ]
 
-    monkeypatch.setattr(arms_module, "with_votes", vote)
+    for module in (trials_module, arms_module):
+        monkeypatch.setattr(module, "with_votes", vote)
     search = {"num_samples": 8, "scheduler": {"type": "promotion", "rungs": RUNGS}}
     (found,) = search_arms(started, experiment(objective=VOTES, search=search))[0]
     first = {index: trainer.runs[f"SRPO_trial_{index}_rung_1"] for index in range(8)}

@@ -13,7 +13,7 @@ from srpo_ray.config import ConfigError, ExperimentConfig, load_experiment, load
 from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.files import write_text
-from srpo_ray.search import arms as arms_module
+from srpo_ray.search import arm_trials as trials_module
 from srpo_ray.search import votes as votes_module
 from srpo_ray.search.arms import search_arms, train_arms
 from srpo_ray.search.phase import PlannedRun
@@ -140,7 +140,7 @@ def test_search_takes_the_values_that_people_prefer_and_the_report_has_their_vot
         return rows
 
     logged: dict[str, float] = {}
-    monkeypatch.setattr(arms_module, "run_planned", train)
+    monkeypatch.setattr(trials_module, "run_planned", train)
     monkeypatch.setattr("srpo_ray.search.publish.log_results", lambda *given: logged.update(given[-1]))
     give_votes(folder)
     mine, this = config(), experiment(folder)
@@ -185,7 +185,7 @@ def test_tune_is_given_no_metric_that_trials_do_not_report(folder: Path, monkeyp
         given.append((tune_config.metric, tune_config.mode))
         return []
 
-    monkeypatch.setattr(arms_module, "fit_phase", fit)
+    monkeypatch.setattr(trials_module, "fit_phase", fit)
     arm = {"name": "SRPO", "space": {LR: {"loguniform": [1e-6, 1e-5]}}}
     with pytest.raises(ValueError, match="expected a finished trial of SRPO with the metric 'votes'"):
         search_arms(experiment(folder), config(arms=[arm], search={"scheduler": {"type": "none"}}))

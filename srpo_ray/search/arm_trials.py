@@ -1,0 +1,197 @@
+"""Trials of a searched arm: combinations of a grid, draws from a space, or parts that continue from each other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from ray import tune
+from ray.tune import TuneConfig
+
+from srpo_ray.config import ExperimentConfig, apply
+from srpo_ray.config.base import folder_name
+from srpo_ray.config.conditions import searched_values_of
+from srpo_ray.config.experiment import TEST, VOTES, Arm
+from srpo_ray.config.search import SearchDimension
+from srpo_ray.evaluation.numbers import param_text, param_titles
+from srpo_ray.evaluation.results import TrialRow
+from srpo_ray.evaluation.search_parts import RoundResult, RungResult
+from srpo_ray.evaluation.search_range import SearchedValue
+from srpo_ray.live.state import RunState
+from srpo_ray.search.budget import is_admitted
+from srpo_ray.search.earlier_trials import earlier_trials_of
+from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned
+from srpo_ray.search.population import search_by_population
+from srpo_ray.search.progress import RunsReporter
+from srpo_ray.search.promotion import SearchInParts, search_by_promotion
+from srpo_ray.search.searchers import search_algorithm
+from srpo_ray.search.selection import read_row
+from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler
+from srpo_ray.search.trial import WORKER_KEYS, Experiment, run_trial, trains_here, trial_config, trial_folder
+from srpo_ray.search.votes import with_votes
+
+
+class ArmTrials(NamedTuple):
+    """Trials of a searched arm."""
+
+    rows: list[TrialRow]
+    rungs: list[RungResult] = []
+    """Rungs of a search with promotion."""
+    rounds: list[RoundResult] = []
+    """Rounds of a population."""
+
+
+def trials_of(experiment: Experiment, config: ExperimentConfig, arm: Arm, of_grid: list[TrialRow]) -> ArmTrials:
+    """Train the trials of a searched arm; those of a grid are trained already.
+
+    Args:
+        experiment: Facts that all runs share.
+        config: The experiment.
+        arm: The arm.
+        of_grid: Trials of its grid; empty without one.
+    """
+    if arm.grid:
+        return ArmTrials(of_grid)
+    if config.search.scheduler.continues:
+        return _search_in_parts(experiment, config, arm)
+    return ArmTrials(_search_space(experiment, config, arm))
+
+
+def train_runs(
+    experiment: Experiment, config: ExperimentConfig, phase: str, title: str, runs: Sequence[PlannedRun]
+) -> list[TrialRow]:
+    return run_planned(experiment, phase, title, runs, config.concurrency)
+
+
+def folder_of(experiment: Experiment) -> Callable[[str], str]:
+    """Function from the name of a run to its folder."""
+    return lambda name: str(trial_folder(experiment, name).path)
+
+
+def trial_changes(config: ExperimentConfig, arm: Arm, values: Mapping[str, Any]) -> dict[str, Any]:
+    return config.trial_settings(config.changes(arm, values))
+
+
+def grid_runs(config: ExperimentConfig, arm: Arm, seed: int) -> list[PlannedRun]:
+    """A run per combination of the values of a grid."""
+    runs = []
+    for index, combination in enumerate(product(*arm.grid.values())):
+        values = dict(zip(arm.grid, combination, strict=True))
+        changes = trial_changes(config, arm, values)
+        name = f"{folder_name(arm.name)}_trial_{index}"
+        runs.append(PlannedRun(name, "trial", _label(values), changes, seed, group=arm.name))
+    return runs
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{title} {text}" for title, text in _settings(values).items())
+
+
+def _settings(values: Mapping[str, Any]) -> dict[str, str]:
+    """Short titles of the paths, and the values as text."""
+    titles = param_titles(list(values))
+    return {titles[path]: param_text(value) for path, value in values.items()}
+
+
+def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) -> list[TrialRow]:
+    """Train trials drawn from the space of an arm; weak ones are stopped early."""
+
+    def train(params: dict[str, Any]) -> None:
+        name = str(tune.get_context().get_trial_name())
+        run_trial(experiment, trial_config(experiment, name, {**fixed, **values_of(params), **last}), here)
+
+    def values_of(params: Mapping[str, Any]) -> dict[str, Any]:
+        return searched_values_of(searched, decode(params))
+
+    searched = absolute_space(arm.space, experiment.base, config.changes(arm))
+    fixed = absolute_changes(experiment.base, trial_changes(config, arm, {}))
+    last = {path: fixed[path] for path in (*config.search.set, TEST)}
+    common = apply(experiment.base, fixed)
+    updates = common.training.num_updates
+    here = trains_here(experiment, common) and not any(path.startswith(WORKER_KEYS) for path in arm.space)
+    folder = Path(experiment.folder)
+    earlier = earlier_trials_of(folder, arm.name)
+    numbered = partial(_numbered, folder_name(arm.name))
+    # Tune refuses a metric that trials do not report.
+    voted = config.objective == VOTES
+    tune_config = TuneConfig(
+        metric=None if voted else config.objective,
+        mode=None if voted else config.mode,
+        num_samples=config.search.num_samples,
+        search_alg=search_algorithm(config, searched, folder, arm.name, earlier.known, earlier.first),
+        scheduler=scheduler(config.search.scheduler, updates),
+        trial_name_creator=numbered,
+        trial_dirname_creator=numbered,
+    )
+    # A searcher that learns draws all values itself.
+    space = param_space(searched) if config.search.searcher == "random" else {}
+    title = f"search for {arm.name}"
+    seed = experiment.base.seed
+
+    def describe(name: str, params: Mapping[str, Any]) -> RunState:
+        values = values_of(params)
+        changes = {**fixed, **values, **last}
+        return RunState(name, updates, "waiting", "trial", arm.name, _label(values), _settings(values), changes, seed)
+
+    reporter = RunsReporter(Path(experiment.folder), title, describe)
+    rows = []
+    for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, reporter, here):
+        name, values = result.path.rsplit("/", 1)[-1], values_of(result.config or {})
+        if not is_admitted(Path(experiment.folder), experiment.budget, name):
+            continue
+        run = trial_folder(experiment, name)
+        changes = {**fixed, **values, **last}
+        rows.append(read_row(run, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
+    for row in rows:
+        close_tracking(experiment, row)
+    return rows
+
+
+def _search_in_parts(experiment: Experiment, config: ExperimentConfig, arm: Arm) -> ArmTrials:
+    """Train trials drawn from the space of an arm in parts that continue from checkpoints, by promotion or `pbt`."""
+    domains = param_space(arm.space)
+
+    def draw(path: str, random: Random) -> Any:
+        return decode({path: domains[path].sample(random_state=random.getrandbits(32))})[path]
+
+    def train(phase: str, title: str, runs: Sequence[PlannedRun]) -> list[TrialRow]:
+        rows = train_runs(experiment, config, phase, title, runs)
+        # People are asked after each rung or round, which decides what continues.
+        return with_votes(experiment, config, rows) if config.objective == VOTES else rows
+
+    search = SearchInParts(config, arm, experiment.base.seed, _label, folder_of(experiment), train)
+    random = Random(f"{config.search.seed} {arm.name}")
+    all_drawn = [{path: draw(path, random) for path in arm.space} for _ in range(config.search.num_samples)]
+    drawn = [searched_values_of(arm.space, values) for values in all_drawn]
+    if config.search.scheduler.rungs:
+        rows, rungs = search_by_promotion(search, drawn)
+        return ArmTrials(rows, rungs)
+    num_updates = apply(experiment.base, trial_changes(config, arm, {})).training.num_updates
+    rows, rounds = search_by_population(search, drawn, num_updates, draw)
+    return ArmTrials(rows, rounds=rounds)
+
+
+def _numbered(arm: str, trial: Any) -> str:
+    """`SRPO_trial_3`: both of Tune's ways to add trials begin the tag with a count that a resumed search continues."""
+    return f"{arm}_trial_{trial.experiment_tag.partition('_')[0]}"
+
+
+def searched_values(arm: Arm, best: TrialRow) -> list[SearchedValue]:
+    """Ranges of an arm's searched values, with the values of its best trial; without those it did not search."""
+    grids = [SearchedValue(path, values, "values", best.params[path]) for path, values in arm.grid.items()]
+    drawn = {path: dimension for path, dimension in arm.space.items() if path in best.params}
+    return grids + [_searched_dimension(path, dimension, best.params[path]) for path, dimension in drawn.items()]
+
+
+def _searched_dimension(path: str, dimension: SearchDimension, chosen: Any) -> SearchedValue:
+    if dimension.choice is not None:
+        return SearchedValue(path, dimension.choice, "values", chosen)
+    if dimension.loguniform is not None:
+        return SearchedValue(path, dimension.loguniform, "log", chosen)
+    if dimension.uniform is not None:
+        return SearchedValue(path, dimension.uniform, "linear", chosen)
+    assert dimension.randint is not None
+    low, high = dimension.randint
+    return SearchedValue(path, (low, high - 1), "linear", chosen)
