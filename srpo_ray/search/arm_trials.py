@@ -37,9 +37,9 @@ class ArmTrials(NamedTuple):
     """Trials of a searched arm."""
 
     rows: list[TrialRow]
-    rungs: list[RungResult] = []
+    rungs: Sequence[RungResult] = ()
     """Rungs of a search with promotion."""
-    rounds: list[RoundResult] = []
+    rounds: Sequence[RoundResult] = ()
     """Rounds of a population."""
 
 
