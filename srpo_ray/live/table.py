@@ -15,8 +15,9 @@ from srpo_ray.live.view import RunView, View
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FRAME = 8
 """Lines of the terminal around the rows: title, heading, rule, omitted runs, summary and the prompt."""
-_STYLES = {"done": "green", "waiting": "dim", "stopped early": "dim", "failed": "red", "interrupted": "yellow"}
-_ORDER = ("running", "interrupted", "failed", "done", "stopped early", "waiting")
+_STYLES = {"done": "green", "failed": "red", "interrupted": "yellow"}
+_STYLES |= dict.fromkeys(("waiting", "stopped early", "not started"), "dim")
+_ORDER = ("running", "interrupted", "failed", "done", "stopped early", "not started", "waiting")
 """Statuses by the order in which runs keep their place in a terminal that is too low for all."""
 _HACKING = "dark_orange"
 

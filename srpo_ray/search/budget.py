@@ -115,6 +115,11 @@ def read_decisions(folder: Path) -> dict[str, bool]:
     return read_json(_decisions(folder)) if _decisions(folder).exists() else {}
 
 
+def is_asking(folder: Path, name: str) -> bool:
+    """Test whether a run has asked the budget of its experiment for its start, with or without an answer."""
+    return _request(folder, name).exists()
+
+
 def is_admitted(folder: Path, terms: BudgetTerms | None, name: str) -> bool:
     """Test whether a run could start; false for one that the budget had no room for.
 

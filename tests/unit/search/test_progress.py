@@ -59,6 +59,22 @@ def test_statuses_of_trials_are_those_of_their_runs(tmp_path: Path) -> None:
     assert (found.phase, found.num_done) == ("search", 3)
 
 
+def test_run_that_a_budget_refuses_is_not_started_and_one_without_an_answer_waits(tmp_path: Path) -> None:
+    write_progress(tmp_path, Progress.start("study", "experiment", 9, []))
+    requests = tmp_path / "budget" / "requests"
+    requests.mkdir(parents=True)
+    for name in "abcd":
+        (requests / f"{name}.json").write_text("{}")
+    (tmp_path / "budget" / "decisions.json").write_text('{"a": true, "c": false, "d": false}')
+    statuses = ("RUNNING", "RUNNING", "RUNNING", "TERMINATED")
+    reporter = RunsReporter(tmp_path, "search", lambda name, _: RunState(name, 8))
+    reporter.report([Trial(*each) for each in zip("abcd", statuses, strict=True)], False)
+    found = read_progress(tmp_path)
+    assert found is not None
+    assert [run.status for run in found.runs] == ["running", "waiting", "waiting", "not started"]
+    assert found.num_done == 0
+
+
 def test_runs_of_a_later_phase_stand_behind_those_of_an_earlier_one(tmp_path: Path) -> None:
     write_progress(tmp_path, Progress.start("study", "experiment", 2, []))
     for phase, name in (("search", "a"), ("arms", "b"), ("arms", "a")):
