@@ -1,6 +1,6 @@
 """Reward pools of an experiment: runs with other reward models get a pool of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -20,7 +20,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
     made: list[tuple[str, str, int]] = []
 
     @contextmanager
-    def pool(config: RunConfig, name: str, others: int) -> Iterator[str | None]:
+    def pool(config: RunConfig, name: str, others: int, meanwhile: Callable[[], object] | None) -> Iterator[str | None]:
+        assert (meanwhile is None) == bool(made), "work beside the first pool alone"
         made.append((config.rewards.models[0].model_dump()["path"], name, others))
         yield None if config.rewards.in_process else name
 
