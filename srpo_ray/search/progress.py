@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune import ProgressReporter
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from srpo_ray.live.state import RunState, Status, add_runs
 from srpo_ray.runs.folder import RunFolder
@@ -63,6 +64,13 @@ class RunsReporter(ProgressReporter):
         elif status == "running" and not decisions.get(run.name, not is_asking(self._folder, run.name)):
             status = "waiting"
         return replace(run, status=status, error=_last_line(trial.get_error()) if status == "failed" else "")
+
+
+class QuietTrials(TrialProgressCallback):
+    """Printer of Ray Tune, in the place of its own, without lines about ended trials; those of runs say more."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Ray Tune when a trial has ended, also if a budget refused it and it has no result."""
 
 
 def _last_line(error: object) -> str:

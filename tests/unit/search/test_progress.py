@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import pytest
 
 from srpo_ray.live.state import Progress, RunState, read_progress, write_progress
-from srpo_ray.search.progress import RunsReporter
+from srpo_ray.search.progress import QuietTrials, RunsReporter
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """The part of Ray Tune's trial that is read."""
 
@@ -73,6 +74,13 @@ def test_run_that_a_budget_refuses_is_not_started_and_one_without_an_answer_wait
     assert found is not None
     assert [run.status for run in found.runs] == ["running", "waiting", "waiting", "not started"]
     assert found.num_done == 0
+
+
+def test_trial_without_a_result_ends_without_a_line_of_ray_tune(capsys: pytest.CaptureFixture[str]) -> None:
+    trial: Any = Trial("a", "TERMINATED")
+    trial.last_result, trial.trial_id = {}, "a"
+    QuietTrials().on_trial_complete(1, [], trial)
+    assert not capsys.readouterr().out
 
 
 def test_runs_of_a_later_phase_stand_behind_those_of_an_earlier_one(tmp_path: Path) -> None:
