@@ -43,6 +43,10 @@ def event_lines(before: View | None, now: View) -> Iterator[Event]:
 
 def _run_events(known: RunView | None, run: RunView, progress: Progress) -> Iterator[Event]:
     """Events of one run since it was seen before; of a run that is seen for the first time, its state."""
+    if run.state.status == "not started":
+        if known is None or known.state.status != "not started":
+            yield Event("not started: the budget has no room for it")
+        return
     ended = run.state.status in ENDED
     if known is None and ended:
         # An earlier start of the experiment has trained it.
@@ -91,9 +95,9 @@ def summary(view: View) -> str:
     """Number of runs by status, and the facts of the status line."""
     progress = view.progress
     parts = [f"{progress.num_done} of {progress.total} run{'s' if progress.total != 1 else ''} done"]
-    for status, word in (("running", "running"), ("stopped early", "stopped early"), ("failed", "failed")):
+    for status in ("running", "stopped early", "failed", "not started"):
         count = sum(run.status == status for run in progress.runs)
-        parts += [f"{count} {word}"] if count else []
+        parts += [f"{count} {status}"] if count else []
     return ", ".join([*parts, *(f"{name} {text}" for name, text in progress.facts.items())])
 
 

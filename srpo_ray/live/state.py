@@ -17,10 +17,13 @@ from srpo_ray.files import write_text
 FILE = "progress.json"
 """Name of the progress file in the folder of a run or an experiment."""
 
-Status = Literal["waiting", "running", "done", "stopped early", "failed", "interrupted"]
+Status = Literal["waiting", "running", "done", "stopped early", "failed", "interrupted", "not started"]
+"""`not started`: the budget of the experiment had no room for the run."""
 State = Literal["running", "finished", "failed", "interrupted"]
 ENDED: tuple[Status, ...] = ("done", "stopped early", "failed")
-"""Statuses of runs that do not continue."""
+"""Statuses of runs that have begun and do not continue."""
+UNBEGUN: tuple[Status, ...] = ("waiting", "not started")
+"""Statuses of runs without a folder."""
 
 
 @dataclass(frozen=True)

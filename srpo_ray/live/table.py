@@ -15,8 +15,9 @@ from srpo_ray.live.view import RunView, View
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FRAME = 8
 """Lines of the terminal around the rows: title, heading, rule, omitted runs, summary and the prompt."""
-_STYLES = {"done": "green", "waiting": "dim", "stopped early": "dim", "failed": "red", "interrupted": "yellow"}
-_ORDER = ("running", "interrupted", "failed", "done", "stopped early", "waiting")
+_STYLES = {"done": "green", "failed": "red", "interrupted": "yellow"}
+_STYLES |= dict.fromkeys(("waiting", "stopped early", "not started"), "dim")
+_ORDER = ("running", "interrupted", "failed", "done", "stopped early", "not started", "waiting")
 """Statuses by the order in which runs keep their place in a terminal that is too low for all."""
 _HACKING = "dark_orange"
 
@@ -36,7 +37,10 @@ def view_table(view: View, height: int, details: Sequence[str] = ()) -> Renderab
     table.title = plain_text(title)
     shown = fitting(view.runs, height - _FRAME - len(details))
     rows = [_cells(view, run) for run in shown]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    # Without the column of the time left, an ended experiment has room for the digits of its settings.
+    columns = [
+        name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name) for row in rows)
+    ]
     for column in columns:
         table.add_column(plain_text(column), no_wrap=True)
     for run, row in zip(shown, rows, strict=True):
@@ -63,15 +67,21 @@ def _cells(view: View, run: RunView) -> Mapping[str, str]:
     row = {"run": run.name, **settings, "update": f"{run.update}/{run.state.num_updates}"}
     if alone:
         row |= {name.removeprefix("reward/total/") + " reward": number(value) for name, value in run.rewards.items()}
-    for metric in view.progress.metrics:
-        row[metric] = number(run.value(metric))
+    for metric, title in zip(view.progress.metrics, _titles(view.progress.metrics), strict=True):
+        row[title] = number(run.value(metric))
         # Titles are keys, so each metric needs one of its own.
-        row["since update 0" if metric == view.progress.metrics[0] else f"{metric} since update 0"] = signed(
+        row["since update 0" if metric == view.progress.metrics[0] else f"{title} since update 0"] = signed(
             run.change(metric)
         )
     row["left"] = "" if run.seconds_left is None else duration(run.seconds_left)
     row["state"] = _state(run)
     return row
+
+
+def _titles(metrics: Sequence[str]) -> list[str]:
+    """Last parts of the names, or whole names if two have the same last part."""
+    last = [metric.rpartition("/")[2] for metric in metrics]
+    return last if len({*last}) == len(last) else list(metrics)
 
 
 def _state(run: RunView) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from srpo_ray.live.state import ENDED, Progress, RunState
+from srpo_ray.live.state import ENDED, UNBEGUN, Progress, RunState
 from srpo_ray.runs.folder import CHECKPOINT_SAVED, STARTED, RunFolder, read_rows
 from srpo_ray.runs.warnings import read_signs
 
@@ -109,7 +109,7 @@ class ViewReader:
 
     def _run(self, progress: Progress, run: RunState) -> RunView:
         folder = run_folder(self._folder, progress, run)
-        if run.status == "waiting":
+        if run.status in UNBEGUN:
             return RunView(run)
         files = (folder.updates, folder.evaluations, folder.hacking, folder.events, folder.preparing)
         stamp = (run, () if run.status in ENDED else [_stamp(file) for file in files])

@@ -59,10 +59,12 @@ class ExperimentPlan:
     groups: tuple[RunGroup, ...]
     reward_gpus: float
     """GPUs that the replicas of all reward pools reserve from the start to the end."""
+    reward_gpus_apart: float
+    """Those of them on nodes of their own."""
     concurrency: int
     """Runs at the same time."""
     gpus: float
-    """GPUs of the cluster, or those that the concurrent runs and the reward pools need."""
+    """GPUs of the cluster without reward nodes, or those that the concurrent runs and their reward replicas need."""
     prices: Prices | None
     hardware: Hardware
     limits: dict[Limit, float]

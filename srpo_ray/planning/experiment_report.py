@@ -25,7 +25,9 @@ def experiment_plan_text(plan: ExperimentPlan) -> str:
 def experiment_plan_report(plan: ExperimentPlan) -> Group:
     """Format the plan of an experiment for a rich console."""
     room = f" on {plan.gpus:g} GPUs" if plan.gpus else ""
-    rewards = f", of which reward replicas reserve {plan.reward_gpus:g}" if plan.reward_gpus else ""
+    apart, beside = plan.reward_gpus_apart, plan.reward_gpus - plan.reward_gpus_apart
+    rewards = f", of which reward replicas reserve {beside:g}" if beside else ""
+    rewards += f"; reward replicas reserve {apart:g} GPUs on other nodes" if apart else ""
     lines = [f"{plan.name}: {plan.runs} runs, {plan.concurrency} at a time{room}{rewards}"]
     lines += [] if plan.hardware.flops is None else [f"speed: {plan.hardware.assumption}"]
     end = [*_untimed(plan), memory_line(plan), *budget_lines(plan), *plan.notes]
@@ -107,7 +109,7 @@ def _totals_table(plan: ExperimentPlan) -> Table:
     for case in cases:
         table.add_column(case, justify="right")
     table.add_row("updates", *(f"{plan.updates(case):,.0f}" for case in cases))
-    table.add_row("velocity evaluations of the updates", *(f"{plan.calls(case):,.0f}" for case in cases))
+    table.add_row("calls: velocity evaluations of the updates", *(f"{plan.calls(case):,.0f}" for case in cases))
     costs = [cost for case in cases if (cost := plan.cost(case)) is not None]
     if len(costs) == len(cases):
         table.add_row("GPU-hours of trainers", *(f"{cost.trainer_gpu_hours:,.2f}" for cost in costs))

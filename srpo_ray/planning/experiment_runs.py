@@ -35,7 +35,8 @@ def make_experiment_plan(
         base: Config that its runs start from.
         hardware: Hardware to plan for.
         prices: Prices of a GPU-hour; None plans no money.
-        gpus: GPUs of the cluster; None takes those that `max_concurrent_trials` runs need.
+        gpus: GPUs of the cluster, without those of nodes that only reward replicas use; None takes those that
+            `max_concurrent_trials` runs need.
 
     Raises:
         ValueError: If a run cannot be planned, or the cluster has no room for one run.
@@ -43,15 +44,18 @@ def make_experiment_plan(
     searched = {arm.name: example_trials(config, base, arm, hardware) for arm in config.arms if arm.searched}
     planned = [*_searches(config, searched), *_final_runs(config, base, hardware, searched)]
     every = [trial for _, trials in planned for trial in trials]
-    reward_gpus = sum({pool_key(trial.config): trial.config.reward_gpus for trial in every}.values())
+    pools = {pool_key(trial.config): trial.config for trial in every}.values()
+    apart = sum(run.reward_gpus for run in pools if _have_own_nodes(config, run))
+    beside = sum(run.reward_gpus for run in pools) - apart
     needed = max(trial.config.trainer_gpus for trial in every)
-    concurrency = concurrent_runs(config, needed, reward_gpus, gpus)
+    concurrency = concurrent_runs(config, needed, beside, gpus)
     return ExperimentPlan(
         name=config.name,
         groups=tuple(group for group, _ in planned),
-        reward_gpus=reward_gpus,
+        reward_gpus=beside + apart,
+        reward_gpus_apart=apart,
         concurrency=concurrency,
-        gpus=concurrency * needed + reward_gpus if gpus is None else gpus,
+        gpus=concurrency * needed + beside if gpus is None else gpus,
         prices=prices,
         hardware=hardware,
         limits={**config.budget.limits} if config.budget else {},
@@ -81,8 +85,8 @@ def concurrent_runs(config: ExperimentConfig, needed: float, reward_gpus: float,
     Args:
         config: The experiment.
         needed: GPUs that the trainers of the largest run reserve.
-        reward_gpus: GPUs that all reward pools reserve.
-        gpus: GPUs of the cluster; None does not limit the runs, and `auto` is then one.
+        reward_gpus: GPUs that reward replicas reserve on the nodes of the trainers.
+        gpus: GPUs of these nodes; None does not limit the runs, and `auto` is then one.
 
     Raises:
         ValueError: If the cluster has no room for one run.
@@ -98,6 +102,13 @@ def concurrent_runs(config: ExperimentConfig, needed: float, reward_gpus: float,
             f" trainers, {reward_gpus:g} for reward replicas), got {gpus:g}; give more with --gpus or --nodes"
         )
     return room if most == "auto" else min(room, most)
+
+
+def _have_own_nodes(config: ExperimentConfig, run: RunConfig) -> bool:
+    """Test whether the reward replicas of a run are on nodes without trainers: of another GPU model, or resource."""
+    models, trainers, replicas = config.gpus, {*run.training.resources}, {*run.rewards.pool.resources}
+    other_model = models is not None and models.of_rewards != models.trainers
+    return other_model or bool(trainers - replicas and replicas - trainers)
 
 
 def run_calls(config: RunConfig) -> float:
@@ -214,13 +225,12 @@ def _notes(config: ExperimentConfig, trials: Sequence[PlannedTrial], gpus: float
     if scheduler.type == "asha" and any(arm.space for arm in config.arms):
         yield f"expected: {ASSUMPTION}"
     if scheduler.rungs:
-        yield "promotion: a part of a trial costs as much per update as a whole one; `set` of a rung is not counted"
+        yield "promotion: an update costs the same in each rung; changes by the `set` of a rung are not counted"
     elif any(arm.space for arm in config.arms):
         yield "worst: no trial is stopped, and all trials of a space have its most expensive values"
-    yield (
-        "seeds: as the search may choose any values, expected is the mean over them, and worst the most expensive;"
-        " starts of runs, loading and the rewards of evaluations are not counted"
-    )
+    if any(arm.searched for arm in config.arms):
+        yield "seeds: the search may choose any values, so expected is the mean over them, and worst the most expensive"
+    yield "not counted: starts of runs, loading of weights, and the rewards of evaluations"
     if gpus is None and config.max_concurrent_trials == "auto":
         yield "one run at a time, as max_concurrent_trials is auto: give --gpus or --nodes"
     for trial in trials:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from srpo_ray.live.state import ENDED, Progress, RunState
+from srpo_ray.live.state import ENDED, UNBEGUN, Progress, RunState
 from srpo_ray.reports.report import Alert, Bar, Bars, Facts, Part, Refresh, Report, Section, Text
 
 _LATE = (
@@ -54,7 +54,7 @@ def progress_section(progress: Progress, updates: Mapping[str, int]) -> Section:
     facts = [("at work", progress.phase)] * bool(progress.phase)
     facts += [(status, str(count)) for status, count in counts.items()] if progress.kind == "experiment" else []
     facts += [("running for", f"{minutes:.0f} min"), ("driver", f"process {progress.pid} on {progress.host}")]
-    begun = [run for run in progress.runs if run.status not in (*ENDED, "waiting")]
+    begun = [run for run in progress.runs if run.status not in (*ENDED, *UNBEGUN)]
     bars = [_bar(run, updates.get(run.name, 0)) for run in begun]
     parts: list[Part] = [Facts([*facts, *progress.facts.items()])]
     return Section("Progress", [*parts, *([Bars(bars)] if bars else [])])

@@ -121,7 +121,10 @@ def _caveat(results: Results) -> str:
     choices += ["weights"] if any(row.best_update is not None for row in results.rows) else []
     if not choices:
         return ""
+    caveat = f" The same prompts chose the {' and '.join(choices)}, so this score is too favourable"
+    if results.budget and not any(arm.rows for arm in results.arms):
+        return f"{caveat}. The budget had no room for the runs after the search, which could be tested on others."
     return (
-        f" The same prompts chose the {' and '.join(choices)}, so this score is too favourable: set `evaluation.test`"
-        " in the base config, with `seeds` for the arms, to measure it on prompts that choose nothing."
+        f"{caveat}: set `evaluation.test` in the base config, with `seeds` for the arms, to measure it on prompts that"
+        " choose nothing."
     )

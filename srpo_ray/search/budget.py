@@ -21,7 +21,17 @@ from srpo_ray.files import read_json, write_text
 from srpo_ray.planning.prices import Prices
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.search.admission import Request, decide, stops, too_small
-from srpo_ray.search.spending import BudgetTerms, FinalRun, Spending, clock_file, elapsed_s, parse_name, spent_lines
+from srpo_ray.search.spending import (
+    HOUR,
+    BudgetTerms,
+    FinalRun,
+    Spending,
+    clock_file,
+    elapsed_s,
+    parse_name,
+    spent_lines,
+    start_file,
+)
 from srpo_ray.tracking.runs import tracking_uri
 from srpo_ray.tracking.tracker import Tracker
 
@@ -105,6 +115,11 @@ def read_decisions(folder: Path) -> dict[str, bool]:
     return read_json(_decisions(folder)) if _decisions(folder).exists() else {}
 
 
+def is_asking(folder: Path, name: str) -> bool:
+    """Test whether a run has asked the budget of its experiment for its start, with or without an answer."""
+    return _request(folder, name).exists()
+
+
 def is_admitted(folder: Path, terms: BudgetTerms | None, name: str) -> bool:
     """Test whether a run could start; false for one that the budget had no room for.
 
@@ -148,6 +163,7 @@ class BudgetGate(tune.Callback, tune.Stopper):
         self._folder = folder
         self._spending = Spending(folder, terms)
         self._names: dict[str, str] = {}
+        self._began = time.monotonic()
         self._next = 0.0
         self._over = False
 
@@ -159,6 +175,9 @@ class BudgetGate(tune.Callback, tune.Stopper):
         self._next = time.monotonic() + POLL_S
         admitted = read_decisions(self._folder)
         going = [request for trial in trials if trial.status == "RUNNING" and (request := self._asked(str(trial)))]
+        if going and not start_file(self._folder).exists():
+            hours = (time.monotonic() - self._began) / HOUR
+            write_text(start_file(self._folder), json.dumps({"hours": hours}) + "\n")
         running = [request for request in going if admitted.get(request.name)]
         answered = len(admitted)
         for request in (request for request in going if request.name not in admitted):

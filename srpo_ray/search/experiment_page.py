@@ -11,7 +11,7 @@ from srpo_ray.config.experiment import Arm as ArmConfig
 from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.evaluation.results import Arm, Results, Search, TrialRow
 from srpo_ray.files import write_text
-from srpo_ray.live.state import ENDED, Progress, RunState
+from srpo_ray.live.state import ENDED, UNBEGUN, Progress, RunState
 from srpo_ray.live.view import run_folder, tail_rows
 from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.html import page_text
@@ -48,7 +48,7 @@ class ExperimentPage:
             OSError: If a file cannot be read or written.
             ValueError: If a config in a run's folder is damaged.
         """
-        begun = [run for run in progress.runs if run.status != "waiting"]
+        begun = [run for run in progress.runs if run.status not in UNBEGUN]
         rows = {run.name: self._row(progress, run) for run in begun}
         updates = {run.name: self._update(progress, run, rows[run.name]) for run in begun}
         results = self._results(begun, rows)

@@ -18,7 +18,7 @@ from srpo_ray.live.state import RunState
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.search.budget import BudgetGate, is_admitted
 from srpo_ray.search.concurrency import FollowCluster
-from srpo_ray.search.progress import RunsReporter
+from srpo_ray.search.progress import QuietTrials, RunsReporter
 from srpo_ray.search.selection import read_row
 from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trains_here, trial_config, trial_folder
 from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
@@ -146,7 +146,8 @@ def fit_phase(
         # A run that the budget has no room for ends without a report.
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     gate = BudgetGate(Path(experiment.folder), experiment.budget) if experiment.budget else None
-    callbacks: list[tune.Callback] = [ReleaseTrials(Path(experiment.folder) / "trials"), *([gate] if gate else [])]
+    callbacks: list[tune.Callback] = [ReleaseTrials(Path(experiment.folder) / "trials"), QuietTrials()]
+    callbacks += [gate] if gate else []
     if Tuner.can_restore(str(storage / phase)):
         tuner = Tuner.restore(
             str(storage / phase), with_resources, resume_unfinished=True, restart_errored=True, param_space=dict(space)

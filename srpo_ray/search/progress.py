@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune import ProgressReporter
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from srpo_ray.live.state import RunState, Status, add_runs
 from srpo_ray.runs.folder import RunFolder
+from srpo_ray.search.budget import is_asking, read_decisions
 
 INTERVAL = 1.0
 """Least seconds between two looks at the trials."""
@@ -51,14 +53,24 @@ class RunsReporter(ProgressReporter):
     def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
         """Write the states of all trials."""
         self._next = time.monotonic() + INTERVAL
-        add_runs(self._folder, self._phase, [self._state(trial) for trial in trials])
+        decisions = read_decisions(self._folder)
+        add_runs(self._folder, self._phase, [self._state(trial, decisions) for trial in trials])
 
-    def _state(self, trial: Any) -> RunState:
+    def _state(self, trial: Any, decisions: Mapping[str, bool]) -> RunState:
         run = self._describe(str(trial), trial.config)
         status = _STATUSES.get(trial.status, "waiting")
         if status == "done" and not RunFolder(self._folder / "trials" / run.name).finished.exists():
-            status = "stopped early"
+            status = "not started" if decisions.get(run.name) is False else "stopped early"
+        elif status == "running" and not decisions.get(run.name, not is_asking(self._folder, run.name)):
+            status = "waiting"
         return replace(run, status=status, error=_last_line(trial.get_error()) if status == "failed" else "")
+
+
+class QuietTrials(TrialProgressCallback):
+    """Printer of Ray Tune, in the place of its own, without lines about ended trials; those of runs say more."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Ray Tune when a trial has ended, also if a budget refused it and it has no result."""
 
 
 def _last_line(error: object) -> str:

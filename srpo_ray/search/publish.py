@@ -64,6 +64,7 @@ def publish(
     if schedule is not None:
         write_text(folder / "schedule.yaml", to_yaml(schedule))
     _write_best_run(folder, config, best, arms, searches)
+    left_out = budget_notes(config, searches, arms)
     results = Results(
         title=config.name,
         objective=config.objective,
@@ -81,7 +82,7 @@ def publish(
         notes=[
             *notes,
             *schedule_notes(config, best, searches),
-            *budget_notes(config, searches, arms),
+            *left_out,
             *compute_notes(arms, config.reference.name),
             *failures(arms),
             *warnings,
@@ -94,6 +95,7 @@ def publish(
     voted, vote_metrics = experiment_votes(folder)
     report = replace(report, sections=[*report.sections[:-1], *voted, *report.sections[-1:]])
     print_report(report)
+    print("".join(f"{note}\n" for note in left_out), end="")
     path = write_report(folder, report)
     files = [
         path,

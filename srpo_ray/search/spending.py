@@ -137,12 +137,22 @@ class Spending:
         return {name: amounts[name] for name in self.terms.limits}
 
     def reserve(self) -> dict[Limit, float]:
-        """Amounts that the search leaves for the runs after it: their expected cost, but at most half the budget."""
-        total = dict.fromkeys(self.terms.limits, 0.0)
-        for run in self.terms.finals:
-            hours = self.hours_per_update(run.arm)
-            for name, amount in self.cost_of((hours or 0.0) * run.updates, run.gpus).items():
-                total[name] += amount / self.terms.concurrency if name == "hours" else amount
+        """Amounts that the search leaves for the runs after it: their expected cost, but at most half the budget.
+
+        As many runs as fit start together, and wait for the longest of them. Their processes start as long as those of
+        the search did.
+        """
+        if not self.terms.finals:
+            return dict.fromkeys(self.terms.limits, 0.0)
+        hours = [(self.hours_per_update(run.arm) or 0.0) * run.updates for run in self.terms.finals]
+        costs = [self.cost_of(each, run.gpus) for each, run in zip(hours, self.terms.finals, strict=True)]
+        rounds = sum(sorted(hours, reverse=True)[:: self.terms.concurrency])
+        start = start_hours(self.folder)
+        begun = Cost(start, 0.0, start * self.terms.reward_gpus).amounts(self.terms.prices)
+        total: dict[Limit, float] = {
+            name: begun[name] + (rounds if name == "hours" else sum(cost[name] for cost in costs))
+            for name in self.terms.limits
+        }
         return {name: min(amount, self.terms.limits[name] / 2) for name, amount in total.items()}
 
 
@@ -155,6 +165,16 @@ def _run_use(folder: RunFolder) -> RunUse:
 def clock_file(folder: Path) -> Path:
     """File of the wall-clock time of an experiment's starts."""
     return folder / "budget" / "clock.json"
+
+
+def start_file(folder: Path) -> Path:
+    """File of the wall-clock hours from the start of an experiment's first phase to the first request of a run."""
+    return folder / "budget" / "start.json"
+
+
+def start_hours(folder: Path) -> float:
+    """Wall-clock hours that the processes of the first phase needed to start; 0 until it is known."""
+    return read_json(start_file(folder))["hours"] if start_file(folder).exists() else 0.0
 
 
 def elapsed_s(folder: Path) -> float:

@@ -54,6 +54,19 @@ def test_end_that_was_not_planned_is_a_line(experiment: tuple[Path, Progress], s
     assert event.warning == (status == "failed")
 
 
+def test_run_that_a_budget_has_no_room_for_is_one_line_and_not_counted_as_done(
+    experiment: tuple[Path, Progress],
+) -> None:
+    path, progress = experiment
+    reader = ViewReader(path)
+    refused = replace(progress, runs=[*progress.runs[:3], replace(progress.runs[3], status="not started")])
+    views = [reader.read(progress), reader.read(refused), reader.read(refused)]
+    (event,) = event_lines(*views[:2])
+    assert event.text == "trial_3: not started: the budget has no room for it"
+    assert not list(event_lines(*views[1:]))
+    assert summary(views[1]).startswith("2 of 6 runs done, 1 running, 1 failed, 1 not started")
+
+
 def test_first_look_sums_up_what_happened_before(experiment: tuple[Path, Progress]) -> None:
     path, progress = experiment
     evaluate(run_folder(path, progress, progress.runs[1]), 4, 0.625)

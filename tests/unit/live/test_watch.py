@@ -51,6 +51,17 @@ def test_state_is_printed_once_as_a_table(
     assert f"(process {os.getpid()} on {progress.host})" in " ".join(lines[-1])
 
 
+def test_table_of_ended_runs_has_no_empty_column(
+    experiment: tuple[Path, Progress], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, progress = experiment
+    for runs, shown in ((progress.runs[:3], True), (progress.runs[:1], False)):
+        write_progress(path, replace(progress, runs=runs))
+        assert main(["watch", "--once", str(path)]) == 0
+        heading = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["run"])
+        assert ("left" in heading.split()) == shown
+
+
 def test_run_of_an_experiment_is_watched_on_its_own(
     experiment: tuple[Path, Progress], capsys: pytest.CaptureFixture[str]
 ) -> None:

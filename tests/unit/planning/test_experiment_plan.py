@@ -12,6 +12,7 @@ from srpo_ray.config import apply, load_experiment
 from srpo_ray.config.search import SchedulerConfig
 from srpo_ray.planning.early_stopping import trial_ends
 from srpo_ray.planning.experiment import ExperimentPlan
+from srpo_ray.planning.experiment_report import experiment_plan_text
 from srpo_ray.planning.experiment_runs import concurrent_runs, make_experiment_plan, run_calls
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import make_plan
@@ -26,9 +27,10 @@ NO_STOPPING = {"num_samples": 5, "scheduler": {"type": "none"}}
 
 
 def experiment_file(folder: Path, **values: Any) -> Path:
-    """An experiment on FLUX: 8 GPUs per run, and two reward replicas of a quarter of a GPU."""
-    file = folder / "experiment.yaml"
-    base = [str(RECIPES / name) for name in ("flux_lora_8x80gb.yaml", "rewards_own_node.yaml")]
+    """An experiment on FLUX: 8 GPUs per run, and two reward replicas of a quarter of a GPU on the same nodes."""
+    file, rewards = folder / "experiment.yaml", folder / "rewards.yaml"
+    rewards.write_text(yaml.safe_dump({"rewards": {"pool": {"num_gpus": 0.25, "num_replicas": 2}}}))
+    base = [str(RECIPES / "flux_lora_8x80gb.yaml"), str(rewards)]
     common = {"name": "mine", "base": base, "objective": "evaluator/pickscore", "seeds": [1, 2, 3]}
     arms = [{"name": "SRPO", "space": {LR: SPACE[LR]}}]
     file.write_text(yaml.safe_dump({**common, "arms": arms, "search": NO_STOPPING, **values}))
@@ -162,6 +164,27 @@ def test_concurrent_runs_have_room_beside_the_rewards(
 ) -> None:
     config = load_experiment(experiment_file(tmp_path, max_concurrent_trials=most))[0]
     assert concurrent_runs(config, 8, 0.5, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "concurrency", "apart"),
+    [
+        # 24.5 GPUs would be needed for three runs and the rewards on the same nodes.
+        ({}, 2, 0.0),
+        ({"base": [str(RECIPES / name) for name in ("flux_lora_8x80gb.yaml", "rewards_own_node.yaml")]}, 3, 0.5),
+        ({"gpus": {"trainers": "H100", "rewards": "L40S"}}, 3, 0.5),
+        ({"gpus": {"trainers": "H100", "rewards": "H100"}}, 2, 0.0),
+    ],
+)
+def test_rewards_on_nodes_of_their_own_take_no_gpu_from_the_runs(
+    values: dict[str, Any], concurrency: int, apart: float, tmp_path: Path
+) -> None:
+    config, base = load_experiment(experiment_file(tmp_path, max_concurrent_trials="auto", **values))
+    plan = make_experiment_plan(config, base, H100, gpus=24)
+    assert (plan.concurrency, plan.gpus) == (concurrency, 24)
+    assert (plan.reward_gpus, plan.reward_gpus_apart) == (0.5, apart)
+    words = "; reward replicas reserve 0.5 GPUs on" if apart else ", of which reward replicas reserve 0.5"
+    assert f"mine: 8 runs, {concurrency} at a time on 24 GPUs{words}" in experiment_plan_text(plan)
 
 
 def test_calls_of_an_update_are_those_of_its_rollouts_and_three_for_each_gradient() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from srpo_ray.evaluation.results import Arm, Results, TrialRow
+from srpo_ray.evaluation.results import Arm, BudgetUse, Results, TrialRow
 from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.html import page_text
 from srpo_ray.reports.report import Cards
@@ -52,6 +52,16 @@ def test_sweep_without_a_test_says_that_its_prompts_chose_the_settings_and_what_
     headline = experiment_report(sweep).headline
     assert headline.startswith("t00 won. With 2 fresh seeds it moves evaluator/held_out by +0.0750 ± 0.0762")
     assert "The same prompts chose the settings, so this score is too favourable: set `evaluation.test`" in headline
+
+
+def test_sweep_whose_budget_left_no_room_for_tests_says_so_instead_of_asking_for_them(sweep: Results) -> None:
+    use = BudgetUse("hours", 1.0, 1.0, 0.0)
+    headline = experiment_report(
+        replace(sweep, arms=[replace(arm, rows=[]) for arm in sweep.arms], budget=[use])
+    ).headline
+    assert headline.endswith("The budget had no room for the runs after the search, which could be tested on others.")
+    assert "evaluation.test" not in headline
+    assert "set `evaluation.test`" in experiment_report(replace(sweep, budget=[use])).headline
 
 
 def comparison(results: Results, methods: Mapping[str, tuple[float, float]]) -> Results:

@@ -12,7 +12,7 @@ from srpo_ray.planning.prices import Prices
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.usage import metered, used_gpu_seconds, used_seconds
 from srpo_ray.search.admission import Request, decide, stops, too_small
-from srpo_ray.search.spending import BudgetTerms, FinalRun, Spending, clock_file, parse_name
+from srpo_ray.search.spending import BudgetTerms, FinalRun, Spending, clock_file, parse_name, start_file
 
 HOUR = 3600
 
@@ -91,6 +91,28 @@ def test_reserve_is_at_most_half_of_the_budget(tmp_path: Path) -> None:
     spent = spending(tmp_path, finals=[FinalRun("A", 10, 1.0)] * 9)
     run(tmp_path, "A_trial_0", 2.0, 10)
     assert spent.reserve() == {"gpu_hours": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("finals", "start", "expected"),
+    [
+        # Five runs of 2 hours on two places take three turns; one run takes its whole time.
+        ([10] * 5, 0.0, 6.0),
+        ([10], 0.0, 2.0),
+        # The longer ones first: 4 hours, then 2.
+        ([10, 20, 10], 0.0, 6.0),
+        ([10], 0.5, 2.5),
+        ([], 0.5, 0.0),
+    ],
+)
+def test_reserve_of_wall_clock_time_has_room_for_start_and_turns_of_the_runs_after_the_search(
+    finals: list[int], start: float, expected: float, tmp_path: Path
+) -> None:
+    spent = spending(tmp_path, limits={"hours": 20.0}, finals=[FinalRun("A", updates, 1.0) for updates in finals])
+    run(tmp_path, "A_trial_0", 2.0, 10)
+    if start:
+        start_file(tmp_path).write_text(json.dumps({"hours": start}))
+    assert spent.reserve() == {"hours": pytest.approx(expected)}
 
 
 def test_trial_waits_for_what_running_ones_may_leave(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from srpo_ray.search.budget import (
     require_measured_budget,
     wait_for_admission,
 )
-from srpo_ray.search.spending import BudgetTerms, Spending, clock_file, elapsed_s
+from srpo_ray.search.spending import BudgetTerms, Spending, clock_file, elapsed_s, start_hours
 from tests.conftest import SMALL_WORLD
 
 TERMS = BudgetTerms({"hours": 1.0}, None, 0.0, 2, searched=["A"])
@@ -73,6 +73,19 @@ def test_trials_that_ask_are_answered_while_the_budget_lasts(gate: Any, tmp_path
     gate.on_step_end(3, trials)
     assert read_decisions(tmp_path) == {"A_trial_0": True, "A_trial_2": False}
     assert gate.stop_all()
+
+
+def test_start_of_the_first_phase_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_module, "POLL_S", 0.0)
+    count(tmp_path, 0.1)
+    for began, now in ((100.0, 1900.0), (2000.0, 2001.0)):
+        monkeypatch.setattr(budget_module.time, "monotonic", lambda began=began: began)
+        gate: Any = BudgetGate(tmp_path, TERMS)
+        monkeypatch.setattr(budget_module.time, "monotonic", lambda now=now: now)
+        gate.on_step_end(1, [TuneTrial("A_trial_0", "PENDING")])
+        ask(tmp_path, "A_trial_0")
+        gate.on_step_end(2, [TuneTrial("A_trial_0")])
+        assert start_hours(tmp_path) == pytest.approx(0.5)
 
 
 def test_refusal_in_a_phase_of_several_arms_does_not_end_it(gate: Any, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import pytest
 
 from srpo_ray.live.state import Progress, RunState, read_progress, write_progress
-from srpo_ray.search.progress import RunsReporter
+from srpo_ray.search.progress import QuietTrials, RunsReporter
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """The part of Ray Tune's trial that is read."""
 
@@ -57,6 +58,29 @@ def test_statuses_of_trials_are_those_of_their_runs(tmp_path: Path) -> None:
     ]
     assert found.runs[3].error == "ValueError: no memory"
     assert (found.phase, found.num_done) == ("search", 3)
+
+
+def test_run_that_a_budget_refuses_is_not_started_and_one_without_an_answer_waits(tmp_path: Path) -> None:
+    write_progress(tmp_path, Progress.start("study", "experiment", 9, []))
+    requests = tmp_path / "budget" / "requests"
+    requests.mkdir(parents=True)
+    for name in "abcd":
+        (requests / f"{name}.json").write_text("{}")
+    (tmp_path / "budget" / "decisions.json").write_text('{"a": true, "c": false, "d": false}')
+    statuses = ("RUNNING", "RUNNING", "RUNNING", "TERMINATED")
+    reporter = RunsReporter(tmp_path, "search", lambda name, _: RunState(name, 8))
+    reporter.report([Trial(*each) for each in zip("abcd", statuses, strict=True)], False)
+    found = read_progress(tmp_path)
+    assert found is not None
+    assert [run.status for run in found.runs] == ["running", "waiting", "waiting", "not started"]
+    assert found.num_done == 0
+
+
+def test_trial_without_a_result_ends_without_a_line_of_ray_tune(capsys: pytest.CaptureFixture[str]) -> None:
+    trial: Any = Trial("a", "TERMINATED")
+    trial.last_result, trial.trial_id = {}, "a"
+    QuietTrials().on_trial_complete(1, [], trial)
+    assert not capsys.readouterr().out
 
 
 def test_runs_of_a_later_phase_stand_behind_those_of_an_earlier_one(tmp_path: Path) -> None:
