@@ -44,6 +44,21 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert "usage: srpo-ray" in found.stdout
 
 
+@pytest.mark.parametrize("module", ["srpo_ray.cli.dispatch", "srpo_ray.cli.plan", "srpo_ray.config"])
+def test_ctrl_c_during_imports_is_one_message(module: str) -> None:
+    script = (
+        "import sys\nfrom srpo_ray.cli import main\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"sys.exit(main(['train', {str(SMALL_WORLD)!r}, '--dry-run']))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 130
+    assert found.stderr == "srpo-ray: stopped; the same command continues from the last checkpoint or shard\n"
+
+
 def test_dry_run_prints_a_config_that_loads_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(SMALL_WORLD), "training.optimizer.lr=2e-6", "--dry-run"]) == 0
     printed = capsys.readouterr().out
