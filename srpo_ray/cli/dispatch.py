@@ -85,16 +85,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parsed
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run_command(arguments: Sequence[str]) -> int:
     """Run one command.
 
     Args:
-        arguments: Words after the program's name. None reads those of the process.
+        arguments: Words after the program's name.
 
     Returns:
-        Exit code: 0 success, 1 the run failed, 2 bad input, 130 interrupted by Ctrl-C.
+        Exit code, as for `srpo_ray.cli.main`.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C has stopped a command that has no message of its own for it.
     """
-    parsed = parse(list(sys.argv[1:] if arguments is None else arguments))
+    parsed = parse(arguments)
     try:
         return COMMANDS[parsed.command].run(parsed)
     except (ValueError, ConnectionError) as error:
@@ -105,7 +108,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except CommandInterruptedError as error:
         print(f"srpo-ray: {error}", file=sys.stderr)
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        print("srpo-ray: stopped; the same command continues from the last checkpoint or shard", file=sys.stderr)
         return INTERRUPTED

@@ -46,6 +46,10 @@ def start_local_ray(env_vars: Mapping[str, str]) -> None:
             with on_loopback():
                 # Without `local` Ray would join whichever cluster was last started on this machine.
                 ray.init("local", num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
+        except KeyboardInterrupt:
+            # Ray stops the raylet only, whose agents then live on for a minute.
+            _end(set(psutil.Process().children(recursive=True)) - before)
+            raise
         # Ray raises a bare `Exception` if its processes take longer than 30 s.
         except Exception as error:
             if "timed out" not in str(error).lower():

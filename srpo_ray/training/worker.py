@@ -11,6 +11,8 @@ from srpo_ray.training.worker_arguments import WorkerArguments
 _ONLY_WORKER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 """Environment of the only worker of a run, as launchers of torch set it; DeepSpeed needs it."""
 
+_ACCELERATOR = "DS_ACCELERATOR"
+
 
 def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
     """Run the training loop in a worker process of Ray Train.
@@ -31,7 +33,7 @@ def train_here(arguments: WorkerArguments, host: Host) -> None:
     Raises:
         OutOfMemoryRunError: If the GPU runs out of memory. The message contains the plan's advice.
     """
-    _import_loop()
+    _import_loop_on_cpu()
     from torch import distributed as dist
 
     os.environ.update(_ONLY_WORKER)
@@ -50,7 +52,7 @@ def prepare_process(config: RunConfig) -> None:
     import torch
 
     torch.set_num_threads(max(1, int(config.training.num_cpus)))
-    _import_loop()
+    _import_loop_on_cpu()
     from srpo_ray.planning.model_flops import model_flops
     from srpo_ray.tracking.client import import_client
 
@@ -80,3 +82,21 @@ def _import_loop() -> None:
         import srpo_ray.training.loop  # noqa: F401  # pyright: ignore[reportUnusedImport]
     # DeepSpeed collects garbage for its engine, and need not look through all that was imported.
     spare_imported()
+
+
+@cache
+def _import_loop_on_cpu() -> None:
+    # Of the devices that this process sees, DeepSpeed chooses GPUs. Ray hides those from a worker on the CPU, not from
+    # the process of a command.
+    before = os.environ.get(_ACCELERATOR)
+    os.environ[_ACCELERATOR] = "cpu"
+    try:
+        _import_loop()
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator()
+    finally:
+        # Workers of later runs inherit the environment.
+        os.environ.pop(_ACCELERATOR)
+        if before is not None:
+            os.environ[_ACCELERATOR] = before

@@ -17,6 +17,7 @@ from srpo_ray.cli import main
 from srpo_ray.cli.dispatch import COMMANDS
 from srpo_ray.cluster import command as cluster_command
 from srpo_ray.cluster.command import Command
+from srpo_ray.launch import train as launch_train
 from srpo_ray.small_world.weights import WEIGHTS
 from tests.conftest import ROOT, SMALL_WORLD
 
@@ -42,6 +43,21 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     found = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0
     assert "usage: srpo-ray" in found.stdout
+
+
+@pytest.mark.parametrize("module", ["srpo_ray.cli.dispatch", "srpo_ray.cli.plan", "srpo_ray.config"])
+def test_ctrl_c_during_imports_is_one_message(module: str) -> None:
+    script = (
+        "import sys\nfrom srpo_ray.cli import main\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"sys.exit(main(['train', {str(SMALL_WORLD)!r}, '--dry-run']))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 130
+    assert found.stderr == "srpo-ray: stopped; the same command continues from the last checkpoint or shard\n"
 
 
 def test_dry_run_prints_a_config_that_loads_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,13 +259,20 @@ def test_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in found.stderr
 
 
-def test_prompts_that_are_left_out_or_repeated_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_prompts_that_are_left_out_or_repeated_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> None:
+        raise ValueError("the imports of the training loop begin")
+
+    monkeypatch.setattr(launch_train, "prepare_process", stop)
     (tmp_path / "p.txt").write_text("a cat\n\na cat\n")
-    words = ["train", str(SMALL_WORLD), f"data.prompts={tmp_path / 'p.txt'}", "run_root=/proc/runs"]
-    assert main(words) == 2
-    said, refused = capsys.readouterr().err.splitlines()
-    assert said.endswith("p.txt: 2 prompts, 1 empty entries left out, 1 repeated prompts kept")
-    assert "run_root: expected a writable folder" in refused
+    words = ["train", str(SMALL_WORLD), f"data.prompts={tmp_path / 'p.txt'}", f"run_root={tmp_path}"]
+    assert main([*words, "rewards.in_process=true"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'p.txt'}: 2 prompts, 1 empty entries left out, 1 repeated prompts kept\n" in said
+    assert said.endswith("the imports of the training loop begin\n")
 
 
 def test_training_on_the_evaluated_prompts_is_refused_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:

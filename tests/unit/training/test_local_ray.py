@@ -18,7 +18,7 @@ SLOW = Exception("The current node timed out during startup. This could happen b
 class Start:
     """Stand-in for `ray.init`: each start leaves a process behind, and the first `failures` of them fail."""
 
-    def __init__(self, failures: int, error: Exception = SLOW) -> None:
+    def __init__(self, failures: int, error: BaseException = SLOW) -> None:
         self.failures, self.error = failures, error
         self.left: list[subprocess.Popen[bytes]] = []
 
@@ -34,7 +34,7 @@ class Start:
 
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Start]:
-    def use(failures: int, error: Exception = SLOW) -> Start:
+    def use(failures: int, error: BaseException = SLOW) -> Start:
         start = Start(failures, error)
         monkeypatch.setattr(local_ray.ray, "init", start)
         return start
@@ -68,6 +68,13 @@ def test_start_that_fails_for_another_reason_is_not_retried(starts: Callable[...
     alive = start.alive
     start.left[0].kill()
     assert alive == [True]
+
+
+def test_ctrl_c_during_a_start_leaves_no_process(starts: Callable[..., Start]) -> None:
+    start = starts(1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        start_local_ray({})
+    assert start.alive == [False]
 
 
 @pytest.mark.parametrize("length", [10, 37, 38, 90])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from srpo_ray.cli.dispatch import main
+from srpo_ray.cli import main
 from srpo_ray.config import load_run
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
