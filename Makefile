@@ -13,8 +13,10 @@ setup: .venv/.done
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
 	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -c constraints.txt -e '.[dev]'
-# Apart, for the tests of quantised weights alone: every process that loads a model would import them.
+# Apart, for the tests that need them: every process that loads a model would import them.
 	.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt --no-deps --target .venv/quantization bitsandbytes torchao
+# xxhash is the only package that wandb imports and the others do not need.
+	.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt --no-deps --target .venv/trackers wandb xxhash
 	touch $@
 
 sweep: setup
@@ -51,6 +53,7 @@ faults: setup
 
 long: setup
 	.venv/bin/python -m pytest -m long
+	PYTHONPATH=$(CURDIR)/.venv/trackers .venv/bin/python -m pytest -m long tests/integration/tracking/test_secrets_stay_out.py
 
 cluster-test: setup
 	.venv/bin/python -m pytest tests/system/cluster

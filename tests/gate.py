@@ -17,8 +17,11 @@ PYTHON = sys.executable
 TOOLS = Path(PYTHON).parent
 LOGS = Path("build/gate")
 PYTEST = (PYTHON, "-m", "pytest", "--durations=20", "--durations-min=1")
-QUANTIZED = ("env", f"PYTHONPATH={Path(PYTHON).parents[1] / 'quantization'}", *PYTEST)
-"""With bitsandbytes and torchao, which the other tests do without."""
+APART = {
+    "quantization": ("tests/unit/models/test_quantized.py", "tests/integration/training/test_quantized_base.py"),
+    "trackers": ("tests/integration/tracking/test_wandb.py",),
+}
+"""Folder of packages beside those of the other tests, in the virtual environment -> the tests that need them."""
 TRAINING = ("tests/integration/training", "tests/integration/install")
 FIRST = ((f"{TOOLS}/ruff", "check", "."), (f"{TOOLS}/ruff", "format", "--check", "."), (f"{TOOLS}/lint-imports",))
 """Take seconds: nothing else starts before they pass."""
@@ -31,7 +34,7 @@ LANES = {
     ),
     "training": (
         (*PYTEST, *TRAINING),
-        (*QUANTIZED, "tests/unit/models/test_quantized.py", "tests/integration/training/test_quantized_base.py"),
+        *(("env", f"PYTHONPATH={TOOLS.parent / folder}", *PYTEST, *tests) for folder, tests in APART.items()),
     ),
 }
 GRACE_S = 30.0

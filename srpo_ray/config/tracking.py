@@ -1,4 +1,4 @@
-"""Config sections of the trackers, which store a run's metrics, images and config: MLflow, W&B, TensorBoard."""
+"""Config sections of the trackers, which store a run's metrics, images and config: MLflow, W&B, TensorBoard, Ray."""
 
 import re
 from pathlib import Path
@@ -63,6 +63,9 @@ class TrackingConfig(Section):
     register_as: str | None = Field(default=None, min_length=1)
     """Name of a model in MLflow's registry. At its end, a run is exported and becomes a version of this model; of an
     experiment, the best run. The export loads the model on the CPU, in float32. Unset registers nothing."""
+    ray_metrics: bool = False
+    """`true` exports the progress of the run as Ray metrics, for Prometheus and the dashboard `cluster/grafana.json`.
+    Ray exports them on the metrics port of the node of worker 0."""
 
     @property
     def system_interval_s(self) -> float | None:

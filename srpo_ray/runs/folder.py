@@ -5,12 +5,13 @@ import os
 import warnings
 from pathlib import Path
 from statistics import fmean
-from typing import Any
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from srpo_ray.files import read_json, replacing, write_text
+
+if TYPE_CHECKING:
+    # Commands that only read rows start without torch.
+    from torch import Tensor
 
 STARTED = "started"
 """Event of a run: workers have begun, or begun again."""
@@ -153,12 +154,16 @@ def drop_rows_after(path: Path, update: int) -> None:
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
-def save_images(path: Path, images: dict[int, Tensor]) -> None:
+def save_images(path: Path, images: "dict[int, Tensor]") -> None:
     """Save images `[3, H, W]` by prompt index."""
+    from safetensors.torch import save_file
+
     with replacing(path) as unfinished:
         save_file({f"{index:06d}": image.contiguous() for index, image in images.items()}, unfinished)
 
 
-def load_images(path: Path) -> dict[int, Tensor]:
+def load_images(path: Path) -> "dict[int, Tensor]":
     """Load the images of `save_images`, in the order of the prompts."""
+    from safetensors.torch import load_file
+
     return {int(index): image for index, image in sorted(load_file(path).items())}

@@ -55,6 +55,7 @@ from srpo_ray.training.engine import restore_linear
 from srpo_ray.training.gpus import require_own_gpu
 from srpo_ray.training.host import Host
 from srpo_ray.training.profiler import UpdateProfiler
+from srpo_ray.training.ray_metrics import RayMetrics
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.throughput import Throughput
 from srpo_ray.training.trainer import Trainer
@@ -143,7 +144,8 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
         trainer = build_trainer(config, folder, rewards, device, checkpoint)
     _note(folder, start, STARTED, f"workers: {trainer.world_size}, {config.parallelism}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
-    return _Run(config, folder, host, trainer, tracker, start, throughput)
+    gauges = RayMetrics.of(config.name) if tracker and config.tracking.ray_metrics else None
+    return _Run(config, folder, host, trainer, tracker, start, throughput, gauges)
 
 
 @dataclass
@@ -160,6 +162,8 @@ class _Run:
     """Updates made before this start of the run."""
     throughput: Throughput | None = None
     """Throughput of the updates, on worker 0 only."""
+    gauges: RayMetrics | None = None
+    """Metrics for Prometheus, on worker 0 only, if the config asks for them."""
     decision: Decision = field(default_factory=Decision)
     """Decision after the latest evaluation."""
     saved: int | None = None
@@ -182,6 +186,8 @@ class _Run:
         if self.tracker:
             append_row(self.folder.updates, {"update": update, **metrics})
             self.tracker.log_metrics(metrics, update)
+        if self.gauges:
+            self.gauges.set(update, metrics)
 
     def nodes_about_to_leave(self, update: int) -> bool:
         """True if the cluster has announced further preemptions; the same on every worker, as all must call."""
@@ -245,6 +251,8 @@ class _Run:
                 self.tracker.log_text("\n".join(sign_texts(read_signs(self.folder))), "hacking.txt", update)
             if self.folder.gallery.exists():
                 self.tracker.log_image(self.folder.gallery, "images", update)
+        if self.gauges:
+            self.gauges.set(update, metrics)
         self.host.report({"update": update, **metrics})
 
     def test(self, update: int) -> None:

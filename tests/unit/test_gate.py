@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import gate
+from tests.conftest import ROOT
 
 Lanes = dict[str, tuple[tuple[str, ...], ...]]
 
@@ -71,3 +72,11 @@ def test_ctrl_c_ends_both_lanes(lanes: Lanes, tmp_path: Path) -> None:
     assert gate.main() == 130
     for pid in pids:
         assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
+def test_packages_of_the_tests_that_need_them_are_installed_by_make() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert gate.APART
+    for folder, tests in gate.APART.items():
+        assert f"--target .venv/{folder} " in makefile
+        assert [test for test in tests if not (ROOT / test).exists()] == []

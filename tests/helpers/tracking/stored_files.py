@@ -40,7 +40,7 @@ def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def wandb_records(folder: Path) -> list[Any]:
     """All records in the folders of offline runs below `folder`, oldest folder first."""
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto import wandb_internal_pb2  # pyright: ignore[reportMissingImports]
 
     files = sorted(folder.glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
     record = vars(wandb_internal_pb2)["Record"]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ REWARD = (
 
 
 @pytest.mark.long
+@pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb")
 def test_secrets_are_in_no_file_no_store_and_no_output_of_a_run(server: "Server", tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("../../../escaped\n/tmp/escaped\na red circle; rm -rf ~\n..\\..\\escaped\n")
@@ -49,7 +51,7 @@ def test_secrets_are_in_no_file_no_store_and_no_output_of_a_run(server: "Server"
     overrides += [f"rewards.models=[{REWARD}]", f"data.prompts={prompts}", f"evaluation.prompts={evaluated}"]
     command = [sys.executable, "-m", "srpo_ray.cli", "train", str(SMALL_WORLD), *overrides]
     environment = {**os.environ, **SECRETS, "RAY_TMPDIR": str(ray_folder), "RAY_AUTH_MODE": "disabled"}
-    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), "HOME": str(tmp_path)}
     environment.pop("RAY_ADDRESS", None)
     try:
         done = subprocess.run(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from tests.helpers.tracking.stored_files import tensorboard_scalars, wandb_recor
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+pytestmark = pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb")
 
 NOWHERE = "http://127.0.0.1:9"
 

@@ -3,6 +3,8 @@
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -14,7 +16,7 @@ from srpo_ray.cli import main
 from srpo_ray.live import watch as module
 from srpo_ray.live.state import Progress, change_progress, read_progress, write_progress
 from srpo_ray.live.watch import Pulse, progress_of
-from tests.conftest import SMALL_WORLD
+from tests.conftest import ROOT, SMALL_WORLD
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +144,13 @@ def test_lost_driver_ends_the_watching(
     assert main(["watch", str(path)]) == 1
     assert "no sign of life of its driver" in capsys.readouterr().err
     assert main(["watch", "--once", str(path)]) == 1
+
+
+def test_watching_needs_neither_torch_nor_ray(experiment: tuple[Path, Progress]) -> None:
+    check = (
+        "import sys\nfrom srpo_ray.cli import main\n"
+        f"code = main(['watch', '--once', {str(experiment[0])!r}])\n"
+        "sys.exit(code or sorted({'torch', 'ray', 'mlflow', 'scipy'} & set(sys.modules)) or None)"
+    )
+    found = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.stderr, found.returncode) == ("", 0)

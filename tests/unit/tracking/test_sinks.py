@@ -143,10 +143,11 @@ def online() -> TrackingConfig:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Home folder without credentials."""
+    """Home folder without credentials, on a machine with wandb."""
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sinks, "find_spec", lambda name: name == "wandb" or None)
     return tmp_path
 
 

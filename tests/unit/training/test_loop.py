@@ -1,6 +1,7 @@
 """The training loop and the process that it runs in."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,11 +78,13 @@ def config(tmp_path: Path) -> RunConfig:
     return load_run([SMALL_WORLD], [f"run_root={tmp_path}", *few])
 
 
-def run(config: RunConfig, host: NotedHost, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, NotedTracker]:
+def run(
+    config: RunConfig, host: NotedHost, monkeypatch: pytest.MonkeyPatch, gauges: Any = None
+) -> tuple[RunFolder, NotedTracker]:
     folder, tracker = RunFolder(Path(config.run_root) / "run"), NotedTracker()
     folder.make()
     folder.config.touch()
-    started = loop._Run(config, folder, host, NotedTrainer(folder), tracker, 0)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+    started = loop._Run(config, folder, host, NotedTrainer(folder), tracker, 0, gauges=gauges)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
     monkeypatch.setattr(loop, "_start", lambda *_: started)
     monkeypatch.setattr(loop, "agreed_decision", lambda *_: Decision())
     run_loop(WorkerArguments(config, str(folder.path), None, "", ""), host)
@@ -111,6 +114,19 @@ def test_rows_of_all_evaluations_reach_the_process_of_the_loop(
     ]
     assert [row["update"] for row in read_rows(folder.updates)] == [1, 2, 3, 4]
     assert tracker.ends[0] == "FINISHED"
+
+
+def test_gauges_get_the_updates_and_the_evaluations(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[tuple[int, dict[str, float]]] = []
+    gauges = SimpleNamespace(set=lambda update, metrics: noted.append((update, metrics)))
+    run(config, NotedHost(), monkeypatch, gauges)
+    assert [(update, metrics["loss"]) for update, metrics in noted if "loss" in metrics] == [
+        (1, 0.0),
+        (2, 1.0),
+        (3, 2.0),
+        (4, 3.0),
+    ]
+    assert [update for update, metrics in noted if "evaluator/held_out" in metrics] == [0, 2, 4]
 
 
 def test_loop_that_its_process_stops_leaves_no_delivery_behind(
