@@ -1,6 +1,5 @@
 """An experiment from its file to its report: search the values of arms, train each with several seeds, ablate one."""
 
-import os
 import uuid
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +10,6 @@ from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.continued_runs import num_later_runs
 from srpo_ray.data.texts import read_texts
 from srpo_ray.launch.capacity import is_one_machine
-from srpo_ray.launch.fit import needs_no_worker
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
@@ -30,7 +28,7 @@ from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
 from srpo_ray.search.searchers import check_searcher, searched_metrics
 from srpo_ray.search.spending import BudgetTerms, Spending, budget_line
-from srpo_ray.search.trial import Experiment, prepare_trial_processes
+from srpo_ray.search.trial import Experiment
 from srpo_ray.tracking.runs import flatten, git_commit
 
 
@@ -74,9 +72,7 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
             check_cluster(base)
             one_machine = is_one_machine()
             config, follows = _with_number(config, runs)
-            prepare = partial(prepare_trial_processes, base, min(config.concurrency, os.cpu_count() or 1))
-            alone = one_machine and needs_no_worker(base)
-            with reward_pools(runs, f"rewards_{config.name}", prepare if alone else lambda: None) as pools:
+            with reward_pools(runs, f"rewards_{config.name}") as pools:
                 params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
                 parent_run = start_parent_run(base, config.name, folder, params)
                 command_to_resume, unique = f"{resume} {folder}", uuid.uuid4().hex

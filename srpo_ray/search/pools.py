@@ -1,6 +1,6 @@
 """Reward pools of an experiment: one for each set of reward models among its runs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from srpo_ray.config import RunConfig
@@ -9,15 +9,12 @@ from srpo_ray.launch.train import reward_pool
 
 
 @contextmanager
-def reward_pools(
-    configs: Iterable[RunConfig], name: str, meanwhile: Callable[[], object] = lambda: None
-) -> Iterator[dict[str, str | None]]:
+def reward_pools(configs: Iterable[RunConfig], name: str) -> Iterator[dict[str, str | None]]:
     """Start the reward pools of some runs for the block.
 
     Args:
         configs: Configs of the runs, with absolute paths.
         name: Beginning of the pools' names.
-        meanwhile: Work of this process while the first pool loads.
 
     Yields:
         Key of each set of reward models (`pool_key`) -> name of its pool, or None where rewards are in process.
@@ -28,8 +25,7 @@ def reward_pools(
         replicas = 0
         for key, config in needed.items():
             own = name if not pools else f"{name}_{len(pools) + 1}"
-            first = meanwhile if not pools else None
-            pools[key] = stack.enter_context(reward_pool(config, own, others=replicas, meanwhile=first))
+            pools[key] = stack.enter_context(reward_pool(config, own, others=replicas))
             replicas += _least_replicas(config)
         yield pools
 

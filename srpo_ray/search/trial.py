@@ -27,7 +27,6 @@ from srpo_ray.search.concurrency import RunNeeds
 from srpo_ray.search.pools import pool_of
 from srpo_ray.search.spending import BudgetTerms
 from srpo_ray.training.host import OwnProcess
-from srpo_ray.training.worker import prepare_process
 
 WORKER_KEYS = ("training.num_workers", "training.num_gpus", "training.resources")
 """Config paths that decide where a run can be trained."""
@@ -106,18 +105,6 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
             fit_here(config, folder, pool, TrialHost(), **names)
     else:
         fit(config, folder, pool, callbacks=(TuneReportCallback(),), **names)
-
-
-def prepare_trial_processes(config: RunConfig, count: int) -> None:
-    """Import the training loop in idle processes of Ray, which give the first trials their processes.
-
-    Args:
-        config: Config that the trials start from.
-        count: Number of processes.
-    """
-    # Each holds its process until the last one has imported, or one process would serve them all.
-    prepare = ray.remote(num_cpus=0)(prepare_process)
-    ray.get([prepare.remote(config) for _ in range(count)])
 
 
 @contextmanager
