@@ -118,7 +118,7 @@ class TableDisplay:
             self._lines = LineDisplay(self._before)
 
     def _guarded(self, draw: object) -> None:
-        """Draw; if the terminal is gone, go on with lines in the file."""
+        """Call a drawing function. If the terminal is closed, write lines to the log file from then on."""
         assert callable(draw)
         try:
             draw()

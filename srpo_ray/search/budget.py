@@ -297,7 +297,7 @@ def note_search(folder: Path, terms: BudgetTerms) -> None:
 
 
 def budget_uses(folder: Path, terms: BudgetTerms) -> list[BudgetUse]:
-    """What an experiment has spent of each limit, in its search and after it."""
+    """Amounts that an experiment has spent of each limit, in its search and after it."""
     spent, file = Spending(folder, terms).amounts(), _search_note(folder)
     search = read_json(file) if file.exists() else spent
     return [

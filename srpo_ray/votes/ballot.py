@@ -1,4 +1,4 @@
-"""What people vote on: systems (base model, tuned models), and their images of the same prompts and noise."""
+"""Ballot of a vote: systems (base model, tuned models), and their images of the same prompts and noise."""
 
 import hashlib
 import io

@@ -28,7 +28,7 @@ class Duel:
 
 @dataclass(frozen=True)
 class VoteResults:
-    """What the votes of a folder say."""
+    """Results of the votes in a folder."""
 
     title: str
     created: str
