@@ -1,6 +1,8 @@
 """Throughput of updates against figures computed by hand, and the FLOPs that it counts."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +93,11 @@ def test_decoder_has_a_backward_pass_only_where_the_gradient_passes_through_it()
     differentiated = model_flops(TINY_RUN).decode
     # A convolution's gradient in its input costs as much as its forward pass; the frozen decoder has no other.
     assert differentiated == pytest.approx(2 * scored, rel=0.05)
+
+
+def test_flops_of_an_image_are_counted_once_for_all_starts_of_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "model_flops.json"
+    counted = Throughput.of(TINY_RUN, 1).flops
+    assert Throughput.of(TINY_RUN, 1, file).flops == counted
+    file.write_text(json.dumps({**json.loads(file.read_text()), "forward": 7.0}))
+    assert Throughput.of(TINY_RUN, 1, file).flops == replace(counted, forward=7.0)
