@@ -120,7 +120,10 @@ def _train(run: "_Run") -> None:
             decision = run.evaluate_and_check_for_hacking(update)
             if decision.stop:
                 break
-    run.finish(update, run.test_chosen(update))
+    best = run.test_chosen(update)
+    # The test of the base model comes last, as its weights replace the trained ones; so it delays no update either.
+    run.test(0)
+    run.finish(update, best)
 
 
 def _start(arguments: WorkerArguments, host: Host) -> "_Run":
@@ -136,9 +139,9 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     # Before the engine exists: it replaces functions of torch, whose calls are counted here.
     throughput = Throughput.of(config, workers, folder.model_flops) if rank == 0 else None
     rewards = _connect_rewards(arguments, device)
-    if checkpoint and _lacks_baseline(config, folder):
+    if checkpoint and _lacks_baseline(folder):
         trainer = build_trainer(config, folder, rewards, device, checkpoint, base_first=True)
-        trainer.evaluate_base()
+        trainer.evaluate(0)
         trainer.resume(checkpoint)
     else:
         trainer = build_trainer(config, folder, rewards, device, checkpoint)
@@ -216,8 +219,8 @@ class _Run:
     def evaluate_start(self) -> None:
         """Publish the evaluation at the start if one is due there, and repeat the decision that it leads to.
 
-        At update 0 the model is the base model, which is evaluated on the test prompts too. A run that continues from
-        another run's checkpoint evaluates nothing there: the other run has done so, or was evaluated otherwise.
+        A run that continues from another run's checkpoint evaluates nothing there: the other run has done so, or was
+        evaluated otherwise.
         """
         if 0 < self.start == from_worker_0(lambda: started_at(self.folder)):
             for row in read_rows(self.folder.evaluations):
@@ -229,8 +232,6 @@ class _Run:
             evaluated = known[0] if known else self.trainer.evaluate(self.start)
             self.publish(self.start, evaluated, Decision())
         self.decision = agreed_decision(self.folder, self.config)
-        if self.start == 0:
-            self.test(0)
 
     def evaluate_and_check_for_hacking(self, update: int) -> Decision:
         """Evaluate and look for signs of reward hacking. Save the best evaluation's checkpoint if none was due."""
@@ -259,12 +260,12 @@ class _Run:
         """Evaluate the model's weights on the test prompts, if the run has any and no earlier start has done so."""
         if self.trainer.tester is None:
             return
-        if update not in from_worker_0(lambda: [row["update"] for row in read_rows(self.folder.test_scores)]):
+        if update in from_worker_0(lambda: [row["update"] for row in read_rows(self.folder.test_scores)]):
+            return
+        if update:
             self.trainer.test(update)
-        if self.tracker:
-            # A crash just after the evaluation may have lost its metrics.
-            means = next(row for row in read_test_means(self.folder) if row["update"] == update)
-            self.tracker.log_metrics({f"test/{name}": means[name] for name in means if name != "update"}, update)
+        else:
+            self.trainer.test_base()
 
     def test_chosen(self, update: int) -> int | None:
         """Choose the weights that stand for the run, and evaluate them on the test prompts.
@@ -287,7 +288,8 @@ class _Run:
                 if checkpoint is None:
                     continue
                 self.trainer.load_for_evaluation(checkpoint)
-            self.test(best)
+            if best:
+                self.test(best)
             return best
         self.test(update)
         return None
@@ -301,6 +303,9 @@ class _Run:
         """
         if not self.tracker:
             return
+        for means in read_test_means(self.folder):
+            tested = int(means.pop("update"))
+            self.tracker.log_metrics({f"test/{name}": value for name, value in means.items()}, tested)
         result: dict[str, Any] = {"updates": update, "evaluations": len(read_rows(self.folder.evaluations))}
         if self.decision.stop:
             result["stopped_by"] = "reward_hacking"
@@ -311,17 +316,12 @@ class _Run:
         self.tracker.close("FINISHED")
 
 
-def _lacks_baseline(config: RunConfig, folder: RunFolder) -> bool:
-    """True if a run continues from the checkpoint of a run whose evaluations of the base model it could not take over.
+def _lacks_baseline(folder: RunFolder) -> bool:
+    """True if a run continues from the checkpoint of a run whose evaluation of the base model it could not take over.
 
     All workers must call.
     """
-    files = [folder.evaluations, *([folder.test_scores] if config.evaluation.test else [])]
-
-    def lacks() -> bool:
-        return folder.start.exists() and any(row_0(file) is None for file in files)
-
-    return from_worker_0(lacks)
+    return from_worker_0(lambda: folder.start.exists() and row_0(folder.evaluations) is None)
 
 
 def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
