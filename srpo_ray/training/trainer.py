@@ -200,8 +200,7 @@ class Trainer:
             update: Updates made.
         """
         start = time.perf_counter()
-        evaluator = self.evaluator
-        evaluation = self._evaluate(evaluator) if update else self._base(evaluator, lambda: self._evaluate(evaluator))
+        evaluation = self._evaluate(self.evaluator) if update else self._evaluate_base(self.evaluator)
         metrics, images = evaluation.metrics, evaluation.images
         if self.rank == 0 and update == 0:
             save_images(self.folder.base_images, images)
@@ -233,14 +232,10 @@ class Trainer:
         Nothing is loaded if another run has written the evaluation to the cache.
         """
 
-        def evaluate(evaluator: Evaluator) -> Evaluation:
-            def compute() -> Evaluation:
-                self.engine.load_base(base_weights(self.config))
-                return self._evaluate(evaluator)
+        def load() -> None:
+            self.engine.load_base(base_weights(self.config))
 
-            return self._base(evaluator, compute)
-
-        self._test(0, evaluate)
+        self._test(0, lambda tester: self._evaluate_base(tester, load))
 
     def _test(self, update: int, evaluate: Callable[[Evaluator], Evaluation]) -> None:
         assert self.tester, "a run without test prompts is not tested"
@@ -252,13 +247,17 @@ class Trainer:
             others = [each for each in read_rows(self.folder.test_scores) if bool(each["update"]) != bool(update)]
             write_rows(self.folder.test_scores, sorted([row, *others], key=lambda each: each["update"]))
 
-    def _evaluate(self, evaluator: Evaluator) -> Evaluation:
-        with self.engine.shown("ema"), self.engine.gathered():
-            evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors)
-        return combine(gather(evaluated), len(evaluator.prompts))
+    def _evaluate_base(self, evaluator: Evaluator, load: Callable[[], None] = lambda: None) -> Evaluation:
+        def compute() -> Evaluation:
+            load()
+            return self._evaluate(evaluator, for_all=True)
 
-    def _base(self, evaluator: Evaluator, compute: Callable[[], Evaluation]) -> Evaluation:
         return baseline_evaluation(self.config, evaluator, self.policy.device, compute)
+
+    def _evaluate(self, evaluator: Evaluator, *, for_all: bool = False) -> Evaluation:
+        with self.engine.shown("ema"), self.engine.gathered():
+            evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors, for_all=for_all)
+        return combine(gather(evaluated), len(evaluator.prompts))
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint before the first update of this start: weights, optimizer, EMA and the algorithm's state.
