@@ -16,7 +16,7 @@ from srpo_ray.runs.folder import CHECKPOINT_DAMAGED, RunFolder, append_row, read
 from srpo_ray.runs.storage import Storage
 from srpo_ray.search.selection import read_row
 from srpo_ray.training.early_stop import agreed_decision, ranked_updates
-from srpo_ray.training.loop import _Run
+from srpo_ray.training.run import TrainingRun
 from tests.conftest import SMALL_WORLD
 
 BEST = ["evaluation.choose=best"]
@@ -97,13 +97,13 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def started(folder: RunFolder, *overrides: str, tested: bool = True) -> tuple[_Run, Recorder]:
+def started(folder: RunFolder, *overrides: str, tested: bool = True) -> tuple[TrainingRun, Recorder]:
     """The run after its last update, and its trainer, with the last weights in its model."""
     config = load_run([SMALL_WORLD], ["training.num_updates=20", *overrides])
     trainer = Recorder(folder, 20, tested=tested)
     tracker: Any = SimpleNamespace(logged=[], close=lambda _: None, log_text=lambda *_: None)
     tracker.log_metrics = lambda metrics, update: tracker.logged.append((metrics, update))
-    run = _Run(
+    run = TrainingRun(
         config, folder, cast(Any, None), cast(Any, trainer), tracker, 20, decision=agreed_decision(folder, config)
     )
     return run, trainer
