@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "first run: first update": first_update(root, "first"),
             "later run: first update": first_update(root, "later"),
         }
-        trials = trial_starts(root)
+        command, trials = trial_starts(root)
+        found["sweep: first update"] = command
         found |= {f"trial {number}: first update": seconds for number, seconds in enumerate(trials, 1)}
         found["lost worker: next update"] = restart(root)
     for name, seconds in found.items():
@@ -77,8 +78,14 @@ def first_update(root: Path, name: str) -> float:
     return seconds
 
 
-def trial_starts(root: Path) -> list[float]:
-    """Seconds from the folder of each trial of a sweep to the row of its first update, in the order of the trials."""
+def trial_starts(root: Path) -> tuple[float, list[float]]:
+    """Seconds until the first updates of a sweep.
+
+    Returns:
+        From the command to the first update of any trial, and from the folder of each trial to its first update, in the
+        order of the trials.
+    """
+    command = time.monotonic()
     search = (
         "experiment.name=sweep",
         "experiment.seeds=[]",
@@ -94,7 +101,7 @@ def trial_starts(root: Path) -> list[float]:
             if folder.name not in first and read_rows(RunFolder(folder).updates):
                 first[folder.name] = now
         time.sleep(POLL_S)
-    return [first[name] - began[name] for name in began if name in first]
+    return min(first.values()) - command, [first[name] - began[name] for name in began if name in first]
 
 
 def restart(root: Path) -> float:

@@ -60,6 +60,7 @@ class Evaluator:
         sigmas: Tensor,
         truth: bool,
         trained_words: ControlWords | None = None,
+        other_words: Mapping[str, ControlWords] | None = None,
         text_free: Collection[str] = (),
         rank: int = 0,
         world_size: int = 1,
@@ -73,6 +74,7 @@ class Evaluator:
             sigmas: Sampling grid of `config.num_steps` steps.
             truth: True if the prompts are of the small world, where the true content and style can be measured.
             trained_words: Control words of the run, if its reward is relative.
+            other_words: Metric name -> control words of other runs, whose relative reward `evaluate_for_all` adds.
             text_free: Models that read no text; their difference between two texts is always 0 and is left out.
             rank: Rank of this worker.
             world_size: Number of workers.
@@ -83,6 +85,7 @@ class Evaluator:
         self.sigmas = sigmas
         self.truth = truth
         self.trained_words = trained_words
+        self.other_words = dict(other_words or {})
         self.text_free = text_free
         # Prompt files are often sorted by subject, so the gallery draws its prompts from the whole file.
         order = torch.randperm(len(self.prompts), generator=generator(config.seed, "gallery"))
@@ -92,13 +95,16 @@ class Evaluator:
         share = -(-total // world_size)
         self.items = [(rank + index * world_size) % total for index in range(share)]
 
-    def evaluate(self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float]) -> Evaluated:
+    def evaluate(
+        self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float], *, for_all: bool = False
+    ) -> Evaluated:
         """Sample and score this worker's share.
 
         Args:
             policy: Model to evaluate.
             rewards: Scorer with the trained and the held-out models.
             weights: Trained model -> weight. Their metrics are `reward/...`, those of all others `evaluator/...`.
+            for_all: Score the images for the control words of other runs too.
         """
         parts: list[dict[str, Tensor]] = []
         small: list[Tensor] = []
@@ -106,7 +112,10 @@ class Evaluator:
         for start in range(0, len(self.items), self.config.batch_size):
             items = self.items[start : start + self.config.batch_size]
             batch = self.sample(policy, items)
-            parts.append(self.measure(batch, items, rewards, weights))
+            measured = self.measure(batch, items, rewards, weights)
+            if for_all:
+                measured |= self._measure_words(batch, items, rewards, weights, self.other_words)
+            parts.append(measured)
             small.append(thumbnails(batch))
             for item, image in zip(items, batch, strict=True):
                 sample, prompt = divmod(item, len(self.prompts))
@@ -145,9 +154,7 @@ class Evaluator:
             relative = _named(rewards.measure(images, queries, readers), read)
             metrics |= {f"{name}/relative": values for name, values in relative.items()}
         if self.trained_words:
-            positive, negative = self.trained_words.positive, self.trained_words.negative
-            queries = [TextQuery.relative(prompt, positive, negative) for prompt in prompts]
-            metrics[TRAINED] = _total(rewards.measure(images, queries, list(weights)), weights)
+            metrics |= self._measure_words(images, items, rewards, weights, {TRAINED: self.trained_words})
         metrics |= {f"image/{name}": values for name, values in image_statistics(images).items()}
         if self.truth:
             from srpo_ray.small_world.tastes import utilities
@@ -156,6 +163,22 @@ class Evaluator:
             truth = measure(images, prompts)
             metrics |= {f"truth/{name}": values for name, values in (truth | utilities(truth)).items()}
         return {name: values.float().cpu() for name, values in metrics.items()}
+
+    def _measure_words(
+        self,
+        images: Tensor,
+        items: Sequence[int],
+        rewards: RewardScorer,
+        weights: Mapping[str, float],
+        sets: Mapping[str, ControlWords],
+    ) -> dict[str, Tensor]:
+        """Score images by the weighted sum of the trained rewards, relative to each set of control words."""
+        prompts = [self.prompts[item % len(self.prompts)] for item in items]
+        found = {}
+        for name, words in sets.items():
+            queries = [TextQuery.relative(prompt, words.positive, words.negative) for prompt in prompts]
+            found[name] = _total(rewards.measure(images, queries, list(weights)), weights).float().cpu()
+        return found
 
 
 def _named(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:

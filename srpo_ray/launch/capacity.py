@@ -104,6 +104,16 @@ def node_types() -> list[NodeType]:
     ]
 
 
+def needs_no_worker(config: RunConfig) -> bool:
+    """Test whether a run on a single machine is trained in the calling process, without those of Ray Train.
+
+    True for one worker on the CPU. Other processes would protect the run from nothing there, and their start takes as
+    long as a dozen updates of a small model.
+    """
+    training = config.training
+    return training.max_workers == 1 and not training.num_gpus and not training.resources
+
+
 def is_one_machine() -> bool:
     """Test whether the cluster has one node, and no autoscaler that could start more."""
     return sum(node["Alive"] for node in ray.nodes()) == 1 and not node_types()

@@ -100,16 +100,6 @@ def fit(
         raise TrainingError(str(cause or error)) from error
 
 
-def needs_no_worker(config: RunConfig) -> bool:
-    """Test whether a run on a single machine is trained in the calling process, without those of Ray Train.
-
-    True for one worker on the CPU. Other processes would protect the run from nothing there, and their start takes as
-    long as a dozen updates of a small model.
-    """
-    training = config.training
-    return training.max_workers == 1 and not training.num_gpus and not training.resources
-
-
 def fit_here(
     config: RunConfig,
     folder: RunFolder,

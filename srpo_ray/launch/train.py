@@ -1,8 +1,10 @@
 """Training from config to finished run folder: Ray session, reward pool, MLflow run, Ray Train workers."""
 
+import importlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,17 @@ import ray
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
-from srpo_ray.launch.capacity import check_capacity, is_one_machine, node_types, require_capacity
-from srpo_ray.launch.fit import fit, fit_here, needs_no_worker
+from srpo_ray.launch.background import in_background
+from srpo_ray.launch.capacity import check_capacity, is_one_machine, needs_no_worker, node_types, require_capacity
 from srpo_ray.launch.preflight import check_inputs, input_notes, open_run_folder, release_folder_on_early_failure
 from srpo_ray.launch.progress import RunPageWriter, run_progress
 from srpo_ray.launch.session import ray_session
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.tracking.client import SQLITE
+from srpo_ray.tracking.client import SQLITE, create_database
 from srpo_ray.tracking.runs import git_commit, tracking_uri
 from srpo_ray.training.host import OwnProcess
-from srpo_ray.training.worker import prepare_process
+from srpo_ray.training.worker import import_models, prepare_process
 
 logger = logging.getLogger(__name__)
 
@@ -73,19 +75,28 @@ def train(
     folder = open_run_folder(config, Path(config.run_root) / config.name)
     if folder.finished.exists():
         return folder
-    with release_folder_on_early_failure(folder), run_progress(folder, config, page), ray_session(address):
+    with (
+        release_folder_on_early_failure(folder),
+        run_progress(folder, config, page),
+        in_background(partial(_import_ahead, config)) as wait_for_imports,
+        ray_session(address),
+    ):
         check_cluster(config)
         here = is_one_machine() and needs_no_worker(config)
 
         def prepare() -> None:
             # The tokenizers' package takes seconds to import, and so does the training loop.
+            wait_for_imports()
             for text in input_notes(config):
                 note(text)
             if here:
                 prepare_process(config)
+            create_database(tracking_uri(config))
 
         with reward_pool(config, f"rewards_{config.name}", meanwhile=prepare) as pool:
             names: Any = {"name": config.name, "commit": git_commit(Path.cwd())}
+            from srpo_ray.launch.fit import fit_here
+
             if here:
                 fit_here(config, folder, pool, OwnProcess(), **names)
             else:
@@ -93,7 +104,16 @@ def train(
     return folder
 
 
+def _import_ahead(config: RunConfig) -> None:
+    """Import what this process needs after Ray's start, during which it would only wait."""
+    importlib.import_module("srpo_ray.launch.fit")
+    if needs_no_worker(config):
+        import_models()
+
+
 def _fit_with_workers(config: RunConfig, folder: RunFolder, pool: str | None, **names: Any) -> None:
+    from srpo_ray.launch.fit import fit
+
     try:
         fit(config, folder, pool, **names)
     except SystemExit as error:

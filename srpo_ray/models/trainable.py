@@ -80,6 +80,22 @@ def load_tuned(
     return transformer
 
 
+def base_weights(config: RunConfig) -> dict[str, Tensor] | None:
+    """Weights of the base model by parameter name, on the CPU; None if a run trains adapters, which change none.
+
+    They are memory-mapped if the files have the data type of the forward passes.
+
+    Args:
+        config: Config of the run.
+
+    Raises:
+        ValueError: If there is no transformer at `model.path`.
+    """
+    if config.model.lora:
+        return None
+    return dict(load_transformer(config.model.path, model_dtype(config)).named_parameters())
+
+
 def add_adapters(transformer: Any, config: LoraConfig, seed: int) -> None:
     """Freeze a transformer and add trainable LoRA adapters, whose output is zero at initialisation.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -149,9 +150,13 @@ def read_test_means(folder: RunFolder) -> list[dict[str, float]]:
 
 def drop_rows_after(path: Path, update: int) -> None:
     """Drop the rows after an update: a run that resumes from a checkpoint writes them again."""
-    kept = [row for row in read_rows(path) if row["update"] <= update]
     if path.exists():
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_rows(path, [row for row in read_rows(path) if row["update"] <= update])
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace the rows of a JSON-lines file."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def save_images(path: Path, images: "dict[int, Tensor]") -> None:

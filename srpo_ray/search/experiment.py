@@ -29,7 +29,8 @@ from srpo_ray.search.publish import publish
 from srpo_ray.search.searchers import check_searcher, searched_metrics
 from srpo_ray.search.spending import BudgetTerms, Spending, budget_line
 from srpo_ray.search.trial import Experiment
-from srpo_ray.tracking.runs import flatten, git_commit
+from srpo_ray.tracking.client import create_database
+from srpo_ray.tracking.runs import flatten, git_commit, tracking_uri
 
 
 def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | None, command: str, resume: str) -> Path:
@@ -72,7 +73,8 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
             check_cluster(base)
             one_machine = is_one_machine()
             config, follows = _with_number(config, runs)
-            with reward_pools(runs, f"rewards_{config.name}") as pools:
+            create = partial(create_database, tracking_uri(base))
+            with reward_pools(runs, f"rewards_{config.name}", meanwhile=create) as pools:
                 params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
                 parent_run = start_parent_run(base, config.name, folder, params)
                 command_to_resume, unique = f"{resume} {folder}", uuid.uuid4().hex

@@ -1,6 +1,6 @@
 """Reward pools of an experiment: one for each set of reward models among its runs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from srpo_ray.config import RunConfig
@@ -9,12 +9,15 @@ from srpo_ray.launch.train import reward_pool
 
 
 @contextmanager
-def reward_pools(configs: Iterable[RunConfig], name: str) -> Iterator[dict[str, str | None]]:
+def reward_pools(
+    configs: Iterable[RunConfig], name: str, meanwhile: Callable[[], object] | None = None
+) -> Iterator[dict[str, str | None]]:
     """Start the reward pools of some runs for the block.
 
     Args:
         configs: Configs of the runs, with absolute paths.
         name: Beginning of the pools' names.
+        meanwhile: Work of this process while the first pool loads.
 
     Yields:
         Key of each set of reward models (`pool_key`) -> name of its pool, or None where rewards are in process.
@@ -25,7 +28,9 @@ def reward_pools(configs: Iterable[RunConfig], name: str) -> Iterator[dict[str, 
         replicas = 0
         for key, config in needed.items():
             own = name if not pools else f"{name}_{len(pools) + 1}"
-            pools[key] = stack.enter_context(reward_pool(config, own, others=replicas))
+            pools[key] = stack.enter_context(
+                reward_pool(config, own, others=replicas, meanwhile=None if pools else meanwhile)
+            )
             replicas += _least_replicas(config)
         yield pools
 

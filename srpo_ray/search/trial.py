@@ -19,7 +19,8 @@ from srpo_ray.config import RunConfig, apply
 from srpo_ray.errors import RunFailedError
 from srpo_ray.files import read_json, write_text
 from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
-from srpo_ray.launch.fit import TrainingError, fit, fit_here, needs_no_worker, non_retryable_error
+from srpo_ray.launch.capacity import needs_no_worker
+from srpo_ray.launch.fit import TrainingError, fit, fit_here, non_retryable_error
 from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.search.budget import wait_for_admission

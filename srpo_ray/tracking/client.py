@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -50,6 +50,17 @@ def connect(uri: str) -> "MlflowClient":
 
     with _one_process_at_a_time(sqlite_file(uri)):
         return MlflowClient(expand_uri(uri))
+
+
+def create_database(uri: str) -> None:
+    """Create the tables of a new sqlite database, which takes a second; any other store is left alone.
+
+    An error is not reported: the next connection raises it.
+    """
+    import_client()
+    if sqlite_file(uri):
+        with suppress(*delivery_errors()):
+            connect(uri)
 
 
 def import_client() -> None:

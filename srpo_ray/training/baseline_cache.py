@@ -15,6 +15,7 @@ import torch
 
 import srpo_ray
 from srpo_ray.config import RunConfig
+from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.data.cache.shards import ShardStore
 from srpo_ray.data.cache.text_features import cache_root
 from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
@@ -51,7 +52,8 @@ def baseline_evaluation(
         config: The run.
         evaluator: Evaluator of the run, which determines prompts, noise and batches.
         device: Device of the model.
-        compute: Function that evaluates the base model. It is called on all workers or on none.
+        compute: Function that evaluates the base model, with the metrics of `other_words` if the evaluation is cached.
+            It is called on all workers or on none.
 
     Returns:
         The evaluation: a stored one has the same bits as a computed one.
@@ -65,13 +67,29 @@ def baseline_evaluation(
             found = compute()
             if rank_and_world_size()[0] == 0:
                 store.write(found)
-    return found
+    others = evaluator.other_words
+    return Evaluation({name: found.scores[name] for name in found.scores if name not in others}, found.images)
 
 
 def is_cached(config: RunConfig) -> bool:
     """True unless the cache is off, or a reward is a Python class: its scores may depend on more than its code."""
     models = (*config.rewards.models, *config.evaluation.held_out)
     return config.evaluation.cache and all(model.type != "python" for model in models)
+
+
+def other_words(config: RunConfig) -> dict[str, ControlWords]:
+    """Choose the sets of control words for which a run scores the base model's images for other runs.
+
+    Its images are not stored, so another run would sample them again to score them for its own words.
+
+    Returns:
+        Name of the metric in an evaluation -> words: all sets of the config but the run's own, if it trains with words
+        and the evaluation is cached.
+    """
+    if config.trained_words is None or not is_cached(config):
+        return {}
+    others = [words for words in config.word_sets.values() if words != config.trained_words]
+    return {f"{TRAINED}/{_words_key(words)}": words for words in others}
 
 
 class BaselineCache:
@@ -92,7 +110,7 @@ class BaselineCache:
 
     @property
     def _keys(self) -> list[str]:
-        return [_SHARED, *([_hash(self._words.model_dump_json())[:32]] if self._words else [])]
+        return [_SHARED, *([_words_key(self._words)] if self._words else [])]
 
     def read(self) -> Evaluation | None:
         """Read the evaluation; None if it is missing. A damaged file is removed with a warning."""
@@ -123,14 +141,20 @@ class BaselineCache:
     def write(self, evaluation: Evaluation) -> None:
         """Write the entries of an evaluation that are missing, each atomically."""
         entries: dict[str, dict[str, torch.Tensor]] = {key: {} for key in self._keys}
-        for number, (name, values) in enumerate(evaluation.scores.items()):
+        names = [name for name in evaluation.scores if not name.startswith(f"{TRAINED}/")]
+        for number, name in enumerate(names):
             key = self._keys[-1] if name == TRAINED else _SHARED
             # The numbers keep the order of the metrics, which a file of tensors does not.
-            entries[key][f"{_SCORE}/{number:03d}/{name}"] = torch.tensor([values], dtype=torch.float64)
+            entries[key][f"{_SCORE}/{number:03d}/{name}"] = _column(evaluation.scores[name])
+        for name in evaluation.scores.keys() - set(names):
+            entries[name.rpartition("/")[2]] = {
+                f"{_SCORE}/{names.index(TRAINED):03d}/{TRAINED}": _column(evaluation.scores[name])
+            }
         for prompt, image in evaluation.images.items():
             entries[_SHARED][f"{_IMAGE}/{prompt:06d}/"] = image[None]
-        for index in self.store.missing(self._keys):
-            self.store.add([self._keys[index]], entries[self._keys[index]])
+        keys = list(entries)
+        for index in self.store.missing(keys):
+            self.store.add([keys[index]], entries[keys[index]])
 
 
 def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.device) -> dict[str, Any]:
@@ -191,6 +215,14 @@ def _locked(path: Path) -> Iterator[None]:
             else:
                 break
         yield
+
+
+def _words_key(words: ControlWords) -> str:
+    return _hash(words.model_dump_json())[:32]
+
+
+def _column(values: list[float]) -> torch.Tensor:
+    return torch.tensor([values], dtype=torch.float64)
 
 
 def _hash(text: str) -> str:

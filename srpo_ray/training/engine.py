@@ -274,6 +274,21 @@ class Engine:
         if optimizer_state:
             self._load_moments(optimizer_state)
 
+    def load_base(self, base: Mapping[str, Tensor] | None) -> None:
+        """Load the base model's weights, after the last update: from then on, the engine only evaluates.
+
+        Role `ema` is the policy then. All workers must call.
+
+        Args:
+            base: Whole weights of the base model by parameter name; None if adapters are trained, which are disabled.
+        """
+        for name, parameter in self._partition.parameters.items():
+            held = self._partition.master(parameter)
+            shard = torch.zeros_like(held) if base is None else self._partition.cut(parameter, base[name]).float()
+            self._partition.set_master(parameter, shard)
+        self._show(self._shards())
+        self._ema = None
+
     def _load_moments(self, optimizer_state: Mapping[str, Tensor]) -> None:
         self._partition.start_moments(self._steps)
         for name, parameter in self._partition.parameters.items():

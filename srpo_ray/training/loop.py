@@ -1,12 +1,9 @@
-"""Training loop of a run: updates, evaluations, checkpoints and reward-hacking detection."""
+"""Training loop of a run: start from the newest checkpoint, then updates, checkpoints and evaluations."""
 
-import json
 import os
 import socket
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -17,9 +14,6 @@ import torch
 from srpo_ray.config import RunConfig
 from srpo_ray.config.continuation import run_identity
 from srpo_ray.cuda import require_cuda
-from srpo_ray.errors import CheckpointError
-from srpo_ray.evaluation.reward_hacking import sign_texts
-from srpo_ray.files import write_text
 from srpo_ray.models.attention import check_attention
 from srpo_ray.models.quantized import check_8_bit_floats, check_base
 from srpo_ray.rewards.base import RewardScorer
@@ -27,38 +21,30 @@ from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.runs.checkpoint import (
     Checkpoint,
-    complete_checkpoints,
     load_checkpoint,
-    valid_checkpoint,
 )
 from srpo_ray.runs.collectives import from_worker_0, rank_and_world_size
 from srpo_ray.runs.folder import (
-    CHECKPOINT_DAMAGED,
-    CHECKPOINT_FAILED,
     CHECKPOINT_SAVED,
     STARTED,
     RunFolder,
-    append_row,
     drop_rows_after,
     read_rows,
-    read_test_means,
     row_0,
 )
 from srpo_ray.runs.start_from import started_at
 from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.usage import metered
-from srpo_ray.runs.warnings import read_signs
 from srpo_ray.tracking.sinks import open_sinks
 from srpo_ray.tracking.tracker import Tracker
-from srpo_ray.training.early_stop import Decision, agreed_decision
 from srpo_ray.training.engine import restore_linear
 from srpo_ray.training.gpus import require_own_gpu
 from srpo_ray.training.host import Host
 from srpo_ray.training.profiler import UpdateProfiler
 from srpo_ray.training.ray_metrics import RayMetrics
+from srpo_ray.training.run import TrainingRun, note_damage, note_event
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.throughput import Throughput
-from srpo_ray.training.trainer import Trainer
 from srpo_ray.training.worker_arguments import WorkerArguments
 
 _THREADS = torch.get_num_threads()
@@ -102,7 +88,7 @@ def run_loop(arguments: WorkerArguments, host: Host) -> None:
                 run.tracker.abandon()
 
 
-def _train(run: "_Run") -> None:
+def _train(run: TrainingRun) -> None:
     training, evaluation = run.config.training, run.config.evaluation
     profiler = _profiler(run)
     run.evaluate_start()
@@ -120,10 +106,13 @@ def _train(run: "_Run") -> None:
             decision = run.evaluate_and_check_for_hacking(update)
             if decision.stop:
                 break
-    run.finish(update, run.test_chosen(update))
+    best = run.test_chosen(update)
+    # The test of the base model comes last, as its weights replace the trained ones; so it delays no update either.
+    run.test(0)
+    run.finish(update, best)
 
 
-def _start(arguments: WorkerArguments, host: Host) -> "_Run":
+def _start(arguments: WorkerArguments, host: Host) -> TrainingRun:
     """Load the newest checkpoint, build the trainer and, on worker 0, connect to MLflow."""
     config, folder = arguments.config, RunFolder(arguments.run_dir)
     device = _prepare_process(config)
@@ -136,192 +125,24 @@ def _start(arguments: WorkerArguments, host: Host) -> "_Run":
     # Before the engine exists: it replaces functions of torch, whose calls are counted here.
     throughput = Throughput.of(config, workers, folder.model_flops) if rank == 0 else None
     rewards = _connect_rewards(arguments, device)
-    if checkpoint and _lacks_baseline(config, folder):
+    if checkpoint and _lacks_baseline(folder):
         trainer = build_trainer(config, folder, rewards, device, checkpoint, base_first=True)
-        trainer.evaluate_base()
+        trainer.evaluate(0)
         trainer.resume(checkpoint)
     else:
         trainer = build_trainer(config, folder, rewards, device, checkpoint)
-    _note(folder, start, STARTED, f"workers: {trainer.world_size}, {config.parallelism}")
+    note_event(folder, start, STARTED, f"workers: {trainer.world_size}, {config.parallelism}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     gauges = RayMetrics.of(config.name) if tracker and config.tracking.ray_metrics else None
-    return _Run(config, folder, host, trainer, tracker, start, throughput, gauges)
+    return TrainingRun(config, folder, host, trainer, tracker, start, throughput, gauges)
 
 
-@dataclass
-class _Run:
-    """One worker's share of a run in progress; `update` is a number of updates made."""
-
-    config: RunConfig
-    folder: RunFolder
-    host: Host
-    trainer: Trainer
-    tracker: Tracker | None
-    """Connection to MLflow, on worker 0 only."""
-    start: int
-    """Updates made before this start of the run."""
-    throughput: Throughput | None = None
-    """Throughput of the updates, on worker 0 only."""
-    gauges: RayMetrics | None = None
-    """Metrics for Prometheus, on worker 0 only, if the config asks for them."""
-    decision: Decision = field(default_factory=Decision)
-    """Decision after the latest evaluation."""
-    saved: int | None = None
-    """Update of the latest checkpoint, written or failed."""
-    leaving: frozenset[str] = frozenset()
-    """Nodes of this run for which the cluster has announced a preemption."""
-
-    def remaining_updates(self) -> range:
-        """Updates still to be made; none if a sign of reward hacking has stopped the run before its restart."""
-        return range(0) if self.decision.stop else range(self.start + 1, self.config.training.num_updates + 1)
-
-    def is_due(self, update: int, interval: int) -> bool:
-        """True every `interval` updates and at the last update."""
-        return update == self.config.training.num_updates or update % interval == 0
-
-    def log(self, update: int, metrics: dict[str, float]) -> None:
-        """Write the metrics of an update, with its throughput, to the run's folder and to MLflow."""
-        if self.throughput:
-            metrics = {**metrics, **self.throughput.metrics(metrics)}
-        if self.tracker:
-            append_row(self.folder.updates, {"update": update, **metrics})
-            self.tracker.log_metrics(metrics, update)
-        if self.gauges:
-            self.gauges.set(update, metrics)
-
-    def nodes_about_to_leave(self, update: int) -> bool:
-        """True if the cluster has announced further preemptions; the same on every worker, as all must call."""
-        new = self.host.leaving_nodes() - self.leaving
-        self.leaving |= new
-        if new:
-            _note(self.folder, update, "preempted", f"nodes that will go: {len(new)}")
-        return bool(new)
-
-    def save(self, update: int) -> None:
-        """Write a checkpoint. If that fails, the run continues with the previous one, except after the last update.
-
-        Raises:
-            CheckpointError: If the checkpoint of the last update cannot be written.
-        """
-        self.saved = update
-        try:
-            self.trainer.save(update, protected=self.decision.best_update)
-        except CheckpointError as error:
-            if update == self.config.training.num_updates:
-                raise
-            _note(self.folder, update, CHECKPOINT_FAILED, str(error))
-        else:
-            _note(self.folder, update, CHECKPOINT_SAVED, "")
-
-    def evaluate_start(self) -> None:
-        """Publish the evaluation at the start if one is due there, and repeat the decision that it leads to.
-
-        At update 0 the model is the base model, which is evaluated on the test prompts too. A run that continues from
-        another run's checkpoint evaluates nothing there: the other run has done so, or was evaluated otherwise.
-        """
-        if 0 < self.start == from_worker_0(lambda: started_at(self.folder)):
-            for row in read_rows(self.folder.evaluations):
-                if row["update"] in (0, self.start):
-                    self.publish(row["update"], row, Decision())
-        elif self.is_due(self.start, self.config.evaluation.interval):
-            # An earlier start may have written the row; a crash just after the checkpoint lost it.
-            known = [row for row in read_rows(self.folder.evaluations) if row["update"] == self.start]
-            evaluated = known[0] if known else self.trainer.evaluate(self.start)
-            self.publish(self.start, evaluated, Decision())
-        self.decision = agreed_decision(self.folder, self.config)
-        if self.start == 0:
-            self.test(0)
-
-    def evaluate_and_check_for_hacking(self, update: int) -> Decision:
-        """Evaluate and look for signs of reward hacking. Save the best evaluation's checkpoint if none was due."""
-        evaluated = self.trainer.evaluate(update)
-        self.decision = agreed_decision(self.folder, self.config)
-        self.publish(update, evaluated, self.decision)
-        if self.decision.saves_best and self.decision.best_update == update and self.saved != update:
-            self.save(update)
-        return self.decision
-
-    def publish(self, update: int, evaluation: dict[str, Any], decision: Decision) -> None:
-        """Send an evaluation to MLflow and report it to the host."""
-        metrics = {name: value for name, value in evaluation.items() if name != "update"}
-        metrics["hacking/found"] = float(bool(decision.signs))
-        if self.tracker:
-            self.tracker.log_metrics(metrics, update)
-            if decision.signs:
-                self.tracker.log_text("\n".join(sign_texts(read_signs(self.folder))), "hacking.txt", update)
-            if self.folder.gallery.exists():
-                self.tracker.log_image(self.folder.gallery, "images", update)
-        if self.gauges:
-            self.gauges.set(update, metrics)
-        self.host.report({"update": update, **metrics})
-
-    def test(self, update: int) -> None:
-        """Evaluate the model's weights on the test prompts, if the run has any and no earlier start has done so."""
-        if self.trainer.tester is None:
-            return
-        if update not in from_worker_0(lambda: [row["update"] for row in read_rows(self.folder.test_scores)]):
-            self.trainer.test(update)
-        if self.tracker:
-            # A crash just after the evaluation may have lost its metrics.
-            means = next(row for row in read_test_means(self.folder) if row["update"] == update)
-            self.tracker.log_metrics({f"test/{name}": means[name] for name in means if name != "update"}, update)
-
-    def test_chosen(self, update: int) -> int | None:
-        """Choose the weights that stand for the run, and evaluate them on the test prompts.
-
-        Args:
-            update: Updates made.
-
-        Returns:
-            Update of the best evaluation whose weights can be read; None if the weights of the last update stand for
-            the run.
-        """
-        if not self.decision.saves_best or (self.config.evaluation.choose == "last" and not self.decision.stop):
-            self.test(update)
-            return None
-        storage = Storage(self.folder.checkpoints)
-        complete = {0, *from_worker_0(lambda: complete_checkpoints(storage))}
-        for best in [each for each in self.decision.ranking if each in complete]:
-            if self.trainer.tester and best not in (0, update):
-                checkpoint = valid_checkpoint(storage, best, partial(_note_damage, self.folder))
-                if checkpoint is None:
-                    continue
-                self.trainer.load_for_evaluation(checkpoint)
-            self.test(best)
-            return best
-        self.test(update)
-        return None
-
-    def finish(self, update: int, best_update: int | None) -> None:
-        """Mark the run as finished, in its folder and in MLflow.
-
-        Args:
-            update: Updates made.
-            best_update: Update of the best evaluation if its weights stand for the run.
-        """
-        if not self.tracker:
-            return
-        result: dict[str, Any] = {"updates": update, "evaluations": len(read_rows(self.folder.evaluations))}
-        if self.decision.stop:
-            result["stopped_by"] = "reward_hacking"
-        if best_update is not None:
-            result["best_update"] = best_update
-        write_text(self.folder.finished, json.dumps(result) + "\n")
-        self.tracker.log_text(self.folder.config.read_text(encoding="utf-8"), "config.yaml", update)
-        self.tracker.close("FINISHED")
-
-
-def _lacks_baseline(config: RunConfig, folder: RunFolder) -> bool:
-    """True if a run continues from the checkpoint of a run whose evaluations of the base model it could not take over.
+def _lacks_baseline(folder: RunFolder) -> bool:
+    """True if a run continues from the checkpoint of a run whose evaluation of the base model it could not take over.
 
     All workers must call.
     """
-    files = [folder.evaluations, *([folder.test_scores] if config.evaluation.test else [])]
-
-    def lacks() -> bool:
-        return folder.start.exists() and any(row_0(file) is None for file in files)
-
-    return from_worker_0(lacks)
+    return from_worker_0(lambda: folder.start.exists() and row_0(folder.evaluations) is None)
 
 
 def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
@@ -333,7 +154,7 @@ def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
         ValueError: If checkpoints were saved and none is valid: a start from scratch would drop the rows of the run.
     """
     storage = Storage(folder.checkpoints)
-    found = load_checkpoint(storage, run_identity(config), partial(_note_damage, folder))
+    found = load_checkpoint(storage, run_identity(config), partial(note_damage, folder))
     saved = [row["update"] for row in read_rows(folder.events) if row["event"] == CHECKPOINT_SAVED]
     last = saved[-1] if saved else started_at(folder)
     if last and not found:
@@ -342,17 +163,6 @@ def find_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint | None:
             f" {last}, got none; restore or mount that storage, or delete {folder.path} to start from scratch"
         )
     return found
-
-
-def _note(folder: RunFolder, update: int, event: str, message: str) -> None:
-    """Append an event to `events.jsonl`, from worker 0."""
-    if rank_and_world_size()[0] == 0:
-        row = {"time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "update": update, "event": event, "message": message}
-        append_row(folder.events, row)
-
-
-def _note_damage(folder: RunFolder, update: int, problem: str) -> None:
-    _note(folder, update, CHECKPOINT_DAMAGED, problem)
 
 
 def _require_shared(folder: RunFolder) -> None:
@@ -364,7 +174,7 @@ def _require_shared(folder: RunFolder) -> None:
         )
 
 
-def _profiler(run: _Run) -> UpdateProfiler:
+def _profiler(run: TrainingRun) -> UpdateProfiler:
     """Profiler of the updates, on worker 0 only."""
     training = run.config.training
     return UpdateProfiler(run.folder.profile, training.profile_updates if run.tracker else 0, gpu=training.num_gpus > 0)

@@ -26,6 +26,7 @@ from srpo_ray.runs.checkpoint import Checkpoint
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.training.base_rollouts import prepare_base_rollouts
+from srpo_ray.training.baseline_cache import other_words
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.prepare import prepare_features, prepare_latents
@@ -87,6 +88,7 @@ def build_trainer(
             sigmas=sigma_grid(config.model)(evaluation.num_steps, config.rollout.shift),
             truth=evaluation.prompts.startswith("small_world:"),
             trained_words=config.trained_words,
+            other_words=other_words(config),
             text_free=config.text_free,
             rank=data_rank,
             world_size=data_workers,

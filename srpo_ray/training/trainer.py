@@ -1,7 +1,7 @@
 """One worker's share of a run: updates, evaluations, checkpoints. No Ray."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -19,10 +19,11 @@ from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.image_statistics import drift
 from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.models.trainable import base_weights
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, Checkpoint, save_checkpoint
 from srpo_ray.runs.collectives import from_worker_0, gather
-from srpo_ray.runs.folder import RunFolder, append_row, drop_rows_after, load_images, row_0, save_images
+from srpo_ray.runs.folder import RunFolder, append_row, load_images, read_rows, save_images, write_rows
 from srpo_ray.runs.storage import Storage
 from srpo_ray.training.baseline_cache import baseline_evaluation
 from srpo_ray.training.engine import Engine
@@ -199,7 +200,7 @@ class Trainer:
             update: Updates made.
         """
         start = time.perf_counter()
-        evaluation = self._evaluate(self.evaluator, update)
+        evaluation = self._evaluate(self.evaluator) if update else self._evaluate_base(self.evaluator)
         metrics, images = evaluation.metrics, evaluation.images
         if self.rank == 0 and update == 0:
             save_images(self.folder.base_images, images)
@@ -217,37 +218,46 @@ class Trainer:
             save_png(grid, self.folder.gallery, optimize=False)
         return metrics
 
-    def evaluate_base(self) -> None:
-        """Evaluate the base model on validation and test prompts, before another run's weights are loaded.
-
-        Evaluations that are in the run's folder already are not repeated. All workers must call.
-        """
-        if from_worker_0(lambda: row_0(self.folder.evaluations) is None):
-            self.evaluate(0)
-        if self.tester and from_worker_0(lambda: row_0(self.folder.test_scores) is None):
-            self.test(0)
-
     def test(self, update: int) -> None:
         """Evaluate the model on the test prompts as `evaluate` does; worker 0 writes to `test_scores.jsonl`.
 
         Args:
             update: Updates made by the weights. The file keeps the row of the base model, update 0, and the latest one.
         """
+        self._test(update, self._evaluate)
+
+    def test_base(self) -> None:
+        """Evaluate the base model on the test prompts, after the last update: its weights replace the trained ones.
+
+        Nothing is loaded if another run has written the evaluation to the cache.
+        """
+
+        def load() -> None:
+            self.engine.load_base(base_weights(self.config))
+
+        self._test(0, lambda tester: self._evaluate_base(tester, load))
+
+    def _test(self, update: int, evaluate: Callable[[Evaluator], Evaluation]) -> None:
         assert self.tester, "a run without test prompts is not tested"
-        evaluation = self._evaluate(self.tester, update)
+        evaluation = evaluate(self.tester)
         # An evaluation is no cost of an update.
         self.rewards.take_statistics()
         if self.rank == 0:
-            drop_rows_after(self.folder.test_scores, 0)
-            append_row(self.folder.test_scores, _scores_row(update, len(self.tester.prompts), evaluation))
+            row = _scores_row(update, len(self.tester.prompts), evaluation)
+            others = [each for each in read_rows(self.folder.test_scores) if bool(each["update"]) != bool(update)]
+            write_rows(self.folder.test_scores, sorted([row, *others], key=lambda each: each["update"]))
 
-    def _evaluate(self, evaluator: Evaluator, update: int) -> Evaluation:
+    def _evaluate_base(self, evaluator: Evaluator, load: Callable[[], None] = lambda: None) -> Evaluation:
         def compute() -> Evaluation:
-            with self.engine.shown("ema"), self.engine.gathered():
-                evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors)
-            return combine(gather(evaluated), len(evaluator.prompts))
+            load()
+            return self._evaluate(evaluator, for_all=True)
 
-        return compute() if update else baseline_evaluation(self.config, evaluator, self.policy.device, compute)
+        return baseline_evaluation(self.config, evaluator, self.policy.device, compute)
+
+    def _evaluate(self, evaluator: Evaluator, *, for_all: bool = False) -> Evaluation:
+        with self.engine.shown("ema"), self.engine.gathered():
+            evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors, for_all=for_all)
+        return combine(gather(evaluated), len(evaluator.prompts))
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint before the first update of this start: weights, optimizer, EMA and the algorithm's state.

@@ -43,6 +43,15 @@ def train_here(arguments: WorkerArguments, host: Host) -> None:
     _run(arguments, host)
 
 
+def import_models() -> None:
+    """Import the libraries of the models and of MLflow, but not DeepSpeed, whose import reads the environment."""
+    with without_collection():
+        import srpo_ray.models.trainable  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    from srpo_ray.tracking.client import import_client
+
+    import_client()
+
+
 def prepare_process(config: RunConfig) -> None:
     """Import and compute what a training loop needs and shares with no other run, with the threads of Ray's workers.
 

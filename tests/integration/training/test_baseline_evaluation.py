@@ -11,7 +11,7 @@ from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.training.baseline_cache import baseline_evaluation
+from srpo_ray.training.baseline_cache import baseline_evaluation, other_words
 
 CPU = torch.device("cpu")
 
@@ -27,15 +27,18 @@ def evaluator_of(config: RunConfig) -> Evaluator:
         sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
         truth=True,
         trained_words=config.trained_words,
+        other_words=other_words(config),
     )
 
 
-def computed(config: RunConfig) -> Evaluation:
+def computed(config: RunConfig, *, for_all: bool = False) -> Evaluation:
     transformer: Any = load_tuned(config, model_dtype(config), "cpu", None)
     policy = make_policy(config, transformer, transformer.config, "cpu")
     rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
     evaluator = evaluator_of(config)
-    return combine([evaluator.evaluate(policy, rewards, config.rewards.factors)], len(evaluator.prompts))
+    return combine(
+        [evaluator.evaluate(policy, rewards, config.rewards.factors, for_all=for_all)], len(evaluator.prompts)
+    )
 
 
 def assert_same_bits(found: Evaluation, expected: Evaluation) -> None:
@@ -49,11 +52,14 @@ def test_stored_evaluation_serves_full_fine_tuning_and_adapters_to_the_bit(tiny_
     changes = {"evaluation.samples_per_prompt": 2, "model.gradient_checkpointing": True}
     full = apply(tiny_run, changes)
     lora = apply(full, {"model.lora.rank": 4, "model.gradient_checkpointing": False, "seed": 7})
+    vivid = apply(full, {"algorithm.control_words": "vivid"})
     expected = computed(full)
     assert_same_bits(computed(lora), expected)
-    assert_same_bits(baseline_evaluation(full, evaluator_of(full), CPU, lambda: expected), expected)
+    for_all = computed(full, for_all=True)
+    assert_same_bits(baseline_evaluation(full, evaluator_of(full), CPU, lambda: for_all), expected)
 
     def refuse() -> Evaluation:
         raise AssertionError("the evaluation is in the cache")
 
     assert_same_bits(baseline_evaluation(lora, evaluator_of(lora), CPU, refuse), expected)
+    assert_same_bits(baseline_evaluation(vivid, evaluator_of(vivid), CPU, refuse), computed(vivid))

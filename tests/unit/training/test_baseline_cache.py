@@ -19,7 +19,7 @@ from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.small_world.weights import flux_dir, reward_dir
 from srpo_ray.training import baseline_cache
-from srpo_ray.training.baseline_cache import BaselineCache, baseline_evaluation
+from srpo_ray.training.baseline_cache import BaselineCache, baseline_evaluation, other_words
 from tests.conftest import SMALL_WORLD
 
 CPU = torch.device("cpu")
@@ -40,6 +40,7 @@ def evaluator_of(config: RunConfig) -> Evaluator:
         sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
         truth=True,
         trained_words=config.trained_words,
+        other_words=other_words(config),
     )
 
 
@@ -192,6 +193,26 @@ def test_scores_for_other_control_words_are_computed_and_a_run_without_words_rea
         again = Computed(config, seed=3)
         assert evaluate(config, again).scores[TRAINED] == evaluation_of(config, seed).scores[TRAINED]
         assert again.calls == 0
+
+
+def test_one_evaluation_serves_runs_with_all_control_words_of_the_config(tmp_path: Path) -> None:
+    detailed, vivid = config_of(tmp_path), config_of(tmp_path, VIVID)
+    names = {name for name, words in vivid.word_sets.items() if words in other_words(vivid).values()}
+    assert names == {"paper", "detailed", "realistic", "bright", "muted"}
+    expected, others = evaluation_of(detailed), {name: [float(n)] * 6 for n, name in enumerate(other_words(detailed))}
+    found = baseline_evaluation(
+        detailed,
+        evaluator_of(detailed),
+        CPU,
+        lambda: Evaluation({**expected.scores, **others}, expected.images),
+    )
+    assert_equal(found, expected)
+    unused = Computed(vivid)
+    again = evaluate(vivid, unused)
+    (vivid_metric,) = [name for name, words in other_words(detailed).items() if words == vivid.trained_words]
+    assert unused.calls == 0
+    assert again.scores[TRAINED] == others[vivid_metric]
+    assert list(again.scores) == list(expected.scores)
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1] + bytes([content[-1] ^ 1]), lambda _content: b""])

@@ -16,7 +16,7 @@ from srpo_ray.runs.folder import CHECKPOINT_DAMAGED, RunFolder, append_row, read
 from srpo_ray.runs.storage import Storage
 from srpo_ray.search.selection import read_row
 from srpo_ray.training.early_stop import agreed_decision, ranked_updates
-from srpo_ray.training.loop import _Run
+from srpo_ray.training.run import TrainingRun
 from tests.conftest import SMALL_WORLD
 
 BEST = ["evaluation.choose=best"]
@@ -71,6 +71,10 @@ class Recorder:
     def load_for_evaluation(self, checkpoint: Checkpoint) -> None:
         self.update = int(checkpoint.weights["a"][0])
 
+    def test_base(self) -> None:
+        self.update = 0
+        self.test(0)
+
     def test(self, update: int) -> None:
         self.seen.append((update, self.update))
         scores = {"evaluator/held_out": [self.update + 0.5]}
@@ -93,13 +97,13 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def started(folder: RunFolder, *overrides: str, tested: bool = True) -> tuple[_Run, Recorder]:
+def started(folder: RunFolder, *overrides: str, tested: bool = True) -> tuple[TrainingRun, Recorder]:
     """The run after its last update, and its trainer, with the last weights in its model."""
     config = load_run([SMALL_WORLD], ["training.num_updates=20", *overrides])
     trainer = Recorder(folder, 20, tested=tested)
     tracker: Any = SimpleNamespace(logged=[], close=lambda _: None, log_text=lambda *_: None)
     tracker.log_metrics = lambda metrics, update: tracker.logged.append((metrics, update))
-    run = _Run(
+    run = TrainingRun(
         config, folder, cast(Any, None), cast(Any, trainer), tracker, 20, decision=agreed_decision(folder, config)
     )
     return run, trainer
@@ -109,9 +113,9 @@ def test_best_weights_are_loaded_and_tested_and_are_those_of_the_run(folder: Run
     run, trainer = started(folder, *BEST, *TEST)
     best = run.test_chosen(20)
     assert (best, trainer.seen) == (10, [(10, 10)])
-    assert cast(Any, run.tracker).logged == [({"test/evaluator/held_out": 10.5}, 10)]
     folder.config.write_text("name: run\n")
     run.finish(20, best)
+    assert cast(Any, run.tracker).logged == [({"test/evaluator/held_out": 10.5}, 10)]
     assert (folder.best_update, folder.stopped_by_hacking) == (10, False)
 
 
@@ -126,10 +130,12 @@ def test_start_after_an_interrupted_test_tests_the_same_weights_and_repeats_none
     run, trainer = started(folder, *BEST, *TEST)
     run.test_chosen(20)
     again, next_trainer = started(folder, *BEST, *TEST)
-    again.test(0)
     assert again.test_chosen(20) == 10
+    again.test(0)
     assert (trainer.seen, next_trainer.seen) == ([(10, 10)], [])
-    # The metrics may have been lost in the crash, so they are logged again.
+    folder.config.write_text("name: run\n")
+    again.finish(20, 10)
+    # Two metrics of one name: the later step must come last.
     assert cast(Any, again.tracker).logged == [
         ({"test/evaluator/held_out": 0.5}, 0),
         ({"test/evaluator/held_out": 10.5}, 10),
@@ -152,10 +158,11 @@ def test_damaged_best_checkpoint_is_replaced_by_the_next_best_that_is_valid(fold
 
 
 def test_base_model_that_no_update_improves_on_is_chosen_without_a_checkpoint(folder: RunFolder) -> None:
-    append_row(folder.test_scores, {"update": 0, "num_prompts": 1, "scores": {"evaluator/held_out": [0.5]}})
     run, trainer = started(folder, *BEST, *TEST, "evaluation.objective=truth/content_accuracy")
     assert run.test_chosen(20) == 0
     assert trainer.seen == []
+    run.test(0)
+    assert trainer.seen == [(0, 0)]
 
 
 def test_run_without_test_prompts_keeps_its_best_update_and_tests_nothing(folder: RunFolder) -> None:

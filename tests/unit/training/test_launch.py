@@ -82,7 +82,7 @@ def test_end_of_ray_trains_handler_of_ctrl_c_is_an_interruption_of_the_run(
         monkeypatch.setattr(launch, name, lambda *_, **__: nullcontext())
     monkeypatch.setattr(launch, "is_one_machine", lambda: False)
     monkeypatch.setattr(launch, "check_cluster", lambda _: None)
-    monkeypatch.setattr(launch, "fit", abort)
+    monkeypatch.setattr("srpo_ray.launch.fit.fit", abort)
     with pytest.raises(KeyboardInterrupt):
         launch.train(tiny_run)
     progress = read_progress(Path(tiny_run.run_root) / tiny_run.name)

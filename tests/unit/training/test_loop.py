@@ -12,6 +12,7 @@ from srpo_ray.runs.folder import RunFolder, append_row, read_rows
 from srpo_ray.training import loop
 from srpo_ray.training.early_stop import Decision
 from srpo_ray.training.loop import _prepare_process, run_loop
+from srpo_ray.training.run import TrainingRun
 from srpo_ray.training.worker_arguments import WorkerArguments
 from tests.conftest import SMALL_WORLD
 
@@ -84,9 +85,9 @@ def run(
     folder, tracker = RunFolder(Path(config.run_root) / "run"), NotedTracker()
     folder.make()
     folder.config.touch()
-    started = loop._Run(config, folder, host, NotedTrainer(folder), tracker, 0, gauges=gauges)  # pyright: ignore[reportPrivateUsage, reportArgumentType]
+    started = TrainingRun(config, folder, host, NotedTrainer(folder), tracker, 0, gauges=gauges)  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(loop, "_start", lambda *_: started)
-    monkeypatch.setattr(loop, "agreed_decision", lambda *_: Decision())
+    monkeypatch.setattr("srpo_ray.training.run.agreed_decision", lambda *_: Decision())
     run_loop(WorkerArguments(config, str(folder.path), None, "", ""), host)
     return folder, tracker
 

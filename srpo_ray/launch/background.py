@@ -1,0 +1,24 @@
+"""Work of a thread while the process waits for others, such as imports while Ray starts."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+
+@contextmanager
+def in_background(work: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """Run a function in a thread beside the block; the end of the block waits for it.
+
+    Args:
+        work: Function without arguments.
+
+    Yields:
+        Function that waits for the end of the work, and raises its error if it has failed.
+    """
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        future = executor.submit(work)
+
+        def wait() -> None:
+            future.result()
+
+        yield wait
