@@ -2,12 +2,15 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision
+from ray.train.v2.api import data_parallel_trainer
 
 from srpo_ray.launch import trial_scaling
+from srpo_ray.launch.fit import MinimalTorchTrainer
 from srpo_ray.launch.trial_scaling import INTERVAL_S, SharedCluster, TrialScalingPolicy
 from srpo_ray.launch.worker_shares import Share, WorkerRange, WorkerShares
 from srpo_ray.runs.folder import CHECKPOINT_SAVED, STARTED, RunFolder, append_row
@@ -123,3 +126,21 @@ def test_share_that_changes_back_before_a_checkpoint_restarts_nothing(group: Gro
     assert group.becomes() is None
     group.saves()
     assert group.becomes() == 4
+
+
+def test_ray_train_gets_the_policy_of_the_trainer(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = list[Any]()
+
+    def run(self: Any, *, scaling_policy: Any, **_: Any) -> Any:
+        used.append(scaling_policy)
+        return SimpleNamespace(error=None)
+
+    trainer = data_parallel_trainer.DataParallelTrainer
+    monkeypatch.setattr(trainer, "_initialize_and_run_controller", run)
+    monkeypatch.setattr(data_parallel_trainer, "ObjectRefWrapper", lambda function: function)
+    shared = MinimalTorchTrainer(print, scaling_config=ScalingConfig(num_workers=(2, 4)))
+    shared.policy = group.policy
+    shared.fit()
+    MinimalTorchTrainer(print, scaling_config=ScalingConfig(num_workers=(2, 4))).fit()
+    assert used[0] is group.policy
+    assert not isinstance(used[1], TrialScalingPolicy)
