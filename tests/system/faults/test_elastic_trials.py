@@ -37,13 +37,18 @@ def test_waiting_trial_starts_on_a_new_node_and_trials_grow_on_the_next_ones_and
 ) -> None:
     slow = tmp_path / "slow"
     settings: dict[str, Any] = {
-        "training.num_updates": 30,
-        "training.checkpoint_interval": 2,
-        "evaluation.interval": 15,
+        "training.num_updates": 24,
+        "evaluation.interval": 12,
     }
     reward = {"rewards.models": [{**REWARD, "arguments": {"seconds": 0.2, "slow": str(slow)}}]}
     one = run_of(tiny_run, "one_worker", **settings, **{"training.num_workers": 1})
-    elastic = {"training.num_workers": {"min": 1, "max": 2}, "training.resize_interval_s": 1}
+    elastic = {
+        "training.num_workers": {"min": 1, "max": 2},
+        "training.resize_interval_s": 1,
+        # Trials change their size at a checkpoint.
+        "training.checkpoint_interval": 1,
+        "rewards.pool.num_replicas": 2,
+    }
     several = run_of(tiny_run, "elastic", **settings, **reward, **elastic)
     first, second = trials(several)
 
