@@ -175,7 +175,7 @@ class ExperimentConfig(Section):
     takes the objective."""
     max_concurrent_trials: Concurrency = 2
     """Runs at the same time: a number, or `auto` for as many as the cluster has room for beside the reward replicas,
-    with the nodes that its autoscaler may add."""
+    with the nodes that its autoscaler may add. A run counts with the fewest workers of a range."""
     budget: BudgetConfig | None = None
     """Most that search and final runs may spend together; unset sets no limit."""
     price: Price | None = None

@@ -224,6 +224,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
     base = load_run([find_config(file, path.parent) for file in bases], others)
     for origin, changes in (*config.trained_changes(), *config.trial_changes()):
         _check_experiment_run(config, apply(base, changes, f"{path}: {origin}"), f"{path}: {origin}")
+    _check_same_workers(config, base, path)
     _check_budget_is_spent(config, base, path)
     _check_fresh_seeds(config, base, path)
     _check_same_evaluation(config, base, path)
@@ -247,12 +248,22 @@ def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str)
             f"{origin}: expected evaluation.choose last with objective votes, got best; people vote on the images of"
             " the last evaluation, which other weights would not have drawn: remove it"
         )
-    if run.training.elastic:
-        raise ConfigError(
-            f"{origin}: expected a number of training.num_workers, got a range ({run.training.min_workers} to"
-            f" {run.training.max_workers}); runs that share a cluster would take each other's nodes, so give each a"
-            " fixed number, and a range to a long run of its own"
-        )
+
+
+def _check_same_workers(config: ExperimentConfig, base: RunConfig, path: str | Path) -> None:
+    """Check that all workers of an experiment reserve the same if runs divide the workers of the cluster."""
+    every = (*config.trained_changes(), *config.trial_changes())
+    runs = [(f"{path}: {origin}", apply(base, changes).training) for origin, changes in every]
+    if not any(training.elastic for _, training in runs):
+        return
+    first, needed = runs[0][0], runs[0][1].worker_resources
+    for origin, training in runs:
+        if training.worker_resources != needed:
+            raise ConfigError(
+                f"{origin}: expected a worker to reserve {needed} as in {first}, got {training.worker_resources}; runs"
+                " with a range of training.num_workers divide the workers of the cluster among themselves, so give"
+                " each worker the same training.num_cpus, num_gpus and resources, or each run a fixed number"
+            )
 
 
 def _check_budget_is_spent(config: ExperimentConfig, base: RunConfig, path: str | Path) -> None:

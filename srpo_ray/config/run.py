@@ -348,6 +348,11 @@ class RunConfig(Section):
         return self.training.max_workers * self.training.num_gpus
 
     @property
+    def fewest_trainer_gpus(self) -> float:
+        """GPUs that all trainer workers reserve, with fewest workers."""
+        return self.training.min_workers * self.training.num_gpus
+
+    @property
     def reward_replicas(self) -> int:
         """Replicas of the reward pool, with most replicas; 0 if rewards are in process."""
         models = len(self.rewards.models) + len(self.evaluation.held_out)

@@ -92,10 +92,12 @@ class TrainingConfig(Section):
     """Offload to the host's memory: gradients, master weights and moments (`optimizer`), or also the weights
     (`weights`); slower. Unset keeps all on the GPU."""
     num_workers: Count = 1
-    """Trainer workers, one per GPU: a number, or `{min: 1, max: 8}` for elastic training on the available nodes."""
+    """Trainer workers, one per GPU: a number, or `{min: 1, max: 8}` for elastic training on the available nodes. The
+    runs of an experiment divide these among themselves."""
     resize_interval_s: float = Field(default=300.0, gt=0)
     """Seconds between two attempts to add workers, if `num_workers` is a range. The larger group restarts from the last
-    checkpoint and repeats the updates since then."""
+    checkpoint and repeats the updates since then. A run of an experiment waits for its next checkpoint and repeats
+    none."""
     num_cpus: float = Field(default=1.0, gt=0)
     """Ray CPUs that one worker reserves, above 0."""
     num_gpus: NumGpus = 0.0

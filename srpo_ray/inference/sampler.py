@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import diffusers
 import torch
-import transformers
 from torch import Tensor
 
 from srpo_ray.config import RunConfig
@@ -18,6 +16,7 @@ from srpo_ray.evaluation.image_statistics import seed_diversity, thumbnails
 from srpo_ray.inference.job import Model, Row, SamplingJob
 from srpo_ray.models.families import family_of
 from srpo_ray.models.guidance import RLGuidance, load_guided
+from srpo_ray.models.loading import hide_progress_bars
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.sigma_grid import sigma_grid
@@ -32,9 +31,7 @@ def device_here() -> str:
 
 def encode(job: SamplingJob) -> TextCache:
     """Open the cache with text features of the job's prompts, and encode the missing ones."""
-    # Progress bars of the pipeline's loading would interrupt the command's progress line.
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    hide_progress_bars()
     config = job.config
     # Use the cache of the run's training, or the job's folder if the run has moved to another machine.
     root = cache_root(config) if Path(config.run_root).is_dir() else job.folder / "cache"

@@ -10,6 +10,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.errors import CheckpointError, OutOfMemoryRunError, RunFailedError
 from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request, record_autoscaler_request
 from srpo_ray.launch.network import NodeNetwork, choose_interface
+from srpo_ray.launch.trial_scaling import SharedCluster, TrialScalingPolicy
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import read_inputs
@@ -34,6 +35,15 @@ class MinimalTorchTrainer(TorchTrainer):
     polls Ray's dashboard, and without a dashboard it outlives its run. Here placement groups are removed with their
     job, or by `search.trial.ReleaseTrials`.
     """
+
+    policy: TrialScalingPolicy | None = None
+    """Policy for the number of workers; None takes Ray's."""
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        # Ray Train has no public way to choose a policy.
+        if self.policy:
+            arguments["scaling_policy"] = self.policy
+        return super()._initialize_and_run_controller(**arguments)
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
@@ -70,6 +80,7 @@ def fit(
     parent_run: str | None = None,
     group: str | None = None,
     callbacks: tuple[UserCallback, ...] = (),
+    cluster: SharedCluster | None = None,
 ) -> None:
     """Train with Ray Train's workers until the last update.
 
@@ -82,6 +93,8 @@ def fit(
         parent_run: Id of the parent MLflow run.
         group: Name of the experiment that the run is a part of.
         callbacks: Further callbacks of Ray Train, called in its controller.
+        cluster: Place of the run in an experiment that divides the workers of the cluster among its runs; None leaves
+            the number of workers to Ray Train.
 
     Raises:
         ValueError: If a worker finds that an input cannot be used.
@@ -89,6 +102,10 @@ def fit(
     """
     arguments = _arguments(config, folder, pool, name, commit, parent_run, group)
     trainer = _make_trainer(config, folder, arguments, callbacks)
+    if cluster:
+        interval = config.training.resize_interval_s
+        trainer.policy = TrialScalingPolicy(trainer.scaling_config, cluster, folder, interval)
+        cluster.shares.ask(cluster.name, cluster.workers)
     cancel_autoscaler_request(folder)
     record_autoscaler_request(folder, trainer.train_run_context.run_id)
     try:

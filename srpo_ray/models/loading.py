@@ -4,6 +4,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 
@@ -49,12 +50,18 @@ def load_vae(path: str, dtype: torch.dtype, device: str = "cpu") -> AutoencoderK
     return _load(AutoencoderKL, path, "vae", dtype, device).requires_grad_(False).eval()
 
 
+def hide_progress_bars() -> None:
+    """Hide the progress bars of diffusers and transformers in this process, which would interrupt a command's own."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def _load(model_class: Any, path: str, part: str, dtype: torch.dtype, device: str) -> Any:
     try:
         # The file is memory-mapped. Until its tensors are moved to the device, one by one, the only copy in memory is
         # the page cache, which all workers of a machine share.
         module, found = model_class.from_pretrained(
-            resolve_path(path), subfolder=part, torch_dtype=dtype, output_loading_info=True
+            resolve_path(path), subfolder=part, dtype=dtype, output_loading_info=True
         )
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise ValueError(unreadable(path, part, error)) from error

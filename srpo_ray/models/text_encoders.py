@@ -32,7 +32,7 @@ class TextEncoders:
         """
         pipeline_class: Any = getattr(diffusers, family_of(path).pipeline)
         try:
-            pipeline = pipeline_class.from_pretrained(path, transformer=None, vae=None, torch_dtype=dtype)
+            pipeline = pipeline_class.from_pretrained(path, transformer=None, vae=None, dtype=dtype)
         except (OSError, SafetensorError) as error:
             raise ValueError(unreadable(path, "text encoders", error)) from error
         self._pipeline = pipeline.to(device)

@@ -84,7 +84,7 @@ def load_decoder(model: ModelConfig, dtype: "torch.dtype", device: str) -> "Auto
     # diffusers' annotation lacks the loading info.
     model_class: Any = AutoencoderTiny
     try:
-        decoder, found = model_class.from_pretrained(model.decoder, torch_dtype=dtype, output_loading_info=True)
+        decoder, found = model_class.from_pretrained(model.decoder, dtype=dtype, output_loading_info=True)
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise ValueError(
             f"model.decoder: expected readable weights of an {_CLASS}, got {model.decoder!r} ({str(error)[:300]});"

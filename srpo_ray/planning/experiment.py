@@ -1,7 +1,7 @@
 """Plan of an experiment: runs, updates, GPU-hours, wall-clock time and money, with and without early stopping."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -71,6 +71,9 @@ class ExperimentPlan:
     """Budget of the experiment; empty without one."""
     notes: tuple[str, ...]
     """Parts of the experiment that the plan does not count, and its assumptions."""
+    grown: "ExperimentPlan | None" = None
+    """The same experiment if runs with a range of workers have the most that there is room for all the time; None
+    without a range."""
 
     @property
     def runs(self) -> int:
@@ -118,7 +121,8 @@ class ExperimentPlan:
         """Convert all figures and their sums to plain values."""
         cases: tuple[Case, ...] = ("expected", "worst")
         totals = {case: self._totals(case) for case in cases}
-        return {**asdict(self), "runs": self.runs, "peak": self.peak, "fits": self.fits, **totals}
+        own = {"runs": self.runs, "peak": self.peak, "fits": self.fits, **totals}
+        return {**asdict(replace(self, grown=None)), **own, "grown": self.grown.to_json() if self.grown else None}
 
     def _totals(self, case: Case) -> dict[str, Any]:
         cost = self.cost(case)

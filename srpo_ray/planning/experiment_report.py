@@ -13,6 +13,8 @@ from srpo_ray.planning.report import HOUR, WIDTH, duration, gib
 UNITS: dict[Limit, str] = {"gpu_hours": "GPU-hours", "hours": "hours", "money": "in money"}
 """Words for the limits of a budget."""
 
+SIZES = "training.num_workers is a range: runs have the fewest workers, and grow when no other run waits for its own"
+
 
 def experiment_plan_text(plan: ExperimentPlan) -> str:
     """Format the plan of an experiment as plain text."""
@@ -29,9 +31,10 @@ def experiment_plan_report(plan: ExperimentPlan) -> Group:
     rewards = f", of which reward replicas reserve {beside:g}" if beside else ""
     rewards += f"; reward replicas reserve {apart:g} GPUs on other nodes" if apart else ""
     lines = [f"{plan.name}: {plan.runs} runs, {plan.concurrency} at a time{room}{rewards}"]
+    lines += [SIZES] if plan.grown else []
     lines += [] if plan.hardware.flops is None else [f"speed: {plan.hardware.assumption}"]
     end = [*_untimed(plan), memory_line(plan), *budget_lines(plan), *plan.notes]
-    return Group(*map(Text, lines), _groups_table(plan), _totals_table(plan), *map(Text, end))
+    return Group(*map(Text, lines), _groups_table(plan), *_totals_tables(plan), *map(Text, end))
 
 
 def memory_line(plan: ExperimentPlan) -> str:
@@ -102,8 +105,18 @@ def _two(expected: float, worst: float, digits: int = 0) -> str:
     return texts[0] if texts[0] == texts[1] else " / ".join(texts)
 
 
-def _totals_table(plan: ExperimentPlan) -> Table:
-    table = Table(title="whole experiment", title_justify="left", width=WIDTH)
+def _totals_tables(plan: ExperimentPlan) -> list[Table]:
+    if plan.grown is None:
+        return [_totals_table(plan, "whole experiment")]
+    sizes = {"fewest": plan, "most": plan.grown}
+    return [
+        _totals_table(each, f"whole experiment with the {size} workers, {each.concurrency} at a time")
+        for size, each in sizes.items()
+    ]
+
+
+def _totals_table(plan: ExperimentPlan, title: str) -> Table:
+    table = Table(title=title, title_justify="left", width=WIDTH)
     table.add_column("", ratio=1)
     cases: tuple[Case, ...] = ("expected", "worst")
     for case in cases:

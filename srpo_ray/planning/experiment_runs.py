@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
@@ -14,7 +15,7 @@ from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import make_plan
 from srpo_ray.planning.prices import Prices
 from srpo_ray.planning.schedule import micro_batches, schedule
-from srpo_ray.planning.trials import PlannedTrial, example_trials
+from srpo_ray.planning.trials import PlannedTrial, at_size, example_trials
 
 HOUR = 3600
 Examples = Mapping[str, list[PlannedTrial]]
@@ -38,11 +39,35 @@ def make_experiment_plan(
         gpus: GPUs of the cluster, without those of nodes that only reward replicas use; None takes those that
             `max_concurrent_trials` runs need.
 
+    Returns:
+        The plan. Runs with a range of workers have the fewest, and in `grown` the most that the cluster has room for.
+
     Raises:
         ValueError: If a run cannot be planned, or the cluster has no room for one run.
     """
-    searched = {arm.name: example_trials(config, base, arm, hardware) for arm in config.arms if arm.searched}
-    planned = [*_searches(config, searched), *_final_runs(config, base, hardware, searched)]
+    plan = _plan_at(1, config, base, hardware, prices, gpus)
+    every = (*config.trained_changes(), *config.trial_changes())
+    ranging = [run for _, changes in every if (run := apply(base, changes)).training.elastic]
+    if not ranging:
+        return plan
+    most = max(run.training.max_workers for run in ranging)
+    each, beside = ranging[0].training.num_gpus, plan.reward_gpus - plan.reward_gpus_apart
+    if gpus is not None and each:
+        most = min(most, int((gpus - beside) / each + 1e-9))
+    return replace(plan, grown=_plan_at(most, config, base, hardware, prices, gpus))
+
+
+def _plan_at(
+    workers: int,
+    config: ExperimentConfig,
+    base: RunConfig,
+    hardware: Hardware,
+    prices: Prices | None,
+    gpus: float | None,
+) -> ExperimentPlan:
+    """Plan an experiment whose runs have one number of workers all the time, as far as they have a range."""
+    searched = {arm.name: example_trials(config, base, arm, hardware, workers) for arm in config.arms if arm.searched}
+    planned = [*_searches(config, searched), *_final_runs(config, base, hardware, searched, workers)]
     every = [trial for _, trials in planned for trial in trials]
     pools = {pool_key(trial.config): trial.config for trial in every}.values()
     apart = sum(run.reward_gpus for run in pools if _have_own_nodes(config, run))
@@ -153,14 +178,14 @@ def _searches(config: ExperimentConfig, searched: Examples) -> Iterator[tuple[Ru
 
 
 def _final_runs(
-    config: ExperimentConfig, base: RunConfig, hardware: Hardware, searched: Examples
+    config: ExperimentConfig, base: RunConfig, hardware: Hardware, searched: Examples, workers: int
 ) -> Iterator[tuple[RunGroup, list[PlannedTrial]]]:
     """Arms and ablations with their seeds, planned with each of the values that a search may choose."""
     for part in config.parts:
         arm = part if isinstance(part, Arm) else config.reference
         own = {} if isinstance(part, Arm) else part.set
         chosen = [trial.values for trial in searched.get(config.origin(arm).name, ())] or [{}]
-        runs = [(apply(base, {**config.changes(arm, values), **own}), values) for values in chosen]
+        runs = [(at_size(apply(base, {**config.changes(arm, values), **own}), workers), values) for values in chosen]
         trials = [PlannedTrial(run, make_plan(run, hardware), values) for run, values in runs]
         each = [_to_the_end(trial) for trial in trials]
         if seeds := len(config.seeds_of(part)):

@@ -1,4 +1,4 @@
-"""Example trials of a search: the values of its space or grid, as far as they change the plan of a run."""
+"""Runs of an experiment to plan: example trials of a search, and sizes of runs with a range of workers."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -28,7 +28,27 @@ class PlannedTrial(NamedTuple):
         return self.config.trainer_gpus, self.config.reward_gpus, self.plan
 
 
-def example_trials(config: ExperimentConfig, base: RunConfig, arm: Arm, hardware: Hardware) -> list[PlannedTrial]:
+def at_size(run: RunConfig, workers: int) -> RunConfig:
+    """Config of a run whose number of workers is fixed.
+
+    A worker makes its forward passes with as many prompts as with any other number of workers.
+
+    Args:
+        run: The run; one with a fixed number stays as it is.
+        workers: Number of workers, or beyond the run's range the nearest in it.
+    """
+    training = run.training
+    if not training.elastic:
+        return run
+    workers = min(max(workers, training.min_workers), training.max_workers)
+    # Not validated: the number need not divide the batch.
+    fixed = training.model_copy(update={"num_workers": workers, "micro_batch_size": training.pass_size})
+    return run.model_copy(update={"training": fixed})
+
+
+def example_trials(
+    config: ExperimentConfig, base: RunConfig, arm: Arm, hardware: Hardware, workers: int = 1
+) -> list[PlannedTrial]:
     """Plan example trials of one search.
 
     Values of a space are those of a list, or the ends of a range and one between them. A key whose values all lead to
@@ -39,6 +59,7 @@ def example_trials(config: ExperimentConfig, base: RunConfig, arm: Arm, hardware
         base: Config that its runs start from.
         arm: Arm with a space or a grid.
         hardware: Hardware to plan for.
+        workers: Workers of each trial, as for `at_size`.
 
     Returns:
         The trials, at least one.
@@ -47,7 +68,7 @@ def example_trials(config: ExperimentConfig, base: RunConfig, arm: Arm, hardware
     values |= arm.grid
 
     def planned(chosen: Mapping[str, Any]) -> PlannedTrial:
-        run = apply(base, config.trial_settings(config.changes(arm, chosen)))
+        run = at_size(apply(base, config.trial_settings(config.changes(arm, chosen))), workers)
         return PlannedTrial(run, make_plan(run, hardware), {**chosen})
 
     alone = {path: [planned({path: value}) for value in examples] for path, examples in values.items()}

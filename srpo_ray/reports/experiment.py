@@ -45,7 +45,7 @@ _MEANINGS = {
 }
 
 
-def experiment_report(results: Results, images: Path | None = None) -> Report:
+def experiment_report(results: Results, images: Path | None = None, votes: Sequence[Section] = ()) -> Report:
     """Build the report of an experiment.
 
     A sweep, one searched method, leads with its runs; a comparison of several leads with means over seeds. Missing
@@ -54,6 +54,7 @@ def experiment_report(results: Results, images: Path | None = None) -> Report:
     Args:
         results: The results.
         images: Grid of images by all arms for the same prompts and noise, as a PNG file; None without one.
+        votes: Sections on the votes of people.
     """
     runs, arms, ablations = runs_table(results), arms_table(results), ablations_table(results)
     if results.is_sweep:
@@ -66,7 +67,7 @@ def experiment_report(results: Results, images: Path | None = None) -> Report:
         headline=with_verdict(results, headline(results) if results.is_sweep else comparison.headline(results)),
         sections=[
             section
-            for section in (*sections, budget_section(results), _glossary(results), _again(results))
+            for section in (*sections, *votes, budget_section(results), _glossary(results), _again(results))
             if section is not None
         ],
         subtitle=f"{results.title} · {results.created}",

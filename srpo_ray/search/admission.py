@@ -16,7 +16,7 @@ class Request(NamedTuple):
     updates: int
     """Updates of the whole run."""
     gpus: float
-    """GPUs that its trainers reserve."""
+    """GPUs that its trainers reserve, with the fewest workers of a range."""
 
 
 def decide(request: Request, spending: Spending, running: Sequence[Request], admitted: Mapping[str, bool]) -> Decision:
@@ -51,7 +51,7 @@ def decide(request: Request, spending: Spending, running: Sequence[Request], adm
 def expected_cost(request: Request, spending: Spending) -> dict[Limit, float]:
     """Amounts that a whole run is expected to cost; 0 as long as no update of any run is measured or planned."""
     hours = spending.hours_per_update(parse_name(request.name).arm)
-    return spending.cost_of((hours or 0.0) * request.updates, request.gpus)
+    return spending.cost_of((hours or 0.0) * request.updates, _gpus(request, spending))
 
 
 def remaining_cost(request: Request, spending: Spending) -> dict[Limit, float]:
@@ -60,7 +60,7 @@ def remaining_cost(request: Request, spending: Spending) -> dict[Limit, float]:
     whole = expected_cost(request, spending)
     if used is None:
         return whole
-    spent = spending.cost_of(used.seconds / 3600, request.gpus)
+    spent = spending.cost_of(used.seconds / 3600, _gpus(request, spending))
     return {name: max(0.0, amount - spent[name]) for name, amount in whole.items()}
 
 
@@ -95,5 +95,9 @@ def too_small(request: Request, spending: Spending) -> dict[Limit, float]:
         return {}
     hours = own.seconds / 3600 / own.updates * request.updates
     arms = max(len(spending.terms.searched), 1)
-    cost, limits = spending.cost_of(hours, request.gpus), spending.terms.limits
+    cost, limits = spending.cost_of(hours, _gpus(request, spending)), spending.terms.limits
     return {name: amount * arms for name, amount in cost.items() if amount * arms > limits[name]}
+
+
+def _gpus(request: Request, spending: Spending) -> float:
+    return spending.mean_gpus(parse_name(request.name).arm, request.gpus)

@@ -137,7 +137,8 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
 
     reporter = RunsReporter(Path(experiment.folder), title, describe)
     rows = []
-    for result in fit_phase(experiment, f"search_{folder_name(arm.name)}", train, tune_config, space, reporter, here):
+    phase, number = f"search_{folder_name(arm.name)}", config.search.num_samples
+    for result in fit_phase(experiment, phase, train, tune_config, space, reporter, here, number):
         name, values = result.path.rsplit("/", 1)[-1], values_of(result.config or {})
         if not is_admitted(Path(experiment.folder), experiment.budget, name):
             continue

@@ -91,6 +91,7 @@ def budget_terms(config: ExperimentConfig, base: RunConfig, planned: Mapping[str
         grids=sum(bool(arm.grid) for arm in searched),
         finals=[*_final_runs(config, base)],
         planned={folder_name(name): hours for name, hours in planned.items()},
+        ranges=any(run.training.elastic for run in runs),
     )
 
 
@@ -99,7 +100,7 @@ def _final_runs(config: ExperimentConfig, base: RunConfig) -> Iterator[FinalRun]
         origin = config.origin(part if isinstance(part, Arm) else config.reference)
         run = apply(base, changes)
         for _ in config.seeds_of(part):
-            yield FinalRun(folder_name(origin.name), run.training.num_updates, run.trainer_gpus)
+            yield FinalRun(folder_name(origin.name), run.training.num_updates, run.fewest_trainer_gpus)
 
 
 def _decisions(folder: Path) -> Path:
@@ -141,7 +142,7 @@ def wait_for_admission(folder: Path, config: RunConfig) -> bool:
     Returns:
         True if the run starts, false if the budget has no room for it.
     """
-    request = {"updates": config.training.num_updates, "gpus": config.trainer_gpus}
+    request = {"updates": config.training.num_updates, "gpus": config.fewest_trainer_gpus}
     write_text(_request(folder, config.name), json.dumps(request) + "\n")
     while config.name not in (decisions := read_decisions(folder)):
         time.sleep(POLL_S)

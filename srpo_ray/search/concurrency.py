@@ -36,7 +36,9 @@ class RunNeeds:
     worker: Mapping[str, float]
     """Largest amounts that one trainer worker of any run reserves, by Ray's names."""
     workers: int
-    """Most workers of a run."""
+    """Workers that every run can start with: the most of any run, or the minimum of its range."""
+    most_workers: int
+    """Most workers of any run."""
     replicas: Sequence[Replicas]
     most: int
     """Number of runs of the experiment."""
@@ -64,7 +66,8 @@ def run_needs(runs: Sequence[RunConfig], most: int) -> RunNeeds:
     pools = {pool_key(run): run for run in runs if not run.rewards.in_process}.values()
     return RunNeeds(
         worker={name: max(worker.get(name, 0.0) for worker in workers) for name in names},
-        workers=max(run.training.max_workers for run in runs),
+        workers=max(run.training.min_workers for run in runs),
+        most_workers=max(run.training.max_workers for run in runs),
         replicas=[
             Replicas(pool.replica_resources, pool.labels, run.reward_replicas)
             for run in pools
@@ -77,24 +80,35 @@ def run_needs(runs: Sequence[RunConfig], most: int) -> RunNeeds:
 def cluster_concurrency(needs: RunNeeds) -> int:
     """Count the runs that the connected cluster has room for: with its nodes, or with all that its autoscaler may add.
 
-    One machine has room for the runs whose workers have a core each for every CPU that they reserve.
+    A run whose number of workers is a range counts with its minimum. One machine has room for the runs whose workers
+    have a core each for every CPU that they reserve.
 
     Returns:
         At least 1, and at most the number of runs.
     """
-    now = [Nodes(node["Resources"], node["Labels"], 1) for node in ray.nodes() if node["Alive"]]
-    ever = [Nodes(kind.resources, None, kind.max_nodes) for kind in node_types()]
-    fitting = min(max(fitting_runs(needs, now), fitting_runs(needs, ever)), needs.most)
+    fitting = min(cluster_workers(needs)[1] // needs.workers, needs.most)
     if is_one_machine():
         # A local Ray offers more CPUs than there are cores, because most of its processes wait.
         fitting = min(fitting, (os.cpu_count() or 1) // (needs.worker["CPU"] * needs.workers))
     return max(1, int(fitting))
 
 
-def fitting_runs(needs: RunNeeds, nodes: Iterable[Nodes]) -> float:
-    """Count the runs that fit beside the reward replicas.
+def cluster_workers(needs: RunNeeds) -> tuple[int, int]:
+    """Count the trainer workers that the connected cluster has room for beside the reward replicas.
 
-    Replicas are placed first, on nodes that have the least room for workers. A run's workers may be on several nodes.
+    Returns:
+        Workers on its nodes, and on all that its autoscaler may add if those are more.
+    """
+    now = [Nodes(node["Resources"], node["Labels"], 1) for node in ray.nodes() if node["Alive"]]
+    ever = [Nodes(kind.resources, None, kind.max_nodes) for kind in node_types()]
+    fitting = fitting_workers(needs, now)
+    return fitting, max(fitting, fitting_workers(needs, ever))
+
+
+def fitting_workers(needs: RunNeeds, nodes: Iterable[Nodes]) -> int:
+    """Count the trainer workers that fit beside the reward replicas.
+
+    Replicas are placed first, on nodes that have the least room for workers.
 
     Args:
         needs: What runs and replicas need.
@@ -103,7 +117,7 @@ def fitting_runs(needs: RunNeeds, nodes: Iterable[Nodes]) -> float:
     free = sorted(nodes, key=lambda node: fitting_replicas(needs.worker, node.resources))
     for replicas in needs.replicas:
         free = _without(replicas, free)
-    return sum(fitting_replicas(needs.worker, node.resources) * node.count for node in free) // needs.workers
+    return sum(int(fitting_replicas(needs.worker, node.resources)) * node.count for node in free)
 
 
 def _without(replicas: Replicas, nodes: Sequence[Nodes]) -> list[Nodes]:

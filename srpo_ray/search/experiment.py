@@ -72,7 +72,8 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
         with ray_session(address):
             check_cluster(base)
             one_machine = is_one_machine()
-            config, follows = _with_number(config, runs)
+            needs = _needs(config, runs)
+            config, follows = _with_number(config, needs)
             create = partial(create_database, tracking_uri(base))
             with reward_pools(runs, f"rewards_{config.name}", meanwhile=create) as pools:
                 params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
@@ -92,6 +93,7 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
                     unique,
                     budget,
                     follows,
+                    needs if any(run.training.elastic for run in runs) else None,
                 )
                 with counting(folder, budget, base, parent_run):
                     searches, notes = search_arms(experiment, config)
@@ -105,20 +107,29 @@ def _budget_facts(folder: Path, terms: BudgetTerms) -> dict[str, str]:
     return {"budget": budget_line(Spending(folder, terms))}
 
 
-def _with_number(config: ExperimentConfig, runs: Sequence[RunConfig]) -> tuple[ExperimentConfig, RunNeeds | None]:
-    """Replace `max_concurrent_trials: auto` by what the connected cluster has room for.
+def _needs(config: ExperimentConfig, runs: Sequence[RunConfig]) -> RunNeeds:
+    """Collect what the runs of an experiment need.
 
     Args:
         config: The experiment.
         runs: Configs of its runs.
+    """
+    trials = sum(arm.num_trials(config.search.num_samples) for arm in config.arms)
+    return run_needs(runs, max(trials, sum(len(config.seeds_of(part)) for part in config.parts)))
+
+
+def _with_number(config: ExperimentConfig, needs: RunNeeds) -> tuple[ExperimentConfig, RunNeeds | None]:
+    """Replace `max_concurrent_trials: auto` by what the connected cluster has room for.
+
+    Args:
+        config: The experiment.
+        needs: What its runs need.
 
     Returns:
         The experiment with a number, and the needs of its runs if the number follows the cluster.
     """
     if config.max_concurrent_trials != "auto":
         return config, None
-    trials = sum(arm.num_trials(config.search.num_samples) for arm in config.arms)
-    needs = run_needs(runs, max(trials, sum(len(config.seeds_of(part)) for part in config.parts)))
     return config.model_copy(update={"max_concurrent_trials": cluster_concurrency(needs)}), needs
 
 

@@ -16,10 +16,11 @@ from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.live.state import RunState
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.search.budget import BudgetGate, is_admitted
+from srpo_ray.search.budget import BudgetGate, is_admitted, is_asking
 from srpo_ray.search.concurrency import FollowCluster
 from srpo_ray.search.progress import QuietTrials, RunsReporter
 from srpo_ray.search.selection import read_row
+from srpo_ray.search.shares import ShareWorkers
 from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trains_here, trial_config, trial_folder
 from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
 from srpo_ray.tracking.sinks import open_sinks
@@ -105,7 +106,8 @@ def run_planned(
 
     reporter = RunsReporter(Path(experiment.folder), title, describe)
     rows: dict[str, TrialRow] = {}
-    for result in fit_phase(experiment, phase, train, config, {"run": tune.grid_search(list(runs))}, reporter, here):
+    space = {"run": tune.grid_search(list(runs))}
+    for result in fit_phase(experiment, phase, train, config, space, reporter, here, len(runs)):
         run = runs[(result.config or {})["run"]]
         if not is_admitted(Path(experiment.folder), experiment.budget, run.name):
             continue
@@ -125,6 +127,7 @@ def fit_phase(
     space: Mapping[str, Any],
     reporter: ProgressReporter,
     here: bool,
+    number: int,
 ) -> ResultGrid:
     """Run or resume one phase of the experiment in Ray Tune.
 
@@ -136,6 +139,7 @@ def fit_phase(
         space: Values of the trials.
         reporter: Reporter of the trials' states.
         here: Train in the processes of the trials, see `trains_here`; it must be so for all trials of the phase.
+        number: Trials of the phase.
     """
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     storage = Path(experiment.folder) / "tune"
@@ -155,13 +159,11 @@ def fit_phase(
         # Ray has no public way to change it. The phase may have been started on another cluster.
         local: Any = tuner._local_tuner  # noqa: SLF001
         local._tune_config.reuse_actors = here  # noqa: SLF001
-        if experiment.follows:
-            callbacks.append(FollowCluster(local._tune_config.search_alg, experiment.follows))  # noqa: SLF001
+        callbacks += _cluster_callbacks(experiment, local._tune_config.search_alg, number)  # noqa: SLF001
         # One object is both, which the saved state would make two.
         local._run_config.callbacks, local._run_config.stop = callbacks, gate  # noqa: SLF001
     else:
-        if experiment.follows:
-            callbacks.append(FollowCluster(config.search_alg, experiment.follows))
+        callbacks += _cluster_callbacks(experiment, config.search_alg, number)
         tuner = Tuner(
             with_resources,
             param_space=dict(space),
@@ -183,6 +185,21 @@ def fit_phase(
     if any(not trial.is_finished() for trial in ExperimentAnalysis(str(storage / phase)).trials or []):
         raise CommandInterruptedError(f"stopped; resume with: {experiment.resume}")
     return results
+
+
+def _cluster_callbacks(experiment: Experiment, searcher: Any, number: int) -> list[tune.Callback]:
+    """Callbacks by which the trials of a phase follow the cluster: their number, and the workers of each."""
+    folder = Path(experiment.folder)
+
+    def waits_for_budget(name: str) -> bool:
+        return is_asking(folder, name) and not is_admitted(folder, experiment.budget, name)
+
+    callbacks = list[tune.Callback]()
+    if experiment.follows:
+        callbacks.append(FollowCluster(searcher, experiment.follows))
+    if experiment.shares:
+        callbacks.append(ShareWorkers(folder, experiment.shares, number, searcher, waits_for_budget))
+    return callbacks
 
 
 def _named(trial: Any) -> str:

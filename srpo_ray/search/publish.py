@@ -4,7 +4,6 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -91,9 +90,8 @@ def publish(
         equal_gain=config.equal_gain,
         budget=budget_uses(folder, experiment.budget) if experiment.budget else (),
     )
-    report = experiment_report(results, None if results.is_sweep else _images(experiment, arms))
-    voted, vote_metrics = experiment_votes(folder)
-    report = replace(report, sections=[*report.sections[:-1], *voted, *report.sections[-1:]])
+    votes, vote_metrics = experiment_votes(folder)
+    report = experiment_report(results, None if results.is_sweep else _images(experiment, arms), votes)
     print_report(report)
     print("".join(f"{note}\n" for note in left_out), end="")
     path = write_report(folder, report)

@@ -59,6 +59,8 @@ class BudgetTerms:
     finals: Sequence[FinalRun] = ()
     planned: Mapping[str, float] = field(default_factory=dict[str, float])
     """Folder name of an arm -> hours of one update by the plan; used until a run is measured."""
+    ranges: bool = False
+    """True if runs may have several numbers of workers."""
 
     def share(self, arm: str) -> float:
         """Share of the search's part that may be spent when the search of an arm ends.
@@ -131,6 +133,20 @@ class Spending:
             return self.terms.planned[arm]
         return sum(run.seconds for run in runs) / HOUR / sum(run.updates for run in runs) if runs else None
 
+    def mean_gpus(self, arm: str, gpus: float) -> float:
+        """Mean GPUs of a run of an arm over its time.
+
+        Measured on the runs of the arm if their number of workers is a range; a fixed number reserves the same always.
+
+        Args:
+            arm: Folder name of the arm.
+            gpus: GPUs of a run with a fixed number of workers, or with the fewest.
+        """
+        runs = [run for run in self.runs() if run.seconds and parse_name(run.name).arm == arm]
+        if not self.terms.ranges or not runs:
+            return gpus
+        return sum(run.gpu_seconds for run in runs) / sum(run.seconds for run in runs)
+
     def cost_of(self, hours: float, gpus: float) -> dict[Limit, float]:
         """Amounts that a run of some hours on some GPUs costs, with its share of the reward pools."""
         amounts = run_cost(hours, gpus, self.terms.reward_gpus, self.terms.concurrency).amounts(self.terms.prices)
@@ -145,7 +161,10 @@ class Spending:
         if not self.terms.finals:
             return dict.fromkeys(self.terms.limits, 0.0)
         hours = [(self.hours_per_update(run.arm) or 0.0) * run.updates for run in self.terms.finals]
-        costs = [self.cost_of(each, run.gpus) for each, run in zip(hours, self.terms.finals, strict=True)]
+        costs = [
+            self.cost_of(each, self.mean_gpus(run.arm, run.gpus))
+            for each, run in zip(hours, self.terms.finals, strict=True)
+        ]
         rounds = sum(sorted(hours, reverse=True)[:: self.terms.concurrency])
         start = start_hours(self.folder)
         begun = Cost(start, 0.0, start * self.terms.reward_gpus).amounts(self.terms.prices)

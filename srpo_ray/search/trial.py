@@ -22,6 +22,8 @@ from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
 from srpo_ray.launch.capacity import needs_no_worker
 from srpo_ray.launch.fit import TrainingError, fit, fit_here, non_retryable_error
 from srpo_ray.launch.preflight import open_run_folder
+from srpo_ray.launch.trial_scaling import SharedCluster
+from srpo_ray.launch.worker_shares import WorkerRange, WorkerShares
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.search.budget import wait_for_admission
 from srpo_ray.search.concurrency import RunNeeds
@@ -58,6 +60,8 @@ class Experiment:
     """Budget of the experiment; None without one."""
     follows: RunNeeds | None = None
     """Needs of its runs if their number at the same time follows the cluster; None for a fixed number."""
+    shares: RunNeeds | None = None
+    """Needs of its runs if they divide the workers of the cluster among themselves; None if each has a number."""
 
 
 def trial_config(experiment: Experiment, name: str, changes: Mapping[str, Any]) -> RunConfig:
@@ -105,7 +109,17 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
         with repeating_failure(experiment, folder):
             fit_here(config, folder, pool, TrialHost(), **names)
     else:
-        fit(config, folder, pool, callbacks=(TuneReportCallback(),), **names)
+        cluster = _shared_cluster(experiment, config)
+        fit(config, folder, pool, callbacks=(TuneReportCallback(),), cluster=cluster, **names)
+
+
+def _shared_cluster(experiment: Experiment, config: RunConfig) -> SharedCluster | None:
+    """Place of a run in an experiment that divides the workers of the cluster; None if Ray Train has a fixed number."""
+    if experiment.shares is None:
+        return None
+    training = config.training
+    workers = WorkerRange(training.min_workers, training.max_workers)
+    return SharedCluster(WorkerShares(Path(experiment.folder)), config.name, workers, training.worker_resources)
 
 
 @contextmanager

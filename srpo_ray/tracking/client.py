@@ -23,6 +23,8 @@ _DEFAULTS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     # It would print the whole URI with credentials.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # The creation of a database would interrupt the display of a run.
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     # MLflow's defaults block a call for minutes when the server is unreachable; the tracker has its own retries.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",

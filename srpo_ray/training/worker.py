@@ -103,7 +103,11 @@ def _import_loop_on_cpu() -> None:
         _import_loop()
         from deepspeed.accelerator import get_accelerator
 
+        from srpo_ray.models.loading import hide_progress_bars
+
         get_accelerator()
+        # A worker's output is in a file, that of this process on the terminal of the command.
+        hide_progress_bars()
     finally:
         # Workers of later runs inherit the environment.
         os.environ.pop(_ACCELERATOR)

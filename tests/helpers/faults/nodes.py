@@ -45,9 +45,9 @@ class Nodes:
         os.environ.update(environment)
         ray.init(address=self._cluster.address, runtime_env={"env_vars": environment}, log_to_driver=False)
 
-    def fill(self) -> None:
-        """Bring trainer nodes back until there are as many as at first."""
-        while len(self._trainers) < self._full:
+    def fill(self, trainers: int | None = None) -> None:
+        """Bring trainer nodes back until there are as many as at first, or so many."""
+        while len(self._trainers) < (trainers or self._full):
             # More cores than the head has, as on clusters that people rent: Ray places there what may be anywhere.
             node = self._cluster.add_node(num_cpus=16, resources={"trainer_slot": 1}, wait=False)
             self._trainers.append(node)

@@ -27,8 +27,9 @@ pytestmark = pytest.mark.timeout(2400)
 SWEEP = [
     "configs/sweep/flux_lora_cluster.yaml",
     *small_world_sweep(),
-    # The local nodes have two slots each: one trial for each of the two trainer nodes, one replica for the reward node.
-    "training.num_workers=2",
+    # The local nodes have two slots each. Two trials request two trainer nodes, and may start on the first with a slot
+    # each; there is one replica for the reward node.
+    "training.num_workers={min: 1, max: 2}",
     "experiment.max_concurrent_trials=2",
     "rewards.pool.num_replicas=1",
 ]

@@ -42,8 +42,11 @@ def conditional(condition: dict[str, Any]) -> dict[str, Any]:
         ({"set": {"name": "mine"}}, "expected no `name` among the changes of one arm"),
         ({"set": {"evaluation.held_out": []}}, "arm 'SRPO': objective: expected a score of evaluation.held_out"),
         (
-            {"set": {"training.num_workers": {"min": 1, "max": 2}, "training.resources": {"slot": 1}}},
-            "arm 'SRPO': expected a number of training.num_workers",
+            {
+                "set": {"training.num_workers": {"min": 1, "max": 2}, "training.resources": {"slot": 1}},
+                "grid": {"training.num_cpus": [1, 2]},
+            },
+            r"arm 'SRPO': grid.training.num_cpus: expected a worker to reserve \{'CPU': 1.0, 'slot': 1.0\}",
         ),
         ({"like": "ReFL"}, "`like` of 'SRPO' to name an arm before it"),
         ({"seeds": [1, 1]}, "expected seeds that differ for 'SRPO'"),

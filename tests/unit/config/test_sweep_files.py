@@ -9,7 +9,7 @@ from srpo_ray.config.count import largest
 from srpo_ray.launch.capacity import fitting_replicas
 from srpo_ray.planning.hardware import GIB, GPUS, Hardware
 from srpo_ray.planning.plan import make_plan
-from srpo_ray.search.concurrency import Nodes, fitting_runs, run_needs
+from srpo_ray.search.concurrency import Nodes, fitting_workers, run_needs
 from tests.conftest import ROOT
 from tests.helpers.small_world_sweep import small_world_sweep
 from tests.unit.test_cluster import types_of
@@ -69,7 +69,7 @@ def test_trials_and_rewards_of_a_node_use_its_eight_gpus(path: Path) -> None:
     sweep, base = loaded(path)
     assert sweep.max_concurrent_trials == "auto"
     node = Nodes({"CPU": 192, "GPU": 8}, {}, 1)
-    assert fitting_runs(run_needs([base], 99), [node]) == 7
+    assert fitting_workers(run_needs([base], 99), [node]) == 7
     pool = base.rewards.pool
     assert 7 * base.training.num_gpus + largest(pool.num_replicas) * pool.num_gpus == 8
 
@@ -81,8 +81,8 @@ def test_trials_and_rewards_of_the_cluster_fill_the_node_types_of_cluster_yaml()
     # One trainer node is on demand and three are spot, as the file's header says of both kinds.
     nodes = [Nodes(types["trainer"], None, 4), Nodes(types["reward"], None, 4)]
     assert sweep.max_concurrent_trials == "auto"
-    assert fitting_runs(run_needs([base], 99), nodes) == 8
-    workers, replicas = 8 * training.max_workers, largest(pool.num_replicas)
+    workers, replicas = 8 * training.min_workers, largest(pool.num_replicas)
+    assert fitting_workers(run_needs([base], 99), nodes) == workers
     assert 4 * fitting_replicas(training.worker_resources, types["trainer"]) == workers
     assert 4 * fitting_replicas(pool.replica_resources, types["reward"]) == replicas
 

@@ -187,6 +187,34 @@ def test_rewards_on_nodes_of_their_own_take_no_gpu_from_the_runs(
     assert f"mine: 8 runs, {concurrency} at a time on 24 GPUs{words}" in experiment_plan_text(plan)
 
 
+@pytest.mark.parametrize(("gpus", "fewest", "most", "workers"), [(32, 8, 2, 16), (8, 2, 1, 8)])
+def test_range_of_workers_is_planned_with_the_fewest_and_with_the_most_that_fit(
+    gpus: float, fewest: int, most: int, workers: int, tmp_path: Path
+) -> None:
+    size = {"training.batch_size": 32, "training.micro_batch_size": None}
+    elastic = {"training.num_workers": {"min": 4, "max": 16}, "training.resources": {"trainer_slot": 1}}
+    arms = [{"name": "SRPO", "space": {LR: SPACE[LR]}, "set": size | elastic}]
+    base = [str(RECIPES / name) for name in ("flux_lora_8x80gb.yaml", "rewards_own_node.yaml")]
+    plan, _ = planned(tmp_path, gpus=gpus, base=base, arms=arms, max_concurrent_trials="auto")
+    run = load_experiment(experiment_file(tmp_path, base=base))[1]
+    assert plan.grown is not None
+    for found, concurrency, number in ((plan, fewest, 4), (plan.grown, most, workers)):
+        # A forward pass has the two prompts of a worker's share on 16 workers, whatever their number.
+        sized = size | {"training.num_workers": number, "training.micro_batch_size": 2}
+        fixed = make_plan(apply(run, sized), H100)
+        assert fixed.run_s is not None
+        cost, hours = found.cost("worst"), fixed.run_s / 3600
+        assert cost is not None
+        assert found.peak == fixed.peak
+        assert found.concurrency == concurrency
+        assert cost.trainer_gpu_hours == pytest.approx(8 * number * hours)
+        assert cost.hours == pytest.approx((-(-5 // concurrency) + -(-3 // concurrency)) * hours)
+    text = experiment_plan_text(plan)
+    assert f"with the fewest workers, {fewest} at a time" in text
+    assert f"with the most workers, {most} at a time" in text
+    assert plan.to_json()["grown"]["concurrency"] == most
+
+
 def test_calls_of_an_update_are_those_of_its_rollouts_and_three_for_each_gradient() -> None:
     _, base = load_experiment(ROOT / "configs" / "experiments" / "small_world_sweep.yaml")
     # 8 prompts, 12 steps, two branches.

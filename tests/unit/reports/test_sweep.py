@@ -17,7 +17,7 @@ from srpo_ray.reports import sweep as sweep_module
 from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.headline import headline, repeated
 from srpo_ray.reports.html import page_text
-from srpo_ray.reports.report import Bars
+from srpo_ray.reports.report import Bars, Section
 from tests.unit.evaluation.conftest import with_rows
 
 OBJECTIVE, REWARD = "evaluator/held_out", "reward/preference"
@@ -344,3 +344,11 @@ def test_whatever_is_missing_a_page_comes_out(change, sweep: Results):
     assert "Run it again" in found.text
     assert not re.search(r'"(-?nan|-?inf)', text)
     assert "None" not in found.text
+
+
+def test_votes_stand_before_the_meanings_of_the_metrics(sweep: Results) -> None:
+    report = experiment_report(sweep, votes=[Section("Votes", []), Section("People", [])])
+    titles = [section.title for section in report.sections]
+    first = titles.index("Votes")
+    assert titles[first : first + 3] == ["Votes", "People", "What the metrics mean"]
+    assert titles[-1] == "Run it again"

@@ -87,6 +87,21 @@ def test_search_leaves_room_for_the_runs_after_it(tmp_path: Path) -> None:
     assert decide(trial("A_seed_3"), spent, [trial("A_seed_1"), trial("A_seed_2")], admitted) == "wait"
 
 
+@pytest.mark.parametrize(("ranges", "reserve", "decision"), [(True, 4.0, "refuse"), (False, 2.0, "start")])
+def test_run_with_a_range_of_workers_is_expected_to_reserve_what_those_of_its_arm_did(
+    ranges: bool, reserve: float, decision: str, tmp_path: Path
+) -> None:
+    finals = [FinalRun("A", 10, 1.0)]
+    spent = spending(tmp_path, searched=["A"], finals=finals, ranges=ranges)
+    run(tmp_path, "A_trial_0", 1.0, 10)
+    starts = [{"seconds": HOUR, "workers": 1, "gpus": 1}, {"seconds": HOUR, "workers": 3, "gpus": 3}]
+    RunFolder(tmp_path / "trials" / "A_trial_0").usage.write_text(json.dumps({"starts": starts}))
+    # 4 of 10 are spent in 2 hours, so another one takes 4 again, and a seed another 4.
+    assert spent.amounts() == {"gpu_hours": pytest.approx(4.0)}
+    assert spent.reserve() == {"gpu_hours": pytest.approx(reserve)}
+    assert decide(trial("A_trial_1"), spent, [], {"A_trial_0": True}) == decision
+
+
 def test_reserve_is_at_most_half_of_the_budget(tmp_path: Path) -> None:
     spent = spending(tmp_path, finals=[FinalRun("A", 10, 1.0)] * 9)
     run(tmp_path, "A_trial_0", 2.0, 10)

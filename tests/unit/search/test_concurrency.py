@@ -15,7 +15,7 @@ from srpo_ray.search.concurrency import (
     Replicas,
     RunNeeds,
     cluster_concurrency,
-    fitting_runs,
+    fitting_workers,
     run_needs,
 )
 from tests.conftest import ROOT, SMALL_WORLD
@@ -26,7 +26,7 @@ REPLICA = {"CPU": 1.0, "GPU": 0.25}
 
 
 def needs(workers: int = 4, replicas: int = 0, labels: dict[str, str] | None = None, most: int = 100) -> RunNeeds:
-    return RunNeeds(WORKER, workers, [Replicas(REPLICA, labels or {}, replicas)] if replicas else [], most)
+    return RunNeeds(WORKER, workers, workers, [Replicas(REPLICA, labels or {}, replicas)] if replicas else [], most)
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_runs_that_fit_are_whole_ones_beside_the_replicas(
     workers: int, replicas: int, nodes: int, expected: int
 ) -> None:
     each = [Nodes(NODE, {}, 1) for _ in range(nodes)]
-    assert fitting_runs(needs(workers, replicas), each) == expected
-    assert fitting_runs(needs(workers, replicas), [Nodes(NODE, None, nodes)]) == expected
+    assert fitting_workers(needs(workers, replicas), each) // workers == expected
+    assert fitting_workers(needs(workers, replicas), [Nodes(NODE, None, nodes)]) // workers == expected
 
 
 def test_replicas_take_nothing_of_nodes_without_their_labels() -> None:
     nodes = [Nodes(NODE, {}, 1), Nodes({"CPU": 16.0, "GPU": 1.0}, {"role": "reward"}, 1)]
-    assert fitting_runs(needs(8, 4, {"role": "reward"}), nodes) == 1
-    assert fitting_runs(needs(8, 5, {"role": "reward"}), nodes) == 1
-    assert fitting_runs(needs(9, 4), nodes) == 0
+    assert fitting_workers(needs(8, 4, {"role": "reward"}), nodes) == 8
+    assert fitting_workers(needs(8, 5, {"role": "reward"}), nodes) == 8
+    assert fitting_workers(needs(9, 4), nodes) == 8
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_one_machine_runs_as_many_as_it_has_cores_for(
     monkeypatch.setattr(concurrency, "is_one_machine", lambda: True)
     monkeypatch.setattr(concurrency, "node_types", list)
     monkeypatch.setattr(concurrency.os, "cpu_count", lambda: cores)
-    assert cluster_concurrency(RunNeeds({"CPU": cpus}, 1, [], most=40)) == expected
+    assert cluster_concurrency(RunNeeds({"CPU": cpus}, 1, 1, [], most=40)) == expected
 
 
 def test_number_follows_the_nodes_and_what_an_autoscaler_may_add(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +110,11 @@ def test_searcher_gets_the_number_of_the_cluster_of_now(monkeypatch: pytest.Monk
 def test_needs_are_those_of_the_largest_run_and_of_every_pool() -> None:
     recipes = ROOT / "configs" / "recipes"
     flux = load_run([recipes / "flux_lora_8x80gb.yaml", recipes / "rewards_own_node.yaml"])
-    smaller = apply(flux, {"training.num_workers": 4, "rewards.pool.num_replicas": {"min": 1, "max": 3}})
-    found = run_needs([flux, smaller, load_run([SMALL_WORLD], ["rewards.in_process=true"])], 5)
-    assert found.workers == 8
+    workers = {"training.num_workers": {"min": 4, "max": 16}, "training.batch_size": 64}
+    ranging = apply(flux, {**workers, "rewards.pool.num_replicas": {"min": 1, "max": 3}})
+    found = run_needs([flux, ranging, load_run([SMALL_WORLD], ["rewards.in_process=true"])], 5)
+    # Of 8, of 4 to 16, and of 1.
+    assert (found.workers, found.most_workers) == (8, 16)
     assert found.worker == flux.training.worker_resources
     assert sorted(replicas.count for replicas in found.replicas) == [2, 3]
     assert math.isfinite(found.most)
