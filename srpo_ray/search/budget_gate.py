@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 
 from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.usage import used_seconds
 from srpo_ray.search.admission import Request, decide, stops, too_small
 from srpo_ray.search.budget_change import note_cut, note_over
 from srpo_ray.search.budget_clock import note_seconds, phases_file, walls_file
@@ -49,7 +50,8 @@ class BudgetGate(tune.Callback, tune.Stopper):
         going = [request for trial in trials if trial.status == "RUNNING" and (request := self._asked(str(trial)))]
         if going:
             note_seconds(phases_file(self._folder), self._phase, time.monotonic() - self._began)
-        running = [request for request in going if admitted.get(request.name)]
+        # A finished run only reports again what it has.
+        running = [request for request in going if admitted.get(request.name) and not self._finished(request.name)]
         answered = len(admitted)
         for request in (request for request in going if request.name not in admitted):
             decision = decide(request, self._spending, running, admitted)
@@ -66,13 +68,15 @@ class BudgetGate(tune.Callback, tune.Stopper):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called by Ray Tune when a trial has ended: note how long it took, and that it is over."""
         name = str(trial)
-        folder = RunFolder(self._folder / "trials" / name)
         if name in self._cut:
             note_cut(self._folder, name)
         elif read_decisions(self._folder).get(name):
             note_over(self._folder, name)
-            if folder.finished.exists() and name in self._started:
-                note_seconds(walls_file(self._folder), name, time.monotonic() - self._started[name])
+            if self._finished(name) and name in self._started:
+                # A run that was interrupted has used more than what this start has seen.
+                used = used_seconds(RunFolder(self._folder / "trials" / name))
+                wall = max(used, time.monotonic() - self._started[name])
+                note_seconds(walls_file(self._folder), name, wall)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Called by Ray Tune with each report of a trial: true stops it."""
@@ -85,6 +89,9 @@ class BudgetGate(tune.Callback, tune.Stopper):
     def stop_all(self) -> bool:
         """Called by Ray Tune again and again: true once a run was refused and none goes on; the rest is not started."""
         return self._over
+
+    def _finished(self, name: str) -> bool:
+        return RunFolder(self._folder / "trials" / name).finished.exists()
 
     def _asked(self, name: str) -> Request | None:
         return read_request(self._folder, name)

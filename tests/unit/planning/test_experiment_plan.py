@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from srpo_ray.cli import main
-from srpo_ray.config import apply, load_experiment
+from srpo_ray.config import apply, load_experiment, to_yaml
 from srpo_ray.config.search import SchedulerConfig
+from srpo_ray.files import write_text
 from srpo_ray.planning.early_stopping import trial_ends
 from srpo_ray.planning.experiment import ExperimentPlan
 from srpo_ray.planning.experiment_groups import run_calls
@@ -18,6 +19,8 @@ from srpo_ray.planning.experiment_runs import concurrent_runs, make_experiment_p
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import make_plan
 from srpo_ray.planning.prices import Prices
+from srpo_ray.runs.checkpoint import MANIFEST, checkpoint_name
+from srpo_ray.runs.folder import RunFolder
 from tests.conftest import ROOT
 
 RECIPES = ROOT / "configs" / "recipes"
@@ -129,6 +132,24 @@ def test_rounds_of_a_population_and_of_a_schedule_count_their_own_updates(tmp_pa
         ("SRPO: seeds, round 1", 2, 50),
         ("SRPO: seeds", 2, 150),
     ]
+
+
+def test_run_that_continues_another_counts_its_own_updates(tmp_path: Path) -> None:
+    base = load_experiment(experiment_file(tmp_path))[1]
+    source = RunFolder(tmp_path / "first")
+    source.make()
+    source.config.write_text(to_yaml(base.model_copy(update={"name": "first"})))
+    following = apply(base, {"training.num_updates": 250, "start_from": str(source.path)})
+    missing = make_plan(following, H100)
+    assert missing.updates == 250
+    assert any("is no finished run yet, so all updates are counted" in note for note in missing.notes)
+    source.finished.write_text("{}")
+    write_text(Path(source.checkpoints) / checkpoint_name(200) / MANIFEST, "{}")
+    plan = make_plan(following, H100)
+    # Evaluations and checkpoints at 220, 240 and 250; that of the base model is taken over.
+    assert (plan.updates, plan.evaluations, plan.checkpoints) == (50, 3, 3)
+    other = make_plan(apply(following, {"evaluation.num_steps": 7}), H100)
+    assert (other.updates, other.evaluations) == (50, 4)
 
 
 def test_budget_is_compared_with_an_allowance_for_starts(tmp_path: Path) -> None:

@@ -137,3 +137,23 @@ def test_resumed_experiment_counts_from_what_was_spent(tmp_path: Path) -> None:
         "budget/hours_spent": pytest.approx(1.5, abs=0.01),
         "budget/hours_left": pytest.approx(0.5, abs=0.01),
     }
+
+
+def test_time_of_a_run_beside_its_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "POLL_S", 0.0)
+    count(tmp_path, 0.1)
+    now = [100.0]
+    monkeypatch.setattr(gate_module.time, "monotonic", lambda: now[0])
+    gate: Any = BudgetGate(tmp_path, TERMS, "search")
+    ask(tmp_path, "A_trial_0")
+    trial = TuneTrial("A_trial_0")
+    gate.on_step_end(1, [trial])
+    spent = Spending(tmp_path, TERMS)
+    assert spent.start_hours() == pytest.approx(15 / 3600), "an allowance"
+    folder = RunFolder(tmp_path / "trials" / "A_trial_0")
+    folder.make()
+    folder.usage.write_text(json.dumps({"starts": [{"seconds": 60, "workers": 1, "gpus": 0}]}))
+    folder.finished.write_text("{}")
+    now[0] = 196.0
+    gate.on_trial_complete(2, [trial], trial)
+    assert spent.start_hours() == pytest.approx(36 / 3600)
