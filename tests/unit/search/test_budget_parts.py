@@ -149,6 +149,8 @@ def test_promotion_continues_the_best_of_the_trials_that_started(tmp_path: Path)
     assert [(rung.trials, rung.promoted) for rung in rungs] == [(6, 2), (2, 1), (1, 0)]
     assert [row.name for row in rows if row.ended] == ["SRPO_trial_2_rung_3"]
     assert len(rows) == 6
+    _, rungs = search_by_promotion(Budget(6, 8, 8).search(PROMOTION), DRAWN)
+    assert [(rung.trials, rung.promoted) for rung in rungs] == [(6, 3), (3, 1), (1, 0)]
 
 
 def test_promotion_without_room_for_a_rung_ends_with_the_best_of_the_one_before(tmp_path: Path) -> None:
