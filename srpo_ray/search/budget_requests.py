@@ -101,7 +101,8 @@ def wait_for_admission(folder: Path, config: RunConfig) -> bool:
 def admit_part(folder: Path, terms: BudgetTerms, runs: Sequence[RunConfig], *, all_or_none: bool) -> set[str]:
     """Decide before a later rung or round begins how many of its runs the budget covers, and note the decisions.
 
-    A part that was begun is trained as it was.
+    Runs of a round start in any case then. Those of a rung still ask for their start, because it may take longer than
+    expected. A part that was begun is trained as it was.
 
     Args:
         folder: Folder of the experiment.
@@ -117,6 +118,7 @@ def admit_part(folder: Path, terms: BudgetTerms, runs: Sequence[RunConfig], *, a
     requests = sorted((request_of(folder, run) for run in runs), key=lambda run: not decisions.get(run.name))
     if any(request.name not in decisions for request in requests):
         number = num_covered(requests, Spending(folder, terms), decisions, all_or_none=all_or_none)
-        decisions |= {request.name: index < number for index, request in enumerate(requests)}
+        answers = {request.name: index < number for index, request in enumerate(requests)}
+        decisions |= {name: answer for name, answer in answers.items() if all_or_none or not answer}
         write_decisions(folder, decisions)
-    return {request.name for request in requests if decisions[request.name]}
+    return {request.name for request in requests if decisions.get(request.name, True)}

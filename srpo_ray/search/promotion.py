@@ -92,17 +92,19 @@ def search_by_promotion(
         runs = {trial: _rung_run(search, trial, drawn[trial], number, latest.get(trial)) for trial in alive}
         if rungs:
             admitted = search.admit([*runs.values()], False)
-            runs = {trial: run for trial, run in sorted(runs.items()) if run.name in admitted}
-            rungs[-1] = replace(rungs[-1], promoted=len(runs))
+            # The best come first if a budget may refuse the last.
+            ranked_runs = runs.items() if config.budget else sorted(runs.items())
+            runs = {trial: run for trial, run in ranked_runs if run.name in admitted}
         if not runs:
             break
         title = f"search for {arm.name}, rung {number} to update {rung.updates}"
         trained = search.train(f"search_{search.name}_rung_{number}", title, [*runs.values()])
         found = {row.name: row for row in trained}
-        rows = {trial: found[run.name] for trial, run in runs.items() if run.name in found}
+        rows = {trial: found[run.name] for trial, run in sorted(runs.items()) if run.name in found}
+        rungs[-1:] = [replace(rung, promoted=len(rows)) for rung in rungs[-1:]]
         best = order([*rows.values()], config)
-        if rungs and not best and any(row.status == "stopped early" for row in rows.values()):
-            # The budget has stopped the whole rung: the rung before is the last.
+        if rungs and not best and (not rows or any(row.status == "stopped early" for row in rows.values())):
+            # The budget has refused or stopped the whole rung: the rung before is the last.
             break
         ranked, before = [[*rows][index] for index in best], [latest.get(trial) for trial in rows]
         latest |= rows

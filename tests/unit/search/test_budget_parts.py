@@ -11,7 +11,7 @@ import yaml
 
 from srpo_ray.config import load_experiment, load_run
 from srpo_ray.search.admission import Request, decide, later_parts, num_covered, too_small
-from srpo_ray.search.budget_requests import admit_part, read_decisions, request_of
+from srpo_ray.search.budget_requests import admit_part, read_decisions, request_of, write_decisions
 from srpo_ray.search.budget_terms import BudgetTerms, FinalRun, Part, budget_terms, parse_name
 from srpo_ray.search.chains import train_chains
 from srpo_ray.search.phase import PlannedRun
@@ -113,7 +113,9 @@ def test_decisions_on_a_rung_are_kept_when_the_experiment_is_resumed(tmp_path: P
     runs = [load_run([SMALL_WORLD], [f"name=A_trial_{trial}_rung_2", *settings]) for trial in (1, 0)]
     assert [request_of(tmp_path, each).updates for each in runs] == [10, 10]
     assert admit_part(tmp_path, terms, runs, all_or_none=False) == {"A_trial_1_rung_2"}
-    assert read_decisions(tmp_path) == {"A_trial_1_rung_2": True, "A_trial_0_rung_2": False}
+    # The run that is covered still asks for its start.
+    assert read_decisions(tmp_path) == {"A_trial_0_rung_2": False}
+    write_decisions(tmp_path, {"A_trial_1_rung_2": True, "A_trial_0_rung_2": False})
     run(tmp_path, "A_trial_1_rung_2", 50.0, 20)
     assert admit_part(tmp_path, terms, runs, all_or_none=False) == {"A_trial_1_rung_2"}
 
