@@ -45,3 +45,30 @@ def read_json(path: Path) -> Any:
         raise ValueError(
             f"expected JSON in {path}, got damaged content ({error}); restore or remove the file"
         ) from error
+
+
+def read_json_or(path: Path, otherwise: Any) -> Any:
+    """Read a JSON file; return another value if there is none.
+
+    Args:
+        path: File to read.
+        otherwise: Value without the file.
+
+    Raises:
+        ValueError: If the content is not JSON.
+    """
+    return read_json(path) if path.exists() else otherwise
+
+
+def split_lines(content: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+    """Split a file of lines, such as JSON lines, whose last one may be unfinished.
+
+    Args:
+        content: Bytes of the file.
+
+    Returns:
+        Number from 1 and content of each line with a line end; and what follows the last line end: empty, or a line
+        that is still being written or that a crash has cut off.
+    """
+    *lines, unfinished = content.split(b"\n")
+    return [*enumerate(lines, 1)], unfinished

@@ -370,13 +370,6 @@ class ExperimentConfig(Section):
                 f"expected `price` with budget.money={self.budget.money:g}, got none; give the price of a GPU-hour, for"
                 " example `price: 2.5` or `price: {H100: 2.5}`"
             )
-        in_parts = self.search.scheduler.continues and any(arm.space for arm in self.arms)
-        if self.budget is not None and (in_parts or any(arm.schedule for arm in self.arms)):
-            raise ValueError(
-                "expected no `budget` with scheduler.type promotion or pbt, or with a `schedule`, got one; their runs"
-                " continue from each other, so none can be left out: `srpo-ray plan` prints what they cost, and"
-                " search.num_samples changes it"
-            )
         return self
 
     @model_validator(mode="after")

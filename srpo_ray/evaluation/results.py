@@ -139,6 +139,8 @@ class Search:
     """Rungs of a search with promotion, the first one first."""
     rounds: Sequence[RoundResult] = ()
     """Rounds of population based training; the values of the chosen trial are a schedule then."""
+    num_parts: int = 0
+    """Rungs or rounds that the search has if no budget ends it; 0 without any."""
 
     @property
     def lineage(self) -> list[Member]:

@@ -1,4 +1,4 @@
-"""Updates that the trials of a search make if successive halving stops weak ones, or promotion leaves them out."""
+"""Updates that the trials of a search make if successive halving stops weak ones."""
 
 import math
 from typing import NamedTuple
@@ -33,8 +33,6 @@ def trial_ends(num_trials: int, num_updates: int, interval: int, scheduler: Sche
     Returns:
         Ends in the order of updates; the last one is `num_updates`.
     """
-    if scheduler.rungs:
-        return _promotion_ends(num_trials, scheduler)
     ends, left = list[TrialEnd](), float(num_trials)
     for update in _decisions(num_updates, interval, scheduler):
         kept = min(left, max(left / scheduler.reduction_factor, 1.0))
@@ -42,17 +40,6 @@ def trial_ends(num_trials: int, num_updates: int, interval: int, scheduler: Sche
             ends.append(TrialEnd(update, left - kept))
         left = kept
     return [*ends, TrialEnd(num_updates, left)]
-
-
-def _promotion_ends(num_trials: int, scheduler: SchedulerConfig) -> list[TrialEnd]:
-    """Ends of a search with promotion, whose numbers are known."""
-    ends, going = list[TrialEnd](), num_trials
-    for rung in scheduler.rungs:
-        promoted = rung.num_promoted(going)
-        if going > promoted:
-            ends.append(TrialEnd(rung.updates, going - promoted))
-        going = promoted
-    return ends
 
 
 def _decisions(num_updates: int, interval: int, scheduler: SchedulerConfig) -> list[int]:

@@ -8,10 +8,14 @@ from typing import Any, Literal
 from srpo_ray.config.budget import Limit
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.prices import Cost, Prices, run_cost
+from srpo_ray.planning.starts import start_hours
 
 Case = Literal["expected", "worst"]
 """`expected`: early stopping as assumed, and the mean over example trials; `worst`: no trial is stopped, and all trials
 of a space have its most expensive values."""
+
+SEEDS = "seeds"
+"""Beginning of the names of phases after the search."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class RunGroup:
     """True if the largest run fits. None if the memory of a GPU is not given."""
     largest: str
     """Values of the largest run, as far as they change the plan; empty if all runs are alike."""
+    rung: int = 0
+    """Number of the rung of a promotion, from 1; 0 for others."""
+    is_part: bool = False
+    """True for a rung or a round of a population: a run of it continues one of the part before."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +118,39 @@ class ExperimentPlan:
         return Cost(wall, trainers, wall * self.reward_gpus)
 
     @property
+    def starts(self) -> Cost:
+        """Allowance for the starts of phases and runs, which wait for each other while reward replicas are reserved."""
+        phases = [[*groups] for _, groups in groupby(self.groups, key=lambda group: group.phase)]
+        turns = sum(-(-sum(group.runs for group in groups) // self.concurrency) for groups in phases)
+        hours = start_hours(len(phases), turns)
+        return Cost(hours, 0.0, hours * self.reward_gpus)
+
+    @property
     def least_cost(self) -> Cost | None:
-        """Cost of the shortest single run to its end; None if a run cannot be timed."""
+        """Cost of the least that is of use; None if a run cannot be timed.
+
+        With a search in parts that is one trial of each such search through all parts, and the runs after the search.
+        Otherwise it is the shortest single run to its end.
+        """
         if any(group.shortest_hours is None for group in self.groups):
             return None
+        if any(group.is_part for group in self.groups):
+            return self._least_search
         shortest = min(self.groups, key=lambda group: (group.shortest_hours or 0.0) * (group.trainer_gpus or 1.0))
         return run_cost(shortest.shortest_hours or 0.0, shortest.trainer_gpus, self.reward_gpus, self.concurrency)
+
+    @property
+    def _least_search(self) -> Cost:
+        parts = [replace(group, runs=1) for group in self.groups if group.is_part]
+        phases = [[part] for part in parts]
+        finals = [group for group in self.groups if group.phase.startswith(SEEDS)]
+        phases += [[*groups] for _, groups in groupby(finals, key=lambda group: group.phase)]
+        least = [[replace(group, expected=_shortest(group)) for group in groups] for groups in phases]
+        trainers = sum(
+            group.runs * (group.shortest_hours or 0.0) * group.trainer_gpus for each in phases for group in each
+        )
+        wall = sum(phase_hours(groups, "expected", self.concurrency) for groups in least)
+        return Cost(wall, trainers, wall * self.reward_gpus)
 
     def to_json(self) -> dict[str, Any]:
         """Convert all figures and their sums to plain values."""
@@ -128,6 +163,10 @@ class ExperimentPlan:
         cost = self.cost(case)
         spent = {**asdict(cost), "money": cost.money(self.prices)} if cost else {}
         return {"updates": self.updates(case), "calls": self.calls(case), **spent}
+
+
+def _shortest(group: RunGroup) -> Means:
+    return Means(group.expected.updates, group.expected.calls, group.shortest_hours)
 
 
 def _means(group: RunGroup, case: Case) -> Means:

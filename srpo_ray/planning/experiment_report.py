@@ -57,10 +57,11 @@ def budget_lines(plan: ExperimentPlan) -> list[str]:
         return []
     lines = []
     for name, limit in plan.limits.items():
-        costs = [cost.amounts(plan.prices)[name] for cost in (expected, worst)]
+        start = plan.starts.amounts(plan.prices)[name]
+        costs = [cost.amounts(plan.prices)[name] + start for cost in (expected, worst)]
         enough = "covers both" if max(costs) <= limit else "covers the expected case only"
         enough = enough if costs[0] <= limit else "does not cover the expected case, so the search will end early"
-        figures = f"expected {costs[0]:.2f}, worst {costs[1]:.2f}"
+        figures = f"expected {costs[0]:.2f}, worst {costs[1]:.2f}, of which starts of phases and runs {start:.2f}"
         lines.append(f"budget of {limit:g} {UNITS[name]} {enough}: {figures}")
     return lines
 

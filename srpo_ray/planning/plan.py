@@ -17,7 +17,7 @@ from srpo_ray.planning.devices import (
 )
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.reward_models import reward_sizes
-from srpo_ray.planning.schedule import evaluations, rollout_notes, schedule
+from srpo_ray.planning.schedule import evaluations, intervals, rollout_notes, schedule
 from srpo_ray.planning.shapes import parameters
 from srpo_ray.planning.workload import (
     Work,
@@ -30,6 +30,7 @@ from srpo_ray.planning.workload import (
     worker_work,
 )
 from srpo_ray.planning.zero_shares import trained_elements
+from srpo_ray.runs.start_from import continued
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Plan:
     checkpoints: int
     """Checkpoints of the run."""
     updates: int
+    """Updates that the run makes, without those of the run that it continues."""
     losses_in_flight: int
     """Losses of one backward pass."""
     notes: tuple[str, ...]
@@ -156,12 +158,17 @@ class Advice:
     fits: bool | None
 
 
-def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
+def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool] | None = None) -> Plan:
     """Plan a run from its config. No weights are loaded and no process is started.
+
+    A run that continues another makes the updates after that run's last one, and evaluates the base model only if the
+    other was evaluated in another way.
 
     Args:
         config: The run.
         hardware: Hardware to plan for.
+        taken_over: Updates of the run that it continues, and true if it takes over the evaluations of that run; None
+            reads them from the folder that `start_from` names.
 
     Raises:
         ValueError: If the model's config cannot be found, or `model.lora` or `training.context_parallel` does not match
@@ -173,10 +180,13 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
     gradient = config.algorithm.needs.reward == "gradient"
     trained, unknown = reward_sizes(config.rewards.models, pool.micro_batch_size, gradient=gradient, gpu=gpu)
     held_out, more = reward_sizes(config.evaluation.held_out, pool.micro_batch_size, gradient=False, gpu=gpu)
+    made, evaluated = taken_over or continued(config) or (0, False)
     sizes = tuple(sorted({reward.image_size for reward in trained} or {224}))
     notes = [f"reward {name}: its size is not known, so it is not counted" for name in (*unknown, *more)]
     if config.model.compile:
         notes.append("model.compile: seconds and activations are those without it")
+    if config.start_from is not None and not made:
+        notes.append(f"start_from: {config.start_from} is no finished run yet, so all updates are counted")
     tensors, exchanged = parameters(config.model), context_traffic(config)
     return Plan(
         run=config.name,
@@ -192,10 +202,10 @@ def make_plan(config: RunConfig, hardware: Hardware) -> Plan:
         replica_work=replica_work(config, trained),
         evaluation=evaluation_work(config, sizes),
         test=_test_work(config, sizes),
-        evaluations=evaluations(config),
+        evaluations=evaluations(config, made, evaluated=evaluated),
         checkpoint_bytes=checkpoint_bytes(config),
-        checkpoints=-(-config.training.num_updates // config.training.checkpoint_interval),
-        updates=config.training.num_updates,
+        checkpoints=intervals(made, config.training.num_updates, config.training.checkpoint_interval),
+        updates=config.training.num_updates - made,
         losses_in_flight=schedule(config).in_flight,
         notes=(*notes, *rollout_notes(config), *replica_notes(config)),
         hardware=hardware,

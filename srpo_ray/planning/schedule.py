@@ -88,9 +88,20 @@ def rollout_notes(config: RunConfig) -> tuple[str, ...]:
     )
 
 
-def evaluations(config: RunConfig) -> int:
-    """Count the evaluations of a run: the base model, one per interval and after the last update; tests not counted."""
-    return 1 + -(-config.training.num_updates // config.evaluation.interval)
+def evaluations(config: RunConfig, made: int = 0, *, evaluated: bool = False) -> int:
+    """Count the evaluations of a run: the base model, one per interval and after the last update; tests not counted.
+
+    Args:
+        config: The run.
+        made: Updates of the run that it continues.
+        evaluated: True if it takes over the evaluation of the base model.
+    """
+    return (not evaluated) + intervals(made, config.training.num_updates, config.evaluation.interval)
+
+
+def intervals(made: int, last: int, interval: int) -> int:
+    """Count the multiples of an interval after some updates and up to the last one, which counts in any case."""
+    return -(-last // interval) - made // interval
 
 
 def evaluated_images(evaluation: EvaluationConfig, config: RunConfig) -> int:

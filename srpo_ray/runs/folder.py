@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from srpo_ray.files import read_json, replacing, write_text
+from srpo_ray.files import read_json, replacing, split_lines, write_text
 
 if TYPE_CHECKING:
     # Commands that only read rows start without torch.
@@ -118,8 +118,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    *lines, _unfinished = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
+    lines, _unfinished = split_lines(path.read_bytes())
+    for number, line in lines:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):

@@ -58,6 +58,23 @@ def started_at(folder: RunFolder) -> int:
     return read_json(folder.start)["update"] if folder.start.exists() else 0
 
 
+def continued(config: RunConfig) -> tuple[int, bool] | None:
+    """Find what a run takes over from the finished run that `start_from` names, without a check of the two configs.
+
+    Args:
+        config: The new run.
+
+    Returns:
+        Updates made at the newest checkpoint of that run, and true if its evaluations are taken over; None if there is
+        no finished run with a checkpoint.
+    """
+    source = RunFolder(config.start_from or "")
+    if config.start_from is None or not source.config.exists() or not source.finished.exists():
+        return None
+    complete = complete_checkpoints(Storage(source.checkpoints))
+    return (complete[-1], evaluated_alike(load_run([source.config]), config)) if complete else None
+
+
 def _find_start(config: RunConfig, start_from: str) -> tuple[RunConfig, RunFolder, int]:
     """Find the config and folder of the run to continue, and the update of its newest checkpoint."""
     source = RunFolder(start_from)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from srpo_ray.files import read_json, write_text
+from srpo_ray.files import read_json_or, write_text
 from srpo_ray.runs.folder import RunFolder
 
 INTERVAL_S = 5.0
@@ -56,4 +56,4 @@ def used_gpu_seconds(folder: RunFolder) -> float:
 
 
 def _starts(folder: RunFolder) -> list[dict[str, float]]:
-    return read_json(folder.usage)["starts"] if folder.usage.exists() else []
+    return read_json_or(folder.usage, {"starts": []})["starts"]

@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune import TuneConfig
 
 from srpo_ray.config import ExperimentConfig, apply
+from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.conditions import searched_values_of
 from srpo_ray.config.experiment import TEST, VOTES, Arm
@@ -20,7 +21,7 @@ from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.evaluation.search_parts import RoundResult, RungResult
 from srpo_ray.evaluation.search_range import SearchedValue
 from srpo_ray.live.state import RunState
-from srpo_ray.search.budget import is_admitted
+from srpo_ray.search.budget_requests import admit_part, is_admitted
 from srpo_ray.search.earlier_trials import earlier_trials_of
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned
 from srpo_ray.search.population import search_by_population
@@ -41,6 +42,8 @@ class ArmTrials(NamedTuple):
     """Rungs of a search with promotion."""
     rounds: Sequence[RoundResult] = ()
     """Rounds of a population."""
+    num_parts: int = 0
+    """Rungs or rounds of the whole search."""
 
 
 def trials_of(experiment: Experiment, config: ExperimentConfig, arm: Arm, of_grid: list[TrialRow]) -> ArmTrials:
@@ -162,16 +165,22 @@ def _search_in_parts(experiment: Experiment, config: ExperimentConfig, arm: Arm)
         # People are asked after each rung or round, which decides what continues.
         return with_votes(experiment, config, rows) if config.objective == VOTES else rows
 
-    search = SearchInParts(config, arm, experiment.base.seed, _label, folder_of(experiment), train)
+    def admit(runs: Sequence[PlannedRun], all_or_none: bool) -> set[str]:
+        if experiment.budget is None:
+            return {run.name for run in runs}
+        configs = [with_absolute_paths(trial_config(experiment, run.name, run.config_changes)) for run in runs]
+        return admit_part(Path(experiment.folder), experiment.budget, configs, all_or_none=all_or_none)
+
+    search = SearchInParts(config, arm, experiment.base.seed, _label, folder_of(experiment), train, admit)
     random = Random(f"{config.search.seed} {arm.name}")
     all_drawn = [{path: draw(path, random) for path in arm.space} for _ in range(config.search.num_samples)]
     drawn = [searched_values_of(arm.space, values) for values in all_drawn]
     if config.search.scheduler.rungs:
         rows, rungs = search_by_promotion(search, drawn)
-        return ArmTrials(rows, rungs)
+        return ArmTrials(rows, rungs, num_parts=len(config.search.scheduler.rungs))
     num_updates = apply(experiment.base, trial_changes(config, arm, {})).training.num_updates
     rows, rounds = search_by_population(search, drawn, num_updates, draw)
-    return ArmTrials(rows, rounds=rounds)
+    return ArmTrials(rows, rounds=rounds, num_parts=len(config.search.scheduler.ends(num_updates)))
 
 
 def _numbered(arm: str, trial: Any) -> str:

@@ -22,7 +22,8 @@ from srpo_ray.search.arm_trials import (
     trial_changes,
     trials_of,
 )
-from srpo_ray.search.budget import note_search, require_measured_budget
+from srpo_ray.search.budget_gate import require_measured_budget
+from srpo_ray.search.budget_records import note_search
 from srpo_ray.search.chains import seed_chain, train_chains
 from srpo_ray.search.earlier_trials import earlier_trials_of
 from srpo_ray.search.selection import choose_best, keeps
@@ -96,6 +97,7 @@ def _chosen(experiment: Experiment, config: ExperimentConfig, arm: Arm, trials: 
         front=front_names(keeping or rows, config.objectives),
         rungs=trials.rungs,
         rounds=trials.rounds,
+        num_parts=trials.num_parts,
     )
     notes = [*_missing_objectives(rows, config, arm.name), *earlier_trials_of(folder, arm.name).notes]
     return search, [*notes, *([note] if note else [])]

@@ -54,8 +54,11 @@ def train_chains(train: Train, phase: str, title: str, chains: Sequence[Chain]) 
         going = [chain for chain in chains if len(chain) > number and chain[-1].name not in ended]
         runs = [chain[number - 1] for chain in going]
         rows = train(f"{phase}_round_{number}", f"round {number} of schedules", runs)
+        found = {row.name: row for row in rows}
+        # A budget may have no room for a chain, which is then not begun.
+        chains = [chain for chain in chains if chain not in going or chain[number - 1].name in found]
         # Nothing continues a run that failed or was stopped.
-        pairs = zip(going, rows, strict=True)
+        pairs = [(chain, found[chain[number - 1].name]) for chain in going if chain[number - 1].name in found]
         ended |= {chain[-1].name: row for chain, row in pairs if row.status != "finished"}
     last = [chain[-1] for chain in chains if chain[-1].name not in ended]
     # A budget may have no room for some of them.

@@ -18,7 +18,8 @@ from srpo_ray.live.follow import Follower
 from srpo_ray.live.state import Progress
 from srpo_ray.runs.inputs import input_hashes
 from srpo_ray.search.arms import search_arms, train_arms
-from srpo_ray.search.budget import budget_terms, counting, plan_budget
+from srpo_ray.search.budget_records import counting
+from srpo_ray.search.budget_terms import BudgetTerms, budget_terms, plan_budget
 from srpo_ray.search.concurrency import RunNeeds, cluster_concurrency, run_needs
 from srpo_ray.search.earlier_trials import EarlierTrials, earlier_trials_file, keep_earlier_trials, read_earlier_trials
 from srpo_ray.search.experiment_page import ExperimentPage
@@ -27,7 +28,7 @@ from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
 from srpo_ray.search.searchers import check_searcher, searched_metrics
-from srpo_ray.search.spending import BudgetTerms, Spending, budget_line
+from srpo_ray.search.spending import Spending, budget_line
 from srpo_ray.search.trial import Experiment
 from srpo_ray.tracking.client import create_database
 from srpo_ray.tracking.runs import flatten, git_commit, tracking_uri

@@ -8,12 +8,15 @@ from srpo_ray.config.load import read_yaml, validate
 from srpo_ray.files import write_text
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import input_hashes, keep_inputs
+from srpo_ray.search.budget_change import change_budget
 
 _OWN, _BASE = "experiment.yaml", "base.yaml"
 
 
 def open_experiment_folder(config: ExperimentConfig, base: RunConfig, variants: Sequence[RunConfig] = ()) -> Path:
     """Make the folder of an experiment, or open it again to resume the same experiment with the same inputs.
+
+    Budget and price may differ: runs that an earlier budget refused then ask again.
 
     Args:
         config: The experiment.
@@ -28,8 +31,9 @@ def open_experiment_folder(config: ExperimentConfig, base: RunConfig, variants: 
     RunFolder(folder).make()
     own, shared = folder / _OWN, folder / _BASE
     # Compared as configs: one of an older version lacks options that have since been given defaults.
+    earlier = validate(ExperimentConfig, read_yaml(own), str(own)) if own.exists() else config
     same = {
-        own: not own.exists() or validate(ExperimentConfig, read_yaml(own), str(own)) == config,
+        own: _without_budget(earlier) == _without_budget(config),
         shared: not shared.exists() or load_run([shared]) == base,
     }
     for file, is_same in same.items():
@@ -45,9 +49,16 @@ def open_experiment_folder(config: ExperimentConfig, base: RunConfig, variants: 
         has_results=own.exists() and any((folder / "trials").glob("*/evaluations.jsonl")),
         cure="choose another name with `experiment.name=...` or remove the folder",
     )
+    if earlier.budget != config.budget:
+        change_budget(folder)
     for file, section in ((own, config), (shared, base)):
         write_text(file, to_yaml(section))
     return folder
+
+
+def _without_budget(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment apart from what it may spend: it trains the same runs."""
+    return config.model_copy(update={"budget": None, "price": None})
 
 
 def first_command(folder: Path, command: str) -> str:

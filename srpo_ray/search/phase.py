@@ -16,7 +16,9 @@ from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.live.state import RunState
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.search.budget import BudgetGate, is_admitted, is_asking
+from srpo_ray.search.budget_change import phase_name
+from srpo_ray.search.budget_gate import BudgetGate
+from srpo_ray.search.budget_requests import is_admitted, is_asking
 from srpo_ray.search.concurrency import FollowCluster
 from srpo_ray.search.progress import QuietTrials, RunsReporter
 from srpo_ray.search.selection import read_row
@@ -142,14 +144,14 @@ def fit_phase(
         number: Trials of the phase.
     """
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    storage = Path(experiment.folder) / "tune"
+    storage, phase = Path(experiment.folder) / "tune", phase_name(Path(experiment.folder), phase)
     training = experiment.base.training
     bundle = ON_HEAD | training.worker_resources if here else ON_HEAD
     with_resources = tune.with_resources(trainable, tune.PlacementGroupFactory([bundle]))
     if experiment.budget:
         # A run that the budget has no room for ends without a report.
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-    gate = BudgetGate(Path(experiment.folder), experiment.budget) if experiment.budget else None
+    gate = BudgetGate(Path(experiment.folder), experiment.budget, phase) if experiment.budget else None
     callbacks: list[tune.Callback] = [ReleaseTrials(Path(experiment.folder) / "trials"), QuietTrials()]
     callbacks += [gate] if gate else []
     if Tuner.can_restore(str(storage / phase)):

@@ -138,35 +138,67 @@ def search_by_population(
         draw: Function that draws a value anew.
 
     Returns:
-        One row per trial of the last round that was trained, and the rounds.
+        One row per trial of the last round that was trained, and the rounds. A round that the budget does not cover is
+        not trained.
 
     Raises:
         ValueError: If no trial of a round can be continued.
     """
     config, scheduler = search.config, search.config.search.scheduler
     steps = [Step(trial, values) for trial, values in enumerate(drawn)]
-    rounds, rows = list[RoundResult](), list[TrialRow]()
+    rounds, rows, trained = list[RoundResult](), list[TrialRow](), steps
     ends = scheduler.ends(num_updates)
     for number, end in enumerate(ends, 1):
-        changes = [part_settings(config, config.changes(search.arm, step.values), num_updates) for step in steps]
-        names = [f"{search.name}_trial_{trial}_round_{number}" for trial in range(len(steps))]
         sources = [rows[step.source].name if rows else None for step in steps]
-        runs = [
-            search.run(name, step.values, parts[number - 1], source)
-            for name, step, parts, source in zip(names, steps, changes, sources, strict=True)
-        ]
-        title = f"search for {search.arm.name}, round {number} to update {end}"
-        rows = search.train(f"search_{search.name}_round_{number}", title, runs)
+        found = _train_round(search, number, end, steps, sources, num_updates)
+        if not found:
+            break
+        # The first round has the trials that the budget has room for.
+        steps = [steps[index] for index in found]
+        sources = [sources[index] for index in found]
+        trained, rows = steps, [*found.values()]
         rounds.append(_round_result(end, steps, sources, rows, config.objective))
         ranked = order(rows, config)
+        if not ranked and not any(row.status == "stopped early" for row in rows):
+            raise ValueError(_none_left(rows, len(rounds), config.objective))
         if number == len(ends) or not ranked:
             break
         random = Random(f"{config.search.seed} {search.arm.name} round {number}")
         steps = next_round([step.values for step in steps], ranked, scheduler, search.arm.space, draw, random)
-    if len(rounds) < len(ends):
-        raise ValueError(_none_left(rows, len(rounds), config.objective))
-    whole = [config.trial_settings(config.changes(search.arm, step.values)) for step in steps]
+    if not rounds:
+        return [], []
+    whole = [config.trial_settings(config.changes(search.arm, step.values)) for step in trained]
     return [replace(row, params=params) for row, params in zip(rows, whole, strict=True)], rounds
+
+
+def _train_round(
+    search: SearchInParts,
+    number: int,
+    end: int,
+    steps: Sequence[Step],
+    sources: Sequence[str | None],
+    num_updates: int,
+) -> dict[int, TrialRow]:
+    """Train one round of a population.
+
+    Returns:
+        Index of a trial -> its row. Without those of the first round that the budget has no room for; empty if it has
+        no room for a later round, or has stopped trials of it.
+    """
+    config = search.config
+    changes = [part_settings(config, config.changes(search.arm, step.values), num_updates) for step in steps]
+    names = [f"{search.name}_trial_{trial}_round_{number}" for trial in range(len(steps))]
+    runs = [
+        search.run(name, step.values, parts[number - 1], source)
+        for name, step, parts, source in zip(names, steps, changes, sources, strict=True)
+    ]
+    if number > 1 and len(search.admit(runs, True)) < len(runs):
+        return {}
+    title = f"search for {search.arm.name}, round {number} to update {end}"
+    found = {row.name: row for row in search.train(f"search_{search.name}_round_{number}", title, runs)}
+    if number > 1 and any(row.status == "stopped early" for row in found.values()):
+        return {}
+    return {index: found[name] for index, name in enumerate(names) if name in found}
 
 
 def _round_result(

@@ -11,7 +11,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from srpo_ray.live.state import RunState, Status, add_runs
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.search.budget import is_asking, read_decisions
+from srpo_ray.search.budget_requests import is_asking, read_decisions
 
 INTERVAL = 1.0
 """Least seconds between two looks at the trials."""

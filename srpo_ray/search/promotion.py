@@ -29,6 +29,9 @@ class SearchInParts:
     folder_of: Callable[[str], str]
     """Function from the name of a run to its folder."""
     train: Train
+    admit: Callable[[Sequence[PlannedRun], bool], set[str]]
+    """Function that names the runs of a later part which start: a budget may have no room for others. The runs, the
+    most important first; true if the part is not trained without each of them."""
 
     @property
     def name(self) -> str:
@@ -79,33 +82,46 @@ def search_by_promotion(
         drawn: Values of each trial.
 
     Returns:
-        One row per trial, of its last run, with the costs of all its rungs; and the rungs.
+        One row per trial that has started, of its last run, with the costs of all its rungs; and the rungs. A rung that
+        the budget has no room for is not trained, and the trials of the one before are the last.
     """
     config, arm = search.config, search.arm
     alive, latest, rungs = list(range(len(drawn))), dict[int, TrialRow](), list[RungResult]()
     in_last_rung = set[int]()
     for number, rung in enumerate(config.search.scheduler.rungs, 1):
-        runs = [
-            search.run(
-                f"{search.name}_trial_{trial}_rung_{number}",
-                drawn[trial],
-                config.rung_settings(config.changes(arm, drawn[trial]), rung),
-                latest[trial].name if trial in latest else None,
-            )
-            for trial in alive
-        ]
-        title = f"search for {arm.name}, rung {number} to update {rung.updates}"
-        before = [latest.get(trial) for trial in alive]
-        rows = search.train(f"search_{search.name}_rung_{number}", title, runs)
-        latest |= zip(alive, rows, strict=True)
-        best = order(rows, config)
-        kept = best[: rung.num_promoted(len(alive))]
-        rungs.append(_rung_result(rung.updates, rung.set, before, rows, [rows[i] for i in best], len(kept), config))
-        in_last_rung, alive = set(alive), sorted(alive[index] for index in kept)
-        if not alive:
+        runs = {trial: _rung_run(search, trial, drawn[trial], number, latest.get(trial)) for trial in alive}
+        if rungs:
+            admitted = search.admit([*runs.values()], False)
+            # The best come first if a budget may refuse the last.
+            ranked_runs = runs.items() if config.budget else sorted(runs.items())
+            runs = {trial: run for trial, run in ranked_runs if run.name in admitted}
+        if not runs:
             break
+        title = f"search for {arm.name}, rung {number} to update {rung.updates}"
+        trained = search.train(f"search_{search.name}_rung_{number}", title, [*runs.values()])
+        found = {row.name: row for row in trained}
+        rows = {trial: found[run.name] for trial, run in sorted(runs.items()) if run.name in found}
+        rungs[-1:] = [replace(rung, promoted=len(rows)) for rung in rungs[-1:]]
+        best = order([*rows.values()], config)
+        if rungs and not best and (not rows or any(row.status == "stopped early" for row in rows.values())):
+            # The budget has refused or stopped the whole rung: the rung before is the last.
+            break
+        ranked, before = [[*rows][index] for index in best], [latest.get(trial) for trial in rows]
+        latest |= rows
+        ordered, [*all_rows] = [rows[trial] for trial in ranked], rows.values()
+        rungs.append(_rung_result(rung.updates, rung.set, before, all_rows, ordered, 0, config))
+        in_last_rung, alive = set(rows), ranked[: rung.num_promoted(len(rows))]
     settings = [config.trial_settings(config.changes(arm, values)) for values in drawn]
-    return [_trial_row(latest[trial], settings[trial], trial in in_last_rung) for trial in range(len(drawn))], rungs
+    return [_trial_row(latest[trial], settings[trial], trial in in_last_rung) for trial in sorted(latest)], rungs
+
+
+def _rung_run(
+    search: SearchInParts, trial: int, values: Mapping[str, Any], number: int, before: TrialRow | None
+) -> PlannedRun:
+    config = search.config
+    changes = config.rung_settings(config.changes(search.arm, values), config.search.scheduler.rungs[number - 1])
+    name = f"{search.name}_trial_{trial}_rung_{number}"
+    return search.run(name, values, changes, before.name if before else None)
 
 
 def _rung_result(

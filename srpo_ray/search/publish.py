@@ -11,6 +11,7 @@ from statistics import fmean
 import torch
 
 from srpo_ray.config import ExperimentConfig, to_yaml
+from srpo_ray.config.scheduler import UPDATES
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.comparison import compute_notes
 from srpo_ray.evaluation.gallery import method_grid, save_png
@@ -24,7 +25,7 @@ from srpo_ray.runs.folder import RunFolder, load_images
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.runs.warnings import idle_warning
 from srpo_ray.search.arms import arm_changes
-from srpo_ray.search.budget import budget_notes, budget_uses
+from srpo_ray.search.budget_records import budget_notes, budget_uses
 from srpo_ray.search.selection import baseline_row, best_arm
 from srpo_ray.search.trial import Experiment, trial_config, trial_folder
 from srpo_ray.tracking.runs import git_commit, tracking_uri
@@ -114,7 +115,10 @@ def schedule_experiment(config: ExperimentConfig, searches: Sequence[Search]) ->
     arms = [
         {
             "name": search.arm,
-            "set": config.changes(config.arm(search.arm)),
+            # A budget may have ended the search before its last round.
+            "set": {**config.changes(config.arm(search.arm)), UPDATES: search.schedule[-1][0]}
+            if len(search.rounds) < search.num_parts
+            else config.changes(config.arm(search.arm)),
             "schedule": [{"updates": updates, "set": dict(values)} for updates, values in search.schedule],
             "seeds": config.arm(search.arm).seeds,
         }

@@ -1,76 +1,19 @@
 """Spending of an experiment, read from its folder: hours, GPU-hours and money, and the cost of an update."""
 
-import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from statistics import fmean
 
 from srpo_ray.config.budget import Limit
-from srpo_ray.files import read_json
-from srpo_ray.planning.prices import Cost, Prices, run_cost
+from srpo_ray.files import read_json_or
+from srpo_ray.planning.prices import Cost, run_cost
+from srpo_ray.planning.starts import RUN_S
 from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.start_from import started_at
 from srpo_ray.runs.usage import used_gpu_seconds, used_seconds
-
-HOUR = 3600
-STALE_S = 60.0
-"""Seconds after the last note of the clock from which on the experiment does not run."""
-_RUN = re.compile(r"(?P<arm>.+)_(?P<kind>trial|seed)_[^_]+")
-
-
-class RunName(NamedTuple):
-    """Arm and kind of a run, which its name begins and ends with."""
-
-    arm: str
-    is_trial: bool
-
-
-def parse_name(name: str) -> RunName:
-    """Read the arm and the kind from a run's name, such as `SRPO_trial_3` or `SRPO_seed_1`."""
-    match = _RUN.fullmatch(name)
-    return RunName(match["arm"], match["kind"] == "trial") if match else RunName(name, is_trial=True)
-
-
-class FinalRun(NamedTuple):
-    """Run of an arm or ablation that follows the search."""
-
-    arm: str
-    """Name of the folder of the arm whose search finds its values."""
-    updates: int
-    gpus: float
-    """GPUs that its trainers reserve."""
-
-
-@dataclass(frozen=True)
-class BudgetTerms:
-    """Budget of an experiment, and what its runs will reserve."""
-
-    limits: Mapping[Limit, float]
-    prices: Prices | None
-    reward_gpus: float
-    """GPUs that all reward pools reserve while the experiment runs."""
-    concurrency: int
-    """Runs at the same time."""
-    searched: Sequence[str] = ()
-    """Folder names of the searched arms in the order of their searches."""
-    grids: int = 0
-    """Number of the first of them that share one phase."""
-    finals: Sequence[FinalRun] = ()
-    planned: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Folder name of an arm -> hours of one update by the plan; used until a run is measured."""
-    ranges: bool = False
-    """True if runs may have several numbers of workers."""
-
-    def share(self, arm: str) -> float:
-        """Share of the search's part that may be spent when the search of an arm ends.
-
-        Searches follow one another. Each has an equal share, and what one leaves is for the next ones.
-        """
-        if arm not in self.searched:
-            return 1.0
-        place = self.searched.index(arm) + 1
-        return max(place, self.grids if place <= self.grids else 0) / len(self.searched)
+from srpo_ray.search.budget_clock import HOUR, elapsed_s, longest_phase_hours, phase_hours, walls_file
+from srpo_ray.search.budget_terms import BudgetTerms, RunName, parse_name
 
 
 @dataclass(frozen=True)
@@ -81,9 +24,11 @@ class RunUse:
     seconds: float
     gpu_seconds: float
     updates: int
-    """Updates made."""
+    """Updates that it has made itself, without those of the run that it continues."""
     ended: bool
     """True if the run has made its last update, or reward-hacking detection has stopped it."""
+    evaluation_s: float
+    """Mean seconds of its evaluations; 0 before the first."""
 
 
 class Spending:
@@ -118,20 +63,41 @@ class Spending:
         amounts = self.cost().amounts(self.terms.prices)
         return {name: amounts[name] for name in self.terms.limits}
 
-    def hours_per_update(self, arm: str) -> float | None:
+    def hours_per_update(self, arm: str, rung: int = 0) -> float | None:
         """Mean hours of one update, with a run's share of everything else.
 
-        Measured on the ended runs of the arm, else on its runs that have made updates, else on runs of other arms, else
-        planned; None without any.
+        Measured on the ended runs of the arm in the rung, else on those that have made updates, else on its other rungs
+        (corrected by the plan's ratio of the two), else on runs of other arms, else planned; None without any.
+
+        Args:
+            arm: Folder name of the arm.
+            rung: Number of the rung; 0 for runs of no rung.
         """
         runs = [run for run in self.runs() if run.updates]
         own = [run for run in runs if parse_name(run.name).arm == arm]
-        for group in ([run for run in own if run.ended], own, [run for run in runs if run.ended]):
+        here = [run for run in own if parse_name(run.name).rung == rung]
+        for group in ([run for run in here if run.ended], here):
             if group:
-                return sum(run.seconds for run in group) / HOUR / sum(run.updates for run in group)
-        if arm in self.terms.planned:
-            return self.terms.planned[arm]
-        return sum(run.seconds for run in runs) / HOUR / sum(run.updates for run in runs) if runs else None
+                return _mean_hours(group)
+        if own:
+            # The last rung has the settings of a whole trial.
+            other = max(own, key=lambda run: (run.ended, parse_name(run.name).rung)).name
+            group = [run for run in own if parse_name(run.name).rung == parse_name(other).rung]
+            return _mean_hours(group) * self._planned_ratio(arm, rung, parse_name(other).rung)
+        if ended := [run for run in runs if run.ended]:
+            return _mean_hours(ended)
+        if (planned := self._planned(arm, rung)) is not None:
+            return planned
+        return _mean_hours(runs) if runs else None
+
+    def run_hours(self, name: RunName, updates: int) -> float:
+        """Expected hours of a run's training; 0 as long as no update of any run is measured or planned.
+
+        Args:
+            name: Its name.
+            updates: Updates that it makes itself.
+        """
+        return (self.hours_per_update(name.arm, name.rung) or 0.0) * updates
 
     def mean_gpus(self, arm: str, gpus: float) -> float:
         """Mean GPUs of a run of an arm over its time.
@@ -152,59 +118,76 @@ class Spending:
         amounts = run_cost(hours, gpus, self.terms.reward_gpus, self.terms.concurrency).amounts(self.terms.prices)
         return {name: amounts[name] for name in self.terms.limits}
 
-    def reserve(self) -> dict[Limit, float]:
-        """Amounts that the search leaves for the runs after it: their expected cost, but at most half the budget.
+    def start_hours(self) -> float:
+        """Mean wall-clock hours that a run takes beside its training; an allowance until one is measured."""
+        walls = read_json_or(walls_file(self.folder), {})
+        beside = [walls[run.name] - run.seconds for run in self.runs() if run.ended and run.name in walls]
+        return max(0.0, fmean(beside or [RUN_S])) / HOUR
 
-        As many runs as fit start together, and wait for the longest of them. Their processes start as long as those of
-        the search did.
+    def runs_cost(
+        self, hours: Sequence[float], gpus: Sequence[float], phases: int = 1, phase: float | None = None
+    ) -> dict[Limit, float]:
+        """Amounts that runs which start together cost, as many at a time as may, with the starts of their processes.
+
+        Args:
+            hours: Expected hours of training of each run.
+            gpus: GPUs that the trainers of each reserve.
+            phases: Phases of Ray Tune that they take.
+            phase: Hours of the start of a phase; None takes the mean of the measured ones.
         """
-        if not self.terms.finals:
+        if not hours:
             return dict.fromkeys(self.terms.limits, 0.0)
-        hours = [(self.hours_per_update(run.arm) or 0.0) * run.updates for run in self.terms.finals]
-        costs = [
-            self.cost_of(each, self.mean_gpus(run.arm, run.gpus))
-            for each, run in zip(hours, self.terms.finals, strict=True)
-        ]
-        rounds = sum(sorted(hours, reverse=True)[:: self.terms.concurrency])
-        start = start_hours(self.folder)
-        begun = Cost(start, 0.0, start * self.terms.reward_gpus).amounts(self.terms.prices)
-        total: dict[Limit, float] = {
-            name: begun[name] + (rounds if name == "hours" else sum(cost[name] for cost in costs))
-            for name in self.terms.limits
-        }
+        starts = self.start_hours()
+        # The longest first: as many as fit start together, and wait for the longest of them.
+        turns = sorted(hours, reverse=True)[:: self.terms.concurrency]
+        begin = phase_hours(self.folder) if phase is None else phase
+        wall = sum(turns) + phases * (begin + len(turns) * starts)
+        trainers = sum(each * held for each, held in zip(hours, gpus, strict=True))
+        amounts = Cost(wall, trainers, wall * self.terms.reward_gpus).amounts(self.terms.prices)
+        return {name: amounts[name] for name in self.terms.limits}
+
+    def reserve(self) -> dict[Limit, float]:
+        """Amounts that the search leaves for the runs after it: their expected cost, but at most half the budget."""
+        finals = self.terms.finals
+        hours = [self.run_hours(RunName(run.arm, False), run.updates) + self.test_hours(run.tests) for run in finals]
+        rounds, phase = max((run.rounds for run in finals), default=1), longest_phase_hours(self.folder)
+        total = self.runs_cost(hours, [self.mean_gpus(run.arm, run.gpus) for run in finals], rounds, phase)
         return {name: min(amount, self.terms.limits[name] / 2) for name, amount in total.items()}
+
+    def test_hours(self, evaluations: float) -> float:
+        """Hours of a run's tests, which no trial has; 0 until an evaluation is measured.
+
+        Args:
+            evaluations: Their duration in evaluations on validation prompts.
+        """
+        measured = [run.evaluation_s for run in self.runs() if run.evaluation_s]
+        return evaluations * fmean(measured) / HOUR if measured else 0.0
+
+    def _planned(self, arm: str, rung: int) -> float | None:
+        return self.terms.planned.get(f"{arm}_rung_{rung}" if rung else arm)
+
+    def _planned_ratio(self, arm: str, wanted: int, measured: int) -> float:
+        numerator, denominator = self._planned(arm, wanted), self._planned(arm, measured)
+        return numerator / denominator if numerator and denominator else 1.0
+
+
+def _mean_hours(runs: Sequence[RunUse]) -> float:
+    return sum(run.seconds for run in runs) / HOUR / sum(run.updates for run in runs)
 
 
 def _run_use(folder: RunFolder) -> RunUse:
-    rows, ended = read_rows(folder.updates), folder.finished.exists()
-    updates = int(rows[-1]["update"]) if rows else 0
-    return RunUse(folder.path.name, used_seconds(folder), used_gpu_seconds(folder), updates, ended)
-
-
-def clock_file(folder: Path) -> Path:
-    """File of the wall-clock time of an experiment's starts."""
-    return folder / "budget" / "clock.json"
-
-
-def start_file(folder: Path) -> Path:
-    """File of the wall-clock hours from the start of an experiment's first phase to the first request of a run."""
-    return folder / "budget" / "start.json"
-
-
-def start_hours(folder: Path) -> float:
-    """Wall-clock hours that the processes of the first phase needed to start; 0 until it is known."""
-    return read_json(start_file(folder))["hours"] if start_file(folder).exists() else 0.0
-
-
-def elapsed_s(folder: Path) -> float:
-    """Wall-clock seconds of an experiment over all its starts; 0 before the first."""
-    if not clock_file(folder).exists():
-        return 0.0
-    clock: dict[str, float] = read_json(clock_file(folder))
-    now = time.time()
-    # An experiment that is over or was killed notes the clock no more.
-    until = now if now - clock["seen"] < STALE_S else clock["seen"]
-    return clock["earlier_s"] + until - clock["began"]
+    rows, ended, began = read_rows(folder.updates), folder.finished.exists(), started_at(folder)
+    updates = max(0, int(rows[-1]["update"]) - began) if rows else 0
+    # Evaluations of the run that it continues are copied.
+    seconds = [row["time/evaluate"] for row in read_rows(folder.evaluations) if "time/evaluate" in row]
+    return RunUse(
+        folder.path.name,
+        used_seconds(folder),
+        used_gpu_seconds(folder),
+        updates,
+        ended,
+        fmean(seconds) if seconds else 0.0,
+    )
 
 
 def budget_line(spending: Spending) -> str:

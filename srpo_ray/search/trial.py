@@ -25,10 +25,11 @@ from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.launch.trial_scaling import SharedCluster
 from srpo_ray.launch.worker_shares import WorkerRange, WorkerShares
 from srpo_ray.runs.folder import RunFolder, read_rows
-from srpo_ray.search.budget import wait_for_admission
+from srpo_ray.search.budget_change import is_over
+from srpo_ray.search.budget_requests import wait_for_admission
+from srpo_ray.search.budget_terms import BudgetTerms
 from srpo_ray.search.concurrency import RunNeeds
 from srpo_ray.search.pools import pool_of
-from srpo_ray.search.spending import BudgetTerms
 from srpo_ray.training.host import OwnProcess
 
 WORKER_KEYS = ("training.num_workers", "training.num_gpus", "training.resources")
@@ -92,7 +93,13 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
         config: The trial's; its name, which is that of its folder too, survives a restart of the experiment.
         here: Train in this process.
     """
-    finished = trial_folder(experiment, config.name).finished.exists()
+    known = trial_folder(experiment, config.name)
+    if not known.finished.exists() and is_over(Path(experiment.folder), config.name):
+        # A scheduler has stopped it, before the budget changed.
+        for row in read_rows(known.evaluations):
+            tune.report(row)
+        return
+    finished = known.finished.exists()
     if experiment.budget and not finished and not wait_for_admission(Path(experiment.folder), config):
         return
     folder = open_run_folder(config, Path(experiment.folder) / "trials" / config.name)

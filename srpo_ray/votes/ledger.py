@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from srpo_ray.files import split_lines
+
 VOTES_FILE = "votes.jsonl"
 """Name of the file of votes in the folder of a run, an experiment or an evaluation."""
 
@@ -91,8 +93,8 @@ def read_votes(folder: Path) -> list[Vote]:
     path = folder / VOTES_FILE
     if not path.exists():
         return []
-    *lines, last = _content(path).split(b"\n")
-    records = [_parsed(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    lines, last = split_lines(_content(path))
+    records = [_parsed(path, number, line) for number, line in lines if line.strip()]
     records += _complete(last)
     return _without_undone(records)
 
@@ -205,7 +207,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 def _repair(path: Path, descriptor: int) -> None:
     content = _content(path)
-    *_, last = content.split(b"\n")
+    _, last = split_lines(content)
     if _complete(last):
         os.write(descriptor, b"\n")
     elif last:

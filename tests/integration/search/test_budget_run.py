@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from srpo_ray.cli import main
-from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.folder import RunFolder, read_rows
 from tests.conftest import ROOT
+from tests.integration.search.test_search_in_parts import PROMOTION, RUN, write, written
 from tests.integration.search.test_sweep_run import TINY
 
 SWEEP = ROOT / "configs" / "experiments" / "small_world_sweep.yaml"
@@ -44,3 +45,36 @@ def test_budget_below_one_trial_is_refused_after_the_first_measurement(
     assert "budget" in capsys.readouterr().err
     assert not list((tmp_path / "runs").glob("small_world_sweep/trials/*/finished.json"))
     assert RunFolder(tmp_path / "runs" / "small_world_sweep").path.exists()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray_cluster")
+def test_promotion_that_a_budget_has_ended_goes_on_when_the_budget_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "promotion", 200, PROMOTION)
+    folder = tmp_path / "runs" / "promotion"
+    assert main(["sweep", "promotion.yaml", *RUN, "experiment.budget={hours: 0.06}"]) == 0
+    first = json.loads((folder / "results.json").read_text())
+    (search,) = first["searches"]
+    below, last = search["rungs"]
+    assert 0 < below["trials"] < 200
+    assert 0 < last["trials"] == below["promoted"] <= max(1, below["trials"] // 2)
+    # A promoted run costs its own updates only.
+    assert last["made"] == 2 * last["trials"]
+    assert any(note.startswith("The budget had no room for") for note in first["notes"])
+    assert [row["status"] for row in first["arms"][0]["rows"]] == ["finished"]
+    (use,) = first["budget"]
+    assert use["search"] + use["final"] < 1.3 * use["limit"]
+    before = written(folder)
+
+    assert main(["sweep", "promotion.yaml", *RUN, "experiment.budget={hours: 0.1}"]) == 0
+    second = json.loads((folder / "results.json").read_text())
+    assert second["searches"][0]["rungs"][0]["trials"] > below["trials"]
+    after = written(folder)
+    assert {path: after[path] for path in before} == before, "no finished run is trained again"
+    assert second["budget"][0]["limit"] == 0.1
+    assert use["search"] + use["final"] < second["budget"][0]["search"] + second["budget"][0]["final"] < 1.3 * 0.1
+    for path in folder.glob("trials/*_rung_2/updates.jsonl"):
+        assert [row["update"] for row in read_rows(path)] in ([1, 2, 3, 4], [1, 2, 3])

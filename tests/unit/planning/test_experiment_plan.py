@@ -8,15 +8,19 @@ import pytest
 import yaml
 
 from srpo_ray.cli import main
-from srpo_ray.config import apply, load_experiment
+from srpo_ray.config import apply, load_experiment, to_yaml
 from srpo_ray.config.search import SchedulerConfig
+from srpo_ray.files import write_text
 from srpo_ray.planning.early_stopping import trial_ends
 from srpo_ray.planning.experiment import ExperimentPlan
+from srpo_ray.planning.experiment_groups import run_calls
 from srpo_ray.planning.experiment_report import experiment_plan_text
-from srpo_ray.planning.experiment_runs import concurrent_runs, make_experiment_plan, run_calls
+from srpo_ray.planning.experiment_runs import concurrent_runs, make_experiment_plan
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import make_plan
 from srpo_ray.planning.prices import Prices
+from srpo_ray.runs.checkpoint import MANIFEST, checkpoint_name
+from srpo_ray.runs.folder import RunFolder
 from tests.conftest import ROOT
 
 RECIPES = ROOT / "configs" / "recipes"
@@ -71,11 +75,91 @@ def test_all_trials_end_at_their_last_update_without_a_scheduler() -> None:
     assert trial_ends(8, 60, 10, SchedulerConfig(type="none")) == [(60, 8)]
 
 
-def test_trials_that_are_not_promoted_end_with_their_rung() -> None:
-    rungs = ({"updates": 4, "keep": 0.5}, {"updates": 8, "keep": 0.34}, {"updates": 16})
-    scheduler = SchedulerConfig.model_validate({"type": "promotion", "rungs": rungs})
+RUNGS = [
+    {"updates": 40, "keep": 0.5, "set": {"rollout.num_steps": 20}},
+    {"updates": 80, "keep": 0.34},
+    {"updates": 200},
+]
+PROMOTION = {"num_samples": 9, "scheduler": {"type": "promotion", "rungs": RUNGS}}
+
+
+def test_rung_counts_its_own_updates_with_its_own_settings(tmp_path: Path) -> None:
+    plan, _ = planned(tmp_path, search=PROMOTION, seeds=[1])
+    base = load_experiment(experiment_file(tmp_path))[1]
+    cheap, whole = make_plan(apply(base, {"rollout.num_steps": 20}), H100), make_plan(base, H100)
+    assert cheap.update_s is not None
+    assert whole.update_s is not None
+    assert whole.evaluation_s is not None
+    assert cheap.update_s < whole.update_s
     # 9 trials: 4 are promoted, then 1 (a third of 4, rounded down).
-    assert trial_ends(9, 16, 4, scheduler) == [(4, 5), (8, 3), (16, 1)]
+    assert [(group.name, group.runs, group.worst.updates) for group in plan.groups] == [
+        ("SRPO: rung 1", 9, 40),
+        ("SRPO: rung 2", 4, 40),
+        ("SRPO: rung 3", 1, 120),
+        ("SRPO: seeds", 1, 200),
+    ]
+    # Evaluations and checkpoints are every 20 updates; the base model is evaluated once.
+    parts = [(40, cheap.update_s, 3), (40, whole.update_s, 2), (120, whole.update_s, 6)]
+    expected = [
+        updates * each + evaluations * whole.evaluation_s + updates // 20 * whole.checkpoint_s
+        for updates, each, evaluations in parts
+    ]
+    assert [(group.worst.hours or 0.0) * 3600 for group in plan.groups[:3]] == pytest.approx(expected)
+
+
+def test_least_of_a_promotion_is_one_trial_through_its_rungs_and_the_runs_after_the_search(tmp_path: Path) -> None:
+    plan, hours = planned(tmp_path, search=PROMOTION, seeds=[1, 2, 3])
+    least = plan.least_cost
+    assert least is not None
+    rungs = sum(group.worst.hours or 0.0 for group in plan.groups[:3])
+    assert least.trainer_gpu_hours == pytest.approx(8 * (rungs + 3 * hours))
+    # Two runs at a time.
+    assert least.hours == pytest.approx(rungs + 2 * hours)
+
+
+def test_rounds_of_a_population_and_of_a_schedule_count_their_own_updates(tmp_path: Path) -> None:
+    population = {"num_samples": 4, "scheduler": {"type": "pbt", "perturb_interval": 80}}
+    plan, _ = planned(tmp_path, search=population, seeds=[1])
+    assert [(group.name, group.runs, group.worst.updates) for group in plan.groups] == [
+        ("SRPO: round 1", 4, 80),
+        ("SRPO: round 2", 4, 80),
+        ("SRPO: round 3", 4, 40),
+        ("SRPO: seeds", 1, 200),
+    ]
+    schedule = [{"updates": updates, "set": {LR: rate}} for updates, rate in ((50, 1e-5), (200, 2e-5))]
+    plan, _ = planned(tmp_path, arms=[{"name": "SRPO", "schedule": schedule}], search={}, seeds=[1, 2])
+    assert [(group.name, group.runs, group.worst.updates) for group in plan.groups] == [
+        ("SRPO: seeds, round 1", 2, 50),
+        ("SRPO: seeds", 2, 150),
+    ]
+
+
+def test_run_that_continues_another_counts_its_own_updates(tmp_path: Path) -> None:
+    base = load_experiment(experiment_file(tmp_path))[1]
+    source = RunFolder(tmp_path / "first")
+    source.make()
+    source.config.write_text(to_yaml(base.model_copy(update={"name": "first"})))
+    following = apply(base, {"training.num_updates": 250, "start_from": str(source.path)})
+    missing = make_plan(following, H100)
+    assert missing.updates == 250
+    assert any("is no finished run yet, so all updates are counted" in note for note in missing.notes)
+    source.finished.write_text("{}")
+    write_text(Path(source.checkpoints) / checkpoint_name(200) / MANIFEST, "{}")
+    plan = make_plan(following, H100)
+    # Evaluations and checkpoints at 220, 240 and 250; that of the base model is taken over.
+    assert (plan.updates, plan.evaluations, plan.checkpoints) == (50, 3, 3)
+    other = make_plan(apply(following, {"evaluation.num_steps": 7}), H100)
+    assert (other.updates, other.evaluations) == (50, 4)
+
+
+def test_budget_is_compared_with_an_allowance_for_starts(tmp_path: Path) -> None:
+    plan, hours = planned(tmp_path, seeds=[1, 2, 3], budget={"hours": 100})
+    # A search of 5 trials and 3 seeds, two at a time: two phases, and 3 + 2 turns.
+    assert plan.starts.hours == pytest.approx((2 * 30 + 5 * 15) / 3600)
+    text = " ".join(experiment_plan_text(plan).split())
+    total = 5 * hours + plan.starts.hours
+    assert f"expected {total:.2f}, worst {total:.2f}, of which starts of phases and runs 0.04" in text
+    assert "30 s of each phase and 15 s of each run" in text
 
 
 def test_cost_without_early_stopping_is_runs_times_their_hours(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ import pytest
 
 from srpo_ray.config.budget import Limit
 from srpo_ray.planning.prices import Prices
+from srpo_ray.planning.starts import PHASE_S
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.usage import metered, used_gpu_seconds, used_seconds
 from srpo_ray.search.admission import Request, decide, stops, too_small
-from srpo_ray.search.spending import BudgetTerms, FinalRun, Spending, clock_file, parse_name, start_file
+from srpo_ray.search.budget_clock import clock_file, note_seconds, phases_file, walls_file
+from srpo_ray.search.budget_terms import BudgetTerms, FinalRun, parse_name
+from srpo_ray.search.spending import Spending
 
 HOUR = 3600
 
@@ -41,8 +44,11 @@ def trial(name: str, updates: int = 10) -> Request:
 
 
 def test_name_of_a_run_says_its_arm_and_kind() -> None:
-    assert parse_name("ReFL_plain_trial_12") == ("ReFL_plain", True)
-    assert parse_name("my_trial_arm_seed_3") == ("my_trial_arm", False)
+    assert parse_name("ReFL_plain_trial_12") == ("ReFL_plain", True, 0, 0)
+    assert parse_name("my_trial_arm_seed_3") == ("my_trial_arm", False, 0, 0)
+    assert parse_name("A_trial_3_rung_2") == ("A", True, 2, 0)
+    assert parse_name("A_rung_1_trial_3_round_12") == ("A_rung_1", True, 0, 12)
+    assert parse_name("A_seed_1_round_2") == ("A", False, 0, 2)
 
 
 def test_spending_is_what_trainers_and_reward_pools_have_reserved(tmp_path: Path) -> None:
@@ -125,9 +131,11 @@ def test_reserve_of_wall_clock_time_has_room_for_start_and_turns_of_the_runs_aft
 ) -> None:
     spent = spending(tmp_path, limits={"hours": 20.0}, finals=[FinalRun("A", updates, 1.0) for updates in finals])
     run(tmp_path, "A_trial_0", 2.0, 10)
-    if start:
-        start_file(tmp_path).write_text(json.dumps({"hours": start}))
-    assert spent.reserve() == {"hours": pytest.approx(expected)}
+    note_seconds(phases_file(tmp_path), "search", start * HOUR)
+    note_seconds(walls_file(tmp_path), "A_trial_0", 2.0 * HOUR)
+    # The start of a phase counts at least as its allowance.
+    allowance = PHASE_S / HOUR if finals and not start else 0.0
+    assert spent.reserve() == {"hours": pytest.approx(expected + allowance)}
 
 
 def test_trial_waits_for_what_running_ones_may_leave(tmp_path: Path) -> None:

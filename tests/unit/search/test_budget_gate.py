@@ -9,16 +9,14 @@ import pytest
 
 from srpo_ray.config import load_run
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.search import budget as budget_module
-from srpo_ray.search.budget import (
-    BudgetGate,
-    budget_metrics,
-    is_admitted,
-    read_decisions,
-    require_measured_budget,
-    wait_for_admission,
-)
-from srpo_ray.search.spending import BudgetTerms, Spending, clock_file, elapsed_s, start_hours
+from srpo_ray.search import budget_gate as gate_module
+from srpo_ray.search import budget_requests as requests_module
+from srpo_ray.search.budget_clock import begin, clock_file, elapsed_s, phase_hours
+from srpo_ray.search.budget_gate import BudgetGate, require_measured_budget
+from srpo_ray.search.budget_records import budget_metrics
+from srpo_ray.search.budget_requests import is_admitted, read_decisions, wait_for_admission
+from srpo_ray.search.budget_terms import BudgetTerms
+from srpo_ray.search.spending import Spending
 from tests.conftest import SMALL_WORLD
 
 TERMS = BudgetTerms({"hours": 1.0}, None, 0.0, 2, searched=["A"])
@@ -50,9 +48,9 @@ def ask(folder: Path, *names: str) -> None:
 @pytest.fixture
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A gate that looks at each call."""
-    monkeypatch.setattr(budget_module, "POLL_S", 0.0)
+    monkeypatch.setattr(gate_module, "POLL_S", 0.0)
     count(tmp_path, 0.5)
-    return BudgetGate(tmp_path, TERMS)
+    return BudgetGate(tmp_path, TERMS, "search")
 
 
 def test_trials_that_ask_are_answered_while_the_budget_lasts(gate: Any, tmp_path: Path) -> None:
@@ -75,17 +73,17 @@ def test_trials_that_ask_are_answered_while_the_budget_lasts(gate: Any, tmp_path
     assert gate.stop_all()
 
 
-def test_start_of_the_first_phase_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget_module, "POLL_S", 0.0)
+def test_start_of_a_phase_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "POLL_S", 0.0)
     count(tmp_path, 0.1)
     for began, now in ((100.0, 1900.0), (2000.0, 2001.0)):
-        monkeypatch.setattr(budget_module.time, "monotonic", lambda began=began: began)
-        gate: Any = BudgetGate(tmp_path, TERMS)
-        monkeypatch.setattr(budget_module.time, "monotonic", lambda now=now: now)
+        monkeypatch.setattr(gate_module.time, "monotonic", lambda began=began: began)
+        gate: Any = BudgetGate(tmp_path, TERMS, "search")
+        monkeypatch.setattr(gate_module.time, "monotonic", lambda now=now: now)
         gate.on_step_end(1, [TuneTrial("A_trial_0", "PENDING")])
         ask(tmp_path, "A_trial_0")
         gate.on_step_end(2, [TuneTrial("A_trial_0")])
-        assert start_hours(tmp_path) == pytest.approx(0.5)
+        assert phase_hours(tmp_path) == pytest.approx(0.5)
 
 
 def test_refusal_in_a_phase_of_several_arms_does_not_end_it(gate: Any, tmp_path: Path) -> None:
@@ -112,7 +110,7 @@ def test_trial_waits_for_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert (tmp_path / "budget" / "requests" / "A_trial_0.json").exists()
         decisions.write_text(json.dumps({"A_trial_0": False}))
 
-    monkeypatch.setattr(budget_module.time, "sleep", answer)
+    monkeypatch.setattr(requests_module.time, "sleep", answer)
     assert not wait_for_admission(tmp_path, run)
 
 
@@ -132,10 +130,30 @@ def test_resumed_experiment_counts_from_what_was_spent(tmp_path: Path) -> None:
     # An hour before, and then half an hour until it was killed long ago.
     clock_file(tmp_path).write_text(json.dumps({"earlier_s": 3600, "began": 1000.0, "seen": 2800.0}))
     assert elapsed_s(tmp_path) == 3600 + 1800
-    budget_module._begin(tmp_path)
+    begin(tmp_path)
     assert elapsed_s(tmp_path) == pytest.approx(5400, abs=5)
     metrics = budget_metrics(Spending(tmp_path, BudgetTerms({"hours": 2.0}, None, 0.0, 1)))
     assert metrics == {
         "budget/hours_spent": pytest.approx(1.5, abs=0.01),
         "budget/hours_left": pytest.approx(0.5, abs=0.01),
     }
+
+
+def test_time_of_a_run_beside_its_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "POLL_S", 0.0)
+    count(tmp_path, 0.1)
+    now = [100.0]
+    monkeypatch.setattr(gate_module.time, "monotonic", lambda: now[0])
+    gate: Any = BudgetGate(tmp_path, TERMS, "search")
+    ask(tmp_path, "A_trial_0")
+    trial = TuneTrial("A_trial_0")
+    gate.on_step_end(1, [trial])
+    spent = Spending(tmp_path, TERMS)
+    assert spent.start_hours() == pytest.approx(15 / 3600), "an allowance"
+    folder = RunFolder(tmp_path / "trials" / "A_trial_0")
+    folder.make()
+    folder.usage.write_text(json.dumps({"starts": [{"seconds": 60, "workers": 1, "gpus": 0}]}))
+    folder.finished.write_text("{}")
+    now[0] = 196.0
+    gate.on_trial_complete(2, [trial], trial)
+    assert spent.start_hours() == pytest.approx(36 / 3600)
