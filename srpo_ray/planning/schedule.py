@@ -10,8 +10,10 @@ from srpo_ray.config.evaluation import EvaluationConfig
 class Schedule:
     """One micro-batch of one worker."""
 
-    samples: int
+    images: int
     """Images of the micro-batch."""
+    samples: int
+    """Samples of a call with gradient: the images, or fewer where some share a state."""
     rolled_out: int
     """Images among them that the trained model samples, in each call without gradient, in an update that samples."""
     sampling: float
@@ -27,7 +29,9 @@ class Schedule:
     mean_chained: float
     """The same on average."""
     decodes: bool
-    """True if the gradient flows through the decoder; else images are decoded without gradient, once."""
+    """True if the gradient flows through the decoder; else images are decoded without gradient."""
+    scores_per_image: int
+    """Times that an image is decoded and scored without gradient."""
     guidance_scale: float
     """Guidance of the calls with gradient."""
     phases: int
@@ -43,7 +47,7 @@ class Schedule:
     @property
     def scored(self) -> int:
         """Images of an update that are decoded and scored, counted for each time."""
-        return self.samples * (self.gradients if self.decodes else 1)
+        return self.images * (self.gradients if self.decodes else self.scores_per_image)
 
 
 def schedule(config: RunConfig) -> Schedule:
@@ -54,7 +58,8 @@ def schedule(config: RunConfig) -> Schedule:
     rolled_out = config.sampled_per_pass
     sampling = 1 / config.rollout.reuse if rolled_out else 0.0
     return Schedule(
-        samples=training.pass_size * images,
+        images=training.pass_size * images,
+        samples=training.pass_size * (calls.rows_with_gradient or images),
         rolled_out=rolled_out,
         sampling=sampling,
         forward=calls.forward * sampling,
@@ -63,6 +68,7 @@ def schedule(config: RunConfig) -> Schedule:
         chained=calls.chained,
         mean_chained=calls.mean_chained,
         decodes=calls.decodes,
+        scores_per_image=calls.scores_per_image,
         guidance_scale=config.rollout.guidance_scale if calls.guidance_scale is None else calls.guidance_scale,
         phases=calls.phases,
         optimizer_steps=calls.optimizer_steps,

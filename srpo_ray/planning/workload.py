@@ -41,8 +41,8 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     guidance_scale = config.rollout.guidance_scale
     forward = call_cost(config, plan.rolled_out, guidance_scale, gradient=False).forward_flops
     call = call_cost(config, plan.samples, plan.guidance_scale, gradient=True)
-    decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
-    decodings = plan.gradients if plan.decodes else 1
+    decoder = decoder_cost(model, plan.images, sizes, gradient=plan.decodes, gpu=gpu)
+    decodings = plan.gradients if plan.decodes else plan.scores_per_image
     reuse = config.rollout.reuse
     rollouts, gradients = count * plan.forward, count * plan.gradients * plan.mean_chained
     calls = rollout_batches(config) * plan.forward
@@ -79,7 +79,7 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
 
 def checkpoint_bytes(config: RunConfig) -> int:
     """Compute the bytes of a checkpoint: float32 weights and both moments, EMA and old weights of what is trained."""
-    copies = 3 + bool(config.training.ema) + ("old" in config.algorithm.needs.roles)
+    copies = 3 + bool(config.training.ema) + ("old" in config.algorithm.roles)
     return copies * MASTER * trained_elements(parameters(config.model))
 
 

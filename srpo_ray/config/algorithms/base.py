@@ -31,7 +31,8 @@ class Calls(NamedTuple):
     """Model calls of one micro-batch of prompts, all with rollouts."""
 
     forward: float
-    """Transformer calls without gradient; the mean if the algorithm draws their number."""
+    """Transformer calls without gradient; the mean if the algorithm draws their number. A call for fewer images than
+    the largest counts as a share of it."""
     losses: int = 1
     """Losses of one optimizer step, each with a separate graph."""
     in_flight: int = 1
@@ -39,11 +40,15 @@ class Calls(NamedTuple):
     chained: int = 1
     """Maximum number of transformer calls with gradient in one loss."""
     mean_chained: float = 1.0
-    """Mean number of transformer calls with gradient in one loss."""
+    """Mean number of transformer calls with gradient in one loss; a smaller call counts as a share of the largest."""
     images_per_prompt: int = 1
     """Images per prompt."""
     passes_per_prompt: int = 1
     """Micro-batches among which the images of a prompt are divided equally."""
+    rows_with_gradient: int | None = None
+    """States of a prompt in the largest call with gradient of a micro-batch; None has one for each image."""
+    scores_per_image: int = 1
+    """Times that an image is decoded and scored, without gradient; the count is another one if `decodes`."""
     phases: int = 1
     """Phases of an update; each gathers the weights once to sample."""
     optimizer_steps: int = 1
@@ -78,6 +83,11 @@ class AlgorithmSection(Section):
         Raises:
             ValueError: If there are too few.
         """
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """Roles besides the policy that phases use with these settings."""
+        return self.needs.roles
 
     @property
     def word_set(self) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import Algorithm, Batch
+from srpo_ray.algorithms.base import Gather
 from srpo_ray.flow import Draws, generator
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
@@ -81,8 +82,13 @@ class PromptRewards:
 class UnaskedRewards:
     """Takes images; their scores are 0, and no loss is asked for them."""
 
+    def __init__(self) -> None:
+        self.scored = 0
+
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> Any:
-        return SimpleNamespace(result=lambda: Scores(torch.zeros(len(images)), {}))
+        self.scored += len(images)
+        zeros = torch.zeros(len(images))
+        return SimpleNamespace(result=lambda: Scores(zeros, {"zero": zeros}, {"zero": 1.0}))
 
 
 def make_batch(
@@ -100,13 +106,15 @@ def make_batch(
     return Batch(tuple(f"prompt {sample}" for sample, _ in images), conditioning, draws)
 
 
-def collect_all(algorithm: Algorithm[Any], batches: Sequence[Batch]) -> list[Any]:
-    """Collected and settled values of one worker with all batches of an update."""
+def collect_all(
+    algorithm: Algorithm[Any], batches: Sequence[Batch], gather: Gather = lambda value: [value]
+) -> list[Any]:
+    """Collected and settled values of one worker with all batches of an update, unless `gather` has other workers."""
     collected: list[Any] = [None] * len(batches)
     with torch.no_grad():
         for phase in algorithm.phases:
             collected = [phase.run(batch, before) for batch, before in zip(batches, collected, strict=True)]
-    return algorithm.settle(list(zip(batches, collected, strict=True)), lambda value: [value])
+    return algorithm.settle(list(zip(batches, collected, strict=True)), gather)
 
 
 class _SentError(Exception):

@@ -33,13 +33,17 @@ class CountingPolicy(AffinePolicy):
 
 @dataclass(frozen=True)
 class Counted:
-    """One update of one micro-batch."""
+    """One update of one micro-batch. A call of fewer samples than the largest counts as a share of it."""
 
-    forward: int
+    forward: float
     chained: float
     losses: int
-    samples: frozenset[int]
-    rolled_out: frozenset[int]
+    samples: int
+    """Samples of the largest call with gradient."""
+    rolled_out: int
+    """Samples of the largest call without gradient; 0 if there is none."""
+    scored: int
+    """Scored images."""
 
 
 def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
@@ -61,18 +65,25 @@ def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
 
 
 def count(config: RunConfig, update: int, kept: KeptRollouts | None = None) -> Counted:
-    """Run an update's micro-batch on the counting policy; divided groups are settled by the part alone."""
+    """Run an update's micro-batch on the counting policy; the other parts of divided groups have rewards of 0."""
     policy: Any = CountingPolicy()
-    algorithm = build_algorithm(config, policy, cast(RewardScorer, UnaskedRewards()))
+    rewards = UnaskedRewards()
+    algorithm = build_algorithm(config, policy, cast(RewardScorer, rewards))
     kept = kept or KeptRollouts(config.rollout.reuse)
     batch, losses = micro_batch(config, update, kept), 0
     assert len(algorithm.phases) == algorithm.calls.phases
-    (collected,) = collect_all(algorithm, [batch])
+    group = range(algorithm.calls.images_per_prompt)
+    others = {(sample, child): 0.0 for sample in batch.draws.samples for child in group}
+    (collected,) = collect_all(
+        algorithm, [batch], lambda value: [others | value] if isinstance(value, dict) else [value]
+    )
     kept.keep(update, [(batch, 1.0, collected)])
     for part in range(algorithm.calls.optimizer_steps):
         losses += len(list(algorithm.losses(batch, collected, part)))
     without, carried = policy.samples[False], policy.samples[True]
-    return Counted(len(without), len(carried) / losses, losses, frozenset(carried), frozenset(without))
+    rolled_out, samples = max(without, default=0), max(carried)
+    forward = sum(without) / rolled_out if rolled_out else 0.0
+    return Counted(forward, sum(carried) / samples / losses, losses, samples, rolled_out, rewards.scored)
 
 
 def plain_gradients(trainer: Trainer) -> dict[str, Tensor]:

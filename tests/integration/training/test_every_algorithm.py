@@ -47,8 +47,10 @@ def test_planned_calls_are_those_that_the_algorithm_makes(case: str, tiny_run: R
     plan, kept = schedule(config), KeptRollouts(config.rollout.reuse)
     updates = [count(config, update, kept) for update in range(100)]
     assert {each.losses for each in updates} == {plan.gradients}
-    assert {each.samples for each in updates} == {frozenset([plan.samples])}
-    assert {size for each in updates for size in each.rolled_out} == ({plan.rolled_out} if plan.rolled_out else set())
+    assert {each.samples for each in updates} == {plan.samples}
+    assert {each.scored for each in updates} == {plan.scored}
+    assert {each.rolled_out for each in updates} <= {plan.rolled_out, 0}
+    assert any(each.rolled_out for each in updates) == (plan.rolled_out > 0)
     assert max(each.chained for each in updates) <= plan.chained
     # Exact where the algorithm draws no number of calls, and else within four standard errors of the mean.
     for expected, found in (
