@@ -123,16 +123,30 @@ class _SentError(Exception):
 
 def settle_on_workers(algorithm: Algorithm[Any], workers: Sequence[Sequence[tuple[Batch, Any]]]) -> list[list[Any]]:
     """Settled values of several workers; `workers` has the micro-batches and collected values of each."""
-    sent: list[Any] = []
+    gathered: list[list[Any]] = []
 
-    def send(value: Any) -> list[Any]:
-        sent.append(value)
-        raise _SentError
+    def answers(sent: list[Any] | None) -> Any:
+        known = iter(gathered)
 
-    for rounds in workers:
-        with suppress(_SentError):
-            algorithm.settle(rounds, send)
-    return [algorithm.settle(rounds, lambda _: sent) for rounds in workers]
+        def gather(value: Any) -> list[Any]:
+            found = next(known, None)
+            if found is not None:
+                return found
+            assert sent is not None, "all workers gather equally often"
+            sent.append(value)
+            raise _SentError
+
+        return gather
+
+    # Each turn makes one more collective: every worker starts again and stops where the next value is gathered.
+    while True:
+        sent: list[Any] = []
+        for rounds in workers:
+            with suppress(_SentError):
+                algorithm.settle(rounds, answers(sent))
+        if not sent:
+            return [algorithm.settle(rounds, answers(None)) for rounds in workers]
+        gathered.append(sent)
 
 
 def as_policy(policy: AffinePolicy) -> FlowPolicy:
