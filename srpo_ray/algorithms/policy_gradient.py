@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.advantages import rows_of, table_of_update
+from srpo_ray.algorithms.advantages import prompts_of_update, rows_of, table_of_update
 from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, Phase
 from srpo_ray.algorithms.group_sampler import GroupSampler, random_step, repeated
 from srpo_ray.algorithms.moves import Move, Moves, TrainedStep
 from srpo_ray.algorithms.normalization import advantages_of, means_of_blocks
+from srpo_ray.algorithms.reward_history import add_rewards, earlier_rewards
 from srpo_ray.algorithms.surrogates import surrogate_loss
 from srpo_ray.config.algorithms.policy_gradient import Parts, PolicyGradientSection
 from srpo_ray.flow import log_density
@@ -79,6 +80,7 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
     def settle(self, rounds: Sequence[tuple[Batch, Moves]], gather: Gather) -> list[Moves]:
         """Compute the advantages of all steps, over all micro-batches and workers."""
         batches, found = [batch for batch, _ in rounds], [moves for _, moves in rounds]
+        prompts = prompts_of_update(batches, gather) if self.parts.advantage.history else []
         advantages: list[list[Tensor]] = [[] for _ in rounds]
         metrics: list[list[dict[str, Tensor]]] = [[] for _ in rounds]
         for entry, tails in enumerate(found[0].scores):
@@ -91,13 +93,15 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
                 if move.scores != entry:
                     continue
                 if move.sharing not in known:
-                    known[move.sharing] = self._advantages(tables, move.sharing)
+                    known[move.sharing] = self._advantages(tables, move.sharing, prompts)
                 for rows, batch, moves in zip(advantages, batches, found, strict=True):
                     rows.append(_rows_of_states(known[move.sharing], batch, moves.moves[index]))
-            statistics = _statistics(tables, known.get(1, self._advantages(tables, 1)))
+            statistics = _statistics(tables, known[1] if 1 in known else self._advantages(tables, 1))
             for rows, batch, moves in zip(metrics, batches, found, strict=True):
                 rewards = _reward_metrics([pending.result() for pending in moves.scores[entry]])
                 rows.append({**rewards, **{name: rows_of(table, batch) for name, table in statistics.items()}})
+            if self.parts.advantage.history:
+                add_rewards(self.state, prompts, tables[0][0], self.parts.advantage.history)
         return [
             replace(moves, advantages=tuple(own), metrics=tuple(statistics))
             for moves, own, statistics in zip(found, advantages, metrics, strict=True)
@@ -110,14 +114,16 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         each = {name: table_of_update(batches, [one.raw[name] for one in scores], gather) for name in names}
         return total, each, scores[0].weights
 
-    def _advantages(self, tables: Sequence[tuple[Any, ...]], sharing: int) -> Tensor:
+    def _advantages(self, tables: Sequence[tuple[Any, ...]], sharing: int, prompts: Sequence[str] = ()) -> Tensor:
         """Compute the advantages of states that `sharing` images have in common, on average over the tails."""
+        earlier = earlier_rewards(self.state, list(prompts)) if prompts else None
         parts = [
             advantages_of(
                 means_of_blocks(total, sharing),
                 {name: means_of_blocks(values, sharing) for name, values in each.items()},
                 weights,
                 self.parts.advantage,
+                earlier,
             )
             for total, each, weights in tables
         ]
@@ -131,6 +137,8 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
             children = len(step.after) // len(step.before)
             density = log_density(step.after, repeated(mean, children), repeated(std, children))
             length = self.sigmas[step.steps] - self.sigmas[step.steps + 1]
+            if self.parts.surrogate.ratio == "exact":
+                step = replace(step, log_density=density.detach(), mean=mean.detach())
             yield partial(surrogate_loss, self.parts.surrogate, step, mean, std, length, density, 1 / count)
 
     def _trained(self, batch: Batch, collected: Moves) -> Iterator[TrainedStep]:

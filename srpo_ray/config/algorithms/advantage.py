@@ -26,14 +26,15 @@ class AdvantageSection(Section):
     """Maximum absolute advantage, above 0."""
     history: int | None = Field(default=None, ge=2)
     """Number of a prompt's last rewards from earlier updates that join its group in mean and standard deviation, as in
-    DDPO; only with `centre` and `scale` of the group. Unset takes the group alone."""
+    DDPO; only with summed rewards, and `centre` and `scale` of the group. The rewards of every prompt are part of the
+    checkpoints, so it suits small sets of prompts. Unset takes the group alone."""
 
     @model_validator(mode="after")
     def _check_history(self) -> Self:
-        if self.history and (self.centre != "group" or self.scale != "group" or self.rank != "none"):
+        found = (self.rewards, self.rank, self.centre, self.scale)
+        if self.history and found != ("summed", "none", "group", "group"):
             raise ValueError(
-                f"expected centre=group, scale=group and rank=none with history={self.history}, got"
-                f" centre={self.centre}, scale={self.scale} and rank={self.rank}; a history extends the group of a"
-                " prompt, so remove it or these settings"
+                f"expected rewards=summed, rank=none, centre=group and scale=group with history={self.history}, got"
+                f" {', '.join(found)}; a history extends the group of a prompt, so remove it or these settings"
             )
         return self

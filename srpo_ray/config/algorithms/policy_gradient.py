@@ -92,6 +92,17 @@ class PolicyGradientSection(GroupSection):
                 f" {parts.optimizer_steps}; optimizer steps share them equally, so choose a divisor of {trained} or"
                 " another algorithm.plan"
             )
+        if parts.surrogate.ratio == "exact" and parts.optimizer_steps > 1:
+            raise ValueError(
+                "expected algorithm.optimizer_steps=1 with algorithm.surrogate.ratio=exact, got"
+                f" {parts.optimizer_steps}; after the first step the policy has moved, so set ratio to recorded or"
+                " optimizer_steps to 1"
+            )
+        if parts.advantage.history and not isinstance(parts.plan, AllSteps | Window):
+            raise ValueError(
+                "expected algorithm.plan.type=all or window with algorithm.advantage.history, got"
+                f" {parts.plan.model_dump()['type']}; the rewards of a branch belong to its state, so remove history"
+            )
         if parts.surrogate.type == "pair":
             self._check_siblings()
 

@@ -29,6 +29,10 @@ class SurrogateSection(Section):
     """Factor of the logarithm of the ratio of a step. `density`: 1; `std`: the step's standard deviation, which removes
     the weight of steps with little noise (TempFlow-GRPO); `unit`: twice the step's variance, the log-density without
     its denominator (Coefficients-Preserving Sampling)."""
+    ratio: Literal["recorded", "exact"] = "recorded"
+    """Log-density that the ratio compares with. `recorded`: that of the rollout, which differs by the rounding of
+    another forward pass; `exact`: the present one without gradient, so that the ratio is 1 and rounding clips nothing.
+    Only with one optimizer step per rollout, in which the policy has not moved yet; `pair` does not use it."""
     kl: float = Field(default=0.0, ge=0)
     """Weight of the divergence from the initial model: the mean squared difference of the steps' means, over twice
     their variance. Above 0, it costs a call without gradient per trained step."""

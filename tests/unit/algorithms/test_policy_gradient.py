@@ -1,6 +1,7 @@
 """Policy gradients: paths of every plan by hand, shared states against separate ones, and the estimated direction."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
 from types import SimpleNamespace
@@ -320,3 +321,37 @@ def test_share_of_groups_without_differences_is_reported() -> None:
     assert moves.metrics[0]["advantage/zero_groups"].tolist() == [1.0] * GROUP + [0.0] * 2 * GROUP
     assert moves.advantages[0][:GROUP].tolist() == [0.0] * GROUP
     assert all(math.isfinite(loss().loss.item()) for loss in algorithm.losses(BATCH, moves))
+
+
+def test_exact_ratio_is_one_whatever_the_rollout_recorded() -> None:
+    for ratio, clipped in (("recorded", 1.0), ("exact", 0.0)):
+        policy = AffinePolicy()
+        algorithm = make(policy, plan=WINDOW, surrogate={"ratio": ratio})
+        (moves,) = collect_all(algorithm, [BATCH])
+        moves = replace(moves, moves=tuple(replace(move, log_density=move.log_density + 0.1) for move in moves.moves))
+        outputs = [loss() for loss in algorithm.losses(BATCH, moves)]
+        assert {value for output in outputs for value in output.metrics["ratio/clip_fraction"].tolist()} == {clipped}
+        if ratio == "exact":
+            torch.testing.assert_close(outputs[1].metrics["loss/policy"], -moves.advantages[1])
+
+
+def test_history_compares_an_image_with_the_earlier_rewards_of_its_prompt() -> None:
+    algorithm = make(AffinePolicy(), plan=WINDOW, advantage={"history": 6})
+    seen: list[Tensor] = []
+    for update in range(3):
+        batch = make_batch(update=update, children=range(GROUP))
+        (moves,) = collect_all(algorithm, [batch])
+        rewards = moves.scores[0][0].result().total.reshape(3, GROUP)
+        known = torch.cat([torch.cat([*seen], dim=1)[:, -6:], rewards], dim=1) if seen else rewards
+        expected = (rewards - known.mean(dim=1, keepdim=True)) / known.std(dim=1, keepdim=True)
+        torch.testing.assert_close(moves.advantages[0].reshape(3, GROUP), expected.clamp(-5, 5), rtol=1e-5, atol=1e-6)
+        seen.append(rewards)
+    assert [len(values) for values in algorithm.state.values()] == [6, 6, 6]
+    # Another prompt starts anew.
+    other = make_batch(samples=[7], children=range(GROUP))
+    moves = algorithm.collect(other)
+    (moves,) = algorithm.settle(
+        [(replace(other, draws=make_batch(1, children=range(GROUP)).draws), moves)], lambda v: [v]
+    )
+    assert moves.advantages[0].sum().item() == pytest.approx(0, abs=1e-9)
+    assert len(algorithm.state) == 4
