@@ -33,6 +33,22 @@ VARIANTS: dict[str, dict[str, object]] = {
         "algorithm.plan": {"type": "tree", "splits": [1, 4, 5], "random_between": False},
     },
 }
+RICHER: dict[str, dict[str, object]] = {
+    "policy_gradient": {
+        "algorithm.images_per_pass": 3,
+        "algorithm.plan": {
+            "type": "window",
+            "size": 2,
+            "steps": [0, 3],
+            "tail": {"share": 0.5, "solver": "dpm_solver"},
+        },
+        "algorithm.transition": {"step": "frozen", "noise": "flow", "strength": 0.7},
+        "algorithm.advantage": {"history": 4},
+        "algorithm.surrogate": {"type": "dppo", "kl": 0.1},
+        "algorithm.optimizer_steps": 2,
+    }
+}
+"""Type -> settings with which it is trained on several ranks, where its defaults use less of the engine."""
 GROUPED = {"flow_grpo_fast", "mix_grpo", "mix_grpo_flash", "g2rpo", "temp_flow_grpo", "branch_grpo"}
 """Files whose groups are divided among passes in a case of their own: the images share states there."""
 

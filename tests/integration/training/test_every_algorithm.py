@@ -29,7 +29,7 @@ from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 from tests.conftest import ROOT, SMALL_WORLD, TINY
 from tests.helpers.algorithms.everything import EverythingConfig
-from tests.helpers.algorithms.variants import CASES, type_of
+from tests.helpers.algorithms.variants import CASES, RICHER, type_of
 from tests.helpers.training.algorithm_checks import count, first_update, plain_gradients
 from tests.helpers.training.ranks import joined, run_ranks
 from tests.helpers.training.tiny_flux import relative_error
@@ -65,11 +65,13 @@ def config_of(kind: str, run_root: str) -> RunConfig:
     layer = ROOT / "configs" / "algorithms" / f"{kind}.yaml"
     files = [SMALL_WORLD, layer] if layer.exists() else [SMALL_WORLD]
     elastic = "training.num_workers={min: 1, max: 2}", "training.resources={trainer_slot: 1}"
-    config = load_run(files, [*TINY, *elastic, f"run_root={run_root}", "training.micro_batch_size=2"])
+    chosen = [f"algorithm.type={kind}"] if kind != EVERYTHING else []
+    config = load_run(files, [*TINY, *elastic, *chosen, f"run_root={run_root}", "training.micro_batch_size=2"])
     if kind == EVERYTHING:
         return config.model_copy(update={"algorithm": EverythingConfig()})
     fields = type(config.algorithm).model_fields
-    return apply(config, {f"algorithm.{name}": value for name, value in GROUPS.items() if name in fields})
+    grouped = {f"algorithm.{name}": value for name, value in GROUPS.items() if name in fields}
+    return apply(config, {**grouped, **RICHER.get(kind, {})})
 
 
 def make_trainer(kind: str, config: RunConfig, rewards: LocalRewards, *, resume: bool = False) -> Trainer:
@@ -109,11 +111,12 @@ def _train_on_two(kind: str, config: RunConfig, rewards: LocalRewards) -> dict[s
     metrics = trainer.update(1)
     resumed = make_trainer(kind, config, rewards, resume=True)
     again = resumed.update(1)
-    parts = zip(state_of(trainer).items(), state_of(resumed).values(), strict=True)
+    kept, loaded = state_of(trainer), state_of(resumed)
+    assert set(kept) == set(loaded)
     return {
         "gradient_error": relative_error(gradients, expected) if trainer.rank == 0 else 0.0,
         "gradient_size": sum(value.pow(2).sum().item() for value in expected.values()),
-        "lost": [name for (name, value), other in parts if not torch.equal(value, other)],
+        "lost": [name for name, value in kept.items() if not torch.equal(value, loaded[name])],
         "metrics": {name: (value, again[name]) for name, value in metrics.items() if is_result(name)},
         "cost": (metrics["cost/forward"], metrics["cost/forward_backward"]),
         "changes": moved,
