@@ -5,11 +5,11 @@ the random steps that made it. The reward needs no gradient, so it can be any bl
 Flow-GRPO (arXiv 2505.05470), MixGRPO (arXiv 2507.21802) and others are settings of this class.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,17 @@ from srpo_ray.algorithms.surrogates import surrogate_loss
 from srpo_ray.config.algorithms.policy_gradient import Parts, PolicyGradientSection
 from srpo_ray.flow import log_density
 from srpo_ray.rewards.base import PendingScore, Scores
+
+
+class RewardTables(NamedTuple):
+    """Rewards of an update, `[P, G]` for G images of each of P prompts."""
+
+    total: Tensor
+    """Weighted sums of the models' scores."""
+    each: dict[str, Tensor]
+    """Scores of each model, if they are normalised each."""
+    weights: dict[str, float]
+    """Factor of each model in the sum."""
 
 
 class PolicyGradient(Algorithm[PolicyGradientSection]):
@@ -80,52 +91,54 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
     def settle(self, rounds: Sequence[tuple[Batch, Moves]], gather: Gather) -> list[Moves]:
         """Compute the advantages of all steps, over all micro-batches and workers."""
         batches, found = [batch for batch, _ in rounds], [moves for _, moves in rounds]
-        prompts = prompts_of_update(batches, gather) if self.parts.advantage.history else []
-        advantages: list[list[Tensor]] = [[] for _ in rounds]
-        metrics: list[list[dict[str, Tensor]]] = [[] for _ in rounds]
-        for entry, tails in enumerate(found[0].scores):
-            tables = [
+        history = self.parts.advantage.history
+        prompts = prompts_of_update(batches, gather) if history else []
+        entries = [
+            [
                 self._tables(batches, [moves.scores[entry][tail].result() for moves in found], gather)
                 for tail in range(len(tails))
             ]
-            known: dict[int, Tensor] = {}
-            for index, move in enumerate(found[0].moves):
-                if move.scores != entry:
-                    continue
-                if move.sharing not in known:
-                    known[move.sharing] = self._advantages(tables, move.sharing, prompts)
-                for rows, batch, moves in zip(advantages, batches, found, strict=True):
-                    rows.append(_rows_of_states(known[move.sharing], batch, moves.moves[index]))
-            statistics = _statistics(tables, known[1] if 1 in known else self._advantages(tables, 1))
-            for rows, batch, moves in zip(metrics, batches, found, strict=True):
-                rewards = _reward_metrics([pending.result() for pending in moves.scores[entry]])
-                rows.append({**rewards, **{name: rows_of(table, batch) for name, table in statistics.items()}})
-            if self.parts.advantage.history:
-                add_rewards(self.state, prompts, tables[0][0], self.parts.advantage.history)
+            for entry, tails in enumerate(found[0].scores)
+        ]
+        sizes = {(move.scores, move.sharing) for move in found[0].moves} | {(entry, 1) for entry in range(len(entries))}
+        advantages = {
+            (entry, sharing): self._advantages(entries[entry], sharing, prompts) for entry, sharing in sorted(sizes)
+        }
+        statistics = [_statistics(tables, advantages[entry, 1]) for entry, tables in enumerate(entries)]
+        if history:
+            add_rewards(self.state, prompts, entries[0][0].total, history)
         return [
-            replace(moves, advantages=tuple(own), metrics=tuple(statistics))
-            for moves, own, statistics in zip(found, advantages, metrics, strict=True)
+            replace(
+                moves,
+                advantages=tuple(
+                    _rows_of_states(advantages[move.scores, move.sharing], batch, move) for move in moves.moves
+                ),
+                metrics=tuple(
+                    _metrics_of_images(batch, tails, statistics[entry]) for entry, tails in enumerate(moves.scores)
+                ),
+            )
+            for batch, moves in rounds
         ]
 
-    def _tables(self, batches: Sequence[Batch], scores: Sequence[Scores], gather: Gather) -> tuple[Any, ...]:
-        """Gather the rewards of the update: the sums, those of each model, and the weights of the models."""
+    def _tables(self, batches: Sequence[Batch], scores: Sequence[Scores], gather: Gather) -> RewardTables:
+        """Gather the rewards of the update."""
         total = table_of_update(batches, [each.total for each in scores], gather)
         names = sorted(scores[0].weights) if self.parts.advantage.rewards == "each" else []
         each = {name: table_of_update(batches, [one.raw[name] for one in scores], gather) for name in names}
-        return total, each, scores[0].weights
+        return RewardTables(total, each, scores[0].weights)
 
-    def _advantages(self, tables: Sequence[tuple[Any, ...]], sharing: int, prompts: Sequence[str] = ()) -> Tensor:
+    def _advantages(self, tables: Sequence[RewardTables], sharing: int, prompts: Sequence[str]) -> Tensor:
         """Compute the advantages of states that `sharing` images have in common, on average over the tails."""
         earlier = earlier_rewards(self.state, list(prompts)) if prompts else None
         parts = [
             advantages_of(
-                means_of_blocks(total, sharing),
-                {name: means_of_blocks(values, sharing) for name, values in each.items()},
-                weights,
+                means_of_blocks(one.total, sharing),
+                {name: means_of_blocks(values, sharing) for name, values in one.each.items()},
+                one.weights,
                 self.parts.advantage,
                 earlier,
             )
-            for total, each, weights in tables
+            for one in tables
         ]
         return parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
 
@@ -202,9 +215,9 @@ def _rows_of_states(table: Tensor, batch: Batch, move: Move) -> Tensor:
     return table[[sample for sample, _ in owners], [child // move.sharing for _, child in owners]]
 
 
-def _statistics(tables: Sequence[tuple[Any, ...]], advantages: Tensor) -> dict[str, Tensor]:
+def _statistics(tables: Sequence[RewardTables], advantages: Tensor) -> dict[str, Tensor]:
     """Compute statistics of the groups, `[P, G]` each."""
-    spreads = torch.stack([total.std(dim=1, keepdim=True) for total, _, _ in tables])
+    spreads = torch.stack([one.total.std(dim=1, keepdim=True) for one in tables])
     return {
         "reward/group_std": spreads.mean(dim=0).expand_as(advantages),
         "advantage/std": advantages.std(dim=1, keepdim=True).expand_as(advantages),
@@ -212,7 +225,11 @@ def _statistics(tables: Sequence[tuple[Any, ...]], advantages: Tensor) -> dict[s
     }
 
 
-def _reward_metrics(scores: Sequence[Scores]) -> dict[str, Tensor]:
-    """Collect the rewards of the images, of all tails."""
-    found = {f"reward/{name}/sample": torch.cat([each.raw[name] for each in scores]) for name in scores[0].raw}
-    return {**found, "reward/total/sample": torch.cat([each.total for each in scores])}
+def _metrics_of_images(
+    batch: Batch, tails: Sequence[PendingScore], statistics: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Collect the rewards of a micro-batch's images, of all tails, and the statistics of their groups."""
+    scores = [pending.result() for pending in tails]
+    rewards = {f"reward/{name}/sample": torch.cat([each.raw[name] for each in scores]) for name in scores[0].raw}
+    rewards["reward/total/sample"] = torch.cat([each.total for each in scores])
+    return rewards | {name: rows_of(table, batch) for name, table in statistics.items()}
