@@ -32,6 +32,17 @@ AlgorithmConfig = Annotated[_Configs, Field(discriminator="type"), BeforeValidat
 """Section `algorithm`, with the class that `type` selects."""
 
 
+def part_types(name: Any) -> dict[str, str]:
+    """Return the parts of an algorithm's section whose keys depend on their `type`, with the default type of each.
+
+    Args:
+        name: Type of the algorithm; an unknown one has no such parts.
+    """
+    kind = TYPES.get(name) if isinstance(name, str) else None
+    fields = kind.model_fields if kind else {}
+    return {part: info.default.type for part, info in fields.items() if info.discriminator}
+
+
 def types_that(fit: Callable[[Needs], bool]) -> str:
     """List the names of the algorithms with suitable needs, for messages: `direct_align or srpo`."""
     return " or ".join(sorted(name for name, kind in TYPES.items() if fit(kind.needs)))

@@ -76,7 +76,7 @@ class PromptRewards:
         assert all(query == TextQuery.plain(query.texts[0]) for query in queries)
         slopes = torch.tensor([float(query.texts[0].split()[1]) + 1 for query in queries], dtype=torch.float64)
         total = images.mean(dim=(1, 2)) * slopes
-        return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}))
+        return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}, {"linear": 1.0}))
 
 
 class UnaskedRewards:

@@ -154,7 +154,15 @@ def test_state_of_a_tree_has_the_mean_of_its_leaves_compared_at_its_depth() -> N
 
 
 def test_advantages_of_several_tails_are_averaged() -> None:
-    algorithm = make(AffinePolicy(), plan=BRANCH)
+    class Elements(PromptRewards):
+        """Score = one element of the image, another one in each call: tails of one image do not agree."""
+
+        def submit(self, images: Tensor, queries: Any) -> Any:
+            total = images.flatten(1)[:, len(self.submitted)]
+            self.submitted.append((images, queries))
+            return SimpleNamespace(result=lambda: Scores(total, {"linear": total}, {"linear": 1.0}))
+
+    algorithm = make(AffinePolicy(), Elements(), plan=BRANCH)
     (moves,) = collect_all(algorithm, [BATCH])
     parts = []
     for pending in moves.scores[1]:
@@ -355,3 +363,16 @@ def test_history_compares_an_image_with_the_earlier_rewards_of_its_prompt() -> N
     )
     assert moves.advantages[0].sum().item() == pytest.approx(0, abs=1e-9)
     assert len(algorithm.state) == 4
+
+
+@pytest.mark.parametrize("case", [{"plan": TREE}, {"plan": BRANCH}, {"plan": WINDOW, "noise": "per_image"}], ids=str)
+def test_advantages_have_the_same_bits_on_any_number_of_workers(case: dict[str, Any]) -> None:
+    algorithm = make(AffinePolicy(), **case, advantage={"scale": "update", "centre": "update", "rewards": "each"})
+    batches = [make_batch(samples=[sample], children=range(GROUP)) for sample in range(6)]
+    rounds = [(batch, algorithm.collect(batch)) for batch in batches]
+    (alone,) = settle_on_workers(algorithm, [rounds])
+    for workers in (2, 3):
+        found = settle_on_workers(algorithm, [rounds[worker::workers] for worker in range(workers)])
+        for worker, parts in enumerate(found):
+            for moves, expected in zip(parts, alone[worker::workers], strict=True):
+                assert all(map(torch.equal, moves.advantages, expected.advantages))

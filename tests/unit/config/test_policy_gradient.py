@@ -1,9 +1,11 @@
 """Messages about settings of policy gradients that do not fit: what was expected, what came, and what to do."""
 
+from pathlib import Path
+
 import pytest
 
-from srpo_ray.config import ConfigError, load_run
-from tests.conftest import SMALL_WORLD
+from srpo_ray.config import ConfigError, apply, load_run
+from tests.conftest import ROOT, SMALL_WORLD
 
 BRANCH = "algorithm.plan={type: branch}"
 TREE = "algorithm.plan={type: tree, splits: [0, 3]}"
@@ -87,3 +89,21 @@ def test_loss_that_compares_with_the_initial_model_keeps_its_weights() -> None:
 
     assert roles() == frozenset()
     assert roles("algorithm.surrogate.kl=0.01") == roles(PAIR, BRANCH) == {"reference"}
+
+
+def test_plan_of_another_type_starts_from_its_defaults(tmp_path: Path) -> None:
+    layer = tmp_path / "mine.yaml"
+    layer.write_text("algorithm: {type: policy_gradient, plan: {type: window, size: 2}}")
+    files = [SMALL_WORLD, ROOT / "configs" / "algorithms" / "flow_grpo.yaml"]
+    merged = load_run([*files, layer], ["algorithm.optimizer_steps=1"]).algorithm
+    dotted = load_run(files, ["algorithm.plan.size=2", "algorithm.plan.type=window", "algorithm.optimizer_steps=1"])
+    assert merged == dotted.algorithm
+    assert merged.model_dump()["plan"]["steps"] is None
+    # Other parts, and a plan of the same type, keep their settings.
+    assert merged.model_dump()["transition"] == {"step": "euler_maruyama", "noise": "flow", "strength": 0.7}
+    changed = apply(dotted, {"algorithm.plan.size": 1, "algorithm.plan.type": "window", "algorithm.plan.steps": [0, 4]})
+    again = apply(changed, {"algorithm.plan.type": "window", "algorithm.surrogate.type": "guard"}).algorithm
+    assert again.model_dump()["plan"]["steps"] == (0, 4)
+    assert again.model_dump()["surrogate"]["clip_range"] == 1e-4
+    branch = apply(changed, {"algorithm.plan.type": "branch", "algorithm.noise": "per_sample"})
+    assert branch.algorithm.model_dump()["plan"]["at"] == (0,)
