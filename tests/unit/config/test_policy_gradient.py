@@ -1,5 +1,6 @@
 """Messages about settings of policy gradients that do not fit: what was expected, what came, and what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,17 @@ def test_plan_of_another_type_starts_from_its_defaults(tmp_path: Path) -> None:
     assert again.model_dump()["surrogate"]["clip_range"] == 1e-4
     branch = apply(changed, {"algorithm.plan.type": "branch", "algorithm.noise": "per_sample"})
     assert branch.algorithm.model_dump()["plan"]["at"] == (0,)
+
+
+def test_costs_in_the_docs_are_those_that_the_files_count() -> None:
+    page = (ROOT / "docs" / "algorithms.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| black box[^|]* \| (\d+) \|", page, re.MULTILINE))
+    files = {path.stem: load_run([SMALL_WORLD, path]) for path in (ROOT / "configs" / "algorithms").glob("*.yaml")}
+    costs = {}
+    for name, run in files.items():
+        if run.algorithm.type in ("policy_gradient", "dance_grpo"):
+            calls = run.algorithm.calls(run.rollout.num_steps)
+            rows_with_gradient = calls.rows_with_gradient or calls.images_per_prompt
+            trained = rows_with_gradient * calls.mean_chained * calls.losses * calls.optimizer_steps
+            costs[name] = str(round(calls.forward * calls.images_per_prompt + 3 * trained))
+    assert rows == costs
