@@ -28,6 +28,10 @@ class Schedule:
     """Most transformer calls with gradient in one loss."""
     mean_chained: float
     """The same on average."""
+    forward_size: float
+    """Mean size of a call without gradient, as a share of `rolled_out`."""
+    gradient_size: float
+    """Mean size of a call with gradient, as a share of `samples`."""
     decodes: bool
     """True if the gradient flows through the decoder; else images are decoded without gradient."""
     scores_per_image: int
@@ -43,6 +47,16 @@ class Schedule:
     def gradients(self) -> int:
         """Losses of an update."""
         return self.losses * self.optimizer_steps
+
+    @property
+    def sampled_work(self) -> float:
+        """Calls without gradient of an update, each as a share of the largest."""
+        return self.forward * self.forward_size
+
+    @property
+    def trained_work(self) -> float:
+        """Calls with gradient of an update, each as a share of the largest."""
+        return self.gradients * self.mean_chained * self.gradient_size
 
     @property
     def scored(self) -> int:
@@ -67,6 +81,8 @@ def schedule(config: RunConfig) -> Schedule:
         in_flight=min(config.losses_in_flight, calls.losses),
         chained=calls.chained,
         mean_chained=calls.mean_chained,
+        forward_size=calls.forward_size,
+        gradient_size=calls.gradient_size,
         decodes=calls.decodes,
         scores_per_image=calls.scores_per_image,
         guidance_scale=config.rollout.guidance_scale if calls.guidance_scale is None else calls.guidance_scale,

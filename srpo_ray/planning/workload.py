@@ -44,13 +44,14 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     decoder = decoder_cost(model, plan.images, sizes, gradient=plan.decodes, gpu=gpu)
     decodings = plan.gradients if plan.decodes else plan.scores_per_image
     reuse = config.rollout.reuse
-    rollouts, gradients = count * plan.forward, count * plan.gradients * plan.mean_chained
-    calls = rollout_batches(config) * plan.forward
+    rollouts, gradients = count * plan.sampled_work, count * plan.trained_work
+    calls = rollout_batches(config) * plan.forward, count * plan.gradients * plan.mean_chained
     sampled_s = forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
     trained_s = gradient_seconds(model, plan.in_flight, gradient_hooks(config)) if gpu else 0.0
+    name = "rollout" if reuse == 1 else f"rollout, mean over {reuse} updates"
     return (
-        Work("rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", rollouts * forward, calls * sampled_s),
-        Work("gradient steps", gradients * _both(call), gradients * trained_s),
+        Work(name, rollouts * forward, calls[0] * sampled_s),
+        Work("gradient steps", gradients * _both(call), calls[1] * trained_s),
         Work("VAE decoder", count * decodings * _both(decoder)),
     )
 

@@ -31,8 +31,7 @@ class Calls(NamedTuple):
     """Model calls of one micro-batch of prompts, all with rollouts."""
 
     forward: float
-    """Transformer calls without gradient; the mean if the algorithm draws their number. A call for fewer images than
-    the largest counts as a share of it."""
+    """Transformer calls without gradient; the mean if the algorithm draws their number."""
     losses: int = 1
     """Losses of one optimizer step, each with a separate graph."""
     in_flight: int = 1
@@ -40,13 +39,17 @@ class Calls(NamedTuple):
     chained: int = 1
     """Maximum number of transformer calls with gradient in one loss."""
     mean_chained: float = 1.0
-    """Mean number of transformer calls with gradient in one loss; a smaller call counts as a share of the largest."""
+    """Mean number of transformer calls with gradient in one loss."""
     images_per_prompt: int = 1
     """Images per prompt."""
     passes_per_prompt: int = 1
     """Micro-batches among which the images of a prompt are divided equally."""
     rows_with_gradient: int | None = None
     """States of a prompt in the largest call with gradient of a micro-batch; None has one for each image."""
+    forward_size: float = 1.0
+    """Mean size of a call without gradient, as a share of the largest: below 1 where images share states."""
+    gradient_size: float = 1.0
+    """Mean size of a call with gradient, as a share of the largest."""
     scores_per_image: int = 1
     """Times that an image is decoded and scored, without gradient; the count is another one if `decodes`."""
     phases: int = 1

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.algorithms.plan import PlanSection, Tail, Walk, check_step, cost_of, sizes_of
+from srpo_ray.config.algorithms.plan import Cost, PlanSection, Tail, Walk, check_step, cost_of, sizes_of
 
 
 class Branch(PlanSection):
@@ -53,14 +53,16 @@ class Branch(PlanSection):
         shares = (group_size,) * (point + 1) + (1,) * (num_steps - point)
         return Walk(point, shares, (point,), self.tails, point + 1)
 
-    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> float:
+    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> Cost:
         """Count the common path up to the last branch point, and the tails of all branch points."""
         points, chosen = sorted(self.at), self.trained(num_steps)
-        tails = [cost_of(self._walk(point, num_steps, group_size), num_steps, images) - 1 / images for point in points]
+        # The first call of a path is one of the common path.
+        tails = [cost_of(self._walk(point, num_steps, group_size), num_steps, images).calls - 1 for point in points]
         # Probability of each point to be the last of `chosen` ones out of all.
         chances = [math.comb(below, chosen - 1) / math.comb(len(points), chosen) for below in range(len(points))]
         last = sum(chance * point for chance, point in zip(chances, points, strict=True))
-        return (last + 1) / images + chosen * mean(tails)
+        ends = chosen * mean(tails)
+        return Cost(last + 1 + ends, (last + 1) / images + ends)
 
     def gradient(self, num_steps: int, group_size: int, shared: bool, images: int) -> list[float]:
         """Return the size of each trained call: one state per prompt."""
@@ -108,7 +110,7 @@ class Tree(PlanSection):
         shares = tuple(group_size // self.children**count for count in made)
         return Walk(0, shares, self._random(num_steps), (Tail(),), num_steps - 1)
 
-    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> float:
+    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> Cost:
         """Count a call per step, for as many states as the group has there."""
         return cost_of(self._walk(num_steps, group_size), num_steps, images)
 

@@ -41,6 +41,15 @@ class Walk(NamedTuple):
     """Grid point at which the tails start."""
 
 
+class Cost(NamedTuple):
+    """Calls of the transformer."""
+
+    calls: float
+    """Number of calls."""
+    work: float
+    """Sum of their sizes, as shares of a call for all images of a pass."""
+
+
 class PlanSection(Section):
     """Base of the plans."""
 
@@ -63,8 +72,8 @@ class PlanSection(Section):
         """
 
     @abstractmethod
-    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> float:
-        """Count the calls without gradient, on average over the updates, in calls of all images of a pass.
+    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> Cost:
+        """Count the calls without gradient, on average over the updates.
 
         Args:
             num_steps: Steps of the sampler.
@@ -95,10 +104,11 @@ class PlanSection(Section):
         """
 
 
-def cost_of(walk: Walk, num_steps: int, images: int) -> float:
-    """Count the calls of a path in calls of `images` images, from its start on."""
-    steps = sum(1 / min(walk.sharing[point], images) for point in range(walk.start, walk.tail_start))
-    return steps + sum(len(tail.points(walk.tail_start, num_steps)) - 1 for tail in walk.tails)
+def cost_of(walk: Walk, num_steps: int, images: int) -> Cost:
+    """Count the calls of a path, from its start on, in a pass of `images` images."""
+    steps = [1 / min(walk.sharing[point], images) for point in range(walk.start, walk.tail_start)]
+    tails = sum(len(tail.points(walk.tail_start, num_steps)) - 1 for tail in walk.tails)
+    return Cost(len(steps) + tails, sum(steps) + tails)
 
 
 def sizes_of(walk: Walk, images: int) -> list[float]:

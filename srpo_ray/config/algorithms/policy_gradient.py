@@ -62,11 +62,15 @@ class PolicyGradientSection(GroupSection):
         parts = self.parts
         size = {"group_size": self.group_size, "shared": parts.noise == "per_sample", "images": self.images}
         sizes = parts.plan.gradient(num_steps, **size)
-        largest, reference = max(sizes), parts.surrogate.needs_reference
+        largest, reference, rollout = max(sizes), parts.surrogate.needs_reference, parts.plan.forward(num_steps, **size)
+        calls, work = rollout
+        if reference:
+            calls, work = calls + len(sizes), work + sum(sizes)
         return Calls(
-            parts.plan.forward(num_steps, **size) + (sum(sizes) if reference else 0.0),
+            calls,
             losses=len(sizes) // parts.optimizer_steps,
-            mean_chained=sum(sizes) / len(sizes) / largest,
+            forward_size=work / calls,
+            gradient_size=sum(sizes) / len(sizes) / largest,
             images_per_prompt=self.group_size,
             passes_per_prompt=self.passes_per_prompt,
             rows_with_gradient=round(largest * self.images),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from srpo_ray.config.algorithms.plan import PlanSection, Tail, Walk, cost_of, sizes_of
+from srpo_ray.config.algorithms.plan import Cost, PlanSection, Tail, Walk, cost_of, sizes_of
 
 
 class AllSteps(PlanSection):
@@ -32,9 +32,9 @@ class AllSteps(PlanSection):
         """Return one path on which no state is shared."""
         return (Walk(0, (1,) * (num_steps + 1), tuple(range(num_steps - 1)), (Tail(),), num_steps - 1),)
 
-    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> float:
+    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> Cost:
         """Count one call per step."""
-        return num_steps
+        return Cost(num_steps, num_steps)
 
 
 class Window(PlanSection):
@@ -83,10 +83,11 @@ class Window(PlanSection):
         shares = (sharing,) * (first + 1) + (1,) * (num_steps - first)
         return Walk(0, shares, tuple(range(first, end)), (self.tail,), end)
 
-    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> float:
+    def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> Cost:
         """Count the steps before and in the window and those of the tail, on average over the positions."""
         walks = [self._walk(first, num_steps, group_size if shared else 1) for first in self.starts(num_steps)]
-        return mean(cost_of(walk, num_steps, images) for walk in walks)
+        costs = [cost_of(walk, num_steps, images) for walk in walks]
+        return Cost(mean(cost.calls for cost in costs), mean(cost.work for cost in costs))
 
     def gradient(self, num_steps: int, group_size: int, shared: bool, images: int) -> list[float]:
         """Return the size of each trained call: the first one has a state per prompt with one initial noise."""

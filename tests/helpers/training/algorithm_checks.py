@@ -33,10 +33,14 @@ class CountingPolicy(AffinePolicy):
 
 @dataclass(frozen=True)
 class Counted:
-    """One update of one micro-batch. A call of fewer samples than the largest counts as a share of it."""
+    """One update of one micro-batch."""
 
-    forward: float
+    forward: int
+    forward_samples: int
+    """Samples of all calls without gradient."""
     chained: float
+    chained_samples: float
+    """Samples of the calls with gradient in one loss."""
     losses: int
     samples: int
     """Samples of the largest call with gradient."""
@@ -74,16 +78,26 @@ def count(config: RunConfig, update: int, kept: KeptRollouts | None = None) -> C
     assert len(algorithm.phases) == algorithm.calls.phases
     group = range(algorithm.calls.images_per_prompt)
     others = {(sample, child): 0.0 for sample in batch.draws.samples for child in group}
-    (collected,) = collect_all(
-        algorithm, [batch], lambda value: [others | value] if isinstance(value, dict) else [value]
-    )
+
+    def gather(value: Any) -> list[Any]:
+        return [others | value] if set(value) & set(others) else [value]
+
+    (collected,) = collect_all(algorithm, [batch], gather)
     kept.keep(update, [(batch, 1.0, collected)])
     for part in range(algorithm.calls.optimizer_steps):
         losses += len(list(algorithm.losses(batch, collected, part)))
     without, carried = policy.samples[False], policy.samples[True]
     rolled_out, samples = max(without, default=0), max(carried)
-    forward = sum(without) / rolled_out if rolled_out else 0.0
-    return Counted(forward, sum(carried) / samples / losses, losses, samples, rolled_out, rewards.scored)
+    return Counted(
+        forward=len(without),
+        forward_samples=sum(without),
+        chained=len(carried) / losses,
+        chained_samples=sum(carried) / losses,
+        losses=losses,
+        samples=samples,
+        rolled_out=rolled_out,
+        scored=rewards.scored,
+    )
 
 
 def plain_gradients(trainer: Trainer) -> dict[str, Tensor]:

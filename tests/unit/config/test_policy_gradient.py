@@ -119,6 +119,6 @@ def test_costs_in_the_docs_are_those_that_the_files_count() -> None:
         if run.algorithm.type in ("policy_gradient", "dance_grpo"):
             calls = run.algorithm.calls(run.rollout.num_steps)
             rows_with_gradient = calls.rows_with_gradient or calls.images_per_prompt
-            trained = rows_with_gradient * calls.mean_chained * calls.losses * calls.optimizer_steps
-            costs[name] = str(round(calls.forward * calls.images_per_prompt + 3 * trained))
+            trained = rows_with_gradient * calls.gradient_size * calls.losses * calls.optimizer_steps
+            costs[name] = str(round(calls.forward * calls.forward_size * calls.images_per_prompt + 3 * trained))
     assert rows == costs
