@@ -14,8 +14,8 @@ from srpo_ray.config.algorithms.policy_gradient import PolicyGradientConfig
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 
-_PolicyGradients = DanceGRPOConfig | PolicyGradientConfig
-_Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | _PolicyGradients
+_Grouped = DanceGRPOConfig | PolicyGradientConfig
+_Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | _Grouped
 
 TYPES: dict[str, type[AlgorithmSection]] = {kind.model_fields["type"].default: kind for kind in get_args(_Configs)}
 """Name of each algorithm -> config class."""
