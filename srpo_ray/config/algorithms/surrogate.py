@@ -26,9 +26,9 @@ class SurrogateSection(Section):
     beta: float = Field(default=10.0, gt=0)
     """Slope of the logistic preference in `pair`, above 0."""
     step_weight: Literal["density", "std", "unit"] = "density"
-    """Factor of the logarithm of the ratio of a step. `density`: 1; `std`: the step's standard deviation, which removes
-    the weight of steps with little noise (TempFlow-GRPO); `unit`: twice the step's variance, the log-density without
-    its denominator (Coefficients-Preserving Sampling)."""
+    """Factor of the logarithm of the ratio of a step. `density`: 1; `std`: the step's standard deviation, without which
+    steps with little noise have the largest gradients (TempFlow-GRPO); `unit`: twice the step's variance, the
+    log-density without its denominator (Coefficients-Preserving Sampling)."""
     ratio: Literal["recorded", "exact"] = "recorded"
     """Log-density that the ratio compares with. `recorded`: that of the rollout, which differs by the rounding of
     another forward pass; `exact`: the present one without gradient, so that the ratio is 1 and rounding clips nothing.
