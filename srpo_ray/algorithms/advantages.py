@@ -28,6 +28,13 @@ def table_of_update(batches: Sequence[Batch], values: Sequence[Tensor], gather: 
     return torch.tensor([found[image] for image in sorted(found)], dtype=torch.float64).reshape(len(samples), -1)
 
 
+def prompts_of_update(batches: Sequence[Batch], gather: Gather) -> list[str]:
+    """Gather the prompts of the update's samples from all workers, in the order of the samples."""
+    mine = {sample: text for batch in batches for sample, text in zip(batch.draws.samples, batch.prompts, strict=True)}
+    found = {sample: text for part in gather(mine) for sample, text in part.items()}
+    return [found[sample] for sample in sorted(found)]
+
+
 def rows_of(table: Tensor, batch: Batch) -> Tensor:
     """Select the entries `[B]` of a batch from a table of the update."""
     samples, children = zip(*batch.draws.images, strict=True)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from srpo_ray.config.algorithms.registry import DEFAULT_TYPE
+from srpo_ray.config.algorithms.registry import DEFAULT_TYPE, part_types
 from srpo_ray.config.base import Section
 from srpo_ray.config.continued_runs import check_continued_runs
 from srpo_ray.config.experiment import VOTES, Arm, ExperimentConfig
@@ -174,6 +174,8 @@ def load_values(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> d
         section = layer.get("algorithm")
         if isinstance(section, Mapping) and "type" in section:
             values = choose_algorithm(values, section["type"])
+        if isinstance(section, Mapping):
+            values = choose_parts(values, section)
         values = merge(values, layer)
     return set_paths(values, dict(parse_override(argument) for argument in overrides))
 
@@ -186,9 +188,32 @@ def choose_algorithm(values: Mapping[str, Any], name: Any) -> dict[str, Any]:
     return {**values, "algorithm": {"type": name}}
 
 
+def choose_parts(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Set the types of the algorithm's parts. A part of another type starts from its defaults, since its keys differ.
+
+    Args:
+        values: Values of a run config.
+        changes: Values of section `algorithm` that will be set.
+    """
+    section = values.get("algorithm")
+    if not isinstance(section, Mapping):
+        return dict(values)
+    chosen = dict(section)
+    for part, default in part_types(section.get("type", DEFAULT_TYPE)).items():
+        present, changed = section.get(part), changes.get(part)
+        if not isinstance(present, Mapping) or not isinstance(changed, Mapping) or "type" not in changed:
+            continue
+        if present.get("type", default) != changed["type"]:
+            chosen[part] = {"type": changed["type"]}
+    return {**values, "algorithm": chosen}
+
+
 def set_paths(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Call `set_path` for every change in order, but set the algorithm's type first, as it determines the keys."""
+    """Call `set_path` for every change in order, but set the types of algorithm and parts first: they have the keys."""
     changed = choose_algorithm(values, changes[ALGORITHM_TYPE]) if ALGORITHM_TYPE in changes else dict(values)
+    named = [(dotted.split("."), value) for dotted, value in changes.items()]
+    parts = {keys[1]: {"type": value} for keys, value in named if len(keys) == 3 and keys[::2] == ["algorithm", "type"]}
+    changed = choose_parts(changed, parts)
     for dotted, value in changes.items():
         changed = set_path(changed, dotted, value)
     return changed

@@ -211,7 +211,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_average(self) -> Self:
-        if "ema" in self.algorithm.needs.roles and not self.training.ema:
+        if "ema" in self.algorithm.roles and not self.training.ema:
             raise ValueError(
                 f"expected training.ema with algorithm.type={self.algorithm.type}, which samples with the EMA of the"
                 " weights, got none; set training.ema to {} for its defaults"

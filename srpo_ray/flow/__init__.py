@@ -11,12 +11,14 @@ from srpo_ray.flow.sigmas import (
     shifted_sigmas,
     window_sigmas,
 )
-from srpo_ray.flow.transitions import euler_step, log_density, sde_step
+from srpo_ray.flow.solvers import dpm_solver_step
+from srpo_ray.flow.transitions import euler_step, log_density, sde_step, stochastic_step
 
 __all__ = [
     "DrawScope",
     "Draws",
     "SigmaGrid",
+    "dpm_solver_step",
     "euler_step",
     "even_sigmas",
     "flux_shift",
@@ -29,5 +31,6 @@ __all__ = [
     "sde_step",
     "shift_at",
     "shifted_sigmas",
+    "stochastic_step",
     "window_sigmas",
 ]

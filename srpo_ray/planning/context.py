@@ -106,10 +106,10 @@ def context_traffic(config: RunConfig) -> tuple[Part, ...]:
     )
     if workers == 1:
         return ()
-    rollouts = plan.rolled_out * plan.forward * _rows(model, config.rollout.guidance_scale)
+    rollouts = plan.rolled_out * plan.sampled_work * _rows(model, config.rollout.guidance_scale)
     # Forward pass, recomputation and backward pass exchange the same bytes.
     passes = 3 if model.gradient_checkpointing else 2
-    gradients = plan.samples * plan.gradients * plan.mean_chained * passes * _rows(model, plan.guidance_scale)
+    gradients = plan.samples * plan.trained_work * passes * _rows(model, plan.guidance_scale)
     received = dtype_of(model).itemsize * _exchanged_elements(model) * (workers - 1) / workers**2
     return present(
         Part(f"tokens exchanged among {workers}, rollouts", int(count * rollouts * received)),

@@ -43,7 +43,7 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
     """
     training = config.training
     element_size = dtype_of(config.model).itemsize
-    part = share(parameters(config.model), training, element_size, config.algorithm.needs.roles)
+    part = share(parameters(config.model), training, element_size, config.algorithm.roles)
     always = _always_on_trainer(config, part)
     phases = (
         _encoding_phase(config, always),
@@ -125,9 +125,9 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
     gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
     plan = schedule(config)
     sampling = call_cost(config, rollout_images(config), config.rollout.guidance_scale, gradient=False).peak
-    decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
+    decoder = decoder_cost(model, plan.images, sizes, gradient=plan.decodes, gpu=gpu)
     if not plan.decodes:
-        decoded = decoder_cost(model, max(plan.samples, rollout_images(config)), sizes, gradient=False, gpu=gpu)
+        decoded = decoder_cost(model, max(plan.images, rollout_images(config)), sizes, gradient=False, gpu=gpu)
         sampling = max(sampling, decoded.peak)
         decoder = Cost()
     call = call_cost(config, plan.samples, plan.guidance_scale, gradient=True)

@@ -10,8 +10,10 @@ from srpo_ray.config.evaluation import EvaluationConfig
 class Schedule:
     """One micro-batch of one worker."""
 
-    samples: int
+    images: int
     """Images of the micro-batch."""
+    samples: int
+    """Samples of a call with gradient: the images, or fewer where some share a state."""
     rolled_out: int
     """Images among them that the trained model samples, in each call without gradient, in an update that samples."""
     sampling: float
@@ -26,8 +28,14 @@ class Schedule:
     """Most transformer calls with gradient in one loss."""
     mean_chained: float
     """The same on average."""
+    forward_size: float
+    """Mean size of a call without gradient, as a share of `rolled_out`."""
+    gradient_size: float
+    """Mean size of a call with gradient, as a share of `samples`."""
     decodes: bool
-    """True if the gradient flows through the decoder; else images are decoded without gradient, once."""
+    """True if the gradient flows through the decoder; else images are decoded without gradient."""
+    scores_per_image: int
+    """Times that an image is decoded and scored without gradient."""
     guidance_scale: float
     """Guidance of the calls with gradient."""
     phases: int
@@ -41,9 +49,19 @@ class Schedule:
         return self.losses * self.optimizer_steps
 
     @property
+    def sampled_work(self) -> float:
+        """Calls without gradient of an update, each as a share of the largest."""
+        return self.forward * self.forward_size
+
+    @property
+    def trained_work(self) -> float:
+        """Calls with gradient of an update, each as a share of the largest."""
+        return self.gradients * self.mean_chained * self.gradient_size
+
+    @property
     def scored(self) -> int:
         """Images of an update that are decoded and scored, counted for each time."""
-        return self.samples * (self.gradients if self.decodes else 1)
+        return self.images * (self.gradients if self.decodes else self.scores_per_image)
 
 
 def schedule(config: RunConfig) -> Schedule:
@@ -54,7 +72,8 @@ def schedule(config: RunConfig) -> Schedule:
     rolled_out = config.sampled_per_pass
     sampling = 1 / config.rollout.reuse if rolled_out else 0.0
     return Schedule(
-        samples=training.pass_size * images,
+        images=training.pass_size * images,
+        samples=training.pass_size * (calls.rows_with_gradient or images),
         rolled_out=rolled_out,
         sampling=sampling,
         forward=calls.forward * sampling,
@@ -62,7 +81,10 @@ def schedule(config: RunConfig) -> Schedule:
         in_flight=min(config.losses_in_flight, calls.losses),
         chained=calls.chained,
         mean_chained=calls.mean_chained,
+        forward_size=calls.forward_size,
+        gradient_size=calls.gradient_size,
         decodes=calls.decodes,
+        scores_per_image=calls.scores_per_image,
         guidance_scale=config.rollout.guidance_scale if calls.guidance_scale is None else calls.guidance_scale,
         phases=calls.phases,
         optimizer_steps=calls.optimizer_steps,

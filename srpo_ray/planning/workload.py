@@ -41,16 +41,17 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     guidance_scale = config.rollout.guidance_scale
     forward = call_cost(config, plan.rolled_out, guidance_scale, gradient=False).forward_flops
     call = call_cost(config, plan.samples, plan.guidance_scale, gradient=True)
-    decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
-    decodings = plan.gradients if plan.decodes else 1
+    decoder = decoder_cost(model, plan.images, sizes, gradient=plan.decodes, gpu=gpu)
+    decodings = plan.gradients if plan.decodes else plan.scores_per_image
     reuse = config.rollout.reuse
-    rollouts, gradients = count * plan.forward, count * plan.gradients * plan.mean_chained
-    calls = rollout_batches(config) * plan.forward
+    rollouts, gradients = count * plan.sampled_work, count * plan.trained_work
+    calls = rollout_batches(config) * plan.forward, count * plan.gradients * plan.mean_chained
     sampled_s = forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
     trained_s = gradient_seconds(model, plan.in_flight, gradient_hooks(config)) if gpu else 0.0
+    name = "rollout" if reuse == 1 else f"rollout, mean over {reuse} updates"
     return (
-        Work("rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", rollouts * forward, calls * sampled_s),
-        Work("gradient steps", gradients * _both(call), gradients * trained_s),
+        Work(name, rollouts * forward, calls[0] * sampled_s),
+        Work("gradient steps", gradients * _both(call), calls[1] * trained_s),
         Work("VAE decoder", count * decodings * _both(decoder)),
     )
 
@@ -79,7 +80,7 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
 
 def checkpoint_bytes(config: RunConfig) -> int:
     """Compute the bytes of a checkpoint: float32 weights and both moments, EMA and old weights of what is trained."""
-    copies = 3 + bool(config.training.ema) + ("old" in config.algorithm.needs.roles)
+    copies = 3 + bool(config.training.ema) + ("old" in config.algorithm.roles)
     return copies * MASTER * trained_elements(parameters(config.model))
 
 

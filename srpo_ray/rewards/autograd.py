@@ -46,7 +46,7 @@ def connect_scores(
     total = torch.stack([weight * values[name] for name, weight in weights.items()]).sum(0)
     if gradients:
         total = connect_total(total, tuple(gradients.values()), [pixels[input_spec] for input_spec in gradients])
-    return Scores(total, dict(values))
+    return Scores(total, dict(values), dict(weights))
 
 
 def connect_total(total: Tensor, gradients: tuple[Tensor, ...], pixels: Sequence[Tensor]) -> Tensor:

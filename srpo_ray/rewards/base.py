@@ -1,7 +1,7 @@
 """Interfaces of rewards and scorers, their results and their errors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -75,6 +75,8 @@ class Scores:
     """Weighted sum over the training rewards, `[B]` float32, connected to the submitted images by autograd."""
     raw: dict[str, Tensor]
     """Unweighted score per reward, `[B]` float32, detached."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Factor of each reward in the sum."""
 
 
 class PendingScore(Protocol):

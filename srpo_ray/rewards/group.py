@@ -77,18 +77,19 @@ class PendingGroupScore:
         device = self._images.device
         small = None
         if scores:
-            small = scores.total.detach().cpu(), {name: values.cpu() for name, values in scores.raw.items()}
-        total, raw = _from_first(small, self._group)
+            raw = {name: values.cpu() for name, values in scores.raw.items()}
+            small = scores.total.detach().cpu(), raw, scores.weights
+        total, raw, weights = _from_first(small, self._group)
         total, raw = total.to(device), {name: values.to(device) for name, values in raw.items()}
         if not self._images.requires_grad:
-            return Scores(total, raw)
+            return Scores(total, raw, weights)
         # A collective needs contiguous memory, which the images may lack.
         gradient = torch.empty(self._images.shape, dtype=self._images.dtype, device=device)
         if scores:
             # Samples do not mix, so the gradient of the sum contains that of each score.
             gradient.copy_(torch.autograd.grad(scores.total.sum(), self._own)[0])
         dist.broadcast(gradient, group=self._group, group_src=0)
-        return Scores(connect_total(total, (gradient,), [self._images]), raw)
+        return Scores(connect_total(total, (gradient,), [self._images]), raw, weights)
 
 
 def _from_first(value: Any, group: dist.ProcessGroup) -> Any:

@@ -44,6 +44,14 @@ class Calls(NamedTuple):
     """Images per prompt."""
     passes_per_prompt: int = 1
     """Micro-batches among which the images of a prompt are divided equally."""
+    rows_with_gradient: int | None = None
+    """States of a prompt in the largest call with gradient of a micro-batch; None has one for each image."""
+    forward_size: float = 1.0
+    """Mean size of a call without gradient, as a share of the largest: below 1 where images share states."""
+    gradient_size: float = 1.0
+    """Mean size of a call with gradient, as a share of the largest."""
+    scores_per_image: int = 1
+    """Times that an image is decoded and scored, without gradient; the count is another one if `decodes`."""
     phases: int = 1
     """Phases of an update; each gathers the weights once to sample."""
     optimizer_steps: int = 1
@@ -78,6 +86,11 @@ class AlgorithmSection(Section):
         Raises:
             ValueError: If there are too few.
         """
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """Roles besides the policy that phases use with these settings."""
+        return self.needs.roles
 
     @property
     def word_set(self) -> str | None:

@@ -1,22 +1,24 @@
 """Options of DanceGRPO. Section `rollout` determines the number, shift and guidance of the sampler steps."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from srpo_ray.config.algorithms.base import Calls, Needs
-from srpo_ray.config.algorithms.group import GroupSection
+from srpo_ray.config.algorithms.advantage import AdvantageSection
+from srpo_ray.config.algorithms.policy_gradient import Parts, PolicyGradientSection
+from srpo_ray.config.algorithms.step_plans import AllSteps
+from srpo_ray.config.algorithms.surrogate import SurrogateSection
+from srpo_ray.config.algorithms.transition import TransitionSection
 
 
-class DanceGRPOConfig(GroupSection):
+class DanceGRPOConfig(PolicyGradientSection):
     """DanceGRPO, arXiv 2505.07818; defaults of its FLUX recipe, which has 16 rollout steps with shift 3.
 
-    The release makes three optimizer steps per rollout; this implementation makes one. The release also clips gradients
+    The release makes three optimizer steps per rollout; this section makes one (`type: policy_gradient` with
+    `optimizer_steps: 3` makes three). The release also clips gradients
     to a norm of 1.0 (`training.optimizer.max_grad_norm`).
     """
 
-    code: ClassVar[str] = "srpo_ray.algorithms.dance_grpo:DanceGRPO"
-    needs: ClassVar[Needs] = Needs(reward="score")
     type: Literal["dance_grpo"] = "dance_grpo"
     eta: float = Field(default=0.3, gt=0)
     """Noise scale of the sampler's stochastic steps, above 0."""
@@ -28,25 +30,12 @@ class DanceGRPOConfig(GroupSection):
     advantage_limit: float = Field(default=5.0, gt=0)
     """Maximum absolute advantage, in standard deviations of the group, above 0."""
 
-    def trained_steps(self, num_steps: int) -> int:
-        """Count the trained steps of a sample, out of the `num_steps - 1` stochastic steps of a rollout."""
-        return max(1, int(self.step_share * (num_steps - 1)))
-
-    def calls(self, num_steps: int) -> Calls:
-        """Count a rollout of every group, then one loss per trained step."""
-        losses = self.trained_steps(num_steps)
-        return Calls(
-            num_steps,
-            losses=losses,
-            images_per_prompt=self.group_size,
-            passes_per_prompt=self.passes_per_prompt,
-            decodes=False,
+    @property
+    def parts(self) -> Parts:
+        """DanceGRPO as a policy gradient."""
+        return Parts(
+            AllSteps(share=self.step_share),
+            TransitionSection(strength=self.eta),
+            AdvantageSection(limit=self.advantage_limit),
+            SurrogateSection(clip_range=self.clip_range),
         )
-
-    def check_rollout(self, num_steps: int) -> None:
-        """Check that the sampler has a stochastic step."""
-        if num_steps < 2:
-            raise ValueError(
-                f"expected rollout.num_steps of at least 2 with algorithm {self.type}, got {num_steps}; the last step"
-                " is deterministic, so raise it to have a stochastic step to train"
-            )

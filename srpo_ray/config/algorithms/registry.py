@@ -10,10 +10,12 @@ from srpo_ray.config.algorithms.base import AlgorithmSection, Needs
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.algorithms.draft import DRaFTConfig
+from srpo_ray.config.algorithms.policy_gradient import PolicyGradientConfig
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 
-_Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | DanceGRPOConfig
+_Grouped = DanceGRPOConfig | PolicyGradientConfig
+_Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | _Grouped
 
 TYPES: dict[str, type[AlgorithmSection]] = {kind.model_fields["type"].default: kind for kind in get_args(_Configs)}
 """Name of each algorithm -> config class."""
@@ -28,6 +30,17 @@ def _name_default(section: Any) -> Any:
 
 AlgorithmConfig = Annotated[_Configs, Field(discriminator="type"), BeforeValidator(_name_default)]
 """Section `algorithm`, with the class that `type` selects."""
+
+
+def part_types(name: Any) -> dict[str, str]:
+    """Return the parts of an algorithm's section whose keys depend on their `type`, with the default type of each.
+
+    Args:
+        name: Type of the algorithm; an unknown one has no such parts.
+    """
+    kind = TYPES.get(name) if isinstance(name, str) else None
+    fields = kind.model_fields if kind else {}
+    return {part: info.default.type for part, info in fields.items() if info.discriminator}
 
 
 def types_that(fit: Callable[[Needs], bool]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import Algorithm, Batch
+from srpo_ray.algorithms.base import Gather
 from srpo_ray.flow import Draws, generator
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
@@ -75,14 +76,19 @@ class PromptRewards:
         assert all(query == TextQuery.plain(query.texts[0]) for query in queries)
         slopes = torch.tensor([float(query.texts[0].split()[1]) + 1 for query in queries], dtype=torch.float64)
         total = images.mean(dim=(1, 2)) * slopes
-        return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}))
+        return SimpleNamespace(result=lambda: Scores(total, {"linear": total.detach()}, {"linear": 1.0}))
 
 
 class UnaskedRewards:
     """Takes images; their scores are 0, and no loss is asked for them."""
 
+    def __init__(self) -> None:
+        self.scored = 0
+
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> Any:
-        return SimpleNamespace(result=lambda: Scores(torch.zeros(len(images)), {}))
+        self.scored += len(images)
+        zeros = torch.zeros(len(images))
+        return SimpleNamespace(result=lambda: Scores(zeros, {"zero": zeros}, {"zero": 1.0}))
 
 
 def make_batch(
@@ -100,13 +106,15 @@ def make_batch(
     return Batch(tuple(f"prompt {sample}" for sample, _ in images), conditioning, draws)
 
 
-def collect_all(algorithm: Algorithm[Any], batches: Sequence[Batch]) -> list[Any]:
-    """Collected and settled values of one worker with all batches of an update."""
+def collect_all(
+    algorithm: Algorithm[Any], batches: Sequence[Batch], gather: Gather = lambda value: [value]
+) -> list[Any]:
+    """Collected and settled values of one worker with all batches of an update, unless `gather` has other workers."""
     collected: list[Any] = [None] * len(batches)
     with torch.no_grad():
         for phase in algorithm.phases:
             collected = [phase.run(batch, before) for batch, before in zip(batches, collected, strict=True)]
-    return algorithm.settle(list(zip(batches, collected, strict=True)), lambda value: [value])
+    return algorithm.settle(list(zip(batches, collected, strict=True)), gather)
 
 
 class _SentError(Exception):
@@ -115,16 +123,30 @@ class _SentError(Exception):
 
 def settle_on_workers(algorithm: Algorithm[Any], workers: Sequence[Sequence[tuple[Batch, Any]]]) -> list[list[Any]]:
     """Settled values of several workers; `workers` has the micro-batches and collected values of each."""
-    sent: list[Any] = []
+    gathered: list[list[Any]] = []
 
-    def send(value: Any) -> list[Any]:
-        sent.append(value)
-        raise _SentError
+    def answers(sent: list[Any] | None) -> Any:
+        known = iter(gathered)
 
-    for rounds in workers:
-        with suppress(_SentError):
-            algorithm.settle(rounds, send)
-    return [algorithm.settle(rounds, lambda _: sent) for rounds in workers]
+        def gather(value: Any) -> list[Any]:
+            found = next(known, None)
+            if found is not None:
+                return found
+            assert sent is not None, "all workers gather equally often"
+            sent.append(value)
+            raise _SentError
+
+        return gather
+
+    # Each turn makes one more collective: every worker starts again and stops where the next value is gathered.
+    while True:
+        sent: list[Any] = []
+        for rounds in workers:
+            with suppress(_SentError):
+                algorithm.settle(rounds, answers(sent))
+        if not sent:
+            return [algorithm.settle(rounds, answers(None)) for rounds in workers]
+        gathered.append(sent)
 
 
 def as_policy(policy: AffinePolicy) -> FlowPolicy:

@@ -1,6 +1,9 @@
 """Settings under which algorithms call the model differently; the test of all algorithms runs each of them."""
 
+import yaml
+
 from srpo_ray.config.algorithms.registry import TYPES
+from tests.conftest import ROOT
 
 MIXED: dict[str, object] = {"data.images": "small_world:realistic", "data.image_ratio": 0.5}
 VARIANTS: dict[str, dict[str, object]] = {
@@ -20,8 +23,51 @@ VARIANTS: dict[str, dict[str, object]] = {
     "align_prop, early cut": {"algorithm.cut": "normal", "algorithm.cut_mean": 0.1, "algorithm.cut_std": 0.3},
     "dance_grpo, every step": {"algorithm.step_share": 1.0, "algorithm.group_size": 3},
     "dance_grpo, divided groups": {"algorithm.group_size": 6, "algorithm.images_per_pass": 2},
+    "policy_gradient, divergence from the initial model": {"algorithm.surrogate.kl": 0.1},
+    "policy_gradient, one noise and a late window": {
+        "algorithm.plan": {"type": "window", "size": 2, "steps": [3, 9]},
+        "algorithm.surrogate": {"kl": 0.1},
+    },
+    "policy_gradient, splits alone": {
+        "algorithm.group_size": 8,
+        "algorithm.plan": {"type": "tree", "splits": [1, 4, 5], "random_between": False},
+    },
 }
-CASES: dict[str, dict[str, object]] = {**{kind: {} for kind in TYPES}, **VARIANTS}
+RICHER: dict[str, dict[str, object]] = {
+    "policy_gradient": {
+        "algorithm.images_per_pass": 3,
+        "algorithm.plan": {
+            "type": "window",
+            "size": 2,
+            "steps": [0, 3],
+            "tail": {"share": 0.5, "solver": "dpm_solver"},
+        },
+        "algorithm.transition": {"step": "frozen", "noise": "flow", "strength": 0.7},
+        "algorithm.advantage": {"history": 4},
+        "algorithm.surrogate": {"type": "dppo", "kl": 0.1},
+        "algorithm.optimizer_steps": 2,
+    }
+}
+"""Type -> settings with which it is trained on several ranks, where its defaults use less of the engine."""
+GROUPED = {"flow_grpo_fast", "mix_grpo", "mix_grpo_flash", "g2rpo", "temp_flow_grpo", "branch_grpo"}
+"""Files whose groups are divided among passes in a case of their own: the images share states there."""
+
+
+def _files() -> dict[str, dict[str, object]]:
+    """The files of policy gradients: their sections `algorithm`, whole and with divided groups."""
+    found: dict[str, dict[str, object]] = {}
+    for path in sorted((ROOT / "configs" / "algorithms").glob("*.yaml")):
+        section = yaml.safe_load(path.read_text())["algorithm"]
+        if section["type"] == "policy_gradient":
+            changes: dict[str, object] = {f"algorithm.{name}": value for name, value in section.items()}
+            changes["rollout.num_steps"] = 16
+            found[f"policy_gradient, {path.stem}"] = changes
+            if path.stem in GROUPED:
+                found[f"policy_gradient, {path.stem}, divided"] = {**changes, "algorithm.images_per_pass": 2}
+    return found
+
+
+CASES: dict[str, dict[str, object]] = {**{kind: {} for kind in TYPES}, **VARIANTS, **_files()}
 """Type of the algorithm, with a description where there are overrides -> overrides."""
 
 

@@ -36,10 +36,18 @@ class Counted:
     """One update of one micro-batch."""
 
     forward: int
+    forward_samples: int
+    """Samples of all calls without gradient."""
     chained: float
+    chained_samples: float
+    """Samples of the calls with gradient in one loss."""
     losses: int
-    samples: frozenset[int]
-    rolled_out: frozenset[int]
+    samples: int
+    """Samples of the largest call with gradient."""
+    rolled_out: int
+    """Samples of the largest call without gradient; 0 if there is none."""
+    scored: int
+    """Scored images."""
 
 
 def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
@@ -61,18 +69,35 @@ def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
 
 
 def count(config: RunConfig, update: int, kept: KeptRollouts | None = None) -> Counted:
-    """Run an update's micro-batch on the counting policy; divided groups are settled by the part alone."""
+    """Run an update's micro-batch on the counting policy; the other parts of divided groups have rewards of 0."""
     policy: Any = CountingPolicy()
-    algorithm = build_algorithm(config, policy, cast(RewardScorer, UnaskedRewards()))
+    rewards = UnaskedRewards()
+    algorithm = build_algorithm(config, policy, cast(RewardScorer, rewards))
     kept = kept or KeptRollouts(config.rollout.reuse)
     batch, losses = micro_batch(config, update, kept), 0
     assert len(algorithm.phases) == algorithm.calls.phases
-    (collected,) = collect_all(algorithm, [batch])
+    group = range(algorithm.calls.images_per_prompt)
+    others = {(sample, child): 0.0 for sample in batch.draws.samples for child in group}
+
+    def gather(value: Any) -> list[Any]:
+        return [others | value] if set(value) & set(others) else [value]
+
+    (collected,) = collect_all(algorithm, [batch], gather)
     kept.keep(update, [(batch, 1.0, collected)])
     for part in range(algorithm.calls.optimizer_steps):
         losses += len(list(algorithm.losses(batch, collected, part)))
     without, carried = policy.samples[False], policy.samples[True]
-    return Counted(len(without), len(carried) / losses, losses, frozenset(carried), frozenset(without))
+    rolled_out, samples = max(without, default=0), max(carried)
+    return Counted(
+        forward=len(without),
+        forward_samples=sum(without),
+        chained=len(carried) / losses,
+        chained_samples=sum(carried) / losses,
+        losses=losses,
+        samples=samples,
+        rolled_out=rolled_out,
+        scored=rewards.scored,
+    )
 
 
 def plain_gradients(trainer: Trainer) -> dict[str, Tensor]:

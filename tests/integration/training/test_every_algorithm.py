@@ -29,7 +29,7 @@ from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 from tests.conftest import ROOT, SMALL_WORLD, TINY
 from tests.helpers.algorithms.everything import EverythingConfig
-from tests.helpers.algorithms.variants import CASES, type_of
+from tests.helpers.algorithms.variants import CASES, RICHER, type_of
 from tests.helpers.training.algorithm_checks import count, first_update, plain_gradients
 from tests.helpers.training.ranks import joined, run_ranks
 from tests.helpers.training.tiny_flux import relative_error
@@ -47,13 +47,17 @@ def test_planned_calls_are_those_that_the_algorithm_makes(case: str, tiny_run: R
     plan, kept = schedule(config), KeptRollouts(config.rollout.reuse)
     updates = [count(config, update, kept) for update in range(100)]
     assert {each.losses for each in updates} == {plan.gradients}
-    assert {each.samples for each in updates} == {frozenset([plan.samples])}
-    assert {size for each in updates for size in each.rolled_out} == ({plan.rolled_out} if plan.rolled_out else set())
+    assert {each.samples for each in updates} == {plan.samples}
+    assert {each.scored for each in updates} == {plan.scored}
+    assert {each.rolled_out for each in updates} <= {plan.rolled_out, 0}
+    assert any(each.rolled_out for each in updates) == (plan.rolled_out > 0)
     assert max(each.chained for each in updates) <= plan.chained
     # Exact where the algorithm draws no number of calls, and else within four standard errors of the mean.
     for expected, found in (
         (plan.forward, [each.forward for each in updates]),
+        (plan.rolled_out * plan.sampled_work, [each.forward_samples for each in updates]),
         (plan.mean_chained, [each.chained for each in updates]),
+        (plan.samples * plan.trained_work, [plan.gradients * each.chained_samples for each in updates]),
     ):
         assert mean(found) == pytest.approx(expected, abs=4 * stdev(found) / math.sqrt(len(found)) + 1e-9)
 
@@ -63,11 +67,13 @@ def config_of(kind: str, run_root: str) -> RunConfig:
     layer = ROOT / "configs" / "algorithms" / f"{kind}.yaml"
     files = [SMALL_WORLD, layer] if layer.exists() else [SMALL_WORLD]
     elastic = "training.num_workers={min: 1, max: 2}", "training.resources={trainer_slot: 1}"
-    config = load_run(files, [*TINY, *elastic, f"run_root={run_root}", "training.micro_batch_size=2"])
+    chosen = [f"algorithm.type={kind}"] if kind != EVERYTHING else []
+    config = load_run(files, [*TINY, *elastic, *chosen, f"run_root={run_root}", "training.micro_batch_size=2"])
     if kind == EVERYTHING:
         return config.model_copy(update={"algorithm": EverythingConfig()})
     fields = type(config.algorithm).model_fields
-    return apply(config, {f"algorithm.{name}": value for name, value in GROUPS.items() if name in fields})
+    grouped = {f"algorithm.{name}": value for name, value in GROUPS.items() if name in fields}
+    return apply(config, {**grouped, **RICHER.get(kind, {})})
 
 
 def make_trainer(kind: str, config: RunConfig, rewards: LocalRewards, *, resume: bool = False) -> Trainer:
@@ -107,11 +113,12 @@ def _train_on_two(kind: str, config: RunConfig, rewards: LocalRewards) -> dict[s
     metrics = trainer.update(1)
     resumed = make_trainer(kind, config, rewards, resume=True)
     again = resumed.update(1)
-    parts = zip(state_of(trainer).items(), state_of(resumed).values(), strict=True)
+    kept, loaded = state_of(trainer), state_of(resumed)
+    assert set(kept) == set(loaded)
     return {
         "gradient_error": relative_error(gradients, expected) if trainer.rank == 0 else 0.0,
         "gradient_size": sum(value.pow(2).sum().item() for value in expected.values()),
-        "lost": [name for (name, value), other in parts if not torch.equal(value, other)],
+        "lost": [name for name, value in kept.items() if not torch.equal(value, loaded[name])],
         "metrics": {name: (value, again[name]) for name, value in metrics.items() if is_result(name)},
         "cost": (metrics["cost/forward"], metrics["cost/forward_backward"]),
         "changes": moved,
@@ -185,9 +192,9 @@ def test_update_after_a_restart_is_the_one_without_to_the_bit(on_two: dict[str, 
 def test_cost_counts_the_planned_samples_of_all_workers(on_two: dict[str, Any], run_root: Path, kind: str) -> None:
     config = config_of(kind, str(run_root))
     plan, passes = schedule(config), micro_batches(config) * 2
-    expected = (passes * plan.rolled_out * plan.forward, passes * plan.samples * plan.gradients * plan.mean_chained)
+    expected = (passes * plan.rolled_out * plan.sampled_work, passes * plan.samples * plan.trained_work)
     # Where the number of calls is drawn, the plan has its mean.
-    drawn = plan.chained != plan.mean_chained or plan.forward % 1
+    drawn = plan.chained != plan.mean_chained or plan.forward % 1 or plan.forward_size < 1
     assert on_two[kind]["cost"] == (pytest.approx(expected, rel=0.5) if drawn else expected)
 
 

@@ -2,17 +2,16 @@
 
 import math
 from collections import Counter
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from srpo_ray.algorithms.base import LossOutput
-from srpo_ray.algorithms.dance_grpo import DanceGRPO, Trajectories, policy_loss
+from srpo_ray.algorithms.moves import Moves
+from srpo_ray.algorithms.policy_gradient import PolicyGradient
+from srpo_ray.algorithms.surrogates import ppo_losses
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.config.model import RolloutConfig
-from srpo_ray.rewards.base import Scores
 from tests.helpers.algorithms.stand_ins import (
     ELEMENTS,
     SHAPE,
@@ -31,18 +30,23 @@ CONFIG = DanceGRPOConfig(group_size=4)
 STEPS = 8
 
 
-def make(policy: AffinePolicy, rewards: PromptRewards | None = None) -> DanceGRPO:
+def make(policy: AffinePolicy, rewards: PromptRewards | None = None) -> PolicyGradient:
     rollout = RolloutConfig(num_steps=STEPS, guidance_scale=2.0)
-    return DanceGRPO(CONFIG, rollout, as_policy(policy), as_scorer(rewards or PromptRewards()))
+    return PolicyGradient(CONFIG, rollout, as_policy(policy), as_scorer(rewards or PromptRewards()))
 
 
 BATCH = make_batch(children=range(4))
 
 
-def run(policy: AffinePolicy, rewards: PromptRewards) -> tuple[Trajectories, list[LossOutput]]:
+def run(policy: AffinePolicy, rewards: PromptRewards) -> tuple[Moves, list[LossOutput]]:
     algorithm = make(policy, rewards)
     (walks,) = collect_all(algorithm, [BATCH])
     return walks, [loss() for loss in algorithm.losses(BATCH, walks)]
+
+
+def points(walks: Moves) -> torch.Tensor:
+    """Tokens before each random step and after the last one."""
+    return torch.stack([walks.moves[0].before, *(move.after for move in walks.moves)])
 
 
 def test_gradient_is_advantage_times_the_gradient_of_the_log_density() -> None:
@@ -51,19 +55,19 @@ def test_gradient_is_advantage_times_the_gradient_of_the_log_density() -> None:
     trained = policy.sigmas[STEPS:]
     torch.stack([output.loss for output in outputs]).sum().backward()
 
-    advantages = torch.cat([(g - g.mean()) / g.std() for g in walks.pending.result().total.split(4)])
+    advantages = torch.cat([(g - g.mean()) / g.std() for g in walks.scores[0][0].result().total.split(4)])
     expected = torch.zeros(SHAPE, dtype=torch.float64)
     for sigmas in trained:
         for row, sigma in enumerate(sigmas.tolist()):
             index = index_of(sigma)
             here, move = grid(STEPS)[index], grid(STEPS)[index + 1] - grid(STEPS)[index]
-            x = walks.points[index, row]
+            x = points(walks)[index, row]
             velocity = policy.slope.detach() * x + policy.offset.detach()
             # score = -(x + (1 - sigma) v) / sigma, and so d mean / d v = move * (1 + eta^2 / 2 * (1 - sigma) / sigma)
             score = -(x + (1 - here) * velocity) / here
             mean = x + move * velocity - 0.5 * 0.3**2 * score * move
             slope = move * (1 + 0.5 * 0.3**2 * (1 - here) / here)
-            residual = (walks.points[index + 1, row] - mean) / (0.3**2 * -move)
+            residual = (points(walks)[index + 1, row] - mean) / (0.3**2 * -move)
             expected -= advantages[row] * residual * slope / ELEMENTS / len(sigmas) / len(trained)
     torch.testing.assert_close(policy.offset.grad, expected, rtol=1e-6, atol=1e-12)
 
@@ -104,8 +108,8 @@ def test_steps_are_trained_all_as_often() -> None:
 @pytest.mark.parametrize(("num_steps", "trained"), [(2, 1), (3, 1), (12, 6), (16, 9), (25, 14), (50, 29)])
 def test_six_tenths_of_the_random_steps_are_trained(num_steps: int, trained: int) -> None:
     # All but the last step are random; the release rounds down.
-    assert DanceGRPOConfig().trained_steps(num_steps) == trained == max(1, 6 * (num_steps - 1) // 10)
-    assert DanceGRPOConfig(step_share=1.0).trained_steps(num_steps) == num_steps - 1
+    assert DanceGRPOConfig().parts.plan.trained(num_steps) == trained == max(1, 6 * (num_steps - 1) // 10)
+    assert DanceGRPOConfig(step_share=1.0).parts.plan.trained(num_steps) == num_steps - 1
 
 
 def test_steps_and_walks_are_the_samples_whatever_worker_has_it() -> None:
@@ -117,7 +121,7 @@ def test_steps_and_walks_are_the_samples_whatever_worker_has_it() -> None:
         found = algorithm.collect(batch)
         list(algorithm.losses(batch, found))
         first, last = 4 * samples[0], 4 * (samples[-1] + 1)
-        torch.testing.assert_close(found.points, walks.points[:, first:last], rtol=0, atol=0)
+        torch.testing.assert_close(points(found), points(walks)[:, first:last], rtol=0, atol=0)
         for sigmas, expected in zip(policy.sigmas, whole.sigmas, strict=True):
             torch.testing.assert_close(sigmas, expected[first:last], rtol=0, atol=0)
 
@@ -126,8 +130,8 @@ def test_group_has_one_starting_noise_and_walks_of_its_own() -> None:
     rewards = PromptRewards()
     walks, _ = run(AffinePolicy(), rewards)
     noise = drawn_noise(3, "rollout")
-    assert torch.equal(walks.points[0], noise.repeat_interleave(4, dim=0))
-    assert len({point.sum().item() for point in walks.points[-1]}) == 12
+    assert torch.equal(points(walks)[0], noise.repeat_interleave(4, dim=0))
+    assert len({point.sum().item() for point in points(walks)[-1]}) == 12
     images, queries = rewards.submitted[0]
     assert not images.requires_grad
     assert [query.texts[0] for query in queries] == [f"prompt {index}" for index in range(3) for _ in range(4)]
@@ -138,13 +142,13 @@ def test_random_steps_have_the_spread_of_the_sde_and_the_stated_density() -> Non
     residuals = []
     for index in range(STEPS - 1):
         std = 0.3 * math.sqrt(grid(STEPS)[index] - grid(STEPS)[index + 1])
-        x = walks.points[index]
+        x = points(walks)[index]
         velocity = 0.3 * x + torch.linspace(-1, 1, ELEMENTS, dtype=torch.float64).reshape(SHAPE)
         here, move = grid(STEPS)[index], grid(STEPS)[index + 1] - grid(STEPS)[index]
         mean = x + move * velocity + 0.5 * 0.3**2 * (x + (1 - here) * velocity) / here * move
-        expected = torch.distributions.Normal(mean, std).log_prob(walks.points[index + 1]).mean(dim=(1, 2))
-        torch.testing.assert_close(walks.log_densities[index], expected, rtol=1e-9, atol=1e-9)
-        residuals.append((walks.points[index + 1] - mean) / std)
+        expected = torch.distributions.Normal(mean, std).log_prob(points(walks)[index + 1]).mean(dim=(1, 2))
+        torch.testing.assert_close(walks.moves[index].log_density, expected, rtol=1e-9, atol=1e-9)
+        residuals.append((points(walks)[index + 1] - mean) / std)
     assert torch.stack(residuals).std().item() == pytest.approx(1, abs=0.15)
 
 
@@ -163,7 +167,7 @@ def test_group_divided_among_passes_and_workers_has_the_gradient_of_a_whole_one(
     # The second worker has one micro-batch of the first once more, as where they do not go into the workers.
     workers = [rounds[0::2], [*rounds[1::2], rounds[0]]]
     first, second = settle_on_workers(algorithm, workers)
-    assert torch.equal(second[-1].advantages, first[0].advantages)
+    assert all(map(torch.equal, second[-1].advantages, first[0].advantages))
     for (batch, _), walks in zip(rounds[0::2] + rounds[1::2], first + second[:-1], strict=True):
         for loss in algorithm.losses(batch, walks):
             (loss().loss / len(rounds)).backward()
@@ -178,13 +182,11 @@ def test_group_divided_among_passes_and_workers_has_the_gradient_of_a_whole_one(
     [(0.0, 0.0, True), (0.5, 0.35355 * (1 - 1.0001), False), (-0.5, 0.35355 * (1 - math.exp(-0.5)), True)],
 )
 def test_ratio_is_clipped_where_it_would_gain(log_ratio: float, expected: float, has_gradient: bool) -> None:
-    pending: Any = SimpleNamespace(result=lambda: Scores(torch.zeros(2), {}))
     now = torch.tensor([0.0, log_ratio], dtype=torch.float64, requires_grad=True)
     advantages = torch.tensor([-(0.5**0.5), 0.5**0.5], dtype=torch.float64)
-    walks = Trajectories(torch.zeros(()), torch.zeros(()), pending, advantages)
-    output = policy_loss(now, torch.zeros(2, dtype=torch.float64), walks, 1e-4, share=1.0)
-    assert output.loss.item() == pytest.approx(expected, abs=1e-5)
-    output.loss.backward()
+    losses, clipped = ppo_losses(torch.exp(now), advantages, 1e-4)
+    assert losses.mean().item() == pytest.approx(expected, abs=1e-5)
+    losses.mean().backward()
     assert now.grad is not None
     assert bool(now.grad[1] != 0) == has_gradient
-    assert output.metrics["ratio/clip_fraction"].tolist() == [0.0, float(log_ratio != 0)]
+    assert clipped.tolist() == [0.0, float(log_ratio != 0)]

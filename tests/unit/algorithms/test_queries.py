@@ -171,7 +171,7 @@ def test_relative_advantages_are_those_of_the_differences_within_each_group() ->
         differences = [(score(image, texts[0]) - score(image, texts[1])).item() for image in images[rows]]
         expected = [(value - mean(differences)) / stdev(differences) for value in differences]
         # A group with one standard deviation below 1e-3 shows the 1e-8 that is added to it.
-        assert walks.advantages[rows].tolist() == pytest.approx(expected, rel=1e-4)
+        assert walks.advantages[0][rows].tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_own_text_gets_the_discount() -> None:

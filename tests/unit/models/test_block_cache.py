@@ -231,8 +231,8 @@ def test_compiled_blocks_draw_the_same_images() -> None:
 def test_rollouts_of_every_algorithm_use_the_cache_or_the_config_refuses_it(kind: str) -> None:
     plain = ["algorithm.query=plain", "algorithm.branches=[denoise]"] if kind == "srpo" else []
     config = load_run([SMALL_WORLD], [f"algorithm.type={kind}", *plain])
-    if kind == "dance_grpo":
-        with pytest.raises(ValueError, match=r"no rollout.cache_threshold with .*dance_grpo, got 0.1; .* or choose"):
+    if kind in ("dance_grpo", "policy_gradient"):
+        with pytest.raises(ValueError, match=rf"no rollout.cache_threshold with .*{kind}, got 0.1; .* or choose"):
             apply(config, {"rollout.cache_threshold": 0.1})
         return
     for threshold in (None, 0.1):

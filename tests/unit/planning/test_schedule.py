@@ -100,6 +100,26 @@ def test_weights_are_gathered_for_each_phase_and_each_loss_of_each_optimizer_ste
     assert more["gradients averaged"] == pytest.approx(3 * 2 * one["gradients averaged"], rel=1e-6)
 
 
+def test_gradient_of_a_state_that_images_share_is_planned_once(
+    tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zero_shares, "KEPT_WHOLE", 0)
+    branch = {"algorithm.type": "policy_gradient", "algorithm.plan": {"type": "branch", "at": [1]}}
+    base = apply(tiny_run, {"training.num_workers": 2, "training.batch_size": 2, **branch})
+    four, eight = (apply(base, {"algorithm.group_size": size}) for size in (4, 8))
+    works = [{work.name: work.flops for work in worker_work(config, (32,))} for config in (four, eight)]
+    traffic = [{part.name: part.bytes for part in worker_traffic(config)} for config in (four, eight)]
+    assert works[0]["gradient steps"] == works[1]["gradient steps"]
+    assert works[1]["VAE decoder"] == pytest.approx(2 * works[0]["VAE decoder"])
+    # Two calls of the common path, and two of each image's tail.
+    assert works[1]["rollout"] == pytest.approx(works[0]["rollout"] * (2 + 2 * 8) / (2 + 2 * 4), rel=0.02)
+    assert traffic[0]["weights gathered for gradients"] == traffic[1]["weights gathered for gradients"]
+    # A call for one state gathers the same weights as one for the whole group.
+    alone = apply(base, {"algorithm.plan": {"type": "all", "share": 0.1}})
+    (whole,) = (part.bytes for part in worker_traffic(alone) if part.name == "weights gathered for gradients")
+    assert traffic[0]["weights gathered for gradients"] == whole
+
+
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
 def test_memory_counts_the_weights_of_roles(tiny_run: RunConfig, lora: dict[str, int] | None) -> None:
     config = apply(tiny_run, {"model.lora": lora, "model.dtype": "bfloat16"})

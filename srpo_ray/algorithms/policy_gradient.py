@@ -1,0 +1,235 @@
+"""Policy gradients for a flow that samples with stochastic steps: a plan, a transition, an advantage, a surrogate.
+
+Every prompt is sampled several times. If an image scores better than its group, the update raises the probability of
+the random steps that made it. The reward needs no gradient, so it can be any black box. DanceGRPO (arXiv 2505.07818),
+Flow-GRPO (arXiv 2505.05470), MixGRPO (arXiv 2507.21802) and others are settings of this class.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from srpo_ray.algorithms.advantages import prompts_of_update, rows_of, table_of_update
+from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, Phase
+from srpo_ray.algorithms.group_sampler import GroupSampler, random_step, repeated
+from srpo_ray.algorithms.moves import Move, Moves, TrainedStep
+from srpo_ray.algorithms.normalization import advantages_of, means_of_blocks
+from srpo_ray.algorithms.reward_history import add_rewards, earlier_rewards
+from srpo_ray.algorithms.surrogates import surrogate_loss
+from srpo_ray.config.algorithms.policy_gradient import Parts, PolicyGradientSection
+from srpo_ray.flow import log_density
+from srpo_ray.rewards.base import PendingScore, Scores
+
+
+class RewardTables(NamedTuple):
+    """Rewards of an update, `[P, G]` for G images of each of P prompts."""
+
+    total: Tensor
+    """Weighted sums of the models' scores."""
+    each: dict[str, Tensor]
+    """Scores of each model, if they are normalised each."""
+    weights: dict[str, float]
+    """Factor of each model in the sum."""
+
+
+class PolicyGradient(Algorithm[PolicyGradientSection]):
+    """Policy gradient of a flow."""
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Parts of the method, from the config."""
+        return self.config.parts
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Sampling with the policy, then means of the trained steps under the initial model, if a loss needs them."""
+        reference = (Phase("reference", self._ask_reference),) if self.parts.surrogate.needs_reference else ()
+        return (*super().phases, *reference)
+
+    @torch.no_grad()
+    def collect(self, batch: Batch) -> Moves:
+        """Sample the images of each prompt, and submit them to the rewards."""
+        plan = self.parts.plan
+        shared = self.parts.noise == "per_sample"
+        walks = plan.walks(
+            self.rollout.num_steps, self.config.group_size, shared, batch.draws.update, _permutation(batch)
+        )
+        noise = self.noise(batch, scope="per_sample" if shared else "per_image")
+        moves, results = self._sampler(batch).run(noise, walks)
+        queries = self.queries(batch)
+
+        def submit(tokens: Tensor) -> PendingScore:
+            return self.rewards.submit(self.policy.decode_for_training(tokens), queries)
+
+        scores = tuple(tuple(submit(tokens) for tokens in tails) for tails in results)
+        return Moves(len(batch.prompts), tuple(moves), scores)
+
+    def _sampler(self, batch: Batch) -> GroupSampler:
+        parts, scale = self.parts, self.rollout.guidance_scale
+        keeps_means = parts.surrogate.needs_old_mean
+        return GroupSampler(
+            self.policy, self.sigmas, scale, parts.transition, batch, self.config.images, keeps_means=keeps_means
+        )
+
+    def _ask_reference(self, batch: Batch, moves: Moves) -> Moves:
+        """Compute the means of the trained steps, under the weights of the phase."""
+        means = tuple(self._distribution(batch, step)[0] for step in self._trained(batch, moves))
+        return replace(moves, reference=means)
+
+    def _distribution(self, batch: Batch, step: TrainedStep) -> tuple[Tensor, Tensor]:
+        """Compute mean and standard deviation of a step under the present weights."""
+        here, there = self.sigmas[step.steps], self.sigmas[step.steps + 1]
+        rows = batch.conditioning[:: len(batch.prompts) // len(step.before)]
+        velocity = self.policy.velocity(step.before, here, rows, self.rollout.guidance_scale)
+        return random_step(self.parts.transition, step.before, velocity, here, there)
+
+    def settle(self, rounds: Sequence[tuple[Batch, Moves]], gather: Gather) -> list[Moves]:
+        """Compute the advantages of all steps, over all micro-batches and workers."""
+        batches, found = [batch for batch, _ in rounds], [moves for _, moves in rounds]
+        history = self.parts.advantage.history
+        prompts = prompts_of_update(batches, gather) if history else []
+        entries = [
+            [
+                self._tables(batches, [moves.scores[entry][tail].result() for moves in found], gather)
+                for tail in range(len(tails))
+            ]
+            for entry, tails in enumerate(found[0].scores)
+        ]
+        sizes = {(move.scores, move.sharing) for move in found[0].moves} | {(entry, 1) for entry in range(len(entries))}
+        advantages = {
+            (entry, sharing): self._advantages(entries[entry], sharing, prompts) for entry, sharing in sorted(sizes)
+        }
+        statistics = [_statistics(tables, advantages[entry, 1]) for entry, tables in enumerate(entries)]
+        if history:
+            add_rewards(self.state, prompts, entries[0][0].total, history)
+        return [
+            replace(
+                moves,
+                advantages=tuple(
+                    _rows_of_states(advantages[move.scores, move.sharing], batch, move) for move in moves.moves
+                ),
+                metrics=tuple(
+                    _metrics_of_images(batch, tails, statistics[entry]) for entry, tails in enumerate(moves.scores)
+                ),
+            )
+            for batch, moves in rounds
+        ]
+
+    def _tables(self, batches: Sequence[Batch], scores: Sequence[Scores], gather: Gather) -> RewardTables:
+        """Gather the rewards of the update."""
+        total = table_of_update(batches, [each.total for each in scores], gather)
+        names = sorted(scores[0].weights) if self.parts.advantage.rewards == "each" else []
+        each = {name: table_of_update(batches, [one.raw[name] for one in scores], gather) for name in names}
+        return RewardTables(total, each, scores[0].weights)
+
+    def _advantages(self, tables: Sequence[RewardTables], sharing: int, prompts: Sequence[str]) -> Tensor:
+        """Compute the advantages of states that `sharing` images have in common, on average over the tails."""
+        earlier = earlier_rewards(self.state, list(prompts)) if prompts else None
+        parts = [
+            advantages_of(
+                means_of_blocks(one.total, sharing),
+                {name: means_of_blocks(values, sharing) for name, values in one.each.items()},
+                one.weights,
+                self.parts.advantage,
+                earlier,
+            )
+            for one in tables
+        ]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
+
+    def losses(self, batch: Batch, collected: Moves, part: int = 0) -> Iterator[Loss]:
+        """Yield one loss per trained step. The optimizer steps of an update share the trained steps in their order."""
+        count = self.calls.losses
+        for step in islice(self._trained(batch, collected), part * count, (part + 1) * count):
+            mean, std = self._distribution(batch, step)
+            children = len(step.after) // len(step.before)
+            density = log_density(step.after, repeated(mean, children), repeated(std, children))
+            length = self.sigmas[step.steps] - self.sigmas[step.steps + 1]
+            if self.parts.surrogate.ratio == "exact":
+                step = replace(step, log_density=density.detach(), mean=mean.detach())
+            yield partial(surrogate_loss, self.parts.surrogate, step, mean, std, length, density, 1 / count)
+
+    def _trained(self, batch: Batch, collected: Moves) -> Iterator[TrainedStep]:
+        """Yield the trained steps of an update; in a plan that mixes steps, each image has its own order of them."""
+        if not self.parts.plan.mixes_steps:
+            for index, move in enumerate(collected.moves):
+                yield _whole_step(collected, index, move)
+            return
+        sources = batch.draws.generators("grpo_steps", scope="per_image")
+        count = self.parts.plan.trained(self.rollout.num_steps)
+        orders = torch.stack(
+            [torch.randperm(len(collected.moves), generator=source)[:count] for source in sources], dim=1
+        )
+        for index, indices in enumerate(orders):
+            yield _mixed_step(collected, index, indices)
+
+
+def _permutation(batch: Batch) -> Callable[[int], list[int]]:
+    """Return a function that draws a permutation of so many indices for the update."""
+    return lambda count: torch.randperm(count, generator=batch.draws.of_update("plan")).tolist()
+
+
+def _whole_step(collected: Moves, index: int, move: Move) -> TrainedStep:
+    """Return the same step for all images."""
+    settled = bool(collected.advantages)
+    return TrainedStep(
+        steps=torch.full((len(move.before),), move.step),
+        before=move.before,
+        after=move.after,
+        log_density=move.log_density,
+        mean=move.mean,
+        reference=collected.reference[index] if collected.reference else None,
+        advantages=collected.advantages[index] if settled else None,
+        metrics=collected.metrics[move.scores] if settled else {},
+    )
+
+
+def _mixed_step(collected: Moves, index: int, indices: Tensor) -> TrainedStep:
+    """Return a step of each image's own, `indices` `[S]` among the moves."""
+    moves, settled = collected.moves, bool(collected.advantages)
+    chosen = list(enumerate(indices.tolist()))
+    means = [moves[step].mean for _, step in chosen]
+    return TrainedStep(
+        steps=torch.tensor([moves[step].step for _, step in chosen]),
+        before=torch.stack([moves[step].before[row] for row, step in chosen]),
+        after=torch.stack([moves[step].after[row] for row, step in chosen]),
+        log_density=torch.stack([moves[step].log_density[row] for row, step in chosen]),
+        mean=torch.stack([mean[row] for row, mean in enumerate(means) if mean is not None])
+        if moves[0].mean is not None
+        else None,
+        reference=collected.reference[index] if collected.reference else None,
+        advantages=torch.stack([collected.advantages[step][row] for row, step in chosen]) if settled else None,
+        metrics=collected.metrics[0] if settled else {},
+    )
+
+
+def _rows_of_states(table: Tensor, batch: Batch, move: Move) -> Tensor:
+    """Select the values of the states after a step, `[V]`, from a table of the update with a column per state."""
+    images = batch.draws.images
+    owners = images[:: len(images) // len(move.after)]
+    return table[[sample for sample, _ in owners], [child // move.sharing for _, child in owners]]
+
+
+def _statistics(tables: Sequence[RewardTables], advantages: Tensor) -> dict[str, Tensor]:
+    """Compute statistics of the groups, `[P, G]` each."""
+    spreads = torch.stack([one.total.std(dim=1, keepdim=True) for one in tables])
+    return {
+        "reward/group_std": spreads.mean(dim=0).expand_as(advantages),
+        "advantage/std": advantages.std(dim=1, keepdim=True).expand_as(advantages),
+        "advantage/zero_groups": (spreads == 0).all(dim=0).double().expand_as(advantages),
+    }
+
+
+def _metrics_of_images(
+    batch: Batch, tails: Sequence[PendingScore], statistics: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Collect the rewards of a micro-batch's images, of all tails, and the statistics of their groups."""
+    scores = [pending.result() for pending in tails]
+    rewards = {f"reward/{name}/sample": torch.cat([each.raw[name] for each in scores]) for name in scores[0].raw}
+    rewards["reward/total/sample"] = torch.cat([each.total for each in scores])
+    return rewards | {name: rows_of(table, batch) for name, table in statistics.items()}

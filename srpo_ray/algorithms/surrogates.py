@@ -1,0 +1,184 @@
+"""Losses of a random step in policy gradients, from its log-density, its mean and the advantages of its results."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from srpo_ray.algorithms.base import LossOutput
+from srpo_ray.algorithms.group_sampler import repeated
+from srpo_ray.algorithms.moves import TrainedStep
+from srpo_ray.config.algorithms.surrogate import SurrogateSection
+from srpo_ray.flow import log_density
+
+
+def ppo_losses(ratio: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
+    """Compute `max(-A * ratio, -A * clip(ratio, 1 - range, 1 + range))`.
+
+    Args:
+        ratio: Probability ratio of each step, `[V]`.
+        advantages: Advantages, `[V]`.
+        clip_range: Clip range around 1.
+
+    Returns:
+        Losses `[V]`, and 1 where the ratio is outside the range `[V]`.
+
+    Source: PPO, arXiv 1707.06347.
+    """
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    losses = torch.maximum(-advantages * ratio, -advantages * clipped)
+    return losses, (ratio.detach() != clipped.detach()).float()
+
+
+def dppo_losses(ratio: Tensor, advantages: Tensor, divergence: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """Compute `-A * ratio`, and 0 for steps beyond the limit that would move further: where `A * (ratio - 1) > 0`.
+
+    Args:
+        ratio: Probability ratio of each step, `[V]`.
+        advantages: Advantages, `[V]`.
+        divergence: Divergence of the step from the sampling policy, `[V]`, see `divergences`.
+        limit: Limit of the divergence.
+
+    Returns:
+        Losses `[V]`, and 1 where the step is removed `[V]`.
+
+    Source: Flow-DPPO, arXiv 2606.11025.
+    """
+    removed = (divergence > limit) & (advantages * (ratio.detach() - 1) > 0)
+    return torch.where(removed, torch.zeros_like(ratio), -advantages * ratio), removed.float()
+
+
+def pair_losses(log_ratio: Tensor, advantages: Tensor, beta: float, clip_range: float) -> tuple[Tensor, Tensor]:
+    """Compute the logistic preference of the best over the worst of the states that follow one state.
+
+        loss = -log sigmoid(beta * (log_ratio_best - log_ratio_worst))
+
+    A state whose results are all equal has the weight 0.
+
+    Args:
+        log_ratio: Logarithm of the probability ratio to the initial model, `[U, K]`.
+        advantages: Advantages of the K states that follow each state, `[U, K]`.
+        beta: Slope.
+        clip_range: Range around 1 outside of which a ratio has no gradient.
+
+    Returns:
+        Losses `[U]`, and 1 where a ratio of the pair is outside the range `[U]`.
+
+    Source: SPO, arXiv 2406.04314.
+    """
+    bounded = log_ratio.clamp(math.log(max(1 - clip_range, 1e-12)), math.log(1 + clip_range))
+    best, worst = advantages.argmax(dim=1, keepdim=True), advantages.argmin(dim=1, keepdim=True)
+    margins = (bounded.gather(1, best) - bounded.gather(1, worst))[:, 0]
+    differs = (advantages.gather(1, best) > advantages.gather(1, worst))[:, 0]
+    outside = (log_ratio != bounded).detach()
+    clipped = (outside.gather(1, best) | outside.gather(1, worst))[:, 0]
+    return differs * -functional.logsigmoid(beta * margins), clipped.float()
+
+
+def divergences(mean: Tensor, other: Tensor, std: Tensor) -> Tensor:
+    """Compute the divergence of two normal distributions per element: `mean((m - m_other)^2) / (2 std^2)`, `[U]`.
+
+    Args:
+        mean: Means `[U, N, C]`.
+        other: Means of the other model.
+        std: Standard deviation of both, `[U, 1, 1]`.
+    """
+    return ((mean - other) ** 2 / (2 * std**2)).flatten(1).mean(1)
+
+
+def weighted(log_ratio: Tensor, std: Tensor, config: SurrogateSection) -> Tensor:
+    """Multiply the logarithm of a step's ratio by the weight of the step, see `step_weight`.
+
+    Args:
+        log_ratio: Difference of two log-densities, `[V]`.
+        std: Standard deviation of the step, `[V, 1, 1]`.
+        config: Options.
+    """
+    if config.step_weight == "density":
+        return log_ratio
+    spread = std.flatten()
+    return log_ratio * (spread if config.step_weight == "std" else 2 * spread**2)
+
+
+def surrogate_loss(
+    config: SurrogateSection,
+    step: TrainedStep,
+    mean: Tensor,
+    std: Tensor,
+    length: Tensor,
+    density: Tensor,
+    share: float,
+) -> LossOutput:
+    """Compute the loss of one trained step of all images of a micro-batch.
+
+    Args:
+        config: Options.
+        step: The step with its advantages.
+        mean: Mean of the step under the present model, `[U, N, 64]` with gradient.
+        std: Standard deviation of the step, `[U, 1, 1]`.
+        length: Length of the step in sigma, `[U]`, above 0.
+        density: Log-probability of the step under the present model, `[V]` with gradient.
+        share: Share of the batch's loss.
+    """
+    assert step.advantages is not None, "losses come after `settle`"
+    advantages = step.advantages.to(density)
+    metrics = dict(step.metrics)
+    if config.type == "pair":
+        losses, clipped = _pair(config, step, std, density, advantages)
+    else:
+        losses, clipped = _ratio_losses(config, step, mean, std, length, density, advantages, metrics)
+    metrics["loss/policy"] = losses.detach()
+    metrics["ratio/clip_fraction"] = clipped
+    loss = losses.mean()
+    if config.kl:
+        assert step.reference is not None, "a divergence from the initial model needs its means"
+        kl = divergences(mean, step.reference, std)
+        metrics["loss/kl"] = kl.detach()
+        loss = loss + config.kl * kl.mean()
+    return LossOutput(share * loss, metrics)
+
+
+def _ratio_losses(
+    config: SurrogateSection,
+    step: TrainedStep,
+    mean: Tensor,
+    std: Tensor,
+    length: Tensor,
+    density: Tensor,
+    advantages: Tensor,
+    metrics: dict[str, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Compute the losses `[V]` from the ratio to the sampling policy."""
+    children = len(density) // len(mean)
+    log_ratio = density - step.log_density
+    if config.type == "ppo":
+        return ppo_losses(
+            torch.exp(weighted(log_ratio, repeated(std, children), config)), advantages, config.clip_range
+        )
+    assert step.mean is not None, "the loss needs the means of the sampling policy"
+    divergence = divergences(mean, step.mean, std)
+    metrics["ratio/divergence"] = divergence.detach()
+    wide = repeated(divergence, children)
+    if config.type == "dppo":
+        ratio = torch.exp(weighted(log_ratio, repeated(std, children), config))
+        return dppo_losses(ratio, advantages, wide.detach(), config.divergence_limit)
+    # std * (log_ratio + divergence) is the mean of noise times shift of the mean, whose expectation is 0.
+    ratio = torch.exp(repeated(std, children).flatten() * (log_ratio + wide))
+    losses, clipped = ppo_losses(ratio, advantages, config.clip_range)
+    return losses / repeated(length.to(losses), children), clipped
+
+
+def _pair(
+    config: SurrogateSection, step: TrainedStep, std: Tensor, density: Tensor, advantages: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the losses `[U]` of the preferences between states that follow one state."""
+    assert step.reference is not None, "a preference relative to the initial model needs its means"
+    states = len(step.before)
+    children = len(density) // states
+    wide_std = repeated(std, children)
+    reference = log_density(step.after, repeated(step.reference, children), wide_std)
+    log_ratio = weighted(density - reference, wide_std, config)
+    return pair_losses(
+        log_ratio.reshape(states, children), advantages.reshape(states, children), config.beta, config.clip_range
+    )

@@ -1,0 +1,144 @@
+"""Options of policy gradients. Section `rollout` determines the number, shift and guidance of the sampler steps."""
+
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from srpo_ray.config.algorithms.advantage import AdvantageSection
+from srpo_ray.config.algorithms.base import Calls, Needs, Role
+from srpo_ray.config.algorithms.branch_plans import Branch, Tree
+from srpo_ray.config.algorithms.group import GroupSection
+from srpo_ray.config.algorithms.plan import PlanSection
+from srpo_ray.config.algorithms.step_plans import AllSteps, Window
+from srpo_ray.config.algorithms.surrogate import SurrogateSection
+from srpo_ray.config.algorithms.transition import TransitionSection
+
+Plan = Annotated[AllSteps | Window | Branch | Tree, Field(discriminator="type")]
+"""Section `algorithm.plan`, with the class that `type` selects."""
+
+
+class Parts(NamedTuple):
+    """Parts of a policy gradient."""
+
+    plan: PlanSection
+    """Random, trained and shared steps."""
+    transition: TransitionSection
+    """Stochastic step."""
+    advantage: AdvantageSection
+    """Advantages of the images."""
+    surrogate: SurrogateSection
+    """Loss of a trained step."""
+    optimizer_steps: int = 1
+    """Optimizer steps per rollout."""
+    noise: Literal["per_sample", "per_image"] = "per_sample"
+    """Images with the same initial noise."""
+
+
+class PolicyGradientSection(GroupSection):
+    """Base of the config classes of policy gradients, whose `parts` the algorithm reads."""
+
+    code: ClassVar[str] = "srpo_ray.algorithms.policy_gradient:PolicyGradient"
+    needs: ClassVar[Needs] = Needs(reward="score")
+
+    @property
+    @abstractmethod
+    def parts(self) -> Parts:
+        """Parts of the method."""
+
+    @property
+    def images(self) -> int:
+        """Number of images of a prompt in one forward pass."""
+        return self.group_size // self.passes_per_prompt
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """Roles besides the policy: the initial model, if the loss compares with it."""
+        compared: frozenset[Role] = frozenset({"reference"} if self.parts.surrogate.needs_reference else ())
+        return super().roles | compared
+
+    def calls(self, num_steps: int) -> Calls:
+        """Count the rollout of a group, the calls of the initial model, and a loss per trained step."""
+        parts = self.parts
+        size = {"group_size": self.group_size, "shared": parts.noise == "per_sample", "images": self.images}
+        sizes = parts.plan.gradient(num_steps, **size)
+        largest, reference, rollout = max(sizes), parts.surrogate.needs_reference, parts.plan.forward(num_steps, **size)
+        calls, work = rollout
+        if reference:
+            calls, work = calls + len(sizes), work + sum(sizes)
+        return Calls(
+            calls,
+            losses=len(sizes) // parts.optimizer_steps,
+            forward_size=work / calls,
+            gradient_size=sum(sizes) / len(sizes) / largest,
+            images_per_prompt=self.group_size,
+            passes_per_prompt=self.passes_per_prompt,
+            rows_with_gradient=round(largest * self.images),
+            scores_per_image=parts.plan.scored,
+            phases=2 if reference else 1,
+            optimizer_steps=parts.optimizer_steps,
+            decodes=False,
+        )
+
+    def check_rollout(self, num_steps: int) -> None:
+        """Check that the sampler has the steps of the plan, and the plan those of the optimizer."""
+        if num_steps < 2:
+            raise ValueError(
+                f"expected rollout.num_steps of at least 2 with a policy gradient, got {num_steps}; the last step is"
+                " deterministic, so raise it to have a stochastic step to train"
+            )
+        parts = self.parts
+        parts.plan.check(num_steps, self.group_size, self.images, parts.noise == "per_sample")
+        trained = parts.plan.trained(num_steps)
+        if trained % parts.optimizer_steps:
+            raise ValueError(
+                f"expected algorithm.optimizer_steps to divide the {trained} trained steps of an image, got"
+                f" {parts.optimizer_steps}; optimizer steps share them equally, so choose a divisor of {trained} or"
+                " another algorithm.plan"
+            )
+        if parts.surrogate.ratio == "exact" and parts.optimizer_steps > 1:
+            raise ValueError(
+                "expected algorithm.optimizer_steps=1 with algorithm.surrogate.ratio=exact, got"
+                f" {parts.optimizer_steps}; after the first step the policy has moved, so set ratio to recorded or"
+                " optimizer_steps to 1"
+            )
+        if parts.advantage.history and not isinstance(parts.plan, AllSteps | Window):
+            raise ValueError(
+                "expected algorithm.plan.type=all or window with algorithm.advantage.history, got"
+                f" {parts.plan.model_dump()['type']}; the rewards of a branch belong to its state, so remove history"
+            )
+        if parts.surrogate.type == "pair":
+            self._check_siblings()
+
+    def _check_siblings(self) -> None:
+        plan, passes = self.parts.plan, self.passes_per_prompt
+        if not isinstance(plan, Branch) or passes > 1:
+            raise ValueError(
+                "expected algorithm.plan.type=branch and no algorithm.images_per_pass with"
+                f" algorithm.surrogate.type=pair, got plan.type={plan.model_dump()['type']} and {passes} passes per"
+                " group; the loss compares images that branch off one state in one forward pass, so choose"
+                " plan.type=branch and remove images_per_pass"
+            )
+
+
+class PolicyGradientConfig(PolicyGradientSection):
+    """Policy gradient with any plan, transition, advantage and surrogate; the defaults are DanceGRPO's.
+
+    The files in `configs/algorithms/` have the parts of the published methods.
+    """
+
+    type: Literal["policy_gradient"] = "policy_gradient"
+    noise: Literal["per_sample", "per_image"] = "per_sample"
+    """Images with the same initial noise: those of one prompt (`per_sample`), or none (`per_image`)."""
+    plan: Plan = AllSteps()
+    """Random and trained steps of the sampler; `type` selects the plan."""
+    transition: TransitionSection = TransitionSection()
+    advantage: AdvantageSection = AdvantageSection()
+    surrogate: SurrogateSection = SurrogateSection()
+    optimizer_steps: int = Field(default=1, ge=1)
+    """Optimizer steps per rollout, which share the trained steps equally; a divisor of their number."""
+
+    @property
+    def parts(self) -> Parts:
+        """The sections of the config."""
+        return Parts(self.plan, self.transition, self.advantage, self.surrogate, self.optimizer_steps, self.noise)
