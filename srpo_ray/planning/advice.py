@@ -111,7 +111,7 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"training.offload": "optimizer"}, "optimizer in the host's memory; slower updates"
     if training.offload != "weights":
         yield {"training.offload": "weights"}, "optimizer and weights in the host's memory; much slower"
-    if training.ema and "ema" not in algorithm.needs.roles:
+    if training.ema and "ema" not in algorithm.roles:
         yield {"training.ema": None}, "no the EMA of the weights"
 
 

@@ -43,7 +43,7 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
     """
     training = config.training
     element_size = dtype_of(config.model).itemsize
-    part = share(parameters(config.model), training, element_size, config.algorithm.needs.roles)
+    part = share(parameters(config.model), training, element_size, config.algorithm.roles)
     always = _always_on_trainer(config, part)
     phases = (
         _encoding_phase(config, always),

@@ -42,16 +42,17 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     forward = call_cost(config, plan.rolled_out, guidance_scale, gradient=False).forward_flops
     call = call_cost(config, plan.samples, plan.guidance_scale, gradient=True)
     decoder = decoder_cost(model, plan.samples, sizes, gradient=plan.decodes, gpu=gpu)
-    decodings = plan.gradients if plan.decodes else 1
+    compared = call_cost(config, plan.samples, plan.guidance_scale, gradient=False).forward_flops
     reuse = config.rollout.reuse
     rollouts, gradients = count * plan.forward, count * plan.gradients * plan.mean_chained
-    calls = rollout_batches(config) * plan.forward
+    calls = rollout_batches(config) * (plan.forward + plan.compared)
+    sampled = rollouts * forward + count * plan.compared * compared
     sampled_s = forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
     trained_s = gradient_seconds(model, plan.in_flight, gradient_hooks(config)) if gpu else 0.0
     return (
-        Work("rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", rollouts * forward, calls * sampled_s),
+        Work("rollout" if reuse == 1 else f"rollout, mean over {reuse} updates", sampled, calls * sampled_s),
         Work("gradient steps", gradients * _both(call), gradients * trained_s),
-        Work("VAE decoder", count * decodings * _both(decoder)),
+        Work("VAE decoder", count * plan.decodings * _both(decoder)),
     )
 
 
@@ -79,7 +80,7 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
 
 def checkpoint_bytes(config: RunConfig) -> int:
     """Compute the bytes of a checkpoint: float32 weights and both moments, EMA and old weights of what is trained."""
-    copies = 3 + bool(config.training.ema) + ("old" in config.algorithm.needs.roles)
+    copies = 3 + bool(config.training.ema) + ("old" in config.algorithm.roles)
     return copies * MASTER * trained_elements(parameters(config.model))
 
 
@@ -127,7 +128,9 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     # Every call with gradient gathers the weights twice, for its forward and for its backward pass.
     calls = 2 * plan.gradients * plan.mean_chained
     rollouts = (
-        plan.sampling + plan.phases - 1 if training.gather_for_rollout else rollout_batches(config) * plan.forward
+        plan.sampling + plan.phases - 1
+        if training.gather_for_rollout
+        else rollout_batches(config) * (plan.forward + plan.compared)
     )
     # In a group, the first gather of an update makes the group's copy.
     first = 1 - min(1, rollouts) if training.shard_group_size else count * calls

@@ -143,7 +143,7 @@ def _build_engine(
         transformer,
         config.training,
         dtype,
-        roles=algorithm.needs.roles,
+        roles=algorithm.roles,
         blocks=family_of(config.model.path).blocks,
         steps_per_update=algorithm.calls(config.rollout.num_steps).optimizer_steps,
     ), transformer.config
