@@ -19,6 +19,15 @@ VARIANTS: dict[str, dict[str, object]] = {
     "align_prop, normal cut": {"algorithm.cut": "normal"},
     "align_prop, early cut": {"algorithm.cut": "normal", "algorithm.cut_mean": 0.1, "algorithm.cut_std": 0.3},
     "dance_grpo, every step": {"algorithm.step_share": 1.0, "algorithm.group_size": 3},
+    "srpo, anchored": {"algorithm.anchor.reference": 0.1},
+    "srpo, anchored and reused": {"algorithm.anchor.reference": 0.1, "rollout.reuse": 5},
+    "align_prop, anchored to two": {"algorithm.anchor": {"reference": 0.1, "ema": 0.1}, "training.ema": {}},
+    "dance_grpo, anchored": {"algorithm.anchor.reference": 0.1, "algorithm.group_size": 3},
+    "awm, two steps": {"algorithm.optimizer_steps": 2},
+    "awm, no anchor": {"algorithm.anchor.old": 0},
+    "diffusion_nft, all points": {"algorithm.points": None, "algorithm.anchor.reference": 0.1},
+    "raft, divided groups": {"algorithm.group_size": 6, "algorithm.images_per_pass": 2, "algorithm.points": 1},
+    "crd, anchored": {"algorithm.anchor.reference": 0.1},
     "dance_grpo, divided groups": {"algorithm.group_size": 6, "algorithm.images_per_pass": 2},
 }
 CASES: dict[str, dict[str, object]] = {**{kind: {} for kind in TYPES}, **VARIANTS}

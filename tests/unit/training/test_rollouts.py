@@ -64,7 +64,7 @@ class PlainEngine:
 
     @contextmanager
     def shown(self, role: str) -> Iterator[None]:
-        assert role == "policy"
+        assert role in ("policy", "reference", "old"), "all roles of the first update have the initial weights"
         yield
 
     def refresh_old(self, kept: float) -> None:
