@@ -17,8 +17,9 @@ from srpo_ray.config.algorithms.raft import RAFTConfig
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 
-_Forward = AWMConfig | DiffusionNFTConfig | RAFTConfig | CRDConfig
-_Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | DanceGRPOConfig | _Forward
+_RewardGradients = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig
+_ForwardProcess = AWMConfig | DiffusionNFTConfig | RAFTConfig | CRDConfig
+_Configs = _RewardGradients | DanceGRPOConfig | _ForwardProcess
 
 TYPES: dict[str, type[AlgorithmSection]] = {kind.model_fields["type"].default: kind for kind in get_args(_Configs)}
 """Name of each algorithm -> config class."""
