@@ -39,6 +39,10 @@ class AlignProp(Algorithm[AlignPropConfig]):
         grid = self.sigmas[: cut + 1]
         return CutChain(self.sample(noise, batch.conditioning, grid), cut)
 
+    def reached(self, collected: CutChain) -> tuple[Tensor, Tensor]:
+        """Return the tokens at the cut."""
+        return collected.tokens, self.sigmas[collected.cut].expand(len(collected.tokens))
+
     def losses(self, batch: Batch, collected: CutChain, part: int = 0) -> Iterator[Loss]:
         """Yield the single loss of the batch."""
         grid = self.sigmas[collected.cut :]

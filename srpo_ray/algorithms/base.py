@@ -124,7 +124,7 @@ class Algorithm(ABC, Generic[ConfigT]):
     @cached_property
     def calls(self) -> Calls:
         """Model calls of a micro-batch, from the config."""
-        return self.config.calls(self.rollout.num_steps)
+        return self.config.total_calls(self.rollout.num_steps)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -162,6 +162,19 @@ class Algorithm(ABC, Generic[ConfigT]):
             collected: Value of `settle` for the micro-batch.
             part: Index of the optimizer step within the update, from 0 to `calls.optimizer_steps - 1`.
         """
+
+    def reached(self, collected: Any) -> tuple[Tensor, Tensor] | None:
+        """Find the tokens that a rollout has reached, for anchors; None if the collected value has none.
+
+        The config class of an algorithm that returns them has `keeps_rollout = True`.
+
+        Args:
+            collected: Collected value.
+
+        Returns:
+            Tokens `[B, N, C]`, and the sigma of each, `[B]`, 0 for finished images.
+        """
+        return None
 
     def old_kept(self, update: int) -> float:
         """Return the weight of role `old` in its interpolation with the policy after an update; 0 copies the policy.

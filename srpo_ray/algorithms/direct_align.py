@@ -107,6 +107,10 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
         """Collect the clean tokens of the batch without gradient, and their noise."""
         return collect_rollout(self, batch, self.config.noise)
 
+    def reached(self, collected: Rollout) -> tuple[Tensor, Tensor]:
+        """Return the clean tokens."""
+        return collected.clean, collected.clean.new_zeros(len(collected.clean))
+
     def losses(self, batch: Batch, collected: Rollout, part: int = 0) -> Iterator[Loss]:
         """Yield the single loss of the batch."""
         config = self.config

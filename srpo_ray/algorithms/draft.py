@@ -24,6 +24,10 @@ class DRaFT(Algorithm[DRaFTConfig]):
         early = self.sigmas[: -self.config.num_steps]
         return self.sample(noise, batch.conditioning, early)
 
+    def reached(self, collected: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens before the steps with gradient."""
+        return collected, self._late[0].expand(len(collected))
+
     def losses(self, batch: Batch, collected: Tensor, part: int = 0) -> Iterator[Loss]:
         """Yield the loss of the sampled images, then one per renoising; the update is their mean."""
         share, queries = 1 / (1 + self.config.renoisings), self.queries(batch)

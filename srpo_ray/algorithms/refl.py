@@ -42,6 +42,10 @@ class ReFL(Algorithm[ReFLConfig]):
         tokens = self.sample(noise, batch.conditioning, grid)
         return LatePoint(tokens, self.sigmas[stop].expand(len(tokens)))
 
+    def reached(self, collected: LatePoint) -> tuple[Tensor, Tensor]:
+        """Return the point at which the sampler stopped."""
+        return collected.tokens, collected.sigma
+
     def losses(self, batch: Batch, collected: LatePoint, part: int = 0) -> Iterator[Loss]:
         """Yield the single loss of the batch."""
         tokens, sigma = collected.tokens, collected.sigma

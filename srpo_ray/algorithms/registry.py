@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from srpo_ray.algorithms.anchor import AnchoredAlgorithm
 from srpo_ray.algorithms.base import Algorithm
 from srpo_ray.config import RunConfig
 from srpo_ray.config.algorithms.base import AlgorithmSection
@@ -20,6 +21,8 @@ def algorithm_class(section: AlgorithmSection) -> type[Algorithm[Any]]:
 
 
 def build_algorithm(config: RunConfig, policy: "FlowPolicy", rewards: RewardScorer) -> Algorithm[Any]:
-    """Build the algorithm of section `algorithm`."""
+    """Build the algorithm of section `algorithm`, with the loss of its anchors."""
     kind = algorithm_class(config.algorithm)
-    return kind(config.algorithm, config.rollout, policy, rewards, sigma_grid(config.model), config.trained_words)
+    section = config.algorithm
+    algorithm = kind(section, config.rollout, policy, rewards, sigma_grid(config.model), config.trained_words)
+    return AnchoredAlgorithm(algorithm) if section.anchor.active and not section.anchors_itself else algorithm

@@ -84,7 +84,7 @@ class RunConfig(Section):
         """Number of images that the trained model samples for a micro-batch, in an update that samples."""
         if not self.samples_rollouts:
             return 0
-        calls, size = self.algorithm.calls(self.rollout.num_steps), self.training.pass_size
+        calls, size = self.algorithm.total_calls(self.rollout.num_steps), self.training.pass_size
         real = round(self.data.image_ratio * size) if self.data.images else 0
         return (size - real) * (calls.images_per_prompt // calls.passes_per_prompt)
 
@@ -115,7 +115,7 @@ class RunConfig(Section):
     @property
     def algorithm_losses_in_flight(self) -> int:
         """Number of losses that the algorithm keeps in flight on one worker."""
-        return self.algorithm.calls(self.rollout.num_steps).in_flight
+        return self.algorithm.total_calls(self.rollout.num_steps).in_flight
 
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
@@ -210,10 +210,26 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_data_anchor(self) -> Self:
+        rollout, weight = self.rollout, self.algorithm.anchor.data
+        if weight and not self.data.images:
+            raise ValueError(
+                f"expected data.images with algorithm.anchor.data={weight:g}, got none; the anchor trains on real"
+                " images with captions, so name them, or remove the anchor"
+            )
+        if weight and (rollout.reuse > 1 or rollout.source != "policy"):
+            raise ValueError(
+                f"expected rollout.reuse=1 and rollout.source=policy with algorithm.anchor.data={weight:g}, got"
+                f" reuse={rollout.reuse} and source={rollout.source}; kept images would count as real ones, so remove"
+                " these keys or the anchor"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_average(self) -> Self:
         if "ema" in self.algorithm.roles and not self.training.ema:
             raise ValueError(
-                f"expected training.ema with algorithm.type={self.algorithm.type}, which samples with the EMA of the"
+                f"expected training.ema with algorithm.type={self.algorithm.type}, which uses the EMA of the"
                 " weights, got none; set training.ema to {} for its defaults"
             )
         return self
@@ -255,7 +271,7 @@ class RunConfig(Section):
                 " recomputation DeepSpeed releases a block's weights before its backward pass has ended, so set it or"
                 " remove gather_blocks"
             )
-        calls = self.algorithm.calls(self.rollout.num_steps)
+        calls = self.algorithm.total_calls(self.rollout.num_steps)
         in_flight = min(self.losses_in_flight, calls.losses)
         if in_flight > 1:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Mathematics of rectified flow: sigma grids, the straight path, ODE and SDE steps, addressed random draws."""
 
 from srpo_ray.flow.draws import Draws, DrawScope, generator
-from srpo_ray.flow.path import mix, per_sample, recover_clean
+from srpo_ray.flow.path import mix, per_sample, recover_clean, renoise
 from srpo_ray.flow.sigmas import (
     SigmaGrid,
     even_sigmas,
@@ -28,6 +28,7 @@ __all__ = [
     "numeric_grid",
     "per_sample",
     "recover_clean",
+    "renoise",
     "sde_step",
     "shift_at",
     "shifted_sigmas",

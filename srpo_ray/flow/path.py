@@ -1,5 +1,6 @@
 """Straight path between data and noise, `x = (1 - sigma) * clean + sigma * noise`, and its inverse."""
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +19,23 @@ def mix(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """
     sigma = per_sample(sigma, clean)
     return (1 - sigma) * clean + sigma * noise
+
+
+def renoise(tokens: Tensor, noise: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """Add noise to a point at `here`, so that it is distributed like a point at `there`.
+
+    The clean part of the result has the factor `1 - there`, and its noise the variance `there^2`.
+
+    Args:
+        tokens: Points, `[B, ...]`.
+        noise: Standard normal noise, independent of that in the points, of the same shape.
+        here: Sigma of each point, `[B]` in [0, 1].
+        there: Sigma of the result, `[B]` in [`here`, 1]; where it equals `here`, the point stays.
+    """
+    start, end = per_sample(here, tokens), per_sample(there, tokens)
+    kept = ((1 - end) / (1 - start).clamp(min=1e-12)).where(end > start, torch.ones_like(end))
+    added = (end.square() - (kept * start).square()).clamp(min=0).sqrt()
+    return kept * tokens + added * noise
 
 
 def recover_clean(noisy: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ class Schedule:
     """Share of the updates that sample: 1 / `rollout.reuse`, or 0 where every image is real or of the base model."""
     forward: float
     """Transformer calls without gradient, on average over the updates."""
+    compared: int
+    """Transformer calls without gradient for all images at points of the losses, in every update."""
     losses: int
     """Losses of one optimizer step, each with a graph of its own."""
     in_flight: int
@@ -42,6 +44,8 @@ class Schedule:
     """Times that an update gathers the weights to sample, for all micro-batches."""
     optimizer_steps: int
     """Optimizer steps of an update."""
+    decodings: int
+    """Times that an update decodes and scores each image."""
 
     @property
     def gradients(self) -> int:
@@ -61,12 +65,12 @@ class Schedule:
     @property
     def scored(self) -> int:
         """Images of an update that are decoded and scored, counted for each time."""
-        return self.images * (self.gradients if self.decodes else self.scores_per_image)
+        return self.images * self.decodings
 
 
 def schedule(config: RunConfig) -> Schedule:
     """Compute the calls of a run's algorithm for one micro-batch."""
-    calls = config.algorithm.calls(config.rollout.num_steps)
+    calls = config.algorithm.total_calls(config.rollout.num_steps)
     training = config.training
     images = calls.images_per_prompt // calls.passes_per_prompt
     rolled_out = config.sampled_per_pass
@@ -77,6 +81,7 @@ def schedule(config: RunConfig) -> Schedule:
         rolled_out=rolled_out,
         sampling=sampling,
         forward=calls.forward * sampling,
+        compared=calls.compared,
         losses=calls.losses,
         in_flight=min(config.losses_in_flight, calls.losses),
         chained=calls.chained,
@@ -88,6 +93,7 @@ def schedule(config: RunConfig) -> Schedule:
         guidance_scale=config.rollout.guidance_scale if calls.guidance_scale is None else calls.guidance_scale,
         phases=calls.phases,
         optimizer_steps=calls.optimizer_steps,
+        decodings=calls.decodings,
     )
 
 
@@ -147,5 +153,5 @@ def rollout_images(config: RunConfig) -> int:
 
 def micro_batches(config: RunConfig) -> int:
     """Micro-batches of one worker in an update, with most workers."""
-    parts = config.algorithm.calls(config.rollout.num_steps).passes_per_prompt
+    parts = config.algorithm.total_calls(config.rollout.num_steps).passes_per_prompt
     return config.training.num_passes(config.training.data_workers, parts)

@@ -42,17 +42,18 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     forward = call_cost(config, plan.rolled_out, guidance_scale, gradient=False).forward_flops
     call = call_cost(config, plan.samples, plan.guidance_scale, gradient=True)
     decoder = decoder_cost(model, plan.images, sizes, gradient=plan.decodes, gpu=gpu)
-    decodings = plan.gradients if plan.decodes else plan.scores_per_image
+    compared = call_cost(config, plan.images, plan.guidance_scale, gradient=False).forward_flops
     reuse = config.rollout.reuse
     rollouts, gradients = count * plan.sampled_work, count * plan.trained_work
-    calls = rollout_batches(config) * plan.forward, count * plan.gradients * plan.mean_chained
+    calls = rollout_batches(config) * (plan.forward + plan.compared), count * plan.gradients * plan.mean_chained
+    sampled = rollouts * forward + count * plan.compared * compared
     sampled_s = forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
     trained_s = gradient_seconds(model, plan.in_flight, gradient_hooks(config)) if gpu else 0.0
     name = "rollout" if reuse == 1 else f"rollout, mean over {reuse} updates"
     return (
-        Work(name, rollouts * forward, calls[0] * sampled_s),
+        Work(name, sampled, calls[0] * sampled_s),
         Work("gradient steps", gradients * _both(call), calls[1] * trained_s),
-        Work("VAE decoder", count * decodings * _both(decoder)),
+        Work("VAE decoder", count * plan.decodings * _both(decoder)),
     )
 
 
@@ -128,7 +129,9 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
     # Every call with gradient gathers the weights twice, for its forward and for its backward pass.
     calls = 2 * plan.gradients * plan.mean_chained
     rollouts = (
-        plan.sampling + plan.phases - 1 if training.gather_for_rollout else rollout_batches(config) * plan.forward
+        plan.sampling + plan.phases - 1
+        if training.gather_for_rollout
+        else rollout_batches(config) * (plan.forward + plan.compared)
     )
     # In a group, the first gather of an update makes the group's copy.
     first = 1 - min(1, rollouts) if training.shard_group_size else count * calls

@@ -1,5 +1,6 @@
 """Metrics of an update: seconds per stage, peak memory, and means of per-sample values over batches and workers."""
 
+import math
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -73,3 +74,22 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def require_finite(update: int, metrics: Mapping[str, float]) -> None:
+    """Check the losses and the gradient norm of an update, before a checkpoint stores the weights.
+
+    Args:
+        update: Index of the update, from 0.
+        metrics: Metrics of the update.
+
+    Raises:
+        ValueError: If one is infinite or not a number, so that the weights have become useless.
+    """
+    for name, value in metrics.items():
+        if name.startswith(("loss/", "update/gradient_norm")) and not math.isfinite(value):
+            raise ValueError(
+                f"expected a finite {name} in update {update}, got {value}; the weights are lost, but checkpoints of"
+                " earlier updates are not: lower training.optimizer.lr or training.optimizer.max_grad_norm, or raise an"
+                " anchor, and start the run again to continue from the newest one"
+            )

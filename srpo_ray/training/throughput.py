@@ -40,7 +40,7 @@ class Throughput:
             workers: Number of trainer workers of this start of the run.
             file: File of the run that keeps the FLOPs of an image for later starts; None keeps them nowhere.
         """
-        training, calls = config.training, config.algorithm.calls(config.rollout.num_steps)
+        training, calls = config.training, config.algorithm.total_calls(config.rollout.num_steps)
         images = training.batch_size * calls.images_per_prompt
         micro_batches = training.batch_size // training.pass_size * calls.passes_per_prompt
         _, apart = training.data_parallel(0, workers)
@@ -48,7 +48,7 @@ class Throughput:
         return cls(
             flops=model_flops(config) if file is None else _kept_flops(config, file),
             images=images,
-            decoded=images * (calls.losses * calls.optimizer_steps if calls.decodes else calls.scores_per_image),
+            decoded=images * calls.decodings,
             distinct=micro_batches / made,
             workers=workers,
             peak_tflops=training.peak_tflops,

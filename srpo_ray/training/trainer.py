@@ -27,7 +27,7 @@ from srpo_ray.runs.folder import RunFolder, append_row, load_images, read_rows, 
 from srpo_ray.runs.storage import Storage
 from srpo_ray.training.baseline_cache import baseline_evaluation
 from srpo_ray.training.engine import Engine
-from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory
+from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory, require_finite
 from srpo_ray.training.rollouts import KeptRollouts, resume_rollouts
 
 
@@ -59,6 +59,9 @@ class Trainer:
 
         Returns:
             Metrics of the update, the same on every worker except for the times, which are this worker's.
+
+        Raises:
+            ValueError: If a loss or the gradient is infinite or not a number.
         """
         # Discard the calls of an evaluation since the last update: they are no cost of this update.
         self.policy.take_evaluations()
@@ -78,7 +81,7 @@ class Trainer:
         forward = float(cost.forward * workers)
         if self.config.rollout.cache_threshold is not None:
             forward = float(sum(gather(cost.forward)))
-        return {
+        metrics = {
             **self.meter.take(),
             "cost/forward": forward,
             "cost/forward_backward": float(cost.forward_backward * workers),
@@ -88,6 +91,8 @@ class Trainer:
             "update/lr": self.engine.lr,
             "memory/peak_gib": peak_memory(self.policy.device),
         }
+        require_finite(update, metrics)
+        return metrics
 
     def collect(self, update: int) -> list[tuple[Batch, float, Any]]:
         """Collect this worker's micro-batches of an update, the share of each, and the inputs of its losses.

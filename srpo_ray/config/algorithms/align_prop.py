@@ -18,6 +18,7 @@ class AlignPropConfig(QuerySection):
 
     code: ClassVar[str] = "srpo_ray.algorithms.align_prop:AlignProp"
     needs: ClassVar[Needs] = Needs(accepts_approximate_rollouts=True)
+    keeps_rollout: ClassVar[bool] = True
     type: Literal["align_prop"] = "align_prop"
     cut: Literal["uniform", "normal"] = "uniform"
     """Distribution of the cut, drawn once per update: the index of the first step with gradient, at least 1."""

@@ -1,13 +1,13 @@
 """Base of the algorithms' config classes, with the facts for checks and planner: needs, and calls of an update."""
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
+from pydantic import model_validator
+
+from srpo_ray.config.algorithms.anchor import AnchorSection
+from srpo_ray.config.algorithms.roles import Role as Role
 from srpo_ray.config.base import Section
-
-Role = Literal["policy", "reference", "old", "ema"]
-"""Weights that a phase uses: the trained ones (`policy`), the initial ones (`reference`), an older copy (`old`), or the
-exponential moving average (`ema`)."""
 
 
 class Needs(NamedTuple):
@@ -31,7 +31,10 @@ class Calls(NamedTuple):
     """Model calls of one micro-batch of prompts, all with rollouts."""
 
     forward: float
-    """Transformer calls without gradient; the mean if the algorithm draws their number."""
+    """Transformer calls without gradient of a rollout; the mean if the algorithm draws their number."""
+    compared: int = 0
+    """Transformer calls without gradient at points that the losses visit, for all images of the micro-batch. Updates
+    with reused or given images make them too."""
     losses: int = 1
     """Losses of one optimizer step, each with a separate graph."""
     in_flight: int = 1
@@ -58,8 +61,15 @@ class Calls(NamedTuple):
     """Optimizer steps of an update, which all use the same rollouts."""
     decodes: bool = True
     """True if the gradient passes through the decoder; otherwise images are decoded once, without gradient."""
+    undecoded: int = 0
+    """Losses among `losses` that decode no image although the algorithm `decodes`."""
     guidance_scale: float | None = None
     """Guidance of the calls with gradient; None uses that of the rollout."""
+
+    @property
+    def decodings(self) -> int:
+        """Times that an update decodes and scores an image."""
+        return (self.losses - self.undecoded) * self.optimizer_steps if self.decodes else self.scores_per_image
 
 
 class AlgorithmSection(Section):
@@ -68,14 +78,59 @@ class AlgorithmSection(Section):
     code: ClassVar[str]
     """`package.module:Class` of the algorithm; trainer workers import it."""
     needs: ClassVar[Needs] = Needs()
+    keeps_rollout: ClassVar[bool] = False
+    """True if `Algorithm.reached` finds sampled tokens in the collected value; otherwise an anchor samples its own."""
+    anchors_itself: ClassVar[bool] = False
+    """True if the algorithm's losses contain the anchors, at their own points; otherwise an anchor adds a loss."""
+    keeps_old: ClassVar[bool] = False
+    """True if `Algorithm.old_kept` lets the old weights follow the policy slowly, so that an anchor to them acts."""
+    anchor: AnchorSection = AnchorSection()
+    """Losses beside the algorithm's own that keep the model near its initial weights, its average or real images."""
 
     @abstractmethod
     def calls(self, num_steps: int) -> Calls:
-        """Count the model calls of a micro-batch.
+        """Count the model calls of a micro-batch, without those of an anchor that adds a loss.
 
         Args:
             num_steps: Steps of the sampler.
         """
+
+    def total_calls(self, num_steps: int) -> Calls:
+        """Count the model calls of a micro-batch, anchors included.
+
+        Args:
+            num_steps: Steps of the sampler.
+        """
+        calls, anchor = self.calls(num_steps), self.anchor
+        if self.anchors_itself or not anchor.active:
+            return calls
+        losses, images = calls.losses + 1, calls.images_per_prompt // calls.passes_per_prompt
+        # The anchor's call has all images, of which the algorithm's own may have fewer states.
+        share = (calls.rows_with_gradient or images) / images
+        return calls._replace(
+            forward=calls.forward + (0 if self.keeps_rollout else num_steps),
+            compared=calls.compared + len(anchor.weights),
+            losses=losses,
+            undecoded=calls.undecoded + 1,
+            rows_with_gradient=None,
+            gradient_size=(calls.losses * calls.gradient_size * share + 1) / losses,
+            mean_chained=(calls.losses * calls.mean_chained + 1) / losses,
+            phases=calls.phases + len(anchor.weights) + (not self.keeps_rollout),
+        )
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """Roles besides the policy that phases use with these settings."""
+        return self.needs.roles | self.anchor.weights.keys()
+
+    @model_validator(mode="after")
+    def _check_old_anchor(self) -> Self:
+        if self.anchor.old and not self.keeps_old:
+            raise ValueError(
+                f"expected anchor.old = 0 without old weights of its own, got {self.anchor.old:g}; the old weights of"
+                " this algorithm equal the policy's, so set anchor.ema with training.ema, or anchor.reference"
+            )
+        return self
 
     def check_rollout(self, num_steps: int) -> None:
         """Check that the algorithm can train with the sampler.
@@ -86,11 +141,6 @@ class AlgorithmSection(Section):
         Raises:
             ValueError: If there are too few.
         """
-
-    @property
-    def roles(self) -> frozenset[Role]:
-        """Roles besides the policy that phases use with these settings."""
-        return self.needs.roles
 
     @property
     def word_set(self) -> str | None:

@@ -10,6 +10,7 @@ class DirectAlignConfig(WindowSection):
     """Direct-Align with a plain reward, arXiv 2509.06942; window and strength default to SRPO's HPSv2.1 recipe."""
 
     code: ClassVar[str] = "srpo_ray.algorithms.direct_align:DirectAlign"
+    keeps_rollout: ClassVar[bool] = True
     type: Literal["direct_align"] = "direct_align"
 
     def calls(self, num_steps: int) -> Calls:

@@ -16,6 +16,7 @@ class DRaFTConfig(QuerySection):
 
     code: ClassVar[str] = "srpo_ray.algorithms.draft:DRaFT"
     needs: ClassVar[Needs] = Needs(accepts_approximate_rollouts=True)
+    keeps_rollout: ClassVar[bool] = True
     type: Literal["draft"] = "draft"
     num_steps: int = Field(default=1, ge=1)
     """Number of last sampler steps with gradient: the K of DRaFT-K."""

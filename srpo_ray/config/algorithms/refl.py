@@ -16,6 +16,7 @@ class ReFLConfig(QuerySection):
 
     code: ClassVar[str] = "srpo_ray.algorithms.refl:ReFL"
     needs: ClassVar[Needs] = Needs(accepts_approximate_rollouts=True)
+    keeps_rollout: ClassVar[bool] = True
     type: Literal["refl"] = "refl"
     late_share: float = Field(default=0.44, gt=0, le=1)
     """Share of the sampler's last steps from which the gradient step is drawn, in (0, 1]; 0.44 is 11 of 25."""

@@ -6,16 +6,22 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator, Field
 
 from srpo_ray.config.algorithms.align_prop import AlignPropConfig
+from srpo_ray.config.algorithms.awm import AWMConfig
 from srpo_ray.config.algorithms.base import AlgorithmSection, Needs
+from srpo_ray.config.algorithms.crd import CRDConfig
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
+from srpo_ray.config.algorithms.diffusion_nft import DiffusionNFTConfig
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.algorithms.draft import DRaFTConfig
 from srpo_ray.config.algorithms.policy_gradient import PolicyGradientConfig
+from srpo_ray.config.algorithms.raft import RAFTConfig
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 
-_Grouped = DanceGRPOConfig | PolicyGradientConfig
-_Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | _Grouped
+_RewardGradients = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig
+_PolicyGradients = DanceGRPOConfig | PolicyGradientConfig
+_ForwardProcess = AWMConfig | DiffusionNFTConfig | RAFTConfig | CRDConfig
+_Configs = _RewardGradients | _PolicyGradients | _ForwardProcess
 
 TYPES: dict[str, type[AlgorithmSection]] = {kind.model_fields["type"].default: kind for kind in get_args(_Configs)}
 """Name of each algorithm -> config class."""

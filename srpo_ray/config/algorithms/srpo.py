@@ -17,6 +17,7 @@ class SRPOConfig(WindowSection):
 
     code: ClassVar[str] = "srpo_ray.algorithms.srpo:SRPO"
     plain_settings: ClassVar[str] = "set algorithm.query to plain and algorithm.branches to [denoise]"
+    keeps_rollout: ClassVar[bool] = True
     type: Literal["srpo"] = "srpo"
     renoisings: int = Field(default=1, ge=1)
     """Landing points per rollout; each adds a gradient step per branch, but no rollout."""

@@ -54,8 +54,11 @@ def test_planned_calls_are_those_that_the_algorithm_makes(case: str, tiny_run: R
     assert max(each.chained for each in updates) <= plan.chained
     # Exact where the algorithm draws no number of calls, and else within four standard errors of the mean.
     for expected, found in (
-        (plan.forward, [each.forward for each in updates]),
-        (plan.rolled_out * plan.sampled_work, [each.forward_samples for each in updates]),
+        (plan.forward + plan.compared, [each.forward for each in updates]),
+        (
+            plan.rolled_out * plan.sampled_work + plan.images * plan.compared,
+            [each.forward_samples for each in updates],
+        ),
         (plan.mean_chained, [each.chained for each in updates]),
         (plan.samples * plan.trained_work, [plan.gradients * each.chained_samples for each in updates]),
     ):
@@ -192,7 +195,8 @@ def test_update_after_a_restart_is_the_one_without_to_the_bit(on_two: dict[str, 
 def test_cost_counts_the_planned_samples_of_all_workers(on_two: dict[str, Any], run_root: Path, kind: str) -> None:
     config = config_of(kind, str(run_root))
     plan, passes = schedule(config), micro_batches(config) * 2
-    expected = (passes * plan.rolled_out * plan.sampled_work, passes * plan.samples * plan.trained_work)
+    forward = plan.rolled_out * plan.sampled_work + plan.images * plan.compared
+    expected = (passes * forward, passes * plan.samples * plan.trained_work)
     # Where the number of calls is drawn, the plan has its mean.
     drawn = plan.chained != plan.mean_chained or plan.forward % 1 or plan.forward_size < 1
     assert on_two[kind]["cost"] == (pytest.approx(expected, rel=0.5) if drawn else expected)

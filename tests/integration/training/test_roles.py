@@ -1,4 +1,4 @@
-"""Weights of other roles on two ranks: the model's answers with them, and the gradients after they were shown."""
+"""Weights of other roles on one and two ranks: answers of the model with them, and gradients after they were shown."""
 
 import copy
 from contextlib import nullcontext
@@ -12,15 +12,15 @@ from torch import distributed as dist
 
 from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.model import LoraConfig
-from srpo_ray.config.training import OptimizerConfig, TrainingConfig
+from srpo_ray.config.training import EmaConfig, OptimizerConfig, TrainingConfig
 from srpo_ray.models.trainable import add_adapters
 from srpo_ray.training import engine as engine_module
 from srpo_ray.training.engine import Engine
 from tests.helpers.training.ranks import joined, run_ranks
 from tests.helpers.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
 
-LR, MAX_NORM, WORLD_SIZE = 1e-2, 0.1, 2
-ROLES: tuple[Role, ...] = ("reference", "old", "policy")
+LR, MAX_NORM, EMA_DECAY = 1e-2, 0.1, 0.8
+ROLES: tuple[Role, ...] = ("reference", "ema", "old", "policy")
 KEPT = (0.0, 1.0, 0.25)
 """Share of the old weights that stays, by update: a copy, a rest, a quarter."""
 UPDATES = range(len(KEPT))
@@ -38,11 +38,16 @@ class Variant(NamedTuple):
 VARIANTS = {
     "full": Variant(lora=False, stage="auto"),
     "full, sharded": Variant(lora=False, stage=3, sharded=True),
+    "full, stage 1": Variant(lora=False, stage=1),
     "full, stage 2": Variant(lora=False, stage=2),
     "lora": Variant(lora=True, stage="auto"),
     "lora, sharded": Variant(lora=True, stage=3, sharded=True),
     "lora, stage 1": Variant(lora=True, stage=1),
 }
+
+
+ON_ONE = ("full, stage 1", "full, sharded", "lora, sharded")
+"""Variants that one worker trains too."""
 
 
 def network_of(lora: bool) -> Any:
@@ -54,8 +59,12 @@ def network_of(lora: bool) -> Any:
 
 def engine_of(variant: Variant) -> Engine:
     optimizer = OptimizerConfig(lr=LR, weight_decay=0.0, max_grad_norm=MAX_NORM)
-    config = TrainingConfig(batch_size=4, num_workers=WORLD_SIZE, optimizer=optimizer, zero_stage=variant.stage)
-    roles = frozenset[Role](("reference", "old"))
+    average = EmaConfig(decay=EMA_DECAY, warmup=False)
+    workers = dist.get_world_size()
+    config = TrainingConfig(
+        batch_size=4, num_workers=workers, optimizer=optimizer, zero_stage=variant.stage, ema=average
+    )
+    roles = frozenset[Role](("reference", "old", "ema"))
     return Engine(network_of(variant.lora), config, torch.float32, roles=roles)
 
 
@@ -72,7 +81,8 @@ def answers(engine: Engine, tokens: Tensor, sigma: Tensor) -> dict[str, Tensor]:
 
 def train_sharded(variant: Variant) -> dict[str, Any]:
     engine = engine_of(variant)
-    share = slice(dist.get_rank() * 2, dist.get_rank() * 2 + 2)
+    size = 4 // dist.get_world_size()
+    share = slice(dist.get_rank() * size, (dist.get_rank() + 1) * size)
     rows = []
     for update, (first, second, sigma) in zip(UPDATES, batches(UPDATES), strict=True):
         found = answers(engine, first, sigma)
@@ -85,8 +95,8 @@ def train_sharded(variant: Variant) -> dict[str, Any]:
     first, _, sigma = batches(range(9, 10))[0]
     last = answers(engine, first, sigma)
     resumed = engine_of(variant)
-    saved = [joined(part) for part in (engine.weights(), engine.optimizer_state(), engine.old())]
-    resumed.load(saved[0], saved[1], len(KEPT), {}, saved[2])
+    saved = [joined(part) for part in (engine.weights(), engine.optimizer_state(), engine.ema(), engine.old())]
+    resumed.load(saved[0], saved[1], len(KEPT), saved[2], saved[3])
     for role, answer in answers(resumed, first, sigma).items():
         assert torch.equal(answer, last[role]), role
     base = None if variant.lora else dict(network_of(lora=False).named_parameters())
@@ -96,7 +106,7 @@ def train_sharded(variant: Variant) -> dict[str, Any]:
     return {"rows": rows, "last": last}
 
 
-def train_all() -> dict[str, Any]:
+def train_all(names: tuple[str, ...]) -> dict[str, Any]:
     whole_config = engine_module.zero_config
 
     def sharded_config(*arguments: Any) -> dict[str, Any]:
@@ -104,7 +114,7 @@ def train_all() -> dict[str, Any]:
         return {**whole_config(*arguments), "zero_optimization": zero}
 
     found = {}
-    for name, variant in VARIANTS.items():
+    for name, variant in ((name, VARIANTS[name]) for name in names):
         patched = patch.object(engine_module, "zero_config", sharded_config)
         with patched if variant.sharded else nullcontext():
             found[name] = train_sharded(variant)
@@ -114,7 +124,7 @@ def train_all() -> dict[str, Any]:
 def train_plain(lora: bool) -> dict[str, Any]:
     """The same in plain torch on the whole batch, with a model for each role."""
     network = network_of(lora)
-    models: dict[str, nn.Module] = {role: copy.deepcopy(network) for role in ("reference", "old")} | {"policy": network}
+    models: dict[str, nn.Module] = {role: network if role == "policy" else copy.deepcopy(network) for role in ROLES}
     trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=LR, weight_decay=0.0)
     rows = []
@@ -128,25 +138,29 @@ def train_plain(lora: bool) -> dict[str, Any]:
         )
         torch.nn.utils.clip_grad_norm_(trained.values(), MAX_NORM)
         optimizer.step()
-        old = dict(models["old"].named_parameters())
-        for name, value in trained.items():
-            old[name].data = KEPT[update] * old[name].data + (1 - KEPT[update]) * value.data
+        for role, kept in (("old", KEPT[update]), ("ema", EMA_DECAY)):
+            copied = dict(models[role].named_parameters())
+            for name, value in trained.items():
+                copied[name].data = kept * copied[name].data + (1 - kept) * value.data
     first, _, sigma = batches(range(9, 10))[0]
     with torch.no_grad():
         return {"rows": rows, "last": {role: call(models[role], first, sigma) for role in ROLES}}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_ranks(train_all, WORLD_SIZE, tmp_path_factory.mktemp("roles"))
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("roles")
+    return {size: run_ranks(train_all, size, folder, names) for size, names in ((1, ON_ONE), (2, tuple(VARIANTS)))}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_roles_answer_and_gradients_after_them_are_as_in_plain_torch(trained: dict[str, Any], name: str) -> None:
-    found, expected = trained[name], train_plain(lora=VARIANTS[name].lora)
+@pytest.mark.parametrize(("size", "name"), [*((1, name) for name in ON_ONE), *((2, name) for name in VARIANTS)])
+def test_roles_answer_and_gradients_after_them_are_as_in_plain_torch(
+    trained: dict[int, dict[str, Any]], size: int, name: str
+) -> None:
+    found, expected = trained[size][name], train_plain(lora=VARIANTS[name].lora)
     for ours, theirs in zip(found["rows"], expected["rows"], strict=True):
         assert relative_error(ours["gradients"], theirs["gradients"]) < 1e-5
         assert relative_error(ours["answers"], theirs["answers"]) < 1e-5
     assert relative_error(found["last"], expected["last"]) < 1e-5
     differences = [(found["last"][role] - found["last"]["policy"]).abs().max().item() for role in ROLES]
-    assert differences[0] > differences[1] > differences[2] == 0
+    assert differences[0] > differences[1] > differences[2] > differences[3] == 0

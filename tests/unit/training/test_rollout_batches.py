@@ -26,8 +26,11 @@ from tests.unit.training.test_rollouts import CountedPolicy, config_with, make_t
 
 PLAIN: dict[str, tuple[str, ...]] = {
     "srpo": ("algorithm.query=plain", "algorithm.branches=[denoise]", "algorithm.noise=per_sample"),
-    "dance_grpo": ("algorithm.group_size=4", "algorithm.images_per_pass=2"),
-    "policy_gradient": ("algorithm.group_size=4", "algorithm.images_per_pass=2"),
+    **{
+        kind: ("algorithm.group_size=4", "algorithm.images_per_pass=2")
+        for kind, section in TYPES.items()
+        if "group_size" in section.model_fields
+    },
 }
 """Settings whose rewards need no control words, and where a sample's images are in two micro-batches."""
 
@@ -69,9 +72,8 @@ def test_every_algorithm_trains_the_same_on_rollouts_that_are_sampled_together(k
     torch.testing.assert_close(together.offset.grad, alone.offset.grad, rtol=1e-12, atol=1e-12)
     assert set(alone.samples[False]) == {images}
     # Six micro-batches, or twelve of divided groups: fours, and what is left of them.
-    assert set(together.samples[False]) == (
-        {4 * images} if "images_per_pass" in str(PLAIN.get(kind)) else {4 * images, 2 * images}
-    )
+    divided = "algorithm.group_size=4" in PLAIN.get(kind, ())
+    assert set(together.samples[False]) == ({4 * images} if divided else {4 * images, 2 * images})
     assert sum(together.samples[False]) == sum(alone.samples[False])
     assert together.samples[True] == alone.samples[True]
 

@@ -1,5 +1,6 @@
 """Reuse of rollouts: updates against a loop in plain torch, what is kept, and what a checkpoint gives back."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -64,7 +65,7 @@ class PlainEngine:
 
     @contextmanager
     def shown(self, role: str) -> Iterator[None]:
-        assert role == "policy"
+        assert role in ("policy", "reference", "old"), "all roles of the first update have the initial weights"
         yield
 
     def refresh_old(self, kept: float) -> None:
@@ -244,3 +245,20 @@ def test_checkpoint_that_lacks_the_rollouts_of_its_window_is_refused() -> None:
     with pytest.raises(ValueError, match=r"clean tokens of 4 samples .* update 3, .* got 0; .*rollout.reuse"):
         resume_rollouts(config, checkpoint(3, {}), "cpu")
     assert resume_rollouts(config, checkpoint(4, {}), "cpu").state(4) == {}
+
+
+@pytest.mark.parametrize(("name", "value"), [("loss/policy", math.nan), ("loss/anchor", math.inf)])
+def test_run_stops_at_a_loss_that_is_not_finite(name: str, value: float) -> None:
+    trainer = make_trainer(config_with(), KeptRollouts(1), CountedPolicy())
+    trainer.meter.take = lambda: {"reward/total/denoise": math.nan, name: value}
+    with pytest.raises(ValueError, match=rf"expected a finite {name} in update 3, got (nan|inf); .*optimizer.lr"):
+        trainer.update(3)
+    trainer.meter.take = lambda: {"reward/total/denoise": math.nan, name: 1.0}
+    assert trainer.update(3)[name] == 1.0
+
+
+def test_run_stops_at_a_gradient_that_is_not_finite() -> None:
+    trainer = make_trainer(config_with(), KeptRollouts(1), CountedPolicy())
+    trainer.engine.step = lambda: math.nan
+    with pytest.raises(ValueError, match="expected a finite update/gradient_norm in update 0, got nan"):
+        trainer.update(0)

@@ -1,0 +1,7 @@
+"""Roles of weights."""
+
+from typing import Literal
+
+Role = Literal["policy", "reference", "old", "ema"]
+"""Weights that a phase uses: the trained ones (`policy`), the initial ones (`reference`), an older copy (`old`), or the
+exponential moving average (`ema`)."""
