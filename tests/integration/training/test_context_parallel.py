@@ -286,7 +286,7 @@ def _first_update(config: RunConfig, folder: str) -> dict[str, Any]:
     with patch.object(funcol, "all_to_all_single", counted):
         metrics = trainer.update(0)
     kept = {name: value for name, value in metrics.items() if not name.startswith(("time/", "memory/", "pool/"))}
-    evaluated = trainer._evaluate(trainer.evaluator, 1).metrics
+    evaluated = trainer._evaluate(trainer.evaluator).metrics
     found = {"metrics": kept, "evaluation": evaluated, "weights": joined(trainer.engine.weights())}
     return {**found, "received": received}
 
