@@ -10,10 +10,23 @@ from srpo_ray.config.algorithms.base import AlgorithmSection, Needs
 from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.algorithms.draft import DRaFTConfig
+from srpo_ray.config.algorithms.drtune import DRTuneConfig
+from srpo_ray.config.algorithms.flow_bp import FlowBPConfig
+from srpo_ray.config.algorithms.leap_align import LeapAlignConfig
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 
-_Configs = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig | DanceGRPOConfig
+_Configs = (
+    SRPOConfig
+    | DirectAlignConfig
+    | ReFLConfig
+    | DRaFTConfig
+    | AlignPropConfig
+    | DRTuneConfig
+    | LeapAlignConfig
+    | FlowBPConfig
+    | DanceGRPOConfig
+)
 
 TYPES: dict[str, type[AlgorithmSection]] = {kind.model_fields["type"].default: kind for kind in get_args(_Configs)}
 """Name of each algorithm -> config class."""
