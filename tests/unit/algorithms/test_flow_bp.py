@@ -55,7 +55,9 @@ def test_gradient_is_that_of_the_active_steps_and_of_one_bridge(
 ) -> None:
     policy, rewards = AffinePolicy(), PromptRewards()
     options: dict[str, Any] = {"variant": variant, "active_steps": active, "rescale": rescale}
-    algorithm = make(policy, rewards, **options, **({} if bridge is None else {"bridge_gradient": bridge}))
+    if bridge is not None:
+        options["bridge_gradient"] = bridge
+    algorithm = make(policy, rewards, **options)
     (loss,) = [loss() for loss in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
     loss.loss.backward()
 
