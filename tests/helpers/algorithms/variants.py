@@ -14,6 +14,13 @@ VARIANTS: dict[str, dict[str, object]] = {
     "srpo, mixed with base model": MIXED | {"rollout.source": "base_model"},
     "direct_align, mixed data": MIXED,
     "refl, every step": {"algorithm.late_share": 1.0},
+    "refl, from images": {"algorithm.start": "image", "data.images": "small_world:realistic"},
+    "refl, from images but every fourth": {
+        "algorithm.start": "image",
+        "algorithm.plain_every": 4,
+        "algorithm.late_share": 0.25,
+        "data.images": "small_world:realistic",
+    },
     "draft, two steps": {"algorithm.num_steps": 2, "algorithm.renoisings": 0},
     "draft, four renoisings": {"algorithm.renoisings": 4},
     "draft, spread steps": {"algorithm.num_steps": 4, "algorithm.renoisings": 0, "algorithm.gradient_steps": "spread"},
