@@ -16,7 +16,7 @@ from srpo_ray.config.algorithms.leap_align import LeapAlignConfig
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 
-_Configs = (
+_RewardGradients = (
     SRPOConfig
     | DirectAlignConfig
     | ReFLConfig
@@ -25,8 +25,8 @@ _Configs = (
     | DRTuneConfig
     | LeapAlignConfig
     | FlowBPConfig
-    | DanceGRPOConfig
 )
+_Configs = _RewardGradients | DanceGRPOConfig
 
 TYPES: dict[str, type[AlgorithmSection]] = {kind.model_fields["type"].default: kind for kind in get_args(_Configs)}
 """Name of each algorithm -> config class."""
