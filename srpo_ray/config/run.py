@@ -133,7 +133,13 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_rewards_read_text(self) -> Self:
         blind = [model.name for model in self.rewards.models if not model.reads_text]
-        if blind and self.algorithm.word_set is not None:
+        if blind and self.algorithm.compares_texts and self.algorithm.word_set is None:
+            raise ValueError(
+                f"expected trained rewards that read text with algorithm.distribution, got {', '.join(blind)}, whose"
+                " score is the same for all attributes; remove algorithm.distribution, or move the model to"
+                " evaluation.held_out"
+            )
+        if blind and self.algorithm.compares_texts:
             raise ValueError(
                 f"expected trained rewards that read text for the {self.algorithm.query} query with control words, got"
                 f" {', '.join(blind)}, whose score does not depend on the text, so a difference of texts is 0;"

@@ -96,6 +96,11 @@ class AlgorithmSection(Section):
         return False
 
     @property
+    def compares_texts(self) -> bool:
+        """True if the trained reward is a difference of texts, which needs rewards that read text."""
+        return self.word_set is not None
+
+    @property
     def word_set(self) -> str | None:
         """Name of the set in `word_sets` whose texts the trained reward compares; None without control words."""
         return None

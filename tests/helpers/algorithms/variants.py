@@ -13,6 +13,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "srpo, base model": {"rollout.source": "base_model"},
     "srpo, mixed with base model": MIXED | {"rollout.source": "base_model"},
     "direct_align, mixed data": MIXED,
+    "direct_align, distribution": {"algorithm.distribution": {"attributes": ["bright", "dark"], "shares": [0.5, 0.5]}},
     "refl, every step": {"algorithm.late_share": 1.0},
     "refl, from images": {"algorithm.start": "image", "data.images": "small_world:realistic"},
     "refl, from images but every fourth": {
