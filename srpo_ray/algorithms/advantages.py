@@ -13,11 +13,12 @@ def table_of_update(batches: Sequence[Batch], values: Sequence[Tensor], gather: 
 
     Args:
         batches: This worker's micro-batches.
-        values: Values `[B]` of the rows of each micro-batch.
+        values: Values `[B]` of the rows of each micro-batch; or `[B, K]`, K values of each sample's only image.
         gather: Collective that gathers a value of all workers.
 
     Returns:
-        `[P, G]` on the CPU, float64: G images of each of the update's P samples, in the order of the samples.
+        `[P, G]` on the CPU, float64: G images of each of the update's P samples, in the order of the samples; or
+        `[P, K]`.
     """
     mine: dict[tuple[int, int], float] = {}
     for batch, column in zip(batches, values, strict=True):

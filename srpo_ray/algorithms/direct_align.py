@@ -3,37 +3,28 @@
 SRPO uses the functions too. `DirectAlign` is the plain algorithm: one step towards data, scored against the prompt.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from srpo_ray.algorithms.base import Algorithm, Batch, Loss
+from srpo_ray.algorithms.advantages import rows_of, table_of_update
+from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss
+from srpo_ray.algorithms.distribution import ScoredRollout, assign, attribute_queries
 from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.algorithms.rollout import Rollout
 from srpo_ray.algorithms.window import Window, build_window
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.base import Scope
 from srpo_ray.flow import SigmaGrid, euler_step, mix, recover_clean
 from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.rewards.query import TextQuery
 
 if TYPE_CHECKING:
     from srpo_ray.models.policy import FlowPolicy
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Clean samples, and the noise for renoising them."""
-
-    clean: Tensor
-    """Clean tokens `[B, N, 64]`."""
-    noise: Tensor
-    """Noise tokens `[B, N, 64]`."""
-
-    def __getitem__(self, rows: slice) -> "Rollout":
-        return Rollout(self.clean[rows], self.noise[rows])
 
 
 def collect_rollout(algorithm: Algorithm[Any], batch: Batch, noise_scope: Scope) -> Rollout:
@@ -104,8 +95,30 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
         return build_window(self.config, self.grid)
 
     def collect(self, batch: Batch) -> Rollout:
-        """Collect the clean tokens of the batch without gradient, and their noise."""
-        return collect_rollout(self, batch, self.config.noise)
+        """Collect the clean tokens of the batch without gradient, their noise, and the scores of their attributes."""
+        rollout = collect_rollout(self, batch, self.config.noise)
+        return self._scored(batch, rollout) if self.config.distribution else rollout
+
+    def _scored(self, batch: Batch, rollout: Rollout) -> ScoredRollout:
+        """Score the images without gradient for each attribute."""
+        assert self.config.distribution
+        images, texts = self.policy.decode_for_training(rollout.clean), self.config.distribution.attributes
+        queries = ([TextQuery.plain(f"{word}. {prompt}") for prompt in batch.prompts] for word in texts)
+        pending = [self.rewards.submit(images.detach(), each) for each in queries]
+        scores = torch.stack([each.result().total for each in pending], dim=1)
+        return ScoredRollout(rollout.clean, rollout.noise, scores)
+
+    def settle(self, rounds: Sequence[tuple[Batch, Rollout]], gather: Gather) -> list[Rollout]:
+        """Assign attributes to all images of the update, if there is a target distribution."""
+        target = self.config.distribution
+        if not target:
+            return super().settle(rounds, gather)
+        batches, found = zip(*((b, r) for b, r in rounds if isinstance(r, ScoredRollout)), strict=True)
+        table = table_of_update(batches, [rollout.scores for rollout in found], gather)
+        assigned = assign(table, target.shares)[:, None]
+        return [
+            replace(rollout, assigned=rows_of(assigned, batch)) for batch, rollout in zip(batches, found, strict=True)
+        ]
 
     def reached(self, collected: Rollout) -> tuple[Tensor, Tensor]:
         """Return the clean tokens."""
@@ -118,6 +131,11 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
         images = direct_align(self.policy, collected, batch.conditioning, start, landing, config.guidance_scale)
         metrics = {"step/gradient_scale/denoise": gradient_scale(start, landing), "step/landing_sigma/denoise": landing}
         queries = self.queries(batch)
+        if isinstance(collected, ScoredRollout) and collected.assigned is not None and config.distribution:
+            words = config.distribution.attributes
+            queries = attribute_queries(words, batch.prompts, collected.assigned.tolist())
+            best = collected.scores.argmax(dim=1)
+            metrics |= {f"distribution/share/{word}": (best == index).float() for index, word in enumerate(words)}
         yield reward_loss(self.rewards, images, queries, "denoise", metrics=metrics, hinge=config.hinge)
 
     def _steps(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -19,11 +19,12 @@ def reward_loss(
     metrics: dict[str, Tensor] | None = None,
     share: float = 1.0,
     hinge: float | None = None,
+    weights: Tensor | None = None,
 ) -> Loss:
     """Submit images to the rewards, and return the loss that waits for their scores.
 
-    The loss is `share * mean(relu(hinge - reward))`, or `share * mean(-reward)` without a hinge. Samples whose metric
-    `loss/below_hinge` is 0 have no gradient.
+    The loss is `share * mean(relu(hinge - reward))`, or `share * mean(-reward)` without a hinge, where
+    every sample may have a weight of its own. Samples whose metric `loss/below_hinge` is 0 have no gradient.
 
     Args:
         rewards: Scorer of images.
@@ -33,6 +34,7 @@ def reward_loss(
         metrics: Further per-sample metrics `[B]`, detached.
         share: Share of the batch's loss.
         hinge: Reward above which the gradient is zero; None for no limit.
+        weights: Weight of each sample's loss `[B]`, detached; None is 1. Metrics show the losses without it.
     """
     pending = rewards.submit(images, queries)
 
@@ -44,6 +46,7 @@ def reward_loss(
         found[f"loss/{label}"] = losses.detach()
         if hinge is not None:
             found[f"loss/below_hinge/{label}"] = (losses > 0).float()
-        return LossOutput(share * losses.mean(), {**found, **(metrics or {})})
+        weighted = losses if weights is None else weights.to(losses) * losses
+        return LossOutput(share * weighted.mean(), {**found, **(metrics or {})})
 
     return loss

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Algorithm, Batch, Loss
-from srpo_ray.algorithms.direct_align import Rollout, collect_rollout, direct_align, gradient_scale
+from srpo_ray.algorithms.direct_align import collect_rollout, direct_align, gradient_scale
 from srpo_ray.algorithms.reward_loss import reward_loss
+from srpo_ray.algorithms.rollout import Rollout
 from srpo_ray.algorithms.window import Window, build_window
 from srpo_ray.config.algorithms.srpo import Branch, SRPOConfig
 from srpo_ray.flow import SigmaGrid

@@ -43,6 +43,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             for key in ("path", "backbone", "tokenizer")
             if (path := getattr(model, key, None))
         }
+        changes |= {
+            f"{section}.{index}.common.prompts": _absolute(common.prompts)
+            for index, model in enumerate(models)
+            if (common := getattr(model, "common", None))
+        }
     return apply(config, changes)
 
 

@@ -37,7 +37,29 @@ class BuiltInRewardSection(RewardModelSection):
     compute in float32."""
 
 
-class OpenClipRewardConfig(BuiltInRewardSection):
+class CommonTextSection(Section):
+    """Reduction of the text direction that all prompts have in common, the text-irrelevant part of a preference score.
+
+    Source: LongAlign, arXiv 2410.11817, which estimates the direction from the batch; here it comes from a fixed file,
+    so that a score depends on its image and texts alone.
+    """
+
+    weight: float = Field(default=0.3, ge=0, le=1)
+    """Share of the common direction that text features keep, in [0, 1]: 1 changes nothing, 0 removes the direction;
+    0.3 as published."""
+    prompts: str = Field(min_length=1)
+    """Text file with one prompt per line, or `small_world:train`; the direction is that of the mean of their unit text
+    features. Every node must be able to read the file."""
+
+
+class ClipRewardSection(BuiltInRewardSection):
+    """Fields of the rewards that are the cosine similarity of image and text features."""
+
+    common: CommonTextSection | None = None
+    """Reduction of the common text direction; unset keeps the text features."""
+
+
+class OpenClipRewardConfig(ClipRewardSection):
     """Cosine similarity of image and text features of an open_clip model, such as CLIPScore and HPSv2.1."""
 
     type: Literal["open_clip"] = "open_clip"
@@ -67,7 +89,7 @@ class OpenClipRewardConfig(BuiltInRewardSection):
         return self
 
 
-class TransformersClipRewardConfig(BuiltInRewardSection):
+class TransformersClipRewardConfig(ClipRewardSection):
     """Cosine similarity of image and text features of a `transformers.CLIPModel`, such as PickScore and CLIPScore."""
 
     type: Literal["transformers_clip"] = "transformers_clip"

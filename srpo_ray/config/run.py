@@ -77,7 +77,8 @@ class RunConfig(Section):
     @property
     def samples_rollouts(self) -> bool:
         """True if the trained model samples images in training: not all are real images or the base model's."""
-        return self.rollout.source == "policy" and self.data.reads_prompts
+        sampled = self.data.reads_prompts or self.algorithm.starts_from_images
+        return self.rollout.source == "policy" and sampled
 
     @property
     def sampled_per_pass(self) -> int:
@@ -85,7 +86,8 @@ class RunConfig(Section):
         if not self.samples_rollouts:
             return 0
         calls, size = self.algorithm.total_calls(self.rollout.num_steps), self.training.pass_size
-        real = round(self.data.image_ratio * size) if self.data.images else 0
+        replaced = self.data.images and not self.algorithm.starts_from_images
+        real = round(self.data.image_ratio * size) if replaced else 0
         return (size - real) * (calls.images_per_prompt // calls.passes_per_prompt)
 
     @property
@@ -131,7 +133,13 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_rewards_read_text(self) -> Self:
         blind = [model.name for model in self.rewards.models if not model.reads_text]
-        if blind and self.algorithm.word_set is not None:
+        if blind and self.algorithm.compares_texts and self.algorithm.word_set is None:
+            raise ValueError(
+                f"expected trained rewards that read text with algorithm.distribution, got {', '.join(blind)}, whose"
+                " score is the same for all attributes; remove algorithm.distribution, or move the model to"
+                " evaluation.held_out"
+            )
+        if blind and self.algorithm.compares_texts:
             raise ValueError(
                 f"expected trained rewards that read text for the {self.algorithm.query} query with control words, got"
                 f" {', '.join(blind)}, whose score does not depend on the text, so a difference of texts is 0;"
@@ -192,7 +200,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_cheaper_rollouts(self) -> Self:
         rollout, training, sampled = self.rollout, self.training, self.samples_rollouts
-        if not self.data.reads_prompts:
+        if not self.data.reads_prompts and not self.algorithm.starts_from_images:
             check_some_sampled(rollout)
         check_batch(rollout, training, self.sampled_per_pass if sampled else None)
         check_block_cache(rollout, training, self.algorithm, self.zero_stage, by_policy=sampled)
@@ -207,6 +215,7 @@ class RunConfig(Section):
                 f"expected data.images to be unset with algorithm.type={self.algorithm.type}, got"
                 f" {self.data.images!r}; the algorithm needs its own rollouts, so unset data.images or choose {others}"
             )
+        self.algorithm.check_images(self.data.images, self.data.image_ratio)
         return self
 
     @model_validator(mode="after")

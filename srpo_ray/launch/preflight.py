@@ -17,6 +17,7 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
 from srpo_ray.models.tiny_decoder import check_decoder
+from srpo_ray.rewards.common_text import read_common_prompts
 from srpo_ray.rewards.registry import declares_image_gradient
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import input_hashes, keep_inputs
@@ -123,11 +124,15 @@ def losses_notes(config: RunConfig) -> list[str]:
 
 
 def check_rewards(config: RunConfig) -> None:
-    """Check that the algorithm can train on every reward.
+    """Check that the algorithm can train on every reward, and that the prompts of their common direction can be read.
 
     Raises:
-        ValueError: If the algorithm needs image gradients and a reward declares that it has none.
+        ValueError: If the algorithm needs image gradients and a reward declares that it has none, or if prompts cannot
+            be read.
     """
+    for model in (*config.rewards.models, *config.evaluation.held_out):
+        if common := getattr(model, "common", None):
+            read_common_prompts(model.name, common.prompts)
     if config.algorithm.needs.reward != "gradient":
         return
     without = [model.name for model in config.rewards.models if not declares_image_gradient(model)]

@@ -1,8 +1,8 @@
 """Base class of flow policies: sampling, noise, decoding and encoding, independent of the model family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -141,21 +141,34 @@ class FlowPolicy(ABC):
         Returns:
             Tokens at the last sigma `[B, N, 4C]`, float32.
         """
-        with self.rollout_base.active() if self.rollout_base else nullcontext():
-            if cache_threshold is None:
-                return self.integrate(noise, conditioning, sigmas, guidance_scale)
-            return self._cached(noise, conditioning, sigmas, guidance_scale, cache_threshold)
+        with self._cheaper(cache_threshold):
+            return self.integrate(noise, conditioning, sigmas, guidance_scale)
 
-    def _cached(
-        self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float, threshold: float
+    @torch.no_grad()
+    def trajectory(
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        sigmas: Tensor,
+        guidance_scale: float,
+        cache_threshold: float | None = None,
     ) -> Tensor:
-        """Run `integrate` with a first-block cache."""
-        transformer, cache = getattr(self.network, "module", self.network), BlockCache(threshold)
-        assert isinstance(transformer, nn.Module), "a first-block cache needs the blocks of the transformer"
-        with cache.active(transformer, self.block_lists):
-            tokens = self.integrate(noise, conditioning, sigmas, guidance_scale)
-        self._evaluations.forward -= cache.skipped
-        return tokens
+        """Run `rollout`, and return the tokens at every sigma `[len(sigmas), B, N, 4C]`, float32."""
+        with self._cheaper(cache_threshold):
+            return torch.stack(list(self._walk(noise, conditioning, sigmas, guidance_scale)))
+
+    @contextmanager
+    def _cheaper(self, threshold: float | None) -> Iterator[None]:
+        """Sample with the `rollout_base`, and with a first-block cache if there is a threshold."""
+        with self.rollout_base.active() if self.rollout_base else nullcontext():
+            if threshold is None:
+                yield
+                return
+            transformer, cache = getattr(self.network, "module", self.network), BlockCache(threshold)
+            assert isinstance(transformer, nn.Module), "a first-block cache needs the blocks of the transformer"
+            with cache.active(transformer, self.block_lists):
+                yield
+            self._evaluations.forward -= cache.skipped
 
     def integrate(self, tokens: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
         """Integrate with Euler steps along a grid; if autograd is on, the gradient passes through all steps.
@@ -169,12 +182,20 @@ class FlowPolicy(ABC):
         Returns:
             Tokens at the last sigma `[B, N, 4C]`, float32.
         """
-        grid = sigmas.to(self.device, torch.float32)
-        for sigma, sigma_next in pairwise(grid):
+        for visited in self._walk(tokens, conditioning, sigmas, guidance_scale):
+            tokens = visited
+        return tokens
+
+    def _walk(
+        self, tokens: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float
+    ) -> Iterator[Tensor]:
+        """Yield the tokens at every sigma of a grid, for the rest see `integrate`."""
+        yield tokens
+        for sigma, sigma_next in pairwise(sigmas.to(self.device, torch.float32)):
             here, there = sigma.expand(len(tokens)), sigma_next.expand(len(tokens))
             velocity = self.velocity(tokens, here, conditioning, guidance_scale)
             tokens = euler_step(tokens, velocity, here, there)
-        return tokens
+            yield tokens
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
         """Draw standard normal tokens `[len(generators), N, 4C]`, one sample per CPU generator."""

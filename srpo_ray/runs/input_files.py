@@ -55,6 +55,10 @@ def reward_sources(config: RunConfig) -> Iterator[Source]:
                 source = getattr(model, field, None)
                 if source:
                     yield f"{section}.{index}.{field}", source, lambda read=read, source=source: read(source)
+            common = getattr(model, "common", None)
+            if common and not common.prompts.startswith(f"{SMALL_WORLD}:"):
+                key = f"{section}.{index}.common.prompts"
+                yield key, common.prompts, lambda source=common.prompts: _files_of(source)
 
 
 def _files_of(source: str) -> dict[str, str]:

@@ -142,6 +142,27 @@ class AlgorithmSection(Section):
             ValueError: If there are too few.
         """
 
+    def check_images(self, images: str | None, image_ratio: float) -> None:
+        """Check the settings against the real images of a run.
+
+        Args:
+            images: `data.images`.
+            image_ratio: `data.image_ratio`.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
+
+    @property
+    def starts_from_images(self) -> bool:
+        """True if given images are noised and sampled further; otherwise they replace rollouts."""
+        return False
+
+    @property
+    def compares_texts(self) -> bool:
+        """True if the trained reward is a difference of texts, which needs rewards that read text."""
+        return self.word_set is not None
+
     @property
     def word_set(self) -> str | None:
         """Name of the set in `word_sets` whose texts the trained reward compares; None without control words."""

@@ -1,8 +1,11 @@
 """Options of Direct-Align."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from srpo_ray.config.algorithms.base import Calls
+from srpo_ray.config.algorithms.distribution import DistributionSection
 from srpo_ray.config.algorithms.window import WindowSection
 
 
@@ -12,6 +15,24 @@ class DirectAlignConfig(WindowSection):
     code: ClassVar[str] = "srpo_ray.algorithms.direct_align:DirectAlign"
     keeps_rollout: ClassVar[bool] = True
     type: Literal["direct_align"] = "direct_align"
+
+    distribution: DistributionSection | None = None
+    """Target distribution of attributes: each image of an update is assigned an attribute, and its reward is the score
+    for `<own attribute>. <prompt>` minus the mean over the others. Unset rewards the query."""
+
+    @property
+    def compares_texts(self) -> bool:
+        """True with control words or a distribution of attributes."""
+        return self.distribution is not None or super().compares_texts
+
+    @model_validator(mode="after")
+    def _check_distribution(self) -> Self:
+        if self.distribution and self.query != "plain":
+            raise ValueError(
+                f"expected query plain with a distribution, got {self.query}; the assigned attributes are the texts of"
+                " the reward, so remove query or distribution"
+            )
+        return self
 
     def calls(self, num_steps: int) -> Calls:
         """Count one rollout and one loss."""

@@ -13,12 +13,24 @@ from srpo_ray.config.algorithms.dance_grpo import DanceGRPOConfig
 from srpo_ray.config.algorithms.diffusion_nft import DiffusionNFTConfig
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.algorithms.draft import DRaFTConfig
+from srpo_ray.config.algorithms.drtune import DRTuneConfig
+from srpo_ray.config.algorithms.flow_bp import FlowBPConfig
+from srpo_ray.config.algorithms.leap_align import LeapAlignConfig
 from srpo_ray.config.algorithms.policy_gradient import PolicyGradientConfig
 from srpo_ray.config.algorithms.raft import RAFTConfig
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
 
-_RewardGradients = SRPOConfig | DirectAlignConfig | ReFLConfig | DRaFTConfig | AlignPropConfig
+_RewardGradients = (
+    SRPOConfig
+    | DirectAlignConfig
+    | ReFLConfig
+    | DRaFTConfig
+    | AlignPropConfig
+    | DRTuneConfig
+    | LeapAlignConfig
+    | FlowBPConfig
+)
 _PolicyGradients = DanceGRPOConfig | PolicyGradientConfig
 _ForwardProcess = AWMConfig | DiffusionNFTConfig | RAFTConfig | CRDConfig
 _Configs = _RewardGradients | _PolicyGradients | _ForwardProcess

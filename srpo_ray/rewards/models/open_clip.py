@@ -12,8 +12,9 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from srpo_ray.config.rewards import Fit, OpenClipRewardConfig
+from srpo_ray.config.rewards import CommonTextSection, Fit, OpenClipRewardConfig
 from srpo_ray.imports import without_collection
+from srpo_ray.rewards.common_text import CommonText, read_common_prompts
 from srpo_ray.rewards.image_features import ImageFeatures
 from srpo_ray.rewards.models.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
 from srpo_ray.rewards.models.image_encoder import DTYPES, clip_image_features
@@ -82,8 +83,21 @@ class OpenClipReward:
         self._mean, self._std = visual.image_mean, visual.image_std
         self._tokenizer = tokenizer
         self._limit = TextLimit(name, context_length)
+        self._common: CommonText | None = None
         self._text_features = TextFeatures(self._encode_texts, text_cache_size)
         self._image_features = ImageFeatures(self._encode_images)
+
+    def reduce_common(self, prompts: Sequence[str], weight: float) -> None:
+        """Reduce the direction that prompts have in common in the features of all texts; call before any score.
+
+        Args:
+            prompts: Texts whose mean feature has that direction.
+            weight: Share of the direction that text features keep, in [0, 1].
+
+        Source: LongAlign, arXiv 2410.11817.
+        """
+        batches = [list(prompts[start : start + 256]) for start in range(0, len(prompts), 256)]
+        self._common = CommonText.of(torch.cat([self._encode_texts(batch) for batch in batches]), weight)
 
     @classmethod
     def load(cls, config: OpenClipRewardConfig, device: str = "cpu") -> "OpenClipReward":
@@ -134,7 +148,9 @@ class OpenClipReward:
         cls, config: OpenClipRewardConfig, model: Any, tokenizer: Any, context_length: int, device: str
     ) -> "OpenClipReward":
         model.visual.to(DTYPES[config.dtype])
-        return cls(config.name, model.to(device), tokenizer, context_length, config.scale, config.fit, config.antialias)
+        loaded = model.to(device)
+        reward = cls(config.name, loaded, tokenizer, context_length, config.scale, config.fit, config.antialias)
+        return with_common_text(reward, config.common)
 
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         """See `Reward.score`; the result has the type of `images`, so that tests can check a float64 model."""
@@ -150,11 +166,12 @@ class OpenClipReward:
         return clip_image_features(self.model, pixels)
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
-        """Unit text features `[N, D]`."""
+        """Unit text features `[N, D]`, after the reduction of the common direction."""
         tokens = self._tokenizer(texts)
         self._warn_if_cut(texts, tokens)
         with torch.no_grad():
-            return self.model.encode_text(tokens.to(self.model.logit_scale.device), normalize=True)
+            features = self.model.encode_text(tokens.to(self.model.logit_scale.device), normalize=True)
+        return features if self._common is None else self._common.reduce(features)
 
     def _warn_if_cut(self, texts: list[str], tokens: Tensor) -> None:
         if self._limit.said:
@@ -166,6 +183,17 @@ class OpenClipReward:
         cut = (roomy[:-1, :length] != tokens).any(dim=1) | (roomy[:-1, length] != padding)
         if cut.any():
             self._limit.say(texts[int(cut.nonzero()[0])])
+
+
+def with_common_text(reward: OpenClipReward, common: CommonTextSection | None) -> OpenClipReward:
+    """Reduce the common text direction of a reward as its config says, and return the reward.
+
+    Raises:
+        ValueError: If the prompts cannot be read.
+    """
+    if common:
+        reward.reduce_common(read_common_prompts(reward.name, common.prompts), common.weight)
+    return reward
 
 
 def _weighted_sum(query: TextQuery, features: dict[str, Tensor]) -> Tensor:

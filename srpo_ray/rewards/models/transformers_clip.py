@@ -7,7 +7,7 @@ from torch.nn.functional import normalize as unit
 
 from srpo_ray.config.rewards import TransformersClipRewardConfig
 from srpo_ray.rewards.models.image_encoder import DTYPES, ClipImageEncoder
-from srpo_ray.rewards.models.open_clip import OpenClipReward
+from srpo_ray.rewards.models.open_clip import OpenClipReward, with_common_text
 from srpo_ray.rewards.models.pretrained import (
     CLIP_STATISTICS,
     image_statistics,
@@ -83,4 +83,5 @@ def load_transformers_clip(config: TransformersClipRewardConfig, device: str = "
     wrapped = TransformersClip(model, *statistics)
     wrapped.visual.to(DTYPES[config.dtype])
     wrapped.to(device)
-    return OpenClipReward(config.name, wrapped, ClipTokenizer(tokenizer, length), length, config.scale * factor)
+    reward = OpenClipReward(config.name, wrapped, ClipTokenizer(tokenizer, length), length, config.scale * factor)
+    return with_common_text(reward, config.common)

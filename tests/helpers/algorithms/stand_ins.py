@@ -61,6 +61,21 @@ class AffinePolicy:
         self.thresholds.append(cache_threshold)
         return self.integrate(noise, conditioning, sigmas, guidance_scale)
 
+    @torch.no_grad()
+    def trajectory(
+        self,
+        noise: Tensor,
+        conditioning: Conditioning,
+        sigmas: Tensor,
+        guidance_scale: float,
+        cache_threshold: float | None = None,
+    ) -> Tensor:
+        self.thresholds.append(cache_threshold)
+        points = [noise]
+        for step in range(len(sigmas) - 1):
+            points.append(self.integrate(points[-1], conditioning, sigmas[step : step + 2], guidance_scale))
+        return torch.stack(points)
+
     def decode_for_training(self, tokens: Tensor) -> Tensor:
         return tokens
 
@@ -179,18 +194,32 @@ def chain_by_hand(policy: AffinePolicy, tokens: Tensor, sigmas: Sequence[float])
     return x, by_offset, by_slope
 
 
-def check_gradients(policy: AffinePolicy, parts: Sequence[tuple[float, float, Tensor]], rtol: float = 1e-6) -> None:
+def points_by_hand(policy: AffinePolicy, tokens: Tensor, sigmas: Sequence[float]) -> list[Tensor]:
+    """Tokens at every sigma of a chain of Euler steps, `[B, 2, 3]` each."""
+    return [chain_by_hand(policy, tokens, sigmas[: count + 1])[0] for count in range(len(sigmas))]
+
+
+def trained_steps(policy: AffinePolicy, num_steps: int) -> list[list[int]]:
+    """The sampler step of every sample, of each call with gradient."""
+    sigmas = torch.tensor(grid(num_steps), dtype=torch.float64)
+    calls = zip(policy.calls, policy.sigmas, strict=True)
+    return [(sigmas[:, None] - at).abs().argmin(0).tolist() for (gradient, _, _), at in calls if gradient]
+
+
+def check_gradients(
+    policy: AffinePolicy, parts: Sequence[tuple[float, float | Tensor, Tensor]], rtol: float = 1e-6
+) -> None:
     """Compare the policy's gradients with those of `-mean over batch of prompt number * mean of image`.
 
     Args:
         policy: Holds the gradients.
-        parts: Per loss its share, and the derivatives of its images in offset and slope.
+        parts: Per loss its share, and the derivatives of its images in offset (of all images, or `[B]`) and slope.
         rtol: Relative tolerance.
     """
     by_offset, by_slope = 0.0, 0.0
     for share, offset, slope in parts:
         numbers = torch.arange(1, len(slope) + 1, dtype=torch.float64)
-        by_offset += -share * (numbers.mean() * offset / ELEMENTS).item()
+        by_offset += -share * ((numbers * offset).mean() / ELEMENTS).item()
         by_slope += -share * (numbers * slope.mean(dim=(1, 2))).mean().item()
     assert policy.offset.grad is not None
     assert policy.slope.grad is not None
@@ -200,7 +229,7 @@ def check_gradients(policy: AffinePolicy, parts: Sequence[tuple[float, float, Te
     torch.testing.assert_close(policy.slope.grad, torch.tensor(by_slope, dtype=torch.float64), rtol=rtol, atol=1e-12)
 
 
-def drawn_noise(size: int, purpose: str, *address: int, seed: int = 7) -> Tensor:
-    """Noise of every sample at the address `(1, sample, *address)`."""
-    sources = [generator(seed, purpose, 1, sample, *address) for sample in range(size)]
+def drawn_noise(size: int, purpose: str, *address: int, seed: int = 7, update: int = 1) -> Tensor:
+    """Noise of every sample at the address `(update, sample, *address)`."""
+    sources = [generator(seed, purpose, update, sample, *address) for sample in range(size)]
     return torch.stack([torch.randn(SHAPE, generator=source).double() for source in sources])

@@ -1,5 +1,8 @@
 """ReFL against the gradient of its one-step prediction, by hand."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ from srpo_ray.algorithms.refl import ReFL
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.model import RolloutConfig
 from tests.helpers.algorithms.stand_ins import (
+    SHAPE,
     AffinePolicy,
     PromptRewards,
     as_policy,
@@ -21,8 +25,8 @@ from tests.helpers.algorithms.stand_ins import (
 ROLLOUT = RolloutConfig(num_steps=25, guidance_scale=2.0)
 
 
-def make(policy: AffinePolicy, hinge: float = 1e3) -> ReFL:
-    return ReFL(ReFLConfig(hinge=hinge), ROLLOUT, as_policy(policy), as_scorer(PromptRewards()))
+def make(policy: AffinePolicy, hinge: float = 1e3, **config: Any) -> ReFL:
+    return ReFL(ReFLConfig(hinge=hinge, **config), ROLLOUT, as_policy(policy), as_scorer(PromptRewards()))
 
 
 def test_gradient_is_that_of_the_predicted_clean_image_alone() -> None:
@@ -66,3 +70,22 @@ def test_rewards_above_the_hinge_teach_nothing() -> None:
     (loss,) = [loss() for loss in algorithm.losses(make_batch(), algorithm.collect(make_batch()))]
     assert loss.loss.item() == 0
     assert loss.metrics["loss/below_hinge/predicted"].tolist() == [0, 0, 0]
+
+
+def test_rollout_from_images_starts_at_the_first_late_step_and_every_fifth_from_noise() -> None:
+    images = torch.randn(3, 1, *SHAPE, generator=torch.Generator().manual_seed(5)).double()
+    first = grid(25)[19]
+    for update in range(10):
+        policy = AffinePolicy()
+        algorithm = make(policy, start="image", plain_every=5, late_share=0.24)
+        batch = replace(make_batch(update=update), images=images, image_rows=(0, 1, 2))
+        (loss,) = [loss() for loss in algorithm.losses(batch, algorithm.collect(batch))]
+        loss.loss.backward()
+        stop = int(torch.tensor(grid(25)).sub(loss.metrics["step/sigma/predicted"][0]).abs().argmin())
+        noise = drawn_noise(3, "rollout", update=update)
+        plain = update in (4, 9)
+        begin = noise if plain else (1 - first) * images[:, 0] + first * noise
+        before, _, _ = chain_by_hand(policy, begin, grid(25)[0 if plain else 19 : stop + 1])
+        _, by_offset, by_slope = chain_by_hand(policy, before, [grid(25)[stop], 0.0])
+        check_gradients(policy, [(1.0, by_offset, by_slope)])
+        assert sum(not gradient for gradient, _, _ in policy.calls) == stop - (0 if plain else 19)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import Batch, build_algorithm
-from srpo_ray.algorithms.direct_align import Rollout, gradient_scale
+from srpo_ray.algorithms.direct_align import gradient_scale
+from srpo_ray.algorithms.rollout import Rollout
 from srpo_ray.algorithms.srpo import SRPO, branch_steps
 from srpo_ray.algorithms.window import build_window
 from srpo_ray.config import load_run

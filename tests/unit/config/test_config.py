@@ -45,10 +45,10 @@ def test_every_run_config_in_the_tree_loads_and_survives_a_round_trip(path: Path
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "algorithms").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_algorithm_can_be_layered_over_the_small_world(path: Path, tmp_path: Path) -> None:
     config = load_run([SMALL_WORLD, path])
-    assert config.name == path.stem
-    # A file either selects its type or is a preset of another one.
+    assert path.stem == config.name
+    # A file either selects its type or is a preset of another one; LongAlign is an option of rewards too.
     assert config.algorithm.type == path.stem or path.stem not in TYPES
-    assert config.rewards == load_run([SMALL_WORLD]).rewards
+    assert (config.rewards == load_run([SMALL_WORLD]).rewards) == (path.stem != "long_align")
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load_run([tmp_path / "again.yaml"]) == config
 
@@ -368,8 +368,32 @@ def test_reference_preset_has_every_released_number() -> None:
 
 
 def test_real_images_are_refused_where_the_algorithm_needs_its_own_rollouts() -> None:
-    with pytest.raises(ConfigError, match=r"expected data.images to be unset with algorithm.type=refl"):
-        load_run([SMALL_WORLD], ["algorithm.type=refl", "data.images=small_world:realistic"])
+    with pytest.raises(ConfigError, match=r"expected data.images to be unset with algorithm.type=draft"):
+        load_run([SMALL_WORLD], ["algorithm.type=draft", "data.images=small_world:realistic"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algorithm.start=image"], r"expected data.images with algorithm.start=image, got none; name real images, or"),
+        (["data.images=small_world:realistic"], r"type=refl and algorithm.start=noise, got 'small_world:realistic'; u"),
+        (
+            ["algorithm.start=image", "data.images=small_world:realistic", "data.image_ratio=0.5"],
+            r"image_ratio=1 with algorithm.start=image, got 0.5; .*mix with algorithm.plain_every",
+        ),
+        (["algorithm.plain_every=2"], r"plain_every only with start image, got 2 with start noise, .*or set start to"),
+    ],
+)
+def test_refl_starts_from_images_if_and_only_if_there_are_some(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_run([SMALL_WORLD], ["algorithm.type=refl", *overrides])
+
+
+def test_images_that_rollouts_start_from_are_sampled_further() -> None:
+    images = ["data.images=small_world:realistic", "algorithm.type=refl", "algorithm.start=image"]
+    config = load_run([SMALL_WORLD], [*images, "training.micro_batch_size=4", "rollout.batch_size=8"])
+    assert config.samples_rollouts
+    assert config.sampled_per_pass == 4
 
 
 def test_share_of_real_images_must_be_a_whole_number_of_a_forward_pass() -> None:

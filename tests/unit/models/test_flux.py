@@ -133,6 +133,17 @@ def test_evaluations_are_counted_by_sample_without_and_with_gradient(policy: Flu
     assert policy.take_evaluations() == Evaluations()
 
 
+def test_trajectory_has_the_points_of_the_rollout_to_the_bit(policy: FluxPolicy) -> None:
+    conditioning, sigmas = encode_prompts(resolve_path("small_world"), PROMPTS, 16), shifted_sigmas(3, 3.0)
+    noise = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
+    policy.take_evaluations()
+    points = policy.trajectory(noise, conditioning, sigmas, 3.5)
+    assert policy.take_evaluations() == Evaluations(forward=6)
+    assert not points.requires_grad
+    for count, point in enumerate(points):
+        assert torch.equal(point, policy.rollout(noise, conditioning, sigmas[: count + 1], 3.5))
+
+
 def test_encode_and_decode_are_near_inverses(policy: FluxPolicy) -> None:
     from srpo_ray.small_world.renderer import render
     from srpo_ray.small_world.scenes import sample_scenes

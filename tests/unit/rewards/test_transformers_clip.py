@@ -79,6 +79,18 @@ def test_published_score_is_the_models_logit(folder: Path) -> None:
     torch.testing.assert_close(cosine, 0.05 * logits / torch.tensor(3.0).exp(), rtol=1e-4, atol=1e-6)
 
 
+def test_common_text_direction_is_reduced(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "common.txt").write_text("a cat\na dog\n")
+    plain, reduced = load(folder), load(folder, common={"weight": 0.0, "prompts": str(tmp_path / "common.txt")})
+    queries = [TextQuery.plain(text) for text in ("a cat", "a dog")]
+    # The texts that define the direction have opposite scores without it: their mean has no other part.
+    first, second = (reduced.score(images()[:1], [query]) for query in queries)
+    norms = plain._encode_texts(["a cat", "a dog"]).norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones(2))
+    torch.testing.assert_close(first, -second, rtol=1e-4, atol=1e-5)
+    assert first.abs().item() > 1e-4
+
+
 def test_image_gradient_is_that_of_finite_differences_in_float64(folder: Path) -> None:
     reward = load(folder)
     reward.model.double()

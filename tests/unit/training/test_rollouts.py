@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import Batch, build_algorithm
-from srpo_ray.algorithms.direct_align import DirectAlign, Rollout
+from srpo_ray.algorithms.direct_align import DirectAlign
+from srpo_ray.algorithms.rollout import Rollout
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.flow import Draws, generator
