@@ -36,8 +36,8 @@ from tests.helpers.training.tiny_flux import relative_error
 
 EVERYTHING = "everything"
 TRAINED = [*TYPES, EVERYTHING]
-GROUPS = {"group_size": 3, "images_per_pass": 1}
-"""Small groups, of which each forward pass has a part, for algorithms that have groups."""
+GROUPS = {"group_size": 3, "images_per_pass": 1, "points": 2}
+"""Small groups, of which each forward pass has a part, for algorithms that have groups; two points for each image."""
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -70,13 +70,14 @@ def config_of(kind: str, run_root: str) -> RunConfig:
     layer = ROOT / "configs" / "algorithms" / f"{kind}.yaml"
     files = [SMALL_WORLD, layer] if layer.exists() else [SMALL_WORLD]
     elastic = "training.num_workers={min: 1, max: 2}", "training.resources={trainer_slot: 1}"
-    chosen = [f"algorithm.type={kind}"] if kind != EVERYTHING else []
-    config = load_run(files, [*TINY, *elastic, *chosen, f"run_root={run_root}", "training.micro_batch_size=2"])
+    fields = TYPES[kind].model_fields if kind != EVERYTHING else {}
+    own = [f"algorithm.{name}={value}" for name, value in GROUPS.items() if name in fields]
+    selected = [f"algorithm.type={kind}"] if kind != EVERYTHING else []
+    more = f"run_root={run_root}", "training.micro_batch_size=2", *selected, *own
+    config = load_run(files, [*TINY, *elastic, *more])
     if kind == EVERYTHING:
         return config.model_copy(update={"algorithm": EverythingConfig()})
-    fields = type(config.algorithm).model_fields
-    grouped = {f"algorithm.{name}": value for name, value in GROUPS.items() if name in fields}
-    return apply(config, {**grouped, **RICHER.get(kind, {})})
+    return apply(config, RICHER.get(kind, {}))
 
 
 def make_trainer(kind: str, config: RunConfig, rewards: LocalRewards, *, resume: bool = False) -> Trainer:

@@ -152,3 +152,11 @@ def test_softmax_weights_grow_by_e_per_temperature_and_average_one() -> None:
     weights = softmax_weights(torch.tensor([[0.2, 0.5, 0.8]], dtype=torch.float64), 0.3)
     assert weights.mean().item() == pytest.approx(1)
     assert (weights[0, 1:] / weights[0, :-1]).tolist() == pytest.approx([math.e, math.e])
+
+
+def test_centred_distillation_ignores_a_gain_that_all_images_of_a_prompt_have() -> None:
+    gain = torch.tensor([0.3, -0.1, 0.2], dtype=torch.float64)
+    losses = [centred_regression(gain + shift, (gain + shift).mean(), ADVANTAGES / 10, 2.0) for shift in (0.0, 5.0)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-12)
+    expected = (2 * (gain - gain.mean()) - ADVANTAGES / 10).pow(2)
+    torch.testing.assert_close(losses[0], expected, rtol=1e-12, atol=1e-12)

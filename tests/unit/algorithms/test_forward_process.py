@@ -144,6 +144,26 @@ def test_gradient_of_an_update_is_a_weighted_gradient_of_the_errors(kind: str, o
     torch.testing.assert_close(policy.offset.grad, expected, rtol=1e-7, atol=1e-12)
 
 
+def test_gains_of_crd_are_centred_over_the_images_of_each_prompt() -> None:
+    policy = AffinePolicy()
+    algorithm = make("crd", policy, PLAIN_ANCHOR, "algorithm.points=1")
+    sampling, asking = algorithm.phases
+    with torch.no_grad():
+        images = sampling.run(BATCH, None)
+        policy.offset += 0.4
+        images = asking.run(BATCH, images)
+        policy.offset -= 0.4
+    (images,) = algorithm.settle([(BATCH, images)], lambda value: [value])
+    back_propagate(algorithm, BATCH, images)
+    new, gradients, _ = errors(policy, algorithm, images, 0)
+    policy.offset.data += 0.4
+    old, *_ = errors(policy, algorithm, images, 0)
+    gain = torch.cat([group - group.mean() for group in (old - new).split(GROUP)])
+    weights = -2 * (gain - advantages_of(images) / 10)
+    expected = (column(weights) * gradients).mean(dim=0)
+    torch.testing.assert_close(policy.offset.grad, expected, rtol=1e-7, atol=1e-12)
+
+
 def test_old_policy_of_awm_bounds_the_second_optimizer_step() -> None:
     policy = AffinePolicy()
     steps = ("algorithm.optimizer_steps=2", "algorithm.weighting=plain", "algorithm.clip_range=0.01")
