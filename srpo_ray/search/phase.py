@@ -16,7 +16,7 @@ from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.live.state import RunState
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.search.budget_change import phase_name
+from srpo_ray.search.budget_change import is_over, phase_name
 from srpo_ray.search.budget_gate import BudgetGate
 from srpo_ray.search.budget_requests import is_admitted, is_asking
 from srpo_ray.search.concurrency import FollowCluster
@@ -107,16 +107,20 @@ def run_planned(
         return RunState(name, updates[name], "waiting", run.kind, run.group, run.label, {}, run.changes, run.seed)
 
     reporter = RunsReporter(Path(experiment.folder), title, describe)
+    # After a change of the budget, runs that are over need no process to report again.
+    left = [name for name in runs if not is_over(Path(experiment.folder), name)]
+    space = {"run": tune.grid_search(left)}
+    results = fit_phase(experiment, phase, train, config, space, reporter, here, len(left)) if left else ()
+    # A trial that was refused has no config in its result.
+    errors = {result.path.rsplit("/", 1)[-1]: reason(result.error) for result in results}
     rows: dict[str, TrialRow] = {}
-    space = {"run": tune.grid_search(list(runs))}
-    for result in fit_phase(experiment, phase, train, config, space, reporter, here, len(runs)):
-        run = runs[(result.config or {})["run"]]
-        if not is_admitted(Path(experiment.folder), experiment.budget, run.name):
+    for name, run in runs.items():
+        if (name in left and name not in errors) or not is_admitted(Path(experiment.folder), experiment.budget, name):
             continue
-        folder = trial_folder(experiment, run.name)
-        row = read_row(folder, run.kind, run.label, run.changes, run.seed, reason(result.error))
+        folder = trial_folder(experiment, name)
+        row = read_row(folder, run.kind, run.label, run.changes, run.seed, errors.get(name))
         close_tracking(experiment, row)
-        rows[run.name] = row
+        rows[name] = row
     # Ray Tune returns the results of a restored phase in another order.
     return [rows[name] for name in runs if name in rows]
 

@@ -69,12 +69,12 @@ def test_promotion_that_a_budget_has_ended_goes_on_when_the_budget_is_raised(
     assert use["search"] + use["final"] < 1.3 * use["limit"]
     before = written(folder)
 
-    assert main(["sweep", "promotion.yaml", *RUN, "experiment.budget={hours: 0.1}"]) == 0
+    assert main(["sweep", "promotion.yaml", *RUN, "experiment.budget={hours: 0.14}"]) == 0
     second = json.loads((folder / "results.json").read_text())
     assert second["searches"][0]["rungs"][0]["trials"] > below["trials"]
     after = written(folder)
     assert {path: after[path] for path in before} == before, "no finished run is trained again"
-    assert second["budget"][0]["limit"] == 0.1
-    assert use["search"] + use["final"] < second["budget"][0]["search"] + second["budget"][0]["final"] < 1.3 * 0.1
+    assert second["budget"][0]["limit"] == 0.14
+    assert use["search"] + use["final"] < second["budget"][0]["search"] + second["budget"][0]["final"] < 1.3 * 0.14
     for path in folder.glob("trials/*_rung_2/updates.jsonl"):
         assert [row["update"] for row in read_rows(path)] in ([1, 2, 3, 4], [1, 2, 3])

@@ -271,7 +271,7 @@ def test_rows_of_a_phase_that_ray_tune_restored_are_in_the_order_of_its_runs(
 ) -> None:
     """Else a resumed search would promote other trials."""
     runs = [PlannedRun(name, "trial", name, {}, 5) for name in ("a", "b", "c")]
-    restored = [SimpleNamespace(config={"run": name}, error=None) for name in ("c", "a", "b")]
+    restored = [SimpleNamespace(path=f"tune/phase/{name}", error=None) for name in ("c", "a", "b")]
     monkeypatch.setattr(phase_module, "fit_phase", lambda *_: restored)
     monkeypatch.setattr(phase_module, "close_tracking", lambda *_: None)
     assert [row.name for row in run_planned(started, "phase", "runs", runs, 2)] == ["a", "b", "c"]
