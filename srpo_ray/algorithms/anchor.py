@@ -104,6 +104,11 @@ class AnchoredAlgorithm(Algorithm[Any]):
         reached = self.inner.reached(value.inner) if value.own is None else (value.own, torch.zeros(len(value.own)))
         assert reached is not None, "`keeps_rollout` is true only for algorithms that define `reached`"
         tokens, sigma = reached
+        if self.config.anchor.data and batch.images is not None:
+            # An algorithm may have left a real image at a noisy point, whose noise the target would lack.
+            given = list(batch.image_rows)
+            tokens, sigma = tokens.clone(), sigma.clone()
+            tokens[given], sigma[given] = batch.images[given, 0].to(tokens), 0.0
         low, high = self.config.anchor.sigmas
         share = batch.draws.uniform("anchor_sigma", 0.0, 1.0, scope="per_image").to(sigma.device)
         start = sigma.double().clamp(min=low)

@@ -101,20 +101,23 @@ def test_points_are_those_of_the_image_whatever_batch_it_is_in() -> None:
     assert len(set(sigmas[0].tolist())) == 3
 
 
-def test_data_anchor_is_the_flow_matching_loss_of_the_real_images_alone() -> None:
+FROM_IMAGES = ("algorithm.type=refl", "algorithm.start=image", "data.image_ratio=1")
+
+
+@pytest.mark.parametrize("overrides", [(*PLAIN, "data.image_ratio=0.5"), FROM_IMAGES], ids=["srpo", "refl"])
+def test_data_anchor_is_the_flow_matching_loss_of_the_real_images_alone(overrides: tuple[str, ...]) -> None:
     policy = AffinePolicy()
-    config = load_run(
-        [SMALL_WORLD], [*PLAIN, "data.images=small_world:realistic", "data.image_ratio=0.5", "algorithm.anchor.data=2"]
-    )
+    config = load_run([SMALL_WORLD], [*overrides, "data.images=small_world:realistic", "algorithm.anchor.data=2"])
     algorithm: Any = build_algorithm(config, cast(Any, policy), cast(Any, PromptRewards()))
     batch = make_batch(2)
     real = torch.arange(12.0, dtype=torch.float64).reshape(2, 1, *SHAPE)
     batch = type(batch)(batch.prompts, batch.conditioning, batch.draws, real, image_rows=(1,))
     (collected,) = collect_all(algorithm, [batch])
     *_, last = [loss() for loss in algorithm.losses(batch, collected)]
-    tokens, _, noise = algorithm._point(batch, collected)
+    _, sigma, noise = algorithm._point(batch, collected)
+    tokens = (1 - sigma[1]) * real[1, 0] + sigma[1] * noise[1]
     target = noise[1] - real[1, 0]
-    error = (policy.slope * tokens[1] + policy.offset - target).pow(2).mean()
+    error = (policy.slope * tokens + policy.offset - target).pow(2).mean()
     assert last.loss.item() == pytest.approx(2 * error.item() / 2, rel=1e-9)
     assert last.metrics["anchor/data"].tolist() == pytest.approx([0.0, error.item()], rel=1e-9)
 
