@@ -139,10 +139,23 @@ NO_LOGPROBS = {"choices": [{"message": {"content": "yes"}, "logprobs": None}]}
         (Reply({"choices": []}), r"choices\[0\].message.content", 1),
         (Reply(NO_LOGPROBS), r"token probabilities.*vLLM", 1),
         (Reply(chat_answer("7")), r"one of yes, no, received '7'.*min_probability", 1),
+        (Reply(chat_answer({"maybe": 0.6, "yes": 0.4})), r"probability of 0\.4, below min_probability=0\.5", 1),
         (Reply(chat_answer({"yes": 3.0})), r"log-probability of 1\.0", 1),
         (Reply({"choices": [{"message": {"content": ""}, "logprobs": {"content": []}}]}), "an empty one", 1),
     ],
-    ids=["500", "401", "slow", "hang up", "no JSON", "no choices", "no logprobs", "no answer", "p > 1", "empty"],
+    ids=[
+        "500",
+        "401",
+        "slow",
+        "hang up",
+        "no JSON",
+        "no choices",
+        "no logprobs",
+        "no answer",
+        "unsure",
+        "p > 1",
+        "empty",
+    ],
 )
 def test_server_without_a_usable_answer_is_one_error_before_the_run_and_in_it(
     reply: Reply, message: str, requests: int
