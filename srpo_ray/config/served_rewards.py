@@ -93,8 +93,7 @@ class QuestionsRewardConfig(JudgeServerSection):
 
     type: Literal["questions"] = "questions"
     questions: str = Field(min_length=1)
-    """File of JSON lines `{"prompt": TEXT, "questions": [{"question": TEXT, "answer": WORD}]}`;
-    `python -m srpo_ray.evaluation.geneval_questions` writes one for the prompts of GenEval."""
+    """File of JSON lines `{"prompt": TEXT, "questions": [{"question": TEXT, "answer": WORD}]}`."""
 
 
 class HttpRewardConfig(ServedRewardSection):
