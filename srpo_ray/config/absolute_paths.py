@@ -40,7 +40,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         changes |= {
             f"{section}.{index}.{key}": _absolute(path)
             for index, model in enumerate(models)
-            for key in ("path", "backbone", "tokenizer")
+            for key in ("path", "backbone", "tokenizer", "questions")
             if (path := getattr(model, key, None))
         }
         changes |= {

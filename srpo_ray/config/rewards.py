@@ -6,26 +6,17 @@ from pydantic import Field, model_validator
 
 from srpo_ray.config.base import LONGEST_WAIT_S, NumGpus, Resources, Section
 from srpo_ray.config.count import Count, largest, smallest
+from srpo_ray.config.reward_section import Fit as Fit
+from srpo_ray.config.reward_section import RewardModelSection as RewardModelSection
+from srpo_ray.config.served_rewards import (
+    HttpRewardConfig,
+    JudgeRewardConfig,
+    OcrRewardConfig,
+    QuestionsRewardConfig,
+)
 
 LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
 """Value of a Ray node label; operators of Ray's label selectors, such as `!spot`, are not allowed."""
-
-Fit = Literal["crop", "pad", "squash"]
-"""Resize of an image that is not square: crop the long side, pad the short side with black, or stretch (`squash`)."""
-
-
-class RewardModelSection(Section):
-    """Fields of every reward model."""
-
-    reads_text: ClassVar[bool] = True
-    """True if the score depends on the prompt; a relative reward needs that, since it is a difference of texts."""
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
-    """Unique name of the model in metrics, messages and tables."""
-    weight: float = 1.0
-    """Factor of this model's score in the training reward; unused for held-out evaluators."""
-    spread: float | None = Field(default=None, gt=0)
-    """Standard deviation of the score over images of the same prompt; `rewards.normalize` divides by it, and
-    `python -m srpo_ray.evaluation.reward_spread runs/NAME` prints it."""
 
 
 class BuiltInRewardSection(RewardModelSection):
@@ -132,6 +123,7 @@ class ImageRewardConfig(BuiltInRewardSection):
 class PythonRewardConfig(RewardModelSection):
     """Custom reward: a class with the `Reward` interface, named by its import path."""
 
+    repeatable: ClassVar[bool] = False
     type: Literal["python"] = "python"
     target: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     """Import path `package.module:Class`; the class is called with `arguments` as keywords."""
@@ -144,6 +136,10 @@ RewardModelConfig = Annotated[
     | TransformersClipRewardConfig
     | ImageRewardConfig
     | AestheticRewardConfig
+    | JudgeRewardConfig
+    | OcrRewardConfig
+    | QuestionsRewardConfig
+    | HttpRewardConfig
     | PythonRewardConfig,
     Field(discriminator="type"),
 ]

@@ -7,8 +7,8 @@ from typing import Any
 
 from srpo_ray.config.rewards import RewardModelSection
 
-_PATHS = ("path", "backbone")
-_ARCHITECTURE = ("type", "architecture", "target", "arguments")
+_PATHS = ("path", "backbone", "questions")
+_ARCHITECTURE = ("type", "architecture", "target", "arguments", "model", "template", "rubric")
 
 
 def same_model(one: RewardModelSection, other: RewardModelSection) -> bool:
@@ -31,7 +31,10 @@ def text_key(text: str) -> str:
 
 def _identity(model: RewardModelSection) -> list[Any]:
     paths = [getattr(model, name, None) for name in _PATHS]
-    return [*(getattr(model, name, None) for name in _ARCHITECTURE), *(path and _spelling(path) for path in paths)]
+    # A judge is its model, at whatever server; of another server only the address is known.
+    address = getattr(model, "url", None) if getattr(model, "model", None) is None else None
+    values = [getattr(model, name, None) for name in _ARCHITECTURE]
+    return [*values, address, *(path and _spelling(path) for path in paths)]
 
 
 def _spelling(source: str) -> str:

@@ -9,7 +9,7 @@ from srpo_ray.algorithms.registry import algorithm_class
 from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.algorithms.registry import types_that
 from srpo_ray.config.load import ConfigError, load_run
-from srpo_ray.data.texts import read_texts
+from srpo_ray.data.texts import Texts, read_texts
 from srpo_ray.files import write_text
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
 from srpo_ray.models.families import family_of
@@ -18,7 +18,7 @@ from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
 from srpo_ray.models.tiny_decoder import check_decoder
 from srpo_ray.rewards.common_text import read_common_prompts
-from srpo_ray.rewards.registry import declares_image_gradient
+from srpo_ray.rewards.registry import declares_image_gradient, prompt_check
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import input_hashes, keep_inputs
 from srpo_ray.runs.start_from import check_start
@@ -53,7 +53,41 @@ def check_inputs(config: RunConfig) -> None:
     tracking_uri(config)
     check_start(config)
     check_sinks(config.tracking)
-    check_leakage(config, read_texts(config))
+    texts = read_texts(config)
+    check_reward_prompts(config, texts)
+    check_leakage(config, texts)
+
+
+def check_reward_prompts(config: RunConfig, texts: Texts) -> None:
+    """Check that OCR rewards find quoted text in every prompt, and question rewards the prompt in their file.
+
+    Raises:
+        ValueError: If a prompt that a reward scores lacks them.
+    """
+    for section, models in (
+        ("rewards.models", config.rewards.models),
+        ("evaluation.held_out", config.evaluation.held_out),
+    ):
+        for model in models:
+            # Held-out models never score the training prompts.
+            scored = {
+                key: prompts
+                for key, prompts in texts.by_key.items()
+                if section == "rewards.models" or key.startswith("evaluation.")
+            }
+            check = prompt_check(model)
+            for key, prompt in ((key, prompt) for key, prompts in scored.items() for prompt in prompts):
+                with named_in(f"{section}, reward {model.name!r}, a prompt of {key}"):
+                    check(prompt)
+
+
+@contextmanager
+def named_in(where: str) -> Iterator[None]:
+    """Prefix a ValueError of the block with the place of its cause."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def check_attention_device(config: RunConfig) -> None:

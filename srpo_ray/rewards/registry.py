@@ -13,6 +13,10 @@ from srpo_ray.rewards.models.aesthetic import AestheticReward
 from srpo_ray.rewards.models.image_reward import ImageReward
 from srpo_ray.rewards.models.open_clip import OpenClipReward
 from srpo_ray.rewards.models.transformers_clip import load_transformers_clip
+from srpo_ray.rewards.served.http_scores import HttpReward
+from srpo_ray.rewards.served.judge import JudgeReward
+from srpo_ray.rewards.served.ocr import OcrReward, quoted_text
+from srpo_ray.rewards.served.questions import QuestionsReward, questions_of, read_questions
 
 
 def build_rewards(configs: Sequence[RewardModelConfig], device: str = "cpu") -> dict[str, Reward]:
@@ -81,7 +85,7 @@ def declares_image_gradient(config: RewardModelConfig) -> bool:
     requested with a gradient raises the error.
     """
     if config.type != "python":
-        return True
+        return config.image_gradient
     module_name, class_name = config.target.split(":")
     try:
         reward_class = getattr(importlib.import_module(module_name), class_name)
@@ -90,10 +94,28 @@ def declares_image_gradient(config: RewardModelConfig) -> bool:
     return getattr(reward_class, "image_gradient", True) is not False
 
 
+def prompt_check(config: RewardModelConfig) -> Callable[[str], object]:
+    """Return a function that raises ValueError for a prompt that the reward cannot score.
+
+    Raises:
+        ValueError: If the reward's file of questions cannot be used.
+    """
+    if config.type == "ocr":
+        return quoted_text
+    if config.type == "questions":
+        questions = read_questions(config.questions)
+        return lambda prompt: questions_of(questions, prompt, config.questions)
+    return lambda _prompt: None
+
+
 BUILDERS: dict[str, Callable[[Any, str], Reward]] = {
     "aesthetic": AestheticReward.load,
+    "http": HttpReward.load,
     "image_reward": ImageReward.load,
+    "judge": JudgeReward.load,
+    "ocr": OcrReward.load,
     "open_clip": OpenClipReward.load,
     "python": build_python_reward,
+    "questions": QuestionsReward.load,
     "transformers_clip": load_transformers_clip,
 }

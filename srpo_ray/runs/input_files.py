@@ -50,6 +50,7 @@ def reward_sources(config: RunConfig) -> Iterator[Source]:
                 ("path", _files_of),
                 ("backbone", _files_of),
                 ("tokenizer", _files_of),
+                ("questions", _files_of),
                 (CODE, _code_of),
             ):
                 source = getattr(model, field, None)

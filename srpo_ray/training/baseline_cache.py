@@ -72,9 +72,9 @@ def baseline_evaluation(
 
 
 def is_cached(config: RunConfig) -> bool:
-    """True unless the cache is off, or a reward is a Python class: its scores may depend on more than its code."""
+    """True unless the cache is off, or a reward is a Python class or a server: its scores depend on more than files."""
     models = (*config.rewards.models, *config.evaluation.held_out)
-    return config.evaluation.cache and all(model.type != "python" for model in models)
+    return config.evaluation.cache and all(model.repeatable for model in models)
 
 
 def other_words(config: RunConfig) -> dict[str, ControlWords]:
