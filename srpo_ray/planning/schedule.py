@@ -45,7 +45,9 @@ class Schedule:
     optimizer_steps: int
     """Optimizer steps of an update."""
     decodings: int
-    """Times that an update decodes and scores each image."""
+    """Times that the losses of an update decode and score each image."""
+    measured: int
+    """Times that each image is scored beside the losses, without gradient."""
 
     @property
     def gradients(self) -> int:
@@ -64,8 +66,8 @@ class Schedule:
 
     @property
     def scored(self) -> int:
-        """Images of an update that are decoded and scored, counted for each time."""
-        return self.images * self.decodings
+        """Images of an update that are scored, counted for each time."""
+        return self.images * (self.decodings + self.measured)
 
 
 def schedule(config: RunConfig) -> Schedule:
@@ -94,6 +96,7 @@ def schedule(config: RunConfig) -> Schedule:
         phases=calls.phases,
         optimizer_steps=calls.optimizer_steps,
         decodings=calls.decodings,
+        measured=calls.measured,
     )
 
 

@@ -43,6 +43,7 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     call = call_cost(config, plan.samples, plan.guidance_scale, gradient=True)
     decoder = decoder_cost(model, plan.images, sizes, gradient=plan.decodes, gpu=gpu)
     compared = call_cost(config, plan.images, plan.guidance_scale, gradient=False).forward_flops
+    again = decoder_cost(model, plan.images, sizes, gradient=False, gpu=gpu).forward_flops if plan.measured else 0.0
     reuse = config.rollout.reuse
     rollouts, gradients = count * plan.sampled_work, count * plan.trained_work
     calls = rollout_batches(config) * (plan.forward + plan.compared), count * plan.gradients * plan.mean_chained
@@ -53,7 +54,7 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     return (
         Work(name, sampled, calls[0] * sampled_s),
         Work("gradient steps", gradients * _both(call), calls[1] * trained_s),
-        Work("VAE decoder", count * plan.decodings * _both(decoder)),
+        Work("VAE decoder", count * (plan.decodings * _both(decoder) + again)),
     )
 
 
@@ -93,9 +94,9 @@ def replica_work(config: RunConfig, trained: Sequence[RewardSize]) -> Work:
         trained: Sizes of the trained rewards, for calls of `micro_batch_size` images.
     """
     plan = schedule(config)
-    images = config.training.data_workers * micro_batches(config) * plan.scored
-    one = sum(_both(reward.cost) for reward in trained) / config.rewards.pool.micro_batch_size
-    return Work("reward models", images * one)
+    images = config.training.data_workers * micro_batches(config) * plan.images
+    one = sum(plan.decodings * _both(reward.cost) + plan.measured * reward.cost.forward_flops for reward in trained)
+    return Work("reward models", images * one / config.rewards.pool.micro_batch_size)
 
 
 def _both(cost: Cost) -> float:

@@ -48,7 +48,7 @@ class Throughput:
         return cls(
             flops=model_flops(config) if file is None else _kept_flops(config, file),
             images=images,
-            decoded=images * calls.decodings,
+            decoded=images * (calls.decodings + bool(calls.measured)),
             distinct=micro_batches / made,
             workers=workers,
             peak_tflops=training.peak_tflops,

@@ -55,6 +55,8 @@ class Calls(NamedTuple):
     """Mean size of a call with gradient, as a share of the largest."""
     scores_per_image: int = 1
     """Times that an image is decoded and scored, without gradient; the count is another one if `decodes`."""
+    measured: int = 0
+    """Times that an image is scored in phases, without gradient and beside the losses; one decoding serves all."""
     phases: int = 1
     """Phases of an update; each gathers the weights once to sample."""
     optimizer_steps: int = 1
