@@ -174,7 +174,7 @@ def _arguments(
     )
     take_over(config, folder)
     log_inputs(uri, run_id, read_inputs(folder.inputs))
-    return WorkerArguments(config, str(folder.path), pool, uri, run_id)
+    return WorkerArguments(config, str(folder.path), pool, uri, run_id, in_experiment=parent_run is not None)
 
 
 def _make_trainer(

@@ -78,7 +78,7 @@ def is_cached(config: RunConfig) -> bool:
 
 
 def other_words(config: RunConfig) -> dict[str, ControlWords]:
-    """Choose the sets of control words for which a run scores the base model's images for other runs.
+    """Choose the sets of control words for which a run of an experiment scores the base model's images for the others.
 
     Its images are not stored, so another run would sample them again to score them for its own words.
 

@@ -37,6 +37,7 @@ from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.usage import metered
 from srpo_ray.tracking.sinks import open_sinks
 from srpo_ray.tracking.tracker import Tracker
+from srpo_ray.training.baseline_cache import other_words
 from srpo_ray.training.engine import restore_linear
 from srpo_ray.training.gpus import require_own_gpu
 from srpo_ray.training.host import Host
@@ -125,12 +126,13 @@ def _start(arguments: WorkerArguments, host: Host) -> TrainingRun:
     # Before the engine exists: it replaces functions of torch, whose calls are counted here.
     throughput = Throughput.of(config, workers, folder.model_flops) if rank == 0 else None
     rewards = _connect_rewards(arguments, device)
+    words = other_words(config) if arguments.in_experiment else {}
     if checkpoint and _lacks_baseline(folder):
-        trainer = build_trainer(config, folder, rewards, device, checkpoint, base_first=True)
+        trainer = build_trainer(config, folder, rewards, device, checkpoint, base_first=True, words=words)
         trainer.evaluate(0)
         trainer.resume(checkpoint)
     else:
-        trainer = build_trainer(config, folder, rewards, device, checkpoint)
+        trainer = build_trainer(config, folder, rewards, device, checkpoint, words=words)
     note_event(folder, start, STARTED, f"workers: {trainer.world_size}, {config.parallelism}")
     tracker = _open_tracker(arguments, folder, start) if trainer.rank == 0 else None
     gauges = RayMetrics.of(config.name) if tracker and config.tracking.ray_metrics else None

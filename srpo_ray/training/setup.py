@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
+from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.texts import read_texts
@@ -26,7 +27,6 @@ from srpo_ray.runs.checkpoint import Checkpoint
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.training.base_rollouts import prepare_base_rollouts
-from srpo_ray.training.baseline_cache import other_words
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.prepare import prepare_features, prepare_latents
@@ -43,6 +43,7 @@ def build_trainer(
     checkpoint: Checkpoint | None,
     *,
     base_first: bool = False,
+    words: Mapping[str, ControlWords] | None = None,
 ) -> Trainer:
     """Load the model, shard it, and connect it with prompts, rewards, algorithm and evaluator.
 
@@ -52,6 +53,7 @@ def build_trainer(
         rewards: Scorer with the trained and the held-out models.
         device: Device of this worker.
         checkpoint: Checkpoint to resume from; None starts from the base model.
+        words: Metric name -> control words of other runs, for which the base model's images are scored too.
         base_first: Keep the base model's weights until the caller has evaluated them and calls `Trainer.resume`.
 
     Raises:
@@ -88,7 +90,7 @@ def build_trainer(
             sigmas=sigma_grid(config.model)(evaluation.num_steps, config.rollout.shift),
             truth=evaluation.prompts.startswith("small_world:"),
             trained_words=config.trained_words,
-            other_words=other_words(config),
+            other_words=words,
             text_free=config.text_free,
             rank=data_rank,
             world_size=data_workers,

@@ -15,3 +15,5 @@ class WorkerArguments:
     """Name of the reward pool; None scores in the trainer process."""
     tracking_uri: str
     tracking_run: str
+    in_experiment: bool = False
+    """True for a run of a sweep or comparison, whose other runs may have other control words."""
