@@ -3,8 +3,9 @@
 import base64
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -48,6 +49,20 @@ class ServedReward(ABC):
         self.fit: Fit = config.fit
         self.client = client
 
+    @classmethod
+    def load(cls, config: Any, _device: str = "cpu") -> Self:
+        """Connect to the server and check that it rates an image.
+
+        Args:
+            config: Section of the reward.
+
+        Raises:
+            ValueError: If it does not, or its answer lacks what the rating needs.
+        """
+        reward = cls(config, ServerClient(config))
+        reward.check()
+        return reward
+
     @abstractmethod
     def rate(self, pairs: Sequence[Rated]) -> list[float]:
         """Rate each image against its text.
@@ -64,18 +79,18 @@ class ServedReward(ABC):
         sums = [sum(weight * next(ratings) for weight, _ in query.terms) for query in queries]
         return torch.tensor(sums, dtype=torch.float32)
 
-    def check(self) -> None:
+    def check(self, text: str = 'a grey square with the text "A"') -> None:
         """Rate a grey image, so that a server that cannot answer stops the run before it starts.
+
+        Args:
+            text: Text that the reward can rate an image against.
 
         Raises:
             ValueError: If the server fails or answers something else.
         """
         grey = encode_png(torch.full((1, 3, self.image_size, self.image_size), 0.5))[0]
-        self._try(lambda: self.rate([Rated(grey, 'a grey square with the text "A"')]))
-
-    def _try(self, request: Callable[[], object]) -> None:
         try:
-            request()
+            self.rate([Rated(grey, text)])
         except ServerError as error:
             raise ValueError(f"reward {self.name!r}: {error}") from None
 

@@ -19,17 +19,6 @@ class HttpReward(ServedReward):
         super().__init__(config, client)
         self._batch_size = config.batch_size
 
-    @classmethod
-    def load(cls, config: HttpRewardConfig, _device: str = "cpu") -> "HttpReward":
-        """Connect to the server and check that it scores an image.
-
-        Raises:
-            ValueError: If it does not.
-        """
-        reward = cls(config, ServerClient(config))
-        reward.check()
-        return reward
-
     def rate(self, pairs: Sequence[Rated]) -> list[float]:
         """See `ServedReward.rate`."""
         parts = [pairs[start : start + self._batch_size] for start in range(0, len(pairs), self._batch_size)]

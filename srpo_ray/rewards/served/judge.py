@@ -24,17 +24,6 @@ class JudgeReward(ServedReward):
         self.config = config
         self._template = template_of(config)
 
-    @classmethod
-    def load(cls, config: JudgeRewardConfig, _device: str = "cpu") -> "JudgeReward":
-        """Connect to the server and check that the judge answers.
-
-        Raises:
-            ValueError: If it does not, or its answers have no token probabilities or no ratings.
-        """
-        judge = cls(config, ServerClient(config))
-        judge.check()
-        return judge
-
     def rate(self, pairs: Sequence[Rated]) -> list[float]:
         """See `ServedReward.rate`."""
         question, length = self._template.question, self._template.max_tokens

@@ -27,17 +27,6 @@ class OcrReward(ServedReward):
         super().__init__(config, client)
         self.config = config
 
-    @classmethod
-    def load(cls, config: OcrRewardConfig, _device: str = "cpu") -> "OcrReward":
-        """Connect to the server and check that the judge answers.
-
-        Raises:
-            ValueError: If it does not.
-        """
-        reward = cls(config, ServerClient(config))
-        reward.check()
-        return reward
-
     def rate(self, pairs: Sequence[Rated]) -> list[float]:
         """See `ServedReward.rate`; ValueError if a text quotes nothing."""
         wanted = [quoted_text(pair.text) for pair in pairs]

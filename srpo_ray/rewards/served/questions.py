@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from srpo_ray.config.served_rewards import QuestionsRewardConfig
-from srpo_ray.rewards.served.base import Rated, ServedReward, encode_png
+from srpo_ray.rewards.served.base import Rated, ServedReward
 from srpo_ray.rewards.served.chat import PATH, chat_body, read_answer
 from srpo_ray.rewards.served.client import ServerClient
 
@@ -53,10 +51,7 @@ class QuestionsReward(ServedReward):
         """
         questions = read_questions(config.questions)
         reward = cls(config, ServerClient(config), questions)
-        grey = Rated(
-            encode_png(torch.full((1, 3, config.image_size, config.image_size), 0.5))[0], next(iter(questions))
-        )
-        reward._try(lambda: reward.rate([grey]))
+        reward.check(next(iter(questions)))
         return reward
 
     def rate(self, pairs: Sequence[Rated]) -> list[float]:
