@@ -43,6 +43,9 @@ class Arm(Section):
     """Name in tables and figures. Folders of its runs begin with it."""
     like: str | None = None
     """Name of an earlier arm whose changes and searched values this arm starts from."""
+    config: str | tuple[str, ...] = ()
+    """Run config file or files whose values the arm takes, as those of `base` are found: for example
+    `configs/algorithms/awm.yaml`. `set` changes them."""
     set: Changes = {}
     """Dotted config path -> value."""
     space: dict[str, SearchDimension] = {}

@@ -115,6 +115,15 @@ def set_path(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, An
     return root
 
 
+def entries(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Dotted path -> value of all entries of nested `values`, the reverse of `set_path`. Lists are values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{before}{key}"
+        found |= entries(value, f"{path}.") if isinstance(value, Mapping) and value else {path: value}
+    return found
+
+
 def get_path(values: Mapping[str, Any], dotted: str) -> Any:
     """The entry of nested `values` at a dotted path that `set_path` could set.
 
@@ -244,6 +253,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
     for argument in overrides:
         (own if argument.startswith(ExperimentConfig.prefix) else others).append(argument)
     values = load_values([path], [argument.removeprefix(ExperimentConfig.prefix) for argument in own])
+    values = _with_arm_files(values, path.parent)
     config = validate(ExperimentConfig, values, str(path))
     bases = (config.base,) if isinstance(config.base, str) else config.base
     base = load_run([find_config(file, path.parent) for file in bases], others)
@@ -260,6 +270,26 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Ex
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     return config, base
+
+
+def _with_arm_files(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Values of an experiment, with the values of the files that arms name in `config` moved into their `set`."""
+    arms = values.get("arms")
+    if not isinstance(arms, list):
+        return dict(values)
+    return {**values, "arms": [_with_files(arm, folder) for arm in arms]}
+
+
+def _with_files(arm: Any, folder: Path) -> Any:
+    names = arm.get("config") if isinstance(arm, Mapping) else None
+    names = [names] if isinstance(names, str) else names
+    own = arm.get("set", {}) if names else {}
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not isinstance(own, Mapping):
+        return arm
+    taken = entries(load_values([find_config(name, folder) for name in names]))
+    # A file names its run, which the experiment does itself.
+    taken.pop("name", None)
+    return {**{key: value for key, value in arm.items() if key != "config"}, "set": {**taken, **own}}
 
 
 def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str) -> None:

@@ -194,6 +194,38 @@ def test_changes_of_an_arm_come_after_those_of_the_arm_that_it_is_like(tmp_path:
     assert config.changes(slow, {LR: 2e-6}) == {"training.num_updates": 8, "training.batch_size": 2, LR: 1e-7}
 
 
+@pytest.mark.parametrize("preset", ["awm", "mix_grpo", "g2rpo", "long_align"])
+def test_arm_with_a_config_file_is_the_base_config_with_that_file_layered_over_it(preset: str, tmp_path: Path) -> None:
+    file = ROOT / "configs" / "algorithms" / f"{preset}.yaml"
+    layered = load_run([SMALL_WORLD, file], ["training.num_updates=7"])
+    experiment, base = load(tmp_path, arms=[{"name": preset, "config": str(file), "set": {"training.num_updates": 7}}])
+    assert apply(base, experiment.changes(experiment.arms[0])) == layered.model_copy(update={"name": base.name})
+
+
+def test_values_of_an_arm_come_after_its_config_files_and_later_files_after_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("algorithm: {hinge: 1.0, renoisings: 2}\ntraining: {batch_size: 4}\n")
+    (tmp_path / "two.yaml").write_text("algorithm: {hinge: 1.5}\n")
+    arm = {"name": "SRPO", "config": ["one.yaml", "two.yaml"], "set": {"training.batch_size": 2}}
+    experiment, base = load(tmp_path, arms=[arm])
+    run = apply(base, experiment.changes(experiment.arms[0])).model_dump()
+    found = (run["algorithm"]["hinge"], run["algorithm"]["renoisings"], run["training"]["batch_size"])
+    assert found == (1.5, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("missing.yaml", "missing.yaml: expected a readable YAML file"),
+        ("unusable.yaml", "arm 'SRPO': .*\n.*unknown key"),
+        (3, "config"),
+    ],
+)
+def test_unusable_config_file_of_an_arm_is_refused(config: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "unusable.yaml").write_text("training: {updates: 3}\n")
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, arms=[{"name": "SRPO", "config": config}])
+
+
 def test_ablations_change_the_reference_arm(tmp_path: Path) -> None:
     arms = [{"name": "A"}, {"name": "B", "set": {"training.batch_size": 2}}]
     ablation = {"name": "fast", "set": {LR: 1e-4}}
