@@ -1,0 +1,72 @@
+"""Experiment files of the laboratory and the arithmetic of its tables."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from srpo_ray.config import apply, load_experiment, load_run
+from srpo_ray.planning.experiment_groups import run_calls
+from tests.conftest import ROOT, SMALL_WORLD
+
+FILES = sorted((ROOT / "configs" / "experiments" / "laboratory").glob("*.yaml"))
+load = cache(load_experiment)
+EQUAL = ("methods", "variants", "samplers", "estimators")
+"""Experiments whose arms are compared at equal compute."""
+
+
+def test_every_experiment_of_the_laboratory_has_a_file(script) -> None:
+    assert {file.stem for file in FILES} == set(script("laboratory_results").EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_arms_that_are_compared_spend_as_many_evaluations_and_have_as_many_trials(name: str) -> None:
+    experiment, base = load(next(file for file in FILES if file.stem == name))
+    for arm in experiment.arms:
+        run = apply(base, experiment.changes(arm))
+        assert run.training.num_updates * run_calls(run) == pytest.approx(17280, rel=0.05), arm.name
+    assert {tuple(map(len, arm.grid.values())) for arm in experiment.arms} == {(3,)}
+    assert experiment.seeds == (1, 2, 3)
+
+
+def test_experiments_that_are_compared_share_base_config_evaluation_and_rule_of_choice(script) -> None:
+    together = script("laboratory_results").SMALL_WORLD
+    loaded = [load(file) for file in FILES if file.stem in together]
+    assert len({(config.objective, str(config.max_fall), str(config.search)) for config, _ in loaded}) == 1
+    assert all(base == loaded[0][1] for _, base in loaded)
+
+
+def test_every_method_with_a_preset_is_an_arm_of_the_laboratory() -> None:
+    presets = {file.stem for file in (ROOT / "configs" / "algorithms").glob("*.yaml")}
+    texts = "".join(file.read_text() for file in FILES)
+    assert {preset for preset in presets if f"algorithms/{preset}.yaml" not in texts} == set()
+
+
+def test_claims_name_arms_of_the_experiments_that_share_an_evaluation(script) -> None:
+    names = {arm.name for file in FILES if file.stem in EQUAL for arm in load(file)[0].arms}
+    assert {name for _, *pair in script("laboratory_claims").PAIRS for name in pair} - names == set()
+
+
+def test_share_of_bright_images_is_counted_by_prompt_before_and_after_training(script, tmp_path: Path) -> None:
+    rows = [[0.4, 0.6, 0.7, 0.2], [0.1, 0.1, 0.1, 0.1], [0.9, 0.6, 0.7, 0.5]]
+    trial = tmp_path / "trials" / "arm_seed_1"
+    trial.mkdir(parents=True)
+    lines = [json.dumps({"num_prompts": 2, "scores": {"truth/brightness": row}}) for row in rows]
+    (trial / "scores.jsonl").write_text("\n".join(lines) + "\n")
+    before, after = script("laboratory_results").bright_share(tmp_path, "arm", [1])
+    assert (before.mean, after.mean) == (0.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("preset", "needs"),
+    [
+        ("refl", "gradient"),
+        ("awm", "score, groups of 12, old weights"),
+        ("spo", "score, groups of 4, reference weights"),
+        ("image_refl", "gradient, real images"),
+    ],
+)
+def test_needs_of_a_method_are_those_of_its_config(script, preset: str, needs: str) -> None:
+    config = load_run([SMALL_WORLD, ROOT / "configs" / "algorithms" / f"{preset}.yaml"])
+    assert script("laboratory_tables").needs(config) == needs
