@@ -14,6 +14,7 @@ from srpo_ray.config.conditions import allowed_values, conditions_first, example
 from srpo_ray.config.evaluation import Objective
 from srpo_ray.config.scheduler import UPDATES, Round, Rung
 from srpo_ray.config.search import SearchConfig, SearchDimension
+from srpo_ray.config.widening import check_widening
 
 TEST = "evaluation.test"
 """Config path of the test prompts."""
@@ -52,6 +53,9 @@ class Arm(Section):
     """Dotted config path -> distribution that trials are drawn from."""
     grid: dict[str, tuple[Any, ...]] = {}
     """Dotted config path -> values. Every combination is trained to its end."""
+    widen: int = Field(default=0, ge=0, le=32)
+    """Most values to add to the `grid`, one after the other: while the best value is the first or the last, the next
+    one beyond that end is trained. The grid must have one path, with two or more numbers. 0 adds none."""
     schedule: tuple[Round, ...] = ()
     """Values by updates: each round continues from the checkpoint of the round before it. The last round ends at
     `training.num_updates`. A search with `pbt` writes such a schedule."""
@@ -64,7 +68,7 @@ class Arm(Section):
         return (*self.space, *self.grid)
 
     def num_trials(self, num_samples: int) -> int:
-        """Number of trials of this arm's search; 0 without one.
+        """Number of trials of this arm's search, without the values that `widen` may add; 0 without a search.
 
         Args:
             num_samples: Trials that are drawn from a space.
@@ -87,6 +91,8 @@ class Arm(Section):
         for path in self.space:
             allowed_values(self.space, path)
         conditions_first(self.space)
+        if self.widen:
+            check_widening(self.name, self.grid)
         if self.like is not None and self.searched:
             raise ValueError(
                 f"expected no `space` or `grid` in arm {self.name!r}, which takes its values from {self.like!r}, got"
@@ -269,7 +275,8 @@ class ExperimentConfig(Section):
 
     @property
     def num_runs(self) -> int:
-        """Number of runs of the whole experiment: trials of all searches, arms and ablations with every seed."""
+        """Number of runs of the whole experiment: trials of all searches, arms and ablations with every seed; without
+        the values that `widen` may add."""
         trials = [self.search.num_samples for arm in self.arms if arm.space]
         trials += [math.prod(map(len, arm.grid.values())) for arm in self.arms if arm.grid]
         return sum(trials) + sum(len(self.seeds_of(part)) for part in (*self.arms, *self.ablations))
@@ -360,6 +367,12 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"expected search.searcher random with objective votes, got {self.search.searcher!r}, which learns from"
                 " each trial as soon as it ends, before people have voted; set it to random"
+            )
+        widened = [arm.name for arm in self.arms if arm.widen]
+        if widened:
+            raise ValueError(
+                f"expected no `widen` with objective votes, got it in arm {widened[0]!r}; people vote once all trials"
+                " have ended, so no value can be added before: remove `widen`"
             )
         if self.mode != "max":
             raise ValueError("expected mode max with objective votes, got min; more votes are better: remove mode")

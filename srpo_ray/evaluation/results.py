@@ -131,6 +131,8 @@ class Search:
     """True if values were drawn from a space, False if they are the combinations of a grid."""
     searched: Sequence[SearchedValue] = ()
     """Ranges of the searched values, and the chosen ones."""
+    num_added: int = 0
+    """Values that were added to the grid beyond its ends, with those that a budget had no room for."""
     breaking: Sequence[str] = ()
     """Names of the trials that ended and let a limited metric fall too far."""
     front: Sequence[str] = ()

@@ -20,6 +20,10 @@ class SearchedValue:
     scale: Literal["values", "linear", "log"]
     """`values` for a list; else the scale of the range."""
     chosen: Any
+    added: Sequence[Any] = ()
+    """Values of `tried` beyond the ends of the file's list, which the search has added."""
+    is_limit: bool = False
+    """True if the config refuses the next value beyond the chosen one, so that none is missing."""
 
     @property
     def at_the_end(self) -> bool:

@@ -137,3 +137,16 @@ def add_runs(folder: Path, phase: str, runs: Sequence[RunState]) -> None:
         merged = {run.name: run for run in known.runs} | {run.name: run for run in runs}
         if list(merged.values()) != list(known.runs) or phase != known.phase:
             write_progress(folder, replace(known, written=time.time(), phase=phase, runs=list(merged.values())))
+
+
+def raise_total(folder: Path, number: int) -> None:
+    """Add to the number of runs in the progress file, for runs that were not planned when the command began.
+
+    Args:
+        folder: Folder of the file.
+        number: Runs to add.
+    """
+    with _LOCK:
+        known = read_progress(folder)
+        if known is not None:
+            write_progress(folder, replace(known, written=time.time(), total=known.total + number))

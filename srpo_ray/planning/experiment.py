@@ -1,6 +1,6 @@
 """Plan of an experiment: runs, updates, GPU-hours, wall-clock time and money, with and without early stopping."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
@@ -11,8 +11,8 @@ from srpo_ray.planning.prices import Cost, Prices, run_cost
 from srpo_ray.planning.starts import start_hours
 
 Case = Literal["expected", "worst"]
-"""`expected`: early stopping as assumed, and the mean over example trials; `worst`: no trial is stopped, and all trials
-of a space have its most expensive values."""
+"""`expected`: early stopping as assumed, and the mean over example trials; `worst`: no trial is stopped, all trials
+of a space have its most expensive values, and every grid is widened by all that it may."""
 
 SEEDS = "seeds"
 """Beginning of the names of phases after the search."""
@@ -57,6 +57,14 @@ class RunGroup:
     """Number of the rung of a promotion, from 1; 0 for others."""
     is_part: bool = False
     """True for a rung or a round of a population: a run of it continues one of the part before."""
+    most_runs: int | None = None
+    """Runs in the worst case; None if they are as many as expected."""
+    in_turns: bool = False
+    """True if each run of the group is in a phase of its own, with one of every other group of this kind."""
+
+    def count(self, case: Case) -> int:
+        """Number of runs."""
+        return self.runs if case == "expected" or self.most_runs is None else self.most_runs
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,12 @@ class ExperimentPlan:
 
     @property
     def runs(self) -> int:
+        """Number of all runs that are expected."""
+        return self.count("expected")
+
+    def count(self, case: Case) -> int:
         """Number of all runs."""
-        return sum(group.runs for group in self.groups)
+        return sum(group.count(case) for group in self.groups)
 
     @property
     def peak(self) -> int:
@@ -101,29 +113,37 @@ class ExperimentPlan:
 
     def updates(self, case: Case) -> float:
         """Updates of all runs."""
-        return sum(group.runs * _means(group, case).updates for group in self.groups)
+        return sum(group.count(case) * _means(group, case).updates for group in self.groups)
 
     def calls(self, case: Case) -> float:
         """Velocity evaluations of all runs."""
-        return sum(group.runs * _means(group, case).calls for group in self.groups)
+        return sum(group.count(case) * _means(group, case).calls for group in self.groups)
 
     def cost(self, case: Case) -> Cost | None:
         """Cost of the whole experiment, without starts; None if a run cannot be timed."""
         hours = {group.name: _means(group, case).hours for group in self.groups}
         if None in hours.values():
             return None
-        trainers = sum(group.runs * (hours[group.name] or 0.0) * group.trainer_gpus for group in self.groups)
-        phases = groupby(self.groups, key=lambda group: group.phase)
-        wall = sum(phase_hours([*groups], case, self.concurrency) for _, groups in phases)
+        trainers = sum(group.count(case) * (hours[group.name] or 0.0) * group.trainer_gpus for group in self.groups)
+        wall = sum(phase_hours(groups, case, self.concurrency) for groups in self._phases(case))
         return Cost(wall, trainers, wall * self.reward_gpus)
 
-    @property
-    def starts(self) -> Cost:
+    def starts(self, case: Case) -> Cost:
         """Allowance for the starts of phases and runs, which wait for each other while reward replicas are reserved."""
-        phases = [[*groups] for _, groups in groupby(self.groups, key=lambda group: group.phase)]
+        phases = [*self._phases(case)]
         turns = sum(-(-sum(group.runs for group in groups) // self.concurrency) for groups in phases)
         hours = start_hours(len(phases), turns)
         return Cost(hours, 0.0, hours * self.reward_gpus)
+
+    def _phases(self, case: Case) -> Iterator[list[RunGroup]]:
+        """Groups of each phase, with the runs of a case."""
+        for _, groups in groupby(self.groups, key=lambda group: group.phase):
+            own = [replace(group, runs=group.count(case), most_runs=None) for group in groups if group.count(case)]
+            if own and own[0].in_turns:
+                most = max(group.runs for group in own)
+                yield from ([replace(group, runs=1) for group in own if group.runs > turn] for turn in range(most))
+            elif own:
+                yield own
 
     @property
     def least_cost(self) -> Cost | None:
@@ -136,7 +156,8 @@ class ExperimentPlan:
             return None
         if any(group.is_part for group in self.groups):
             return self._least_search
-        shortest = min(self.groups, key=lambda group: (group.shortest_hours or 0.0) * (group.trainer_gpus or 1.0))
+        planned = [group for group in self.groups if group.runs]
+        shortest = min(planned, key=lambda group: (group.shortest_hours or 0.0) * (group.trainer_gpus or 1.0))
         return run_cost(shortest.shortest_hours or 0.0, shortest.trainer_gpus, self.reward_gpus, self.concurrency)
 
     @property
@@ -156,7 +177,7 @@ class ExperimentPlan:
         """Convert all figures and their sums to plain values."""
         cases: tuple[Case, ...] = ("expected", "worst")
         totals = {case: self._totals(case) for case in cases}
-        own = {"runs": self.runs, "peak": self.peak, "fits": self.fits, **totals}
+        own = {"runs": self.runs, "most_runs": self.count("worst"), "peak": self.peak, "fits": self.fits, **totals}
         return {**asdict(replace(self, grown=None)), **own, "grown": self.grown.to_json() if self.grown else None}
 
     def _totals(self, case: Case) -> dict[str, Any]:

@@ -52,20 +52,25 @@ def hours_until(trial: PlannedTrial, update: int) -> float | None:
 def plan_searches(
     config: ExperimentConfig, base: RunConfig, hardware: Hardware, searched: Examples, workers: int
 ) -> Iterator[tuple[RunGroup, list[PlannedTrial]]]:
-    """Grids, which share a phase, then spaces, each a phase of its own, or a phase for each rung or round."""
-    for arm in sorted((arm for arm in config.arms if arm.searched), key=lambda arm: bool(arm.space)):
-        trials, number = searched[arm.name], arm.num_trials(config.search.num_samples)
-        if arm.space and config.search.scheduler.continues:
+    """Grids, which share a phase, and their widening, then spaces, each a phase of its own, or one for each part."""
+    for arm in (arm for arm in config.arms if arm.grid):
+        trials = [trial for trial in searched[arm.name] if not trial.beyond]
+        means = _means([_to_the_end(trial) for trial in trials])
+        number = arm.num_trials(config.search.num_samples)
+        yield _group(arm.name, "grid", "grids", number, trials, means, means), trials
+    for arm in (arm for arm in config.arms if arm.widen):
+        trials = searched[arm.name]
+        each = [_to_the_end(trial) for trial in trials]
+        group = _group(arm.name, "widening", "widening", 0, trials, _means(each), _largest(each))
+        yield replace(group, most_runs=arm.widen, in_turns=True), trials
+    for arm in (arm for arm in config.arms if arm.space):
+        trials, number = searched[arm.name], config.search.num_samples
+        if config.search.scheduler.continues:
             yield from _parts(config, base, hardware, arm, trials, workers)
             continue
-        if arm.grid:
-            phase = "grids"
-            means = worst = _means([_to_the_end(trial) for trial in trials])
-        else:
-            phase = f"search for {arm.name}"
-            means = _means([_until(trial, _ends(config, trial)) for trial in trials])
-            worst = _largest([_to_the_end(each) for each in trials])
-        yield _group(arm.name, "grid" if arm.grid else "search", phase, number, trials, means, worst), trials
+        means = _means([_until(trial, _ends(config, trial)) for trial in trials])
+        worst = _largest([_to_the_end(each) for each in trials])
+        yield _group(arm.name, "search", f"search for {arm.name}", number, trials, means, worst), trials
 
 
 def _parts(
@@ -130,15 +135,17 @@ def _seeds(
 ) -> Iterator[tuple[RunGroup, list[PlannedTrial]]]:
     arm = part if isinstance(part, Arm) else config.reference
     own, seeds = ({} if isinstance(part, Arm) else part.set), len(config.seeds_of(part))
-    chosen = [trial.values for trial in searched.get(config.origin(arm).name, ())] or [{}]
+    examples = searched.get(config.origin(arm).name, ())
+    chosen = [(trial.values, trial.beyond) for trial in examples] or [({}, False)]
     scheduled = bool(config.origin(arm).schedule)
-    rounds = [schedule_changes(config, arm) if scheduled else [config.changes(arm, values)] for values in chosen]
+    rounds = [schedule_changes(config, arm) if scheduled else [config.changes(arm, values)] for values, _ in chosen]
     chains = [plan_chain(_chain(base, changes, own), hardware, workers) for changes in rounds]
     for number in range(1, len(chains[0]) + 1 if seeds else 1):
-        trials = [PlannedTrial(*chain[number - 1], values) for chain, values in zip(chains, chosen, strict=True)]
+        trials = [PlannedTrial(*chain[number - 1], *example) for chain, example in zip(chains, chosen, strict=True)]
         each = [_to_the_end(trial) for trial in trials]
         kind = SEEDS if number == len(chains[0]) else f"{SEEDS}, round {number}"
-        yield _group(part.name, kind, kind, seeds, trials, _means(each), _largest(each)), trials
+        means = _means([_to_the_end(trial) for trial in trials if not trial.beyond])
+        yield _group(part.name, kind, kind, seeds, trials, means, _largest(each)), trials
 
 
 def _chain(base: RunConfig, rounds: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> list[RunConfig]:
@@ -183,6 +190,8 @@ def _group(
 ) -> RunGroup:
     hours = [hours_until(trial, trial.plan.updates) for trial in trials]
     timed = [each for each in hours if each is not None]
+    # A value that may be added is no reason to expect a shorter run.
+    given = [each for each, trial in zip(hours, trials, strict=True) if each is not None and not trial.beyond]
     largest = max(trials, key=lambda trial: trial.plan.peak)
     return RunGroup(
         name=f"{arm}: {kind}",
@@ -192,7 +201,7 @@ def _group(
         expected=expected,
         worst=worst,
         longest_hours=max(timed) if len(timed) == len(hours) else None,
-        shortest_hours=min(timed) if len(timed) == len(hours) else None,
+        shortest_hours=min(given) if len(timed) == len(hours) else None,
         trainer_gpus=max(trial.config.trainer_gpus for trial in trials),
         peak=largest.plan.peak,
         fits=largest.plan.fits,

@@ -30,7 +30,8 @@ def experiment_plan_report(plan: ExperimentPlan) -> Group:
     apart, beside = plan.reward_gpus_apart, plan.reward_gpus - plan.reward_gpus_apart
     rewards = f", of which reward replicas reserve {beside:g}" if beside else ""
     rewards += f"; reward replicas reserve {apart:g} GPUs on other nodes" if apart else ""
-    lines = [f"{plan.name}: {plan.runs} runs, {plan.concurrency} at a time{room}{rewards}"]
+    counts = _two(plan.count("expected"), plan.count("worst"))
+    lines = [f"{plan.name}: {counts} runs, {plan.concurrency} at a time{room}{rewards}"]
     lines += [SIZES] if plan.grown else []
     lines += [] if plan.hardware.flops is None else [f"speed: {plan.hardware.assumption}"]
     end = [*_untimed(plan), memory_line(plan), *budget_lines(plan), *plan.notes]
@@ -57,12 +58,13 @@ def budget_lines(plan: ExperimentPlan) -> list[str]:
         return []
     lines = []
     for name, limit in plan.limits.items():
-        start = plan.starts.amounts(plan.prices)[name]
-        costs = [cost.amounts(plan.prices)[name] + start for cost in (expected, worst)]
+        starts = [plan.starts(case).amounts(plan.prices)[name] for case in ("expected", "worst")]
+        costs = [cost.amounts(plan.prices)[name] + start for cost, start in zip((expected, worst), starts, strict=True)]
         enough = "covers both" if max(costs) <= limit else "covers the expected case only"
         enough = enough if costs[0] <= limit else "does not cover the expected case, so the search will end early"
-        figures = f"expected {costs[0]:.2f}, worst {costs[1]:.2f}, of which starts of phases and runs {start:.2f}"
-        lines.append(f"budget of {limit:g} {UNITS[name]} {enough}: {figures}")
+        figures = f"expected {costs[0]:.2f}, worst {costs[1]:.2f}"
+        allowed = f"of which starts of phases and runs {_two(starts[0], starts[1], 2)}"
+        lines.append(f"budget of {limit:g} {UNITS[name]} {enough}: {figures}, {allowed}")
     return lines
 
 
@@ -84,7 +86,7 @@ def _groups_table(plan: ExperimentPlan) -> Table:
     for group in plan.groups:
         table.add_row(
             group.name,
-            str(group.runs),
+            _two(group.count("expected"), group.count("worst")),
             _two(group.expected.updates, group.worst.updates),
             _two(group.expected.calls, group.worst.calls),
             *_gpu_hours(group, plan),

@@ -138,6 +138,8 @@ def _notes(config: ExperimentConfig, trials: Sequence[PlannedTrial], gpus: float
         yield "parts of a search: a run counts the updates of its own rung or round only, with that part's settings"
     elif any(arm.space for arm in config.arms):
         yield "worst: no trial is stopped, and all trials of a space have its most expensive values"
+    if any(arm.widen for arm in config.arms):
+        yield "widening: expected adds no value to a grid, worst adds as many as `widen` allows, one after the other"
     if any(arm.searched for arm in config.arms):
         yield "seeds: the search may choose any values, so expected is the mean over them, and worst the most expensive"
     yield "not counted: loading of weights, and the rewards of evaluations; starts are counted for a budget only"

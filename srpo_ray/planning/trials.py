@@ -6,6 +6,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, apply
+from srpo_ray.config.added_values import possible_values
 from srpo_ray.config.experiment import Arm
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import Plan, make_plan
@@ -21,6 +22,8 @@ class PlannedTrial(NamedTuple):
     plan: Plan
     values: dict[str, Any]
     """Values of the trial's keys that change the plan."""
+    beyond: bool = False
+    """True for a value beyond the grid, which its widening may add."""
 
     @property
     def figures(self) -> tuple[float, float, Plan]:
@@ -52,7 +55,8 @@ def example_trials(
     """Plan example trials of one search.
 
     Values of a space are those of a list, or the ends of a range and one between them. A key whose values all lead to
-    the same plan keeps the arm's own in the examples. The others are combined.
+    the same plan keeps the arm's own in the examples. The others are combined. Those of a grid that widens are followed
+    by the values that may be added, as far as the config accepts them.
 
     Args:
         config: The experiment.
@@ -66,10 +70,13 @@ def example_trials(
     """
     values: dict[str, Sequence[Any]] = {path: dimension.examples for path, dimension in arm.space.items()}
     values |= arm.grid
+    added = {path: possible_values(config, base, arm) for path in (arm.grid if arm.widen else ())}
+    values |= {path: [*arm.grid[path], *each] for path, each in added.items()}
 
     def planned(chosen: Mapping[str, Any]) -> PlannedTrial:
         run = at_size(apply(base, config.trial_settings(config.changes(arm, chosen))), workers)
-        return PlannedTrial(run, make_plan(run, hardware), {**chosen})
+        beyond = any(chosen.get(path) in each for path, each in added.items())
+        return PlannedTrial(run, make_plan(run, hardware), {**chosen}, beyond)
 
     alone = {path: [planned({path: value}) for value in examples] for path, examples in values.items()}
     relevant = [path for path, trials in alone.items() if len({trial.figures for trial in trials}) > 1]

@@ -22,10 +22,10 @@ def searches_section(report: Results) -> Section | None:
 def end_warning(report: Results) -> str | None:
     """A warning that names the values at the end of their range; None without any."""
     ends = [
-        f"{search.arm}, {value.path} {param_text(value.chosen)} (searched: {range_text(value)})"
+        f"{search.arm}, {value.path} {param_text(value.chosen)} (searched: {range_text(value)}{_still(value)})"
         for search in report.searches
         for value in search.searched
-        if value.at_the_end
+        if value.at_the_end and not value.is_limit
     ]
     if not ends:
         return None
@@ -33,6 +33,10 @@ def end_warning(report: Results) -> str | None:
         f"Chosen at the end of the searched range, so a better value may lie beyond: {'; '.join(ends)}. The range may"
         " be too narrow: widen it and search again."
     )
+
+
+def _still(value: SearchedValue) -> str:
+    return f"; still at the end after {len(value.added)} added" if value.added else ""
 
 
 def effort_table(report: Results) -> Table:
@@ -74,9 +78,10 @@ def _effort_rows(arm: Arm, search: Search | None) -> list[Row]:
 
 
 def range_text(value: SearchedValue) -> str:
-    """Describe the searched values: `1e-6, 2e-6, 5e-6`, or `1e-6 to 1e-5, log`."""
+    """Describe the searched values: `1e-6, 2e-6, 5e-6`, or `1e-6 to 1e-5, log`; added ones after the given ones."""
     if value.scale == "values":
-        return ", ".join(map(param_text, value.tried))
+        given = ", ".join(param_text(each) for each in value.tried if each not in value.added)
+        return f"{given}; added: {', '.join(map(param_text, value.added))}" if value.added else given
     low, high = map(param_text, value.tried)
     return f"{low} to {high}{', log' if value.scale == 'log' else ''}"
 
@@ -94,6 +99,7 @@ def _tried(report: Results, search: Search) -> Text:
     spans: list[str] = []
     for row in search.rows:
         result = number(row.value(report.objective)) if row.ended else row.status
-        text = f"{row.label} → {result}"
+        added = any(row.params.get(value.path) in value.added for value in search.searched)
+        text = f"{row.label}{' (added)' if added else ''} → {result}"
         spans += [", "] * bool(spans) + [Strong(text) if row.name == search.chosen else text]
     return Text(*spans)

@@ -44,19 +44,20 @@ class ArmTrials(NamedTuple):
     """Rounds of a population."""
     num_parts: int = 0
     """Rungs or rounds of the whole search."""
+    added: Sequence[float] = ()
+    """Values that widened the grid."""
+    refusal: str = ""
+    """Reason why the value beyond the best one of a grid cannot be trained; empty without one."""
 
 
-def trials_of(experiment: Experiment, config: ExperimentConfig, arm: Arm, of_grid: list[TrialRow]) -> ArmTrials:
-    """Train the trials of a searched arm; those of a grid are trained already.
+def trials_of_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) -> ArmTrials:
+    """Train the trials of an arm with a space.
 
     Args:
         experiment: Facts that all runs share.
         config: The experiment.
         arm: The arm.
-        of_grid: Trials of its grid; empty without one.
     """
-    if arm.grid:
-        return ArmTrials(of_grid)
     if config.search.scheduler.continues:
         return _search_in_parts(experiment, config, arm)
     return ArmTrials(_search_space(experiment, config, arm))
@@ -77,10 +78,10 @@ def trial_changes(config: ExperimentConfig, arm: Arm, values: Mapping[str, Any])
     return config.trial_settings(config.changes(arm, values))
 
 
-def grid_runs(config: ExperimentConfig, arm: Arm, seed: int) -> list[PlannedRun]:
-    """A run per combination of the values of a grid."""
+def grid_runs(config: ExperimentConfig, arm: Arm, seed: int, added: Sequence[float] = ()) -> list[PlannedRun]:
+    """A run per combination of the values of a grid, then one per added value of its only path."""
     runs = []
-    for index, combination in enumerate(product(*arm.grid.values())):
+    for index, combination in enumerate([*product(*arm.grid.values()), *product(added)]):
         values = dict(zip(arm.grid, combination, strict=True))
         changes = trial_changes(config, arm, values)
         name = f"{folder_name(arm.name)}_trial_{index}"
@@ -188,11 +189,17 @@ def _numbered(arm: str, trial: Any) -> str:
     return f"{arm}_trial_{trial.experiment_tag.partition('_')[0]}"
 
 
-def searched_values(arm: Arm, best: TrialRow) -> list[SearchedValue]:
+def searched_values(arm: Arm, best: TrialRow, trials: ArmTrials) -> list[SearchedValue]:
     """Ranges of an arm's searched values, with the values of its best trial; without those it did not search."""
-    grids = [SearchedValue(path, values, "values", best.params[path]) for path, values in arm.grid.items()]
+    grids = [_searched_list(path, values, best.params[path], trials) for path, values in arm.grid.items()]
     drawn = {path: dimension for path, dimension in arm.space.items() if path in best.params}
     return grids + [_searched_dimension(path, dimension, best.params[path]) for path, dimension in drawn.items()]
+
+
+def _searched_list(path: str, given: Sequence[Any], chosen: Any, trials: ArmTrials) -> SearchedValue:
+    trained = [row.params[path] for row in trials.rows]
+    added = [value for value in trials.added if value in trained]
+    return SearchedValue(path, (*given, *added), "values", chosen, added, bool(trials.refusal))
 
 
 def _searched_dimension(path: str, dimension: SearchDimension, chosen: Any) -> SearchedValue:

@@ -1,10 +1,9 @@
 """Arms of an experiment: the search for their values, and their training with several seeds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.continued_runs import schedule_changes
@@ -16,24 +15,22 @@ from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.search.arm_trials import (
     ArmTrials,
     folder_of,
-    grid_runs,
     searched_values,
     train_runs,
     trial_changes,
-    trials_of,
+    trials_of_space,
 )
 from srpo_ray.search.budget_gate import require_measured_budget
 from srpo_ray.search.budget_records import note_search
 from srpo_ray.search.chains import seed_chain, train_chains
 from srpo_ray.search.earlier_trials import earlier_trials_of
+from srpo_ray.search.grids import in_turns, train_grids
 from srpo_ray.search.selection import choose_best, keeps
 from srpo_ray.search.trial import Experiment
 from srpo_ray.search.votes import with_votes
 
-T = TypeVar("T")
-
-GRIDS, ARMS = "grids", "arms"
-"""Names of phases in the experiment's folder; the search of a space is named after its arm."""
+ARMS = "arms"
+"""Name of the phase of all arms and ablations in the experiment's folder."""
 
 
 def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[Search], list[str]]:
@@ -45,16 +42,9 @@ def search_arms(experiment: Experiment, config: ExperimentConfig) -> tuple[list[
     Returns:
         The trials of each searched arm and which was chosen, and notes for the reader.
     """
-    grids = {arm.name: grid_runs(config, arm, experiment.base.seed) for arm in config.arms if arm.grid}
-    runs = [run for group in grids.values() for run in group]
-    # The budget may end the grids before all are trained: then each arm has tried as many combinations.
-    runs = _in_turns(grids.values()) if experiment.budget else runs
-    title = "values of each arm's grid"
-    rows = {row.name: row for row in train_runs(experiment, config, GRIDS, title, runs)}
+    grids = train_grids(experiment, config)
     trained = {
-        arm.name: trials_of(
-            experiment, config, arm, [rows[run.name] for run in grids.get(arm.name, []) if run.name in rows]
-        )
+        arm.name: grids[arm.name] if arm.grid else trials_of_space(experiment, config, arm)
         for arm in config.arms
         if arm.searched
     }
@@ -92,7 +82,8 @@ def _chosen(experiment: Experiment, config: ExperimentConfig, arm: Arm, trials: 
         rows,
         best.name,
         bool(arm.space),
-        searched_values(arm, best),
+        searched_values(arm, best, trials),
+        num_added=len(trials.added),
         breaking=breaking,
         front=front_names(keeping or rows, config.objectives),
         rungs=trials.rungs,
@@ -100,6 +91,8 @@ def _chosen(experiment: Experiment, config: ExperimentConfig, arm: Arm, trials: 
         num_parts=trials.num_parts,
     )
     notes = [*_missing_objectives(rows, config, arm.name), *earlier_trials_of(folder, arm.name).notes]
+    if trials.refusal:
+        notes.append(f"{arm.name}: the grid was not widened beyond its best value: {trials.refusal}")
     return search, [*notes, *([note] if note else [])]
 
 
@@ -119,11 +112,6 @@ def _missing_objectives(rows: Sequence[TrialRow], config: ExperimentConfig, arm:
         f"{arm}: no trial has {', '.join(missing)} of `objectives`, so there is no Pareto front; metrics that trials"
         f" have: {', '.join(known) or 'none'}."
     ]
-
-
-def _in_turns(groups: Iterable[Sequence[T]]) -> list[T]:
-    """The first entry of every group before the second of any."""
-    return [entry for entries in zip_longest(*groups) for entry in entries if entry is not None]
 
 
 def _arms_on_the_noise_of_trials(base: RunConfig, config: ExperimentConfig) -> list[str]:
@@ -172,7 +160,7 @@ def train_arms(experiment: Experiment, config: ExperimentConfig, searches: Seque
         part.name: [seed_chain(part, rounds, seed, folder_of(experiment)) for seed in config.seeds_of(part)]
         for part, rounds in parts
     }
-    chains = _in_turns(planned.values())
+    chains = in_turns(planned.values())
     rows = train_chains(partial(train_runs, experiment, config), ARMS, "all arms and ablations", chains)
     if config.objective == VOTES:
         rows = dict(zip(rows, with_votes(experiment, config, list(rows.values())), strict=True))

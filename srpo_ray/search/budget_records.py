@@ -88,6 +88,7 @@ def budget_notes(config: ExperimentConfig, searches: Sequence[Search], arms: Seq
     if config.budget is None:
         return []
     trials = sum(arm.num_trials(config.search.num_samples) for arm in config.arms)
+    trials += sum(search.num_added for search in searches)
     finals = sum(len(config.seeds_of(part)) for part in config.parts)
     counts = [
         ("trials", trials - sum(len(search.rows) for search in searches), trials),

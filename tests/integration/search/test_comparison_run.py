@@ -8,6 +8,7 @@ import pytest
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
+from srpo_ray.evaluation.numbers import param_text
 from srpo_ray.runs.folder import RunFolder, read_rows
 from tests.conftest import SMALL_WORLD
 from tests.integration.search.test_sweep_run import TINY
@@ -30,7 +31,7 @@ def test_comparison_searches_trains_and_reports_and_repeats_nothing_when_resumed
                 "base": str(SMALL_WORLD),
                 "seeds": [1, 2],
                 "arms": [
-                    {"name": "SRPO", "grid": {LR: [2.0e-6, 1.0e-5]}},
+                    {"name": "SRPO", "grid": {LR: [2.0e-6, 1.0e-5]}, "widen": 1},
                     {"name": "plain", "set": {"algorithm": {"type": "direct_align", "hinge": 2.0}}},
                     {"name": "other reward", "seeds": [1], "set": {"rewards.models": [UNBIASED]}},
                 ],
@@ -59,10 +60,14 @@ def test_comparison_searches_trains_and_reports_and_repeats_nothing_when_resumed
 
     best = load_run([folder / "best.yaml"])
     assert best.name == "methods_best"
-    assert best.training.optimizer.lr in (2.0e-6, 1.0e-5)
+    # The best of two values is at an end, so one is added there.
+    assert best.training.optimizer.lr in (4.0e-7, 2.0e-6, 1.0e-5, 5.0e-5)
+    added = load_run([folder / "trials" / "SRPO_trial_2" / "config.yaml"]).training.optimizer.lr
+    assert f"added: {param_text(added)}" in (folder / "report.html").read_text()
+    assert added in (4.0e-7, 5.0e-5)
 
     trained = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/updates.jsonl")}
-    assert len(trained) == 8
+    assert len(trained) == 9
     table = (folder / "arms.csv").read_text()
     assert main(["compare", "--resume", str(folder)]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/updates.jsonl")} == trained

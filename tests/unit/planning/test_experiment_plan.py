@@ -155,9 +155,9 @@ def test_run_that_continues_another_counts_its_own_updates(tmp_path: Path) -> No
 def test_budget_is_compared_with_an_allowance_for_starts(tmp_path: Path) -> None:
     plan, hours = planned(tmp_path, seeds=[1, 2, 3], budget={"hours": 100})
     # A search of 5 trials and 3 seeds, two at a time: two phases, and 3 + 2 turns.
-    assert plan.starts.hours == pytest.approx((2 * 30 + 5 * 15) / 3600)
+    assert plan.starts("worst").hours == pytest.approx((2 * 30 + 5 * 15) / 3600)
     text = " ".join(experiment_plan_text(plan).split())
-    total = 5 * hours + plan.starts.hours
+    total = 5 * hours + plan.starts("worst").hours
     assert f"expected {total:.2f}, worst {total:.2f}, of which starts of phases and runs 0.04" in text
     assert "30 s of each phase and 15 s of each run" in text
 
@@ -226,6 +226,48 @@ def test_memory_is_that_of_the_largest_combination_of_a_grid(tmp_path: Path) -> 
     assert plan.runs == 8
     assert plan.peak == make_plan(largest, H100).peak
     assert plan.groups[0].largest == 'training.ema={"decay": 0.99}, training.offload=null'
+
+
+def test_values_that_may_be_added_to_grids_count_in_the_worst_case_only(tmp_path: Path) -> None:
+    arms = [
+        {"name": "a", "grid": {LR: [1e-5, 2e-5, 4e-5]}, "widen": 1},
+        {"name": "b", "grid": {LR: [1e-5, 2e-5]}, "widen": 3},
+    ]
+    plan, hours = planned(tmp_path, arms=arms, seeds=[1], budget={"hours": 1000})
+    assert [(group.name, group.count("expected"), group.count("worst")) for group in plan.groups] == [
+        ("a: grid", 3, 3),
+        ("b: grid", 2, 2),
+        ("a: widening", 0, 1),
+        ("b: widening", 0, 3),
+        ("a: seeds", 1, 1),
+        ("b: seeds", 1, 1),
+    ]
+    assert (plan.count("expected"), plan.count("worst"), plan.updates("worst")) == (7, 11, 11 * 200)
+    expected, worst = plan.cost("expected"), plan.cost("worst")
+    assert expected is not None
+    assert worst is not None
+    assert worst.trainer_gpu_hours == pytest.approx(11 * 8 * hours)
+    # Two at a time: 3 turns of grids, 1 of seeds; the three values of b follow each other, that of a is beside one.
+    assert (expected.hours, worst.hours) == (pytest.approx(4 * hours), pytest.approx((4 + 3) * hours))
+    assert plan.starts("expected").hours == pytest.approx((2 * 30 + 4 * 15) / 3600)
+    assert plan.starts("worst").hours == pytest.approx((5 * 30 + 7 * 15) / 3600)
+    text = experiment_plan_text(plan)
+    assert "mine: 7 / 11 runs, 2 at a time" in text
+    assert "0 / 3" in text
+
+
+def test_added_values_that_cost_more_count_in_the_worst_case(tmp_path: Path) -> None:
+    steps = "rollout.num_steps"
+    arms = [{"name": "a", "grid": {steps: [20, 40]}, "widen": 1}]
+    plan, _ = planned(tmp_path, arms=arms, seeds=[1])
+    base = load_experiment(experiment_file(tmp_path))[1]
+    run_s = {each: make_plan(apply(base, {steps: each}), H100).run_s or 0.0 for each in (20, 40, 80)}
+    grid, widening, seeds = plan.groups
+    mean, most, least = ((run_s[20] + run_s[40]) / 2 / 3600, run_s[80] / 3600, run_s[20] / 3600)
+    assert (grid.worst.hours, widening.worst.hours) == (pytest.approx(mean), pytest.approx(most))
+    assert (seeds.expected.hours, seeds.worst.hours) == (pytest.approx(mean), pytest.approx(most))
+    assert plan.least_cost is not None
+    assert plan.least_cost.hours == pytest.approx(least)
 
 
 def test_tests_of_a_run_are_planned_as_two_evaluations_of_their_prompts(tmp_path: Path) -> None:

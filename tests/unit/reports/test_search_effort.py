@@ -5,7 +5,7 @@ from dataclasses import replace
 from srpo_ray.evaluation.results import Results
 from srpo_ray.evaluation.search_range import SearchedValue
 from srpo_ray.reports.experiment import experiment_report
-from srpo_ray.reports.report import Alert, Table
+from srpo_ray.reports.report import Alert, Table, Text
 from srpo_ray.reports.search_effort import effort_table, end_warning, searches_section
 from tests.unit.evaluation.test_comparison import run
 
@@ -46,6 +46,36 @@ def test_value_at_the_end_of_its_range_is_a_warning_under_the_headline(report: R
     ]
     assert effort_table(narrow).rows[1].cell("end").value == "yes"
     assert end_warning(searched(report, INSIDE)) is None
+
+
+def test_values_that_widened_a_grid_are_shown_as_added(report: Results) -> None:
+    (search,) = report.searches
+    rates = (1e-6, 2e-6, 4e-6)
+    rows = [
+        replace(run(f"SRPO_trial_{index}", 0, [0.5, 0.6]), label=f"lr {rate}", params={LR: rate})
+        for index, rate in enumerate(rates)
+    ]
+    value = SearchedValue(LR, rates, "values", 4e-6, added=[4e-6])
+    widened = replace(
+        report, searches=[replace(search, rows=rows, chosen="SRPO_trial_2", searched=[value], drawn=False)]
+    )
+    assert effort_table(widened).rows[1].cell("range").value == "1e-6, 2e-6; added: 4e-6"
+    section = searches_section(widened)
+    assert section is not None
+    table = section.parts[-1]
+    assert isinstance(table, Table)
+    tried = table.rows[0].cell("tried").value
+    assert isinstance(tried, Text)
+    assert [str(span) for span in tried.spans if "(added)" in str(span)] == [str(tried.spans[-1])]
+    warning = end_warning(widened)
+    assert warning is not None
+    assert f"SRPO, {LR} 4e-6 (searched: 1e-6, 2e-6; added: 4e-6; still at the end after 1 added)" in warning
+
+
+def test_end_beyond_which_the_config_refuses_values_is_no_narrow_range(report: Results) -> None:
+    limit = replace(AT_END, is_limit=True)
+    assert end_warning(searched(report, limit)) is None
+    assert effort_table(searched(report, limit)).rows[1].cell("end").value == "yes"
 
 
 def test_results_of_trials_are_listed_for_grids_only(report: Results) -> None:

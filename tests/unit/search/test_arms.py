@@ -12,7 +12,7 @@ from srpo_ray.config.experiment import Arm as ConfigArm
 from srpo_ray.config.search import SearchConfig
 from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.search import arm_trials as trials_module
-from srpo_ray.search.arm_trials import searched_values
+from srpo_ray.search.arm_trials import ArmTrials, searched_values
 from srpo_ray.search.arms import arm_changes, search_arms, train_arms
 from srpo_ray.search.phase import PlannedRun
 from srpo_ray.search.spending import BudgetTerms
@@ -127,7 +127,7 @@ def test_ranges_of_a_space_are_those_that_trials_are_drawn_from() -> None:
     }
     best = {"a.lr": 9.5e-6, "a.share": 0.5, "a.count": 4, "a.words": "vivid"}
     row = TrialRow("best", "trial", "", best, [], "finished", 1.0, 0)
-    found = searched_values(ConfigArm.model_validate({"name": "SRPO", "space": space}), row)
+    found = searched_values(ConfigArm.model_validate({"name": "SRPO", "space": space}), row, ArmTrials([row]))
     assert [(value.path, list(value.tried), value.scale, value.chosen, value.at_the_end) for value in found] == [
         ("a.lr", [1e-6, 1e-5], "log", 9.5e-6, True),
         ("a.share", [0.0, 1.0], "linear", 0.5, False),
@@ -235,4 +235,4 @@ def test_arm_keeps_its_own_value_where_the_condition_of_a_searched_one_does_not_
     chosen = TrialRow("t", "trial", "t", {"algorithm.query": "guided"}, [], "finished", 1.0, 0)
     search = Search("SRPO", [chosen], "t")
     assert arm_changes(config, config.arms[0], [search]) == {"training.batch_size": 2, "algorithm.query": "guided"}
-    assert [value.path for value in searched_values(config.arms[0], chosen)] == ["algorithm.query"]
+    assert [value.path for value in searched_values(config.arms[0], chosen, ArmTrials([chosen]))] == ["algorithm.query"]
