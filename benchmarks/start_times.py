@@ -3,9 +3,9 @@
 python benchmarks/start_times.py [--json FILE]
 
 `first run` starts in an empty folder, so it evaluates the base model before its first update. `later run` finds that
-evaluation in the cache of its `run_root`. The sweep has a `run_root` of its own, so it evaluates the base model too. Each
-trial is counted from the creation of its folder; its process has imported the training loop before. That time is part of
-`sweep: first update` and `sweep: second trial`, which are counted from the command.
+evaluation in the cache of its `run_root`. The sweep has a `run_root` of its own, so it evaluates the base model too.
+Each trial is counted from the creation of its folder; its process has imported the training loop before. That time is
+part of `sweep: first update` and `sweep: second trial`, which are counted from the command.
 """
 
 import argparse
