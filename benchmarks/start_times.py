@@ -3,8 +3,9 @@
 python benchmarks/start_times.py [--json FILE]
 
 `first run` starts in an empty folder, so it evaluates the base model before its first update. `later run` finds that
-evaluation in the cache of its `run_root`. A trial is counted from the creation of its folder, which is what its process
-does first.
+evaluation in the cache of its `run_root`. The sweep has a `run_root` of its own, so it evaluates the base model too.
+Each trial is counted from the creation of its folder; its process has imported the training loop before. That time is
+part of `sweep: first update` and `sweep: second trial`, which are counted from the command.
 """
 
 import argparse
@@ -40,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "first run: first update": first_update(root, "first"),
             "later run: first update": first_update(root, "later"),
         }
-        command, trials = trial_starts(root)
-        found["sweep: first update"] = command
+        (first, second, *_), trials = trial_starts(root / "sweeps")
+        found |= {"sweep: first update": first, "sweep: second trial": second}
         found |= {f"trial {number}: first update": seconds for number, seconds in enumerate(trials, 1)}
         found["lost worker: next update"] = restart(root)
     for name, seconds in found.items():
@@ -78,12 +79,12 @@ def first_update(root: Path, name: str) -> float:
     return seconds
 
 
-def trial_starts(root: Path) -> tuple[float, list[float]]:
+def trial_starts(root: Path) -> tuple[list[float], list[float]]:
     """Seconds until the first updates of a sweep.
 
     Returns:
-        From the command to the first update of any trial, and from the folder of each trial to its first update, in the
-        order of the trials.
+        From the command to the first update of each trial, sorted, and from the folder of each trial to its first
+        update, in the order of the trials.
     """
     command = time.monotonic()
     search = (
@@ -101,7 +102,8 @@ def trial_starts(root: Path) -> tuple[float, list[float]]:
             if folder.name not in first and read_rows(RunFolder(folder).updates):
                 first[folder.name] = now
         time.sleep(POLL_S)
-    return min(first.values()) - command, [first[name] - began[name] for name in began if name in first]
+    updates = sorted(moment - command for moment in first.values())
+    return updates, [first[name] - began[name] for name in began if name in first]
 
 
 def restart(root: Path) -> float:

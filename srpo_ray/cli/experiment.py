@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from srpo_ray.cli.arguments import files_and_overrides, report_input_issues
 from srpo_ray.cli.cluster_job import add_start, is_cluster_job, run_cluster_job
 from srpo_ray.credentials import redact
+from srpo_ray.imports import without_collection
 
 if TYPE_CHECKING:
     from srpo_ray.config import ExperimentConfig, RunConfig
@@ -47,7 +48,8 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
 
         print(f"# the experiment\n{to_yaml(config)}---\n# the config that its runs start from\n{to_yaml(base)}", end="")
         return 0
-    from srpo_ray.search.experiment import run_experiment
+    with without_collection():
+        from srpo_ray.search.experiment import run_experiment
 
     report_input_issues(base)
     # The scripts are in a clone only.

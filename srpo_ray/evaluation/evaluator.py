@@ -130,7 +130,8 @@ class Evaluator:
         indices = [item % len(self.prompts) for item in items]
         noise = policy.noise([generator(self.config.seed, "evaluate", item) for item in items])
         conditioning = self.conditioning[indices].to(policy.device, policy.dtype)
-        return policy.decode(policy.rollout(noise, conditioning, self.sigmas, self.config.guidance_scale))
+        # Not a rollout, which may use 8-bit copies of the weights.
+        return policy.decode(policy.integrate(noise, conditioning, self.sigmas, self.config.guidance_scale))
 
     def measure(
         self, images: Tensor, items: Sequence[int], rewards: RewardScorer, weights: Mapping[str, float]

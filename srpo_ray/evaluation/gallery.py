@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.transforms.functional import to_tensor
 
 from srpo_ray.decode_image import decode_image
 from srpo_ray.evaluation.captions import caption_lines
@@ -117,6 +116,9 @@ def read_images(paths: Sequence[Path], width: int = _LARGE) -> Tensor:
     Raises:
         ValueError: If a file cannot be read, or its size differs from that of the first.
     """
+    # Imported here, as it takes a second and a half, and a process that only writes grids does not need it.
+    from torchvision.transforms.functional import to_tensor
+
     images: list[Tensor] = []
     for path in paths:
         try:

@@ -18,6 +18,7 @@ from srpo_ray.live.follow import Follower
 from srpo_ray.live.state import Progress
 from srpo_ray.runs.inputs import input_hashes
 from srpo_ray.search.arms import search_arms, train_arms
+from srpo_ray.search.base_evaluation import evaluating_base, shared_base
 from srpo_ray.search.budget_records import counting
 from srpo_ray.search.budget_terms import BudgetTerms, budget_terms, plan_budget
 from srpo_ray.search.concurrency import RunNeeds, cluster_concurrency, run_needs
@@ -76,7 +77,12 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
             needs = _needs(config, runs)
             config, follows = _with_number(config, needs)
             create = partial(create_database, tracking_uri(base))
-            with reward_pools(runs, f"rewards_{config.name}", meanwhile=create) as pools:
+            first = shared_base(list(map(with_absolute_paths, trials or trained)), folder) if one_machine else None
+            with (
+                evaluating_base(first) as evaluate_base,
+                reward_pools(runs, f"rewards_{config.name}", meanwhile=create) as pools,
+            ):
+                evaluate_base(pools)
                 params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
                 parent_run = start_parent_run(base, config.name, folder, params)
                 command_to_resume, unique = f"{resume} {folder}", uuid.uuid4().hex

@@ -31,6 +31,7 @@ from srpo_ray.search.budget_terms import BudgetTerms
 from srpo_ray.search.concurrency import RunNeeds
 from srpo_ray.search.pools import pool_of
 from srpo_ray.training.host import OwnProcess
+from srpo_ray.training.worker import load_ahead
 
 WORKER_KEYS = ("training.num_workers", "training.num_gpus", "training.resources")
 """Config paths that decide where a run can be trained."""
@@ -100,6 +101,9 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
             tune.report(row)
         return
     finished = known.finished.exists()
+    if here and not finished:
+        # Before the run begins: the imports are no part of it, and a process makes them once for all of its runs.
+        load_ahead(config)
     if experiment.budget and not finished and not wait_for_admission(Path(experiment.folder), config):
         return
     folder = open_run_folder(config, Path(experiment.folder) / "trials" / config.name)

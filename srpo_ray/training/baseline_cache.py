@@ -16,6 +16,7 @@ import torch
 import srpo_ray
 from srpo_ray.config import RunConfig
 from srpo_ray.config.algorithms.control_words import ControlWords
+from srpo_ray.config.baseline_key import baseline_settings, is_cached
 from srpo_ray.data.cache.shards import ShardStore
 from srpo_ray.data.cache.text_features import cache_root
 from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
@@ -33,12 +34,6 @@ _SHARED = "shared"
 _CODE = ("evaluation", "flow", "models", "rewards", "small_world")
 """Packages whose code determines images and scores."""
 _LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
-_OTHER_MODEL_KEYS = {"path", "lora", "decoder", "gradient_checkpointing", "vae_checkpointing"}
-"""Keys of `model` that change no image of the base model: its content is hashed, adapters begin with an output of 0,
-and the other decoder and checkpointing concern training passes."""
-_OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking", "test", "choose", "objective"}
-"""Keys of `evaluation` that change no score: the texts and the sigma grid are in the key instead."""
-_POOL_KEYS = {"num_gpus", "num_threads", "micro_batch_size", "wire_dtype"}
 
 
 def baseline_evaluation(
@@ -69,12 +64,6 @@ def baseline_evaluation(
                 store.write(found)
     others = evaluator.other_words
     return Evaluation({name: found.scores[name] for name in found.scores if name not in others}, found.images)
-
-
-def is_cached(config: RunConfig) -> bool:
-    """True unless the cache is off, or a reward is a Python class or a server: its scores depend on more than files."""
-    models = (*config.rewards.models, *config.evaluation.held_out)
-    return config.evaluation.cache and all(model.repeatable for model in models)
 
 
 def other_words(config: RunConfig) -> dict[str, ControlWords]:
@@ -169,19 +158,13 @@ def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.dev
         ValueError: If a model cannot be read.
     """
     return {
+        **baseline_settings(config),
         "model": model_hashes(config),
-        "model settings": config.model.model_dump(mode="json", exclude=_OTHER_MODEL_KEYS),
         "prompts": evaluator.prompts,
         "sigmas": evaluator.sigmas.tolist(),
-        "evaluation": evaluator.config.model_dump(mode="json", exclude=_OTHER_KEYS),
         "truth": evaluator.truth,
-        "rewards": [model.model_dump(mode="json") for model in config.rewards.models],
-        "factors": dict(config.rewards.factors),
         "reward models": reward_hashes(config),
-        "in process": config.rewards.in_process,
-        "pool": config.rewards.pool.model_dump(mode="json", include=_POOL_KEYS),
         "hardware": [_device_name(device), torch.get_num_threads(), rank_and_world_size()[1]],
-        "context_parallel": config.training.context_parallel,
         "code": _code_hash(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }

@@ -16,9 +16,6 @@ from srpo_ray.config.continuation import run_identity
 from srpo_ray.cuda import require_cuda
 from srpo_ray.models.attention import check_attention
 from srpo_ray.models.quantized import check_8_bit_floats, check_base
-from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.runs.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -39,6 +36,7 @@ from srpo_ray.tracking.sinks import open_sinks
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.baseline_cache import other_words
 from srpo_ray.training.engine import restore_linear
+from srpo_ray.training.evaluation import connect_rewards
 from srpo_ray.training.gpus import require_own_gpu
 from srpo_ray.training.host import Host
 from srpo_ray.training.profiler import UpdateProfiler
@@ -125,7 +123,7 @@ def _start(arguments: WorkerArguments, host: Host) -> TrainingRun:
     rank, workers = rank_and_world_size()
     # Before the engine exists: it replaces functions of torch, whose calls are counted here.
     throughput = Throughput.of(config, workers, folder.model_flops) if rank == 0 else None
-    rewards = _connect_rewards(arguments, device)
+    rewards = connect_rewards(config, arguments.pool, device)
     words = other_words(config) if arguments.in_experiment else {}
     if checkpoint and _lacks_baseline(folder):
         trainer = build_trainer(config, folder, rewards, device, checkpoint, base_first=True, words=words)
@@ -195,21 +193,6 @@ def _prepare_process(config: RunConfig) -> str:
         torch.cuda.set_device(device)
         return device
     return "cpu"
-
-
-def _connect_rewards(arguments: WorkerArguments, device: str) -> RewardScorer:
-    config = arguments.config
-    factors, official = config.rewards.factors, config.evaluation.preprocessing == "official"
-    if arguments.pool is not None:
-        return RewardClient.connect(arguments.pool, factors, official=official)
-    return LocalRewards.load(
-        config.rewards.models,
-        config.evaluation.held_out,
-        factors=factors,
-        micro_batch_size=config.rewards.pool.micro_batch_size,
-        official=official,
-        device=device,
-    )
 
 
 def _open_tracker(arguments: WorkerArguments, folder: RunFolder, start: int) -> Tracker:

@@ -1,6 +1,7 @@
 """Setup of a `Trainer` from a config: everything that a worker loads before its first update."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,15 +11,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
 from srpo_ray.config.algorithms.control_words import ControlWords
-from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.texts import read_texts
-from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.context_parallel import context_mesh, share_tokens
 from srpo_ray.models.families import family_of
 from srpo_ray.models.rollout_base import RolloutBase
-from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.tiny_decoder import load_decoder
 from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
@@ -28,6 +26,7 @@ from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
 from srpo_ray.training.base_rollouts import prepare_base_rollouts
 from srpo_ray.training.engine import Engine
+from srpo_ray.training.evaluation import make_evaluator
 from srpo_ray.training.meters import MeanMeter, StageTimer
 from srpo_ray.training.prepare import prepare_features, prepare_latents
 from srpo_ray.training.rollouts import resume_rollouts
@@ -82,20 +81,9 @@ def build_trainer(
     if texts.guidance:
         policy.empty_prompt = cache.features(texts.guidance)[[0]]
 
-    def evaluator_of(evaluation: EvaluationConfig, prompts: list[str]) -> Evaluator:
-        return Evaluator(
-            evaluation,
-            prompts,
-            cache.features(prompts),
-            sigmas=sigma_grid(config.model)(evaluation.num_steps, config.rollout.shift),
-            truth=evaluation.prompts.startswith("small_world:"),
-            trained_words=config.trained_words,
-            other_words=words,
-            text_free=config.text_free,
-            rank=data_rank,
-            world_size=data_workers,
-        )
-
+    evaluator_of = partial(
+        make_evaluator, config, features=cache.features, words=words, rank=data_rank, world_size=data_workers
+    )
     tested = config.evaluation.tested
     algorithm = build_algorithm(config, policy, rewards)
     samples = texts.samples(config.rollout.images_per_prompt)

@@ -53,7 +53,7 @@ def import_models() -> None:
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Import and compute what a training loop needs and shares with no other run, with the threads of Ray's workers.
+    """Call `load_ahead` with the threads of Ray's workers.
 
     Args:
         config: The run.
@@ -61,6 +61,15 @@ def prepare_process(config: RunConfig) -> None:
     import torch
 
     torch.set_num_threads(max(1, int(config.training.num_cpus)))
+    load_ahead(config)
+
+
+def load_ahead(config: RunConfig) -> None:
+    """Import and compute what a training loop in this process needs and shares with no other process.
+
+    Args:
+        config: A run with one worker on the CPU.
+    """
     _import_loop_on_cpu()
     from srpo_ray.planning.model_flops import model_flops
     from srpo_ray.tracking.client import import_client

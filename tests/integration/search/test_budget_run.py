@@ -13,6 +13,8 @@ from tests.integration.search.test_sweep_run import TINY
 
 SWEEP = ROOT / "configs" / "experiments" / "small_world_sweep.yaml"
 LONG = ["training.num_updates=40", "experiment.search.num_samples=3"]
+# The budgets are hours of the wall clock, so the tests take as long on any machine, and longer on a busy one.
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.mark.long

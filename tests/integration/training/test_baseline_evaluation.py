@@ -12,6 +12,7 @@ from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.training.baseline_cache import baseline_evaluation, other_words
+from srpo_ray.training.evaluation import encode_evaluated, evaluate_base_model
 
 CPU = torch.device("cpu")
 
@@ -48,6 +49,19 @@ def assert_same_bits(found: Evaluation, expected: Evaluation) -> None:
     assert all(torch.equal(found.images[prompt], image) for prompt, image in expected.images.items())
 
 
+def refuse() -> Evaluation:
+    raise AssertionError("the evaluation is in the cache")
+
+
+def test_one_evaluation_ahead_of_two_trials_serves_both_to_the_bit(tiny_run: RunConfig) -> None:
+    first = apply(tiny_run, {"evaluation.samples_per_prompt": 2, "rewards.in_process": True})
+    second = apply(first, {"algorithm.control_words": "vivid", "model.lora.rank": 4, "seed": 7})
+    encode_evaluated(first)
+    evaluate_base_model(first, None)
+    for trial in (first, second):
+        assert_same_bits(baseline_evaluation(trial, evaluator_of(trial), CPU, refuse), computed(trial))
+
+
 def test_stored_evaluation_serves_full_fine_tuning_and_adapters_to_the_bit(tiny_run: RunConfig) -> None:
     changes = {"evaluation.samples_per_prompt": 2, "model.gradient_checkpointing": True}
     full = apply(tiny_run, changes)
@@ -57,9 +71,5 @@ def test_stored_evaluation_serves_full_fine_tuning_and_adapters_to_the_bit(tiny_
     assert_same_bits(computed(lora), expected)
     for_all = computed(full, for_all=True)
     assert_same_bits(baseline_evaluation(full, evaluator_of(full), CPU, lambda: for_all), expected)
-
-    def refuse() -> Evaluation:
-        raise AssertionError("the evaluation is in the cache")
-
     assert_same_bits(baseline_evaluation(lora, evaluator_of(lora), CPU, refuse), expected)
     assert_same_bits(baseline_evaluation(vivid, evaluator_of(vivid), CPU, refuse), computed(vivid))

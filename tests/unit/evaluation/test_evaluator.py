@@ -29,7 +29,7 @@ class NoisePolicy:
     def noise(self, generators: list[torch.Generator]) -> Tensor:
         return torch.stack([torch.rand(3, 8, 8, generator=g) for g in generators])
 
-    def rollout(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
+    def integrate(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
         return noise + conditioning.pooled_prompt_embeds[:, :, None, None] / 100
 
     def decode(self, tokens: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from srpo_ray.config import apply, load_run
 from srpo_ray.config.algorithms.registry import TYPES
 from srpo_ray.config.model import RolloutBaseType
+from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.flow import shifted_sigmas
 from srpo_ray.models.attention import compile_blocks
 from srpo_ray.models.conditioning import Conditioning
@@ -182,6 +183,17 @@ def test_rollouts_of_a_policy_use_the_copies_also_with_a_block_cache_and_its_sam
     torch.testing.assert_close(found.rollout(*given, 1e-9), rollout)
     with torch.no_grad():
         assert torch.equal(found.integrate(*given), plain.integrate(*given))
+
+
+def test_evaluations_do_not_use_the_copies() -> None:
+    copied, plain = policy_with("int8"), policy_with(None)
+    source, shape = torch.Generator().manual_seed(0), plain.transformer_config
+    conditioning = Conditioning(
+        torch.randn(1, 16, shape["joint_attention_dim"], generator=source),
+        torch.randn(1, shape["pooled_projection_dim"], generator=source),
+    )
+    evaluator = Evaluator(load_run([LORA]).evaluation, ["a"], conditioning, sigmas=shifted_sigmas(2, 3.0), truth=True)
+    assert torch.equal(evaluator.sample(copied, [0]), evaluator.sample(plain, [0]))
 
 
 def test_plan_counts_the_bytes_of_the_copies() -> None:

@@ -16,6 +16,18 @@ from srpo_ray.search.trial import Experiment, TrialHost, run_trial, trains_here
 from tests.conftest import SMALL_WORLD
 
 
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Imports of a trial's process: True if the folder of its run existed by then."""
+    calls: list[bool] = []
+
+    def note(config: RunConfig) -> None:
+        calls.append((Path(config.run_root) / "experiment" / "trials" / config.name).exists())
+
+    monkeypatch.setattr(trial_module, "load_ahead", note)
+    return calls
+
+
 def experiment_of(root: Path, *overrides: str, one_machine: bool = True, start: str = "first") -> Experiment:
     base = load_run([SMALL_WORLD], [f"run_root={root}", *overrides])
     return Experiment(
@@ -58,6 +70,21 @@ def test_a_cluster_of_several_nodes_or_with_an_autoscaler_is_not_one_machine(
     monkeypatch.setattr(capacity.ray, "nodes", lambda: [{"Alive": node} for node in alive])
     monkeypatch.setattr(capacity, "node_types", lambda: kinds)
     assert is_one_machine() is expected
+
+
+def test_process_of_a_trial_imports_before_the_run_begins(
+    loaded: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    for name in ("fit", "fit_here"):
+        monkeypatch.setattr(trial_module, name, lambda config, *_, **__: trained.append(config.name))
+    monkeypatch.setattr(trial_module, "TuneReportCallback", lambda: "callback")
+    here, worker = (experiment_of(tmp_path, f"name={name}") for name in ("here", "worker"))
+    run_trial(here, here.base, here=True)
+    assert loaded == [False]
+    run_trial(worker, worker.base, here=False)
+    assert loaded == [False], "Ray Train's workers import, not the process of the trial"
+    assert trained == ["here", "worker"]
 
 
 @pytest.mark.parametrize("here", [True, False])

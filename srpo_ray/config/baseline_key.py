@@ -1,0 +1,50 @@
+"""Settings that determine the evaluation of the base model: runs with equal ones share it."""
+
+import json
+from typing import Any
+
+from srpo_ray.config.run import RunConfig
+
+_OTHER_MODEL_KEYS = {"path", "lora", "decoder", "gradient_checkpointing", "vae_checkpointing"}
+"""Keys of `model` that change no image of the base model: its content is hashed, adapters begin with an output of 0,
+and the other decoder and checkpointing concern training passes."""
+_OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking", "test", "choose", "objective"}
+"""Keys of `evaluation` that change no score: the texts and the sigma grid are in the key instead."""
+_POOL_KEYS = {"num_gpus", "num_threads", "micro_batch_size", "wire_dtype"}
+
+
+def baseline_settings(config: RunConfig) -> dict[str, Any]:
+    """List the settings that an evaluation of the base model depends on; texts, sigmas and weights are not among them.
+
+    Args:
+        config: The run.
+    """
+    return {
+        "model settings": config.model.model_dump(mode="json", exclude=_OTHER_MODEL_KEYS),
+        "evaluation": config.evaluation.model_dump(mode="json", exclude=_OTHER_KEYS),
+        "rewards": [model.model_dump(mode="json") for model in config.rewards.models],
+        "factors": dict(config.rewards.factors),
+        "in process": config.rewards.in_process,
+        "pool": config.rewards.pool.model_dump(mode="json", include=_POOL_KEYS),
+        "context_parallel": config.training.context_parallel,
+    }
+
+
+def baseline_key(config: RunConfig) -> str:
+    """Return a text that is equal for runs of one machine that share the evaluation of their base model.
+
+    The scores for control words are not in it: one run of an experiment computes them for all, see `other_words`.
+
+    Args:
+        config: The run.
+    """
+    evaluation, training = config.evaluation, config.training
+    sources = [config.model.path, evaluation.prompts, evaluation.num_prompts, evaluation.num_steps]
+    sources += [config.rollout.shift, training.num_cpus, training.num_threads]
+    return json.dumps([baseline_settings(config), sources], sort_keys=True)
+
+
+def is_cached(config: RunConfig) -> bool:
+    """True unless the cache is off, or a reward is a Python class or a server: its scores depend on more than files."""
+    models = (*config.rewards.models, *config.evaluation.held_out)
+    return config.evaluation.cache and all(model.repeatable for model in models)

@@ -1,0 +1,120 @@
+"""Evaluators of a run, and the evaluation of the base model ahead of the runs that share it. No engine."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.algorithms.control_words import ControlWords
+from srpo_ray.config.evaluation import EvaluationConfig
+from srpo_ray.data.cache.shards import ROWS
+from srpo_ray.data.cache.text_features import TextCache
+from srpo_ray.data.texts import read_texts
+from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
+from srpo_ray.models.attention import set_attention
+from srpo_ray.models.conditioning import ConditioningSource
+from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
+from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.rewards.pool.client import RewardClient
+from srpo_ray.training.baseline_cache import baseline_evaluation, other_words
+
+
+def make_evaluator(
+    config: RunConfig,
+    evaluation: EvaluationConfig,
+    prompts: Sequence[str],
+    *,
+    features: Callable[[Sequence[str]], ConditioningSource],
+    words: Mapping[str, ControlWords] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Evaluator:
+    """Build an evaluator of a run.
+
+    Args:
+        config: The run.
+        evaluation: Its section `evaluation`, or that of its test.
+        prompts: Prompts to evaluate.
+        features: Function from prompts to their text features.
+        words: Metric name -> control words of other runs, for which the base model's images are scored too.
+        rank: Index of the share of the images that this process evaluates.
+        world_size: Number of shares.
+    """
+    return Evaluator(
+        evaluation,
+        prompts,
+        features(prompts),
+        sigmas=sigma_grid(config.model)(evaluation.num_steps, config.rollout.shift),
+        truth=evaluation.prompts.startswith("small_world:"),
+        trained_words=config.trained_words,
+        other_words=words,
+        text_free=config.text_free,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def connect_rewards(config: RunConfig, pool: str | None, device: str) -> RewardScorer:
+    """Connect to the reward pool of a run, or load its reward models into this process.
+
+    Args:
+        config: The run.
+        pool: Name of the pool; None scores in this process.
+        device: Device of this process.
+    """
+    factors, official = config.rewards.factors, config.evaluation.preprocessing == "official"
+    if pool is not None:
+        return RewardClient.connect(pool, factors, official=official)
+    return LocalRewards.load(
+        config.rewards.models,
+        config.evaluation.held_out,
+        factors=factors,
+        micro_batch_size=config.rewards.pool.micro_batch_size,
+        official=official,
+        device=device,
+    )
+
+
+def encode_evaluated(config: RunConfig) -> None:
+    """Encode the validation prompts of a run that the cache lacks, on the CPU.
+
+    Args:
+        config: The run.
+    """
+    cache, texts = TextCache.of(config), read_texts(config)
+    missing = cache.missing([*texts.evaluated, *texts.guidance])
+    if missing:
+        encode = cache.load_encoder("cpu")
+        for start in range(0, len(missing), ROWS):
+            encode(missing[start : start + ROWS])
+
+
+def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
+    """Write the evaluation of the base model on the validation prompts to the cache, unless it is there.
+
+    It has the bits that a run with one worker on the CPU would compute. `encode_evaluated` must have been called.
+
+    Args:
+        config: A run with one worker on the CPU.
+        pool: Name of its reward pool; None scores in this process.
+    """
+    device = "cpu"
+    if config.training.num_threads:
+        torch.set_num_threads(config.training.num_threads)
+    texts, cache = read_texts(config), TextCache.of(config)
+    transformer = load_tuned(config, model_dtype(config), device, None)
+    set_attention(transformer, config.model.attention)
+    policy = make_policy(config, transformer, transformer.config, device)
+    if texts.guidance:
+        policy.empty_prompt = cache.features(texts.guidance)[[0]]
+    words = other_words(config)
+    evaluator = make_evaluator(config, config.evaluation, texts.evaluated, features=cache.features, words=words)
+    rewards = connect_rewards(config, pool, device)
+
+    def compute() -> Evaluation:
+        share = evaluator.evaluate(policy, rewards, config.rewards.factors, for_all=True)
+        return combine([share], len(evaluator.prompts))
+
+    baseline_evaluation(config, evaluator, torch.device(policy.device), compute)
