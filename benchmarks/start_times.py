@@ -4,8 +4,8 @@ python benchmarks/start_times.py [--json FILE]
 
 `first run` starts in an empty folder, so it evaluates the base model before its first update. `later run` finds that
 evaluation in the cache of its `run_root`. The sweep has a `run_root` of its own, so it evaluates the base model too.
-Each trial is counted from the creation of its folder; its process has imported the training loop before. That time is
-part of `sweep: first update` and `sweep: second trial`, which are counted from the command.
+Each trial is counted from its turn, when the sweep reports that it runs. Its process then imports the training loop,
+unless it has trained another trial, and creates the folder of the run.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from srpo_ray.live.state import UNBEGUN, read_progress
 from srpo_ray.runs.folder import RunFolder, read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -83,8 +84,8 @@ def trial_starts(root: Path) -> tuple[list[float], list[float]]:
     """Seconds until the first updates of a sweep.
 
     Returns:
-        From the command to the first update of each trial, sorted, and from the folder of each trial to its first
-        update, in the order of the trials.
+        From the command to the first update of each trial, sorted, and from the turn of each trial to its first update,
+        in the order of their turns.
     """
     command = time.monotonic()
     search = (
@@ -96,14 +97,21 @@ def trial_starts(root: Path) -> tuple[list[float], list[float]]:
     process = start("sweep", SWEEP, root, *search, "training.num_updates=5")
     began, first = dict[str, float](), dict[str, float]()
     while process.poll() is None:
-        for folder in (root / "sweep" / "trials").glob("*"):
-            now = time.monotonic()
-            began.setdefault(folder.name, now)
-            if folder.name not in first and read_rows(RunFolder(folder).updates):
-                first[folder.name] = now
+        now = time.monotonic()
+        for name in running(root / "sweep"):
+            began.setdefault(name, now)
+            if name not in first and read_rows(RunFolder(root / "sweep" / "trials" / name).updates):
+                first[name] = now
         time.sleep(POLL_S)
     updates = sorted(moment - command for moment in first.values())
     return updates, [first[name] - began[name] for name in began if name in first]
+
+
+def running(folder: Path) -> list[str]:
+    """Names of the trials of a sweep whose turn has come: it reports that they run, or they have a folder."""
+    progress = read_progress(folder)
+    reported = [run.name for run in progress.runs if run.status not in UNBEGUN] if progress else []
+    return list(dict.fromkeys([*reported, *(trial.name for trial in (folder / "trials").glob("*"))]))
 
 
 def restart(root: Path) -> float:
