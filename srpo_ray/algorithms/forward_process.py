@@ -19,6 +19,7 @@ from srpo_ray.algorithms.advantages import rows_of, table_of_update
 from srpo_ray.algorithms.anchor import anchor_losses
 from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, LossOutput, Phase
 from srpo_ray.algorithms.forward_losses import matching_error
+from srpo_ray.algorithms.moves import KnownScores
 from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.algorithms.forward_process import ForwardProcessSection
 from srpo_ray.flow import mix
@@ -45,7 +46,7 @@ class FinishedImages:
     clean: Tensor
     """Clean tokens `[B, N, C]`."""
     pending: PendingScore
-    """Rewards of the images of the request that these are part of."""
+    """Rewards of the images of the request that these are part of; after `settle`, those of these images."""
     rows: slice = field(default_factory=lambda: slice(None))
     """Images of the request."""
     velocities: Mapping[Role, Tensor] = field(default_factory=dict)
@@ -153,6 +154,8 @@ class ForwardProcess(Algorithm[ForwardT]):
         return [
             replace(
                 found,
+                pending=KnownScores(found.scores),
+                rows=slice(None),
                 weights=rows_of(weights, batch),
                 metrics={name: rows_of(table, batch) for name, table in statistics.items()},
             )

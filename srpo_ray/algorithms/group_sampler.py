@@ -50,7 +50,8 @@ class GroupSampler:
         moves: list[Move] = []
         results: list[list[Tensor]] = []
         block = self._block(walks[0], 0)
-        tokens, point, velocity = noise[::block], 0, None
+        # A view of some rows would keep the noise of all images in memory.
+        tokens, point, velocity = noise if block == 1 else noise[::block].clone(), 0, None
         for index, walk in enumerate(walks):
             while point < walk.start:
                 velocity = self.velocity(tokens, point) if velocity is None else velocity

@@ -29,6 +29,17 @@ class ScoresOfRows:
 
 
 @dataclass(frozen=True)
+class KnownScores:
+    """Scores of a request that has been answered, without the pixels that the request keeps."""
+
+    scores: Scores
+
+    def result(self) -> Scores:
+        """See `PendingScore.result`."""
+        return self.scores
+
+
+@dataclass(frozen=True)
 class Move:
     """One random step of S images, which have U states before it and V states after it.
 

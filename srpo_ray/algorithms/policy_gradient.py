@@ -17,7 +17,7 @@ from torch import Tensor
 from srpo_ray.algorithms.advantages import prompts_of_update, rows_of, table_of_update
 from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, Phase
 from srpo_ray.algorithms.group_sampler import GroupSampler, random_step, repeated
-from srpo_ray.algorithms.moves import Move, Moves, TrainedStep
+from srpo_ray.algorithms.moves import KnownScores, Move, Moves, TrainedStep
 from srpo_ray.algorithms.normalization import advantages_of, means_of_blocks
 from srpo_ray.algorithms.reward_history import add_rewards, earlier_rewards
 from srpo_ray.algorithms.surrogates import surrogate_loss
@@ -110,6 +110,7 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         return [
             replace(
                 moves,
+                scores=tuple(tuple(KnownScores(pending.result()) for pending in tails) for tails in moves.scores),
                 advantages=tuple(
                     _rows_of_states(advantages[move.scores, move.sharing], batch, move) for move in moves.moves
                 ),

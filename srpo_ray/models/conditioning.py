@@ -22,6 +22,20 @@ class Conditioning:
     def __getitem__(self, index: slice | list[int] | Tensor) -> "Conditioning":
         return Conditioning(self.prompt_embeds[index], self.pooled_prompt_embeds[index])
 
+    def repeat(self, count: int) -> "Conditioning":
+        """Repeat each sample `count` times in a row, `[B * count, ...]`. A single sample stays one in memory."""
+
+        def repeated(features: Tensor) -> Tensor:
+            if len(features) == 1:
+                return features.expand(count, *features.shape[1:])
+            return features.repeat_interleave(count, dim=0)
+
+        return Conditioning(repeated(self.prompt_embeds), repeated(self.pooled_prompt_embeds))
+
+    def contiguous(self) -> "Conditioning":
+        """Copy features that are repeated without memory of their own; others are returned as they are."""
+        return Conditioning(self.prompt_embeds.contiguous(), self.pooled_prompt_embeds.contiguous())
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditioning":
         """Move both tensors to a device and data type."""
         return Conditioning(self.prompt_embeds.to(device, dtype), self.pooled_prompt_embeds.to(device, dtype))

@@ -105,7 +105,7 @@ class FlowPolicy(ABC):
         """
         seen = (sigma * 1000).floor() / 1000 if self.truncate_sigma else sigma
         seen = seen.to(self.device, torch.float32)
-        return self._predict(tokens.to(self.dtype), seen, conditioning, guidance_scale).float()
+        return self._predict(tokens.to(self.dtype), seen, conditioning.contiguous(), guidance_scale).float()
 
     def _count(self, samples: int) -> None:
         if torch.is_grad_enabled():

@@ -1,6 +1,7 @@
 """Cost of the computations of an update, traced on a few layers and extrapolated to all."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -183,6 +184,26 @@ def gradient_flops(model: ModelConfig) -> float:
     """Compute the FLOPs of one transformer call for one image and its backward pass, recomputation included."""
     cost = transformer_cost(model, 1, gradient=True, gpu=True)
     return cost.forward_flops + cost.backward_flops
+
+
+class ImageBytes(NamedTuple):
+    """Inputs of one image, in bytes."""
+
+    tokens: int
+    """Latent tokens, float32."""
+    text: int
+    """Text features, in the data type of the forward passes."""
+
+
+def image_bytes(model: ModelConfig) -> ImageBytes:
+    """Compute the bytes of an image's inputs to a transformer call."""
+    return _image_bytes(only(model, *_READ_BY_BOTH, "max_sequence_length"))
+
+
+@cached
+def _image_bytes(model: ModelConfig) -> ImageBytes:
+    tokens, _, text = _inputs(model, build_policy(model, dict.fromkeys(depths(model), 1)), 1)
+    return ImageBytes(tokens.nbytes, sum(tensor.nbytes for tensor in vars(text).values()))
 
 
 def _inputs(model: ModelConfig, policy: FlowPolicy, samples: int) -> tuple[Tensor, Tensor, Conditioning]:

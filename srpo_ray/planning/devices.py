@@ -7,10 +7,11 @@ from srpo_ray.config.count import CountRange
 from srpo_ray.config.zero import REDUCE_BUCKET
 from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
 from srpo_ray.planning.context import call_cost
-from srpo_ray.planning.cost import decoder_cost, peak_of_backward, velocity_cost, without_decoder
+from srpo_ray.planning.cost import decoder_cost, image_bytes, peak_of_backward, velocity_cost, without_decoder
 from srpo_ray.planning.hardware import CONTEXT_BYTES, NCCL_BYTES, PROCESS_BYTES, SLACK
+from srpo_ray.planning.kept import call_text, joined_parts, kept_parts, waiting_pixels
 from srpo_ray.planning.reward_models import RewardSize
-from srpo_ray.planning.schedule import evaluated_images, micro_batches, rollout_images, schedule
+from srpo_ray.planning.schedule import evaluated_images, largest_share, rollout_images, schedule
 from srpo_ray.planning.shapes import (
     build_policy,
     dtype_of,
@@ -86,8 +87,7 @@ def _reused(config: RunConfig) -> int:
     """Compute the bytes of the clean tokens that several updates reuse: a worker's share of the batch, float32."""
     if config.rollout.reuse == 1:
         return 0
-    tokens, channels = build_policy(config.model).token_shape
-    return 4 * micro_batches(config) * config.training.pass_size * tokens * channels
+    return largest_share(config) * config.training.pass_size * image_bytes(config.model).tokens
 
 
 def _loading_phase(config: RunConfig, always: tuple[Part, ...]) -> Phase:
@@ -123,7 +123,7 @@ def _encoding_phase(config: RunConfig, always: tuple[Part, ...]) -> Phase:
 def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ...]:
     model, training = config.model, config.training
     gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
-    plan = schedule(config)
+    plan, kept = schedule(config), kept_parts(config)
     sampling = call_cost(config, rollout_images(config), config.rollout.guidance_scale, gradient=False).peak
     decoder = decoder_cost(model, plan.images, sizes, gradient=plan.decodes, gpu=gpu)
     if not plan.decodes:
@@ -139,7 +139,12 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
     averaging = element_size * min(trained, REDUCE_BUCKET) if training.max_workers > 1 else 0
     layers = Part("gathered layers", live_layers(tensors, training, element_size))
     gradient = Phase(
-        "gradient", (*present(layers, _dequantized(config), Part("averaging of gradients", averaging)), *moment)
+        "gradient",
+        (
+            *present(layers, _dequantized(config), Part("averaging of gradients", averaging), call_text(config)),
+            *moment,
+            *kept,
+        ),
     )
     step = 0 if training.offload else update_buffers(tensors, training)
     return (
@@ -150,10 +155,14 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
                 _dequantized(config),
                 Part("activations", sampling),
                 _block_cache(config, rollout_images(config)),
+                *kept,
+                *joined_parts(config),
+                call_text(config),
+                waiting_pixels(config, sizes),
             ),
         ),
         gradient,
-        Phase("optimizer", present(Part("optimizer at work", step))),
+        Phase("optimizer", (*present(Part("optimizer at work", step)), *kept)),
     )
 
 

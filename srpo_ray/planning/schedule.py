@@ -48,6 +48,8 @@ class Schedule:
     """Times that the losses of an update decode and score each image."""
     measured: int
     """Times that each image is scored beside the losses, without gradient."""
+    kept: float
+    """Tensors of tokens of an image that are kept from the rollout to the losses."""
 
     @property
     def gradients(self) -> int:
@@ -97,6 +99,7 @@ def schedule(config: RunConfig) -> Schedule:
         optimizer_steps=calls.optimizer_steps,
         decodings=calls.decodings,
         measured=calls.measured,
+        kept=calls.kept,
     )
 
 
@@ -156,5 +159,14 @@ def rollout_images(config: RunConfig) -> int:
 
 def micro_batches(config: RunConfig) -> int:
     """Micro-batches of one worker in an update, with most workers."""
+    return _passes(config, config.training.data_workers)
+
+
+def largest_share(config: RunConfig) -> int:
+    """Micro-batches of one worker in an update, with fewest workers, where a worker has the most."""
+    return _passes(config, config.training.min_workers // config.training.context_parallel)
+
+
+def _passes(config: RunConfig, workers: int) -> int:
     parts = config.algorithm.total_calls(config.rollout.num_steps).passes_per_prompt
-    return config.training.num_passes(config.training.data_workers, parts)
+    return config.training.num_passes(workers, parts)

@@ -182,7 +182,7 @@ class Trainer:
         others = prompts.other_conditioning[indices] if given and prompts.other_conditioning else None
         return Batch(
             prompts=tuple(prompts.texts[indices[row]] for row in rows),
-            conditioning=prompts.conditioning[indices].to(device, self.policy.dtype)[rows],
+            conditioning=prompts.conditioning[indices].to(device, self.policy.dtype).repeat(len(children)),
             draws=Draws(
                 seed=self.config.seed,
                 update=update,

@@ -67,6 +67,9 @@ class Calls(NamedTuple):
     """Losses among `losses` that decode no image although the algorithm `decodes`."""
     guidance_scale: float | None = None
     """Guidance of the calls with gradient; None uses that of the rollout."""
+    kept: float = 1.0
+    """Tensors of tokens `[N, C]` of an image that an update keeps from its rollout to its losses, at most. A state that
+    several images share counts once."""
 
     @property
     def decodings(self) -> int:
@@ -118,6 +121,7 @@ class AlgorithmSection(Section):
             gradient_size=(calls.losses * calls.gradient_size * share + 1) / losses,
             mean_chained=(calls.losses * calls.mean_chained + 1) / losses,
             phases=calls.phases + len(anchor.weights) + (not self.keeps_rollout),
+            kept=calls.kept + len(anchor.weights) + (not self.keeps_rollout),
         )
 
     @property

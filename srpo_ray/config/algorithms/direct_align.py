@@ -35,6 +35,6 @@ class DirectAlignConfig(WindowSection):
         return self
 
     def calls(self, num_steps: int) -> Calls:
-        """Count one rollout and one loss, and a score of each rollout for each attribute of a distribution."""
+        """Count one rollout with its noise and one loss, and a score of each rollout for each attribute."""
         measured = len(self.distribution.attributes) if self.distribution else 0
-        return Calls(num_steps, guidance_scale=self.guidance_scale, measured=measured)
+        return Calls(num_steps, guidance_scale=self.guidance_scale, measured=measured, kept=2)

@@ -45,7 +45,7 @@ class DRaFTConfig(QuerySection):
         """Count a rollout up to the last steps, one loss, and one more per renoising; whole with spread steps."""
         last = self.num_steps
         if self.gradient_steps == "spread":
-            return Calls(num_steps, chained=last, mean_chained=last)
+            return Calls(num_steps, chained=last, mean_chained=last, kept=num_steps + 1)
         return Calls(num_steps - last, losses=1 + self.renoisings, chained=last, mean_chained=last)
 
     def check_rollout(self, num_steps: int) -> None:

@@ -56,7 +56,8 @@ class DRTuneConfig(QuerySection):
         offsets = range(self.last_offset(num_steps) + 1)
         counts = [len(self.trained(num_steps, offset, stop)) for stop in stops for offset in offsets]
         forward = sum(stop + 1 for stop in stops) / len(stops)
-        return Calls(forward, chained=max(counts), mean_chained=sum(counts) / len(counts))
+        mean = sum(counts) / len(counts)
+        return Calls(forward, chained=max(counts), mean_chained=mean, kept=num_steps + 1)
 
     def check_rollout(self, num_steps: int) -> None:
         """Check that there is a trained step before every stop."""

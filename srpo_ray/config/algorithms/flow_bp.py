@@ -51,7 +51,7 @@ class FlowBPConfig(QuerySection):
 
     def calls(self, num_steps: int) -> Calls:
         """Count a rollout, and one loss with the active steps."""
-        return Calls(num_steps, chained=self.active_steps, mean_chained=self.active_steps)
+        return Calls(num_steps, chained=self.active_steps, mean_chained=self.active_steps, kept=num_steps + 1)
 
     def check_rollout(self, num_steps: int) -> None:
         """Check that the sampler has at least as many steps as are active."""

@@ -88,6 +88,7 @@ class ForwardProcessSection(GroupSection):
             phases=len(self.phase_roles),
             optimizer_steps=self.optimizer_steps,
             decodes=False,
+            kept=1 + points * len(self.asked),
         )
 
     def check_rollout(self, num_steps: int) -> None:

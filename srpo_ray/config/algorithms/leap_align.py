@@ -30,7 +30,7 @@ class LeapAlignConfig(QuerySection):
 
     def calls(self, num_steps: int) -> Calls:
         """Count a rollout, and one loss through two leaps."""
-        return Calls(num_steps, chained=2, mean_chained=2)
+        return Calls(num_steps, chained=2, mean_chained=2, kept=num_steps + 1)
 
     def check_rollout(self, num_steps: int) -> None:
         """Check that the sampler has two steps."""

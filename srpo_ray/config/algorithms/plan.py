@@ -86,6 +86,15 @@ class PlanSection(Section):
         """Return the size of each trained call, as a share of a pass's images; see `forward`."""
         return [1.0] * self.trained(num_steps)
 
+    def kept(self, num_steps: int, group_size: int, shared: bool, images: int, *, means: bool) -> float:
+        """Count the states before and after random steps, and the means of the steps, for each image; see `forward`.
+
+        All updates have equally many, wherever their random steps are. A plan that mixes steps keeps all random steps,
+        of which each image trains its own.
+        """
+        walks = self.walks(num_steps, group_size, shared, 0, lambda count: list(range(count)))
+        return sum(sum(states_of(walk, images)) + (sum(sizes_of(walk, images)) if means else 0.0) for walk in walks)
+
     @property
     def scored(self) -> int:
         """Number of images that are decoded and scored for each image of a group."""
@@ -114,6 +123,12 @@ def cost_of(walk: Walk, num_steps: int, images: int) -> Cost:
 def sizes_of(walk: Walk, images: int) -> list[float]:
     """Return the size of the call of each random step of a path, as a share of `images` images."""
     return [1 / min(walk.sharing[point], images) for point in walk.random]
+
+
+def states_of(walk: Walk, images: int) -> list[float]:
+    """Return the size of each state before or after a random step of a path, as a share of `images` images."""
+    points = {point for step in walk.random for point in (step, step + 1)}
+    return [1 / min(walk.sharing[point], images) for point in sorted(points)]
 
 
 def check_step(name: str, value: int, num_steps: int) -> None:

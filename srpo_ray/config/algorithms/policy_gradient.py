@@ -63,6 +63,7 @@ class PolicyGradientSection(GroupSection):
         size = {"group_size": self.group_size, "shared": parts.noise == "per_sample", "images": self.images}
         sizes = parts.plan.gradient(num_steps, **size)
         largest, reference, rollout = max(sizes), parts.surrogate.needs_reference, parts.plan.forward(num_steps, **size)
+        kept = parts.plan.kept(num_steps, **size, means=parts.surrogate.needs_old_mean)
         calls, work = rollout
         if reference:
             calls, work = calls + len(sizes), work + sum(sizes)
@@ -78,6 +79,7 @@ class PolicyGradientSection(GroupSection):
             phases=2 if reference else 1,
             optimizer_steps=parts.optimizer_steps,
             decodes=False,
+            kept=kept + (sum(sizes) if reference else 0.0),
         )
 
     def check_rollout(self, num_steps: int) -> None:

@@ -45,8 +45,12 @@ class SRPOConfig(WindowSection):
         return self
 
     def calls(self, num_steps: int) -> Calls:
-        """Count one rollout, then one loss per landing point and branch."""
+        """Count one rollout with its noise, then one loss per landing point and branch."""
         branches = len(self.branches)
         return Calls(
-            num_steps, losses=self.renoisings * branches, in_flight=branches, guidance_scale=self.guidance_scale
+            num_steps,
+            losses=self.renoisings * branches,
+            in_flight=branches,
+            guidance_scale=self.guidance_scale,
+            kept=2,
         )

@@ -1,6 +1,7 @@
 """Checks of any algorithm: its calls counted, its gradients in plain torch, its first update in parts."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -48,6 +49,8 @@ class Counted:
     """Samples of the largest call without gradient; 0 if there is none."""
     scored: int
     """Scored images."""
+    kept: float
+    """Tensors of tokens of an image that the losses get."""
 
 
 def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
@@ -84,6 +87,8 @@ def count(config: RunConfig, update: int, kept: KeptRollouts | None = None) -> C
 
     (collected,) = collect_all(algorithm, [batch], gather)
     kept.keep(update, [(batch, 1.0, collected)])
+    one = torch.empty(SHAPE, dtype=torch.float64).nbytes
+    held = sum(size for shape, size in storages(collected).values() if shape[-len(SHAPE) :] == SHAPE)
     for part in range(algorithm.calls.optimizer_steps):
         losses += len(list(algorithm.losses(batch, collected, part)))
     without, carried = policy.samples[False], policy.samples[True]
@@ -97,7 +102,22 @@ def count(config: RunConfig, update: int, kept: KeptRollouts | None = None) -> C
         samples=samples,
         rolled_out=rolled_out,
         scored=rewards.scored,
+        kept=held / one / len(batch.prompts),
     )
+
+
+def storages(value: Any) -> dict[int, tuple[tuple[int, ...], int]]:
+    """Address of each storage of tensors in a value -> shape of one of its tensors, and bytes of the whole storage."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        return {storage.data_ptr(): (tuple(value.shape), storage.nbytes())}
+    if is_dataclass(value) and not isinstance(value, type):
+        return storages([getattr(value, field.name) for field in fields(value)])
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    found: dict[int, tuple[tuple[int, ...], int]] = {}
+    for part in parts:
+        found |= storages(part)
+    return found
 
 
 def plain_gradients(trainer: Trainer) -> dict[str, Tensor]:

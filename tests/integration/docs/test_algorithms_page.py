@@ -103,6 +103,7 @@ def test_example_of_the_page_is_registered_and_calls_the_model_as_planned(tmp_pa
     plan, found = schedule(config), count(config, 0)
     assert (found.forward, found.losses, found.chained) == (plan.forward, plan.gradients, plan.mean_chained)
     assert found.samples == found.rolled_out == plan.samples == 8
+    assert found.kept == plan.kept
 
 
 def test_example_of_the_page_trains_with_the_gradients_of_plain_torch(tmp_path: Path) -> None:

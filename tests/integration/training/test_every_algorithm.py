@@ -52,6 +52,7 @@ def test_planned_calls_are_those_that_the_algorithm_makes(case: str, tiny_run: R
     assert {each.rolled_out for each in updates} <= {plan.rolled_out, 0}
     assert any(each.rolled_out for each in updates) == (plan.rolled_out > 0)
     assert max(each.chained for each in updates) <= plan.chained
+    assert max(each.kept for each in updates) == pytest.approx(plan.kept)
     # Exact where the algorithm draws no number of calls, and else within four standard errors of the mean.
     for expected, found in (
         (plan.forward + plan.compared, [each.forward for each in updates]),
