@@ -101,11 +101,11 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
             tune.report(row)
         return
     finished = known.finished.exists()
+    if experiment.budget and not finished and not wait_for_admission(Path(experiment.folder), config):
+        return
     if here and not finished:
         # Before the run begins: the imports are no part of it, and a process makes them once for all of its runs.
         load_ahead(config)
-    if experiment.budget and not finished and not wait_for_admission(Path(experiment.folder), config):
-        return
     folder = open_run_folder(config, Path(experiment.folder) / "trials" / config.name)
     if folder.finished.exists():
         for row in read_rows(folder.evaluations):
