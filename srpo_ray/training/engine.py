@@ -110,6 +110,13 @@ class Engine:
         self._gathered = False
         self._role: Role = "policy"
 
+    def close(self) -> None:
+        """Release the weights. DeepSpeed's hooks on gradients would otherwise keep them while the process lives.
+
+        All workers must call, and the engine must not be used afterwards.
+        """
+        self._engine.destroy()
+
     @property
     def module(self) -> nn.Module:
         """Wrapped transformer, for calls without gradient."""

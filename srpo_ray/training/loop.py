@@ -3,7 +3,8 @@
 import os
 import socket
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,7 @@ from srpo_ray.runs.usage import metered
 from srpo_ray.tracking.sinks import open_sinks
 from srpo_ray.tracking.tracker import Tracker
 from srpo_ray.training.baseline_cache import other_words
-from srpo_ray.training.engine import restore_linear
+from srpo_ray.training.engine import Engine, restore_linear
 from srpo_ray.training.evaluation import connect_rewards
 from srpo_ray.training.gpus import require_own_gpu
 from srpo_ray.training.host import Host
@@ -81,10 +82,22 @@ def run_loop(arguments: WorkerArguments, host: Host) -> None:
     with metered(folder, workers, gpus) if rank == 0 else nullcontext():
         run = _start(arguments, host)
         try:
-            _train(run)
+            with _closing(run.trainer.engine):
+                _train(run)
         finally:
             if run.tracker:
                 run.tracker.abandon()
+
+
+@contextmanager
+def _closing(engine: Engine) -> Iterator[None]:
+    """Release the weights when the run ends or a search stops it. A process whose run fails trains no further one."""
+    try:
+        yield
+    except SystemExit:
+        engine.close()
+        raise
+    engine.close()
 
 
 def _train(run: TrainingRun) -> None:

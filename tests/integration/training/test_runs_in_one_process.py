@@ -1,5 +1,6 @@
 """Runs that are trained one after another in one process: nothing of one reaches the next."""
 
+import gc
 import io
 import shutil
 from contextlib import redirect_stderr
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.launch.fit import fit_here
@@ -56,6 +58,12 @@ def numbers(folder: RunFolder) -> dict[str, Any]:
     return {"rows": repr(kept), "weights": dict(read_trained_weights(Storage(folder.checkpoints), 4))}
 
 
+def transformers() -> int:
+    """Number of transformers of all runs that this process still keeps."""
+    gc.collect()
+    return sum(isinstance(each, FluxTransformer2DModel) for each in gc.get_objects())
+
+
 def train_around_another(config: RunConfig) -> dict[str, Any]:
     """Train a run before and after another one, which is stopped on its way."""
     found = dict[str, Any]()
@@ -68,6 +76,7 @@ def train_around_another(config: RunConfig) -> dict[str, Any]:
     # Without the caches the last run computes its text features and the baseline again.
     shutil.rmtree(Path(config.run_root) / "cache")
     found["last"] = numbers(train(apply(config, {**IN_PROCESS, "name": "last"}), last))
+    found["transformers"] = transformers()
     assert (first.updates, stopped.updates, last.updates) == ([0, 2, 4], [0, 2], [0, 2, 4])
     other = RunFolder(Path(config.run_root) / "other")
     assert not other.finished.exists()
@@ -83,6 +92,7 @@ def test_run_has_the_same_bits_after_another_run_in_its_process(tiny_run: RunCon
     first, last = found["first"], found["last"]
     # Notices of libraries would stand in the display of the command.
     assert found["printed"] == ""
+    assert found["transformers"] == 0
     assert first["rows"] == last["rows"]
     assert first["weights"].keys() == last["weights"].keys()
     assert all(torch.equal(first["weights"][name], value) for name, value in last["weights"].items())

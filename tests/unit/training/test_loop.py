@@ -52,6 +52,10 @@ class NotedHost:
         return frozenset()
 
 
+CLOSED: list[Path] = []
+"""Folders of the runs whose engine was closed."""
+
+
 class NotedTrainer:
     """Trainer whose updates cost nothing, without test prompts."""
 
@@ -60,6 +64,7 @@ class NotedTrainer:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.saved: list[int] = []
+        self.engine = SimpleNamespace(close=lambda: CLOSED.append(folder.path))
 
     def update(self, update: int) -> dict[str, float]:
         return {"loss": float(update)}
@@ -115,6 +120,7 @@ def test_rows_of_all_evaluations_reach_the_process_of_the_loop(
     ]
     assert [row["update"] for row in read_rows(folder.updates)] == [1, 2, 3, 4]
     assert tracker.ends[0] == "FINISHED"
+    assert folder.path in CLOSED
 
 
 def test_gauges_get_the_updates_and_the_evaluations(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,5 +148,6 @@ def test_loop_that_its_process_stops_leaves_no_delivery_behind(
     (tracker,) = trackers
     assert tracker.ends == []
     folder = RunFolder(Path(config.run_root) / "run")
+    assert folder.path in CLOSED
     assert [row["update"] for row in read_rows(folder.updates)] == [1, 2]
     assert not folder.finished.exists()
