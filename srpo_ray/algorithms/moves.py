@@ -24,8 +24,8 @@ class ScoresOfRows:
     @cached_property
     def _scores(self) -> Scores:
         whole = self.pending.result()
-        raw = {name: values[self.rows] for name, values in whole.raw.items()}
-        return Scores(whole.total[self.rows], raw, whole.weights)
+        raw, wins = ({name: values[self.rows] for name, values in each.items()} for each in (whole.raw, whole.wins))
+        return Scores(whole.total[self.rows], raw, whole.weights, wins)
 
 
 @dataclass(frozen=True)

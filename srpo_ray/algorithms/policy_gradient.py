@@ -16,6 +16,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms.advantages import prompts_of_update, rows_of, table_of_update
 from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, Phase
+from srpo_ray.algorithms.comparisons import submit_compared
 from srpo_ray.algorithms.group_sampler import GroupSampler, random_step, repeated
 from srpo_ray.algorithms.moves import Move, Moves, TrainedStep
 from srpo_ray.algorithms.normalization import advantages_of, means_of_blocks
@@ -24,6 +25,7 @@ from srpo_ray.algorithms.surrogates import surrogate_loss
 from srpo_ray.config.algorithms.policy_gradient import Parts, PolicyGradientSection
 from srpo_ray.flow import log_density
 from srpo_ray.rewards.base import PendingScore, Scores
+from srpo_ray.rewards.query import TextQuery
 
 
 class RewardTables(NamedTuple):
@@ -35,6 +37,8 @@ class RewardTables(NamedTuple):
     """Scores of each model, if they are normalised each."""
     weights: dict[str, float]
     """Factor of each model in the sum."""
+    wins: dict[str, Tensor]
+    """Win rates by each model that compares pairs of images; empty if none does or no win rates are used."""
 
 
 class PolicyGradient(Algorithm[PolicyGradientSection]):
@@ -62,12 +66,17 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         noise = self.noise(batch, scope="per_sample" if shared else "per_image")
         moves, results = self._sampler(batch).run(noise, walks)
         queries = self.queries(batch)
-
-        def submit(tokens: Tensor) -> PendingScore:
-            return self.rewards.submit(self.policy.decode_for_training(tokens), queries)
-
-        scores = tuple(tuple(submit(tokens) for tokens in tails) for tails in results)
+        scores = tuple(tuple(self._submit(batch, tokens, queries) for tokens in tails) for tails in results)
         return Moves(len(batch.prompts), tuple(moves), scores)
+
+    def _submit(self, batch: Batch, tokens: Tensor, queries: Sequence[TextQuery]) -> PendingScore:
+        """Submit images to the rewards, and if win rates are used their pairs to those that compare pairs."""
+        images, rewards = self.policy.decode_for_training(tokens), self.rewards
+        compare = self.parts.advantage.rank == "win_rate"
+        names = sorted(rewards.pairwise & set(rewards.trained)) if compare else []
+        if names:
+            return submit_compared(rewards, images, queries, batch.draws.samples, names)
+        return rewards.submit(images, queries)
 
     def _sampler(self, batch: Batch) -> GroupSampler:
         parts, scale = self.parts, self.rollout.guidance_scale
@@ -125,7 +134,8 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         total = table_of_update(batches, [each.total for each in scores], gather)
         names = sorted(scores[0].weights) if self.parts.advantage.rewards == "each" else []
         each = {name: table_of_update(batches, [one.raw[name] for one in scores], gather) for name in names}
-        return RewardTables(total, each, scores[0].weights)
+        wins = {name: table_of_update(batches, [one.wins[name] for one in scores], gather) for name in scores[0].wins}
+        return RewardTables(total, each, scores[0].weights, wins)
 
     def _advantages(self, tables: Sequence[RewardTables], sharing: int, prompts: Sequence[str]) -> Tensor:
         """Compute the advantages of states that `sharing` images have in common, on average over the tails."""
@@ -137,6 +147,7 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
                 one.weights,
                 self.parts.advantage,
                 earlier,
+                {name: means_of_blocks(values, sharing) for name, values in one.wins.items()},
             )
             for one in tables
         ]
@@ -218,10 +229,14 @@ def _rows_of_states(table: Tensor, batch: Batch, move: Move) -> Tensor:
 def _statistics(tables: Sequence[RewardTables], advantages: Tensor) -> dict[str, Tensor]:
     """Compute statistics of the groups, `[P, G]` each."""
     spreads = torch.stack([one.total.std(dim=1, keepdim=True) for one in tables])
+    equal = (spreads == 0).all(dim=0)
+    if tables[0].wins:
+        # Scores may differ where comparisons do not.
+        equal = advantages.amax(dim=1, keepdim=True) == advantages.amin(dim=1, keepdim=True)
     return {
         "reward/group_std": spreads.mean(dim=0).expand_as(advantages),
         "advantage/std": advantages.std(dim=1, keepdim=True).expand_as(advantages),
-        "advantage/zero_groups": (spreads == 0).all(dim=0).double().expand_as(advantages),
+        "advantage/zero_groups": equal.double().expand_as(advantages),
     }
 
 

@@ -48,6 +48,8 @@ class Schedule:
     """Times that the losses of an update decode and score each image."""
     measured: int
     """Times that each image is scored beside the losses, without gradient."""
+    pairs: int
+    """Pairs of images that each reward that compares pairs is asked about."""
 
     @property
     def gradients(self) -> int:
@@ -97,6 +99,7 @@ def schedule(config: RunConfig) -> Schedule:
         optimizer_steps=calls.optimizer_steps,
         decodings=calls.decodings,
         measured=calls.measured,
+        pairs=training.pass_size * calls.pairs,
     )
 
 

@@ -131,6 +131,11 @@ class RewardScorer(Protocol):
         """Names of the models that compare two images at once, trained and held-out."""
         ...
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the models of the training reward."""
+        ...
+
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> PendingScore:
         """Request the training reward, and its gradient if `images` requires one; return at once.
 

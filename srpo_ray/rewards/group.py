@@ -49,6 +49,11 @@ class GroupRewards:
         """See `RewardScorer.pairwise`."""
         return self._rewards.pairwise
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """See `RewardScorer.trained`."""
+        return self._rewards.trained
+
     def compare(
         self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
     ) -> "PendingGroupComparison":

@@ -100,6 +100,11 @@ class LocalRewards:
         """See `RewardScorer.pairwise`."""
         return frozenset(name for name, reward in self._rewards.items() if is_pairwise(reward))
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """See `RewardScorer.trained`."""
+        return tuple(self._weights)
+
     def compare(
         self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
     ) -> "PendingLocal[dict[str, Tensor]]":

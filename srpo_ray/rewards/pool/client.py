@@ -89,6 +89,11 @@ class RewardClient:
         """See `RewardScorer.pairwise`."""
         return frozenset(name for name, model in self._pool.models.items() if model.pairwise)
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """See `RewardScorer.trained`."""
+        return tuple(self._weights)
+
     def compare(
         self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
     ) -> "PendingRemoteComparison":

@@ -10,12 +10,14 @@ from PIL import Image
 
 from tests.helpers.rewards.http_server import Reply, chat_answer
 
+LUMA = np.array([0.2126, 0.7152, 0.0722])
+
 
 def brightness_of(body: Any) -> list[float]:
-    """Mean of each image of a request, in [0, 1]."""
+    """Mean luma (ITU-R BT.709) of each image of a request, in [0, 1]."""
     urls = [part["image_url"]["url"] for part in body["messages"][0]["content"] if part["type"] == "image_url"]
     files = [io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))) for url in urls]
-    return [float(np.asarray(Image.open(file)).mean()) / 255 for file in files]
+    return [float(np.asarray(Image.open(file)).mean(axis=(0, 1)) @ LUMA) / 255 for file in files]
 
 
 def preference(first: float, second: float, bias: float = 0.0, slope: float = 10.0) -> float:

@@ -48,6 +48,8 @@ class Counted:
     """Samples of the largest call without gradient; 0 if there is none."""
     scored: int
     """Scored images."""
+    pairs: int
+    """Pairs of images that are compared by a reward that compares pairs."""
 
 
 def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
@@ -97,6 +99,7 @@ def count(config: RunConfig, update: int, kept: KeptRollouts | None = None) -> C
         samples=samples,
         rolled_out=rolled_out,
         scored=rewards.scored,
+        pairs=rewards.pairs,
     )
 
 
