@@ -80,6 +80,8 @@ class Moves:
     """Mean of each trained step under the initial model, `[U, N, 64]`; empty where no loss needs it."""
     advantages: tuple[Tensor, ...] = ()
     """Advantage of each step, `[V]`; empty before `settle`."""
+    weights: tuple[Tensor, ...] = ()
+    """Weight of each trained step in the score of its trajectory, `[V]`; empty for losses of single steps."""
     metrics: tuple[dict[str, Tensor], ...] = field(default=())
     """Statistics of the images of each entry of `scores`, `[S]` each; empty before `settle`."""
 
@@ -117,5 +119,7 @@ class TrainedStep:
     """Mean of the step under the initial model, `[U, N, 64]`."""
     advantages: Tensor | None = None
     """Advantages `[V]`; None before `settle`."""
+    weight: Tensor | None = None
+    """Weight of the step in the score of its trajectory, `[V]`; None for losses of single steps."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     """Metrics of the images."""

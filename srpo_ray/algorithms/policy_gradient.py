@@ -20,8 +20,9 @@ from srpo_ray.algorithms.comparisons import submit_compared
 from srpo_ray.algorithms.group_sampler import GroupSampler, random_step, repeated
 from srpo_ray.algorithms.moves import Move, Moves, TrainedStep
 from srpo_ray.algorithms.normalization import advantages_of, means_of_blocks
+from srpo_ray.algorithms.ranking import discount_weights, ranking_losses
 from srpo_ray.algorithms.reward_history import add_rewards, earlier_rewards
-from srpo_ray.algorithms.surrogates import surrogate_loss
+from srpo_ray.algorithms.surrogates import bounded, log_ratio_to_reference, surrogate_loss
 from srpo_ray.config.algorithms.policy_gradient import Parts, PolicyGradientSection
 from srpo_ray.flow import log_density
 from srpo_ray.rewards.base import PendingScore, Scores
@@ -116,7 +117,7 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         statistics = [_statistics(tables, advantages[entry, 1]) for entry, tables in enumerate(entries)]
         if history:
             add_rewards(self.state, prompts, entries[0][0].total, history)
-        return [
+        settled = [
             replace(
                 moves,
                 advantages=tuple(
@@ -128,6 +129,45 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
             )
             for batch, moves in rounds
         ]
+        if self.parts.surrogate.type == "ranking":
+            return self._rank_trajectories(batches, settled, advantages[0, 1], gather)
+        return settled
+
+    def _rank_trajectories(
+        self, batches: Sequence[Batch], found: Sequence[Moves], values: Tensor, gather: Gather
+    ) -> list[Moves]:
+        """Replace the advantages, by which images are ranked, by the derivatives of the ranking's likelihood.
+
+        The policy has not moved since it sampled the trajectories, so the recorded log-densities are those of the
+        policy, and the likelihood is known before any loss. Its gradient is the sum of those of single steps.
+        """
+        surrogate, columns, weighted = self.parts.surrogate, [], []
+        for batch, moves in zip(batches, found, strict=True):
+            steps = list(self._trained(batch, moves))
+            images = torch.stack([repeated(step.steps, len(step.after) // len(step.before)) for step in steps])
+            weights = discount_weights(images, surrogate.discount)
+            ratios = torch.stack([self._recorded_ratio(step) for step in steps]).double().cpu()
+            columns.append(surrogate.beta * (weights * ratios).mean(dim=0))
+            weighted.append(replace(moves, weights=tuple(weights)))
+        losses, slopes = ranking_losses(table_of_update(batches, columns, gather), values)
+        table = (losses / values.shape[1])[:, None].expand_as(values)
+        return [
+            replace(
+                moves,
+                advantages=(rows_of(slopes, batch),) * len(moves.moves),
+                metrics=tuple(each | {"loss/ranking": rows_of(table, batch)} for each in moves.metrics),
+            )
+            for batch, moves in zip(batches, weighted, strict=True)
+        ]
+
+    def _recorded_ratio(self, step: TrainedStep) -> Tensor:
+        """Bounded logarithm of the ratio of a step's probabilities under the sampling policy and the initial model."""
+        here, there = self.sigmas[step.steps], self.sigmas[step.steps + 1]
+        # The standard deviation of a step does not depend on the velocity.
+        _, std = random_step(self.parts.transition, step.before, torch.zeros_like(step.before), here, there)
+        return bounded(
+            log_ratio_to_reference(self.parts.surrogate, step, std, step.log_density), self.parts.surrogate.clip_range
+        )
 
     def _tables(self, batches: Sequence[Batch], scores: Sequence[Scores], gather: Gather) -> RewardTables:
         """Gather the rewards of the update."""
@@ -195,6 +235,7 @@ def _whole_step(collected: Moves, index: int, move: Move) -> TrainedStep:
         log_density=move.log_density,
         mean=move.mean,
         reference=collected.reference[index] if collected.reference else None,
+        weight=collected.weights[index] if collected.weights else None,
         advantages=collected.advantages[index] if settled else None,
         metrics=collected.metrics[move.scores] if settled else {},
     )
@@ -214,6 +255,7 @@ def _mixed_step(collected: Moves, index: int, indices: Tensor) -> TrainedStep:
         if moves[0].mean is not None
         else None,
         reference=collected.reference[index] if collected.reference else None,
+        weight=collected.weights[index] if collected.weights else None,
         advantages=torch.stack([collected.advantages[step][row] for row, step in chosen]) if settled else None,
         metrics=collected.metrics[0] if settled else {},
     )

@@ -145,6 +145,18 @@ class PolicyGradientSection(GroupSection):
             )
         if parts.surrogate.type == "pair":
             self._check_siblings()
+        if parts.surrogate.type == "ranking":
+            self._check_trajectories()
+
+    def _check_trajectories(self) -> None:
+        plan, steps = self.parts.plan, self.parts.optimizer_steps
+        if not isinstance(plan, AllSteps | Window) or steps > 1:
+            raise ValueError(
+                "expected algorithm.plan.type=all or window and algorithm.optimizer_steps=1 with"
+                f" algorithm.surrogate.type=ranking, got plan.type={plan.model_dump()['type']} and optimizer_steps="
+                f"{steps}; the loss ranks whole trajectories by their probability under the policy that sampled them,"
+                " so choose another plan and remove optimizer_steps"
+            )
 
     def _check_siblings(self) -> None:
         plan, passes = self.parts.plan, self.passes_per_prompt
