@@ -97,7 +97,7 @@ class RewardClient:
     def compare(
         self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
     ) -> "PendingRemoteComparison":
-        """See `RewardScorer.compare`; a call has at most `micro_batch_size` pairs, and the images of these."""
+        """See `RewardScorer.compare`; a call has at most `micro_batch_size` pairs, and all calls share the images."""
         check_batch(images, queries)
         check_pairs(pairs, queries)
         asked = list(self._weights) if names is None else list(names)
@@ -105,14 +105,9 @@ class RewardClient:
         started = time.perf_counter()
         pixels = self._frame(images.detach(), asked)
         arrays = {spec: to_wire(image, self._pool.config.wire_dtype) for spec, image in pixels.items()}
-        size, calls = self._pool.config.micro_batch_size, []
-        for start in range(0, len(pairs), size):
-            part = pairs[start : start + size]
-            rows = sorted({row for pair in part for row in pair})
-            place = {row: index for index, row in enumerate(rows)}
-            stored = StoredPixels({spec: array[rows] for spec, array in arrays.items()}, self._statistics)
-            local = [(place[first], place[second]) for first, second in part]
-            calls.append(self._send_part(stored, [queries[row] for row in rows], asked, local))
+        stored, size = StoredPixels(arrays, self._statistics), self._pool.config.micro_batch_size
+        parts = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        calls = [self._send_part(stored, queries, asked, part) for part in parts]
         self._statistics.wait_s += time.perf_counter() - started
         return PendingRemoteComparison(calls, asked, images.device, self._statistics)
 

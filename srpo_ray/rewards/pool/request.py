@@ -58,7 +58,7 @@ class StoredPixels:
 
 
 class RemoteCall:
-    """Call to one group of replicas with at most `micro_batch_size` images.
+    """Call to one group of replicas with at most `micro_batch_size` images, or pairs of images.
 
     Args:
         router: Handle of the pool's router.
@@ -103,7 +103,7 @@ class RemoteCall:
         Raises:
             RewardError: If the pool no longer exists, or no slot became free in half an hour.
         """
-        assigned = self._router.assign.remote(self._group, len(self._queries))
+        assigned = self._router.assign.remote(self._group, len(self._pairs) or len(self._queries))
         # Stored while the router answers: at most the pixels of one call per client wait there for a slot.
         pixels = self._pixels.references(self._input_specs)
         try:

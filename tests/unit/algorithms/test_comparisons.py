@@ -18,6 +18,7 @@ from srpo_ray.config.model import RolloutConfig
 from srpo_ray.config.rewards import PythonRewardConfig
 from srpo_ray.launch.preflight import check_rewards
 from srpo_ray.planning.served import ServerWork, server_work
+from srpo_ray.planning.workload import reward_traffic
 from srpo_ray.rewards.base import RewardScorer, Scores
 from srpo_ray.rewards.query import TextQuery
 from tests.conftest import ROOT, SMALL_WORLD
@@ -107,6 +108,20 @@ def test_policy_gradient_follows_the_comparisons_and_reports_the_scores(plan: di
         assert moves.metrics[index]["advantage/zero_groups"].sum() == 0
 
 
+def test_images_that_are_sampled_together_keep_the_win_rates_of_their_groups() -> None:
+    config = PolicyGradientConfig.model_validate({"group_size": GROUP, "advantage": {"rank": "win_rate"}})
+    algorithm = PolicyGradient(
+        config, RolloutConfig(num_steps=8), as_policy(AffinePolicy()), cast(RewardScorer, Judge())
+    )
+    together = algorithm.collect(BATCH)
+    whole = together.scores[0][0].result()
+    for start in (0, GROUP):
+        rows = slice(start, start + GROUP)
+        part = together[rows].scores[0][0].result()
+        assert torch.equal(part.wins["judge"], whole.wins["judge"][rows])
+        assert part.wins["judge"].sum().item() == pytest.approx(GROUP / 2)
+
+
 def test_without_win_rates_no_pair_is_compared() -> None:
     class Scored(Judge):
         def compare(self, images: Tensor, queries: Sequence[TextQuery], pairs: Any, names: Sequence[str]) -> Any:
@@ -130,6 +145,9 @@ def test_plan_counts_both_orders_of_all_pairs() -> None:
     assert server_work(run()) == (ServerWork("judge", 4 * 8, 4 * 8 * 7),)
     assert server_work(run(**{"algorithm.advantage.rank": "none"})) == (ServerWork("judge", 32, 0),)
     assert server_work(load_run([SMALL_WORLD])) == ()
+    scored, compared = reward_traffic(run(), (64,))
+    assert scored.bytes == compared.bytes == 32 * 3 * 64**2 * 4
+    assert len(reward_traffic(run(**{"algorithm.advantage.rank": "none"}), (64,))) == 1
 
 
 @pytest.mark.parametrize(

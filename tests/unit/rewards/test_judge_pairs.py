@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo_ray.config.rewards import PythonRewardConfig
+from srpo_ray.config.rewards import PoolConfig, PythonRewardConfig
 from srpo_ray.config.served_rewards import JudgeRewardConfig
 from srpo_ray.rewards.base import RewardError
+from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.rewards.pool.scoring import LoadedRewards
+from srpo_ray.rewards.pool.wire import from_wire, to_wire
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.registry import build_rewards
 from srpo_ray.rewards.served import client
@@ -182,3 +185,16 @@ def test_relative_query_has_no_better_image() -> None:
 def test_judge_with_a_question_but_no_comparison_is_refused() -> None:
     with pytest.raises(ValueError, match="comparison_question with comparison: choice only, got comparison: null"):
         judge("http://x", comparison=None, comparison_question="1 or 2?")
+
+
+def test_replica_compares_the_images_of_its_pairs_among_those_of_the_whole_request() -> None:
+    levels = [0.9, 0.2, 0.4, 0.6]
+    with http_server(bright_answer) as server:
+        replica = LoadedRewards([judge(server.url)], PoolConfig(micro_batch_size=2), "replica")
+        (spec,) = [InputSpec(info.image_size, info.fit) for info in replica.describe().values()]
+        assert replica.describe()["judge"].pairwise
+        queries = [TextQuery.plain("a dog"), *CATS]
+        reply = replica.compare({spec: to_wire(flat(levels), "float32")}, queries, ["judge"], [(1, 3), (3, 2)])
+        expected = compared(judge(server.url), levels[1:], [(0, 2), (2, 1)])
+    assert from_wire(reply.values["judge"]).tolist() == pytest.approx(expected)
+    assert all("a cat" in body["messages"][0]["content"][-1]["text"] for body in server.bodies[-4:])
