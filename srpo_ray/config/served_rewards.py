@@ -81,7 +81,8 @@ class JudgeRewardConfig(JudgeServerSection):
                 f"expected rubric with template: rubric and only there, got template: {self.template}"
                 f" {'without a' if self.rubric is None else 'with a'} rubric; set both or remove the rubric"
             )
-        if self.template != "rubric" and "ratings" in self.model_fields_set:
+        # A stored config has all fields, so a default is no choice of the user.
+        if self.template != "rubric" and self.ratings != type(self).model_fields["ratings"].default:
             raise ValueError(
                 f"expected ratings with template: rubric only, got template: {self.template}; remove ratings"
             )
