@@ -24,8 +24,8 @@ class ScoresOfRows:
     @cached_property
     def _scores(self) -> Scores:
         whole = self.pending.result()
-        raw = {name: values[self.rows] for name, values in whole.raw.items()}
-        return Scores(whole.total[self.rows], raw, whole.weights)
+        raw, wins = ({name: values[self.rows] for name, values in each.items()} for each in (whole.raw, whole.wins))
+        return Scores(whole.total[self.rows], raw, whole.weights, wins)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Moves:
     """Mean of each trained step under the initial model, `[U, N, 64]`; empty where no loss needs it."""
     advantages: tuple[Tensor, ...] = ()
     """Advantage of each step, `[V]`; empty before `settle`."""
+    weights: tuple[Tensor, ...] = ()
+    """Weight of each trained step in the score of its trajectory, `[V]`; empty for losses of single steps."""
     metrics: tuple[dict[str, Tensor], ...] = field(default=())
     """Statistics of the images of each entry of `scores`, `[S]` each; empty before `settle`."""
 
@@ -128,5 +130,7 @@ class TrainedStep:
     """Mean of the step under the initial model, `[U, N, 64]`."""
     advantages: Tensor | None = None
     """Advantages `[V]`; None before `settle`."""
+    weight: Tensor | None = None
+    """Weight of the step in the score of its trajectory, `[V]`; None for losses of single steps."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     """Metrics of the images."""

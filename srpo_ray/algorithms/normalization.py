@@ -49,6 +49,7 @@ def advantages_of(
     weights: Mapping[str, float],
     config: AdvantageSection,
     earlier: Sequence[Tensor] | None = None,
+    wins: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Compute the advantages of the images of an update.
 
@@ -58,14 +59,22 @@ def advantages_of(
         weights: Factor of each model in the sum.
         config: Options.
         earlier: Rewards of each of the P prompts from earlier updates, for `history`.
+        wins: Win rates of the models that compare images in pairs, `[P, G]` float64, which replace those of their
+            scores; only with a single model, or with `rewards: each`.
 
     Returns:
         `[P, G]`, float64.
     """
-    values = _ranked(total, config)
+    compared = wins or {}
     if config.rewards == "each":
-        parts = [weights[name] * deviations(_ranked(each[name], config), "group", "group") for name in sorted(each)]
+        ranks = {name: compared[name] if name in compared else _ranked(each[name], config) for name in each}
+        parts = [weights[name] * deviations(ranks[name], "group", "group") for name in sorted(each)]
         values = torch.stack(parts).sum(dim=0)
+    elif compared:
+        (values,) = compared.values()
+        assert len(weights) == 1, "a sum of several rewards has no comparisons"
+    else:
+        values = _ranked(total, config)
     if earlier is None:
         return deviations(values, config.centre, config.scale).clamp(-config.limit, config.limit)
     return _with_history(values, earlier).clamp(-config.limit, config.limit)

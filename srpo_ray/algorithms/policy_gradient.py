@@ -16,14 +16,17 @@ from torch import Tensor
 
 from srpo_ray.algorithms.advantages import prompts_of_update, rows_of, table_of_update
 from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, Phase
+from srpo_ray.algorithms.comparisons import submit_compared
 from srpo_ray.algorithms.group_sampler import GroupSampler, random_step, repeated
 from srpo_ray.algorithms.moves import KnownScores, Move, Moves, TrainedStep
 from srpo_ray.algorithms.normalization import advantages_of, means_of_blocks
+from srpo_ray.algorithms.ranking import discount_weights, ranking_losses
 from srpo_ray.algorithms.reward_history import add_rewards, earlier_rewards
-from srpo_ray.algorithms.surrogates import surrogate_loss
+from srpo_ray.algorithms.surrogates import bounded, log_ratio_to_reference, surrogate_loss
 from srpo_ray.config.algorithms.policy_gradient import Parts, PolicyGradientSection
 from srpo_ray.flow import log_density
 from srpo_ray.rewards.base import PendingScore, Scores
+from srpo_ray.rewards.query import TextQuery
 
 
 class RewardTables(NamedTuple):
@@ -35,6 +38,8 @@ class RewardTables(NamedTuple):
     """Scores of each model, if they are normalised each."""
     weights: dict[str, float]
     """Factor of each model in the sum."""
+    wins: dict[str, Tensor]
+    """Win rates by each model that compares pairs of images; empty if none does or no win rates are used."""
 
 
 class PolicyGradient(Algorithm[PolicyGradientSection]):
@@ -62,12 +67,17 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         noise = self.noise(batch, scope="per_sample" if shared else "per_image")
         moves, results = self._sampler(batch).run(noise, walks)
         queries = self.queries(batch)
-
-        def submit(tokens: Tensor) -> PendingScore:
-            return self.rewards.submit(self.policy.decode_for_training(tokens), queries)
-
-        scores = tuple(tuple(submit(tokens) for tokens in tails) for tails in results)
+        scores = tuple(tuple(self._submit(batch, tokens, queries) for tokens in tails) for tails in results)
         return Moves(len(batch.prompts), tuple(moves), scores)
+
+    def _submit(self, batch: Batch, tokens: Tensor, queries: Sequence[TextQuery]) -> PendingScore:
+        """Submit images to the rewards, and if win rates are used their pairs to those that compare pairs."""
+        images, rewards = self.policy.decode_for_training(tokens), self.rewards
+        compare = self.parts.advantage.rank == "win_rate"
+        names = sorted(rewards.pairwise & set(rewards.trained)) if compare else []
+        if names:
+            return submit_compared(rewards, images, queries, batch.draws.samples, names)
+        return rewards.submit(images, queries)
 
     def _sampler(self, batch: Batch) -> GroupSampler:
         parts, scale = self.parts, self.rollout.guidance_scale
@@ -107,7 +117,7 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         statistics = [_statistics(tables, advantages[entry, 1]) for entry, tables in enumerate(entries)]
         if history:
             add_rewards(self.state, prompts, entries[0][0].total, history)
-        return [
+        settled = [
             replace(
                 moves,
                 scores=tuple(tuple(KnownScores(pending.result()) for pending in tails) for tails in moves.scores),
@@ -120,13 +130,53 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
             )
             for batch, moves in rounds
         ]
+        if self.parts.surrogate.type == "ranking":
+            return self._rank_trajectories(batches, settled, advantages[0, 1], gather)
+        return settled
+
+    def _rank_trajectories(
+        self, batches: Sequence[Batch], found: Sequence[Moves], values: Tensor, gather: Gather
+    ) -> list[Moves]:
+        """Replace the advantages, by which images are ranked, by the derivatives of the ranking's likelihood.
+
+        The policy has not moved since it sampled the trajectories, so the recorded log-densities are those of the
+        policy, and the likelihood is known before any loss. Its gradient is the sum of those of single steps.
+        """
+        surrogate, columns, weighted = self.parts.surrogate, [], []
+        for batch, moves in zip(batches, found, strict=True):
+            steps = list(self._trained(batch, moves))
+            images = torch.stack([repeated(step.steps, len(step.after) // len(step.before)) for step in steps])
+            weights = discount_weights(images, surrogate.discount)
+            ratios = torch.stack([self._recorded_ratio(step) for step in steps]).double().cpu()
+            columns.append(surrogate.beta * (weights * ratios).mean(dim=0))
+            weighted.append(replace(moves, weights=tuple(weights)))
+        losses, slopes = ranking_losses(table_of_update(batches, columns, gather), values)
+        table = (losses / values.shape[1])[:, None].expand_as(values)
+        return [
+            replace(
+                moves,
+                advantages=(rows_of(slopes, batch),) * len(moves.moves),
+                metrics=tuple(each | {"loss/ranking": rows_of(table, batch)} for each in moves.metrics),
+            )
+            for batch, moves in zip(batches, weighted, strict=True)
+        ]
+
+    def _recorded_ratio(self, step: TrainedStep) -> Tensor:
+        """Bounded logarithm of the ratio of a step's probabilities under the sampling policy and the initial model."""
+        here, there = self.sigmas[step.steps], self.sigmas[step.steps + 1]
+        # The standard deviation of a step does not depend on the velocity.
+        _, std = random_step(self.parts.transition, step.before, torch.zeros_like(step.before), here, there)
+        return bounded(
+            log_ratio_to_reference(self.parts.surrogate, step, std, step.log_density), self.parts.surrogate.clip_range
+        )
 
     def _tables(self, batches: Sequence[Batch], scores: Sequence[Scores], gather: Gather) -> RewardTables:
         """Gather the rewards of the update."""
         total = table_of_update(batches, [each.total for each in scores], gather)
         names = sorted(scores[0].weights) if self.parts.advantage.rewards == "each" else []
         each = {name: table_of_update(batches, [one.raw[name] for one in scores], gather) for name in names}
-        return RewardTables(total, each, scores[0].weights)
+        wins = {name: table_of_update(batches, [one.wins[name] for one in scores], gather) for name in scores[0].wins}
+        return RewardTables(total, each, scores[0].weights, wins)
 
     def _advantages(self, tables: Sequence[RewardTables], sharing: int, prompts: Sequence[str]) -> Tensor:
         """Compute the advantages of states that `sharing` images have in common, on average over the tails."""
@@ -138,6 +188,7 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
                 one.weights,
                 self.parts.advantage,
                 earlier,
+                {name: means_of_blocks(values, sharing) for name, values in one.wins.items()},
             )
             for one in tables
         ]
@@ -185,6 +236,7 @@ def _whole_step(collected: Moves, index: int, move: Move) -> TrainedStep:
         log_density=move.log_density,
         mean=move.mean,
         reference=collected.reference[index] if collected.reference else None,
+        weight=collected.weights[index] if collected.weights else None,
         advantages=collected.advantages[index] if settled else None,
         metrics=collected.metrics[move.scores] if settled else {},
     )
@@ -204,6 +256,7 @@ def _mixed_step(collected: Moves, index: int, indices: Tensor) -> TrainedStep:
         if moves[0].mean is not None
         else None,
         reference=collected.reference[index] if collected.reference else None,
+        weight=collected.weights[index] if collected.weights else None,
         advantages=torch.stack([collected.advantages[step][row] for row, step in chosen]) if settled else None,
         metrics=collected.metrics[0] if settled else {},
     )
@@ -219,10 +272,14 @@ def _rows_of_states(table: Tensor, batch: Batch, move: Move) -> Tensor:
 def _statistics(tables: Sequence[RewardTables], advantages: Tensor) -> dict[str, Tensor]:
     """Compute statistics of the groups, `[P, G]` each."""
     spreads = torch.stack([one.total.std(dim=1, keepdim=True) for one in tables])
+    equal = (spreads == 0).all(dim=0)
+    if tables[0].wins:
+        # Scores may differ where comparisons do not.
+        equal = advantages.amax(dim=1, keepdim=True) == advantages.amin(dim=1, keepdim=True)
     return {
         "reward/group_std": spreads.mean(dim=0).expand_as(advantages),
         "advantage/std": advantages.std(dim=1, keepdim=True).expand_as(advantages),
-        "advantage/zero_groups": (spreads == 0).all(dim=0).double().expand_as(advantages),
+        "advantage/zero_groups": equal.double().expand_as(advantages),
     }
 
 

@@ -49,6 +49,34 @@ def dppo_losses(ratio: Tensor, advantages: Tensor, divergence: Tensor, limit: fl
     return torch.where(removed, torch.zeros_like(ratio), -advantages * ratio), removed.float()
 
 
+def bounded(log_ratio: Tensor, clip_range: float) -> Tensor:
+    """Clamp the logarithm of a ratio to that of the range `1 - clip_range` to `1 + clip_range`."""
+    return log_ratio.clamp(math.log(max(1 - clip_range, 1e-12)), math.log(1 + clip_range))
+
+
+def ranked_losses(
+    log_ratio: Tensor, advantages: Tensor, weight: Tensor, beta: float, clip_range: float
+) -> tuple[Tensor, Tensor]:
+    """Compute a step's part of the likelihood of a ranking, whose gradient is that of the likelihood.
+
+        loss = -advantage * beta * weight * log_ratio
+
+    Args:
+        log_ratio: Logarithm of the probability ratio to the initial model, `[V]`.
+        advantages: `-d loss / d score` of each image, see `ranking.ranking_losses`, `[V]`.
+        weight: Weight of the step in the score of its trajectory, `[V]`.
+        beta: Factor of the scores.
+        clip_range: Range around 1 outside of which a ratio has no gradient.
+
+    Returns:
+        Losses `[V]`, and 1 where the ratio is outside the range `[V]`.
+
+    Source: Dense reward view, arXiv 2402.08265.
+    """
+    inside = bounded(log_ratio, clip_range)
+    return -advantages * beta * weight * inside, (log_ratio != inside).detach().float()
+
+
 def pair_losses(log_ratio: Tensor, advantages: Tensor, beta: float, clip_range: float) -> tuple[Tensor, Tensor]:
     """Compute the logistic preference of the best over the worst of the states that follow one state.
 
@@ -67,11 +95,11 @@ def pair_losses(log_ratio: Tensor, advantages: Tensor, beta: float, clip_range: 
 
     Source: SPO, arXiv 2406.04314.
     """
-    bounded = log_ratio.clamp(math.log(max(1 - clip_range, 1e-12)), math.log(1 + clip_range))
+    inside = bounded(log_ratio, clip_range)
     best, worst = advantages.argmax(dim=1, keepdim=True), advantages.argmin(dim=1, keepdim=True)
-    margins = (bounded.gather(1, best) - bounded.gather(1, worst))[:, 0]
+    margins = (inside.gather(1, best) - inside.gather(1, worst))[:, 0]
     differs = (advantages.gather(1, best) > advantages.gather(1, worst))[:, 0]
-    outside = (log_ratio != bounded).detach()
+    outside = (log_ratio != inside).detach()
     clipped = (outside.gather(1, best) | outside.gather(1, worst))[:, 0]
     return differs * -functional.logsigmoid(beta * margins), clipped.float()
 
@@ -126,6 +154,10 @@ def surrogate_loss(
     metrics = dict(step.metrics)
     if config.type == "pair":
         losses, clipped = _pair(config, step, std, density, advantages)
+    elif config.type == "ranking":
+        assert step.weight is not None, "a trajectory's score needs the weights of its steps"
+        log_ratio = log_ratio_to_reference(config, step, std, density)
+        losses, clipped = ranked_losses(log_ratio, advantages, step.weight.to(density), config.beta, config.clip_range)
     else:
         losses, clipped = _ratio_losses(config, step, mean, std, length, density, advantages, metrics)
     metrics["loss/policy"] = losses.detach()
@@ -173,12 +205,25 @@ def _pair(
     config: SurrogateSection, step: TrainedStep, std: Tensor, density: Tensor, advantages: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute the losses `[U]` of the preferences between states that follow one state."""
-    assert step.reference is not None, "a preference relative to the initial model needs its means"
     states = len(step.before)
-    children = len(density) // states
+    log_ratio = log_ratio_to_reference(config, step, std, density)
+    return pair_losses(log_ratio.reshape(states, -1), advantages.reshape(states, -1), config.beta, config.clip_range)
+
+
+def log_ratio_to_reference(config: SurrogateSection, step: TrainedStep, std: Tensor, density: Tensor) -> Tensor:
+    """Compute the weighted logarithm of the ratio of a step's probabilities to those under the initial model.
+
+    Args:
+        config: Options.
+        step: The step with its means under the initial model.
+        std: Standard deviation of the step, `[U, 1, 1]`.
+        density: Log-probability of the step, `[V]`.
+
+    Returns:
+        `[V]`, see `step_weight`.
+    """
+    assert step.reference is not None, "a ratio to the initial model needs its means"
+    children = len(density) // len(step.before)
     wide_std = repeated(std, children)
     reference = log_density(step.after, repeated(step.reference, children), wide_std)
-    log_ratio = weighted(density - reference, wide_std, config)
-    return pair_losses(
-        log_ratio.reshape(states, children), advantages.reshape(states, children), config.beta, config.clip_range
-    )
+    return weighted(density - reference, wide_std, config)

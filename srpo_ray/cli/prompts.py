@@ -2,6 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from srpo_ray.data.geneval import Question
 
 HELP = "convert downloaded prompt sets to disjoint prompt files for training, validation and test"
 
@@ -13,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="NAME", help="known set of the sources: its column, and its licence to record")
     parser.add_argument("--column", metavar="NAME", help="key or column with the prompts (default: that of the set)")
     parser.add_argument("--to", metavar="DIR", help="folder of train.txt, validation.txt and test.txt")
+    parser.add_argument(
+        "--questions",
+        metavar="FILE",
+        help="file to write with the questions of a `type: questions` reward; SOURCE is metadata of GenEval",
+    )
     parser.add_argument("--train", type=_count, metavar="N", help="training prompts (default: all others; 0: none)")
     parser.add_argument("--validation", type=_count, default=0, metavar="N", help="validation prompts (default 0)")
     parser.add_argument("--test", type=_count, default=0, metavar="N", help="test prompts (default 0)")
@@ -39,6 +48,7 @@ def run(parsed: argparse.Namespace) -> int:
     from srpo_ray.data.prompt_split import PARTS, describe, gather, split, write_parts
 
     known = find_set(parsed.set) if parsed.set else None
+    asked = _questions(parsed)
     counts = {"train": parsed.train, "validation": parsed.validation, "test": parsed.test}
     folder = Path(parsed.to)
     # The files of the folder are one split, also if several commands write them.
@@ -47,9 +57,23 @@ def run(parsed: argparse.Namespace) -> int:
     gathered = gather(parsed.sources, exclude, parsed.column or (known.column if known else None))
     parts = split(gathered, parsed.train, parsed.validation, parsed.test, parsed.seed)
     print(f"{describe(gathered)}: {len(gathered.prompts)} prompts")
+    if parsed.questions:
+        from srpo_ray.data.geneval import write_questions
+
+        write_questions(Path(parsed.questions), asked)
+        print(f"{parsed.questions}: questions about {len(asked)} prompts")
     for path in write_parts(folder, parts, parsed.sources, known, parsed.seed):
         print(f"{path}: {len(parts[path.stem])} prompts; sources in {path.name}.json")
     return 0
+
+
+def _questions(parsed: argparse.Namespace) -> "dict[str, list[Question]]":
+    """Questions about the prompts of the sources, before anything is written; empty without `--questions`."""
+    if not parsed.questions:
+        return {}
+    from srpo_ray.data.geneval import read_questions_about
+
+    return read_questions_about(parsed.sources)
 
 
 def _count(text: str) -> int:

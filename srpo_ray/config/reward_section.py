@@ -26,3 +26,8 @@ class RewardModelSection(Section):
     spread: float | None = Field(default=None, gt=0)
     """Standard deviation of the score over images of the same prompt; `rewards.normalize` divides by it, and
     `python -m srpo_ray.evaluation.reward_spread runs/NAME` prints it."""
+
+    @property
+    def compares_pairs(self) -> bool:
+        """True if the model compares two images at once, and so has win rates that are not those of its scores."""
+        return False

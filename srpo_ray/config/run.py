@@ -198,6 +198,13 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_comparisons(self) -> Self:
+        names = [model.name for model in self.rewards.models if model.compares_pairs]
+        if names:
+            self.algorithm.check_comparisons(names, len(self.rewards.models))
+        return self
+
+    @model_validator(mode="after")
     def _check_cheaper_rollouts(self) -> Self:
         rollout, training, sampled = self.rollout, self.training, self.samples_rollouts
         if not self.data.reads_prompts and not self.algorithm.starts_from_images:

@@ -60,6 +60,19 @@ class JudgeRewardConfig(JudgeServerSection):
     ratings: dict[str, float] = Field(default={"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0, "5": 5.0}, min_length=2)
     """Answers to the rubric and their values; the score is the mean value under the judge's probabilities. An answer
     is one token of the judge, and its case is ignored."""
+    comparison: Literal["choice", "unified_reward_think"] | None = None
+    """Question about two images of a prompt, which the judge gets in both orders, for `algorithm.advantage.rank:
+    win_rate` and for the win rates of `srpo-ray evaluate`: `choice` asks for the better one in one token;
+    `unified_reward_think` is the prompt of UnifiedReward-Think, which reasons before it answers. Unset compares the
+    scores."""
+    comparison_question: str | None = None
+    """Your own question of `comparison: choice`, with `{prompt}` at the place of the prompt; it must ask for `1` (the
+    first image is better), `2` (the second one), or `0` (a tie), and nothing else."""
+
+    @property
+    def compares_pairs(self) -> bool:
+        """True if the judge compares two images at once."""
+        return self.comparison is not None
 
     @model_validator(mode="after")
     def _check_rubric(self) -> Self:
@@ -68,7 +81,8 @@ class JudgeRewardConfig(JudgeServerSection):
                 f"expected rubric with template: rubric and only there, got template: {self.template}"
                 f" {'without a' if self.rubric is None else 'with a'} rubric; set both or remove the rubric"
             )
-        if self.template != "rubric" and "ratings" in self.model_fields_set:
+        # A stored config has all fields, so a default is no choice of the user.
+        if self.template != "rubric" and self.ratings != type(self).model_fields["ratings"].default:
             raise ValueError(
                 f"expected ratings with template: rubric only, got template: {self.template}; remove ratings"
             )
@@ -76,6 +90,15 @@ class JudgeRewardConfig(JudgeServerSection):
         if "" in words or len(set(words)) < len(words):
             raise ValueError(
                 f"ratings: expected answers that differ in more than case and spaces, got {', '.join(self.ratings)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_comparison(self) -> Self:
+        if self.comparison_question is not None and self.comparison != "choice":
+            raise ValueError(
+                "expected comparison_question with comparison: choice only, got comparison:"
+                f" {self.comparison or 'null'}; set comparison to choice or remove the question"
             )
         return self
 

@@ -22,6 +22,7 @@ from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import make_policy, model_dtype
 from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.rewards.query import TextQuery
 
 
 def device_here() -> str:
@@ -69,6 +70,8 @@ class Sampler:
             text_free=config.text_free,
         )
         self._runs = {path: self._load(path) for path in dict.fromkeys(_run_of(model) for model in job.models)}
+        self._reference: dict[tuple[int, int], Tensor] = {}
+        """Images of the first model for the present prompts, by prompt and sample, for rewards that compare pairs."""
         self._rewards: LocalRewards | None = None
         if job.scored:
             self._rewards = LocalRewards.load(
@@ -92,6 +95,7 @@ class Sampler:
         Raises:
             RunFailedError: If a reward fails, or the images of a batch do not fit the GPU's memory.
         """
+        self._reference = {}
         try:
             return [row for model in self.job.models for row in self._draw(model, chunk)]
         except torch.OutOfMemoryError as error:
@@ -111,7 +115,7 @@ class Sampler:
             batch = places[start : start + size]
             items = [sample * len(self.job.prompts) + prompt for prompt, sample in batch]
             images = self.evaluator.sample(policy, items)
-            metrics = self._measure(images, items)
+            metrics = self._measure(images, items) | self._compare(model, images, batch)
             small.append(thumbnails(images))
             for index, (prompt, sample) in enumerate(batch):
                 values = {name: column[index].item() for name, column in metrics.items()}
@@ -127,6 +131,31 @@ class Sampler:
         if self._rewards is None:
             return {}
         return self.evaluator.measure(images, items, self._rewards, self.job.config.rewards.factors)
+
+    def _compare(self, model: Model, images: Tensor, places: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """Compare images with those of the first model, by the rewards that compare pairs; empty if there are none.
+
+        Args:
+            model: Model that sampled the images.
+            images: `[B, 3, H, W]` in [0, 1].
+            places: Prompt and sample of each image.
+
+        Returns:
+            Per reward the probability that the image is better, `[B]`; 1/2 for the first model itself.
+        """
+        rewards, factors = self._rewards, self.job.config.rewards.factors
+        names = sorted(rewards.pairwise) if rewards else []
+        if not rewards or not names:
+            return {}
+        if model is self.job.models[0]:
+            self._reference |= zip(places, images.cpu(), strict=True)
+            wins = {name: torch.full((len(places),), 0.5) for name in names}
+        else:
+            others = torch.stack([self._reference[place] for place in places]).to(images)
+            queries = [TextQuery.plain(self.job.prompts[prompt]) for prompt, _ in places]
+            pairs = [(row, len(places) + row) for row in range(len(places))]
+            wins = rewards.compare(torch.cat([images, others]), [*queries, *queries], pairs, names).result()
+        return {f"{'reward' if name in factors else 'evaluator'}/{name}/preference": wins[name] for name in names}
 
     def _load(self, path: Path) -> tuple[FlowPolicy, RLGuidance]:
         models = [model for model in self.job.models if _run_of(model) == path]

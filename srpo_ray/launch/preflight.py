@@ -18,7 +18,7 @@ from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
 from srpo_ray.models.tiny_decoder import check_decoder
 from srpo_ray.rewards.common_text import read_common_prompts
-from srpo_ray.rewards.registry import declares_image_gradient, prompt_check
+from srpo_ray.rewards.registry import declares_comparisons, declares_image_gradient, prompt_check
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import input_hashes, keep_inputs
 from srpo_ray.runs.start_from import check_start
@@ -161,12 +161,15 @@ def check_rewards(config: RunConfig) -> None:
     """Check that the algorithm can train on every reward, and that the prompts of their common direction can be read.
 
     Raises:
-        ValueError: If the algorithm needs image gradients and a reward declares that it has none, or if prompts cannot
-            be read.
+        ValueError: If the algorithm needs image gradients and a reward declares that it has none, if it cannot use the
+            comparisons of a reward, or if prompts cannot be read.
     """
     for model in (*config.rewards.models, *config.evaluation.held_out):
         if common := getattr(model, "common", None):
             read_common_prompts(model.name, common.prompts)
+    names = [model.name for model in config.rewards.models if declares_comparisons(model)]
+    if names:
+        config.algorithm.check_comparisons(names, len(config.rewards.models))
     if config.algorithm.needs.reward != "gradient":
         return
     without = [model.name for model in config.rewards.models if not declares_image_gradient(model)]

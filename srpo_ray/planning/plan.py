@@ -18,6 +18,7 @@ from srpo_ray.planning.devices import (
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.reward_models import reward_sizes
 from srpo_ray.planning.schedule import evaluations, intervals, rollout_notes, schedule
+from srpo_ray.planning.served import ServerWork, server_work
 from srpo_ray.planning.shapes import parameters
 from srpo_ray.planning.workload import (
     Work,
@@ -57,6 +58,8 @@ class Plan:
     """Computation of one worker in an update."""
     replica_work: Work
     """Computation of all reward replicas in an update."""
+    server_work: tuple[ServerWork, ...]
+    """Work of the servers of rewards in an update; empty without such rewards."""
     evaluation: Work | None
     """Computation of one worker in one evaluation; None if the number of images is not in the config."""
     evaluations: int
@@ -200,6 +203,7 @@ def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool
         reward_traffic=reward_traffic(config, sizes),
         work=worker_work(config, sizes),
         replica_work=replica_work(config, trained),
+        server_work=server_work(config),
         evaluation=evaluation_work(config, sizes),
         test=_test_work(config, sizes),
         evaluations=evaluations(config, made, evaluated=evaluated),

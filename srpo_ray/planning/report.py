@@ -91,6 +91,9 @@ def _update_table(plan: Plan) -> Table:
         seconds = f"{work.seconds(flops):.2f} s" if flops else ""
         table.add_row(work.name + bound, f"{work.flops / 1e12:.1f} TFLOP", seconds)
     table.add_row("reward models, in all replicas, beside", f"{plan.replica_work.flops / 1e12:.1f} TFLOP", "")
+    for server in plan.server_work:
+        compared = f" and {server.comparisons:,} comparisons" if server.comparisons else ""
+        table.add_row(f"server of reward {server.name}, for all workers", f"{server.images:,} images{compared}", "")
     for part in (*plan.traffic, *plan.group_traffic, *plan.reward_traffic):
         table.add_row(part.name, gib(part.bytes), "")
     if plan.wire_s is not None:

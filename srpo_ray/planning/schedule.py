@@ -50,6 +50,8 @@ class Schedule:
     """Times that each image is scored beside the losses, without gradient."""
     kept: float
     """Tensors of tokens of an image that are kept from the rollout to the losses."""
+    pairs: int
+    """Pairs of images that each reward that compares pairs is asked about."""
 
     @property
     def gradients(self) -> int:
@@ -100,6 +102,7 @@ def schedule(config: RunConfig) -> Schedule:
         decodings=calls.decodings,
         measured=calls.measured,
         kept=calls.kept,
+        pairs=training.pass_size * calls.pairs,
     )
 
 

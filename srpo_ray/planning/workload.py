@@ -173,7 +173,9 @@ def reward_traffic(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Part, ...
     plan = schedule(config)
     one = sum(3 * size**2 for size in set(sizes)) * WIRE_BYTES[config.rewards.pool.wire_dtype]
     pixels = micro_batches(config) * plan.scored * one
+    compares = plan.pairs > 0 and any(model.compares_pairs for model in config.rewards.models)
     return present(
         Part("pixels to the rewards", pixels),
+        Part("pixels of images to compare", pixels if compares else 0),
         Part("gradients from the rewards", pixels if plan.decodes else 0),
     )

@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from srpo_ray.errors import RunFailedError
-from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.query import Pairs, TextQuery
 
 PROMPTS_IN_MESSAGE = 3
 
@@ -18,7 +18,7 @@ class Reward(Protocol):
     A custom class needs these three attributes and one method. An optional attribute `fit` (`crop`, `pad` or `squash`)
     selects the resize to a square; the default is `crop`. `score` is called from one thread at a time. It must be
     stateless between calls and score each image independently, so that the gradient of the batch's sum contains the
-    gradient of every single score.
+    gradient of every single score. An optional method `compare`, see `PairwiseReward`, compares images in pairs.
     """
 
     name: str
@@ -38,6 +38,23 @@ class Reward(Protocol):
 
         Returns:
             `[B]` float32, finite, on any device.
+        """
+        ...
+
+
+class PairwiseReward(Reward, Protocol):
+    """Reward that also compares two images at once; the pairs of any other reward are compared by their scores."""
+
+    def compare(self, first: Tensor, second: Tensor, queries: Sequence[TextQuery]) -> Tensor:
+        """Compare two images for each query; swapped images must give one minus the result.
+
+        Args:
+            first: `[N, 3, image_size, image_size]`, as for `score`.
+            second: The other image of each pair.
+            queries: N text queries.
+
+        Returns:
+            Probability that the first image is better, `[N]` float32 in [0, 1]; 1/2 is a tie.
         """
         ...
 
@@ -77,6 +94,9 @@ class Scores:
     """Unweighted score per reward, `[B]` float32, detached."""
     weights: dict[str, float] = field(default_factory=dict)
     """Factor of each reward in the sum."""
+    wins: dict[str, Tensor] = field(default_factory=dict)
+    """Win rate of each image within the images of its prompt, per reward that compares pairs, `[B]`; empty if no
+    images were compared."""
 
 
 class PendingScore(Protocol):
@@ -91,8 +111,30 @@ class PendingScore(Protocol):
         ...
 
 
+class PendingComparison(Protocol):
+    """Comparisons that may still be in computation."""
+
+    def result(self) -> dict[str, Tensor]:
+        """Wait for the comparisons; per reward `[N]`, the probability that the first image of each pair is better.
+
+        Raises:
+            RewardError: As `PendingScore.result`.
+        """
+        ...
+
+
 class RewardScorer(Protocol):
     """Interface between algorithms and rewards. `LocalRewards` and the pool's `RewardClient` implement it."""
+
+    @property
+    def pairwise(self) -> frozenset[str]:
+        """Names of the models that compare two images at once, trained and held-out."""
+        ...
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the models of the training reward."""
+        ...
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> PendingScore:
         """Request the training reward, and its gradient if `images` requires one; return at once.
@@ -125,6 +167,25 @@ class RewardScorer(Protocol):
         """
         ...
 
+    def compare(
+        self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
+    ) -> PendingComparison:
+        """Request comparisons of pairs of images, without gradient and with the preprocessing of `submit`.
+
+        A model that does not compare pairs compares the scores of the images: the probability is 1, 0, or 1/2 for
+        equal scores.
+
+        Args:
+            images: `[B, 3, H, W]` in [0, 1].
+            queries: B text queries.
+            pairs: Two different images of each of N pairs, as indices of images with the same query.
+            names: Models that compare; None selects those of the training reward.
+
+        Raises:
+            ValueError: If the batch or a pair is malformed, or a name is unknown.
+        """
+        ...
+
     def take_statistics(self) -> dict[str, float]:
         """Return the metrics since the last call of this function; see `ScoringStatistics`."""
         ...
@@ -136,6 +197,17 @@ def check_batch(images: Tensor, queries: Sequence[TextQuery]) -> None:
         raise ValueError(
             f"expected images [B, 3, H, W] with B >= 1 and one query each, received {tuple(images.shape)} and "
             f"{len(queries)} queries; a batch cannot be empty"
+        )
+
+
+def check_pairs(pairs: Pairs, queries: Sequence[TextQuery]) -> None:
+    """Raise ValueError unless there are pairs, each of two different images of the batch with the same query."""
+    size = len(queries)
+    wrong = [(i, j) for i, j in pairs if not (0 <= i < size and 0 <= j < size and i != j and queries[i] == queries[j])]
+    if wrong or not pairs:
+        raise ValueError(
+            f"expected pairs of two different images with the same query among {size}, received"
+            f" {wrong[0] if wrong else 'none'}; compare only images of the same prompt"
         )
 
 

@@ -53,6 +53,13 @@ class RewardCall:
             raise self.failure(f"expected scores of shape [{len(self.queries)}], received {list(score.shape)}")
         self.require_finite("score", score)
 
+    def require_probability(self, wins: Tensor) -> None:
+        """Raise unless every number of `wins` is in [0, 1]."""
+        wrong = ((wins < 0) | (wins > 1)).nonzero()
+        if len(wrong):
+            first = int(wrong[0])
+            raise self.failure(f"the comparison of pair {first} is {wins[first].item():g}, expected it in [0, 1]")
+
     def require_finite(self, what: str, tensor: Tensor) -> None:
         """Raise an error that names the first bad sample, unless every number of `tensor` is finite."""
         numbers = tensor.detach().reshape(len(self.queries), -1)
@@ -100,7 +107,7 @@ def score_and_gradient(
         for name, weight in weights.items():
             reward, input_spec = rewards[name], InputSpec.of(rewards[name])
             pixels = images[input_spec][rows].detach().requires_grad_()
-            with RewardCall(name, queries[rows], replica) as call, torch.enable_grad(), _full_precision(pixels):
+            with RewardCall(name, queries[rows], replica) as call, torch.enable_grad(), full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)
                 # Each score depends on one image only, so the gradient of the sum contains each image's own gradient.
@@ -147,14 +154,14 @@ def score_only(
         for name in names:
             reward = rewards[name]
             pixels = images[InputSpec.of(reward)][rows]
-            with RewardCall(name, queries[rows], replica) as call, torch.no_grad(), _full_precision(pixels):
+            with RewardCall(name, queries[rows], replica) as call, torch.no_grad(), full_precision(pixels):
                 score = reward.score(pixels, queries[rows])
                 call.require_score(score)
             values[name].append(score.to(pixels))
     return {name: torch.cat(parts) for name, parts in values.items()}
 
 
-def _full_precision(pixels: Tensor) -> torch.autocast:
+def full_precision(pixels: Tensor) -> torch.autocast:
     """Disable autocast: a trainer may call a reward under its own autocast, which a replica does not have."""
     return torch.autocast(pixels.device.type, enabled=False)
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from srpo_ray.rewards.autograd import connect_total
-from srpo_ray.rewards.base import PendingScore, RewardScorer, Scores
-from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.base import PendingComparison, PendingScore, RewardScorer, Scores
+from srpo_ray.rewards.query import Pairs, TextQuery
 
 
 class GroupRewards:
@@ -43,6 +43,24 @@ class GroupRewards:
         if dist.get_rank(self._group) == 0:
             scores = {name: values.cpu() for name, values in self._rewards.measure(images, queries, names).items()}
         return {name: values.to(images.device) for name, values in _from_first(scores, self._group).items()}
+
+    @property
+    def pairwise(self) -> frozenset[str]:
+        """See `RewardScorer.pairwise`."""
+        return self._rewards.pairwise
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """See `RewardScorer.trained`."""
+        return self._rewards.trained
+
+    def compare(
+        self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
+    ) -> "PendingGroupComparison":
+        """See `RewardScorer.compare`."""
+        is_first = dist.get_rank(self._group) == 0
+        pending = self._rewards.compare(images, queries, pairs, names) if is_first else None
+        return PendingGroupComparison(pending, images.device, self._group)
 
     def take_statistics(self) -> dict[str, float]:
         """See `RewardScorer.take_statistics`; only the first worker of the group has calls."""
@@ -90,6 +108,32 @@ class PendingGroupScore:
             gradient.copy_(torch.autograd.grad(scores.total.sum(), self._own)[0])
         dist.broadcast(gradient, group=self._group, group_src=0)
         return Scores(connect_total(total, (gradient,), [self._images]), raw, weights)
+
+
+class PendingGroupComparison:
+    """Comparisons that the first worker of a group waits for, and then sends to the others."""
+
+    def __init__(self, pending: PendingComparison | None, device: torch.device, group: dist.ProcessGroup) -> None:
+        """Keep a request.
+
+        Args:
+            pending: Request of the first worker; None on the others.
+            device: Device of the result.
+            group: Workers with these images.
+        """
+        self._pending = pending
+        self._device = device
+        self._group = group
+        self._wins: dict[str, Tensor] | None = None
+
+    def result(self) -> dict[str, Tensor]:
+        """See `PendingComparison.result`. All workers of the group must call."""
+        if self._wins is None:
+            wins = None
+            if self._pending:
+                wins = {name: values.cpu() for name, values in self._pending.result().items()}
+            self._wins = {name: values.to(self._device) for name, values in _from_first(wins, self._group).items()}
+        return self._wins
 
 
 def _from_first(value: Any, group: dist.ProcessGroup) -> Any:

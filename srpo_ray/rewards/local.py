@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from srpo_ray.config.rewards import RewardModelConfig
 from srpo_ray.rewards.autograd import connect_scores
-from srpo_ray.rewards.base import Reward, Scores, check_batch, check_gradient, check_names
+from srpo_ray.rewards.base import Reward, Scores, check_batch, check_gradient, check_names, check_pairs
 from srpo_ray.rewards.combine import score_and_gradient, score_only
+from srpo_ray.rewards.comparison import compare_pairs, is_pairwise
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame_for_each
-from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.query import Pairs, TextQuery
 from srpo_ray.rewards.registry import build_rewards
 from srpo_ray.rewards.statistics import ScoringStatistics
 
 REPLICA = "in process"
+ResultT = TypeVar("ResultT")
 
 
 class LocalRewards:
@@ -74,14 +77,14 @@ class LocalRewards:
         rewards = build_rewards([*models, *held_out], device)
         return cls(rewards, weights, micro_batch_size=micro_batch_size, official=official)
 
-    def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingLocalScore":
+    def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingLocal[Scores]":
         """See `RewardScorer.submit`; `result()` computes the scores."""
         check_batch(images, queries)
         pixels = self._frame(images, list(self._weights))
         if any(image.requires_grad for image in pixels.values()):
             check_gradient({name: self._rewards[name].image_gradient for name in self._weights})
-            return PendingLocalScore(lambda: self._with_gradient(pixels, queries))
-        return PendingLocalScore(lambda: self._without_gradient(pixels, queries))
+            return PendingLocal(lambda: self._with_gradient(pixels, queries))
+        return PendingLocal(lambda: self._without_gradient(pixels, queries))
 
     def measure(
         self, images: Tensor, queries: Sequence[TextQuery], names: Sequence[str] | None = None
@@ -91,6 +94,27 @@ class LocalRewards:
         asked = list(self._rewards) if names is None else list(names)
         check_names(asked, list(self._rewards))
         return self._measure(self._frame(images.detach(), asked, official=self._official), queries, asked)
+
+    @property
+    def pairwise(self) -> frozenset[str]:
+        """See `RewardScorer.pairwise`."""
+        return frozenset(name for name, reward in self._rewards.items() if is_pairwise(reward))
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """See `RewardScorer.trained`."""
+        return tuple(self._weights)
+
+    def compare(
+        self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
+    ) -> "PendingLocal[dict[str, Tensor]]":
+        """See `RewardScorer.compare`; `result()` computes the comparisons."""
+        check_batch(images, queries)
+        check_pairs(pairs, queries)
+        asked = list(self._weights) if names is None else list(names)
+        check_names(asked, list(self._rewards))
+        pixels = self._frame(images.detach(), asked)
+        return PendingLocal(lambda: self._compare(pixels, queries, pairs, asked))
 
     def take_statistics(self) -> dict[str, float]:
         """See `RewardScorer.take_statistics`."""
@@ -108,6 +132,15 @@ class LocalRewards:
         )
         self._count(time.perf_counter() - started)
         return values
+
+    def _compare(
+        self, pixels: dict[InputSpec, Tensor], queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        started = time.perf_counter()
+        size = self._micro_batch_size
+        wins = compare_pairs(self._rewards, names, pixels, queries, pairs, micro_batch_size=size, replica=REPLICA)
+        self._count(time.perf_counter() - started)
+        return wins
 
     def _without_gradient(self, pixels: dict[InputSpec, Tensor], queries: Sequence[TextQuery]) -> Scores:
         return connect_scores(self._measure(pixels, queries, list(self._weights)), self._weights, {}, pixels)
@@ -132,15 +165,15 @@ class LocalRewards:
         self._statistics.compute_s += seconds
 
 
-class PendingLocalScore:
-    """Scores that are computed on the first call of `result`."""
+class PendingLocal(Generic[ResultT]):
+    """Scores or comparisons that are computed on the first call of `result`."""
 
-    def __init__(self, compute: Callable[[], Scores]) -> None:
+    def __init__(self, compute: Callable[[], ResultT]) -> None:
         self._compute = compute
-        self._scores: Scores | None = None
+        self._result: ResultT | None = None
 
-    def result(self) -> Scores:
-        """See `PendingScore.result`."""
-        if self._scores is None:
-            self._scores = self._compute()
-        return self._scores
+    def result(self) -> ResultT:
+        """See `PendingScore.result` and `PendingComparison.result`."""
+        if self._result is None:
+            self._result = self._compute()
+        return self._result

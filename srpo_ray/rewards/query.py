@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+Pairs = Sequence[tuple[int, int]]
+"""Pairs of images with the same query, as indices of a batch."""
+
 
 @dataclass(frozen=True)
 class TextQuery:

@@ -86,12 +86,21 @@ def declares_image_gradient(config: RewardModelConfig) -> bool:
     """
     if config.type != "python":
         return config.image_gradient
+    return getattr(_class_of(config), "image_gradient", True) is not False
+
+
+def declares_comparisons(config: RewardModelConfig) -> bool:
+    """Test whether a model compares images in pairs, without instantiating it; False if its class is not found here."""
+    return config.compares_pairs or (config.type == "python" and hasattr(_class_of(config), "compare"))
+
+
+def _class_of(config: PythonRewardConfig) -> type | None:
+    """Return the class of a custom reward; None if it cannot be imported here."""
     module_name, class_name = config.target.split(":")
     try:
-        reward_class = getattr(importlib.import_module(module_name), class_name)
+        return getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError):
-        return True
-    return getattr(reward_class, "image_gradient", True) is not False
+        return None
 
 
 def prompt_check(config: RewardModelConfig) -> Callable[[str], object]:

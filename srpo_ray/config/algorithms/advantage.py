@@ -15,9 +15,11 @@ class AdvantageSection(Section):
     centred and scaled within the group, and then summed with the weights, so that no model dominates by its scale."""
     rank: Literal["none", "win_rate"] = "none"
     """`win_rate` replaces a score by the share of the group's images that it exceeds, where a tie counts half; the size
-    of the differences then does not matter."""
+    of the differences then does not matter. A reward that compares images in pairs (a `judge` with `comparison`) is
+    asked for all pairs of the group instead, and the win rate is the mean of its preferences. It then needs whole
+    groups in a forward pass, the plain query, and with several rewards `rewards: each`."""
     margin: float = Field(default=0.0, ge=0)
-    """Difference of scores that `win_rate` still counts as a tie, at least 0."""
+    """Difference of scores that `win_rate` still counts as a tie, at least 0; unused for comparisons of pairs."""
     centre: Literal["group", "update"] = "group"
     """Mean that is subtracted: that of the prompt's group, or that of all images of the update."""
     scale: Literal["group", "update", "none"] = "group"

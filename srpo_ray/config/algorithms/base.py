@@ -1,6 +1,7 @@
 """Base of the algorithms' config classes, with the facts for checks and planner: needs, and calls of an update."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple, Self
 
 from pydantic import model_validator
@@ -57,6 +58,8 @@ class Calls(NamedTuple):
     """Times that an image is decoded and scored, without gradient; the count is another one if `decodes`."""
     measured: int = 0
     """Times that an image is scored in phases, without gradient and beside the losses; one decoding serves all."""
+    pairs: int = 0
+    """Pairs of images of a prompt that are compared by each reward that compares pairs."""
     phases: int = 1
     """Phases of an update; each gathers the weights once to sample."""
     optimizer_steps: int = 1
@@ -148,6 +151,17 @@ class AlgorithmSection(Section):
             ValueError: If there are too few.
         """
 
+    def check_comparisons(self, names: Sequence[str], count: int) -> None:
+        """Check that the algorithm can use rewards that compare pairs of images; by default it uses their scores.
+
+        Args:
+            names: Trained rewards that compare pairs, at least one.
+            count: Number of trained rewards.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+
     def check_images(self, images: str | None, image_ratio: float) -> None:
         """Check the settings against the real images of a run.
 
@@ -168,6 +182,11 @@ class AlgorithmSection(Section):
     def compares_texts(self) -> bool:
         """True if the trained reward is a difference of texts, which needs rewards that read text."""
         return self.word_set is not None
+
+    @property
+    def compares_images(self) -> bool:
+        """True if the algorithm uses comparisons of all pairs of a prompt's images, of the rewards that make them."""
+        return False
 
     @property
     def word_set(self) -> str | None:

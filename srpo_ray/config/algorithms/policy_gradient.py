@@ -1,6 +1,7 @@
 """Options of policy gradients. Section `rollout` determines the number, shift and guidance of the sampler steps."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -57,6 +58,11 @@ class PolicyGradientSection(GroupSection):
         compared: frozenset[Role] = frozenset({"reference"} if self.parts.surrogate.needs_reference else ())
         return super().roles | compared
 
+    @property
+    def compares_images(self) -> bool:
+        """True with win rates."""
+        return self.parts.advantage.rank == "win_rate"
+
     def calls(self, num_steps: int) -> Calls:
         """Count the rollout of a group, the calls of the initial model, and a loss per trained step."""
         parts = self.parts
@@ -76,11 +82,41 @@ class PolicyGradientSection(GroupSection):
             passes_per_prompt=self.passes_per_prompt,
             rows_with_gradient=round(largest * self.images),
             scores_per_image=parts.plan.scored,
+            pairs=self.group_size * (self.group_size - 1) // 2 * parts.plan.scored if self.compares_images else 0,
             phases=2 if reference else 1,
             optimizer_steps=parts.optimizer_steps,
             decodes=False,
             kept=kept + (sum(sizes) if reference else 0.0),
         )
+
+    def check_comparisons(self, names: Sequence[str], count: int) -> None:
+        """Check that pairs of images can be compared: whole groups, one text, and no sum of rewards.
+
+        Args:
+            names: Trained rewards that compare pairs, at least one.
+            count: Number of trained rewards.
+
+        Raises:
+            ValueError: If they cannot be compared.
+        """
+        if not self.compares_images:
+            return
+        asked = f"with algorithm.advantage.rank=win_rate and the comparisons of {', '.join(names)}"
+        if self.passes_per_prompt > 1:
+            raise ValueError(
+                f"expected no algorithm.images_per_pass {asked}, got {self.images_per_pass}; all pairs of a group are"
+                " compared in one forward pass, so remove it, or remove `comparison` from the reward"
+            )
+        if self.query != "plain":
+            raise ValueError(
+                f"expected algorithm.query=plain {asked}, got {self.query}; a difference of texts has no better image,"
+                " so set it to plain, or remove `comparison` from the reward"
+            )
+        if count > 1 and self.parts.advantage.rewards != "each":
+            raise ValueError(
+                f"expected algorithm.advantage.rewards=each {asked}, got {self.parts.advantage.rewards} with {count}"
+                " rewards; comparisons of a weighted sum do not exist, so set it to each, or train on one reward"
+            )
 
     def check_rollout(self, num_steps: int) -> None:
         """Check that the sampler has the steps of the plan, and the plan those of the optimizer."""
@@ -111,6 +147,18 @@ class PolicyGradientSection(GroupSection):
             )
         if parts.surrogate.type == "pair":
             self._check_siblings()
+        if parts.surrogate.type == "ranking":
+            self._check_trajectories()
+
+    def _check_trajectories(self) -> None:
+        plan, steps = self.parts.plan, self.parts.optimizer_steps
+        if not isinstance(plan, AllSteps | Window) or steps > 1:
+            raise ValueError(
+                "expected algorithm.plan.type=all or window and algorithm.optimizer_steps=1 with"
+                f" algorithm.surrogate.type=ranking, got plan.type={plan.model_dump()['type']} and optimizer_steps="
+                f"{steps}; the loss ranks whole trajectories by their probability under the policy that sampled them,"
+                " so choose another plan and remove optimizer_steps"
+            )
 
     def _check_siblings(self) -> None:
         plan, passes = self.parts.plan, self.passes_per_prompt

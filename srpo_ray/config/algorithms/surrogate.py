@@ -13,18 +13,22 @@ class SurrogateSection(Section):
     `ratio` is the exponential of the difference of both log-densities, which are means over a sample's elements.
     """
 
-    type: Literal["ppo", "guard", "dppo", "pair"] = "ppo"
+    type: Literal["ppo", "guard", "dppo", "pair", "ranking"] = "ppo"
     """Form of the loss. `ppo`: clipped ratio times advantage; `guard` (GRPO-Guard): ppo with a ratio whose logarithm
     has mean 0 at every step, divided by the step's length; `dppo` (Flow-DPPO): ratio times advantage, without those
     steps that would move further than `divergence_limit`; `pair` (SPO): logistic preference of the best over the worst
-    of the images that share a state, relative to the initial model."""
+    of the images that share a state, relative to the initial model; `ranking` (Dense reward): Plackett-Luce model of
+    the ranking of a prompt's images, whose scores are the discounted log-ratios of their steps to the initial model."""
     clip_range: float = Field(default=1e-4, gt=0)
     """Clip range of the ratio around 1, above 0; outside, the gradient that moves it further is zero. `dppo` does not
-    use it. Published: 1e-4 (ppo), 2e-6 (guard), 0.1 (pair)."""
+    use it. Published: 1e-4 (ppo, ranking), 2e-6 (guard), 0.1 (pair)."""
     divergence_limit: float = Field(default=1e-5, gt=0)
     """Mean squared difference of the steps' means, over twice their variance, beyond which `dppo` removes a step."""
     beta: float = Field(default=10.0, gt=0)
-    """Slope of the logistic preference in `pair`, above 0."""
+    """Slope of the logistic preference in `pair`, and factor of the scores in `ranking`, above 0."""
+    discount: float = Field(default=0.9, gt=0, le=1)
+    """Weight of a step in the scores of `ranking`, relative to the step before it, in (0, 1]; below 1, noisy steps,
+    which form the composition, count more."""
     step_weight: Literal["density", "std", "unit"] = "density"
     """Factor of the logarithm of the ratio of a step. `density`: 1; `std`: the step's standard deviation, without which
     steps with little noise have the largest gradients (TempFlow-GRPO); `unit`: twice the step's variance, the
@@ -32,7 +36,8 @@ class SurrogateSection(Section):
     ratio: Literal["recorded", "exact"] = "recorded"
     """Log-density that the ratio compares with. `recorded`: that of the rollout, which differs by the rounding of
     another forward pass; `exact`: the present one without gradient, so that the ratio is 1 and rounding clips nothing.
-    Only with one optimizer step per rollout, in which the policy has not moved yet; `pair` does not use it."""
+    Only with one optimizer step per rollout, in which the policy has not moved yet; `pair` and `ranking` do not use
+    it."""
     kl: float = Field(default=0.0, ge=0)
     """Weight of the divergence from the initial model: the mean squared difference of the steps' means, over twice
     their variance. Above 0, it costs a call without gradient per trained step."""
@@ -49,7 +54,7 @@ class SurrogateSection(Section):
     @property
     def needs_reference(self) -> bool:
         """True if the loss compares with the initial model."""
-        return self.type == "pair" or self.kl > 0
+        return self.type in ("pair", "ranking") or self.kl > 0
 
     @property
     def needs_old_mean(self) -> bool:

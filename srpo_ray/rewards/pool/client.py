@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from srpo_ray.rewards.autograd import connect_scores
-from srpo_ray.rewards.base import Scores, check_batch, check_gradient, check_names
+from srpo_ray.rewards.base import Scores, check_batch, check_gradient, check_names, check_pairs
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import NAMESPACE, PoolDescription, Reply
 from srpo_ray.rewards.pool.request import RemoteCall, StoredPixels
 from srpo_ray.rewards.pool.wire import from_wire, to_wire
 from srpo_ray.rewards.preprocess import frame_for_each
-from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.query import Pairs, TextQuery
 from srpo_ray.rewards.statistics import ScoringStatistics
 
 
@@ -84,6 +84,33 @@ class RewardClient:
         replies = _collect(self._send(pixels, queries, asked, dtype), self._statistics)
         return _join_values(replies, asked, images.device)
 
+    @property
+    def pairwise(self) -> frozenset[str]:
+        """See `RewardScorer.pairwise`."""
+        return frozenset(name for name, model in self._pool.models.items() if model.pairwise)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """See `RewardScorer.trained`."""
+        return tuple(self._weights)
+
+    def compare(
+        self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
+    ) -> "PendingRemoteComparison":
+        """See `RewardScorer.compare`; a call has at most `micro_batch_size` pairs, and all calls share the images."""
+        check_batch(images, queries)
+        check_pairs(pairs, queries)
+        asked = list(self._weights) if names is None else list(names)
+        check_names(asked, list(self._pool.models))
+        started = time.perf_counter()
+        pixels = self._frame(images.detach(), asked)
+        arrays = {spec: to_wire(image, self._pool.config.wire_dtype) for spec, image in pixels.items()}
+        stored, size = StoredPixels(arrays, self._statistics), self._pool.config.micro_batch_size
+        parts = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        calls = [self._send_part(stored, queries, asked, part) for part in parts]
+        self._statistics.wait_s += time.perf_counter() - started
+        return PendingRemoteComparison(calls, asked, images.device, self._statistics)
+
     def take_statistics(self) -> dict[str, float]:
         """See `RewardScorer.take_statistics`."""
         return self._statistics.take()
@@ -106,16 +133,27 @@ class RewardClient:
         for start in range(0, len(queries), size):
             rows = slice(start, start + size)
             part = StoredPixels({input_spec: array[rows] for input_spec, array in arrays.items()}, self._statistics)
-            calls.append([])
-            for group, asked in self._by_group(models).items():
-                input_specs = sorted({InputSpec.of(self._pool.models[name]) for name in asked})
-                call = RemoteCall(
-                    self._router, self._pool.config, self._statistics, group, part, input_specs, queries[rows], asked
-                )
-                # One slot is requested and used at a time: no client keeps an unused one while it waits for another.
-                call.send()
-                calls[-1].append(call)
+            calls.append(self._send_part(part, queries[rows], models))
         self._statistics.wait_s += time.perf_counter() - started
+        return calls
+
+    def _send_part(
+        self,
+        part: StoredPixels,
+        queries: Sequence[TextQuery],
+        models: Mapping[str, float] | Sequence[str],
+        pairs: Pairs = (),
+    ) -> list[RemoteCall]:
+        """Send one call per group of replicas."""
+        calls: list[RemoteCall] = []
+        for group, asked in self._by_group(models).items():
+            specs = sorted({InputSpec.of(self._pool.models[name]) for name in asked})
+            call = RemoteCall(
+                self._router, self._pool.config, self._statistics, group, part, specs, queries, asked, pairs
+            )
+            # One slot is requested and used at a time: no client keeps an unused one while it waits for another.
+            call.send()
+            calls.append(call)
         return calls
 
     def _by_group(self, models: Mapping[str, float] | Sequence[str]) -> dict[str, dict[str, float] | list[str]]:
@@ -153,6 +191,29 @@ class PendingRemoteScore:
             values = _join_values(replies, list(self._weights), device)
             self._scores = connect_scores(values, self._weights, gradients, self._pixels)
         return self._scores
+
+
+class PendingRemoteComparison:
+    """Calls in flight that compare pairs of images."""
+
+    def __init__(
+        self,
+        calls: Sequence[Sequence[RemoteCall]],
+        names: Sequence[str],
+        device: torch.device,
+        statistics: ScoringStatistics,
+    ) -> None:
+        self._calls = calls
+        self._names = names
+        self._device = device
+        self._statistics = statistics
+        self._wins: dict[str, Tensor] | None = None
+
+    def result(self) -> dict[str, Tensor]:
+        """See `PendingComparison.result`."""
+        if self._wins is None:
+            self._wins = _join_values(_collect(self._calls, self._statistics), self._names, self._device)
+        return self._wins
 
 
 def _collect(calls: Sequence[Sequence[RemoteCall]], statistics: ScoringStatistics) -> list[list[Reply]]:

@@ -24,6 +24,8 @@ class ModelInfo:
     image_gradient: bool
     fit: Fit = "crop"
     antialias: bool = True
+    pairwise: bool = False
+    """True if the model compares two images at once."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,11 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Reply:
-    """Wire form of the scores of one call."""
+    """Wire form of the scores or comparisons of one call."""
 
     values: dict[str, NDArray[np.generic]]
-    """Per reward `[B]` float32, unweighted."""
+    """Per reward `[B]` float32, unweighted; after `compare`, one number per pair."""
     gradients: dict[InputSpec, NDArray[np.generic]]
-    """Per input spec `[B, 3, size, size]`, gradient of each sample's weighted sum; empty after `measure`."""
+    """Per input spec `[B, 3, size, size]`, gradient of each sample's weighted sum; only after `score`."""
     compute_s: float
     """Seconds of computation by the models."""

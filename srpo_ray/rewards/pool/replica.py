@@ -14,7 +14,7 @@ from srpo_ray.errors import RunFailedError
 from srpo_ray.imports import without_collection
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import NAMESPACE, ReplicaDescription, ReplicaHealth, Reply
-from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.query import Pairs, TextQuery
 
 if TYPE_CHECKING:
     from srpo_ray.rewards.pool.scoring import LoadedRewards
@@ -96,6 +96,19 @@ class RewardReplica:
         """Compute the named rewards; arguments and errors as for `score`."""
         with self._at_work(request_id):
             return self._loaded().measure(dict(zip(input_specs, arrays, strict=True)), queries, names)
+
+    def compare(
+        self,
+        request_id: int,
+        queries: Sequence[TextQuery],
+        names: Sequence[str],
+        pairs: Pairs,
+        input_specs: Sequence[InputSpec],
+        *arrays: Any,
+    ) -> Reply:
+        """Compare pairs of images, given as indices of the batch; other arguments and errors as for `score`."""
+        with self._at_work(request_id):
+            return self._loaded().compare(dict(zip(input_specs, arrays, strict=True)), queries, names, pairs)
 
     @ray.method(concurrency_group=HEALTH_GROUP)
     def ping(self) -> ReplicaHealth:

@@ -19,7 +19,7 @@ from srpo_ray.config.rewards import PoolConfig
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import Assignment, Pixels, Reply
-from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.query import Pairs, TextQuery
 from srpo_ray.rewards.statistics import ScoringStatistics
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class StoredPixels:
 
 
 class RemoteCall:
-    """Call to one group of replicas with at most `micro_batch_size` images.
+    """Call to one group of replicas with at most `micro_batch_size` images, or pairs of images.
 
     Args:
         router: Handle of the pool's router.
@@ -69,6 +69,7 @@ class RemoteCall:
         input_specs: Input specs that the models read.
         queries: B text queries.
         models: Weights of the training rewards for value and gradient, or names of models for values only.
+        pairs: Pairs of images that the models compare; empty if they score every image.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class RemoteCall:
         input_specs: Sequence[InputSpec],
         queries: Sequence[TextQuery],
         models: Mapping[str, float] | Sequence[str],
+        pairs: Pairs = (),
     ) -> None:
         self._router = router
         self._config = config
@@ -90,6 +92,7 @@ class RemoteCall:
         self._input_specs = tuple(input_specs)
         self._queries = tuple(queries)
         self._models = models
+        self._pairs = pairs
         self._assignment: Assignment | None = None
         self._answer: Any = None
         self._sent_at = 0.0
@@ -100,7 +103,7 @@ class RemoteCall:
         Raises:
             RewardError: If the pool no longer exists, or no slot became free in half an hour.
         """
-        assigned = self._router.assign.remote(self._group, len(self._queries))
+        assigned = self._router.assign.remote(self._group, len(self._pairs) or len(self._queries))
         # Stored while the router answers: at most the pixels of one call per client wait there for a slot.
         pixels = self._pixels.references(self._input_specs)
         try:
@@ -112,10 +115,14 @@ class RemoteCall:
         except RayTaskError as error:
             raise self._failure(str(error.cause)) from error
         self._statistics.count_slot(assignment.waited_s, assignment.queue_depth, assignment.in_service)
-        method = assignment.handle.score if isinstance(self._models, Mapping) else assignment.handle.measure
         self._assignment = assignment
         self._sent_at = time.monotonic()
-        self._answer = method.remote(assignment.request_id, self._queries, self._models, self._input_specs, *pixels)
+        call, inputs = (assignment.request_id, self._queries, self._models), (self._input_specs, *pixels)
+        if self._pairs:
+            self._answer = assignment.handle.compare.remote(*call, self._pairs, *inputs)
+            return
+        method = assignment.handle.score if isinstance(self._models, Mapping) else assignment.handle.measure
+        self._answer = method.remote(*call, *inputs)
 
     def collect(self) -> Reply:
         """Wait for the answer; if the replica is lost, replay the call, with at most `max_attempts` attempts in total.

@@ -93,7 +93,7 @@ class RewardRouter:
 
         Args:
             group: Name of the group whose models score the images.
-            images: Number of images in the call.
+            images: Number of images in the call, or of pairs that it compares.
         """
         if self._failure is not None:
             raise self._failure_error()

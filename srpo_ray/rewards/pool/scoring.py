@@ -8,10 +8,11 @@ import torch
 from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
 from srpo_ray.cuda import require_cuda
 from srpo_ray.rewards.combine import score_and_gradient, score_only
+from srpo_ray.rewards.comparison import compare_pairs, is_pairwise
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import ModelInfo, Pixels, Reply
 from srpo_ray.rewards.pool.wire import from_wire, to_wire
-from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.query import Pairs, TextQuery
 from srpo_ray.rewards.registry import build_rewards
 
 
@@ -38,7 +39,13 @@ class LoadedRewards:
         """Model name -> properties that a client needs."""
         input_specs = {name: InputSpec.of(reward) for name, reward in self._rewards.items()}
         return {
-            name: ModelInfo(input_spec.size, self._rewards[name].image_gradient, input_spec.fit, input_spec.antialias)
+            name: ModelInfo(
+                input_spec.size,
+                self._rewards[name].image_gradient,
+                input_spec.fit,
+                input_spec.antialias,
+                is_pairwise(self._rewards[name]),
+            )
             for name, input_spec in input_specs.items()
         }
 
@@ -73,6 +80,23 @@ class LoadedRewards:
         )
         seconds = time.perf_counter() - started
         return Reply({name: to_wire(value, "float32") for name, value in values.items()}, {}, seconds)
+
+    def compare(self, pixels: Pixels, queries: Sequence[TextQuery], names: Sequence[str], pairs: Pairs) -> Reply:
+        """Compare pairs of images by the named rewards; the images of other pairs are not copied."""
+        started = time.perf_counter()
+        rows = sorted({row for pair in pairs for row in pair})
+        place = {row: index for index, row in enumerate(rows)}
+        wins = compare_pairs(
+            self._rewards,
+            names,
+            {input_spec: from_wire(array[rows]) for input_spec, array in pixels.items()},
+            [queries[row] for row in rows],
+            [(place[first], place[second]) for first, second in pairs],
+            micro_batch_size=self._pool.micro_batch_size,
+            replica=self._replica,
+        )
+        seconds = time.perf_counter() - started
+        return Reply({name: to_wire(value, "float32") for name, value in wins.items()}, {}, seconds)
 
 
 def _device(pool: PoolConfig) -> str:

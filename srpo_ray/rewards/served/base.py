@@ -88,11 +88,23 @@ class ServedReward(ABC):
         Raises:
             ValueError: If the server fails or answers something else.
         """
-        grey = encode_png(torch.full((1, 3, self.image_size, self.image_size), 0.5))[0]
         try:
-            self.rate([Rated(grey, text)])
+            self.ask_grey(text)
         except ServerError as error:
             raise ValueError(f"reward {self.name!r}: {error}") from None
+
+    def ask_grey(self, text: str) -> None:
+        """Ask the server about a grey image.
+
+        Raises:
+            ServerError: If the server fails or answers something else.
+        """
+        self.rate([Rated(encode_png(grey_image(self.image_size))[0], text)])
+
+
+def grey_image(size: int) -> Tensor:
+    """Return a grey image, `[1, 3, size, size]`."""
+    return torch.full((1, 3, size, size), 0.5)
 
 
 def encode_png(images: Tensor) -> list[str]:

@@ -72,6 +72,32 @@ def unified_score(answer: Answer, least: float) -> float:
     return math.fsum(scores) / len(scores)
 
 
+def tokens_after(answer: Answer, label: str, expected: str) -> list[Position]:
+    """Tokens behind a label, without white space; at least one.
+
+    Args:
+        answer: Answer of the judge.
+        label: Regular expression; its first match counts.
+        expected: Form of the answer, for the message.
+
+    Raises:
+        ServerError: If the answer lacks the label, or ends with it.
+    """
+    text, starts = "", []
+    for position in answer.positions:
+        starts.append(len(text))
+        text += position.token
+    match = re.search(label, text)
+    found = [
+        position
+        for position, start in zip(answer.positions, starts, strict=True)
+        if match and start >= match.end() and position.token.strip()
+    ]
+    if not found:
+        raise ServerError(f"expected {expected!r} in the judge's answer, received {answer.text!r}")
+    return found
+
+
 def _yes(answer: Answer, least: float) -> float:
     position = answer.positions[0]
     expected_value(position, {"yes": 1.0, "no": 0.0}, least)
@@ -80,18 +106,7 @@ def _yes(answer: Answer, least: float) -> float:
 
 def _number_after(answer: Answer, aspect: str, least: float) -> float:
     """Mean of the number behind a label such as `Style Score (1-5): `."""
-    text, starts = "", []
-    for position in answer.positions:
-        starts.append(len(text))
-        text += position.token
-    label = re.search(rf"{re.escape(aspect)}[^:\n]*:", text)
-    digits = [
-        position
-        for position, start in zip(answer.positions, starts, strict=True)
-        if label and start >= label.end() and position.token.strip()
-    ]
-    if not digits:
-        raise ServerError(f"expected '{aspect} (1-5): X' in the judge's answer, received {answer.text!r}")
+    digits = tokens_after(answer, rf"{re.escape(aspect)}[^:\n]*:", f"{aspect} (1-5): X")
     # Of the whole part all ratings count, also those that were not generated.
     value = expected_value(digits[0], {digit: DIGITS[digit] for digit in "12345"}, least)
     if not _is_digit(digits[0]) or len(digits) < 2 or digits[1].token != ".":

@@ -15,7 +15,7 @@ from srpo_ray.flow import Draws, generator
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.base import RewardScorer, Scores
-from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.query import Pairs, TextQuery
 
 SHAPE = (2, 3)
 ELEMENTS = 6
@@ -83,6 +83,9 @@ class AffinePolicy:
 class PromptRewards:
     """Score = mean of the image times the prompt's number, `"prompt 3"` has 4."""
 
+    pairwise: frozenset[str] = frozenset()
+    trained = ("linear",)
+
     def __init__(self) -> None:
         self.submitted: list[tuple[Tensor, Sequence[TextQuery]]] = []
 
@@ -95,15 +98,24 @@ class PromptRewards:
 
 
 class UnaskedRewards:
-    """Takes images; their scores are 0, and no loss is asked for them."""
+    """Takes images; their scores are 0, all pairs are ties, and no loss is asked for them."""
+
+    pairwise = frozenset({"zero"})
+    trained = ("zero",)
 
     def __init__(self) -> None:
         self.scored = 0
+        self.pairs = 0
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> Any:
         self.scored += len(images)
         zeros = torch.zeros(len(images))
         return SimpleNamespace(result=lambda: Scores(zeros, {"zero": zeros}, {"zero": 1.0}))
+
+    def compare(self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str]) -> Any:
+        assert list(names) == ["zero"]
+        self.pairs += len(pairs)
+        return SimpleNamespace(result=lambda: {"zero": torch.full((len(pairs),), 0.5)})
 
 
 def make_batch(

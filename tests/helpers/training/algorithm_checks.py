@@ -51,6 +51,8 @@ class Counted:
     """Scored images."""
     kept: float
     """Tensors of tokens of an image that the losses get."""
+    pairs: int
+    """Pairs of images that are compared by a reward that compares pairs."""
 
 
 def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
@@ -103,6 +105,7 @@ def count(config: RunConfig, update: int, kept: KeptRollouts | None = None) -> C
         rolled_out=rolled_out,
         scored=rewards.scored,
         kept=held / one / len(batch.prompts),
+        pairs=rewards.pairs,
     )
 
 

@@ -22,6 +22,8 @@ from srpo_ray.models.trainable import load_tuned, make_policy
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.trained import read_trained
+from tests.helpers.rewards.bright_judge import bright_answer, preference
+from tests.helpers.rewards.http_server import http_server
 
 
 def evaluator_scores(run_dir: Path, *, trained: bool) -> dict[str, list[float]]:
@@ -83,6 +85,27 @@ def test_prompts_of_a_file_have_no_truth(run_dir: Path, tmp_path: Path) -> None:
     assert data["num_prompts"] == 2
     assert not any(item["metric"].startswith("truth/") for item in data["comparisons"])
     assert "一只猫" in (out / "rows.csv").read_text(encoding="utf-8")
+
+
+def test_judge_compares_each_image_with_the_one_of_the_reference(run_dir: Path, tmp_path: Path) -> None:
+    folder, bias = RunFolder(run_dir), 1.0
+    with http_server(lambda body: bright_answer(body, bias)) as server:
+        judge = {"type": "judge", "name": "judge", "url": server.url, "model": "tiny", "image_size": 64}
+        held_out = json.dumps([{**judge, "comparison": "choice"}])
+        folder.config.write_text(to_yaml(load_run([folder.config], [f"evaluation.held_out={held_out}"])))
+        words = ["--num-prompts", "3", "--samples-per-prompt", "1", "--rl-guidance", "2", "--out"]
+        assert main(["evaluate", str(run_dir), *words, str(tmp_path / "out")]) == 0
+
+    rows = {(row["prompt_index"], row["model"]): row for row in csv.DictReader((tmp_path / "out" / "rows.csv").open())}
+    assert {row["evaluator/judge/preference"] for (_, model), row in rows.items() if model == "base"} == {"0.5"}
+    for (prompt, model), row in rows.items():
+        ours, theirs = (float(each["image/brightness"]) for each in (row, rows[prompt, "base"]))
+        expected = (preference(ours, theirs, bias) + 1 - preference(theirs, ours, bias)) / 2
+        assert float(row["evaluator/judge/preference"]) == pytest.approx(expected, abs=2e-3), model
+    data = json.loads((tmp_path / "out" / "evaluation.json").read_text())["comparisons"]
+    found = {item["model"]: item for item in data if item["metric"] == "evaluator/judge/preference"}
+    won = [float(rows[str(prompt), "rl_guidance_2"]["evaluator/judge/preference"]) > 0.5 for prompt in range(3)]
+    assert found["rl_guidance_2"]["wins"]["rate"] == pytest.approx(sum(won) / 3)
 
 
 @pytest.mark.long

@@ -219,6 +219,13 @@ class Asked:
         assert dist.get_rank() == 0, "only the first worker of a group asks the rewards"
         return {"mean": images.mean((1, 2, 3))}
 
+    pairwise, trained = frozenset({"half"}), ("half",)
+
+    def compare(self, images: Tensor, queries: Any, pairs: Any, names: Any = None) -> Any:
+        assert dist.get_rank() == 0, "only the first worker of a group asks the rewards"
+        assert (pairs, names) == ([(0, 1)], ["half"])
+        return SimpleNamespace(result=lambda: {"half": images[:1].mean((1, 2, 3)) / 2})
+
 
 def scores_of_group() -> dict[str, Any]:
     """What the second worker of a group has, which asks no reward."""
@@ -227,7 +234,8 @@ def scores_of_group() -> dict[str, Any]:
     scores = rewards.submit(images, ["a", "b"]).result()
     (scores.total * torch.tensor([1.0, 3.0])).sum().backward()
     plain = rewards.submit(images.detach(), ["a", "b"]).result().total
-    mine = {"total": scores.total.detach(), **scores.raw, "gradient": images.grad, "plain": plain}
+    wins = rewards.compare(images.detach(), ["a", "a"], [(0, 1)], sorted(rewards.pairwise)).result()["half"]
+    mine = {"total": scores.total.detach(), **scores.raw, "gradient": images.grad, "plain": plain, "wins": wins}
     return joined({str(dist.get_rank()): {**mine, **rewards.measure(images, ["a", "b"])}})["1"]
 
 
@@ -237,6 +245,7 @@ def test_one_worker_of_a_group_asks_the_rewards_and_the_others_have_its_scores_a
     images, scores = draw(2, 3, 4, 4, seed=6), found["scores"]
     squares = images.pow(2).sum((1, 2, 3))
     expected = {"total": squares, "plain": squares, "half": squares / 2, "mean": images.mean((1, 2, 3))}
+    expected["wins"] = images[:1].mean((1, 2, 3)) / 2
     expected["gradient"] = 2 * images * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
     for name, value in expected.items():
         torch.testing.assert_close(scores[name], value)

@@ -49,6 +49,7 @@ def test_planned_calls_are_those_that_the_algorithm_makes(case: str, tiny_run: R
     assert {each.losses for each in updates} == {plan.gradients}
     assert {each.samples for each in updates} == {plan.samples}
     assert {each.scored for each in updates} == {plan.scored}
+    assert {each.pairs for each in updates} == {plan.pairs}
     assert {each.rolled_out for each in updates} <= {plan.rolled_out, 0}
     assert any(each.rolled_out for each in updates) == (plan.rolled_out > 0)
     assert max(each.chained for each in updates) <= plan.chained

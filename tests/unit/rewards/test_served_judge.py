@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from srpo_ray.config import load_run
+from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.served_rewards import JudgeRewardConfig, OcrRewardConfig, QuestionsRewardConfig
 from srpo_ray.config.sources import same_model
 from srpo_ray.data.texts import read_texts
@@ -270,6 +270,12 @@ def test_prompt_that_a_reward_cannot_score_is_refused_before_the_run(tmp_path: P
 
     with pytest.raises(ValueError, match=r"held_out, reward 'atoms', a prompt of evaluation.prompts: expected"):
         check_reward_prompts(config, read_texts(config))
+
+
+def test_stored_config_of_a_run_with_a_judge_is_that_of_the_run() -> None:
+    model = {"name": "judge", "type": "judge", "url": "http://nowhere", "model": "m"}
+    config = load_run([SMALL_WORLD], [f"evaluation.held_out=[{json.dumps(model)}]", "evaluation.objective=null"])
+    assert RunConfig.model_validate(config.model_dump()) == config
 
 
 def test_judge_at_another_address_is_the_same_model() -> None:
