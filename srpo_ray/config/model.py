@@ -10,22 +10,6 @@ Shift = Annotated[float, Field(gt=0)] | Literal["resolution", "scheduler"]
 """Shift of a sigma grid; `resolution` is FLUX.1-dev's, which increases with the number of image tokens, `scheduler`
 takes the grid of the model's own scheduler."""
 
-FLUX_LINEAR_LAYERS = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-    "ff.net.0.proj",
-    "ff.net.2",
-    "ff_context.net.0.proj",
-    "ff_context.net.2",
-)
-
-
 BaseType = Literal["fp8", "int8", "nf4"]
 """Type of quantised weights."""
 RolloutBaseType = Literal["fp8", "int8"]
@@ -39,8 +23,9 @@ class LoraConfig(Section):
     """Rank of each adapter."""
     alpha: int | None = Field(default=None, ge=1)
     """Scale of the adapters: their output is multiplied by `alpha / rank`. Unset takes the rank, a factor of 1."""
-    target_modules: tuple[str, ...] = Field(default=FLUX_LINEAR_LAYERS, min_length=1)
-    """Ends of the names of the linear layers that get an adapter; by default attention and feed-forward layers."""
+    target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Ends of the names of the linear layers that get an adapter. Unset takes the attention and feed-forward layers of
+    the blocks, whose names depend on the model family."""
 
 
 class ModelConfig(Section):
@@ -60,7 +45,8 @@ class ModelConfig(Section):
     resolution: int = Field(default=64, ge=16, multiple_of=16)
     """Height and width of the images in pixels."""
     max_sequence_length: int = Field(default=16, ge=1)
-    """T5 tokens per prompt: 16 in the small world, 512 for FLUX.1-dev."""
+    """Tokens per prompt of the encoder with the longest texts (T5 in FLUX.1), those of a chat template included: 16 in
+    the small world, 512 for FLUX.1-dev, FLUX.2 and Z-Image."""
     truncate_sigma: bool = False
     """Truncate the transformer's sigmas to multiples of 0.001, as in SRPO's released settings."""
     gradient_checkpointing: bool = False

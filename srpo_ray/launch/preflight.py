@@ -12,6 +12,7 @@ from srpo_ray.config.load import ConfigError, load_run
 from srpo_ray.data.texts import Texts, read_texts
 from srpo_ray.files import write_text
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
+from srpo_ray.models.distilled import check_guidance, distilled_note
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
@@ -43,6 +44,7 @@ def check_inputs(config: RunConfig) -> None:
     check_rewards(config)
     check_attention_device(config)
     check_model(config.model.path)
+    check_family(config)
     check_decoder(config.model)
     if config.training.context_parallel > 1:
         # Imports the model stack, which other runs load while their reward models load.
@@ -120,6 +122,28 @@ def check_model(path: str) -> None:
         )
 
 
+def check_family(config: RunConfig) -> None:
+    """Check that the model's family supports the settings of the run.
+
+    Raises:
+        ValueError: If it has no first-block cache and the run sets one, its workers cannot share tokens and the run
+            shares them, or the model is distilled and the run asks for classifier-free guidance.
+    """
+    family = family_of(config.model.path)
+    threshold, workers = config.rollout.cache_threshold, config.training.context_parallel
+    if threshold is not None and not family.block_cache:
+        raise ValueError(
+            f"rollout.cache_threshold: expected none with a {family.pipeline}, whose blocks cannot be cached, got"
+            f" {threshold:g}; remove it"
+        )
+    if workers > 1 and not family.context_parallel:
+        raise ValueError(
+            f"training.context_parallel: expected 1 with a {family.pipeline}, whose workers cannot share the tokens of"
+            f" an image, got {workers}; remove it"
+        )
+    check_guidance(config)
+
+
 def check_grids(config: RunConfig) -> None:
     """Check the sigma grids of the sampler and of the algorithm's window, and that its steps fit in the window.
 
@@ -143,7 +167,8 @@ def input_notes(config: RunConfig) -> list[str]:
     cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
     scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
     cuts = (f"{key}: {each.note}" for key, found in cut.items() for each in found)
-    return [*leakage_notes(texts), *texts.notes, *cuts, *([scheduler] if scheduler else []), *losses_notes(config)]
+    model = [note for note in (scheduler, distilled_note(path)) if note]
+    return [*leakage_notes(texts), *texts.notes, *cuts, *model, *losses_notes(config)]
 
 
 def losses_notes(config: RunConfig) -> list[str]:

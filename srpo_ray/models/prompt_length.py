@@ -1,6 +1,6 @@
 """Detection of prompts that exceed the token limit of a text encoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,27 +33,39 @@ def cut_prompts(path: str, prompts: Sequence[str], max_sequence_length: int) -> 
     Args:
         path: Folder or hub id of a pipeline; only its tokenizers are loaded.
         prompts: Prompts, in any language.
-        max_sequence_length: T5 tokens per prompt.
+        max_sequence_length: Tokens per prompt of the encoder with the longest texts, T5 in FLUX.1.
 
     Returns:
-        One entry for each encoder that truncates any, T5 first.
+        One entry for each encoder that truncates any, that with the longest texts first.
 
     Raises:
         ValueError: If a tokenizer cannot be read.
     """
     found = []
-    *clip, t5 = family_of(path).tokenizers
-    for encoder, subfolder, length in (("T5", t5, max_sequence_length), ("CLIP", clip[0], None)):
-        tokenizer = _load_tokenizer(path, subfolder)
-        limit = length or tokenizer.model_max_length
-        long = []
-        for start in range(0, len(prompts), _COUNTED_AT_ONCE):
-            texts = list(prompts[start : start + _COUNTED_AT_ONCE])
-            tokens = tokenizer(texts, verbose=False)["input_ids"]
-            long += [text for text, ids in zip(texts, tokens, strict=True) if len(ids) > limit]
+    family = family_of(path)
+    *others, last = family.tokenizers
+    tokenizer = _load_tokenizer(path, last)
+    limit = max_sequence_length + family.template_tokens
+    long = _longer(tokenizer, prompts, limit, lambda prompt: family.prompt_text(tokenizer, prompt))
+    if long:
+        found.append(CutPrompts(family.text_names[-1], max_sequence_length, long))
+    if others:
+        # The encoders of CLIP have equal tokenizers.
+        tokenizer = _load_tokenizer(path, others[0])
+        long = _longer(tokenizer, prompts, tokenizer.model_max_length, str)
         if long:
-            found.append(CutPrompts(encoder, limit, long))
+            found.append(CutPrompts(family.text_names[0], tokenizer.model_max_length, long))
     return found
+
+
+def _longer(tokenizer: Any, prompts: Sequence[str], limit: int, text_of: Callable[[str], str]) -> list[str]:
+    """Return the prompts whose texts have more tokens than `limit`."""
+    long = []
+    for start in range(0, len(prompts), _COUNTED_AT_ONCE):
+        part = list(prompts[start : start + _COUNTED_AT_ONCE])
+        tokens = tokenizer([text_of(prompt) for prompt in part], verbose=False)["input_ids"]
+        long += [prompt for prompt, ids in zip(part, tokens, strict=True) if len(ids) > limit]
+    return long
 
 
 def _load_tokenizer(path: str, subfolder: str) -> Any:
