@@ -188,6 +188,6 @@ def gradient_flops(model: ModelConfig) -> float:
 def _inputs(model: ModelConfig, policy: FlowPolicy, samples: int) -> tuple[Tensor, Tensor, Conditioning]:
     config, dtype = part_config(model.path, "transformer"), dtype_of(model)
     text = torch.empty(samples, model.max_sequence_length, config["joint_attention_dim"], dtype=dtype, device="meta")
-    pooled = torch.empty(samples, config["pooled_projection_dim"], dtype=dtype, device="meta")
+    pooled = torch.empty(samples, config.get("pooled_projection_dim", 1), dtype=dtype, device="meta")
     tokens = torch.empty(samples, *policy.token_shape, device="meta")
     return tokens, torch.empty(samples, device="meta"), Conditioning(text, pooled)

@@ -68,8 +68,9 @@ def tiny_tokenizer() -> Any:
 def _flux2_vae() -> AutoencoderKLFlux2:
     vae = AutoencoderKLFlux2(**_VAE)
     # Statistics other than 0 and 1, so that a family that ignores them draws another image.
-    vae.bn.running_mean.normal_()
-    vae.bn.running_var.uniform_(0.5, 2)
+    statistics = dict(vae.bn.named_buffers())
+    statistics["running_mean"].normal_()
+    statistics["running_var"].uniform_(0.5, 2)
     return vae
 
 
