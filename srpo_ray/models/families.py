@@ -82,6 +82,8 @@ class Family:
     """Text of the second prediction of classifier-free guidance, as the model's authors use it."""
     empirical_shift: bool = False
     """True if the shift of the sigmas depends on the number of steps too, as in FLUX.2."""
+    masked_text: bool = False
+    """True if the text features have a mask as their last channel."""
     block_cache: bool = True
     """True if the blocks have the form that `rollout.cache_threshold` needs."""
     context_parallel: bool = True
@@ -163,6 +165,7 @@ Z_IMAGE = Family(
     classifier_free=True,
     text_names=("Qwen3",),
     prompt_text=_chat(enable_thinking=True),
+    masked_text=True,
     block_cache=False,
     context_parallel=False,
     lora_layers=(
@@ -182,6 +185,7 @@ QWEN_IMAGE = Family(
     prompt_text=_qwen_image_text,
     template_tokens=34,
     unguided_text=" ",
+    masked_text=True,
     block_cache=False,
     context_parallel=False,
     lora_layers=(

@@ -39,7 +39,8 @@ class QwenImagePolicy(ClassifierFreePolicy):
                 hidden_states=tokens,
                 timestep=sigma,
                 encoder_hidden_states=text,
-                encoder_hidden_states_mask=mask,
+                # A plan has no values: all tokens count.
+                encoder_hidden_states_mask=None if text.is_meta else mask,
                 img_shapes=[[(1, side, side)]] * len(tokens),
                 return_dict=False,
             )

@@ -22,6 +22,7 @@ from srpo_ray.models.registry import policy_class
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.text_encoders import encode_prompts
 from srpo_ray.models.trainable import add_adapters
+from srpo_ray.planning.cost import decoder_cost, transformer_cost
 from tests.helpers.models.tiny_families import (
     save_tiny_flux2,
     save_tiny_flux2_klein,
@@ -191,3 +192,11 @@ def test_exported_adapters_load_into_the_pipeline_with_the_same_weights(
     loaded = {key: value for key, value in pipeline.transformer.named_parameters() if ".lora_" in key}
     assert {key.replace("default_0", "default") for key in loaded} == set(trained)
     assert all(torch.equal(value, trained[key.replace("default_0", "default")]) for key, value in loaded.items())
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_cost_of_a_call_can_be_traced(tiny: Callable[[str], Path], name: str) -> None:
+    model = ModelConfig(path=str(tiny(name)), max_sequence_length=32)
+    without, with_gradient = (transformer_cost(model, 1, gradient=each, gpu=True) for each in (False, True))
+    assert with_gradient.backward_flops > 1.5 * without.forward_flops > 0
+    assert decoder_cost(model, 1, (64,), gradient=True, gpu=True).backward_flops > 0
