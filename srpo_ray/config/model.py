@@ -1,14 +1,31 @@
 """Config sections of the tuned text-to-image model and of its rollouts."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from srpo_ray.config.base import Section
 
 Shift = Annotated[float, Field(gt=0)] | Literal["resolution", "scheduler"]
 """Shift of a sigma grid; `resolution` is FLUX.1-dev's, which increases with the number of image tokens, `scheduler`
 takes the grid of the model's own scheduler."""
+
+FLUX_LINEAR_LAYERS = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "ff_context.net.0.proj",
+    "ff_context.net.2",
+)
+"""Ends of the names of the layers of FLUX.1 and SD3 that get LoRA adapters."""
+
 
 BaseType = Literal["fp8", "int8", "nf4"]
 """Type of quantised weights."""
@@ -25,7 +42,21 @@ class LoraConfig(Section):
     """Scale of the adapters: their output is multiplied by `alpha / rank`. Unset takes the rank, a factor of 1."""
     target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Ends of the names of the linear layers that get an adapter. Unset takes the attention and feed-forward layers of
-    the blocks, whose names depend on the model family."""
+    the blocks, whose names depend on the model family. The list of FLUX.1's layers, which resolved configs of earlier
+    versions contain, is read as unset."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _unset_if_usual(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value == FLUX_LINEAR_LAYERS else value
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """JSON values that runs with the same adapters share.
+
+        Unset layers are written as those of FLUX.1, because checkpoints of earlier versions have them so.
+        """
+        return self.model_dump(mode="json") | {"target_modules": list(self.target_modules or FLUX_LINEAR_LAYERS)}
 
 
 class ModelConfig(Section):

@@ -172,7 +172,7 @@ def open_run(run_dir: Path) -> TrainedRun:
 def _description(model: Model) -> dict[str, Any]:
     section = model.run.config.model
     described = section.model_dump(mode="json", include={"dtype", "truncate_sigma", "max_sequence_length"})
-    trained = {"lora": section.lora.model_dump(mode="json") if section.lora else None, WEIGHTS: model.weights}
+    trained = {"lora": section.lora.identity if section.lora else None, WEIGHTS: model.weights}
     return described | {"rl_guidance": model.rl_guidance} | (trained if model.weights else {})
 
 

@@ -5,15 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from srpo_ray.config.model import FLUX_LINEAR_LAYERS
 from srpo_ray.models.paths import pipeline_file, resolve_path
 
 _ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 _TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
-_FLUX_LAYERS = (
-    *_ATTENTION,
-    *_TEXT_ATTENTION,
-    *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
-)
 
 
 def _plain(_tokenizer: Any, prompt: str) -> str:
@@ -88,7 +84,7 @@ class Family:
     """True if the blocks have the form that `rollout.cache_threshold` needs."""
     context_parallel: bool = True
     """True if workers can share the tokens of an image (`training.context_parallel`)."""
-    lora_layers: tuple[str, ...] = _FLUX_LAYERS
+    lora_layers: tuple[str, ...] = FLUX_LINEAR_LAYERS
     """Ends of the names of the attention and feed-forward layers of the blocks, which get LoRA adapters."""
 
     @property
