@@ -127,7 +127,8 @@ def check_family(config: RunConfig) -> None:
 
     Raises:
         ValueError: If it has no first-block cache and the run sets one, its workers cannot share tokens and the run
-            shares them, or the model is distilled and the run asks for classifier-free guidance.
+            shares them, its attention has a mask and the run chooses a kernel without masks, or the model is distilled
+            and the run asks for classifier-free guidance.
     """
     family = family_of(config.model.path)
     threshold, workers = config.rollout.cache_threshold, config.training.context_parallel
@@ -140,6 +141,11 @@ def check_family(config: RunConfig) -> None:
         raise ValueError(
             f"training.context_parallel: expected 1 with a {family.pipeline}, whose workers cannot share the tokens of"
             f" an image, got {workers}; remove it"
+        )
+    if family.masked_text and config.model.attention in ("flash", "flash_3"):
+        raise ValueError(
+            f"model.attention: expected native or cudnn with a {family.pipeline}, whose attention masks the padding of"
+            f" texts, got {config.model.attention}, which takes no mask; choose one of the two"
         )
     check_guidance(config)
 

@@ -10,7 +10,7 @@ import torch
 from peft import get_peft_model_state_dict
 from torch import Tensor
 
-from srpo_ray.config import RunConfig
+from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.model import LoraConfig, ModelConfig
 from srpo_ray.launch.preflight import check_family
 from srpo_ray.models.distilled import distilled_note, is_distilled
@@ -192,6 +192,18 @@ def test_exported_adapters_load_into_the_pipeline_with_the_same_weights(
     loaded = {key: value for key, value in pipeline.transformer.named_parameters() if ".lora_" in key}
     assert {key.replace("default_0", "default") for key in loaded} == set(trained)
     assert all(torch.equal(value, trained[key.replace("default_0", "default")]) for key, value in loaded.items())
+
+
+@pytest.mark.parametrize("name", ["z_image", "qwen_image"])
+def test_kernels_without_masks_are_refused_for_masked_texts(
+    tiny: Callable[[str], Path], name: str, tiny_run: RunConfig
+) -> None:
+    def run(kernel: str) -> RunConfig:
+        return apply(tiny_run, {"model.path": str(tiny(name)), "model.dtype": "bfloat16", "model.attention": kernel})
+
+    check_family(run("cudnn"))
+    with pytest.raises(ValueError, match=r"model.attention: expected native or cudnn with a \w+, .* got flash_3,"):
+        check_family(run("flash_3"))
 
 
 @pytest.mark.parametrize("name", SAVERS)
