@@ -1,5 +1,6 @@
-"""The classes of FLUX.2, Z-Image and Qwen-Image at tiny size, with random weights, saved in the layout of diffusers."""
+"""The classes of each family at tiny size, most with random weights, saved in the layout of diffusers."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from transformers import (
 )
 
 from srpo_ray.small_world.weights import WEIGHTS
+from tests.helpers.models.tiny_sd3 import save_tiny_sd3
 
 WIDTH = 16
 _CHAT = (
@@ -187,3 +189,20 @@ def save_tiny_qwen_image(folder: Path) -> Path:
         ),
     ).save_pretrained(folder)
     return folder
+
+
+def _small_world(_folder: Path) -> Path:
+    return WEIGHTS / "flux"
+
+
+SAVERS: dict[str, Callable[[Path], Path]] = {
+    "flux": _small_world,
+    "sd3": save_tiny_sd3,
+    "flux2_klein": save_tiny_flux2_klein,
+    "flux2": save_tiny_flux2,
+    "z_image": save_tiny_z_image,
+    "qwen_image": save_tiny_qwen_image,
+}
+"""Name of a family -> function that saves its tiny pipeline in a folder, and returns the pipeline's path."""
+LENGTHS = {"flux": 16, "sd3": 16, "flux2_klein": 96, "flux2": 96, "z_image": 96, "qwen_image": 192}
+"""`model.max_sequence_length` of each, which no prompt of the tests exceeds."""
