@@ -2,13 +2,10 @@
 
 They are facts of the models' public repositories: the `config.json` files of black-forest-labs/FLUX.1-dev, of
 stabilityai/stable-diffusion-3.5-medium, of yuvalkirstain/PickScore_v1 and of openai/clip-vit-large-patch14, with what
-matters for shapes alone. Those of black-forest-labs/FLUX.2-klein-base-4B are from public readers of its config files;
-the encoder is Qwen/Qwen3-4B's.
+matters for shapes alone. `published_families.py` has those of other model families.
 """
 
-from typing import Any
-
-Config = dict[str, Any]
+from srpo_ray.planning.published_families import FAMILY_PIPELINES, Config
 
 _FLUX_TRANSFORMER: Config = {
     "_class_name": "FluxTransformer2DModel",
@@ -98,54 +95,12 @@ _SD35_MEDIUM: dict[str, Config] = {
     "text_encoder_3": _T5_XXL,
 }
 
-_FLUX2_VAE: Config = {
-    "_class_name": "AutoencoderKLFlux2",
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "latent_channels": 32,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "patch_size": [2, 2],
-    "sample_size": 1024,
-}
-_QWEN3_4B: Config = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "head_dim": 128,
-    "hidden_size": 2560,
-    "intermediate_size": 9728,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 36,
-    "num_key_value_heads": 8,
-    "tie_word_embeddings": True,
-    "vocab_size": 151936,
-}
-_KLEIN_4B: dict[str, Config] = {
-    "transformer": {
-        "_class_name": "Flux2Transformer2DModel",
-        "attention_head_dim": 128,
-        "axes_dims_rope": [32, 32, 32, 32],
-        "guidance_embeds": False,
-        "in_channels": 128,
-        "joint_attention_dim": 7680,
-        "mlp_ratio": 3.0,
-        "num_attention_heads": 24,
-        "num_layers": 5,
-        "num_single_layers": 20,
-        "rope_theta": 2000,
-        "timestep_guidance_channels": 256,
-    },
-    "vae": _FLUX2_VAE,
-    "text_encoder": _QWEN3_4B,
-}
-
 PIPELINES: dict[str, dict[str, Config]] = {
     "black-forest-labs/FLUX.1-dev": _FLUX,
     "black-forest-labs/FLUX.1-Krea-dev": _FLUX,
     "black-forest-labs/FLUX.1-schnell": {**_FLUX, "transformer": {**_FLUX_TRANSFORMER, "guidance_embeds": False}},
     "stabilityai/stable-diffusion-3.5-medium": _SD35_MEDIUM,
-    "black-forest-labs/FLUX.2-klein-base-4B": _KLEIN_4B,
-    "black-forest-labs/FLUX.2-klein-4B": _KLEIN_4B,
+    **FAMILY_PIPELINES,
 }
 """Configs of the parts of a pipeline, by its hub id."""
 
