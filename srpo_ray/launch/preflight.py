@@ -14,6 +14,7 @@ from srpo_ray.files import write_text
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
 from srpo_ray.models.distilled import check_guidance, distilled_note
 from srpo_ray.models.families import family_of
+from srpo_ray.models.family_checks import check_family
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
@@ -37,14 +38,16 @@ def check_inputs(config: RunConfig) -> None:
     Raises:
         ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the algorithm
             needs a gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel
-            needs a GPU that the run has not; if workers cannot share the model's heads and tokens equally; if MLflow's
-            address is invalid, or another tracker lacks its package or key; if the run cannot continue from the run
-            that `start_from` names; or if the run would be judged by what it trains on.
+            needs a GPU that the run has not; if the model's family lacks something that the run sets, or the model is
+            distilled and the run asks for guidance; if workers cannot share the model's heads and tokens equally; if
+            MLflow's address is invalid, or another tracker lacks its package or key; if the run cannot continue from
+            the run that `start_from` names; or if the run would be judged by what it trains on.
     """
     check_rewards(config)
     check_attention_device(config)
     check_model(config.model.path)
-    check_family(config)
+    check_family(config, family_of(config.model.path))
+    check_guidance(config)
     check_decoder(config.model)
     if config.training.context_parallel > 1:
         # Imports the model stack, which other runs load while their reward models load.
@@ -120,34 +123,6 @@ def check_model(path: str) -> None:
             f"model.path: expected a folder with a {family.pipeline} in the diffusers layout, got {path!r}, which has"
             f" no {', '.join(missing)}; give the folder that `{family.pipeline}.save_pretrained` wrote"
         )
-
-
-def check_family(config: RunConfig) -> None:
-    """Check that the model's family supports the settings of the run.
-
-    Raises:
-        ValueError: If it has no first-block cache and the run sets one, its workers cannot share tokens and the run
-            shares them, its attention has a mask and the run chooses a kernel without masks, or the model is distilled
-            and the run asks for classifier-free guidance.
-    """
-    family = family_of(config.model.path)
-    threshold, workers = config.rollout.cache_threshold, config.training.context_parallel
-    if threshold is not None and not family.block_cache:
-        raise ValueError(
-            f"rollout.cache_threshold: expected none with a {family.pipeline}, whose blocks cannot be cached, got"
-            f" {threshold:g}; remove it"
-        )
-    if workers > 1 and not family.context_parallel:
-        raise ValueError(
-            f"training.context_parallel: expected 1 with a {family.pipeline}, whose workers cannot share the tokens of"
-            f" an image, got {workers}; remove it"
-        )
-    if family.masked_text and config.model.attention in ("flash", "flash_3"):
-        raise ValueError(
-            f"model.attention: expected native or cudnn with a {family.pipeline}, whose attention masks the padding of"
-            f" texts, got {config.model.attention}, which takes no mask; choose one of the two"
-        )
-    check_guidance(config)
 
 
 def check_grids(config: RunConfig) -> None:

@@ -67,6 +67,8 @@ class Family:
     """True if the transformer reads the tokens of CLIP besides those of T5."""
     vae: str = "AutoencoderKL"
     """Class of its autoencoder."""
+    video_vae: bool = False
+    """True if the autoencoder has a frame axis; `model.vae_checkpointing` and `model.vae_channels_last` need none."""
     text_names: tuple[str, ...] = ("CLIP", "T5")
     """Names of the text encoders whose limits can truncate prompts, in the order of their tokenizers; the last one's
     limit is `model.max_sequence_length`."""
@@ -177,6 +179,7 @@ QWEN_IMAGE = Family(
     even_sigmas=True,
     classifier_free=True,
     vae="AutoencoderKLQwenImage",
+    video_vae=True,
     text_names=("Qwen2.5-VL",),
     prompt_text=_qwen_image_text,
     template_tokens=34,
