@@ -17,7 +17,6 @@ from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.registry import policy_class
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.text_encoders import encode_prompts
-from srpo_ray.planning.cost import decoder_cost, transformer_cost
 from tests.helpers.models.tiny_families import LENGTHS, SAVERS
 
 PROMPTS = ["a red circle on a gray background", "a blue square"]
@@ -119,11 +118,3 @@ def test_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}')
     with pytest.raises(ValueError, match=r"FluxPipeline.*Flux2KleinPipeline.*QwenImagePipeline, got 'KolorsPipeline'"):
         family_of(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["flux2_klein", "flux2", "z_image", "qwen_image"])
-def test_cost_of_a_call_can_be_traced(tiny: Callable[[str], Path], name: str) -> None:
-    model = ModelConfig(path=str(tiny(name)), max_sequence_length=32)
-    without, with_gradient = (transformer_cost(model, 1, gradient=each, gpu=True) for each in (False, True))
-    assert with_gradient.backward_flops > 1.5 * without.forward_flops > 0
-    assert decoder_cost(model, 1, (64,), gradient=True, gpu=True).backward_flops > 0
