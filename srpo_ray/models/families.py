@@ -76,6 +76,8 @@ class Family:
     """Function of the last tokenizer and a prompt that returns the text which the encoder reads."""
     template_tokens: int = 0
     """Tokens of `prompt_text` that are not counted in `model.max_sequence_length`."""
+    longest_text: int | None = None
+    """Largest `model.max_sequence_length`; None for families without a template, whose encoders have no limit."""
     unguided_text: str = ""
     """Text of the second prediction of classifier-free guidance, as the model's authors use it."""
     empirical_shift: bool = False
@@ -142,6 +144,7 @@ FLUX2_KLEIN = Family(
     vae="AutoencoderKLFlux2",
     text_names=("Qwen3",),
     prompt_text=_chat(enable_thinking=False),
+    longest_text=512,
     empirical_shift=True,
     block_cache=False,
     context_parallel=False,
@@ -163,6 +166,8 @@ Z_IMAGE = Family(
     classifier_free=True,
     text_names=("Qwen3",),
     prompt_text=_chat(enable_thinking=True),
+    # Positions below 1536 have rotations, and an image's lie behind the text, which is padded to a multiple of 32.
+    longest_text=1504,
     masked_text=True,
     block_cache=False,
     context_parallel=False,
@@ -183,6 +188,7 @@ QWEN_IMAGE = Family(
     text_names=("Qwen2.5-VL",),
     prompt_text=_qwen_image_text,
     template_tokens=34,
+    longest_text=1024,
     unguided_text=" ",
     masked_text=True,
     block_cache=False,

@@ -27,6 +27,30 @@ class CutPrompts:
         return f"{number} longer than {self.limit} {self.encoder} tokens and truncated: {first!r}"
 
 
+def check_text_length(path: str, max_sequence_length: int) -> None:
+    """Check that texts keep tokens of their prompts, if the family puts prompts into a template.
+
+    Args:
+        path: Folder or hub id of a pipeline; only its tokenizer is loaded.
+        max_sequence_length: See `model.max_sequence_length`.
+
+    Raises:
+        ValueError: If the template alone fills the texts, the pipeline takes no texts of this length, or the tokenizer
+            cannot be read.
+    """
+    family = family_of(path)
+    if family.longest_text is None:
+        return
+    tokenizer = _load_tokenizer(path, family.tokenizers[-1])
+    template = len(tokenizer(family.prompt_text(tokenizer, ""))["input_ids"]) - family.template_tokens
+    if not template < max_sequence_length <= family.longest_text:
+        raise ValueError(
+            f"model.max_sequence_length: expected more than the {template} tokens of the template around a prompt, and"
+            f" at most {family.longest_text} with a {family.pipeline}, got {max_sequence_length}; set it to 512, or to"
+            " the length of your prompts in the template"
+        )
+
+
 def cut_prompts(path: str, prompts: Sequence[str], max_sequence_length: int) -> list[CutPrompts]:
     """Find the prompts that a text encoder truncates.
 

@@ -7,9 +7,11 @@ import pytest
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.models.distilled import check_guidance, distilled_note, is_distilled
 from srpo_ray.models.families import family_of
 from srpo_ray.models.family_checks import check_family
+from srpo_ray.models.prompt_length import check_text_length, cut_prompts
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import make_plan
 from tests.helpers.models.tiny_families import save_tiny_flux2_klein
@@ -91,3 +93,36 @@ def test_turbo_models_are_known_by_the_name_of_their_folder(
     path.mkdir(parents=True)
     (path / "model_index.json").write_text(f'{{"_class_name": "{pipeline}"}}')
     assert is_distilled(str(path)) == expected
+
+
+@pytest.mark.parametrize(("name", "most"), [("flux2", 512), ("z_image", 1504), ("qwen_image", 1024)])
+def test_texts_without_room_for_a_prompt_or_too_long_are_refused(
+    tiny: Callable[[str], Path], name: str, most: int
+) -> None:
+    path = str(tiny(name))
+    # Each byte is a token of the tiny tokenizer, so a prompt of one letter has one token more than the template.
+    (cut,) = cut_prompts(path, ["x"], 1)
+    assert cut.texts == ["x"]
+    least = next(length for length in range(1, most) if not cut_prompts(path, ["x"], length)) - 1
+    for length in (least + 1, most):
+        check_text_length(path, length)
+    with pytest.raises(
+        ValueError, match=rf"model.max_sequence_length: expected more than the {least} tokens .* got {least};"
+    ):
+        check_text_length(path, least)
+    with pytest.raises(ValueError, match=rf"at most {most} with a \w+, got {most + 1}; set it to 512"):
+        check_text_length(path, most + 1)
+
+
+def test_run_with_the_default_length_of_texts_is_refused_before_it_starts(
+    tiny: Callable[[str], Path], tiny_run: RunConfig
+) -> None:
+    run = apply(tiny_run, {"model.path": str(tiny("z_image")), "rollout.guidance_scale": 1.0})
+    with pytest.raises(
+        ValueError, match=r"model.max_sequence_length: expected more than .* with a ZImagePipe.* got 16;"
+    ):
+        check_inputs(run)
+
+
+def test_families_without_a_template_take_texts_of_any_length() -> None:
+    check_text_length("small_world", 1)
