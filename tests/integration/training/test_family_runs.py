@@ -1,5 +1,6 @@
 """FLUX.2, Z-Image and Qwen-Image at tiny size through trainer, checkpoint, sampler and export."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,4 +58,8 @@ def test_family_learns_and_its_run_can_be_sampled_and_exported(tmp_path: Path, n
     assert sample_run(folder.path, ["a red circle"], tmp_path / "x.png", options=options).exists()
     export_run(folder.path, tmp_path / "out")
     layers = load_file(tmp_path / "out" / DIFFUSERS_LORA)
-    assert all(value.abs().max() > 0 for key, value in layers.items() if key.endswith("lora_B.weight"))
+    unchanged = [key for key, value in layers.items() if key.endswith("lora_B.weight") and not value.any()]
+    # No output depends on the text stream behind Qwen-Image's last attention.
+    assert all(
+        name == "qwen_image" and re.search(r"_blocks\.1\.(txt_mlp|attn\.(to_add_out|add_q))", key) for key in unchanged
+    )
