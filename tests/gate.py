@@ -18,7 +18,11 @@ TOOLS = Path(PYTHON).parent
 LOGS = Path("build/gate")
 PYTEST = (PYTHON, "-m", "pytest", "--durations=20", "--durations-min=1")
 APART = {
-    "quantization": ("tests/unit/models/test_quantized.py", "tests/integration/training/test_quantized_base.py"),
+    "quantization": (
+        "tests/unit/models/test_quantized.py",
+        "tests/unit/models/test_quantized_families.py",
+        "tests/integration/training/test_quantized_base.py",
+    ),
     "trackers": ("tests/integration/tracking/test_wandb.py",),
 }
 """Folder of packages beside those of the other tests, in the virtual environment -> the tests that need them."""

@@ -16,7 +16,7 @@ def run_identity(config: RunConfig) -> dict[str, Any]:
     """
     return {
         "model.path": config.model.path,
-        "model.lora": config.model.lora.model_dump(mode="json") if config.model.lora else None,
+        "model.lora": config.model.lora.identity if config.model.lora else None,
         "algorithm.type": config.algorithm.type,
         "seed": config.seed,
         "training.batch_size": config.training.batch_size,

@@ -1,8 +1,8 @@
 """Config sections of the tuned text-to-image model and of its rollouts."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from srpo_ray.config.base import Section
 
@@ -24,6 +24,7 @@ FLUX_LINEAR_LAYERS = (
     "ff_context.net.0.proj",
     "ff_context.net.2",
 )
+"""Ends of the names of the layers of FLUX.1 and SD3 that get LoRA adapters."""
 
 
 BaseType = Literal["fp8", "int8", "nf4"]
@@ -39,8 +40,23 @@ class LoraConfig(Section):
     """Rank of each adapter."""
     alpha: int | None = Field(default=None, ge=1)
     """Scale of the adapters: their output is multiplied by `alpha / rank`. Unset takes the rank, a factor of 1."""
-    target_modules: tuple[str, ...] = Field(default=FLUX_LINEAR_LAYERS, min_length=1)
-    """Ends of the names of the linear layers that get an adapter; by default attention and feed-forward layers."""
+    target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Ends of the names of the linear layers that get an adapter. Unset takes the attention and feed-forward layers of
+    the blocks, whose names depend on the model family. The list of FLUX.1's layers, which resolved configs of earlier
+    versions contain, is read as unset."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _unset_if_usual(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value == FLUX_LINEAR_LAYERS else value
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """JSON values that runs with the same adapters share.
+
+        Unset layers are written as those of FLUX.1, because checkpoints of earlier versions have them so.
+        """
+        return self.model_dump(mode="json") | {"target_modules": list(self.target_modules or FLUX_LINEAR_LAYERS)}
 
 
 class ModelConfig(Section):
@@ -60,7 +76,8 @@ class ModelConfig(Section):
     resolution: int = Field(default=64, ge=16, multiple_of=16)
     """Height and width of the images in pixels."""
     max_sequence_length: int = Field(default=16, ge=1)
-    """T5 tokens per prompt: 16 in the small world, 512 for FLUX.1-dev."""
+    """Tokens per prompt of the encoder with the longest texts (T5 in FLUX.1), those of a chat template included: 16 in
+    the small world, 512 for FLUX.1-dev, FLUX.2 and Z-Image."""
     truncate_sigma: bool = False
     """Truncate the transformer's sigmas to multiples of 0.001, as in SRPO's released settings."""
     gradient_checkpointing: bool = False

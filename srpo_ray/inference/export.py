@@ -53,7 +53,7 @@ def export_run(run_dir: Path, out: Path, dtype: torch.dtype | None = None) -> li
     transformer = load_tuned(run.config, torch.float32, "cpu", run.weights, quantized=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        written = _save_weights(transformer, run.config, out, dtype or model_dtype(run.config))
+        written = save_weights(transformer, run.config, out, dtype or model_dtype(run.config))
         written.append(write_text(out / "README.md", model_card(run, DIFFUSERS_LORA, COMFYUI_LORA)))
         written.append(write_text(out / CONFIG, run.folder.config.read_text(encoding="utf-8")))
         if run.folder.gallery.exists():
@@ -78,7 +78,18 @@ def _require_no_rest(run: TrainedRun, out: Path) -> None:
         )
 
 
-def _save_weights(transformer: Any, config: RunConfig, out: Path, dtype: torch.dtype) -> list[Path]:
+def save_weights(transformer: Any, config: RunConfig, out: Path, dtype: torch.dtype) -> list[Path]:
+    """Write the trained weights without a model card.
+
+    Args:
+        transformer: Tuned transformer, with adapters if the run trained adapters.
+        config: Config of the run.
+        out: Output folder.
+        dtype: Data type of the written weights.
+
+    Returns:
+        Written files and folders.
+    """
     if config.model.lora is None:
         transformer.to(dtype).save_pretrained(out / TRANSFORMER)
         return [out / TRANSFORMER]

@@ -9,6 +9,7 @@ from typing import Any
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.load import apply
+from srpo_ray.models.distilled import check_scales
 from srpo_ray.runs.inputs import reward_hashes
 from srpo_ray.runs.trained import TrainedRun, read_trained
 
@@ -151,7 +152,12 @@ class SamplingOptions:
         check_at_least("--guidance-scale", self.guidance_scale, 0)
 
     def over(self, config: RunConfig) -> RunConfig:
-        """Apply the options to the section `evaluation` of a run's config."""
+        """Apply the options to the section `evaluation` of a run's config.
+
+        Raises:
+            ValueError: If the run's model is distilled and the options ask for classifier-free guidance.
+        """
+        check_scales(config.model.path, {"--guidance-scale": self.guidance_scale})
         asked: Mapping[str, Any] = {
             "samples_per_prompt": self.samples_per_prompt,
             "num_steps": self.num_steps,
@@ -172,7 +178,7 @@ def open_run(run_dir: Path) -> TrainedRun:
 def _description(model: Model) -> dict[str, Any]:
     section = model.run.config.model
     described = section.model_dump(mode="json", include={"dtype", "truncate_sigma", "max_sequence_length"})
-    trained = {"lora": section.lora.model_dump(mode="json") if section.lora else None, WEIGHTS: model.weights}
+    trained = {"lora": section.lora.identity if section.lora else None, WEIGHTS: model.weights}
     return described | {"rl_guidance": model.rl_guidance} | (trained if model.weights else {})
 
 

@@ -12,9 +12,11 @@ from srpo_ray.config.load import ConfigError, load_run
 from srpo_ray.data.texts import Texts, read_texts
 from srpo_ray.files import write_text
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
+from srpo_ray.models.distilled import check_guidance, distilled_note
 from srpo_ray.models.families import family_of
+from srpo_ray.models.family_checks import check_family
 from srpo_ray.models.paths import resolve_path
-from srpo_ray.models.prompt_length import cut_prompts
+from srpo_ray.models.prompt_length import check_text_length, cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
 from srpo_ray.models.tiny_decoder import check_decoder
 from srpo_ray.rewards.common_text import read_common_prompts
@@ -36,13 +38,18 @@ def check_inputs(config: RunConfig) -> None:
     Raises:
         ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the algorithm
             needs a gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel
-            needs a GPU that the run has not; if workers cannot share the model's heads and tokens equally; if MLflow's
-            address is invalid, or another tracker lacks its package or key; if the run cannot continue from the run
-            that `start_from` names; or if the run would be judged by what it trains on.
+            needs a GPU that the run has not; if the model's family lacks something that the run sets or takes no
+            texts of that length, or the model is distilled and the run asks for guidance; if workers cannot share the
+            model's heads and tokens equally; if MLflow's address is invalid, or another tracker lacks its package or
+            key; if the run cannot continue from the run that `start_from` names; or if the run would be judged by what
+            it trains on.
     """
     check_rewards(config)
     check_attention_device(config)
     check_model(config.model.path)
+    check_family(config, family_of(config.model.path))
+    check_guidance(config)
+    check_text_length(resolve_path(config.model.path), config.model.max_sequence_length)
     check_decoder(config.model)
     if config.training.context_parallel > 1:
         # Imports the model stack, which other runs load while their reward models load.
@@ -143,7 +150,8 @@ def input_notes(config: RunConfig) -> list[str]:
     cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
     scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
     cuts = (f"{key}: {each.note}" for key, found in cut.items() for each in found)
-    return [*leakage_notes(texts), *texts.notes, *cuts, *([scheduler] if scheduler else []), *losses_notes(config)]
+    model = [note for note in (scheduler, distilled_note(path)) if note]
+    return [*leakage_notes(texts), *texts.notes, *cuts, *model, *losses_notes(config)]
 
 
 def losses_notes(config: RunConfig) -> list[str]:

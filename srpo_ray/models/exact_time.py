@@ -1,4 +1,4 @@
-"""Timestep and guidance of FLUX in float32, for transformers of any data type.
+"""Timestep and guidance of FLUX and Qwen-Image in float32, for transformers of any data type.
 
 The transformer of diffusers rounds both to the data type of its tokens before it embeds them. In bfloat16, with 8
 significant bits, sigmas above 0.5 become multiples of 1/256, and a guidance of 3.5 becomes 3.504. Here only the
@@ -14,6 +14,8 @@ from diffusers.models.embeddings import (
     CombinedTimestepGuidanceTextProjEmbeddings,
     CombinedTimestepTextProjEmbeddings,
 )
+from diffusers.models.transformers.transformer_flux2 import Flux2TimestepGuidanceEmbeddings
+from diffusers.models.transformers.transformer_qwenimage import QwenTimestepProjEmbeddings
 from torch import Tensor
 
 _EXACT: ContextVar[tuple[Tensor, Tensor | None] | None] = ContextVar("exact_times", default=None)
@@ -25,7 +27,7 @@ def exact_times(timestep: Tensor, guidance: Tensor | None) -> Iterator[None]:
     """Set the values that transformers prepared by `embed_exact_times` embed in calls inside this context.
 
     Args:
-        timestep: Thousandths of sigma `[B]`, float32.
+        timestep: Thousandths of sigma `[B]`, float32; sigma itself for Qwen-Image, whose embedding multiplies it.
         guidance: Thousandths of the guidance scale `[B]`, float32; None for a model without such an input.
     """
     token = _EXACT.set((timestep, guidance))
@@ -36,17 +38,18 @@ def exact_times(timestep: Tensor, guidance: Tensor | None) -> Iterator[None]:
 
 
 def embed_exact_times(transformer: Any) -> None:
-    """Prepare a FLUX transformer for `exact_times`; others are not changed.
+    """Prepare a transformer of FLUX or Qwen-Image for `exact_times`; others are not changed.
 
     It replaces the class of one module and sets no hook, because the engine removes hooks for rollouts.
 
     Args:
         transformer: Transformer, changed in place; its weights, their names and its own class do not change.
     """
-    embedding = getattr(transformer, "time_text_embed", None)
-    exact = _CLASSES.get(type(embedding))
-    if exact:
-        embedding.__class__ = exact
+    for name in ("time_text_embed", "time_guidance_embed"):
+        embedding = getattr(transformer, name, None)
+        exact = _CLASSES.get(type(embedding))
+        if exact:
+            embedding.__class__ = exact
 
 
 class _ExactTime(CombinedTimestepTextProjEmbeddings):
@@ -63,7 +66,26 @@ class _ExactTimeAndGuidance(CombinedTimestepGuidanceTextProjEmbeddings):
         return super().forward(timestep, guidance, pooled_projection)
 
 
+class _ExactFlux2(Flux2TimestepGuidanceEmbeddings):
+    def forward(self, timestep: Tensor, guidance: Tensor) -> Tensor:
+        given = _EXACT.get()
+        if not given:
+            return super().forward(timestep, guidance)
+        embedded = self.timestep_embedder(self.time_proj(given[0]).to(timestep.dtype))
+        if given[1] is not None and self.guidance_embedder is not None:
+            embedded = embedded + self.guidance_embedder(self.time_proj(given[1]).to(timestep.dtype))
+        return embedded
+
+
+class _ExactQwen(QwenTimestepProjEmbeddings):
+    def forward(self, timestep: Tensor, hidden_states: Tensor, addition_t_cond: Tensor | None = None) -> Tensor:
+        given = _EXACT.get()
+        return super().forward(given[0] if given else timestep, hidden_states, addition_t_cond)
+
+
 _CLASSES: dict[type, type] = {
     CombinedTimestepTextProjEmbeddings: _ExactTime,
     CombinedTimestepGuidanceTextProjEmbeddings: _ExactTimeAndGuidance,
+    Flux2TimestepGuidanceEmbeddings: _ExactFlux2,
+    QwenTimestepProjEmbeddings: _ExactQwen,
 }

@@ -1,9 +1,50 @@
 """Supported model families as plain data, so that a look-up does not import the model stack."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
+from srpo_ray.config.model import FLUX_LINEAR_LAYERS
 from srpo_ray.models.paths import pipeline_file, resolve_path
+
+_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+_TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+
+
+def _plain(_tokenizer: Any, prompt: str) -> str:
+    return prompt
+
+
+def _chat(*, enable_thinking: bool) -> Callable[[Any, str], str]:
+    """Build the function that puts a prompt into the chat template of Qwen3's tokenizer."""
+
+    def text(tokenizer: Any, prompt: str) -> str:
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=enable_thinking,
+        )
+
+    return text
+
+
+def _mistral_chat(tokenizer: Any, prompt: str) -> str:
+    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+
+    parts = [("system", SYSTEM_MESSAGE), ("user", prompt.replace("[IMG]", ""))]
+    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in parts]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+
+
+def _qwen_image_text(_tokenizer: Any, prompt: str) -> str:
+    """Put a prompt into the text of `QwenImagePipeline`."""
+    return (
+        "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial"
+        " relationships of the objects and background:<|im_end|>\n<|im_start|>user\n"
+        f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 @dataclass(frozen=True)
@@ -24,15 +65,40 @@ class Family:
     """True if guidance needs the features of the empty prompt (`FlowPolicy.empty_prompt`)."""
     clip_tokens: bool = False
     """True if the transformer reads the tokens of CLIP besides those of T5."""
+    vae: str = "AutoencoderKL"
+    """Class of its autoencoder."""
+    video_vae: bool = False
+    """True if the autoencoder has a frame axis; `model.vae_checkpointing` and `model.vae_channels_last` need none."""
+    text_names: tuple[str, ...] = ("CLIP", "T5")
+    """Names of the text encoders whose limits can truncate prompts, in the order of their tokenizers; the last one's
+    limit is `model.max_sequence_length`."""
+    prompt_text: Callable[[Any, str], str] = _plain
+    """Function of the last tokenizer and a prompt that returns the text which the encoder reads."""
+    template_tokens: int = 0
+    """Tokens of `prompt_text` that are not counted in `model.max_sequence_length`."""
+    longest_text: int | None = None
+    """Largest `model.max_sequence_length`; None for families without a template, whose encoders have no limit."""
+    unguided_text: str = ""
+    """Text of the second prediction of classifier-free guidance, as the model's authors use it."""
+    empirical_shift: bool = False
+    """True if the shift of the sigmas depends on the number of steps too, as in FLUX.2."""
+    masked_text: bool = False
+    """True if the text features have a mask as their last channel."""
+    block_cache: bool = True
+    """True if the blocks have the form that `rollout.cache_threshold` needs."""
+    context_parallel: bool = True
+    """True if workers can share the tokens of an image (`training.context_parallel`)."""
+    lora_layers: tuple[str, ...] = FLUX_LINEAR_LAYERS
+    """Ends of the names of the attention and feed-forward layers of the blocks, which get LoRA adapters."""
 
     @property
     def guidance_texts(self) -> list[str]:
-        """Texts whose features guidance needs besides the prompt's: the empty prompt, or none."""
-        return [""] if self.classifier_free else []
+        """Texts whose features guidance needs besides the prompt's: the text without a prompt, or none."""
+        return [self.unguided_text] if self.classifier_free else []
 
     @property
     def tokenizers(self) -> list[str]:
-        """Folders of the tokenizers; T5's is the last."""
+        """Folders of the tokenizers; that of the encoder with the longest texts is the last."""
         return ["tokenizer", *(f"tokenizer_{number}" for number in range(2, self.text_encoders + 1))]
 
     @property
@@ -62,7 +128,83 @@ SD3 = Family(
     classifier_free=True,
     clip_tokens=True,
 )
-FAMILIES = {family.pipeline: family for family in (FLUX, SD3)}
+_FLUX2_LAYERS = (
+    *_ATTENTION,
+    *_TEXT_ATTENTION,
+    *("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
+    *("attn.to_qkv_mlp_proj", "attn.to_out"),
+)
+FLUX2_KLEIN = Family(
+    pipeline="Flux2KleinPipeline",
+    transformer="Flux2Transformer2DModel",
+    blocks=("Flux2TransformerBlock", "Flux2SingleTransformerBlock"),
+    text_encoders=1,
+    even_sigmas=True,
+    classifier_free=True,
+    vae="AutoencoderKLFlux2",
+    text_names=("Qwen3",),
+    prompt_text=_chat(enable_thinking=False),
+    longest_text=512,
+    empirical_shift=True,
+    block_cache=False,
+    context_parallel=False,
+    lora_layers=_FLUX2_LAYERS,
+)
+FLUX2 = replace(
+    FLUX2_KLEIN,
+    pipeline="Flux2Pipeline",
+    classifier_free=False,
+    text_names=("Mistral",),
+    prompt_text=_mistral_chat,
+)
+Z_IMAGE = Family(
+    pipeline="ZImagePipeline",
+    transformer="ZImageTransformer2DModel",
+    blocks=("ZImageTransformerBlock",),
+    text_encoders=1,
+    even_sigmas=True,
+    classifier_free=True,
+    text_names=("Qwen3",),
+    prompt_text=_chat(enable_thinking=True),
+    # Positions below 1536 have rotations, and an image's lie behind the text, which is padded to a multiple of 32.
+    longest_text=1504,
+    masked_text=True,
+    block_cache=False,
+    context_parallel=False,
+    lora_layers=(
+        *(f"attention.{layer}" for layer in ("to_q", "to_k", "to_v", "to_out.0")),
+        *(f"feed_forward.{layer}" for layer in ("w1", "w2", "w3")),
+    ),
+)
+QWEN_IMAGE = Family(
+    pipeline="QwenImagePipeline",
+    transformer="QwenImageTransformer2DModel",
+    blocks=("QwenImageTransformerBlock",),
+    text_encoders=1,
+    even_sigmas=True,
+    classifier_free=True,
+    vae="AutoencoderKLQwenImage",
+    video_vae=True,
+    text_names=("Qwen2.5-VL",),
+    prompt_text=_qwen_image_text,
+    template_tokens=34,
+    longest_text=1024,
+    unguided_text=" ",
+    masked_text=True,
+    block_cache=False,
+    context_parallel=False,
+    lora_layers=(
+        *_ATTENTION,
+        *_TEXT_ATTENTION,
+        *(f"{stream}_mlp.{layer}" for stream in ("img", "txt") for layer in ("net.0.proj", "net.2")),
+    ),
+)
+FAMILIES = {family.pipeline: family for family in (FLUX, SD3, FLUX2_KLEIN, FLUX2, Z_IMAGE, QWEN_IMAGE)}
+
+
+def lora_layers(transformer: str) -> tuple[str, ...]:
+    """Return the ends of the names of the layers that get LoRA adapters in a transformer of this class."""
+    return next(family.lora_layers for family in FAMILIES.values() if family.transformer == transformer)
 
 
 def family_of(path: str) -> Family:

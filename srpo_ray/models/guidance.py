@@ -42,8 +42,13 @@ class RLGuidance:
         assert self.base is not None
         if self.weight == BASE:
             return self.base(**inputs)
-        (base,), (tuned,) = self.base(**inputs), self.tuned(**inputs)
+        base, tuned = (_stacked(network(**inputs)[0]) for network in (self.base, self.tuned))
         return (base.float() + self.weight * (tuned.float() - base.float()),)
+
+
+def _stacked(output: Tensor | list[Tensor]) -> Tensor:
+    """Stack the outputs of a transformer that returns a list of one tensor for each sample, as Z-Image's does."""
+    return torch.stack(output) if isinstance(output, list) else output
 
 
 def load_guided(

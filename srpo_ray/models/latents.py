@@ -1,7 +1,17 @@
 """Conversion between latents `[B, 16, h, w]` and tokens `[B, (h/2)*(w/2), 64]` of 2x2 latent patches."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
+
+
+def vae_shape(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Read the size of a latent in pixels per side, and the number of latent channels, from an autoencoder's config."""
+    if "z_dim" in config:
+        return 2 ** len(config["temperal_downsample"]), config["z_dim"]
+    return 2 ** (len(config["block_out_channels"]) - 1), config["latent_channels"]
 
 
 def pack(latents: Tensor) -> Tensor:

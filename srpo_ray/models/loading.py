@@ -5,7 +5,6 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 
 from srpo_ray.config.model import BaseType
@@ -41,13 +40,14 @@ def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu", base: B
     return transformer
 
 
-def load_vae(path: str, dtype: torch.dtype, device: str = "cpu") -> AutoencoderKL:
+def load_vae(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
     """Load a pipeline's VAE onto a device, frozen.
 
     Raises:
         ValueError: If there is no complete, readable VAE.
     """
-    return _load(AutoencoderKL, path, "vae", dtype, device).requires_grad_(False).eval()
+    vae_class = getattr(diffusers, family_of(path).vae)
+    return _load(vae_class, path, "vae", dtype, device).requires_grad_(False).eval()
 
 
 def hide_progress_bars() -> None:

@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from srpo_ray.flow import euler_step
 from srpo_ray.models.block_cache import BlockCache
 from srpo_ray.models.conditioning import Conditioning
-from srpo_ray.models.latents import pack, unpack
+from srpo_ray.models.latents import pack, unpack, vae_shape
 from srpo_ray.models.rollout_base import RolloutBase
 
 
@@ -35,15 +35,16 @@ class FlowPolicy(ABC):
     autoencoder also overrides `decode` and `encode`.
     """
 
-    block_lists: ClassVar[tuple[str, ...]]
-    """Names of the transformer's lists of blocks, in the order of their calls. A block takes `hidden_states`,
+    block_lists: ClassVar[tuple[str, ...]] = ()
+    """Names of the transformer's lists of blocks, in the order of their calls, for families whose blocks can be cached
+    (`Family.block_cache`). A block takes `hidden_states`,
     `encoder_hidden_states`, `temb` and further inputs that all samples share, as keywords, and returns text and image
     tokens."""
 
     def __init__(
         self,
         network: Callable[..., tuple[Tensor]],
-        vae: AutoencoderKL,
+        vae: Any,
         transformer_config: Mapping[str, Any],
         *,
         resolution: int,
@@ -55,7 +56,7 @@ class FlowPolicy(ABC):
 
         Args:
             network: The transformer, or the engine that trains it; called with the transformer's keywords.
-            vae: Frozen autoencoder.
+            vae: Frozen autoencoder of diffusers.
             transformer_config: The transformer's config, as diffusers saves it.
             resolution: Height and width of the images in pixels.
             dtype: Data type of the transformer's inputs; sigmas (embedded ones too), steps and images are float32.
@@ -68,8 +69,9 @@ class FlowPolicy(ABC):
         self.dtype = dtype
         self.device = torch.device(device)
         self.truncate_sigma = truncate_sigma
-        self.latent_size = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
-        self.token_shape = ((self.latent_size // 2) ** 2, vae.config["latent_channels"] * 4)
+        pixels, channels = vae_shape(vae.config)
+        self.latent_size = resolution // pixels
+        self.token_shape = ((self.latent_size // 2) ** 2, channels * 4)
         self.empty_prompt: Conditioning | None = None
         self.rollout_base: RolloutBase | None = None
         """Low-precision copies of frozen layers that `rollout` uses; None uses the transformer's own weights."""
@@ -84,7 +86,7 @@ class FlowPolicy(ABC):
         Args:
             pipeline: A pipeline of diffusers without transformer and VAE.
             prompts: B prompts.
-            max_sequence_length: Maximum number of T5 tokens.
+            max_sequence_length: Number of tokens L; longer prompts are truncated.
         """
 
     @abstractmethod
@@ -98,7 +100,8 @@ class FlowPolicy(ABC):
             tokens: Noisy tokens `[B, N, 4C]`.
             sigma: Noise level of each sample `[B]`, in [0, 1].
             conditioning: Text features of B plain prompts.
-            guidance_scale: Guidance scale: an input of FLUX's transformer, classifier-free with a second call in SD3.
+            guidance_scale: Guidance scale: an input of the transformer, or classifier-free with a second prediction,
+                where 1 is none.
 
         Returns:
             Velocity `[B, N, 4C]`, float32.
@@ -212,7 +215,7 @@ class FlowPolicy(ABC):
         """
         return self._decode(tokens, self.training_decoder) if self.training_decoder else self.decode(tokens)
 
-    def _decode(self, tokens: Tensor, decoder: AutoencoderKL | AutoencoderTiny) -> Tensor:
+    def _decode(self, tokens: Tensor, decoder: Any) -> Tensor:
         latents = unpack(tokens, self.latent_size, self.latent_size)
         latents = latents / decoder.config["scaling_factor"] + decoder.config["shift_factor"]
         images = decoder.decode(latents.to(decoder.dtype), return_dict=False)[0]

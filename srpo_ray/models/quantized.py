@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from srpo_ray.config.model import BaseType
@@ -80,7 +81,8 @@ def load_quantized(
     Raises:
         ValueError: If the files have not exactly the weights of the model, or cannot be read.
     """
-    with torch.device("meta"):
+    # Only the weights are without data: Qwen-Image keeps its rotations in tensors that are neither weights nor buffers.
+    with init_empty_weights(include_buffers=False):
         transformer = model_class.from_config(config)
     nn.Module.to(transformer, dtype)
     transformer.requires_grad_(False)

@@ -1,11 +1,21 @@
 """Registry of model families: maps each family to its policy class."""
 
-from srpo_ray.models.families import FLUX, SD3, family_of
+from srpo_ray.models.families import FLUX, FLUX2, FLUX2_KLEIN, QWEN_IMAGE, SD3, Z_IMAGE, family_of
 from srpo_ray.models.flux import FluxPolicy
+from srpo_ray.models.flux2 import Flux2KleinPolicy, Flux2Policy
 from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.models.qwen_image import QwenImagePolicy
 from srpo_ray.models.sd3 import SD3Policy
+from srpo_ray.models.z_image import ZImagePolicy
 
-POLICIES: dict[str, type[FlowPolicy]] = {FLUX.pipeline: FluxPolicy, SD3.pipeline: SD3Policy}
+POLICIES: dict[str, type[FlowPolicy]] = {
+    FLUX.pipeline: FluxPolicy,
+    SD3.pipeline: SD3Policy,
+    FLUX2_KLEIN.pipeline: Flux2KleinPolicy,
+    FLUX2.pipeline: Flux2Policy,
+    Z_IMAGE.pipeline: ZImagePolicy,
+    QWEN_IMAGE.pipeline: QwenImagePolicy,
+}
 
 
 def policy_class(path: str) -> type[FlowPolicy]:

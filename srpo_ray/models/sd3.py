@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from srpo_ray.models.classifier_free import ClassifierFreePolicy
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.latents import pack, unpack
-from srpo_ray.models.policy import FlowPolicy
 
 
-class SD3Policy(FlowPolicy):
-    """Policy of SD3. Guidance is classifier-free: a scale other than 1 adds a prediction for the empty prompt."""
+class SD3Policy(ClassifierFreePolicy):
+    """Policy of SD3, with classifier-free guidance."""
 
     block_lists = ("transformer_blocks",)
 
@@ -38,18 +37,6 @@ class SD3Policy(FlowPolicy):
             prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=max_sequence_length
         )
         return embeds, pooled
-
-    def _predict(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        if guidance_scale == 1:
-            return self._call(tokens, sigma, conditioning)
-        assert self.empty_prompt is not None, "classifier-free guidance needs the features of the empty prompt"
-        unguided = self.empty_prompt[[0] * len(tokens)].to(self.device, self.dtype)
-        both = Conditioning(
-            torch.cat([unguided.prompt_embeds, conditioning.prompt_embeds]),
-            torch.cat([unguided.pooled_prompt_embeds, conditioning.pooled_prompt_embeds]),
-        )
-        without, guided = self._call(tokens.repeat(2, 1, 1), sigma.repeat(2), both).float().chunk(2)
-        return without + guidance_scale * (guided - without)
 
     def _call(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self._count(len(tokens))

@@ -53,9 +53,12 @@ def scheduler_sigmas(path: str, resolution: int, num_steps: int) -> Tensor:
     """
     even = torch.linspace(1, 1 / num_steps, num_steps, dtype=torch.float64).tolist()
     scheduler = _load_scheduler(path)
-    # Both families have tokens of 16 x 16 pixels.
-    mu = _mu(scheduler, (resolution // 16) ** 2) if scheduler.config["use_dynamic_shifting"] else None
-    scheduler.set_timesteps(num_steps, sigmas=even if family_of(path).even_sigmas else None, mu=mu)
+    family, mu = family_of(path), None
+    if scheduler.config["use_dynamic_shifting"]:
+        # All families have tokens of 16 x 16 pixels.
+        num_tokens = (resolution // 16) ** 2
+        mu = _empirical_mu(num_tokens, num_steps) if family.empirical_shift else _mu(scheduler, num_tokens)
+    scheduler.set_timesteps(num_steps, sigmas=even if family.even_sigmas else None, mu=mu)
     sigmas = torch.as_tensor(scheduler.sigmas).double()
     if abs(sigmas[0].item() - 1) > 1e-3 or sigmas[-1].item() != 0 or not bool((sigmas.diff() < 0).all()):
         raise ValueError(
@@ -97,6 +100,8 @@ def _described(path: str) -> str:
     config = _load_scheduler(path).config
     if not config["use_dynamic_shifting"]:
         return f"shift {config['shift']:g}"
+    if family_of(path).empirical_shift:
+        return "a shift by resolution and number of steps"
     return f"a shift by resolution, mu {config['base_shift']:g} to {config['max_shift']:g}"
 
 
@@ -106,6 +111,13 @@ def _mu(scheduler: "FlowMatchEulerDiscreteScheduler", num_tokens: int) -> float:
     low, high = config["base_image_seq_len"], config["max_image_seq_len"]
     slope = (config["max_shift"] - config["base_shift"]) / (high - low)
     return config["base_shift"] + slope * (num_tokens - low)
+
+
+def _empirical_mu(num_tokens: int, num_steps: int) -> float:
+    """Exponent of FLUX.2's shift, which follows the number of image tokens and of steps."""
+    from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+
+    return compute_empirical_mu(num_tokens, num_steps)
 
 
 def _load_scheduler(path: str) -> "FlowMatchEulerDiscreteScheduler":

@@ -23,7 +23,7 @@ class TextEncoders:
 
         Args:
             path: Folder or hub id of a pipeline.
-            max_sequence_length: T5 tokens per prompt; longer prompts are truncated.
+            max_sequence_length: See `model.max_sequence_length`; longer prompts are truncated.
             dtype: Data type of the encoders.
             device: Device of the encoders.
 
@@ -43,7 +43,7 @@ class TextEncoders:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts in any language, with the same result as the pipeline; features in their order, on the CPU.
 
-        Padding tokens are kept, because FLUX attends to them.
+        Padding tokens are kept, because FLUX attends to them; other families keep a mask with the features.
         """
         parts = []
         for start in range(0, len(prompts), _BATCH_SIZE):

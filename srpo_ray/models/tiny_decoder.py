@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srpo_ray.config.model import ModelConfig
+from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import is_hub_id, pipeline_file, resolve_path
 
 if TYPE_CHECKING:
@@ -54,11 +55,20 @@ def check_decoder(model: ModelConfig) -> None:
     """
     if not model.decoder:
         return
+    family = family_of(model.path)
+    if family.vae != "AutoencoderKL":
+        raise ValueError(
+            f"model.decoder: expected none for a {family.pipeline}, whose latents ({family.vae}) have no scale and"
+            f" shift that an {_CLASS} reads, got {model.decoder!r}; remove model.decoder"
+        )
+    from srpo_ray.models.latents import vae_shape
+
     tiny = decoder_config(model.decoder)
     vae = json.loads(pipeline_file(resolve_path(model.path), "vae/config.json").read_text(encoding="utf-8"))
     scale = tiny.get("upsampling_scaling_factor", 2) ** (len(tiny.get("num_decoder_blocks", (3, 3, 3, 1))) - 1)
     found = (tiny.get("latent_channels", 4), scale, tiny.get("out_channels", 3))
-    expected = (vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1), 3)
+    pixels, channels = vae_shape(vae)
+    expected = (channels, pixels, 3)
     if found != expected:
         shape = "{} latent channels, {} times larger images and {} colours"
         raise ValueError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from srpo_ray.config import RunConfig
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.flow import generator
+from srpo_ray.models.families import lora_layers
 from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.registry import policy_class
@@ -107,10 +108,11 @@ def add_adapters(transformer: Any, config: LoraConfig, seed: int) -> None:
     Raises:
         ValueError: If an entry of `target_modules` matches the end of no linear layer's name.
     """
-    _check_targets(transformer, config.target_modules)
+    targets = config.target_modules or lora_layers(type(transformer).__name__)
+    _check_targets(transformer, targets)
     transformer.requires_grad_(False)
     adapters = peft.LoraConfig(
-        r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=list(config.target_modules)
+        r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=_linear_targets(transformer, targets)
     )
     # peft initialises on the CPU, from torch's global generator.
     with torch.random.fork_rng(devices=[]):
@@ -157,6 +159,16 @@ def check_trained(transformer: Any, weights: Mapping[str, Tensor]) -> dict[str, 
                 " the model and model.lora of that run"
             )
     return expected
+
+
+def _linear_targets(transformer: nn.Module, targets: tuple[str, ...]) -> list[str]:
+    """Return the targets, or whole names where an end also matches another module, as `attn.to_out` does in FLUX.2."""
+    matched = {
+        name: isinstance(module, nn.Linear)
+        for name, module in transformer.named_modules()
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+    }
+    return list(targets) if all(matched.values()) else [name for name, linear in matched.items() if linear]
 
 
 def _check_targets(transformer: nn.Module, targets: tuple[str, ...]) -> None:

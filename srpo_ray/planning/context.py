@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.model import ModelConfig
+from srpo_ray.models.latents import vae_shape
 from srpo_ray.models.paths import pipeline_file, resolve_path
 from srpo_ray.planning.accounting import Part, present
 from srpo_ray.planning.cost import velocity_cost
@@ -32,8 +33,8 @@ def token_sizes(model: ModelConfig) -> TokenSizes:
     Raises:
         ValueError: If a config cannot be found.
     """
-    halvings = len(part_config(model.path, "vae")["block_out_channels"])
-    side, text = model.resolution // 2**halvings, model.max_sequence_length
+    pixels, _ = vae_shape(part_config(model.path, "vae"))
+    side, text = model.resolution // (2 * pixels), model.max_sequence_length
     family = planned_family(model)
     if family.clip_tokens:
         file = pipeline_file(resolve_path(model.path), f"{family.tokenizers[0]}/tokenizer_config.json")

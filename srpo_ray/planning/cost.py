@@ -208,7 +208,10 @@ def _image_bytes(model: ModelConfig) -> ImageBytes:
 
 def _inputs(model: ModelConfig, policy: FlowPolicy, samples: int) -> tuple[Tensor, Tensor, Conditioning]:
     config, dtype = part_config(model.path, "transformer"), dtype_of(model)
-    text = torch.empty(samples, model.max_sequence_length, config["joint_attention_dim"], dtype=dtype, device="meta")
-    pooled = torch.empty(samples, config["pooled_projection_dim"], dtype=dtype, device="meta")
+    width = config["cap_feat_dim"] if "cap_feat_dim" in config else config["joint_attention_dim"]
+    # The mask is one more channel.
+    width += planned_family(model).masked_text
+    text = torch.empty(samples, model.max_sequence_length, width, dtype=dtype, device="meta")
+    pooled = torch.empty(samples, config.get("pooled_projection_dim", 1), dtype=dtype, device="meta")
     tokens = torch.empty(samples, *policy.token_shape, device="meta")
     return tokens, torch.empty(samples, device="meta"), Conditioning(text, pooled)

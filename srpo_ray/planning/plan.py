@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from srpo_ray.config import RunConfig
+from srpo_ray.models.family_checks import check_family
 from srpo_ray.planning.accounting import Memory, Part, total
 from srpo_ray.planning.context import check_context_parallel, context_traffic
 from srpo_ray.planning.devices import (
@@ -19,7 +20,7 @@ from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.reward_models import reward_sizes
 from srpo_ray.planning.schedule import evaluations, intervals, rollout_notes, schedule
 from srpo_ray.planning.served import ServerWork, server_work
-from srpo_ray.planning.shapes import parameters
+from srpo_ray.planning.shapes import parameters, planned_family
 from srpo_ray.planning.workload import (
     Work,
     checkpoint_bytes,
@@ -174,9 +175,10 @@ def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool
             reads them from the folder that `start_from` names.
 
     Raises:
-        ValueError: If the model's config cannot be found, or `model.lora` or `training.context_parallel` does not match
-            the model.
+        ValueError: If the model's config cannot be found, `model.lora` or `training.context_parallel` does not match
+            the model, or its family lacks something that the run sets.
     """
+    check_family(config, planned_family(config.model))
     check_context_parallel(config)
     pool = config.rewards.pool
     gpu = (config.training.num_gpus if config.rewards.in_process else pool.num_gpus) > 0

@@ -2,12 +2,10 @@
 
 They are facts of the models' public repositories: the `config.json` files of black-forest-labs/FLUX.1-dev, of
 stabilityai/stable-diffusion-3.5-medium, of yuvalkirstain/PickScore_v1 and of openai/clip-vit-large-patch14, with what
-matters for shapes alone.
+matters for shapes alone. `published_families.py` has those of other model families.
 """
 
-from typing import Any
-
-Config = dict[str, Any]
+from srpo_ray.planning.published_families import FAMILY_PIPELINES, Config
 
 _FLUX_TRANSFORMER: Config = {
     "_class_name": "FluxTransformer2DModel",
@@ -102,6 +100,7 @@ PIPELINES: dict[str, dict[str, Config]] = {
     "black-forest-labs/FLUX.1-Krea-dev": _FLUX,
     "black-forest-labs/FLUX.1-schnell": {**_FLUX, "transformer": {**_FLUX_TRANSFORMER, "guidance_embeds": False}},
     "stabilityai/stable-diffusion-3.5-medium": _SD35_MEDIUM,
+    **FAMILY_PIPELINES,
 }
 """Configs of the parts of a pipeline, by its hub id."""
 

@@ -22,7 +22,7 @@ from srpo_ray.planning.cached import cached, only
 from srpo_ray.planning.published import PIPELINES
 from srpo_ray.planning.zero_shares import Parameter
 
-DEPTHS = ("num_layers", "num_single_layers")
+DEPTHS = ("num_layers", "num_single_layers", "n_layers", "n_refiner_layers")
 """Keys of a transformer's config with a number of equal layers. A model may lack any of them."""
 SECOND_ATTENTION = "dual_attention_layers"
 """Key of a transformer's config with the indices of the layers that have a second attention."""
@@ -126,19 +126,23 @@ def build_policy(model: ModelConfig, layers: Layers | None = None) -> FlowPolicy
 def planned_family(model: ModelConfig) -> Family:
     """Find the family of a run's model by its transformer class.
 
-    The `model_index.json` of a hub id may not be available without a download.
+    The `model_index.json` of a hub id may not be available without a download. Of the families with the same class, as
+    FLUX.2 klein and dev, it is the one whose guidance is classifier-free exactly if the transformer has no such input.
 
     Raises:
         ValueError: If there is no adapter for its family.
     """
-    families = {family.transformer: family for family in FAMILIES.values()}
-    name = part_config(model.path, "transformer")["_class_name"]
-    if name not in families:
+    config = part_config(model.path, "transformer")
+    name, families = config["_class_name"], list(FAMILIES.values())
+    found = [family for family in families if family.transformer == name]
+    if not found:
+        classes = dict.fromkeys(family.transformer for family in families)
         raise ValueError(
-            f"model.path: expected a transformer of class {' or '.join(families)}, got {name} in {model.path}; choose"
+            f"model.path: expected a transformer of class {' or '.join(classes)}, got {name} in {model.path}; choose"
             " another model, or add an adapter for its family (docs/models.md)"
         )
-    return families[name]
+    guided = config.get("guidance_embeds", True)
+    return next((family for family in found if family.classifier_free != guided), found[0])
 
 
 def depths(model: ModelConfig) -> dict[str, int]:
@@ -197,8 +201,9 @@ def vae_bytes(model: ModelConfig) -> int:
 def text_encoder_bytes(model: ModelConfig) -> int:
     """Compute the bytes of all text encoders of a run's pipeline, in the data type of their forward passes."""
     folder, total = Path(resolve_path(model.path)), 0
+    usual = TEXT_ENCODERS[: min(2, planned_family(model).text_encoders)]
     for part in TEXT_ENCODERS:
-        known = (folder / part).is_dir() if folder.is_dir() else part in PIPELINES.get(model.path, TEXT_ENCODERS[:2])
+        known = (folder / part).is_dir() if folder.is_dir() else part in PIPELINES.get(model.path, usual)
         if known:
             total += _bytes(_build_text_encoder(part_config(model.path, part)), dtype_of(model).itemsize)
     return total

@@ -4,24 +4,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-Level = Literal["planned", "tiny CPU run", "GPU, random weights", "GPU, real weights"]
+Level = Literal[
+    "planned", "planned, parity on a tiny config", "tiny CPU run", "GPU, random weights", "GPU, real weights"
+]
 """Levels, the weakest first.
 
-`planned`: the config loads, and `srpo-ray plan` fits it to the GPU of its name. `tiny CPU run`: the file has also
-trained the small world on a CPU, with smaller sizes and rewards in process. `GPU, random weights`: it has trained the
-model at full size on the GPU of its name, with random weights. `GPU, real weights`: the same with published weights.
+`planned`: the config loads, and `srpo-ray plan` fits it to the GPU of its name. `planned, parity on a tiny config`: a
+test also compares rollouts and images of its model family with those of diffusers' pipeline, at tiny size with random
+weights. `tiny CPU run`: the file has also trained the small world on a CPU, with smaller sizes and rewards in process.
+`GPU, random weights`: it has trained the model at full size on the GPU of its name, with random weights. `GPU, real
+weights`: the same with published weights.
 """
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 
+_PARITY: Level = "planned, parity on a tiny config"
 RECIPES: dict[str, Level] = {
-    "flux_lora_24gb": "planned",
-    "flux_lora_48gb": "planned",
+    "flux_lora_24gb": _PARITY,
+    "flux_lora_48gb": _PARITY,
     "flux_lora_80gb": "tiny CPU run",
-    "flux_lora_8x80gb": "planned",
+    "flux_lora_8x80gb": _PARITY,
     "flux_full_8x80gb": "tiny CPU run",
-    "flux_full_32gpu": "planned",
-    "sd35_medium_lora_48gb": "planned",
+    "flux_full_32gpu": _PARITY,
+    "sd35_medium_lora_48gb": _PARITY,
+    "flux2_klein_lora_24gb": _PARITY,
+    "flux2_dev_lora_80gb": _PARITY,
+    "z_image_lora_48gb": _PARITY,
+    "qwen_image_lora_80gb": _PARITY,
     "rewards_same_gpu": "planned",
     "rewards_own_node": "planned",
 }

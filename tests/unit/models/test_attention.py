@@ -36,6 +36,9 @@ def kernels_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", activated.append)
     # Any kernel of the CPU, as cuDNN's is none of them.
     monkeypatch.setattr(torch.nn.attention, "sdpa_kernel", lambda _: nullcontext())
+    # diffusers' choice for a transformer also becomes that of all models of the process.
+    registry = attention_dispatch._AttentionBackendRegistry
+    monkeypatch.setattr(registry, "_active_backend", registry._active_backend)
     return activated
 
 

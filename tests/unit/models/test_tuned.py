@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from srpo_ray.config.model import FLUX_LINEAR_LAYERS, LoraConfig
+from srpo_ray.config.model import LoraConfig
+from srpo_ray.models.families import FLUX
 from srpo_ray.models.trainable import add_adapters, load_trained
 from tests.helpers.training.tiny_flux import batches, call, tiny_transformer
 
@@ -15,7 +16,7 @@ def test_only_adapters_are_trainable_and_their_initial_output_is_zero() -> None:
     trainable = {name for name, value in network.named_parameters() if value.requires_grad}
     assert trainable == {name for name, _ in network.named_parameters() if ".lora_" in name}
     adapted = {name.split(".lora_")[0].split("transformer_blocks.0.")[1] for name in trainable}
-    assert adapted == set(FLUX_LINEAR_LAYERS)
+    assert adapted == set(FLUX.lora_layers)
 
 
 def test_adapters_are_initialised_from_the_seed_alone() -> None:

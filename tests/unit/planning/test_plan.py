@@ -60,6 +60,10 @@ def test_there_are_recipes_and_both_places_for_their_rewards() -> None:
         "flux_full_8x80gb",
         "flux_full_32gpu",
         "sd35_medium_lora_48gb",
+        "flux2_klein_lora_24gb",
+        "flux2_dev_lora_80gb",
+        "z_image_lora_48gb",
+        "qwen_image_lora_80gb",
     }
     assert len(PLACES) == 2
 

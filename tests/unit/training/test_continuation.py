@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from srpo_ray.config import RunConfig, apply, load_run, to_yaml
-from srpo_ray.config.continuation import check_continues, evaluated_alike
+from srpo_ray.config.continuation import check_continues, evaluated_alike, run_identity
 from srpo_ray.runs.checkpoint import copy_checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from srpo_ray.runs.folder import RunFolder, append_row, read_rows
 from srpo_ray.runs.start_from import check_start, started_at, take_over
@@ -35,6 +35,18 @@ def source_run(tmp_path: Path, **changes: Any) -> RunConfig:
         weights = {"layer": torch.full((3,), float(update))}
         save_checkpoint(Storage(folder.checkpoints), update, weights, {"layer/exp_avg": weights["layer"]}, {}, {}, 2)
     return apply(before, {"name": "second", "start_from": str(folder.path), "training.num_updates": 40, **changes})
+
+
+def test_adapters_of_unset_layers_have_the_identity_of_versions_that_listed_them() -> None:
+    layers = [f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
+    layers += [f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")]
+    layers += [f"{stream}.net.{name}" for stream in ("ff", "ff_context") for name in ("0.proj", "2")]
+    unset = apply(BASE, {"model.lora": {"rank": 4}})
+    resolved = {"rank": 4, "alpha": None, "target_modules": layers}
+    assert run_identity(unset)["model.lora"] == resolved
+    assert apply(BASE, {"model.lora": resolved}) == unset
+    others = apply(BASE, {"model.lora": {"rank": 4, "target_modules": layers[:4]}})
+    assert run_identity(others)["model.lora"] == {**resolved, "target_modules": layers[:4]}
 
 
 def new_folder(tmp_path: Path) -> RunFolder:

@@ -1,0 +1,84 @@
+"""Models that were distilled to few sampler steps: their detection, and checks of runs that train them."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from srpo_ray.config import RunConfig
+from srpo_ray.models.families import FLUX, SD3, Z_IMAGE, family_of
+from srpo_ray.models.paths import pipeline_file, resolve_path
+
+
+def is_distilled(path: str) -> bool:
+    """Tell if a pipeline was distilled to few sampler steps.
+
+    FLUX.2 klein declares it in its `model_index.json`, and FLUX.1-schnell has no input for guidance. The configs of
+    Z-Image-Turbo are those of Z-Image, and those of Stable Diffusion 3.5 Large Turbo are those of Large, so only the
+    name of the folder or repository tells; names with `de-turbo` are of models for many steps.
+
+    Args:
+        path: Folder or hub id of the pipeline, or `small_world`.
+
+    Raises:
+        ValueError: As `family_of`.
+    """
+    family, place = family_of(path), resolve_path(path)
+    if family is FLUX:
+        return not _read(place, "transformer/config.json").get("guidance_embeds", True)
+    if family in (SD3, Z_IMAGE):
+        return bool(re.search(r"(?<!de)(?<!de-)(?<!de_)turbo", _name(path), re.IGNORECASE))
+    return bool(_read(place, "model_index.json").get("is_distilled", False))
+
+
+def distilled_note(path: str) -> str | None:
+    """Build a note for the user if a model is distilled; else None."""
+    if not is_distilled(path):
+        return None
+    return (
+        f"model.path: {path} was distilled to few sampler steps. Training moves the weights away from the distilled"
+        " ones, so its images at few steps may blur or lose detail; watch them in the evaluations, keep updates few and"
+        " adapters small, or train the model that it was distilled from"
+    )
+
+
+def check_guidance(config: RunConfig) -> None:
+    """Check that a run of a distilled model asks for no classifier-free guidance.
+
+    Raises:
+        ValueError: If one of its guidance scales is not 1.
+    """
+    sections = {"rollout": config.rollout, "algorithm": config.algorithm, "evaluation": config.evaluation}
+    scales = {f"{name}.guidance_scale": getattr(section, "guidance_scale", None) for name, section in sections.items()}
+    check_scales(config.model.path, scales)
+
+
+def check_scales(path: str, scales: Mapping[str, float | None]) -> None:
+    """Check that guidance scales ask for no classifier-free guidance of a distilled model.
+
+    Args:
+        path: Folder or hub id of the pipeline, or `small_world`.
+        scales: Name of an option -> its guidance scale, or None if it is not set.
+
+    Raises:
+        ValueError: If the model is distilled and a scale is not 1.
+    """
+    wrong = {name: scale for name, scale in scales.items() if scale not in (None, 1)}
+    if not wrong or not family_of(path).classifier_free or not is_distilled(path):
+        return
+    found = ", ".join(f"{name}={scale:g}" for name, scale in wrong.items())
+    raise ValueError(
+        f"expected a guidance scale of 1, which is none, with {path}, because it was distilled without classifier-free"
+        f" guidance, got {found}; set {' and '.join(f'{name}=1' for name in wrong)}, or choose the model that it was"
+        " distilled from"
+    )
+
+
+def _name(path: str) -> str:
+    """Return the name of a pipeline's folder or repository, also of a snapshot in the cache of the hub."""
+    parts = Path(path).parts
+    return next((part for part in parts if part.startswith("models--")), parts[-1])
+
+
+def _read(path: str, name: str) -> dict[str, object]:
+    return json.loads(pipeline_file(path, name).read_text(encoding="utf-8"))

@@ -1,0 +1,48 @@
+"""Checks that the settings of a run suit the family of its model, before anything is loaded."""
+
+from srpo_ray.config import RunConfig
+from srpo_ray.config.model import ModelConfig
+from srpo_ray.models.families import Family
+
+_WITHOUT_MASKS = ("flash", "flash_3")
+"""Attention kernels of diffusers that take no mask."""
+
+
+def check_family(config: RunConfig, family: Family) -> None:
+    """Check that a model family supports the settings of a run.
+
+    Args:
+        config: The run.
+        family: Family of its model.
+
+    Raises:
+        ValueError: If it has no first-block cache and the run sets one, its workers cannot share tokens and the run
+            shares them, its attention has a mask and the run chooses a kernel without masks, or its autoencoder lacks
+            an option that the run sets.
+    """
+    threshold, workers = config.rollout.cache_threshold, config.training.context_parallel
+    if threshold is not None and not family.block_cache:
+        raise ValueError(
+            f"rollout.cache_threshold: expected none with a {family.pipeline}, whose blocks cannot be cached, got"
+            f" {threshold:g}; remove it"
+        )
+    if workers > 1 and not family.context_parallel:
+        raise ValueError(
+            f"training.context_parallel: expected 1 with a {family.pipeline}, whose workers cannot share the tokens of"
+            f" an image, got {workers}; remove it"
+        )
+    if family.masked_text and config.model.attention in _WITHOUT_MASKS:
+        raise ValueError(
+            f"model.attention: expected native or cudnn with a {family.pipeline}, whose attention masks the padding of"
+            f" texts, got {config.model.attention}, which takes no mask; choose one of the two"
+        )
+    _check_autoencoder(config.model, family)
+
+
+def _check_autoencoder(model: ModelConfig, family: Family) -> None:
+    options = {"vae_checkpointing": model.vae_checkpointing, "vae_channels_last": model.vae_channels_last}
+    for key in (key for key, is_set in options.items() if is_set and family.video_vae):
+        raise ValueError(
+            f"model.{key}: expected false with a {family.pipeline}, whose {family.vae} is an autoencoder of videos and"
+            " has no such option, got true; remove it"
+        )

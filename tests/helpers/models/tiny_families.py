@@ -1,0 +1,208 @@
+"""The classes of each family at tiny size, most with random weights, saved in the layout of diffusers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from tokenizers import pre_tokenizers
+from transformers import (
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
+
+from srpo_ray.small_world.weights import WEIGHTS
+from tests.helpers.models.tiny_sd3 import save_tiny_sd3
+
+WIDTH = 16
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}{{ message.content[0].text }}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+_TEXT: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+_VAE: dict[str, Any] = {
+    "block_out_channels": (8, 8, 8, 8),
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+    "sample_size": 64,
+}
+
+
+def tiny_tokenizer() -> Any:
+    """A tokenizer of single bytes with Qwen's special tokens and a chat template."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*letters, "<|endoftext|>", "<|im_start|>", "<|im_end|>"])}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[])
+    tokenizer.chat_template = _CHAT
+    return tokenizer
+
+
+def _flux2_vae() -> AutoencoderKLFlux2:
+    vae = AutoencoderKLFlux2(**_VAE)
+    # Statistics other than 0 and 1, so that a family that ignores them draws another image.
+    statistics = dict(vae.bn.named_buffers())
+    statistics["running_mean"].normal_()
+    statistics["running_var"].uniform_(0.5, 2)
+    return vae
+
+
+def _flux2_transformer(*, layers: int, guidance: bool) -> Flux2Transformer2DModel:
+    return Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=layers * WIDTH,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance,
+    )
+
+
+def _dynamic(**settings: Any) -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0, **settings)
+
+
+def save_tiny_flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
+    """A pipeline of FLUX.2 klein. The encoder has the 28 layers of which the pipeline reads the 9th, 18th and 27th."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    Flux2KleinPipeline(
+        scheduler=_dynamic(),
+        vae=_flux2_vae(),
+        text_encoder=Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, **_TEXT)),
+        tokenizer=tokenizer,
+        transformer=_flux2_transformer(layers=3, guidance=False),
+        is_distilled=distilled,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_flux2(folder: Path) -> Path:
+    """A pipeline of FLUX.2 dev, whose encoder reads the 10th, 20th and 30th of its layers."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    vision = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = Mistral3Config(
+        text_config={"model_type": "mistral", "vocab_size": len(tokenizer), "num_hidden_layers": 31, **_TEXT},
+        vision_config={**vision, "num_attention_heads": 2, "image_size": 16, "patch_size": 16},
+    )
+    Flux2Pipeline(
+        scheduler=_dynamic(),
+        vae=_flux2_vae(),
+        text_encoder=Mistral3ForConditionalGeneration(config),
+        tokenizer=tokenizer,
+        transformer=_flux2_transformer(layers=3, guidance=True),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_z_image(folder: Path) -> Path:
+    """A pipeline of Z-Image with the small world's autoencoder."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=16,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        axes_dims=[4, 6, 6],
+        axes_lens=[256, 32, 32],
+    )
+    torch.nn.init.normal_(transformer.x_pad_token)
+    torch.nn.init.normal_(transformer.cap_pad_token)
+    ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=AutoencoderKL.from_pretrained(WEIGHTS / "flux", subfolder="vae"),
+        text_encoder=Qwen3Model(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=2, **_TEXT)),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_qwen_image(folder: Path) -> Path:
+    """A pipeline of Qwen-Image, with the terminal shift of its scheduler."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    text = {key: value for key, value in _TEXT.items() if key != "head_dim"}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    config = Qwen2_5_VLConfig(
+        text_config={"vocab_size": len(tokenizer), "num_hidden_layers": 2, "rope_parameters": rope, **text},
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": WIDTH,
+        },
+    )
+    QwenImagePipeline(
+        scheduler=_dynamic(base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.8, 2.0, 1.0]
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config),
+        tokenizer=tokenizer,
+        transformer=QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=(4, 6, 6),
+        ),
+    ).save_pretrained(folder)
+    return folder
+
+
+def _small_world(_folder: Path) -> Path:
+    return WEIGHTS / "flux"
+
+
+SAVERS: dict[str, Callable[[Path], Path]] = {
+    "flux": _small_world,
+    "sd3": save_tiny_sd3,
+    "flux2_klein": save_tiny_flux2_klein,
+    "flux2": save_tiny_flux2,
+    "z_image": save_tiny_z_image,
+    "qwen_image": save_tiny_qwen_image,
+}
+"""Name of a family -> function that saves its tiny pipeline in a folder, and returns the pipeline's path."""
+LENGTHS = {"flux": 16, "sd3": 16, "flux2_klein": 96, "flux2": 96, "z_image": 96, "qwen_image": 192}
+"""`model.max_sequence_length` of each, which no prompt of the tests exceeds."""

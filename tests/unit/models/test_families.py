@@ -1,0 +1,120 @@
+"""Rollouts and images of every family against diffusers' own pipelines, at tiny size."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from srpo_ray.config.model import ModelConfig
+from srpo_ray.models.families import family_of
+from srpo_ray.models.latents import pack, unpack
+from srpo_ray.models.loading import load_transformer, load_vae
+from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.models.registry import policy_class
+from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.models.text_encoders import encode_prompts
+from tests.helpers.models.tiny_families import LENGTHS, SAVERS
+
+PROMPTS = ["a red circle on a gray background", "a blue square"]
+CASES = [
+    ("flux", 3.5, {"guidance_scale": 3.5}),
+    ("sd3", 1.0, {"guidance_scale": 1.0}),
+    ("sd3", 4.5, {"guidance_scale": 4.5}),
+    ("flux2_klein", 1.0, {"guidance_scale": 1.0}),
+    ("flux2_klein", 4.0, {"guidance_scale": 4.0}),
+    ("flux2", 3.5, {"guidance_scale": 3.5}),
+    ("z_image", 1.0, {"guidance_scale": 0.0}),
+    ("z_image", 4.0, {"guidance_scale": 3.0}),
+    ("qwen_image", 1.0, {"true_cfg_scale": 1.0}),
+    ("qwen_image", 4.0, {"true_cfg_scale": 4.0, "negative_prompt": [" ", " "]}),
+]
+"""Family, the project's guidance scale, and the keywords of the pipeline that mean the same."""
+
+
+def policy_for(path: Path) -> FlowPolicy:
+    transformer = load_transformer(str(path), torch.float32).eval()
+    vae = load_vae(str(path), torch.float32)
+    return policy_class(str(path))(transformer, vae, transformer.config, resolution=64, dtype=torch.float32)
+
+
+def drawn_by_diffusers(name: str, path: Path, noise: Tensor, keywords: dict[str, Any], output: str) -> Tensor:
+    pipeline: Any = getattr(diffusers, family_of(str(path)).pipeline).from_pretrained(path)
+    pipeline.set_progress_bar_config(disable=True)
+    latents = {
+        "flux": noise,
+        "sd3": unpack(noise, 8, 8),
+        # FLUX.2's pipelines take packed channels on a grid of patches, Qwen-Image's takes tokens.
+        "flux2_klein": noise.transpose(1, 2).unflatten(2, (4, 4)),
+        "flux2": noise.transpose(1, 2).unflatten(2, (4, 4)),
+        "z_image": unpack(noise, 8, 8),
+        "qwen_image": noise,
+    }[name]
+    return pipeline(
+        prompt=list(PROMPTS),
+        height=64,
+        width=64,
+        num_inference_steps=4,
+        max_sequence_length=LENGTHS[name],
+        latents=latents,
+        output_type=output,
+        **keywords,
+    ).images
+
+
+def as_latents(name: str, policy: FlowPolicy, tokens: Tensor) -> Tensor:
+    """Convert tokens to the latents that the pipeline returns."""
+    if name in ("flux", "flux2", "qwen_image"):
+        return tokens
+    if name in ("sd3", "z_image"):
+        return unpack(tokens, 8, 8)
+    deviation = (policy.vae.bn.running_var + policy.vae.config["batch_norm_eps"]).sqrt()
+    return unpack(tokens * deviation + policy.vae.bn.running_mean, 8, 8)
+
+
+@pytest.mark.parametrize(("name", "guidance_scale", "keywords"), CASES)
+def test_rollout_and_images_are_those_of_the_pipeline(
+    tiny: Callable[[str], Path], name: str, guidance_scale: float, keywords: dict[str, Any]
+) -> None:
+    path = tiny(name)
+    policy, family = policy_for(path), family_of(str(path))
+    conditioning = encode_prompts(str(path), [*PROMPTS, *family.guidance_texts], LENGTHS[name])
+    policy.empty_prompt = conditioning[2:] if family.classifier_free else None
+    noise = policy.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    with torch.no_grad():
+        tokens = policy.rollout(
+            noise, conditioning[:2], sigma_grid(ModelConfig(path=str(path)))(4, "scheduler"), guidance_scale
+        )
+        images = policy.decode(tokens)
+    expected = drawn_by_diffusers(name, path, noise, keywords, "latent")
+    found = as_latents(name, policy, tokens)
+    assert ((found - expected).norm() / expected.norm()).item() < 1e-5
+    assert (expected - as_latents(name, policy, noise)).norm() > 0.1 * expected.norm()
+    torch.testing.assert_close(images, drawn_by_diffusers(name, path, noise, keywords, "pt"), rtol=0, atol=2e-5)
+    doubled = family.classifier_free and guidance_scale != 1
+    assert policy.take_evaluations().forward == 4 * 2 * (2 if doubled else 1)
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_encoding_is_the_inverse_of_the_decoders_normalisation(tiny: Callable[[str], Path], name: str) -> None:
+    policy = policy_for(tiny(name))
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    tokens = policy.encode(image)
+    assert tokens.shape == (1, *policy.token_shape)
+    pixels = image * 2 - 1
+    (posterior,) = policy.vae.encode(pixels.unsqueeze(2) if name == "qwen_image" else pixels, return_dict=False)
+    latents = posterior.mode()
+    latents = latents[:, :, 0] if name == "qwen_image" else latents
+    decoded = policy.vae.decode(latents.unsqueeze(2) if name == "qwen_image" else latents, return_dict=False)[0]
+    expected = (decoded[:, :, 0] if name == "qwen_image" else decoded) / 2 + 0.5
+    torch.testing.assert_close(policy.decode(tokens), expected.clamp(0, 1), rtol=0, atol=2e-5)
+    assert pack(latents).shape == tokens.shape
+
+
+def test_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}')
+    with pytest.raises(ValueError, match=r"FluxPipeline.*Flux2KleinPipeline.*QwenImagePipeline, got 'KolorsPipeline'"):
+        family_of(str(tmp_path))

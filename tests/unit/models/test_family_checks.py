@@ -1,0 +1,128 @@
+"""Settings that a model family does not support, and models that were distilled to few steps."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.launch.preflight import check_inputs
+from srpo_ray.models.distilled import check_guidance, distilled_note, is_distilled
+from srpo_ray.models.families import family_of
+from srpo_ray.models.family_checks import check_family
+from srpo_ray.models.prompt_length import check_text_length, cut_prompts
+from srpo_ray.planning.hardware import Hardware
+from srpo_ray.planning.plan import make_plan
+from tests.helpers.models.tiny_families import save_tiny_flux2_klein
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("flux2", {"rollout.cache_threshold": 0.1}, r"cache_threshold: expected none with a Flux2Pipeline, .* got 0.1"),
+        ("z_image", {"training.context_parallel": 2}, r"context_parallel: expected 1 with a ZImagePipeline, .* got 2"),
+        ("z_image", {"model.attention": "flash"}, r"attention: expected native or cudnn with a ZIm.* got flash, which"),
+        ("qwen_image", {"model.attention": "flash_3"}, r"attention: expected native or cudnn .* got flash_3, which"),
+        (
+            "qwen_image",
+            {"model.vae_checkpointing": True},
+            r"model.vae_checkpointing: expected false with a QwenImagePi",
+        ),
+        ("qwen_image", {"model.vae_channels_last": True}, r"model.vae_channels_last: .* of videos .* got true; remove"),
+    ],
+)
+def test_setting_that_the_family_lacks_is_refused(
+    tiny: Callable[[str], Path], name: str, changes: dict[str, object], message: str, tiny_run: RunConfig
+) -> None:
+    usual = {"model.path": str(tiny(name)), "model.dtype": "bfloat16", "training.num_workers": 2}
+    family = family_of(str(tiny(name)))
+    check_family(apply(tiny_run, {**usual, "model.attention": "cudnn"}), family)
+    run = apply(tiny_run, {**usual, **changes})
+    with pytest.raises(ValueError, match=message):
+        check_family(run, family)
+    with pytest.raises(ValueError, match=message):
+        make_plan(run, Hardware(gpu="H100"))
+
+
+def test_settings_that_flux_has_are_accepted(tiny_run: RunConfig) -> None:
+    changes = {"rollout.cache_threshold": 0.1, "model.vae_checkpointing": True, "model.vae_channels_last": True}
+    check_family(apply(tiny_run, changes), family_of("small_world"))
+
+
+def with_guidance(tiny_run: RunConfig, path: str, scale: float) -> RunConfig:
+    keys = [f"{section}.guidance_scale" for section in ("rollout", "algorithm", "evaluation")]
+    return apply(tiny_run, {"model.path": path, **dict.fromkeys(keys, scale)})
+
+
+def test_distilled_klein_with_guidance_is_refused_and_without_noted(tmp_path: Path, tiny_run: RunConfig) -> None:
+    path = str(save_tiny_flux2_klein(tmp_path / "klein", distilled=True))
+    alone = with_guidance(tiny_run, path, 1.0)
+    check_guidance(alone)
+    assert "distilled to few sampler steps" in str(distilled_note(path))
+    with pytest.raises(ValueError, match=r"a guidance scale of 1, .* got rollout.guidance_scale=3.5, .*algorithm"):
+        check_guidance(with_guidance(tiny_run, path, 3.5))
+    assert SamplingOptions(guidance_scale=1).over(alone).evaluation.guidance_scale == 1
+    with pytest.raises(ValueError, match=r"a guidance scale of 1, .* got --guidance-scale=4; set --guidance-scale=1"):
+        SamplingOptions(guidance_scale=4).over(alone)
+
+
+@pytest.mark.parametrize("name", ["flux2_klein", "z_image"])
+def test_model_for_many_steps_takes_guidance(tiny: Callable[[str], Path], name: str, tiny_run: RunConfig) -> None:
+    path = str(tiny(name))
+    check_guidance(with_guidance(tiny_run, path, 3.5))
+    assert distilled_note(path) is None
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "folder", "expected"),
+    [
+        ("ZImagePipeline", "Z-Image-Turbo", True),
+        ("ZImagePipeline", "Z-Image-De-Turbo", False),
+        ("ZImagePipeline", "turbo_runs/Z-Image", False),
+        ("ZImagePipeline", "models--Tongyi-MAI--Z-Image-Turbo/snapshots/f332072", True),
+        ("StableDiffusion3Pipeline", "stable-diffusion-3.5-large-turbo", True),
+        ("StableDiffusion3Pipeline", "stable-diffusion-3.5-large", False),
+        ("QwenImagePipeline", "Qwen-Image", False),
+    ],
+)
+def test_turbo_models_are_known_by_the_name_of_their_folder(
+    tmp_path: Path, pipeline: str, folder: str, expected: bool
+) -> None:
+    path = tmp_path / folder
+    path.mkdir(parents=True)
+    (path / "model_index.json").write_text(f'{{"_class_name": "{pipeline}"}}')
+    assert is_distilled(str(path)) == expected
+
+
+@pytest.mark.parametrize(("name", "most"), [("flux2", 512), ("z_image", 1504), ("qwen_image", 1024)])
+def test_texts_without_room_for_a_prompt_or_too_long_are_refused(
+    tiny: Callable[[str], Path], name: str, most: int
+) -> None:
+    path = str(tiny(name))
+    # Each byte is a token of the tiny tokenizer, so a prompt of one letter has one token more than the template.
+    (cut,) = cut_prompts(path, ["x"], 1)
+    assert cut.texts == ["x"]
+    least = next(length for length in range(1, most) if not cut_prompts(path, ["x"], length)) - 1
+    for length in (least + 1, most):
+        check_text_length(path, length)
+    with pytest.raises(
+        ValueError, match=rf"model.max_sequence_length: expected more than the {least} tokens .* got {least};"
+    ):
+        check_text_length(path, least)
+    with pytest.raises(ValueError, match=rf"at most {most} with a \w+, got {most + 1}; set it to 512"):
+        check_text_length(path, most + 1)
+
+
+def test_run_with_the_default_length_of_texts_is_refused_before_it_starts(
+    tiny: Callable[[str], Path], tiny_run: RunConfig
+) -> None:
+    run = apply(tiny_run, {"model.path": str(tiny("z_image")), "rollout.guidance_scale": 1.0})
+    with pytest.raises(
+        ValueError, match=r"model.max_sequence_length: expected more than .* with a ZImagePipe.* got 16;"
+    ):
+        check_inputs(run)
+
+
+def test_families_without_a_template_take_texts_of_any_length() -> None:
+    check_text_length("small_world", 1)
