@@ -96,8 +96,9 @@ class Updates:
         """Connect the method with the world; the texts must be encoded."""
         texts, folder = read_texts(config), RunFolder(Path(config.run_root) / config.name)
         folder.make()
-        self._world, absent = world, cast(Any, None)
-        self._trainer = Trainer(
+        absent = cast(Any, None)
+        self._world = world
+        self.trainer = Trainer(
             config=config,
             folder=folder,
             engine=cast(Any, InitialWeights()),
@@ -121,7 +122,7 @@ class Updates:
     @property
     def images_per_prompt(self) -> int:
         """Images of each prompt of an update."""
-        return self._trainer.algorithm.calls.images_per_prompt
+        return self.trainer.algorithm.calls.images_per_prompt
 
     def gradient(self, seed: int, update: int) -> tuple[Tensor, float]:
         """Compute the gradient of an update's loss, over all of its optimizer steps at the base model's weights.
@@ -133,8 +134,8 @@ class Updates:
         Returns:
             Gradient `[D]`, and the velocity evaluations of the update, those with gradient three times.
         """
-        config = self._trainer.config.model_copy(update={"seed": seed})
-        trainer = replace(self._trainer, config=config, meter=MeanMeter("cpu"))
+        config = self.trainer.config.model_copy(update={"seed": seed})
+        trainer = replace(self.trainer, config=config, meter=MeanMeter("cpu"))
         self._world.policy.take_evaluations()
         rounds = trainer.collect(update)
         for part in range(trainer.algorithm.calls.optimizer_steps):
