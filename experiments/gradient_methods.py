@@ -22,7 +22,11 @@ ONE_STEP = "algorithm.optimizer_steps=1"
 SWEEPING = "algorithm.plan.every=1"
 """A window that moves with each update, so that a few updates have all of its positions."""
 
+WORDS = ("algorithm.query=relative", "algorithm.control_words=detailed")
+"""Relative query of a method with control words, whose reference is the gradient of the relative reward."""
+
 Family = Literal["reward gradient", "policy gradient", "forward process"]
+Objective = Literal["plain", "words"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,15 @@ class Method:
     """One method."""
 
     family: Family
-    preset: str
-    """File of `configs/algorithms`, without `.yaml`."""
+    preset: str | None
+    """File of `configs/algorithms`, without `.yaml`; None is the base config, which trains SRPO."""
     settings: tuple[str, ...] = ()
     """Changes to the preset."""
+
+    @property
+    def objective(self) -> Objective:
+        """Reward whose expectation the method raises: of the prompts, or of control words in front of them."""
+        return "words" if set(WORDS) <= {*self.settings} else "plain"
 
     def config(self, run_root: Path) -> RunConfig:
         """Load the config of the small world with the method.
@@ -41,12 +50,14 @@ class Method:
         Args:
             run_root: Folder of caches.
         """
-        files = [CONFIGS / "small_world.yaml", CONFIGS / "algorithms" / f"{self.preset}.yaml"]
+        files = [CONFIGS / "small_world.yaml"]
+        if self.preset:
+            files.append(CONFIGS / "algorithms" / f"{self.preset}.yaml")
         group = () if self.family == "reward gradient" else (PROMPTS,)
         return load_run(files, [*SAMPLER, *group, *self.settings, f"run_root={run_root}"])
 
 
-def _gradient(preset: str, *settings: str) -> Method:
+def _gradient(preset: str | None, *settings: str) -> Method:
     return Method("reward gradient", preset, settings)
 
 
@@ -99,7 +110,15 @@ METHODS: Mapping[str, Method] = {
     "CRD": _forward("crd", "algorithm.group_size=8"),
     "RAFT": _forward("raft", "algorithm.group_size=8"),
     "RWR": _forward("rwr", "algorithm.group_size=8"),
+    "whole trajectory, words": _gradient("draft", f"algorithm.num_steps={STEPS}", "algorithm.renoisings=0", *WORDS),
+    "ReFL, words": _gradient("refl", *WORDS),
+    "DRaFT-LV, words": _gradient("draft", *WORDS),
+    "Direct-Align, words": _gradient("direct_align", OWN_NOISE, *WORDS),
+    "SRPO": _gradient(None, OWN_NOISE, *WORDS),
+    "SRPO, denoise branch": _gradient(None, OWN_NOISE, "algorithm.branches=[denoise]", *WORDS),
 }
-"""Name -> method. The first one is the estimator of the reference itself, at the size of an update."""
+"""Name -> method."""
+REFERENCES: Mapping[Objective, str] = {"plain": "whole trajectory", "words": "whole trajectory, words"}
+"""Objective -> method that estimates the reference at the size of an update."""
 QUICK = ("whole trajectory", "DRaFT-LV", "ReFL", "Direct-Align", "Flow-GRPO-Fast", "AWM")
 """Methods of a quick run."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gradient_measure import Options, check_reference, finished, measure_method, measure_reference, prepare
-from gradient_methods import METHODS, QUICK
+from gradient_methods import METHODS, QUICK, REFERENCES
 from gradient_table import csv_text, markdown, rows_of
 
 from srpo_ray.files import write_text
@@ -53,14 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(options: Options, names: Sequence[str], workers: int) -> None:
     """Measure the reference's blocks that are missing, then the methods that are missing."""
-    references = [index for index in range(options.references) if not options.reference_file(index).exists()]
     methods = [name for name in names if finished(options, name) is None]
-    if not references and not methods:
+    if not methods:
         return
     prepare(options)
-    run("reference", [partial(measure_reference, options, index) for index in references], workers)
-    if not options.check_file.exists():
-        print(check_reference(options), flush=True)
+    objectives = [each for each in REFERENCES if each in {METHODS[name].objective for name in methods}]
+    blocks = [(objective, index) for objective in objectives for index in range(options.references)]
+    missing = [at for at in blocks if not options.reference_file(*at).exists()]
+    run("reference", [partial(measure_reference, options, *at) for at in missing], workers)
+    for objective in objectives:
+        if not options.check_file(objective).exists():
+            print(check_reference(options, objective), flush=True)
+    methods.sort(key=lambda name: name not in QUICK)
     run("method", [partial(measure_method, options, name) for name in methods], workers)
 
 

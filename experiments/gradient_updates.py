@@ -95,7 +95,8 @@ class Updates:
     def __init__(self, config: RunConfig, world: World) -> None:
         """Connect the method with the world; the texts must be encoded."""
         texts, folder = read_texts(config), RunFolder(Path(config.run_root) / config.name)
-        folder.make()
+        if texts.images:
+            folder.make()
         absent = cast(Any, None)
         self._world = world
         self.trainer = Trainer(
@@ -146,7 +147,10 @@ class Updates:
 
 
 class ExpectedReward:
-    """Objective: the mean trained reward of ODE samples of the training prompts, for the plain query."""
+    """Objective: the mean trained reward of ODE samples of the training prompts.
+
+    With control words it is the relative reward, on average over all words of the set.
+    """
 
     def __init__(self, config: RunConfig, world: World, count: int) -> None:
         """Take model, sampler and prompts of a config.
@@ -189,5 +193,9 @@ class ExpectedReward:
         for rows in drawn.split(ROWS):
             noise = policy.noise([generator(block, "gradient noise", row) for row in rows.tolist()])
             clean = policy.integrate(noise, self._features[rows.tolist()], self._sigmas, scale)
-            queries = [TextQuery.plain(self._prompts[row]) for row in rows.tolist()]
+            queries = [self._query(self._prompts[row]) for row in rows.tolist()]
             yield self._world.rewards.submit(policy.decode_for_training(clean), queries).result().total
+
+    def _query(self, prompt: str) -> TextQuery:
+        words = self._config.trained_words
+        return TextQuery.relative(prompt, words.positive, words.negative) if words else TextQuery.plain(prompt)

@@ -60,7 +60,7 @@ def test_the_study_measures_each_part_once_and_the_reference_is_the_slope_of_the
     measure, quality = modules["gradient_measure"], modules["gradient_quality"]
     options = measure.Options(prompts=2, references=3, blocks=3, evaluations=1, least=1, most=1, root=str(tmp_path))
     quality.measure(options, ["whole trajectory"], workers=1)
-    check = json.loads(options.check_file.read_text())
+    check = json.loads(options.check_file("plain").read_text())
     assert check["difference"] == pytest.approx(check["slope"], rel=0.05, abs=1e-3)
     found: dict[str, Any] = measure.finished(options, "whole trajectory")
     # With one update per block, the squared norms are those of the block means.
