@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gradient_measure import Options, check_reference, finished, measure_method, measure_reference, prepare
-from gradient_methods import METHODS, QUICK, REFERENCES
+from gradient_methods import METHODS, QUICK, REFERENCES, Objective
 from gradient_table import csv_text, markdown, rows_of
 
 from srpo_ray.files import write_text
@@ -57,7 +57,7 @@ def measure(options: Options, names: Sequence[str], workers: int) -> None:
     if not methods:
         return
     prepare(options)
-    objectives = [each for each in REFERENCES if each in {METHODS[name].objective for name in methods}]
+    objectives: list[Objective] = [each for each in REFERENCES if each in {METHODS[name].objective for name in methods}]
     blocks = [(objective, index) for objective in objectives for index in range(options.references)]
     missing = [at for at in blocks if not options.reference_file(*at).exists()]
     run("reference", [partial(measure_reference, options, *at) for at in missing], workers)
