@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gradient_measure import Options, check_reference, finished, measure_method, measure_reference, prepare
-from gradient_methods import METHODS, QUICK, REFERENCES, Objective
+from gradient_methods import METHODS, QUICK, REFERENCES
 from gradient_table import csv_text, markdown, rows_of
 
 from srpo_ray.files import write_text
@@ -52,20 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(options: Options, names: Sequence[str], workers: int) -> None:
-    """Measure the reference's blocks that are missing, then the methods that are missing."""
-    methods = [name for name in names if finished(options, name) is None]
-    if not methods:
-        return
-    prepare(options)
-    objectives: list[Objective] = [each for each in REFERENCES if each in {METHODS[name].objective for name in methods}]
-    blocks = [(objective, index) for objective in objectives for index in range(options.references)]
-    missing = [at for at in blocks if not options.reference_file(*at).exists()]
-    run("reference", [partial(measure_reference, options, *at) for at in missing], workers)
-    for objective in objectives:
+    """Measure what is missing, objective by objective: blocks of the reference, its check, methods."""
+    missing = [name for name in names if finished(options, name) is None]
+    if missing:
+        prepare(options)
+    for objective in REFERENCES:
+        methods = [name for name in missing if METHODS[name].objective == objective]
+        if not methods:
+            continue
+        indices = range(options.references)
+        blocks = [index for index in indices if not options.reference_file(objective, index).exists()]
+        run("reference", [partial(measure_reference, options, objective, index) for index in blocks], workers)
         if not options.check_file(objective).exists():
             print(check_reference(options, objective), flush=True)
-    methods.sort(key=lambda name: name not in QUICK)
-    run("method", [partial(measure_method, options, name) for name in methods], workers)
+        methods.sort(key=lambda name: name not in QUICK)
+        run("method", [partial(measure_method, options, name) for name in methods], workers)
 
 
 def run(label: str, tasks: Sequence[Callable[[], str]], workers: int) -> None:
