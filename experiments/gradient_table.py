@@ -94,10 +94,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: float | None, half_width: float | None) -> str:
-    """Value with its interval, to the digits that the interval determines."""
-    if value is None:
+    """Value to two digits of its interval; a value without one is not determined by the updates."""
+    if value is None or half_width is None:
         return "not determined"
-    if half_width is None:
-        return f"{value:.2g}"
     digits = 3 if half_width == 0 else max(0, 1 - math.floor(math.log10(half_width)))
     return f"{value:.{digits}f} ± {half_width:.{digits}f}"

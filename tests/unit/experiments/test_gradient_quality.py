@@ -38,7 +38,7 @@ def test_all_methods_have_the_sampler_rewards_and_weights_of_the_objective(scrip
         (0.98765, 0.0123, "0.988 ± 0.012"),
         (0.98765, 0.123, "0.99 ± 0.12"),
         (12.5, 30.0, "12 ± 30"),
-        (0.98765, None, "0.99"),
+        (0.98765, None, "not determined"),
         (None, None, "not determined"),
     ],
 )
