@@ -24,7 +24,7 @@ from srpo_ray.evaluation.gradient_quality import (
 
 BUDGET = 2880
 """Velocity evaluations of the comparison at equal cost."""
-STEP, RATE = 0.01, 1e-6
+STEP, RATE = 0.01, 1e-5
 """Length of an update's step in weight space, and learning rate of Adam, for the first-order gains."""
 PER = 1000
 """Evaluations of the first-order gains."""
