@@ -1,0 +1,49 @@
+"""The study of gradient quality: its methods, and the cells of its table."""
+
+from pathlib import Path
+
+import pytest
+
+from srpo_ray.config.base import folder_name
+from tests.conftest import ROOT
+
+OTHER_OBJECTIVE = {"distribution", "long_align"}
+"""Presets that do not raise the plain trained reward."""
+
+
+def test_every_preset_that_raises_the_plain_reward_is_a_method(script) -> None:
+    methods = script("gradient_methods").METHODS
+    presets = {path.stem for path in (ROOT / "configs" / "algorithms").glob("*.yaml")}
+    assert {method.preset for method in methods.values()} - {None} == presets - OTHER_OBJECTIVE
+    assert len({folder_name(name) for name in methods}) == len(methods)
+
+
+def test_all_methods_have_the_sampler_rewards_and_weights_of_the_objective(script, tmp_path: Path) -> None:
+    methods = script("gradient_methods").METHODS
+    configs = {name: method.config(tmp_path) for name, method in methods.items()}
+    first = configs["whole trajectory"]
+    assert first.model.lora is None
+    assert first.rollout.num_steps == first.algorithm.calls(12).chained == 12
+    for name, config in configs.items():
+        expected = 1.0 if "unguided" in name else 3.5
+        assert (config.rollout.num_steps, config.rollout.guidance_scale) == (12, expected), name
+        assert (config.model, config.rewards) == (first.model, first.rewards), name
+        assert config.algorithm.word_set == {"plain": None, "words": "detailed"}[methods[name].objective], name
+        assert not config.algorithm.anchor.data, name
+
+
+@pytest.mark.parametrize(
+    ("value", "half_width", "cell"),
+    [
+        (0.98765, 0.0123, "0.988 ± 0.012"),
+        (0.98765, 0.123, "0.99 ± 0.12"),
+        (12.5, 30.0, "12 ± 30"),
+        (0.98765, None, "not determined"),
+        (None, None, "not determined"),
+    ],
+)
+def test_a_cell_has_two_digits_of_its_interval(
+    script, value: float | None, half_width: float | None, cell: str
+) -> None:
+    script("gradient_methods")
+    assert script("gradient_table")._cell(value, half_width) == cell
