@@ -27,8 +27,8 @@ Examples = Mapping[str, list[PlannedTrial]]
 def run_calls(config: RunConfig) -> float:
     """Count the velocity evaluations of one image in an update, over all workers; one with gradient counts as three."""
     plan, workers = schedule(config), config.training.data_workers
-    gradients = plan.samples * plan.trained_work
-    return workers * micro_batches(config) * (plan.rolled_out * plan.sampled_work + GRADIENT_CALL * gradients)
+    without = plan.rolled_out * plan.sampled_work + plan.images * plan.compared
+    return workers * micro_batches(config) * (without + GRADIENT_CALL * plan.samples * plan.trained_work)
 
 
 def hours_until(trial: PlannedTrial, update: int) -> float | None:

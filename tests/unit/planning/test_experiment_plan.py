@@ -345,6 +345,10 @@ def test_calls_of_an_update_are_those_of_its_rollouts_and_three_for_each_gradien
     _, base = load_experiment(ROOT / "configs" / "experiments" / "small_world_sweep.yaml")
     # 8 prompts, 12 steps, two branches.
     assert run_calls(base) == 8 * (12 + 2 * 3)
+    # An image of AWM is compared with the old weights at each of its 4 points, one of CRD with the policy too.
+    group = {"training.batch_size": 2, "algorithm.group_size": 8}
+    assert run_calls(apply(base, {"algorithm.type": "awm", **group})) == 16 * (12 + 4 + 4 * 3)
+    assert run_calls(apply(base, {"algorithm.type": "crd", **group})) == 16 * (12 + 2 * 4 + 4 * 3)
 
 
 @pytest.mark.parametrize(
