@@ -102,6 +102,8 @@ METHODS: Mapping[str, Method] = {
     "TempFlow-GRPO": _policy("temp_flow_grpo"),
     "G2RPO": _policy("g2rpo", ONE_STEP),
     "BranchGRPO": _policy("branch_grpo"),
+    "Pref-GRPO": _policy("pref_grpo"),
+    "dense reward": _policy("dense_reward", "training.batch_size=16"),
     "SPO": _policy("spo", "algorithm.plan.at=[2, 4, 6, 8, 10]"),
     "TailorPO": _policy("tailor_po", "algorithm.plan.at=[0, 2, 4, 6, 8, 10]"),
     "AWM": _forward("awm", "algorithm.group_size=8"),

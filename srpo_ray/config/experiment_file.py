@@ -62,7 +62,7 @@ def _with_arm_files(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _with_files(arm: Any, folder: Path) -> Any:
     names = arm.get("config") if isinstance(arm, Mapping) else None
     names = [names] if isinstance(names, str) else names
-    own = arm.get("set", {}) if names else {}
+    own = arm.get("set", {}) if names else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not isinstance(own, Mapping):
         return arm
     taken = entries(load_values([find_config(name, folder) for name in names]))

@@ -212,6 +212,12 @@ def test_values_of_an_arm_come_after_its_config_files_and_later_files_after_earl
     assert found == (1.5, 2, 2)
 
 
+def test_arm_with_an_empty_list_of_config_files_keeps_its_values(tmp_path: Path) -> None:
+    """Written experiments contain the list."""
+    experiment, _ = load(tmp_path, arms=[{"name": "SRPO", "config": [], "set": {"training.batch_size": 2}}])
+    assert experiment.arms[0].set == {"training.batch_size": 2}
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
