@@ -16,13 +16,14 @@ EXPERIMENTS = ("methods", "variants", "samplers", "estimators", "hacking", "comm
 """Files in configs/experiments/laboratory/, in the order in which they run."""
 SMALL_WORLD = ("methods", "variants", "samplers", "estimators")
 """Experiments with the same base config, evaluation and seeds, whose arms compare with each other."""
-RATE = "training.optimizer.lr"
+PREFIX = "laboratory_"
+"""Beginning of the names of the experiments."""
 BRIGHTNESS = "truth/brightness"
 
 
 def experiment_folder(runs: Path, name: str) -> Path:
     """Folder of an experiment of the laboratory."""
-    return runs / f"laboratory_{name}"
+    return runs / f"{PREFIX}{name}"
 
 
 def begun(runs: Path, names: Sequence[str] = EXPERIMENTS) -> dict[str, Path]:

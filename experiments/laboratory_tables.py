@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from laboratory_claims import DIVERSITY, METRICS, cost_tests, pair_tests
-from laboratory_results import SMALL_WORLD, begun, bright_share, cost_of, rates, read_together
+from laboratory_memory import planned_peak
+from laboratory_results import PREFIX, SMALL_WORLD, begun, bright_share, cost_of, rates, read_together
 from study_results import CONTENT, DETAIL, HELD_OUT, MEAN, SATURATION, at_equal_gain, read_results
 
 from srpo_ray.config.base import folder_name
@@ -31,7 +32,8 @@ SIDES = {HELD_OUT: "held-out", SATURATION: "saturation", DETAIL: "detail", CONTE
 def choice_table(results: Results, folders: Sequence[Path]) -> Iterator[str]:
     """Make rows in Markdown: gains, costs and needs of every method, the highest gain of the held-out score first."""
     targets = common_targets(results)[1:3]
-    yield from head([*CHOICE.values(), *(f"cost to {target:.4f}" for target in targets), "rate", "needs"])
+    costs = [f"cost to {target:.4f}" for target in targets]
+    yield from head([*CHOICE.values(), *costs, "rate", "GiB, FLUX.1-dev", "needs"])
     arms = [arm for arm in results.arms if arm.ended]
     found = {(arm.name, metric): gain(results, arm.ended, metric) for arm in arms for metric in CHOICE}
     cells = tested_together({key: estimate for key, estimate in found.items() if estimate is not None})
@@ -39,8 +41,9 @@ def choice_table(results: Results, folders: Sequence[Path]) -> Iterator[str]:
         gaps = [cells.get((arm.name, metric)) for metric in CHOICE]
         texts = ["-" if gap is None else text(gap.estimate, gap.significant) for gap in gaps]
         costs = [passage_text(cost_of(results, arm.name, target)) for target in targets]
-        config = _config(folders, arm)
-        ends = [param_text(config.training.optimizer.lr), needs(config)]
+        folder, config = _run_of(folders, arm)
+        memory = planned_peak(folder.name.removeprefix(PREFIX), arm.name)
+        ends = [param_text(config.training.optimizer.lr), f"{memory:.1f}", needs(config)]
         yield f"| {arm.name} | " + " | ".join([*texts, *costs, *ends]) + " |"
 
 
@@ -55,9 +58,10 @@ def needs(config: RunConfig) -> str:
     return ", ".join(found)
 
 
-def _config(folders: Sequence[Path], arm: Arm) -> RunConfig:
-    names = (folder / "trials" / arm.rows[0].name / "config.yaml" for folder in folders)
-    return load_run([next(file for file in names if file.exists())])
+def _run_of(folders: Sequence[Path], arm: Arm) -> tuple[Path, RunConfig]:
+    """Folder of the experiment of an arm, and the config of its first run."""
+    files = {folder: folder / "trials" / arm.rows[0].name / "config.yaml" for folder in folders}
+    return next((folder, load_run([file])) for folder, file in files.items() if file.exists())
 
 
 def _mean(estimate: Estimate | None) -> float:
