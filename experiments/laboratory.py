@@ -22,9 +22,12 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "experiments" / "laboratory"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run or resume experiments in order; return the exit code of the first that fails, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *EXPERIMENTS], help="experiments (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(EXPERIMENTS)} (default: all)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parsed = parser.parse_args(arguments)
+    unknown = [name for name in parsed.names if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"expected names among {', '.join(EXPERIMENTS)}, got {', '.join(unknown)}; correct them")
     for name in parsed.names or EXPERIMENTS:
         folder = experiment_folder(parsed.runs, name)
         begun = (folder / "experiment.yaml").exists()

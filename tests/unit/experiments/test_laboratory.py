@@ -20,6 +20,13 @@ def test_every_experiment_of_the_laboratory_has_a_file(script) -> None:
     assert {file.stem for file in FILES} == set(script("laboratory_results").EXPERIMENTS)
 
 
+def test_unknown_experiment_is_refused_before_any_is_run(script, capsys: pytest.CaptureFixture[str]) -> None:
+    script("laboratory_results")
+    with pytest.raises(SystemExit, match="2"):
+        script("laboratory").main(["methods", "bogus"])
+    assert "expected names among methods, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", EQUAL)
 def test_arms_that_are_compared_spend_as_many_evaluations_and_have_as_many_trials(name: str) -> None:
     experiment, base = load(next(file for file in FILES if file.stem == name))
