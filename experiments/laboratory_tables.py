@@ -24,7 +24,7 @@ from srpo_ray.reports.cost_tables import passage_text
 from srpo_ray.search.folder import load_experiment_folder
 
 CHOICE = {HELD_OUT: "held-out", MEAN: "mean utility", DETAIL: "detail", CONTENT: "content", DIVERSITY: "diversity"}
-REWARD, REWARD_GAINS = "reward/total", (0.02, 0.04)
+REWARD, REWARD_GAINS = "reward/total", (0.005, 0.015)
 """Trained reward of the built-to-hack config, and the gains of it at which side effects are compared."""
 SIDES = {HELD_OUT: "held-out", SATURATION: "saturation", DETAIL: "detail", CONTENT: "content", MEAN: "mean utility"}
 
