@@ -130,7 +130,8 @@ def test_without_win_rates_no_pair_is_compared() -> None:
     config = PolicyGradientConfig(group_size=GROUP)
     rewards = cast(RewardScorer, Scored())
     algorithm = PolicyGradient(config, RolloutConfig(num_steps=8), as_policy(AffinePolicy()), rewards)
-    collect_all(algorithm, [BATCH])
+    (moves,) = collect_all(algorithm, [BATCH])
+    assert moves.advantages
 
 
 JUDGE = {"name": "judge", "type": "judge", "url": "http://x", "model": "m", "comparison": "choice"}
@@ -170,7 +171,8 @@ def test_comparisons_that_cannot_be_made_are_refused(changes: dict[str, Any], me
 
 
 def test_other_advantages_use_the_scores_of_the_judge() -> None:
-    run(**{"algorithm.advantage.rank": "none", "algorithm.images_per_pass": 2})
+    config = run(**{"algorithm.advantage.rank": "none", "algorithm.images_per_pass": 2})
+    assert config.algorithm.total_calls(config.rollout.num_steps).pairs == 0
 
 
 class PythonPairs:
