@@ -1,6 +1,6 @@
 """Held-out evaluator: images of fixed prompts and noise, scored by held-out models and by known truth."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,10 +98,34 @@ class Evaluator:
     def evaluate(
         self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float], *, for_all: bool = False
     ) -> Evaluated:
-        """Sample and score this worker's share.
+        """Sample and score this worker's share; arguments as for `batches` and `score`."""
+        return self.score(self.batches(policy), rewards, weights, for_all=for_all)
+
+    def batches(self, policy: FlowPolicy) -> Iterator[tuple[list[int], Tensor]]:
+        """Sample this worker's share.
 
         Args:
             policy: Model to evaluate.
+
+        Yields:
+            Items of a batch, and their images `[B, 3, H, W]`.
+        """
+        for start in range(0, len(self.items), self.config.batch_size):
+            items = self.items[start : start + self.config.batch_size]
+            yield items, self.sample(policy, items)
+
+    def score(
+        self,
+        batches: Iterable[tuple[list[int], Tensor]],
+        rewards: RewardScorer,
+        weights: Mapping[str, float],
+        *,
+        for_all: bool = False,
+    ) -> Evaluated:
+        """Score this worker's share.
+
+        Args:
+            batches: Images from `batches`.
             rewards: Scorer with the trained and the held-out models.
             weights: Trained model -> weight. Their metrics are `reward/...`, those of all others `evaluator/...`.
             for_all: Score the images for the control words of other runs too.
@@ -109,9 +133,7 @@ class Evaluator:
         parts: list[dict[str, Tensor]] = []
         small: list[Tensor] = []
         images: dict[int, Tensor] = {}
-        for start in range(0, len(self.items), self.config.batch_size):
-            items = self.items[start : start + self.config.batch_size]
-            batch = self.sample(policy, items)
+        for items, batch in batches:
             measured = self.measure(batch, items, rewards, weights)
             if for_all:
                 measured |= self._measure_words(batch, items, rewards, weights, self.other_words)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.launch.background import in_background
+from srpo_ray.launch.base_evaluation import evaluate_base_ahead
 from srpo_ray.launch.capacity import check_capacity, is_one_machine, needs_no_worker, node_types, require_capacity
 from srpo_ray.launch.preflight import check_inputs, input_notes, open_run_folder, release_folder_on_early_failure
 from srpo_ray.launch.progress import RunPageWriter, run_progress
@@ -89,11 +90,13 @@ def train(
             wait_for_imports()
             for text in input_notes(config):
                 note(text)
+            create_database(tracking_uri(config))
             if here:
                 prepare_process(config)
-            create_database(tracking_uri(config))
+                evaluate_base_ahead(config, folder, None if config.rewards.in_process else name)
 
-        with reward_pool(config, f"rewards_{config.name}", meanwhile=prepare) as pool:
+        name = f"rewards_{config.name}"
+        with reward_pool(config, name, meanwhile=prepare) as pool:
             names: Any = {"name": config.name, "commit": git_commit(Path.cwd())}
             from srpo_ray.launch.fit import fit_here
 
@@ -123,7 +126,11 @@ def _fit_with_workers(config: RunConfig, folder: RunFolder, pool: str | None, **
 
 @contextmanager
 def reward_pool(
-    config: RunConfig, name: str, others: int = 0, meanwhile: Callable[[], object] | None = None
+    config: RunConfig,
+    name: str,
+    others: int = 0,
+    meanwhile: Callable[[], object] | None = None,
+    until: Literal["open", "placed"] = "open",
 ) -> Iterator[str | None]:
     """Start the reward pool of a config for the block.
 
@@ -132,6 +139,7 @@ def reward_pool(
         name: Name of the pool.
         others: Replicas of other pools that run beside it.
         meanwhile: Work of this process while the replicas load.
+        until: State of the pool at which the block begins, see `RewardPool.create`.
 
     Yields:
         The name, or None if rewards are in process.
@@ -144,5 +152,5 @@ def reward_pool(
     models = (*config.rewards.models, *config.evaluation.held_out)
     require_capacity(config.rewards.pool, len(models), others)
     rewards, evaluation = config.rewards, config.evaluation
-    with RewardPool.create(rewards.models, evaluation.held_out, rewards.pool, name, meanwhile):
+    with RewardPool.create(rewards.models, evaluation.held_out, rewards.pool, name, meanwhile, until):
         yield name

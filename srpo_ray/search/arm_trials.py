@@ -30,7 +30,15 @@ from srpo_ray.search.promotion import SearchInParts, search_by_promotion
 from srpo_ray.search.searchers import search_algorithm
 from srpo_ray.search.selection import read_row
 from srpo_ray.search.space import absolute_changes, absolute_space, decode, param_space, scheduler
-from srpo_ray.search.trial import WORKER_KEYS, Experiment, run_trial, trains_here, trial_config, trial_folder
+from srpo_ray.search.trial import (
+    WORKER_KEYS,
+    Experiment,
+    opening,
+    run_trial,
+    trains_here,
+    trial_config,
+    trial_folder,
+)
 from srpo_ray.search.votes import with_votes
 
 
@@ -139,7 +147,7 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
         changes = {**fixed, **values, **last}
         return RunState(name, updates, "waiting", "trial", arm.name, _label(values), _settings(values), changes, seed)
 
-    reporter = RunsReporter(Path(experiment.folder), title, describe)
+    reporter = RunsReporter(Path(experiment.folder), title, describe, opening(experiment))
     rows = []
     phase, number = f"search_{folder_name(arm.name)}", config.search.num_samples
     for result in fit_phase(experiment, phase, train, tune_config, space, reporter, here, number):

@@ -9,7 +9,7 @@ from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.continued_runs import num_later_runs
 from srpo_ray.data.texts import read_texts
-from srpo_ray.launch.capacity import is_one_machine
+from srpo_ray.launch.capacity import is_one_machine, needs_no_worker
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
@@ -18,7 +18,6 @@ from srpo_ray.live.follow import Follower
 from srpo_ray.live.state import Progress
 from srpo_ray.runs.inputs import input_hashes
 from srpo_ray.search.arms import search_arms, train_arms
-from srpo_ray.search.base_evaluation import evaluating_base, shared_base
 from srpo_ray.search.budget_records import counting
 from srpo_ray.search.budget_terms import BudgetTerms, budget_terms, plan_budget
 from srpo_ray.search.concurrency import RunNeeds, cluster_concurrency, run_needs
@@ -77,12 +76,9 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
             needs = _needs(config, runs)
             config, follows = _with_number(config, needs)
             create = partial(create_database, tracking_uri(base))
-            first = shared_base(list(map(with_absolute_paths, trials or trained)), folder) if one_machine else None
-            with (
-                evaluating_base(first) as evaluate_base,
-                reward_pools(runs, f"rewards_{config.name}", meanwhile=create) as pools,
-            ):
-                evaluate_base(pools)
+            # Trials that train in their own processes start beside the pools, and wait for them.
+            until = "placed" if one_machine and all(map(needs_no_worker, runs)) else "open"
+            with reward_pools(runs, f"rewards_{config.name}", create, until) as pools:
                 params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
                 parent_run = start_parent_run(base, config.name, folder, params)
                 command_to_resume, unique = f"{resume} {folder}", uuid.uuid4().hex

@@ -20,10 +20,18 @@ from srpo_ray.search.budget_change import is_over, phase_name
 from srpo_ray.search.budget_gate import BudgetGate
 from srpo_ray.search.budget_requests import is_admitted, is_asking
 from srpo_ray.search.concurrency import FollowCluster
-from srpo_ray.search.progress import QuietTrials, RunsReporter
+from srpo_ray.search.progress import AwaitRewards, QuietTrials, RunsReporter
 from srpo_ray.search.selection import read_row
 from srpo_ray.search.shares import ShareWorkers
-from srpo_ray.search.trial import Experiment, ReleaseTrials, run_trial, trains_here, trial_config, trial_folder
+from srpo_ray.search.trial import (
+    Experiment,
+    ReleaseTrials,
+    opening,
+    run_trial,
+    trains_here,
+    trial_config,
+    trial_folder,
+)
 from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
 from srpo_ray.tracking.sinks import open_sinks
 
@@ -106,7 +114,7 @@ def run_planned(
         run = runs[params["run"]]
         return RunState(name, updates[name], "waiting", run.kind, run.group, run.label, {}, run.changes, run.seed)
 
-    reporter = RunsReporter(Path(experiment.folder), title, describe)
+    reporter = RunsReporter(Path(experiment.folder), title, describe, opening(experiment))
     # After a change of the budget, runs that are over need no process to report again.
     left = [name for name in runs if not is_over(Path(experiment.folder), name)]
     space = {"run": tune.grid_search(left)}
@@ -157,6 +165,7 @@ def fit_phase(
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     gate = BudgetGate(Path(experiment.folder), experiment.budget, phase) if experiment.budget else None
     callbacks: list[tune.Callback] = [ReleaseTrials(Path(experiment.folder) / "trials"), QuietTrials()]
+    callbacks += [AwaitRewards(opening(experiment))]
     callbacks += [gate] if gate else []
     if Tuner.can_restore(str(storage / phase)):
         tuner = Tuner.restore(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.pool_key import pool_key
@@ -10,7 +11,10 @@ from srpo_ray.launch.train import reward_pool
 
 @contextmanager
 def reward_pools(
-    configs: Iterable[RunConfig], name: str, meanwhile: Callable[[], object] | None = None
+    configs: Iterable[RunConfig],
+    name: str,
+    meanwhile: Callable[[], object] | None = None,
+    until: Literal["open", "placed"] = "open",
 ) -> Iterator[dict[str, str | None]]:
     """Start the reward pools of some runs for the block.
 
@@ -18,6 +22,7 @@ def reward_pools(
         configs: Configs of the runs, with absolute paths.
         name: Beginning of the pools' names.
         meanwhile: Work of this process while the first pool loads.
+        until: State of each pool at which the next one is started, and then the block; see `RewardPool.create`.
 
     Yields:
         Key of each set of reward models (`pool_key`) -> name of its pool, or None where rewards are in process.
@@ -28,9 +33,7 @@ def reward_pools(
         replicas = 0
         for key, config in needed.items():
             own = name if not pools else f"{name}_{len(pools) + 1}"
-            pools[key] = stack.enter_context(
-                reward_pool(config, own, others=replicas, meanwhile=None if pools else meanwhile)
-            )
+            pools[key] = stack.enter_context(reward_pool(config, own, replicas, None if pools else meanwhile, until))
             replicas += _least_replicas(config)
         yield pools
 

@@ -19,11 +19,13 @@ from srpo_ray.config import RunConfig, apply
 from srpo_ray.errors import RunFailedError
 from srpo_ray.files import read_json, write_text
 from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
+from srpo_ray.launch.base_evaluation import evaluate_base_ahead
 from srpo_ray.launch.capacity import needs_no_worker
 from srpo_ray.launch.fit import TrainingError, fit, fit_here, non_retryable_error
 from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.launch.trial_scaling import SharedCluster
 from srpo_ray.launch.worker_shares import WorkerRange, WorkerShares
+from srpo_ray.rewards.pool.opening import Opening
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.search.budget_change import is_over
 from srpo_ray.search.budget_requests import wait_for_admission
@@ -37,7 +39,7 @@ WORKER_KEYS = ("training.num_workers", "training.num_gpus", "training.resources"
 """Config paths that decide where a run can be trained."""
 
 GRACE = 10.0
-"""Seconds between the end of a trial and the return of what it holds."""
+"""Seconds between the end of a trial and the return of what it holds, or between an error of the pool and its own."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class TrialHost(OwnProcess):
         tune.report(row)
 
 
+def opening(experiment: Experiment) -> Opening:
+    """The reward pools of an experiment, which may still load."""
+    return Opening(name for name in experiment.pools.values() if name is not None)
+
+
 def trains_here(experiment: Experiment, config: RunConfig) -> bool:
     """Test whether a run is trained in its trial's process, see `needs_no_worker`."""
     return experiment.one_machine and needs_no_worker(config)
@@ -101,17 +108,19 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
             tune.report(row)
         return
     finished = known.finished.exists()
-    if experiment.budget and not finished and not wait_for_admission(Path(experiment.folder), config):
-        return
+    pool = pool_of(experiment.pools, config)
     if here and not finished:
         # Before the run begins: the imports are no part of it, and a process makes them once for all of its runs.
         load_ahead(config)
+        evaluate_base_ahead(config, known, pool)
+        wait_for_rewards(pool)
+    if experiment.budget and not finished and not wait_for_admission(Path(experiment.folder), config):
+        return
     folder = open_run_folder(config, Path(experiment.folder) / "trials" / config.name)
     if folder.finished.exists():
         for row in read_rows(folder.evaluations):
             tune.report(row)
         return
-    pool = pool_of(experiment.pools, config)
     names: Any = {"name": config.name, "commit": experiment.commit, "parent_run": experiment.parent_run}
     names["group"] = Path(experiment.folder).name
     if here:
@@ -122,6 +131,23 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
     else:
         cluster = _shared_cluster(experiment, config)
         fit(config, folder, pool, callbacks=(TuneReportCallback(),), cluster=cluster, **names)
+
+
+def wait_for_rewards(pool: str | None) -> None:
+    """Wait until the reward pool of a trial is open.
+
+    Args:
+        pool: Name of the pool; None without one.
+
+    Raises:
+        ValueError, RunFailedError: If it cannot be opened. Ray Tune would print the error as that of a trial, so it is
+            raised late: `AwaitRewards` ends the search with it before.
+    """
+    try:
+        Opening([pool] if pool else []).wait()
+    except (ValueError, RunFailedError):
+        time.sleep(GRACE)
+        raise
 
 
 def _shared_cluster(experiment: Experiment, config: RunConfig) -> SharedCluster | None:

@@ -16,7 +16,7 @@ import torch
 import srpo_ray
 from srpo_ray.config import RunConfig
 from srpo_ray.config.algorithms.control_words import ControlWords
-from srpo_ray.config.baseline_key import baseline_settings, is_cached
+from srpo_ray.config.baseline_settings import baseline_settings, is_cached
 from srpo_ray.data.cache.shards import ShardStore
 from srpo_ray.data.cache.text_features import cache_root
 from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
@@ -123,7 +123,7 @@ class BaselineCache:
         """
         found = self.read()
         if found is None:
-            turn.enter_context(_locked(self.store.folder / f"{self._keys[-1]}.lock"))
+            turn.enter_context(_locked(self.store.folder / f"{_SHARED}.lock"))
             found = self.read()
         return found
 

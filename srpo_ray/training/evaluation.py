@@ -18,6 +18,7 @@ from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
+from srpo_ray.rewards.pool.opening import Opening
 from srpo_ray.training.baseline_cache import baseline_evaluation, other_words
 
 
@@ -94,7 +95,8 @@ def encode_evaluated(config: RunConfig) -> None:
 def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
     """Write the evaluation of the base model on the validation prompts to the cache, unless it is there.
 
-    It has the bits that a run with one worker on the CPU would compute. `encode_evaluated` must have been called.
+    Images are sampled before the pool is needed, so a pool that still loads delays only their scores. The evaluation
+    has the bits that a run with one worker on the CPU would compute. `encode_evaluated` must have been called.
 
     Args:
         config: A run with one worker on the CPU.
@@ -104,17 +106,20 @@ def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
     if config.training.num_threads:
         torch.set_num_threads(config.training.num_threads)
     texts, cache = read_texts(config), TextCache.of(config)
-    transformer = load_tuned(config, model_dtype(config), device, None)
-    set_attention(transformer, config.model.attention)
-    policy = make_policy(config, transformer, transformer.config, device)
-    if texts.guidance:
-        policy.empty_prompt = cache.features(texts.guidance)[[0]]
     words = other_words(config)
     evaluator = make_evaluator(config, config.evaluation, texts.evaluated, features=cache.features, words=words)
-    rewards = connect_rewards(config, pool, device)
 
     def compute() -> Evaluation:
-        share = evaluator.evaluate(policy, rewards, config.rewards.factors, for_all=True)
+        transformer = load_tuned(config, model_dtype(config), device, None)
+        set_attention(transformer, config.model.attention)
+        policy = make_policy(config, transformer, transformer.config, device)
+        if texts.guidance:
+            policy.empty_prompt = cache.features(texts.guidance)[[0]]
+        # As many images as one CPU evaluates fit into its memory.
+        sampled = list(evaluator.batches(policy))
+        Opening([pool] if pool else []).wait()
+        rewards = connect_rewards(config, pool, device)
+        share = evaluator.score(sampled, rewards, config.rewards.factors, for_all=True)
         return combine([share], len(evaluator.prompts))
 
-    baseline_evaluation(config, evaluator, torch.device(policy.device), compute)
+    baseline_evaluation(config, evaluator, torch.device(device), compute)

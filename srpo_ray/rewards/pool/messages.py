@@ -17,6 +17,18 @@ Pixels = dict[InputSpec, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
+class Loading:
+    """Numbers of the replicas of a pool that starts."""
+
+    placed: int
+    """Replicas whose process runs, so that their resources are reserved."""
+    loaded: int
+    """Replicas that have loaded their models."""
+    replicas: int
+    """All replicas."""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """Properties of a remote model that a client needs."""
 

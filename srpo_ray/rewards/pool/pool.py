@@ -4,13 +4,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayTaskError
 
 from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
 from srpo_ray.rewards.pool.actors import model_groups, start_router
+from srpo_ray.rewards.pool.messages import Loading
+from srpo_ray.rewards.pool.opening import POLL_S, Opening
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class RewardPool:
         pool: PoolConfig,
         name: str,
         meanwhile: Callable[[], object] = lambda: None,
+        until: Literal["open", "placed"] = "open",
     ) -> "RewardPool":
         """Start a pool and wait until the minimum number of replicas has loaded its models.
 
@@ -45,6 +47,7 @@ class RewardPool:
             pool: Size and settings.
             name: Name by which clients find the pool.
             meanwhile: Work of this process while the replicas load.
+            until: With `placed`, wait only until the replicas have reserved their resources; `Opening` tells the rest.
 
         Raises:
             ValueError: If the name is taken, or a model cannot be loaded.
@@ -54,7 +57,7 @@ class RewardPool:
         groups = model_groups(name, (*models, *held_out), pool)
         created = cls(name, start_router(name, groups, pool))
         try:
-            created._wait_until_loaded(pool, meanwhile)
+            created._wait(pool, meanwhile, until)
         except BaseException:
             created.shutdown()
             raise
@@ -73,22 +76,24 @@ class RewardPool:
     ) -> None:
         self.shutdown()
 
-    def _wait_until_loaded(self, pool: PoolConfig, meanwhile: Callable[[], object]) -> None:
-        """Wait until the pool is open; raise the first failure at once."""
-        opened = self._router.open.remote()
+    def _wait(self, pool: PoolConfig, meanwhile: Callable[[], object], until: Literal["open", "placed"]) -> None:
+        """Wait until the pool is open or placed; raise the first failure at once."""
+        self._router.start.remote()
         meanwhile()
-        started = time.monotonic()
-        while not ray.wait([opened], timeout=REPORT_INTERVAL_S)[0]:
-            loaded, replicas = ray.get(self._router.loading.remote())
-            logger.warning(
-                "%d of %d reward replicas have not loaded after %.0f s. Each needs %s. Free now: %s",
-                replicas - loaded,
-                replicas,
-                time.monotonic() - started,
-                {**pool.replica_resources, **pool.labels},
-                ray.available_resources(),
-            )
-        try:
-            ray.get(opened)
-        except RayTaskError as error:
-            raise error.cause from error
+        opening, started = Opening([self.name]), time.monotonic()
+        reported = started
+        while not opening.is_complete():
+            loading: Loading = ray.get(self._router.loading.remote())
+            if until == "placed" and 0 < loading.placed == loading.replicas:
+                return
+            if time.monotonic() - reported >= REPORT_INTERVAL_S:
+                reported = time.monotonic()
+                logger.warning(
+                    "%d of %d reward replicas have not loaded after %.0f s. Each needs %s. Free now: %s",
+                    loading.replicas - loading.loaded,
+                    loading.replicas,
+                    reported - started,
+                    {**pool.replica_resources, **pool.labels},
+                    ray.available_resources(),
+                )
+            time.sleep(POLL_S)

@@ -31,16 +31,18 @@ class RewardReplica:
         name: Name for messages, for example `rewards/0`.
         models: Models to load, training and held-out.
         pool: Section `pool` of the config.
-        router: Name of the router's actor, which releases the slot of a call that has ended.
+        router: Name of the router's actor, which counts the placed replicas and releases the slots of ended calls.
     """
 
     def __init__(self, name: str, models: Sequence[RewardModelConfig], pool: PoolConfig, router: str) -> None:
+        # By name: with a handle among its arguments, this actor could be restarted only while the handle exists.
+        self._router = ray.get_actor(router, namespace=NAMESPACE)
+        # Before the imports and models, so that trials can start beside them, on what the replicas leave.
+        self._router.report_placed.remote(name)
         # Imported here, since the router imports this module and must not import torch.
         with without_collection():
             from srpo_ray.rewards.pool.scoring import LoadedRewards
 
-        # By name: with a handle among its arguments, this actor could be restarted only while the handle exists.
-        self._router = ray.get_actor(router, namespace=NAMESPACE)
         self._start_id = uuid.uuid4().hex
         self._node_id = ray.get_runtime_context().get_node_id()
         # One tuple, so that a ping in another thread reads both values of the same moment.

@@ -11,7 +11,14 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from srpo_ray.config.rewards import PoolConfig
 from srpo_ray.errors import RunFailedError
-from srpo_ray.rewards.pool.messages import Assignment, ModelInfo, PoolDescription, ReplicaDescription, ReplicaHealth
+from srpo_ray.rewards.pool.messages import (
+    Assignment,
+    Loading,
+    ModelInfo,
+    PoolDescription,
+    ReplicaDescription,
+    ReplicaHealth,
+)
 from srpo_ray.rewards.pool.replica_group import QueuedRequest, ReplicaGroup, Replicas, ReplicaState
 
 logger = logging.getLogger(__name__)
@@ -60,6 +67,8 @@ class RewardRouter:
         }
         self._models: dict[str, ModelInfo] = {}
         self._is_open = False
+        self._opening: asyncio.Task[None] | None = None
+        self._placed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
@@ -75,10 +84,28 @@ class RewardRouter:
         self._is_open = True
         self._spawn(self._tick_forever())
 
-    async def loading(self) -> tuple[int, int]:
-        """Number of replicas in service, and number of all replicas."""
+    async def start(self) -> None:
+        """Begin to open the pool; `opened` tells the result."""
+        self._opening = asyncio.create_task(self.open())
+
+    async def opened(self) -> bool | BaseException:
+        """Tell whether the pool accepts calls.
+
+        Returns:
+            True or False, or the error of `open`: Ray would print an error that is raised if nobody collects it.
+        """
+        failed = self._opening and self._opening.done() and self._opening.exception()
+        return failed or self._is_open
+
+    async def loading(self) -> Loading:
+        """Count the replicas that have a place in the cluster, and those that are in service."""
         replicas = [replica for group in self._groups.values() for replica in group.replicas.values()]
-        return sum(replica.state == "serving" for replica in replicas), len(replicas)
+        placed = sum(replica.name in self._placed for replica in replicas)
+        return Loading(placed, sum(replica.state == "serving" for replica in replicas), len(replicas))
+
+    async def report_placed(self, name: str) -> None:
+        """Record that the process of a replica runs: its resources are reserved."""
+        self._placed.add(name)
 
     async def describe(self) -> PoolDescription | None:
         """Return settings and models; None while the first replicas are still loading."""

@@ -15,6 +15,7 @@ from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.messages import NAMESPACE
+from srpo_ray.rewards.pool.opening import Opening
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.preprocess import frame
 from srpo_ray.rewards.query import TextQuery
@@ -251,3 +252,18 @@ def test_model_that_cannot_be_loaded_fails_the_creation_and_frees_the_name() -> 
 
     with pytest.raises(ValueError, match="fails-to-load"):
         ray.get_actor("fails-to-load", namespace=NAMESPACE)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_pool_that_is_only_placed_is_awaited_and_tells_why_it_cannot_be_opened(
+    scripted_config: PythonRewardConfig,
+) -> None:
+    settings, missing = PoolConfig(num_cpus=0.01), OpenClipRewardConfig(name="missing", path="/no/such/folder")
+    with RewardPool.create([scripted_config], [], settings, "placed", until="placed"):
+        Opening(["placed"]).wait()
+        RewardClient.connect("placed", {scripted_config.name: 1.0})
+    with (
+        RewardPool.create([missing], [], settings, "placed-missing", until="placed"),
+        pytest.raises(ValueError, match=r"'missing'.*/no/such/folder"),
+    ):
+        Opening(["placed-missing"]).wait()

@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from srpo_ray.config.count import CountRange
 from srpo_ray.config.rewards import PoolConfig
 from srpo_ray.launch.capacity import fitting_replicas
-from srpo_ray.rewards.pool.messages import Assignment, ModelInfo, ReplicaDescription, ReplicaHealth
+from srpo_ray.rewards.pool.messages import Assignment, Loading, ModelInfo, ReplicaDescription, ReplicaHealth
 from srpo_ray.rewards.pool.replica_group import RETRY_START_S, STALE_AFTER_S
 from srpo_ray.rewards.pool.router import CHECK_AFTER_S, RewardRouter
 
@@ -235,7 +235,9 @@ async def test_pool_that_is_still_loading_has_no_description() -> None:
     await settle()
 
     assert await harness.router.describe() is None
-    assert await harness.router.loading() == (0, 2)
+    assert await harness.router.loading() == Loading(placed=0, loaded=0, replicas=2)
+    await harness.router.report_placed(next(iter(harness.replicas.running)))
+    assert await harness.router.loading() == Loading(placed=1, loaded=0, replicas=2)
     for replica in harness.replicas.running.values():
         replica.loaded.set_result(None)
     await opening
@@ -243,6 +245,28 @@ async def test_pool_that_is_still_loading_has_no_description() -> None:
     assert description is not None
     assert description.groups == {GROUP: ("model of pool",)}
     assert list(description.models) == ["model of pool"]
+
+
+@scenario
+async def test_pool_whose_model_cannot_be_loaded_tells_everyone_who_waits_for_it() -> None:
+    harness = Harness()
+    harness.replicas.instant = False
+    await harness.router.start()
+    await settle()
+    assert await harness.router.opened() is False
+    (replica,) = harness.replicas.running.values()
+    replica.loaded.set_exception(error := ValueError("no such folder"))
+    await settle()
+    assert [await harness.router.opened() for _ in range(2)] == [error, error]
+    assert await harness.router.describe() is None
+
+
+@scenario
+async def test_started_pool_opens_when_its_models_are_loaded() -> None:
+    harness = Harness()
+    await harness.router.start()
+    await settle()
+    assert await harness.router.opened() is True
 
 
 def ranged(**config: Any) -> Harness:

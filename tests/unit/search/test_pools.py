@@ -20,7 +20,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
     made: list[tuple[str, str, int]] = []
 
     @contextmanager
-    def pool(config: RunConfig, name: str, others: int, meanwhile: object) -> Iterator[str | None]:
+    def pool(config: RunConfig, name: str, others: int, meanwhile: object, until: object) -> Iterator[str | None]:
         made.append((config.rewards.models[0].model_dump()["path"], name, others))
         yield None if config.rewards.in_process else name
 

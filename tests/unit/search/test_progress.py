@@ -9,7 +9,8 @@ import cloudpickle
 import pytest
 
 from srpo_ray.live.state import Progress, RunState, read_progress, write_progress
-from srpo_ray.search.progress import QuietTrials, RunsReporter
+from srpo_ray.rewards.pool.opening import Opening
+from srpo_ray.search.progress import AwaitRewards, QuietTrials, RunsReporter
 
 
 @dataclass(eq=False)
@@ -26,6 +27,33 @@ class Trial:
 
     def get_error(self) -> str | None:
         return self.error
+
+
+class Loading(Opening):
+    """A pool that still loads, or that cannot be opened."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__(["pool"])
+        self.error = error
+
+    def is_complete(self) -> bool:
+        if self.error:
+            raise self.error
+        return False
+
+
+def test_no_run_begins_before_the_rewards_are_loaded(tmp_path: Path) -> None:
+    write_progress(tmp_path, Progress.start("study", "experiment", 2, []))
+    reporter = RunsReporter(tmp_path, "search", lambda name, _: RunState(name, 8), Loading())
+    reporter.report([Trial("a", "RUNNING"), Trial("b", "ERROR", "a full disk")], False)
+    found = read_progress(tmp_path)
+    assert found is not None
+    assert [(run.name, run.status) for run in found.runs] == [("a", "waiting"), ("b", "failed")]
+
+
+def test_search_ends_with_the_error_that_kept_a_pool_from_opening() -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        AwaitRewards(Loading(ValueError("no such folder"))).on_step_begin(1, [])
 
 
 def test_statuses_of_trials_are_those_of_their_runs(tmp_path: Path) -> None:

@@ -18,13 +18,15 @@ from tests.conftest import SMALL_WORLD
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Imports of a trial's process: True if the folder of its run existed by then."""
+    """Imports, evaluation of the base model, wait for rewards: True if the folder of the run existed by then."""
     calls: list[bool] = []
 
     def note(config: RunConfig) -> None:
         calls.append((Path(config.run_root) / "experiment" / "trials" / config.name).exists())
 
     monkeypatch.setattr(trial_module, "load_ahead", note)
+    monkeypatch.setattr(trial_module, "evaluate_base_ahead", lambda *_: calls.append(False))
+    monkeypatch.setattr(trial_module, "wait_for_rewards", lambda _: calls.append(False))
     return calls
 
 
@@ -81,9 +83,9 @@ def test_process_of_a_trial_imports_before_the_run_begins(
     monkeypatch.setattr(trial_module, "TuneReportCallback", lambda: "callback")
     here, worker = (experiment_of(tmp_path, f"name={name}") for name in ("here", "worker"))
     run_trial(here, here.base, here=True)
-    assert loaded == [False]
+    assert loaded == [False, False, False]
     run_trial(worker, worker.base, here=False)
-    assert loaded == [False], "Ray Train's workers import, not the process of the trial"
+    assert len(loaded) == 3, "Ray Train's workers import, not the process of the trial"
     assert trained == ["here", "worker"]
 
 

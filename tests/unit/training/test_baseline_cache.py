@@ -254,6 +254,23 @@ def test_a_run_waits_for_another_that_computes_the_same(tmp_path: Path) -> None:
     assert_equal(found[0], evaluation_of(config))
 
 
+def test_a_run_waits_for_one_with_other_words_that_scores_its_images_for_all_words(tmp_path: Path) -> None:
+    detailed, vivid = config_of(tmp_path), config_of(tmp_path, VIVID)
+    second, found = Computed(vivid), list[Evaluation]()
+    other = threading.Thread(target=lambda: found.append(evaluate(vivid, second)))
+    base, others = evaluation_of(detailed), {name: [float(n)] * 6 for n, name in enumerate(other_words(detailed))}
+
+    def compute() -> Evaluation:
+        other.start()
+        time.sleep(0.2)
+        return Evaluation({**base.scores, **others}, base.images)
+
+    baseline_evaluation(detailed, evaluator_of(detailed), CPU, compute)
+    other.join()
+    assert second.calls == 0
+    assert found[0].scores[TRAINED] in others.values()
+
+
 def test_a_run_computes_for_itself_after_the_longest_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path)
     second = Computed(config)

@@ -1,6 +1,5 @@
 """Settings that determine the evaluation of the base model: runs with equal ones share it."""
 
-import json
 from typing import Any
 
 from srpo_ray.config.run import RunConfig
@@ -28,20 +27,6 @@ def baseline_settings(config: RunConfig) -> dict[str, Any]:
         "pool": config.rewards.pool.model_dump(mode="json", include=_POOL_KEYS),
         "context_parallel": config.training.context_parallel,
     }
-
-
-def baseline_key(config: RunConfig) -> str:
-    """Return a text that is equal for runs of one machine that share the evaluation of their base model.
-
-    The scores for control words are not in it: one run of an experiment computes them for all, see `other_words`.
-
-    Args:
-        config: The run.
-    """
-    evaluation, training = config.evaluation, config.training
-    sources = [config.model.path, evaluation.prompts, evaluation.num_prompts, evaluation.num_steps]
-    sources += [config.rollout.shift, training.num_cpus, training.num_threads]
-    return json.dumps([baseline_settings(config), sources], sort_keys=True)
 
 
 def is_cached(config: RunConfig) -> bool:

@@ -1,0 +1,53 @@
+"""Start of pools as other processes see it: pools whose replicas still load their models."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import ray
+
+from srpo_ray.rewards.pool.messages import NAMESPACE
+
+POLL_S = 0.05
+
+
+class Opening:
+    """Pools that may still load. It can be sent to any process of the cluster, and pickled at any time.
+
+    Args:
+        names: Names of the pools.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._loading = list(names)
+        self._asked: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Answers to come are of this process.
+        return {"_loading": self._loading, "_asked": {}}
+
+    def is_complete(self) -> bool:
+        """Test whether all pools are open; this does not wait for an answer.
+
+        Raises:
+            ValueError: If a model could not be loaded, or a pool does not exist.
+            RewardError: If a reward's constructor has raised.
+            RunFailedError: If a replica died while it loaded.
+        """
+        self._loading = [name for name in self._loading if not self._is_open(name)]
+        return not self._loading
+
+    def wait(self) -> None:
+        """Wait until all pools are open; errors as for `is_complete`."""
+        while not self.is_complete():
+            time.sleep(POLL_S)
+
+    def _is_open(self, name: str) -> bool:
+        if name not in self._asked:
+            self._asked[name] = ray.get_actor(name, namespace=NAMESPACE).opened.remote()
+        if not ray.wait([self._asked[name]], timeout=0)[0]:
+            return False
+        answer: bool | BaseException = ray.get(self._asked.pop(name))
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
