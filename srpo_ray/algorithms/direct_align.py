@@ -13,7 +13,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms.advantages import rows_of, table_of_update
 from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss
-from srpo_ray.algorithms.distribution import ScoredRollout, assign, attribute_queries
+from srpo_ray.algorithms.distribution import ScoredRollout, assign, attribute_margins, attribute_queries
 from srpo_ray.algorithms.reward_loss import reward_loss
 from srpo_ray.algorithms.rollout import Rollout
 from srpo_ray.algorithms.window import Window, build_window
@@ -106,7 +106,8 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
         queries = ([TextQuery.plain(f"{word}. {prompt}") for prompt in batch.prompts] for word in texts)
         pending = [self.rewards.submit(images.detach(), each) for each in queries]
         scores = torch.stack([each.result().total for each in pending], dim=1)
-        return ScoredRollout(rollout.clean, rollout.noise, scores)
+        offsets = scores.new_tensor(self.config.distribution.offsets or [0.0] * len(texts))
+        return ScoredRollout(rollout.clean, rollout.noise, scores + offsets)
 
     def settle(self, rounds: Sequence[tuple[Batch, Rollout]], gather: Gather) -> list[Rollout]:
         """Assign attributes to all images of the update, if there is a target distribution."""
@@ -130,13 +131,15 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
         start, landing = self._steps(batch)
         images = direct_align(self.policy, collected, batch.conditioning, start, landing, config.guidance_scale)
         metrics = {"step/gradient_scale/denoise": gradient_scale(start, landing), "step/landing_sigma/denoise": landing}
-        queries = self.queries(batch)
+        queries, hinge = self.queries(batch), config.hinge
         if isinstance(collected, ScoredRollout) and collected.assigned is not None and config.distribution:
             words = config.distribution.attributes
             queries = attribute_queries(words, batch.prompts, collected.assigned.tolist())
+            if config.distribution.offsets:
+                hinge = hinge - attribute_margins(config.distribution.offsets, collected.assigned)
             best = collected.scores.argmax(dim=1)
             metrics |= {f"distribution/share/{word}": (best == index).float() for index, word in enumerate(words)}
-        yield reward_loss(self.rewards, images, queries, "denoise", metrics=metrics, hinge=config.hinge)
+        yield reward_loss(self.rewards, images, queries, "denoise", metrics=metrics, hinge=hinge)
 
     def _steps(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Draw start and landing sigma of every sample, `[B]` each."""

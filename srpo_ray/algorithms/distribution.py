@@ -63,3 +63,18 @@ def attribute_queries(attributes: Sequence[str], prompts: Sequence[str], assigne
         terms = ((1.0 if k == own else other, f"{word}. {prompt}") for k, word in enumerate(attributes))
         queries.append(TextQuery(tuple(terms)))
     return queries
+
+
+def attribute_margins(offsets: Sequence[float], assigned: Tensor) -> Tensor:
+    """Difference that offsets make to the reward of each row: that of its own attribute minus the mean of the others.
+
+    Args:
+        offsets: K numbers.
+        assigned: Indices of the rows' attributes `[B]`.
+
+    Returns:
+        `[B]`.
+    """
+    values = torch.tensor(offsets)
+    others = (values.sum() - values) / (len(offsets) - 1)
+    return (values - others)[assigned.long()]

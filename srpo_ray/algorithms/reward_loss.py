@@ -18,7 +18,7 @@ def reward_loss(
     *,
     metrics: dict[str, Tensor] | None = None,
     share: float = 1.0,
-    hinge: float | None = None,
+    hinge: float | Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Loss:
     """Submit images to the rewards, and return the loss that waits for their scores.
@@ -33,14 +33,15 @@ def reward_loss(
         label: Name of the images in the metrics.
         metrics: Further per-sample metrics `[B]`, detached.
         share: Share of the batch's loss.
-        hinge: Reward above which the gradient is zero; None for no limit.
+        hinge: Reward above which the gradient is zero, one number or `[B]`; None for no limit.
         weights: Weight of each sample's loss `[B]`, detached; None is 1. Metrics show the losses without it.
     """
     pending = rewards.submit(images, queries)
 
     def loss() -> LossOutput:
         scores = pending.result()
-        losses = -scores.total if hinge is None else torch.relu(hinge - scores.total)
+        limit = hinge.to(scores.total) if isinstance(hinge, Tensor) else hinge
+        losses = -scores.total if limit is None else torch.relu(limit - scores.total)
         found = {f"reward/{name}/{label}": values for name, values in scores.raw.items()}
         found[f"reward/total/{label}"] = scores.total.detach()
         found[f"loss/{label}"] = losses.detach()

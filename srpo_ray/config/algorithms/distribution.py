@@ -20,12 +20,20 @@ class DistributionSection(Section):
     """Words of the attributes, for example `[bright, dark]`."""
     shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(min_length=2)
     """Target share of each attribute among the images of an update, in (0, 1); the sum is 1."""
+    offsets: tuple[float, ...] | None = None
+    """Numbers added to the scores of the attributes, such as `[0.2, 0]`, in units of the reward. Of two equal scores,
+    rewards need not mean an image that is as bright as dark: offsets move that point. Unset is 0 for all."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
         if len(self.shares) != len(self.attributes):
             raise ValueError(
                 f"expected one share for each of the {len(self.attributes)} attributes, got {len(self.shares)}; give"
+                " both lists the same length"
+            )
+        if self.offsets is not None and len(self.offsets) != len(self.attributes):
+            raise ValueError(
+                f"expected one offset for each of the {len(self.attributes)} attributes, got {len(self.offsets)}; give"
                 " both lists the same length"
             )
         if not math.isclose(sum(self.shares), 1, abs_tol=1e-6):

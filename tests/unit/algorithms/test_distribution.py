@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.direct_align import DirectAlign
-from srpo_ray.algorithms.distribution import ScoredRollout, assign, attribute_queries, counts_of
+from srpo_ray.algorithms.distribution import ScoredRollout, assign, attribute_margins, attribute_queries, counts_of
 from srpo_ray.config import ConfigError, load_run
 from srpo_ray.config.algorithms.direct_align import DirectAlignConfig
 from srpo_ray.config.model import RolloutConfig
@@ -66,9 +66,9 @@ class Brightness:
         return SimpleNamespace(result=lambda: Scores(total, {}))
 
 
-def make(policy: AffinePolicy, rewards: Any) -> DirectAlign:
-    target: Any = {"attributes": ("bright", "dark"), "shares": (0.75, 0.25)}
-    config = DirectAlignConfig(distribution=target, noise="per_sample", hinge=1e3)
+def make(policy: AffinePolicy, rewards: Any, hinge: float = 1e3, **settings: Any) -> DirectAlign:
+    target: Any = {"attributes": ("bright", "dark"), "shares": (0.75, 0.25), **settings}
+    config = DirectAlignConfig(distribution=target, noise="per_sample", hinge=hinge)
     return DirectAlign(config, RolloutConfig(num_steps=4), as_policy(policy), rewards)
 
 
@@ -90,11 +90,34 @@ def test_darkest_images_of_the_whole_update_are_made_darker_on_any_number_of_wor
     assert output.metrics["distribution/share/dark"].tolist() == (means[:2] < 0).float().tolist()
 
 
+def test_offsets_move_the_score_at_which_an_image_has_its_attribute() -> None:
+    offsets, rewards = (0.3, -0.1), Brightness()
+    algorithm = make(AffinePolicy(), rewards, hinge=0.6, offsets=offsets)
+    batch = make_batch(samples=(0, 1, 2, 3))
+    ((found,),) = settle_on_workers(algorithm, [[(batch, algorithm.collect(batch))]])
+    (output,) = [loss() for loss in algorithm.losses(batch, found)]
+    means = found.clean.mean(dim=(1, 2))
+    # An image is bright if mean + 0.3 > -mean - 0.1, that is above -0.2.
+    assert output.metrics["distribution/share/bright"].tolist() == (means > -0.2).float().tolist()
+    signs = torch.where(found.assigned == 0, 1.0, -1.0)
+    adjusted = output.metrics["reward/total/denoise"] + 0.4 * signs
+    assert torch.allclose(output.metrics["loss/denoise"], (0.6 - adjusted).clamp(min=0))
+    assert 0 < (output.metrics["loss/denoise"] == 0).sum() < 4
+
+
+def test_margin_is_the_own_offset_minus_the_mean_of_the_others() -> None:
+    assert attribute_margins([0.3, -0.1, 0.4], torch.tensor([0, 2, 1])).tolist() == pytest.approx([0.15, 0.3, -0.45])
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["algorithm.distribution={attributes: [a, b], shares: [0.5, 0.4]}"], r"shares of sum 1, got 0.9; change"),
         (["algorithm.distribution={attributes: [a, b, c], shares: [0.5, 0.5]}"], r"each of the 3 attributes, got 2"),
+        (
+            ["algorithm.distribution={attributes: [a, b], shares: [0.5, 0.5], offsets: [0.1]}"],
+            r"one offset for each of the 2 attributes, got 1; give",
+        ),
         (["algorithm.distribution={attributes: [a, 'A.'], shares: [0.5, 0.5]}"], r"different attributes, .*repeats"),
         (
             ["algorithm.distribution={attributes: [a, b], shares: [0.5, 0.5]}", "algorithm.query=relative"],
