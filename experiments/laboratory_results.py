@@ -12,9 +12,11 @@ from srpo_ray.evaluation.results import Results
 from srpo_ray.runs.folder import read_rows
 from srpo_ray.runs.trained import read_trained
 
-EXPERIMENTS = ("methods", "variants", "samplers", "estimators", "hacking", "common_text", "distribution")
+VARIANTS = ("reward_gradients", "other_losses", "policy_gradients")
+"""Experiments with further methods."""
+EXPERIMENTS = ("methods", *VARIANTS, "samplers", "estimators", "hacking", "common_text", "distribution")
 """Files in configs/experiments/laboratory/, in the order in which they run."""
-SMALL_WORLD = ("methods", "variants", "samplers", "estimators")
+SMALL_WORLD = ("methods", *VARIANTS, "samplers", "estimators")
 """Experiments with the same base config, evaluation and seeds, whose arms compare with each other."""
 PREFIX = "laboratory_"
 """Beginning of the names of the experiments."""

@@ -12,7 +12,7 @@ from tests.conftest import ROOT, SMALL_WORLD
 
 FILES = sorted((ROOT / "configs" / "experiments" / "laboratory").glob("*.yaml"))
 load = cache(load_experiment)
-EQUAL = ("methods", "variants", "samplers", "estimators")
+EQUAL = ("methods", "reward_gradients", "other_losses", "policy_gradients", "samplers", "estimators")
 """Experiments whose arms are compared at equal compute."""
 
 
