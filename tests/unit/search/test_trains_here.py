@@ -10,9 +10,10 @@ from srpo_ray.launch import capacity
 from srpo_ray.launch.capacity import NodeType, is_one_machine
 from srpo_ray.launch.fit import TrainingError
 from srpo_ray.rewards.base import RewardError
+from srpo_ray.rewards.pool.opening import Opening
 from srpo_ray.search import trial as trial_module
 from srpo_ray.search.pools import pool_key
-from srpo_ray.search.trial import Experiment, TrialHost, run_trial, trains_here
+from srpo_ray.search.trial import Experiment, TrialHost, run_trial, trains_here, wait_for_rewards
 from tests.conftest import SMALL_WORLD
 
 
@@ -87,6 +88,23 @@ def test_process_of_a_trial_imports_before_the_run_begins(
     run_trial(worker, worker.base, here=False)
     assert len(loaded) == 3, "Ray Train's workers import, not the process of the trial"
     assert trained == ["here", "worker"]
+
+
+def test_trial_raises_why_its_rewards_cannot_be_loaded_after_the_search_had_time_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[object] = []
+
+    class Failing(Opening):
+        def wait(self) -> None:
+            steps.append("asked")
+            raise ValueError("no such folder")
+
+    monkeypatch.setattr(trial_module, "Opening", Failing)
+    monkeypatch.setattr(trial_module.time, "sleep", steps.append)
+    with pytest.raises(ValueError, match="no such folder"):
+        wait_for_rewards("pool")
+    assert steps == ["asked", trial_module.GRACE]
 
 
 @pytest.mark.parametrize("here", [True, False])
