@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.run import RunConfig
 
 _OTHER_MODEL_KEYS = {"path", "lora", "decoder", "gradient_checkpointing", "vae_checkpointing"}
@@ -10,18 +11,21 @@ _OTHER_MODEL_KEYS = {"path", "lora", "decoder", "gradient_checkpointing", "vae_c
 and the other decoder and checkpointing concern training passes."""
 _OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking", "test", "choose", "objective"}
 """Keys of `evaluation` that change no score: the texts and the sigma grid are in the key instead."""
+_SIZE = {"resolution"}
+"""Key of `evaluation` that stands in the key as that of `model`, so that a run of that size shares the evaluation."""
 _POOL_KEYS = {"num_gpus", "num_threads", "micro_batch_size", "wire_dtype"}
 
 
-def baseline_settings(config: RunConfig) -> dict[str, Any]:
+def baseline_settings(config: RunConfig, evaluation: EvaluationConfig) -> dict[str, Any]:
     """List the settings that an evaluation of the base model depends on; texts, sigmas and weights are not among them.
 
     Args:
         config: The run.
+        evaluation: Its section `evaluation`, or that of its test.
     """
     return {
-        "model settings": config.model.model_dump(mode="json", exclude=_OTHER_MODEL_KEYS),
-        "evaluation": config.evaluation.model_dump(mode="json", exclude=_OTHER_KEYS),
+        "model settings": config.model_at(evaluation).model_dump(mode="json", exclude=_OTHER_MODEL_KEYS),
+        "evaluation": evaluation.model_dump(mode="json", exclude=_OTHER_KEYS | _SIZE),
         "rewards": [model.model_dump(mode="json") for model in config.rewards.models],
         "factors": dict(config.rewards.factors),
         "in process": config.rewards.in_process,
@@ -41,7 +45,7 @@ def baseline_key(config: RunConfig) -> str:
     evaluation, training = config.evaluation, config.training
     sources = [config.model.path, evaluation.prompts, evaluation.num_prompts, evaluation.num_steps]
     sources += [config.rollout.shift, training.num_cpus, training.num_threads]
-    return json.dumps([baseline_settings(config), sources], sort_keys=True)
+    return json.dumps([baseline_settings(config, evaluation), sources], sort_keys=True)
 
 
 def is_cached(config: RunConfig) -> bool:

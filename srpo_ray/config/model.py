@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.size import ImageSize, Resolution
 
 Shift = Annotated[float, Field(gt=0)] | Literal["resolution", "scheduler"]
 """Shift of a sigma grid; `resolution` is FLUX.1-dev's, which increases with the number of image tokens, `scheduler`
@@ -73,8 +74,8 @@ class ModelConfig(Section):
     of the transformer's blocks; computations, other layers and adapters keep `dtype`. Unset quantises nothing."""
     lora: LoraConfig | None = None
     """LoRA adapters to train instead of the whole transformer; unset trains all of it. `{}` takes the defaults."""
-    resolution: int = Field(default=64, ge=16, multiple_of=16)
-    """Height and width of the images in pixels."""
+    resolution: Resolution = 64
+    """Size of the images in pixels: one number for squares, or `[height, width]`. Each is a multiple of 16."""
     max_sequence_length: int = Field(default=16, ge=1)
     """Tokens per prompt of the encoder with the longest texts (T5 in FLUX.1), those of a chat template included: 16 in
     the small world, 512 for FLUX.1-dev, FLUX.2 and Z-Image."""
@@ -97,6 +98,11 @@ class ModelConfig(Section):
     vae_channels_last: bool = False
     """Store the VAE's convolutions and their activations channel by channel last (NHWC), the memory format of a GPU's
     tensor cores. Images and gradients are the same up to rounding."""
+
+    @property
+    def size(self) -> ImageSize:
+        """Height and width of the images in pixels."""
+        return ImageSize.of(self.resolution)
 
     @model_validator(mode="after")
     def _check_base(self) -> Self:

@@ -12,6 +12,7 @@ from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.rewards import RewardsConfig
 from srpo_ray.config.rollout_checks import check_batch, check_block_cache, check_rollout_base, check_some_sampled
+from srpo_ray.config.size import ImageSize
 from srpo_ray.config.sources import same_model
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
@@ -73,6 +74,26 @@ class RunConfig(Section):
         size = self.training.context_parallel
         shared = f"; {size} workers share the tokens of each image (training.context_parallel)" if size > 1 else ""
         return f"{self.zero_stage}{shared}"
+
+    def model_at(self, evaluation: EvaluationConfig) -> ModelConfig:
+        """Return section `model` with the size of an evaluation's images as its resolution.
+
+        Args:
+            evaluation: Section `evaluation`, or that of its test.
+        """
+        if evaluation.resolution is None:
+            return self.model
+        return self.model.model_copy(update={"resolution": evaluation.resolution})
+
+    @property
+    def image_sizes(self) -> dict[str, ImageSize]:
+        """Config key -> size of images that the run draws with it."""
+        evaluation, sizes = self.evaluation, {"model.resolution": self.model.size}
+        if evaluation.resolution is not None:
+            sizes["evaluation.resolution"] = ImageSize.of(evaluation.resolution)
+        if evaluation.test and evaluation.test.resolution is not None:
+            sizes["evaluation.test.resolution"] = ImageSize.of(evaluation.test.resolution)
+        return sizes
 
     @property
     def samples_rollouts(self) -> bool:

@@ -1,10 +1,12 @@
 """Plan of a run: memory of every device, communication and time of an update, and whether the run fits."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from srpo_ray.config import RunConfig
 from srpo_ray.models.family_checks import check_family
+from srpo_ray.models.sizes import check_sizes
 from srpo_ray.planning.accounting import Memory, Part, total
 from srpo_ray.planning.context import check_context_parallel, context_traffic
 from srpo_ray.planning.devices import (
@@ -20,7 +22,7 @@ from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.reward_models import reward_sizes
 from srpo_ray.planning.schedule import evaluations, intervals, rollout_notes, schedule
 from srpo_ray.planning.served import ServerWork, server_work
-from srpo_ray.planning.shapes import parameters, planned_family
+from srpo_ray.planning.shapes import parameters, part_config, planned_family
 from srpo_ray.planning.workload import (
     Work,
     checkpoint_bytes,
@@ -176,9 +178,10 @@ def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool
 
     Raises:
         ValueError: If the model's config cannot be found, `model.lora` or `training.context_parallel` does not match
-            the model, or its family lacks something that the run sets.
+            the model, it cannot draw images of a size, or its family lacks something that the run sets.
     """
     check_family(config, planned_family(config.model))
+    check_sizes(config.model.path, config.image_sizes, partial(part_config, config.model.path))
     check_context_parallel(config)
     pool = config.rewards.pool
     gpu = (config.training.num_gpus if config.rewards.in_process else pool.num_gpus) > 0

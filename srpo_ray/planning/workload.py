@@ -68,9 +68,11 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
     Returns:
         The work; None if `evaluation.num_prompts` does not say how many images there are.
     """
-    model, evaluation, training = config.model, config.evaluation, config.training
+    evaluation, training = config.evaluation, config.training
     if not evaluation.num_prompts:
         return None
+    model = config.model_at(evaluation)
+    config = config.model_copy(update={"model": model})
     gpu, batch = training.num_gpus > 0, evaluated_images(evaluation, config)
     images = -(-evaluation.num_prompts * evaluation.samples_per_prompt // training.data_workers)
     step = call_cost(config, batch, evaluation.guidance_scale, gradient=False).forward_flops / batch

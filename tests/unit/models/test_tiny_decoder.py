@@ -35,8 +35,7 @@ def policy_of(model: ModelConfig) -> FluxPolicy:
 
 
 def latents_of(policy: FluxPolicy) -> Tensor:
-    size = policy.latent_size
-    return torch.randn(2, VAE["latent_channels"], size, size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, VAE["latent_channels"], *policy.latent_size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("changes", [{}, {"vae_checkpointing": True}, {"vae_channels_last": True}])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.planning.advice import candidates
 from srpo_ray.planning.hardware import GPUS, Hardware
 from srpo_ray.planning.host import HOST_SPEED, forward_seconds, gradient_hooks, gradient_seconds, sampling_hooked
 from srpo_ray.planning.plan import Plan, make_plan
@@ -132,6 +133,29 @@ def test_evaluation_samples_the_images_of_its_prompts(tiny_run: RunConfig) -> No
 
     assert work({"evaluation.num_prompts": 8}) == pytest.approx(2 * work({"evaluation.num_prompts": 4}))
     assert make_plan(apply(tiny_run, {"evaluation.num_prompts": None}), Hardware()).evaluation is None
+
+
+def test_evaluations_and_tests_are_planned_at_their_own_sizes(tiny_run: RunConfig) -> None:
+    test = {"prompts": "test.txt", "num_prompts": 4, "samples_per_prompt": 1}
+    small, large = (apply(tiny_run, {"evaluation.test": test, "model.resolution": side}) for side in (64, [128, 96]))
+    plans = [make_plan(config, Hardware()) for config in (small, large)]
+    apart = {"evaluation.resolution": [128, 96], "evaluation.test.resolution": 64}
+    found = make_plan(apply(small, apart), Hardware())
+    assert found.evaluation == plans[1].evaluation != plans[0].evaluation
+    assert found.test == plans[0].test != plans[1].test
+    assert found.work == plans[0].work != plans[1].work
+    phases = [{phase.name: phase for phase in plan.gpus[0].phases} for plan in (*plans, found)]
+    assert phases[2]["evaluation"] == phases[1]["evaluation"] != phases[0]["evaluation"]
+    assert phases[2]["rollout"] == phases[0]["rollout"]
+
+
+def test_advice_for_large_evaluations_is_the_size_of_the_training() -> None:
+    config = recipe("flux_lora_80gb", "model.resolution=[512, 768]", "evaluation.resolution=[1024, 1536]")
+    found = {key: value for changes, _ in candidates(config) for key, value in changes.items()}
+    assert found["evaluation.resolution"] is None
+    assert found["model.resolution"] == (384, 576)
+    own = [key for changes, _ in candidates(recipe("flux_lora_80gb")) for key in changes]
+    assert "evaluation.resolution" not in own
 
 
 def test_a_gpu_is_not_slower_than_its_host_on_the_cpu(tiny_run: RunConfig) -> None:
