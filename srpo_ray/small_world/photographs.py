@@ -27,7 +27,7 @@ class RealisticScenes:
         self.captions = [caption(content) for content in self._scenes.contents]
         self.identities = [f"realistic {_SEED} {_DRAWN} {index}" for index in range(len(self.captions))]
 
-    def load(self, indices: Sequence[int], resolution: int) -> Tensor:
+    def load(self, indices: Sequence[int], resolution: int | tuple[int, int]) -> Tensor:
         """Render images `[B, 3, 64, 64]` in [0, 1].
 
         Raises:

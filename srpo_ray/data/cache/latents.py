@@ -23,12 +23,12 @@ _BATCH_SIZE = 4
 class LatentCache:
     """Clean tokens of images for one VAE, resolution and data type."""
 
-    def __init__(self, path: str, resolution: int, dtype: torch.dtype, root: Path) -> None:
+    def __init__(self, path: str, resolution: int | tuple[int, int], dtype: torch.dtype, root: Path) -> None:
         """Open the cache of a VAE.
 
         Args:
             path: Folder or hub id of the pipeline.
-            resolution: Height and width of the images in pixels.
+            resolution: Height and width of the images in pixels; one number for squares.
             dtype: Data type of the VAE.
             root: Folder of all caches; each VAE, resolution and data type has a separate folder in it.
         """
