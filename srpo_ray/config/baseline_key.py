@@ -6,9 +6,9 @@ from typing import Any
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.run import RunConfig
 
-_OTHER_MODEL_KEYS = {"path", "lora", "decoder", "gradient_checkpointing", "vae_checkpointing"}
+_OTHER_MODEL_KEYS = {"path", "lora", "decoder", "gradient_checkpointing", "vae_checkpointing", "sizes"}
 """Keys of `model` that change no image of the base model: its content is hashed, adapters begin with an output of 0,
-and the other decoder and checkpointing concern training passes."""
+and the other decoder, checkpointing and sizes concern training passes."""
 _OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking", "test", "choose", "objective"}
 """Keys of `evaluation` that change no score: the texts and the sigma grid are in the key instead."""
 _SIZE = {"resolution"}

@@ -89,7 +89,7 @@ def _of_test(config: RunConfig) -> list[Any]:
     if evaluation.test is None or evaluation.tested is None:
         return []
     test = evaluation.test.model_dump(mode="json", exclude={"resolution"})
-    return [test, config.model_at(evaluation.tested).resolution]
+    return [test, config.model_at(evaluation.tested).size]
 
 
 def _text(value: Any) -> str:

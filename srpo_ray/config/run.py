@@ -11,7 +11,13 @@ from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.rewards import RewardsConfig
-from srpo_ray.config.rollout_checks import check_batch, check_block_cache, check_rollout_base, check_some_sampled
+from srpo_ray.config.rollout_checks import (
+    check_batch,
+    check_block_cache,
+    check_rollout_base,
+    check_sizes_of_run,
+    check_some_sampled,
+)
 from srpo_ray.config.size import ImageSize
 from srpo_ray.config.sources import same_model
 from srpo_ray.config.tracking import TrackingConfig
@@ -81,14 +87,26 @@ class RunConfig(Section):
         Args:
             evaluation: Section `evaluation`, or that of its test.
         """
-        if evaluation.resolution is None:
-            return self.model
-        return self.model.model_copy(update={"resolution": evaluation.resolution})
+        return self.model if evaluation.resolution is None else self.model.with_size(evaluation.resolution)
+
+    @property
+    def at_sizes(self) -> "list[RunConfig]":
+        """The run with each size of `model.sizes` as its only one; the run itself if it has one size."""
+        return [
+            self.model_copy(update={"model": self.model.with_size(size.resolution)}) for size in self.model.all_sizes
+        ]
+
+    @property
+    def at_largest_size(self) -> "RunConfig":
+        """The run with the largest size of `model.sizes` as its only one."""
+        return max(self.at_sizes, key=lambda run: run.model.size.num_pixels)
 
     @property
     def image_sizes(self) -> dict[str, ImageSize]:
         """Config key -> size of images that the run draws with it."""
         evaluation, sizes = self.evaluation, {"model.resolution": self.model.size}
+        if self.model.sizes is not None:
+            sizes = {f"model.sizes.{index}": size for index, size in enumerate(self.model.all_sizes)}
         if evaluation.resolution is not None:
             sizes["evaluation.resolution"] = ImageSize.of(evaluation.resolution)
         if evaluation.test and evaluation.test.resolution is not None:
@@ -211,6 +229,12 @@ class RunConfig(Section):
                 f"expected rollout.images_per_prompt=1 with rollout.source=policy, got {rollout.images_per_prompt};"
                 " the trained model samples new images in training, so remove it or set rollout.source to base_model"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.model.sizes is not None:
+            check_sizes_of_run(self.rollout, self.training, self.evaluation)
         return self
 
     @model_validator(mode="after")

@@ -43,6 +43,10 @@ class RealImages(Protocol):
         """Read images `[B, 3, H, W]` in [0, 1] of a height and width; one number for squares."""
         ...
 
+    def sizes(self, indices: Sequence[int]) -> Tensor:
+        """Read the heights and widths of images `[B, 2]`, as they are before `load` resizes them."""
+        ...
+
 
 class CaptionedImages:
     """Images of files, tar files or tables."""
@@ -90,6 +94,14 @@ class CaptionedImages:
         return torch.stack(
             self.decode(indices, lambda image: to_tensor(ImageOps.fit(image, shape, Image.Resampling.BICUBIC)))
         )
+
+    def sizes(self, indices: Sequence[int]) -> Tensor:
+        """Read the heights and widths of images `[B, 2]`.
+
+        Raises:
+            ValueError: If some cannot be read; the message names them.
+        """
+        return torch.stack(self.decode(indices, lambda image: torch.tensor([image.height, image.width])))
 
     def decode(self, indices: Sequence[int], prepare: Callable[[Image.Image], Tensor]) -> list[Tensor]:
         """Decode images of any size.

@@ -88,7 +88,7 @@ class SamplingJob:
             },
             "samples_per_prompt": evaluation.samples_per_prompt,
             "seed": evaluation.seed,
-            "resolution": self.config.model_at(evaluation).resolution,
+            "resolution": self.config.model_at(evaluation).size.resolution,
             "steps": evaluation.num_steps,
             "guidance_scale": evaluation.guidance_scale,
             "rewards": [reward.name for reward in self.rewards] if self.scored else [],

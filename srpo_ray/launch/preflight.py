@@ -150,12 +150,13 @@ def check_grids(config: RunConfig) -> None:
     Raises:
         ValueError: If the config selects the model's scheduler and it cannot be used, or the steps do not fit.
     """
-    grid = sigma_grid(config.model)
-    grid(config.rollout.num_steps, config.rollout.shift)
+    for each in config.at_sizes:
+        grid = sigma_grid(each.model)
+        grid(config.rollout.num_steps, config.rollout.shift)
+        algorithm_class(config.algorithm).check_grid(config.algorithm, grid)
     for evaluation in (config.evaluation, config.evaluation.tested):
         if evaluation:
             sigma_grid(config.model_at(evaluation))(evaluation.num_steps, config.rollout.shift)
-    algorithm_class(config.algorithm).check_grid(config.algorithm, grid)
 
 
 def input_notes(config: RunConfig) -> list[str]:

@@ -65,7 +65,7 @@ def check_context_parallel(config: RunConfig) -> None:
         fitting = [number for number in range(1, heads + 1) if heads % number == 0]
         raise ValueError(expected.format(f"{heads} attention heads", f"choose one of {', '.join(map(str, fitting))}"))
     for key, size in config.image_sizes.items():
-        image = token_sizes(model.model_copy(update={"resolution": size.resolution})).image
+        image = token_sizes(model.with_size(size.resolution)).image
         if image % workers:
             found = f"{image} image tokens ({key}={size})"
             raise ValueError(expected.format(found, f"set {key} to a multiple of {16 * workers}"))

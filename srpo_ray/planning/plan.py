@@ -28,6 +28,7 @@ from srpo_ray.planning.workload import (
     checkpoint_bytes,
     evaluation_work,
     group_traffic,
+    mean_work,
     replica_work,
     reward_traffic,
     worker_traffic,
@@ -167,6 +168,8 @@ class Advice:
 def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool] | None = None) -> Plan:
     """Plan a run from its config. No weights are loaded and no process is started.
 
+    Of several sizes of images (`model.sizes`), memory is that of the largest, and the work of an update the mean.
+
     A run that continues another makes the updates after that run's last one, and evaluates the base model only if the
     other was evaluated in another way.
 
@@ -183,6 +186,7 @@ def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool
     check_family(config, planned_family(config.model))
     check_sizes(config.model.path, config.image_sizes, partial(part_config, config.model.path))
     check_context_parallel(config)
+    at_sizes, config = config.at_sizes, config.at_largest_size
     pool = config.rewards.pool
     gpu = (config.training.num_gpus if config.rewards.in_process else pool.num_gpus) > 0
     gradient = config.algorithm.needs.reward == "gradient"
@@ -206,7 +210,7 @@ def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool
         traffic=(*worker_traffic(config), *(exchanged if _same_links(config, hardware) else ())),
         group_traffic=(*group_traffic(config), *(() if _same_links(config, hardware) else exchanged)),
         reward_traffic=reward_traffic(config, sizes),
-        work=worker_work(config, sizes),
+        work=mean_work([worker_work(each, sizes) for each in at_sizes]),
         replica_work=replica_work(config, trained),
         server_work=server_work(config),
         evaluation=evaluation_work(config, sizes),

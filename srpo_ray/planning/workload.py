@@ -58,6 +58,18 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     )
 
 
+def mean_work(works: Sequence[tuple[Work, ...]]) -> tuple[Work, ...]:
+    """Compute the mean of the work of one worker in an update over several sizes of images.
+
+    Args:
+        works: Work of an update with each size.
+    """
+    return tuple(
+        Work(same[0].name, sum(each.flops for each in same) / len(same), sum(each.host_s for each in same) / len(same))
+        for same in zip(*works, strict=True)
+    )
+
+
 def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
     """Compute the work of one worker in one evaluation, without that of the reward models.
 

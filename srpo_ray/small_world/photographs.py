@@ -39,3 +39,7 @@ class RealisticScenes:
                 f" to {SIZE}, or choose a folder of images"
             )
         return torch.from_numpy(render(self._scenes[np.asarray(indices)]))
+
+    def sizes(self, indices: Sequence[int]) -> Tensor:
+        """Return the heights and widths of images `[B, 2]`."""
+        return torch.full((len(indices), 2), SIZE)

@@ -3,11 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch import distributed as dist
 
 from srpo_ray.config import RunConfig, apply
+from srpo_ray.config.size import ImageSize
+from srpo_ray.data.images import load_images as load_real_images
+from srpo_ray.data.sizes import prompt_size
 from srpo_ray.flow import generator, shift_at, shifted_sigmas
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
@@ -17,8 +22,10 @@ from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text_encoders import encode_prompts
 from srpo_ray.models.trainable import make_policy
+from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.folder import RunFolder, load_images, read_rows
-from tests.helpers.training.ranks import run_ranks
+from srpo_ray.training.setup import build_trainer
+from tests.helpers.training.ranks import joined, run_ranks
 
 SETTINGS = {
     "rewards.in_process": True,
@@ -116,3 +123,110 @@ def test_base_model_scores_the_same_whatever_the_size_of_the_training(tiny_run: 
     assert "truth/content_accuracy" in small[0]
     assert small[-1]["update"] == 2
     assert small[-1] != large[-1]
+
+
+SEVERAL = [(32, 48), 32, (64, 32)]
+MANY = [
+    f"a {color} {shape} on a {ground} background"
+    for color in ("red", "blue")
+    for shape in ("circle", "star")
+    for ground in ("gray", "black")
+]
+
+
+def run_of_several_sizes(config: RunConfig, workers: int, **changes: Any) -> RunConfig:
+    (Path(config.run_root) / "train.txt").write_text("\n".join(MANY))
+    several = {
+        "model.resolution": None,
+        "model.sizes": SEVERAL,
+        "evaluation.resolution": 64,
+        "evaluation.test": None,
+        "data.prompts": str(Path(config.run_root) / "train.txt"),
+        "training.num_workers": workers,
+        "training.micro_batch_size": 1,
+        "training.zero_stage": 3,
+        "name": f"workers_{workers}",
+    }
+    return apply(config, {**SETTINGS, **several, **changes})
+
+
+def train_several(config: RunConfig, workers: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """Make two updates; the weights, and what each sample of this run was sampled from and to."""
+    config = run_of_several_sizes(config, workers, **changes)
+    check_inputs(config)
+    folder = RunFolder(Path(config.run_root) / config.name)
+    folder.make()
+    trainer = build_trainer(config, folder, LocalRewards.load(config.rewards.models), "cpu", None)
+    seen: dict[str, Any] = {}
+    for batch, _, collected in trainer.collect(0):
+        assert batch.size is not None
+        if hasattr(collected, "clean"):
+            seen[f"clean {batch.prompts[0]}"] = collected.clean
+        seen[batch.prompts[0]] = torch.tensor(batch.size)
+    for update in range(2):
+        trainer.update(update)
+    weights = {name: value.clone() for name, value in trainer.engine.weights().items()}
+    return {"weights": joined(weights), "seen": joined(seen)}
+
+
+DANCE = {
+    "algorithm": {"type": "dance_grpo", "group_size": 2},
+    "rollout.shift": 3.0,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, DANCE], ids=["srpo", "dance_grpo"])
+def test_workers_with_different_sizes_in_an_update_train_as_one(
+    changes: dict[str, Any], tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    alone = run_ranks(train_several, 1, tmp_path, tiny_run, 1, changes)
+    together = run_ranks(train_several, 2, tmp_path, tiny_run, 2, changes)
+    sizes = {prompt: tuple(size.tolist()) for prompt, size in alone["seen"].items() if prompt in MANY}
+    assert sizes == {prompt: prompt_size(prompt, [ImageSize.of(size) for size in SEVERAL], 0) for prompt in sizes}
+    assert len(set(sizes.values())) > 1
+    assert alone["seen"].keys() == together["seen"].keys()
+    for name, value in alone["seen"].items():
+        torch.testing.assert_close(together["seen"][name], value, rtol=1e-4, atol=1e-5)
+    for name, value in alone["weights"].items():
+        torch.testing.assert_close(together["weights"][name], value, rtol=1e-4, atol=1e-6)
+
+
+def train_on_images(config: RunConfig, workers: int) -> dict[str, Any]:
+    """Make an update on real images of the nearest sizes; the clean tokens of each, and those of its encoded crop."""
+    root = Path(config.run_root) / "images"
+    if dist.get_rank() == 0:
+        root.mkdir(exist_ok=True)
+        for number, (height, width) in enumerate([(60, 90), (50, 50), (90, 40), (33, 36)]):
+            colors = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(number))
+            Image.fromarray((colors * 255).byte().numpy()).save(root / f"{number}.png")
+            (root / f"{number}.txt").write_text(f"image {number}")
+    dist.barrier()
+    config = run_of_several_sizes(config, workers, **{"data.images": str(root), "training.batch_size": 4})
+    folder = RunFolder(Path(config.run_root) / config.name)
+    folder.make()
+    trainer = build_trainer(config, folder, LocalRewards.load(config.rewards.models), "cpu", None)
+    seen: dict[str, Any] = {}
+    images = load_real_images(str(root))
+    for batch, _, collected in trainer.collect(0):
+        number = int(batch.prompts[0].rpartition(" ")[2])
+        assert batch.size is not None
+        seen[f"size {number}"] = torch.tensor(batch.size)
+        seen[f"clean {number}"] = collected.clean[0]
+        seen[f"expected {number}"] = trainer.policy.encode(images.load([number], batch.size))[0]
+    trainer.update(0)
+    return {
+        "weights": joined({name: value.clone() for name, value in trainer.engine.weights().items()}),
+        **joined(seen),
+    }
+
+
+def test_real_images_train_at_the_nearest_size_on_one_worker_as_on_two(tiny_run: RunConfig, tmp_path: Path) -> None:
+    alone = run_ranks(train_on_images, 1, tmp_path, tiny_run, 1)
+    together = run_ranks(train_on_images, 2, tmp_path, tiny_run, 2)
+    nearest = [(32, 48), (32, 32), (64, 32), (32, 32)]
+    for found in (alone, together):
+        assert [tuple(found[f"size {number}"].tolist()) for number in range(4)] == nearest
+        for number in range(4):
+            torch.testing.assert_close(found[f"clean {number}"], found[f"expected {number}"], rtol=1e-4, atol=1e-4)
+    for name, value in alone["weights"].items():
+        torch.testing.assert_close(together["weights"][name], value, rtol=1e-4, atol=1e-6)

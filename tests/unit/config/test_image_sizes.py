@@ -8,6 +8,7 @@ import yaml
 
 from srpo_ray.config import RunConfig, apply, continuation, load_run, to_yaml
 from srpo_ray.config.baseline_key import baseline_key, baseline_settings
+from srpo_ray.config.model import ModelConfig
 from srpo_ray.config.size import ImageSize, nearest_sizes, parse_size
 from tests.conftest import SMALL_WORLD
 
@@ -88,6 +89,45 @@ def test_tests_of_another_size_do_not_compare_but_the_evaluations_do() -> None:
     without = changed(evaluation__test=None)
     assert continuation.tested_alike(without, apply(without, {"evaluation.interval": 3}))
     assert not continuation.tested_alike(without, BASE)
+
+
+SIZES = {"model.resolution": None, "model.sizes": [32, [32, 64]], "training.micro_batch_size": 1}
+
+
+def test_run_of_several_sizes_is_written_and_read_and_evaluated_at_one(tmp_path: Path) -> None:
+    config = apply(BASE, {**SIZES, "evaluation.resolution": 64})
+    assert config.model.all_sizes == ((32, 32), (32, 64))
+    assert config.model.size == config.at_largest_size.model.size == (32, 64)
+    assert [run.model.all_sizes for run in config.at_sizes] == [((32, 32),), ((32, 64),)]
+    assert config.model_at(config.evaluation).all_sizes == ((64, 64),)
+    assert list(config.image_sizes)[:2] == ["model.sizes.0", "model.sizes.1"]
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert load_run([tmp_path / "config.yaml"]) == config
+    assert baseline_settings(config, config.evaluation) == baseline_settings(BASE, BASE.evaluation)
+    # A config file may give the sizes alone.
+    assert ModelConfig.model_validate({"sizes": [32, [32, 64]]}) == config.model.model_copy(
+        update={"resolution": None, "max_sequence_length": 16}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.resolution": 64}, r"either resolution, .* got resolution=64 and sizes=\[32, \(32, 64\)\]; set res"),
+        ({"model.sizes": None}, "either resolution, for one size of images, or sizes, for several, got neither"),
+        ({"model.sizes": [32]}, "model.sizes: .*at least 2 items"),
+        ({"model.sizes": [32, [32, 32]]}, r"expected sizes that differ, got \[32, 32\]"),
+        ({"model.sizes": [32, [32, 40]]}, r"model.sizes.1: .* multiple of 16, got \[32, 40\]"),
+        ({"training.micro_batch_size": 2}, "training.micro_batch_size=1 with model.sizes, got forward passes of 2"),
+        ({"training.micro_batch_size": None}, "micro_batch_size=1 with model.sizes, got forward passes of 8 prompts"),
+        ({"rollout.batch_size": 4}, "expected no rollout.batch_size with model.sizes, got 4"),
+        ({"rollout.source": "base_model"}, "expected rollout.source=policy with model.sizes, got base_model"),
+        ({"evaluation.resolution": None}, "expected evaluation.resolution with model.sizes, got none"),
+    ],
+)
+def test_run_that_cannot_have_several_sizes_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        apply(BASE, {**SIZES, "evaluation.resolution": 64, **changes})
 
 
 @pytest.mark.parametrize(

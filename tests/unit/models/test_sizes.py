@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.size import ImageSize
 from srpo_ray.launch.preflight import check_image_sizes
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.sizes import check_sizes, stored_config
+from srpo_ray.models.trainable import make_policy
 from srpo_ray.training.evaluation import make_evaluator
 
 NOTHING = Conditioning(torch.zeros(1, 1, 1), torch.zeros(1, 1))
@@ -65,3 +67,19 @@ def test_grids_of_evaluations_follow_the_image_tokens_of_their_own_size(tiny_run
     torch.testing.assert_close(validation.sigmas, closed_form(48 * 84), rtol=1e-12, atol=0)
     torch.testing.assert_close(test.sigmas, closed_form(64 * 64), rtol=1e-12, atol=0)
     assert (validation.size, test.size) == ((768, 1344), (1024, 1024))
+
+
+def test_algorithm_takes_the_grid_and_the_window_of_the_present_size(tiny_run: RunConfig) -> None:
+    sizes: dict[str, Any] = {"model.resolution": None, "model.sizes": [256, [512, 1024]], "evaluation.resolution": 64}
+    shifts = {"rollout.shift": "resolution", "algorithm.window_shift": "resolution"}
+    config = apply(tiny_run, {**sizes, **shifts, "training.micro_batch_size": 1})
+    network: Any = None
+    policy = make_policy(config, network, {}, "cpu")
+    algorithm: Any = build_algorithm(config, policy, network)
+    for size in config.model.all_sizes:
+        alone = apply(tiny_run, {**shifts, "model.resolution": size})
+        expected: Any = build_algorithm(alone, make_policy(alone, network, {}, "cpu"), network)
+        with policy.at_size(size):
+            assert torch.equal(algorithm.sigmas, expected.sigmas)
+            assert torch.equal(algorithm.window.sigmas, expected.window.sigmas)
+    assert policy.size == (512, 1024)

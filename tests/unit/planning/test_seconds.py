@@ -9,6 +9,7 @@ from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.planning.advice import candidates
 from srpo_ray.planning.hardware import GPUS, Hardware
 from srpo_ray.planning.host import HOST_SPEED, forward_seconds, gradient_hooks, gradient_seconds, sampling_hooked
+from srpo_ray.planning.model_flops import model_flops
 from srpo_ray.planning.plan import Plan, make_plan
 from srpo_ray.planning.report import duration
 from srpo_ray.planning.workload import Work
@@ -147,6 +148,20 @@ def test_evaluations_and_tests_are_planned_at_their_own_sizes(tiny_run: RunConfi
     phases = [{phase.name: phase for phase in plan.gpus[0].phases} for plan in (*plans, found)]
     assert phases[2]["evaluation"] == phases[1]["evaluation"] != phases[0]["evaluation"]
     assert phases[2]["rollout"] == phases[0]["rollout"]
+
+
+def test_plan_of_several_sizes_has_the_memory_of_the_largest_and_the_mean_work(tiny_run: RunConfig) -> None:
+    one = apply(tiny_run, {"training.micro_batch_size": 1, "evaluation.resolution": 64})
+    sizes: tuple[Any, ...] = (64, [64, 128])
+    small, large = (make_plan(apply(one, {"model.resolution": size}), Hardware()) for size in sizes)
+    config = apply(one, {"model.resolution": None, "model.sizes": list(sizes)})
+    plan = make_plan(config, Hardware())
+    assert plan.gpus == large.gpus != small.gpus
+    assert plan.evaluation == small.evaluation == large.evaluation
+    for found, *each in zip(plan.work, small.work, large.work, strict=True):
+        assert found.flops == pytest.approx(sum(work.flops for work in each) / 2)
+    alone = [model_flops(apply(one, {"model.resolution": size})) for size in sizes]
+    assert model_flops(config).forward == pytest.approx(sum(flops.forward for flops in alone) / 2)
 
 
 def test_advice_for_large_evaluations_is_the_size_of_the_training() -> None:
