@@ -29,7 +29,7 @@ RUN = load_run([SMALL_WORLD], TINY)
 def policy_of(model: ModelConfig) -> FluxPolicy:
     unused: Any = SimpleNamespace
     vae = load_vae("small_world", torch.float32)
-    policy = FluxPolicy(unused, vae, {}, resolution=model.resolution, dtype=torch.float32)
+    policy = FluxPolicy(unused, vae, {}, resolution=model.size, dtype=torch.float32)
     policy.training_decoder = load_decoder(model, torch.float32, "cpu")
     return policy
 
