@@ -6,7 +6,7 @@ from typing import Any
 
 from srpo_ray.config.size import ImageSize, nearest_sizes
 from srpo_ray.models.latents import vae_shape
-from srpo_ray.models.paths import pipeline_file, resolve_path
+from srpo_ray.models.paths import pipeline_file, resolve_path, unreadable
 
 PartConfig = Callable[[str], Mapping[str, Any]]
 """Function that reads the `config.json` of a part of a pipeline: `vae` or `transformer`."""
@@ -45,9 +45,16 @@ def stored_config(path: str) -> PartConfig:
 
     Args:
         path: Folder or hub id of the pipeline, or `small_world`.
+
+    Returns:
+        The function; it raises a ValueError if there is no such config, or it cannot be read.
     """
 
     def read(part: str) -> Mapping[str, Any]:
-        return json.loads(pipeline_file(resolve_path(path), f"{part}/config.json").read_text(encoding="utf-8"))
+        file = pipeline_file(resolve_path(path), f"{part}/config.json")
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(unreadable(path, part, error)) from error
 
     return read

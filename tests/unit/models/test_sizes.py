@@ -34,6 +34,9 @@ def test_sides_are_multiples_of_an_image_token_of_the_model(key: str, tiny_run: 
     with pytest.raises(ValueError, match=rf"{key}: expected multiples of 32 .* \[64, 48\].*\[64, 32\] and 64"):
         check_sizes(path, sizes, stored_config(path))
     check_sizes(path, {key: ImageSize(64, 96)}, stored_config(path))
+    (tmp_path / "vae" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"model.path: expected a pipeline .* whose vae cannot be read"):
+        check_sizes(path, {key: ImageSize(64, 96)}, stored_config(path))
 
 
 def test_truth_of_the_small_world_is_measured_at_its_own_size_alone(tiny_run: RunConfig) -> None:
