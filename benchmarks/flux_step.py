@@ -146,7 +146,7 @@ def make_trainer(config: RunConfig, engine: Engine, vae: Any, rewards: RewardSco
     """The real trainer on one prompt, whose text features are drawn."""
     dtype, device, count = model_dtype(config), str(vae.device), config.training.batch_size
     transformer_config = part_config(config.model.path, "transformer")
-    policy = FluxPolicy(engine, vae, transformer_config, resolution=config.model.resolution, dtype=dtype, device=device)
+    policy = FluxPolicy(engine, vae, transformer_config, resolution=config.model.size, dtype=dtype, device=device)
     length, width = config.model.max_sequence_length, transformer_config["joint_attention_dim"]
     pooled = torch.randn(count, transformer_config["pooled_projection_dim"])
     return Trainer(

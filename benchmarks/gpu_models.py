@@ -77,7 +77,7 @@ def make_policy(model: ModelConfig, network: Any) -> FluxPolicy:
     if model.vae_channels_last:
         nn.Module.to(vae, memory_format=torch.channels_last)
     config = part_config(model.path, "transformer")
-    return FluxPolicy(network, vae, config, resolution=model.resolution, dtype=dtype_of(model), device=DEVICE)
+    return FluxPolicy(network, vae, config, resolution=model.size, dtype=dtype_of(model), device=DEVICE)
 
 
 def random_weights(module: nn.Module) -> Any:

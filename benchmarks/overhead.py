@@ -103,7 +103,7 @@ class PlainTraining:
         self._trainer, self._transformer = trainer, transformer
         plain: Any = transformer
         self._policy = FluxPolicy(
-            plain, policy.vae, policy.transformer_config, resolution=config.model.resolution, dtype=torch.float32
+            plain, policy.vae, policy.transformer_config, resolution=config.model.size, dtype=torch.float32
         )
         scorer: Any = rewards
         self._algorithm = build_algorithm(config, self._policy, scorer)

@@ -41,7 +41,7 @@ def real_policy(model: ModelConfig) -> FluxPolicy:
         transformer,
         _filled(shapes.build_vae(model)),
         transformer.config,
-        resolution=model.resolution,
+        resolution=model.size,
         dtype=shapes.dtype_of(model),
         device="cuda",
     )

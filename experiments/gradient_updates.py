@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
+from srpo_ray.config.size import ImageSize
 from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.texts import read_texts
@@ -22,7 +23,7 @@ from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training.meters import MeanMeter, StageTimer
-from srpo_ray.training.prepare import prepare_latents
+from srpo_ray.training.prepare import prepare_image_sizes, prepare_latents
 from srpo_ray.training.rollouts import KeptRollouts
 from srpo_ray.training.trainer import Trainer
 
@@ -95,8 +96,10 @@ class Updates:
     def __init__(self, config: RunConfig, world: World) -> None:
         """Connect the method with the world; the texts must be encoded."""
         texts, folder = read_texts(config), RunFolder(Path(config.run_root) / config.name)
+        sizes = list[ImageSize]()
         if texts.images:
             folder.make()
+            sizes = prepare_image_sizes(config, texts.images, folder)
         absent = cast(Any, None)
         self._world = world
         self.trainer = Trainer(
@@ -110,7 +113,7 @@ class Updates:
             prompts=Prompts(
                 texts.trained,
                 TextCache.of(config).features(texts.trained),
-                prepare_latents(config, texts.images, world.policy.encode, folder) if texts.images else None,
+                prepare_latents(config, texts.images, sizes, world.policy.encode, folder) if texts.images else None,
                 config.data.image_ratio,
             ),
             rollouts=KeptRollouts(1),

@@ -13,6 +13,7 @@ from srpo_ray.config.algorithms.base import AlgorithmSection, Calls, Role
 from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.algorithms.query import QuerySection
 from srpo_ray.config.model import RolloutConfig
+from srpo_ray.config.size import ImageSize
 from srpo_ray.flow import Draws, DrawScope, SigmaGrid, numeric_grid
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.rewards.base import RewardScorer
@@ -45,6 +46,8 @@ class Batch:
     """Rows with images; the policy samples the other rows."""
     other_conditioning: Conditioning | None = None
     """Text features of another caption of the same images, B of them; None if images have a single caption."""
+    size: ImageSize | None = None
+    """Size of the images of all rows; None in a run with one size."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Algorithm(ABC, Generic[ConfigT]):
             rollout: Section `rollout`.
             policy: Model that is trained.
             rewards: Scorer of images.
-            grid: Sigma grids of the run's model; the default supports numeric shifts.
+            grid: Sigma grids of the run's model at the present size of the policy's images; the default supports
+                numeric shifts.
             words: Control words of the queries; None for plain queries.
         """
         self.config = config
@@ -104,8 +108,6 @@ class Algorithm(ABC, Generic[ConfigT]):
         self.rewards = rewards
         self.words = words
         self.grid = grid
-        self.sigmas = grid(rollout.num_steps, rollout.shift)
-        """Sigma grid of the sampler `[num_steps + 1]`, float64, from 1 to 0."""
         self.state: dict[str, Tensor] = {}
         """State across updates, equal on all workers; checkpoints store it. Most algorithms have none."""
 
@@ -120,6 +122,11 @@ class Algorithm(ABC, Generic[ConfigT]):
         Raises:
             ValueError: If they do not fit.
         """
+
+    @property
+    def sigmas(self) -> Tensor:
+        """Sigma grid of the sampler `[num_steps + 1]`, float64, from 1 to 0, at the present size of the images."""
+        return self.grid(self.rollout.num_steps, self.rollout.shift)
 
     @cached_property
     def calls(self) -> Calls:

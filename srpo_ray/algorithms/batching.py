@@ -26,7 +26,8 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
     """Join the rows of micro-batches of one worker and update; a single one is returned as it is.
 
     Args:
-        batches: Micro-batches. All have images, or none; likewise for labels and other captions.
+        batches: Micro-batches with images of one size. All have images, or none; likewise for labels and other
+            captions.
     """
     first, *others = batches
     if not others:
@@ -45,6 +46,7 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
             start + row for start, batch in zip(starts, batches, strict=False) for row in batch.image_rows
         ),
         other_conditioning=_join_optional([batch.other_conditioning for batch in batches]),
+        size=first.size,
     )
 
 

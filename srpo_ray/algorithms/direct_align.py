@@ -5,7 +5,6 @@ SRPO uses the functions too. `DirectAlign` is the plain algorithm: one step towa
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,9 +88,9 @@ class DirectAlign(Algorithm[DirectAlignConfig]):
         """Check that a step fits in the window."""
         build_window(config, grid)
 
-    @cached_property
+    @property
     def window(self) -> Window:
-        """Window of the landing sigmas."""
+        """Window of the landing sigmas, at the present size of the images."""
         return build_window(self.config, self.grid)
 
     def collect(self, batch: Batch) -> Rollout:

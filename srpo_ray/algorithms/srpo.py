@@ -8,7 +8,6 @@ it is a regulariser. Words change only the reward's text; the model's prompt is 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -71,9 +70,9 @@ class SRPO(Algorithm[SRPOConfig]):
         """Check that a step fits in the window."""
         build_window(config, grid)
 
-    @cached_property
+    @property
     def window(self) -> Window:
-        """Window of the landing sigmas."""
+        """Window of the landing sigmas, at the present size of the images."""
         return build_window(self.config, self.grid)
 
     def collect(self, batch: Batch) -> Rollout:

@@ -34,6 +34,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     from_run = "default: the run's evaluation setting"
     parser.add_argument("--samples-per-prompt", type=int, metavar="N", help="images per prompt, each from other noise")
     parser.add_argument("--seed", type=int, help=f"seed of the noise ({from_run}; sample: 0)")
+    parser.add_argument("--resolution", metavar="SIZE", help=f"1024 for squares, or HEIGHTxWIDTH ({from_run})")
     parser.add_argument("--steps", type=int, help=f"number of Euler steps ({from_run})")
     parser.add_argument("--guidance-scale", type=float, help=f"guidance scale ({from_run})")
     parser.add_argument("--batch-size", type=int, metavar="N", help=f"images per call of a worker ({from_run})")
@@ -50,10 +51,12 @@ def add_address(parser: argparse.ArgumentParser, fallback: str) -> None:
 
 def sampling_options(parsed: argparse.Namespace) -> "SamplingOptions":
     """Options of `add_sampling`."""
+    from srpo_ray.config.size import parse_size
     from srpo_ray.inference.job import SamplingOptions
 
     return SamplingOptions(
         samples_per_prompt=parsed.samples_per_prompt,
+        resolution=None if parsed.resolution is None else parse_size("--resolution", parsed.resolution),
         num_steps=parsed.steps,
         guidance_scale=parsed.guidance_scale,
         seed=parsed.seed,

@@ -4,8 +4,8 @@ from typing import Any
 
 from srpo_ray.config.run import RunConfig
 
-_OTHER_EVALUATION_KEYS = {"interval", "hacking", "test", "choose", "objective", "cache"}
-"""Keys of `evaluation` that change no score."""
+_OTHER_EVALUATION_KEYS = {"interval", "hacking", "test", "choose", "objective", "cache", "resolution"}
+"""Keys of `evaluation` that change no score, and the size, which is compared as that of `model`."""
 
 
 def run_identity(config: RunConfig) -> dict[str, Any]:
@@ -67,19 +67,29 @@ def evaluated_alike(before: RunConfig, after: RunConfig) -> bool:
 
 def tested_alike(before: RunConfig, after: RunConfig) -> bool:
     """Test that the evaluations of two runs on test prompts compare."""
-    return evaluated_alike(before, after) and before.evaluation.test == after.evaluation.test
+    return evaluated_alike(before, after) and _of_test(before) == _of_test(after)
 
 
 def _of_evaluation(config: RunConfig) -> list[Any]:
     """Return the values that the scores of the same weights depend on."""
+    evaluation = config.evaluation
     return [
-        config.model.model_dump(mode="json"),
-        config.evaluation.model_dump(mode="json", exclude=_OTHER_EVALUATION_KEYS),
+        config.model_at(evaluation).model_dump(mode="json"),
+        evaluation.model_dump(mode="json", exclude=_OTHER_EVALUATION_KEYS),
         [model.model_dump(mode="json") for model in config.rewards.models],
         config.rewards.normalize,
         config.trained_words,
         config.rollout.shift,
     ]
+
+
+def _of_test(config: RunConfig) -> list[Any]:
+    """Return the values that the scores of the same weights on test prompts depend on, besides `_of_evaluation`."""
+    evaluation = config.evaluation
+    if evaluation.test is None or evaluation.tested is None:
+        return []
+    test = evaluation.test.model_dump(mode="json", exclude={"resolution"})
+    return [test, config.model_at(evaluation.tested).size]
 
 
 def _text(value: Any) -> str:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from srpo_ray.config.base import Section
 from srpo_ray.config.rewards import RewardModelConfig
+from srpo_ray.config.size import Resolution
 from srpo_ray.config.sources import text_key
 
 
@@ -84,6 +85,8 @@ class FinalTestConfig(Section):
     """Images per prompt, each from different noise."""
     seed: int = 4321
     """Seed of the test noise, other than `evaluation.seed`. Runs with equal seeds have paired images."""
+    resolution: Resolution | None = None
+    """Size of the test images, as in `evaluation.resolution`, which unset takes."""
 
 
 class EvaluationConfig(Section):
@@ -97,6 +100,9 @@ class EvaluationConfig(Section):
     """Images per prompt, each from different noise; diversity needs two or more."""
     interval: int = Field(default=15, ge=1)
     """Updates between two evaluations. The base model and the last update are always evaluated."""
+    resolution: Resolution | None = None
+    """Size of the images of evaluations and samples in pixels: one number for squares, or `[height, width]`. Unset
+    takes `model.resolution`."""
     num_steps: int = Field(default=20, ge=1)
     """Euler steps of the sampler in evaluations."""
     guidance_scale: float = Field(default=3.5, ge=0)
@@ -134,7 +140,9 @@ class EvaluationConfig(Section):
         """Evaluation on the test prompts: their settings in place of those of the validation; None without a test."""
         if self.test is None:
             return None
-        return self.model_copy(update={**dict(self.test), "test": None, "choose": "last", "objective": None})
+        resolution = self.resolution if self.test.resolution is None else self.test.resolution
+        others = {"resolution": resolution, "test": None, "choose": "last", "objective": None}
+        return self.model_copy(update={**dict(self.test), **others})
 
     @property
     def chosen_by(self) -> str | None:

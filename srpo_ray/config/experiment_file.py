@@ -125,12 +125,15 @@ def _check_fresh_seeds(config: ExperimentConfig, base: RunConfig, path: str | Pa
 
 def _check_same_evaluation(config: ExperimentConfig, base: RunConfig, path: str | Path) -> None:
     """Check that arms and ablations are evaluated alike: otherwise their scores would not compare."""
-    first, *others = ((origin, apply(base, changes).evaluation) for origin, changes in config.trained_changes())
-    for origin, evaluation in others:
-        differing = [key for key in _COMPARED if getattr(evaluation, key) != getattr(first[1], key)]
+    first, *others = ((origin, apply(base, changes)) for origin, changes in config.trained_changes())
+    for origin, run in others:
+        differing = [key for key in _COMPARED if getattr(run.evaluation, key) != getattr(first[1].evaluation, key)]
+        # Unset, it follows `model.resolution`, in which arms may differ.
+        if run.model_at(run.evaluation).size != first[1].model_at(first[1].evaluation).size:
+            differing.append("resolution")
         if differing:
             raise ConfigError(
                 f"{path}: {origin}: expected the evaluation of {first[0]}, got another"
-                f" {', '.join(f'evaluation.{key}' for key in differing)}; scores of other prompts, noise or models do"
-                " not compare: give these keys in the base config"
+                f" {', '.join(f'evaluation.{key}' for key in differing)}; scores of other prompts, noise, sizes or"
+                " models do not compare: give these keys in the base config"
             )

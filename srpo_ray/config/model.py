@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.size import ImageSize, Resolution
 
 Shift = Annotated[float, Field(gt=0)] | Literal["resolution", "scheduler"]
 """Shift of a sigma grid; `resolution` is FLUX.1-dev's, which increases with the number of image tokens, `scheduler`
@@ -73,8 +74,13 @@ class ModelConfig(Section):
     of the transformer's blocks; computations, other layers and adapters keep `dtype`. Unset quantises nothing."""
     lora: LoraConfig | None = None
     """LoRA adapters to train instead of the whole transformer; unset trains all of it. `{}` takes the defaults."""
-    resolution: int = Field(default=64, ge=16, multiple_of=16)
-    """Height and width of the images in pixels."""
+    resolution: Resolution | None = 64
+    """Size of the images in pixels: one number for squares, or `[height, width]`. Each is a multiple of 16. Unset with
+    `sizes`."""
+    sizes: tuple[Resolution, ...] | None = Field(default=None, min_length=2)
+    """Sizes of the images in one run (buckets), each as in `resolution`, instead of it: `[1024, [832, 1216]]`. A prompt
+    has one of them, by a hash of its text and the run's `seed`, and a real image the one of the nearest aspect ratio.
+    Needs forward passes of one prompt (`training.micro_batch_size: 1`) and `evaluation.resolution`."""
     max_sequence_length: int = Field(default=16, ge=1)
     """Tokens per prompt of the encoder with the longest texts (T5 in FLUX.1), those of a chat template included: 16 in
     the small world, 512 for FLUX.1-dev, FLUX.2 and Z-Image."""
@@ -97,6 +103,42 @@ class ModelConfig(Section):
     vae_channels_last: bool = False
     """Store the VAE's convolutions and their activations channel by channel last (NHWC), the memory format of a GPU's
     tensor cores. Images and gradients are the same up to rounding."""
+
+    @property
+    def all_sizes(self) -> tuple[ImageSize, ...]:
+        """Heights and widths of the images in pixels: one, or those of `sizes`."""
+        if self.sizes is not None:
+            return tuple(map(ImageSize.of, self.sizes))
+        assert self.resolution is not None, "a model has a resolution or sizes"
+        return (ImageSize.of(self.resolution),)
+
+    @property
+    def size(self) -> ImageSize:
+        """Height and width of the images in pixels; of several sizes, the one with the most pixels."""
+        return max(self.all_sizes, key=lambda size: size.num_pixels)
+
+    def with_size(self, resolution: "int | tuple[int, int]") -> "ModelConfig":
+        """Return the section with another size, the only one."""
+        return self.model_copy(update={"resolution": resolution, "sizes": None})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset_resolution_with_sizes(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("sizes") is not None and "resolution" not in values:
+            return {**values, "resolution": None}
+        return values
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if (self.resolution is None) == (self.sizes is None):
+            found = "neither" if self.sizes is None else f"resolution={self.resolution} and sizes={list(self.sizes)}"
+            raise ValueError(
+                f"expected either resolution, for one size of images, or sizes, for several, got {found}; set"
+                f" {'resolution' if self.sizes is None else 'resolution to null'}"
+            )
+        if self.sizes is not None and len(set(self.sizes)) < len(self.sizes):
+            raise ValueError(f"expected sizes that differ, got {list(self.sizes)}; give each once")
+        return self
 
     @model_validator(mode="after")
     def _check_base(self) -> Self:

@@ -1,6 +1,7 @@
 """Checks of the options that make rollouts cheaper against the other sections."""
 
 from srpo_ray.config.algorithms.registry import AlgorithmConfig, types_that
+from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.training import TrainingConfig
 from srpo_ray.config.zero import Stage
@@ -24,6 +25,39 @@ def check_batch(rollout: RolloutConfig, training: TrainingConfig, sampled_per_pa
             f" a forward pass of {training.pass_size} prompts (training.micro_batch_size, or a worker's share"
             f" of training.batch_size), got {size}; choose a multiple, lower training.micro_batch_size, or remove"
             " rollout.batch_size"
+        )
+
+
+def check_sizes_of_run(rollout: RolloutConfig, training: TrainingConfig, evaluation: EvaluationConfig) -> None:
+    """Check that a run can train on images of several sizes: those of a transformer call have one size.
+
+    Args:
+        rollout: Section `rollout`.
+        training: Section `training`.
+        evaluation: Section `evaluation`.
+
+    Raises:
+        ValueError: If prompts of different sizes would share a call, images of the base model are kept, or
+            the size of the evaluation is not set.
+    """
+    if training.pass_size != 1:
+        raise ValueError(
+            "expected training.micro_batch_size=1 with model.sizes, got forward passes of"
+            f" {training.pass_size} prompts, which may have different sizes; set it to 1"
+        )
+    if rollout.batch_size is not None:
+        raise ValueError(
+            f"expected no rollout.batch_size with model.sizes, got {rollout.batch_size}; the images of a call have one"
+            " size, so the prompts of an update cannot be sampled together: remove it"
+        )
+    if rollout.source != "policy":
+        raise ValueError(
+            f"expected rollout.source=policy with model.sizes, got {rollout.source}; images of the base model are kept"
+            " in one size, so remove it, or give one size in model.resolution"
+        )
+    if evaluation.resolution is None:
+        raise ValueError(
+            "expected evaluation.resolution with model.sizes, got none; evaluations have one size, so choose it"
         )
 
 

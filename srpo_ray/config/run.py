@@ -11,7 +11,14 @@ from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.rewards import RewardsConfig
-from srpo_ray.config.rollout_checks import check_batch, check_block_cache, check_rollout_base, check_some_sampled
+from srpo_ray.config.rollout_checks import (
+    check_batch,
+    check_block_cache,
+    check_rollout_base,
+    check_sizes_of_run,
+    check_some_sampled,
+)
+from srpo_ray.config.size import ImageSize
 from srpo_ray.config.sources import same_model
 from srpo_ray.config.tracking import TrackingConfig
 from srpo_ray.config.training import TrainingConfig
@@ -73,6 +80,38 @@ class RunConfig(Section):
         size = self.training.context_parallel
         shared = f"; {size} workers share the tokens of each image (training.context_parallel)" if size > 1 else ""
         return f"{self.zero_stage}{shared}"
+
+    def model_at(self, evaluation: EvaluationConfig) -> ModelConfig:
+        """Return section `model` with the size of an evaluation's images as its resolution.
+
+        Args:
+            evaluation: Section `evaluation`, or that of its test.
+        """
+        return self.model if evaluation.resolution is None else self.model.with_size(evaluation.resolution)
+
+    @property
+    def at_sizes(self) -> "list[RunConfig]":
+        """The run with each size of `model.sizes` as its only one; the run itself if it has one size."""
+        return [
+            self.model_copy(update={"model": self.model.with_size(size.resolution)}) for size in self.model.all_sizes
+        ]
+
+    @property
+    def at_largest_size(self) -> "RunConfig":
+        """The run with the largest size of `model.sizes` as its only one."""
+        return max(self.at_sizes, key=lambda run: run.model.size.num_pixels)
+
+    @property
+    def image_sizes(self) -> dict[str, ImageSize]:
+        """Config key -> size of images that the run draws with it."""
+        evaluation, sizes = self.evaluation, {"model.resolution": self.model.size}
+        if self.model.sizes is not None:
+            sizes = {f"model.sizes.{index}": size for index, size in enumerate(self.model.all_sizes)}
+        if evaluation.resolution is not None:
+            sizes["evaluation.resolution"] = ImageSize.of(evaluation.resolution)
+        if evaluation.test and evaluation.test.resolution is not None:
+            sizes["evaluation.test.resolution"] = ImageSize.of(evaluation.test.resolution)
+        return sizes
 
     @property
     def samples_rollouts(self) -> bool:
@@ -190,6 +229,12 @@ class RunConfig(Section):
                 f"expected rollout.images_per_prompt=1 with rollout.source=policy, got {rollout.images_per_prompt};"
                 " the trained model samples new images in training, so remove it or set rollout.source to base_model"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.model.sizes is not None:
+            check_sizes_of_run(self.rollout, self.training, self.evaluation)
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from srpo_ray.config.size import ImageSize
 from srpo_ray.data.image_listing import count_types, describe, list_source
 from srpo_ray.data.image_sources import Entry, folder_entries
 from srpo_ray.data.image_tables import PARQUET, parquet_entries
@@ -38,8 +39,12 @@ class RealImages(Protocol):
         """Note for the user about the source; None if there is none."""
         ...
 
-    def load(self, indices: Sequence[int], resolution: int) -> Tensor:
-        """Read images `[B, 3, resolution, resolution]` in [0, 1]."""
+    def load(self, indices: Sequence[int], resolution: int | tuple[int, int]) -> Tensor:
+        """Read images `[B, 3, H, W]` in [0, 1] of a height and width; one number for squares."""
+        ...
+
+    def sizes(self, indices: Sequence[int]) -> Tensor:
+        """Read the heights and widths of images `[B, 2]`, as they are before `load` resizes them."""
         ...
 
 
@@ -78,16 +83,25 @@ class CaptionedImages:
         except OSError as error:
             raise ValueError(f"{self._key}: expected readable images, got {error}; replace or remove them") from error
 
-    def load(self, indices: Sequence[int], resolution: int) -> Tensor:
-        """Read images `[B, 3, resolution, resolution]` in [0, 1], resized by the short side and centre-cropped.
+    def load(self, indices: Sequence[int], resolution: int | tuple[int, int]) -> Tensor:
+        """Read images `[B, 3, H, W]` in [0, 1], resized until they cover height and width, and centre-cropped.
 
         Raises:
             ValueError: If some cannot be read; the message names them.
         """
-        size = (resolution, resolution)
+        size = ImageSize.of(resolution)
+        shape = (size.width, size.height)
         return torch.stack(
-            self.decode(indices, lambda image: to_tensor(ImageOps.fit(image, size, Image.Resampling.BICUBIC)))
+            self.decode(indices, lambda image: to_tensor(ImageOps.fit(image, shape, Image.Resampling.BICUBIC)))
         )
+
+    def sizes(self, indices: Sequence[int]) -> Tensor:
+        """Read the heights and widths of images `[B, 2]`.
+
+        Raises:
+            ValueError: If some cannot be read; the message names them.
+        """
+        return torch.stack(self.decode(indices, lambda image: torch.tensor([image.height, image.width])))
 
     def decode(self, indices: Sequence[int], prepare: Callable[[Image.Image], Tensor]) -> list[Tensor]:
         """Decode images of any size.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from srpo_ray.config.size import ImageSize
 from srpo_ray.data.cache.latents import TOKENS
 from srpo_ray.data.cache.shards import Rows
 from srpo_ray.data.prompts import prompt_indices
@@ -71,6 +72,15 @@ class Prompts:
     """Labels `[captions, K]` of the real images, of which K in a row belong to each caption; None is one image each."""
     other_conditioning: ConditioningSource | None = None
     """Text features of another caption of the same images, one for each text; None where images have one caption."""
+    sizes: Sequence[ImageSize] | None = None
+    """Size of the images of each text; None where all have one size."""
+
+    def size_of(self, indices: Sequence[int]) -> ImageSize | None:
+        """Return the size of the images of some texts, which is the same for all; None where all texts have one."""
+        if self.sizes is None:
+            return None
+        (size,) = {self.sizes[index] for index in indices}
+        return size
 
     @property
     def images_per_caption(self) -> int:

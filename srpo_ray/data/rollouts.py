@@ -58,7 +58,8 @@ class RolloutCache:
         path, model, rollout = resolve_path(config.model.path), config.model, config.rollout
         parts = ("transformer", "vae", *family_of(path).text_parts)
         sigmas = sigma_grid(model)(rollout.num_steps, rollout.shift).tolist()
-        sampler = (model.resolution, model.max_sequence_length, model.truncate_sigma, rollout.guidance_scale, sigmas)
+        resolution = model.size.resolution
+        sampler = (resolution, model.max_sequence_length, model.truncate_sigma, rollout.guidance_scale, sigmas)
         identity = f"{parts_identity(path, parts)} {model_dtype(config)} {sampler} {rollout.seed}"
         if rollout.cache_threshold is not None:
             identity += f" first-block cache {rollout.cache_threshold}"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
+from srpo_ray.config.size import ImageSize
 from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
 from srpo_ray.flow import generator
 from srpo_ray.models.conditioning import ConditioningSource
@@ -57,6 +58,7 @@ class Evaluator:
         prompts: Sequence[str],
         conditioning: ConditioningSource,
         *,
+        size: ImageSize,
         sigmas: Tensor,
         truth: bool,
         trained_words: ControlWords | None = None,
@@ -71,6 +73,7 @@ class Evaluator:
             config: Section `evaluation`.
             prompts: Evaluation prompts.
             conditioning: Text features of the prompts, in the same order.
+            size: Size of the images, whatever the size that the policy is trained with.
             sigmas: Sampling grid of `config.num_steps` steps.
             truth: True if the prompts are of the small world, where the true content and style can be measured.
             trained_words: Control words of the run, if its reward is relative.
@@ -82,6 +85,7 @@ class Evaluator:
         self.config = config
         self.prompts = list(prompts)
         self.conditioning = conditioning
+        self.size = size
         self.sigmas = sigmas
         self.truth = truth
         self.trained_words = trained_words
@@ -150,10 +154,11 @@ class Evaluator:
     def sample(self, policy: FlowPolicy, items: Sequence[int]) -> Tensor:
         """Sample images `[B, 3, H, W]` of the evaluator's items; item = sample * number of prompts + prompt."""
         indices = [item % len(self.prompts) for item in items]
-        noise = policy.noise([generator(self.config.seed, "evaluate", item) for item in items])
         conditioning = self.conditioning[indices].to(policy.device, policy.dtype)
-        # Not a rollout, which may use 8-bit copies of the weights.
-        return policy.decode(policy.integrate(noise, conditioning, self.sigmas, self.config.guidance_scale))
+        with policy.at_size(self.size):
+            noise = policy.noise([generator(self.config.seed, "evaluate", item) for item in items])
+            # Not a rollout, which may use 8-bit copies of the weights.
+            return policy.decode(policy.integrate(noise, conditioning, self.sigmas, self.config.guidance_scale))
 
     def measure(
         self, images: Tensor, items: Sequence[int], rewards: RewardScorer, weights: Mapping[str, float]

@@ -38,10 +38,9 @@ def numeric_grid(num_steps: int, shift: float | Literal["resolution", "scheduler
     return shifted_sigmas(num_steps, shift)
 
 
-def shift_at(shift: float | Literal["resolution"], resolution: int) -> float:
-    """Return a shift as a number; `resolution` becomes FLUX's shift for images with a side of `resolution` pixels."""
-    # FLUX packs 16 x 16 pixels into a token.
-    return flux_shift((resolution // 16) ** 2) if shift == "resolution" else shift
+def shift_at(shift: float | Literal["resolution"], num_tokens: int) -> float:
+    """Return a shift as a number; `resolution` becomes FLUX's shift for images of `num_tokens` tokens."""
+    return flux_shift(num_tokens) if shift == "resolution" else shift
 
 
 def flux_shift(num_tokens: int) -> float:

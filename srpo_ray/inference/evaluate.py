@@ -25,6 +25,7 @@ from srpo_ray.reports.files import write_report
 from srpo_ray.reports.grids import contact_sheets
 from srpo_ray.reports.report import Report
 from srpo_ray.runs.trained import TrainedRun
+from srpo_ray.small_world.truth import check_truth_size
 
 _ORDER = ("evaluator/", "reward/", "truth/", "image/")
 
@@ -66,11 +67,12 @@ def evaluate_run(
     run = open_run(run_dir)
     config = options.over(run.config)
     source = prompts or config.evaluation.prompts
+    check_truth_size("--resolution", source, config.model_at(config.evaluation).size)
     texts = load_prompts(source, "--prompts" if prompts else "evaluation.prompts")
     count = num_prompts if num_prompts or prompts else config.evaluation.num_prompts
     job = SamplingJob(
         config,
-        _models(run, against, rl_guidance),
+        _models(run, against, rl_guidance, sized=options.resolution is not None),
         tuple(texts[:count]),
         out.resolve(),
         scored=True,
@@ -97,12 +99,12 @@ def _image_name(job: SamplingJob, prompt: int, sample: int, model: str) -> str:
     return job.image(prompt, sample, model).relative_to(job.folder).as_posix()
 
 
-def _models(run: TrainedRun, against: Path | None, rl_guidance: Sequence[float]) -> tuple[Model, ...]:
-    """List the models of the comparison; the first is the reference."""
+def _models(run: TrainedRun, against: Path | None, rl_guidance: Sequence[float], *, sized: bool) -> tuple[Model, ...]:
+    """List the models of the comparison; the first is the reference. `sized` is true if an option gives the size."""
     reference = Model("base", run, BASE)
     if against is not None:
         other = open_run(against)
-        _check_same_model(run, other)
+        _check_same_model(run, other, sized=sized)
         reference = Model(other.folder.path.name, other, TUNED)
     models = {reference.name: reference}
     for weight in (TUNED, *rl_guidance):
@@ -127,10 +129,15 @@ def _scores(rows: Sequence[Row], job: SamplingJob) -> dict[str, dict[str, list[l
     }
 
 
-def _check_same_model(run: TrainedRun, other: TrainedRun) -> None:
+def _check_same_model(run: TrainedRun, other: TrainedRun, *, sized: bool) -> None:
     """Raise ValueError unless two runs tuned the same model, so that noise and text features are common."""
-    ours, theirs = run.config.model, other.config.model
-    for key in ("path", "resolution", "max_sequence_length"):
+    ours, theirs = (each.config.model_at(each.config.evaluation) for each in (run, other))
+    if ours.size != theirs.size and not sized:
+        raise ValueError(
+            f"--against: expected a run that is evaluated with images of {ours.size} pixels, as {run.folder.path}, got"
+            f" {other.folder.path} with {theirs.size}; give one size to both with --resolution"
+        )
+    for key in ("path", "max_sequence_length"):
         if getattr(ours, key) != getattr(theirs, key):
             raise ValueError(
                 f"--against: expected a run of the same model, got {other.folder.path} with model.{key}"

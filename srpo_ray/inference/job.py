@@ -9,7 +9,9 @@ from typing import Any
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.load import apply
+from srpo_ray.config.size import ImageSize
 from srpo_ray.models.distilled import check_scales
+from srpo_ray.models.sizes import check_sizes, stored_config
 from srpo_ray.runs.inputs import reward_hashes
 from srpo_ray.runs.trained import TrainedRun, read_trained
 
@@ -86,6 +88,7 @@ class SamplingJob:
             },
             "samples_per_prompt": evaluation.samples_per_prompt,
             "seed": evaluation.seed,
+            "resolution": self.config.model_at(evaluation).size.resolution,
             "steps": evaluation.num_steps,
             "guidance_scale": evaluation.guidance_scale,
             "rewards": [reward.name for reward in self.rewards] if self.scored else [],
@@ -107,7 +110,6 @@ class SamplingJob:
             **self.settings,
             "models": {model.name: _description(model) for model in self.models},
             "model": dict(self.models[0].run.model),
-            "resolution": config.model.resolution,
             "shift": config.rollout.shift,
             "scoring": self._scoring if self.scored else {},
             "inputs": reward_hashes(config) if self.scored else {},
@@ -137,6 +139,8 @@ class SamplingOptions:
     """Sampling options; None uses the value of the run's section `evaluation`."""
 
     samples_per_prompt: int | None = None
+    resolution: int | tuple[int, int] | None = None
+    """Size of the images in pixels: one number for squares, or height and width."""
     num_steps: int | None = None
     guidance_scale: float | None = None
     seed: int | None = None
@@ -155,11 +159,16 @@ class SamplingOptions:
         """Apply the options to the section `evaluation` of a run's config.
 
         Raises:
-            ValueError: If the run's model is distilled and the options ask for classifier-free guidance.
+            ValueError: If the run's model is distilled and the options ask for classifier-free guidance, or it cannot
+                draw images of that size.
         """
-        check_scales(config.model.path, {"--guidance-scale": self.guidance_scale})
+        path = config.model.path
+        check_scales(path, {"--guidance-scale": self.guidance_scale})
+        if self.resolution is not None:
+            check_sizes(path, {"--resolution": ImageSize.of(self.resolution)}, stored_config(path))
         asked: Mapping[str, Any] = {
             "samples_per_prompt": self.samples_per_prompt,
+            "resolution": self.resolution,
             "num_steps": self.num_steps,
             "guidance_scale": self.guidance_scale,
             "seed": self.seed,

@@ -63,7 +63,7 @@ def sample_run(
     job = replace(job, folder=_folder_beside(job.folder))
     try:
         draw_all(job, options.num_workers, options.address)
-        return _write_grid(job, range(len(prompts)), out, config.model.resolution)
+        return _write_grid(job, range(len(prompts)), out, config.model_at(config.evaluation).size.width)
     except CommandInterruptedError:
         raise CommandInterruptedError(f"stopped before {out} was written") from None
     finally:

@@ -60,11 +60,13 @@ class Sampler:
         config = job.config
         self.job = job
         self._features = encode(job)
+        model = config.model_at(config.evaluation)
         self.evaluator = Evaluator(
             config.evaluation,
             job.prompts,
             self._features.features(job.prompts),
-            sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
+            size=model.size,
+            sigmas=sigma_grid(model)(config.evaluation.num_steps, config.rollout.shift),
             truth=job.truth,
             trained_words=config.trained_words,
             text_free=config.text_free,

@@ -18,6 +18,7 @@ from srpo_ray.models.family_checks import check_family
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import check_text_length, cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
+from srpo_ray.models.sizes import check_sizes, stored_config
 from srpo_ray.models.tiny_decoder import check_decoder
 from srpo_ray.rewards.common_text import read_common_prompts
 from srpo_ray.rewards.registry import declares_comparisons, declares_image_gradient, prompt_check
@@ -25,6 +26,7 @@ from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import input_hashes, keep_inputs
 from srpo_ray.runs.start_from import check_start
 from srpo_ray.runs.storage import below, require_writable
+from srpo_ray.small_world.truth import check_truth_size
 from srpo_ray.tracking.runs import tracking_uri
 from srpo_ray.tracking.sinks import check_sinks
 
@@ -40,9 +42,9 @@ def check_inputs(config: RunConfig) -> None:
             needs a gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel
             needs a GPU that the run has not; if the model's family lacks something that the run sets or takes no
             texts of that length, or the model is distilled and the run asks for guidance; if workers cannot share the
-            model's heads and tokens equally; if MLflow's address is invalid, or another tracker lacks its package or
-            key; if the run cannot continue from the run that `start_from` names; or if the run would be judged by what
-            it trains on.
+            model's heads and tokens equally, or it cannot draw images of a size; if MLflow's address is invalid, or
+            another tracker lacks its package or key; if the run cannot continue from the run that `start_from` names;
+            or if the run would be judged by what it trains on.
     """
     check_rewards(config)
     check_attention_device(config)
@@ -51,6 +53,7 @@ def check_inputs(config: RunConfig) -> None:
     check_guidance(config)
     check_text_length(resolve_path(config.model.path), config.model.max_sequence_length)
     check_decoder(config.model)
+    check_image_sizes(config)
     if config.training.context_parallel > 1:
         # Imports the model stack, which other runs load while their reward models load.
         from srpo_ray.planning.context import check_context_parallel
@@ -127,16 +130,33 @@ def check_model(path: str) -> None:
         )
 
 
+def check_image_sizes(config: RunConfig) -> None:
+    """Check that the model can draw images of all sizes of a run, and that the evaluations can measure them.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    path = config.model.path
+    check_sizes(path, config.image_sizes, stored_config(path))
+    evaluation, tested = config.evaluation, config.evaluation.tested
+    check_truth_size("evaluation.resolution", evaluation.prompts, config.model_at(evaluation).size)
+    if tested:
+        check_truth_size("evaluation.test.resolution", tested.prompts, config.model_at(tested).size)
+
+
 def check_grids(config: RunConfig) -> None:
     """Check the sigma grids of the sampler and of the algorithm's window, and that its steps fit in the window.
 
     Raises:
         ValueError: If the config selects the model's scheduler and it cannot be used, or the steps do not fit.
     """
-    grid = sigma_grid(config.model)
-    grid(config.rollout.num_steps, config.rollout.shift)
-    grid(config.evaluation.num_steps, config.rollout.shift)
-    algorithm_class(config.algorithm).check_grid(config.algorithm, grid)
+    for each in config.at_sizes:
+        grid = sigma_grid(each.model)
+        grid(config.rollout.num_steps, config.rollout.shift)
+        algorithm_class(config.algorithm).check_grid(config.algorithm, grid)
+    for evaluation in (config.evaluation, config.evaluation.tested):
+        if evaluation:
+            sigma_grid(config.model_at(evaluation))(evaluation.num_steps, config.rollout.shift)
 
 
 def input_notes(config: RunConfig) -> list[str]:

@@ -85,7 +85,7 @@ def check_run(config: RunConfig, count: int, device: str) -> list[Precision]:
     source = config.data.images or EMBEDDED
     real = load_images(source)
     chosen = range(min(count, len(real.captions)))
-    images = real.load(chosen, _EMBEDDED_SIZE if source == EMBEDDED else config.model.resolution)
+    images = real.load(chosen, _EMBEDDED_SIZE if source == EMBEDDED else config.model.size.resolution)
     found: list[Precision] = []
     for model in config.rewards.models:
         if isinstance(model, BuiltInRewardSection):

@@ -1,6 +1,5 @@
 """FLUX.1 as a policy: dev, schnell, Krea and the embedded tiny model."""
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -8,7 +7,6 @@ from torch import Tensor
 
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.exact_time import exact_times
-from srpo_ray.models.latents import position_ids
 from srpo_ray.models.policy import FlowPolicy
 
 
@@ -16,10 +14,6 @@ class FluxPolicy(FlowPolicy):
     """Policy of FLUX.1. Guidance is an input of the transformer; models such as FLUX.1-schnell have no such input."""
 
     block_lists = ("transformer_blocks", "single_transformer_blocks")
-
-    @cached_property
-    def _position_ids(self) -> Tensor:
-        return position_ids(self.latent_size, self.latent_size, self.device)
 
     @staticmethod
     def text_features(pipeline: Any, prompts: list[str], max_sequence_length: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """FLUX.2 as a policy: dev, whose guidance is an input of the transformer, and klein, with classifier-free guidance."""
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,16 +8,15 @@ from torch import Tensor
 from srpo_ray.models.classifier_free import ClassifierFreePolicy
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.exact_time import exact_times
-from srpo_ray.models.latents import pack, position_ids, unpack
+from srpo_ray.models.latents import pack, unpack
 
 
 class Flux2KleinPolicy(ClassifierFreePolicy):
     """Policy of FLUX.2 klein. Its tokens are normalised by the running statistics of the autoencoder."""
 
-    @cached_property
-    def _position_ids(self) -> Tensor:
-        """Position ids of the image tokens `[N, 4]`: 0, row, column, 0."""
-        ids = position_ids(self.latent_size, self.latent_size, self.device)
+    def _make_position_ids(self) -> Tensor:
+        """Compute the position ids of FLUX.2 `[N, 4]`: 0, row, column, 0."""
+        ids = super()._make_position_ids()
         return torch.cat([ids, torch.zeros_like(ids[:, :1])], dim=1)
 
     @staticmethod
@@ -56,7 +54,7 @@ class Flux2KleinPolicy(ClassifierFreePolicy):
 
     def _decode(self, tokens: Tensor, decoder: Any) -> Tensor:
         mean, deviation = self._statistics()
-        latents = unpack(tokens * deviation + mean, self.latent_size, self.latent_size)
+        latents = unpack(tokens * deviation + mean, *self.latent_size)
         images = decoder.decode(latents.to(decoder.dtype), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1)
 

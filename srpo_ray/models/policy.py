@@ -11,10 +11,11 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
+from srpo_ray.config.size import ImageSize
 from srpo_ray.flow import euler_step
 from srpo_ray.models.block_cache import BlockCache
 from srpo_ray.models.conditioning import Conditioning
-from srpo_ray.models.latents import pack, unpack, vae_shape
+from srpo_ray.models.latents import pack, position_ids, unpack, vae_shape
 from srpo_ray.models.rollout_base import RolloutBase
 
 
@@ -47,7 +48,7 @@ class FlowPolicy(ABC):
         vae: Any,
         transformer_config: Mapping[str, Any],
         *,
-        resolution: int,
+        resolution: int | tuple[int, int],
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         truncate_sigma: bool = False,
@@ -58,7 +59,7 @@ class FlowPolicy(ABC):
             network: The transformer, or the engine that trains it; called with the transformer's keywords.
             vae: Frozen autoencoder of diffusers.
             transformer_config: The transformer's config, as diffusers saves it.
-            resolution: Height and width of the images in pixels.
+            resolution: Height and width of the images in pixels; one number for squares. `at_size` changes it.
             dtype: Data type of the transformer's inputs; sigmas (embedded ones too), steps and images are float32.
             device: Device of the transformer and the VAE.
             truncate_sigma: Truncate the transformer's sigmas to multiples of 0.001.
@@ -69,14 +70,52 @@ class FlowPolicy(ABC):
         self.dtype = dtype
         self.device = torch.device(device)
         self.truncate_sigma = truncate_sigma
-        pixels, channels = vae_shape(vae.config)
-        self.latent_size = resolution // pixels
-        self.token_shape = ((self.latent_size // 2) ** 2, channels * 4)
+        self.size = ImageSize.of(resolution)
+        """Size of the images whose tokens the policy's functions take and return."""
+        self._pixels, self._channels = vae_shape(vae.config)
+        self._position_ids_of: dict[ImageSize, Tensor] = {}
         self.empty_prompt: Conditioning | None = None
         self.rollout_base: RolloutBase | None = None
         """Low-precision copies of frozen layers that `rollout` uses; None uses the transformer's own weights."""
         self.training_decoder: AutoencoderTiny | None = None
         self._evaluations = Evaluations()
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        return self.size.height // self._pixels, self.size.width // self._pixels
+
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """Number of tokens N of an image and their channels 4C."""
+        height, width = self.latent_size
+        return height // 2 * (width // 2), self._channels * 4
+
+    @contextmanager
+    def at_size(self, size: ImageSize) -> Iterator[None]:
+        """Let all functions take and return tokens of images of another size; the present size is restored at the end.
+
+        A backward pass through them must run inside the block.
+
+        Args:
+            size: Size of the images.
+        """
+        before, self.size = self.size, size
+        try:
+            yield
+        finally:
+            self.size = before
+
+    @property
+    def _position_ids(self) -> Tensor:
+        """Position ids of the image tokens, as `_make_position_ids` computes them; kept for each size."""
+        if self.size not in self._position_ids_of:
+            self._position_ids_of[self.size] = self._make_position_ids()
+        return self._position_ids_of[self.size]
+
+    def _make_position_ids(self) -> Tensor:
+        """Compute the position ids of FLUX `[N, 3]`."""
+        return position_ids(*self.latent_size, self.device)
 
     @staticmethod
     @abstractmethod
@@ -216,7 +255,7 @@ class FlowPolicy(ABC):
         return self._decode(tokens, self.training_decoder) if self.training_decoder else self.decode(tokens)
 
     def _decode(self, tokens: Tensor, decoder: Any) -> Tensor:
-        latents = unpack(tokens, self.latent_size, self.latent_size)
+        latents = unpack(tokens, *self.latent_size)
         latents = latents / decoder.config["scaling_factor"] + decoder.config["shift_factor"]
         images = decoder.decode(latents.to(decoder.dtype), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1)

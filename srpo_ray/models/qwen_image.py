@@ -32,7 +32,7 @@ class QwenImagePolicy(ClassifierFreePolicy):
     def _call(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self._count(len(tokens))
         text, mask = mask_of(conditioning.prompt_embeds)
-        side = self.latent_size // 2
+        height, width = self.latent_size
         # The transformer rounds sigma to its data type.
         with exact_times(sigma, None):
             (velocity,) = self.network(
@@ -41,7 +41,7 @@ class QwenImagePolicy(ClassifierFreePolicy):
                 encoder_hidden_states=text,
                 # A plan has no values: all tokens count.
                 encoder_hidden_states_mask=None if text.is_meta else mask,
-                img_shapes=[[(1, side, side)]] * len(tokens),
+                img_shapes=[[(1, height // 2, width // 2)]] * len(tokens),
                 return_dict=False,
             )
         return velocity
@@ -54,7 +54,7 @@ class QwenImagePolicy(ClassifierFreePolicy):
 
     def _decode(self, tokens: Tensor, decoder: Any) -> Tensor:
         mean, deviation = self._statistics()
-        latents = unpack(tokens, self.latent_size, self.latent_size) * deviation + mean
+        latents = unpack(tokens, *self.latent_size) * deviation + mean
         images = decoder.decode(latents.unsqueeze(2).to(decoder.dtype), return_dict=False)[0][:, :, 0]
         return (images.float() / 2 + 0.5).clamp(0, 1)
 

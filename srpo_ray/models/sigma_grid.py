@@ -23,7 +23,7 @@ def sigma_grid(model: ModelConfig) -> SigmaGrid:
     """Build the function that computes the sampling grids of a model.
 
     Args:
-        model: Section `model`; its scheduler is read only for the shift `scheduler`.
+        model: Section `model`, with the size of the images; its scheduler is read only for the shift `scheduler`.
 
     Returns:
         Function of the number of steps and the shift; it raises as `scheduler_sigmas`.
@@ -31,18 +31,18 @@ def sigma_grid(model: ModelConfig) -> SigmaGrid:
 
     def grid(num_steps: int, shift: Shift) -> Tensor:
         if shift == "scheduler":
-            return scheduler_sigmas(model.path, model.resolution, num_steps)
-        return shifted_sigmas(num_steps, shift_at(shift, model.resolution))
+            return scheduler_sigmas(model.path, model.size.num_tokens, num_steps)
+        return shifted_sigmas(num_steps, shift_at(shift, model.size.num_tokens))
 
     return grid
 
 
-def scheduler_sigmas(path: str, resolution: int, num_steps: int) -> Tensor:
+def scheduler_sigmas(path: str, num_tokens: int, num_steps: int) -> Tensor:
     """Compute the grid that a pipeline's own scheduler samples with in diffusers.
 
     Args:
         path: Folder or hub id of the pipeline, or `small_world`.
-        resolution: Height and width of the images in pixels.
+        num_tokens: Number of image tokens.
         num_steps: Euler steps, at least 1.
 
     Returns:
@@ -55,8 +55,6 @@ def scheduler_sigmas(path: str, resolution: int, num_steps: int) -> Tensor:
     scheduler = _load_scheduler(path)
     family, mu = family_of(path), None
     if scheduler.config["use_dynamic_shifting"]:
-        # All families have tokens of 16 x 16 pixels.
-        num_tokens = (resolution // 16) ** 2
         mu = _empirical_mu(num_tokens, num_steps) if family.empirical_shift else _mu(scheduler, num_tokens)
     scheduler.set_timesteps(num_steps, sigmas=even if family.even_sigmas else None, mu=mu)
     sigmas = torch.as_tensor(scheduler.sigmas).double()

@@ -48,7 +48,7 @@ def make_policy(
         network,
         vae,
         transformer_config,
-        resolution=config.model.resolution,
+        resolution=config.model.size,
         dtype=dtype,
         device=device,
         truncate_sigma=config.model.truncate_sigma,

@@ -28,7 +28,7 @@ class ZImagePolicy(ClassifierFreePolicy):
 
     def _call(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self._count(len(tokens))
-        latents = unpack(tokens, self.latent_size, self.latent_size).unsqueeze(2)
+        latents = unpack(tokens, *self.latent_size).unsqueeze(2)
         text, mask = mask_of(conditioning.prompt_embeds)
         # A plan has no values: all tokens count.
         lengths = [text.shape[1]] * len(text) if text.is_meta else mask.sum(1).tolist()

@@ -7,6 +7,7 @@ from math import gcd
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.algorithms.group import GroupSection
 from srpo_ray.config.count import largest
+from srpo_ray.config.size import STEP, ImageSize
 from srpo_ray.planning.devices import replicas_beside_a_trainer
 from srpo_ray.planning.plan import Advice, Plan, make_plan
 from srpo_ray.planning.shapes import depths
@@ -15,6 +16,8 @@ Changes = dict[str, object]
 
 WORTH_SAYING = 0.01
 """Smallest saving that is worth reporting, as a share of the peak."""
+_LARGE_IMAGE = 512 * 512
+"""Pixels from which smaller images are proposed."""
 
 
 def advise(config: RunConfig, plan: Plan) -> list[Advice]:
@@ -70,9 +73,11 @@ def _model_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
         yield {"model.lora.rank": 32}, "train adapters; needs a 10 to 50 times larger learning rate"
     elif model.base != "nf4":
         yield {"model.base": "nf4"}, "frozen weights of 4 bits; images and gradients change slightly"
-    if model.resolution >= 512:
-        smaller = model.resolution * 3 // 4 // 16 * 16
-        yield {"model.resolution": smaller}, "smaller images"
+    if model.size.num_pixels >= _LARGE_IMAGE:
+        smaller = ImageSize(*(side * 3 // 4 // STEP * STEP for side in model.size))
+        yield {"model.resolution": smaller.resolution}, "smaller images"
+    if config.model_at(config.evaluation).size.num_pixels > model.size.num_pixels:
+        yield {"evaluation.resolution": None}, "evaluations at the size of the training"
 
 
 def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:

@@ -34,12 +34,20 @@ def token_sizes(model: ModelConfig) -> TokenSizes:
         ValueError: If a config cannot be found.
     """
     pixels, _ = vae_shape(part_config(model.path, "vae"))
-    side, text = model.resolution // (2 * pixels), model.max_sequence_length
+    (height, width), text = model.size, model.max_sequence_length
     family = planned_family(model)
     if family.clip_tokens:
         file = pipeline_file(resolve_path(model.path), f"{family.tokenizers[0]}/tokenizer_config.json")
         text += json.loads(file.read_text(encoding="utf-8"))["model_max_length"]
-    return TokenSizes(part_config(model.path, "transformer")["num_attention_heads"], side**2, text)
+    return TokenSizes(
+        part_config(model.path, "transformer")["num_attention_heads"],
+        _tokens(height, pixels) * _tokens(width, pixels),
+        text,
+    )
+
+
+def _tokens(side: int, pixels: int) -> int:
+    return side // (2 * pixels)
 
 
 def check_context_parallel(config: RunConfig) -> None:
@@ -51,14 +59,16 @@ def check_context_parallel(config: RunConfig) -> None:
     workers, model = config.training.context_parallel, config.model
     if workers == 1:
         return
-    heads, image, text = token_sizes(model)
+    heads, _, text = token_sizes(model)
     expected = f"training.context_parallel: expected a divisor of the {{}} of {model.path}, got {workers}; {{}}"
     if heads % workers:
         fitting = [number for number in range(1, heads + 1) if heads % number == 0]
         raise ValueError(expected.format(f"{heads} attention heads", f"choose one of {', '.join(map(str, fitting))}"))
-    if image % workers:
-        found = f"{image} image tokens (model.resolution={model.resolution})"
-        raise ValueError(expected.format(found, f"set model.resolution to a multiple of {16 * workers}"))
+    for key, size in config.image_sizes.items():
+        image = token_sizes(model.with_size(size.resolution)).image
+        if image % workers:
+            found = f"{image} image tokens ({key}={size})"
+            raise ValueError(expected.format(found, f"set {key} to a multiple of {16 * workers}"))
     if text % workers:
         length = model.max_sequence_length
         found = f"{text} text tokens (model.max_sequence_length={length})"

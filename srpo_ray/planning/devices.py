@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.count import CountRange
+from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.zero import REDUCE_BUCKET
 from srpo_ray.planning.accounting import Memory, Part, Phase, present, total
 from srpo_ray.planning.context import call_cost
@@ -180,12 +181,18 @@ def _block_cache(config: RunConfig, rows: int) -> Part:
 
 
 def _evaluation_phase(config: RunConfig, sizes: tuple[int, ...]) -> Phase:
-    gpu, evaluation = config.training.num_gpus > 0, config.evaluation
-    images = max(evaluated_images(each, config) for each in (evaluation, evaluation.tested) if each)
-    call = call_cost(config, images, evaluation.guidance_scale, gradient=False).peak
-    decoding = decoder_cost(without_decoder(config.model), images, sizes, gradient=False, gpu=gpu).peak
-    activations = Part("activations", max(call, decoding))
+    evaluations = [each for each in (config.evaluation, config.evaluation.tested) if each]
+    activations = Part("activations", max(_peak_of_evaluation(config, each, sizes) for each in evaluations))
     return Phase("evaluation", present(_sampling_weights(config), _dequantized(config), activations))
+
+
+def _peak_of_evaluation(config: RunConfig, evaluation: EvaluationConfig, sizes: tuple[int, ...]) -> int:
+    """Compute the activations of one batch of an evaluation, at the size of its images."""
+    at_size = config.model_copy(update={"model": config.model_at(evaluation)})
+    gpu, images = config.training.num_gpus > 0, evaluated_images(evaluation, config)
+    call = call_cost(at_size, images, evaluation.guidance_scale, gradient=False).peak
+    decoding = decoder_cost(without_decoder(at_size.model), images, sizes, gradient=False, gpu=gpu).peak
+    return max(call, decoding)
 
 
 def _dequantized(config: RunConfig) -> Part:

@@ -55,8 +55,8 @@ def waiting_pixels(config: RunConfig, sizes: tuple[int, ...]) -> Part:
     plan = schedule(config)
     waiting = 0 if plan.decodes else plan.scores_per_image
     shared = config.training.context_parallel > 1
-    sides = {*sizes, config.model.resolution} if shared else set(sizes)
-    one = FLOAT32 * sum(3 * side**2 for side in sides)
+    framed = {side**2 for side in sizes}
+    one = FLOAT32 * sum(3 * pixels for pixels in (framed | {config.model.size.num_pixels} if shared else framed))
     return Part("pixels of scored images", largest_share(config) * plan.images * waiting * one)
 
 

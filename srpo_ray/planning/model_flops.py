@@ -1,6 +1,6 @@
 """FLOPs that an update's images require of the model, whatever a run recomputes or repeats."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from srpo_ray.config import RunConfig
 from srpo_ray.planning.cost import decoder_cost, transformer_cost
@@ -23,13 +23,18 @@ class ModelFlops:
 
 
 def model_flops(config: RunConfig) -> ModelFlops:
-    """Compute the FLOPs of one image of a run.
+    """Compute the FLOPs of one image of a run; of several sizes of images, their mean.
 
     Activation checkpointing is left out: it changes the FLOPs that are executed, not those that the method requires.
 
     Args:
         config: The run.
     """
+    found = [_of_one_size(each) for each in config.at_sizes]
+    return ModelFlops(*(sum(values) / len(found) for values in zip(*map(astuple, found), strict=True)))
+
+
+def _of_one_size(config: RunConfig) -> ModelFlops:
     model = config.model.model_copy(update={"gradient_checkpointing": False, "vae_checkpointing": False})
     gpu = config.training.num_gpus > 0
     decodes = config.algorithm.calls(config.rollout.num_steps).decodes

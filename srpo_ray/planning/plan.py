@@ -1,10 +1,12 @@
 """Plan of a run: memory of every device, communication and time of an update, and whether the run fits."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from srpo_ray.config import RunConfig
 from srpo_ray.models.family_checks import check_family
+from srpo_ray.models.sizes import check_sizes
 from srpo_ray.planning.accounting import Memory, Part, total
 from srpo_ray.planning.context import check_context_parallel, context_traffic
 from srpo_ray.planning.devices import (
@@ -20,12 +22,13 @@ from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.reward_models import reward_sizes
 from srpo_ray.planning.schedule import evaluations, intervals, rollout_notes, schedule
 from srpo_ray.planning.served import ServerWork, server_work
-from srpo_ray.planning.shapes import parameters, planned_family
+from srpo_ray.planning.shapes import parameters, part_config, planned_family
 from srpo_ray.planning.workload import (
     Work,
     checkpoint_bytes,
     evaluation_work,
     group_traffic,
+    mean_work,
     replica_work,
     reward_traffic,
     worker_traffic,
@@ -165,6 +168,8 @@ class Advice:
 def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool] | None = None) -> Plan:
     """Plan a run from its config. No weights are loaded and no process is started.
 
+    Of several sizes of images (`model.sizes`), memory is that of the largest, and the work of an update the mean.
+
     A run that continues another makes the updates after that run's last one, and evaluates the base model only if the
     other was evaluated in another way.
 
@@ -176,10 +181,12 @@ def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool
 
     Raises:
         ValueError: If the model's config cannot be found, `model.lora` or `training.context_parallel` does not match
-            the model, or its family lacks something that the run sets.
+            the model, it cannot draw images of a size, or its family lacks something that the run sets.
     """
     check_family(config, planned_family(config.model))
+    check_sizes(config.model.path, config.image_sizes, partial(part_config, config.model.path))
     check_context_parallel(config)
+    at_sizes, config = config.at_sizes, config.at_largest_size
     pool = config.rewards.pool
     gpu = (config.training.num_gpus if config.rewards.in_process else pool.num_gpus) > 0
     gradient = config.algorithm.needs.reward == "gradient"
@@ -203,7 +210,7 @@ def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool
         traffic=(*worker_traffic(config), *(exchanged if _same_links(config, hardware) else ())),
         group_traffic=(*group_traffic(config), *(() if _same_links(config, hardware) else exchanged)),
         reward_traffic=reward_traffic(config, sizes),
-        work=worker_work(config, sizes),
+        work=mean_work([worker_work(each, sizes) for each in at_sizes]),
         replica_work=replica_work(config, trained),
         server_work=server_work(config),
         evaluation=evaluation_work(config, sizes),

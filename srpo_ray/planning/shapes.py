@@ -115,7 +115,7 @@ def build_policy(model: ModelConfig, layers: Layers | None = None) -> FlowPolicy
         transformer,
         build_vae(model),
         transformer.config,
-        resolution=model.resolution,
+        resolution=model.size,
         dtype=dtype_of(model),
         device="meta",
     )

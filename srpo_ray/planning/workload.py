@@ -58,6 +58,18 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     )
 
 
+def mean_work(works: Sequence[tuple[Work, ...]]) -> tuple[Work, ...]:
+    """Compute the mean of the work of one worker in an update over several sizes of images.
+
+    Args:
+        works: Work of an update with each size.
+    """
+    return tuple(
+        Work(same[0].name, sum(each.flops for each in same) / len(same), sum(each.host_s for each in same) / len(same))
+        for same in zip(*works, strict=True)
+    )
+
+
 def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
     """Compute the work of one worker in one evaluation, without that of the reward models.
 
@@ -68,9 +80,11 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
     Returns:
         The work; None if `evaluation.num_prompts` does not say how many images there are.
     """
-    model, evaluation, training = config.model, config.evaluation, config.training
+    evaluation, training = config.evaluation, config.training
     if not evaluation.num_prompts:
         return None
+    model = config.model_at(evaluation)
+    config = config.model_copy(update={"model": model})
     gpu, batch = training.num_gpus > 0, evaluated_images(evaluation, config)
     images = -(-evaluation.num_prompts * evaluation.samples_per_prompt // training.data_workers)
     step = call_cost(config, batch, evaluation.guidance_scale, gradient=False).forward_flops / batch

@@ -219,13 +219,17 @@ def _final_runs(config: ExperimentConfig, base: RunConfig) -> Iterator[FinalRun]
 
 
 def tests_of(run: RunConfig) -> float:
-    """Duration of a run's two tests, of the base model and of its own weights, in evaluations."""
+    """Duration of a run's two tests, of the base model and of its own weights, in evaluations.
+
+    It counts image tokens, as if the time of an image were proportional to them.
+    """
     tested, evaluation = run.evaluation.tested, run.evaluation
     if tested is None:
         return 0.0
     # A file of unknown length counts as many prompts as the validation has.
-    return 2 * _images(tested, evaluation.num_prompts or 1) / _images(evaluation, 1)
+    return 2 * _tokens(run, tested, evaluation.num_prompts or 1) / _tokens(run, evaluation, 1)
 
 
-def _images(evaluation: EvaluationConfig, otherwise: int) -> int:
-    return (evaluation.num_prompts or otherwise) * evaluation.samples_per_prompt * evaluation.num_steps
+def _tokens(run: RunConfig, evaluation: EvaluationConfig, otherwise: int) -> int:
+    images = (evaluation.num_prompts or otherwise) * evaluation.samples_per_prompt
+    return images * evaluation.num_steps * run.model_at(evaluation).size.num_tokens

@@ -27,7 +27,7 @@ class RealisticScenes:
         self.captions = [caption(content) for content in self._scenes.contents]
         self.identities = [f"realistic {_SEED} {_DRAWN} {index}" for index in range(len(self.captions))]
 
-    def load(self, indices: Sequence[int], resolution: int) -> Tensor:
+    def load(self, indices: Sequence[int], resolution: int | tuple[int, int]) -> Tensor:
         """Render images `[B, 3, 64, 64]` in [0, 1].
 
         Raises:
@@ -39,3 +39,7 @@ class RealisticScenes:
                 f" to {SIZE}, or choose a folder of images"
             )
         return torch.from_numpy(render(self._scenes[np.asarray(indices)]))
+
+    def sizes(self, indices: Sequence[int]) -> Tensor:
+        """Return the heights and widths of images `[B, 2]`."""
+        return torch.full((len(indices), 2), SIZE)

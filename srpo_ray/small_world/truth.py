@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from srpo_ray.config.size import ImageSize
 from srpo_ray.small_world.content_truth import PARTS, content_accuracy
 from srpo_ray.small_world.prompts import parse_prompt
 from srpo_ray.small_world.regions import RING, blurred, erode, mean_over, or_whole
@@ -18,6 +19,24 @@ from srpo_ray.small_world.renderer import (
     vignette_profile,
 )
 from srpo_ray.small_world.shapes import SIZE
+
+
+def check_truth_size(key: str, prompts: str, size: ImageSize) -> None:
+    """Check that the content of evaluated images can be measured: the measures are for images of 64 x 64 pixels.
+
+    Args:
+        key: Config key or option that gives the size.
+        prompts: Source of the prompts; only those of the small world have true contents.
+        size: Size of the images.
+
+    Raises:
+        ValueError: If the prompts are of the small world and the images have another size.
+    """
+    if prompts.startswith("small_world:") and size != (SIZE, SIZE):
+        raise ValueError(
+            f"{key}: expected {SIZE} with {prompts}, whose true content is measured at {SIZE}x{SIZE} pixels only, got"
+            f" {size}; set {key} to {SIZE}, or evaluate on the prompts of a file"
+        )
 
 
 @torch.no_grad()

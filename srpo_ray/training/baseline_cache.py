@@ -158,7 +158,7 @@ def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.dev
         ValueError: If a model cannot be read.
     """
     return {
-        **baseline_settings(config),
+        **baseline_settings(config, evaluator.config),
         "model": model_hashes(config),
         "prompts": evaluator.prompts,
         "sigmas": evaluator.sigmas.tolist(),

@@ -43,11 +43,13 @@ def make_evaluator(
         rank: Index of the share of the images that this process evaluates.
         world_size: Number of shares.
     """
+    model = config.model_at(evaluation)
     return Evaluator(
         evaluation,
         prompts,
         features(prompts),
-        sigmas=sigma_grid(config.model)(evaluation.num_steps, config.rollout.shift),
+        size=model.size,
+        sigmas=sigma_grid(model)(evaluation.num_steps, config.rollout.shift),
         truth=evaluation.prompts.startswith("small_world:"),
         trained_words=config.trained_words,
         other_words=words,

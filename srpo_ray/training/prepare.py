@@ -9,10 +9,13 @@ from torch import Tensor
 from torch import distributed as dist
 
 from srpo_ray.config import RunConfig
+from srpo_ray.config.size import ImageSize
+from srpo_ray.data.cache.image_sizes import ImageSizeCache
 from srpo_ray.data.cache.latents import LatentCache
 from srpo_ray.data.cache.shards import ROWS, Rows
 from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.images import RealImages
+from srpo_ray.data.sizes import nearest_size
 from srpo_ray.files import write_text
 from srpo_ray.runs.collectives import from_worker_0
 from srpo_ray.runs.folder import RunFolder
@@ -43,14 +46,39 @@ def prepare_features(config: RunConfig, texts: Sequence[str], folder: RunFolder,
     return cache
 
 
+def prepare_image_sizes(config: RunConfig, images: RealImages, folder: RunFolder) -> list[ImageSize]:
+    """Choose the size of the run that each image gets. Of several, every worker reads images that the cache lacks.
+
+    Args:
+        config: The run.
+        images: Real images of the run.
+        folder: Run folder, for the progress.
+
+    Raises:
+        ValueError: If an image cannot be read.
+    """
+    sizes = config.model.all_sizes
+    if len(sizes) == 1:
+        return [*sizes] * len(images.captions)
+    cache = ImageSizeCache.of(config)
+    missing = from_worker_0(lambda: cache.missing(images))
+    _in_rounds("sizes of images", missing, lambda part: cache.add(images, part), dist.get_world_size(), folder)
+    return [nearest_size(image, sizes) for image in cache.sizes(images)]
+
+
 def prepare_latents(
-    config: RunConfig, images: RealImages, encode: Callable[[Tensor], Tensor], folder: RunFolder
+    config: RunConfig,
+    images: RealImages,
+    sizes: Sequence[ImageSize],
+    encode: Callable[[Tensor], Tensor],
+    folder: RunFolder,
 ) -> Rows:
     """Let every worker encode its share of the images that the cache lacks.
 
     Args:
         config: The run.
         images: Real images of the run.
+        sizes: Size of each.
         encode: Function from images to tokens, such as `FlowPolicy.encode`.
         folder: Run folder, for the progress.
 
@@ -60,10 +88,20 @@ def prepare_latents(
     Raises:
         ValueError: If an image cannot be read.
     """
-    cache = LatentCache.of(config)
-    missing = from_worker_0(lambda: cache.missing(images))
-    _in_rounds("latents", missing, lambda part: cache.add(images, part, encode), dist.get_world_size(), folder)
-    return cache.tokens(images)
+    parts: list[tuple[list[int], Rows]] = []
+    for run in config.at_sizes:
+        cache = LatentCache.of(run)
+        chosen = [index for index, size in enumerate(sizes) if size == run.model.size]
+        missing = from_worker_0(lambda cache=cache, chosen=chosen: cache.missing(images, chosen))
+        _in_rounds(
+            "latents",
+            missing,
+            lambda part, cache=cache: cache.add(images, part, encode),
+            dist.get_world_size(),
+            folder,
+        )
+        parts.append((chosen, cache.tokens(images, chosen)))
+    return Rows.joined(parts)
 
 
 def _in_rounds(

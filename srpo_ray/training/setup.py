@@ -12,6 +12,7 @@ from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
 from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.data.mixture import Prompts
+from srpo_ray.data.sizes import prompt_size
 from srpo_ray.data.texts import read_texts
 from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.context_parallel import context_mesh, share_tokens
@@ -28,7 +29,7 @@ from srpo_ray.training.base_rollouts import prepare_base_rollouts
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.evaluation import make_evaluator
 from srpo_ray.training.meters import MeanMeter, StageTimer
-from srpo_ray.training.prepare import prepare_features, prepare_latents
+from srpo_ray.training.prepare import prepare_features, prepare_image_sizes, prepare_latents
 from srpo_ray.training.rollouts import resume_rollouts
 from srpo_ray.training.sharded_loading import load_into_shards, loads_into_shards
 from srpo_ray.training.trainer import Trainer
@@ -86,7 +87,9 @@ def build_trainer(
     )
     tested = config.evaluation.tested
     algorithm = build_algorithm(config, policy, rewards)
-    samples = texts.samples(config.rollout.images_per_prompt)
+    samples, sizes = texts.samples(config.rollout.images_per_prompt), config.model.all_sizes
+    image_sizes = prepare_image_sizes(config, texts.images, folder) if texts.images else []
+    prompt_sizes = [prompt_size(text, sizes, config.seed) for text in samples[len(image_sizes) :]]
     trainer = Trainer(
         config=config,
         folder=folder,
@@ -99,10 +102,11 @@ def build_trainer(
         prompts=Prompts(
             samples,
             cache.features(samples),
-            prepare_latents(config, texts.images, policy.encode, folder) if texts.images else None,
+            prepare_latents(config, texts.images, image_sizes, policy.encode, folder) if texts.images else None,
             config.data.image_ratio,
             config.rollout.images_per_prompt,
             rollouts,
+            sizes=[*image_sizes, *prompt_sizes] if len(sizes) > 1 else None,
         ),
         rollouts=resume_rollouts(config, None, device),
         rank=rank,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -70,7 +70,8 @@ class Trainer:
             norms = []
             for part in range(self.algorithm.calls.optimizer_steps):
                 for batch, share, collected in rounds:
-                    self.backward(self.algorithm.losses(batch, collected, part), share)
+                    with self.at_size(batch):
+                        self.backward(self.algorithm.losses(batch, collected, part), share)
                 with self.timer.stage("optimizer"):
                     norms.append(self.engine.step())
             self.engine.refresh_old(self.algorithm.old_kept(update))
@@ -111,7 +112,9 @@ class Trainer:
                 # If every image is given, the policy samples none, so its weights need no gather.
                 gathered = self.engine.gathered() if sampled or phase.role != "policy" else nullcontext()
                 with self.engine.shown(phase.role), gathered, torch.no_grad():
-                    collected = [phase.run(batch, before) for batch, before in zip(joined, collected, strict=True)]
+                    for index, batch in enumerate(joined):
+                        with self.at_size(batch):
+                            collected[index] = phase.run(batch, collected[index])
         parts = [part for found, group in zip(collected, groups, strict=True) for part in split_collected(found, group)]
         unsettled = [(batch, found) for (batch, _), found in zip(batches, parts, strict=True)]
         with self.timer.stage("score"):
@@ -119,6 +122,13 @@ class Trainer:
         rounds = [(batch, share, found) for (batch, share), found in zip(batches, settled, strict=True)]
         self.rollouts.keep(update, rounds)
         return rounds
+
+    def at_size(self, batch: Batch) -> AbstractContextManager[None]:
+        """Let the policy take and return images of a micro-batch's size during the block.
+
+        Workers may be at different sizes: they exchange weights and gradients only, whose shapes do not depend on it.
+        """
+        return nullcontext() if batch.size is None else self.policy.at_size(batch.size)
 
     def backward(self, losses: Iterable[Loss], share: float) -> None:
         """Back-propagate losses in groups of `losses_in_flight`.
@@ -194,6 +204,7 @@ class Trainer:
             labels=None if labels is None else labels.to(device)[rows],
             image_rows=tuple(place for place, row in enumerate(rows) if row in given),
             other_conditioning=None if others is None else others.to(device, self.policy.dtype)[rows],
+            size=prompts.size_of(indices),
         )
 
     def evaluate(self, update: int) -> dict[str, float]:

@@ -103,7 +103,7 @@ def _items(config: RunConfig, run: RunFolder) -> dict[int, Item]:
     evaluation = config.evaluation
     prompts = load_prompts(evaluation.prompts, "evaluation.prompts")[: evaluation.num_prompts]
     _check_prompts(config, run, prompts)
-    noise = (config.model.path, config.model.resolution, evaluation.seed, evaluation.num_steps)
+    noise = (config.model.path, config.model_at(evaluation).size.resolution, evaluation.seed, evaluation.num_steps)
     found: dict[int, Item] = {}
     for index in _indices(run.tuned_images):
         if index >= len(prompts):

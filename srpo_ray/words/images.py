@@ -119,11 +119,13 @@ def generated(
     # The last prompt is for classifier-free guidance.
     conditioning = encode_prompts(path, [*prompts, ""], config.model.max_sequence_length, dtype, device)
     policy.empty_prompt = conditioning[-1:]
+    model = config.model_at(config.evaluation)
     evaluator = Evaluator(
         config.evaluation,
         prompts,
         conditioning[:-1],
-        sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
+        size=model.size,
+        sigmas=sigma_grid(model)(config.evaluation.num_steps, config.rollout.shift),
         truth=False,
     )
     batches = torch.arange(count).split(config.evaluation.batch_size)

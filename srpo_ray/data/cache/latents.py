@@ -23,12 +23,12 @@ _BATCH_SIZE = 4
 class LatentCache:
     """Clean tokens of images for one VAE, resolution and data type."""
 
-    def __init__(self, path: str, resolution: int, dtype: torch.dtype, root: Path) -> None:
+    def __init__(self, path: str, resolution: int | tuple[int, int], dtype: torch.dtype, root: Path) -> None:
         """Open the cache of a VAE.
 
         Args:
             path: Folder or hub id of the pipeline.
-            resolution: Height and width of the images in pixels.
+            resolution: Height and width of the images in pixels; one number for squares.
             dtype: Data type of the VAE.
             root: Folder of all caches; each VAE, resolution and data type has a separate folder in it.
         """
@@ -40,19 +40,30 @@ class LatentCache:
     def of(cls, config: RunConfig) -> "LatentCache":
         """Open the cache of a run's model."""
         path = resolve_path(config.model.path)
-        return cls(path, config.model.resolution, model_dtype(config), cache_root(config))
+        return cls(path, config.model.size.resolution, model_dtype(config), cache_root(config))
 
-    def missing(self, images: RealImages) -> list[int]:
-        """Return the indices of images without intact latents; see `ShardStore.missing`."""
-        return self.store.missing([_key(identity) for identity in images.identities])
+    def missing(self, images: RealImages, indices: Sequence[int] | None = None) -> list[int]:
+        """Return the indices of images without intact latents; see `ShardStore.missing`.
 
-    def tokens(self, images: RealImages) -> Rows:
+        Args:
+            images: The source.
+            indices: Indices of its images to look for; None looks for all.
+        """
+        wanted = range(len(images.identities)) if indices is None else indices
+        return [wanted[index] for index in self.store.missing([image_key(images.identities[each]) for each in wanted])]
+
+    def tokens(self, images: RealImages, indices: Sequence[int] | None = None) -> Rows:
         """Return the clean tokens `[N, 64]`, under the name `TOKENS`, of images that have all been encoded.
+
+        Args:
+            images: The source.
+            indices: Indices of its images; None returns all.
 
         Raises:
             ValueError: If an image has not been encoded.
         """
-        return self.store.rows([_key(identity) for identity in images.identities])
+        wanted = range(len(images.identities)) if indices is None else indices
+        return self.store.rows([image_key(images.identities[index]) for index in wanted])
 
     def add(self, images: RealImages, indices: Sequence[int], encode: Callable[[Tensor], Tensor]) -> None:
         """Encode images and write them as one shard.
@@ -67,8 +78,9 @@ class LatentCache:
         """
         batches = [indices[start : start + _BATCH_SIZE] for start in range(0, len(indices), _BATCH_SIZE)]
         tokens = torch.cat([encode(images.load(batch, self._resolution)).cpu() for batch in batches])
-        self.store.add([_key(images.identities[index]) for index in indices], {TOKENS: tokens})
+        self.store.add([image_key(images.identities[index]) for index in indices], {TOKENS: tokens})
 
 
-def _key(identity: str) -> str:
+def image_key(identity: str) -> str:
+    """Return the key of an image in a cache."""
     return hashlib.sha256(identity.encode()).hexdigest()[:32]

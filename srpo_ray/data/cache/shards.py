@@ -119,15 +119,28 @@ class Rows:
     """Entries in a given order, read from disk row by row."""
 
     def __init__(self, places: Sequence[tuple[Path, int]]) -> None:
-        self._places = places
+        self.places = places
+        """File and row of each entry."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Sequence[int], "Rows"]]) -> "Rows":
+        """Join entries of several stores in one order. Tensors of entries that are read together must have one shape.
+
+        Args:
+            parts: Positions in the whole, and the entries there. Each position is in one part.
+        """
+        places: dict[int, tuple[Path, int]] = {}
+        for positions, rows in parts:
+            places |= zip(positions, rows.places, strict=True)
+        return cls([places[position] for position in range(len(places))])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Read tensor name -> rows of these entries, `[len(indices), ...]`, and nothing else of a shard."""
         found: list[dict[str, Tensor]] = []
-        for path, row in (self._places[index] for index in indices):
+        for path, row in (self.places[index] for index in indices):
             with safe_open(path, framework="pt") as file:
                 found.append({name: file.get_slice(name)[row] for name in file.keys()})  # noqa: SIM118
         return {name: torch.stack([tensors[name] for tensors in found]) for name in found[0]}

@@ -36,7 +36,13 @@ def evaluator_scores(run_dir: Path, *, trained: bool) -> dict[str, list[float]]:
     policy = make_policy(config, transformer, transformer.config, "cpu")
     sigmas = shifted_sigmas(config.evaluation.num_steps, 3.0)
     evaluator = Evaluator(
-        config.evaluation, prompts, conditioning, sigmas=sigmas, truth=True, trained_words=config.trained_words
+        config.evaluation,
+        prompts,
+        conditioning,
+        size=config.model.size,
+        sigmas=sigmas,
+        truth=True,
+        trained_words=config.trained_words,
     )
     rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
     weights = {model.name: model.weight for model in config.rewards.models}
@@ -168,7 +174,12 @@ def bad_inputs(run_dir: Path, folder: Path) -> dict[str, tuple[list[str], str]]:
         "no prompts": ([*evaluate, "--num-prompts", "0"], "--num-prompts: expected a number of at least 1"),
         "too large a grid": ([*sample, *many, "--out", str(folder / "g.png")], "--out: expected a folder for 17"),
         "against itself": ([*evaluate, "--against", str(run_dir)], "--against: expected the folder of another run"),
-        "against another model": ([*evaluate, "--against", str(folder / "large")], "model.resolution 128"),
+        "against another model": (
+            [*evaluate, "--against", str(folder / "large")],
+            r"images of 64 .* with 128; give one",
+        ),
+        "no size": ([*sample, "--resolution", "72"], r"--resolution: expected .* near it \(64 and 80\)"),
+        "truth of another size": ([*evaluate, "--resolution", "96x64"], "--resolution: expected 64 with small_world:"),
     }
 
 

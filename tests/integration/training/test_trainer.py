@@ -57,7 +57,7 @@ def test_backward_waits_for_as_many_losses_as_the_config_keeps_in_flight(in_flig
 class Prompted(str):
     """A batch of one prompt, which is to be sampled."""
 
-    prompts, image_rows = ("a prompt",), ()
+    prompts, image_rows, size = ("a prompt",), (), None
 
 
 def test_update_makes_all_phases_then_settles_and_then_makes_its_optimizer_steps() -> None:
@@ -112,6 +112,7 @@ def test_update_makes_all_phases_then_settles_and_then_makes_its_optimizer_steps
         meter=SimpleNamespace(take=dict),
     )
     trainer.collect = lambda step: Trainer.collect(trainer, step)
+    trainer.at_size = lambda batch: Trainer.at_size(trainer, batch)
     metrics = Trainer.update(trainer, 3)
     assert events == [
         *("policy", "gather", "policy: a", "policy: b", "end of gather", "end of policy"),

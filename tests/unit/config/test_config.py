@@ -238,7 +238,12 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("model.base=nf4", r"model: expected lora with base=nf4, got none; .* set lora to \{\} .* or remove base"),
         ("model.base=int4", r"model.base: expected to be 'fp8', 'int8' or 'nf4'; got 'int4'"),
         ("model.lora=true", r"model.lora: expected to be .*; got True"),
-        ("model.resolution=60", r"model.resolution: expected to .*multiple of 16; got 60"),
+        ("model.resolution=60", r"model.resolution: expected .* multiple of 16, got 60; .* near it \(48 and 64\)"),
+        ("model.resolution=[60, 100]", r"got \[60, 100\]; .* near it \(\[48, 96\] and \[64, 112\]\)"),
+        ("model.resolution=[64, 64, 64]", r"model.resolution: .* or \[height, width\], .* got \[64, 64, 64\]"),
+        ("model.resolution=0", r"model.resolution: .* got 0; .* near it \(16\)"),
+        ("evaluation.resolution=true", r"evaluation.resolution: expected one number .* got True"),
+        ("evaluation.test.resolution=8", r"evaluation.test.resolution: .* got 8; .* near it \(16\)"),
         ("name=../evil", r"name: .*got '../evil'"),
         ("rewards.models=[]", r"rewards.models"),
         (

@@ -122,6 +122,10 @@ def test_unusable_arm_is_refused(tmp_path: Path, arm: dict[str, Any], message: s
             {"arms": [{"name": "A"}, {"name": "B", "set": {"evaluation.seed": 9, "evaluation.num_prompts": 3}}]},
             "arm 'B': .* got another evaluation.num_prompts, evaluation.seed; .* in the base config",
         ),
+        (
+            {"arms": [{"name": "SRPO", "set": {}}, {"name": "B", "set": {"model.resolution": 32}}]},
+            "arm 'B': .* got another evaluation.resolution; scores of other prompts, noise, sizes or models do not",
+        ),
         ({"objective": "evaluator/heldout"}, r"expected a score of evaluation.held_out \(evaluator/held_out\)"),
         ({"base": "missing.yaml"}, "expected a readable YAML file"),
     ],
@@ -129,6 +133,12 @@ def test_unusable_arm_is_refused(tmp_path: Path, arm: dict[str, Any], message: s
 def test_unusable_experiment_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, **change)
+
+
+def test_arms_of_other_training_sizes_compare_at_one_size_of_the_evaluation(tmp_path: Path) -> None:
+    arms = [{"name": "A", "set": {}}, {"name": "B", "set": {"model.resolution": 32}}]
+    _, base = load(tmp_path, "evaluation.resolution=64", arms=arms)
+    assert base.evaluation.resolution == 64
 
 
 def test_arm_like_a_searched_one_may_not_be_searched_itself(tmp_path: Path) -> None:

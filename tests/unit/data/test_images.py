@@ -44,6 +44,18 @@ def test_wide_image_is_cut_in_the_middle_and_not_squeezed(tmp_path: Path) -> Non
     assert load_images(str(tmp_path)).load([0], 32).min() > 0.99
 
 
+def test_image_is_cut_to_the_height_and_width_that_are_asked_for(tmp_path: Path) -> None:
+    square = Image.new("RGB", (64, 64))
+    square.paste((255, 255, 255), (0, 16, 64, 48))
+    square.save(tmp_path / "square.png")
+    (tmp_path / "square.txt").write_text("a white band")
+    loaded = load_images(str(tmp_path)).load([0], (16, 32))
+    assert loaded.shape == (1, 3, 16, 32)
+    # The filter reaches over the edge of the band.
+    assert loaded.min() > 0.9
+    assert load_images(str(tmp_path)).sizes([0]).tolist() == [[64, 64]]
+
+
 @pytest.mark.parametrize("caption", [None, "  "])
 def test_image_without_caption_is_refused_by_name(tmp_path: Path, caption: str | None) -> None:
     save(tmp_path, "a.png", (8, 8), (0, 0, 0), "fine")

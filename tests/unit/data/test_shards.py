@@ -39,7 +39,7 @@ def test_rows_of_several_shards_are_in_the_requested_order(tmp_path: Path) -> No
 
 def test_any_flipped_byte_and_any_cut_is_noticed_and_only_that_shard_is_removed(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    path, _ = store.rows(KEYS)._places[0]
+    path, _ = store.rows(KEYS).places[0]
     whole = path.read_bytes()
     damaged = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
     for content in [*damaged, whole[:-1], whole[:100], b""]:

@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from typing import Any, cast
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
+from srpo_ray.config.size import ImageSize
 from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
 from srpo_ray.flow import generator
 from srpo_ray.models.conditioning import Conditioning
@@ -25,9 +27,16 @@ class NoisePolicy:
 
     device = torch.device("cpu")
     dtype = torch.float32
+    size = ImageSize(16, 16)
+
+    @contextmanager
+    def at_size(self, size: ImageSize) -> Iterator[None]:
+        before, self.size = self.size, size
+        yield
+        self.size = before
 
     def noise(self, generators: list[torch.Generator]) -> Tensor:
-        return torch.stack([torch.rand(3, 8, 8, generator=g) for g in generators])
+        return torch.stack([torch.rand(3, *self.size, generator=g) for g in generators])
 
     def integrate(self, noise: Tensor, conditioning: Conditioning, sigmas: Tensor, guidance_scale: float) -> Tensor:
         return noise + conditioning.pooled_prompt_embeds[:, :, None, None] / 100
@@ -62,6 +71,7 @@ def evaluate(
             EvaluationConfig.model_validate(settings),
             PROMPTS,
             CONDITIONING,
+            size=ImageSize(8, 8),
             sigmas=torch.linspace(1, 0, 3),
             truth=False,
             trained_words=words,

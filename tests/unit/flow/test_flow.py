@@ -80,10 +80,10 @@ def test_integers_reach_both_ends_and_all_between_evenly() -> None:
 
 
 def test_shift_is_a_number_or_follows_the_resolution() -> None:
-    assert shift_at(3.0, 512) == 3.0
+    assert shift_at(3.0, 1024) == 3.0
     # 1024 px are 4096 tokens, the upper end of FLUX's line, exp(1.15).
-    assert shift_at("resolution", 1024) == pytest.approx(3.1582, abs=1e-4)
-    assert shift_at("resolution", 512) == pytest.approx(1.8776, abs=1e-4)
+    assert shift_at("resolution", 64 * 64) == pytest.approx(3.1582, abs=1e-4)
+    assert shift_at("resolution", 32 * 32) == pytest.approx(1.8776, abs=1e-4)
 
 
 def test_sample_has_the_same_draws_on_any_worker_and_in_any_batch() -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from srpo_ray.cli import main
-from srpo_ray.config import load_run
+from srpo_ray.config import load_run, to_yaml
 from srpo_ray.flow import generator, shifted_sigmas
 from srpo_ray.inference import sampler
 from srpo_ray.inference.job import SamplingOptions
@@ -125,3 +125,15 @@ def test_adapters_need_no_second_transformer(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(rl_guidance, "load_tuned", load)
     assert main(["sample", str(tmp_path / "lora"), "a cat", "--rl-guidance", "1.5", *TINY]) == 0
     assert len(loaded) == 1
+
+
+def test_images_have_the_size_that_is_asked_for_else_that_of_the_runs_evaluations(run_dir: Path) -> None:
+    words = ["sample", str(run_dir), *PROMPTS[:2], *TINY]
+    assert main([*words, "--resolution", "48x80", "--out", str(run_dir / "wide")]) == 0
+    assert {pixels(file).shape for file in (run_dir / "wide" / "images").iterdir()} == {(48, 80, 3)}
+    config = load_run([run_dir / "config.yaml"], ["evaluation.resolution=[96, 32]"])
+    (run_dir / "config.yaml").write_text(to_yaml(config))
+    assert main([*words, "--out", str(run_dir / "tall.png")]) == 0
+    assert pixels(run_dir / "tall.png").shape[0] > pixels(run_dir / "wide" / "contact_sheet_001.png").shape[0]
+    # The same command with another size is another job.
+    assert main([*words, "--resolution", "80x48", "--out", str(run_dir / "wide")]) == 2

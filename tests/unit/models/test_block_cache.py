@@ -271,7 +271,7 @@ def test_evaluations_run_all_blocks(flux: FlowPolicy) -> None:
     """The evaluator of a run whose rollouts use a cache, as `setup` builds it."""
     config = load_run([SMALL_WORLD], ["rollout.cache_threshold=1e9"])
     conditioning = features(flux.transformer_config, 2)
-    evaluator = Evaluator(config.evaluation, ["a", "b"], conditioning, sigmas=SIGMAS, truth=False)
+    evaluator = Evaluator(config.evaluation, ["a", "b"], conditioning, size=flux.size, sigmas=SIGMAS, truth=False)
     with counted(flux) as calls:
         evaluator.sample(flux, [0, 1])
     assert calls == [[2] * STEPS] * len(calls)

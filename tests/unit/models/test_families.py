@@ -35,28 +35,35 @@ CASES = [
 """Family, the project's guidance scale, and the keywords of the pipeline that mean the same."""
 
 
-def policy_for(path: Path) -> FlowPolicy:
+SQUARE, TALL, WIDE = (64, 64), (96, 48), (48, 80)
+"""Height and width in pixels."""
+
+
+def policy_for(path: Path, size: tuple[int, int] = SQUARE) -> FlowPolicy:
     transformer = load_transformer(str(path), torch.float32).eval()
     vae = load_vae(str(path), torch.float32)
-    return policy_class(str(path))(transformer, vae, transformer.config, resolution=64, dtype=torch.float32)
+    return policy_class(str(path))(transformer, vae, transformer.config, resolution=size, dtype=torch.float32)
 
 
-def drawn_by_diffusers(name: str, path: Path, noise: Tensor, keywords: dict[str, Any], output: str) -> Tensor:
+def drawn_by_diffusers(
+    name: str, path: Path, noise: Tensor, keywords: dict[str, Any], output: str, size: tuple[int, int] = SQUARE
+) -> Tensor:
+    height, width = size
     pipeline: Any = getattr(diffusers, family_of(str(path)).pipeline).from_pretrained(path)
     pipeline.set_progress_bar_config(disable=True)
     latents = {
         "flux": noise,
-        "sd3": unpack(noise, 8, 8),
+        "sd3": unpack(noise, height // 8, width // 8),
         # FLUX.2's pipelines take packed channels on a grid of patches, Qwen-Image's takes tokens.
-        "flux2_klein": noise.transpose(1, 2).unflatten(2, (4, 4)),
-        "flux2": noise.transpose(1, 2).unflatten(2, (4, 4)),
-        "z_image": unpack(noise, 8, 8),
+        "flux2_klein": noise.transpose(1, 2).unflatten(2, (height // 16, width // 16)),
+        "flux2": noise.transpose(1, 2).unflatten(2, (height // 16, width // 16)),
+        "z_image": unpack(noise, height // 8, width // 8),
         "qwen_image": noise,
     }[name]
     return pipeline(
         prompt=list(PROMPTS),
-        height=64,
-        width=64,
+        height=height,
+        width=width,
         num_inference_steps=4,
         max_sequence_length=LENGTHS[name],
         latents=latents,
@@ -70,9 +77,9 @@ def as_latents(name: str, policy: FlowPolicy, tokens: Tensor) -> Tensor:
     if name in ("flux", "flux2", "qwen_image"):
         return tokens
     if name in ("sd3", "z_image"):
-        return unpack(tokens, 8, 8)
+        return unpack(tokens, *policy.latent_size)
     deviation = (policy.vae.bn.running_var + policy.vae.config["batch_norm_eps"]).sqrt()
-    return unpack(tokens * deviation + policy.vae.bn.running_mean, 8, 8)
+    return unpack(tokens * deviation + policy.vae.bn.running_mean, *policy.latent_size)
 
 
 @pytest.mark.parametrize(("name", "guidance_scale", "keywords"), CASES)
@@ -98,10 +105,34 @@ def test_rollout_and_images_are_those_of_the_pipeline(
     assert policy.take_evaluations().forward == 4 * 2 * (2 if doubled else 1)
 
 
+@pytest.mark.parametrize("size", [TALL, WIDE])
+@pytest.mark.parametrize(("name", "guidance_scale", "keywords"), [case for case in CASES if case[1] != 1])
+def test_rollout_and_images_of_another_height_and_width_are_those_of_the_pipeline(
+    tiny: Callable[[str], Path], name: str, guidance_scale: float, keywords: dict[str, Any], size: tuple[int, int]
+) -> None:
+    path = tiny(name)
+    # A run trains at one size and evaluates at another.
+    policy, family, model = policy_for(path), family_of(str(path)), ModelConfig(path=str(path), resolution=size)
+    conditioning = encode_prompts(str(path), [*PROMPTS, *family.guidance_texts], LENGTHS[name])
+    policy.empty_prompt = conditioning[2:] if family.classifier_free else None
+    with torch.no_grad(), policy.at_size(model.size):
+        noise = policy.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+        tokens = policy.rollout(noise, conditioning[:2], sigma_grid(model)(4, "scheduler"), guidance_scale)
+        images, found = policy.decode(tokens), as_latents(name, policy, tokens)
+    assert policy.size == SQUARE
+    assert images.shape == (2, 3, *size)
+    expected = drawn_by_diffusers(name, path, noise, keywords, "latent", size)
+    assert ((found - expected).norm() / expected.norm()).item() < 1e-5
+    torch.testing.assert_close(images, drawn_by_diffusers(name, path, noise, keywords, "pt", size), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [SQUARE, WIDE])
 @pytest.mark.parametrize("name", SAVERS)
-def test_encoding_is_the_inverse_of_the_decoders_normalisation(tiny: Callable[[str], Path], name: str) -> None:
-    policy = policy_for(tiny(name))
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+def test_encoding_is_the_inverse_of_the_decoders_normalisation(
+    tiny: Callable[[str], Path], name: str, size: tuple[int, int]
+) -> None:
+    policy = policy_for(tiny(name), size)
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     tokens = policy.encode(image)
     assert tokens.shape == (1, *policy.token_shape)
     pixels = image * 2 - 1

@@ -192,7 +192,10 @@ def test_evaluations_do_not_use_the_copies() -> None:
         torch.randn(1, 16, shape["joint_attention_dim"], generator=source),
         torch.randn(1, shape["pooled_projection_dim"], generator=source),
     )
-    evaluator = Evaluator(load_run([LORA]).evaluation, ["a"], conditioning, sigmas=shifted_sigmas(2, 3.0), truth=True)
+    config = load_run([LORA])
+    evaluator = Evaluator(
+        config.evaluation, ["a"], conditioning, size=config.model.size, sigmas=shifted_sigmas(2, 3.0), truth=True
+    )
     assert torch.equal(evaluator.sample(copied, [0]), evaluator.sample(plain, [0]))
 
 

@@ -9,10 +9,12 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from srpo_ray.config.model import ModelConfig
+from srpo_ray.config.size import ImageSize
 from srpo_ray.models.latents import unpack
 from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.sd3 import SD3Policy
 from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.models.sizes import check_sizes, stored_config
 from srpo_ray.models.text_encoders import encode_prompts
 from tests.helpers.models.tiny_sd3 import save_tiny_sd3
 
@@ -60,7 +62,7 @@ def test_rollout_and_decode_draw_what_the_pipeline_draws(tiny_sd3: Path, guidanc
 
 
 def test_images_larger_than_the_models_positions_are_refused(tiny_sd3: Path) -> None:
-    transformer = load_transformer(str(tiny_sd3), torch.float32)
-    vae = load_vae(str(tiny_sd3), torch.float32)
-    with pytest.raises(ValueError, match=r"model.resolution: expected at most 128 .* 8x8 positions, got 144"):
-        SD3Policy(transformer, vae, transformer.config, resolution=144, dtype=torch.float32)
+    path = str(tiny_sd3)
+    check_sizes(path, {"model.resolution": ImageSize(128, 16)}, stored_config(path))
+    with pytest.raises(ValueError, match=r"model.resolution: expected at most 128 .* 8x8 positions, got \[64, 144\]"):
+        check_sizes(path, {"model.resolution": ImageSize(64, 144)}, stored_config(path))

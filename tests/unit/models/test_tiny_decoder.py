@@ -29,14 +29,13 @@ RUN = load_run([SMALL_WORLD], TINY)
 def policy_of(model: ModelConfig) -> FluxPolicy:
     unused: Any = SimpleNamespace
     vae = load_vae("small_world", torch.float32)
-    policy = FluxPolicy(unused, vae, {}, resolution=model.resolution, dtype=torch.float32)
+    policy = FluxPolicy(unused, vae, {}, resolution=model.size, dtype=torch.float32)
     policy.training_decoder = load_decoder(model, torch.float32, "cpu")
     return policy
 
 
 def latents_of(policy: FluxPolicy) -> Tensor:
-    size = policy.latent_size
-    return torch.randn(2, VAE["latent_channels"], size, size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, VAE["latent_channels"], *policy.latent_size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("changes", [{}, {"vae_checkpointing": True}, {"vae_channels_last": True}])

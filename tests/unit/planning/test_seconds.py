@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.planning.advice import candidates
 from srpo_ray.planning.hardware import GPUS, Hardware
 from srpo_ray.planning.host import HOST_SPEED, forward_seconds, gradient_hooks, gradient_seconds, sampling_hooked
+from srpo_ray.planning.model_flops import model_flops
 from srpo_ray.planning.plan import Plan, make_plan
 from srpo_ray.planning.report import duration
 from srpo_ray.planning.workload import Work
@@ -132,6 +134,43 @@ def test_evaluation_samples_the_images_of_its_prompts(tiny_run: RunConfig) -> No
 
     assert work({"evaluation.num_prompts": 8}) == pytest.approx(2 * work({"evaluation.num_prompts": 4}))
     assert make_plan(apply(tiny_run, {"evaluation.num_prompts": None}), Hardware()).evaluation is None
+
+
+def test_evaluations_and_tests_are_planned_at_their_own_sizes(tiny_run: RunConfig) -> None:
+    test = {"prompts": "test.txt", "num_prompts": 4, "samples_per_prompt": 1}
+    small, large = (apply(tiny_run, {"evaluation.test": test, "model.resolution": side}) for side in (64, [128, 96]))
+    plans = [make_plan(config, Hardware()) for config in (small, large)]
+    apart = {"evaluation.resolution": [128, 96], "evaluation.test.resolution": 64}
+    found = make_plan(apply(small, apart), Hardware())
+    assert found.evaluation == plans[1].evaluation != plans[0].evaluation
+    assert found.test == plans[0].test != plans[1].test
+    assert found.work == plans[0].work != plans[1].work
+    phases = [{phase.name: phase for phase in plan.gpus[0].phases} for plan in (*plans, found)]
+    assert phases[2]["evaluation"] == phases[1]["evaluation"] != phases[0]["evaluation"]
+    assert phases[2]["rollout"] == phases[0]["rollout"]
+
+
+def test_plan_of_several_sizes_has_the_memory_of_the_largest_and_the_mean_work(tiny_run: RunConfig) -> None:
+    one = apply(tiny_run, {"training.micro_batch_size": 1, "evaluation.resolution": 64})
+    sizes: tuple[Any, ...] = (64, [64, 128])
+    small, large = (make_plan(apply(one, {"model.resolution": size}), Hardware()) for size in sizes)
+    config = apply(one, {"model.resolution": None, "model.sizes": list(sizes)})
+    plan = make_plan(config, Hardware())
+    assert plan.gpus == large.gpus != small.gpus
+    assert plan.evaluation == small.evaluation == large.evaluation
+    for found, *each in zip(plan.work, small.work, large.work, strict=True):
+        assert found.flops == pytest.approx(sum(work.flops for work in each) / 2)
+    alone = [model_flops(apply(one, {"model.resolution": size})) for size in sizes]
+    assert model_flops(config).forward == pytest.approx(sum(flops.forward for flops in alone) / 2)
+
+
+def test_advice_for_large_evaluations_is_the_size_of_the_training() -> None:
+    config = recipe("flux_lora_80gb", "model.resolution=[512, 768]", "evaluation.resolution=[1024, 1536]")
+    found = {key: value for changes, _ in candidates(config) for key, value in changes.items()}
+    assert found["evaluation.resolution"] is None
+    assert found["model.resolution"] == (384, 576)
+    own = [key for changes, _ in candidates(recipe("flux_lora_80gb")) for key in changes]
+    assert "evaluation.resolution" not in own
 
 
 def test_a_gpu_is_not_slower_than_its_host_on_the_cpu(tiny_run: RunConfig) -> None:

@@ -77,7 +77,7 @@ def test_gradient_step_costs_three_forward_passes_and_four_with_recomputation() 
 def test_flops_of_the_small_world_are_those_that_torch_counts(tiny_run: RunConfig) -> None:
     network: Any = load_transformer("small_world", torch.float32)
     model = tiny_run.model
-    tokens = (model.resolution // 16) ** 2
+    tokens = model.size.num_tokens
     width, depth = 128, {"double": 2, "single": 4}
     sequence = tokens + model.max_sequence_length
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from srpo_ray.config import load_experiment, load_run
+from srpo_ray.config import apply, load_experiment, load_run
+from srpo_ray.search import budget_terms as terms
 from srpo_ray.search.admission import Request, decide, later_parts, num_covered, too_small
 from srpo_ray.search.budget_requests import admit_part, read_decisions, request_of, write_decisions
 from srpo_ray.search.budget_terms import BudgetTerms, FinalRun, Part, budget_terms, parse_name
@@ -35,6 +36,14 @@ def chained(folder: Path, **values: Any) -> Any:
 
 def asked(name: str, updates: int = 10) -> Request:
     return Request(name, updates, 1.0)
+
+
+def test_tests_of_larger_images_take_longer_in_proportion_to_their_tokens() -> None:
+    test = {"prompts": "small_world:test", "num_prompts": 32, "samples_per_prompt": 2}
+    base = apply(load_run([SMALL_WORLD]), {"evaluation.num_prompts": 32, "evaluation.test": test})
+    assert terms.tests_of(base) == 2
+    assert terms.tests_of(apply(base, {"evaluation.test.resolution": [128, 64]})) == 4
+    assert terms.tests_of(apply(base, {"evaluation.resolution": [128, 64]})) == 2
 
 
 def test_continued_run_has_spent_its_own_updates_only(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
 from srpo_ray.models.conditioning import Conditioning
@@ -32,12 +33,14 @@ def config_of(root: Path, *overrides: str) -> RunConfig:
     return load_run([SMALL_WORLD], [f"run_root={root}", *overrides])
 
 
-def evaluator_of(config: RunConfig) -> Evaluator:
+def evaluator_of(config: RunConfig, section: EvaluationConfig | None = None) -> Evaluator:
+    evaluation = section or config.evaluation
     return Evaluator(
-        config.evaluation,
+        evaluation,
         read_texts(config).evaluated,
         NOTHING,
-        sigmas=sigma_grid(config.model)(config.evaluation.num_steps, config.rollout.shift),
+        size=config.model_at(evaluation).size,
+        sigmas=sigma_grid(config.model_at(evaluation))(evaluation.num_steps, config.rollout.shift),
         truth=True,
         trained_words=config.trained_words,
         other_words=other_words(config),
@@ -95,6 +98,8 @@ def test_a_stored_evaluation_has_the_bits_of_the_computed_one(overrides: tuple[s
 CHANGES = (
     "model.dtype=bfloat16",
     "model.resolution=32",
+    "model.resolution=[64,48]",
+    "evaluation.resolution=32",
     "model.max_sequence_length=8",
     "model.truncate_sigma=true",
     "model.attention=flash model.dtype=bfloat16",
@@ -127,6 +132,23 @@ CHANGES = (
 def test_whatever_changes_an_evaluation_has_another_folder(change: str, tmp_path: Path) -> None:
     changed, *needed = change.split()
     assert folder_of(config_of(tmp_path, changed, *needed)) != folder_of(config_of(tmp_path, *needed))
+
+
+def test_evaluations_of_one_size_share_a_folder_whatever_the_size_of_the_training(tmp_path: Path) -> None:
+    own = folder_of(config_of(tmp_path))
+    assert folder_of(config_of(tmp_path, "evaluation.resolution=64")) == own
+    assert folder_of(config_of(tmp_path, "model.resolution=32", "evaluation.resolution=64")) == own
+
+
+def test_base_model_on_test_prompts_has_a_folder_for_each_noise_number_of_images_and_size(tmp_path: Path) -> None:
+    def folder(*overrides: str) -> Path:
+        config = config_of(tmp_path, "evaluation.test={prompts: 'small_world:test', seed: 5}", *overrides)
+        assert config.evaluation.tested
+        return BaselineCache(config, evaluator_of(config, config.evaluation.tested), CPU).store.folder
+
+    assert folder() == folder("evaluation.test.resolution=64", "evaluation.seed=7", "evaluation.samples_per_prompt=5")
+    changes = ("evaluation.test.seed=6", "evaluation.test.samples_per_prompt=1", "evaluation.test.resolution=32")
+    assert len({folder(), *(folder(change) for change in changes)}) == 4
 
 
 @pytest.mark.parametrize(
