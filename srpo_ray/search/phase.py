@@ -1,7 +1,10 @@
 """Phases of an experiment in Ray Tune: searched or planned runs, each begun once and resumed."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -195,11 +198,23 @@ def fit_phase(
                 verbose=1,
             ),
         )
-    results = tuner.fit()
+    with own_interrupt():
+        results = tuner.fit()
     # Tune itself catches Ctrl-C, saves its state and returns as if all were done.
     if any(not trial.is_finished() for trial in ExperimentAnalysis(str(storage / phase)).trials or []):
         raise CommandInterruptedError(f"stopped; resume with: {experiment.resume}")
     return results
+
+
+@contextmanager
+def own_interrupt() -> Iterator[None]:
+    """Restore the handler of Ctrl-C after the block: Ray Tune leaves its own, which would swallow the next Ctrl-C."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _cluster_callbacks(experiment: Experiment, searcher: Any, number: int) -> list[tune.Callback]:
