@@ -161,8 +161,8 @@ def _of_file(
     others = [name for name in named if not name.startswith(_PREFIX)]
     if others:
         raise ValueError(
-            f"{KEY}: expected adapters of the {family.transformer} alone, got {path!r} with {len(named)} tensors,"
-            f" of which others are {shown(others)}; a run trains no text encoder: remove them from the file"
+            f"{KEY}: expected adapters of the {family.transformer} alone, got {path!r} with {len(named)} tensors, of"
+            f" which others are {shown(others)}; give a LoRA of this family without adapters of text encoders"
         )
     scales = _scales(path, metadata)
     if scales and len(folded) < len(tensors):
