@@ -1,4 +1,4 @@
-"""Settings that determine the evaluation of the base model: runs with equal ones share it."""
+"""Settings that determine the evaluation of the model before training: runs with equal ones share it."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.run import RunConfig
 
 _OTHER_MODEL_KEYS = {"path", "lora", "decoder", "gradient_checkpointing", "vae_checkpointing", "sizes"}
-"""Keys of `model` that change no image of the base model: its content is hashed, adapters begin with an output of 0,
-and the other decoder, checkpointing and sizes concern training passes."""
+"""Keys of `model` that change no image of the base model: its content is hashed, new adapters begin with an output of
+0, and the other decoder, checkpointing and sizes concern training passes."""
 _OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking", "test", "choose", "objective"}
 """Keys of `evaluation` that change no score: the texts and the sigma grid are in the key instead."""
 _SIZE = {"resolution"}
@@ -22,7 +22,10 @@ def baseline_settings(config: RunConfig, evaluation: EvaluationConfig) -> dict[s
         config: The run.
         evaluation: Its section `evaluation`, or that of its test.
     """
+    lora = config.model.lora
+    start = {"lora": lora.model_dump(mode="json")} if lora and lora.start_from else {}
     return {
+        **start,
         "model settings": config.model_at(evaluation).model_dump(mode="json", exclude=_OTHER_MODEL_KEYS),
         "evaluation": evaluation.model_dump(mode="json", exclude=_OTHER_KEYS | _SIZE),
         "rewards": [model.model_dump(mode="json") for model in config.rewards.models],

@@ -45,6 +45,30 @@ class LoraConfig(Section):
     """Ends of the names of the linear layers that get an adapter. Unset takes the attention and feed-forward layers of
     the blocks, whose names depend on the model family. The list of FLUX.1's layers, which resolved configs of earlier
     versions contain, is read as unset."""
+    start_from: str | None = Field(default=None, min_length=1)
+    """LoRA that the run starts from (docs/models.md): a file of diffusers, kohya or ComfyUI, a folder with one, such as
+    an export, or the folder of a checkpoint. Unset starts from new adapters, whose output is zero."""
+    start_mode: Literal["continue", "merge"] = "continue"
+    """Use of `start_from`. `continue` trains its adapters on; they must have this `rank` and these layers. `merge` adds
+    them, of any rank, to the frozen weights and trains new adapters; the base model is then the merged one."""
+
+    @property
+    def continued(self) -> str | None:
+        """LoRA whose adapters are trained on; None if there is none."""
+        return self.start_from if self.start_mode == "continue" else None
+
+    @property
+    def merged(self) -> str | None:
+        """LoRA that is a part of the base model; None if there is none."""
+        return self.start_from if self.start_mode == "merge" else None
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.start_mode == "merge" and self.start_from is None:
+            raise ValueError(
+                "expected start_from with start_mode=merge, got none; set start_from to a LoRA, or remove start_mode"
+            )
+        return self
 
     @field_validator("target_modules")
     @classmethod
@@ -55,9 +79,12 @@ class LoraConfig(Section):
     def identity(self) -> dict[str, Any]:
         """JSON values that runs with the same adapters share.
 
-        Unset layers are written as those of FLUX.1, because checkpoints of earlier versions have them so.
+        Unset layers are written as those of FLUX.1, because checkpoints of earlier versions have them so. A LoRA that
+        was continued is not among them: the weights contain it.
         """
-        return self.model_dump(mode="json") | {"target_modules": list(self.target_modules or FLUX_LINEAR_LAYERS)}
+        values = self.model_dump(mode="json", exclude={"start_from", "start_mode"})
+        values["target_modules"] = list(self.target_modules or FLUX_LINEAR_LAYERS)
+        return values | ({"merged": self.merged} if self.merged else {})
 
 
 class ModelConfig(Section):

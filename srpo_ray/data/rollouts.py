@@ -13,8 +13,9 @@ from srpo_ray.data.cache.latents import TOKENS
 from srpo_ray.data.cache.shards import Rows, ShardStore
 from srpo_ray.data.cache.text_features import cache_root
 from srpo_ray.flow import generator
-from srpo_ray.models.content_hash import parts_identity
+from srpo_ray.models.content_hash import content_hash, parts_identity
 from srpo_ray.models.families import family_of
+from srpo_ray.models.lora_files import adapter_files
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import model_dtype
@@ -63,6 +64,8 @@ class RolloutCache:
         identity = f"{parts_identity(path, parts)} {model_dtype(config)} {sampler} {rollout.seed}"
         if rollout.cache_threshold is not None:
             identity += f" first-block cache {rollout.cache_threshold}"
+        if model.lora and model.lora.merged:
+            identity += f" merged {[content_hash(file) for file in adapter_files(model.lora.merged)[0]]}"
         name = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.store = ShardStore(cache_root(config) / "rollouts" / name)
         self._seed = rollout.seed

@@ -188,7 +188,8 @@ def _description(model: Model) -> dict[str, Any]:
     section = model.run.config.model
     described = section.model_dump(mode="json", include={"dtype", "truncate_sigma", "max_sequence_length"})
     trained = {"lora": section.lora.identity if section.lora else None, WEIGHTS: model.weights}
-    return described | {"rl_guidance": model.rl_guidance} | (trained if model.weights else {})
+    merged = {"model": dict(model.run.model)} if section.lora and section.lora.merged else {}
+    return described | merged | {"rl_guidance": model.rl_guidance} | (trained if model.weights else {})
 
 
 def guided_name(weight: float) -> str:

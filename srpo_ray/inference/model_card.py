@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from srpo_ray.config import RunConfig
 from srpo_ray.evaluation.numbers import number, signed
@@ -19,7 +20,7 @@ tags: [{tags}]
 # {name}
 
 Tuned by `{algorithm}` with srpo_ray: {update} updates of {batch_size} prompts at learning rate {lr:g}.
-Rewards: {rewards}. {words}`config.yaml` has every setting.
+Rewards: {rewards}. {words}{start}`config.yaml` has every setting.
 
 {image}{load}
 
@@ -69,6 +70,7 @@ def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
         lr=config.training.optimizer.lr,
         rewards=", ".join(f"{name} (weight {factor:g})" for name, factor in config.rewards.factors.items()),
         words=_words(config),
+        start=_start(config),
         image=_IMAGE if run.folder.gallery.exists() else "",
         load=load,
         metrics=_metrics(run),
@@ -78,6 +80,16 @@ def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
 def _words(config: RunConfig) -> str:
     words = config.trained_words
     return f"Steered by {', '.join(words.positive)} against {', '.join(words.negative)}. " if words else ""
+
+
+def _start(config: RunConfig) -> str:
+    lora = config.model.lora
+    if lora is None or lora.start_from is None:
+        return ""
+    name = Path(lora.start_from).name
+    if lora.merged:
+        return f"The run merged the LoRA `{name}` into the base model; the files contain it and the trained adapters. "
+    return f"The run continued the adapters of `{name}`. "
 
 
 def _metrics(run: TrainedRun) -> str:

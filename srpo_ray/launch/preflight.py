@@ -40,16 +40,21 @@ def check_inputs(config: RunConfig) -> None:
     Raises:
         ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the algorithm
             needs a gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel
-            needs a GPU that the run has not; if the model's family lacks something that the run sets or takes no
-            texts of that length, or the model is distilled and the run asks for guidance; if workers cannot share the
-            model's heads and tokens equally, or it cannot draw images of a size; if MLflow's address is invalid, or
-            another tracker lacks its package or key; if the run cannot continue from the run that `start_from` names;
-            or if the run would be judged by what it trains on.
+            needs a GPU that the run has not; if the LoRA to start from does not fit the model; if the model's family
+            lacks something that the run sets or takes no texts of that length, or the model is distilled and the run
+            asks for guidance; if workers cannot share the model's heads and tokens equally, or it cannot draw images of
+            a size; if MLflow's address is invalid, or another tracker lacks its package or key; if the run cannot
+            continue from the run that `start_from` names; or if the run would be judged by what it trains on.
     """
     check_rewards(config)
     check_attention_device(config)
     check_model(config.model.path)
     check_family(config, family_of(config.model.path))
+    if config.model.lora and config.model.lora.start_from:
+        # Imports the model stack, which other runs load while their reward models load.
+        from srpo_ray.models.lora_start import check_lora_start
+
+        check_lora_start(config.model)
     check_guidance(config)
     check_text_length(resolve_path(config.model.path), config.model.max_sequence_length)
     check_decoder(config.model)

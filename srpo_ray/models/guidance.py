@@ -60,13 +60,14 @@ def load_guided(
 ) -> tuple[RLGuidance, Any]:
     """Load a run's tuned model and, if needed, the base model.
 
-    A LoRA run needs no second copy: the base model is the same model with disabled adapters.
+    A LoRA run needs no second copy: the base model is the same model with disabled adapters. A run that continues a
+    LoRA has adapters before its first update too.
 
     Args:
         config: Config of the run.
         dtype: Data type of the weights.
         device: Device of the weights.
-        weights: Trained weights; None for the base model.
+        weights: Trained weights; None for those before the first update.
         strengths: Guidance weights that will be used; they determine which models are loaded.
 
     Returns:
@@ -77,9 +78,12 @@ def load_guided(
     """
     needed = weights if any(strength != BASE for strength in strengths) else None
     tuned = load_tuned(config, dtype, device, needed).eval()
-    if needed is None or all(strength == TUNED for strength in strengths):
-        base = tuned if needed is None else None
-    elif config.model.lora:
+    lora = config.model.lora
+    if needed is None and not (lora and lora.continued):
+        base = tuned
+    elif all(strength == TUNED for strength in strengths):
+        base = None
+    elif lora:
         base = _without_adapters(tuned)
     else:
         base = load_tuned(config, dtype, device, None).eval()

@@ -10,12 +10,19 @@ from safetensors import SafetensorError
 from srpo_ray.config.model import BaseType
 from srpo_ray.models.exact_time import embed_exact_times
 from srpo_ray.models.families import family_of
+from srpo_ray.models.merged_lora import MergedLora
 from srpo_ray.models.paths import resolve_path, unreadable
 from srpo_ray.models.quantized import check_base, load_quantized
 from srpo_ray.models.weight_files import incomplete
 
 
-def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu", base: BaseType | None = None) -> Any:
+def load_transformer(
+    path: str,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    base: BaseType | None = None,
+    merged: MergedLora | None = None,
+) -> Any:
     """Load a pipeline's transformer, ready for `exact_times`.
 
     Args:
@@ -23,19 +30,22 @@ def load_transformer(path: str, dtype: torch.dtype, device: str = "cpu", base: B
         dtype: Data type of the weights.
         device: Device of the weights.
         base: Type of the weights of the blocks' linear layers, which are then frozen; None keeps `dtype`.
+        merged: LoRA that is added to the weights, before they are quantised.
 
     Raises:
         ValueError: If there is no complete, readable transformer of the pipeline's family, or this machine does not
-            support the type of its base.
+            support the type of its base, or the LoRA has other layers.
     """
     family = family_of(path)
     model_class = getattr(diffusers, family.transformer)
     if base:
         check_base(base, device)
         config = transformer_config(model_class, path)
-        transformer = load_quantized(model_class, path, config, base, family.blocks, dtype, device)
+        transformer = load_quantized(model_class, path, config, base, family.blocks, dtype, device, merged)
     else:
         transformer = _load(model_class, path, "transformer", dtype, device)
+        if merged:
+            merged.add_to(dict(transformer.named_parameters()))
     embed_exact_times(transformer)
     return transformer
 

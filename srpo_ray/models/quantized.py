@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from srpo_ray.config.model import BaseType
 from srpo_ray.extras import require_package
+from srpo_ray.models.merged_lora import MergedLora
 from srpo_ray.models.weight_files import WeightFiles
 
 PACKAGES: dict[BaseType, str] = {"nf4": "bitsandbytes", "int8": "torchao", "fp8": "torchao"}
@@ -62,7 +63,14 @@ def check_8_bit_floats(base: BaseType | None, device: str, option: str) -> None:
 
 
 def load_quantized(
-    model_class: Any, path: str, config: Any, base: BaseType, blocks: tuple[str, ...], dtype: torch.dtype, device: str
+    model_class: Any,
+    path: str,
+    config: Any,
+    base: BaseType,
+    blocks: tuple[str, ...],
+    dtype: torch.dtype,
+    device: str,
+    merged: MergedLora | None = None,
 ) -> Any:
     """Load a transformer whose blocks have quantised linear layers. The device never holds them in full precision.
 
@@ -74,12 +82,14 @@ def load_quantized(
         blocks: Names of the classes of the transformer's repeated blocks.
         dtype: Data type of the computations, and of the other weights.
         device: Device of the weights.
+        merged: LoRA that is added to the weights before they are quantised.
 
     Returns:
         The transformer, frozen.
 
     Raises:
-        ValueError: If the files have not exactly the weights of the model, or cannot be read.
+        ValueError: If the files have not exactly the weights of the model, or cannot be read, or the LoRA has other
+            layers.
     """
     # Only the weights are without data: Qwen-Image keeps its rotations in tensors that are neither weights nor buffers.
     with init_empty_weights(include_buffers=False):
@@ -87,14 +97,18 @@ def load_quantized(
     nn.Module.to(transformer, dtype)
     transformer.requires_grad_(False)
     files = WeightFiles(path, "transformer")
-    files.require({name: value.shape for name, value in transformer.state_dict().items()}, model_class.__name__)
+    shapes = {name: value.shape for name, value in transformer.state_dict().items()}
+    files.require(shapes, model_class.__name__)
+    if merged:
+        merged.check(shapes)
     layers = quantized_layers(transformer, blocks)
     for name, tensor in files:
         layer, _, leaf = name.rpartition(".")
+        weight = merged.added(name, tensor.to(dtype)) if merged else tensor.to(dtype)
         if layer in layers and leaf == "weight":
-            _quantize(transformer, layer, tensor.to(dtype), base, device)
+            _quantize(transformer, layer, weight, base, device)
         else:
-            _place(transformer.get_submodule(layer), leaf, tensor.to(device, dtype))
+            _place(transformer.get_submodule(layer), leaf, weight.to(device))
     # peft looks for it before it adds adapters to layers of bitsandbytes.
     transformer.is_loaded_in_4bit = base == "nf4"
     return transformer

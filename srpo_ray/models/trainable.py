@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from srpo_ray.config import RunConfig
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.flow import generator
+from srpo_ray.models.continued_lora import continued_adapters
 from srpo_ray.models.families import lora_layers
 from srpo_ray.models.loading import load_transformer, load_vae
+from srpo_ray.models.merged_lora import merged_lora
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.registry import policy_class
 
@@ -64,36 +66,56 @@ def load_tuned(
         config: Config of the run.
         dtype: Data type of the weights.
         device: Device of the weights.
-        weights: Trained weights of a checkpoint; None keeps the base model.
+        weights: Trained weights of a checkpoint; None takes the weights before the first update: the base model's, or
+            the adapters that `model.lora` continues.
         quantized: False loads the base model as it is, whatever `model.base` says.
 
     Raises:
         ValueError: If there is no transformer at `model.path`, or `model.lora` or the weights do not match it.
     """
-    transformer = load_transformer(config.model.path, dtype, device, config.model.base if quantized else None)
+    transformer = load_base(config, dtype, device, quantized=quantized)
     if config.model.lora:
         add_adapters(transformer, config.model.lora, config.seed)
         for parameter in (each for each in transformer.parameters() if each.requires_grad):
             # peft leaves adapters of packed weights in float32.
             parameter.data = parameter.data.to(dtype)
+    if weights is None and config.model.lora and config.model.lora.continued:
+        weights = continued_adapters(config.model, transformer)
     if weights is not None:
         load_trained(transformer, weights)
     return transformer
 
 
-def base_weights(config: RunConfig) -> dict[str, Tensor] | None:
-    """Weights of the base model by parameter name, on the CPU; None if a run trains adapters, which change none.
+def load_base(config: RunConfig, dtype: torch.dtype, device: str = "cpu", *, quantized: bool = True) -> Any:
+    """Load a run's base model: the pipeline's transformer, with the LoRA that `model.lora` merges into it.
+
+    Args:
+        config: Config of the run.
+        dtype: Data type of the weights.
+        device: Device of the weights.
+        quantized: False loads it as it is, whatever `model.base` says.
+
+    Raises:
+        ValueError: If there is no transformer at `model.path`, or the LoRA has other layers.
+    """
+    base = config.model.base if quantized else None
+    return load_transformer(config.model.path, dtype, device, base, merged_lora(config.model))
+
+
+def start_weights(config: RunConfig, transformer: nn.Module) -> dict[str, Tensor] | None:
+    """Trainable weights before the first update by parameter name, on the CPU; None for new adapters, which add 0.
 
     They are memory-mapped if the files have the data type of the forward passes.
 
     Args:
         config: Config of the run.
+        transformer: Its transformer.
 
     Raises:
-        ValueError: If there is no transformer at `model.path`.
+        ValueError: If there is no transformer at `model.path`, or the LoRA that the run starts from cannot be read.
     """
     if config.model.lora:
-        return None
+        return continued_adapters(config.model, transformer) if config.model.lora.continued else None
     return dict(load_transformer(config.model.path, model_dtype(config)).named_parameters())
 
 

@@ -13,6 +13,7 @@ Source = tuple[str, str, Callable[[], dict[str, str]]]
 """Config key, its value, and a function that returns part -> hash; the function may raise OSError."""
 
 MODEL = "model.path"
+LORA_START = "model.lora.start_from"
 CODE = "target"
 """Last part of the key of a Python reward's class: a change of its code is a warning, not an error."""
 
@@ -30,6 +31,20 @@ def model_source(config: RunConfig) -> Source:
         return pipeline_hashes(path, ("transformer", "vae", *family_of(path).text_parts))
 
     return MODEL, config.model.path, read
+
+
+def lora_sources(config: RunConfig) -> Iterator[Source]:
+    """Yield the source of the LoRA that a run starts from, if it starts from one."""
+    lora = config.model.lora
+    start = lora.start_from if lora else None
+    if start:
+
+        def read() -> dict[str, str]:
+            from srpo_ray.models.lora_files import adapter_files
+
+            return {file.name: content_hash(file) for file in adapter_files(start)[0]}
+
+        yield LORA_START, start, read
 
 
 def decoder_sources(config: RunConfig) -> Iterator[Source]:

@@ -11,7 +11,16 @@ from pydantic import TypeAdapter, ValidationError
 from srpo_ray.config import RunConfig
 from srpo_ray.data.texts import Texts, read_texts
 from srpo_ray.files import write_text
-from srpo_ray.runs.input_files import CODE, MODEL, Source, decoder_sources, model_source, reward_sources
+from srpo_ray.runs.input_files import (
+    CODE,
+    LORA_START,
+    MODEL,
+    Source,
+    decoder_sources,
+    lora_sources,
+    model_source,
+    reward_sources,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +56,9 @@ def input_hashes(*configs: RunConfig) -> Inputs:
             for key, source, parts in _entries(found):
                 inputs.setdefault(key, {}).setdefault(source, {}).update(parts)
     for config in configs:
-        _add_files(inputs, [model_source(config), *decoder_sources(config), *reward_sources(config)])
+        _add_files(
+            inputs, [model_source(config), *lora_sources(config), *decoder_sources(config), *reward_sources(config)]
+        )
     return inputs
 
 
@@ -60,6 +71,17 @@ def model_hashes(config: RunConfig) -> dict[str, str]:
     inputs: Inputs = {}
     _add_files(inputs, [model_source(config)])
     return inputs[MODEL][config.model.path]
+
+
+def lora_hashes(config: RunConfig) -> dict[str, str]:
+    """Hash the LoRA that a run starts from: file -> hash; empty if it starts from none.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    inputs: Inputs = {}
+    _add_files(inputs, lora_sources(config))
+    return {name: value for parts in inputs.get(LORA_START, {}).values() for name, value in parts.items()}
 
 
 def reward_hashes(config: RunConfig) -> Inputs:

@@ -1,5 +1,7 @@
 """Trained weights of a finished or stopped run, read from its folder."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,8 @@ from srpo_ray.config import RunConfig, load_run
 from srpo_ray.models.content_hash import COMMIT
 from srpo_ray.runs.checkpoint import latest_trained, read_trained_weights, trained_identity
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.runs.input_files import MODEL
-from srpo_ray.runs.inputs import model_hashes, require_same_inputs
+from srpo_ray.runs.input_files import LORA_START, MODEL
+from srpo_ray.runs.inputs import lora_hashes, model_hashes, require_same_inputs
 from srpo_ray.runs.storage import Storage
 
 
@@ -24,13 +26,13 @@ class TrainedRun:
     update: int
     """Updates made; 0 if the best evaluation stands for the run and is the baseline."""
     identity: str | None
-    """SHA-256 of the trained weights; None at update 0."""
+    """SHA-256 of the trained weights; at update 0 that of the LoRA that the run continues, or None."""
     model: Mapping[str, str]
-    """Part -> hash of the tuned pipeline."""
+    """Part -> hash of the tuned pipeline, with the LoRA that the run merges into it."""
 
     @property
     def weights(self) -> Mapping[str, Tensor] | None:
-        """Read the EMA of the weights, or the weights if the run kept no EMA; None at update 0.
+        """Read the EMA of the weights, or the weights if the run kept no EMA; None for those before the first update.
 
         Raises:
             ValueError: If they are damaged, or changed since this object was created.
@@ -55,8 +57,8 @@ def read_trained(run_dir: Path) -> TrainedRun:
         run_dir: Folder of the run.
 
     Raises:
-        ValueError: If the folder contains no run with a valid checkpoint, or the files of its model have changed since
-            the training.
+        ValueError: If the folder contains no run with a valid checkpoint, or the files of its model, or of the LoRA
+            that it starts from, have changed since the training.
     """
     folder = RunFolder(run_dir)
     storage = Storage(folder.checkpoints)
@@ -77,4 +79,20 @@ def read_trained(run_dir: Path) -> TrainedRun:
         # A new commit on the hub may change the model's description only.
         cure = f"set {MODEL} in {folder.config} to a copy of the model that the run was trained from"
         require_same_inputs(folder.inputs, {MODEL: {config.model.path: model}}, cure)
-    return TrainedRun(folder, config, update, trained_identity(storage, update) if update else None, model)
+    start, lora = _start_hashes(config, folder, update), config.model.lora
+    identity = trained_identity(storage, update) if update else None
+    if lora and lora.continued and not update:
+        identity = hashlib.sha256(json.dumps(start).encode()).hexdigest()
+    return TrainedRun(folder, config, update, identity, model | (start if lora and lora.merged else {}))
+
+
+def _start_hashes(config: RunConfig, folder: RunFolder, update: int) -> dict[str, str]:
+    """Hash the LoRA that a run starts from, if its weights need the file: one that is merged, or one at update 0."""
+    lora = config.model.lora
+    if lora is None or not (lora.merged or (lora.continued and not update)):
+        return {}
+    assert lora.start_from is not None, "a run that merges or continues a LoRA names one"
+    start = lora_hashes(config)
+    cure = f"set {LORA_START} in {folder.config} to a copy of the LoRA that the run started from"
+    require_same_inputs(folder.inputs, {LORA_START: {lora.start_from: start}}, cure)
+    return start

@@ -14,9 +14,8 @@ from srpo_ray.data.rollouts import BaseRollouts, Item, RolloutCache
 from srpo_ray.data.texts import Texts
 from srpo_ray.files import write_text
 from srpo_ray.models.attention import set_attention
-from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.sigma_grid import sigma_grid
-from srpo_ray.models.trainable import make_policy, model_dtype
+from srpo_ray.models.trainable import load_base, make_policy, model_dtype
 from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
 from srpo_ray.runs.folder import RunFolder
 
@@ -108,7 +107,7 @@ def sample_missing(
 
 def load_sampler(config: RunConfig, texts: Texts, features: TextCache, cache: RolloutCache, device: str) -> Sampler:
     """Load the base model. It stays in memory for as long as the returned function does."""
-    transformer = load_transformer(config.model.path, model_dtype(config), device, config.model.base).eval()
+    transformer = load_base(config, model_dtype(config), device).eval()
     set_attention(transformer, config.model.attention)
     policy = make_policy(config, transformer, transformer.config, device)
     if texts.guidance:

@@ -22,7 +22,7 @@ from srpo_ray.data.cache.text_features import cache_root
 from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
 from srpo_ray.models.content_hash import content_hash
 from srpo_ray.runs.collectives import from_worker_0, rank_and_world_size
-from srpo_ray.runs.inputs import model_hashes, reward_hashes
+from srpo_ray.runs.inputs import lora_hashes, model_hashes, reward_hashes
 
 WAIT_S = 240.0
 """Maximum seconds to wait for another run's evaluation; below the timeout of a collective."""
@@ -157,8 +157,10 @@ def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.dev
     Raises:
         ValueError: If a model cannot be read.
     """
+    start = lora_hashes(config)
     return {
         **baseline_settings(config, evaluator.config),
+        **({"LoRA files": start} if start else {}),
         "model": model_hashes(config),
         "prompts": evaluator.prompts,
         "sigmas": evaluator.sigmas.tolist(),

@@ -281,17 +281,17 @@ class Engine:
         if optimizer_state:
             self._load_moments(optimizer_state)
 
-    def load_base(self, base: Mapping[str, Tensor] | None) -> None:
-        """Load the base model's weights, after the last update: from then on, the engine only evaluates.
+    def load_start(self, start: Mapping[str, Tensor] | None) -> None:
+        """Load the weights before the first update, after the last one: from then on, the engine only evaluates.
 
         Role `ema` is the policy then. All workers must call.
 
         Args:
-            base: Whole weights of the base model by parameter name; None if adapters are trained, which are disabled.
+            start: Whole weights by parameter name; None disables new adapters.
         """
         for name, parameter in self._partition.parameters.items():
             held = self._partition.master(parameter)
-            shard = torch.zeros_like(held) if base is None else self._partition.cut(parameter, base[name]).float()
+            shard = torch.zeros_like(held) if start is None else self._partition.cut(parameter, start[name]).float()
             self._partition.set_master(parameter, shard)
         self._show(self._shards())
         self._ema = None

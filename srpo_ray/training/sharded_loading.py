@@ -8,10 +8,12 @@ import torch
 from torch import distributed as dist
 
 from srpo_ray.config import RunConfig
+from srpo_ray.models.continued_lora import continued_adapters
 from srpo_ray.models.exact_time import embed_exact_times
 from srpo_ray.models.families import family_of
 from srpo_ray.models.loading import transformer_config
-from srpo_ray.models.trainable import add_adapters
+from srpo_ray.models.merged_lora import merged_lora
+from srpo_ray.models.trainable import add_adapters, load_trained
 from srpo_ray.models.weight_files import WeightFiles
 from srpo_ray.training.shards import cut
 from srpo_ray.training.zero import zero_config
@@ -40,7 +42,8 @@ def load_into_shards(config: RunConfig, dtype: torch.dtype) -> Any:
         The transformer on the worker's device; exactly its trainable parameters require gradient.
 
     Raises:
-        ValueError: If there is no complete, readable transformer at `model.path`, or `model.lora` does not match it.
+        ValueError: If there is no complete, readable transformer at `model.path`, or `model.lora` or the LoRA that it
+            starts from does not match it.
     """
     path = config.model.path
     model_class: Any = getattr(diffusers, family_of(path).transformer)
@@ -52,11 +55,16 @@ def load_into_shards(config: RunConfig, dtype: torch.dtype) -> Any:
     places: dict[str, Any] = dict(transformer.state_dict(keep_vars=True))
     shapes = {name: getattr(place, "ds_shape", place.shape) for name, place in places.items()}
     files.require(shapes, model_class.__name__)
+    merged = merged_lora(config.model)
+    if merged:
+        merged.check(shapes)
     for name, tensor in files:
-        _fill(places[name], tensor.to(dtype))
+        _fill(places[name], merged.added(name, tensor.to(dtype)) if merged else tensor.to(dtype))
     embed_exact_times(transformer)
     if config.model.lora:
         add_adapters(transformer, config.model.lora, config.seed)
+        if config.model.lora.continued:
+            load_trained(transformer, continued_adapters(config.model, transformer))
     return transformer
 
 

@@ -19,7 +19,7 @@ from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.image_statistics import drift
 from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.models.trainable import base_weights
+from srpo_ray.models.trainable import start_weights
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, Checkpoint, save_checkpoint
 from srpo_ray.runs.collectives import from_worker_0, gather
@@ -244,13 +244,13 @@ class Trainer:
         self._test(update, self._evaluate)
 
     def test_base(self) -> None:
-        """Evaluate the base model on the test prompts, after the last update: its weights replace the trained ones.
+        """Evaluate the weights before training on the test prompts. They replace the trained ones, so it comes last.
 
         Nothing is loaded if another run has written the evaluation to the cache.
         """
 
         def load() -> None:
-            self.engine.load_base(base_weights(self.config))
+            self.engine.load_start(start_weights(self.config, self.engine.module))
 
         self._test(0, lambda tester: self._evaluate_base(tester, load))
 

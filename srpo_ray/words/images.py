@@ -14,11 +14,10 @@ from srpo_ray.data.images import list_images, to_tensor
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.evaluation.image_statistics import image_statistics
-from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.text_encoders import encode_prompts
-from srpo_ray.models.trainable import make_policy, model_dtype
+from srpo_ray.models.trainable import load_base, make_policy, model_dtype
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.preprocess import frame
 
@@ -111,7 +110,7 @@ def generated(
     _require_enough(count, "generated images", "ask for more")
     prompts = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]
     dtype = model_dtype(config)
-    transformer = load_transformer(config.model.path, dtype, device).eval()
+    transformer = load_base(config, dtype, device, quantized=False).eval()
     if weights is not None:
         transformer.load_state_dict(weights)
     policy = make_policy(config, transformer, transformer.config, device)

@@ -12,8 +12,9 @@ class AnchorSection(Section):
     """Weights of the anchors; all are 0 by default. Errors are mean squares over the elements of a velocity."""
 
     reference: float = Field(default=0.0, ge=0)
-    """Weight of the squared distance between the velocities of the policy and of the initial model, at least 0. It is
-    the Kullback-Leibler divergence of the two up to a factor that depends on sigma. With LoRA it keeps no copy."""
+    """Weight of the squared distance between the velocities of the policy and of the base model, at least 0. It is the
+    Kullback-Leibler divergence of the two up to a factor that depends on sigma. With LoRA it keeps no copy: the base
+    model is that without adapters."""
     ema: float = Field(default=0.0, ge=0)
     """Weight of the squared distance to the velocity of the exponential moving average (`training.ema`), at least 0."""
     old: float = Field(default=0.0, ge=0)

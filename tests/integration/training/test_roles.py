@@ -100,7 +100,7 @@ def train_sharded(variant: Variant) -> dict[str, Any]:
     for role, answer in answers(resumed, first, sigma).items():
         assert torch.equal(answer, last[role]), role
     base = None if variant.lora else dict(network_of(lora=False).named_parameters())
-    resumed.load_base(base)
+    resumed.load_start(base)
     with torch.no_grad():
         assert torch.equal(call(resumed, first, sigma), last["reference"]), "base"
     return {"rows": rows, "last": last}

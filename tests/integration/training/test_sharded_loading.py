@@ -6,13 +6,13 @@ from typing import Any
 import deepspeed
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srpo_ray.config import apply, load_run
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.models.loading import load_transformer
-from srpo_ray.models.trainable import check_trained
+from srpo_ray.models.trainable import check_trained, load_tuned
 from srpo_ray.models.weight_files import WeightFiles
 from srpo_ray.training import sharded_loading
 from srpo_ray.training.engine import Engine
@@ -87,3 +87,41 @@ def test_two_ranks_load_the_files_weights_into_halves(tmp_path: Path, lora: bool
     with torch.no_grad():
         expected = call(load_transformer(path, torch.float32), batch[0], batch[2])
     assert torch.allclose(found["answer"], expected, atol=1e-6)
+
+
+def load_from_lora(path: str, file: str) -> dict[str, dict[str, Tensor]]:
+    """Weights that this rank's shards have of both kinds of starts, whole."""
+    settings = {"model.path": path, "training.zero_stage": 3, "training.num_workers": 2, "training.batch_size": 4}
+    found = {}
+    for mode in ("continue", "merge"):
+        lora = LoraConfig(rank=2, start_from=file, start_mode=mode)
+        config = apply(load_run([SMALL_WORLD]), settings | {"model.lora": lora})
+        transformer = load_into_shards(config, torch.float32)
+        adapters = {name: each.detach() for name, each in transformer.named_parameters() if each.requires_grad}
+        found[mode] = whole(transformer) | adapters
+    return found
+
+
+def test_two_ranks_load_a_lora_into_their_shards_as_one_process_into_whole_weights(tmp_path: Path) -> None:
+    path = save_tiny_flux(tmp_path / "flux")
+    lora = LoraConfig(rank=2)
+    network = load_tuned(
+        apply(load_run([SMALL_WORLD]), {"model.path": path, "model.lora": lora}), torch.float32, "cpu", None
+    )
+    trained = {name: each.shape for name, each in network.named_parameters() if each.requires_grad}
+    source = torch.Generator().manual_seed(0)
+    file = tmp_path / "lora.safetensors"
+    tensors = {name.replace(".default.", "."): torch.randn(shape, generator=source) for name, shape in trained.items()}
+    save_file({f"transformer.{name}": value for name, value in tensors.items()}, file)
+    found = run_ranks(load_from_lora, 2, tmp_path, path, str(file))
+    for mode in ("continue", "merge"):
+        lora = LoraConfig(rank=2, start_from=str(file), start_mode=mode)
+        config = apply(load_run([SMALL_WORLD]), {"model.path": path, "model.lora": lora})
+        expected = load_tuned(config, torch.float32, "cpu", None).named_parameters()
+        weights = {name.replace("base_layer.", ""): value for name, value in expected}
+        assert found[mode].keys() == weights.keys()
+        assert all(torch.equal(found[mode][name], value) for name, value in weights.items())
+    base = load_transformer(path, torch.float32).get_parameter("transformer_blocks.0.attn.to_q.weight")
+    name = "transformer_blocks.0.attn.to_q"
+    assert torch.equal(found["continue"][f"{name}.lora_B.default.weight"], tensors[f"{name}.lora_B.weight"])
+    assert not torch.equal(found["merge"][f"{name}.weight"], base)

@@ -1,6 +1,7 @@
 """Quantised base models: their weights, gradients and bytes, and machines that cannot have them."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -14,6 +15,8 @@ from srpo_ray.config.model import BaseType
 from srpo_ray.models import loading
 from srpo_ray.models.families import FLUX
 from srpo_ray.models.loading import load_transformer
+from srpo_ray.models.lora_files import LoraLayer
+from srpo_ray.models.merged_lora import MergedLora
 from srpo_ray.models.quantized import PACKAGES, check_base, dequantized, quantized_layers, stored_bytes
 from srpo_ray.models.trainable import add_adapters
 from tests.helpers.models.tiny_pipeline import LORA, plain_copy, save_tiny_flux, with_adapters
@@ -152,3 +155,23 @@ def test_8_bit_floats_need_an_ada_gpu(monkeypatch: pytest.MonkeyPatch, capabilit
         return
     with pytest.raises(ValueError, match=r"8.9 or higher for model.base=fp8, got 8\.\d; .*model.base=int8"):
         check_base("fp8", "cuda:0")
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_lora_is_merged_before_the_weights_are_quantised(tiny_path: str, base: BaseType, tmp_path: Path) -> None:
+    layer = "transformer_blocks.0.attn.to_q"
+    source = torch.Generator().manual_seed(0)
+    outputs, inputs = tiny_transformer().get_parameter(f"{layer}.weight").shape
+    down, up = torch.randn(2, inputs, generator=source), torch.randn(outputs, 2, generator=source)
+    merged = MergedLora("x", {layer: LoraLayer(down, up, 0.5)})
+    found = load_transformer(tiny_path, torch.float32, base=base, merged=merged)
+    # The same sum in the file of the published weights.
+    folder = tmp_path / "merged"
+    shutil.copytree(tiny_path, folder)
+    file = folder / "transformer/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors[f"{layer}.weight"] += 0.5 * (up @ down)
+    save_file(tensors, file)
+    expected = load_transformer(str(folder), torch.float32, base=base)
+    for name in quantized_layers(found, FLUX.blocks):
+        assert torch.equal(dequantized(found.get_submodule(name)), dequantized(expected.get_submodule(name)))

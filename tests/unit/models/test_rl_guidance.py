@@ -1,12 +1,14 @@
 """Guidance between the base model and the tuned model, against both models loaded separately."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from srpo_ray.config import RunConfig, load_run
+from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.models.guidance import load_guided
 from srpo_ray.models.latents import position_ids
 from srpo_ray.models.trainable import load_tuned
@@ -98,3 +100,24 @@ def test_adapters_are_enabled_again_after_a_failed_call() -> None:
         with pytest.raises(TypeError):
             guided(unknown=1)
         assert torch.equal(transformer(**inputs(transformer))[0], expected)
+
+
+@torch.no_grad()
+def test_base_of_a_run_that_continues_a_lora_has_no_adapters_and_its_untrained_model_has_them(tmp_path: Path) -> None:
+    config, weights = config_and_weights("lora")
+    tensors = {f"transformer.{name.replace('.default.', '.')}": value for name, value in weights.items()}
+    layers = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
+    alphas = {f"{layer}.alpha": torch.tensor(8.0) for layer in layers}
+    save_file(tensors | alphas, tmp_path / "start.safetensors")
+    continued = apply(config, {"model.lora.start_from": str(tmp_path / "start.safetensors")})
+    guided, transformer = load_guided(continued, torch.float32, "cpu", None, [0.0, 1.0])
+    asked = inputs(transformer)
+    (base,) = load_tuned(load_run([SMALL_WORLD]), torch.float32, "cpu", None)(**asked)
+    (start,) = load_tuned(config, torch.float32, "cpu", weights)(**asked)
+    for weight, expected in ((0.0, base), (1.0, start)):
+        guided.weight = weight
+        assert torch.equal(guided(**asked)[0], expected)
+    # At weight 0 alone, adapters are not trained ones either.
+    guided, _ = load_guided(continued, torch.float32, "cpu", weights, [0.0])
+    guided.weight = 0.0
+    assert torch.equal(guided(**asked)[0], base)
