@@ -176,9 +176,9 @@ def bad_inputs(run_dir: Path, folder: Path) -> dict[str, tuple[list[str], str]]:
         "against itself": ([*evaluate, "--against", str(run_dir)], "--against: expected the folder of another run"),
         "against another model": (
             [*evaluate, "--against", str(folder / "large")],
-            r"images of 64 .* with 128; give one",
+            "with 128; give one size to both",
         ),
-        "no size": ([*sample, "--resolution", "72"], r"--resolution: expected .* near it \(64 and 80\)"),
+        "no size": ([*sample, "--resolution", "72"], "choose a size near it (64 and 80)"),
         "truth of another size": ([*evaluate, "--resolution", "96x64"], "--resolution: expected 64 with small_world:"),
     }
 
@@ -203,6 +203,8 @@ CASES = [
     "too large a grid",
     "against itself",
     "against another model",
+    "no size",
+    "truth of another size",
 ]
 
 
