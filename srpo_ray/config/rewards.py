@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from srpo_ray.config.base import LONGEST_WAIT_S, NumGpus, Resources, Section
 from srpo_ray.config.count import Count, largest, smallest
+from srpo_ray.config.reward_environment import EnvironmentSection
 from srpo_ray.config.reward_section import Fit as Fit
 from srpo_ray.config.reward_section import RewardModelSection as RewardModelSection
 from srpo_ray.config.served_rewards import (
@@ -129,6 +130,9 @@ class PythonRewardConfig(RewardModelSection):
     """Import path `package.module:Class`; the class is called with `arguments` as keywords."""
     arguments: dict[str, str | int | float | bool] = {}
     """Keyword arguments of the class; `${NAME}` in a text is replaced by that environment variable."""
+    environment: EnvironmentSection | None = None
+    """Python environment in which the class runs, in a process of its own beside each replica; unset runs it in the
+    replica."""
 
 
 RewardModelConfig = Annotated[
