@@ -121,6 +121,20 @@ class ImageRewardConfig(BuiltInRewardSection):
     """Folder or hub id of BERT's lower-case English tokenizer."""
 
 
+class HPSv3RewardConfig(BuiltInRewardSection):
+    """HPSv3: Qwen2-VL-7B with a head for the mean and the deviation of a score; the mean is the reward."""
+
+    type: Literal["hpsv3"] = "hpsv3"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Data type of all parts but the head, which computes in float32; the release uses bfloat16."""
+    path: str = Field(default="hf-hub:MizzenAI/HPSv3/HPSv3.safetensors", min_length=1)
+    """File of all weights, or `hf-hub:ORG/NAME/FILE`."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Required SHA-256 of the file."""
+    backbone: str = Field(default="Qwen/Qwen2-VL-7B-Instruct", min_length=1)
+    """Folder or hub id of the model whose config and tokenizer are read; its weights are not."""
+
+
 class PythonRewardConfig(RewardModelSection):
     """Custom reward: a class with the `Reward` interface, named by its import path."""
 
@@ -140,6 +154,7 @@ RewardModelConfig = Annotated[
     | TransformersClipRewardConfig
     | ImageRewardConfig
     | AestheticRewardConfig
+    | HPSv3RewardConfig
     | JudgeRewardConfig
     | OcrRewardConfig
     | QuestionsRewardConfig

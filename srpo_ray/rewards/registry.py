@@ -8,6 +8,7 @@ from srpo_ray.config.rewards import PythonRewardConfig, RewardModelConfig
 from srpo_ray.rewards.base import Reward
 from srpo_ray.rewards.environment.reward import class_in_environment, load_in_environment
 from srpo_ray.rewards.models.aesthetic import AestheticReward
+from srpo_ray.rewards.models.hpsv3 import HPSv3Reward
 from srpo_ray.rewards.models.image_reward import ImageReward
 from srpo_ray.rewards.models.open_clip import OpenClipReward
 from srpo_ray.rewards.models.transformers_clip import load_transformers_clip
@@ -105,6 +106,7 @@ def prompt_check(config: RewardModelConfig) -> Callable[[str], object]:
 
 BUILDERS: dict[str, Callable[[Any, str], Reward]] = {
     "aesthetic": AestheticReward.load,
+    "hpsv3": HPSv3Reward.load,
     "http": HttpReward.load,
     "image_reward": ImageReward.load,
     "judge": JudgeReward.load,
