@@ -1,8 +1,10 @@
 """Absolute paths for a config that other processes with other working folders read."""
 
 from pathlib import Path
+from typing import Any
 
 from srpo_ray.config.load import apply
+from srpo_ray.config.reward_environment import EnvironmentSection
 from srpo_ray.config.run import RunConfig
 from srpo_ray.config.tracking import SQLITE, sqlite_uri
 
@@ -50,7 +52,19 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
             for index, model in enumerate(models)
             if (common := getattr(model, "common", None))
         }
+        changes |= {
+            f"{section}.{index}.environment": _absolute_environment(environment)
+            for index, model in enumerate(models)
+            if (environment := getattr(model, "environment", None))
+        }
     return apply(config, changes)
+
+
+def _absolute_environment(environment: EnvironmentSection) -> dict[str, Any]:
+    if environment.python:
+        # Not resolved: the interpreter of a virtual environment is a link, and its place names the environment.
+        return {"python": str(Path.cwd() / environment.python)}
+    return {"packages": [_absolute(package) for package in environment.packages]}
 
 
 def _absolute(path: str) -> str:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from srpo_ray.config.base import LONGEST_WAIT_S, NumGpus, Resources, Section
 from srpo_ray.config.count import Count, largest, smallest
+from srpo_ray.config.reward_environment import EnvironmentSection
 from srpo_ray.config.reward_section import Fit as Fit
 from srpo_ray.config.reward_section import RewardModelSection as RewardModelSection
 from srpo_ray.config.served_rewards import (
@@ -120,6 +121,20 @@ class ImageRewardConfig(BuiltInRewardSection):
     """Folder or hub id of BERT's lower-case English tokenizer."""
 
 
+class HPSv3RewardConfig(BuiltInRewardSection):
+    """HPSv3: Qwen2-VL-7B with a head for the mean and the deviation of a score; the mean is the reward."""
+
+    type: Literal["hpsv3"] = "hpsv3"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Data type of all parts but the head, which computes in float32; the release uses bfloat16."""
+    path: str = Field(default="hf-hub:MizzenAI/HPSv3/HPSv3.safetensors", min_length=1)
+    """File of all weights, or `hf-hub:ORG/NAME/FILE`."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Required SHA-256 of the file."""
+    backbone: str = Field(default="Qwen/Qwen2-VL-7B-Instruct", min_length=1)
+    """Folder or hub id of the model whose config and tokenizer are read; its weights are not."""
+
+
 class PythonRewardConfig(RewardModelSection):
     """Custom reward: a class with the `Reward` interface, named by its import path."""
 
@@ -129,6 +144,9 @@ class PythonRewardConfig(RewardModelSection):
     """Import path `package.module:Class`; the class is called with `arguments` as keywords."""
     arguments: dict[str, str | int | float | bool] = {}
     """Keyword arguments of the class; `${NAME}` in a text is replaced by that environment variable."""
+    environment: EnvironmentSection | None = None
+    """Python environment in which the class runs, in a process of its own beside each replica; unset runs it in the
+    replica."""
 
 
 RewardModelConfig = Annotated[
@@ -136,6 +154,7 @@ RewardModelConfig = Annotated[
     | TransformersClipRewardConfig
     | ImageRewardConfig
     | AestheticRewardConfig
+    | HPSv3RewardConfig
     | JudgeRewardConfig
     | OcrRewardConfig
     | QuestionsRewardConfig

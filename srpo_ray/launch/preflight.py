@@ -7,11 +7,11 @@ from pathlib import Path
 
 from srpo_ray.algorithms.registry import algorithm_class
 from srpo_ray.config import RunConfig, to_yaml
-from srpo_ray.config.algorithms.registry import types_that
 from srpo_ray.config.load import ConfigError, load_run
-from srpo_ray.data.texts import Texts, read_texts
+from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
+from srpo_ray.launch.reward_checks import check_reward_prompts, check_rewards
 from srpo_ray.models.distilled import check_guidance, distilled_note
 from srpo_ray.models.families import family_of
 from srpo_ray.models.family_checks import check_family
@@ -20,8 +20,6 @@ from srpo_ray.models.prompt_length import check_text_length, cut_prompts
 from srpo_ray.models.sigma_grid import scheduler_note, sigma_grid
 from srpo_ray.models.sizes import check_sizes, stored_config
 from srpo_ray.models.tiny_decoder import check_decoder
-from srpo_ray.rewards.common_text import read_common_prompts
-from srpo_ray.rewards.registry import declares_comparisons, declares_image_gradient, prompt_check
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import input_hashes, keep_inputs
 from srpo_ray.runs.start_from import check_start
@@ -38,13 +36,14 @@ def check_inputs(config: RunConfig) -> None:
     """Check the inputs of a run.
 
     Raises:
-        ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the algorithm
-            needs a gradient that a reward lacks, or a step that does not fit in its window; if the attention kernel
-            needs a GPU that the run has not; if the LoRA to start from does not fit the model; if the model's family
-            lacks something that the run sets or takes no texts of that length, or the model is distilled and the run
-            asks for guidance; if workers cannot share the model's heads and tokens equally, or it cannot draw images of
-            a size; if MLflow's address is invalid, or another tracker lacks its package or key; if the run cannot
-            continue from the run that `start_from` names; or if the run would be judged by what it trains on.
+        ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the Python
+            environment of a reward cannot be made or used; if the algorithm needs a gradient that a reward lacks, or a
+            step that does not fit in its window; if the attention kernel needs a GPU that the run has not; if the LoRA
+            to start from does not fit the model; if the model's family lacks something that the run sets or takes no
+            texts of that length, or the model is distilled and the run asks for guidance; if workers cannot share the
+            model's heads and tokens equally, or it cannot draw images of a size; if MLflow's address is invalid, or
+            another tracker lacks its package or key; if the run cannot continue from the run that `start_from` names;
+            or if the run would be judged by what it trains on.
     """
     check_rewards(config)
     check_attention_device(config)
@@ -71,38 +70,6 @@ def check_inputs(config: RunConfig) -> None:
     texts = read_texts(config)
     check_reward_prompts(config, texts)
     check_leakage(config, texts)
-
-
-def check_reward_prompts(config: RunConfig, texts: Texts) -> None:
-    """Check that OCR rewards find quoted text in every prompt, and question rewards the prompt in their file.
-
-    Raises:
-        ValueError: If a prompt that a reward scores lacks them.
-    """
-    for section, models in (
-        ("rewards.models", config.rewards.models),
-        ("evaluation.held_out", config.evaluation.held_out),
-    ):
-        for model in models:
-            # Held-out models never score the training prompts.
-            scored = {
-                key: prompts
-                for key, prompts in texts.by_key.items()
-                if section == "rewards.models" or key.startswith("evaluation.")
-            }
-            check = prompt_check(model)
-            for key, prompt in ((key, prompt) for key, prompts in scored.items() for prompt in prompts):
-                with named_in(f"{section}, reward {model.name!r}, a prompt of {key}"):
-                    check(prompt)
-
-
-@contextmanager
-def named_in(where: str) -> Iterator[None]:
-    """Prefix a ValueError of the block with the place of its cause."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def check_attention_device(config: RunConfig) -> None:
@@ -188,31 +155,6 @@ def losses_notes(config: RunConfig) -> list[str]:
         f"training.losses_in_flight: {used} with several workers, not the {usual} of algorithm.type"
         f" {config.algorithm.type}, because ZeRO-3 prefetches weights only then; set it to choose another number"
     ]
-
-
-def check_rewards(config: RunConfig) -> None:
-    """Check that the algorithm can train on every reward, and that the prompts of their common direction can be read.
-
-    Raises:
-        ValueError: If the algorithm needs image gradients and a reward declares that it has none, if it cannot use the
-            comparisons of a reward, or if prompts cannot be read.
-    """
-    for model in (*config.rewards.models, *config.evaluation.held_out):
-        if common := getattr(model, "common", None):
-            read_common_prompts(model.name, common.prompts)
-    names = [model.name for model in config.rewards.models if declares_comparisons(model)]
-    if names:
-        config.algorithm.check_comparisons(names, len(config.rewards.models))
-    if config.algorithm.needs.reward != "gradient":
-        return
-    without = [model.name for model in config.rewards.models if not declares_image_gradient(model)]
-    if without:
-        raise ValueError(
-            f"expected rewards with image gradients for algorithm.type={config.algorithm.type}, got"
-            f" {', '.join(without)} with image_gradient = False; train with algorithm.type="
-            f"{types_that(lambda needs: needs.reward == 'score')}, which needs none, or remove the model from"
-            " rewards.models"
-        )
 
 
 def open_run_folder(config: RunConfig, path: Path) -> RunFolder:

@@ -84,6 +84,10 @@ class RewardError(RunFailedError):
         return f"reward {self.reward!r} failed on {self.replica!r}{prompts}: {self.reason}"
 
 
+class LostRewardError(RewardError):
+    """End of the process that a reward has for its Python environment. Another replica can repeat the call."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """Result of one `submit`."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from srpo_ray.rewards.base import PairwiseReward, Reward
-from srpo_ray.rewards.combine import RewardCall, full_precision, score_only
+from srpo_ray.rewards.call import RewardCall
+from srpo_ray.rewards.combine import full_precision, score_only
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.query import Pairs, TextQuery
 

@@ -1,18 +1,18 @@
 """Registry of reward types: builds the reward models of a config."""
 
 import importlib
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from srpo_ray.config.rewards import PythonRewardConfig, RewardModelConfig
-from srpo_ray.credentials import expand
 from srpo_ray.rewards.base import Reward
-from srpo_ray.rewards.combine import RewardCall
+from srpo_ray.rewards.environment.reward import class_in_environment, load_in_environment
 from srpo_ray.rewards.models.aesthetic import AestheticReward
+from srpo_ray.rewards.models.hpsv3 import HPSv3Reward
 from srpo_ray.rewards.models.image_reward import ImageReward
 from srpo_ray.rewards.models.open_clip import OpenClipReward
 from srpo_ray.rewards.models.transformers_clip import load_transformers_clip
+from srpo_ray.rewards.python_reward import load_python_reward
 from srpo_ray.rewards.served.http_scores import HttpReward
 from srpo_ray.rewards.served.judge import JudgeReward
 from srpo_ray.rewards.served.ocr import OcrReward, quoted_text
@@ -42,55 +42,42 @@ def build_rewards(configs: Sequence[RewardModelConfig], device: str = "cpu") -> 
 
 
 def build_python_reward(config: PythonRewardConfig, _device: str) -> Reward:
-    """Import `package.module:Class`, call it with the config's arguments and set the config's name.
+    """Load a custom reward, in this process or in one with its own Python environment.
 
     Raises:
-        ValueError: If the class cannot be imported, does not take the arguments or lacks the `Reward` interface, or an
-            argument names an environment variable that is not set.
+        ValueError: If the environment cannot be used, the class cannot be imported, does not take the arguments or
+            lacks the `Reward` interface, or an argument names an environment variable that is not set.
         RewardError: If the class itself raises.
     """
-    module_name, class_name = config.target.split(":")
-    where = f"reward {config.name!r}, key `target`"
-    try:
-        reward_class = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{where}: expected an importable package.module:Class, received {config.target!r} ({error}); install "
-            "the package or put its folder on PYTHONPATH on every node"
-        ) from error
-    try:
-        inspect.signature(reward_class).bind(**config.arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"{where}: expected arguments that {config.target} takes, received {config.arguments} ({error}); correct "
-            "`arguments`"
-        ) from error
-    arguments = {key: expand(value) if isinstance(value, str) else value for key, value in config.arguments.items()}
-    with RewardCall(config.name, (), "load"):
-        reward = reward_class(**arguments)
-    missing = [attribute for attribute in ("image_size", "image_gradient", "score") if not hasattr(reward, attribute)]
-    if missing:
-        raise ValueError(
-            f"{where}: expected an object with image_size, image_gradient and score, received {config.target} "
-            f"without {', '.join(missing)}; see srpo_ray.rewards.base.Reward"
-        )
-    reward.name = config.name
-    return reward
+    if config.environment:
+        return load_in_environment(config.name, config.target, config.arguments, config.environment)
+    return load_python_reward(config.name, config.target, config.arguments)
 
 
 def declares_image_gradient(config: RewardModelConfig) -> bool:
     """Test whether a model's class declares itself differentiable in the images, without instantiating it.
 
     True also if the class cannot be imported here or only its objects declare it; then the first score that is
-    requested with a gradient raises the error.
+    requested with a gradient raises the error. A class with an environment is imported there.
+
+    Raises:
+        ValueError: If the environment of the reward cannot be used.
     """
     if config.type != "python":
         return config.image_gradient
+    if config.environment:
+        return class_in_environment(config.target, config.environment).image_gradient
     return getattr(_class_of(config), "image_gradient", True) is not False
 
 
 def declares_comparisons(config: RewardModelConfig) -> bool:
-    """Test whether a model compares images in pairs, without instantiating it; False if its class is not found here."""
+    """Test whether a model compares images in pairs, without instantiating it; False if its class is not found here.
+
+    Raises:
+        ValueError: If the environment of the reward cannot be used.
+    """
+    if config.type == "python" and config.environment:
+        return class_in_environment(config.target, config.environment).compares
     return config.compares_pairs or (config.type == "python" and hasattr(_class_of(config), "compare"))
 
 
@@ -119,6 +106,7 @@ def prompt_check(config: RewardModelConfig) -> Callable[[str], object]:
 
 BUILDERS: dict[str, Callable[[Any, str], Reward]] = {
     "aesthetic": AestheticReward.load,
+    "hpsv3": HPSv3Reward.load,
     "http": HttpReward.load,
     "image_reward": ImageReward.load,
     "judge": JudgeReward.load,

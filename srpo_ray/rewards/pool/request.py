@@ -16,7 +16,7 @@ from ray.exceptions import (
 )
 
 from srpo_ray.config.rewards import PoolConfig
-from srpo_ray.rewards.base import RewardError
+from srpo_ray.rewards.base import LostRewardError, RewardError
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import Assignment, Pixels, Reply
 from srpo_ray.rewards.query import Pairs, TextQuery
@@ -156,6 +156,8 @@ class RemoteCall:
         try:
             reply: Reply = ray.get(self._answer)
         except RayTaskError as error:
+            if isinstance(error.cause, LostRewardError):
+                raise self._lost(f"lost {error.cause.replica}: {error.cause.reason}", kill=True) from error
             raise error.cause from error
         except REPLICA_LOST as error:
             raise self._lost(f"died ({type(error).__name__})") from error
@@ -171,10 +173,10 @@ class RemoteCall:
         except RayActorError as error:
             raise self._pool_ended() from error
 
-    def _lost(self, reason: str) -> _LostReplicaError:
+    def _lost(self, reason: str, *, kill: bool = False) -> _LostReplicaError:
         """Report the replica as lost and return the error; the router ignores repeated reports about one start."""
         assert self._assignment is not None, "a call that was not sent cannot be lost"
-        self._router.report_lost.remote(self._assignment.replica, self._assignment.start_id)
+        self._router.report_lost.remote(self._assignment.replica, self._assignment.start_id, kill)
         return _LostReplicaError(f"replica {self._assignment.replica!r} {reason}")
 
     def _pool_ended(self) -> RewardError:

@@ -140,17 +140,18 @@ class RewardRouter:
             request_id in replica.ongoing for group in self._groups.values() for replica in group.replicas.values()
         )
 
-    async def report_lost(self, name: str, start_id: str) -> None:
+    async def report_lost(self, name: str, start_id: str, kill: bool = False) -> None:
         """Take a replica out of service until it answers again.
 
         Args:
             name: Name of the replica.
             start_id: The start that was lost; stale and repeated reports change nothing.
+            kill: True restarts a replica that still runs, but has lost the process of a reward.
         """
         for group in self._groups.values():
             replica = group.replicas.get(name)
             if replica and replica.start_id == start_id and replica.state in ("serving", "draining"):
-                self._mark_lost(group, replica, "was reported lost", kill=False)
+                self._mark_lost(group, replica, "was reported lost", kill=kill)
 
     async def tick(self) -> None:
         """Drain replicas on draining nodes, rescale, start and stop replicas, and check those with late calls."""

@@ -14,8 +14,9 @@ from srpo_ray.rewards.query import TextQuery
 class ScriptedReward:
     """`scale * mean(image)`, after the action that the text names.
 
-    Texts: `sleep:SECONDS`, `raise`, `nan`, `nan_gradient`, `log:SECONDS:FILE` (append the pid after the call) and
-    `slow:COUNT:FILE` (append the pid; the first COUNT calls then take ten minutes). Anything else does nothing.
+    Texts: `sleep:SECONDS`, `raise`, `nan`, `nan_gradient`, `log:SECONDS:FILE` (append the pid after the call),
+    `slow:COUNT:FILE` (append the pid; the first COUNT calls then take ten minutes) and `end:MESSAGE` (print it and end
+    the process). Anything else does nothing.
     """
 
     name = ""
@@ -44,6 +45,9 @@ class ScriptedReward:
             self._log(argument)
         elif order == "slow":
             self._slow(argument)
+        elif order == "end":
+            print(argument, flush=True)
+            os._exit(3)
         return value
 
     def _log(self, argument: str) -> None:
@@ -75,6 +79,22 @@ class CurvedReward:
     def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
         lengths = torch.tensor([sum(weight * len(text) for weight, text in query.terms) for query in queries])
         return lengths * (images * self.direction).sum(dim=(1, 2, 3)).sin()
+
+
+class BrighterReward:
+    """The mean of the first image wins over the second one; the length of the text divides the margin."""
+
+    name = ""
+    image_gradient = False
+    image_size = 4
+    fit = "pad"
+
+    def score(self, images: Tensor, queries: Sequence[TextQuery]) -> Tensor:
+        return images.mean((1, 2, 3))
+
+    def compare(self, first: Tensor, second: Tensor, queries: Sequence[TextQuery]) -> Tensor:
+        lengths = torch.tensor([len(query.texts[0]) for query in queries])
+        return (0.5 + (first - second).mean((1, 2, 3)) / lengths).clamp(0, 1)
 
 
 class FailsToLoad:

@@ -16,7 +16,7 @@ from srpo_ray.config.algorithms.advantage import AdvantageSection
 from srpo_ray.config.algorithms.policy_gradient import PolicyGradientConfig
 from srpo_ray.config.model import RolloutConfig
 from srpo_ray.config.rewards import PythonRewardConfig
-from srpo_ray.launch.preflight import check_rewards
+from srpo_ray.launch.reward_checks import check_rewards
 from srpo_ray.planning.served import ServerWork, server_work
 from srpo_ray.planning.workload import reward_traffic
 from srpo_ray.rewards.base import RewardScorer, Scores

@@ -16,7 +16,7 @@ from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.served_rewards import JudgeRewardConfig, OcrRewardConfig, QuestionsRewardConfig
 from srpo_ray.config.sources import same_model
 from srpo_ray.data.texts import read_texts
-from srpo_ray.launch.preflight import check_reward_prompts
+from srpo_ray.launch.reward_checks import check_reward_prompts
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery

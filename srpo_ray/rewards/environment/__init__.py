@@ -1,0 +1,1 @@
+"""Custom rewards in Python environments of their own: a child process per reward, called over a socket."""
