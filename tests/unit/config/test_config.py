@@ -233,7 +233,7 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("model.lora.target_modules=[]", r"model.lora.target_modules: .*at least 1 item"),
         (
             "model.lora.dropout=0.1",
-            r"expected one of alpha, rank, target_modules; got an unknown key",
+            r"expected one of alpha, rank, start_from, start_mode, target_modules; got an unknown key",
         ),
         ("model.base=nf4", r"model: expected lora with base=nf4, got none; .* set lora to \{\} .* or remove base"),
         ("model.base=int4", r"model.base: expected to be 'fp8', 'int8' or 'nf4'; got 'int4'"),
