@@ -212,8 +212,8 @@ def _scales(path: str, metadata: Mapping[str, str]) -> Scale | None:
 
     def scale(layer: str) -> float:
         ranks, alphas = adapters.rank_pattern or {}, adapters.alpha_pattern or {}
-        rank = ranks.get(get_pattern_key(ranks.keys(), layer), adapters.r)
-        alpha = alphas.get(get_pattern_key(alphas.keys(), layer), adapters.lora_alpha)
+        rank = ranks.get(get_pattern_key(list(ranks), layer), adapters.r)
+        alpha = alphas.get(get_pattern_key(list(alphas), layer), adapters.lora_alpha)
         return alpha / (sqrt(rank) if adapters.use_rslora else rank)
 
     return scale

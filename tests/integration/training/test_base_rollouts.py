@@ -47,7 +47,7 @@ def train(run_root: str, workers: int) -> dict[str, Any]:
         }
         metrics = trainer.update(1)
         results[name] = {"seen": seen, "cost": metrics["cost/forward"], "weights": joined(trainer.engine.weights())}
-        base_rollouts.load_transformer = refuse
+        base_rollouts.load_base = refuse
     results["sampled_here"] = sample_here(trainer.policy, seen, config)
     return results
 
