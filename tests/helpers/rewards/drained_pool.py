@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 from srpo_ray.config.rewards import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.pool.client import RewardClient
-from srpo_ray.rewards.pool.messages import NAMESPACE
+from srpo_ray.rewards.pool.messages import NAMESPACE, Loading
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
 from tests.helpers.ray_drain import drain
@@ -48,7 +48,7 @@ def main() -> None:
         pending = client.submit(torch.ones(1, 3, 4, 4), [TextQuery.plain("sleep:8")])
         drain(str(cluster.address), node, seconds=120)
         deadline = time.monotonic() + 60
-        while ray.get(router.loading.remote())[1] < 2:
+        while replicas_of(router)[1] < 2:
             assert time.monotonic() < deadline, "the drain was not seen"
             time.sleep(0.1)
         # The replica on the drained node is still at work; this call is for another.
@@ -56,14 +56,20 @@ def main() -> None:
         other = node_in_service(router)
         values.append(pending.result().total.item())
         deadline = time.monotonic() + 30
-        while ray.get(router.loading.remote()) != (1, 1) and time.monotonic() < deadline:
+        while replicas_of(router) != [1, 1] and time.monotonic() < deadline:
             time.sleep(0.2)
-        left = ray.get(router.loading.remote())
+        left = replicas_of(router)
         replays = client.take_statistics()["pool/replays"]
     ray.shutdown()
     cluster.shutdown()
     moved = [reward_nodes.index(node), reward_nodes.index(other)]
     print(json.dumps({"nodes": moved, "values": values, "replicas_left": left, "replays": replays}))
+
+
+def replicas_of(router: Any) -> list[int]:
+    """Replicas in service, and all replicas."""
+    loading: Loading = ray.get(router.loading.remote())
+    return [loading.loaded, loading.replicas]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 from srpo_ray.config.count import CountRange
 from srpo_ray.config.rewards import PoolConfig, PythonRewardConfig
 from srpo_ray.rewards.pool.client import RewardClient
-from srpo_ray.rewards.pool.messages import NAMESPACE
+from srpo_ray.rewards.pool.messages import NAMESPACE, Loading
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.rewards.query import TextQuery
 
@@ -25,7 +25,7 @@ def test_pool_grows_under_a_queue_and_shrinks_when_it_has_no_work(scripted_confi
     with RewardPool.create([scripted_config], [], config, "ranged") as pool:
         router = ray.get_actor(pool.name, namespace=NAMESPACE)
         client = RewardClient.connect(pool.name, {"scripted": 1.0})
-        assert ray.get(router.loading.remote()) == (1, 1)
+        assert ray.get(router.loading.remote()) == Loading(placed=1, loaded=1, replicas=1)
 
         deadline = time.monotonic() + 90
         while client.take_statistics()["pool/replicas"] < 2:
@@ -34,6 +34,6 @@ def test_pool_grows_under_a_queue_and_shrinks_when_it_has_no_work(scripted_confi
             for one in pending:
                 one.result()
 
-        while ray.get(router.loading.remote()) != (1, 1):
+        while ray.get(router.loading.remote()) != Loading(placed=1, loaded=1, replicas=1):
             assert time.monotonic() < deadline, "the pool did not shrink"
             time.sleep(0.2)
