@@ -75,6 +75,6 @@ def attribute_margins(offsets: Sequence[float], assigned: Tensor) -> Tensor:
     Returns:
         `[B]`.
     """
-    values = torch.tensor(offsets)
+    values = torch.tensor(offsets, device=assigned.device)
     others = (values.sum() - values) / (len(offsets) - 1)
     return (values - others)[assigned.long()]

@@ -1,5 +1,6 @@
 """Start of pools as other processes see it: pools whose replicas still load their models."""
 
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +9,10 @@ import ray
 
 from srpo_ray.rewards.pool.messages import NAMESPACE
 
+logger = logging.getLogger(__name__)
+
 POLL_S = 0.05
+REPORT_INTERVAL_S = 30.0
 
 
 class Opening:
@@ -38,8 +42,17 @@ class Opening:
         return not self._loading
 
     def wait(self) -> None:
-        """Wait until all pools are open; errors as for `is_complete`."""
+        """Wait until all pools are open, with a warning every `REPORT_INTERVAL_S`; errors as for `is_complete`."""
+        started = reported = time.monotonic()
         while not self.is_complete():
+            if time.monotonic() - reported >= REPORT_INTERVAL_S:
+                reported = time.monotonic()
+                logger.warning(
+                    "reward pools have not loaded their models after %.0f s: %s. Free now: %s",
+                    reported - started,
+                    ", ".join(self._loading),
+                    ray.available_resources(),
+                )
             time.sleep(POLL_S)
 
     def _is_open(self, name: str) -> bool:

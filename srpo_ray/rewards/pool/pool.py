@@ -11,11 +11,9 @@ import ray
 from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
 from srpo_ray.rewards.pool.actors import model_groups, start_router
 from srpo_ray.rewards.pool.messages import Loading
-from srpo_ray.rewards.pool.opening import POLL_S, Opening
+from srpo_ray.rewards.pool.opening import POLL_S, REPORT_INTERVAL_S, Opening
 
 logger = logging.getLogger(__name__)
-
-REPORT_INTERVAL_S = 30.0
 
 
 class RewardPool:

@@ -21,6 +21,9 @@ class FakeRay:
         assert namespace == "srpo_ray"
         return SimpleNamespace(opened=SimpleNamespace(remote=lambda: self.answers[name].pop(0)))
 
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 1.5}
+
     def wait(self, refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
         assert timeout == 0
         return (refs, []) if self.arrived else ([], refs)
@@ -59,6 +62,18 @@ def test_waiting_ends_with_the_error_that_kept_a_pool_from_opening(monkeypatch: 
     monkeypatch.setattr(opening, "POLL_S", 0.0)
     with pytest.raises(ValueError, match="no file of preference"):
         Opening(["a"]).wait()
+
+
+def test_wait_for_a_pool_that_does_not_load_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    faked(monkeypatch, a=[True], b=[False, True])
+    monkeypatch.setattr(opening, "POLL_S", 0.0)
+    monkeypatch.setattr(opening, "REPORT_INTERVAL_S", 0.0)
+    Opening(["a", "b"]).wait()
+    assert [record.getMessage() for record in caplog.records] == [
+        "reward pools have not loaded their models after 0 s: b. Free now: {'CPU': 1.5}"
+    ]
 
 
 def test_opening_without_pools_is_complete_and_a_pickled_one_knows_what_is_left(
