@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from srpo_ray.config import RunConfig
     from srpo_ray.inference.job import SamplingOptions
+    from srpo_ray.models.contrast import ContrastWeight
 
 CONFIG = "CONFIG|KEY=VALUE"
-RL_GUIDANCE = "velocity base + W (tuned - base): 0 is the base model, 1 the tuned one, above 1 extrapolates"
+RL_GUIDANCE = (
+    "velocity base + W (tuned - base): 0 is the base model, 1 the tuned one, above 1 extrapolates; 1,1.5@0.6 is 1.5 at"
+    " sigmas of at most 0.6"
+)
 
 
 def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -40,6 +44,24 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help=f"images per call of a worker ({from_run})")
     parser.add_argument("--num-workers", type=int, metavar="N", help="worker processes (default: one per GPU)")
     add_address(parser, "this machine")
+
+
+def add_contrast(parser: argparse.ArgumentParser) -> None:
+    """Add the other model of `--rl-guidance`."""
+    parser.add_argument(
+        "--contrast-with", metavar="RUN", help="the tuned model of this run replaces the base model in --rl-guidance"
+    )
+
+
+def contrast_weight(text: str) -> "ContrastWeight":
+    """Weight of `--rl-guidance`.
+
+    Raises:
+        ValueError: As `ContrastWeight.parse`.
+    """
+    from srpo_ray.models.contrast import ContrastWeight
+
+    return ContrastWeight.parse("--rl-guidance", text)
 
 
 def add_address(parser: argparse.ArgumentParser, fallback: str) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from srpo_ray.cli.arguments import RL_GUIDANCE, add_sampling, sampling_options
+from srpo_ray.cli.arguments import RL_GUIDANCE, add_contrast, add_sampling, contrast_weight, sampling_options
 
 HELP = "compare a tuned model with its base model on the same prompts and noise"
 
@@ -14,9 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", metavar="FILE", help="prompt file (default: the run's evaluation prompts)")
     parser.add_argument("--num-prompts", type=int, metavar="N", help="use only the first N prompts")
     parser.add_argument("--out", metavar="DIR", help="output folder (default: RUN/evaluation)")
-    parser.add_argument(
-        "--rl-guidance", type=float, nargs="+", default=(), metavar="W", help=f"also evaluate these: {RL_GUIDANCE}"
-    )
+    parser.add_argument("--rl-guidance", nargs="+", default=(), metavar="W", help=f"also evaluate these: {RL_GUIDANCE}")
+    add_contrast(parser)
     parser.add_argument("--against", metavar="RUN", help="compare with the tuned model of this run, not the base model")
     add_sampling(parser)
 
@@ -33,7 +32,8 @@ def run(parsed: argparse.Namespace) -> int:
         options=options,
         prompts=parsed.prompts,
         num_prompts=parsed.num_prompts,
-        rl_guidance=parsed.rl_guidance,
+        rl_guidance=[contrast_weight(text) for text in parsed.rl_guidance],
+        contrast_with=Path(parsed.contrast_with) if parsed.contrast_with else None,
         against=Path(parsed.against) if parsed.against else None,
         command=parsed.typed,
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from srpo_ray.cli.arguments import RL_GUIDANCE, add_sampling, sampling_options
+from srpo_ray.cli.arguments import RL_GUIDANCE, add_contrast, add_sampling, contrast_weight, sampling_options
 
 HELP = "draw images with a trained run"
 
@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one grid of all images (PNG), or a folder of images and contact sheets (default: RUN/samples.png for few"
         " images, RUN/samples for many)",
     )
-    parser.add_argument("--rl-guidance", type=float, default=1.0, metavar="W", help=f"{RL_GUIDANCE} (default 1)")
+    parser.add_argument("--rl-guidance", default="1", metavar="W", help=f"{RL_GUIDANCE} (default 1)")
+    add_contrast(parser)
     add_sampling(parser)
     parser.set_defaults(seed=0)
 
@@ -35,6 +36,13 @@ def run(parsed: argparse.Namespace) -> int:
     options = sampling_options(parsed)
     from srpo_ray.inference.sample import sample_run
 
-    out = Path(parsed.out) if parsed.out else None
-    print(sample_run(Path(parsed.run_dir), texts, out, options=options, rl_guidance=parsed.rl_guidance))
+    path = sample_run(
+        Path(parsed.run_dir),
+        texts,
+        Path(parsed.out) if parsed.out else None,
+        options=options,
+        rl_guidance=contrast_weight(parsed.rl_guidance),
+        contrast_with=Path(parsed.contrast_with) if parsed.contrast_with else None,
+    )
+    print(path)
     return 0

@@ -15,11 +15,12 @@ from srpo_ray.inference.job import (
     SamplingJob,
     SamplingOptions,
     check_at_least,
-    check_weights,
+    check_same_model,
     guided_name,
+    open_other,
     open_run,
 )
-from srpo_ray.models.guidance import BASE, TUNED
+from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight, check_different
 from srpo_ray.reports.evaluation import evaluation_report
 from srpo_ray.reports.files import write_report
 from srpo_ray.reports.grids import contact_sheets
@@ -37,7 +38,8 @@ def evaluate_run(
     options: SamplingOptions,
     prompts: str | None = None,
     num_prompts: int | None = None,
-    rl_guidance: Sequence[float] = (),
+    rl_guidance: Sequence[ContrastWeight] = (),
+    contrast_with: Path | None = None,
     against: Path | None = None,
     command: str = "",
 ) -> tuple[Report, Path]:
@@ -51,6 +53,7 @@ def evaluate_run(
             prompts.
         num_prompts: Number of prompts to use, from the first; None uses all, or with the run's prompts its number.
         rl_guidance: Further weights of Reinforcement Learning Guidance to sample with.
+        contrast_with: Folder of another run, whose tuned model replaces the base model in these guidances.
         against: Folder of another run, whose tuned model replaces the base model.
         command: Command line of the user, for the report.
 
@@ -62,7 +65,7 @@ def evaluate_run(
         RunFailedError: If sampling or scoring fails.
         CommandInterruptedError: If Ctrl-C stops it.
     """
-    check_weights(rl_guidance)
+    check_different("--rl-guidance", rl_guidance)
     check_at_least("--num-prompts", num_prompts, 1)
     run = open_run(run_dir)
     config = options.over(run.config)
@@ -72,7 +75,7 @@ def evaluate_run(
     count = num_prompts if num_prompts or prompts else config.evaluation.num_prompts
     job = SamplingJob(
         config,
-        _models(run, against, rl_guidance, sized=options.resolution is not None),
+        _models(run, against, rl_guidance, contrast_with, sized=options.resolution is not None),
         tuple(texts[:count]),
         out.resolve(),
         scored=True,
@@ -99,16 +102,25 @@ def _image_name(job: SamplingJob, prompt: int, sample: int, model: str) -> str:
     return job.image(prompt, sample, model).relative_to(job.folder).as_posix()
 
 
-def _models(run: TrainedRun, against: Path | None, rl_guidance: Sequence[float], *, sized: bool) -> tuple[Model, ...]:
+def _models(
+    run: TrainedRun,
+    against: Path | None,
+    rl_guidance: Sequence[ContrastWeight],
+    contrast_with: Path | None,
+    *,
+    sized: bool,
+) -> tuple[Model, ...]:
     """List the models of the comparison; the first is the reference. `sized` is true if an option gives the size."""
     reference = Model("base", run, BASE)
     if against is not None:
         other = open_run(against)
-        _check_same_model(run, other, sized=sized)
+        _check_against(run, other, sized=sized)
         reference = Model(other.folder.path.name, other, TUNED)
-    models = {reference.name: reference}
-    for weight in (TUNED, *rl_guidance):
-        models.setdefault(guided_name(weight), Model(guided_name(weight), run, weight))
+    other = open_other(run, contrast_with)
+    guided = [Model(guided_name(weight, other), run, weight, other) for weight in rl_guidance]
+    models: dict[str, Model] = {}
+    for model in (reference, Model(guided_name(TUNED), run, TUNED), *guided):
+        models.setdefault(model.name, model)
     return tuple(models.values())
 
 
@@ -129,21 +141,15 @@ def _scores(rows: Sequence[Row], job: SamplingJob) -> dict[str, dict[str, list[l
     }
 
 
-def _check_same_model(run: TrainedRun, other: TrainedRun, *, sized: bool) -> None:
-    """Raise ValueError unless two runs tuned the same model, so that noise and text features are common."""
+def _check_against(run: TrainedRun, other: TrainedRun, *, sized: bool) -> None:
+    """Raise ValueError unless another run can be the reference: the same model and size, and a name of its own."""
     ours, theirs = (each.config.model_at(each.config.evaluation) for each in (run, other))
     if ours.size != theirs.size and not sized:
         raise ValueError(
             f"--against: expected a run that is evaluated with images of {ours.size} pixels, as {run.folder.path}, got"
             f" {other.folder.path} with {theirs.size}; give one size to both with --resolution"
         )
-    for key in ("path", "max_sequence_length"):
-        if getattr(ours, key) != getattr(theirs, key):
-            raise ValueError(
-                f"--against: expected a run of the same model, got {other.folder.path} with model.{key}"
-                f" {getattr(theirs, key)!r} where {run.folder.path} has {getattr(ours, key)!r}; compare runs with"
-                " equal values"
-            )
+    check_same_model("--against", run, other)
     if other.folder.path == run.folder.path or other.folder.path.name in ("base", "tuned"):
         raise ValueError(
             f"--against: expected the folder of another run, not named base or tuned, got {other.folder.path};"

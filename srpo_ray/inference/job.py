@@ -1,7 +1,7 @@
 """Description of a sampling job, as plain values for every worker."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.load import apply
 from srpo_ray.config.size import ImageSize
+from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight
 from srpo_ray.models.distilled import check_scales
 from srpo_ray.models.sizes import check_sizes, stored_config
 from srpo_ray.runs.inputs import reward_hashes
@@ -29,13 +30,15 @@ class Model:
     name: str
     """Name, unique in the job; part of file names."""
     run: TrainedRun
-    rl_guidance: float
-    """Weight of Reinforcement Learning Guidance: 0 is the run's base model, 1 its tuned model; see `RLGuidance`."""
+    rl_guidance: ContrastWeight
+    """Weight of the tuned model in `Contrast`: 0 is the other model, 1 the tuned one."""
+    other: TrainedRun | None = None
+    """Run whose tuned model is the other model of the contrast; None is the run's own base model."""
 
     @property
     def weights(self) -> str | None:
-        """SHA-256 of the trained weights that the model uses; None if it uses none."""
-        return self.run.identity if self.rl_guidance else None
+        """SHA-256 of the trained weights of the run that the model uses; None if it uses none."""
+        return self.run.identity if self.rl_guidance != BASE else None
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class SamplingJob:
                 model.name: {
                     "run": str(model.run.folder.path),
                     "update": model.run.update,
-                    "rl_guidance": model.rl_guidance,
+                    "rl_guidance": model.rl_guidance.plain,
+                    **({"contrast_with": str(model.other.folder.path)} if model.other else {}),
                     WEIGHTS: (model.weights or "base model")[:_SHOWN_DIGITS],
                 }
                 for model in self.models
@@ -189,12 +193,16 @@ def _description(model: Model) -> dict[str, Any]:
     described = section.model_dump(mode="json", include={"dtype", "truncate_sigma", "max_sequence_length"})
     trained = {"lora": section.lora.identity if section.lora else None, WEIGHTS: model.weights}
     merged = {"model": dict(model.run.model)} if section.lora and section.lora.merged else {}
-    return described | merged | {"rl_guidance": model.rl_guidance} | (trained if model.weights else {})
+    other = {"contrast_with": _description(Model("", model.other, TUNED))} if model.other else {}
+    weight = {"rl_guidance": model.rl_guidance.plain}
+    return described | merged | weight | (trained if model.weights else {}) | other
 
 
-def guided_name(weight: float) -> str:
-    """Name a run's model at a guidance weight: `base`, `tuned`, `rl_guidance_1.5`."""
-    return {0.0: "base", 1.0: "tuned"}.get(weight, f"rl_guidance_{weight:g}")
+def guided_name(weight: ContrastWeight, other: TrainedRun | None = None) -> str:
+    """Name a run's model at a guidance weight: `base`, `tuned`, `rl_guidance_1.5`; `contrast_1.5` with another run."""
+    if other is not None:
+        return f"contrast_{weight.label}"
+    return {BASE: "base", TUNED: "tuned"}.get(weight, f"rl_guidance_{weight.label}")
 
 
 def check_at_least(option: str, value: float | None, least: float) -> None:
@@ -203,10 +211,28 @@ def check_at_least(option: str, value: float | None, least: float) -> None:
         raise ValueError(f"{option}: expected a number of at least {least:g}, got {value:g}; raise it")
 
 
-def check_weights(weights: Sequence[float]) -> None:
-    """Raise ValueError for a guidance weight that is negative, not a number, or repeated."""
-    for weight in weights:
-        check_at_least("--rl-guidance", weight, 0)
-    if len({guided_name(weight) for weight in weights}) < len(weights):
-        listed = " ".join(f"{weight:g}" for weight in weights)
-        raise ValueError(f"--rl-guidance: expected different weights, got {listed}; give each once")
+def open_other(run: TrainedRun, other_dir: Path | None) -> TrainedRun | None:
+    """Open the run whose tuned model a contrast subtracts; None gives None.
+
+    Raises:
+        ValueError: If the folder has no run with a valid checkpoint, or one of another model.
+    """
+    if other_dir is None:
+        return None
+    other = open_run(other_dir)
+    check_same_model("--contrast-with", run, other)
+    if other.folder.path == run.folder.path:
+        raise ValueError(f"--contrast-with: expected another run, got {other_dir}; choose another, or leave it out")
+    return other
+
+
+def check_same_model(option: str, run: TrainedRun, other: TrainedRun) -> None:
+    """Raise ValueError unless two runs tuned the same model, so that noise and text features are common."""
+    ours, theirs = run.config.model, other.config.model
+    for key in ("path", "max_sequence_length"):
+        if getattr(ours, key) != getattr(theirs, key):
+            raise ValueError(
+                f"{option}: expected a run of the same model, got {other.folder.path} with model.{key}"
+                f" {getattr(theirs, key)!r} where {run.folder.path} has {getattr(ours, key)!r}; choose runs with"
+                " equal values"
+            )

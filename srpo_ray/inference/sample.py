@@ -9,8 +9,8 @@ from pathlib import Path
 from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.gallery import image_grid, read_images, save_png
 from srpo_ray.inference.draw import draw_all
-from srpo_ray.inference.job import Model, SamplingJob, SamplingOptions, check_weights, guided_name, open_run
-from srpo_ray.models.guidance import TUNED
+from srpo_ray.inference.job import Model, SamplingJob, SamplingOptions, guided_name, open_other, open_run
+from srpo_ray.models.contrast import TUNED, ContrastWeight
 
 FEW = 16
 """Maximum number of images of a single grid."""
@@ -24,7 +24,8 @@ def sample_run(
     out: Path | None = None,
     *,
     options: SamplingOptions,
-    rl_guidance: float = TUNED,
+    rl_guidance: ContrastWeight = TUNED,
+    contrast_with: Path | None = None,
 ) -> Path:
     """Sample images with the weights that stand for a run, see `evaluation.choose`.
 
@@ -38,6 +39,7 @@ def sample_run(
             which a repeated command resumes. None uses `RUN/samples.png` for few images and `RUN/samples` for many.
         options: Sampling options; one image per prompt by default.
         rl_guidance: Weight of Reinforcement Learning Guidance: 0 is the base model, 1 the tuned one.
+        contrast_with: Folder of another run, whose tuned model replaces the base model in the guidance.
 
     Returns:
         Path of the grid, or of the folder.
@@ -47,10 +49,10 @@ def sample_run(
         RunFailedError: If sampling fails.
         CommandInterruptedError: If Ctrl-C stops it.
     """
-    check_weights([rl_guidance])
     run = open_run(run_dir)
+    other = open_other(run, contrast_with)
     options = replace(options, samples_per_prompt=options.samples_per_prompt or 1)
-    config, model = options.over(run.config), Model(guided_name(rl_guidance), run, rl_guidance)
+    config, model = options.over(run.config), Model(guided_name(rl_guidance, other), run, rl_guidance, other)
     count = len(prompts) * config.evaluation.samples_per_prompt
     out = out or run_dir / ("samples.png" if count <= FEW else "samples")
     job = SamplingJob(config, (model,), tuple(prompts), out.resolve())

@@ -1,12 +1,11 @@
 """Sampler of one process: loads the models, samples and scores images. No Ray."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from srpo_ray.config import RunConfig
 from srpo_ray.data.cache.shards import ROWS
 from srpo_ray.data.cache.text_features import TextCache, cache_root
 from srpo_ray.errors import RunFailedError
@@ -14,8 +13,9 @@ from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.evaluation.gallery import save_png, to_images
 from srpo_ray.evaluation.image_statistics import seed_diversity, thumbnails
 from srpo_ray.inference.job import Model, Row, SamplingJob
+from srpo_ray.models.contrast import BASE, TUNED, Contrast, Network
+from srpo_ray.models.contrast_networks import Trained, load_networks
 from srpo_ray.models.families import family_of
-from srpo_ray.models.guidance import RLGuidance, load_guided
 from srpo_ray.models.loading import hide_progress_bars
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
@@ -23,6 +23,7 @@ from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import make_policy, model_dtype
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.runs.trained import TrainedRun
 
 
 def device_here() -> str:
@@ -71,7 +72,7 @@ class Sampler:
             trained_words=config.trained_words,
             text_free=config.text_free,
         )
-        self._runs = {path: self._load(path) for path in dict.fromkeys(_run_of(model) for model in job.models)}
+        self._runs = {path: self._load(path) for path in dict.fromkeys(_path(model.run) for model in job.models)}
         self._reference: dict[tuple[int, int], Tensor] = {}
         """Images of the first model for the present prompts, by prompt and sample, for rewards that compare pairs."""
         self._rewards: LocalRewards | None = None
@@ -107,8 +108,9 @@ class Sampler:
             ) from error
 
     def _draw(self, model: Model, chunk: Sequence[int]) -> list[Row]:
-        policy, guidance = self._runs[_run_of(model)]
-        guidance.weight = model.rl_guidance
+        policy, others = self._runs[_path(model.run)]
+        weight, other = model.rl_guidance, model.other and _path(model.other)
+        policy.contrast = None if weight == TUNED else Contrast(others[other], weight)
         places = [(prompt, sample) for sample in self.job.samples for prompt in chunk]
         rows: list[Row] = []
         small: list[Tensor] = []
@@ -159,17 +161,25 @@ class Sampler:
             wins = rewards.compare(torch.cat([images, others]), [*queries, *queries], pairs, names).result()
         return {f"{'reward' if name in factors else 'evaluator'}/{name}/preference": wins[name] for name in names}
 
-    def _load(self, path: Path) -> tuple[FlowPolicy, RLGuidance]:
-        models = [model for model in self.job.models if _run_of(model) == path]
-        run, strengths = models[0].run, [model.rl_guidance for model in models]
-        config: RunConfig = run.config
-        device = device_here()
-        guidance, transformer = load_guided(config, model_dtype(config), device, run.weights, strengths)
-        policy = make_policy(config, guidance, transformer.config, device)
+    def _load(self, path: Path) -> tuple[FlowPolicy, Mapping[Path | None, Network]]:
+        """Build the policy of a run's tuned model, and the other models of its contrasts by their runs' paths."""
+        models = [model for model in self.job.models if _path(model.run) == path]
+        run = models[0].run
+        contrasted = [model.other for model in models if model.rl_guidance != TUNED]
+        others = {other and _path(other): other for other in contrasted}
+        config, device = run.config, device_here()
+        networks = load_networks(
+            Trained(config, run.weights),
+            [other and Trained(other.config, other.weights) for other in others.values()],
+            model_dtype(config),
+            device,
+            tuned=any(model.rl_guidance != BASE for model in models),
+        )
+        policy = make_policy(config, networks.tuned, networks.transformer.config, device)
         for empty in family_of(config.model.path).guidance_texts:
             policy.empty_prompt = self._features.features([empty])[[0]]
-        return policy, guidance
+        return policy, dict(zip(others, networks.others, strict=True))
 
 
-def _run_of(model: Model) -> Path:
-    return model.run.folder.path
+def _path(run: TrainedRun) -> Path:
+    return run.folder.path

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from srpo_ray.config.size import ImageSize
 from srpo_ray.flow import euler_step
 from srpo_ray.models.block_cache import BlockCache
 from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.models.contrast import Contrast
 from srpo_ray.models.latents import pack, position_ids, unpack, vae_shape
 from srpo_ray.models.rollout_base import RolloutBase
 
@@ -78,6 +80,8 @@ class FlowPolicy(ABC):
         self.rollout_base: RolloutBase | None = None
         """Low-precision copies of frozen layers that `rollout` uses; None uses the transformer's own weights."""
         self.training_decoder: AutoencoderTiny | None = None
+        self.contrast: Contrast | None = None
+        """Other model that all velocities are contrasted with; None uses the network alone."""
         self._evaluations = Evaluations()
 
     @property
@@ -143,11 +147,26 @@ class FlowPolicy(ABC):
                 where 1 is none.
 
         Returns:
-            Velocity `[B, N, 4C]`, float32.
+            Velocity `[B, N, 4C]`, float32; the contrast of two models if there is a `contrast`.
         """
         seen = (sigma * 1000).floor() / 1000 if self.truncate_sigma else sigma
         seen = seen.to(self.device, torch.float32)
-        return self._predict(tokens.to(self.dtype), seen, conditioning.contiguous(), guidance_scale).float()
+
+        def predict() -> Tensor:
+            return self._predict(tokens.to(self.dtype), seen, conditioning.contiguous(), guidance_scale)
+
+        if self.contrast is None:
+            return predict().float()
+        with_other = partial(self._with_network, self.contrast.other, predict)
+        return self.contrast.velocity(sigma, predict, with_other)
+
+    def _with_network(self, network: Callable[..., tuple[Tensor]], predict: Callable[[], Tensor]) -> Tensor:
+        """Call a function with another network in place of the policy's own."""
+        own, self.network = self.network, network
+        try:
+            return predict()
+        finally:
+            self.network = own
 
     def _count(self, samples: int) -> None:
         if torch.is_grad_enabled():

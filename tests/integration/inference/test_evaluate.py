@@ -72,7 +72,8 @@ def test_guided_models_and_another_run_are_compared_on_the_same_noise(run_dir: P
     # The other run has the same weights, so tuned against tuned is a tie in every pair.
     shutil.copytree(run_dir, tmp_path / "runs" / "other")
     words = ["evaluate", str(run_dir), "--num-prompts", "2", "--samples-per-prompt", "1", "--rl-guidance", "0", "2"]
-    assert main([*words, "--against", str(tmp_path / "runs" / "other"), "--out", str(tmp_path / "out")]) == 0
+    other = str(tmp_path / "runs" / "other")
+    assert main([*words, "--against", other, "--out", str(tmp_path / "out")]) == 0
     data = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert data["reference"] == "other"
     found = {item["model"]: item for item in data["comparisons"] if item["metric"] == "evaluator/held_out"}
@@ -81,6 +82,14 @@ def test_guided_models_and_another_run_are_compared_on_the_same_noise(run_dir: P
     assert found["base"]["difference"] != 0
     assert {item["metric"] for item in data["comparisons"]} >= {"truth/content_accuracy", "image/contrast"}
     assert not any(item["metric"] == "image/diversity" for item in data["comparisons"]), "one image has none"
+
+    # At every weight, a contrast of equal models is the model.
+    words = [*words[:-3], "--rl-guidance", "2", "--contrast-with", other]
+    assert main([*words, "--against", other, "--out", str(tmp_path / "contrast")]) == 0
+    data = json.loads((tmp_path / "contrast" / "evaluation.json").read_text())
+    found = {item["model"]: item for item in data["comparisons"] if item["metric"] == "evaluator/held_out"}
+    assert set(found) == {"tuned", "contrast_2"}
+    assert found["contrast_2"]["difference"] == pytest.approx(0, abs=1e-5)
 
 
 def test_prompts_of_a_file_have_no_truth(run_dir: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from srpo_ray.cli import main
 from srpo_ray.inference.draw import JOB, ROWS, open_folder
 from srpo_ray.inference.job import Model, SamplingJob, open_run
+from srpo_ray.models.contrast import ContrastWeight
 from srpo_ray.runs.checkpoint import read_checkpoint, save_checkpoint
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import input_hashes, keep_inputs
@@ -39,7 +40,8 @@ def root(run_of_copies: Path, tmp_path: Path) -> Path:
 
 def job(run_dir: Path, out: Path, *, rl_guidance: float = 1, scored: bool = False) -> SamplingJob:
     run = open_run(run_dir)
-    return SamplingJob(run.config, (Model("drawn", run, rl_guidance),), ("a cat",), out, scored=scored)
+    model = Model("drawn", run, ContrastWeight.constant(rl_guidance))
+    return SamplingJob(run.config, (model,), ("a cat",), out, scored=scored)
 
 
 def train_again(run_dir: Path, shift: float = 0.01) -> None:

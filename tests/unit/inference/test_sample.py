@@ -14,10 +14,13 @@ from srpo_ray.inference import sampler
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.inference.sampler import Sampler
+from srpo_ray.models import contrast_networks
+from srpo_ray.models.contrast import ContrastWeight
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text_encoders import encode_prompts
 from srpo_ray.models.trainable import load_tuned, make_policy
 from srpo_ray.runs.trained import read_trained
+from tests.helpers.training.trained_run import trained_run
 
 PROMPTS = ["a red circle", "a blue square", "a cat"]
 TINY = ["--steps", "2", "--batch-size", "4"]
@@ -61,7 +64,13 @@ def test_baseline_and_tuned_images_differ_and_guidance_extrapolates(run_dir: Pat
     grids = []
     for weight in (0.0, 1.0, 2.0):
         out = run_dir / f"{weight}.png"
-        sample_run(run_dir, PROMPTS[:1], out, options=SamplingOptions(seed=0, num_steps=2), rl_guidance=weight)
+        sample_run(
+            run_dir,
+            PROMPTS[:1],
+            out,
+            options=SamplingOptions(seed=0, num_steps=2),
+            rl_guidance=ContrastWeight.constant(weight),
+        )
         grids.append(pixels(out))
     distances = [np.abs(grid - grids[0]).mean() for grid in grids]
     assert 0 == distances[0] < distances[1] < distances[2]
@@ -111,9 +120,6 @@ def test_stopped_command_resumes_where_it_stopped(run_dir: Path, monkeypatch: py
 
 
 def test_adapters_need_no_second_transformer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from srpo_ray.models import guidance as rl_guidance
-    from tests.helpers.training.trained_run import trained_run
-
     trained_run(tmp_path / "lora", f"run_root={tmp_path}", "model.lora={rank: 4}")
     assert load_run([tmp_path / "lora" / "config.yaml"]).model.lora
     loaded = []
@@ -122,7 +128,7 @@ def test_adapters_need_no_second_transformer(tmp_path: Path, monkeypatch: pytest
         loaded.append(arguments)
         return load_tuned(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(rl_guidance, "load_tuned", load)
+    monkeypatch.setattr(contrast_networks, "load_tuned", load)
     assert main(["sample", str(tmp_path / "lora"), "a cat", "--rl-guidance", "1.5", *TINY]) == 0
     assert len(loaded) == 1
 
@@ -137,3 +143,41 @@ def test_images_have_the_size_that_is_asked_for_else_that_of_the_runs_evaluation
     assert pixels(run_dir / "tall.png").shape[0] > pixels(run_dir / "wide" / "contact_sheet_001.png").shape[0]
     # The same command with another size is another job.
     assert main([*words, "--resolution", "80x48", "--out", str(run_dir / "wide")]) == 2
+
+
+def test_contrast_with_another_run_subtracts_its_tuned_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, rank in (("liked", 4), ("disliked", 2)):
+        trained_run(tmp_path / name, f"run_root={tmp_path}", f"model.lora={{rank: {rank}}}")
+    words = ["sample", str(tmp_path / "liked"), "a cat", *TINY, "--contrast-with", str(tmp_path / "disliked"), "--out"]
+    folder = str(tmp_path / "of_disliked")
+    assert main(["sample", str(tmp_path / "disliked"), "a cat", *TINY, "--out", folder]) == 0
+    for weight in ("0", "2"):
+        assert main([*words, str(tmp_path / weight), "--rl-guidance", weight]) == 0
+    disliked = pixels(tmp_path / "of_disliked" / "images" / "00000_0_tuned.png")
+    assert np.array_equal(pixels(tmp_path / "0" / "images" / "00000_0_contrast_0.png"), disliked)
+    assert not np.array_equal(pixels(tmp_path / "2" / "images" / "00000_0_contrast_2.png"), disliked)
+
+    # Another weight of that run makes another job, and a run of another model cannot be subtracted.
+    assert main([*words, str(tmp_path / "2"), "--rl-guidance", "1,2@0.5"]) == 2
+    config = tmp_path / "disliked" / "config.yaml"
+    config.write_text(to_yaml(load_run([config], ["model.max_sequence_length=8"])))
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "third"), "--rl-guidance", "2"]) == 2
+    message = capsys.readouterr().err
+    assert "--contrast-with: expected a run of the same model, got" in message
+    assert "with model.max_sequence_length 8" in message
+    assert main([*words[:3], *TINY, "--contrast-with", words[1]]) == 2
+    assert "--contrast-with: expected another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_guidance_weight_of_another_form_is_refused(
+    command: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [command, str(run_dir), *(["a cat"] if command == "sample" else [])]
+    assert main([*words, "--rl-guidance", "1,2"]) == 2
+    assert (
+        "--rl-guidance: expected a weight, or weights by noise level as 1,1.5@0.6, got '1,2'" in capsys.readouterr().err
+    )

@@ -11,9 +11,9 @@ from torch import Tensor
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.models.attention import compile_blocks
 from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.models.contrast import Contrast, ContrastWeight
 from srpo_ray.models.exact_time import embed_exact_times
 from srpo_ray.models.flux import FluxPolicy
-from srpo_ray.models.guidance import RLGuidance
 from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
@@ -130,14 +130,12 @@ class Engine:
         return self.module(**inputs)
 
 
-@pytest.mark.parametrize("wrapped", ["engine", "rl_guidance", "checkpointing", "adapters", "compiled"])
+@pytest.mark.parametrize("wrapped", ["engine", "contrast", "checkpointing", "adapters", "compiled"])
 def test_sigma_is_exact_however_the_transformer_is_called(wrapped: str) -> None:
     transformer = tiny_flux()
     network: Any = None
     if wrapped == "engine":
         network = Engine(transformer)
-    elif wrapped == "rl_guidance":
-        network = RLGuidance(transformer, tiny_flux(), weight=0.5)
     elif wrapped == "checkpointing":
         transformer.enable_gradient_checkpointing()
     elif wrapped == "adapters":
@@ -145,6 +143,8 @@ def test_sigma_is_exact_however_the_transformer_is_called(wrapped: str) -> None:
     else:
         compile_blocks(transformer, ("FluxTransformerBlock", "FluxSingleTransformerBlock"), backend="eager")
     policy = policy_of(transformer, network)
+    if wrapped == "contrast":
+        policy.contrast = Contrast(tiny_flux(), ContrastWeight.constant(0.5))
     time, _ = embedded(policy, transformer, SIGMAS)
     assert len(torch.unique(time.float(), dim=0)) == 215
     velocity(policy, SIGMAS[:2]).sum().backward()
