@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -79,11 +79,26 @@ def read_trained(run_dir: Path) -> TrainedRun:
         # A new commit on the hub may change the model's description only.
         cure = f"set {MODEL} in {folder.config} to a copy of the model that the run was trained from"
         require_same_inputs(folder.inputs, {MODEL: {config.model.path: model}}, cure)
-    start, lora = _start_hashes(config, folder, update), config.model.lora
     identity = trained_identity(storage, update) if update else None
-    if lora and lora.continued and not update:
+    return _with_start(TrainedRun(folder, config, update, identity, model))
+
+
+def untrained(folder: RunFolder, config: RunConfig) -> TrainedRun:
+    """Describe a run before its first update, which needs no folder yet.
+
+    Raises:
+        ValueError: If the model, or the LoRA that it starts from, cannot be read.
+    """
+    return _with_start(TrainedRun(folder, config, 0, None, model_hashes(config)))
+
+
+def _with_start(run: TrainedRun) -> TrainedRun:
+    """Add the LoRA that a run starts from: to the model that it is merged into, or as the weights at update 0."""
+    start, lora = _start_hashes(run.config, run.folder, run.update), run.config.model.lora
+    identity = run.identity
+    if lora and lora.continued and not run.update:
         identity = hashlib.sha256(json.dumps(start).encode()).hexdigest()
-    return TrainedRun(folder, config, update, identity, model | (start if lora and lora.merged else {}))
+    return replace(run, identity=identity, model={**run.model, **(start if lora and lora.merged else {})})
 
 
 def _start_hashes(config: RunConfig, folder: RunFolder, update: int) -> dict[str, str]:

@@ -1,0 +1,125 @@
+"""Pair file from a model's own images: samples of each prompt, ranked by the reward models of a config."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from srpo_ray.algorithms.pair_choice import PairChoice, Selection, choose_pairs
+from srpo_ray.config import RunConfig, load_run
+from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.data.prompts import load_prompts
+from srpo_ray.files import write_text
+from srpo_ray.inference.draw import draw_all
+from srpo_ray.inference.job import Model, Row, SamplingJob, SamplingOptions, check_at_least, guided_name, open_run
+from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight
+from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.trained import TrainedRun, untrained
+
+PAIRS = "pairs.jsonl"
+_SAMPLES = 8
+"""Images of a prompt, if no option says otherwise."""
+
+
+@dataclass(frozen=True)
+class PairsMade:
+    """Result of a pair file's making."""
+
+    file: Path
+    """The pair file."""
+    prompts: int
+    """Number of prompts."""
+    pairs: int
+    """Number of pairs, at most one for each prompt."""
+
+
+def make_pairs(
+    sources: Sequence[str],
+    out: Path,
+    *,
+    options: SamplingOptions,
+    prompts: str | None = None,
+    num_prompts: int | None = None,
+    selection: Selection = "best_worst",
+    min_gap: float = 0.0,
+    rl_guidance: ContrastWeight | None = None,
+) -> PairsMade:
+    """Sample images of each prompt, score them with the trained reward models, and choose one pair of each prompt.
+
+    A repeated call samples only what is missing. Held-out models do not score. The file has one JSON object a line:
+    `preferred` and `other` (PNG files, relative to the file), `prompt`, and the `scores` of both by each reward model.
+
+    Args:
+        sources: Folder of a run, whose tuned model samples; or config files and overrides, whose base model does.
+        out: Output folder.
+        options: Sampling options; 8 images per prompt by default.
+        prompts: Prompt file; None uses the training prompts.
+        num_prompts: Number of prompts to use, from the first; None uses all.
+        selection: Rule of the choice, see `choose_pairs`.
+        min_gap: Least difference of the weighted sums of the rewards, at least 0.
+        rl_guidance: Weight of Reinforcement Learning Guidance; None samples with the tuned model of a run.
+
+    Raises:
+        ValueError: If an input cannot be used, or no prompt has a pair.
+        RunFailedError: If sampling or scoring fails.
+        CommandInterruptedError: If Ctrl-C stops it.
+    """
+    check_at_least("--min-gap", min_gap, 0)
+    check_at_least("--num-prompts", num_prompts, 1)
+    check_at_least("--samples-per-prompt", options.samples_per_prompt, 2)
+    run, weight = _source(sources, out, rl_guidance)
+    config = _scored_by_training(replace(options, samples_per_prompt=options.samples_per_prompt or _SAMPLES), run)
+    texts = load_prompts(prompts or config.data.prompts, "--prompts" if prompts else "data.prompts")[:num_prompts]
+    job = SamplingJob(config, (Model(guided_name(weight), run, weight),), tuple(texts), out.resolve(), scored=True)
+    rows = draw_all(job, options.num_workers, options.address)
+    pairs = _pairs(job, rows, selection, min_gap)
+    if not pairs:
+        raise ValueError(
+            f"expected images of a prompt that {selection} tells apart by at least {min_gap:g}, got none in"
+            f" {len(texts)} prompts; raise --samples-per-prompt, or lower --min-gap"
+        )
+    file = job.folder / PAIRS
+    write_text(file, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
+    return PairsMade(file, len(texts), len(pairs))
+
+
+def _source(sources: Sequence[str], out: Path, weight: ContrastWeight | None) -> tuple[TrainedRun, ContrastWeight]:
+    """Open the run, or the base model of a config, and the weight of its tuned model."""
+    if len(sources) == 1 and Path(sources[0]).is_dir():
+        return open_run(Path(sources[0])), weight or TUNED
+    files = [source for source in sources if "=" not in source]
+    config = load_run(files, [source for source in sources if "=" in source])
+    if weight is not None:
+        raise ValueError("--rl-guidance: expected the folder of a run with it, got a config; name a run")
+    return untrained(RunFolder(out), with_absolute_paths(config)), BASE
+
+
+def _scored_by_training(options: SamplingOptions, run: TrainedRun) -> RunConfig:
+    """Apply the options; only the reward models of the training score."""
+    config = options.over(run.config)
+    if not config.rewards.models:
+        raise ValueError("rewards.models: expected models that rank the images, got none; name at least one")
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"held_out": ()})})
+
+
+def _pairs(job: SamplingJob, rows: Sequence[Row], selection: Selection, min_gap: float) -> list[dict[str, object]]:
+    """Build the lines of the file, by prompt."""
+    weights: Mapping[str, float] = job.config.rewards.factors
+    names, model, found = list(weights), job.models[0].name, {(row["prompt"], row["sample"]): row for row in rows}
+    scores = torch.tensor(
+        [
+            [[found[prompt, sample][f"reward/{name}"] for name in names] for sample in job.samples]
+            for prompt in range(len(job.prompts))
+        ],
+        dtype=torch.float64,
+    )
+    choice: PairChoice = choose_pairs(scores, torch.tensor([weights[name] for name in names]), selection, min_gap)
+    lines: list[dict[str, object]] = []
+    for prompt in choice.valid.nonzero().flatten().tolist():
+        chosen = [int(indices[prompt]) for indices in (choice.preferred, choice.other)]
+        files = [job.image(prompt, sample, model).relative_to(job.folder).as_posix() for sample in chosen]
+        both = {name: scores[prompt, chosen, index].tolist() for index, name in enumerate(names)}
+        lines.append({"preferred": files[0], "other": files[1], "prompt": job.prompts[prompt], "scores": both})
+    return lines
