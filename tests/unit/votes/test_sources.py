@@ -10,6 +10,7 @@ from PIL import Image
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
 from srpo_ray.runs.folder import RunFolder, append_row
@@ -120,7 +121,7 @@ def test_prompts_that_have_changed_since_the_images_were_drawn_are_refused(tmp_p
     texts = read_texts(config)
     run.inputs.write_text(json.dumps(text_hashes(config, texts)))
     assert len(open_ballot(run.path).pairs) == 3
-    changed = text_hashes(config, replace(texts, evaluated=["another", *texts.evaluated[1:]]))
+    changed = text_hashes(config, replace(texts, validation=PromptRows.plain(["another", *texts.evaluated[1:]])))
     run.inputs.write_text(json.dumps(changed))
     with pytest.raises(ValueError, match=r"evaluation.prompts: .*expected the content that .* was started with"):
         open_ballot(run.path)
