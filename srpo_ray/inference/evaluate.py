@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.prompts import read_prompts
 from srpo_ray.evaluation.paired import PairedEvaluation
 from srpo_ray.evaluation.results import TRAINED_REWARD
 from srpo_ray.inference.draw import draw_all
@@ -19,6 +19,7 @@ from srpo_ray.inference.job import (
     guided_name,
     open_run,
 )
+from srpo_ray.launch.control_words import check_rows
 from srpo_ray.models.guidance import BASE, TUNED
 from srpo_ray.reports.evaluation import evaluation_report
 from srpo_ray.reports.files import write_report
@@ -68,12 +69,15 @@ def evaluate_run(
     config = options.over(run.config)
     source = prompts or config.evaluation.prompts
     check_truth_size("--resolution", source, config.model_at(config.evaluation).size)
-    texts = load_prompts(source, "--prompts" if prompts else "evaluation.prompts")
+    key = "--prompts" if prompts else "evaluation.prompts"
     count = num_prompts if num_prompts or prompts else config.evaluation.num_prompts
-    job = SamplingJob(
+    rows = read_prompts(source, key).rows.first(count)
+    if config.trained_words:
+        check_rows(rows, config.trained_words, f"{key}: ", source)
+    job = SamplingJob.of_rows(
         config,
         _models(run, against, rl_guidance, sized=options.resolution is not None),
-        tuple(texts[:count]),
+        rows,
         out.resolve(),
         scored=True,
         truth=source.startswith("small_world:"),
@@ -83,6 +87,7 @@ def evaluate_run(
     evaluation = PairedEvaluation(
         models=[model.name for model in job.models],
         prompts=job.prompts,
+        conditioning=job.texts,
         scores=_scores(rows, job),
         objective=next(iter(held_out), TRAINED_REWARD),
         settings=job.settings | {"prompts": source},

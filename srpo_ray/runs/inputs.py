@@ -30,6 +30,8 @@ Inputs = dict[str, dict[str, dict[str, str]]]
 
 _INPUTS = TypeAdapter(Inputs)
 IMAGES = "names and contents"
+CONTROL_WORDS = "control words"
+"""Part of a prompt file: the words of its prompts."""
 _SHOWN = 3
 
 
@@ -122,7 +124,7 @@ def _row_hashes(name: str, rows: PromptRows) -> dict[str, str]:
     if rows.rewritten:
         hashes["conditioning"] = _hash(rows.conditioning)
     if rows.has_words:
-        hashes["control words"] = _hash([json.dumps([words.positive, words.negative]) for words in rows.words])
+        hashes[CONTROL_WORDS] = _hash([json.dumps([words.positive, words.negative]) for words in rows.words])
     return hashes
 
 

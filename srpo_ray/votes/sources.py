@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.data.prompt_formats import CONDITIONING
 from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.prompts import read_prompts
 from srpo_ray.data.texts import Texts
@@ -185,7 +186,7 @@ def _of_evaluation(folder: Path, names: Sequence[str]) -> Ballot:
         items[item.key] = item
         load = partial(_read, folder / row["image"])
         images[row["model"], item.key] = Shown(digest_of(load()), load)
-        for metric in [name for name in row if name not in _FIXED_COLUMNS and row[name]]:
+        for metric in [name for name in row if name not in (*_FIXED_COLUMNS, CONDITIONING) and row[name]]:
             scores.setdefault(metric, {})[row["model"], item.key] = _number(row[metric], metric, file, number)
     return Ballot(folder, folder.name, systems, items, images, scores)
 

@@ -89,12 +89,12 @@ def test_runs_of_an_experiment_are_compared_on_the_same_noise_only(tmp_path: Pat
 def test_images_of_an_evaluation_are_compared_by_prompt_and_sample(tmp_path: Path) -> None:
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["prompt_index", "prompt", "sample", "model", "image", METRIC])
+        writer.writerow(["prompt_index", "prompt", "conditioning", "sample", "model", "image", METRIC])
         for sample in range(2):
             for place, model in enumerate(("base", "tuned")):
                 name = f"{sample}_{model}.png"
                 Image.new("RGB", (4, 4), (50 * place, sample, 0)).save(tmp_path / name)
-                writer.writerow([0, "'-a cat", sample, model, name, place + sample / 10])
+                writer.writerow([0, "'-a cat", "A fluffy cat.", sample, model, name, place + sample / 10])
     ballot = open_ballot(tmp_path)
     assert len(ballot.pairs) == 2
     assert {item.prompt for item in ballot.items.values()} == {"-a cat"}
