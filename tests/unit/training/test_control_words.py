@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.data.rollouts import Item
 from srpo_ray.data.texts import read_texts
 from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
 from srpo_ray.launch.preflight import check_inputs, input_notes
 from srpo_ray.runs.inputs import changed_inputs, text_hashes
-from srpo_ray.training.baseline_cache import other_words
+from srpo_ray.training.base_rollouts import needed_images
+from srpo_ray.training.baseline_cache import baseline_identity, other_words
+from srpo_ray.training.evaluation import make_evaluator
 from tests.conftest import SMALL_WORLD
 
 Rows = Sequence[dict[str, Any]]
@@ -119,6 +124,27 @@ def test_conditioning_is_encoded_and_measured_and_the_prompt_is_not(tmp_path: Pa
     assert notes == [
         f"data.prompts, conditioning: 1 prompt is longer than 16 T5 tokens and truncated: {f'A {long}'[:57] + '...'!r}"
     ]
+
+
+def test_base_model_samples_the_conditioning_once_for_rows_that_share_it(tmp_path: Path) -> None:
+    rows = [{"prompt": "a cat", "conditioning": "A pet."}, {"prompt": "a dog", "conditioning": "A pet."}, FOX]
+    base = ["rollout.source=base_model", "training.num_updates=3", "training.batch_size=1"]
+    config = config_of(tmp_path, rows, *base)
+    items = needed_images(config, read_texts(config))
+    assert items == {0: Item("A pet.", 0), 1: Item("A pet.", 0), 2: Item("a fox", 0)}
+
+
+def test_baseline_of_other_conditioning_or_words_is_another_one(tmp_path: Path) -> None:
+    def identity(**row: str) -> dict[str, Any]:
+        config = config_of(tmp_path, [FOX], evaluated=[{"prompt": "a house", **row}])
+        features: Any = lambda texts: [None] * len(texts)  # noqa: E731
+        evaluator = make_evaluator(config, config.evaluation, read_texts(config).validation, features=features)
+        return baseline_identity(config, evaluator, torch.device("cpu"))
+
+    plain = identity()
+    assert identity(conditioning="a house", positive_words=" ") == plain
+    found = [plain, identity(conditioning="x"), identity(positive_words="x"), identity(negative_words="x")]
+    assert all(one != other for one, other in combinations(found, 2))
 
 
 @pytest.mark.parametrize(
