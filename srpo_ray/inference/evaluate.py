@@ -1,5 +1,6 @@
 """Paired evaluation of a tuned model against the base model or another run's, on the same prompts and noise."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
@@ -19,7 +20,7 @@ from srpo_ray.inference.job import (
     guided_name,
     open_run,
 )
-from srpo_ray.launch.control_words import check_rows
+from srpo_ray.launch.control_words import check_rows, unread_words_note
 from srpo_ray.models.guidance import BASE, TUNED
 from srpo_ray.reports.evaluation import evaluation_report
 from srpo_ray.reports.files import write_report
@@ -27,6 +28,8 @@ from srpo_ray.reports.grids import contact_sheets
 from srpo_ray.reports.report import Report
 from srpo_ray.runs.trained import TrainedRun
 from srpo_ray.small_world.truth import check_truth_size
+
+logger = logging.getLogger(__name__)
 
 _ORDER = ("evaluator/", "reward/", "truth/", "image/")
 
@@ -74,6 +77,8 @@ def evaluate_run(
     rows = read_prompts(source, key).rows.first(count)
     if config.trained_words:
         check_rows(rows, config.trained_words, f"{key}: ", source)
+    elif rows.has_words:
+        logger.warning("%s", unread_words_note(rows, f"{key}: ", source))
     job = SamplingJob.of_rows(
         config,
         _models(run, against, rl_guidance, sized=options.resolution is not None),

@@ -74,12 +74,14 @@ def unread_words_notes(config: RunConfig, texts: Texts) -> list[str]:
     """Note words of evaluation prompts that no score reads, because the run uses no control words."""
     if config.trained_words is not None:
         return []
-    return [
-        f"{key}: control words of {_counted(rows, rows.words, sources(config)[key])} are not read, because the run uses"
-        " no control words"
-        for key, rows in texts.by_key.items()
-        if key != _TRAINED and rows.has_words
-    ]
+    found = {key: rows for key, rows in texts.by_key.items() if key != _TRAINED and rows.has_words}
+    return [unread_words_note(rows, f"{key}: ", sources(config)[key]) for key, rows in found.items()]
+
+
+def unread_words_note(rows: PromptRows, prefix: str, source: str) -> str:
+    """Note the words of prompts in a run without control words; at least one prompt has words."""
+    counted = _counted(rows, rows.words, source)
+    return f"{prefix}control words of {counted} are not read, because the run uses no control words"
 
 
 def sources(config: RunConfig) -> dict[str, str]:

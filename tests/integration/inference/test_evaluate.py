@@ -128,6 +128,24 @@ def test_images_are_drawn_from_the_conditioning_and_scored_by_prompt_and_own_wor
         assert float(row["reward/total/trained"]) == pytest.approx(total.item(), rel=2e-2, abs=5e-3)
 
 
+def test_words_of_a_file_are_refused_or_noted_if_scores_cannot_read_them(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "own.jsonl").write_text('{"prompt": "a cat", "positive_words": "vivid"}')
+    folder = RunFolder(run_dir)
+    words = ["evaluate", str(run_dir), "--prompts", str(tmp_path / "own.jsonl"), "--samples-per-prompt", "1"]
+    lacking = ["word_sets.half={positive: [], negative: []}", "algorithm.control_words=half"]
+    plain = ["algorithm.query=plain", "algorithm.branches=[denoise]"]
+    own = folder.config.read_text()
+    folder.config.write_text(to_yaml(load_run([folder.config], lacking)))
+    assert main(words) == 2
+    assert "--prompts: expected negative_words for every prompt" in capsys.readouterr().err
+    folder.config.write_text(own)
+    folder.config.write_text(to_yaml(load_run([folder.config], plain)))
+    assert main(words) == 0
+    assert f"--prompts: control words of 1 of 1 prompts of {tmp_path / 'own.jsonl'}" in caplog.text
+
+
 def test_judge_compares_each_image_with_the_one_of_the_reference(run_dir: Path, tmp_path: Path) -> None:
     folder, bias = RunFolder(run_dir), 1.0
     with http_server(lambda body: bright_answer(body, bias)) as server:

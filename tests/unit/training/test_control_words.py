@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from srpo_ray.config import RunConfig, load_run
+from srpo_ray.config import RunConfig, load_experiment, load_run, to_yaml
 from srpo_ray.data.rollouts import Item
 from srpo_ray.data.texts import read_texts
 from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
 from srpo_ray.launch.preflight import check_inputs, input_notes
 from srpo_ray.runs.inputs import changed_inputs, text_hashes
+from srpo_ray.search.experiment import run_experiment
 from srpo_ray.training.base_rollouts import needed_images
 from srpo_ray.training.baseline_cache import baseline_identity, other_words
 from srpo_ray.training.evaluation import make_evaluator
@@ -79,6 +80,17 @@ def test_words_are_refused_by_an_algorithm_that_uses_none(
     assert f"algorithm.type={reads}" in said
     assert f"got words for 2 of 3 prompts of {config.data.prompts} (first: prompt 2, 'a cat')" in said
     assert f"; {cure}, or remove the columns positive_words and negative_words" in said
+
+
+def test_search_over_queries_is_refused_before_it_starts_if_a_trial_would_not_use_the_words(tmp_path: Path) -> None:
+    base = config_of(tmp_path, [CAT], "algorithm.type=refl", "algorithm.query=relative")
+    (tmp_path / "base.yaml").write_text(to_yaml(base))
+    arm = {"name": "ReFL", "space": {"algorithm.query": {"choice": ["relative", "plain"]}}}
+    (tmp_path / "search.yaml").write_text(json.dumps({"base": str(tmp_path / "base.yaml"), "arms": [arm]}))
+    config, base = load_experiment(tmp_path / "search.yaml")
+    with pytest.raises(ValueError, match=r"expected no control words with algorithm\.type=refl"):
+        run_experiment(config, base, None, "a test", "a test")
+    assert not (tmp_path / "search").exists()
 
 
 def test_prompts_without_words_are_refused_where_the_set_has_none(tmp_path: Path) -> None:
