@@ -50,7 +50,7 @@ def offset_of(differences: Tensor, share: float) -> float:
 @torch.no_grad()
 def scored(config: RunConfig) -> tuple[Tensor, Tensor]:
     """Sample an image of each training prompt, and return differences of scores `[N]` and true attributes `[N]`."""
-    prompts, cache = [*read_texts(config).trained], TextCache.of(config)
+    prompts, cache = read_texts(config).trained.prompts, TextCache.of(config)
     encode_evaluated(config)
     if missing := cache.missing(prompts):
         cache.load_encoder("cpu")(missing)

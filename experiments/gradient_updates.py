@@ -86,7 +86,7 @@ class World:
 def encode_texts(config: RunConfig) -> None:
     """Encode the training texts of a config that the cache lacks."""
     cache = TextCache.of(config)
-    if missing := cache.missing(read_texts(config).trained):
+    if missing := cache.missing(read_texts(config).trained.conditioning):
         cache.load_encoder("cpu")(missing)
 
 
@@ -111,8 +111,8 @@ class Updates:
             algorithm=build_algorithm(config, world.policy, world.rewards),
             evaluator=absent,
             prompts=Prompts(
-                texts.trained,
-                TextCache.of(config).features(texts.trained),
+                texts.trained.prompts,
+                TextCache.of(config).features(texts.trained.conditioning),
                 prepare_latents(config, texts.images, sizes, world.policy.encode, folder) if texts.images else None,
                 config.data.image_ratio,
             ),

@@ -30,8 +30,15 @@ def table_of_update(batches: Sequence[Batch], values: Sequence[Tensor], gather: 
 
 
 def prompts_of_update(batches: Sequence[Batch], gather: Gather) -> list[str]:
-    """Gather the prompts of the update's samples from all workers, in the order of the samples."""
-    mine = {sample: text for batch in batches for sample, text in zip(batch.draws.samples, batch.prompts, strict=True)}
+    """Gather the prompts of the update's samples from all workers, in the order of the samples.
+
+    A key replaces the prompt of a row with words or conditioning of its own.
+    """
+    mine = {
+        sample: text
+        for batch in batches
+        for sample, text in zip(batch.draws.samples, batch.keys or batch.prompts, strict=True)
+    }
     found = {sample: text for part in gather(mine) for sample, text in part.items()}
     return [found[sample] for sample in sorted(found)]
 

@@ -33,7 +33,7 @@ class Batch:
     prompts: tuple[str, ...]
     """Prompts of the B rows, without control words, for example `("a red circle on a gray background", ...)`."""
     conditioning: Conditioning
-    """Text features of the prompts."""
+    """Text features of the prompts, or of other texts that condition the model in their place."""
     draws: Draws
     """Random draws of the B rows, with the sample and the image of the update that each row is."""
     images: Tensor | None = None
@@ -48,6 +48,10 @@ class Batch:
     """Text features of another caption of the same images, B of them; None if images have a single caption."""
     size: ImageSize | None = None
     """Size of the images of all rows; None in a run with one size."""
+    words: tuple[ControlWords, ...] | None = None
+    """Control words of the rows; None if all rows have those of the run."""
+    keys: tuple[str, ...] | None = None
+    """Keys that tell rows of one prompt with other words or conditioning apart; None if prompts are enough."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Algorithm(ABC, Generic[ConfigT]):
             rewards: Scorer of images.
             grid: Sigma grids of the run's model at the present size of the policy's images; the default supports
                 numeric shifts.
-            words: Control words of the queries; None for plain queries.
+            words: Control words of rows without words of their own; None for plain queries.
         """
         self.config = config
         self.rollout = rollout
@@ -219,7 +223,7 @@ class Algorithm(ABC, Generic[ConfigT]):
     def queries(
         self: "Algorithm[QueryT]", batch: Batch, own: Side = "positive", discounts: Sequence[float] | None = None
     ) -> list[TextQuery]:
-        """Build the query of each row for the rewards: the form and the control words of section `algorithm`.
+        """Build the query of each row for the rewards: the form of section `algorithm`, and the row's control words.
 
         The config class of the algorithm must be a `QuerySection`.
 
@@ -228,4 +232,5 @@ class Algorithm(ABC, Generic[ConfigT]):
             own: Control word that the query rewards; the other one is subtracted.
             discounts: Additional weight of each row's own text, `[B]`; None is 0. A plain query ignores it.
         """
-        return batch_queries(self.config, self.words, batch.prompts, batch.draws, own, discounts)
+        words = batch.words or (self.words and [self.words] * len(batch.prompts))
+        return batch_queries(self.config, words, batch.prompts, batch.draws, own, discounts)

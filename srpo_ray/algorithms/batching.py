@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch
 from srpo_ray.models.conditioning import Conditioning
+
+T = TypeVar("T")
 
 
 def in_groups(batches: Sequence[Batch], size: int) -> list[Sequence[Batch]]:
@@ -47,6 +49,8 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
         ),
         other_conditioning=_join_optional([batch.other_conditioning for batch in batches]),
         size=first.size,
+        words=_join_rows([batch.words for batch in batches]),
+        keys=_join_rows([batch.keys for batch in batches]),
     )
 
 
@@ -68,6 +72,12 @@ def _join_tensors(parts: Sequence[Tensor | None]) -> Tensor | None:
     found = [part for part in parts if part is not None]
     assert len(found) in (0, len(parts)), "all micro-batches of an update have images, or none has"
     return torch.cat(found) if found else None
+
+
+def _join_rows(parts: Sequence[tuple[T, ...] | None]) -> tuple[T, ...] | None:
+    found = [part for part in parts if part is not None]
+    assert len(found) in (0, len(parts)), "all micro-batches of an update have such values, or none has"
+    return tuple(value for part in found for value in part) if found else None
 
 
 def _join_features(parts: Sequence[Conditioning]) -> Conditioning:

@@ -14,7 +14,7 @@ Side = Literal["positive", "negative"]
 
 def batch_queries(
     config: QuerySection,
-    words: ControlWords | None,
+    words: Sequence[ControlWords] | None,
     prompts: Sequence[str],
     draws: Draws,
     own: Side = "positive",
@@ -24,20 +24,22 @@ def batch_queries(
 
     Args:
         config: Options of the queries.
-        words: Control words; None is enough for plain queries.
+        words: Control words of the B rows; None is enough for plain queries.
         prompts: Prompts of the B rows, without control words.
-        draws: Update and samples of the B rows, which determine the words. Images of one sample have the same words.
+        draws: Update and samples of the B rows, which determine the turn of their words. Images of one sample have the
+            same words.
         own: Control word that the query rewards; the other one is subtracted.
         discounts: Additional weight of each row's own text, `[B]`; None is 0. A plain query ignores it.
     """
     if config.query == "plain":
         return [TextQuery.plain(prompt) for prompt in prompts]
-    assert words is not None, "queries with control words need a set of them"
+    assert words is not None, "queries with control words need words"
     queries: list[TextQuery] = []
-    for sample, prompt, discount in zip(draws.samples, prompts, discounts or [0.0] * len(prompts), strict=True):
+    rows = zip(draws.samples, prompts, words, discounts or [0.0] * len(prompts), strict=True)
+    for sample, prompt, of_row, discount in rows:
         turn = config.word_start + draws.update + (sample if config.word_cycle == "per_sample" else 0)
-        positive = f"{words.positive[turn % len(words.positive)]}. {prompt}"
-        negative = f"{words.negative[turn % len(words.negative)]}. {prompt}"
+        positive = f"{of_row.positive[turn % len(of_row.positive)]}. {prompt}"
+        negative = f"{of_row.negative[turn % len(of_row.negative)]}. {prompt}"
         own_text, other_text = (positive, negative) if own == "positive" else (negative, positive)
         if config.query == "guided":
             queries.append(guided_query(own_text, other_text, config.query_guidance + discount))

@@ -11,7 +11,12 @@ PREFIX = "reward_history/"
 
 
 def earlier_rewards(state: Mapping[str, Tensor], prompts: list[str]) -> list[Tensor]:
-    """Return the rewards of each prompt from earlier updates, float64, oldest first; empty for a new prompt."""
+    """Return the rewards of each prompt from earlier updates, float64, oldest first; empty for a new prompt.
+
+    Args:
+        state: State of the algorithm.
+        prompts: Prompts or keys of rows, see `prompts_of_update`.
+    """
     none = torch.zeros(0, dtype=torch.float64)
     return [state.get(_name(prompt), none).cpu() for prompt in prompts]
 

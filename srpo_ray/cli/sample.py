@@ -27,18 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Draw the images and print where they are."""
-    from srpo_ray.data.prompts import check_texts, load_prompts
+    from srpo_ray.data.prompt_rows import PromptRows
+    from srpo_ray.data.prompts import check_texts, read_prompts
 
     check_texts(parsed.texts, "the command line", "PROMPT")
-    texts = [*parsed.texts, *(load_prompts(parsed.prompts, "--prompts") if parsed.prompts else ())]
-    if not texts:
+    rows = PromptRows.plain(parsed.texts)
+    if parsed.prompts:
+        rows += read_prompts(parsed.prompts, "--prompts").rows
+    if not len(rows):
         raise ValueError("expected something to draw, got no prompt; give prompts in quotes or --prompts FILE")
     options = sampling_options(parsed)
     from srpo_ray.inference.sample import sample_run
 
     path = sample_run(
         Path(parsed.run_dir),
-        texts,
+        rows,
         Path(parsed.out) if parsed.out else None,
         options=options,
         rl_guidance=contrast_weight(parsed.rl_guidance),

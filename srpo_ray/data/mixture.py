@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.size import ImageSize
 from srpo_ray.data.cache.latents import TOKENS
 from srpo_ray.data.cache.shards import Rows
@@ -57,9 +58,9 @@ class Prompts:
     """Texts and what belongs to each, in one order: first the captions of real images, then prompts."""
 
     texts: list[str]
-    """Text of each sample: each prompt comes as often as it has images of the base model."""
+    """Text of each sample that rewards read: each prompt comes as often as it has images of the base model."""
     conditioning: ConditioningSource
-    """Text features of all texts."""
+    """Text features of each sample: of its text, or of another one that conditions the model in its place."""
     real: Rows | None = None
     """Clean tokens of the real images, whose captions are the first texts."""
     image_ratio: float = 1.0
@@ -74,6 +75,10 @@ class Prompts:
     """Text features of another caption of the same images, one for each text; None where images have one caption."""
     sizes: Sequence[ImageSize] | None = None
     """Size of the images of each text; None where all have one size."""
+    words: Sequence[ControlWords] | None = None
+    """Control words of each sample; None where all have those of the run."""
+    keys: Sequence[str] | None = None
+    """Key of each sample that tells rows of one text apart; None where each row is its text alone."""
 
     def size_of(self, indices: Sequence[int]) -> ImageSize | None:
         """Return the size of the images of some texts, which is the same for all; None where all texts have one."""

@@ -28,6 +28,8 @@ class Gathered:
     """Number of prompts that repeat an earlier one, up to case, white space and closing punctuation."""
     excluded: dict[str, int] = field(default_factory=dict)
     """Excluded file -> number of prompts that it has too."""
+    further: dict[str, int] = field(default_factory=dict)
+    """Further column of the sources -> number of its values, which files of one prompt per line do not keep."""
 
 
 def gather(sources: Sequence[str], exclude: Sequence[str] = (), column: str | None = None) -> Gathered:
@@ -47,16 +49,19 @@ def gather(sources: Sequence[str], exclude: Sequence[str] = (), column: str | No
         known |= {text_key(prompt): file for prompt in read_prompts(file, "--exclude").prompts}
     gathered = Gathered()
     for source in sources:
-        for prompt in read_prompts(source, "SOURCE", columns).prompts:
+        file = read_prompts(source, "SOURCE", columns)
+        for name, count in file.given.items():
+            gathered.further[name] = gathered.further.get(name, 0) + count
+        for prompt in file.prompts:
             gathered.found += 1
             key = text_key(prompt)
             if key not in known:
                 known[key] = None
                 gathered.prompts.append(" ".join(prompt.split()))
-            elif (file := known[key]) is None:
+            elif (other := known[key]) is None:
                 gathered.repeated += 1
             else:
-                gathered.excluded[file] = gathered.excluded.get(file, 0) + 1
+                gathered.excluded[other] = gathered.excluded.get(other, 0) + 1
     return gathered
 
 
@@ -102,7 +107,8 @@ def split(gathered: Gathered, train: int | None, validation: int, test: int, see
 def describe(gathered: Gathered) -> str:
     """Count what was found and left out, in one line."""
     excluded = [f"{count} in {file}" for file, count in gathered.excluded.items()]
-    return ", ".join([f"{gathered.found} found", f"{gathered.repeated} repeated", *excluded])
+    further = [f"{name} of {count} not kept" for name, count in gathered.further.items()]
+    return ", ".join([f"{gathered.found} found", f"{gathered.repeated} repeated", *excluded, *further])
 
 
 def write_parts(

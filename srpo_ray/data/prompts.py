@@ -1,24 +1,21 @@
 """Prompt files, and the reproducible order in which a run uses their prompts."""
 
-import re
-import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from srpo_ray.data.prompt_formats import BLANKS, COLUMNS, Broken, prompt_column, read_entries
+from srpo_ray.data.prompt_entries import Row, columns_of, find_row, find_text
+from srpo_ray.data.prompt_formats import COLUMNS, FURTHER_COLUMNS, Broken, read_entries
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.text_files import TextFileError
 from srpo_ray.flow import generator
 
 EMBEDDED = ("small_world:train", "small_world:validation", "small_world:test")
 
-_UNUSABLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
-"""Control characters except white space, and surrogates, which JSON can contain unpaired."""
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 60
+Found = TypeVar("Found", str, Row)
 
 
 @dataclass(frozen=True)
@@ -26,21 +23,29 @@ class PromptFile:
     """Prompts of a file, with counts of empty and repeated entries."""
 
     source: str
-    prompts: list[str]
-    """Prompts in file order, without surrounding blanks."""
+    rows: PromptRows
+    """Rows in file order, their texts without surrounding blanks."""
     empty: int = 0
     """Number of entries without text, which are skipped."""
+    given: Mapping[str, int] = field(default_factory=dict)
+    """Further column of the file -> number of prompts that have a value there."""
+
+    @property
+    def prompts(self) -> list[str]:
+        """Prompts in file order."""
+        return self.rows.prompts
 
     @property
     def repeated(self) -> int:
-        """Number of repetitions of earlier prompts; they are kept, so such prompts are trained on more often."""
-        return len(self.prompts) - len(set(self.prompts))
+        """Number of repetitions of earlier rows; they are kept, so such prompts are trained on more often."""
+        return self.rows.repeated
 
     @property
     def note(self) -> str | None:
         """Note for the user; None if there is none."""
         parts = [f"{self.empty} empty entries left out"] * bool(self.empty)
         parts += [f"{self.repeated} repeated prompts kept"] * bool(self.repeated)
+        parts += [f"{column} of {count}" for column, count in self.given.items()]
         return f"{self.source}: {len(self.prompts)} prompts, {', '.join(parts)}" if parts else None
 
 
@@ -54,7 +59,9 @@ def read_prompts(source: str, key: str = "data.prompts", columns: Sequence[str] 
 
     A .txt file has one prompt per line; .json is a list of texts or objects; .jsonl has one text or object per line;
     .csv, .tsv and .parquet are tables. In objects and tables the prompt is under `prompt`, else `caption`, else `text`,
-    ignoring case and surrounding blanks. Text files are UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+    ignoring case and surrounding blanks. Further columns are `conditioning`, a text that the model reads in place of
+    the prompt, and `positive_words` and `negative_words`: a list, or a text with commas between the words. A row
+    without a value there has none of its own. Text files are UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
     Args:
         source: Path of the file, or `small_world:train`, `small_world:validation` or `small_world:test`.
@@ -67,9 +74,10 @@ def read_prompts(source: str, key: str = "data.prompts", columns: Sequence[str] 
     if source in EMBEDDED:
         from srpo_ray.small_world import prompts as embedded
 
-        return PromptFile(source, embedded.split_prompts(embedded.SPLITS[EMBEDDED.index(source)]))
+        return PromptFile(source, PromptRows.plain(embedded.split_prompts(embedded.SPLITS[EMBEDDED.index(source)])))
+    further = [name for name in FURTHER_COLUMNS if name not in columns]
     try:
-        entries = read_entries(Path(source), columns)
+        entries = read_entries(Path(source), columns, further)
     except OSError as error:
         raise ValueError(
             f"{key}: expected a readable prompt file or one of {', '.join(EMBEDDED)}, got {source!r} ({error});"
@@ -77,11 +85,19 @@ def read_prompts(source: str, key: str = "data.prompts", columns: Sequence[str] 
         ) from error
     except TextFileError as error:
         raise ValueError(f"{key}: {source}: {error}") from error
-    texts = check_texts(entries, source, key, columns)
-    prompts = [text for text in texts if text]
-    if not prompts:
+    found = _checked([find_row(entry, columns, further) for entry in entries], source, key, columns)
+    rows = [row for row in found if row.prompt]
+    if not rows:
         raise ValueError(f"{key}: expected at least one prompt in {source}, got an empty file; add prompts, one a line")
-    return PromptFile(source, prompts, len(texts) - len(prompts))
+    present = set().union(*(columns_of(entry, further) for entry in entries))
+    return PromptFile(
+        source,
+        PromptRows(
+            [row.prompt for row in rows], [row.conditioning or row.prompt for row in rows], [row.words for row in rows]
+        ),
+        len(found) - len(rows),
+        {name: sum(name in row.given for row in rows) for name in further if name in present},
+    )
 
 
 def check_texts(entries: Sequence[object], source: str, key: str, columns: Sequence[str] = COLUMNS) -> list[str]:
@@ -96,7 +112,10 @@ def check_texts(entries: Sequence[object], source: str, key: str, columns: Seque
     Raises:
         ValueError: If entries have no usable text; the message counts all and names the first three.
     """
-    found = [_find_prompt(entry, columns) for entry in entries]
+    return _checked([find_text(entry, columns) for entry in entries], source, key, columns)
+
+
+def _checked(found: Sequence[Found | Broken], source: str, key: str, columns: Sequence[str]) -> list[Found]:
     broken = [f"entry {i + 1} ({text.reason})" for i, text in enumerate(found) if isinstance(text, Broken)]
     if broken:
         raise ValueError(
@@ -104,7 +123,7 @@ def check_texts(entries: Sequence[object], source: str, key: str, columns: Seque
             f" {len(broken)} of {len(found)} without: {'; '.join(broken[:3])}{'; ...' if len(broken) > 3 else ''};"
             " fix these entries or rename their column"
         )
-    return [text for text in found if isinstance(text, str)]
+    return [text for text in found if not isinstance(text, Broken)]
 
 
 def caption_of(entry: object) -> str:
@@ -113,36 +132,10 @@ def caption_of(entry: object) -> str:
     Raises:
         TextFileError: If the entry has no usable text.
     """
-    found = _find_prompt(entry, COLUMNS)
+    found = find_text(entry, COLUMNS)
     if isinstance(found, Broken):
         raise TextFileError(f"expected a text, or an object with {', '.join(COLUMNS)}, got {found.reason}")
     return found
-
-
-def _find_prompt(entry: object, columns: Sequence[str]) -> str | Broken:
-    if isinstance(entry, Broken):
-        return entry
-    value = entry
-    if isinstance(entry, Mapping):
-        names = list(entry)
-        try:
-            column = prompt_column(names, columns)
-        except TextFileError as error:
-            return Broken(str(error))
-        if column is not None and entry[names[column]] is None:
-            return ""
-        value = None if column is None else entry[names[column]]
-    if not isinstance(value, str):
-        return Broken(f"no text: {_shown(entry)}")
-    unusable = _UNUSABLE.search(value)
-    if unusable:
-        return Broken(f"the character U+{ord(unusable[0]):04X}, which a text cannot contain: {_shown(value)}")
-    return value.strip(BLANKS)
-
-
-def _shown(value: object) -> str:
-    # Truncates deep, long or recursive values, and escapes control characters for terminals.
-    return _REPR.repr(value)[:100]
 
 
 def prompt_indices(num_prompts: int, update: int, batch_size: int, seed: int) -> list[int]:

@@ -24,14 +24,15 @@ from srpo_ray.models.trainable import model_dtype
 class Item(NamedTuple):
     """One image of the base model."""
 
-    prompt: str
+    text: str
+    """Text that the model is conditioned on."""
     copy: int
-    """Number of the image among those of its prompt, from 0."""
+    """Number of the image among those of its text, from 0."""
 
     @property
     def key(self) -> str:
         """Address of the image in a cache, 32 hexadecimal digits."""
-        return hashlib.sha256(f"{self.copy} {self.prompt}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self.copy} {self.text}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class RolloutCache:
         return [item for item in items if item.key not in written]
 
     def noises(self, items: Sequence[Item]) -> list[torch.Generator]:
-        """Generators of the noise that the images start from, addressed by seed, prompt and copy alone."""
+        """Generators of the noise that the images start from, addressed by seed, text and copy alone."""
         return [generator(self._seed, "base_model", int(item.key, 16)) for item in items]
 
     def add(self, items: Sequence[Item], tokens: Tensor) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from srpo_ray.config import RunConfig
 from srpo_ray.data.images import RealImages, load_images
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.prompts import read_prompts
 from srpo_ray.models.families import family_of
 
@@ -13,37 +14,53 @@ class Texts:
     """All texts of a run, and its real images, which are read on demand."""
 
     images: RealImages | None
-    prompts: list[str]
-    """Prompts of `data.prompts`; empty if every sample is a real image."""
-    evaluated: list[str]
-    """First `evaluation.num_prompts` validation prompts."""
-    tested: list[str]
-    """First `evaluation.test.num_prompts` test prompts; empty without a test."""
+    training: PromptRows
+    """Rows of `data.prompts`; empty if every sample is a real image."""
+    validation: PromptRows
+    """First `evaluation.num_prompts` rows of the validation prompts."""
+    test: PromptRows
+    """First `evaluation.test.num_prompts` rows of the test prompts; empty without a test."""
     guidance: list[str]
     """The empty prompt if the model's guidance is classifier-free; otherwise no text."""
     notes: list[str]
     """Notes for the user about the sources, each with its config key."""
 
     @property
-    def trained(self) -> list[str]:
-        """Texts that the run trains on: captions of the real images first, then prompts."""
-        return [*(self.images.captions if self.images else []), *self.prompts]
+    def prompts(self) -> list[str]:
+        """Training prompts as rewards read them."""
+        return self.training.prompts
 
-    def samples(self, images_per_prompt: int) -> list[str]:
+    @property
+    def evaluated(self) -> list[str]:
+        """Validation prompts as rewards read them."""
+        return self.validation.prompts
+
+    @property
+    def captions(self) -> PromptRows:
+        """Captions of the real images, which both the model and the rewards read."""
+        return PromptRows.plain(self.images.captions if self.images else [])
+
+    @property
+    def trained(self) -> PromptRows:
+        """Rows that the run trains on: captions of the real images first, then prompts."""
+        return self.captions + self.training
+
+    def samples(self, images_per_prompt: int) -> PromptRows:
         """`trained` with the prompts as often as each has images, in the order of `SampleOrder.indices`."""
-        return [*self.trained, *self.prompts * (images_per_prompt - 1)]
+        return self.trained + self.training * (images_per_prompt - 1)
 
     @property
     def encoded(self) -> list[str]:
         """All texts whose features the run needs."""
-        return [*self.trained, *self.evaluated, *self.tested, *self.guidance]
+        rows = (self.trained, self.validation, self.test)
+        return [*(text for part in rows for text in part.conditioning), *self.guidance]
 
     @property
-    def by_key(self) -> dict[str, list[str]]:
-        """Config key -> the texts of its source."""
-        captions = {"data.images": self.images.captions} if self.images else {}
-        tested = {"evaluation.test.prompts": self.tested} if self.tested else {}
-        return captions | {"data.prompts": self.prompts, "evaluation.prompts": self.evaluated} | tested
+    def by_key(self) -> dict[str, PromptRows]:
+        """Config key -> the rows of its source."""
+        captions = {"data.images": self.captions} if self.images else {}
+        tested = {"evaluation.test.prompts": self.test} if len(self.test) else {}
+        return captions | {"data.prompts": self.training, "evaluation.prompts": self.validation} | tested
 
 
 def read_texts(config: RunConfig) -> Texts:
@@ -65,9 +82,9 @@ def read_texts(config: RunConfig) -> Texts:
     }
     return Texts(
         images,
-        trained.prompts if trained else [],
-        evaluated.prompts[: config.evaluation.num_prompts],
-        tested.prompts[: test.num_prompts] if test and tested else [],
+        trained.rows if trained else PromptRows.plain([]),
+        evaluated.rows.first(config.evaluation.num_prompts),
+        tested.rows.first(test.num_prompts) if test and tested else PromptRows.plain([]),
         family_of(config.model.path).guidance_texts,
         [f"{key}: {note}" for key, note in notes.items() if note],
     )

@@ -50,6 +50,11 @@ _FILES = (
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
+def caption_of_row(prompt: str, conditioning: str) -> str:
+    """Build the caption of an image: its prompt, and the text that conditioned the model if that is another one."""
+    return prompt if conditioning == prompt else f"{prompt} (model: {conditioning})"
+
+
 def caption_lines(text: str, width: int, most: int, files: Sequence[Path] | None = None) -> tuple[list[str], Font]:
     """Break a caption into lines, and choose the font to draw them with.
 

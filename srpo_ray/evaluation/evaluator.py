@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srpo_ray.config.algorithms.control_words import ControlWords
+from srpo_ray.config.algorithms.control_words import NO_WORDS, ControlWords, OwnWords
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.size import ImageSize
+from srpo_ray.evaluation.captions import caption_of_row
 from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
 from srpo_ray.flow import generator
 from srpo_ray.models.conditioning import ConditioningSource
@@ -63,6 +64,8 @@ class Evaluator:
         truth: bool,
         trained_words: ControlWords | None = None,
         other_words: Mapping[str, ControlWords] | None = None,
+        conditioned_on: Sequence[str] | None = None,
+        own_words: Sequence[OwnWords] | None = None,
         text_free: Collection[str] = (),
         rank: int = 0,
         world_size: int = 1,
@@ -71,13 +74,15 @@ class Evaluator:
 
         Args:
             config: Section `evaluation`.
-            prompts: Evaluation prompts.
-            conditioning: Text features of the prompts, in the same order.
+            prompts: Evaluation prompts, as all scores read them.
+            conditioning: Text features for the prompts, in the same order.
             size: Size of the images, whatever the size that the policy is trained with.
             sigmas: Sampling grid of `config.num_steps` steps.
             truth: True if the prompts are of the small world, where the true content and style can be measured.
             trained_words: Control words of the run, if its reward is relative.
             other_words: Metric name -> control words of other runs, whose relative reward `evaluate_for_all` adds.
+            conditioned_on: Texts of `conditioning`; None are the prompts.
+            own_words: Control words of the prompts' own, in place of those of any run; None has none.
             text_free: Models that read no text; their difference between two texts is always 0 and is left out.
             rank: Rank of this worker.
             world_size: Number of workers.
@@ -90,6 +95,8 @@ class Evaluator:
         self.truth = truth
         self.trained_words = trained_words
         self.other_words = dict(other_words or {})
+        self.conditioned_on = list(prompts if conditioned_on is None else conditioned_on)
+        self.own_words = list(own_words or [NO_WORDS] * len(self.prompts))
         self.text_free = text_free
         # Prompt files are often sorted by subject, so the gallery draws its prompts from the whole file.
         order = torch.randperm(len(self.prompts), generator=generator(config.seed, "gallery"))
@@ -98,6 +105,11 @@ class Evaluator:
         # Every worker must make the same number of calls, so the last shares are filled up by repetition.
         share = -(-total // world_size)
         self.items = [(rank + index * world_size) % total for index in range(share)]
+
+    @property
+    def captions(self) -> list[str]:
+        """Captions of the prompts' images."""
+        return [caption_of_row(*texts) for texts in zip(self.prompts, self.conditioned_on, strict=True)]
 
     def evaluate(
         self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float], *, for_all: bool = False
@@ -201,10 +213,11 @@ class Evaluator:
         sets: Mapping[str, ControlWords],
     ) -> dict[str, Tensor]:
         """Score images by the weighted sum of the trained rewards, relative to each set of control words."""
-        prompts = [self.prompts[item % len(self.prompts)] for item in items]
+        indices = [item % len(self.prompts) for item in items]
         found = {}
         for name, words in sets.items():
-            queries = [TextQuery.relative(prompt, words.positive, words.negative) for prompt in prompts]
+            chosen = [(self.prompts[index], self.own_words[index].over(words)) for index in indices]
+            queries = [TextQuery.relative(prompt, each.positive, each.negative) for prompt, each in chosen]
             found[name] = _total(rewards.measure(images, queries, list(weights)), weights).float().cpu()
         return found
 

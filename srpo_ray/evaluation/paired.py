@@ -141,6 +141,13 @@ class PairedEvaluation:
     """Settings that the images depend on, for the report."""
     created: str
     command: str
+    conditioning: Sequence[str] = ()
+    """Texts that conditioned the models, one for each prompt; empty if they are the prompts."""
+
+    @property
+    def rewritten(self) -> bool:
+        """True if the models read another text than the rewards for any prompt."""
+        return bool(self.conditioning) and list(self.conditioning) != list(self.prompts)
 
     @property
     def num_samples(self) -> int:

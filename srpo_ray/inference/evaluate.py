@@ -1,11 +1,12 @@
 """Paired evaluation of a tuned model against the base model or another run's, on the same prompts and noise."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.prompts import read_prompts
 from srpo_ray.evaluation.paired import PairedEvaluation
 from srpo_ray.evaluation.results import TRAINED_REWARD
 from srpo_ray.inference.draw import draw_all
@@ -20,6 +21,7 @@ from srpo_ray.inference.job import (
     open_other,
     open_run,
 )
+from srpo_ray.launch.control_words import check_rows, unread_words_note
 from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight, check_different
 from srpo_ray.reports.evaluation import evaluation_report
 from srpo_ray.reports.files import write_report
@@ -27,6 +29,8 @@ from srpo_ray.reports.grids import contact_sheets
 from srpo_ray.reports.report import Report
 from srpo_ray.runs.trained import TrainedRun
 from srpo_ray.small_world.truth import check_truth_size
+
+logger = logging.getLogger(__name__)
 
 _ORDER = ("evaluator/", "reward/", "truth/", "image/")
 
@@ -71,12 +75,17 @@ def evaluate_run(
     config = options.over(run.config)
     source = prompts or config.evaluation.prompts
     check_truth_size("--resolution", source, config.model_at(config.evaluation).size)
-    texts = load_prompts(source, "--prompts" if prompts else "evaluation.prompts")
+    key = "--prompts" if prompts else "evaluation.prompts"
     count = num_prompts if num_prompts or prompts else config.evaluation.num_prompts
-    job = SamplingJob(
+    rows = read_prompts(source, key).rows.first(count)
+    if config.trained_words:
+        check_rows(rows, config.trained_words, f"{key}: ", source)
+    elif rows.has_words:
+        logger.warning("%s", unread_words_note(rows, f"{key}: ", source))
+    job = SamplingJob.of_rows(
         config,
         _models(run, against, rl_guidance, contrast_with, sized=options.resolution is not None),
-        tuple(texts[:count]),
+        rows,
         out.resolve(),
         scored=True,
         truth=source.startswith("small_world:"),
@@ -86,6 +95,7 @@ def evaluate_run(
     evaluation = PairedEvaluation(
         models=[model.name for model in job.models],
         prompts=job.prompts,
+        conditioning=job.texts,
         scores=_scores(rows, job),
         objective=next(iter(held_out), TRAINED_REWARD),
         settings=job.settings | {"prompts": source},

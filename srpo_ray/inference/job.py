@@ -8,8 +8,10 @@ from typing import Any
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.config.algorithms.control_words import OwnWords
 from srpo_ray.config.load import apply
 from srpo_ray.config.size import ImageSize
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight
 from srpo_ray.models.distilled import check_scales
 from srpo_ray.models.sizes import check_sizes, stored_config
@@ -55,6 +57,31 @@ class SamplingJob:
     """True if the images are scored."""
     truth: bool = False
     """True if the prompts are of the small world, where the truth can be measured."""
+    conditioning: tuple[str, ...] = ()
+    """Texts that condition the models, one for each prompt; empty if they are the prompts."""
+    own_words: tuple[OwnWords, ...] = ()
+    """Control words of the prompts' own, one for each prompt; empty if no prompt has any."""
+
+    @classmethod
+    def of_rows(
+        cls, config: RunConfig, models: tuple[Model, ...], rows: PromptRows, folder: Path, *, scored: bool, truth: bool
+    ) -> "SamplingJob":
+        """Describe a job over rows of prompt files; arguments as for the fields."""
+        return cls(
+            config,
+            models,
+            tuple(rows.prompts),
+            folder,
+            scored,
+            truth,
+            tuple(rows.conditioning) if rows.rewritten else (),
+            tuple(rows.words) if rows.has_words and scored and config.trained_words else (),
+        )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts that condition the models, one for each prompt."""
+        return self.conditioning or self.prompts
 
     @property
     def samples(self) -> range:
@@ -118,6 +145,8 @@ class SamplingJob:
             "scoring": self._scoring if self.scored else {},
             "inputs": reward_hashes(config) if self.scored else {},
             "prompts": list(self.prompts),
+            **({"conditioning": list(self.conditioning)} if self.conditioning else {}),
+            **({"own words": [[own.positive, own.negative] for own in self.own_words]} if self.own_words else {}),
         }
 
     @property

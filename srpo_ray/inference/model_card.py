@@ -8,6 +8,7 @@ from srpo_ray.config import RunConfig
 from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.models.families import family_of
 from srpo_ray.runs.folder import read_rows, read_test_means
+from srpo_ray.runs.inputs import CONTROL_WORDS, read_inputs
 from srpo_ray.runs.trained import TrainedRun
 
 _CARD = """\
@@ -69,7 +70,7 @@ def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
         batch_size=config.training.batch_size,
         lr=config.training.optimizer.lr,
         rewards=", ".join(f"{name} (weight {factor:g})" for name, factor in config.rewards.factors.items()),
-        words=_words(config),
+        words=_words(run),
         start=_start(config),
         image=_IMAGE if run.folder.gallery.exists() else "",
         load=load,
@@ -77,9 +78,14 @@ def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
     )
 
 
-def _words(config: RunConfig) -> str:
-    words = config.trained_words
-    return f"Steered by {', '.join(words.positive)} against {', '.join(words.negative)}. " if words else ""
+def _words(run: TrainedRun) -> str:
+    words = run.config.trained_words
+    if not words:
+        return ""
+    of_set = [f"{', '.join(words.positive)} against {', '.join(words.negative)}"] if words.complete else []
+    hashed = read_inputs(run.folder.inputs).get("data.prompts", {}).values()
+    own = ["words of the prompts' own"] if any(CONTROL_WORDS in parts for parts in hashed) else []
+    return f"Steered by {', and by '.join(of_set + own)}. "
 
 
 def _start(config: RunConfig) -> str:

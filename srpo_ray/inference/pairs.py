@@ -10,7 +10,7 @@ import torch
 from srpo_ray.algorithms.pair_choice import PairChoice, Selection, choose_pairs
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.absolute_paths import with_absolute_paths
-from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.prompts import read_prompts
 from srpo_ray.files import write_text
 from srpo_ray.inference.draw import draw_all
 from srpo_ray.inference.job import Model, Row, SamplingJob, SamplingOptions, check_at_least, guided_name, open_run
@@ -71,8 +71,10 @@ def make_pairs(
     check_at_least("--samples-per-prompt", options.samples_per_prompt, 2)
     run, weight = _source(sources, out, rl_guidance)
     config = _scored_by_training(replace(options, samples_per_prompt=options.samples_per_prompt or _SAMPLES), run)
-    texts = load_prompts(prompts or config.data.prompts, "--prompts" if prompts else "data.prompts")[:num_prompts]
-    job = SamplingJob(config, (Model(guided_name(weight), run, weight),), tuple(texts), out.resolve(), scored=True)
+    key = "--prompts" if prompts else "data.prompts"
+    texts = read_prompts(prompts or config.data.prompts, key).rows.first(num_prompts)
+    models = (Model(guided_name(weight), run, weight),)
+    job = SamplingJob.of_rows(config, models, texts, out.resolve(), scored=True, truth=False)
     rows = draw_all(job, options.num_workers, options.address)
     pairs = _pairs(job, rows, selection, min_gap)
     if not pairs:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.errors import CommandInterruptedError
+from srpo_ray.evaluation.captions import caption_of_row
 from srpo_ray.evaluation.gallery import image_grid, read_images, save_png
 from srpo_ray.inference.draw import draw_all
 from srpo_ray.inference.job import Model, SamplingJob, SamplingOptions, guided_name, open_other, open_run
@@ -20,7 +22,7 @@ _SHEET = 48
 
 def sample_run(
     run_dir: Path,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | PromptRows,
     out: Path | None = None,
     *,
     options: SamplingOptions,
@@ -34,7 +36,7 @@ def sample_run(
 
     Args:
         run_dir: Folder of the run.
-        prompts: Prompts to sample.
+        prompts: Prompts to sample, or rows whose conditioning the model reads in their place.
         out: PNG file for a grid of all images with their prompts; or a folder for single images and contact sheets, in
             which a repeated command resumes. None uses `RUN/samples.png` for few images and `RUN/samples` for many.
         options: Sampling options; one image per prompt by default.
@@ -53,9 +55,10 @@ def sample_run(
     other = open_other(run, contrast_with)
     options = replace(options, samples_per_prompt=options.samples_per_prompt or 1)
     config, model = options.over(run.config), Model(guided_name(rl_guidance, other), run, rl_guidance, other)
-    count = len(prompts) * config.evaluation.samples_per_prompt
+    rows = prompts if isinstance(prompts, PromptRows) else PromptRows.plain(prompts)
+    count = len(rows) * config.evaluation.samples_per_prompt
     out = out or run_dir / ("samples.png" if count <= FEW else "samples")
-    job = SamplingJob(config, (model,), tuple(prompts), out.resolve())
+    job = SamplingJob.of_rows(config, (model,), rows, out.resolve(), scored=False, truth=False)
     if out.suffix.lower() != ".png":
         draw_all(job, options.num_workers, options.address)
         _write_sheets(job)
@@ -65,7 +68,7 @@ def sample_run(
     job = replace(job, folder=_folder_beside(job.folder))
     try:
         draw_all(job, options.num_workers, options.address)
-        return _write_grid(job, range(len(prompts)), out, config.model_at(config.evaluation).size.width)
+        return _write_grid(job, range(len(rows)), out, config.model_at(config.evaluation).size.width)
     except CommandInterruptedError:
         raise CommandInterruptedError(f"stopped before {out} was written") from None
     finally:
@@ -92,6 +95,6 @@ def _write_grid(job: SamplingJob, prompts: range, path: Path, width: int) -> Pat
     """Write a grid of all samples of some prompts, those of a prompt side by side."""
     places = [(prompt, sample) for prompt in prompts for sample in job.samples]
     images = read_images([job.image(prompt, sample, job.models[0].name) for prompt, sample in places], width)
-    captions = [job.prompts[prompt] for prompt, _ in places]
+    captions = [caption_of_row(job.prompts[prompt], job.texts[prompt]) for prompt, _ in places]
     columns = len(job.samples) if len(job.samples) > 1 else min(4, len(places))
     return save_png(image_grid(images, captions, columns, max(1.0, 192 / images.shape[-1])), path)

@@ -32,13 +32,13 @@ def device_here() -> str:
 
 
 def encode(job: SamplingJob) -> TextCache:
-    """Open the cache with text features of the job's prompts, and encode the missing ones."""
+    """Open the cache with features of the texts that condition the job's models, and encode the missing ones."""
     hide_progress_bars()
     config = job.config
     # Use the cache of the run's training, or the job's folder if the run has moved to another machine.
     root = cache_root(config) if Path(config.run_root).is_dir() else job.folder / "cache"
     cache = TextCache(resolve_path(config.model.path), config.model.max_sequence_length, model_dtype(config), root)
-    missing = cache.missing([*job.prompts, *family_of(config.model.path).guidance_texts])
+    missing = cache.missing([*job.texts, *family_of(config.model.path).guidance_texts])
     if missing:
         encode_part = cache.load_encoder(device_here())
         for start in range(0, len(missing), ROWS):
@@ -65,11 +65,12 @@ class Sampler:
         self.evaluator = Evaluator(
             config.evaluation,
             job.prompts,
-            self._features.features(job.prompts),
+            self._features.features(job.texts),
             size=model.size,
             sigmas=sigma_grid(model)(config.evaluation.num_steps, config.rollout.shift),
             truth=job.truth,
             trained_words=config.trained_words,
+            own_words=job.own_words,
             text_free=config.text_free,
         )
         self._runs = {path: self._load(path) for path in dict.fromkeys(_path(model.run) for model in job.models)}

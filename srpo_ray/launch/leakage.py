@@ -1,11 +1,12 @@
 """Checks for data leakage: prompts that are trained on and judged by, and held-out models that are trained rewards."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.rewards import PythonRewardConfig, RewardModelSection
 from srpo_ray.config.sources import text_key
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.texts import Texts
 from srpo_ray.runs.input_files import weight_hashes
 
@@ -76,7 +77,8 @@ def leakage_notes(texts: Texts) -> list[str]:
 def overlaps(texts: Texts) -> Iterator[Overlap]:
     """Find the prompts of the validation and the test that are training texts, and those of the test in the validation.
 
-    Texts that differ only in case, white space or closing punctuation are the same.
+    Texts that differ only in case, white space or closing punctuation are the same. A prompt is shared if the text that
+    rewards read or the text that conditions the model is one of either kind in the other set.
     """
     by_key = texts.by_key
     for key, others in (
@@ -84,15 +86,17 @@ def overlaps(texts: Texts) -> Iterator[Overlap]:
         ("evaluation.test.prompts", ("data.prompts", "data.images", "evaluation.prompts")),
     ):
         for other in others:
-            prompts = by_key.get(key, [])
-            shared = _shared(prompts, by_key.get(other, []))
+            if key not in by_key or other not in by_key:
+                continue
+            shared = _shared(by_key[key], by_key[other])
             if shared:
-                yield Overlap(key, other, shared, len(prompts))
+                yield Overlap(key, other, shared, len(by_key[key]))
 
 
-def _shared(prompts: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    known = {text_key(text) for text in others}
-    return tuple(prompt for prompt in prompts if text_key(prompt) in known)
+def _shared(rows: PromptRows, others: PromptRows) -> tuple[str, ...]:
+    known = {text_key(text) for text in (*others.prompts, *others.conditioning)}
+    pairs = zip(rows.prompts, rows.conditioning, strict=True)
+    return tuple(prompt for prompt, text in pairs if not known.isdisjoint((text_key(prompt), text_key(text))))
 
 
 def check_held_out_weights(config: RunConfig) -> None:

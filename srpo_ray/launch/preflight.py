@@ -10,6 +10,7 @@ from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.load import ConfigError, load_run
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
+from srpo_ray.launch.control_words import check_control_words, unread_words_notes
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
 from srpo_ray.launch.reward_checks import check_reward_prompts, check_rewards
 from srpo_ray.models.distilled import check_guidance, distilled_note
@@ -43,7 +44,8 @@ def check_inputs(config: RunConfig) -> None:
             texts of that length, or the model is distilled and the run asks for guidance; if workers cannot share the
             model's heads and tokens equally, or it cannot draw images of a size; if MLflow's address is invalid, or
             another tracker lacks its package or key; if the run cannot continue from the run that `start_from` names;
-            or if the run would be judged by what it trains on.
+            if the run would be judged by what it trains on; or if prompts have control words
+            that the algorithm does not use, or lack those that it uses.
     """
     check_rewards(config)
     check_attention_device(config)
@@ -70,6 +72,7 @@ def check_inputs(config: RunConfig) -> None:
     texts = read_texts(config)
     check_reward_prompts(config, texts)
     check_leakage(config, texts)
+    check_control_words(config, texts)
 
 
 def check_attention_device(config: RunConfig) -> None:
@@ -139,11 +142,19 @@ def input_notes(config: RunConfig) -> list[str]:
     """
     texts = read_texts(config)
     path, length = resolve_path(config.model.path), config.model.max_sequence_length
-    cut = {key: cut_prompts(path, prompts, length) for key, prompts in texts.by_key.items()}
+    conditioning = {f"{key}, conditioning" if rows.rewritten else key: rows for key, rows in texts.by_key.items()}
+    cut = {key: cut_prompts(path, rows.conditioning, length) for key, rows in conditioning.items()}
     scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
     cuts = (f"{key}: {each.note}" for key, found in cut.items() for each in found)
     model = [note for note in (scheduler, distilled_note(path)) if note]
-    return [*leakage_notes(texts), *texts.notes, *cuts, *model, *losses_notes(config)]
+    return [
+        *leakage_notes(texts),
+        *texts.notes,
+        *unread_words_notes(config, texts),
+        *cuts,
+        *model,
+        *losses_notes(config),
+    ]
 
 
 def losses_notes(config: RunConfig) -> list[str]:

@@ -64,8 +64,8 @@ def check_reward_prompts(config: RunConfig, texts: Texts) -> None:
         for model in models:
             # Held-out models never score the training prompts.
             scored = {
-                key: prompts
-                for key, prompts in texts.by_key.items()
+                key: rows.prompts
+                for key, rows in texts.by_key.items()
                 if section == "rewards.models" or key.startswith("evaluation.")
             }
             check = prompt_check(model)

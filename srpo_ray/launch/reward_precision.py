@@ -96,7 +96,7 @@ def check_run(config: RunConfig, count: int, device: str) -> list[Precision]:
 def _queries(config: RunConfig, model: RewardModelConfig, prompts: Sequence[str]) -> dict[str, list[TextQuery]]:
     queries = {"plain": [TextQuery.plain(prompt) for prompt in prompts]}
     words = config.trained_words
-    if words and model.reads_text:
+    if words and words.complete and model.reads_text:
         queries["relative"] = [TextQuery.relative(prompt, words.positive, words.negative) for prompt in prompts]
     return queries
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Text features of each sample for the transformer, of the plain prompt without control words."""
+    """Text features of each sample for the transformer, of its plain text without control words."""
 
     prompt_embeds: Tensor
     """Features of every token `[B, L, D]`; T5's in FLUX."""

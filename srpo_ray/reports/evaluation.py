@@ -161,12 +161,14 @@ def _interval(wins: WinRate) -> str:
 
 def _rows_table(evaluation: PairedEvaluation, image_name: ImageName) -> Table:
     """One row per prompt, sample and model: what was drawn, where it is, and every metric."""
-    keys = ["prompt_index", "prompt", "sample", "model", "image", *evaluation.scores]
+    texts = ["prompt", *["conditioning"] * evaluation.rewritten]
+    keys = ["prompt_index", *texts, "sample", "model", "image", *evaluation.scores]
     rows = []
     for index, prompt in enumerate(evaluation.prompts):
         for sample in range(evaluation.num_samples):
             for model in evaluation.models:
-                drawn = (index, prompt, sample, model, image_name(index, sample, model))
+                own = [evaluation.conditioning[index]] if evaluation.rewritten else []
+                drawn = (index, prompt, *own, sample, model, image_name(index, sample, model))
                 scores = (columns[model][index][sample] for columns in evaluation.scores.values())
                 rows.append(Row(dict(zip(keys, (*drawn, *scores), strict=True))))
     return Table([Column(key) for key in keys], rows, head="prompt_index")

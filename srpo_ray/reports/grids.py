@@ -9,6 +9,7 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
+from srpo_ray.evaluation.captions import caption_of_row
 from srpo_ray.evaluation.gallery import method_grid, read_images, save_png
 from srpo_ray.evaluation.numbers import signed
 from srpo_ray.evaluation.paired import PairedEvaluation
@@ -77,7 +78,10 @@ def _contact_sheet(evaluation: PairedEvaluation, pairs: Sequence[Pair], image_fi
         model: read_images([image_file(prompt, sample, model) for _, prompt, sample in pairs])
         for model in evaluation.models
     }
-    captions = [f"{signed(gap)}  {evaluation.prompts[prompt]}" for gap, prompt, _ in pairs]
+    texts = evaluation.conditioning if evaluation.rewritten else evaluation.prompts
+    captions = [
+        f"{signed(gap)}  {caption_of_row(evaluation.prompts[prompt], texts[prompt])}" for gap, prompt, _ in pairs
+    ]
     return method_grid(columns, captions, abreast=max(1, 6 // len(evaluation.models)))
 
 

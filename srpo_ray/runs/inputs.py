@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from srpo_ray.config import RunConfig
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.texts import Texts, read_texts
 from srpo_ray.files import write_text
 from srpo_ray.runs.input_files import (
@@ -29,6 +30,8 @@ Inputs = dict[str, dict[str, dict[str, str]]]
 
 _INPUTS = TypeAdapter(Inputs)
 IMAGES = "names and contents"
+CONTROL_WORDS = "control words"
+"""Part of a prompt file: the words of its prompts."""
 _SHOWN = 3
 
 
@@ -96,7 +99,7 @@ def reward_hashes(config: RunConfig) -> Inputs:
 
 
 def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
-    """Hash the prompts and captions of a run.
+    """Hash the prompts of a run, with their conditioning and control words, and its captions.
 
     Args:
         config: The run.
@@ -104,15 +107,25 @@ def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
     """
     evaluation, test = config.evaluation, config.evaluation.test
     inputs: Inputs = {
-        "evaluation.prompts": {evaluation.prompts: {_first(evaluation.num_prompts): _hash(texts.evaluated)}}
+        "evaluation.prompts": {evaluation.prompts: _row_hashes(_first(evaluation.num_prompts), texts.validation)}
     }
     if test:
-        inputs["evaluation.test.prompts"] = {test.prompts: {_first(test.num_prompts): _hash(texts.tested)}}
+        inputs["evaluation.test.prompts"] = {test.prompts: _row_hashes(_first(test.num_prompts), texts.test)}
     if config.data.reads_prompts:
-        inputs["data.prompts"] = {config.data.prompts: {"prompts": _hash(texts.prompts)}}
+        inputs["data.prompts"] = {config.data.prompts: _row_hashes("prompts", texts.training)}
     if config.data.images and texts.images:
         inputs["data.images"] = {config.data.images: {"captions": _hash(texts.images.captions)}}
     return inputs
+
+
+def _row_hashes(name: str, rows: PromptRows) -> dict[str, str]:
+    """Hash prompts, and their conditioning and control words if any prompt has them."""
+    hashes = {name: _hash(rows.prompts)}
+    if rows.rewritten:
+        hashes["conditioning"] = _hash(rows.conditioning)
+    if rows.has_words:
+        hashes[CONTROL_WORDS] = _hash([json.dumps([words.positive, words.negative]) for words in rows.words])
+    return hashes
 
 
 def _first(count: int | None) -> str:

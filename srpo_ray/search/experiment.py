@@ -10,6 +10,7 @@ from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.continued_runs import num_later_runs
 from srpo_ray.data.texts import read_texts
 from srpo_ray.launch.capacity import is_one_machine, needs_no_worker
+from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.session import ray_session
@@ -57,7 +58,9 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
         check_inputs(run)
     trials = [apply(base, changes) for _, changes in config.trial_changes()]
     for run in trials:
-        check_leakage(run, read_texts(run))
+        texts = read_texts(run)
+        check_leakage(run, texts)
+        check_control_words(run, texts)
     planned = plan_budget(config, base)
     base = with_absolute_paths(base)
     runs = list(map(with_absolute_paths, (*trained, *trials)))

@@ -13,6 +13,7 @@ import torch
 from srpo_ray.config import ExperimentConfig, to_yaml
 from srpo_ray.config.scheduler import UPDATES
 from srpo_ray.data.texts import read_texts
+from srpo_ray.evaluation.captions import caption_of_row
 from srpo_ray.evaluation.comparison import compute_notes
 from srpo_ray.evaluation.gallery import method_grid, save_png
 from srpo_ray.evaluation.ranking import metric_names
@@ -202,7 +203,9 @@ def _images(experiment: Experiment, arms: Sequence[Arm]) -> Path | None:
     cure = "start the experiment again under another name"
     require_same_inputs(RunFolder(experiment.folder).inputs, text_hashes(experiment.base, texts), cure)
     stacked = {name: torch.stack(list(images.values())) for name, images in columns.items()}
-    grid = method_grid(stacked, [texts.evaluated[index] for index in base])
+    rows = texts.validation
+    captions = [caption_of_row(rows.prompts[index], rows.conditioning[index]) for index in base]
+    grid = method_grid(stacked, captions)
     return save_png(grid, Path(experiment.folder) / "images" / "arms.png")
 
 

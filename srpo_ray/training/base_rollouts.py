@@ -42,7 +42,8 @@ def needed_images(config: RunConfig, texts: Texts, start: int = 0) -> dict[int, 
         for index in order.indices(update, training.batch_size, config.seed)
         if index >= num_real
     }
-    return {number: Item(texts.prompts[number % num_prompts], number // num_prompts) for number in sorted(numbers)}
+    conditioning = texts.training.conditioning
+    return {number: Item(conditioning[number % num_prompts], number // num_prompts) for number in sorted(numbers)}
 
 
 def prepare_base_rollouts(
@@ -115,12 +116,13 @@ def load_sampler(config: RunConfig, texts: Texts, features: TextCache, cache: Ro
     rollout = config.rollout
     sigmas = sigma_grid(config.model)(rollout.num_steps, rollout.shift)
     size = config.base_batch_size
-    conditioning, places = features.features(texts.prompts), {text: row for row, text in enumerate(texts.prompts)}
+    places = {text: row for row, text in enumerate(texts.training.conditioning)}
+    conditioning = features.features(texts.training.conditioning)
 
     def sample_batch(items: Sequence[Item]) -> Tensor:
         # Every call has the same shape, so that an image does not depend on the number of images in its batch.
         padded = [*items, *[items[-1]] * (size - len(items))]
-        prompts = conditioning[[places[item.prompt] for item in padded]].to(policy.device, policy.dtype)
+        prompts = conditioning[[places[item.text] for item in padded]].to(policy.device, policy.dtype)
         tokens = policy.rollout(
             policy.noise(cache.noises(padded)), prompts, sigmas, rollout.guidance_scale, rollout.cache_threshold
         )

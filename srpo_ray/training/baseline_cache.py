@@ -72,12 +72,12 @@ def other_words(config: RunConfig) -> dict[str, ControlWords]:
     Its images are not stored, so another run would sample them again to score them for its own words.
 
     Returns:
-        Name of the metric in an evaluation -> words: all sets of the config but the run's own, if it trains with words
-        and the evaluation is cached.
+        Name of the metric in an evaluation -> words: all sets of the config with words on both sides but the run's own,
+        if it trains with words and the evaluation is cached.
     """
     if config.trained_words is None or not is_cached(config):
         return {}
-    others = [words for words in config.word_sets.values() if words != config.trained_words]
+    others = [words for words in config.word_sets.values() if words.complete and words != config.trained_words]
     return {f"{TRAINED}/{_words_key(words)}": words for words in others}
 
 
@@ -163,6 +163,7 @@ def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.dev
         **({"LoRA files": start} if start else {}),
         "model": model_hashes(config),
         "prompts": evaluator.prompts,
+        **_own_texts(evaluator),
         "sigmas": evaluator.sigmas.tolist(),
         "truth": evaluator.truth,
         "reward models": reward_hashes(config),
@@ -170,6 +171,16 @@ def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.dev
         "code": _code_hash(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
+
+
+def _own_texts(evaluator: Evaluator) -> dict[str, Any]:
+    """Conditioning and words of the prompts, if any prompt has its own."""
+    found: dict[str, Any] = {}
+    if evaluator.conditioned_on != evaluator.prompts:
+        found["conditioning"] = evaluator.conditioned_on
+    if any(evaluator.own_words):
+        found["own words"] = [[own.positive, own.negative] for own in evaluator.own_words]
+    return found
 
 
 def _device_name(device: torch.device) -> str:

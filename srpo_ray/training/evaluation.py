@@ -9,6 +9,7 @@ from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.data.cache.shards import ROWS
 from srpo_ray.data.cache.text_features import TextCache
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
 from srpo_ray.models.attention import set_attention
@@ -25,7 +26,7 @@ from srpo_ray.training.baseline_cache import baseline_evaluation, other_words
 def make_evaluator(
     config: RunConfig,
     evaluation: EvaluationConfig,
-    prompts: Sequence[str],
+    rows: PromptRows,
     *,
     features: Callable[[Sequence[str]], ConditioningSource],
     words: Mapping[str, ControlWords] | None = None,
@@ -37,8 +38,8 @@ def make_evaluator(
     Args:
         config: The run.
         evaluation: Its section `evaluation`, or that of its test.
-        prompts: Prompts to evaluate.
-        features: Function from prompts to their text features.
+        rows: Prompts to evaluate.
+        features: Function from texts to their text features.
         words: Metric name -> control words of other runs, for which the base model's images are scored too.
         rank: Index of the share of the images that this process evaluates.
         world_size: Number of shares.
@@ -46,13 +47,15 @@ def make_evaluator(
     model = config.model_at(evaluation)
     return Evaluator(
         evaluation,
-        prompts,
-        features(prompts),
+        rows.prompts,
+        features(rows.conditioning),
         size=model.size,
         sigmas=sigma_grid(model)(evaluation.num_steps, config.rollout.shift),
         truth=evaluation.prompts.startswith("small_world:"),
         trained_words=config.trained_words,
         other_words=words,
+        conditioned_on=rows.conditioning,
+        own_words=rows.words,
         text_free=config.text_free,
         rank=rank,
         world_size=world_size,
@@ -87,7 +90,7 @@ def encode_evaluated(config: RunConfig) -> None:
         config: The run.
     """
     cache, texts = TextCache.of(config), read_texts(config)
-    missing = cache.missing([*texts.evaluated, *texts.guidance])
+    missing = cache.missing([*texts.validation.conditioning, *texts.guidance])
     if missing:
         encode = cache.load_encoder("cpu")
         for start in range(0, len(missing), ROWS):
@@ -109,7 +112,7 @@ def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
         torch.set_num_threads(config.training.num_threads)
     texts, cache = read_texts(config), TextCache.of(config)
     words = other_words(config)
-    evaluator = make_evaluator(config, config.evaluation, texts.evaluated, features=cache.features, words=words)
+    evaluator = make_evaluator(config, config.evaluation, texts.validation, features=cache.features, words=words)
 
     def compute() -> Evaluation:
         transformer = load_tuned(config, model_dtype(config), device, None)

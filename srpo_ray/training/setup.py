@@ -89,7 +89,7 @@ def build_trainer(
     algorithm = build_algorithm(config, policy, rewards)
     samples, sizes = texts.samples(config.rollout.images_per_prompt), config.model.all_sizes
     image_sizes = prepare_image_sizes(config, texts.images, folder) if texts.images else []
-    prompt_sizes = [prompt_size(text, sizes, config.seed) for text in samples[len(image_sizes) :]]
+    prompt_sizes = [prompt_size(text, sizes, config.seed) for text in samples.prompts[len(image_sizes) :]]
     trainer = Trainer(
         config=config,
         folder=folder,
@@ -97,16 +97,18 @@ def build_trainer(
         policy=policy,
         rewards=rewards,
         algorithm=algorithm,
-        evaluator=evaluator_of(config.evaluation, texts.evaluated),
-        tester=evaluator_of(tested, texts.tested) if tested else None,
+        evaluator=evaluator_of(config.evaluation, texts.validation),
+        tester=evaluator_of(tested, texts.test) if tested else None,
         prompts=Prompts(
-            samples,
-            cache.features(samples),
+            samples.prompts,
+            cache.features(samples.conditioning),
             prepare_latents(config, texts.images, image_sizes, policy.encode, folder) if texts.images else None,
             config.data.image_ratio,
             config.rollout.images_per_prompt,
             rollouts,
             sizes=[*image_sizes, *prompt_sizes] if len(sizes) > 1 else None,
+            words=samples.words_over(config.trained_words),
+            keys=samples.keys,
         ),
         rollouts=resume_rollouts(config, None, device),
         rank=rank,

@@ -192,6 +192,8 @@ class Trainer:
         others = prompts.other_conditioning[indices] if given and prompts.other_conditioning else None
         return Batch(
             prompts=tuple(prompts.texts[indices[row]] for row in rows),
+            words=None if prompts.words is None else tuple(prompts.words[indices[row]] for row in rows),
+            keys=None if prompts.keys is None else tuple(prompts.keys[indices[row]] for row in rows),
             conditioning=prompts.conditioning[indices].to(device, self.policy.dtype).repeat(len(children)),
             draws=Draws(
                 seed=self.config.seed,
@@ -229,7 +231,7 @@ class Trainer:
             append_row(self.folder.evaluations, {"update": update, **metrics})
             save_images(self.folder.tuned_images, images)
             base = load_images(self.folder.base_images)
-            prompts = [self.evaluator.prompts[index] for index in images]
+            prompts = [self.evaluator.captions[index] for index in images]
             grid = before_after(torch.stack([*base.values()]), torch.stack([*images.values()]), prompts)
             # The smallest file would take ten times as long, for 3 %.
             save_png(grid, self.folder.gallery, optimize=False)

@@ -11,7 +11,9 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from srpo_ray.config import RunConfig, load_run
-from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.prompt_formats import CONDITIONING
+from srpo_ray.data.prompt_rows import PromptRows
+from srpo_ray.data.prompts import read_prompts
 from srpo_ray.data.texts import Texts
 from srpo_ray.decode_image import decode_image
 from srpo_ray.evaluation.gallery import to_images
@@ -101,8 +103,9 @@ def _of_runs(folder: Path, runs: dict[str, RunFolder], notes: Sequence[str]) -> 
 def _items(config: RunConfig, run: RunFolder) -> dict[int, Item]:
     """Prompt index -> item, for the prompts that a run keeps images of."""
     evaluation = config.evaluation
-    prompts = load_prompts(evaluation.prompts, "evaluation.prompts")[: evaluation.num_prompts]
-    _check_prompts(config, run, prompts)
+    rows = read_prompts(evaluation.prompts, "evaluation.prompts").rows.first(evaluation.num_prompts)
+    prompts = rows.prompts
+    _check_prompts(config, run, rows)
     noise = (config.model.path, config.model_at(evaluation).size.resolution, evaluation.seed, evaluation.num_steps)
     found: dict[int, Item] = {}
     for index in _indices(run.tuned_images):
@@ -111,15 +114,16 @@ def _items(config: RunConfig, run: RunFolder) -> dict[int, Item]:
                 f"evaluation.prompts: expected at least {index + 1} prompts, as {run.tuned_images} has images of them,"
                 f" got {len(prompts)}; restore the prompts that {run.path} was evaluated on"
             )
-        text = repr((*noise, evaluation.guidance_scale, index, prompts[index]))
+        own = [rows.conditioning[index]] if rows.conditioning[index] != prompts[index] else []
+        text = repr((*noise, evaluation.guidance_scale, index, prompts[index], *own))
         found[index] = Item(hashlib.sha256(text.encode()).hexdigest()[:16], index, prompts[index])
     return found
 
 
-def _check_prompts(config: RunConfig, run: RunFolder, prompts: list[str]) -> None:
+def _check_prompts(config: RunConfig, run: RunFolder, rows: PromptRows) -> None:
     """Refuse prompts that are not those that the images were drawn from."""
-    key = "evaluation.prompts"
-    hashes = text_hashes(config, Texts(None, [], prompts, [], [], []))
+    key, none = "evaluation.prompts", PromptRows.plain([])
+    hashes = text_hashes(config, Texts(None, none, rows, none, [], []))
     require_same_inputs(run.inputs, {key: hashes[key]}, "evaluate the run again with the prompts of now")
 
 
@@ -182,7 +186,7 @@ def _of_evaluation(folder: Path, names: Sequence[str]) -> Ballot:
         items[item.key] = item
         load = partial(_read, folder / row["image"])
         images[row["model"], item.key] = Shown(digest_of(load()), load)
-        for metric in [name for name in row if name not in _FIXED_COLUMNS and row[name]]:
+        for metric in [name for name in row if name not in (*_FIXED_COLUMNS, CONDITIONING) and row[name]]:
             scores.setdefault(metric, {})[row["model"], item.key] = _number(row[metric], metric, file, number)
     return Ballot(folder, folder.name, systems, items, images, scores)
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from srpo_ray.config import RunConfig
 from srpo_ray.data.images import list_images, to_tensor
-from srpo_ray.data.prompts import load_prompts
+from srpo_ray.data.prompts import read_prompts
 from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.evaluation.image_statistics import image_statistics
 from srpo_ray.models.paths import resolve_path
@@ -108,15 +108,16 @@ def generated(
         ValueError: If there are too few images, or the model or the prompts cannot be read.
     """
     _require_enough(count, "generated images", "ask for more")
-    prompts = load_prompts(config.evaluation.prompts, "evaluation.prompts")[: config.evaluation.num_prompts]
+    rows = read_prompts(config.evaluation.prompts, "evaluation.prompts").rows.first(config.evaluation.num_prompts)
+    prompts = rows.prompts
     dtype = model_dtype(config)
     transformer = load_base(config, dtype, device, quantized=False).eval()
     if weights is not None:
         transformer.load_state_dict(weights)
     policy = make_policy(config, transformer, transformer.config, device)
     path = resolve_path(config.model.path)
-    # The last prompt is for classifier-free guidance.
-    conditioning = encode_prompts(path, [*prompts, ""], config.model.max_sequence_length, dtype, device)
+    # The last text is for classifier-free guidance.
+    conditioning = encode_prompts(path, [*rows.conditioning, ""], config.model.max_sequence_length, dtype, device)
     policy.empty_prompt = conditioning[-1:]
     model = config.model_at(config.evaluation)
     evaluator = Evaluator(

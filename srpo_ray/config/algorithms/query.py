@@ -21,7 +21,8 @@ class QuerySection(AlgorithmSection):
     query_guidance: float = Field(default=2.0, gt=0)
     """`k` of the guided query, above 0, before any discount is added. Other queries ignore it."""
     control_words: str = "paper"
-    """Name of the set of control words in `word_sets`. The plain query ignores it."""
+    """Name of the set of control words in `word_sets`. Words of a prompt's own, in the columns `positive_words` and
+    `negative_words` of prompt files, replace it for that prompt. The plain query ignores it."""
     word_cycle: Literal["per_update", "per_sample"] = "per_update"
     """Advance of the cycle through the set: to the next words with each update, or with each sample."""
     word_start: int = Field(default=0, ge=0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops
@@ -20,6 +21,7 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text_encoders import encode_prompts
 from srpo_ray.models.trainable import load_tuned, make_policy
 from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.rewards.query import TextQuery
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.trained import read_trained
 from tests.helpers.rewards.bright_judge import bright_answer, preference
@@ -100,6 +102,57 @@ def test_prompts_of_a_file_have_no_truth(run_dir: Path, tmp_path: Path) -> None:
     assert data["num_prompts"] == 2
     assert not any(item["metric"].startswith("truth/") for item in data["comparisons"])
     assert "一只猫" in (out / "rows.csv").read_text(encoding="utf-8")
+
+
+def test_images_are_drawn_from_the_conditioning_and_scored_by_prompt_and_own_words(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    drawn = ["a red circle on a gray background", "a small blue square on a white background"]
+    rows = [
+        {"prompt": "a green star", "conditioning": drawn[0], "positive_words": "vivid", "negative_words": ["pale"]},
+        {"prompt": "a white cross", "conditioning": drawn[1]},
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "drawn.txt").write_text("\n".join(drawn))
+    for name in ("own.jsonl", "drawn.txt"):
+        options = ["--prompts", str(tmp_path / name), "--samples-per-prompt", "1", "--out", str(tmp_path / name[:-4])]
+        assert main(["evaluate", str(run_dir), *options]) == 0
+    found = list(csv.DictReader((tmp_path / "own.j" / "rows.csv").open()))
+    assert "conditioning" not in next(csv.DictReader((tmp_path / "drawn" / "rows.csv").open()))
+    config = read_trained(run_dir).config
+    rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
+    sets = [(("vivid",), ("pale",)), (("detailed", "textured"), ("flat", "simple"))]
+    for row in found:
+        index = int(row["prompt_index"])
+        assert (row["prompt"], row["conditioning"]) == (rows[index]["prompt"], drawn[index])
+        images = [Image.open(tmp_path / folder / row["image"]).convert("RGB") for folder in ("own.j", "drawn")]
+        assert ImageChops.difference(*images).getbbox() is None
+        pixels = torch.tensor(np.asarray(images[0])).permute(2, 0, 1)[None] / 255
+        prompt = rows[index]["prompt"]
+        plain = rewards.measure(pixels, [TextQuery.plain(str(prompt))])
+        relative = rewards.measure(pixels, [TextQuery.relative(str(prompt), *sets[index])])
+        total = relative["preference"] + 0.5 * relative["contrastive"]
+        # The file has images rounded to a byte.
+        assert float(row["evaluator/held_out"]) == pytest.approx(plain["held_out"].item(), rel=2e-2)
+        assert float(row["reward/total/trained"]) == pytest.approx(total.item(), rel=2e-2, abs=5e-3)
+
+
+def test_words_of_a_file_are_refused_or_noted_if_scores_cannot_read_them(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "own.jsonl").write_text('{"prompt": "a cat", "positive_words": "vivid"}')
+    folder = RunFolder(run_dir)
+    words = ["evaluate", str(run_dir), "--prompts", str(tmp_path / "own.jsonl"), "--samples-per-prompt", "1"]
+    lacking = ["word_sets.half={positive: [], negative: []}", "algorithm.control_words=half"]
+    plain = ["algorithm.query=plain", "algorithm.branches=[denoise]"]
+    own = folder.config.read_text()
+    folder.config.write_text(to_yaml(load_run([folder.config], lacking)))
+    assert main(words) == 2
+    assert "--prompts: expected negative_words for every prompt" in capsys.readouterr().err
+    folder.config.write_text(own)
+    folder.config.write_text(to_yaml(load_run([folder.config], plain)))
+    assert main(words) == 0
+    assert f"--prompts: control words of 1 of 1 prompts of {tmp_path / 'own.jsonl'}" in caplog.text
 
 
 def test_judge_compares_each_image_with_the_one_of_the_reference(run_dir: Path, tmp_path: Path) -> None:

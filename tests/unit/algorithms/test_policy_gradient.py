@@ -365,6 +365,16 @@ def test_history_compares_an_image_with_the_earlier_rewards_of_its_prompt() -> N
     assert len(algorithm.state) == 4
 
 
+def test_history_keeps_rows_of_one_prompt_with_other_words_apart() -> None:
+    algorithm = make(AffinePolicy(), plan=WINDOW, advantage={"history": 6})
+    batch = make_batch(samples=(0, 1), children=range(GROUP))
+    same = replace(batch, prompts=("prompt 0",) * 2 * GROUP)
+    apart = replace(same, keys=(*["vivid"] * GROUP, *["flat"] * GROUP))
+    for rows, count in ((same, 1), (apart, 3)):
+        collect_all(algorithm, [rows])
+        assert len(algorithm.state) == count
+
+
 @pytest.mark.parametrize("case", [{"plan": TREE}, {"plan": BRANCH}, {"plan": WINDOW, "noise": "per_image"}], ids=str)
 def test_advantages_have_the_same_bits_on_any_number_of_workers(case: dict[str, Any]) -> None:
     algorithm = make(AffinePolicy(), **case, advantage={"scale": "update", "centre": "update", "rewards": "each"})

@@ -1,17 +1,20 @@
 """Queries of every registered algorithm: texts, weights and words as they reach the rewards, and their gradients."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import mean, stdev
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from srpo_ray.algorithms import Algorithm, Batch, build_algorithm
 from srpo_ray.algorithms.queries import guided_query, relative_query
 from srpo_ray.config import load_run
+from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.algorithms.query import QuerySection
 from srpo_ray.config.algorithms.registry import TYPES
 from srpo_ray.rewards.base import Scores
@@ -123,6 +126,47 @@ def test_query_of_a_row_does_not_depend_on_the_rows_beside_it(kind: str) -> None
     parts = [make_batch(update=2, samples=(sample,), children=(child,)) for sample in (1, 3) for child in range(2)]
     assert [query for part in parts for query in algorithm.queries(part)] == whole
     assert whole[0] == whole[1] != whole[2] == whole[3]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("query", ["relative", "guided"])
+def test_each_row_is_scored_for_its_own_words_as_in_a_run_with_these_words(kind: str, query: str) -> None:
+    settings = [f"algorithm.query={query}", "algorithm.word_cycle=per_sample"]
+    sets = {1: "{positive: [crisp], negative: [blunt, coarse, dull]}", 3: "{positive: [vivid, pale], negative: [grey]}"}
+    algorithm, _, _ = make(kind, *settings)
+    batch = make_batch(update=2, samples=tuple(sets), children=range(2))
+    own = [ControlWords(**yaml.safe_load(sets[sample])) for sample in batch.draws.samples]
+    found = algorithm.queries(replace(batch, words=tuple(own)))
+    apart = [make(kind, *settings, f"word_sets.own={words}")[0] for words in sets.values()]
+    parts = [make_batch(update=2, samples=(sample,), children=range(2)) for sample in sets]
+    expected = [alone.queries(part) for alone, part in zip(apart, parts, strict=True)]
+    assert found == [query for queries in expected for query in queries]
+    assert found != algorithm.queries(batch)
+
+
+@pytest.mark.parametrize("kind", ["srpo", "refl", "direct_align", "draft"])
+def test_rows_with_words_of_their_own_have_the_gradients_of_two_runs_with_these_words(kind: str) -> None:
+    settings = ["algorithm.query=relative", *["algorithm.hinge=5.0"] * (kind != "draft")]
+    sets = [
+        ControlWords(positive=("vivid",), negative=("grey",)),
+        ControlWords(positive=("crisp",), negative=("dull",)),
+    ]
+
+    def gradients(samples: tuple[int, ...], words: tuple[ControlWords, ...] | None, text: str) -> tuple[float, Tensor]:
+        algorithm, _, policy = make(kind, *settings, f"word_sets.own={text}")
+        batch = replace(make_batch(samples=samples), words=words)
+        (collected,) = collect_all(algorithm, [batch])
+        total = torch.stack([loss().loss for loss in algorithm.losses(batch, collected)]).sum()
+        total.backward()
+        assert policy.offset.grad is not None
+        return total.item(), policy.offset.grad
+
+    other = "{positive: [fine], negative: [coarse]}"
+    found = gradients((1, 3), tuple(sets), other)
+    apart = [gradients((sample,), None, sets[row].model_dump_json()) for row, sample in enumerate((1, 3))]
+    assert found[0] == pytest.approx((apart[0][0] + apart[1][0]) / 2, rel=1e-12)
+    torch.testing.assert_close(found[1], (apart[0][1] + apart[1][1]) / 2, rtol=1e-9, atol=1e-14)
+    assert found[0] != pytest.approx(gradients((1, 3), None, other)[0], rel=1e-6)
 
 
 def test_relative_refl_has_the_gradient_of_the_difference_of_two_scores() -> None:

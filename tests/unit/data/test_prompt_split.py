@@ -150,6 +150,15 @@ def test_file_with_other_prompts_is_kept(tmp_path: Path, capsys: pytest.CaptureF
     assert lines(tmp_path / "train.txt") == ["my own prompt"]
 
 
+def test_command_says_that_its_files_do_not_keep_conditioning_and_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "a cat", "conditioning": "A cat.", "positive_words": "Real"}, {"prompt": "a dog"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["prompts", str(tmp_path / "p.jsonl"), "--to", str(tmp_path / "out"), "--test", "1"]) == 0
+    assert "2 found, 0 repeated, conditioning of 1 not kept, positive_words of 1 not kept: 2" in capsys.readouterr().out
+
+
 def test_command_without_sources_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prompts", "--to", "prompts"]) == 2
     assert "expected prompt files and --to DIR" in capsys.readouterr().err

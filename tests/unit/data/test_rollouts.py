@@ -63,7 +63,7 @@ def test_noise_of_an_image_depends_on_its_prompt_and_number_alone(tmp_path: Path
 
 
 def number_of(item: Item) -> float:
-    return float(item.prompt.split()[1]) + 100 * item.copy
+    return float(item.text.split()[1]) + 100 * item.copy
 
 
 def tokens_of(items: list[Item]) -> torch.Tensor:

@@ -122,3 +122,8 @@ def test_captions_and_labels_show_escapes_where_the_machine_has_no_font(monkeypa
 
 def test_fonts_of_the_machine_begin_with_one_of_many_scripts() -> None:
     assert installed_fonts()[0] == DEJAVU
+
+
+def test_caption_names_the_text_of_the_model_only_if_it_is_another_one() -> None:
+    assert captions.caption_of_row("a cat", "a cat") == "a cat"
+    assert captions.caption_of_row("a cat", "A fluffy cat.") == "a cat (model: A fluffy cat.)"

@@ -1,5 +1,6 @@
 """Images of a run: against the same models called by hand, however they are distributed or interrupted."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,29 @@ def test_guidance_of_0_and_1_draws_the_baseline_and_the_tuned_model(run_dir: Pat
     words = ["sample", str(run_dir), *PROMPTS, "--samples-per-prompt", "2", "--out", str(run_dir / "out"), *TINY]
     assert main([*words, "--rl-guidance", str(weight)]) == 0
     assert_same_images(run_dir / "out", by_hand(run_dir, trained=bool(weight), samples=2))
+
+
+def test_images_of_a_file_are_drawn_from_the_conditioning(run_dir: Path) -> None:
+    rows = [{"prompt": f"prompt {index}", "conditioning": text} for index, text in enumerate(PROMPTS[1:])]
+    (run_dir / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["sample", str(run_dir), PROMPTS[0], "--prompts", str(run_dir / "p.jsonl"), "--out", str(run_dir / "out")]
+    assert main([*words, *TINY]) == 0
+    assert_same_images(run_dir / "out", by_hand(run_dir, trained=True, samples=1))
+    job = json.loads((run_dir / "out" / "job.json").read_text())
+    assert (job["prompts"], job["conditioning"]) == ([PROMPTS[0], "prompt 0", "prompt 1"], PROMPTS)
+
+
+def test_folder_of_images_of_another_conditioning_is_refused(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sample", str(run_dir), "--prompts", str(run_dir / "p.jsonl"), "--out", str(run_dir / "out"), *TINY]
+    for row, code in (
+        ({"conditioning": "A cat."}, 0),
+        ({"conditioning": "A cat."}, 0),
+        ({}, 2),
+        ({"conditioning": "B"}, 2),
+    ):
+        (run_dir / "p.jsonl").write_text(json.dumps({"prompt": "a cat", **row}))
+        assert main(words) == code
+    assert "which has images of other conditioning" in capsys.readouterr().err
 
 
 def test_baseline_and_tuned_images_differ_and_guidance_extrapolates(run_dir: Path) -> None:

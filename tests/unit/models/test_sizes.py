@@ -11,6 +11,7 @@ import torch
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.size import ImageSize
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.launch.preflight import check_image_sizes
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.sigma_grid import sigma_grid
@@ -62,7 +63,7 @@ def test_grids_of_evaluations_follow_the_image_tokens_of_their_own_size(tiny_run
         return shift * even / (1 + (shift - 1) * even)
 
     def evaluated(section: Any) -> Any:
-        return make_evaluator(config, section, ["a"], features=lambda _: NOTHING)
+        return make_evaluator(config, section, PromptRows.plain(["a"]), features=lambda _: NOTHING)
 
     found = sigma_grid(config.model)(config.evaluation.num_steps, "resolution")
     torch.testing.assert_close(found, closed_form(32 * 32), rtol=1e-12, atol=0)

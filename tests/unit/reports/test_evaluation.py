@@ -2,6 +2,7 @@ import csv
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,14 @@ def test_a_number_that_many_others_are_tested_beside_must_be_surer() -> None:
     beside = PairedEvaluation(("a", "b"), ["p"] * 40, wins | noise, "evaluator/x", {}, "", "")
     assert significant_cells(alone.comparisons)[0].wins
     assert not significant_cells(beside.comparisons)[0].wins
+
+
+def test_rows_have_the_conditioning_only_where_a_model_read_another_text(folder: Path) -> None:
+    def rows(conditioning: list[str]) -> list[dict[str, str]]:
+        write_report(folder, made(folder, replace(evaluation(), conditioning=conditioning)))
+        return list(csv.DictReader((folder / "rows.csv").open()))
+
+    assert "conditioning" not in rows([])[0]
+    assert "conditioning" not in rows(PROMPTS)[0]
+    texts = ["A fluffy cat.", *PROMPTS[1:]]
+    assert [row["conditioning"] for row in rows(texts)] == [text for text in texts for _ in range(2 * 2)]

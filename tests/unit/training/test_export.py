@@ -1,5 +1,6 @@
 """Export of a run for other programs: images of the export against images of the run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run, to_yaml
+from srpo_ray.data.texts import read_texts
 from srpo_ray.inference.export import COMFYUI_LORA, DIFFUSERS_LORA, export_run
 from srpo_ray.models.trainable import load_tuned
 from srpo_ray.runs.folder import RunFolder, append_row
+from srpo_ray.runs.inputs import text_hashes
 from srpo_ray.small_world.weights import WEIGHTS
 from tests.conftest import SMALL_WORLD
 from tests.helpers.training.trained_run import trained_run
@@ -90,7 +93,7 @@ def test_card_shows_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.
     card = (tmp_path / "run" / "export" / "README.md").read_text()
     assert "# mine\n" in card
     assert "7 updates of 8 prompts" in card
-    assert "Steered by vivid, colorful against muted, pale." in card
+    assert "Steered by vivid, colorful against muted, pale. `config.yaml`" in card
     assert "| evaluator/held_out | 0.5000 | 0.7500 | +0.2500 |" in card
     assert "time/evaluate" not in card
     # The score on prompts that chose nothing comes first.
@@ -99,6 +102,22 @@ def test_card_shows_how_to_load_and_what_changed(tmp_path: Path, capsys: pytest.
     with safe_open(tmp_path / "run" / "export" / COMFYUI_LORA, "pt") as file:
         kinds = {file.get_tensor(name).dtype for name in file.keys() if not name.endswith(".alpha")}  # noqa: SIM118
     assert kinds == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("words", "steered"),
+    [
+        ("{positive: [Real], negative: [Flat]}", "Steered by Real against Flat, and by words of the prompts' own."),
+        ("{positive: [], negative: [Flat]}", "Steered by words of the prompts' own."),
+    ],
+)
+def test_card_says_that_prompts_had_words_of_their_own(tmp_path: Path, words: str, steered: str) -> None:
+    trained_run(tmp_path / "run", f"word_sets.own={words}", "algorithm.control_words=own", "model.lora={rank: 4}")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a cat", "positive_words": "Sharp"}')
+    config = load_run([SMALL_WORLD], [f"data.prompts={tmp_path / 'p.jsonl'}"])
+    RunFolder(tmp_path / "run").inputs.write_text(json.dumps(text_hashes(config, read_texts(config))))
+    export_run(tmp_path / "run", tmp_path / "out")
+    assert f"{steered} `config.yaml`" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_export_is_repeated_in_its_folder_and_not_mixed_with_that_of_another_run(tmp_path: Path) -> None:

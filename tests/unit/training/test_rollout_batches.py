@@ -1,5 +1,6 @@
 """Rollouts of several micro-batches in one batch: the same updates as micro-batch by micro-batch, in fewer calls."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.algorithms.batching import join_batches
 from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.algorithms.registry import TYPES
 from srpo_ray.planning.advice import candidates
 from srpo_ray.planning.cost import velocity_cost
@@ -97,6 +99,17 @@ def test_mixed_batches_sample_their_rollouts_together_and_keep_their_real_images
         assert torch.equal(found.clean, alone.clean)
         assert torch.equal(found.noise, alone.noise)
     assert torch.equal(whole.clean[1:3], tokens[1:3, 0])
+
+
+def test_joined_batch_has_the_words_and_keys_of_its_rows() -> None:
+    words = [ControlWords(positive=(word,), negative=("flat",)) for word in ("vivid", "bright")]
+    parts = [
+        replace(make_batch(samples=(sample,)), words=(words[sample],), keys=(f"key {sample}",)) for sample in (0, 1)
+    ]
+    joined = join_batches(parts)
+    assert (joined.words, joined.keys) == (tuple(words), ("key 0", "key 1"))
+    plain = join_batches([make_batch(samples=(sample,)) for sample in (0, 1)])
+    assert (plain.words, plain.keys) == (None, None)
 
 
 def test_reused_rollouts_of_a_joined_batch_are_those_of_their_samples() -> None:

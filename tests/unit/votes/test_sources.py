@@ -10,6 +10,7 @@ from PIL import Image
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
 from srpo_ray.runs.folder import RunFolder, append_row
@@ -88,12 +89,12 @@ def test_runs_of_an_experiment_are_compared_on_the_same_noise_only(tmp_path: Pat
 def test_images_of_an_evaluation_are_compared_by_prompt_and_sample(tmp_path: Path) -> None:
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["prompt_index", "prompt", "sample", "model", "image", METRIC])
+        writer.writerow(["prompt_index", "prompt", "conditioning", "sample", "model", "image", METRIC])
         for sample in range(2):
             for place, model in enumerate(("base", "tuned")):
                 name = f"{sample}_{model}.png"
                 Image.new("RGB", (4, 4), (50 * place, sample, 0)).save(tmp_path / name)
-                writer.writerow([0, "'-a cat", sample, model, name, place + sample / 10])
+                writer.writerow([0, "'-a cat", "A fluffy cat.", sample, model, name, place + sample / 10])
     ballot = open_ballot(tmp_path)
     assert len(ballot.pairs) == 2
     assert {item.prompt for item in ballot.items.values()} == {"-a cat"}
@@ -120,7 +121,7 @@ def test_prompts_that_have_changed_since_the_images_were_drawn_are_refused(tmp_p
     texts = read_texts(config)
     run.inputs.write_text(json.dumps(text_hashes(config, texts)))
     assert len(open_ballot(run.path).pairs) == 3
-    changed = text_hashes(config, replace(texts, evaluated=["another", *texts.evaluated[1:]]))
+    changed = text_hashes(config, replace(texts, validation=PromptRows.plain(["another", *texts.evaluated[1:]])))
     run.inputs.write_text(json.dumps(changed))
     with pytest.raises(ValueError, match=r"evaluation.prompts: .*expected the content that .* was started with"):
         open_ballot(run.path)

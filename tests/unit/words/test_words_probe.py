@@ -1,5 +1,6 @@
 """The probe on the small world, whose rewards and images have known meanings."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -184,6 +185,19 @@ def test_generated_images_follow_the_evaluation_prompts_and_noise() -> None:
     assert not torch.equal(found.images[:4], found.images[4:])
     assert found.axes == ["truth/detail", "truth/saturation", "truth/brightness", "truth/vignette"]
     assert torch.equal(found.images, generated(config, 8).images)
+
+
+def test_generated_images_are_drawn_from_the_conditioning_and_captioned_by_the_prompts(tmp_path: Path) -> None:
+    drawn = ["a red circle on a gray background", "a small blue square on a white background"]
+    rows = [{"prompt": f"prompt {index}", "conditioning": text} for index, text in enumerate(drawn)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "drawn.txt").write_text("\n".join(drawn))
+    own, plain = (
+        generated(load_run([SMALL_WORLD], [f"evaluation.prompts={tmp_path / name}", "evaluation.num_steps=2"]), 8)
+        for name in ("own.jsonl", "drawn.txt")
+    )
+    assert torch.equal(own.images, plain.images)
+    assert own.captions == ["prompt 0", "prompt 1"] * 4
 
 
 def test_words_come_from_a_list_or_a_file_without_repeats(tmp_path: Path) -> None:
