@@ -1,4 +1,4 @@
-"""`srpo-ray pairs`: make a pair file from a model's own images, ranked by reward models."""
+"""`srpo-ray rank`: make a pair file from a model's own images, ranked by reward models."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ HELP = "sample images and rank them by the reward models to pairs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `pairs`."""
+    """Declare the arguments of `rank`."""
     parser.add_argument(
         "sources",
         nargs="+",
@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Sample, score and choose, and print the file."""
     options = sampling_options(parsed)
-    from srpo_ray.inference.pairs import make_pairs
+    from srpo_ray.inference.rank import rank_to_pairs
 
-    made = make_pairs(
+    made = rank_to_pairs(
         parsed.sources,
         Path(parsed.out),
         options=options,

@@ -24,8 +24,8 @@ _SAMPLES = 8
 
 
 @dataclass(frozen=True)
-class PairsMade:
-    """Result of a pair file's making."""
+class Ranked:
+    """Result of a ranking."""
 
     file: Path
     """The pair file."""
@@ -35,7 +35,7 @@ class PairsMade:
     """Number of pairs, at most one for each prompt."""
 
 
-def make_pairs(
+def rank_to_pairs(
     sources: Sequence[str],
     out: Path,
     *,
@@ -45,7 +45,7 @@ def make_pairs(
     selection: Selection = "best_worst",
     min_gap: float = 0.0,
     rl_guidance: ContrastWeight | None = None,
-) -> PairsMade:
+) -> Ranked:
     """Sample images of each prompt, score them with the trained reward models, and choose one pair of each prompt.
 
     A repeated call samples only what is missing. Held-out models do not score. The file has one JSON object a line:
@@ -84,7 +84,7 @@ def make_pairs(
         )
     file = job.folder / PAIRS
     write_text(file, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
-    return PairsMade(file, len(texts), len(pairs))
+    return Ranked(file, len(texts), len(pairs))
 
 
 def _source(sources: Sequence[str], out: Path, weight: ContrastWeight | None) -> tuple[TrainedRun, ContrastWeight]:

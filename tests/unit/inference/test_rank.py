@@ -25,7 +25,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def make(tmp_path: Path, *words: str, name: str = "out") -> int:
     source = [str(SMALL_WORLD), f"run_root={tmp_path / 'runs'}"]
-    return main(["pairs", *source, *SMALL, "--out", str(tmp_path / name), *words])
+    return main(["rank", *source, *SMALL, "--out", str(tmp_path / name), *words])
 
 
 def test_pairs_are_the_best_and_the_worst_image_of_each_prompt(
@@ -67,7 +67,7 @@ def test_other_rule_or_gap_samples_no_image_again(tmp_path: Path, monkeypatch: p
 
 
 def test_run_samples_with_its_tuned_model_and_a_weight_of_0_with_the_base_model(run_dir: Path, tmp_path: Path) -> None:
-    words = ["pairs", str(run_dir), *SMALL, "--out"]
+    words = ["rank", str(run_dir), *SMALL, "--out"]
     assert main([*words, str(tmp_path / "tuned")]) == 0
     assert main([*words, str(tmp_path / "zero"), "--rl-guidance", "0"]) == 0
     assert make(tmp_path) == 0
