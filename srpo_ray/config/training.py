@@ -140,13 +140,15 @@ class TrainingConfig(Section):
         if self.batch_size % workers:
             raise ValueError(
                 f"expected batch_size to be a multiple of {counted}, got batch_size={self.batch_size} and"
-                f" {counted}={workers}; every worker must make the same number of forward passes"
+                f" {counted}={workers}; every worker must make the same number of forward passes, so set"
+                f" training.batch_size={-(-self.batch_size // workers) * workers}, or change num_workers"
             )
         share = self.batch_size // workers
         if self.micro_batch_size and share % self.micro_batch_size:
             raise ValueError(
                 f"expected micro_batch_size to divide a worker's share of {share} prompts (batch_size"
-                f" {self.batch_size} / {counted} {workers}), got {self.micro_batch_size}"
+                f" {self.batch_size} / {counted} {workers}), got {self.micro_batch_size}; choose a"
+                " divisor of this share"
             )
         return self
 

@@ -59,7 +59,8 @@ def set_attention(transformer: Any, kernel: str) -> None:
     """
     if kernel == "native":
         return
-    processors = transformer.attn_processors.values()
+    # Not `attn_processors`, which not all transformers have.
+    processors = [module.processor for module in transformer.modules() if hasattr(module, "processor")]
     if not all(hasattr(processor, "_attention_backend") for processor in processors):
         raise ValueError(
             f"model.attention: expected native for a {type(transformer).__name__}, which supports torch's attention"

@@ -88,6 +88,8 @@ class Family:
     """True if the blocks have the form that `rollout.cache_threshold` needs."""
     context_parallel: bool = True
     """True if workers can share the tokens of an image (`training.context_parallel`)."""
+    attention_kernels: bool = True
+    """True if `model.attention` can choose the kernel; else torch's attention is built in."""
     lora_layers: tuple[str, ...] = FLUX_LINEAR_LAYERS
     """Ends of the names of the attention and feed-forward layers of the blocks, which get LoRA adapters."""
 
@@ -127,6 +129,7 @@ SD3 = Family(
     text_encoders=3,
     classifier_free=True,
     clip_tokens=True,
+    attention_kernels=False,
 )
 _FLUX2_LAYERS = (
     *_ATTENTION,

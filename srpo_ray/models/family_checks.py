@@ -17,8 +17,8 @@ def check_family(config: RunConfig, family: Family) -> None:
 
     Raises:
         ValueError: If it has no first-block cache and the run sets one, its workers cannot share tokens and the run
-            shares them, its attention has a mask and the run chooses a kernel without masks, or its autoencoder lacks
-            an option that the run sets.
+            shares them, its attention is built in or has a mask and the run chooses a kernel that does not suit it, or
+            its autoencoder lacks an option that the run sets.
     """
     threshold, workers = config.rollout.cache_threshold, config.training.context_parallel
     if threshold is not None and not family.block_cache:
@@ -30,6 +30,11 @@ def check_family(config: RunConfig, family: Family) -> None:
         raise ValueError(
             f"training.context_parallel: expected 1 with a {family.pipeline}, whose workers cannot share the tokens of"
             f" an image, got {workers}; remove it"
+        )
+    if config.model.attention != "native" and not family.attention_kernels:
+        raise ValueError(
+            f"model.attention: expected native with a {family.pipeline}, whose transformer has torch's attention built"
+            f" in, got {config.model.attention}; remove it"
         )
     if family.masked_text and config.model.attention in _WITHOUT_MASKS:
         raise ValueError(

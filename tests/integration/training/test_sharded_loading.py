@@ -11,13 +11,17 @@ from torch import Tensor
 
 from srpo_ray.config import apply, load_run
 from srpo_ray.config.model import LoraConfig
-from srpo_ray.models.loading import load_transformer
+from srpo_ray.models.conditioning import Conditioning
+from srpo_ray.models.families import family_of
+from srpo_ray.models.loading import load_transformer, load_vae
+from srpo_ray.models.registry import policy_class
 from srpo_ray.models.trainable import check_trained, load_tuned
 from srpo_ray.models.weight_files import WeightFiles
 from srpo_ray.training import sharded_loading
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.sharded_loading import load_into_shards, loads_into_shards
 from tests.conftest import SMALL_WORLD
+from tests.helpers.models.tiny_families import SAVERS
 from tests.helpers.models.tiny_pipeline import save_tiny_flux
 from tests.helpers.training.ranks import run_ranks
 from tests.helpers.training.tiny_flux import batches, call
@@ -125,3 +129,57 @@ def test_two_ranks_load_a_lora_into_their_shards_as_one_process_into_whole_weigh
     name = "transformer_blocks.0.attn.to_q"
     assert torch.equal(found["continue"][f"{name}.lora_B.default.weight"], tensors[f"{name}.lora_B.weight"])
     assert not torch.equal(found["merge"][f"{name}.weight"], base)
+
+
+NEWER = {"flux2": 48, "z_image": 16, "qwen_image": 16}
+"""Family -> channels of its text features."""
+
+
+def velocity_of(path: str, transformer: Any, network: Any, width: int) -> Tensor:
+    """Velocity of two samples whose texts have different lengths."""
+    vae = load_vae(path, torch.float32)
+    policy = policy_class(path)(network, vae, transformer.config, resolution=64, dtype=torch.float32)
+    source = torch.Generator().manual_seed(0)
+    text = torch.randn(2, 8, width, generator=source)
+    if family_of(path).masked_text:
+        mask = torch.ones(2, 8, 1)
+        mask[1, 5:] = 0
+        text = torch.cat([text, mask], dim=-1)
+    tokens = torch.randn(2, *policy.token_shape, generator=source)
+    with torch.no_grad():
+        return policy.velocity(tokens, torch.tensor([0.7, 0.4]), Conditioning(text, torch.zeros(2, 1)), 1.0)
+
+
+def load_families(paths: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Whole weights, this rank's share of them, and a velocity of each family."""
+    found = {}
+    for name, path in paths.items():
+        settings = {"model.path": path, "training.zero_stage": 3, "training.num_workers": 2, "training.batch_size": 4}
+        config = apply(load_run([SMALL_WORLD]), settings | {"model.max_sequence_length": 256})
+        transformer = load_into_shards(config, torch.float32)
+        held = sum(each.data.numel() + each.ds_tensor.numel() for each in transformer.parameters())
+        weights = whole(transformer)
+        engine = Engine(transformer, config.training, torch.float32)
+        found[name] = {
+            "held": held,
+            "weights": weights,
+            "velocity": velocity_of(path, transformer, engine, NEWER[name]),
+        }
+    return found
+
+
+def test_two_ranks_load_each_newer_family_into_halves_and_compute_its_velocity(tmp_path: Path) -> None:
+    paths = {name: str(SAVERS[name](tmp_path / name)) for name in NEWER}
+    found = run_ranks(load_families, 2, tmp_path, paths)
+    for name, path in paths.items():
+        file = load_file(Path(path) / "transformer/diffusion_pytorch_model.safetensors")
+        weights = found[name]["weights"]
+        assert weights.keys() == file.keys(), name
+        assert all(torch.equal(weights[key], value) for key, value in file.items()), name
+        total = sum(value.numel() for value in file.values())
+        # A shard of an odd number of elements is padded.
+        assert total // 2 <= found[name]["held"] <= total // 2 + len(file), name
+        plain = load_transformer(path, torch.float32).eval()
+        expected = velocity_of(path, plain, plain, NEWER[name])
+        torch.testing.assert_close(found[name]["velocity"], expected, rtol=0, atol=1e-5)
+        assert expected.abs().max() > 1e-2

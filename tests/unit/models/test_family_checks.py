@@ -4,17 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.launch.preflight import check_inputs
+from srpo_ray.models.attention import set_attention
 from srpo_ray.models.distilled import check_guidance, distilled_note, is_distilled
 from srpo_ray.models.families import family_of
 from srpo_ray.models.family_checks import check_family
+from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.prompt_length import check_text_length, cut_prompts
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import make_plan
-from tests.helpers.models.tiny_families import save_tiny_flux2_klein
+from tests.helpers.models.tiny_families import SAVERS, save_tiny_flux2_klein
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,7 @@ from tests.helpers.models.tiny_families import save_tiny_flux2_klein
     [
         ("flux2", {"rollout.cache_threshold": 0.1}, r"cache_threshold: expected none with a Flux2Pipeline, .* got 0.1"),
         ("z_image", {"training.context_parallel": 2}, r"context_parallel: expected 1 with a ZImagePipeline, .* got 2"),
+        ("sd3", {"model.attention": "cudnn"}, r"attention: expected native with a StableDif.*, got cudnn; remove"),
         ("z_image", {"model.attention": "flash"}, r"attention: expected native or cudnn with a ZIm.* got flash, which"),
         ("qwen_image", {"model.attention": "flash_3"}, r"attention: expected native or cudnn .* got flash_3, which"),
         (
@@ -37,7 +41,8 @@ def test_setting_that_the_family_lacks_is_refused(
 ) -> None:
     usual = {"model.path": str(tiny(name)), "model.dtype": "bfloat16", "training.num_workers": 2}
     family = family_of(str(tiny(name)))
-    check_family(apply(tiny_run, {**usual, "model.attention": "cudnn"}), family)
+    kernel = "cudnn" if family.attention_kernels else "native"
+    check_family(apply(tiny_run, {**usual, "model.attention": kernel}), family)
     run = apply(tiny_run, {**usual, **changes})
     with pytest.raises(ValueError, match=message):
         check_family(run, family)
@@ -48,6 +53,21 @@ def test_setting_that_the_family_lacks_is_refused(
 def test_settings_that_flux_has_are_accepted(tiny_run: RunConfig) -> None:
     changes = {"rollout.cache_threshold": 0.1, "model.vae_checkpointing": True, "model.vae_channels_last": True}
     check_family(apply(tiny_run, changes), family_of("small_world"))
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_kernel_can_be_chosen_for_every_attention_of_the_families_that_say_so(
+    tiny: Callable[[str], Path], name: str
+) -> None:
+    transformer = load_transformer(str(tiny(name)), torch.bfloat16)
+    if not family_of(str(tiny(name))).attention_kernels:
+        with pytest.raises(ValueError, match=r"expected native for a \w+, which supports torch's attention only"):
+            set_attention(transformer, "cudnn")
+        return
+    set_attention(transformer, "cudnn")
+    chosen = [module.processor._attention_backend for module in transformer.modules() if hasattr(module, "processor")]
+    assert len(chosen) >= 2
+    assert {each.value for each in chosen} == {"_native_cudnn"}
 
 
 def with_guidance(tiny_run: RunConfig, path: str, scale: float) -> RunConfig:
@@ -93,6 +113,17 @@ def test_turbo_models_are_known_by_the_name_of_their_folder(
     path.mkdir(parents=True)
     (path / "model_index.json").write_text(f'{{"_class_name": "{pipeline}"}}')
     assert is_distilled(str(path)) == expected
+
+
+@pytest.mark.parametrize(("guides", "expected"), [(False, True), (True, False)])
+def test_flux_without_an_input_for_guidance_is_schnell_which_may_ignore_its_scale(
+    tmp_path: Path, tiny_run: RunConfig, guides: bool, expected: bool
+) -> None:
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(f'{{"guidance_embeds": {str(guides).lower()}}}')
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    assert is_distilled(str(tmp_path)) == expected
+    check_guidance(with_guidance(tiny_run, str(tmp_path), 3.5))
 
 
 @pytest.mark.parametrize(("name", "most"), [("flux2", 512), ("z_image", 1504), ("qwen_image", 1024)])
