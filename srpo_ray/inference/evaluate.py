@@ -5,10 +5,13 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.paired import PairedEvaluation
 from srpo_ray.evaluation.results import TRAINED_REWARD
+from srpo_ray.inference.categories import category_scores
 from srpo_ray.inference.draw import draw_all
+from srpo_ray.inference.held_out import check_prompts, with_held_out
 from srpo_ray.inference.job import (
     Model,
     Row,
@@ -39,6 +42,7 @@ def evaluate_run(
     num_prompts: int | None = None,
     rl_guidance: Sequence[float] = (),
     against: Path | None = None,
+    held_out: str | None = None,
     command: str = "",
 ) -> tuple[Report, Path]:
     """Sample, score, compare and report. A repeated call resumes where the last one stopped.
@@ -52,6 +56,7 @@ def evaluate_run(
         num_prompts: Number of prompts to use, from the first; None uses all, or with the run's prompts its number.
         rl_guidance: Further weights of Reinforcement Learning Guidance to sample with.
         against: Folder of another run, whose tuned model replaces the base model.
+        held_out: YAML file whose `evaluation.held_out` replaces that of the run; None keeps it.
         command: Command line of the user, for the report.
 
     Returns:
@@ -66,10 +71,13 @@ def evaluate_run(
     check_at_least("--num-prompts", num_prompts, 1)
     run = open_run(run_dir)
     config = options.over(run.config)
+    if held_out is not None:
+        config = with_absolute_paths(with_held_out(config, held_out))
     source = prompts or config.evaluation.prompts
     check_truth_size("--resolution", source, config.model_at(config.evaluation).size)
     texts = load_prompts(source, "--prompts" if prompts else "evaluation.prompts")
     count = num_prompts if num_prompts or prompts else config.evaluation.num_prompts
+    check_prompts(config, tuple(texts[:count]))
     job = SamplingJob(
         config,
         _models(run, against, rl_guidance, sized=options.resolution is not None),
@@ -79,18 +87,19 @@ def evaluate_run(
         truth=source.startswith("small_world:"),
     )
     rows = draw_all(job, options.num_workers, options.address)
-    held_out = [f"evaluator/{model.name}" for model in config.evaluation.held_out]
+    evaluators = [f"evaluator/{model.name}" for model in config.evaluation.held_out]
     evaluation = PairedEvaluation(
         models=[model.name for model in job.models],
         prompts=job.prompts,
         scores=_scores(rows, job),
-        objective=next(iter(held_out), TRAINED_REWARD),
+        objective=next(iter(evaluators), TRAINED_REWARD),
         settings=job.settings | {"prompts": source},
         created=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         command=command,
     )
     sheets = contact_sheets(job.folder, evaluation, job.image)
-    report = evaluation_report(evaluation, sheets, partial(_image_name, job))
+    categories = category_scores(job, evaluation.scores)
+    report = evaluation_report(evaluation, sheets, partial(_image_name, job), categories)
     return report, write_report(job.folder, report)
 
 
