@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rl-guidance", nargs="+", default=(), metavar="W", help=f"also evaluate these: {RL_GUIDANCE}")
     add_contrast(parser)
     parser.add_argument("--against", metavar="RUN", help="compare with the tuned model of this run, not the base model")
+    parser.add_argument(
+        "--held-out", metavar="FILE", help="take evaluation.held_out from this YAML file in place of the run's"
+    )
     add_sampling(parser)
 
 
@@ -35,6 +38,7 @@ def run(parsed: argparse.Namespace) -> int:
         rl_guidance=[contrast_weight(text) for text in parsed.rl_guidance],
         contrast_with=Path(parsed.contrast_with) if parsed.contrast_with else None,
         against=Path(parsed.against) if parsed.against else None,
+        held_out=parsed.held_out,
         command=parsed.typed,
     )
     print_report(report)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from srpo_ray.data.geneval import Question
+    from srpo_ray.data.geneval import Asked
 
 HELP = "convert downloaded prompt sets to disjoint prompt files for training, validation and test"
 
@@ -67,7 +67,7 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _questions(parsed: argparse.Namespace) -> "dict[str, list[Question]]":
+def _questions(parsed: argparse.Namespace) -> "dict[str, Asked]":
     """Questions about the prompts of the sources, before anything is written; empty without `--questions`."""
     if not parsed.questions:
         return {}

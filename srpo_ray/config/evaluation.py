@@ -136,6 +136,11 @@ class EvaluationConfig(Section):
     """Number of prompts in the before/after image grid."""
 
     @property
+    def num_texts(self) -> int:
+        """Largest number of texts of a query: the two of the `.../relative` scores, else the prompt alone."""
+        return 2 if self.relative else 1
+
+    @property
     def tested(self) -> "EvaluationConfig | None":
         """Evaluation on the test prompts: their settings in place of those of the validation; None without a test."""
         if self.test is None:

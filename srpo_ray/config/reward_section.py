@@ -14,7 +14,8 @@ class RewardModelSection(Section):
     """Fields of every reward model."""
 
     reads_text: ClassVar[bool] = True
-    """True if the score depends on the prompt; a relative reward needs that, since it is a difference of texts."""
+    """True if the score depends on the text, which may be any. A relative reward needs that, because it is a difference
+    of texts."""
     image_gradient: ClassVar[bool] = True
     """False if no score of this type is differentiable in the image."""
     repeatable: ClassVar[bool] = True

@@ -181,7 +181,7 @@ class RunConfig(Section):
         if blind and self.algorithm.compares_texts:
             raise ValueError(
                 f"expected trained rewards that read text for the {self.algorithm.query} query with control words, got"
-                f" {', '.join(blind)}, whose score does not depend on the text, so a difference of texts is 0;"
+                f" {', '.join(blind)}, whose score does not depend on control words;"
                 f" {self.algorithm.plain_settings}, or move the model to evaluation.held_out"
             )
         return self

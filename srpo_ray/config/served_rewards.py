@@ -112,11 +112,17 @@ class OcrRewardConfig(JudgeServerSection):
 
 
 class QuestionsRewardConfig(JudgeServerSection):
-    """Answers of a vision-language model to questions about each prompt: geometric mean of p(expected answer)."""
+    """Answers of a vision-language model to questions about each prompt."""
 
+    # The file has questions about prompts, not about prompts with control words.
+    reads_text: ClassVar[bool] = False
     type: Literal["questions"] = "questions"
     questions: str = Field(min_length=1)
-    """File of JSON lines `{"prompt": TEXT, "questions": [{"question": TEXT, "answer": WORD}]}`."""
+    """File of JSON lines `{"prompt": TEXT, "questions": [{"question": TEXT, "answer": WORD}]}`; a further key `tag`
+    names the category of a prompt in the report of `srpo-ray evaluate`."""
+    score: Literal["probability", "correct"] = "probability"
+    """Score of an image. `probability` is the geometric mean of p(expected answer), in [0, 1]; `correct` is 1 if every
+    expected answer is the most probable one, else 0, as GenEval counts images."""
 
 
 class HttpRewardConfig(ServedRewardSection):

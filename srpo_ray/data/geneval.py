@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ RELATIONS = {
 FORM = '{"prompt": TEXT, "include": [{"class": NAME, "count": N, "color": NAME, "position": [RELATION, INDEX]}, ...]}'
 Question = dict[str, str]
 """Question and its expected answer, by the keys `question` and `answer`."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions about one prompt."""
+
+    questions: Sequence[Question]
+    tag: str | None
+    """Task of GenEval that the prompt belongs to, such as `two_object`; None if its line names none."""
 
 
 def questions_about(metadata: Mapping[str, Any]) -> list[Question]:
@@ -62,16 +72,16 @@ def _presence(name: str, count: int) -> Question:
     return {"question": f"Does the image show {article} {name}?", "answer": "yes"}
 
 
-def read_questions_about(sources: Sequence[str]) -> dict[str, list[Question]]:
+def read_questions_about(sources: Sequence[str]) -> dict[str, Asked]:
     """Read metadata files, JSON lines, and build the questions about every prompt.
 
     Returns:
-        Prompt, with single spaces, -> its questions.
+        Prompt, with single spaces, -> its questions and its task; of repeated prompts, the first counts.
 
     Raises:
         ValueError: If a file cannot be read, or a line has another form.
     """
-    found: dict[str, list[Question]] = {}
+    found: dict[str, Asked] = {}
     for source in sources:
         try:
             lines = Path(source).read_text(encoding="utf-8").splitlines()
@@ -79,15 +89,17 @@ def read_questions_about(sources: Sequence[str]) -> dict[str, list[Question]]:
             raise ValueError(f"--questions: expected a readable file of JSON lines, got {source} ({error})") from None
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                prompt, questions = _parse(line, f"{source}, line {number}")
-                found.setdefault(prompt, questions)
+                prompt, asked = _parse(line, f"{source}, line {number}")
+                found.setdefault(prompt, asked)
     return found
 
 
-def _parse(line: str, where: str) -> tuple[str, list[Question]]:
+def _parse(line: str, where: str) -> tuple[str, Asked]:
     try:
         value: Any = json.loads(line)
-        prompt, questions = " ".join(value["prompt"].split()), questions_about(value)
+        prompt, questions, tag = " ".join(value["prompt"].split()), questions_about(value), value.get("tag")
+        if tag is not None and not (isinstance(tag, str) and tag):
+            raise ValueError(f"tag {tag!r}")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
             f"--questions: expected metadata of GenEval, {FORM}, in {where}, got {line[:100]!r}"
@@ -95,16 +107,19 @@ def _parse(line: str, where: str) -> tuple[str, list[Question]]:
         ) from None
     if not prompt or not questions:
         raise ValueError(f"--questions: expected a prompt and at least one object in {where}, got {line[:100]!r}")
-    return prompt, questions
+    return prompt, Asked(questions, tag)
 
 
-def write_questions(path: Path, questions: Mapping[str, Sequence[Question]]) -> None:
+def write_questions(path: Path, asked: Mapping[str, Asked]) -> None:
     """Write the file of a reward of type `questions`.
 
     Raises:
         ValueError: If a file with other questions exists.
     """
-    lines = ({"prompt": prompt, "questions": asked} for prompt, asked in questions.items())
+    lines = (
+        {"prompt": prompt, **({"tag": each.tag} if each.tag else {}), "questions": each.questions}
+        for prompt, each in asked.items()
+    )
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     if path.exists() and path.read_bytes() != text.encode():
         raise ValueError(

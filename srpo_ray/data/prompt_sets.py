@@ -48,7 +48,7 @@ _SETS = (
         "GenEval",
         "https://github.com/djghosh13/geneval",
         "prompts/evaluation_metadata.jsonl",
-        "not checked: read the LICENSE file of the page",
+        "MIT",
         "prompt",
     ),
     PromptSet(

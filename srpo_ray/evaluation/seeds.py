@@ -5,7 +5,7 @@ from functools import cache
 
 
 @cache
-def student_95(degrees: int) -> float:
+def student_95(degrees: float) -> float:
     """Compute Student's t for a two-sided 95% interval.
 
     Args:
@@ -17,7 +17,7 @@ def student_95(degrees: int) -> float:
     return float(stats.t.ppf(0.975, degrees))
 
 
-def student_p(mean: float, error: float, degrees: int) -> float:
+def student_p(mean: float, error: float, degrees: float) -> float:
     """Compute the two-sided p-value of a mean of zero.
 
     Args:

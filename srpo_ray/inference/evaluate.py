@@ -6,10 +6,15 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from srpo_ray.config import RunConfig
+from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.prompts import read_prompts
 from srpo_ray.evaluation.paired import PairedEvaluation
 from srpo_ray.evaluation.results import TRAINED_REWARD
+from srpo_ray.inference.categories import category_scores
 from srpo_ray.inference.draw import draw_all
+from srpo_ray.inference.held_out import check_prompts, with_held_out
 from srpo_ray.inference.job import (
     Model,
     Row,
@@ -45,6 +50,7 @@ def evaluate_run(
     rl_guidance: Sequence[ContrastWeight] = (),
     contrast_with: Path | None = None,
     against: Path | None = None,
+    held_out: str | None = None,
     command: str = "",
 ) -> tuple[Report, Path]:
     """Sample, score, compare and report. A repeated call resumes where the last one stopped.
@@ -59,6 +65,7 @@ def evaluate_run(
         rl_guidance: Further weights of Reinforcement Learning Guidance to sample with.
         contrast_with: Folder of another run, whose tuned model replaces the base model in these guidances.
         against: Folder of another run, whose tuned model replaces the base model.
+        held_out: YAML file whose `evaluation.held_out` replaces that of the run; None keeps it.
         command: Command line of the user, for the report.
 
     Returns:
@@ -73,6 +80,37 @@ def evaluate_run(
     check_at_least("--num-prompts", num_prompts, 1)
     run = open_run(run_dir)
     config = options.over(run.config)
+    if held_out is not None:
+        config = with_absolute_paths(with_held_out(config, held_out))
+    source, texts = _read_rows(config, prompts, num_prompts)
+    job = SamplingJob.of_rows(
+        config,
+        _models(run, against, rl_guidance, contrast_with, sized=options.resolution is not None),
+        texts,
+        out.resolve(),
+        scored=True,
+        truth=source.startswith("small_world:"),
+    )
+    rows = draw_all(job, options.num_workers, options.address)
+    evaluators = [f"evaluator/{model.name}" for model in config.evaluation.held_out]
+    evaluation = PairedEvaluation(
+        models=[model.name for model in job.models],
+        prompts=job.prompts,
+        conditioning=job.texts,
+        scores=_scores(rows, job),
+        objective=next(iter(evaluators), TRAINED_REWARD),
+        settings=job.settings | {"prompts": source},
+        created=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        command=command,
+    )
+    sheets = contact_sheets(job.folder, evaluation, job.image)
+    categories = category_scores(job, evaluation.scores)
+    report = evaluation_report(evaluation, sheets, partial(_image_name, job), categories)
+    return report, write_report(job.folder, report)
+
+
+def _read_rows(config: RunConfig, prompts: str | None, num_prompts: int | None) -> tuple[str, PromptRows]:
+    """Read and check the prompts: their source, and those that are evaluated."""
     source = prompts or config.evaluation.prompts
     check_truth_size("--resolution", source, config.model_at(config.evaluation).size)
     key = "--prompts" if prompts else "evaluation.prompts"
@@ -82,29 +120,8 @@ def evaluate_run(
         check_rows(rows, config.trained_words, f"{key}: ", source)
     elif rows.has_words:
         logger.warning("%s", unread_words_note(rows, f"{key}: ", source))
-    job = SamplingJob.of_rows(
-        config,
-        _models(run, against, rl_guidance, contrast_with, sized=options.resolution is not None),
-        rows,
-        out.resolve(),
-        scored=True,
-        truth=source.startswith("small_world:"),
-    )
-    rows = draw_all(job, options.num_workers, options.address)
-    held_out = [f"evaluator/{model.name}" for model in config.evaluation.held_out]
-    evaluation = PairedEvaluation(
-        models=[model.name for model in job.models],
-        prompts=job.prompts,
-        conditioning=job.texts,
-        scores=_scores(rows, job),
-        objective=next(iter(held_out), TRAINED_REWARD),
-        settings=job.settings | {"prompts": source},
-        created=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        command=command,
-    )
-    sheets = contact_sheets(job.folder, evaluation, job.image)
-    report = evaluation_report(evaluation, sheets, partial(_image_name, job))
-    return report, write_report(job.folder, report)
+    check_prompts(config, tuple(rows.prompts))
+    return source, rows
 
 
 def _image_name(job: SamplingJob, prompt: int, sample: int, model: str) -> str:

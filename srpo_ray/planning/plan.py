@@ -190,8 +190,12 @@ def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool
     pool = config.rewards.pool
     gpu = (config.training.num_gpus if config.rewards.in_process else pool.num_gpus) > 0
     gradient = config.algorithm.needs.reward == "gradient"
-    trained, unknown = reward_sizes(config.rewards.models, pool.micro_batch_size, gradient=gradient, gpu=gpu)
-    held_out, more = reward_sizes(config.evaluation.held_out, pool.micro_batch_size, gradient=False, gpu=gpu)
+    trained, unknown = reward_sizes(
+        config.rewards.models, pool.micro_batch_size, texts=config.algorithm.num_texts, gradient=gradient, gpu=gpu
+    )
+    held_out, more = reward_sizes(
+        config.evaluation.held_out, pool.micro_batch_size, texts=config.evaluation.num_texts, gradient=False, gpu=gpu
+    )
     made, evaluated = taken_over or continued(config) or (0, False)
     sizes = tuple(sorted({reward.image_size for reward in trained} or {224}))
     notes = [f"reward {name}: its size is not known, so it is not counted" for name in (*unknown, *more)]

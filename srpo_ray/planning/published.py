@@ -1,8 +1,9 @@
 """Configs of well-known models, so that a plan needs no download.
 
 They are facts of the models' public repositories: the `config.json` files of black-forest-labs/FLUX.1-dev, of
-stabilityai/stable-diffusion-3.5-medium, of yuvalkirstain/PickScore_v1 and of openai/clip-vit-large-patch14, with what
-matters for shapes alone. `published_families.py` has those of other model families.
+stabilityai/stable-diffusion-3.5-medium, of yuvalkirstain/PickScore_v1, of openai/clip-vit-large-patch14 and of
+Qwen/Qwen2-VL-7B-Instruct, with what matters for shapes alone. `published_families.py` has those of other model
+families.
 """
 
 from srpo_ray.planning.published_families import FAMILY_PIPELINES, Config
@@ -156,3 +157,29 @@ TRANSFORMERS_CLIP: dict[str, Config] = {
     },
 }
 """Configs of `transformers.CLIPModel`, by hub id; the weights are float32."""
+
+QWEN2_VL: dict[str, Config] = {
+    "Qwen/Qwen2-VL-7B-Instruct": {
+        "text_config": {
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_attention_heads": 28,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 4,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+            # The config has 152064 rows. HPSv3 keeps those of the tokenizer's 151657 tokens and of its own one.
+            "vocab_size": 151658,
+        },
+        "vision_config": {
+            "depth": 32,
+            "embed_dim": 1280,
+            "hidden_size": 3584,
+            "mlp_ratio": 4,
+            "num_heads": 16,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+    },
+}
+"""Configs of `transformers.Qwen2VLModel`, by hub id, with the vocabulary of HPSv3."""

@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srpo_ray.config.rewards import OpenClipRewardConfig, RewardModelConfig, TransformersClipRewardConfig
+from srpo_ray.config.rewards import (
+    HPSv3RewardConfig,
+    OpenClipRewardConfig,
+    RewardModelConfig,
+    TransformersClipRewardConfig,
+)
 from srpo_ray.files import read_json
 from srpo_ray.planning.cached import cached
+from srpo_ray.planning.hpsv3_size import hpsv3_cost, hpsv3_network
 from srpo_ray.planning.published import OPEN_CLIP, TRANSFORMERS_CLIP
 from srpo_ray.planning.trace import Cost, trace_forward, trace_gradient
+from srpo_ray.rewards.models.hpsv3 import IMAGE_SIZE
 from srpo_ray.rewards.models.image_encoder import DTYPES, clip_image_features
 from srpo_ray.rewards.models.open_clip import CONFIG_FILE, open_clip_source
 from srpo_ray.rewards.models.transformers_clip import TransformersClip
@@ -32,19 +39,20 @@ class RewardSize:
     weights: int
     """Bytes of the parameters."""
     texts: int
-    """Bytes of the full cache of text features."""
+    """Bytes of the full cache of text features; 0 for a model without one."""
     cost: Cost
     """Cost of one call with a micro-batch of the pool."""
 
 
 def reward_sizes(
-    configs: Sequence[RewardModelConfig], images: int, *, gradient: bool, gpu: bool
+    configs: Sequence[RewardModelConfig], images: int, *, texts: int = 1, gradient: bool, gpu: bool
 ) -> tuple[list[RewardSize], list[str]]:
     """Compute the sizes of reward models.
 
     Args:
         configs: The models.
         images: Number of images in one call.
+        texts: Number of texts of each image's query. It counts for HPSv3, which reads image and text together.
         gradient: True adds the cost of the gradient with respect to the images.
         gpu: True for the kernels of a GPU, false for those of a CPU.
 
@@ -54,9 +62,13 @@ def reward_sizes(
     sizes: list[RewardSize] = []
     unknown: list[str] = []
     for config in configs:
-        # A user's class cannot be built without weights. Of the built-in models only the CLIP models are known here.
-        is_clip = isinstance(config, ClipRewardConfig)
-        size = _measure(config, images, gradient=gradient, gpu=gpu) if is_clip else None
+        # A user's class cannot be built without weights. Of the built-in models, CLIP models and HPSv3 are known here.
+        if isinstance(config, ClipRewardConfig):
+            size = _measure(config, images, gradient=gradient, gpu=gpu)
+        elif isinstance(config, HPSv3RewardConfig):
+            size = _measure_hpsv3(config, images, texts, gradient=gradient, gpu=gpu)
+        else:
+            size = None
         if size is None:
             unknown.append(config.name)
         else:
@@ -82,8 +94,22 @@ def _measure(config: ClipRewardConfig, batch_size: int, *, gradient: bool, gpu: 
     measure = trace_gradient if gradient else trace_forward
     cost = measure(score, [model], gpu=gpu)
     texts = CACHED_TEXTS * features[0].shape[1] * 4
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return RewardSize(config.name, side, weights, texts, cost)
+    return RewardSize(config.name, side, _bytes(model), texts, cost)
+
+
+@cached
+def _measure_hpsv3(
+    config: HPSv3RewardConfig, images: int, texts: int, *, gradient: bool, gpu: bool
+) -> RewardSize | None:
+    model = hpsv3_network(config)
+    if model is None:
+        return None
+    cost = hpsv3_cost(model, images, texts, gradient=gradient, gpu=gpu)
+    return RewardSize(config.name, IMAGE_SIZE, _bytes(model), 0, cost)
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def _build(config: ClipRewardConfig) -> nn.Module | None:

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from srpo_ray.evaluation.categories import CategoryScores, compare_categories
 from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.evaluation.paired import Cells, Comparison, PairedEvaluation, WinRate, significant_cells
+from srpo_ray.evaluation.seeds import holm
+from srpo_ray.reports.categories import CATEGORIES_TEXT, ByCategory, category_table
 from srpo_ray.reports.charts import Interval, Intervals
 from srpo_ray.reports.report import (
     Cell,
@@ -28,7 +31,10 @@ ImageName = Callable[[int, int, str], str]
 
 
 def evaluation_report(
-    evaluation: PairedEvaluation, sheets: Sequence[tuple[str, Image]], image_name: ImageName
+    evaluation: PairedEvaluation,
+    sheets: Sequence[tuple[str, Image]],
+    image_name: ImageName,
+    categories: Sequence[CategoryScores] = (),
 ) -> Report:
     """Build the report of an evaluation.
 
@@ -36,6 +42,7 @@ def evaluation_report(
         evaluation: The results.
         sheets: Titles and images of the contact sheets.
         image_name: (prompt, sample, model) -> the file of that image, as `rows.csv` names it.
+        categories: Metrics by categories of the prompts.
     """
     reference, *models = evaluation.models
     compared = evaluation.comparisons
@@ -43,19 +50,25 @@ def evaluation_report(
     wins = evaluation.comparison(evaluation.objective, models[0]).wins
     decision = "wins against" if wins.low > 0.5 else "loses to" if wins.high < 0.5 else "is not clearly told from"
     numbers = numbers_table(evaluation, tested)
+    by_category = [(scores.metric, compare_categories(scores)) for scores in categories]
+    tables = [category_table(*each) for each in by_category]
     return Report(
         title=f"{models[0]} against {reference}",
         headline=f"{models[0]} {decision} {reference} by {evaluation.objective}: {win_text(wins)}",
         sections=[
             Section("Win rates", [_wins_text(reference), _wins_chart(compared, models)]),
+            *([Section("By category", [CATEGORIES_TEXT, *tables])] if tables else []),
             *(_sheet(evaluation, title, image, first=not index) for index, (title, image) in enumerate(sheets)),
             Section("All numbers", [_numbers_text(reference), numbers, _tests_text(tested)]),
             Section("How it was made", [_settings(evaluation), Code(evaluation.command)]),
         ],
         subtitle=f"{_counted(evaluation)} · {evaluation.created}",
         page="evaluation.html",
-        terminal=[numbers],
-        files={"evaluation.json": _as_dict(evaluation, tested), "rows.csv": _rows_table(evaluation, image_name)},
+        terminal=[numbers, *tables],
+        files={
+            "evaluation.json": _as_dict(evaluation, tested, by_category),
+            "rows.csv": _rows_table(evaluation, image_name),
+        },
     )
 
 
@@ -174,7 +187,9 @@ def _rows_table(evaluation: PairedEvaluation, image_name: ImageName) -> Table:
     return Table([Column(key) for key in keys], rows, head="prompt_index")
 
 
-def _as_dict(evaluation: PairedEvaluation, tested: Sequence[tuple[Comparison, Cells]]) -> dict[str, Any]:
+def _as_dict(
+    evaluation: PairedEvaluation, tested: Sequence[tuple[Comparison, Cells]], by_category: Sequence[ByCategory]
+) -> dict[str, Any]:
     """All but the single scores, which are in `rows.csv`."""
     return {
         "created": evaluation.created,
@@ -193,6 +208,11 @@ def _as_dict(evaluation: PairedEvaluation, tested: Sequence[tuple[Comparison, Ce
                 "high": None if found.half_width is None else found.difference + found.half_width,
             }
             for found, significant in tested
+        ],
+        "categories": [
+            {**asdict(found), "metric": metric, "difference": found.difference, "difference_significant": significant}
+            for metric, rows in by_category
+            for found, significant in zip(rows, holm([row.p_value for row in rows]), strict=True)
         ],
     }
 

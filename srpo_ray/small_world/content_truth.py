@@ -38,12 +38,24 @@ def content_accuracy(images: Tensor, mask: Tensor, wanted: list[Content]) -> Ten
     backgrounds = _border_background(images)
     rows = []
     for image, objects, content, background in zip(images, mask, wanted, backgrounds.tolist(), strict=True):
-        regions = _regions(objects)
-        found = _describe(image, regions)
+        found = objects_of(image, objects)
         color, shape, position = _best_match(content, found)
         count = float(len(found) == len(content.objects))
         rows.append([color, shape, float(background == content.background), count, position])
     return torch.tensor(rows, dtype=torch.float32)
+
+
+def objects_of(image: Tensor, mask: Tensor) -> list[tuple[int, int, float, float]]:
+    """Measure the objects of an image.
+
+    Args:
+        image: [3, 64, 64] in [0, 1] without vignette.
+        mask: pixels of the objects, bool [64, 64].
+
+    Returns:
+        Index of the colour, index of the shape, and centre x, y in pixels, of each object.
+    """
+    return _describe(image, _regions(mask))
 
 
 def _regions(mask: Tensor) -> Tensor:

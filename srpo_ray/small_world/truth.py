@@ -65,7 +65,7 @@ def measure(images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         )
     images = images.detach().float().cpu().clamp(0, 1)
     vignette = corner_loss(images)
-    images = (images / (1 - vignette[:, None, None] * _PROFILE)[:, None]).clamp(0, 1)
+    images = without_vignette(images, vignette)
     mask = object_mask(images)
     inside, outside = erode(mask, 2), erode(~mask, 2)
     interior = or_whole(inside)
@@ -115,6 +115,16 @@ def diversity(images: Tensor) -> Tensor:
 
 _PROFILE = torch.from_numpy(vignette_profile())
 _PATTERNS = torch.from_numpy(stripe_patterns())
+
+
+def without_vignette(images: Tensor, loss: Tensor) -> Tensor:
+    """Restore the light that the corners lose.
+
+    Args:
+        images: [B, 3, 64, 64] in [0, 1].
+        loss: Result of `corner_loss`.
+    """
+    return (images / (1 - loss[:, None, None] * _PROFILE)[:, None]).clamp(0, 1)
 
 
 def corner_loss(images: Tensor) -> Tensor:

@@ -184,6 +184,11 @@ class AlgorithmSection(Section):
         return self.word_set is not None
 
     @property
+    def num_texts(self) -> int:
+        """Number of texts of the trained reward's query: two with control words, else the prompt alone."""
+        return 1 if self.word_set is None else 2
+
+    @property
     def compares_images(self) -> bool:
         """True if the algorithm uses comparisons of all pairs of a prompt's images, of the rewards that make them."""
         return False

@@ -25,6 +25,11 @@ class DirectAlignConfig(WindowSection):
         """True with control words or a distribution of attributes."""
         return self.distribution is not None or super().compares_texts
 
+    @property
+    def num_texts(self) -> int:
+        """Number of texts of the trained reward's query: one for each attribute of a distribution."""
+        return len(self.distribution.attributes) if self.distribution else super().num_texts
+
     @model_validator(mode="after")
     def _check_distribution(self) -> Self:
         if self.distribution and self.query != "plain":

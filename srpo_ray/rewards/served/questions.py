@@ -1,4 +1,4 @@
-"""Question reward: geometric mean, over questions about a prompt, of the judge's probability of the expected answer."""
+"""Question reward: the judge's probabilities of the expected answers to questions about a prompt."""
 
 import json
 import math
@@ -9,10 +9,15 @@ from typing import Any
 
 from srpo_ray.config.served_rewards import QuestionsRewardConfig
 from srpo_ray.rewards.served.base import Rated, ServedReward
-from srpo_ray.rewards.served.chat import PATH, chat_body, read_answer
+from srpo_ray.rewards.served.chat import PATH, Position, chat_body, normal, read_answer
 from srpo_ray.rewards.served.client import ServerClient
 
 INSTRUCTION = "{question} Answer with one word and nothing else."
+_DIGITS = {
+    word: str(number)
+    for number, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"), start=1)
+}
+"""Answer to a question for a count -> the same answer as a digit."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,26 @@ class Question:
     answer: str
     """One word that is one token of the judge, such as `yes`, `two` or `red`."""
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Expected answer, and the digit of a number from one to nine."""
+        word = normal(self.answer)
+        return (word, _DIGITS[word]) if word in _DIGITS else (word,)
+
+    def probability(self, position: Position) -> float:
+        """Probability of the expected answer."""
+        return sum(position.of(answer) for answer in self.answers)
+
+    def is_answered(self, position: Position) -> bool:
+        """True if the expected answer is the most probable one."""
+        others = (chance for token, chance in position.probabilities.items() if token not in self.answers)
+        return self.probability(position) > max(others, default=0.0)
+
 
 class QuestionsReward(ServedReward):
     """`(prod_j p(expected answer j))^(1/n)` over the n questions of a prompt, in [0, 1].
+
+    With `score: correct`, the score is 1 if every expected answer is the most probable one, else 0.
 
     Args:
         config: Server and model.
@@ -63,9 +85,14 @@ class QuestionsReward(ServedReward):
         ]
         answers = iter(self.client.post_all(PATH, bodies))
         return [
-            _geometric_mean([read_answer(next(answers)).positions[0].of(q.answer) for q in self._of(pair.text)])
+            self._score([(question, read_answer(next(answers)).positions[0]) for question in self._of(pair.text)])
             for pair in pairs
         ]
+
+    def _score(self, answered: Sequence[tuple[Question, Position]]) -> float:
+        if self.config.score == "correct":
+            return float(all(question.is_answered(position) for question, position in answered))
+        return _geometric_mean([question.probability(position) for question, position in answered])
 
     def _of(self, text: str) -> Sequence[Question]:
         return questions_of(self._questions, text, self.config.questions)
@@ -106,6 +133,23 @@ def read_questions(path: str) -> dict[str, tuple[Question, ...]]:
     if not found:
         raise ValueError(f"questions: expected at least one line in {path}, got none")
     return found
+
+
+def read_tags(path: str) -> dict[str, str]:
+    """Read the categories of the prompts of a file of questions, which `read_questions` has accepted.
+
+    Returns:
+        Prompt -> its tag; prompts without one are left out.
+
+    Raises:
+        ValueError: If a tag is no text.
+    """
+    lines = (json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
+    tags = {line["prompt"]: line["tag"] for line in lines if line.get("tag") is not None}
+    for prompt, tag in tags.items():
+        if not isinstance(tag, str) or not tag:
+            raise ValueError(f"questions: expected a text as tag in {path}, got {tag!r} for {prompt!r}; correct it")
+    return tags
 
 
 def _parse(line: str, where: str) -> tuple[str, tuple[Question, ...]]:

@@ -24,8 +24,9 @@ from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.trained import read_trained
-from tests.helpers.rewards.bright_judge import bright_answer, preference
-from tests.helpers.rewards.http_server import http_server
+from srpo_ray.small_world.categories import tasks_of
+from tests.helpers.rewards.bright_judge import LUMA, bright_answer, brightness_of, preference
+from tests.helpers.rewards.http_server import Reply, chat_answer, http_server
 
 
 def evaluator_scores(run_dir: Path, *, trained: bool) -> dict[str, list[float]]:
@@ -176,6 +177,107 @@ def test_judge_compares_each_image_with_the_one_of_the_reference(run_dir: Path, 
     assert found["rl_guidance_2"]["wins"]["rate"] == pytest.approx(sum(won) / 3)
 
 
+GENEVAL: list[dict[str, Any]] = [
+    {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
+    {"tag": "single_object", "include": [{"class": "cow", "count": 1}], "prompt": "a photo of a cow"},
+    {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"},
+    {"tag": "counting", "include": [{"class": "cup", "count": 2}], "prompt": "a photo of two cups"},
+    {"tag": "counting", "include": [{"class": "fork", "count": 3}], "prompt": "a photo of three forks"},
+    {
+        "tag": "colors",
+        "include": [{"class": "car", "count": 1, "color": "red"}],
+        "prompt": "a photo of a red car",
+    },
+    {
+        "tag": "colors",
+        "include": [{"class": "bus", "count": 1, "color": "green"}],
+        "prompt": "a photo of a green bus",
+    },
+]
+"""Lines in the format of GenEval's metadata."""
+
+
+def known_answer(question: str, brightness: float) -> str:
+    """The stand-in judge's answer to a question of GenEval about an image of this brightness."""
+    digit = int(brightness * 1e4) % 10
+    if "How many" in question:
+        return "two" if digit < 5 else "three"
+    if "color" in question:
+        return "red" if digit < 6 else "green"
+    return "yes" if digit < 7 else "no"
+
+
+def answer_question(body: Any) -> Reply:
+    question = next(part["text"] for part in body["messages"][0]["content"] if part["type"] == "text")
+    return Reply(chat_answer({known_answer(question, brightness_of(body)[0]): 0.7, "other": 0.3}))
+
+
+def is_correct(line: dict[str, Any], brightness: float) -> bool:
+    """Count by the metadata, without the project's questions."""
+    (item,) = line["include"]
+    if item["count"] > 1:
+        return known_answer("How many", brightness) == {2: "two", 3: "three"}[item["count"]]
+    color = item.get("color")
+    return known_answer("", brightness) == "yes" and color in (None, known_answer("color", brightness))
+
+
+def test_accuracy_by_task_of_geneval_is_that_of_the_known_answers(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata, out = tmp_path / "metadata.jsonl", tmp_path / "out"
+    metadata.write_text("".join(json.dumps(line) + "\n" for line in GENEVAL))
+    count, questions = str(len(GENEVAL)), tmp_path / "questions.jsonl"
+    words = ["prompts", str(metadata), "--set", "geneval", "--to", str(tmp_path), "--train", "0", "--test", count]
+    assert main([*words, "--questions", str(questions)]) == 0
+    with http_server(answer_question) as server:
+        judge = {"type": "questions", "name": "geneval", "questions": str(questions), "score": "correct"}
+        judge |= {"url": server.url, "model": "stand-in", "image_size": 64}
+        (tmp_path / "judge.yaml").write_text(json.dumps({"evaluation": {"held_out": [judge]}}))
+        evaluate = ["evaluate", str(run_dir), "--held-out", str(tmp_path / "judge.yaml"), "--out", str(out)]
+        assert main([*evaluate, "--prompts", str(tmp_path / "test.txt"), "--samples-per-prompt", "4"]) == 0
+
+    correct: dict[tuple[str, str], list[bool]] = {}
+    by_prompt = {line["prompt"]: line for line in GENEVAL}
+    rows = list(csv.DictReader((out / "rows.csv").open()))
+    for row in rows:
+        pixels = np.asarray(Image.open(out / row["image"]).convert("RGB")).mean(axis=(0, 1))
+        line = by_prompt[row["prompt"]]
+        correct.setdefault((row["model"], line["tag"]), []).append(is_correct(line, float(pixels @ LUMA) / 255))
+    assert len(rows) == 2 * 4 * len(GENEVAL)
+    found = {item["category"]: item for item in json.loads((out / "evaluation.json").read_text())["categories"]}
+    assert set(found) == {"single_object", "counting", "colors", "overall"}
+    accuracy = {key: fmean(values) for key, values in correct.items()}
+    for model, key in (("base", "reference_mean"), ("tuned", "mean")):
+        for tag in ("single_object", "counting", "colors"):
+            assert found[tag][key] == pytest.approx(accuracy[model, tag]), (model, tag)
+        expected = fmean(accuracy[model, tag] for tag in ("single_object", "counting", "colors"))
+        assert found["overall"][key] == pytest.approx(expected)
+    assert {item["metric"] for item in found.values()} == {"evaluator/geneval"}
+    assert found["overall"]["half_width"] > 0
+    assert len({round(value, 6) for value in accuracy.values()}) > 2, "the answers differ"
+    printed = capsys.readouterr().out
+    assert "evaluator/geneval by category" in printed
+    assert "By category" in (out / "evaluation.html").read_text()
+
+
+def test_small_world_has_the_tasks_of_geneval_by_its_truth(run_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["evaluate", str(run_dir), "--num-prompts", "5", "--samples-per-prompt", "2", "--out", str(out)]) == 0
+    data = json.loads((out / "evaluation.json").read_text())["categories"]
+    rows = list(csv.DictReader((out / "rows.csv").open()))
+    tasks = {item["category"]: item for item in data if item["metric"] == "truth/geneval"}
+    # An image whose measured parts are all right is correct in every task, so the tasks have at least its rate.
+    for task, item in tasks.items():
+        if task != "overall":
+            chosen = [row for row in rows if row["model"] == "tuned" and task in tasks_of(row["prompt"])]
+            parts = ("color", "shape", "count", "position")
+            perfect = [all(float(row[f"truth/{part}_accuracy"]) == 1 for part in parts) for row in chosen]
+            assert fmean(perfect) <= item["mean"] <= 1
+            assert item["num_prompts"] == len({row["prompt"] for row in chosen})
+    means = [item["mean"] for task, item in tasks.items() if task != "overall"]
+    assert tasks["overall"]["mean"] == pytest.approx(fmean(means))
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_actors_find_the_images_and_numbers_of_one_process(run_dir: Path) -> None:
@@ -212,6 +314,9 @@ def bad_inputs(run_dir: Path, folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "no_run").mkdir()
     large = RunFolder(shutil.copytree(run_dir, folder / "large"))
     large.config.write_text(to_yaml(load_run([large.config], ["model.resolution=128"])))
+    (folder / "layer.yaml").write_text("name: x\nevaluation: {held_out: [], interval: 3}\n")
+    ocr = {"type": "ocr", "name": "text", "url": "http://nowhere", "model": "m"}
+    (folder / "ocr.yaml").write_text(json.dumps({"evaluation": {"held_out": [ocr]}}))
     (folder / "used").mkdir()
     (folder / "used" / "job.json").write_text(json.dumps({"seed": 5, "prompts": ["x"]}))
     (folder / "broken").mkdir()
@@ -240,6 +345,14 @@ def bad_inputs(run_dir: Path, folder: Path) -> dict[str, tuple[list[str], str]]:
             [*evaluate, "--against", str(folder / "large")],
             "with 128; give one size to both",
         ),
+        "no evaluators": (
+            [*evaluate, "--held-out", str(folder / "layer.yaml")],
+            "--held-out: expected a file with evaluation.held_out, and beside it only preprocessing and relative, got",
+        ),
+        "prompt of no reward": (
+            [*evaluate, "--held-out", str(folder / "ocr.yaml")],
+            "--prompts, reward 'text': expected",
+        ),
         "no size": ([*sample, "--resolution", "72"], "choose a size near it (64 and 80)"),
         "truth of another size": ([*evaluate, "--resolution", "96x64"], "--resolution: expected 64 with small_world:"),
     }
@@ -265,6 +378,8 @@ CASES = [
     "too large a grid",
     "against itself",
     "against another model",
+    "no evaluators",
+    "prompt of no reward",
     "no size",
     "truth of another size",
 ]

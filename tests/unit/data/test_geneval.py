@@ -8,7 +8,7 @@ import pytest
 
 from srpo_ray.cli import main
 from srpo_ray.data.geneval import questions_about
-from srpo_ray.rewards.served.questions import read_questions
+from srpo_ray.rewards.served.questions import read_questions, read_tags
 
 COLOURED: dict[str, Any] = {
     "tag": "color_attr",
@@ -59,6 +59,7 @@ def test_command_writes_prompts_and_the_questions_that_a_reward_reads(tmp_path: 
     found = read_questions(str(questions))
     assert set(found) == set((tmp_path / "out" / "test.txt").read_text().splitlines())
     assert [each.answer for each in found["a photo of three spoons"]] == ["three", "no"]
+    assert read_tags(str(questions))["a photo of three spoons"] == "counting"
 
     source.write_text(json.dumps(COLOURED) + "\n")
     more = [*words[:5], str(tmp_path / "more"), "--train", "0", "--test", "1", "--questions", str(questions)]
@@ -75,6 +76,7 @@ def test_command_writes_prompts_and_the_questions_that_a_reward_reads(tmp_path: 
         {"prompt": "a dog", "include": [{"class": "dog", "count": 1, "position": ["near", 0]}]},
         {"prompt": "a dog", "include": [{"class": "dog", "count": 1, "position": ["above", 3]}]},
         {"include": [{"class": "dog", "count": 1}]},
+        {"prompt": "a dog", "tag": 1, "include": [{"class": "dog", "count": 1}]},
         [],
     ],
     ids=str,

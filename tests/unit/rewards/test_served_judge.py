@@ -23,6 +23,7 @@ from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.registry import build_rewards, declares_image_gradient
 from srpo_ray.rewards.served import client
 from srpo_ray.rewards.served.ocr import edit_distance, quoted_text, text_agreement
+from srpo_ray.rewards.served.questions import read_tags
 from tests.conftest import SMALL_WORLD
 from tests.helpers.rewards.http_server import Reply, Seen, chat_answer, http_server
 
@@ -239,6 +240,43 @@ def test_question_reward_is_the_geometric_mean_of_the_expected_answers(tmp_path:
         assert score(config, TextQuery.plain("two red cats")) == pytest.approx([(0.5 * 0.18) ** 0.5])
         with pytest.raises(RewardError, match=r"questions for the prompt 'a dog' in .*q\.jsonl"):
             score(config, TextQuery.plain("a dog"))
+
+
+@pytest.mark.parametrize(
+    ("count", "color", "expected"),
+    [
+        ({"Two": 0.3, "two": 0.15, "three": 0.4}, {"yes": 0.6, "no": 0.4}, 1.0),
+        ({"2": 0.3, "two": 0.15, "three": 0.4}, {"Yes": 0.6, "no": 0.4}, 1.0),
+        ({"two": 0.4, "three": 0.3, " Three": 0.3}, {"yes": 0.6, "no": 0.4}, 0.0),
+        ({"two": 0.9, "three": 0.1}, {"no": 0.51, "yes": 0.49}, 0.0),
+        ({"two": 0.5, "three": 0.5}, {"yes": 1.0}, 0.0),
+    ],
+    ids=["words", "digit", "other count", "other colour", "tie"],
+)
+def test_image_is_correct_if_every_expected_answer_is_the_most_probable(
+    tmp_path: Path, count: dict[str, float], color: dict[str, float], expected: float
+) -> None:
+    with http_server(lambda body: Reply(chat_answer(count if "How many" in text_of(body) else color))) as server:
+        config = questions_config(tmp_path, server).model_copy(update={"score": "correct"})
+        assert score(config, TextQuery.plain("two red cats")) == [expected]
+
+
+def test_digit_counts_as_the_number_that_it_stands_for(tmp_path: Path) -> None:
+    with http_server(
+        lambda body: Reply(chat_answer({"2": 0.3, "two": 0.2} if "How" in text_of(body) else {"yes": 0.5}))
+    ) as server:
+        assert score(questions_config(tmp_path, server), TextQuery.plain("two red cats")) == pytest.approx([0.5])
+
+
+def test_tags_name_the_categories_of_prompts(tmp_path: Path) -> None:
+    question = [{"question": "b", "answer": "yes"}]
+    lines = [{"prompt": "x", "tag": "colors", "questions": question}, {"prompt": "y", "questions": question}]
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    assert read_tags(str(path)) == {"x": "colors"}
+    path.write_text(json.dumps(lines[0] | {"tag": 3}))
+    with pytest.raises(ValueError, match="expected a text as tag"):
+        read_tags(str(path))
 
 
 @pytest.mark.parametrize(
