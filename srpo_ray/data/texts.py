@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from srpo_ray.config import RunConfig
 from srpo_ray.data.images import RealImages, load_images
+from srpo_ray.data.pairs import JudgedImages, load_judged
 from srpo_ray.data.prompts import read_prompts
 from srpo_ray.models.families import family_of
 
@@ -23,11 +24,21 @@ class Texts:
     """The empty prompt if the model's guidance is classifier-free; otherwise no text."""
     notes: list[str]
     """Notes for the user about the sources, each with its config key."""
+    judged: JudgedImages | None = None
+    """Judged images of `data.pairs`."""
+    own_captions: bool = False
+    """True if the second image of a pair has a caption of its own."""
 
     @property
     def trained(self) -> list[str]:
-        """Texts that the run trains on: captions of the real images first, then prompts."""
-        return [*(self.images.captions if self.images else []), *self.prompts]
+        """Texts that the run trains on: captions of the real or judged images first, then prompts."""
+        given = self.images or self.judged
+        return [*(given.captions if given else []), *self.prompts]
+
+    @property
+    def others(self) -> list[str]:
+        """Captions of the second images of all pairs; empty if both images of a pair have one caption."""
+        return self.judged.other_captions if self.judged and self.own_captions else []
 
     def samples(self, images_per_prompt: int) -> list[str]:
         """`trained` with the prompts as often as each has images, in the order of `SampleOrder.indices`."""
@@ -36,12 +47,13 @@ class Texts:
     @property
     def encoded(self) -> list[str]:
         """All texts whose features the run needs."""
-        return [*self.trained, *self.evaluated, *self.tested, *self.guidance]
+        return [*self.trained, *self.others, *self.evaluated, *self.tested, *self.guidance]
 
     @property
     def by_key(self) -> dict[str, list[str]]:
         """Config key -> the texts of its source."""
         captions = {"data.images": self.images.captions} if self.images else {}
+        captions |= {"data.pairs": [*self.judged.captions, *self.others]} if self.judged else {}
         tested = {"evaluation.test.prompts": self.tested} if self.tested else {}
         return captions | {"data.prompts": self.prompts, "evaluation.prompts": self.evaluated} | tested
 
@@ -53,12 +65,15 @@ def read_texts(config: RunConfig) -> Texts:
         ValueError: If a file cannot be used, or `model.path` is not a model of a known family.
     """
     images = load_images(config.data.images) if config.data.images else None
+    kind, own = config.algorithm.judged, config.algorithm.uses_own_captions
+    judged = load_judged(config.data.pairs, kind, own_captions=own) if config.data.pairs and kind else None
     trained = read_prompts(config.data.prompts) if config.data.reads_prompts else None
     evaluated = read_prompts(config.evaluation.prompts, "evaluation.prompts")
     test = config.evaluation.test
     tested = read_prompts(test.prompts, "evaluation.test.prompts") if test else None
     notes = {
         "data.images": images.note if images else None,
+        "data.pairs": judged.note if judged else None,
         "data.prompts": trained.note if trained else None,
         "evaluation.prompts": evaluated.note,
         "evaluation.test.prompts": tested.note if tested else None,
@@ -70,4 +85,6 @@ def read_texts(config: RunConfig) -> Texts:
         tested.prompts[: test.num_prompts] if test and tested else [],
         family_of(config.model.path).guidance_texts,
         [f"{key}: {note}" for key, note in notes.items() if note],
+        judged,
+        own,
     )

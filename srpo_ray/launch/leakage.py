@@ -80,8 +80,8 @@ def overlaps(texts: Texts) -> Iterator[Overlap]:
     """
     by_key = texts.by_key
     for key, others in (
-        ("evaluation.prompts", ("data.prompts", "data.images")),
-        ("evaluation.test.prompts", ("data.prompts", "data.images", "evaluation.prompts")),
+        ("evaluation.prompts", ("data.prompts", "data.images", "data.pairs")),
+        ("evaluation.test.prompts", ("data.prompts", "data.images", "data.pairs", "evaluation.prompts")),
     ):
         for other in others:
             prompts = by_key.get(key, [])
