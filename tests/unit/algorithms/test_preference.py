@@ -244,12 +244,15 @@ def test_kto_raises_liked_images_above_the_mean_gain_and_lowers_others(labelled:
     torch.testing.assert_close(output.metrics["gain/preferred"], gains.detach()[signs > 0])
 
 
-def test_labels_of_sft_train_liked_images_only() -> None:
+@pytest.mark.parametrize(("orientation", "trained_rows"), [("preferred", [1, 0, 1, 0]), ("reversed", [0, 1, 0, 1])])
+def test_labels_of_sft_train_liked_images_only_or_disliked_ones_if_reversed(
+    orientation: str, trained_rows: list[float]
+) -> None:
     policy, batch = AffinePolicy(), pairs(4, labelled=True)
-    algorithm = make(policy, *LABELS, "algorithm.loss=sft")
+    algorithm = make(policy, *LABELS, "algorithm.loss=sft", f"algorithm.orientation={orientation}")
     trained(policy, algorithm, batch)
     (errors,) = errors_by_hand(policy, batch, algorithm)
-    check(policy, expected_gradients(policy, (errors * torch.tensor([1.0, 0.0, 1.0, 0.0]).double()).mean()))
+    check(policy, expected_gradients(policy, (errors * torch.tensor(trained_rows).double()).mean()))
 
 
 def test_safeguard_leaves_the_preferred_image_its_share_of_the_descent_in_output_space() -> None:
