@@ -48,10 +48,10 @@ def choice_table(results: Results, folders: Sequence[Path]) -> Iterator[str]:
 
 
 def needs(config: RunConfig) -> str:
-    """State what a method asks for: gradients of the reward, groups of images, copies of the weights, real images."""
+    """State what a method asks for: rewards or judged images, groups of images, copies of the weights, real images."""
     algorithm = config.algorithm
     group = getattr(algorithm, "group_size", None)
-    found = ["gradient" if algorithm.needs.reward == "gradient" else "score"]
+    found = [str(algorithm.judged) if algorithm.needs.reward == "none" else algorithm.needs.reward]
     found += [f"groups of {group}"] if group else []
     found += [f"{role} weights" for role in sorted(algorithm.roles)]
     found += ["real images"] if config.data.images else []
@@ -164,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"expected runs of experiments/laboratory.py in {parsed.runs}, got none; run it first")
     if together := [folder for name, folder in folders.items() if name in SMALL_WORLD]:
         print_small_world(together)
+    if "pairs" in folders:
+        print("\n## pairs: at the end\n", *ends_table(read_results(folders["pairs"])), sep="\n")
     for name in ("hacking", "common_text"):
         if name in folders:
             results = read_results(folders[name])

@@ -31,6 +31,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     if config.data.images and not config.data.images.startswith("small_world"):
         # This is never a hub id, but may be a glob pattern, which does not exist as a file.
         changes["data.images"] = str(Path.cwd() / config.data.images)
+    if config.data.pairs and not config.data.pairs.startswith("small_world"):
+        changes["data.pairs"] = str(Path.cwd() / config.data.pairs)
     storage = config.training.checkpoint_storage
     if storage and "://" not in storage:
         changes["training.checkpoint_storage"] = str(Path(storage).resolve())

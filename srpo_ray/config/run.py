@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from srpo_ray.config.algorithms.control_words import PAPER_WORDS, ControlWords
+from srpo_ray.config.algorithms.query import QuerySection
 from srpo_ray.config.algorithms.registry import DEFAULT, AlgorithmConfig, types_that
 from srpo_ray.config.base import Name, Section
 from srpo_ray.config.data import DataConfig
@@ -178,7 +179,7 @@ class RunConfig(Section):
                 " score is the same for all attributes; remove algorithm.distribution, or move the model to"
                 " evaluation.held_out"
             )
-        if blind and self.algorithm.compares_texts:
+        if blind and isinstance(self.algorithm, QuerySection) and self.algorithm.compares_texts:
             raise ValueError(
                 f"expected trained rewards that read text for the {self.algorithm.query} query with control words, got"
                 f" {', '.join(blind)}, whose score does not depend on control words;"
@@ -261,13 +262,50 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_images(self) -> Self:
-        if self.data.images and self.algorithm.needs.images == "none":
-            others = types_that(lambda needs: needs.images != "none")
+        if self.data.images and self.algorithm.needs.images != "optional":
+            others = types_that(lambda needs: needs.images == "optional")
             raise ValueError(
                 f"expected data.images to be unset with algorithm.type={self.algorithm.type}, got"
-                f" {self.data.images!r}; the algorithm needs its own rollouts, so unset data.images or choose {others}"
+                f" {self.data.images!r}; the algorithm trains on other images, so unset data.images or choose {others}"
             )
         self.algorithm.check_images(self.data.images, self.data.image_ratio)
+        return self
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        judged, pairs = self.algorithm.judged, self.data.pairs
+        if judged and not pairs:
+            raise ValueError(
+                f"expected data.pairs with algorithm.type={self.algorithm.type}, which trains on {judged}, got none;"
+                f" name a .jsonl file of judged images, or small_world:{judged}"
+            )
+        if pairs and not judged:
+            others = types_that(lambda needs: needs.images == "pairs")
+            raise ValueError(
+                f"expected data.pairs to be unset with algorithm.type={self.algorithm.type}, got {pairs!r}; the"
+                f" algorithm does not train on judged images, so unset data.pairs or choose {others}"
+            )
+        if pairs and self.model.sizes is not None:
+            raise ValueError(
+                "expected one size of images with data.pairs, got model.sizes; both images of a pair must have one"
+                " size, so set model.resolution alone"
+            )
+        self.algorithm.check_micro_batch(self.training.micro_batch_size)
+        return self
+
+    @model_validator(mode="after")
+    def _check_rewards(self) -> Self:
+        if not self.rewards.models and self.algorithm.needs.reward != "none":
+            others = types_that(lambda needs: needs.reward == "none")
+            raise ValueError(
+                f"expected at least one model in rewards.models with algorithm.type={self.algorithm.type}, got none;"
+                f" its updates need a reward, so add one or choose {others}"
+            )
+        if not self.rewards.models and not self.evaluation.held_out:
+            raise ValueError(
+                "expected at least one model in rewards.models or evaluation.held_out, got none; evaluations need a"
+                " score, so add a model to evaluation.held_out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -46,7 +46,7 @@ def folder_entries(listing: Listing, key: str) -> tuple[list[Entry], Counter[str
     found, left_out = with_captions(reads, set(listing.files), "", key)
     files = [(Path(path), caption) for path, caption in found]
     entries = [
-        Entry(str(file), partial(_file_identity, listing.name(file), file), caption, file.read_bytes)
+        Entry(str(file), partial(file_identity, listing.name(file), file), caption, file.read_bytes)
         for file, caption in files
     ]
     return entries, left_out
@@ -108,7 +108,12 @@ def fingerprint(file: Path, offset: int, size: int) -> str:
     return f"{size} {digest.hexdigest()}"
 
 
-def _file_identity(name: str, file: Path) -> str:
+def file_identity(name: str, file: Path) -> str:
+    """Return the cache key of an image file: its path relative to the source, and a hash of its beginning and end.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
     return f"{name} {fingerprint(file, 0, file.stat().st_size)}"
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from srpo_ray.config import RunConfig
 from srpo_ray.data.images import RealImages, load_images
+from srpo_ray.data.pairs import JudgedImages, load_judged
 from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.prompts import read_prompts
 from srpo_ray.models.families import family_of
@@ -24,11 +25,20 @@ class Texts:
     """The empty prompt if the model's guidance is classifier-free; otherwise no text."""
     notes: list[str]
     """Notes for the user about the sources, each with its config key."""
+    judged: JudgedImages | None = None
+    """Judged images of `data.pairs`."""
+    own_captions: bool = False
+    """True if the second image of a pair has a caption of its own."""
 
     @property
     def prompts(self) -> list[str]:
         """Training prompts as rewards read them."""
         return self.training.prompts
+
+    @property
+    def others(self) -> list[str]:
+        """Captions of the second images of all pairs; empty if both images of a pair have one caption."""
+        return self.judged.other_captions if self.judged and self.own_captions else []
 
     @property
     def evaluated(self) -> list[str]:
@@ -37,12 +47,13 @@ class Texts:
 
     @property
     def captions(self) -> PromptRows:
-        """Captions of the real images, which both the model and the rewards read."""
-        return PromptRows.plain(self.images.captions if self.images else [])
+        """Captions of the real or judged images, which both the model and the rewards read."""
+        given = self.images or self.judged
+        return PromptRows.plain(given.captions if given else [])
 
     @property
     def trained(self) -> PromptRows:
-        """Rows that the run trains on: captions of the real images first, then prompts."""
+        """Rows that the run trains on: captions of the real or judged images first, then prompts."""
         return self.captions + self.training
 
     def samples(self, images_per_prompt: int) -> PromptRows:
@@ -53,14 +64,15 @@ class Texts:
     def encoded(self) -> list[str]:
         """All texts whose features the run needs."""
         rows = (self.trained, self.validation, self.test)
-        return [*(text for part in rows for text in part.conditioning), *self.guidance]
+        return [*(text for part in rows for text in part.conditioning), *self.others, *self.guidance]
 
     @property
     def by_key(self) -> dict[str, PromptRows]:
         """Config key -> the rows of its source."""
-        captions = {"data.images": self.captions} if self.images else {}
+        given = {"data.images": self.captions} if self.images else {}
+        given |= {"data.pairs": self.captions + PromptRows.plain(self.others)} if self.judged else {}
         tested = {"evaluation.test.prompts": self.test} if len(self.test) else {}
-        return captions | {"data.prompts": self.training, "evaluation.prompts": self.validation} | tested
+        return given | {"data.prompts": self.training, "evaluation.prompts": self.validation} | tested
 
 
 def read_texts(config: RunConfig) -> Texts:
@@ -70,12 +82,15 @@ def read_texts(config: RunConfig) -> Texts:
         ValueError: If a file cannot be used, or `model.path` is not a model of a known family.
     """
     images = load_images(config.data.images) if config.data.images else None
+    kind, own = config.algorithm.judged, config.algorithm.uses_own_captions
+    judged = load_judged(config.data.pairs, kind, own_captions=own) if config.data.pairs and kind else None
     trained = read_prompts(config.data.prompts) if config.data.reads_prompts else None
     evaluated = read_prompts(config.evaluation.prompts, "evaluation.prompts")
     test = config.evaluation.test
     tested = read_prompts(test.prompts, "evaluation.test.prompts") if test else None
     notes = {
         "data.images": images.note if images else None,
+        "data.pairs": judged.note if judged else None,
         "data.prompts": trained.note if trained else None,
         "evaluation.prompts": evaluated.note,
         "evaluation.test.prompts": tested.note if tested else None,
@@ -87,4 +102,6 @@ def read_texts(config: RunConfig) -> Texts:
         tested.rows.first(test.num_prompts) if test and tested else PromptRows.plain([]),
         family_of(config.model.path).guidance_texts,
         [f"{key}: {note}" for key, note in notes.items() if note],
+        judged,
+        own,
     )

@@ -154,6 +154,9 @@ def _hacking(
     history: Sequence[Scored], held_out: Sequence[str], reward: str, config: HackingConfig, threshold: float
 ) -> Iterator[HackingSign]:
     base, now = history[0], history[-1]
+    if reward not in base.scores:
+        # The run trains on no reward.
+        return
     best = best_evaluation(history[:-1], held_out)
     references = {"of the base model": base, f"of the best evaluation so far, at update {best.update}": best}
     for metric in held_out:

@@ -82,8 +82,8 @@ def overlaps(texts: Texts) -> Iterator[Overlap]:
     """
     by_key = texts.by_key
     for key, others in (
-        ("evaluation.prompts", ("data.prompts", "data.images")),
-        ("evaluation.test.prompts", ("data.prompts", "data.images", "evaluation.prompts")),
+        ("evaluation.prompts", ("data.prompts", "data.images", "data.pairs")),
+        ("evaluation.test.prompts", ("data.prompts", "data.images", "data.pairs", "evaluation.prompts")),
     ):
         for other in others:
             if key not in by_key or other not in by_key:

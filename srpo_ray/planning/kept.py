@@ -21,9 +21,11 @@ def kept_parts(config: RunConfig) -> tuple[Part, ...]:
     images, one = passes * plan.images, image_bytes(config.model)
     # The images of a single prompt share its features.
     texts = passes if config.training.pass_size == 1 else images
+    texts += images if config.algorithm.uses_own_captions else 0
+    given = config.algorithm.calls(config.rollout.num_steps).given_images
     return present(
         Part("latents for the losses", round(images * plan.kept * one.tokens)),
-        Part("given images", images * one.tokens if _may_be_given(config) else 0),
+        Part("given images", images * given * one.tokens if _may_be_given(config) else 0),
         Part("text features", texts * one.text),
     )
 
@@ -61,6 +63,6 @@ def waiting_pixels(config: RunConfig, sizes: tuple[int, ...]) -> Part:
 
 
 def _may_be_given(config: RunConfig) -> bool:
-    """True if micro-batches may have clean images: real ones, those of the base model, or reused rollouts."""
+    """True if micro-batches may have clean images: real or judged ones, those of the base model, or reused rollouts."""
     rollout = config.rollout
-    return bool(config.data.images) or rollout.source == "base_model" or rollout.reuse > 1
+    return bool(config.data.images or config.data.pairs) or rollout.source == "base_model" or rollout.reuse > 1

@@ -27,7 +27,7 @@ from srpo_ray.reports.report import (
 
 _EVALUATED = ("evaluator/", "reward/", "truth/", "image/")
 """Prefixes of the metrics of an evaluation that are drawn, in this order."""
-_TRAINED = ("reward/total", "loss/", "update/", "speed/", "cost/", "time/update", "memory/")
+_TRAINED = ("reward/total", "loss/", "preference/", "gain/", "update/", "speed/", "cost/", "time/update", "memory/")
 """Prefixes of the metrics of an update that are drawn, in this order."""
 _MOST_CHARTS = 18
 _MOST_POINTS = 300

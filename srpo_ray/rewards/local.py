@@ -31,7 +31,7 @@ class LocalRewards:
         official: Preprocess images in `measure` as the models' releases do; `submit` never does.
 
     Raises:
-        ValueError: If there is no weight, or one for an unknown model.
+        ValueError: If there is a weight for an unknown model. Without any weight, `submit` raises it.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class LocalRewards:
         micro_batch_size: int = 16,
         official: bool = False,
     ) -> None:
-        check_names(list(weights), list(rewards))
+        check_names(list(weights or rewards), list(rewards))
         self._rewards = dict(rewards)
         self._weights = dict(weights)
         self._micro_batch_size = micro_batch_size
@@ -73,13 +73,14 @@ class LocalRewards:
         Raises:
             ValueError: As `build_rewards`.
         """
-        weights = factors or {model.name: model.weight for model in models}
+        weights = factors if factors is not None else {model.name: model.weight for model in models}
         rewards = build_rewards([*models, *held_out], device)
         return cls(rewards, weights, micro_batch_size=micro_batch_size, official=official)
 
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingLocal[Scores]":
         """See `RewardScorer.submit`; `result()` computes the scores."""
         check_batch(images, queries)
+        check_names(list(self._weights), list(self._rewards))
         pixels = self._frame(images, list(self._weights))
         if any(image.requires_grad for image in pixels.values()):
             check_gradient({name: self._rewards[name].image_gradient for name in self._weights})

@@ -50,7 +50,7 @@ def input_hashes(*configs: RunConfig) -> Inputs:
     inputs: Inputs = {}
     # The texts depend on these keys only.
     by_texts = {
-        (config.data, config.evaluation.prompts, config.evaluation.num_prompts, config.evaluation.test): config
+        (config.data, config.algorithm.judged, config.algorithm.uses_own_captions, *_evaluated_keys(config)): config
         for config in configs
     }
     for config in by_texts.values():
@@ -63,6 +63,11 @@ def input_hashes(*configs: RunConfig) -> Inputs:
             inputs, [model_source(config), *lora_sources(config), *decoder_sources(config), *reward_sources(config)]
         )
     return inputs
+
+
+def _evaluated_keys(config: RunConfig) -> tuple[object, ...]:
+    """Keys of section `evaluation` that determine the texts of a run."""
+    return config.evaluation.prompts, config.evaluation.num_prompts, config.evaluation.test
 
 
 def model_hashes(config: RunConfig) -> dict[str, str]:
@@ -115,6 +120,8 @@ def text_hashes(config: RunConfig, texts: Texts) -> Inputs:
         inputs["data.prompts"] = {config.data.prompts: _row_hashes("prompts", texts.training)}
     if config.data.images and texts.images:
         inputs["data.images"] = {config.data.images: {"captions": _hash(texts.images.captions)}}
+    if config.data.pairs and texts.judged:
+        inputs["data.pairs"] = {config.data.pairs: {"judgements": _hash(texts.judged.judgements)}}
     return inputs
 
 
@@ -133,10 +140,16 @@ def _first(count: int | None) -> str:
 
 
 def _image_hashes(config: RunConfig, texts: Texts) -> Inputs:
-    """Hash the identities of a run's real images, as a separate source: workers do not read all of them again."""
-    if not config.data.images or not texts.images:
-        return {}
-    return {"data.images": {f"images of {config.data.images}": {IMAGES: _hash(texts.images.identities)}}}
+    """Hash the identities of a run's real or judged images, as a separate source that workers do not read again."""
+    sources = {
+        "data.images": (config.data.images, texts.images),
+        "data.pairs": (config.data.pairs, texts.judged and texts.judged.images),
+    }
+    return {
+        key: {f"images of {source}": {IMAGES: _hash(images.identities)}}
+        for key, (source, images) in sources.items()
+        if source and images
+    }
 
 
 def read_inputs(record: Path) -> Inputs:

@@ -1,19 +1,24 @@
 """Warnings about a finished run, from its rows and events: problems that did not stop it."""
 
+from collections.abc import Mapping, Sequence
+
 from srpo_ray.evaluation.reward_hacking import HackingSign, sign_texts
 from srpo_ray.runs.folder import CHECKPOINT_DAMAGED, CHECKPOINT_FAILED, RunFolder, read_rows
+
+GAIN, MARGIN = "gain/preferred", "preference/margin"
+"""Metrics of learning from preferences: gain of preferred images over the reference, and its lead over others."""
 
 
 def warnings(folder: RunFolder) -> list[str]:
     """List all warnings for the end of a run, each with the run's name; empty for a run without problems."""
-    idle = idle_warning(folder)
+    found = [each for each in (idle_warning(folder), displacement_warning(folder)) if each]
     signs = [f"{folder.path.name}: {message}" for message in sign_texts(read_signs(folder))]
     if signs and folder.stopped_by_hacking:
         model = f"the checkpoint of update {folder.best_update}" if folder.best_update else "the base model"
         signs.append(
             f"{folder.path.name}: stopped by reward-hacking detection; best was {model}, which `srpo-ray sample` uses"
         )
-    return [*([idle] if idle else []), *problems(folder), *signs]
+    return [*found, *problems(folder), *signs]
 
 
 def problems(folder: RunFolder) -> list[str]:
@@ -38,6 +43,33 @@ def idle_warning(folder: RunFolder) -> str | None:
         " with a hinge this means that every reward was above algorithm.hinge: raise it above the rewards' range"
         " (a relative reward is a difference of scores near 0, a plain or guided one is a score)"
     )
+
+
+def displacement_warning(folder: RunFolder) -> str | None:
+    """Return a warning if the model predicts preferred images worse than its reference at the end, or None.
+
+    A margin of preference can grow while both sides get worse, as long as the other one does so faster.
+
+    Args:
+        folder: Folder of the run.
+    """
+    rows = [row for row in read_rows(folder.updates) if GAIN in row and MARGIN in row]
+    size = len(rows) // 4
+    if not size:
+        return None
+    first, last = rows[:size], rows[-size:]
+    gain, margins = _mean(last, GAIN), (_mean(first, MARGIN), _mean(last, MARGIN))
+    if gain >= 0 or margins[1] <= margins[0]:
+        return None
+    return (
+        f"{folder.path.name}: preferred images became less likely while the margin grew: over the last {size} updates"
+        f" {GAIN} is {gain:.3g}, and {MARGIN} went from {margins[0]:.3g} to {margins[1]:.3g}; set algorithm.safeguard,"
+        " add algorithm.sft, lower algorithm.beta or training.optimizer.lr, or train for fewer updates"
+    )
+
+
+def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)
 
 
 def read_signs(folder: RunFolder) -> list[HackingSign]:

@@ -60,13 +60,17 @@ class MeanMeter:
             self._counts[name] = self._counts.get(name, 0) + values.numel() * counted
 
     def take(self) -> dict[str, float]:
-        """Return the means over all workers since the last call. All workers must call, with the same names."""
+        """Return the means over all workers since the last call. All workers must call, with the same names.
+
+        A name without any value is left out.
+        """
         names = sorted(self._sums)
         counts = torch.tensor([float(self._counts[name]) for name in names], device=self._device)
         table = torch.stack([torch.stack([self._sums[name] for name in names]), counts])
         dist.all_reduce(table)
         self._sums, self._counts = {}, {}
-        return dict(zip(names, (table[0] / table[1]).tolist(), strict=True))
+        means = zip(names, *table.tolist(), strict=True)
+        return {name: total / count for name, total, count in means if count}
 
 
 def peak_memory(device: torch.device) -> float:

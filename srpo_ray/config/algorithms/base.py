@@ -10,14 +10,19 @@ from srpo_ray.config.algorithms.anchor import AnchorSection
 from srpo_ray.config.algorithms.roles import Role as Role
 from srpo_ray.config.base import Section
 
+Judged = Literal["pairs", "labels"]
+"""Rows of judged images: two images of which one is preferred, or one image that is liked or not."""
+
 
 class Needs(NamedTuple):
     """Inputs of an algorithm besides prompts."""
 
-    reward: Literal["score", "gradient"] = "gradient"
-    """`gradient`: trained rewards must be differentiable in the image; `score`: any black-box score is enough."""
-    images: Literal["none", "optional"] = "none"
-    """`optional`: real images (`data.images`) may replace rollouts."""
+    reward: Literal["none", "score", "gradient"] = "gradient"
+    """`gradient`: trained rewards must be differentiable in the image; `score`: any black-box score is enough; `none`:
+    updates ask no reward, so `rewards.models` may be empty."""
+    images: Literal["none", "optional", "pairs"] = "none"
+    """`optional`: real images (`data.images`) may replace rollouts; `pairs`: the algorithm trains on the judged images
+    of `data.pairs`."""
     accepts_clean_images: bool = False
     """True if clean images from any source may replace on-policy rollouts: kept from an earlier update
     (`rollout.reuse`) or sampled by the base model (`rollout.source`)."""
@@ -70,6 +75,8 @@ class Calls(NamedTuple):
     """Losses among `losses` that decode no image although the algorithm `decodes`."""
     guidance_scale: float | None = None
     """Guidance of the calls with gradient; None uses that of the rollout."""
+    given_images: int = 1
+    """Clean images of each row of a micro-batch that the data gives, where it gives any."""
     kept: float = 1.0
     """Tensors of tokens `[N, C]` of an image that an update keeps from its rollout to its losses, at most. A state that
     several images share counts once."""
@@ -172,6 +179,26 @@ class AlgorithmSection(Section):
         Raises:
             ValueError: If they do not fit.
         """
+
+    def check_micro_batch(self, size: int | None) -> None:
+        """Check the settings against the size of a forward pass.
+
+        Args:
+            size: `training.micro_batch_size`.
+
+        Raises:
+            ValueError: If it does not fit.
+        """
+
+    @property
+    def judged(self) -> Judged | None:
+        """Kind of the rows of `data.pairs` that the algorithm trains on; None if it takes none."""
+        return None
+
+    @property
+    def uses_own_captions(self) -> bool:
+        """True if the second image of a pair has a caption of its own."""
+        return False
 
     @property
     def starts_from_images(self) -> bool:

@@ -17,6 +17,7 @@ from srpo_ray.config.algorithms.drtune import DRTuneConfig
 from srpo_ray.config.algorithms.flow_bp import FlowBPConfig
 from srpo_ray.config.algorithms.leap_align import LeapAlignConfig
 from srpo_ray.config.algorithms.policy_gradient import PolicyGradientConfig
+from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.config.algorithms.raft import RAFTConfig
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.srpo import SRPOConfig
@@ -33,7 +34,7 @@ _RewardGradients = (
 )
 _PolicyGradients = DanceGRPOConfig | PolicyGradientConfig
 _ForwardProcess = AWMConfig | DiffusionNFTConfig | RAFTConfig | CRDConfig
-_Configs = _RewardGradients | _PolicyGradients | _ForwardProcess
+_Configs = _RewardGradients | _PolicyGradients | _ForwardProcess | PreferenceConfig
 
 TYPES: dict[str, type[AlgorithmSection]] = {kind.model_fields["type"].default: kind for kind in get_args(_Configs)}
 """Name of each algorithm -> config class."""

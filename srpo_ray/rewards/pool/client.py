@@ -25,7 +25,7 @@ class RewardClient:
     def __init__(
         self, router: Any, pool: PoolDescription, weights: Mapping[str, float], *, official: bool = False
     ) -> None:
-        check_names(list(weights), list(pool.models))
+        check_names(list(weights or pool.models), list(pool.models))
         self._router = router
         self._pool = pool
         self._weights = dict(weights)
@@ -62,6 +62,7 @@ class RewardClient:
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> "PendingRemoteScore":
         """See `RewardScorer.submit`; returns when every call has a request slot and has been sent."""
         check_batch(images, queries)
+        check_names(list(self._weights), list(self._pool.models))
         pixels = self._frame(images, list(self._weights))
         dtype = self._pool.config.wire_dtype
         if any(image.requires_grad for image in pixels.values()):

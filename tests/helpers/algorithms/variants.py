@@ -5,6 +5,13 @@ import yaml
 from srpo_ray.config.algorithms.registry import TYPES
 from tests.conftest import ROOT
 
+SCORED = [kind for kind, section in TYPES.items() if section.needs.reward != "none"]
+"""Types that sample images and score them."""
+GIVEN: dict[str, dict[str, object]] = {
+    kind: {"data.pairs": "small_world:pairs"} for kind, section in TYPES.items() if section.needs.images == "pairs"
+}
+"""Type -> settings without which it has no data."""
+LABELS: dict[str, object] = {"algorithm.source": "labels", "data.pairs": "small_world:labels"}
 MIXED: dict[str, object] = {"data.images": "small_world:realistic", "data.image_ratio": 0.5}
 VARIANTS: dict[str, dict[str, object]] = {
     "srpo, two renoisings": {"algorithm.renoisings": 2},
@@ -43,6 +50,25 @@ VARIANTS: dict[str, dict[str, object]] = {
     "raft, divided groups": {"algorithm.group_size": 6, "algorithm.images_per_pass": 2, "algorithm.points": 1},
     "crd, anchored": {"algorithm.anchor.reference": 0.1},
     "dance_grpo, divided groups": {"algorithm.group_size": 6, "algorithm.images_per_pass": 2},
+    "preference, several draws with a moving reference": {
+        "data.pairs": "small_world:pairs",
+        "algorithm.draws": 4,
+        "algorithm.reference": {"ema": 0.9},
+    },
+    "preference, no reference": {"data.pairs": "small_world:pairs", "algorithm.loss": "mapo"},
+    "preference, anchored to two": {
+        "data.pairs": "small_world:pairs",
+        "algorithm.draws": 2,
+        "algorithm.anchor": {"reference": 0.1, "ema": 0.1},
+        "training.ema": {},
+    },
+    "preference, preferred images alone": {"data.pairs": "small_world:pairs", "algorithm.loss": "sft"},
+    "preference, labels": {
+        **LABELS,
+        "algorithm.loss": "kto",
+        "training.batch_size": 4,
+        "training.micro_batch_size": 4,
+    },
     "policy_gradient, divergence from the initial model": {"algorithm.surrogate.kl": 0.1},
     "policy_gradient, one noise and a late window": {
         "algorithm.plan": {"type": "window", "size": 2, "steps": [3, 9]},
@@ -87,7 +113,7 @@ def _files() -> dict[str, dict[str, object]]:
     return found
 
 
-CASES: dict[str, dict[str, object]] = {**{kind: {} for kind in TYPES}, **VARIANTS, **_files()}
+CASES: dict[str, dict[str, object]] = {**{kind: GIVEN.get(kind, {}) for kind in TYPES}, **VARIANTS, **_files()}
 """Type of the algorithm, with a description where there are overrides -> overrides."""
 
 

@@ -64,11 +64,16 @@ def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
     is_real = real_samples(size, config.data.image_ratio if config.data.images else 0.0)
     base_model = config.rollout.source == "base_model"
     given = kept.tokens(update, range(size)) or [row for row, real in enumerate(is_real) if real or base_model]
+    count, labels = 1, None
+    if config.data.pairs:
+        count, given = calls.given_images, list(range(rows))
+        labels = torch.tensor([[1.0, 0.0][:count]] * rows)
     return Batch(
         prompts=("a prompt",) * rows,
         conditioning=Conditioning(torch.zeros(rows, 1, 1), torch.zeros(rows, 1)),
         draws=Draws(config.seed, update, samples, children=tuple(children) * size),
-        images=torch.zeros(rows, 1, *SHAPE, dtype=torch.float64) if given else None,
+        images=torch.zeros(rows, count, *SHAPE, dtype=torch.float64) if given else None,
+        labels=labels,
         image_rows=tuple(given),
     )
 

@@ -23,7 +23,7 @@ from tests.helpers.algorithms.stand_ins import (
     collect_all,
     make_batch,
 )
-from tests.helpers.algorithms.variants import MIXED
+from tests.helpers.algorithms.variants import GIVEN, MIXED
 from tests.helpers.training.algorithm_checks import count
 
 REFERENCE = {"algorithm.anchor.reference": 0.5}
@@ -129,7 +129,7 @@ def anchored(tiny_run: RunConfig, kind: str, more: dict[str, object] | None = No
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_algorithm_takes_an_anchor_whose_calls_are_planned(kind: str, tiny_run: RunConfig) -> None:
-    config = anchored(tiny_run, kind)
+    config = anchored(tiny_run, kind, GIVEN.get(kind))
     plan, found = schedule(config), count(config, 0)
     assert "reference" in config.algorithm.roles
     assert found.losses == plan.gradients

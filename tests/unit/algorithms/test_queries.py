@@ -21,6 +21,7 @@ from srpo_ray.rewards.base import Scores
 from srpo_ray.rewards.query import TextQuery
 from tests.conftest import SMALL_WORLD
 from tests.helpers.algorithms.stand_ins import AffinePolicy, as_policy, collect_all, make_batch
+from tests.helpers.algorithms.variants import SCORED
 
 WORDS = "word_sets.own={positive: [crisp, fine], negative: [blunt, coarse, dull]}"
 TURNS = [
@@ -85,13 +86,13 @@ def submitted_terms(kind: str, update: int, *settings: str) -> tuple[Terms, Term
     return found[0][0], found[0][-1]
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", SCORED)
 def test_only_srpo_compares_texts_by_default(kind: str) -> None:
     assert issubclass(TYPES[kind], QuerySection)
     assert TYPES[kind].model_fields["query"].default == ("relative" if kind == "srpo" else "plain")
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", SCORED)
 @pytest.mark.parametrize(("query", "weights"), [("relative", (1.0, -1.0)), ("guided", (3.0, -2.0))])
 def test_rewards_get_the_words_of_the_update_with_the_weights_of_the_query(
     kind: str, query: str, weights: tuple[float, float]
@@ -105,13 +106,13 @@ def test_rewards_get_the_words_of_the_update_with_the_weights_of_the_query(
             )
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", SCORED)
 def test_plain_query_is_the_prompt_and_needs_no_words(kind: str) -> None:
     found = submitted_terms(kind, 3, "algorithm.query=plain", "algorithm.control_words=of no set")
     assert found == (((1.0, "prompt 1"),), ((1.0, "prompt 0"),))
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", SCORED)
 def test_words_advance_with_the_sample_from_a_first_turn_if_the_config_says_so(kind: str) -> None:
     settings = ["algorithm.query=relative", "algorithm.word_cycle=per_sample", "algorithm.word_start=3"]
     for sample, terms in zip(SAMPLES, submitted_terms(kind, 5, *settings), strict=True):
@@ -119,7 +120,7 @@ def test_words_advance_with_the_sample_from_a_first_turn_if_the_config_says_so(k
         assert words == TURNS[(3 + 5 + sample) % 6]
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", SCORED)
 def test_query_of_a_row_does_not_depend_on_the_rows_beside_it(kind: str) -> None:
     algorithm, _, _ = make(kind, "algorithm.query=relative", "algorithm.word_cycle=per_sample")
     whole = algorithm.queries(make_batch(update=2, samples=(1, 3), children=range(2)))

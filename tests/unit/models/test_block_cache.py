@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig, apply, load_run
-from srpo_ray.config.algorithms.registry import TYPES
 from srpo_ray.data.rollouts import RolloutCache
 from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.flow import shifted_sigmas
@@ -29,6 +28,7 @@ from srpo_ray.training import trainer as trainer_module
 from srpo_ray.training.rollouts import KeptRollouts
 from tests.conftest import SMALL_WORLD
 from tests.helpers.algorithms.stand_ins import PromptRewards, make_batch
+from tests.helpers.algorithms.variants import SCORED
 from tests.helpers.models.tiny_sd3 import save_tiny_sd3
 from tests.helpers.training.algorithm_checks import CountingPolicy
 from tests.unit.training.test_rollouts import CountedPolicy, config_with, make_trainer
@@ -227,7 +227,7 @@ def test_compiled_blocks_draw_the_same_images() -> None:
         torch.testing.assert_close(roll(compiled, threshold), roll(plain, threshold), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", SCORED)
 def test_rollouts_of_every_algorithm_use_the_cache_or_the_config_refuses_it(kind: str) -> None:
     plain = ["algorithm.query=plain", "algorithm.branches=[denoise]"] if kind == "srpo" else []
     config = load_run([SMALL_WORLD], [f"algorithm.type={kind}", *plain])

@@ -9,7 +9,6 @@ from torch._dynamo import config as dynamo
 from torch._dynamo.utils import counters
 
 from srpo_ray.config import apply, load_run
-from srpo_ray.config.algorithms.registry import TYPES
 from srpo_ray.config.model import RolloutBaseType
 from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.flow import shifted_sigmas
@@ -25,6 +24,7 @@ from srpo_ray.models.trainable import load_tuned
 from srpo_ray.planning.devices import trainer_memory
 from srpo_ray.planning.schedule import rollout_notes
 from tests.conftest import SMALL_WORLD
+from tests.helpers.algorithms.variants import SCORED
 from tests.helpers.models.tiny_pipeline import with_adapters
 from tests.helpers.training.tiny_flux import batches, call, losses, tiny_transformer
 
@@ -233,7 +233,7 @@ def test_copies_that_cannot_work_are_refused(overrides: list[str], message: str)
         load_run([LORA], ["rollout.base=int8", *overrides])
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", SCORED)
 def test_every_algorithm_accepts_the_copies_but_for_those_that_need_exact_rollouts(kind: str) -> None:
     plain = ["algorithm.query=plain", "algorithm.branches=[denoise]"] if kind == "srpo" else []
     config = load_run([SMALL_WORLD], [f"algorithm.type={kind}", *plain, "model.lora.rank=2"])

@@ -22,7 +22,7 @@ from srpo_ray.planning.workload import worker_traffic, worker_work
 from srpo_ray.training.rollouts import KeptRollouts
 from tests.conftest import ROOT, SMALL_WORLD
 from tests.helpers.algorithms.stand_ins import PromptRewards, make_batch
-from tests.helpers.algorithms.variants import MIXED
+from tests.helpers.algorithms.variants import MIXED, SCORED
 from tests.helpers.training.algorithm_checks import CountingPolicy
 from tests.unit.training.test_rollouts import CountedPolicy, config_with, make_trainer
 
@@ -62,7 +62,7 @@ def collected(config: RunConfig, policy: Any) -> tuple[list[Tensor], list[tuple[
     return losses, samples
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", SCORED)
 def test_every_algorithm_trains_the_same_on_rollouts_that_are_sampled_together(kind: str) -> None:
     alone, together = Policy(), Policy()
     expected, samples = collected(settings(kind, None), alone)

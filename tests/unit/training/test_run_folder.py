@@ -8,7 +8,7 @@ from srpo_ray.runs.folder import (
     append_row,
     read_rows,
 )
-from srpo_ray.runs.warnings import idle_warning, warnings
+from srpo_ray.runs.warnings import displacement_warning, idle_warning, warnings
 from srpo_ray.training.early_stop import planned_looks
 
 EVALUATED = {key: {"file": {"part": "hash"}} for key in ("model.path", "evaluation.prompts", "rewards.models.0.path")}
@@ -38,6 +38,30 @@ def test_updates_without_gradient_are_warned_of(tmp_path: Path) -> None:
     assert warning is not None
     assert "1 of 2 updates" in warning
     assert "algorithm.hinge" in warning
+
+
+@pytest.mark.parametrize(
+    ("gains", "margins", "warned"),
+    [
+        ([0.0, 0.0, -0.1, -0.2], [0.0, 0.1, 0.2, 0.4], True),
+        ([0.0, 0.1, 0.1, 0.2], [0.0, 0.1, 0.2, 0.4], False),
+        ([0.0, 0.0, -0.1, -0.2], [0.0, 0.0, -0.1, -0.1], False),
+        ([-0.1, -0.1], [0.0, 0.4], False),
+    ],
+)
+def test_preferred_images_that_fall_behind_the_reference_are_warned_of(
+    tmp_path: Path, gains: list[float], margins: list[float], warned: bool
+) -> None:
+    folder = run(tmp_path / "run")
+    for update, (gain, margin) in enumerate(zip(gains, margins, strict=True), start=1):
+        append_row(
+            folder.updates,
+            {"update": update, "update/gradient_norm": 1.0, "gain/preferred": gain, "preference/margin": margin},
+        )
+    found = warnings(folder)
+    assert found == ([displacement_warning(folder)] if warned else [])
+    if warned:
+        assert "gain/preferred is -0.2, and preference/margin went from 0 to 0.4" in found[0]
 
 
 @pytest.mark.parametrize(("updates", "interval"), [(40, 15), (40, 10), (1, 1), (3, 40)])

@@ -1,0 +1,101 @@
+"""Writes pairs of public sets as the `.jsonl` file that `data.pairs` reads, with the images of tables beside it."""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from srpo_ray.data.pair_sets import Pair, PairSet, Picture, read_set
+from srpo_ray.files import write_text
+
+FILE, IMAGES = "pairs.jsonl", "images"
+_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif"}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Result of a conversion."""
+
+    path: Path
+    pairs: int
+    pictures: int
+    """Number of different images."""
+    left_out: Counter[str]
+    """Reason -> rows or comparisons without a pair."""
+
+    def __str__(self) -> str:
+        parts = [f"{count} {reason}" for reason, count in sorted(self.left_out.items()) if count]
+        rest = f", left out: {', '.join(parts)}" if parts else ""
+        return f"{self.path}: {self.pairs} pairs of {self.pictures} images{rest}"
+
+
+def convert(
+    known: PairSet, sources: Sequence[Path], folder: Path, images: Path | None = None, limit: int | None = None
+) -> Converted:
+    """Convert downloaded files of a set.
+
+    Args:
+        known: The set.
+        sources: Its files.
+        folder: Folder of the new `pairs.jsonl`, and of the images of tables.
+        images: Folder that paths of images are relative to; None takes that of the first source. The images stay there.
+        limit: Most pairs; None takes all.
+
+    Raises:
+        ValueError: If the folder has a pair file, a source is not of the set, or no pair is left.
+    """
+    if (folder / FILE).exists():
+        raise ValueError(f"expected a folder without {FILE}, got {folder}; choose another one, or remove the file")
+    if wrong := [str(source) for source in sources if source.suffix.lower() != known.suffix]:
+        raise ValueError(f"expected {known.suffix} files with --set {known.name}, got {', '.join(wrong)}")
+    left_out: Counter[str] = Counter()
+    root = images or sources[0].parent
+    names: set[str] = set()
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = list(_lines(islice(read_set(known, sources, left_out), limit), folder, root, names))
+    if not lines:
+        raise ValueError(f"expected at least one pair in {', '.join(map(str, sources))}, got none ({dict(left_out)})")
+    write_text(folder / FILE, "\n".join(lines) + "\n")
+    return Converted(folder / FILE, len(lines), len(names), left_out)
+
+
+def _lines(pairs: Iterator[Pair], folder: Path, root: Path, names: set[str]) -> Iterator[str]:
+    """Make one line for each pair; `names` collects the paths of its images."""
+    for pair in pairs:
+        preferred, other = (_place(picture, folder, root, names) for picture in (pair.preferred, pair.other))
+        row = {"preferred": preferred, "other": other, "prompt": pair.prompt, "annotator": pair.annotator}
+        yield json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
+
+
+def _place(picture: Picture, folder: Path, root: Path, names: set[str]) -> str:
+    """Path of an image relative to the pair file. The image of a table is written when it first occurs."""
+    if picture.content is None:
+        assert picture.path is not None, "a picture has a path or its bytes"
+        found = Path(os.path.relpath(root / picture.path, folder)).as_posix()
+        names.add(found)
+        return found
+    stem = picture.name or hashlib.sha256(picture.content).hexdigest()[:32]
+    if not re.fullmatch(r"[\w-]+", stem):
+        raise ValueError(f"expected an identity of letters, digits and - for an image, got {stem!r}")
+    found = f"{IMAGES}/{stem}{_suffix(picture.content, stem)}"
+    if found not in names:
+        (folder / IMAGES).mkdir(exist_ok=True)
+        (folder / found).write_bytes(picture.content)
+        names.add(found)
+    return found
+
+
+def _suffix(content: bytes, name: str) -> str:
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return _SUFFIXES[image.format or ""]
+    except (UnidentifiedImageError, KeyError) as error:
+        raise ValueError(f"expected an image of {', '.join(_SUFFIXES)}, got other bytes in {name}") from error

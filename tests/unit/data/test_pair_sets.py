@@ -1,0 +1,191 @@
+"""Public sets of pairs: the preferred image of each row, what is left out, refused files, and the converted file."""
+
+import json
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from srpo_ray.cli import main
+from srpo_ray.data.pair_files import convert
+from srpo_ray.data.pair_sets import PAIR_SETS, read_set
+from srpo_ray.data.pairs import load_judged
+
+
+def picture(red: int, kind: str = "PNG") -> bytes:
+    content = BytesIO()
+    Image.new("RGB", (8, 8), (red, 0, 0)).save(content, kind)
+    return content.getvalue()
+
+
+def table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def pick(best: float, **more: object) -> dict[str, Any]:
+    """A row of Pick-a-Pic whose first image has a share of the vote."""
+    row = {
+        "caption": "a circle",
+        "jpg_0": picture(10, "JPEG"),
+        "jpg_1": picture(20, "JPEG"),
+        "label_0": best,
+        "label_1": 1 - best,
+        "image_0_uid": "u-0",
+        "image_1_uid": "u-1",
+        "has_label": True,
+        "are_different": True,
+        "user_id": 7,
+    }
+    return {**row, **more}
+
+
+def test_pick_a_pic_prefers_the_larger_label_and_counts_what_has_no_winner(tmp_path: Path) -> None:
+    rows = [
+        pick(1.0),
+        pick(0.0),
+        pick(0.5),
+        pick(1.0, has_label=False),
+        pick(1.0, are_different=False),
+        pick(1.0, image_1_uid="u-0"),
+        pick(1.0, caption=None),
+        pick(1.0, caption=" "),
+    ]
+    left_out: Counter[str] = Counter()
+    pairs = list(read_set(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], left_out))
+    assert [(pair.preferred.name, pair.other.name, pair.annotator) for pair in pairs] == [
+        ("u-0", "u-1", "7"),
+        ("u-1", "u-0", "7"),
+    ]
+    assert pairs[1].preferred.content == rows[1]["jpg_1"]
+    assert +left_out == {"ties": 1, "without a label": 1, "with the same image twice": 2, "without a caption": 2}
+
+
+def test_labels_that_are_no_shares_are_refused_with_the_file(tmp_path: Path) -> None:
+    file = table(tmp_path / "a.parquet", [pick(1.0), pick(1.0, label_1=1.0)])
+    with pytest.raises(ValueError, match=r"a.parquet: expected Pick-a-Pic .* got the labels 1.0 and 1.0"):
+        list(read_set(PAIR_SETS["pick_a_pic"], [file], Counter()))
+
+
+def test_table_of_another_set_is_refused_with_its_missing_columns(tmp_path: Path) -> None:
+    file = table(tmp_path / "a.parquet", [{"prompt": "a circle", "chosen": picture(1)}])
+    with pytest.raises(ValueError, match=r"expected open-image.*, got a table without rejected"):
+        list(read_set(PAIR_SETS["open_image_preferences"], [file], Counter()))
+
+
+def write_json(path: Path, rows: object) -> Path:
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def paths_of(name: str, file: Path) -> tuple[list[tuple[str | None, str | None]], Counter[str]]:
+    left_out: Counter[str] = Counter()
+    pairs = list(read_set(PAIR_SETS[name], [file], left_out))
+    return [(pair.preferred.path, pair.other.path) for pair in pairs], +left_out
+
+
+def test_hpdv2_has_votes_of_two_images_in_training_and_ranks_of_groups_in_its_test(tmp_path: Path) -> None:
+    train = [
+        {"prompt": "p", "file_path": ["a", "b"], "human_preference": [0, 1]},
+        {"prompt": "p", "file_path": ["a", "b"], "human_preference": [1, 0]},
+        {"prompt": "p", "file_path": ["a", "b"], "human_preference": [0, 0]},
+    ]
+    assert paths_of("hpdv2", write_json(tmp_path / "train.json", train)) == ([("b", "a"), ("a", "b")], {"ties": 1})
+    test = [{"prompt": "p", "image_path": ["a", "b", "c"], "rank": [2, 1, 2], "raw_annotations": []}]
+    assert paths_of("hpdv2", write_json(tmp_path / "test.json", test)) == ([("b", "a"), ("b", "c")], {"ties": 1})
+
+
+def test_hpdv3_prefers_the_first_path(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "path1": "a", "path2": "b", "choice_dist": None, "confidence": None},
+        {"prompt": "p", "path1": "a", "path2": "a"},
+    ]
+    file = write_json(tmp_path / "train.json", rows)
+    assert paths_of("hpdv3", file) == ([("a", "b")], {"with the same image twice": 1})
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"prompt": "p"}, "no list"),
+        ([3], "an entry 0 that is no object"),
+        ([{"prompt": "p", "file_path": ["a", "b"], "human_preference": [1]}], "as many votes or ranks"),
+        ([{"prompt": "p", "file_path": ["a", "b"], "human_preference": [2, 0]}], "not 0 or 1 of two images"),
+        ([{"prompt": "p", "image_path": ["a", "b"]}], "without `human_preference` and without ranks"),
+    ],
+)
+def test_other_json_is_refused(tmp_path: Path, rows: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(read_set(PAIR_SETS["hpdv2"], [write_json(tmp_path / "x.json", rows)], Counter()))
+
+
+def test_converted_table_is_read_as_pairs_with_each_image_once(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": "one",
+            "chosen": {"bytes": picture(10), "path": "x"},
+            "rejected": {"bytes": picture(20), "path": "y"},
+        },
+        {
+            "prompt": "two",
+            "chosen": {"bytes": picture(20), "path": "z"},
+            "rejected": {"bytes": picture(30), "path": "w"},
+        },
+        {
+            "prompt": "same",
+            "chosen": {"bytes": picture(9), "path": "z"},
+            "rejected": {"bytes": picture(9), "path": "w"},
+        },
+    ]
+    found = convert(PAIR_SETS["open_image_preferences"], [table(tmp_path / "a.parquet", rows)], tmp_path / "out")
+    assert (
+        str(found) == f"{tmp_path / 'out' / 'pairs.jsonl'}: 2 pairs of 3 images, left out: 1 with the same image twice"
+    )
+    judged = load_judged(str(found.path), "pairs")
+    assert judged.captions == ["one", "two"]
+    assert judged.indices == [0, 1, 1, 2]
+    assert (judged.images.load([0, 1, 2], 8)[:, 0, 0, 0] * 255).round().tolist() == [10, 20, 30]
+    with pytest.raises(ValueError, match=r"a folder without pairs.jsonl"):
+        convert(PAIR_SETS["open_image_preferences"], [tmp_path / "a.parquet"], tmp_path / "out")
+
+
+def test_images_of_json_sets_stay_in_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "set" / "img").mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "set" / "img" / f"{name}.png").write_bytes(picture(10 if name == "a" else 20))
+    rows = [{"prompt": "p", "path1": "img/a.png", "path2": "img/b.png"}]
+    file = write_json(tmp_path / "set" / "train.json", rows)
+    found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "deep" / "out")
+    assert [path.name for path in found.path.parent.iterdir()] == ["pairs.jsonl"]
+    assert json.loads(found.path.read_text())["preferred"] == "../../set/img/a.png"
+    assert len(load_judged(str(found.path), "pairs").rows) == 1
+    moved = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "other", images=tmp_path / "set", limit=1)
+    assert json.loads(moved.path.read_text())["other"] == "../set/img/b.png"
+
+
+def test_command_converts_and_names_the_sets_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pairs", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"{name}: " in listed for name in PAIR_SETS)
+    file = table(tmp_path / "a.parquet", [pick(1.0), pick(0.5)])
+    command = ["pairs", str(file), "--set", "pick_a_pic", "--to", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "1 pairs of 2 images, left out: 1 ties" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["u-0.jpg", "u-1.jpg"]
+    assert main(["pairs", str(file), "--set", "bogus", "--to", str(tmp_path / "more")]) == 2
+    assert "--set open_image_preferences or pick_a_pic or hpdv2 or hpdv3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [(pick(1.0, image_0_uid="../x"), "an identity of letters"), (pick(1.0, jpg_0=b"text"), "got other bytes in u-0")],
+    ids=["name", "bytes"],
+)
+def test_images_that_cannot_be_written_are_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", [row])], tmp_path / "out")

@@ -1,0 +1,198 @@
+"""Files of judged images: rows, labels, unique pictures, ties, and refusals with counts; the small world's pairs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from srpo_ray.config import load_run
+from srpo_ray.data.cache.shards import Rows
+from srpo_ray.data.pairs import load_judged
+from srpo_ray.data.texts import read_texts
+from srpo_ray.runs.inputs import text_hashes
+from srpo_ray.small_world.truth import measure
+from tests.conftest import SMALL_WORLD
+
+
+def write(folder: Path, *rows: Any, images: str = "abc") -> str:
+    """A pair file and its images, of which each has a colour of its own."""
+    (folder / "images").mkdir(exist_ok=True)
+    for index, name in enumerate(images):
+        Image.new("RGB", (8, 8), (60 * index, 0, 0)).save(folder / "images" / f"{name}.png")
+    file = folder / "pairs.jsonl"
+    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return str(file)
+
+
+def pair(preferred: str, other: str, **more: object) -> dict[str, object]:
+    return {"preferred": f"images/{preferred}.png", "other": f"images/{other}.png", "prompt": "a circle", **more}
+
+
+def test_pairs_have_their_images_in_order_and_each_picture_once(tmp_path: Path) -> None:
+    file = write(tmp_path, pair("a", "b"), pair("b", "c", prompt=" a square "), pair("a", "./c", confidence=0.5))
+    judged = load_judged(file, "pairs")
+    assert judged.captions == ["a circle", "a square", "a circle"]
+    assert [row.images for row in judged.rows] == [(0, 1), (1, 2), (0, 2)]
+    assert judged.indices == [0, 1, 1, 2, 0, 2]
+    assert len(judged.images.identities) == len(set(judged.images.identities)) == 3
+    assert judged.labels.tolist() == [[1.0, 0.0], [1.0, 0.0], [0.75, 0.25]]
+    reds = judged.images.load([0, 1, 2], 8)[:, 0, 0, 0]
+    torch.testing.assert_close(reds, torch.tensor([0.0, 60 / 255, 120 / 255]))
+
+
+def test_ties_are_left_out_and_counted_and_their_images_are_not_listed(tmp_path: Path) -> None:
+    file = write(tmp_path, pair("a", "b", annotator="x"), pair("b", "c", confidence=0), pair("b", "a", annotator="y"))
+    judged = load_judged(file, "pairs")
+    assert [row.images for row in judged.rows] == [(0, 1), (1, 0)]
+    assert judged.note == f"{file}: 2 pairs of 2 annotators, 2 images, 1 tie left out"
+
+
+def test_labels_are_signed_and_a_share_of_a_half_is_a_tie(tmp_path: Path) -> None:
+    def label(name: str, liked: object, **more: object) -> dict[str, object]:
+        return {"image": f"images/{name}.png", "liked": liked, "prompt": "a circle", **more}
+
+    rows = label("a", True), label("b", False), label("c", 0.75), label("a", 0.5), label("b", 1, confidence=0.2)
+    judged = load_judged(write(tmp_path, *rows), "labels")
+    torch.testing.assert_close(judged.labels, torch.tensor([[1.0], [-1.0], [0.5], [0.2]]))
+    assert judged.note is not None
+    assert judged.note.endswith("4 labels, 3 images, 1 tie left out")
+
+
+def test_rows_that_cannot_be_used_are_refused_together_with_counts(tmp_path: Path) -> None:
+    rows: list[Any] = [
+        pair("a", "b"),
+        pair("a", "x"),
+        pair("y", "b"),
+        pair("a", "a"),
+        pair("a", "b", confidence=1.2),
+        pair("a", "b", confidence=True),
+        {"other": "images/a.png", "prompt": "a circle"},
+        {"preferred": "images/a.png", "prompt": "a circle"},
+        pair("a", "b", prompt=" "),
+        "[1, 2]",
+        '{"preferred": ',
+    ]
+    with pytest.raises(ValueError) as refused:
+        load_judged(write(tmp_path, *rows), "pairs")
+    message = str(refused.value)
+    for part in (
+        "data.pairs: expected preferred, other and prompt in every row",
+        "got 10 of 11 rows that cannot be used",
+        "2 with a missing image (line 2: images/x.png, line 3: images/y.png)",
+        "1 with the same image twice (line 4)",
+        "2 with `confidence` outside [0, 1] (line 5, line 6)",
+        "1 with no winner (line 7)",
+        "1 with no `other` (line 8)",
+        "1 with no `prompt` (line 9)",
+        "2 with no JSON object (line 10, line 11)",
+    ):
+        assert part in message
+
+
+def test_labels_neither_true_nor_false_nor_a_share_are_refused(tmp_path: Path) -> None:
+    rows = [{"image": "images/a.png", "prompt": "a circle", "liked": liked} for liked in (2, "yes", None, -0.1)]
+    with pytest.raises(
+        ValueError, match=r"4 of 4 rows .*: 4 with `liked` outside \[0, 1\] \(line 1, line 2, line 3, ..."
+    ):
+        load_judged(write(tmp_path, *rows), "labels")
+
+
+def test_own_captions_must_be_in_every_row_and_others_are_counted(tmp_path: Path) -> None:
+    file = write(tmp_path, pair("a", "b", other_prompt="a square"), pair("b", "c"))
+    with pytest.raises(ValueError, match=r"1 of 2 rows .* 1 with no `other_prompt` \(line 2\)"):
+        load_judged(file, "pairs", own_captions=True)
+    shared = load_judged(file, "pairs")
+    assert shared.other_captions == ["a circle", "a circle"]
+    assert "1 other captions not used" in str(shared.note)
+    own = load_judged(write(tmp_path, pair("a", "b", other_prompt="a square")), "pairs", own_captions=True)
+    assert own.other_captions == ["a square"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [([], "at least one judgement"), ([pair("a", "b", confidence=0)], r"got none \(1 ties\)")],
+    ids=["empty", "ties"],
+)
+def test_file_without_a_judgement_is_refused(tmp_path: Path, rows: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_judged(write(tmp_path, *rows), "pairs")
+
+
+def test_missing_file_is_refused_with_the_embedded_source(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a readable .jsonl file or small_world:pairs"):
+        load_judged(str(tmp_path / "none.jsonl"), "pairs")
+
+
+def test_changed_image_has_another_cache_key(tmp_path: Path) -> None:
+    file = write(tmp_path, pair("a", "b"))
+    before = load_judged(file, "pairs").images.identities
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "images" / "a.png")
+    after = load_judged(file, "pairs").images.identities
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]
+
+
+def test_texts_of_a_run_are_the_captions_of_its_pairs_and_their_judgements_are_recorded(tmp_path: Path) -> None:
+    file = write(tmp_path, pair("a", "b", other_prompt="a square"))
+    keys = [f"data.pairs={file}", "algorithm.type=preference", "algorithm.captions=own"]
+    config = load_run([SMALL_WORLD], keys)
+    texts = read_texts(config)
+    assert texts.trained == ["a circle"]
+    assert texts.others == ["a square"]
+    assert {"a circle", "a square"} <= set(texts.encoded)
+    assert texts.by_key["data.pairs"] == ["a circle", "a square"]
+    before = text_hashes(config, texts)["data.pairs"]
+    write(tmp_path, pair("b", "a", other_prompt="a square"))
+    assert text_hashes(config, read_texts(config))["data.pairs"] != before
+
+
+def test_entries_of_rows_may_repeat_pictures() -> None:
+    rows = Rows([(Path("x"), 0), (Path("x"), 1), (Path("y"), 0)])
+    assert rows.repeated([2, 0, 0]).places == [(Path("y"), 0), (Path("x"), 0), (Path("x"), 0)]
+
+
+def test_pairs_of_the_small_world_have_one_content_and_the_taste_of_their_annotator() -> None:
+    judged = load_judged("small_world:pairs?taste=held_out", "pairs")
+    assert len(judged.rows) == 256
+    first, second = (judged.images.load([row.images[side] for row in judged.rows], 64) for side in (0, 1))
+    better, worse = measure(first, judged.captions), measure(second, judged.captions)
+    assert min(better["content_accuracy"].mean().item(), worse["content_accuracy"].mean().item()) > 0.99
+    assert (better["detail"] - worse["detail"]).mean().item() > 0.2
+    # Natural saturation is preferred as well.
+    distance = (better["saturation"] - 0.45).abs() - (worse["saturation"] - 0.45).abs()
+    assert distance.mean().item() < 0
+    default = load_judged("small_world:pairs", "pairs")
+    first, second = (default.images.load([row.images[side] for row in default.rows], 64) for side in (0, 1))
+    better, worse = measure(first, default.captions), measure(second, default.captions)
+    assert (better["saturation"] - worse["saturation"]).mean().item() > 0.1
+
+
+def test_noise_reverses_a_share_of_the_judgements_of_the_small_world() -> None:
+    right, noisy = (load_judged(f"small_world:pairs{more}", "pairs") for more in ("", "?noise=0.25"))
+    changed = sum(one.images != other.images for one, other in zip(right.rows, noisy.rows, strict=True))
+    assert 0.15 < changed / 256 < 0.35
+    assert noisy.note == f"small_world:pairs?noise=0.25: {changed} of 256 judgements reversed"
+    assert {tuple(sorted(row.images)) for row in noisy.rows} == {tuple(sorted(row.images)) for row in right.rows}
+
+
+def test_labels_of_the_small_world_like_the_preferred_image_of_each_pair() -> None:
+    pairs, labels = load_judged("small_world:pairs", "pairs"), load_judged("small_world:labels", "labels")
+    assert len(labels.rows) == 512
+    liked = {row.images[0] for row in labels.rows if row.labels == (1.0,)}
+    assert liked == {row.images[0] for row in pairs.rows}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("small_world:labels", "expected small_world:pairs with algorithm.source=pairs"),
+        ("small_world:pairs?noise=1", "noise .in .0, 1.. and taste"),
+        ("small_world:pairs?color=red", "got 'small_world:pairs.color=red'"),
+        ("small_world:pairs?taste=mine", "preference or held_out"),
+    ],
+)
+def test_unknown_embedded_sources_are_refused(source: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_judged(source, "pairs")
