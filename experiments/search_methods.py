@@ -26,6 +26,7 @@ from srpo_ray.evaluation.results import MEAN_UTILITY
 from srpo_ray.files import write_text
 from srpo_ray.inference.job import Model, SamplingJob
 from srpo_ray.inference.sampler import Sampler
+from srpo_ray.models.contrast import BASE, TUNED
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.trained import read_trained
 
@@ -162,7 +163,7 @@ def tested(folder: Path, chosen: RunFolder) -> tuple[float, float]:
     if not file.exists():
         run = read_trained(chosen.path)
         config = apply(run.config, {"evaluation.samples_per_prompt": 1})
-        models = (Model("base", run, 0.0), Model("tuned", run, 1.0))
+        models = (Model("base", run, BASE), Model("tuned", run, TUNED))
         prompts = tuple(load_prompts(TEST_PROMPTS))
         job = SamplingJob(config, models, prompts, folder / "tested", scored=True, truth=True)
         sampler = Sampler(job)

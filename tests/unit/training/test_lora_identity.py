@@ -14,6 +14,7 @@ from srpo_ray.config.continuation import run_identity
 from srpo_ray.data.rollouts import RolloutCache
 from srpo_ray.inference.export import DIFFUSERS_LORA, export_run
 from srpo_ray.inference.job import Model, SamplingJob
+from srpo_ray.models.contrast import BASE, TUNED
 from srpo_ray.models.trainable import load_tuned
 from srpo_ray.runs.checkpoint import save_checkpoint
 from srpo_ray.runs.inputs import input_hashes, keep_inputs, lora_hashes
@@ -79,7 +80,9 @@ def test_run_that_merged_a_lora_is_read_with_the_same_file_only(tmp_path: Path) 
     keep_inputs(tmp_path / "run" / "inputs.json", input_hashes(config), has_results=False, cure="")
     run = read_trained(tmp_path / "run")
     assert lora_hashes(config).items() <= run.model.items()
-    job = SamplingJob(config, (Model("base", run, 0.0), Model("tuned", run, 1.0)), ("a red circle",), tmp_path / "out")
+    job = SamplingJob(
+        config, (Model("base", run, BASE), Model("tuned", run, TUNED)), ("a red circle",), tmp_path / "out"
+    )
     assert all(described["model"] == dict(run.model) for described in job.description["models"].values())
     export_run(tmp_path / "run", tmp_path / "out")
     assert (tmp_path / "out" / DIFFUSERS_LORA).exists()
