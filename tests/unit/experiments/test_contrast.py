@@ -1,0 +1,50 @@
+"""Tables of the contrast experiment, from scores that are made by hand."""
+
+import numpy as np
+import pytest
+
+
+def scores_of(
+    detail: dict[str, float], content: dict[str, float], columns: list[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Scores of four prompts that differ, with the given means; other metrics are 0."""
+    spread = np.array([-0.3, -0.1, 0.1, 0.3])
+    return {
+        model: {
+            metric: (detail[model] if metric == columns[0] else content[model] if metric == columns[3] else 0.0)
+            + spread
+            for metric in columns
+        }
+        for model in detail
+    }
+
+
+def test_changes_at_an_equal_gain_lie_on_the_line_between_two_weights(script) -> None:
+    module = script("contrast")
+    columns = list(module.COLUMNS)
+    names = ["base", "tuned", "rl_guidance_1.5", "rl_guidance_2", "rl_guidance_3"]
+    detail = dict(zip(names, (0.1, 0.3, 0.5, 0.9, 0.8), strict=True))
+    content = dict(zip(names, (0.9, 0.8, 0.7, 0.3, 0.0), strict=True))
+    scores = scores_of(detail, content, columns)
+    assert module.gains(scores, "base model") == pytest.approx([0.2, 0.4, 0.8, 0.7])
+    found = module.at_gain(scores, "base model", 0.6)
+    # Half of the way from weight 1.5 to weight 2: detail 0.7, content 0.5.
+    assert found[columns[0]] == pytest.approx([0.6] * 4)
+    assert found[columns[3]] == pytest.approx([-0.4] * 4)
+
+
+def test_gain_of_the_tuned_model_itself_is_its_change(script) -> None:
+    module = script("contrast")
+    columns = list(module.COLUMNS)
+    names = ["base", "tuned", "contrast_1.25", "contrast_1.5", "contrast_2"]
+    values = dict(zip(names, (0.0, 0.25, 0.5, 0.75, 1.0), strict=True))
+    found = module.at_gain(scores_of(values, values, columns), "reversed run", 0.25)
+    assert found[columns[0]] == pytest.approx([0.25] * 4)
+
+
+def test_configs_of_both_runs_differ_in_the_side_of_the_words_only(script, tmp_path) -> None:
+    module = script("contrast")
+    ours, theirs = (module.run_config(tmp_path, "name", words, 1) for words in ("detailed", "flat"))
+    assert ours.trained_words.positive == theirs.trained_words.negative
+    assert ours.trained_words.negative == theirs.trained_words.positive
+    assert ours.training == theirs.training
