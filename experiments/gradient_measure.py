@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -66,11 +67,12 @@ def _key(options: Options, name: str) -> dict[str, Any]:
     return {**extent, "preset": method.preset, "settings": list(method.settings)}
 
 
-def prepare(options: Options) -> None:
-    """Make the folders and encode the texts, before several processes need them."""
+def prepare(options: Options, names: Sequence[str]) -> None:
+    """Make the folders and encode the texts of methods, before several processes need them."""
     for folder in (options.reference_file("plain", 0).parent, options.method_file("").parent):
         folder.mkdir(parents=True, exist_ok=True)
-    encode_texts(_config("plain", options))
+    for config in (METHODS[name].config(Path(options.root)) for name in names):
+        encode_texts(config)
 
 
 def _config(objective: Objective, options: Options) -> RunConfig:

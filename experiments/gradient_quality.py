@@ -55,7 +55,7 @@ def measure(options: Options, names: Sequence[str], workers: int) -> None:
     """Measure what is missing, objective by objective: blocks of the reference, its check, methods."""
     missing = [name for name in names if finished(options, name) is None]
     if missing:
-        prepare(options)
+        prepare(options, missing)
     for objective in REFERENCES:
         methods = [name for name in missing if METHODS[name].objective == objective]
         if not methods:

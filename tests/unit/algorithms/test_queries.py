@@ -129,7 +129,7 @@ def test_query_of_a_row_does_not_depend_on_the_rows_beside_it(kind: str) -> None
     assert whole[0] == whole[1] != whole[2] == whole[3]
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", SCORED)
 @pytest.mark.parametrize("query", ["relative", "guided"])
 def test_each_row_is_scored_for_its_own_words_as_in_a_run_with_these_words(kind: str, query: str) -> None:
     settings = [f"algorithm.query={query}", "algorithm.word_cycle=per_sample"]

@@ -139,10 +139,10 @@ def test_texts_of_a_run_are_the_captions_of_its_pairs_and_their_judgements_are_r
     keys = [f"data.pairs={file}", "algorithm.type=preference", "algorithm.captions=own"]
     config = load_run([SMALL_WORLD], keys)
     texts = read_texts(config)
-    assert texts.trained == ["a circle"]
+    assert texts.trained.prompts == ["a circle"]
     assert texts.others == ["a square"]
     assert {"a circle", "a square"} <= set(texts.encoded)
-    assert texts.by_key["data.pairs"] == ["a circle", "a square"]
+    assert texts.by_key["data.pairs"].prompts == ["a circle", "a square"]
     before = text_hashes(config, texts)["data.pairs"]
     write(tmp_path, pair("b", "a", other_prompt="a square"))
     assert text_hashes(config, read_texts(config))["data.pairs"] != before

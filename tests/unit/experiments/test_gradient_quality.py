@@ -6,6 +6,8 @@ import pytest
 
 from srpo_ray.config import load_run
 from srpo_ray.config.base import folder_name
+from srpo_ray.data.cache.text_features import TextCache
+from srpo_ray.data.texts import read_texts
 from tests.conftest import ROOT, SMALL_WORLD
 
 OTHER_OBJECTIVE = {"distribution", "long_align"}
@@ -50,3 +52,12 @@ def test_a_cell_has_two_digits_of_its_interval(
 ) -> None:
     script("gradient_methods")
     assert script("gradient_table")._cell(value, half_width) == cell
+
+
+def test_texts_of_all_methods_are_encoded_before_processes_measure_them(script, tmp_path: Path) -> None:
+    methods, measure = script("gradient_methods").METHODS, script("gradient_measure")
+    names = ["ReFL", "ImageReFL"]
+    measure.prepare(measure.Options(1, 1, 1, 1, 1, 1, str(tmp_path)), names)
+    for name in names:
+        config = methods[name].config(tmp_path)
+        assert TextCache.of(config).missing(read_texts(config).trained.conditioning) == [], name

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models import attention_dispatch
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.inference.job import SamplingOptions
@@ -57,8 +58,11 @@ def test_settings_that_flux_has_are_accepted(tiny_run: RunConfig) -> None:
 
 @pytest.mark.parametrize("name", SAVERS)
 def test_kernel_can_be_chosen_for_every_attention_of_the_families_that_say_so(
-    tiny: Callable[[str], Path], name: str
+    tiny: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # diffusers' choice for a transformer also becomes that of all models of the process.
+    registry = attention_dispatch._AttentionBackendRegistry
+    monkeypatch.setattr(registry, "_active_backend", registry._active_backend)
     transformer = load_transformer(str(tiny(name)), torch.bfloat16)
     if not family_of(str(tiny(name))).attention_kernels:
         with pytest.raises(ValueError, match=r"expected native for a \w+, which supports torch's attention only"):
