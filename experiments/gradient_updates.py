@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
@@ -90,6 +91,12 @@ def encode_texts(config: RunConfig) -> None:
         cache.load_encoder("cpu")(missing)
 
 
+def _join_group_of_one() -> None:
+    """Let this process be the only worker, as the caches of images divide their work over a process group."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
 class Updates:
     """Updates of one method, without an optimizer."""
 
@@ -98,6 +105,7 @@ class Updates:
         texts, folder = read_texts(config), RunFolder(Path(config.run_root) / config.name)
         sizes = list[ImageSize]()
         if texts.images:
+            _join_group_of_one()
             folder.make()
             sizes = prepare_image_sizes(config, texts.images, folder)
         absent = cast(Any, None)
