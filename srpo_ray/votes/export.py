@@ -1,4 +1,4 @@
-"""Export of votes as preference pairs: JSON lines with PNG files, in columns like those of Pick-a-Pic."""
+"""Export of votes as preference pairs: JSON lines with PNG files, which `data.pairs` reads."""
 
 import json
 from collections import Counter
@@ -14,10 +14,11 @@ from srpo_ray.votes.ledger import Vote, distinct
 def export_pairs(path: Path, ballot: Ballot, votes: Sequence[Vote], *, ties: bool = False) -> int:
     """Write one JSON line per vote, and the images beside the file in `<name>_images/`.
 
-    Columns: `prompt`, `image_0`, `image_1` (PNG files, relative to the file; 0 was on the left), `label_0`, `label_1`
-    (1 preferred, 0 not, 0.5 each without a preference), `chosen`, `rejected` (the files again; null without a
-    preference), `strength` (share of all votes on the two images that agree with the label, in (0, 1]), `votes` (their
-    number), `rater`, `system_0`, `system_1`, `both_bad` and `time`. Hidden repeats are left out.
+    Columns: `prompt`, `preferred`, `other` (PNG files, relative to the file; the left one first without a preference),
+    `confidence` (1, or 0 without a preference), `annotator`, then as in Pick-a-Pic `image_0`, `image_1` (the files
+    again; 0 was on the left), `label_0`, `label_1` (1 preferred, 0 not, 0.5 each without a preference), `strength`
+    (share of all votes on the two images that agree with the label, in (0, 1]), `votes` (their number), `system_0`,
+    `system_1`, `both_bad` and `time`. Hidden repeats are left out.
 
     Args:
         path: File to write; one with the same name is replaced.
@@ -57,19 +58,19 @@ def _row(vote: Vote, answers: Counter[tuple[str, tuple[str, str], str | None]], 
     on_pair = sum(
         count for (item, systems, _), count in answers.items() if (item, systems) == (vote.item, vote.systems)
     )
-    decided = vote.preferred is not None
-    chosen, rejected = (left, right) if vote.choice == "left" else (right, left)
+    preferred, other = (right, left) if vote.choice == "right" else (left, right)
     return {
         "prompt": vote.prompt,
+        "preferred": preferred,
+        "other": other,
+        "confidence": 0.0 if vote.preferred is None else 1.0,
+        "annotator": vote.rater,
         "image_0": left,
         "image_1": right,
         "label_0": vote.score(vote.left),
         "label_1": vote.score(vote.right),
-        "chosen": chosen if decided else None,
-        "rejected": rejected if decided else None,
         "strength": answers[vote.item, vote.systems, vote.preferred] / on_pair,
         "votes": on_pair,
-        "rater": vote.rater,
         "system_0": vote.left,
         "system_1": vote.right,
         "both_bad": vote.choice == "both_bad",

@@ -9,6 +9,7 @@ import torch
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
+from srpo_ray.data.pairs import load_judged
 from srpo_ray.data.prompts import load_prompts
 from srpo_ray.evaluation.gallery import read_images
 from srpo_ray.inference.sampler import Sampler
@@ -46,6 +47,8 @@ def test_pairs_are_the_best_and_the_worst_image_of_each_prompt(
         # Files have 8 bits per channel.
         expected = {name: [float(scores[name][files.index(file)]) for file in found] for name in scores}
         assert {name: pytest.approx(values, abs=5e-3) for name, values in pair["scores"].items()} == expected
+    judged = load_judged(str(tmp_path / "out" / "pairs.jsonl"), "pairs")
+    assert judged.captions == [pair["prompt"] for pair in pairs]
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert not any(name.startswith("evaluator/") for name in rows[0]), "held-out models choose nothing"
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
+from srpo_ray.data.pairs import load_judged
 from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
@@ -137,13 +138,18 @@ def test_export_has_a_line_per_vote_with_labels_and_its_images(tmp_path: Path) -
     assert [(row["label_0"], row["label_1"]) for row in rows] == [(0, 1), (1, 0), (1, 0)]
     assert [row["strength"] for row in rows] == [0.5, 1.0, 0.5]
     first = rows[0]
-    assert (first["chosen"], first["rejected"]) == (first["image_1"], first["image_0"])
-    assert (first["system_1"], first["rater"], first["prompt"]) == ("tuned", "Ada", votes[0].prompt)
-    with Image.open(file.parent / first["chosen"]) as chosen:
-        assert chosen.getpixel((0, 0)) == (round(255 * 0.3),) * 3
+    assert (first["preferred"], first["other"]) == (first["image_1"], first["image_0"])
+    assert (first["system_1"], first["annotator"], first["prompt"]) == ("tuned", "Ada", votes[0].prompt)
+    with Image.open(file.parent / first["preferred"]) as preferred:
+        assert preferred.getpixel((0, 0)) == (round(255 * 0.3),) * 3
     assert export_pairs(file, ballot, votes, ties=True) == 4
     tie = json.loads(file.read_text().splitlines()[2])
-    assert (tie["chosen"], tie["label_0"], tie["label_1"]) == (None, 0.5, 0.5)
+    assert (tie["confidence"], tie["label_0"], tie["label_1"]) == (0, 0.5, 0.5)
+    # The file is one for `data.pairs`: the tie is left out, and pictures are listed once.
+    judged = load_judged(str(file), "pairs")
+    assert judged.note is not None
+    assert "3 pairs of 2 annotators, 4 images, 1 tie left out" in judged.note
+    assert [judged.names[row.images[0]] for row in judged.rows] == [row["preferred"] for row in rows]
     with pytest.raises(ValueError, match="expected votes with a preference"):
         export_pairs(file, ballot, votes[2:3])
 
