@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from srpo_ray.config import RunConfig, apply
@@ -12,8 +13,9 @@ from srpo_ray.inference.export import COMFYUI_LORA, DIFFUSERS_LORA, export_run
 from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.launch.fit import fit_here
 from srpo_ray.launch.preflight import check_inputs, open_run_folder
-from srpo_ray.runs.checkpoint import checkpoint_name
+from srpo_ray.runs.checkpoint import checkpoint_name, read_trained_weights
 from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.storage import Storage
 from tests.helpers.training.ranks import run_ranks
 
 SETTINGS = {
@@ -34,11 +36,19 @@ class Rows:
         return frozenset()
 
 
-def train(config: RunConfig, name: str, **changes: Any) -> RunFolder:
+class StopsInThird(Rows):
+    """Ctrl-C in the evaluation after the third update, after the checkpoint of the second."""
+
+    def report(self, row: dict[str, Any]) -> None:
+        if row.get("update") == 3:
+            raise KeyboardInterrupt
+
+
+def train(config: RunConfig, name: str, host: Rows | None = None, **changes: Any) -> RunFolder:
     config = apply(config, {**SETTINGS, "name": name, **changes})
     check_inputs(config)
     folder = open_run_folder(config, Path(config.run_root) / name)
-    fit_here(config, folder, None, Rows(), name=name, commit=None)
+    fit_here(config, folder, None, host or Rows(), name=name, commit=None)
     return folder
 
 
@@ -70,6 +80,25 @@ def train_all(config: RunConfig) -> dict[str, Any]:
     return found
 
 
+def train_and_interrupt(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Mode -> weights after four updates from an export, without a stop and with one."""
+    first = train(config, "first")
+    export_run(first.path, first.path / "export")
+    found: dict[str, dict[str, Any]] = {}
+    for mode in ("continue", "merge"):
+        lora = {"rank": 4, "alpha": 6, "start_from": str(first.path / "export"), "start_mode": mode}
+        changes = {"model.lora": lora, "training.num_updates": 4, "training.checkpoint_interval": 2}
+        changes |= {"evaluation.interval": 1}
+        calm = train(config, f"calm_{mode}", **changes)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, f"stopped_{mode}", StopsInThird(), **changes)
+        stopped = train(config, f"stopped_{mode}", **changes)
+        starts = [row["update"] for row in read_rows(stopped.events) if row["event"] == "started"]
+        weights = [read_trained_weights(Storage(folder.checkpoints), 4) for folder in (calm, stopped)]
+        found[mode] = {"starts": starts, "equal": [torch.equal(weights[0][key], weights[1][key]) for key in weights[0]]}
+    return found
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("starts")
@@ -98,6 +127,16 @@ def test_run_from_an_earlier_runs_adapters_begins_with_its_last_evaluation(tiny_
     assert found["merge"]["anchors"][1] > 0
 
     _compare_by_command(Path(tiny_run.run_root), found)
+
+
+@pytest.mark.long
+def test_interrupted_run_from_a_lora_resumes_to_the_weights_of_one_that_never_stopped(
+    tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    for found in run_ranks(train_and_interrupt, 1, tmp_path, tiny_run).values():
+        assert found["starts"] == [0, 2]
+        assert len(found["equal"]) > 10
+        assert all(found["equal"])
 
 
 def _compare_by_command(root: Path, found: dict[str, Any]) -> None:
