@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -75,7 +76,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterat
     command = [sys.executable, str(script), str(config), *TINY, "data.prompts=prompts.txt"]
     with subprocess.Popen(command, cwd=root, start_new_session=True) as driver:
         finished, begun = wait_for_a_finished_and_a_begun_trial(folder, driver)
+        workers = ray_workers(driver.pid)
         os.killpg(driver.pid, signal.SIGKILL)
+    # A trial that Ray still starts would read the prompts of the next command.
+    assert psutil.wait_procs(workers, timeout=120)[1] == []
     written = {trial / "updates.jsonl": (trial / "updates.jsonl").stat().st_mtime_ns for trial in finished}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         # Paths in the config are relative to where the person stands, not to where Ray's processes run.
@@ -188,6 +192,12 @@ def test_killed_search_with_tpe_repeats_its_draws_and_trains_them(tmp_path: Path
     finished = sum(row["status"] == "finished" for row in search["rows"])
     notes = json.loads((folder.with_name("again") / "results.json").read_text())["notes"]
     assert any(f"earlier trials of {folder}: {finished} observed" in note for note in notes)
+
+
+def ray_workers(driver: int) -> list[psutil.Process]:
+    """The processes of a driver's Ray that run its trials and rewards, or wait for them."""
+    children = psutil.Process(driver).children(recursive=True)
+    return [child for child in children if "".join(child.cmdline()[:1]).startswith("ray::")]
 
 
 def draws(journal: Path) -> dict[int, dict[str, Any]]:
