@@ -44,11 +44,15 @@ class StopsInThird(Rows):
             raise KeyboardInterrupt
 
 
-def train(config: RunConfig, name: str, host: Rows | None = None, **changes: Any) -> RunFolder:
+def train(config: RunConfig, name: str, **changes: Any) -> RunFolder:
+    return train_for(Rows(), config, name, changes)
+
+
+def train_for(host: Rows, config: RunConfig, name: str, changes: dict[str, Any]) -> RunFolder:
     config = apply(config, {**SETTINGS, "name": name, **changes})
     check_inputs(config)
     folder = open_run_folder(config, Path(config.run_root) / name)
-    fit_here(config, folder, None, host or Rows(), name=name, commit=None)
+    fit_here(config, folder, None, host, name=name, commit=None)
     return folder
 
 
@@ -91,7 +95,7 @@ def train_and_interrupt(config: RunConfig) -> dict[str, dict[str, Any]]:
         changes |= {"evaluation.interval": 1}
         calm = train(config, f"calm_{mode}", **changes)
         with pytest.raises(KeyboardInterrupt):
-            train(config, f"stopped_{mode}", StopsInThird(), **changes)
+            train_for(StopsInThird(), config, f"stopped_{mode}", changes)
         stopped = train(config, f"stopped_{mode}", **changes)
         starts = [row["update"] for row in read_rows(stopped.events) if row["event"] == "started"]
         weights = [read_trained_weights(Storage(folder.checkpoints), 4) for folder in (calm, stopped)]
