@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from srpo_ray.config.tracking import SQLITE
 from srpo_ray.credentials import expand_uri
+from srpo_ray.imports import by_one_thread
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,7 +70,8 @@ def import_client() -> None:
     """Import MLflow, which takes seconds, with this project's settings."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient  # noqa: F401
+    with by_one_thread():
+        from mlflow import MlflowClient  # noqa: F401
 
 
 def sqlite_file(uri: str) -> Path | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from srpo_ray.imports import by_one_thread
 from srpo_ray.tracking.sink import DeliveryError
 from srpo_ray.tracking.spool import Record, Spool
 
@@ -69,7 +70,8 @@ class TensorBoardSink:
     def _open(self) -> None:
         if self._writer:
             return
-        from tensorboardX.event_file_writer import EventsWriter
+        with by_one_thread():
+            from tensorboardX.event_file_writer import EventsWriter
 
         self._folder.mkdir(parents=True, exist_ok=True)
         files = sorted(self._folder.glob("*.tfevents.*"))

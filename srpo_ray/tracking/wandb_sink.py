@@ -18,6 +18,7 @@ from typing import Any
 from srpo_ray.config.tracking import WandbConfig
 from srpo_ray.credentials import redact
 from srpo_ray.files import read_json, write_text
+from srpo_ray.imports import by_one_thread
 from srpo_ray.tracking.sink import DeliveryError
 from srpo_ray.tracking.spool import Record, Spool
 from srpo_ray.tracking.system_metrics import PREFIX
@@ -219,6 +220,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 def _import() -> Any:
     # Reports of wandb's errors to its makers.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb  # pyright: ignore[reportMissingImports]
+    with by_one_thread():
+        import wandb  # pyright: ignore[reportMissingImports]
 
     return wandb
