@@ -172,7 +172,7 @@ def test_images_have_the_size_that_is_asked_for_else_that_of_the_runs_evaluation
 def test_contrast_with_another_run_subtracts_its_tuned_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, rank in (("liked", 4), ("disliked", 2)):
+    for name, rank in (("liked", 4), ("disliked", 2), ("another", 3)):
         trained_run(tmp_path / name, f"run_root={tmp_path}", f"model.lora={{rank: {rank}}}")
     words = ["sample", str(tmp_path / "liked"), "a cat", *TINY, "--contrast-with", str(tmp_path / "disliked"), "--out"]
     folder = str(tmp_path / "of_disliked")
@@ -183,8 +183,10 @@ def test_contrast_with_another_run_subtracts_its_tuned_model(
     assert np.array_equal(pixels(tmp_path / "0" / "images" / "00000_0_contrast_0.png"), disliked)
     assert not np.array_equal(pixels(tmp_path / "2" / "images" / "00000_0_contrast_2.png"), disliked)
 
-    # Another weight of that run makes another job, and a run of another model cannot be subtracted.
+    # Another weight or another run makes another job, and a run of another model cannot be subtracted.
     assert main([*words, str(tmp_path / "2"), "--rl-guidance", "1,2@0.5"]) == 2
+    others = [str(tmp_path / "another") if word == str(tmp_path / "disliked") else word for word in words]
+    assert main([*others, str(tmp_path / "2"), "--rl-guidance", "2"]) == 2
     config = tmp_path / "disliked" / "config.yaml"
     config.write_text(to_yaml(load_run([config], ["model.max_sequence_length=8"])))
     capsys.readouterr()
