@@ -22,7 +22,7 @@ from srpo_ray.config import RunConfig, load_run
 from srpo_ray.evaluation.crossed import Estimate, mean_over
 from srpo_ray.inference.draw import ROWS
 from srpo_ray.inference.evaluate import evaluate_run
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.launch.train import train
 from srpo_ray.models.contrast import ContrastWeight
 from srpo_ray.runs.folder import read_rows
@@ -59,7 +59,7 @@ def make(runs: Path, seed: int) -> None:
     run, other = (runs / name.format(seed) for name in (DETAILED, REVERSED))
     for source, weights in WEIGHTS.items():
         evaluate_run(
-            run,
+            open_run(run),
             folder(runs, seed, source),
             options=SamplingOptions(samples_per_prompt=SAMPLES, seed=7),
             prompts="small_world:test",

@@ -1,8 +1,10 @@
 """Argument groups that several commands share, and their conversion to the values that the package takes."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from srpo_ray.models.contrast import ContrastWeight
 
 CONFIG = "CONFIG|KEY=VALUE"
+_OVERRIDE = re.compile(r"[a-z_]\w*(\.\w+)*=")
 RL_GUIDANCE = (
     "velocity base + W (tuned - base): 0 is the base model, 1 the tuned one, above 1 extrapolates; 1,1.5@0.6 is 1.5 at"
     " sigmas of at most 0.6"
@@ -92,6 +95,23 @@ def files_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split words into config files and `a.b=value` overrides."""
     files = [word for word in words if "=" not in word]
     return files, [word for word in words if "=" in word]
+
+
+def split_source(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split words into the source of a model and the prompts that follow it.
+
+    Args:
+        words: Folder of a run, then prompts; or config files (`.yaml`, `.yml`) and overrides (`a.b=value`), then
+            prompts.
+    """
+    source = list(words[:1])
+    if not source or Path(source[0]).is_dir():
+        return source, list(words[1:])
+    for word in words[1:]:
+        if not (Path(word).suffix in (".yaml", ".yml") or _OVERRIDE.match(word)):
+            break
+        source.append(word)
+    return source, list(words[len(source) :])
 
 
 def report_input_issues(config: "RunConfig") -> None:

@@ -1,4 +1,4 @@
-"""Comparison of two models by categories of prompts, such as the tasks of GenEval, and by the mean over categories."""
+"""Means and comparisons of models by categories of prompts, such as the tasks of GenEval, and over categories."""
 
 import math
 from collections import defaultdict
@@ -45,6 +45,32 @@ class CategoryComparison:
         return self.mean - self.reference_mean
 
 
+@dataclass(frozen=True)
+class CategoryMean:
+    """One category of a model that is compared with no other."""
+
+    category: str
+    num_prompts: int
+    mean: float
+    half_width: float | None
+    """Half width of the mean's 95% interval, Student's t over prompts; None if a single prompt has no equal."""
+
+
+def category_means(scores: CategoryScores) -> list[CategoryMean]:
+    """Average the first model's values in each category, and then over the categories."""
+    model = next(iter(next(iter(scores.values.values()))))
+    values = {
+        category: dict(zip(scores.prompts[category], map(fmean, columns[model]), strict=True))
+        for category, columns in scores.values.items()
+    }
+    rows = [
+        CategoryMean(category, len(own), fmean(own.values()), _interval({category: own})[0])
+        for category, own in values.items()
+    ]
+    count = len({prompt for own in values.values() for prompt in own})
+    return [*rows, CategoryMean(OVERALL, count, fmean(row.mean for row in rows), _interval(values)[0])]
+
+
 def compare_categories(scores: CategoryScores) -> list[CategoryComparison]:
     """Compare every model with the first one in each category, and then overall."""
     reference, *models = next(iter(scores.values.values()))
@@ -69,14 +95,14 @@ def _compare(scores: CategoryScores, model: str, reference: str) -> list[Categor
 
 
 def _interval(gaps: Mapping[str, Mapping[int, float]]) -> tuple[float | None, float | None]:
-    """Half width and p-value of the mean difference over categories.
+    """Half width and p-value of the mean over categories of differences, or of a model's own values.
 
     The prompts of a stratum belong to the same categories. Each contributes the sum of its shares of these categories'
     means, so that a prompt of several categories counts as one observation. Strata are independent; their variances add
     with the degrees of freedom of Welch and Satterthwaite.
 
     Args:
-        gaps: Category -> prompt -> its mean difference.
+        gaps: Category -> prompt -> its mean difference, or mean.
     """
     shares: dict[int, float] = defaultdict(float)
     members: dict[int, list[str]] = defaultdict(list)

@@ -49,6 +49,16 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class ModelMean:
+    """Mean of one metric of a model that is compared with no other."""
+
+    metric: str
+    mean: float
+    half_width: float | None
+    """Half width of the mean's 95% interval, Student's t over prompts; None for a single prompt."""
+
+
+@dataclass(frozen=True)
 class Cells:
     """Significance of a comparison's difference and win rate, with Holm's correction over the whole table."""
 
@@ -89,6 +99,19 @@ def compare(metric: str, model: str, values: Values, reference: str, reference_v
         None if error is None else student_p(fmean(gaps), error, degrees),
         win_rate(values, reference_values),
     )
+
+
+def model_mean(metric: str, values: Values) -> ModelMean:
+    """Average the images of each prompt, then the prompts.
+
+    Args:
+        metric: Name of the metric.
+        values: Values of the model, `[prompts][samples]`.
+    """
+    means = [fmean(samples) for samples in values]
+    degrees = len(means) - 1
+    error = stdev(means) / math.sqrt(len(means)) if degrees else None
+    return ModelMean(metric, fmean(means), None if error is None else student_95(degrees) * error)
 
 
 def win_rate(values: Values, reference_values: Values) -> WinRate:
@@ -164,10 +187,21 @@ class PairedEvaluation:
             for model in others
         ]
 
+    @property
+    def means(self) -> list[ModelMean]:
+        """Mean of the first model, for every metric."""
+        return [model_mean(metric, columns[self.models[0]]) for metric, columns in self.scores.items()]
+
     def comparison(self, metric: str, model: str) -> Comparison:
         """Return the comparison of one metric and model."""
         columns, reference = self.scores[metric], self.models[0]
         return compare(metric, model, columns[model], reference, columns[reference])
+
+    def ranked(self) -> list[tuple[float, int, int]]:
+        """List (objective, prompt, sample) of every image of the first model, highest first."""
+        values = self.scores[self.objective][self.models[0]]
+        images = [(value, prompt, sample) for prompt, row in enumerate(values) for sample, value in enumerate(row)]
+        return sorted(images, key=lambda image: (-image[0], image[1], image[2]))
 
     def gaps(self, model: str) -> list[tuple[float, int, int]]:
         """List (difference of the objective from the reference, prompt, sample) of every pair, most improved first."""

@@ -1,4 +1,4 @@
-"""Paired evaluation of a tuned model against the base model or another run's, on the same prompts and noise."""
+"""Evaluation of models on the same prompts and noise: a tuned one against the base model or another run's, or one."""
 
 import logging
 from collections.abc import Sequence
@@ -23,14 +23,15 @@ from srpo_ray.inference.job import (
     check_at_least,
     check_same_model,
     guided_name,
-    open_other,
     open_run,
 )
+from srpo_ray.inference.source import check_tuned, open_contrast, sampling_config, weight_of
 from srpo_ray.launch.control_words import check_rows, unread_words_note
 from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight, check_different
 from srpo_ray.reports.evaluation import evaluation_report
 from srpo_ray.reports.files import write_report
 from srpo_ray.reports.grids import contact_sheets
+from srpo_ray.reports.model_evaluation import model_report
 from srpo_ray.reports.report import Report
 from srpo_ray.runs.trained import TrainedRun
 from srpo_ray.small_world.truth import check_truth_size
@@ -41,7 +42,7 @@ _ORDER = ("evaluator/", "reward/", "truth/", "image/")
 
 
 def evaluate_run(
-    run_dir: Path,
+    run: TrainedRun,
     out: Path,
     *,
     options: SamplingOptions,
@@ -55,8 +56,10 @@ def evaluate_run(
 ) -> tuple[Report, Path]:
     """Sample, score, compare and report. A repeated call resumes where the last one stopped.
 
+    The base model of a config has nothing to be compared with. Its report has means.
+
     Args:
-        run_dir: Folder of the run.
+        run: The run, or the model of a config.
         out: Output folder; created if needed.
         options: Sampling options.
         prompts: Prompt file, or `small_world:` with `train`, `validation` or `test`; None uses the run's evaluation
@@ -78,8 +81,7 @@ def evaluate_run(
     """
     check_different("--rl-guidance", rl_guidance)
     check_at_least("--num-prompts", num_prompts, 1)
-    run = open_run(run_dir)
-    config = options.over(run.config)
+    config = sampling_config(run, options)
     if held_out is not None:
         config = with_absolute_paths(with_held_out(config, held_out))
     source, texts = _read_rows(config, prompts, num_prompts)
@@ -105,7 +107,8 @@ def evaluate_run(
     )
     sheets = contact_sheets(job.folder, evaluation, job.image)
     categories = category_scores(job, evaluation.scores)
-    report = evaluation_report(evaluation, sheets, partial(_image_name, job), categories)
+    build = evaluation_report if len(job.models) > 1 else model_report
+    report = build(evaluation, sheets, partial(_image_name, job), categories)
     return report, write_report(job.folder, report)
 
 
@@ -137,16 +140,19 @@ def _models(
     *,
     sized: bool,
 ) -> tuple[Model, ...]:
-    """List the models of the comparison; the first is the reference. `sized` is true if an option gives the size."""
+    """List the models; the first is the reference of the others. `sized` is true if an option gives the size."""
+    if rl_guidance:
+        check_tuned("--rl-guidance", run)
     reference = Model("base", run, BASE)
     if against is not None:
         other = open_run(against)
         _check_against(run, other, sized=sized)
         reference = Model(other.folder.path.name, other, TUNED)
-    other = open_other(run, contrast_with)
+    other = open_contrast(run, contrast_with)
     guided = [Model(guided_name(weight, other), run, weight, other) for weight in rl_guidance]
     models: dict[str, Model] = {}
-    for model in (reference, Model(guided_name(TUNED), run, TUNED), *guided):
+    own = weight_of(run, None)
+    for model in (reference, Model(guided_name(own), run, own), *guided):
         models.setdefault(model.name, model)
     return tuple(models.values())
 

@@ -109,8 +109,7 @@ class SamplingJob:
         return {
             "models": {
                 model.name: {
-                    "run": str(model.run.folder.path),
-                    "update": model.run.update,
+                    **_origin(model.run),
                     "rl_guidance": model.rl_guidance.plain,
                     **({"contrast_with": str(model.other.folder.path)} if model.other else {}),
                     WEIGHTS: (model.weights or "base model")[:_SHOWN_DIGITS],
@@ -217,6 +216,14 @@ def open_run(run_dir: Path) -> TrainedRun:
     return replace(run, config=with_absolute_paths(run.config))
 
 
+def _origin(run: TrainedRun) -> dict[str, Any]:
+    """Origin of a model, for a report."""
+    if not run.from_config:
+        return {"run": str(run.folder.path), "update": run.update}
+    lora = run.config.model.lora
+    return {"model": run.config.model.path, **({"lora": lora.start_from} if lora and lora.start_from else {})}
+
+
 def _description(model: Model) -> dict[str, Any]:
     section = model.run.config.model
     described = section.model_dump(mode="json", include={"dtype", "truncate_sigma", "max_sequence_length"})
@@ -238,21 +245,6 @@ def check_at_least(option: str, value: float | None, least: float) -> None:
     """Raise ValueError for an option below its minimum, or not a number; None passes."""
     if value is not None and not (math.isfinite(value) and value >= least):
         raise ValueError(f"{option}: expected a number of at least {least:g}, got {value:g}; raise it")
-
-
-def open_other(run: TrainedRun, other_dir: Path | None) -> TrainedRun | None:
-    """Open the run whose tuned model a contrast subtracts; None gives None.
-
-    Raises:
-        ValueError: If the folder has no run with a valid checkpoint, or one of another model.
-    """
-    if other_dir is None:
-        return None
-    other = open_run(other_dir)
-    check_same_model("--contrast-with", run, other)
-    if other.folder.path == run.folder.path:
-        raise ValueError(f"--contrast-with: expected another run, got {other_dir}; choose another, or leave it out")
-    return other
 
 
 def check_same_model(option: str, run: TrainedRun, other: TrainedRun) -> None:

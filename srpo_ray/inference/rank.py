@@ -8,15 +8,14 @@ from pathlib import Path
 import torch
 
 from srpo_ray.algorithms.pair_choice import PairChoice, Selection, choose_pairs
-from srpo_ray.config import RunConfig, load_run
-from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.config import RunConfig
 from srpo_ray.data.prompts import read_prompts
 from srpo_ray.files import write_text
 from srpo_ray.inference.draw import draw_all
-from srpo_ray.inference.job import Model, Row, SamplingJob, SamplingOptions, check_at_least, guided_name, open_run
-from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight
-from srpo_ray.runs.folder import RunFolder
-from srpo_ray.runs.trained import TrainedRun, untrained
+from srpo_ray.inference.job import Model, Row, SamplingJob, SamplingOptions, check_at_least, guided_name
+from srpo_ray.inference.source import open_source, sampling_config, weight_of
+from srpo_ray.models.contrast import ContrastWeight
+from srpo_ray.runs.trained import TrainedRun
 
 PAIRS = "pairs.jsonl"
 _SAMPLES = 8
@@ -52,14 +51,15 @@ def rank_to_pairs(
     `preferred` and `other` (PNG files, relative to the file), `prompt`, and the `scores` of both by each reward model.
 
     Args:
-        sources: Folder of a run, whose tuned model samples; or config files and overrides, whose base model does.
+        sources: Folder of a run, whose tuned model samples; or config files and overrides, whose base model does, or
+            the LoRA that they continue.
         out: Output folder.
         options: Sampling options; 8 images per prompt by default.
         prompts: Prompt file; None uses the training prompts.
         num_prompts: Number of prompts to use, from the first; None uses all.
         selection: Rule of the choice, see `choose_pairs`.
         min_gap: Least difference of the weighted sums of the rewards, at least 0.
-        rl_guidance: Weight of Reinforcement Learning Guidance; None samples with the tuned model of a run.
+        rl_guidance: Weight of Reinforcement Learning Guidance; None samples with the tuned model, if there is one.
 
     Raises:
         ValueError: If an input cannot be used, or no prompt has a pair.
@@ -69,7 +69,8 @@ def rank_to_pairs(
     check_at_least("--min-gap", min_gap, 0)
     check_at_least("--num-prompts", num_prompts, 1)
     check_at_least("--samples-per-prompt", options.samples_per_prompt, 2)
-    run, weight = _source(sources, out, rl_guidance)
+    run = open_source(sources)
+    weight = weight_of(run, rl_guidance)
     config = _scored_by_training(replace(options, samples_per_prompt=options.samples_per_prompt or _SAMPLES), run)
     key = "--prompts" if prompts else "data.prompts"
     texts = read_prompts(prompts or config.data.prompts, key).rows.first(num_prompts)
@@ -87,20 +88,9 @@ def rank_to_pairs(
     return Ranked(file, len(texts), len(pairs))
 
 
-def _source(sources: Sequence[str], out: Path, weight: ContrastWeight | None) -> tuple[TrainedRun, ContrastWeight]:
-    """Open the run, or the base model of a config, and the weight of its tuned model."""
-    if len(sources) == 1 and Path(sources[0]).is_dir():
-        return open_run(Path(sources[0])), weight or TUNED
-    files = [source for source in sources if "=" not in source]
-    config = load_run(files, [source for source in sources if "=" in source])
-    if weight is not None:
-        raise ValueError("--rl-guidance: expected the folder of a run with it, got a config; name a run")
-    return untrained(RunFolder(out), with_absolute_paths(config)), BASE
-
-
 def _scored_by_training(options: SamplingOptions, run: TrainedRun) -> RunConfig:
     """Apply the options; only the reward models of the training score."""
-    config = options.over(run.config)
+    config = sampling_config(run, options)
     if not config.rewards.models:
         raise ValueError("rewards.models: expected models that rank the images, got none; name at least one")
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"held_out": ()})})

@@ -11,8 +11,10 @@ from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.captions import caption_of_row
 from srpo_ray.evaluation.gallery import image_grid, read_images, save_png
 from srpo_ray.inference.draw import draw_all
-from srpo_ray.inference.job import Model, SamplingJob, SamplingOptions, guided_name, open_other, open_run
-from srpo_ray.models.contrast import TUNED, ContrastWeight
+from srpo_ray.inference.job import Model, SamplingJob, SamplingOptions, guided_name
+from srpo_ray.inference.source import open_contrast, sampling_config, weight_of
+from srpo_ray.models.contrast import ContrastWeight
+from srpo_ray.runs.trained import TrainedRun
 
 FEW = 16
 """Maximum number of images of a single grid."""
@@ -21,43 +23,45 @@ _SHEET = 48
 
 
 def sample_run(
-    run_dir: Path,
+    run: TrainedRun,
     prompts: Sequence[str] | PromptRows,
     out: Path | None = None,
     *,
     options: SamplingOptions,
-    rl_guidance: ContrastWeight = TUNED,
+    rl_guidance: ContrastWeight | None = None,
     contrast_with: Path | None = None,
 ) -> Path:
-    """Sample images with the weights that stand for a run, see `evaluation.choose`.
+    """Sample images with the weights that stand for a run, see `evaluation.choose`, or with the model of a config.
 
     The weights are the EMA if the run kept one. The noise depends only on the seed and the prompt's position, so it is
     the same for every run.
 
     Args:
-        run_dir: Folder of the run.
+        run: The run, or the model of a config.
         prompts: Prompts to sample, or rows whose conditioning the model reads in their place.
         out: PNG file for a grid of all images with their prompts; or a folder for single images and contact sheets, in
-            which a repeated command resumes. None uses `RUN/samples.png` for few images and `RUN/samples` for many.
+            which a repeated command resumes. None uses `samples.png` for few images and `samples` for many, in the
+            folder of `run`.
         options: Sampling options; one image per prompt by default.
-        rl_guidance: Weight of Reinforcement Learning Guidance: 0 is the base model, 1 the tuned one.
+        rl_guidance: Weight of Reinforcement Learning Guidance: 0 is the base model, 1 the tuned one. None samples with
+            the tuned model, if there is one.
         contrast_with: Folder of another run, whose tuned model replaces the base model in the guidance.
 
     Returns:
         Path of the grid, or of the folder.
 
     Raises:
-        ValueError: If the folder has no run with a valid checkpoint, or another input cannot be used.
+        ValueError: If an input cannot be used.
         RunFailedError: If sampling fails.
         CommandInterruptedError: If Ctrl-C stops it.
     """
-    run = open_run(run_dir)
-    other = open_other(run, contrast_with)
+    weight = weight_of(run, rl_guidance)
+    other = open_contrast(run, contrast_with)
     options = replace(options, samples_per_prompt=options.samples_per_prompt or 1)
-    config, model = options.over(run.config), Model(guided_name(rl_guidance, other), run, rl_guidance, other)
+    config, model = sampling_config(run, options), Model(guided_name(weight, other), run, weight, other)
     rows = prompts if isinstance(prompts, PromptRows) else PromptRows.plain(prompts)
     count = len(rows) * config.evaluation.samples_per_prompt
-    out = out or run_dir / ("samples.png" if count <= FEW else "samples")
+    out = out or run.folder.path / ("samples.png" if count <= FEW else "samples")
     job = SamplingJob.of_rows(config, (model,), rows, out.resolve(), scored=False, truth=False)
     if out.suffix.lower() != ".png":
         draw_all(job, options.num_workers, options.address)

@@ -1,6 +1,6 @@
 """The report of an evaluation: models on the same prompts and noise, compared in pairs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,12 +10,12 @@ from srpo_ray.evaluation.paired import Cells, Comparison, PairedEvaluation, WinR
 from srpo_ray.evaluation.seeds import holm
 from srpo_ray.reports.categories import CATEGORIES_TEXT, ByCategory, category_table
 from srpo_ray.reports.charts import Interval, Intervals
+from srpo_ray.reports.evaluation_parts import ImageName, counted, rows_table, settings_facts
 from srpo_ray.reports.report import (
     Cell,
     Charts,
     Code,
     Column,
-    Facts,
     Image,
     Images,
     Report,
@@ -25,9 +25,6 @@ from srpo_ray.reports.report import (
     Table,
     Text,
 )
-
-ImageName = Callable[[int, int, str], str]
-"""(prompt, sample, model) -> the file of its image."""
 
 
 def evaluation_report(
@@ -60,14 +57,14 @@ def evaluation_report(
             *([Section("By category", [CATEGORIES_TEXT, *tables])] if tables else []),
             *(_sheet(evaluation, title, image, first=not index) for index, (title, image) in enumerate(sheets)),
             Section("All numbers", [_numbers_text(reference), numbers, _tests_text(tested)]),
-            Section("How it was made", [_settings(evaluation), Code(evaluation.command)]),
+            Section("How it was made", [settings_facts(evaluation), Code(evaluation.command)]),
         ],
-        subtitle=f"{_counted(evaluation)} · {evaluation.created}",
+        subtitle=f"{counted(evaluation)} · {evaluation.created}",
         page="evaluation.html",
         terminal=[numbers, *tables],
         files={
             "evaluation.json": _as_dict(evaluation, tested, by_category),
-            "rows.csv": _rows_table(evaluation, image_name),
+            "rows.csv": rows_table(evaluation, image_name),
         },
     )
 
@@ -141,7 +138,7 @@ def numbers_table(evaluation: PairedEvaluation, tested: Sequence[tuple[Compariso
         Row(_cells(found, significant), "reference" if found.metric == evaluation.objective else "")
         for found, significant in tested
     ]
-    title = f"{' and '.join(models)} against {reference} on {_counted(evaluation)}"
+    title = f"{' and '.join(models)} against {reference} on {counted(evaluation)}"
     shown = ["metric", "reference_mean", *several, "mean", "difference", "win_rate"]
     return Table(columns, rows, head="metric", title=title, page=shown, terminal=shown)
 
@@ -172,21 +169,6 @@ def _interval(wins: WinRate) -> str:
     return f"({100 * wins.low:.0f}-{100 * wins.high:.0f})"
 
 
-def _rows_table(evaluation: PairedEvaluation, image_name: ImageName) -> Table:
-    """One row per prompt, sample and model: what was drawn, where it is, and every metric."""
-    texts = ["prompt", *["conditioning"] * evaluation.rewritten]
-    keys = ["prompt_index", *texts, "sample", "model", "image", *evaluation.scores]
-    rows = []
-    for index, prompt in enumerate(evaluation.prompts):
-        for sample in range(evaluation.num_samples):
-            for model in evaluation.models:
-                own = [evaluation.conditioning[index]] if evaluation.rewritten else []
-                drawn = (index, prompt, *own, sample, model, image_name(index, sample, model))
-                scores = (columns[model][index][sample] for columns in evaluation.scores.values())
-                rows.append(Row(dict(zip(keys, (*drawn, *scores), strict=True))))
-    return Table([Column(key) for key in keys], rows, head="prompt_index")
-
-
 def _as_dict(
     evaluation: PairedEvaluation, tested: Sequence[tuple[Comparison, Cells]], by_category: Sequence[ByCategory]
 ) -> dict[str, Any]:
@@ -215,20 +197,3 @@ def _as_dict(
             for found, significant in zip(rows, holm([row.p_value for row in rows]), strict=True)
         ],
     }
-
-
-def _settings(evaluation: PairedEvaluation) -> Facts:
-    return Facts([(name, _setting_text(value)) for name, value in evaluation.settings.items()])
-
-
-def _setting_text(value: object) -> str:
-    """A setting for people: `tuned (run runs/x; step 40)`, `a, b`."""
-    if isinstance(value, Mapping):
-        nested = [(name, _setting_text(item), isinstance(item, Mapping)) for name, item in value.items()]
-        return "; ".join(f"{name} ({text})" if several else f"{name} {text}" for name, text, several in nested)
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _counted(evaluation: PairedEvaluation) -> str:
-    prompts, samples = len(evaluation.prompts), evaluation.num_samples
-    return f"{prompts} prompt{'s' * (prompts > 1)} x {samples} sample{'s' * (samples > 1)}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from srpo_ray.evaluation.captions import caption_of_row
 from srpo_ray.evaluation.gallery import method_grid, read_images, save_png
-from srpo_ray.evaluation.numbers import signed
+from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.evaluation.paired import PairedEvaluation
 from srpo_ray.flow import generator
 from srpo_ray.reports.report import Image
@@ -23,7 +23,7 @@ ImageFile = Callable[[int, int, str], Path]
 """(prompt, sample, model) -> the file of its image."""
 
 Pair = tuple[float, int, int]
-"""Change of the objective, prompt, sample."""
+"""Change of the objective, or the objective of a single model; prompt, sample."""
 
 _SHEET_PROMPTS = 12
 _SHOWN_WORDS = 6
@@ -51,19 +51,18 @@ def contact_sheets(folder: Path, evaluation: PairedEvaluation, image_file: Image
 
 
 def contact_pairs(evaluation: PairedEvaluation) -> Iterator[tuple[str, str, list[Pair]]]:
-    """(file name, title, pairs) of each contact sheet; one pair per prompt in a sheet.
+    """(file name, title, pairs) of each contact sheet; one pair, or one image of a single model, per prompt in a sheet.
 
     The random ones come first, since the others are the extremes of the objective and show no typical pair. A sheet
     without pairs is left out.
     """
-    gaps = evaluation.gaps(evaluation.models[1])
+    *_, model = evaluation.models[:2]
+    alone = len(evaluation.models) == 1
+    gaps = evaluation.ranked() if alone else evaluation.gaps(model)
     order = torch.randperm(len(evaluation.prompts), generator=generator(0, "contact sheet")).tolist()
     first = {prompt: (gap, prompt, sample) for gap, prompt, sample in gaps if sample == 0}
-    sheets = {
-        "random": ("Prompts chosen at random", [first[prompt] for prompt in order]),
-        "most_improved": (f"Most improved by {evaluation.objective}", [pair for pair in gaps if pair[0] > 0]),
-        "most_worsened": (f"Most worsened by {evaluation.objective}", [pair for pair in reversed(gaps) if pair[0] < 0]),
-    }
+    sheets = {"random": ("Prompts chosen at random", [first[prompt] for prompt in order])}
+    sheets |= _extremes(evaluation.objective, gaps, alone=alone)
     for name, (title, pairs) in sheets.items():
         by_prompt: dict[int, Pair] = {}
         for pair in pairs:
@@ -72,15 +71,29 @@ def contact_pairs(evaluation: PairedEvaluation) -> Iterator[tuple[str, str, list
             yield name, title, list(by_prompt.values())[:_SHEET_PROMPTS]
 
 
+def _extremes(objective: str, ranked: list[Pair], *, alone: bool) -> dict[str, tuple[str, list[Pair]]]:
+    """Sheets of both ends of the objective, or of its changes; `ranked` has the highest first."""
+    if alone:
+        return {
+            "highest": (f"Highest {objective}", ranked),
+            "lowest": (f"Lowest {objective}", ranked[::-1]),
+        }
+    return {
+        "most_improved": (f"Most improved by {objective}", [pair for pair in ranked if pair[0] > 0]),
+        "most_worsened": (f"Most worsened by {objective}", [pair for pair in reversed(ranked) if pair[0] < 0]),
+    }
+
+
 def _contact_sheet(evaluation: PairedEvaluation, pairs: Sequence[Pair], image_file: ImageFile) -> PILImage.Image:
-    """All models' images of some pairs, with the change of the objective before the prompt."""
+    """All models' images of some pairs, with the change of the objective, or that of one model, before the prompt."""
+    written = signed if len(evaluation.models) > 1 else number
     columns = {
         model: read_images([image_file(prompt, sample, model) for _, prompt, sample in pairs])
         for model in evaluation.models
     }
     texts = evaluation.conditioning if evaluation.rewritten else evaluation.prompts
     captions = [
-        f"{signed(gap)}  {caption_of_row(evaluation.prompts[prompt], texts[prompt])}" for gap, prompt, _ in pairs
+        f"{written(gap)}  {caption_of_row(evaluation.prompts[prompt], texts[prompt])}" for gap, prompt, _ in pairs
     ]
     return method_grid(columns, captions, abreast=max(1, 6 // len(evaluation.models)))
 

@@ -29,6 +29,14 @@ class TrainedRun:
     """SHA-256 of the trained weights; at update 0 that of the LoRA that the run continues, or None."""
     model: Mapping[str, str]
     """Part -> hash of the tuned pipeline, with the LoRA that the run merges into it."""
+    from_config: bool = False
+    """True for the model of a config before its first update, without the folder of a run."""
+
+    @property
+    def has_tuned(self) -> bool:
+        """True if there is a tuned model beside the base model: of a run, or the LoRA that a config continues."""
+        lora = self.config.model.lora
+        return not self.from_config or bool(lora and lora.continued)
 
     @property
     def weights(self) -> Mapping[str, Tensor] | None:
@@ -89,7 +97,7 @@ def untrained(folder: RunFolder, config: RunConfig) -> TrainedRun:
     Raises:
         ValueError: If the model, or the LoRA that it starts from, cannot be read.
     """
-    return _with_start(TrainedRun(folder, config, 0, None, model_hashes(config)))
+    return _with_start(TrainedRun(folder, config, 0, None, model_hashes(config), from_config=True))
 
 
 def _with_start(run: TrainedRun) -> TrainedRun:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from srpo_ray.config import RunConfig, load_run, to_yaml
 from srpo_ray.inference.export import DIFFUSERS_LORA, export_run
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.folder import RunFolder
@@ -55,7 +55,7 @@ def test_family_learns_and_its_run_can_be_sampled_and_exported(tmp_path: Path, n
     assert rewards == sorted(rewards)
     assert rewards[-1] > rewards[0]
     options = SamplingOptions(num_steps=2, guidance_scale=2.0)
-    assert sample_run(folder.path, ["a red circle"], tmp_path / "x.png", options=options).exists()
+    assert sample_run(open_run(folder.path), ["a red circle"], tmp_path / "x.png", options=options).exists()
     export_run(folder.path, tmp_path / "out")
     layers = load_file(tmp_path / "out" / DIFFUSERS_LORA)
     unchanged = [key for key, value in layers.items() if key.endswith("lora_B.weight") and not value.any()]

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.inference.evaluate import evaluate_run
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.launch.fit import TrainingError
 from srpo_ray.launch.train import train
 from srpo_ray.runs.folder import RunFolder, read_rows
@@ -65,7 +65,7 @@ def test_interrupted_test_is_resumed_with_the_best_weights(tiny_run: RunConfig, 
 
     # The same prompts and noise, sampled from the weights that stand for the finished run.
     options = SamplingOptions(samples_per_prompt=3, seed=99)
-    evaluate_run(folder.path, tmp_path / "again", options=options, prompts=str(tmp_path / "final.txt"))
+    evaluate_run(open_run(folder.path), tmp_path / "again", options=options, prompts=str(tmp_path / "final.txt"))
     with (tmp_path / "again" / "rows.csv").open() as file:
         images = list(csv.DictReader(file))
     for model, row in (("base", base), ("tuned", tested)):

@@ -14,7 +14,7 @@ from srpo_ray.config.size import ImageSize
 from srpo_ray.data.images import load_images as load_real_images
 from srpo_ray.data.sizes import prompt_size
 from srpo_ray.flow import generator, shift_at, shifted_sigmas
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.launch.fit import fit_here
 from srpo_ray.launch.preflight import check_inputs, open_run_folder
@@ -82,8 +82,10 @@ def train_apart(config: RunConfig) -> dict[str, Any]:
     folder = train(config)
     base, tuned = load_images(folder.base_images), load_images(folder.tuned_images)
     options = SamplingOptions(num_steps=2)
-    sample_run(folder.path, PROMPTS, folder.path / "own", options=options)
-    sample_run(folder.path, PROMPTS, folder.path / "asked", options=SamplingOptions(num_steps=2, resolution=(32, 80)))
+    sample_run(open_run(folder.path), PROMPTS, folder.path / "own", options=options)
+    sample_run(
+        open_run(folder.path), PROMPTS, folder.path / "asked", options=SamplingOptions(num_steps=2, resolution=(32, 80))
+    )
     return {
         "base": torch.stack([base[index] for index in range(2)]),
         "tuned": torch.stack([tuned[index] for index in range(2)]),

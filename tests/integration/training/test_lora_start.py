@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.inference.evaluate import evaluate_run
 from srpo_ray.inference.export import COMFYUI_LORA, DIFFUSERS_LORA, export_run
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.launch.fit import fit_here
 from srpo_ray.launch.preflight import check_inputs, open_run_folder
 from srpo_ray.runs.checkpoint import checkpoint_name, read_trained_weights
@@ -147,7 +147,7 @@ def _compare_by_command(root: Path, found: dict[str, Any]) -> None:
     """The base model of `srpo-ray evaluate`: without adapters, or with the merged ones."""
     expected = {"export": found["first"]["evaluations"][0], "merge": found["first"]["evaluations"][1]}
     for name, base in expected.items():
-        report, _ = evaluate_run(root / name, root / name / "evaluation", options=SamplingOptions())
+        report, _ = evaluate_run(open_run(root / name), root / name / "evaluation", options=SamplingOptions())
         assert report
         rows = [row for row in _rows(root / name / "evaluation") if row["model"] == "base"]
         metric = next(key for key in base if key.startswith("evaluator/"))

@@ -10,7 +10,7 @@ import torch
 
 from srpo_ray.config import RunConfig, apply, to_yaml
 from srpo_ray.config.continuation import run_identity
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
@@ -79,7 +79,9 @@ def test_run_on_two_then_one_then_two_workers_ends_as_on_two(tiny_run: RunConfig
 
 
 def image(folder: RunFolder) -> bytes:
-    return sample_run(folder.path, ["a red circle"], options=SamplingOptions(seed=0, num_steps=2)).read_bytes()
+    return sample_run(
+        open_run(folder.path), ["a red circle"], options=SamplingOptions(seed=0, num_steps=2)
+    ).read_bytes()
 
 
 def run_with(config: RunConfig, path: Path, checkpoint: Checkpoint, ema: Mapping[str, torch.Tensor]) -> RunFolder:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run, to_yaml
 from srpo_ray.inference.export import DIFFUSERS_LORA, export_run
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.models.trainable import load_tuned
 from srpo_ray.rewards.local import LocalRewards
@@ -62,7 +62,7 @@ def test_sd3_learns_with_classifier_free_guidance_and_its_export_draws_the_same(
     assert rewards[-1] > rewards[0] + 0.003
 
     options = SamplingOptions(num_steps=2, guidance_scale=2.0)
-    assert sample_run(folder.path, ["a red circle"], tmp_path / "x.png", options=options).exists()
+    assert sample_run(open_run(folder.path), ["a red circle"], tmp_path / "x.png", options=options).exists()
     export_run(folder.path, tmp_path / "out")
     tuned = StableDiffusion3Pipeline.from_pretrained(base)
     tuned.load_lora_weights(str(tmp_path / "out"), weight_name=DIFFUSERS_LORA)

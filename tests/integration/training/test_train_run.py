@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from srpo_ray.config import RunConfig, apply, load_run
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.launch.fit import TrainingError
 from srpo_ray.launch.train import train
@@ -65,7 +65,7 @@ def test_run_leaves_rows_images_checkpoints_and_an_mlflow_run(tiny_run: RunConfi
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "images"} <= artifacts
 
-    sheet = sample_run(folder.path, ["a red circle", "a cat"], options=SamplingOptions(seed=0, num_steps=2))
+    sheet = sample_run(open_run(folder.path), ["a red circle", "a cat"], options=SamplingOptions(seed=0, num_steps=2))
     assert Image.open(sheet).size[0] > 128
 
 
@@ -177,7 +177,9 @@ def test_hacking_sign_stops_the_run_and_its_best_checkpoint_is_kept_and_sampled(
 
     def sampled() -> bytes:
         out = folder.path / "samples.png"
-        return sample_run(folder.path, ["a red circle"], out, options=SamplingOptions(seed=0, num_steps=2)).read_bytes()
+        return sample_run(
+            open_run(folder.path), ["a red circle"], out, options=SamplingOptions(seed=0, num_steps=2)
+        ).read_bytes()
 
     best = sampled()
     folder.finished.unlink()

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from srpo_ray.evaluation.categories import OVERALL, CategoryComparison, CategoryScores, compare_categories
+from srpo_ray.evaluation.categories import (
+    OVERALL,
+    CategoryComparison,
+    CategoryScores,
+    category_means,
+    compare_categories,
+)
 from srpo_ray.evaluation.paired import Values
 
 BASE = [[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
@@ -89,3 +95,21 @@ def test_interval_contains_the_true_difference_in_about_95_percent_of_evaluation
         found = compared(groups, base, tuned)[OVERALL]
         hits += abs(found.difference - truth) <= (found.half_width or 0)
     assert 0.92 < hits / 400 < 0.98
+
+
+def test_means_of_one_model_have_the_intervals_of_scipy() -> None:
+    """Every category is a sample of its own, and their equally weighted mean has Welch's interval."""
+    source = np.random.default_rng(1)
+    first, second = source.normal(0.6, 0.1, 9), source.normal(0.3, 0.4, 5)
+    values = [[value] for value in (*first, *second)]
+    groups = {"a": list(range(9)), "b": list(range(9, 14))}
+    found = {row.category: row for row in category_means(scores_of(groups, values, values))}
+    for name, own in (("a", first), ("b", second)):
+        low, high = stats.t.interval(0.95, len(own) - 1, own.mean(), stats.sem(own))
+        assert found[name].mean == pytest.approx(own.mean())
+        assert (found[name].half_width or 0) * 2 == pytest.approx(high - low)
+    test: Any = stats.ttest_ind(first, -second, equal_var=False)
+    low, high = test.confidence_interval()
+    assert found[OVERALL].mean == pytest.approx((first.mean() + second.mean()) / 2)
+    assert (found[OVERALL].half_width or 0) * 4 == pytest.approx(high - low)
+    assert [row.num_prompts for row in found.values()] == [9, 5, 14]

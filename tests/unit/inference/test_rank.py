@@ -88,7 +88,7 @@ def test_run_samples_with_its_tuned_model_and_a_weight_of_0_with_the_base_model(
         ),
         (["--min-gap", "-1"], "--min-gap: expected a number of at least 0"),
         (["--samples-per-prompt", "1"], "--samples-per-prompt: expected a number of at least 2, got 1"),
-        (["--rl-guidance", "2"], "--rl-guidance: expected the folder of a run with it, got a config"),
+        (["--rl-guidance", "2"], "--rl-guidance: expected the folder of a run, or a config whose"),
         (["--prompts", "missing.txt"], "--prompts"),
     ],
 )

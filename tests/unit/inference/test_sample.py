@@ -12,7 +12,7 @@ from srpo_ray.cli import main
 from srpo_ray.config import load_run, to_yaml
 from srpo_ray.flow import generator, shifted_sigmas
 from srpo_ray.inference import sampler
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.inference.sampler import Sampler
 from srpo_ray.models import contrast_networks
@@ -89,7 +89,7 @@ def test_baseline_and_tuned_images_differ_and_guidance_extrapolates(run_dir: Pat
     for weight in (0.0, 1.0, 2.0):
         out = run_dir / f"{weight}.png"
         sample_run(
-            run_dir,
+            open_run(run_dir),
             PROMPTS[:1],
             out,
             options=SamplingOptions(seed=0, num_steps=2),
