@@ -13,9 +13,9 @@ from srpo_ray.models.paths import pipeline_file, resolve_path
 def is_distilled(path: str) -> bool:
     """Tell if a pipeline was distilled to few sampler steps.
 
-    FLUX.2 klein declares it in its `model_index.json`, and FLUX.1-schnell has no input for guidance. The configs of
-    Z-Image-Turbo are those of Z-Image, and those of Stable Diffusion 3.5 Large Turbo are those of Large, so only the
-    name of the folder or repository tells; names with `de-turbo` are of models for many steps.
+    FLUX.2 klein and Krea 2 declare it in their `model_index.json`, and FLUX.1-schnell has no input for guidance. The
+    configs of Z-Image-Turbo are those of Z-Image, and those of Stable Diffusion 3.5 Large Turbo are those of Large, so
+    only the name of the folder or repository tells; names with `de-turbo` are of models for many steps.
 
     Args:
         path: Folder or hub id of the pipeline, or `small_world`.

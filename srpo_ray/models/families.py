@@ -12,7 +12,8 @@ _ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 _TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 
 
-def _plain(_tokenizer: Any, prompt: str) -> str:
+def plain_text(_tokenizer: Any, prompt: str) -> str:
+    """Return a prompt as it is, for encoders without a template."""
     return prompt
 
 
@@ -39,7 +40,7 @@ def _mistral_chat(tokenizer: Any, prompt: str) -> str:
 
 
 def _qwen_image_text(_tokenizer: Any, prompt: str) -> str:
-    """Put a prompt into the text of `QwenImagePipeline`."""
+    """Put a prompt into the text of `QwenImagePipeline`, which is that of `Krea2Pipeline` too."""
     return (
         "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial"
         " relationships of the objects and background:<|im_end|>\n<|im_start|>user\n"
@@ -72,16 +73,18 @@ class Family:
     text_names: tuple[str, ...] = ("CLIP", "T5")
     """Names of the text encoders whose limits can truncate prompts, in the order of their tokenizers; the last one's
     limit is `model.max_sequence_length`."""
-    prompt_text: Callable[[Any, str], str] = _plain
+    prompt_text: Callable[[Any, str], str] = plain_text
     """Function of the last tokenizer and a prompt that returns the text which the encoder reads."""
     template_tokens: int = 0
     """Tokens of `prompt_text` that are not counted in `model.max_sequence_length`."""
     longest_text: int | None = None
-    """Largest `model.max_sequence_length`; None for families without a template, whose encoders have no limit."""
+    """Largest `model.max_sequence_length`; None without a limit."""
     unguided_text: str = ""
     """Text of the second prediction of classifier-free guidance, as the model's authors use it."""
     empirical_shift: bool = False
     """True if the shift of the sigmas depends on the number of steps too, as in FLUX.2."""
+    distilled_mu: float | None = None
+    """Exponent of the shift of the sigmas of the family's distilled models; None computes it as for the others."""
     masked_text: bool = False
     """True if the text features have a mask as their last channel."""
     block_cache: bool = True
@@ -202,7 +205,25 @@ QWEN_IMAGE = Family(
         *(f"{stream}_mlp.{layer}" for stream in ("img", "txt") for layer in ("net.0.proj", "net.2")),
     ),
 )
-FAMILIES = {family.pipeline: family for family in (FLUX, SD3, FLUX2_KLEIN, FLUX2, Z_IMAGE, QWEN_IMAGE)}
+KREA2 = Family(
+    pipeline="Krea2Pipeline",
+    transformer="Krea2Transformer2DModel",
+    blocks=("Krea2TransformerBlock",),
+    text_encoders=1,
+    even_sigmas=True,
+    classifier_free=True,
+    vae="AutoencoderKLQwenImage",
+    video_vae=True,
+    text_names=("Qwen3-VL",),
+    prompt_text=_qwen_image_text,
+    template_tokens=34,
+    distilled_mu=1.15,
+    masked_text=True,
+    block_cache=False,
+    context_parallel=False,
+    lora_layers=(*_ATTENTION, "attn.to_gate", *(f"ff.{layer}" for layer in ("gate", "up", "down"))),
+)
+FAMILIES = {family.pipeline: family for family in (FLUX, SD3, FLUX2_KLEIN, FLUX2, Z_IMAGE, QWEN_IMAGE, KREA2)}
 
 
 def lora_layers(transformer: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from srpo_ray.models.families import family_of
+from srpo_ray.models.families import family_of, plain_text
 from srpo_ray.models.paths import unreadable
 
 _COUNTED_AT_ONCE = 10_000
@@ -39,15 +39,17 @@ def check_text_length(path: str, max_sequence_length: int) -> None:
             cannot be read.
     """
     family = family_of(path)
-    if family.longest_text is None:
+    if family.prompt_text is plain_text:
         return
     tokenizer = _load_tokenizer(path, family.tokenizers[-1])
     template = len(tokenizer(family.prompt_text(tokenizer, ""))["input_ids"]) - family.template_tokens
-    if not template < max_sequence_length <= family.longest_text:
+    most = family.longest_text
+    if not template < max_sequence_length <= (most or max_sequence_length):
+        limit = f", and at most {most}" if most else ""
         raise ValueError(
-            f"model.max_sequence_length: expected more than the {template} tokens of the template around a prompt, and"
-            f" at most {family.longest_text} with a {family.pipeline}, got {max_sequence_length}; set it to 512, or to"
-            " the length of your prompts in the template"
+            f"model.max_sequence_length: expected more than the {template} tokens of the template around a prompt"
+            f"{limit} with a {family.pipeline}, got {max_sequence_length}; set it to 512, or to the length of your"
+            " prompts in the template"
         )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from srpo_ray.config.model import ModelConfig, Shift
 from srpo_ray.flow import SigmaGrid, shift_at, shifted_sigmas
+from srpo_ray.models.distilled import is_distilled
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import pipeline_file, resolve_path, unreadable
 
@@ -55,7 +56,10 @@ def scheduler_sigmas(path: str, num_tokens: int, num_steps: int) -> Tensor:
     scheduler = _load_scheduler(path)
     family, mu = family_of(path), None
     if scheduler.config["use_dynamic_shifting"]:
-        mu = _empirical_mu(num_tokens, num_steps) if family.empirical_shift else _mu(scheduler, num_tokens)
+        if family.distilled_mu is not None and is_distilled(path):
+            mu = family.distilled_mu
+        else:
+            mu = _empirical_mu(num_tokens, num_steps) if family.empirical_shift else _mu(scheduler, num_tokens)
     scheduler.set_timesteps(num_steps, sigmas=even if family.even_sigmas else None, mu=mu)
     sigmas = torch.as_tensor(scheduler.sigmas).double()
     if abs(sigmas[0].item() - 1) > 1e-3 or sigmas[-1].item() != 0 or not bool((sigmas.diff() < 0).all()):

@@ -208,7 +208,9 @@ def _image_bytes(model: ModelConfig) -> ImageBytes:
 
 def _inputs(model: ModelConfig, policy: FlowPolicy, samples: int) -> tuple[Tensor, Tensor, Conditioning]:
     config, dtype = part_config(model.path, "transformer"), dtype_of(model)
-    width = config["cap_feat_dim"] if "cap_feat_dim" in config else config["joint_attention_dim"]
+    width = next(config[key] for key in ("cap_feat_dim", "text_hidden_dim", "joint_attention_dim") if key in config)
+    # Krea 2 reads several layers of its text encoder.
+    width *= config.get("num_text_layers", 1)
     # The mask is one more channel.
     width += planned_family(model).masked_text
     text = torch.empty(samples, model.max_sequence_length, width, dtype=dtype, device="meta")

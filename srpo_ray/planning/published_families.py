@@ -1,9 +1,11 @@
-"""Configs of FLUX.2, Z-Image and Qwen-Image, so that a plan needs no download.
+"""Configs of FLUX.2, Z-Image, Qwen-Image and Krea 2, so that a plan needs no download.
 
 They are facts of the models' public repositories, with what matters for shapes alone: the `config.json` files of
 black-forest-labs/FLUX.2-dev and of the four FLUX.2 klein models, of Tongyi-MAI/Z-Image-Turbo and of Qwen/Qwen-Image.
 The transformers of FLUX.2 are those of diffusers' `scripts/convert_flux2_to_diffusers.py`; the other files are from
-public projects that quote them. The transformer and the text encoder of Z-Image are those of Z-Image-Turbo.
+public projects that quote them. The transformer and the text encoder of Z-Image are those of Z-Image-Turbo. The
+transformer of Krea 2 is that of the defaults of its class in diffusers, its autoencoder is Qwen-Image's, and its text
+encoder is Qwen3-VL-4B-Instruct without output layer.
 """
 
 from typing import Any
@@ -130,6 +132,15 @@ _Z_IMAGE: dict[str, Config] = {
     },
     "text_encoder": _QWEN3_4B,
 }
+_QWEN_IMAGE_VAE: Config = {
+    "_class_name": "AutoencoderKLQwenImage",
+    "attn_scales": [],
+    "base_dim": 96,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True],
+    "z_dim": 16,
+}
 _QWEN_IMAGE: dict[str, Config] = {
     "transformer": {
         "_class_name": "QwenImageTransformer2DModel",
@@ -143,15 +154,7 @@ _QWEN_IMAGE: dict[str, Config] = {
         "out_channels": 16,
         "patch_size": 2,
     },
-    "vae": {
-        "_class_name": "AutoencoderKLQwenImage",
-        "attn_scales": [],
-        "base_dim": 96,
-        "dim_mult": [1, 2, 4, 4],
-        "num_res_blocks": 2,
-        "temperal_downsample": [False, True, True],
-        "z_dim": 16,
-    },
+    "vae": _QWEN_IMAGE_VAE,
     "text_encoder": {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "tie_word_embeddings": False,
@@ -174,6 +177,51 @@ _QWEN_IMAGE: dict[str, Config] = {
     },
 }
 
+_KREA2: dict[str, Config] = {
+    "transformer": {
+        "_class_name": "Krea2Transformer2DModel",
+        "attention_head_dim": 128,
+        "axes_dims_rope": [32, 48, 48],
+        "in_channels": 64,
+        "intermediate_size": 16384,
+        "num_attention_heads": 48,
+        "num_key_value_heads": 12,
+        "num_layers": 28,
+        "num_layerwise_text_blocks": 2,
+        "num_refiner_text_blocks": 2,
+        "num_text_layers": 12,
+        "text_hidden_dim": 2560,
+        "text_intermediate_size": 6912,
+        "text_num_attention_heads": 20,
+        "text_num_key_value_heads": 20,
+        "timestep_embed_dim": 256,
+    },
+    "vae": _QWEN_IMAGE_VAE,
+    "text_encoder": {
+        "architectures": ["Qwen3VLModel"],
+        "tie_word_embeddings": True,
+        "text_config": {
+            "head_dim": 128,
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 36,
+            "num_key_value_heads": 8,
+            "vocab_size": 151936,
+        },
+        "vision_config": {
+            "deepstack_visual_indexes": [5, 11, 17],
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "num_position_embeddings": 2304,
+            "out_hidden_size": 2560,
+            "patch_size": 16,
+        },
+    },
+}
+
 FAMILY_PIPELINES: dict[str, dict[str, Config]] = {
     "black-forest-labs/FLUX.2-klein-base-4B": _KLEIN_4B,
     "black-forest-labs/FLUX.2-klein-4B": _KLEIN_4B,
@@ -184,5 +232,7 @@ FAMILY_PIPELINES: dict[str, dict[str, Config]] = {
     "Tongyi-MAI/Z-Image-Turbo": _Z_IMAGE,
     "Qwen/Qwen-Image": _QWEN_IMAGE,
     "Qwen/Qwen-Image-2512": _QWEN_IMAGE,
+    "krea/Krea-2-Raw": _KREA2,
+    "krea/Krea-2-Turbo": _KREA2,
 }
 """Configs of the parts of a pipeline, by its hub id."""

@@ -13,6 +13,8 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Pipeline,
     Flux2Transformer2DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     ZImagePipeline,
@@ -28,6 +30,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
 )
 
 from srpo_ray.small_world.weights import WEIGHTS
@@ -155,6 +159,12 @@ def save_tiny_z_image(folder: Path) -> Path:
     return folder
 
 
+def _qwen_image_vae() -> AutoencoderKLQwenImage:
+    return AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.8, 2.0, 1.0]
+    )
+
+
 def save_tiny_qwen_image(folder: Path) -> Path:
     """A pipeline of Qwen-Image, with the terminal shift of its scheduler."""
     torch.manual_seed(0)
@@ -173,9 +183,7 @@ def save_tiny_qwen_image(folder: Path) -> Path:
     )
     QwenImagePipeline(
         scheduler=_dynamic(base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02),
-        vae=AutoencoderKLQwenImage(
-            base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.8, 2.0, 1.0]
-        ),
+        vae=_qwen_image_vae(),
         text_encoder=Qwen2_5_VLForConditionalGeneration(config),
         tokenizer=tokenizer,
         transformer=QwenImageTransformer2DModel(
@@ -191,6 +199,47 @@ def save_tiny_qwen_image(folder: Path) -> Path:
     return folder
 
 
+def save_tiny_krea2(folder: Path, *, distilled: bool = False) -> Path:
+    """A pipeline of Krea 2, whose transformer reads three layers of the encoder."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0, "mrope_interleaved": True}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "deepstack_visual_indexes": [0]}
+    config = Qwen3VLConfig(
+        text_config={"vocab_size": len(tokenizer), "num_hidden_layers": 4, "rope_parameters": rope, **_TEXT},
+        vision_config={**vision, "out_hidden_size": WIDTH, "num_position_embeddings": 16},
+    )
+    transformer = Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        timestep_embed_dim=32,
+        text_hidden_dim=WIDTH,
+        num_text_layers=3,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=1,
+        text_intermediate_size=32,
+        axes_dims_rope=(4, 6, 6),
+    )
+    # Scales and shifts are zero at first, and a family that ignores them would draw the same image.
+    for name, parameter in transformer.named_parameters():
+        if name.endswith("scale_shift_table") or "norm" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    Krea2Pipeline(
+        scheduler=_dynamic(base_shift=0.5, max_shift=1.15, max_image_seq_len=6400),
+        vae=_qwen_image_vae(),
+        text_encoder=Qwen3VLModel(config),
+        tokenizer=tokenizer,
+        transformer=transformer,
+        text_encoder_select_layers=(1, 2, 4),
+        is_distilled=distilled,
+    ).save_pretrained(folder)
+    return folder
+
+
 def _small_world(_folder: Path) -> Path:
     return WEIGHTS / "flux"
 
@@ -202,7 +251,8 @@ SAVERS: dict[str, Callable[[Path], Path]] = {
     "flux2": save_tiny_flux2,
     "z_image": save_tiny_z_image,
     "qwen_image": save_tiny_qwen_image,
+    "krea2": save_tiny_krea2,
 }
 """Name of a family -> function that saves its tiny pipeline in a folder, and returns the pipeline's path."""
-LENGTHS = {"flux": 16, "sd3": 16, "flux2_klein": 96, "flux2": 96, "z_image": 96, "qwen_image": 192}
+LENGTHS = {"flux": 16, "sd3": 16, "flux2_klein": 96, "flux2": 96, "z_image": 96, "qwen_image": 192, "krea2": 192}
 """`model.max_sequence_length` of each, which no prompt of the tests exceeds."""

@@ -17,7 +17,7 @@ from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.registry import policy_class
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.text_encoders import encode_prompts
-from tests.helpers.models.tiny_families import LENGTHS, SAVERS
+from tests.helpers.models.tiny_families import LENGTHS, SAVERS, save_tiny_krea2
 
 PROMPTS = ["a red circle on a gray background", "a blue square"]
 CASES = [
@@ -31,6 +31,8 @@ CASES = [
     ("z_image", 4.0, {"guidance_scale": 3.0}),
     ("qwen_image", 1.0, {"true_cfg_scale": 1.0}),
     ("qwen_image", 4.0, {"true_cfg_scale": 4.0, "negative_prompt": [" ", " "]}),
+    ("krea2", 1.0, {"guidance_scale": 0.0}),
+    ("krea2", 5.5, {"guidance_scale": 4.5}),
 ]
 """Family, the project's guidance scale, and the keywords of the pipeline that mean the same."""
 
@@ -54,11 +56,12 @@ def drawn_by_diffusers(
     latents = {
         "flux": noise,
         "sd3": unpack(noise, height // 8, width // 8),
-        # FLUX.2's pipelines take packed channels on a grid of patches, Qwen-Image's takes tokens.
+        # FLUX.2's pipelines take packed channels on a grid of patches, Qwen-Image's and Krea 2's take tokens.
         "flux2_klein": noise.transpose(1, 2).unflatten(2, (height // 16, width // 16)),
         "flux2": noise.transpose(1, 2).unflatten(2, (height // 16, width // 16)),
         "z_image": unpack(noise, height // 8, width // 8),
         "qwen_image": noise,
+        "krea2": noise,
     }[name]
     return pipeline(
         prompt=list(PROMPTS),
@@ -74,7 +77,7 @@ def drawn_by_diffusers(
 
 def as_latents(name: str, policy: FlowPolicy, tokens: Tensor) -> Tensor:
     """Convert tokens to the latents that the pipeline returns."""
-    if name in ("flux", "flux2", "qwen_image"):
+    if name in ("flux", "flux2", "qwen_image", "krea2"):
         return tokens
     if name in ("sd3", "z_image"):
         return unpack(tokens, *policy.latent_size)
@@ -126,6 +129,19 @@ def test_rollout_and_images_of_another_height_and_width_are_those_of_the_pipelin
     torch.testing.assert_close(images, drawn_by_diffusers(name, path, noise, keywords, "pt", size), rtol=0, atol=2e-5)
 
 
+def test_distilled_krea_2_is_sampled_with_the_fixed_shift_of_its_pipeline(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = save_tiny_krea2(tmp_path, distilled=True)
+    policy, grid = policy_for(path), sigma_grid(ModelConfig(path=str(path)))(4, "scheduler")
+    assert not torch.allclose(grid, sigma_grid(ModelConfig(path=str(tiny("krea2"))))(4, "scheduler"))
+    conditioning = encode_prompts(str(path), PROMPTS, LENGTHS["krea2"])
+    noise = policy.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    found = policy.rollout(noise, conditioning, grid, 1.0)
+    expected = drawn_by_diffusers("krea2", path, noise, {"guidance_scale": 0.0}, "latent")
+    assert ((found - expected).norm() / expected.norm()).item() < 1e-5
+
+
 @pytest.mark.parametrize("size", [SQUARE, WIDE])
 @pytest.mark.parametrize("name", SAVERS)
 def test_encoding_is_the_inverse_of_the_decoders_normalisation(
@@ -135,12 +151,12 @@ def test_encoding_is_the_inverse_of_the_decoders_normalisation(
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     tokens = policy.encode(image)
     assert tokens.shape == (1, *policy.token_shape)
-    pixels = image * 2 - 1
-    (posterior,) = policy.vae.encode(pixels.unsqueeze(2) if name == "qwen_image" else pixels, return_dict=False)
+    pixels, frames = image * 2 - 1, name in ("qwen_image", "krea2")
+    (posterior,) = policy.vae.encode(pixels.unsqueeze(2) if frames else pixels, return_dict=False)
     latents = posterior.mode()
-    latents = latents[:, :, 0] if name == "qwen_image" else latents
-    decoded = policy.vae.decode(latents.unsqueeze(2) if name == "qwen_image" else latents, return_dict=False)[0]
-    expected = (decoded[:, :, 0] if name == "qwen_image" else decoded) / 2 + 0.5
+    latents = latents[:, :, 0] if frames else latents
+    decoded = policy.vae.decode(latents.unsqueeze(2) if frames else latents, return_dict=False)[0]
+    expected = (decoded[:, :, 0] if frames else decoded) / 2 + 0.5
     torch.testing.assert_close(policy.decode(tokens), expected.clamp(0, 1), rtol=0, atol=2e-5)
     assert pack(latents).shape == tokens.shape
 

@@ -149,6 +149,15 @@ def test_texts_without_room_for_a_prompt_or_too_long_are_refused(
         check_text_length(path, most + 1)
 
 
+def test_krea_2_takes_texts_of_any_length_that_its_template_does_not_fill(tiny: Callable[[str], Path]) -> None:
+    path = str(tiny("krea2"))
+    check_text_length(path, 100_000)
+    with pytest.raises(
+        ValueError, match=r"expected more than the \d+ tokens of the template .* Krea2Pipeline, got 16;"
+    ):
+        check_text_length(path, 16)
+
+
 def test_run_with_the_default_length_of_texts_is_refused_before_it_starts(
     tiny: Callable[[str], Path], tiny_run: RunConfig
 ) -> None:

@@ -1,4 +1,4 @@
-"""Sigma reaches the time embedding of FLUX.2, Z-Image and Qwen-Image in float32, also in bfloat16 transformers."""
+"""Sigma reaches the time embedding of the newer families in float32, also in bfloat16 transformers."""
 
 import math
 from collections.abc import Callable
@@ -19,9 +19,10 @@ EMBEDDERS = {
     "flux2_klein": ("time_guidance_embed.timestep_embedder", 32),
     "z_image": ("t_embedder.mlp.0", 256),
     "qwen_image": ("time_text_embed.timestep_embedder", 256),
+    "krea2": ("time_embed.linear_1", 32),
 }
 """Layer that reads the waves of the time, and their number."""
-WIDTHS = {"flux2": 48, "flux2_klein": 48, "z_image": 16, "qwen_image": 16}
+WIDTHS = {"flux2": 48, "flux2_klein": 48, "z_image": 16, "qwen_image": 16, "krea2": 48}
 """Channels of the text features."""
 
 

@@ -78,7 +78,7 @@ def drawn(path: str, name: str, transformer: Any = None, lora: Path | None = Non
         max_sequence_length=LENGTHS[name],
         generator=torch.Generator().manual_seed(0),
         output_type="pt",
-        **({"true_cfg_scale": 1.0} if name == "qwen_image" else {"guidance_scale": 1.0}),
+        **{"qwen_image": {"true_cfg_scale": 1.0}, "krea2": {"guidance_scale": 0.0}}.get(name, {"guidance_scale": 1.0}),
     ).images
 
 

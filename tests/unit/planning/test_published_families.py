@@ -1,4 +1,4 @@
-"""Published configs of FLUX.2, Z-Image and Qwen-Image: sizes and shapes against what is published of the weights.
+"""Published configs of FLUX.2, Z-Image, Qwen-Image and Krea 2: sizes and shapes against those of the weight files.
 
 Totals and shapes are those of the weight files, as public inventories of these files list them.
 """
