@@ -1,6 +1,7 @@
 """Resumable execution of a sampling job: existing images and rows are not sampled again."""
 
 import json
+import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -11,9 +12,12 @@ from tqdm import tqdm
 
 from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.files import read_json, write_text
+from srpo_ray.inference.cut_texts import job_notes
 from srpo_ray.inference.job import WEIGHTS, Row, SamplingJob
 from srpo_ray.runs.folder import append_row, read_rows
 from srpo_ray.runs.inputs import changed_inputs, merged_inputs
+
+logger = logging.getLogger(__name__)
 
 ROWS, JOB = "rows.jsonl", "job.json"
 _SHOWN = 3
@@ -49,6 +53,9 @@ def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> 
     chunks = [
         chunk for chunk in job.chunks if not all((p, s, m) in found for p in chunk for s in job.samples for m in names)
     ]
+    if chunks:
+        for note in job_notes(job):
+            logger.warning("%s", note)
     with tqdm(total=len(places), initial=len(found), unit="image", disable=None) as bar:
         try:
             with closing(_rows(job, chunks, num_workers, address)) as rows:

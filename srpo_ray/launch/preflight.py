@@ -11,6 +11,7 @@ from srpo_ray.config.load import ConfigError, load_run
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
 from srpo_ray.launch.control_words import check_control_words, unread_words_notes
+from srpo_ray.launch.cut_texts import reward_cut_notes
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
 from srpo_ray.launch.reward_checks import check_reward_prompts, check_rewards
 from srpo_ray.models.distilled import check_guidance, distilled_note
@@ -152,6 +153,7 @@ def input_notes(config: RunConfig) -> list[str]:
         *texts.notes,
         *unread_words_notes(config, texts),
         *cuts,
+        *reward_cut_notes(config, texts),
         *model,
         *losses_notes(config),
     ]

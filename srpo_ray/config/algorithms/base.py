@@ -211,6 +211,11 @@ class AlgorithmSection(Section):
         return self.word_set is not None
 
     @property
+    def attributes(self) -> tuple[str, ...]:
+        """Words, besides control words, that the trained reward reads before the prompt."""
+        return ()
+
+    @property
     def num_texts(self) -> int:
         """Number of texts of the trained reward's query: two with control words, else the prompt alone."""
         return 1 if self.word_set is None else 2

@@ -26,9 +26,14 @@ class DirectAlignConfig(WindowSection):
         return self.distribution is not None or super().compares_texts
 
     @property
+    def attributes(self) -> tuple[str, ...]:
+        """Attributes of the target distribution."""
+        return self.distribution.attributes if self.distribution else ()
+
+    @property
     def num_texts(self) -> int:
         """Number of texts of the trained reward's query: one for each attribute of a distribution."""
-        return len(self.distribution.attributes) if self.distribution else super().num_texts
+        return len(self.attributes) or super().num_texts
 
     @model_validator(mode="after")
     def _check_distribution(self) -> Self:
