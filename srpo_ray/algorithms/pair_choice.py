@@ -59,3 +59,26 @@ def _chosen(order: Tensor, allowed: Tensor) -> PairChoice:
     images = order.shape[1]
     best, place = order.masked_fill(~allowed, -torch.inf).flatten(1).max(dim=1)
     return PairChoice(place // images, place % images, best > -torch.inf)
+
+
+class PairJudgement(NamedTuple):
+    """Judgement of P pairs by rewards."""
+
+    winner: Tensor
+    """0 where the first image wins, 1 where the second does, -1 where neither does `[P]`."""
+    close: Tensor
+    """True where one wins, and the weighted sums differ by less than the least difference `[P]`."""
+
+
+def judge_pairs(rewards: Tensor, weights: Tensor, selection: Selection, min_gap: float = 0.0) -> PairJudgement:
+    """Judge given pairs by the rule that `choose_pairs` applies to the images of a prompt.
+
+    Args:
+        rewards: Rewards of both images of P pairs by R models `[P, 2, R]`.
+        weights: Weight of each model in the sum `[R]`, above 0.
+        selection: Rule of the choice.
+        min_gap: Least difference of the weighted sums, at least 0.
+    """
+    found = choose_pairs(rewards, weights, selection)
+    enough = choose_pairs(rewards, weights, selection, min_gap).valid
+    return PairJudgement(torch.where(found.valid, found.preferred, -1), found.valid & ~enough)

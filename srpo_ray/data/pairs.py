@@ -25,6 +25,8 @@ EMBEDDED = "small_world:"
 _SHOWN = 3
 _KEYS: dict[Judged, tuple[str, ...]] = {"pairs": ("preferred", "other"), "labels": ("image",)}
 """Keys of a row that name images."""
+_COLUMNS = ("prompt", "other_prompt", "confidence", "annotator")
+"""Keys of a row that name none."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,33 @@ def load_judged(source: str, kind: Judged, *, own_captions: bool = False, key: s
     return _Reader(Path(source), kind, own_captions, key).read()
 
 
+@dataclass(frozen=True)
+class PairFile:
+    """Pairs of a file, ties included, with the columns that a pair file has besides its images."""
+
+    images: CaptionedImages
+    files: Sequence[Path]
+    """File of each picture."""
+    rows: Sequence[JudgedRow]
+    columns: Sequence[Mapping[str, object]]
+    """`prompt`, `other_prompt`, `confidence` and `annotator` of each row, as far as it has them."""
+
+
+def read_pair_file(path: Path, key: str) -> PairFile:
+    """Read all pairs of a .jsonl file.
+
+    Args:
+        path: The file.
+        key: Config key or option that names it, for messages.
+
+    Raises:
+        ValueError: As `load_judged`.
+    """
+    reader = _Reader(path, "pairs", own_captions=False, key=key, keep_ties=True)
+    judged = reader.read()
+    return PairFile(reader.images, [path.parent / name for name in judged.names], judged.rows, reader.columns)
+
+
 class _UnusableError(ValueError):
     """Row that cannot be used; the message is its kind of problem."""
 
@@ -113,12 +142,16 @@ class _Reader:
     kind: Judged
     own_captions: bool
     key: str
+    keep_ties: bool = False
+    """True if ties are rows too."""
     problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Kind of problem -> rows that have it."""
     entries: list[Entry] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     """Name of a picture -> its index."""
     annotators: set[str] = field(default_factory=set)
+    columns: list[dict[str, object]] = field(default_factory=list)
+    """Columns of each row that name no image."""
     ties: int = 0
     unused_captions: int = 0
 
@@ -136,8 +169,12 @@ class _Reader:
             raise ValueError(
                 f"{self.key}: expected at least one judgement in {self.path}, got none ({self.ties} ties); add rows"
             )
-        images = CaptionedImages(str(self.path), self.entries, "", self.key)
-        return JudgedImages(images, rows, list(self.known), self._note(len(rows)))
+        return JudgedImages(self.images, rows, list(self.known), self._note(len(rows)))
+
+    @property
+    def images(self) -> CaptionedImages:
+        """Pictures of all rows that have been read."""
+        return CaptionedImages(str(self.path), self.entries, "", self.key)
 
     def _lines(self) -> list[tuple[int, str]]:
         try:
@@ -165,11 +202,13 @@ class _Reader:
         other = _caption(row, "other_prompt") if self.own_captions else None
         if label == 0:
             self.ties += 1
-            return None
+            if not self.keep_ties:
+                return None
         if row.get("annotator") is not None:
             self.annotators.add(_text(row, "annotator", "text in `annotator`"))
         self.unused_captions += row.get("other_prompt") is not None and not self.own_captions
         images = tuple(self._image(_normal(name), prompt) for name in names)
+        self.columns.append({name: row[name] for name in _COLUMNS if row.get(name) is not None})
         return JudgedRow(images, prompt, other, ((1 + label) / 2, (1 - label) / 2) if len(images) > 1 else (label,))
 
     def _label(self, row: Mapping[object, object]) -> float:

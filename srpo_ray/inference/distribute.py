@@ -1,4 +1,4 @@
-"""Distributed sampling with Ray Data: a job's chunks on all GPUs, one actor with the models per GPU."""
+"""Distributed processing with Ray Data: a job's chunks on all GPUs, one actor with the models per GPU."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from srpo_ray.cuda import require_cuda
 from srpo_ray.errors import RunFailedError
-from srpo_ray.inference.job import Row, SamplingJob
+from srpo_ray.inference.work import Job, Row, Work, Worker
 from srpo_ray.launch.capacity import cluster_capacity
 from srpo_ray.launch.session import ray_session
 
@@ -21,32 +21,31 @@ _LOST = 2
 """Maximum number of restarts of dead workers before the job stops."""
 
 
-class SamplingActor:
-    """Actor with a `Sampler`."""
+class ChunkActor:
+    """Actor with a worker of a job."""
 
-    def __init__(self, job: SamplingJob) -> None:
-        self._job = job
-        self._sampler: Any = None
+    def __init__(self, job: Job, work: Work) -> None:
+        self._job, self._work = job, work
+        self._worker: Worker | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> list[Row]:
-        """Draw one chunk."""
-        if self._sampler is None:
+        """Process one chunk."""
+        if self._worker is None:
             _require_reserved_gpu()
             # Load here and not in the constructor, where Ray Data reports an error as text only.
-            from srpo_ray.inference.sampler import Sampler
-
-            self._sampler = Sampler(self._job)
-        return self._sampler.draw([int(prompt) for prompt in row["chunk"]])
+            self._worker = self._work.open(self._job)
+        return self._worker.draw([int(index) for index in row["chunk"]])
 
 
-def draw_on_ray(
-    job: SamplingJob, chunks: Sequence[list[int]], num_workers: int | None, address: str | None
+def run_on_ray(
+    job: Job, work: Work, chunks: Sequence[list[int]], num_workers: int | None, address: str | None
 ) -> Iterator[Row]:
-    """Sample images on Ray, and yield their rows in order of completion.
+    """Process chunks on Ray, and yield their rows in order of completion.
 
     Args:
-        job: Sampling job.
-        chunks: Chunks of the job to sample.
+        job: The job.
+        work: Its processing.
+        chunks: Chunks of the job to process.
         num_workers: Number of actors; None uses one per GPU of the cluster, or one without GPUs.
         address: Address of a Ray cluster; None uses `RAY_ADDRESS` or starts a local Ray.
 
@@ -64,17 +63,17 @@ def draw_on_ray(
                 f" got {num_workers}; lower it or add nodes"
             )
         size = min(num_workers or int(gpus) or 1, len(chunks))
-        # Encode once, on one of the sampling nodes: the head of a cluster may have no GPU for the text encoders.
+        # Prepare once, on one of the workers' nodes: the head of a cluster may have no GPU for the text encoders.
         reserved: dict[str, Any] = {f"num_{name.lower()}s": amount for name, amount in need.items()}
-        ray.get(ray.remote(**reserved)(_encode).remote(job))
+        ray.get(ray.remote(**reserved)(_prepare).remote(job, work))
         _be_quiet()
         dataset = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
         with warnings.catch_warnings():
             # Ray Data would restart a dying worker forever, and has no argument for a limit yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             rows = dataset.flat_map(
-                SamplingActor,
-                fn_constructor_args=(job,),
+                ChunkActor,
+                fn_constructor_args=(job, work),
                 compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
                 max_restarts=_LOST,
                 max_task_retries=_LOST,
@@ -84,12 +83,9 @@ def draw_on_ray(
             yield {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
 
 
-def _encode(job: SamplingJob) -> None:
-    """Write the text features to the cache, so that no actor loads a text encoder."""
+def _prepare(job: Job, work: Work) -> None:
     _require_reserved_gpu()
-    from srpo_ray.inference.sampler import encode
-
-    encode(job)
+    work.prepare(job)
 
 
 def _require_reserved_gpu() -> None:

@@ -1,4 +1,4 @@
-"""Resumable execution of a sampling job: existing images and rows are not sampled again."""
+"""Resumable execution of a job: existing images and rows are not made again."""
 
 import json
 import logging
@@ -13,7 +13,8 @@ from tqdm import tqdm
 from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.files import read_json, write_text
 from srpo_ray.inference.cut_texts import job_notes
-from srpo_ray.inference.job import WEIGHTS, Row, SamplingJob
+from srpo_ray.inference.job import WEIGHTS, SamplingJob
+from srpo_ray.inference.work import Job, Row, Work, Worker
 from srpo_ray.runs.folder import append_row, read_rows
 from srpo_ray.runs.inputs import changed_inputs, merged_inputs
 
@@ -25,72 +26,89 @@ Rows = Generator[Row, None, None]
 
 
 def draw_all(job: SamplingJob, num_workers: int | None, address: str | None) -> list[Row]:
-    """Sample every image of a job that its folder lacks.
+    """Sample every image of a job that its folder lacks, see `run_chunks`; one row per image by prompt, sample, model.
+
+    Raises:
+        ValueError: As `run_chunks`.
+        RunFailedError: If sampling or scoring fails.
+        CommandInterruptedError: If Ctrl-C stops it.
+    """
+    return run_chunks(job, Work(_encode, _sampler, job_notes), num_workers, address)
+
+
+def run_chunks(job: Job, work: Work, num_workers: int | None, address: str | None) -> list[Row]:
+    """Process every chunk of a job whose rows or images its folder lacks.
 
     A single local worker runs in this process without Ray. Several workers, or a cluster's, use Ray Data.
 
     Args:
-        job: Sampling job.
+        job: The job.
+        work: Its processing.
         num_workers: Number of processes; None uses one per GPU, or one without GPUs.
         address: Address of a Ray cluster; None uses `RAY_ADDRESS`, or this machine.
 
     Returns:
-        One row per image, by prompt, sample and model.
+        One row per image, in the order of the chunks.
 
     Raises:
         ValueError: If the folder cannot be written, belongs to another job, or an input cannot be used.
-        RunFailedError: If sampling or scoring fails.
+        RunFailedError: If the processing fails.
         CommandInterruptedError: If Ctrl-C stops it.
     """
     open_folder(job)
-    places = [(p, s, model.name) for p in range(len(job.prompts)) for s in job.samples for model in job.models]
+    places = [place for chunk in job.chunks for place in job.places(chunk)]
     wanted = set(places)
-    found = {place: row for row in read_rows(job.folder / ROWS) if (place := _place(row)) in wanted}
-    found = {place: row for place, row in found.items() if job.image(*place).exists()}
+    found = {place: row for row in read_rows(job.folder / ROWS) if (place := job.place_of(row)) in wanted}
+    found = {place: row for place, row in found.items() if job.has_image(place)}
     # This also drops a truncated line.
     write_text(job.folder / ROWS, "".join(json.dumps(row) + "\n" for row in found.values()))
-    names = [model.name for model in job.models]
-    chunks = [
-        chunk for chunk in job.chunks if not all((p, s, m) in found for p in chunk for s in job.samples for m in names)
-    ]
-    if chunks:
-        for note in job_notes(job):
+    chunks = [chunk for chunk in job.chunks if not all(place in found for place in job.places(chunk))]
+    if chunks and work.notes is not None:
+        for note in work.notes(job):
             logger.warning("%s", note)
     with tqdm(total=len(places), initial=len(found), unit="image", disable=None) as bar:
         try:
-            with closing(_rows(job, chunks, num_workers, address)) as rows:
+            with closing(_rows(job, work, chunks, num_workers, address)) as rows:
                 for row in rows:
                     append_row(job.folder / ROWS, row)
-                    bar.update(_place(row) not in found)
-                    found[_place(row)] = row
+                    bar.update(job.place_of(row) not in found)
+                    found[job.place_of(row)] = row
         except KeyboardInterrupt:
             raise CommandInterruptedError(
-                f"stopped with {len(found)} of {len(places)} images sampled; run the same command again to resume"
+                f"stopped after {len(found)} of {len(places)} images; run the same command again to resume"
             ) from None
     return [found[place] for place in places]
 
 
-def _rows(job: SamplingJob, chunks: Sequence[list[int]], num_workers: int | None, address: str | None) -> Rows:
+def _rows(job: Job, work: Work, chunks: Sequence[list[int]], num_workers: int | None, address: str | None) -> Rows:
     if not chunks:
         return
     cluster = address or os.environ.get("RAY_ADDRESS")
     if not cluster and min(num_workers or torch.cuda.device_count(), len(chunks)) <= 1:
-        from srpo_ray.inference.sampler import Sampler
-
-        sampler = Sampler(job)
+        worker = work.open(job)
         for chunk in chunks:
-            yield from sampler.draw(chunk)
+            yield from worker.draw(chunk)
         return
-    from srpo_ray.inference.distribute import draw_on_ray
+    from srpo_ray.inference.distribute import run_on_ray
 
-    yield from draw_on_ray(job, chunks, num_workers, address)
-
-
-def _place(row: Row) -> tuple[int, int, str]:
-    return row["prompt"], row["sample"], row["model"]
+    yield from run_on_ray(job, work, chunks, num_workers, address)
 
 
-def open_folder(job: SamplingJob) -> None:
+def _encode(job: SamplingJob) -> None:
+    """Write the text features to the cache, so that no worker loads a text encoder."""
+    from srpo_ray.inference.sampler import encode
+
+    encode(job)
+
+
+def _sampler(job: SamplingJob) -> Worker:
+    # The import takes seconds, and a job whose images are all there needs none.
+    from srpo_ray.inference.sampler import Sampler
+
+    return Sampler(job)
+
+
+def open_folder(job: Job) -> None:
     """Create the job's folder, or check that it belongs to this job.
 
     Raises:

@@ -35,8 +35,8 @@ def with_held_out(config: RunConfig, path: str | Path) -> RunConfig:
     return apply(config, changes | {f"evaluation.{key}": value for key, value in section.items()}, str(path))
 
 
-def check_prompts(config: RunConfig, prompts: tuple[str, ...]) -> None:
-    """Check that each reward model can score every prompt.
+def check_prompts(config: RunConfig, prompts: tuple[str, ...], option: str = "--prompts") -> None:
+    """Check that each reward model can score every prompt; `option` names their source in messages.
 
     Raises:
         ValueError: If a question reward has no questions about a prompt, or an OCR reward finds no quoted text in it.
@@ -47,4 +47,4 @@ def check_prompts(config: RunConfig, prompts: tuple[str, ...]) -> None:
             try:
                 check(prompt)
             except ValueError as error:
-                raise ValueError(f"--prompts, reward {model.name!r}: {error}") from None
+                raise ValueError(f"{option}, reward {model.name!r}: {error}") from None

@@ -1,7 +1,7 @@
 """Description of a sampling job, as plain values for every worker."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from srpo_ray.config.algorithms.control_words import OwnWords
 from srpo_ray.config.load import apply
 from srpo_ray.config.size import ImageSize
 from srpo_ray.data.prompt_rows import PromptRows
+from srpo_ray.inference.work import Place
+from srpo_ray.inference.work import Row as Row
 from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight
 from srpo_ray.models.distilled import check_scales
 from srpo_ray.models.sizes import check_sizes, stored_config
@@ -21,8 +23,6 @@ from srpo_ray.runs.trained import TrainedRun, read_trained
 WEIGHTS = "weights"
 """Key of the trained weights' hash in the description of a model."""
 _SHOWN_DIGITS = 16
-Row = dict[str, Any]
-"""Row of an image: `prompt` and `sample` (indices from 0), `model`, then its metrics."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Model:
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """Sampling job: all prompts x samples x models."""
+    """Sampling job: all prompts x samples x models. A row has `prompt` and `sample` (indices from 0), and `model`."""
 
     config: RunConfig
     """Config of the first model's run; section `evaluation` has the sampling settings."""
@@ -101,6 +101,19 @@ class SamplingJob:
     def image(self, prompt: int, sample: int, model: str) -> Path:
         """Return the path of an image."""
         return self.folder / "images" / f"{prompt:05d}_{sample}_{model}.png"
+
+    def places(self, chunk: Sequence[int]) -> list[Place]:
+        """List the images of a chunk by prompt, sample and model."""
+        return [(prompt, sample, model.name) for prompt in chunk for sample in self.samples for model in self.models]
+
+    def place_of(self, row: Row) -> Place:
+        """Return the image of a row."""
+        return row["prompt"], row["sample"], row["model"]
+
+    def has_image(self, place: Place) -> bool:
+        """Test whether the file of an image is there."""
+        prompt, sample, model = place
+        return self.image(int(prompt), int(sample), str(model)).exists()
 
     @property
     def settings(self) -> dict[str, Any]:
