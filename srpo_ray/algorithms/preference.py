@@ -7,7 +7,6 @@ reference, which are computed ahead. One call with gradient has both images of a
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from srpo_ray.algorithms.forward_losses import matching_error
 from srpo_ray.algorithms.forward_process import Point
 from srpo_ray.algorithms.preference_metrics import preference_metrics
 from srpo_ray.algorithms.preference_points import drawn_sigmas, grid_sigmas
+from srpo_ray.algorithms.preference_sources import Judged, judged_images
 from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.config.algorithms.preference_parts import MovingReference
@@ -29,19 +29,6 @@ LARGEST_FIRST_LOGIT = 0.01
 """Limit of `beta * |gain|` in the first update, where policy and reference are equal up to rounding."""
 ROUNDING = 1e-3
 """Relative difference of two errors that rounding to 16 bits may explain."""
-
-
-class Judged(NamedTuple):
-    """Judged images of a micro-batch."""
-
-    clean: tuple[Tensor, ...]
-    """Clean tokens `[B, N, C]` of each side: preferred and other images, or labelled ones."""
-    conditionings: tuple[Conditioning, ...]
-    """Text features of each side."""
-    signs: tuple[Tensor, ...]
-    """1 for preferred and liked images, -1 for others, `[B]` of each side."""
-    confidence: Tensor
-    """Confidence of each row in its judgement, `[B]` in (0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class Preference(Algorithm[PreferenceConfig]):
     @torch.no_grad()
     def _ask(self, role: Role, batch: Batch, found: AskedErrors) -> AskedErrors:
         """Compute the errors of a role, which the policy now has, and for anchors its velocities, at all points."""
-        judged, draws = self.judged(batch), range(self.config.draws)
+        judged, draws = judged_images(self.config, batch), range(self.config.draws)
         points = [self.points(batch, judged, draw) for draw in draws]
         velocities = [
             [self._velocity(at, text) for at, text in zip(sides, judged.conditionings, strict=True)] for sides in points
@@ -83,27 +70,6 @@ class Preference(Algorithm[PreferenceConfig]):
         if role in self.config.anchor.weights:
             kept[role] = torch.stack([torch.stack(of_draw, dim=1) for of_draw in velocities], dim=2)
         return replace(found, errors={**found.errors, role: torch.stack(errors, dim=2)}, velocities=kept)
-
-    def judged(self, batch: Batch) -> Judged:
-        """Order the images of a micro-batch by side, preferred ones first."""
-        assert batch.images is not None, "the config requires data.pairs"
-        assert batch.labels is not None, "judged images have labels"
-        reverse = self.config.orientation == "reversed"
-        if self.config.source == "labels":
-            label = batch.labels[:, 0].to(batch.images)
-            sign = -label.sign() if reverse else label.sign()
-            return Judged((batch.images[:, 0],), (batch.conditioning,), (sign,), label.abs())
-        other = batch.conditioning
-        if self.config.uses_own_captions:
-            assert batch.other_conditioning is not None, "the data requires other captions"
-            other = batch.other_conditioning
-        labels = batch.labels.to(batch.images)
-        confidence = labels[:, 0] - labels[:, 1]
-        ones = torch.ones_like(confidence)
-        sides = [(batch.images[:, 0], batch.conditioning), (batch.images[:, 1], other)]
-        clean, texts = zip(*(reversed(sides) if reverse else sides), strict=True)
-        count = self.config.sides
-        return Judged(clean[:count], texts[:count], (ones, -ones)[:count], confidence)
 
     def points(self, batch: Batch, judged: Judged, draw: int) -> list[Point]:
         """Mix the images of each side with noise, at the sigma of a draw.
@@ -139,7 +105,7 @@ class Preference(Algorithm[PreferenceConfig]):
 
     def losses(self, batch: Batch, collected: AskedErrors, part: int = 0) -> Iterator[Loss]:
         """Yield one loss for each draw, whose single call has all sides."""
-        judged = self.judged(batch)
+        judged = judged_images(self.config, batch)
         for draw in range(self.config.draws):
             points = self.points(batch, judged, draw)
             whole = Point(*(torch.cat(parts) for parts in zip(*points, strict=True)))
