@@ -51,7 +51,8 @@ def needs(config: RunConfig) -> str:
     """State what a method asks for: rewards or judged images, groups of images, copies of the weights, real images."""
     algorithm = config.algorithm
     group = getattr(algorithm, "group_size", None)
-    found = [str(algorithm.judged) if algorithm.needs.reward == "none" else algorithm.needs.reward]
+    reward = algorithm.inputs.reward
+    found = [reward] if reward != "none" else [str(algorithm.judged)] if algorithm.judged else []
     found += [f"groups of {group}"] if group else []
     found += [f"{role} weights" for role in sorted(algorithm.roles)]
     found += ["real images"] if config.data.images else []

@@ -58,6 +58,24 @@ def submit_compared(
     return ComparedScores(pending, rewards.compare(images, queries, pairs, names), pairs)
 
 
+def submit_ranked(
+    rewards: RewardScorer, images: Tensor, queries: Sequence[TextQuery], samples: Sequence[int], *, compare: bool
+) -> PendingScore:
+    """Submit images to the rewards, and if `compare` their pairs to those of the trained ones that compare pairs.
+
+    Args:
+        rewards: Scorer.
+        images: `[B, 3, H, W]` in [0, 1], with whole groups.
+        queries: B text queries.
+        samples: Sample of each image.
+        compare: True for win rates.
+    """
+    names = sorted(rewards.pairwise & set(rewards.trained)) if compare else []
+    if names:
+        return submit_compared(rewards, images, queries, samples, names)
+    return rewards.submit(images, queries)
+
+
 def pairs_of_groups(samples: Sequence[int]) -> list[tuple[int, int]]:
     """List all pairs of rows with the same sample, `G (G - 1) / 2` for each group of G rows.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms.advantages import prompts_of_update, rows_of, table_of_update
 from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, Phase
-from srpo_ray.algorithms.comparisons import submit_compared
+from srpo_ray.algorithms.comparisons import submit_ranked
 from srpo_ray.algorithms.group_sampler import GroupSampler, random_step, repeated
 from srpo_ray.algorithms.moves import KnownScores, Move, Moves, TrainedStep
 from srpo_ray.algorithms.normalization import advantages_of, means_of_blocks
@@ -72,12 +72,9 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
 
     def _submit(self, batch: Batch, tokens: Tensor, queries: Sequence[TextQuery]) -> PendingScore:
         """Submit images to the rewards, and if win rates are used their pairs to those that compare pairs."""
-        images, rewards = self.policy.decode_for_training(tokens), self.rewards
         compare = self.parts.advantage.rank == "win_rate"
-        names = sorted(rewards.pairwise & set(rewards.trained)) if compare else []
-        if names:
-            return submit_compared(rewards, images, queries, batch.draws.samples, names)
-        return rewards.submit(images, queries)
+        images = self.policy.decode_for_training(tokens)
+        return submit_ranked(self.rewards, images, queries, batch.draws.samples, compare=compare)
 
     def _sampler(self, batch: Batch) -> GroupSampler:
         parts, scale = self.parts, self.rollout.guidance_scale

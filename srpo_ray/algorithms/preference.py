@@ -1,57 +1,52 @@
-"""Preference optimization (Diffusion-DPO and its relatives) on judged images: no rollout, no reward.
+"""Preference optimization (Diffusion-DPO and its relatives) on images of files, or on sampled and ranked images.
 
 Both images of a pair are mixed with noise. The loss compares the errors of the velocities there with those of a
 reference, which are computed ahead. One call with gradient has both images of all pairs of a micro-batch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import preference_losses as losses_of
 from srpo_ray.algorithms.anchor import anchor_losses
-from srpo_ray.algorithms.base import Algorithm, Batch, Loss, LossOutput, Phase
+from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, LossOutput, Phase
 from srpo_ray.algorithms.forward_losses import matching_error
 from srpo_ray.algorithms.forward_process import Point
+from srpo_ray.algorithms.preference_checks import check_first_gains
 from srpo_ray.algorithms.preference_metrics import preference_metrics
 from srpo_ray.algorithms.preference_points import drawn_sigmas, grid_sigmas
+from srpo_ray.algorithms.preference_sampling import SampledImages, sample_images
+from srpo_ray.algorithms.preference_sources import Judged, judged_images, rows_of_prompts
 from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.config.algorithms.preference_parts import MovingReference
 from srpo_ray.flow import mix
 from srpo_ray.models.conditioning import Conditioning
 
-LARGEST_FIRST_LOGIT = 0.01
-"""Limit of `beta * |gain|` in the first update, where policy and reference are equal up to rounding."""
-ROUNDING = 1e-3
-"""Relative difference of two errors that rounding to 16 bits may explain."""
-
-
-class Judged(NamedTuple):
-    """Judged images of a micro-batch."""
-
-    clean: tuple[Tensor, ...]
-    """Clean tokens `[B, N, C]` of each side: preferred and other images, or labelled ones."""
-    conditionings: tuple[Conditioning, ...]
-    """Text features of each side."""
-    signs: tuple[Tensor, ...]
-    """1 for preferred and liked images, -1 for others, `[B]` of each side."""
-    confidence: Tensor
-    """Confidence of each row in its judgement, `[B]` in (0, 1]."""
-
 
 @dataclass(frozen=True)
 class AskedErrors:
-    """Velocities of other weights at all points, or their errors where those are enough."""
+    """Sampled images, if any, and velocities of other weights at all points, or their errors where those are enough."""
 
     errors: Mapping[Role, Tensor] = field(default_factory=dict)
     """Role -> errors `[B, sides, draws]`, in the error space of the config."""
     velocities: Mapping[Role, Tensor] = field(default_factory=dict)
     """Role of an anchor -> velocities `[B, sides, draws, N, C]`."""
+    sampled: SampledImages | None = None
+    """Images that the update has sampled; B prompts have `B * group` images."""
+
+    def __getitem__(self, rows: slice) -> "AskedErrors":
+        """Return the values of some sampled images, which are those of whole prompts."""
+        assert self.sampled is not None, "images of files are not sampled together"
+        group = self.sampled.group
+        prompts = slice(rows.start // group, rows.stop // group)
+        errors: Mapping[Role, Tensor] = {role: values[prompts] for role, values in self.errors.items()}
+        kept: Mapping[Role, Tensor] = {role: values[prompts] for role, values in self.velocities.items()}
+        return AskedErrors(errors, kept, self.sampled[rows])
 
 
 class Preference(Algorithm[PreferenceConfig]):
@@ -59,18 +54,29 @@ class Preference(Algorithm[PreferenceConfig]):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """A phase without calls, then one for each role whose velocities are needed."""
+        """A phase that samples, or has no calls, then one for each role whose velocities are needed."""
         asking = (Phase(role, partial(self._ask, role)) for role in self.config.asked)
-        return (Phase("policy", lambda batch, _: self.collect(batch)), *asking)
+        return (Phase(self.config.sampler_role, lambda batch, _: self.collect(batch)), *asking)
 
+    @torch.no_grad()
     def collect(self, batch: Batch) -> AskedErrors:
-        """Collect nothing: the data gives the images."""
-        return AskedErrors()
+        """Sample images and submit them to the rewards; nothing if the data gives all images."""
+        if not self.config.samples_images:
+            return AskedErrors()
+        sigmas = None
+        if self.config.coupling == "states":
+            sigmas = torch.stack([self._sigma(batch, (draw,)) for draw in range(self.config.draws)], dim=1)
+        return AskedErrors(sampled=sample_images(self, batch, sigmas))
+
+    def settle(self, rounds: Sequence[tuple[Batch, AskedErrors]], gather: Gather) -> list[AskedErrors]:
+        """Wait for the rewards of sampled images, whose pixels need not be kept for the losses."""
+        return [replace(found, sampled=found.sampled and found.sampled.answered()) for _, found in rounds]
 
     @torch.no_grad()
     def _ask(self, role: Role, batch: Batch, found: AskedErrors) -> AskedErrors:
         """Compute the errors of a role, which the policy now has, and for anchors its velocities, at all points."""
-        judged, draws = self.judged(batch), range(self.config.draws)
+        batch, draws = rows_of_prompts(batch, self.config.images_per_prompt), range(self.config.draws)
+        judged = judged_images(self.config, batch, found.sampled)
         points = [self.points(batch, judged, draw) for draw in draws]
         velocities = [
             [self._velocity(at, text) for at, text in zip(sides, judged.conditionings, strict=True)] for sides in points
@@ -84,27 +90,6 @@ class Preference(Algorithm[PreferenceConfig]):
             kept[role] = torch.stack([torch.stack(of_draw, dim=1) for of_draw in velocities], dim=2)
         return replace(found, errors={**found.errors, role: torch.stack(errors, dim=2)}, velocities=kept)
 
-    def judged(self, batch: Batch) -> Judged:
-        """Order the images of a micro-batch by side, preferred ones first."""
-        assert batch.images is not None, "the config requires data.pairs"
-        assert batch.labels is not None, "judged images have labels"
-        reverse = self.config.orientation == "reversed"
-        if self.config.source == "labels":
-            label = batch.labels[:, 0].to(batch.images)
-            sign = -label.sign() if reverse else label.sign()
-            return Judged((batch.images[:, 0],), (batch.conditioning,), (sign,), label.abs())
-        other = batch.conditioning
-        if self.config.uses_own_captions:
-            assert batch.other_conditioning is not None, "the data requires other captions"
-            other = batch.other_conditioning
-        labels = batch.labels.to(batch.images)
-        confidence = labels[:, 0] - labels[:, 1]
-        ones = torch.ones_like(confidence)
-        sides = [(batch.images[:, 0], batch.conditioning), (batch.images[:, 1], other)]
-        clean, texts = zip(*(reversed(sides) if reverse else sides), strict=True)
-        count = self.config.sides
-        return Judged(clean[:count], texts[:count], (ones, -ones)[:count], confidence)
-
     def points(self, batch: Batch, judged: Judged, draw: int) -> list[Point]:
         """Mix the images of each side with noise, at the sigma of a draw.
 
@@ -116,10 +101,21 @@ class Preference(Algorithm[PreferenceConfig]):
         found: list[Point] = []
         for side, clean in enumerate(judged.clean):
             address = (draw, side) if self.config.coupling == "independent" else (draw,)
-            noise = self.noise(batch, "pair_noise", *address)
             sigma = self._sigma(batch, address)
+            states = judged.states[side] if judged.states else None
+            if states is not None:
+                found.append(Point(states.tokens[:, draw], sigma, states.velocities[:, draw]))
+                continue
+            noise = self._noise(batch, judged, side, address)
             found.append(Point(mix(clean, noise, sigma), sigma, noise - clean))
         return found
+
+    def _noise(self, batch: Batch, judged: Judged, side: int, address: tuple[int, ...]) -> Tensor:
+        """Draw the noise of a point, or that from which the rollout of the row started."""
+        if self.config.coupling == "rollout":
+            draws = replace(batch.draws, children=judged.children[side])
+            return self.noise(replace(batch, draws=draws), scope="per_image")
+        return self.noise(batch, "pair_noise", *address)
 
     def _sigma(self, batch: Batch, address: tuple[int, ...]) -> Tensor:
         share = batch.draws.uniform("pair_sigma", 0.0, 1.0, *address)
@@ -139,7 +135,8 @@ class Preference(Algorithm[PreferenceConfig]):
 
     def losses(self, batch: Batch, collected: AskedErrors, part: int = 0) -> Iterator[Loss]:
         """Yield one loss for each draw, whose single call has all sides."""
-        judged = self.judged(batch)
+        batch = rows_of_prompts(batch, self.config.images_per_prompt)
+        judged = judged_images(self.config, batch, collected.sampled)
         for draw in range(self.config.draws):
             points = self.points(batch, judged, draw)
             whole = Point(*(torch.cat(parts) for parts in zip(*points, strict=True)))
@@ -165,10 +162,12 @@ class Preference(Algorithm[PreferenceConfig]):
             losses = losses * judged.confidence.to(losses)
         preferred = [(sign > 0).to(error) * error for sign, error in zip(judged.signs, errors, strict=True)]
         losses = losses + config.sft * torch.stack(preferred).sum(dim=0)
+        if judged.valid is not None:
+            losses = losses * judged.valid
         anchors, anchor_metrics = self._anchors(asked, draw, velocities)
         known = None if config.reference_role is None else gains
-        own = preference_metrics(judged.signs, errors, known, points[0].sigma, self._slope)
-        metrics = {"loss/preference": losses.detach(), **own, **metrics, **anchor_metrics}
+        own = preference_metrics(judged.signs, errors, known, points[0].sigma, self._slope, judged.valid)
+        metrics = {"loss/preference": losses.detach(), **own, **metrics, **anchor_metrics, **judged.metrics}
         return LossOutput((losses + anchors).mean() / config.draws, metrics)
 
     @property
@@ -211,7 +210,7 @@ class Preference(Algorithm[PreferenceConfig]):
             share = losses_of.allowed_share(*self._residuals(points, velocities), config.safeguard)
             other, metrics = losses_of.scale_gradient(other, share), {"preference/allowed_share": share}
         margin = gains[0] - config.loser_weight * other
-        return self._of_margin(margin), metrics
+        return self._of_margin(margin, judged.confidence), metrics
 
     def _residuals(self, points: list[Point], velocities: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Compute the gradients of both terms of the margin in their velocities, up to a common factor."""
@@ -222,7 +221,7 @@ class Preference(Algorithm[PreferenceConfig]):
         )
         return preferred, self.config.loser_weight * other
 
-    def _of_margin(self, margin: Tensor) -> Tensor:
+    def _of_margin(self, margin: Tensor, confidence: Tensor) -> Tensor:
         config = self.config
         logit = config.beta / 2 * margin
         if config.loss == "ipo":
@@ -230,7 +229,8 @@ class Preference(Algorithm[PreferenceConfig]):
         elif config.loss == "hinge":
             losses = losses_of.hinge(margin, config.margin)
         else:
-            losses = losses_of.logistic(logit, config.label_smoothing)
+            soft = config.weights == "soft_labels"
+            losses = losses_of.logistic(logit, (1 - confidence.to(logit)) / 2 if soft else config.label_smoothing)
         if config.doubt is None:
             return losses
         return losses * losses_of.trust(logit, config.doubt.temperature, config.doubt.scale)
@@ -250,27 +250,6 @@ class Preference(Algorithm[PreferenceConfig]):
         """Return the share of a moving reference that stays."""
         reference = self.config.reference
         return reference.kept(update) if isinstance(reference, MovingReference) else 0.0
-
-
-def check_first_gains(gains: list[Tensor], errors: list[Tensor], beta: float) -> None:
-    """Check that policy and reference are equal before the first update.
-
-    Args:
-        gains: Gains of each side, `[B]`.
-        errors: Errors of the policy of each side, `[B]`.
-        beta: Slope of the loss.
-
-    Raises:
-        ValueError: If a gain is neither near 0 on the scale of the loss nor explained by rounding.
-    """
-    gain, error = torch.stack(gains).detach().abs(), torch.stack(errors).detach()
-    wrong = (beta * gain >= LARGEST_FIRST_LOGIT) & (gain > ROUNDING * error)
-    if wrong.any():
-        raise ValueError(
-            f"expected a reference that equals the policy before the first update, got errors that differ by up to"
-            f" {float(gain.max()):.3g}; with model.lora.start_from the base model has no adapters: set"
-            " algorithm.reference={ema: 1.0} to keep the weights that training begins with"
-        )
 
 
 def _joined(conditionings: tuple[Conditioning, ...]) -> Conditioning:

@@ -26,14 +26,14 @@ def space_factor(sigma: Tensor, space: ErrorSpace) -> Tensor:
     return (sigma if space == "image" else 1 - sigma) ** 2
 
 
-def logistic(logit: Tensor, smoothing: float = 0.0) -> Tensor:
+def logistic(logit: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
     """Compute minus the log-likelihood of a preference of which a share is wrong, `[B]`.
 
     It is `-(1 - p) log sigmoid(z) - p log sigmoid(-z)`.
 
     Args:
         logit: z, log-odds of the preference, `[B]`.
-        smoothing: Assumed share p of wrong preferences, in [0, 0.5).
+        smoothing: Assumed share p of wrong preferences, in [0, 0.5], or that of each pair `[B]`.
 
     Source: Diffusion-DPO, arXiv 2311.12908; smoothing: arXiv 2403.00409.
     """

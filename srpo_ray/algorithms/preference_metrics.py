@@ -12,7 +12,12 @@ SATURATED = 5.0
 
 
 def preference_metrics(
-    signs: Sequence[Tensor], errors: Sequence[Tensor], gains: Sequence[Tensor] | None, sigma: Tensor, slope: float
+    signs: Sequence[Tensor],
+    errors: Sequence[Tensor],
+    gains: Sequence[Tensor] | None,
+    sigma: Tensor,
+    slope: float,
+    valid: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Compute the metrics of one point of each image.
 
@@ -22,10 +27,14 @@ def preference_metrics(
         gains: Gains over the reference, `[B]` of each side; None without a reference.
         sigma: Sigmas of the first side, `[B]`.
         slope: Derivative of the log-odds of a preference in the margin.
+        valid: True for rows that count, `[B]`; None counts all.
 
     Returns:
         Metric name -> values, possibly none, of the images or pairs that it is about.
     """
+    if valid is not None:
+        signs, errors = [each[valid] for each in signs], [each[valid] for each in errors]
+        gains, sigma = gains and [each[valid] for each in gains], sigma.to(valid.device)[valid]
     sign, error = torch.cat(list(signs)), torch.cat([each.detach() for each in errors])
     liked = sign > 0
     # All names exist in every micro-batch, as workers add up their values by name.

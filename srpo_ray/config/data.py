@@ -13,9 +13,10 @@ class DataConfig(Section):
     prompts: str = Field(default="small_world:train", min_length=1)
     """Prompt file (.txt, .json, .jsonl, .csv, .tsv or .parquet; columns: `read_prompts`), or `small_world:train`."""
     images: str | None = Field(default=None, min_length=1)
-    """Real images with captions that replace rollouts: a folder of images, with subfolders, whose captions are in .txt
-    or .json files of the same name; a webdataset .tar file; a .parquet file; a folder or glob pattern of such files; or
-    `small_world:realistic`. The captions replace the prompts."""
+    """Real images with captions that replace rollouts, or are compared with them (`source: self_play`): a folder of
+    images, with subfolders, whose captions are in .txt or .json files of the same name; a webdataset .tar file; a
+    .parquet file; a folder or glob pattern of such files; or `small_world:realistic`. The captions replace the
+    prompts."""
     pairs: str | None = Field(default=None, min_length=1)
     """Judged images with captions, which `type: preference` trains on: a .jsonl file with a row for each pair of images
     (`preferred`, `other`, `prompt`) or each labelled image (`image`, `liked`, `prompt`), or the embedded

@@ -223,7 +223,7 @@ class RewardsConfig(Section):
     """Section `rewards`: the training reward, and the processes that compute it."""
 
     models: tuple[RewardModelConfig, ...]
-    """Models whose weighted sum is the training reward; at least one, unless the algorithm trains on judged images."""
+    """Models whose weighted sum is the training reward; at least one, unless updates ask no reward."""
     normalize: bool = False
     """Divide every score in the sum by its model's `spread`, so that equal weights have equal influence."""
     in_process: bool = False

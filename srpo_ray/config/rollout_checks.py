@@ -94,7 +94,7 @@ def check_block_cache(
     threshold = rollout.cache_threshold
     if threshold is None:
         return
-    if not algorithm.needs.accepts_approximate_rollouts:
+    if not algorithm.inputs.accepts_approximate_rollouts:
         others = types_that(lambda needs: needs.accepts_approximate_rollouts)
         raise ValueError(
             f"expected no rollout.cache_threshold with algorithm.type={algorithm.type}, got {threshold:g}; its"
@@ -154,7 +154,7 @@ def check_rollout_base(
             f"expected rollout.source=policy with rollout.base={base}, got {rollout.source}; the base model's images"
             " are sampled once, with its own weights, so remove one of the two"
         )
-    if not algorithm.needs.accepts_approximate_rollouts:
+    if not algorithm.inputs.accepts_approximate_rollouts:
         others = types_that(lambda needs: needs.accepts_approximate_rollouts)
         raise ValueError(
             f"expected no rollout.base with algorithm.type={algorithm.type}, got {base}; its loss compares the"

@@ -117,7 +117,7 @@ class RunConfig(Section):
     @property
     def samples_rollouts(self) -> bool:
         """True if the trained model samples images in training: not all are real images or the base model's."""
-        sampled = self.data.reads_prompts or self.algorithm.starts_from_images
+        sampled = self.data.reads_prompts or self.algorithm.samples_for_images
         return self.rollout.source == "policy" and sampled
 
     @property
@@ -126,7 +126,7 @@ class RunConfig(Section):
         if not self.samples_rollouts:
             return 0
         calls, size = self.algorithm.total_calls(self.rollout.num_steps), self.training.pass_size
-        replaced = self.data.images and not self.algorithm.starts_from_images
+        replaced = self.data.images and not self.algorithm.samples_for_images
         real = round(self.data.image_ratio * size) if replaced else 0
         return (size - real) * (calls.images_per_prompt // calls.passes_per_prompt)
 
@@ -202,7 +202,7 @@ class RunConfig(Section):
         rollout = self.rollout
         changed = [f"source={rollout.source}"] if rollout.source != "policy" else []
         changed += [f"reuse={rollout.reuse}"] if rollout.reuse > 1 else []
-        if changed and not self.algorithm.needs.accepts_clean_images:
+        if changed and not self.algorithm.inputs.accepts_clean_images:
             others = types_that(lambda needs: needs.accepts_clean_images)
             raise ValueError(
                 f"expected rollout.source=policy and rollout.reuse=1 with algorithm.type={self.algorithm.type}, got"
@@ -253,7 +253,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_cheaper_rollouts(self) -> Self:
         rollout, training, sampled = self.rollout, self.training, self.samples_rollouts
-        if not self.data.reads_prompts and not self.algorithm.starts_from_images:
+        if not self.data.reads_prompts and not self.algorithm.samples_for_images:
             check_some_sampled(rollout)
         check_batch(rollout, training, self.sampled_per_pass if sampled else None)
         check_block_cache(rollout, training, self.algorithm, self.zero_stage, by_policy=sampled)
@@ -262,7 +262,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_images(self) -> Self:
-        if self.data.images and self.algorithm.needs.images != "optional":
+        if self.data.images and self.algorithm.inputs.images != "optional":
             others = types_that(lambda needs: needs.images == "optional")
             raise ValueError(
                 f"expected data.images to be unset with algorithm.type={self.algorithm.type}, got"
@@ -282,8 +282,8 @@ class RunConfig(Section):
         if pairs and not judged:
             others = types_that(lambda needs: needs.images == "pairs")
             raise ValueError(
-                f"expected data.pairs to be unset with algorithm.type={self.algorithm.type}, got {pairs!r}; the"
-                f" algorithm does not train on judged images, so unset data.pairs or choose {others}"
+                f"expected data.pairs to be unset with algorithm.type={self.algorithm.type}, got {pairs!r}; its updates"
+                f" read no judged images, so unset data.pairs, or choose {others} with source pairs or labels"
             )
         if pairs and self.model.sizes is not None:
             raise ValueError(
@@ -295,7 +295,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_rewards(self) -> Self:
-        if not self.rewards.models and self.algorithm.needs.reward != "none":
+        if not self.rewards.models and self.algorithm.inputs.reward != "none":
             others = types_that(lambda needs: needs.reward == "none")
             raise ValueError(
                 f"expected at least one model in rewards.models with algorithm.type={self.algorithm.type}, got none;"

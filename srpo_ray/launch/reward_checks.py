@@ -28,7 +28,7 @@ def check_rewards(config: RunConfig) -> None:
     names = [model.name for model in config.rewards.models if declares_comparisons(model)]
     if names:
         config.algorithm.check_comparisons(names, len(config.rewards.models))
-    if config.algorithm.needs.reward != "gradient":
+    if config.algorithm.inputs.reward != "gradient":
         return
     without = [model.name for model in config.rewards.models if not declares_image_gradient(model)]
     if without:

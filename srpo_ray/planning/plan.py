@@ -189,7 +189,7 @@ def make_plan(config: RunConfig, hardware: Hardware, taken_over: tuple[int, bool
     at_sizes, config = config.at_sizes, config.at_largest_size
     pool = config.rewards.pool
     gpu = (config.training.num_gpus if config.rewards.in_process else pool.num_gpus) > 0
-    gradient = config.algorithm.needs.reward == "gradient"
+    gradient = config.algorithm.inputs.reward == "gradient"
     trained, unknown = reward_sizes(
         config.rewards.models, pool.micro_batch_size, texts=config.algorithm.num_texts, gradient=gradient, gpu=gpu
     )

@@ -105,7 +105,7 @@ class Trainer:
         groups = in_groups([batch for batch, _ in batches], self.config.rollout_passes)
         joined = [join_batches(group) for group in groups]
         sampled = any(len(batch.image_rows) < len(batch.prompts) for batch in joined)
-        sampled = sampled or self.config.algorithm.starts_from_images
+        sampled = sampled or self.config.algorithm.samples_for_images
         collected: list[Any] = [None] * len(groups)
         with self.timer.stage("rollout"):
             for phase in self.algorithm.phases:

@@ -21,8 +21,8 @@ class Needs(NamedTuple):
     """`gradient`: trained rewards must be differentiable in the image; `score`: any black-box score is enough; `none`:
     updates ask no reward, so `rewards.models` may be empty."""
     images: Literal["none", "optional", "pairs"] = "none"
-    """`optional`: real images (`data.images`) may replace rollouts; `pairs`: the algorithm trains on the judged images
-    of `data.pairs`."""
+    """`optional`: real images (`data.images`) may replace rollouts or be compared with them; `pairs`: the algorithm
+    trains on the judged images of `data.pairs`."""
     accepts_clean_images: bool = False
     """True if clean images from any source may replace on-policy rollouts: kept from an earlier update
     (`rollout.reuse`) or sampled by the base model (`rollout.source`)."""
@@ -93,6 +93,7 @@ class AlgorithmSection(Section):
     code: ClassVar[str]
     """`package.module:Class` of the algorithm; trainer workers import it."""
     needs: ClassVar[Needs] = Needs()
+    """Inputs with the default settings."""
     keeps_rollout: ClassVar[bool] = False
     """True if `Algorithm.reached` finds sampled tokens in the collected value; otherwise an anchor samples its own."""
     anchors_itself: ClassVar[bool] = False
@@ -135,9 +136,14 @@ class AlgorithmSection(Section):
         )
 
     @property
+    def inputs(self) -> Needs:
+        """Inputs of the algorithm with these settings; by default `needs`."""
+        return self.needs
+
+    @property
     def roles(self) -> frozenset[Role]:
         """Roles besides the policy that phases use with these settings."""
-        return self.needs.roles | self.anchor.weights.keys()
+        return self.inputs.roles | self.anchor.weights.keys()
 
     @model_validator(mode="after")
     def _check_old_anchor(self) -> Self:
@@ -201,8 +207,9 @@ class AlgorithmSection(Section):
         return False
 
     @property
-    def starts_from_images(self) -> bool:
-        """True if given images are noised and sampled further; otherwise they replace rollouts."""
+    def samples_for_images(self) -> bool:
+        """True if images are sampled although the data gives images, from which rollouts start or with which they are
+        compared; otherwise given images replace rollouts."""
         return False
 
     @property

@@ -4,8 +4,9 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.algorithms.base import AlgorithmSection, Calls, Judged, Needs, Role
+from srpo_ray.config.algorithms.base import Calls, Needs, Role
 from srpo_ray.config.algorithms.preference_parts import Doubt, MovingReference, PointSigmas
+from srpo_ray.config.algorithms.preference_sources import SampledPairsSection
 
 PreferenceLoss = Literal["dpo", "ipo", "hinge", "kto", "mapo", "sft"]
 """Form of the loss."""
@@ -18,8 +19,8 @@ LEAST_ROWS = 4
 """Minimum of `training.micro_batch_size` with `kto`, whose baseline is a mean over a forward pass."""
 
 
-class PreferenceConfig(AlgorithmSection):
-    """Preference optimization on judged images: no rollout and no reward model in the updates.
+class PreferenceConfig(SampledPairsSection):
+    """Preference optimization on images of files, or on images that are sampled and ranked by rewards.
 
     Images are mixed with noise. `e` is the mean squared error of the velocity there, `r` the same error of the
     reference, `g = r - e` the gain of an image, and `m = g_preferred - g_other` the margin of a pair.
@@ -30,15 +31,17 @@ class PreferenceConfig(AlgorithmSection):
     anchors_itself: ClassVar[bool] = True
     keeps_old: ClassVar[bool] = True
     type: Literal["preference"] = "preference"
-    source: Judged = "pairs"
-    """Rows of `data.pairs`: `pairs` of images, or single images with `labels`, which `kto` and `sft` accept."""
     captions: Literal["shared", "own"] = "shared"
     """`shared`: both images of a pair have the caption `prompt`; `own`: the other one has the caption `other_prompt`,
     which every row must then have (DCPO, arXiv 2502.06023)."""
     orientation: Literal["preferred", "reversed"] = "preferred"
     """`reversed` exchanges preferred and other images, for a model of what is not wanted (NPO)."""
-    coupling: Literal["shared", "independent"] = "shared"
-    """Noise and sigma of both images of a pair: the same, or drawn for each."""
+    coupling: Literal["shared", "independent", "rollout", "states"] = "shared"
+    """Points of both images of a pair. `shared`: one noise and sigma; `independent`: noise and sigma drawn for each.
+    With sampled images also `rollout`: one sigma, and each sampled image is mixed with the noise that it was sampled
+    from, a real image with that of its opponent; and `states` (DRO): states of the rollout at one sigma, with the
+    velocities there as targets, where real images are mixed with noise. `states` needs `sigma.type: grid` and samples
+    with `guidance_scale`."""
     sigma: PointSigmas = PointSigmas()
     """Distribution of the sigmas of the points."""
     draws: int = Field(default=1, ge=1)
@@ -69,17 +72,24 @@ class PreferenceConfig(AlgorithmSection):
     safeguard: float | None = Field(default=None, ge=0, le=1)
     """Share mu, in [0, 1], of the preferred image's descent in output space that the other image must leave (SDPO);
     the gradient of the other image is scaled down until it does. Unset has no limit. Published: 0.9 and 0.6."""
-    weights: Literal["equal", "confidence"] = "equal"
-    """Weights of the rows: all 1, or their `confidence`."""
+    weights: Literal["equal", "confidence", "soft_labels"] = "equal"
+    """Weights of the rows: all 1, or their `confidence` c, of files or from `temperature`. `soft_labels` with `dpo`:
+    the preference holds with the probability `p = (1 + c) / 2`, so the loss is
+    `-p log sigmoid(beta / 2 m) - (1 - p) log sigmoid(-beta / 2 m)`."""
     doubt: Doubt | None = None
     """Lower weights for pairs whose preference contradicts the policy's own margin; unset has none."""
     sft: float = Field(default=0.0, ge=0)
     """Weight of the error of preferred images beside the loss, at least 0."""
 
     @property
-    def judged(self) -> Judged:
-        """Kind of the rows of `data.pairs`."""
-        return self.source
+    def inputs(self) -> Needs:
+        """Inputs with this source: judged images, rewards without gradient, or real images."""
+        inexact = self.coupling != "states"
+        if self.source == "online":
+            return Needs(reward="score", accepts_approximate_rollouts=inexact)
+        if self.source == "self_play":
+            return Needs(reward="none", images="optional", accepts_approximate_rollouts=inexact)
+        return self.needs
 
     @property
     def uses_own_captions(self) -> bool:
@@ -89,7 +99,7 @@ class PreferenceConfig(AlgorithmSection):
     @property
     def sides(self) -> int:
         """Images of a row that the loss needs."""
-        return 2 if self.source == "pairs" and self.loss != "sft" else 1
+        return 1 if self.source == "labels" or self.loss == "sft" else 2
 
     @property
     def reference_role(self) -> Role | None:
@@ -109,20 +119,33 @@ class PreferenceConfig(AlgorithmSection):
         """Roles besides the policy that phases use with these settings."""
         return frozenset(self.asked)
 
+    @property
+    def sampler_role(self) -> Role:
+        """Role of the first phase, which samples the images if any are sampled."""
+        return (self.reference_role or "policy") if self.sampler == "reference" else "policy"
+
     def calls(self, num_steps: int) -> Calls:
-        """Count a call of each asked role and one with gradient for every point; nothing is sampled or scored."""
-        points = self.sides * self.draws
+        """Count rollouts if there are any, a call of each asked role and one with gradient for every point."""
+        points, group = self.sides * self.draws, self.images_per_prompt
+        asked = points * len(self.asked)
+        rollout = num_steps if self.samples_images else 0
+        # Calls at points have two images of a group, so they count as smaller calls without gradient.
+        forward = rollout + asked if group > 1 else rollout
+        kept = points * len(self.anchor.weights) / group + self.samples_images
         return Calls(
-            0,
-            compared=points * len(self.asked),
+            forward,
+            compared=0 if group > 1 else asked,
             losses=self.draws,
+            images_per_prompt=group,
             rows_with_gradient=self.sides,
-            scores_per_image=0,
+            forward_size=(rollout + asked / group) / forward if group > 1 else 1.0,
+            scores_per_image=1 if self.source == "online" else 0,
+            pairs=group * (group - 1) // 2 if self.compares_images else 0,
             phases=1 + len(self.asked),
             decodes=False,
             guidance_scale=self.guidance_scale,
             given_images=2 if self.source == "pairs" else 1,
-            kept=points * len(self.anchor.weights),
+            kept=kept + 2 * self.draws if self.coupling == "states" else kept,
         )
 
     def check_micro_batch(self, size: int | None) -> None:
@@ -140,9 +163,52 @@ class PreferenceConfig(AlgorithmSection):
                 f"expected loss kto or sft with source=labels, got {self.loss}; it compares two images, so set"
                 " source=pairs"
             )
-        if self.source == "labels" and self.captions == "own":
+        if self.source != "pairs" and self.captions == "own":
             raise ValueError(
-                "expected captions=shared with source=labels, got own; a labelled image has one caption: remove it"
+                f"expected captions=shared with source={self.source}, got own; its images have one caption: remove it"
+            )
+        if self.source == "self_play" and self.loss == "sft":
+            raise ValueError(
+                "expected a loss of pairs with source=self_play, got sft; it trains on real images alone, so nothing"
+                " would have to be sampled: set another loss"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sampled_points(self) -> Self:
+        if self.coupling in ("rollout", "states") and not self.samples_images:
+            raise ValueError(
+                f"expected coupling shared or independent with source={self.source}, got {self.coupling}; images of"
+                " files have no rollout, so set another coupling, or source to online"
+            )
+        if self.coupling == "states" and self.sigma.type != "grid":
+            raise ValueError(
+                f"expected sigma.type=grid with coupling=states, got {self.sigma.type}; a rollout has states at the"
+                " sigmas of the sampler only, so set sigma={type: grid}"
+            )
+        if self.coupling == "states" and self.source == "online" and self.sampler != "reference":
+            raise ValueError(
+                f"expected sampler=reference with coupling=states and source=online, got {self.sampler or 'policy'};"
+                " the policy's own velocities have the error 0 and no gradient, so set sampler to reference"
+            )
+        if self.sampler == "reference" and self.reference_role is None:
+            raise ValueError(
+                f"expected a reference with sampler=reference, got none with loss={self.loss}; set reference, or"
+                " remove sampler"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.weights != "equal" and self.samples_images and self.temperature is None:
+            raise ValueError(
+                f"expected weights=equal with source={self.source} and no temperature, got {self.weights}; all pairs"
+                " have the same confidence, so set weights to equal, or with source=online set temperature"
+            )
+        if self.weights == "soft_labels" and (self.loss != "dpo" or self.label_smoothing):
+            raise ValueError(
+                f"expected loss=dpo and no label_smoothing with weights=soft_labels, got loss={self.loss} and"
+                f" label_smoothing={self.label_smoothing:g}; both say how probable a preference is, so remove one"
             )
         return self
 

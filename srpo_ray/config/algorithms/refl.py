@@ -31,26 +31,26 @@ class ReFLConfig(QuerySection):
     """With `start: image`, every such update starts from pure noise, as ReFL does; unset starts all from images."""
 
     @property
-    def starts_from_images(self) -> bool:
+    def samples_for_images(self) -> bool:
         """True if rollouts start from noised real images."""
         return self.start == "image"
 
     def is_plain(self, update: int) -> bool:
         """Test whether an update, from 0, starts from pure noise."""
-        return not self.starts_from_images or bool(self.plain_every and (update + 1) % self.plain_every == 0)
+        return not self.samples_for_images or bool(self.plain_every and (update + 1) % self.plain_every == 0)
 
     def check_images(self, images: str | None, image_ratio: float) -> None:
         """Check that there are real images for all samples, or none, as `start` says."""
-        if self.starts_from_images and not images:
+        if self.samples_for_images and not images:
             raise ValueError(
                 "expected data.images with algorithm.start=image, got none; name real images, or set start to noise"
             )
-        if images and not self.starts_from_images:
+        if images and not self.samples_for_images:
             raise ValueError(
                 f"expected data.images to be unset with algorithm.type={self.type} and algorithm.start=noise, got"
                 f" {images!r}; unset it, or set start to image"
             )
-        if self.starts_from_images and image_ratio < 1:
+        if self.samples_for_images and image_ratio < 1:
             raise ValueError(
                 f"expected data.image_ratio=1 with algorithm.start=image, got {image_ratio:g}; all samples of an update"
                 " must have the same number of calls, so mix with algorithm.plain_every, which starts whole updates"
@@ -59,7 +59,7 @@ class ReFLConfig(QuerySection):
 
     @model_validator(mode="after")
     def _check_plain_every(self) -> Self:
-        if self.plain_every and not self.starts_from_images:
+        if self.plain_every and not self.samples_for_images:
             raise ValueError(
                 f"expected plain_every only with start image, got {self.plain_every} with start noise, with which all"
                 " updates are plain; remove it or set start to image"
@@ -74,6 +74,6 @@ class ReFLConfig(QuerySection):
         """Count a rollout up to one of the late steps, all equally likely, and one loss."""
         late = self.late_steps(num_steps)
         plain, from_image = num_steps - (late + 1) / 2, (late - 1) / 2
-        share = 0.0 if self.starts_from_images else 1.0
+        share = 0.0 if self.samples_for_images else 1.0
         share = 1 / self.plain_every if self.plain_every else share
         return Calls(share * plain + (1 - share) * from_image)

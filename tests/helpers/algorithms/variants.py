@@ -69,6 +69,29 @@ VARIANTS: dict[str, dict[str, object]] = {
         "training.batch_size": 4,
         "training.micro_batch_size": 4,
     },
+    "preference, online": {"algorithm.source": "online", "algorithm.group_size": 3, "algorithm.draws": 2},
+    "preference, online, states of the reference": {
+        "algorithm.source": "online",
+        "algorithm.sampler": "reference",
+        "algorithm.coupling": "states",
+        "algorithm.sigma": {"type": "grid"},
+        "algorithm.reference": {"refresh": 2},
+        "algorithm.anchor.reference": 0.1,
+    },
+    "preference, online, win rates": {"algorithm.source": "online", "algorithm.rank": "win_rate"},
+    "preference, online, best images": {"algorithm.source": "online", "algorithm.loss": "sft"},
+    "preference, self-play": {
+        "algorithm.source": "self_play",
+        "algorithm.coupling": "rollout",
+        "data.images": "small_world:realistic",
+    },
+    "preference, self-play with states": {
+        "algorithm.source": "self_play",
+        "algorithm.coupling": "states",
+        "algorithm.sigma": {"type": "grid"},
+        "algorithm.draws": 2,
+        "data.images": "small_world:realistic",
+    },
     "policy_gradient, divergence from the initial model": {"algorithm.surrogate.kl": 0.1},
     "policy_gradient, one noise and a late window": {
         "algorithm.plan": {"type": "window", "size": 2, "steps": [3, 9]},
@@ -95,6 +118,23 @@ RICHER: dict[str, dict[str, object]] = {
     }
 }
 """Type -> settings with which it is trained on several ranks, where its defaults use less of the engine."""
+SOURCES: dict[str, dict[str, object]] = {
+    "preference, online": {
+        "data.pairs": None,
+        "algorithm.source": "online",
+        "algorithm.group_size": 3,
+        "algorithm.draws": 2,
+        "algorithm.coupling": "rollout",
+        "algorithm.reference": {"ema": 0.5},
+    },
+    "preference, self-play": {
+        "data.pairs": None,
+        "data.images": "small_world:realistic",
+        "algorithm.source": "self_play",
+        "algorithm.sampler": "reference",
+    },
+}
+"""Type with another source of its images -> settings with which it is trained on several ranks too."""
 GROUPED = {"flow_grpo_fast", "mix_grpo", "mix_grpo_flash", "g2rpo", "temp_flow_grpo", "branch_grpo"}
 """Files whose groups are divided among passes in a case of their own: the images share states there."""
 

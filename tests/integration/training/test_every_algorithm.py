@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.config.algorithms.group import GroupSection
 from srpo_ray.config.algorithms.registry import TYPES
 from srpo_ray.config.continuation import run_identity
 from srpo_ray.launch.preflight import check_inputs
@@ -29,13 +30,13 @@ from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.trainer import Trainer
 from tests.conftest import ROOT, SMALL_WORLD, TINY
 from tests.helpers.algorithms.everything import EverythingConfig
-from tests.helpers.algorithms.variants import CASES, GIVEN, RICHER, type_of
+from tests.helpers.algorithms.variants import CASES, GIVEN, RICHER, SOURCES, type_of
 from tests.helpers.training.algorithm_checks import count, first_update, plain_gradients
 from tests.helpers.training.ranks import joined, run_ranks
 from tests.helpers.training.tiny_flux import relative_error
 
 EVERYTHING = "everything"
-TRAINED = [*TYPES, EVERYTHING]
+TRAINED = [*TYPES, *SOURCES, EVERYTHING]
 GROUPS = {"group_size": 3, "images_per_pass": 1, "points": 2}
 """Small groups, of which each forward pass has a part, for algorithms that have groups; two points for each image."""
 
@@ -69,20 +70,22 @@ def test_planned_calls_are_those_that_the_algorithm_makes(case: str, tiny_run: R
         assert mean(found) == pytest.approx(expected, abs=4 * stdev(found) / math.sqrt(len(found)) + 1e-9)
 
 
-def config_of(kind: str, run_root: str) -> RunConfig:
+def config_of(case: str, run_root: str) -> RunConfig:
     """The small world's run with an algorithm: two micro-batches of two prompts on any number of workers."""
+    kind = type_of(case)
     layer = ROOT / "configs" / "algorithms" / f"{kind}.yaml"
     files = [SMALL_WORLD, layer] if layer.exists() else [SMALL_WORLD]
     elastic = "training.num_workers={min: 1, max: 2}", "training.resources={trainer_slot: 1}"
     fields = TYPES[kind].model_fields if kind != EVERYTHING else {}
-    own = [f"algorithm.{name}={value}" for name, value in GROUPS.items() if name in fields]
+    grouped = kind != EVERYTHING and issubclass(TYPES[kind], GroupSection)
+    own = [f"algorithm.{name}={value}" for name, value in GROUPS.items() if grouped and name in fields]
     selected = [f"algorithm.type={kind}"] if kind != EVERYTHING else []
     more = f"run_root={run_root}", "training.micro_batch_size=2", *selected, *own
     given = [f"{name}={value}" for name, value in GIVEN.get(kind, {}).items()]
     config = load_run(files, [*TINY, *elastic, *given, *more])
     if kind == EVERYTHING:
         return config.model_copy(update={"algorithm": EverythingConfig()})
-    return apply(config, RICHER.get(kind, {}))
+    return apply(config, SOURCES.get(case, RICHER.get(kind, {})))
 
 
 def make_trainer(kind: str, config: RunConfig, rewards: LocalRewards, *, resume: bool = False) -> Trainer:
@@ -245,7 +248,7 @@ def test_reward_without_gradient_is_refused_unless_the_algorithm_needs_none(kind
     rewards = f"rewards.models=[{{name: mine, type: python, target: '{target}'}}]"
     given = [f"{name}={value}" for name, value in GIVEN.get(kind, {}).items()]
     config = load_run([SMALL_WORLD], [f"algorithm.type={kind}", rewards, *given])
-    if config.algorithm.needs.reward != "gradient":
+    if config.algorithm.inputs.reward != "gradient":
         check_inputs(config)
         return
     with pytest.raises(ValueError, match=r"mine with image_gradient = False; train with algorithm.type="):

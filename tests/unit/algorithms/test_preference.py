@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.algorithms.base import LossOutput
+from srpo_ray.algorithms.preference_sources import judged_images
 from srpo_ray.config import load_run
 from srpo_ray.models.conditioning import Conditioning
 from tests.conftest import SMALL_WORLD
@@ -71,7 +72,7 @@ def errors_by_hand(policy: AffinePolicy, batch: Batch, algorithm: Any, *, indepe
     """Errors of both sides, `[B]`, with the policy's present parameters and their graph."""
     assert batch.images is not None
     found = []
-    for side, at in enumerate(algorithm.points(batch, algorithm.judged(batch), 0)):
+    for side, at in enumerate(algorithm.points(batch, judged_images(algorithm.config, batch), 0)):
         noise = drawn_noise(len(batch.prompts), "pair_noise", 0, *((side,) if independent else ()))
         s = at.sigma[:, None, None]
         clean = batch.images[:, side]
@@ -106,7 +107,7 @@ def test_points_mix_both_images_with_noise_at_sigmas_of_the_sample(coupling: str
     assert batch.images is not None
     sigmas = []
     for draw in range(2):
-        sides = algorithm.points(batch, algorithm.judged(batch), draw)
+        sides = algorithm.points(batch, judged_images(algorithm.config, batch), draw)
         for side, at in enumerate(sides):
             own = (side,) if coupling == "independent" else ()
             noise, s = drawn_noise(3, "pair_noise", draw, *own), at.sigma[:, None, None]
@@ -150,7 +151,7 @@ def test_margin_of_two_images_at_pure_noise_is_linear_in_the_velocity() -> None:
     policy, batch = AffinePolicy(), pairs()
     algorithm = make(policy, "algorithm.sigma={type: grid, window: [1.0e-3, 1.0]}", "rollout.num_steps=1")
     (output,) = trained(policy, algorithm, batch)
-    first, second = algorithm.points(batch, algorithm.judged(batch), 0)
+    first, second = algorithm.points(batch, judged_images(algorithm.config, batch), 0)
     assert (first.sigma == 1).all()
     assert torch.equal(first.tokens, second.tokens)
     velocity = (policy.slope * first.tokens + policy.offset).detach()
@@ -286,7 +287,7 @@ def test_error_space_scales_errors_of_policy_and_reference(space: str) -> None:
     policy, batch = AffinePolicy(), pairs()
     algorithm = make(policy, f"algorithm.error_space={space}")
     (output,) = trained(policy, algorithm, batch)
-    sigma = algorithm.points(batch, algorithm.judged(batch), 0)[0].sigma
+    sigma = algorithm.points(batch, judged_images(algorithm.config, batch), 0)[0].sigma
     factor = sigma**2 if space == "image" else (1 - sigma) ** 2
     first, second = errors_by_hand(policy, batch, algorithm)
     r_first, r_second = references(policy, batch, algorithm)
@@ -373,7 +374,7 @@ def test_metrics_by_noise_are_those_of_the_pairs_in_that_third() -> None:
     policy, batch = AffinePolicy(), pairs(40)
     algorithm = make(policy, "algorithm.sigma={type: uniform, shift: 1}")
     (output,) = trained(policy, algorithm, batch)
-    sigma = algorithm.points(batch, algorithm.judged(batch), 0)[0].sigma
+    sigma = algorithm.points(batch, judged_images(algorithm.config, batch), 0)[0].sigma
     margin = output.metrics["preference/margin"]
     for name, low, high in (("clean", 0, 1 / 3), ("middle", 1 / 3, 2 / 3), ("noisy", 2 / 3, 1)):
         inside = (sigma >= low) & (sigma < high)

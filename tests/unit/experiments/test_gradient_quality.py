@@ -10,15 +10,15 @@ from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.texts import read_texts
 from tests.conftest import ROOT, SMALL_WORLD
 
-OTHER_OBJECTIVE = {"distribution", "long_align"}
-"""Presets that do not raise the plain trained reward."""
+OTHER_OBJECTIVE = {"distribution", "long_align", "online_dpo", "balanced_dpo", "video_dpo"}
+"""Presets that do not raise the plain trained reward: other rewards, or preferences between two images."""
 
 
 def test_every_preset_that_raises_the_plain_reward_is_a_method(script) -> None:
     methods = script("gradient_methods").METHODS
     files = (ROOT / "configs" / "algorithms").glob("*.yaml")
     # A method that asks no reward in its updates does not estimate the gradient of one.
-    presets = {path.stem for path in files if load_run([SMALL_WORLD, path]).algorithm.needs.reward != "none"}
+    presets = {path.stem for path in files if load_run([SMALL_WORLD, path]).algorithm.inputs.reward != "none"}
     assert {method.preset for method in methods.values()} - {None} == presets - OTHER_OBJECTIVE
     assert len({folder_name(name) for name in methods}) == len(methods)
 

@@ -1,0 +1,30 @@
+"""Check that the reference of preferences is the policy before the first update."""
+
+import torch
+from torch import Tensor
+
+LARGEST_FIRST_LOGIT = 0.01
+"""Limit of `beta * |gain|` in the first update, where policy and reference are equal up to rounding."""
+ROUNDING = 1e-3
+"""Relative difference of two errors that rounding to 16 bits may explain."""
+
+
+def check_first_gains(gains: list[Tensor], errors: list[Tensor], beta: float) -> None:
+    """Check that policy and reference are equal before the first update.
+
+    Args:
+        gains: Gains of each side, `[B]`.
+        errors: Errors of the policy of each side, `[B]`.
+        beta: Slope of the loss.
+
+    Raises:
+        ValueError: If a gain is neither near 0 on the scale of the loss nor explained by rounding.
+    """
+    gain, error = torch.stack(gains).detach().abs(), torch.stack(errors).detach()
+    wrong = (beta * gain >= LARGEST_FIRST_LOGIT) & (gain > ROUNDING * error)
+    if wrong.any():
+        raise ValueError(
+            f"expected a reference that equals the policy before the first update, got errors that differ by up to"
+            f" {float(gain.max()):.3g}; with model.lora.start_from the base model has no adapters: set"
+            " algorithm.reference={ema: 1.0} to keep the weights that training begins with"
+        )

@@ -1,0 +1,99 @@
+"""Images that an update samples for preferences: groups for each prompt, or opponents of real images."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from srpo_ray.algorithms.base import Algorithm, Batch
+from srpo_ray.algorithms.comparisons import submit_ranked
+from srpo_ray.algorithms.moves import KnownScores, ScoresOfRows
+from srpo_ray.config.algorithms.preference import PreferenceConfig
+from srpo_ray.rewards.base import PendingScore, Scores
+from srpo_ray.rewards.query import TextQuery
+
+
+class States(NamedTuple):
+    """States of B rollouts, with the velocities of the rollouts there."""
+
+    tokens: Tensor
+    """`[B, draws, N, C]`."""
+    velocities: Tensor
+    """`[B, draws, N, C]`."""
+
+    def of(self, rows: slice | Tensor) -> "States":
+        """Return the states of some rollouts."""
+        return States(self.tokens[rows], self.velocities[rows])
+
+
+@dataclass(frozen=True)
+class SampledImages:
+    """Sampled images of a micro-batch."""
+
+    clean: Tensor
+    """Clean tokens `[B, N, C]`; the images of a prompt are consecutive rows."""
+    group: int
+    """Images per prompt."""
+    pending: PendingScore | None = None
+    """Rewards of the images; None if no reward ranks them."""
+    states: States | None = None
+    """States of the rollouts; None if the points are clean images mixed with noise."""
+
+    @property
+    def scores(self) -> Scores:
+        """Rewards of the images; waits for them."""
+        assert self.pending is not None, "images of source online are scored"
+        return self.pending.result()
+
+    def answered(self) -> "SampledImages":
+        """Wait for the rewards, and return the images without the request, which keeps their pixels."""
+        return self if self.pending is None else replace(self, pending=KnownScores(self.scores))
+
+    def __getitem__(self, rows: slice) -> "SampledImages":
+        pending = None if self.pending is None else ScoresOfRows(self.pending, rows)
+        return SampledImages(self.clean[rows], self.group, pending, self.states and self.states.of(rows))
+
+
+def sample_images(algorithm: Algorithm[PreferenceConfig], batch: Batch, sigmas: Tensor | None) -> SampledImages:
+    """Sample an image for each row, and submit it to the rewards if they rank images.
+
+    Args:
+        algorithm: Algorithm whose policy has the weights that sample.
+        batch: Micro-batch with whole groups.
+        sigmas: Sigmas of the sampler at which states are kept `[B, draws]`; None keeps no states.
+    """
+    config, policy = algorithm.config, algorithm.policy
+    noise, states = algorithm.noise(batch, scope="per_image"), None
+    if sigmas is None:
+        clean = algorithm.sample(noise, batch.conditioning, algorithm.sigmas)
+    else:
+        path = policy.trajectory(noise, batch.conditioning, algorithm.sigmas, config.guidance_scale)
+        # A view would keep the whole path in memory.
+        clean, states = path[-1].clone(), states_at(path, algorithm.sigmas, sigmas)
+    if config.source != "online":
+        return SampledImages(clean, config.images_per_prompt, None, states)
+    queries = [TextQuery.plain(prompt) for prompt in batch.prompts]
+    pending = submit_ranked(
+        algorithm.rewards,
+        policy.decode_for_training(clean),
+        queries,
+        batch.draws.samples,
+        compare=config.compares_images,
+    )
+    return SampledImages(clean, config.images_per_prompt, pending, states)
+
+
+def states_at(path: Tensor, grid: Tensor, sigmas: Tensor) -> States:
+    """Select states of Euler steps, and compute the velocities of the steps that leave them.
+
+    Args:
+        path: Tokens at all sigmas of the grid `[n + 1, B, N, C]`.
+        grid: Sigmas `[n + 1]` of the sampler, from 1 to 0.
+        sigmas: Sigmas of the grid, before its end, at which states are wanted, `[B, draws]`.
+    """
+    steps = (grid[:-1] - sigmas[:, :, None]).abs().argmin(dim=2)
+    rows = torch.arange(len(sigmas))[:, None]
+    here, there = path[steps, rows], path[steps + 1, rows]
+    lengths = (grid[steps + 1] - grid[steps]).to(here)[:, :, None, None]
+    return States(here, (there - here) / lengths)

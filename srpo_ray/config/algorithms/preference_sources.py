@@ -1,0 +1,107 @@
+"""Options of preference optimization on images that are sampled in the update: groups, their ranking, real images."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from srpo_ray.config.algorithms.base import AlgorithmSection, Judged
+
+PairSource = Literal["pairs", "labels", "online", "self_play"]
+"""Source of the images that are compared."""
+Selection = Literal["best_worst", "vote", "dominance"]
+"""Rule by which two images of a prompt are chosen."""
+GROUP_SIZE = 4
+"""Default number of images of a prompt with `source: online`."""
+
+
+class SampledPairsSection(AlgorithmSection):
+    """Base with the options of sampled images. `online` and `self_play` sample; `pairs` and `labels` read files."""
+
+    source: PairSource = "pairs"
+    """Images that are compared. Rows of `data.pairs`: `pairs` of images, or single images with `labels`, which `kto`
+    and `sft` accept. `online`: two of `group_size` images that are sampled for each prompt of `data.prompts` and scored
+    by `rewards.models`, which need no gradient. `self_play` (SPIN, arXiv 2402.10210): a real image of `data.images`,
+    preferred, and an image that is sampled for its caption."""
+    sampler: Literal["policy", "reference"] | None = None
+    """Weights that sample images: those of the policy or of `reference`. Unset is `policy`; with files nothing is
+    sampled."""
+    group_size: int | None = Field(default=None, ge=2)
+    """Images per prompt with `source: online`, at least 2, all in one forward pass; unset is 4."""
+    select: Selection = "best_worst"
+    """Choice of two images of a prompt with `source: online`. `best_worst`: those with the highest and the lowest
+    weighted sum of the rewards; `vote` (BalancedDPO, arXiv 2503.12575): each reward votes for one image of every two,
+    whatever its scale or weight; `dominance` (PSO, arXiv 2410.03190): the largest difference of the sums of two images
+    of which no reward prefers the other one. A prompt without two such images has the weight 0."""
+    min_gap: float = Field(default=0.0, ge=0)
+    """Least difference of the weighted sums that makes a pair with `source: online`, at least 0."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Scale T of the difference d of the weighted sums, above 0: with `source: online`, an image is preferred with the
+    probability `1 / (1 + exp(-d / T))`, and the confidence of the pair is `tanh(d / (2 T))`. Unset has the
+    confidence 1."""
+    rank: Literal["score", "win_rate"] = "score"
+    """`win_rate` replaces the scores of rewards that compare images in pairs (a `judge` with `comparison`) by the mean
+    of their preferences over all pairs of the group; with several rewards only for `vote` and `dominance`."""
+
+    @property
+    def samples_images(self) -> bool:
+        """True if images are sampled in the update."""
+        return self.source in ("online", "self_play")
+
+    @property
+    def images_per_prompt(self) -> int:
+        """Rows of a prompt in a micro-batch: sampled images, or one."""
+        return (self.group_size or GROUP_SIZE) if self.source == "online" else 1
+
+    @property
+    def compares_images(self) -> bool:
+        """True with win rates."""
+        return self.rank == "win_rate"
+
+    @property
+    def judged(self) -> Judged | None:
+        """Kind of the rows of `data.pairs`; None if the images are sampled."""
+        return None if self.source in ("online", "self_play") else self.source
+
+    @property
+    def samples_for_images(self) -> bool:
+        """True with self-play."""
+        return self.source == "self_play"
+
+    def check_images(self, images: str | None, image_ratio: float) -> None:
+        """Check that self-play has a real image for every sample, and that other sources have none."""
+        if self.source != "self_play":
+            return
+        if not images:
+            raise ValueError(
+                "expected data.images with algorithm.source=self_play, got none; real images are preferred to sampled"
+                " ones, so name a folder of images with captions, or small_world:realistic"
+            )
+        if image_ratio < 1:
+            raise ValueError(
+                f"expected data.image_ratio=1 with algorithm.source=self_play, got {image_ratio:g}; every sampled image"
+                " is compared with a real one, so remove it"
+            )
+
+    @model_validator(mode="after")
+    def _check_sampled(self) -> Self:
+        defaults = SampledPairsSection.model_fields
+        own = ("group_size", "select", "min_gap", "temperature", "rank")
+        needed = {"sampler": ("online", "self_play"), **dict.fromkeys(own, ("online",))}
+        for name, sources in needed.items():
+            value = getattr(self, name)
+            if value != defaults[name].default and self.source not in sources:
+                raise ValueError(
+                    f"expected source {' or '.join(sources)} with {name}, got {self.source}; remove {name}={value}, or"
+                    f" set source to {sources[0]}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> Self:
+        if self.select == "vote" and (self.min_gap or self.temperature is not None):
+            name = "min_gap" if self.min_gap else "temperature"
+            raise ValueError(
+                f"expected no {name} with select=vote, got {getattr(self, name):g}; votes have no common scale, so"
+                f" remove {name}, or set select to best_worst or dominance"
+            )
+        return self
