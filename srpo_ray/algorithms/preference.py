@@ -12,17 +12,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from srpo_ray.algorithms import preference_contrastive as crossed_of
 from srpo_ray.algorithms import preference_losses as losses_of
 from srpo_ray.algorithms.anchor import anchor_losses
 from srpo_ray.algorithms.base import Algorithm, Batch, Loss, LossOutput, Phase
 from srpo_ray.algorithms.forward_losses import matching_error
 from srpo_ray.algorithms.forward_process import Point
+from srpo_ray.algorithms.preference_inversion import inverted_point, states_at, walk
 from srpo_ray.algorithms.preference_metrics import preference_metrics
 from srpo_ray.algorithms.preference_points import drawn_sigmas, grid_sigmas
 from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.config.algorithms.preference_parts import MovingReference
-from srpo_ray.flow import mix
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import SigmaGrid, mix
 from srpo_ray.models.conditioning import Conditioning
 
 LARGEST_FIRST_LOGIT = 0.01
@@ -52,26 +55,54 @@ class AskedErrors:
     """Role -> errors `[B, sides, draws]`, in the error space of the config."""
     velocities: Mapping[Role, Tensor] = field(default_factory=dict)
     """Role of an anchor -> velocities `[B, sides, draws, N, C]`."""
+    states: Tensor | None = None
+    """States of the inversion `[B, sides, draws, N, C]` that are the points; None with other points."""
+
+    def __getitem__(self, rows: slice) -> "AskedErrors":
+        """Return the values of some rows."""
+        errors: Mapping[Role, Tensor] = {role: values[rows] for role, values in self.errors.items()}
+        velocities: Mapping[Role, Tensor] = {role: values[rows] for role, values in self.velocities.items()}
+        return AskedErrors(errors, velocities, None if self.states is None else self.states[rows])
 
 
 class Preference(Algorithm[PreferenceConfig]):
     """Preference optimization."""
 
+    @classmethod
+    def check_points(cls, config: PreferenceConfig, rollout: RolloutConfig, grid: SigmaGrid) -> None:
+        """Check that the type `grid` has a sigma inside its window."""
+        if config.sigma.type == "grid":
+            grid_sigmas(config.sigma, torch.zeros(1), grid_of_points(config, grid, rollout))
+
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """A phase without calls, then one for each role whose velocities are needed."""
+        """A phase of the policy, which may invert images, then one for each role whose velocities are needed."""
         asking = (Phase(role, partial(self._ask, role)) for role in self.config.asked)
         return (Phase("policy", lambda batch, _: self.collect(batch)), *asking)
 
     def collect(self, batch: Batch) -> AskedErrors:
-        """Collect nothing: the data gives the images."""
-        return AskedErrors()
+        """Collect nothing, as the data gives the images, unless the policy inverts them."""
+        return AskedErrors(states=self._inverted(batch) if self.config.inverts == "policy" else None)
+
+    @torch.no_grad()
+    def _inverted(self, batch: Batch) -> Tensor:
+        """Invert the images of all sides with the weights that the policy now has: drawn states, see `AskedErrors`."""
+        section, grid, judged = self.config.inversion, self._grid.flip(0), self.judged(batch)
+        wanted = torch.stack([self._sigma(batch, (draw,)) for draw in range(self.config.draws)])
+        sides: list[Tensor] = []
+        for clean, text in zip(judged.clean, judged.conditionings, strict=True):
+            velocity = partial(self.policy.velocity, conditioning=text, guidance_scale=self.config.guidance_scale)
+            states = walk(clean, grid, velocity, partial(self.noise, batch, "inversion"), section)
+            sides.append(states_at(wanted, grid, states))
+        return torch.stack(sides, dim=1)
 
     @torch.no_grad()
     def _ask(self, role: Role, batch: Batch, found: AskedErrors) -> AskedErrors:
         """Compute the errors of a role, which the policy now has, and for anchors its velocities, at all points."""
+        if role == self.config.inverts:
+            found = replace(found, states=self._inverted(batch))
         judged, draws = self.judged(batch), range(self.config.draws)
-        points = [self.points(batch, judged, draw) for draw in draws]
+        points = [self.points(batch, judged, draw, found.states) for draw in draws]
         velocities = [
             [self._velocity(at, text) for at, text in zip(sides, judged.conditionings, strict=True)] for sides in points
         ]
@@ -98,26 +129,34 @@ class Preference(Algorithm[PreferenceConfig]):
             assert batch.other_conditioning is not None, "the data requires other captions"
             other = batch.other_conditioning
         labels = batch.labels.to(batch.images)
-        confidence = labels[:, 0] - labels[:, 1]
+        confidence = labels[:, 0] if self.config.source == "captions" else labels[:, 0] - labels[:, 1]
         ones = torch.ones_like(confidence)
-        sides = [(batch.images[:, 0], batch.conditioning), (batch.images[:, 1], other)]
+        # Both captions of source `captions` are those of one image.
+        sides = [(batch.images[:, 0], batch.conditioning), (batch.images[:, -1], other)]
         clean, texts = zip(*(reversed(sides) if reverse else sides), strict=True)
         count = self.config.sides
         return Judged(clean[:count], texts[:count], (ones, -ones)[:count], confidence)
 
-    def points(self, batch: Batch, judged: Judged, draw: int) -> list[Point]:
-        """Mix the images of each side with noise, at the sigma of a draw.
+    def points(self, batch: Batch, judged: Judged, draw: int, states: Tensor | None = None) -> list[Point]:
+        """Mix the images of each side with noise, at the sigma of a draw, or take the states of their inversion.
 
         Args:
             batch: Micro-batch.
             judged: Its images.
             draw: Index of the draw, from 0; the draws of an image have quantiles in consecutive equal parts.
+            states: States of the inversion, see `AskedErrors`.
         """
+        if states is not None:
+            at = self._sigma(batch, (draw,))
+            return [inverted_point(clean, states[:, side, draw], at) for side, clean in enumerate(judged.clean)]
         found: list[Point] = []
         for side, clean in enumerate(judged.clean):
             address = (draw, side) if self.config.coupling == "independent" else (draw,)
             noise = self.noise(batch, "pair_noise", *address)
             sigma = self._sigma(batch, address)
+            if self.config.loss == "contrastive":
+                # All images have the draws of the first, so that their errors differ by image and caption alone.
+                noise, sigma = noise[:1].expand_as(noise), sigma[:1].expand_as(sigma)
             found.append(Point(mix(clean, noise, sigma), sigma, noise - clean))
         return found
 
@@ -125,9 +164,12 @@ class Preference(Algorithm[PreferenceConfig]):
         share = batch.draws.uniform("pair_sigma", 0.0, 1.0, *address)
         quantile = (address[0] + share) / self.config.draws
         section = self.config.sigma
-        return (
-            grid_sigmas(section, quantile, self.sigmas) if section.type == "grid" else drawn_sigmas(section, quantile)
-        )
+        return grid_sigmas(section, quantile, self._grid) if section.type == "grid" else drawn_sigmas(section, quantile)
+
+    @property
+    def _grid(self) -> Tensor:
+        """Sigmas of the type `grid`, from 1 to 0: those of the sampler or of the inversion."""
+        return grid_of_points(self.config, self.grid, self.rollout)
 
     def _velocity(self, point: Point, conditioning: Conditioning) -> Tensor:
         return self.policy.velocity(point.tokens, point.sigma, conditioning, self.config.guidance_scale)
@@ -141,10 +183,19 @@ class Preference(Algorithm[PreferenceConfig]):
         """Yield one loss for each draw, whose single call has all sides."""
         judged = self.judged(batch)
         for draw in range(self.config.draws):
-            points = self.points(batch, judged, draw)
+            points = self.points(batch, judged, draw, collected.states)
             whole = Point(*(torch.cat(parts) for parts in zip(*points, strict=True)))
-            velocity = self._velocity(whole, _joined(judged.conditionings))
-            yield partial(self._loss, batch, judged, collected, points, draw, velocity.chunk(len(points)))
+            text, matrix = _joined(judged.conditionings), None
+            if self.config.loss == "contrastive":
+                whole, text = crossed_of.cross(whole, text)
+            velocity = self._velocity(whole, text)
+            if self.config.loss == "contrastive":
+                size = len(batch.prompts)
+                matrix = self.error(velocity, whole).unflatten(0, (size, size))
+                velocity = crossed_of.own_rows(velocity, size)
+            yield partial(
+                self._loss, batch, judged, collected, points, draw, velocity.chunk(len(points)), matrix=matrix
+            )
 
     def _loss(
         self,
@@ -154,20 +205,24 @@ class Preference(Algorithm[PreferenceConfig]):
         points: list[Point],
         draw: int,
         velocities: tuple[Tensor, ...],
+        matrix: Tensor | None = None,
     ) -> LossOutput:
         config = self.config
         errors = [self.error(velocity, at) for velocity, at in zip(velocities, points, strict=True)]
         gains = self._gains(errors, asked, draw)
         if batch.draws.update == 0 and config.reference_role is not None:
             check_first_gains(gains, errors, config.beta)
-        losses, metrics = self._preference(judged, points, velocities, errors, gains)
+        if matrix is None:
+            losses, metrics = self._preference(judged, points, velocities, errors, gains)
+        else:
+            losses, metrics = self._contrastive(judged, matrix)
         if config.weights == "confidence":
             losses = losses * judged.confidence.to(losses)
         preferred = [(sign > 0).to(error) * error for sign, error in zip(judged.signs, errors, strict=True)]
         losses = losses + config.sft * torch.stack(preferred).sum(dim=0)
         anchors, anchor_metrics = self._anchors(asked, draw, velocities)
         known = None if config.reference_role is None else gains
-        own = preference_metrics(judged.signs, errors, known, points[0].sigma, self._slope)
+        own = preference_metrics(judged.signs, errors, known, points[0].sigma, self._slope * self._slopes(judged))
         metrics = {"loss/preference": losses.detach(), **own, **metrics, **anchor_metrics}
         return LossOutput((losses + anchors).mean() / config.draws, metrics)
 
@@ -176,6 +231,17 @@ class Preference(Algorithm[PreferenceConfig]):
         """Derivative of the log-odds of a preference in the margin."""
         slopes = {"kto": self.config.beta, "mapo": self.config.beta * self.config.curvature / 2}
         return slopes.get(self.config.loss, self.config.beta / 2)
+
+    def _slopes(self, judged: Judged) -> Tensor:
+        """Return the factor of beta of each row, `[B]`."""
+        factor = self.config.confidence_slope
+        return torch.ones_like(judged.confidence) if factor is None else factor * judged.confidence
+
+    def _contrastive(self, judged: Judged, matrix: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the contrastive loss of preferred images `[B]` from the errors of all images with all captions."""
+        section = self.config.contrastive
+        losses = crossed_of.contrastive(matrix, section.temperature, section.scale)
+        return (judged.signs[0] > 0).to(losses) * losses, crossed_of.contrastive_metrics(matrix)
 
     def _gains(self, errors: list[Tensor], asked: AskedErrors, draw: int) -> list[Tensor]:
         role = self.config.reference_role
@@ -211,7 +277,7 @@ class Preference(Algorithm[PreferenceConfig]):
             share = losses_of.allowed_share(*self._residuals(points, velocities), config.safeguard)
             other, metrics = losses_of.scale_gradient(other, share), {"preference/allowed_share": share}
         margin = gains[0] - config.loser_weight * other
-        return self._of_margin(margin), metrics
+        return self._of_margin(margin, self._slopes(judged).to(margin)), metrics
 
     def _residuals(self, points: list[Point], velocities: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Compute the gradients of both terms of the margin in their velocities, up to a common factor."""
@@ -222,9 +288,9 @@ class Preference(Algorithm[PreferenceConfig]):
         )
         return preferred, self.config.loser_weight * other
 
-    def _of_margin(self, margin: Tensor) -> Tensor:
+    def _of_margin(self, margin: Tensor, slopes: Tensor) -> Tensor:
         config = self.config
-        logit = config.beta / 2 * margin
+        logit = config.beta / 2 * slopes * margin
         if config.loss == "ipo":
             losses = losses_of.squared_margin(margin, config.beta)
         elif config.loss == "hinge":
@@ -250,6 +316,11 @@ class Preference(Algorithm[PreferenceConfig]):
         """Return the share of a moving reference that stays."""
         reference = self.config.reference
         return reference.kept(update) if isinstance(reference, MovingReference) else 0.0
+
+
+def grid_of_points(config: PreferenceConfig, grid: SigmaGrid, rollout: RolloutConfig) -> Tensor:
+    """Compute the sigmas of the type `grid`, from 1 to 0: those of the sampler or of the inversion, float64."""
+    return grid(config.inversion.steps if config.coupling == "inverted" else rollout.num_steps, rollout.shift)
 
 
 def check_first_gains(gains: list[Tensor], errors: list[Tensor], beta: float) -> None:

@@ -12,7 +12,7 @@ SATURATED = 5.0
 
 
 def preference_metrics(
-    signs: Sequence[Tensor], errors: Sequence[Tensor], gains: Sequence[Tensor] | None, sigma: Tensor, slope: float
+    signs: Sequence[Tensor], errors: Sequence[Tensor], gains: Sequence[Tensor] | None, sigma: Tensor, slope: Tensor
 ) -> dict[str, Tensor]:
     """Compute the metrics of one point of each image.
 
@@ -21,7 +21,7 @@ def preference_metrics(
         errors: Errors of the policy, `[B]` of each side.
         gains: Gains over the reference, `[B]` of each side; None without a reference.
         sigma: Sigmas of the first side, `[B]`.
-        slope: Derivative of the log-odds of a preference in the margin.
+        slope: Derivative of the log-odds of a preference in the margin, `[B]`.
 
     Returns:
         Metric name -> values, possibly none, of the images or pairs that it is about.
@@ -42,7 +42,7 @@ def preference_metrics(
     band = (sigma.to(margin) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
     for index, name in enumerate(BANDS):
         metrics |= {f"preference/{metric}/{name}": values[band == index] for metric, values in pairs.items()}
-    saturated = ((slope * margin).abs() > SATURATED).to(margin)
+    saturated = ((slope.to(margin) * margin).abs() > SATURATED).to(margin)
     return (
         metrics
         | {f"preference/{metric}": values for metric, values in pairs.items()}

@@ -48,7 +48,7 @@ def grid_sigmas(section: PointSigmas, share: Tensor, grid: Tensor) -> Tensor:
     found = found[(found >= low) & (found <= high)]
     if not len(found):
         raise ValueError(
-            f"expected sigmas of the sampler inside algorithm.sigma.window = {list(section.window)}, got none among"
-            f" {[round(each, 3) for each in grid[:-1].tolist()]}; widen the window or raise rollout.num_steps"
+            f"expected sigmas of the grid inside algorithm.sigma.window = {list(section.window)}, got none among"
+            f" {[round(each, 3) for each in grid[:-1].tolist()]}; widen the window or take more steps"
         )
     return found[(share * len(found)).long().clamp(max=len(found) - 1)]
