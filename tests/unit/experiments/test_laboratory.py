@@ -12,7 +12,16 @@ from tests.conftest import ROOT, SMALL_WORLD
 
 FILES = sorted((ROOT / "configs" / "experiments" / "laboratory").glob("*.yaml"))
 load = cache(load_experiment)
-EQUAL = ("methods", "reward_gradients", "other_losses", "policy_gradients", "samplers", "estimators", "pairs")
+EQUAL = (
+    "methods",
+    "reward_gradients",
+    "other_losses",
+    "policy_gradients",
+    "samplers",
+    "estimators",
+    "pairs",
+    "caption_pairs",
+)
 """Experiments whose arms are compared at equal compute."""
 
 
@@ -74,6 +83,7 @@ def test_share_of_bright_images_is_counted_by_prompt_before_and_after_training(s
         ("image_refl", "gradient, real images"),
         ("diffusion_dpo", "pairs, reference weights"),
         ("mapo", "pairs"),
+        ("tpo", "captions, reference weights"),
     ],
 )
 def test_needs_of_a_method_are_those_of_its_config(script, preset: str, needs: str) -> None:
