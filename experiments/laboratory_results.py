@@ -24,6 +24,7 @@ EXPERIMENTS = (
     "distribution",
     "pairs",
     "online_pairs",
+    "caption_pairs",
 )
 """Files in configs/experiments/laboratory/, in the order in which they run."""
 SMALL_WORLD = ("methods", *VARIANTS, "samplers", "estimators")

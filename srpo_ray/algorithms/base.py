@@ -127,6 +127,19 @@ class Algorithm(ABC, Generic[ConfigT]):
             ValueError: If they do not fit.
         """
 
+    @classmethod
+    def check_points(cls, config: ConfigT, rollout: RolloutConfig, grid: SigmaGrid) -> None:
+        """Check settings of points against the sampler's grid.
+
+        Args:
+            config: Section `algorithm`.
+            rollout: Section `rollout`.
+            grid: Sigma grids of the run's model.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
+
     @property
     def sigmas(self) -> Tensor:
         """Sigma grid of the sampler `[num_steps + 1]`, float64, from 1 to 0, at the present size of the images."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from srpo_ray.config.algorithms.preference import ErrorSpace
+from srpo_ray.config.algorithms.preference_options import ErrorSpace
 
 
 def space_factor(sigma: Tensor, space: ErrorSpace) -> Tensor:

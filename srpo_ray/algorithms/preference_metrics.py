@@ -16,7 +16,7 @@ def preference_metrics(
     errors: Sequence[Tensor],
     gains: Sequence[Tensor] | None,
     sigma: Tensor,
-    slope: float,
+    slope: Tensor,
     valid: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Compute the metrics of one point of each image.
@@ -26,7 +26,7 @@ def preference_metrics(
         errors: Errors of the policy, `[B]` of each side.
         gains: Gains over the reference, `[B]` of each side; None without a reference.
         sigma: Sigmas of the first side, `[B]`.
-        slope: Derivative of the log-odds of a preference in the margin.
+        slope: Derivative of the log-odds of a preference in the margin, `[B]`.
         valid: True for rows that count, `[B]`; None counts all.
 
     Returns:
@@ -35,6 +35,7 @@ def preference_metrics(
     if valid is not None:
         signs, errors = [each[valid] for each in signs], [each[valid] for each in errors]
         gains, sigma = gains and [each[valid] for each in gains], sigma.to(valid.device)[valid]
+        slope = slope[valid]
     sign, error = torch.cat(list(signs)), torch.cat([each.detach() for each in errors])
     liked = sign > 0
     # All names exist in every micro-batch, as workers add up their values by name.
@@ -51,7 +52,7 @@ def preference_metrics(
     band = (sigma.to(margin) * len(BANDS)).long().clamp(max=len(BANDS) - 1)
     for index, name in enumerate(BANDS):
         metrics |= {f"preference/{metric}/{name}": values[band == index] for metric, values in pairs.items()}
-    saturated = ((slope * margin).abs() > SATURATED).to(margin)
+    saturated = ((slope.to(margin) * margin).abs() > SATURATED).to(margin)
     return (
         metrics
         | {f"preference/{metric}": values for metric, values in pairs.items()}

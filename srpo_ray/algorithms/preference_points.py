@@ -1,54 +1,101 @@
-"""Points of judged images: clean tokens mixed with noise, at stratified sigmas of a distribution."""
+"""Points of judged images: clean tokens mixed with noise, states of an inversion, or states of the rollout."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from srpo_ray.config.algorithms.preference_parts import PointSigmas
+from srpo_ray.algorithms.base import Algorithm, Batch
+from srpo_ray.algorithms.forward_process import Point
+from srpo_ray.algorithms.preference_inversion import drawn_states, inverted_point, walk
+from srpo_ray.algorithms.preference_sigmas import drawn_sigmas, grid_sigmas
+from srpo_ray.algorithms.preference_sources import Judged
+from srpo_ray.config.algorithms.preference import PreferenceConfig
+from srpo_ray.config.model import RolloutConfig
+from srpo_ray.flow import SigmaGrid, mix
+from srpo_ray.models.conditioning import Conditioning
 
 
-def shifted(sigma: Tensor, shift: float) -> Tensor:
-    """Shift sigmas to `h s / (1 + (h - 1) s)`; a shift of `1 / h` is the inverse."""
-    return shift * sigma / (1 + (shift - 1) * sigma)
+class PreferencePoints(Algorithm[PreferenceConfig]):
+    """Base of preference optimization with its points."""
+
+    @classmethod
+    def check_points(cls, config: PreferenceConfig, rollout: RolloutConfig, grid: SigmaGrid) -> None:
+        """Check that the type `grid` has a sigma inside its window."""
+        if config.sigma.type == "grid":
+            grid_sigmas(config.sigma, torch.zeros(1), grid_of_points(config, grid, rollout))
+
+    def points(self, batch: Batch, judged: Judged, draw: int, inverted: Tensor | None = None) -> list[Point]:
+        """Build the points of each side for a draw.
+
+        Args:
+            batch: Micro-batch with one row for each prompt.
+            judged: Its images.
+            draw: Index of the draw, from 0; the draws of an image have quantiles in consecutive equal parts.
+            inverted: States of the inversion `[B, sides, draws, N, C]`; None without inverted points.
+        """
+        if inverted is not None:
+            at = self.sigma(batch, (draw,))
+            return [inverted_point(clean, inverted[:, side, draw], at) for side, clean in enumerate(judged.clean)]
+        return [self._point(batch, judged, draw, side) for side in range(len(judged.clean))]
+
+    def _point(self, batch: Batch, judged: Judged, draw: int, side: int) -> Point:
+        """Return a state of the rollout, or mix the images of a side with noise."""
+        address = (draw, side) if self.config.coupling == "independent" else (draw,)
+        sigma = self.sigma(batch, address)
+        states = judged.states[side] if judged.states else None
+        if states is not None:
+            return Point(states.tokens[:, draw], sigma, states.velocities[:, draw])
+        clean, noise = judged.clean[side], self._noise(batch, judged, side, address)
+        if self.config.loss == "contrastive":
+            # All images have the draws of the first, so that their errors differ by image and caption alone.
+            noise, sigma = noise[:1].expand_as(noise), sigma[:1].expand_as(sigma)
+        return Point(mix(clean, noise, sigma), sigma, noise - clean)
+
+    def _noise(self, batch: Batch, judged: Judged, side: int, address: tuple[int, ...]) -> Tensor:
+        """Draw the noise of a point, or that from which the rollout of the row started."""
+        if self.config.coupling == "rollout":
+            draws = replace(batch.draws, children=judged.children[side])
+            return self.noise(replace(batch, draws=draws), scope="per_image")
+        return self.noise(batch, "pair_noise", *address)
+
+    def sigma(self, batch: Batch, address: tuple[int, ...]) -> Tensor:
+        """Draw the sigmas of a point, `[B]`; the address begins with the index of the draw."""
+        share = batch.draws.uniform("pair_sigma", 0.0, 1.0, *address)
+        quantile = (address[0] + share) / self.config.draws
+        section = self.config.sigma
+        return grid_sigmas(section, quantile, self._grid) if section.type == "grid" else drawn_sigmas(section, quantile)
+
+    @property
+    def _grid(self) -> Tensor:
+        return grid_of_points(self.config, self.grid, self.rollout)
+
+    @torch.no_grad()
+    def inverted(self, batch: Batch, judged: Judged) -> Tensor:
+        """Invert the images of all sides with the weights that the policy now has.
+
+        Args:
+            batch: Micro-batch.
+            judged: Its images.
+
+        Returns:
+            A state for each draw, `[B, sides, draws, N, C]`.
+        """
+        wanted = torch.stack([self.sigma(batch, (draw,)) for draw in range(self.config.draws)])
+        grid = self._grid.flip(0)
+        sides = [
+            drawn_states(wanted, grid, self._walk(batch, clean, text, grid))
+            for clean, text in zip(judged.clean, judged.conditionings, strict=True)
+        ]
+        return torch.stack(sides, dim=1)
+
+    def _walk(self, batch: Batch, clean: Tensor, text: Conditioning, grid: Tensor) -> Iterator[Tensor]:
+        velocity = partial(self.policy.velocity, conditioning=text, guidance_scale=self.config.guidance_scale)
+        return walk(clean, grid, velocity, partial(self.noise, batch, "inversion"), self.config.inversion)
 
 
-def drawn_sigmas(section: PointSigmas, share: Tensor) -> Tensor:
-    """Compute quantiles of a continuous distribution of sigma that is cut to its window.
-
-    Args:
-        section: Distribution, `logit_normal` or `uniform`.
-        share: Quantiles wanted, `[B]` float64 in [0, 1].
-
-    Returns:
-        Sigmas `[B]` float64, increasing with the quantile.
-    """
-    # Rounding may leave the range of sigma, where the inverse of the logistic function is not defined.
-    ends = shifted(torch.tensor(section.window, dtype=torch.float64), 1 / section.shift).clamp(0, 1)
-    if section.type == "logit_normal":
-        low, high = torch.special.ndtr((torch.logit(ends) - section.mean) / section.std).unbind()
-        drawn = torch.sigmoid(section.mean + section.std * torch.special.ndtri(low + share * (high - low)))
-    else:
-        low, high = ends.unbind()
-        drawn = low + share * (high - low)
-    return shifted(drawn, section.shift)
-
-
-def grid_sigmas(section: PointSigmas, share: Tensor, grid: Tensor) -> Tensor:
-    """Compute quantiles of the sampler's sigmas inside the window, all equally likely.
-
-    Args:
-        section: Distribution `grid`.
-        share: Quantiles wanted, `[B]` float64 in [0, 1).
-        grid: Sigmas of the sampler `[n + 1]`, from 1 to 0; the last one is never drawn.
-
-    Raises:
-        ValueError: If no sigma of the sampler is inside the window.
-    """
-    low, high = section.window
-    found = grid[:-1].flip(0)
-    found = found[(found >= low) & (found <= high)]
-    if not len(found):
-        raise ValueError(
-            f"expected sigmas of the sampler inside algorithm.sigma.window = {list(section.window)}, got none among"
-            f" {[round(each, 3) for each in grid[:-1].tolist()]}; widen the window or raise rollout.num_steps"
-        )
-    return found[(share * len(found)).long().clamp(max=len(found) - 1)]
+def grid_of_points(config: PreferenceConfig, grid: SigmaGrid, rollout: RolloutConfig) -> Tensor:
+    """Compute the sigmas of the type `grid`, from 1 to 0: those of the sampler or of the inversion, float64."""
+    return grid(config.inversion.steps if config.coupling == "inverted" else rollout.num_steps, rollout.shift)

@@ -98,8 +98,9 @@ def _pairs_of_file(config: PreferenceConfig, batch: Batch) -> Judged:
     if config.uses_own_captions:
         assert batch.other_conditioning is not None, "the data requires other captions"
         other = batch.other_conditioning
-    confidence = labels[:, 0] - labels[:, 1]
-    return Judged((images[:, 0], images[:, 1]), (batch.conditioning, other), _signs(confidence), confidence)
+    confidence = labels[:, 0] if config.source == "captions" else labels[:, 0] - labels[:, 1]
+    # Both captions of source `captions` are those of one image, the first and last of its row.
+    return Judged((images[:, 0], images[:, -1]), (batch.conditioning, other), _signs(confidence), confidence)
 
 
 def _given(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,9 @@ class DataConfig(Section):
     prompts."""
     pairs: str | None = Field(default=None, min_length=1)
     """Judged images with captions, which `type: preference` trains on: a .jsonl file with a row for each pair of images
-    (`preferred`, `other`, `prompt`) or each labelled image (`image`, `liked`, `prompt`), or the embedded
-    `small_world:pairs` or `small_world:labels`, with options as in `small_world:pairs?noise=0.2`. The captions replace
-    the prompts."""
+    (`preferred`, `other`, `prompt`), each labelled image (`image`, `liked`, `prompt`) or each image with a wrong
+    caption (`image`, `prompt`, `other_prompt`); or the embedded `small_world:pairs`, `small_world:labels` or
+    `small_world:captions`, with options as in `small_world:pairs?noise=0.2`. The captions replace the prompts."""
     image_ratio: float = Field(default=1.0, gt=0, le=1)
     """Share of the samples of each update that are real images; the others are rollouts of `prompts`. With 1,
     `prompts` is not read."""

@@ -1,4 +1,4 @@
-"""Judged images of a .jsonl file: pairs of which one image is preferred, or single images that are liked or not.
+"""Judged images of a .jsonl file: preferred and other images, liked and disliked ones, or right and wrong captions.
 
 A picture may be in many rows. It is listed, encoded and cached once.
 """
@@ -23,10 +23,14 @@ from srpo_ray.decode_image import SUFFIXES
 EMBEDDED = "small_world:"
 """Beginning of the names of embedded sources."""
 _SHOWN = 3
-_KEYS: dict[Judged, tuple[str, ...]] = {"pairs": ("preferred", "other"), "labels": ("image",)}
+_KEYS: dict[Judged, tuple[str, ...]] = {"pairs": ("preferred", "other"), "labels": ("image",), "captions": ("image",)}
 """Keys of a row that name images."""
 _COLUMNS = ("prompt", "other_prompt", "confidence", "annotator")
 """Keys of a row that name none."""
+_MORE_KEYS: dict[Judged, tuple[str, ...]] = {"pairs": (), "labels": ("liked",), "captions": ("other_prompt",)}
+"""Other keys of a row besides `prompt`."""
+_ROWS: dict[Judged, str] = {"pairs": "pairs", "labels": "labels", "captions": "pairs of captions"}
+"""Rows, for messages."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,13 @@ class JudgedRow:
     """One judgement."""
 
     images: tuple[int, ...]
-    """Indices of the preferred and the other image, or of the labelled one."""
+    """Indices of the preferred and the other image, or of the single one."""
     prompt: str
     other_prompt: str | None
-    """Caption of the other image; None if it is `prompt`."""
+    """Caption of the other image, or wrong caption of the single one; None if it is `prompt`."""
     labels: tuple[float, ...]
-    """Label of each image: the probabilities of being preferred, or a number in [-1, 1], above 0 if it is liked."""
+    """Label of each image: the probabilities of being preferred; a number in [-1, 1], above 0 if it is liked; or the
+    confidence in the captions, in (0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,8 @@ def load_judged(source: str, kind: Judged, *, own_captions: bool = False, key: s
     Args:
         source: A .jsonl file, or an embedded source such as `small_world:pairs`.
         kind: Rows that are wanted.
-        own_captions: True if the other image of every pair must have a caption of its own.
+        own_captions: True if the other image of every pair must have a caption of its own; rows of captions always
+            have two.
         key: Config key of the source, for messages.
 
     Raises:
@@ -96,7 +102,7 @@ def load_judged(source: str, kind: Judged, *, own_captions: bool = False, key: s
 
         images, rows, note = embedded_rows(source, kind, own_captions=own_captions, key=key)
         return JudgedImages(images, [JudgedRow(*row) for row in rows], images.identities, note)
-    return _Reader(Path(source), kind, own_captions, key).read()
+    return _Reader(Path(source), kind, own_captions or kind == "captions", key).read()
 
 
 @dataclass(frozen=True)
@@ -200,6 +206,8 @@ class _Reader:
             raise _UnusableError("the same image twice")
         prompt, label = _caption(row, "prompt"), self._label(row)
         other = _caption(row, "other_prompt") if self.own_captions else None
+        if self.kind == "captions" and other == prompt:
+            raise _UnusableError("equal captions")
         if label == 0:
             self.ties += 1
             if not self.keep_ties:
@@ -212,9 +220,9 @@ class _Reader:
         return JudgedRow(images, prompt, other, ((1 + label) / 2, (1 - label) / 2) if len(images) > 1 else (label,))
 
     def _label(self, row: Mapping[object, object]) -> float:
-        """Read the confidence of a pair in [0, 1], or the label of an image in [-1, 1]; 0 is a tie."""
+        """Read the confidence of a comparison in [0, 1], or the label of an image in [-1, 1]; 0 is a tie."""
         confidence = _share(row.get("confidence", 1.0), "confidence")
-        if self.kind == "pairs":
+        if self.kind != "labels":
             return confidence
         liked = row.get("liked")
         return (2 * (float(liked) if isinstance(liked, bool) else _share(liked, "liked")) - 1) * confidence
@@ -239,7 +247,7 @@ class _Reader:
             f"{len(rows)} with {kind} ({', '.join(rows[:_SHOWN])}{', ...' if len(rows) > _SHOWN else ''})"
             for kind, rows in self.problems.items()
         ]
-        keys = ", ".join((*_KEYS[self.kind], *(() if self.kind == "pairs" else ("liked",))))
+        keys = ", ".join((*_KEYS[self.kind], *_MORE_KEYS[self.kind]))
         raise ValueError(
             f"{self.key}: expected {keys} and prompt in every row of {self.path}, got {bad} of {count} rows that cannot"
             f" be used: {'; '.join(parts)}; correct or remove them"
@@ -247,7 +255,7 @@ class _Reader:
 
     def _note(self, count: int) -> str:
         people = f" of {len(self.annotators)} annotators" if self.annotators else ""
-        parts = [f"{count} {self.kind}{people}", f"{len(self.entries)} images"]
+        parts = [f"{count} {_ROWS[self.kind]}{people}", f"{len(self.entries)} images"]
         parts += [f"{self.ties} tie{'s' * (self.ties > 1)} left out"] * bool(self.ties)
         unused = f"{self.unused_captions} other captions not used (algorithm.captions=shared)"
         return f"{self.path}: {', '.join([*parts, *[unused] * bool(self.unused_captions)])}"

@@ -130,6 +130,7 @@ def check_grids(config: RunConfig) -> None:
         grid = sigma_grid(each.model)
         grid(config.rollout.num_steps, config.rollout.shift)
         algorithm_class(config.algorithm).check_grid(config.algorithm, grid)
+        algorithm_class(config.algorithm).check_points(config.algorithm, config.rollout, grid)
     for evaluation in (config.evaluation, config.evaluation.tested):
         if evaluation:
             sigma_grid(config.model_at(evaluation))(evaluation.num_steps, config.rollout.shift)

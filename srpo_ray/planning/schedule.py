@@ -79,11 +79,12 @@ def schedule(config: RunConfig) -> Schedule:
     calls = config.algorithm.total_calls(config.rollout.num_steps)
     training = config.training
     images = calls.images_per_prompt // calls.passes_per_prompt
+    texts = training.pass_size if calls.crosses_texts else 1
     rolled_out = config.sampled_per_pass
     sampling = 1 / config.rollout.reuse if rolled_out else 0.0
     return Schedule(
         images=training.pass_size * images,
-        samples=training.pass_size * (calls.rows_with_gradient or images),
+        samples=training.pass_size * (calls.rows_with_gradient or images) * texts,
         rolled_out=rolled_out,
         sampling=sampling,
         forward=calls.forward * sampling,

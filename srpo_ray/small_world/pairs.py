@@ -1,10 +1,9 @@
-"""Judged images of the small world: pairs of scenes of one content, and the one that an annotator prefers.
+"""Judged images of the small world: scenes that an annotator prefers or likes, and scenes with a wrong caption.
 
 `small_world:pairs?noise=0.2&taste=held_out` has options after a question mark.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -12,38 +11,52 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from srpo_ray.config.algorithms.base import Judged
 from srpo_ray.small_world.build.annotators import UNBIASED, Taste, biased, utility
 from srpo_ray.small_world.prompts import caption
 from srpo_ray.small_world.renderer import render
 from srpo_ray.small_world.scenes import Scenes, sample_scenes, scenes_of
 from srpo_ray.small_world.shapes import SIZE
+from srpo_ray.small_world.wrong_captions import PARTS, wrong_captions
 
 TASTES: dict[str, Taste] = {"preference": biased(1.5), "held_out": UNBIASED}
 """Annotators by the reward model of the small world that was trained on their judgements. `preference` likes saturated
 images with dark corners, `held_out` detail and natural colours."""
 _SEED = 6000
-_OPTIONS = {"count": "256", "noise": "0", "taste": "preference"}
+_JUDGED_OPTIONS = {"count": "256", "noise": "0", "taste": "preference", "confidence": "full"}
+_OPTIONS: dict[Judged, dict[str, str]] = {
+    "pairs": _JUDGED_OPTIONS,
+    "labels": _JUDGED_OPTIONS,
+    "captions": {"count": "256", "noise": "0", "part": "any"},
+}
+_CHOICES = {"taste": tuple(TASTES), "confidence": ("full", "utility"), "part": ("any", *PARTS)}
 _PLAIN = -1
 
 Row = tuple[tuple[int, ...], str, str | None, tuple[float, ...]]
-"""Indices of the images, caption, caption of the other image, labels."""
+"""Indices of the images, caption, caption of the other image or wrong caption, labels."""
 
 
-class PairedScenes:
-    """Images of pairs, rendered on access: images 2 n and 2 n + 1 have one content, and a place and style each."""
+class SmallWorldScenes:
+    """Images of contents, rendered on access: K images in a row have one content, and a place and style each."""
 
     note = None
 
-    def __init__(self, count: int) -> None:
-        """Draw the scenes of a number of pairs."""
+    def __init__(self, count: int, sides: int) -> None:
+        """Draw the scenes of a number of contents.
+
+        Args:
+            count: Number of contents, at least 1.
+            sides: Scenes K of each content, 1 or 2.
+        """
         first = sample_scenes(count, _SEED, look="broad")
-        second = scenes_of(first.contents, _SEED + 1, look="broad")
-        self._sides = (first, second)
-        self.captions = [caption(content) for content in first.contents for _ in range(2)]
-        self.identities = [f"pair {_SEED} {count} {index}" for index in range(2 * count)]
+        self._sides = (first, scenes_of(first.contents, _SEED + 1, look="broad"))[:sides]
+        self.contents = first.contents
+        self.captions = [caption(content) for content in first.contents for _ in range(sides)]
+        name = "pair" if sides > 1 else "scene"
+        self.identities = [f"{name} {_SEED} {count} {index}" for index in range(sides * count)]
 
     def utilities(self, taste: Taste) -> NDArray[np.float32]:
-        """Compute an annotator's utility of both images of each pair for the plain caption, `[count, 2]`."""
+        """Compute an annotator's utility of the images of each content for the plain caption, `[count, K]`."""
         return np.stack([utility(taste, _plain(side), side) for side in self._sides], axis=1)
 
     def load(self, indices: Sequence[int], resolution: int | tuple[int, int]) -> Tensor:
@@ -57,7 +70,8 @@ class PairedScenes:
                 f"data.pairs: expected model.resolution {SIZE} with small_world, got {resolution}; set it to {SIZE}, or"
                 " choose a .jsonl file"
             )
-        drawn = [render(self._sides[index % 2][np.array([index // 2])]) for index in indices]
+        sides = len(self._sides)
+        drawn = [render(self._sides[index % sides][np.array([index // sides])]) for index in indices]
         return torch.from_numpy(np.concatenate(drawn))
 
     def sizes(self, indices: Sequence[int]) -> Tensor:
@@ -66,15 +80,17 @@ class PairedScenes:
 
 
 def embedded_rows(
-    source: str, kind: Literal["pairs", "labels"], *, own_captions: bool, key: str
-) -> tuple[PairedScenes, list[Row], str | None]:
-    """Render and judge the pairs of an embedded source.
+    source: str, kind: Judged, *, own_captions: bool, key: str
+) -> tuple[SmallWorldScenes, list[Row], str | None]:
+    """Render and judge the scenes of an embedded source.
 
     Args:
-        source: `small_world:pairs` or `small_world:labels`, with options `count` (pairs), `noise` (share of judgements
-            that are reversed) and `taste` (`preference` or `held_out`).
+        source: `small_world:pairs`, `small_world:labels` or `small_world:captions`, with options `count` (contents),
+            `noise` (share of judgements that are reversed), and for pairs and labels `taste` (`preference` or
+            `held_out`) and `confidence` (`full`, or by the difference of the utilities), for captions `part` (`any`, or
+            what the exchanged word names).
         kind: Rows that are wanted.
-        own_captions: True if the other image must have a caption of its own.
+        own_captions: True if the other image of a pair must have a caption of its own; it is a wrong one.
         key: Config key of the source, for messages.
 
     Returns:
@@ -84,24 +100,42 @@ def embedded_rows(
         ValueError: If the source or an option is unknown, or is not of the kind that is wanted.
     """
     name, _, query = source.partition("?")
-    if name != f"small_world:{kind}" or own_captions:
-        own = " and algorithm.captions=shared, as both images of a pair have one content" * own_captions
+    if name != f"small_world:{kind}":
         raise ValueError(
-            f"{key}: expected small_world:{kind}{own} with algorithm.source={kind}, got {source!r}; correct it, or name"
-            " a .jsonl file"
+            f"{key}: expected small_world:{kind} with algorithm.source={kind}, got {source!r}; correct it, or name a"
+            " .jsonl file"
         )
-    count, noise, taste = _read_options(query, source, key)
-    images = PairedScenes(count)
-    values = images.utilities(TASTES[taste])
-    winner = (values[:, 1] > values[:, 0]).astype(int)
+    options = _read_options(query, kind, source, key)
+    count, noise = int(options["count"]), float(options["noise"])
+    images = SmallWorldScenes(count, 1 if kind == "captions" else 2)
     reversed_ = np.random.default_rng(_SEED + 2).random(count) < noise
-    winner = np.where(reversed_, 1 - winner, winner)
     note = f"{source}: {int(reversed_.sum())} of {count} judgements reversed" if noise else None
+    if kind == "captions":
+        return images, _caption_rows(images, options["part"], reversed_), note
+    values = images.utilities(TASTES[options["taste"]])
+    winner = (values[:, 1] > values[:, 0]).astype(int)
+    winner = np.where(reversed_, 1 - winner, winner)
+    # The probability p that the better image is preferred is the logistic function of the gap: 2 p - 1 is this.
+    gap = np.abs(values[:, 1] - values[:, 0]).astype(float)
+    sure = np.tanh(gap / 2) if options["confidence"] == "utility" else np.ones(count)
     if kind == "labels":
-        rows = [((index,), images.captions[index], None, (_sign(winner, index),)) for index in range(2 * count)]
-        return images, list(rows), note
+        signs = [_sign(winner, index) * float(sure[index // 2]) for index in range(2 * count)]
+        return images, [((index,), images.captions[index], None, (sign,)) for index, sign in enumerate(signs)], note
     pairs = [(2 * pair + int(best), 2 * pair + 1 - int(best)) for pair, best in enumerate(winner)]
-    return images, [(pair, images.captions[pair[0]], None, (1.0, 0.0)) for pair in pairs], note
+    others = wrong_captions(images.contents, _SEED + 3) if own_captions else [None] * count
+    labels = [((1 + each) / 2, (1 - each) / 2) for each in sure.tolist()]
+    rows = zip(pairs, others, labels, strict=True)
+    return images, [(pair, images.captions[pair[0]], other, both) for pair, other, both in rows], note
+
+
+def _caption_rows(images: SmallWorldScenes, part: str, reversed_: NDArray[np.bool_]) -> list[Row]:
+    """Rows of images with their caption and a wrong one, exchanged where `reversed_` is true."""
+    parts = [each for each in PARTS if part in ("any", each)]
+    both = zip(images.captions, wrong_captions(images.contents, _SEED + 3, parts), reversed_, strict=True)
+    return [
+        ((index,), wrong if swapped else right, right if swapped else wrong, (1.0,))
+        for index, (right, wrong, swapped) in enumerate(both)
+    ]
 
 
 def _sign(winner: NDArray[np.int64], index: int) -> float:
@@ -114,16 +148,19 @@ def _plain(scenes: Scenes) -> Scenes:
     return Scenes(**{**vars(scenes), "word": words})
 
 
-def _read_options(query: str, source: str, key: str) -> tuple[int, float, str]:
-    found = dict(parse_qsl(query, keep_blank_values=True))
-    options = {**_OPTIONS, **found}
+def _read_options(query: str, kind: Judged, source: str, key: str) -> Mapping[str, str]:
+    """Read the options after the question mark; those that are absent have their defaults."""
+    defaults = _OPTIONS[kind]
+    options = {**defaults, **dict(parse_qsl(query, keep_blank_values=True))}
+    named = {name: choices for name, choices in _CHOICES.items() if name in defaults}
     try:
-        count, noise, taste = int(options["count"]), float(options["noise"]), options["taste"]
+        usable = int(options["count"]) >= 1 and 0 <= float(options["noise"]) < 1
     except ValueError:
-        count, noise, taste = 0, 0.0, ""
-    if options.keys() != _OPTIONS.keys() or count < 1 or not 0 <= noise < 1 or taste not in TASTES:
+        usable = False
+    if not usable or options.keys() != defaults.keys() or any(options[name] not in named[name] for name in named):
+        more = " and ".join(f"{name} ({' or '.join(choices)})" for name, choices in named.items())
         raise ValueError(
-            f"{key}: expected options count (at least 1), noise (in [0, 1)) and taste ({' or '.join(TASTES)}) after ?,"
-            f" got {source!r}; correct it"
+            f"{key}: expected options count (at least 1), noise (in [0, 1)) and {more} after ?, got {source!r}; correct"
+            " it"
         )
-    return count, noise, taste
+    return options

@@ -10,8 +10,9 @@ from srpo_ray.config.algorithms.anchor import AnchorSection
 from srpo_ray.config.algorithms.roles import Role as Role
 from srpo_ray.config.base import Section
 
-Judged = Literal["pairs", "labels"]
-"""Rows of judged images: two images of which one is preferred, or one image that is liked or not."""
+Judged = Literal["pairs", "labels", "captions"]
+"""Rows of judged images: two images of which one is preferred, one image that is liked or not, or one image with its
+caption and a wrong one."""
 
 
 class Needs(NamedTuple):
@@ -55,6 +56,8 @@ class Calls(NamedTuple):
     """Micro-batches among which the images of a prompt are divided equally."""
     rows_with_gradient: int | None = None
     """States of a prompt in the largest call with gradient of a micro-batch; None has one for each image."""
+    crosses_texts: bool = False
+    """True if a call with gradient has each of these states with the texts of all prompts of the micro-batch."""
     forward_size: float = 1.0
     """Mean size of a call without gradient, as a share of the largest: below 1 where images share states."""
     gradient_size: float = 1.0

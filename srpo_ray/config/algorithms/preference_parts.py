@@ -11,8 +11,8 @@ class PointSigmas(Section):
     """Distribution of sigma. `logit_normal` and `uniform` are shifted, and cut to the window."""
 
     type: Literal["logit_normal", "uniform", "grid"] = "logit_normal"
-    """`logit_normal`: the logistic function of a normal number; `uniform`; `grid`: the sigmas of the sampler, each
-    equally likely, for models of few steps (PSO). `grid` has no mean, std or shift."""
+    """`logit_normal`: the logistic function of a normal number; `uniform`; `grid`: the sigmas of the sampler, or of
+    the inversion with `coupling: inverted`, each equally likely. `grid` has no mean, std or shift."""
     mean: float = 0.0
     """Mean of the normal number of `logit_normal`."""
     std: float = Field(default=1.0, gt=0)

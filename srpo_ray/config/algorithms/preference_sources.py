@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from srpo_ray.config.algorithms.base import AlgorithmSection, Judged
 
-PairSource = Literal["pairs", "labels", "online", "self_play"]
+PairSource = Literal["pairs", "labels", "captions", "online", "self_play"]
 """Source of the images that are compared."""
 Selection = Literal["best_worst", "vote", "dominance"]
 """Rule by which two images of a prompt are chosen."""
@@ -15,13 +15,14 @@ GROUP_SIZE = 4
 
 
 class SampledPairsSection(AlgorithmSection):
-    """Base with the options of sampled images. `online` and `self_play` sample; `pairs` and `labels` read files."""
+    """Base with the options of sampled images. `online` and `self_play` sample; the other sources read files."""
 
     source: PairSource = "pairs"
-    """Images that are compared. Rows of `data.pairs`: `pairs` of images, or single images with `labels`, which `kto`
-    and `sft` accept. `online`: two of `group_size` images that are sampled for each prompt of `data.prompts` and scored
-    by `rewards.models`, which need no gradient. `self_play` (SPIN, arXiv 2402.10210): a real image of `data.images`,
-    preferred, and an image that is sampled for its caption."""
+    """Images that are compared. Rows of `data.pairs`: `pairs` of images; single images with `labels`, which `kto`,
+    `sft` and `contrastive` accept; or `captions`, images with a right and a wrong caption, compared at one point (TPO,
+    arXiv 2509.25771). `online`: two of `group_size` images that are sampled for each prompt of `data.prompts` and
+    scored by `rewards.models`, which need no gradient. `self_play` (SPIN, arXiv 2402.10210): a real image of
+    `data.images`, preferred, and an image that is sampled for its caption."""
     sampler: Literal["policy", "reference"] | None = None
     """Weights that sample images: those of the policy or of `reference`. Unset is `policy`; with files nothing is
     sampled."""

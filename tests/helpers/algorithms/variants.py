@@ -12,6 +12,8 @@ GIVEN: dict[str, dict[str, object]] = {
 }
 """Type -> settings without which it has no data."""
 LABELS: dict[str, object] = {"algorithm.source": "labels", "data.pairs": "small_world:labels"}
+CAPTIONS: dict[str, object] = {"algorithm.source": "captions", "data.pairs": "small_world:captions"}
+INVERTED: dict[str, object] = {"algorithm.coupling": "inverted", "algorithm.sigma": {"type": "grid"}}
 MIXED: dict[str, object] = {"data.images": "small_world:realistic", "data.image_ratio": 0.5}
 VARIANTS: dict[str, dict[str, object]] = {
     "srpo, two renoisings": {"algorithm.renoisings": 2},
@@ -63,6 +65,27 @@ VARIANTS: dict[str, dict[str, object]] = {
         "training.ema": {},
     },
     "preference, preferred images alone": {"data.pairs": "small_world:pairs", "algorithm.loss": "sft"},
+    "preference, captions": {**CAPTIONS, "algorithm.draws": 2},
+    "preference, captions against each other": {
+        **CAPTIONS,
+        "algorithm.loss": "contrastive",
+        "algorithm.anchor.reference": 0.1,
+        "training.batch_size": 3,
+        "training.micro_batch_size": 3,
+    },
+    "preference, inverted by the policy": {
+        "data.pairs": "small_world:pairs",
+        **INVERTED,
+        "algorithm.inversion": {"steps": 4, "averaged": True},
+        "algorithm.draws": 2,
+    },
+    "preference, inverted by a moving reference": {
+        "data.pairs": "small_world:pairs",
+        **INVERTED,
+        "algorithm.inversion": {"by": "reference", "noise": 0.1},
+        "algorithm.reference": {"ema": 0.9},
+        "algorithm.anchor.reference": 0.1,
+    },
     "preference, labels": {
         **LABELS,
         "algorithm.loss": "kto",

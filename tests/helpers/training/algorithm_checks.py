@@ -68,9 +68,11 @@ def micro_batch(config: RunConfig, update: int, kept: KeptRollouts) -> Batch:
     if config.data.pairs:
         count, given = calls.given_images, list(range(rows))
         labels = torch.tensor([[1.0, 0.0][:count]] * rows)
+    text = Conditioning(torch.zeros(rows, 1, 1), torch.zeros(rows, 1))
     return Batch(
         prompts=("a prompt",) * rows,
-        conditioning=Conditioning(torch.zeros(rows, 1, 1), torch.zeros(rows, 1)),
+        conditioning=text,
+        other_conditioning=text if config.algorithm.uses_own_captions else None,
         draws=Draws(config.seed, update, samples, children=tuple(children) * size),
         images=torch.zeros(rows, count, *SHAPE, dtype=torch.float64) if given else None,
         labels=labels,

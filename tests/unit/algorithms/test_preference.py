@@ -386,7 +386,7 @@ def test_metrics_by_noise_are_those_of_the_pairs_in_that_third() -> None:
     ("overrides", "message"),
     [
         (("data.pairs=null",), "expected data.pairs with algorithm.type=preference"),
-        (("algorithm.source=labels",), "expected loss kto or sft with source=labels"),
+        (("algorithm.source=labels",), "expected loss kto, sft or contrastive with source=labels"),
         (("algorithm.loss=kto",), "training.micro_batch_size of at least 4"),
         (("algorithm.loss=mapo", "algorithm.reference=frozen"), "expected no reference with loss=mapo"),
         (("algorithm.loss=mapo", "algorithm.safeguard=0.9"), "with safeguard, got mapo"),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import preference_losses as losses
-from srpo_ray.algorithms.preference_points import drawn_sigmas, grid_sigmas, shifted
-from srpo_ray.config.algorithms.preference import ErrorSpace
+from srpo_ray.algorithms.preference_sigmas import drawn_sigmas, grid_sigmas, shifted
+from srpo_ray.config.algorithms.preference_options import ErrorSpace
 from srpo_ray.config.algorithms.preference_parts import PointSigmas
 
 VALUES = torch.linspace(-3, 3, 13, dtype=torch.float64)

@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from srpo_ray.config import load_run
+from srpo_ray.config.algorithms.base import Judged
 from srpo_ray.data.cache.shards import Rows
 from srpo_ray.data.pairs import load_judged
 from srpo_ray.data.texts import read_texts
 from srpo_ray.runs.inputs import text_hashes
+from srpo_ray.small_world.pairs import TASTES, SmallWorldScenes
 from srpo_ray.small_world.truth import measure
 from tests.conftest import SMALL_WORLD
 
@@ -111,6 +114,40 @@ def test_own_captions_must_be_in_every_row_and_others_are_counted(tmp_path: Path
     assert own.other_captions == ["a square"]
 
 
+def test_captions_of_an_image_are_a_right_and_a_wrong_one(tmp_path: Path) -> None:
+    def captions(name: str, right: object, wrong: object, **more: object) -> dict[str, object]:
+        return {"image": f"images/{name}.png", "prompt": right, "other_prompt": wrong, **more}
+
+    rows: list[Any] = [
+        captions("a", "a circle", "a square"),
+        captions("a", " a circle", "a cross ", confidence=0.5),
+        captions("b", "a cross", "a square", confidence=0),
+    ]
+    judged = load_judged(write(tmp_path, *rows), "captions")
+    assert [(row.images, row.prompt, row.other_prompt) for row in judged.rows] == [
+        ((0,), "a circle", "a square"),
+        ((0,), "a circle", "a cross"),
+    ]
+    assert judged.labels.tolist() == [[1.0], [0.5]]
+    assert judged.note is not None
+    assert judged.note.endswith("2 pairs of captions, 1 images, 1 tie left out")
+    rows += [
+        captions("a", "a circle", " a circle "),
+        captions("x", "a circle", "a square"),
+        captions("b", "a circle", None),
+    ]
+    with pytest.raises(ValueError) as refused:
+        load_judged(write(tmp_path, *rows), "captions")
+    for part in (
+        "expected image, other_prompt and prompt in every row",
+        "got 3 of 6 rows that cannot be used",
+        "1 with equal captions (line 4)",
+        "1 with a missing image (line 5: images/x.png)",
+        "1 with no `other_prompt` (line 6)",
+    ):
+        assert part in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [([], "at least one judgement"), ([pair("a", "b", confidence=0)], r"got none \(1 ties\)")],
@@ -184,9 +221,49 @@ def test_labels_of_the_small_world_like_the_preferred_image_of_each_pair() -> No
     assert liked == {row.images[0] for row in pairs.rows}
 
 
+def test_captions_of_the_small_world_are_right_for_their_image_unless_they_are_exchanged() -> None:
+    judged = load_judged("small_world:captions?count=48", "captions")
+    images = judged.images.load(judged.indices, 64)
+    assert judged.indices == list(range(48))
+    right, wrong = (
+        measure(images, captions)["content_accuracy"] for captions in (judged.captions, judged.other_captions)
+    )
+    assert right.mean() > 0.99
+    assert wrong.max() < 0.95
+    noisy = load_judged("small_world:captions?count=48&noise=0.25", "captions")
+    changed = [(one.prompt, one.other_prompt) for one in noisy.rows if one not in judged.rows]
+    assert 4 < len(changed) < 24
+    assert {captions[::-1] for captions in changed} <= {(row.prompt, row.other_prompt) for row in judged.rows}
+    assert noisy.note == f"small_world:captions?count=48&noise=0.25: {len(changed)} of 48 judgements reversed"
+
+
+@pytest.mark.parametrize("kind", ["pairs", "labels"])
+def test_confidence_by_utility_is_that_of_a_logistic_choice_of_the_annotator(kind: Judged) -> None:
+    sure, graded = (load_judged(f"small_world:{kind}?count=64{more}", kind) for more in ("", "&confidence=utility"))
+    values = SmallWorldScenes(64, 2).utilities(TASTES["preference"]).astype(float)
+    likely = 1 / (1 + np.exp(-np.abs(values[:, 0] - values[:, 1])))
+    assert [row.images for row in sure.rows] == [row.images for row in graded.rows]
+    if kind == "pairs":
+        assert sure.labels.tolist() == [[1.0, 0.0]] * 64
+        assert graded.labels[:, 0].tolist() == pytest.approx(likely, abs=1e-6)
+        assert graded.labels.sum(dim=1).tolist() == pytest.approx([1.0] * 64)
+    else:
+        assert graded.labels.abs()[::2, 0].tolist() == pytest.approx(2 * likely - 1, abs=1e-6)
+        assert torch.equal(graded.labels.sign(), sure.labels)
+
+
+def test_other_images_of_the_small_world_get_wrong_captions_of_their_own() -> None:
+    shared, own = (load_judged("small_world:pairs?count=32", "pairs", own_captions=each) for each in (False, True))
+    assert own.captions == shared.captions == shared.other_captions
+    assert all(one != other for one, other in zip(own.captions, own.other_captions, strict=True))
+    assert own.indices == shared.indices
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("small_world:captions", "expected small_world:pairs with algorithm.source=pairs"),
+        ("small_world:pairs?part=color", "got 'small_world:pairs.part=color'"),
         ("small_world:labels", "expected small_world:pairs with algorithm.source=pairs"),
         ("small_world:pairs?noise=1", "noise .in .0, 1.. and taste"),
         ("small_world:pairs?color=red", "got 'small_world:pairs.color=red'"),
@@ -196,3 +273,9 @@ def test_labels_of_the_small_world_like_the_preferred_image_of_each_pair() -> No
 def test_unknown_embedded_sources_are_refused(source: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_judged(source, "pairs")
+
+
+@pytest.mark.parametrize("option", ["taste=held_out", "part=size", "count=0", "noise=1"])
+def test_unknown_options_of_captions_are_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=r"part .any or color or shape or background. after"):
+        load_judged(f"small_world:captions?{option}", "captions")

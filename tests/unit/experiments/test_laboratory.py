@@ -21,6 +21,7 @@ EQUAL = (
     "estimators",
     "pairs",
     "online_pairs",
+    "caption_pairs",
 )
 """Experiments whose arms are compared at equal compute."""
 
@@ -85,6 +86,7 @@ def test_share_of_bright_images_is_counted_by_prompt_before_and_after_training(s
         ("mapo", "pairs"),
         ("balanced_dpo", "score, groups of 4, old weights"),
         ("spin", "old weights, real images"),
+        ("tpo", "captions, reference weights"),
     ],
 )
 def test_needs_of_a_method_are_those_of_its_config(script, preset: str, needs: str) -> None:
