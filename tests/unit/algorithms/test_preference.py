@@ -264,14 +264,15 @@ def test_safeguard_leaves_the_preferred_image_its_share_of_the_descent_in_output
         algorithm = make(policy, "algorithm.loss=hinge", "algorithm.margin=1e6", f"algorithm.safeguard={limit}")
         (found,) = collect_all(algorithm, [batch])
         (loss,) = algorithm.losses(batch, found)
-        velocities = loss.args[-1]
+        compared = loss.args[2]
+        velocities = compared.velocities
         for velocity in velocities:
             velocity.retain_grad()
         loss().loss.backward()
         outputs[share] = [velocity.grad * 64 for velocity in velocities]
         residuals = [
             2 / ELEMENTS * (velocity.detach() - at.target)
-            for velocity, at in zip(velocities, loss.args[3], strict=True)
+            for velocity, at in zip(velocities, compared.points, strict=True)
         ]
         torch.testing.assert_close(outputs[share][0], residuals[0])
         # The descent of both outputs, were they one.

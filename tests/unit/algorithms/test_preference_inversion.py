@@ -169,8 +169,8 @@ def test_rows_of_a_joined_rollout_are_those_of_each_micro_batch() -> None:
     algorithm = make(policy, *INVERTED, "algorithm.anchor.reference=0.1")
     (found,) = collect_all(algorithm, [batch])
     part = found[1:3]
-    assert part.states is not None
-    assert torch.equal(part.states, found.inverted[1:3])
+    assert part.inverted is not None
+    assert torch.equal(part.inverted, found.inverted[1:3])
     assert torch.equal(part.errors["reference"], found.errors["reference"][1:3])
     assert torch.equal(part.velocities["reference"], found.velocities["reference"][1:3])
 
