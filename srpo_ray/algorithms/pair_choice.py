@@ -1,11 +1,12 @@
 """Choice of a preferred and another image among the images of a prompt, by their rewards. Pure functions."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-Selection = Literal["best_worst", "vote", "dominance"]
+from srpo_ray.config.algorithms.surrogate import Selection as Selection
+
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
 
