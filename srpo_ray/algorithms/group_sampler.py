@@ -38,7 +38,7 @@ class GroupSampler:
 
     @torch.no_grad()
     def run(self, noise: Tensor, walks: Sequence[Walk]) -> tuple[list[Move], list[list[Tensor]]]:
-        """Sample all paths. Before the start of a later path, the images follow Euler steps from the noise.
+        """Sample all paths. To the start of a later path, the images of a prompt share one path from their noise.
 
         Args:
             noise: Initial noise of the S images, `[S, N, 64]`; equal where the first path's images share their state.
@@ -58,7 +58,15 @@ class GroupSampler:
                 tokens, point, velocity = self._euler(tokens, velocity, point, point + 1), point + 1, None
             velocity = self.velocity(tokens, point) if velocity is None else velocity
             results.append(self._walk(tokens, velocity, walk, index, moves))
+            if walk.leads:
+                last = moves[-1]
+                tokens, point, velocity = self._drawn_image(last.after, last.step), last.step + 1, None
         return moves, results
+
+    def _drawn_image(self, tokens: Tensor, point: int) -> Tensor:
+        """Select the state of one image of each prompt, `[S, N, 64]` to `[S / images, N, 64]`."""
+        drawn = self.batch.draws.integers("parent", 0, self.images - 1, point)[:: self.images]
+        return tokens[[prompt * self.images + child for prompt, child in enumerate(drawn)]]
 
     def velocity(self, tokens: Tensor, point: int) -> Tensor:
         """Compute the velocity of states `[U, N, 64]` at a grid point."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from srpo_ray.rewards.base import PendingScore, Scores
@@ -134,3 +135,39 @@ class TrainedStep:
     """Weight of the step in the score of its trajectory, `[V]`; None for losses of single steps."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     """Metrics of the images."""
+
+
+def whole_step(collected: Moves, index: int, move: Move) -> TrainedStep:
+    """Return the same step for all images."""
+    settled = bool(collected.advantages)
+    return TrainedStep(
+        steps=torch.full((len(move.before),), move.step),
+        before=move.before,
+        after=move.after,
+        log_density=move.log_density,
+        mean=move.mean,
+        reference=collected.reference[index] if collected.reference else None,
+        weight=collected.weights[index] if collected.weights else None,
+        advantages=collected.advantages[index] if settled else None,
+        metrics=collected.metrics[move.scores] if settled else {},
+    )
+
+
+def mixed_step(collected: Moves, index: int, indices: Tensor) -> TrainedStep:
+    """Return a step of each image's own, `indices` `[S]` among the moves."""
+    moves, settled = collected.moves, bool(collected.advantages)
+    chosen = list(enumerate(indices.tolist()))
+    means = [moves[step].mean for _, step in chosen]
+    return TrainedStep(
+        steps=torch.tensor([moves[step].step for _, step in chosen]),
+        before=torch.stack([moves[step].before[row] for row, step in chosen]),
+        after=torch.stack([moves[step].after[row] for row, step in chosen]),
+        log_density=torch.stack([moves[step].log_density[row] for row, step in chosen]),
+        mean=torch.stack([mean[row] for row, mean in enumerate(means) if mean is not None])
+        if moves[0].mean is not None
+        else None,
+        reference=collected.reference[index] if collected.reference else None,
+        weight=collected.weights[index] if collected.weights else None,
+        advantages=torch.stack([collected.advantages[step][row] for row, step in chosen]) if settled else None,
+        metrics=collected.metrics[0] if settled else {},
+    )

@@ -5,7 +5,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from srpo_ray.config.algorithms.preference_sources import Selection as Selection
+from srpo_ray.config.algorithms.selection import Selection as Selection
 
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 

@@ -18,13 +18,14 @@ from srpo_ray.algorithms.advantages import prompts_of_update, rows_of, table_of_
 from srpo_ray.algorithms.base import Algorithm, Batch, Gather, Loss, Phase
 from srpo_ray.algorithms.comparisons import submit_ranked
 from srpo_ray.algorithms.group_sampler import GroupSampler, random_step, repeated
-from srpo_ray.algorithms.moves import KnownScores, Move, Moves, TrainedStep
+from srpo_ray.algorithms.moves import KnownScores, Move, Moves, TrainedStep, mixed_step, whole_step
 from srpo_ray.algorithms.normalization import advantages_of, means_of_blocks
 from srpo_ray.algorithms.ranking import discount_weights, ranking_losses
 from srpo_ray.algorithms.reward_history import add_rewards, earlier_rewards
+from srpo_ray.algorithms.step_pairs import pair_signs
 from srpo_ray.algorithms.surrogates import bounded, log_ratio_to_reference, surrogate_loss
 from srpo_ray.config.algorithms.policy_gradient import Parts, PolicyGradientSection
-from srpo_ray.flow import log_density
+from srpo_ray.flow import DrawScope, log_density
 from srpo_ray.rewards.base import PendingScore, Scores
 from srpo_ray.rewards.query import TextQuery
 
@@ -35,7 +36,7 @@ class RewardTables(NamedTuple):
     total: Tensor
     """Weighted sums of the models' scores."""
     each: dict[str, Tensor]
-    """Scores of each model, if they are normalised each."""
+    """Scores of each model, if they are normalised each or compared as pairs."""
     weights: dict[str, float]
     """Factor of each model in the sum."""
     wins: dict[str, Tensor]
@@ -114,6 +115,13 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         statistics = [_statistics(tables, advantages[entry, 1]) for entry, tables in enumerate(entries)]
         if history:
             add_rewards(self.state, prompts, entries[0][0].total, history)
+        kind = self.parts.surrogate.type
+        if kind == "pair":
+            for entry, tables in enumerate(entries):
+                # Images share no state after the random steps of the plans that pairs accept.
+                advantages[entry, 1] = signs = self._pairs(tables, advantages[entry, 1])
+                refused = (signs == 0).all(dim=1, keepdim=True).double()
+                statistics[entry]["pair/refused"] = refused.expand_as(signs)
         settled = [
             replace(
                 moves,
@@ -127,9 +135,26 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
             )
             for batch, moves in rounds
         ]
-        if self.parts.surrogate.type == "ranking":
+        if kind == "pair":
+            return [
+                replace(moves, weights=self._step_weights(batch, moves))
+                for batch, moves in zip(batches, settled, strict=True)
+            ]
+        if kind == "ranking":
             return self._rank_trajectories(batches, settled, advantages[0, 1], gather)
         return settled
+
+    def _pairs(self, tables: Sequence[RewardTables], advantages: Tensor) -> Tensor:
+        """Choose a pair of each prompt's images by their rewards, on average over the tails, `[P, G]`."""
+        names = sorted(tables[0].each)
+        rewards = [torch.stack([one.wins.get(name, one.each[name]) for name in names], dim=2) for one in tables]
+        surrogate, weights = self.parts.surrogate, [tables[0].weights[name] for name in names]
+        return pair_signs(advantages, torch.stack(rewards).mean(dim=0), weights, surrogate.select, surrogate.min_gap)
+
+    def _step_weights(self, batch: Batch, moves: Moves) -> tuple[Tensor, ...]:
+        """Compute the weight of each trained step, `[V]`, from the discount."""
+        steps = [repeated(step.steps, len(step.after) // len(step.before)) for step in self._trained(batch, moves)]
+        return tuple(discount_weights(torch.stack(steps), self.parts.surrogate.discount))
 
     def _rank_trajectories(
         self, batches: Sequence[Batch], found: Sequence[Moves], values: Tensor, gather: Gather
@@ -141,12 +166,10 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         """
         surrogate, columns, weighted = self.parts.surrogate, [], []
         for batch, moves in zip(batches, found, strict=True):
-            steps = list(self._trained(batch, moves))
-            images = torch.stack([repeated(step.steps, len(step.after) // len(step.before)) for step in steps])
-            weights = discount_weights(images, surrogate.discount)
-            ratios = torch.stack([self._recorded_ratio(step) for step in steps]).double().cpu()
-            columns.append(surrogate.beta * (weights * ratios).mean(dim=0))
-            weighted.append(replace(moves, weights=tuple(weights)))
+            weights = self._step_weights(batch, moves)
+            ratios = [self._recorded_ratio(step).double().cpu() for step in self._trained(batch, moves)]
+            columns.append(surrogate.beta * (torch.stack(weights) * torch.stack(ratios)).mean(dim=0))
+            weighted.append(replace(moves, weights=weights))
         losses, slopes = ranking_losses(table_of_update(batches, columns, gather), values)
         table = (losses / values.shape[1])[:, None].expand_as(values)
         return [
@@ -170,7 +193,8 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
     def _tables(self, batches: Sequence[Batch], scores: Sequence[Scores], gather: Gather) -> RewardTables:
         """Gather the rewards of the update."""
         total = table_of_update(batches, [each.total for each in scores], gather)
-        names = sorted(scores[0].weights) if self.parts.advantage.rewards == "each" else []
+        separate = self.parts.advantage.rewards == "each" or self.parts.surrogate.type == "pair"
+        names = sorted(scores[0].weights) if separate else []
         each = {name: table_of_update(batches, [one.raw[name] for one in scores], gather) for name in names}
         wins = {name: table_of_update(batches, [one.wins[name] for one in scores], gather) for name in scores[0].wins}
         return RewardTables(total, each, scores[0].weights, wins)
@@ -201,62 +225,31 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
             length = self.sigmas[step.steps] - self.sigmas[step.steps + 1]
             if self.parts.surrogate.ratio == "exact":
                 step = replace(step, log_density=density.detach(), mean=mean.detach())
-            yield partial(surrogate_loss, self.parts.surrogate, step, mean, std, length, density, 1 / count)
+            share, images = 1 / count, self.config.images
+            yield partial(surrogate_loss, self.parts.surrogate, step, mean, std, length, density, share, images)
 
     def _trained(self, batch: Batch, collected: Moves) -> Iterator[TrainedStep]:
-        """Yield the trained steps of an update; in a plan that mixes steps, each image has its own order of them."""
+        """Yield the trained steps of an update; in a plan that mixes steps, each image has its own order of them.
+
+        Images that are compared as pairs are at the same step, so those of a prompt have one order.
+        """
         if not self.parts.plan.mixes_steps:
             for index, move in enumerate(collected.moves):
-                yield _whole_step(collected, index, move)
+                yield whole_step(collected, index, move)
             return
-        sources = batch.draws.generators("grpo_steps", scope="per_image")
+        scope: DrawScope = "per_sample" if self.parts.surrogate.type == "pair" else "per_image"
+        sources = batch.draws.generators("grpo_steps", scope=scope)
         count = self.parts.plan.trained(self.rollout.num_steps)
         orders = torch.stack(
             [torch.randperm(len(collected.moves), generator=source)[:count] for source in sources], dim=1
         )
         for index, indices in enumerate(orders):
-            yield _mixed_step(collected, index, indices)
+            yield mixed_step(collected, index, indices)
 
 
 def _permutation(batch: Batch) -> Callable[[int], list[int]]:
     """Return a function that draws a permutation of so many indices for the update."""
     return lambda count: torch.randperm(count, generator=batch.draws.of_update("plan")).tolist()
-
-
-def _whole_step(collected: Moves, index: int, move: Move) -> TrainedStep:
-    """Return the same step for all images."""
-    settled = bool(collected.advantages)
-    return TrainedStep(
-        steps=torch.full((len(move.before),), move.step),
-        before=move.before,
-        after=move.after,
-        log_density=move.log_density,
-        mean=move.mean,
-        reference=collected.reference[index] if collected.reference else None,
-        weight=collected.weights[index] if collected.weights else None,
-        advantages=collected.advantages[index] if settled else None,
-        metrics=collected.metrics[move.scores] if settled else {},
-    )
-
-
-def _mixed_step(collected: Moves, index: int, indices: Tensor) -> TrainedStep:
-    """Return a step of each image's own, `indices` `[S]` among the moves."""
-    moves, settled = collected.moves, bool(collected.advantages)
-    chosen = list(enumerate(indices.tolist()))
-    means = [moves[step].mean for _, step in chosen]
-    return TrainedStep(
-        steps=torch.tensor([moves[step].step for _, step in chosen]),
-        before=torch.stack([moves[step].before[row] for row, step in chosen]),
-        after=torch.stack([moves[step].after[row] for row, step in chosen]),
-        log_density=torch.stack([moves[step].log_density[row] for row, step in chosen]),
-        mean=torch.stack([mean[row] for row, mean in enumerate(means) if mean is not None])
-        if moves[0].mean is not None
-        else None,
-        reference=collected.reference[index] if collected.reference else None,
-        weight=collected.weights[index] if collected.weights else None,
-        advantages=torch.stack([collected.advantages[step][row] for row, step in chosen]) if settled else None,
-        metrics=collected.metrics[0] if settled else {},
-    )
 
 
 def _rows_of_states(table: Tensor, batch: Batch, move: Move) -> Tensor:

@@ -1,5 +1,7 @@
 """Plackett-Luce model of the ranking of a prompt's images by scores of their trajectories."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,11 +35,10 @@ def discount_weights(steps: Tensor, discount: float) -> Tensor:
 
     Args:
         steps: Trained steps of each image, `[T, S]`, as indices of the sampler's grid; 0 is the noisiest step.
-        discount: Factor from a step to the next one, in (0, 1].
+        discount: Factor from a step to the next one, above 0.
 
     Returns:
         `[T, S]` float64.
     """
-    # Relative to the first step, so that no image's weights are all rounded to 0.
-    weights = torch.tensor(discount, dtype=torch.float64) ** (steps - steps.amin(dim=0))
-    return weights / weights.mean(dim=0)
+    # A softmax of the logarithms, because the powers of many steps may all round to 0 or infinity.
+    return len(steps) * torch.softmax(steps.double() * math.log(discount), dim=0)

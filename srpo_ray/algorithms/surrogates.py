@@ -4,11 +4,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from srpo_ray.algorithms.base import LossOutput
 from srpo_ray.algorithms.group_sampler import repeated
 from srpo_ray.algorithms.moves import TrainedStep
+from srpo_ray.algorithms.step_pairs import pair_losses
 from srpo_ray.config.algorithms.surrogate import SurrogateSection
 from srpo_ray.flow import log_density
 
@@ -77,33 +77,6 @@ def ranked_losses(
     return -advantages * beta * weight * inside, (log_ratio != inside).detach().float()
 
 
-def pair_losses(log_ratio: Tensor, advantages: Tensor, beta: float, clip_range: float) -> tuple[Tensor, Tensor]:
-    """Compute the logistic preference of the best over the worst of the states that follow one state.
-
-        loss = -log sigmoid(beta * (log_ratio_best - log_ratio_worst))
-
-    A state whose results are all equal has the weight 0.
-
-    Args:
-        log_ratio: Logarithm of the probability ratio to the initial model, `[U, K]`.
-        advantages: Advantages of the K states that follow each state, `[U, K]`.
-        beta: Slope.
-        clip_range: Range around 1 outside of which a ratio has no gradient.
-
-    Returns:
-        Losses `[U]`, and 1 where a ratio of the pair is outside the range `[U]`.
-
-    Source: SPO, arXiv 2406.04314.
-    """
-    inside = bounded(log_ratio, clip_range)
-    best, worst = advantages.argmax(dim=1, keepdim=True), advantages.argmin(dim=1, keepdim=True)
-    margins = (inside.gather(1, best) - inside.gather(1, worst))[:, 0]
-    differs = (advantages.gather(1, best) > advantages.gather(1, worst))[:, 0]
-    outside = (log_ratio != inside).detach()
-    clipped = (outside.gather(1, best) | outside.gather(1, worst))[:, 0]
-    return differs * -functional.logsigmoid(beta * margins), clipped.float()
-
-
 def divergences(mean: Tensor, other: Tensor, std: Tensor) -> Tensor:
     """Compute the divergence of two normal distributions per element: `mean((m - m_other)^2) / (2 std^2)`, `[U]`.
 
@@ -137,6 +110,7 @@ def surrogate_loss(
     length: Tensor,
     density: Tensor,
     share: float,
+    images: int = 1,
 ) -> LossOutput:
     """Compute the loss of one trained step of all images of a micro-batch.
 
@@ -148,12 +122,13 @@ def surrogate_loss(
         length: Length of the step in sigma, `[U]`, above 0.
         density: Log-probability of the step under the present model, `[V]` with gradient.
         share: Share of the batch's loss.
+        images: Images of each prompt, which are consecutive; `pair` compares them.
     """
     assert step.advantages is not None, "losses come after `settle`"
     advantages = step.advantages.to(density)
     metrics = dict(step.metrics)
     if config.type == "pair":
-        losses, clipped = _pair(config, step, std, density, advantages)
+        losses, clipped = _pair(config, step, std, density, advantages, images, metrics)
     elif config.type == "ranking":
         assert step.weight is not None, "a trajectory's score needs the weights of its steps"
         log_ratio = log_ratio_to_reference(config, step, std, density)
@@ -202,12 +177,23 @@ def _ratio_losses(
 
 
 def _pair(
-    config: SurrogateSection, step: TrainedStep, std: Tensor, density: Tensor, advantages: Tensor
+    config: SurrogateSection,
+    step: TrainedStep,
+    std: Tensor,
+    density: Tensor,
+    signs: Tensor,
+    images: int,
+    metrics: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Compute the losses `[U]` of the preferences between states that follow one state."""
-    states = len(step.before)
+    """Compute the losses `[P]` of the pairs of P prompts, with the weight of the step."""
     log_ratio = log_ratio_to_reference(config, step, std, density)
-    return pair_losses(log_ratio.reshape(states, -1), advantages.reshape(states, -1), config.beta, config.clip_range)
+    table = (log_ratio.reshape(-1, images), bounded(log_ratio, config.clip_range).reshape(-1, images))
+    found = pair_losses(*table, signs.reshape(-1, images), config.beta)
+    metrics["pair/margin"] = found.margins
+    if step.weight is None:
+        return found.losses, found.clipped
+    # Both images of a pair are at the same step, as all images of the prompt are.
+    return step.weight.to(density).reshape(-1, images)[:, 0] * found.losses, found.clipped
 
 
 def log_ratio_to_reference(config: SurrogateSection, step: TrainedStep, std: Tensor, density: Tensor) -> Tensor:

@@ -108,7 +108,8 @@ def kept_noise(kind: NoiseKind, strength: float, sigma: Tensor, sigma_next: Tens
         `[B]` in [0, 1].
     """
     if kind == "cps":
-        return torch.full_like(sigma, math.cos(strength * math.pi / 2))
+        # At strength 1 the cosine is rounded to 6e-17.
+        return torch.full_like(sigma, math.cos(strength * math.pi / 2) if strength < 1 else 0.0)
     if kind == "constant":
         return torch.exp(-(strength**2) / 2 * (1 / sigma_next - 1 / sigma))
     return (sigma_next * (1 - sigma) / (sigma * (1 - sigma_next))) ** (strength**2 / 2)

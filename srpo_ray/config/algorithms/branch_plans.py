@@ -11,13 +11,16 @@ from srpo_ray.config.algorithms.plan import Cost, PlanSection, Tail, Walk, check
 
 
 class Branch(PlanSection):
-    """The group branches off one path of Euler steps: at each branch point, every image makes one random step."""
+    """The group branches off one path: at each branch point, every image makes one random step."""
 
     type: Literal["branch"] = "branch"
     at: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Steps at which the group branches; each is trained with images and rewards of its own."""
     per_update: int | None = Field(default=None, ge=1)
     """Number of branch points of an update, drawn from `at`; unset takes all of them."""
+    path: Literal["euler", "child"] = "euler"
+    """Step of the common path at a branch point. `euler`: a step without noise; `child`: the random step of one of the
+    group's images, drawn for each prompt (SPO). Between the branch points it makes Euler steps."""
     tails: tuple[Tail, ...] = Field(default=(Tail(),), min_length=1)
     """Tails after the random step. Each gives an image, and the advantages of all tails are averaged."""
 
@@ -51,7 +54,7 @@ class Branch(PlanSection):
 
     def _walk(self, point: int, num_steps: int, group_size: int) -> Walk:
         shares = (group_size,) * (point + 1) + (1,) * (num_steps - point)
-        return Walk(point, shares, (point,), self.tails, point + 1)
+        return Walk(point, shares, (point,), self.tails, point + 1, leads=self.path == "child")
 
     def forward(self, num_steps: int, group_size: int, shared: bool, images: int) -> Cost:
         """Count the common path up to the last branch point, and the tails of all branch points."""
@@ -69,8 +72,13 @@ class Branch(PlanSection):
         return [1 / images] * self.trained(num_steps)
 
     def check(self, num_steps: int, group_size: int, images: int, shared: bool) -> None:
-        """Check that the branch points are stochastic steps and that a group has one initial noise."""
+        """Check that the branch points are stochastic steps, and that a group has one initial noise and path."""
         _check_shared(self.type, shared)
+        if self.path == "child" and images < group_size:
+            raise ValueError(
+                f"expected no algorithm.images_per_pass with algorithm.plan.path=child, got {images}; the path goes on"
+                f" from any of the {group_size} images of a group, so remove it or set the path to euler"
+            )
         for point in self.at:
             check_step("at", point, num_steps)
 

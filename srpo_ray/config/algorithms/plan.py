@@ -39,6 +39,8 @@ class Walk(NamedTuple):
     """Tails from `tail_start` to the image; every image has one result per tail."""
     tail_start: int
     """Grid point at which the tails start."""
+    leads: bool = False
+    """True if the common path of later walks goes on from a drawn image's state after this walk's last random step."""
 
 
 class Cost(NamedTuple):

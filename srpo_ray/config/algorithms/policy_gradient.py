@@ -146,7 +146,7 @@ class PolicyGradientSection(GroupSection):
                 f" {parts.plan.model_dump()['type']}; the rewards of a branch belong to its state, so remove history"
             )
         if parts.surrogate.type == "pair":
-            self._check_siblings()
+            self._check_pairs()
         if parts.surrogate.type == "ranking":
             self._check_trajectories()
 
@@ -160,14 +160,18 @@ class PolicyGradientSection(GroupSection):
                 " so choose another plan and remove optimizer_steps"
             )
 
-    def _check_siblings(self) -> None:
+    def _check_pairs(self) -> None:
         plan, passes = self.parts.plan, self.passes_per_prompt
-        if not isinstance(plan, Branch) or passes > 1:
+        if isinstance(plan, Tree):
             raise ValueError(
-                "expected algorithm.plan.type=branch and no algorithm.images_per_pass with"
-                f" algorithm.surrogate.type=pair, got plan.type={plan.model_dump()['type']} and {passes} passes per"
-                " group; the loss compares images that branch off one state in one forward pass, so choose"
-                " plan.type=branch and remove images_per_pass"
+                "expected algorithm.plan.type=branch, all or window with algorithm.surrogate.type=pair, got tree; an"
+                " inner state of a tree has no image of its own to compare, so choose another plan"
+            )
+        if passes > 1:
+            raise ValueError(
+                f"expected no algorithm.images_per_pass with algorithm.surrogate.type=pair, got {self.images_per_pass}"
+                f" of {self.group_size} images; the loss compares images of a group in one forward pass, so remove it"
+                " or lower group_size"
             )
 
 

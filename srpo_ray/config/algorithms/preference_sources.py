@@ -5,11 +5,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.algorithms.base import AlgorithmSection, Judged
+from srpo_ray.config.algorithms.selection import Selection
 
 PairSource = Literal["pairs", "labels", "captions", "online", "self_play"]
 """Source of the images that are compared."""
-Selection = Literal["best_worst", "vote", "dominance"]
-"""Rule by which two images of a prompt are chosen."""
 GROUP_SIZE = 4
 """Default number of images of a prompt with `source: online`."""
 

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from srpo_ray.config.algorithms.selection import Selection
 from srpo_ray.config.base import Section
 
 
@@ -16,19 +17,32 @@ class SurrogateSection(Section):
     type: Literal["ppo", "guard", "dppo", "pair", "ranking"] = "ppo"
     """Form of the loss. `ppo`: clipped ratio times advantage; `guard` (GRPO-Guard): ppo with a ratio whose logarithm
     has mean 0 at every step, divided by the step's length; `dppo` (Flow-DPPO): ratio times advantage, without those
-    steps that would move further than `divergence_limit`; `pair` (SPO): logistic preference of the best over the worst
-    of the images that share a state, relative to the initial model; `ranking` (Dense reward): Plackett-Luce model of
-    the ranking of a prompt's images, whose scores are the discounted log-ratios of their steps to the initial model."""
+    steps that would move further than `divergence_limit`; `pair` (SPO, PSO): logistic preference of one image over
+    another one at each step, relative to the initial model. With branches, the images of a pair share the state before
+    the step; with `plan: {type: all}` or a window, a pair of finished images labels all steps of both. `ranking` (Dense
+    reward): Plackett-Luce model of the ranking of a prompt's images, whose scores are the discounted log-ratios of
+    their steps to the initial model."""
     clip_range: float = Field(default=1e-4, gt=0)
     """Clip range of the ratio around 1, above 0; outside, the gradient that moves it further is zero. `dppo` does not
     use it. Published: 1e-4 (ppo, ranking), 2e-6 (guard), 0.1 (pair)."""
     divergence_limit: float = Field(default=1e-5, gt=0)
     """Mean squared difference of the steps' means, over twice their variance, beyond which `dppo` removes a step."""
     beta: float = Field(default=10.0, gt=0)
-    """Slope of the logistic preference in `pair`, and factor of the scores in `ranking`, above 0."""
-    discount: float = Field(default=0.9, gt=0, le=1)
-    """Weight of a step in the scores of `ranking`, relative to the step before it, in (0, 1]; below 1, noisy steps,
-    which form the composition, count more."""
+    """Slope of the logistic preference in `pair` (published: 10 and 50), and factor of the scores in `ranking`, above
+    0."""
+    select: Selection = "best_worst"
+    """Choice of the two images of a `pair`. `best_worst`: the highest and the lowest advantage; `vote`: those with the
+    most and the fewest majorities of the reward models, if the majority agrees on the two (BalancedDPO); `dominance`:
+    the largest difference of the summed rewards of which no reward model prefers the other image (PSO). A group without
+    a pair has the weight 0."""
+    min_gap: float = Field(default=0.0, ge=0)
+    """Least difference of the weighted sums of the rewards between the images of a `pair`, at least 0. SPO has a
+    threshold t of the difference of the softmax of both scores, multiplied by k; that is `min_gap: 2 artanh(t) / k`,
+    0.0062 for t = 0.3 and k = 100."""
+    discount: float = Field(default=1.0, gt=0)
+    """Weight of a step in `pair`, and in the scores of `ranking`, relative to the step before it, above 0. Below 1,
+    noisy steps, which form the composition, count more; above 1, the later ones. The weights of the trained steps have
+    the mean 1. Published: 0.9 (ranking)."""
     step_weight: Literal["density", "std", "unit"] = "density"
     """Factor of the logarithm of the ratio of a step. `density`: 1; `std`: the step's standard deviation, without which
     steps with little noise have the largest gradients (TempFlow-GRPO); `unit`: twice the step's variance, the
@@ -49,6 +63,21 @@ class SurrogateSection(Section):
                 f"expected step_weight=density with type=guard, which has a weight of its own, got {self.step_weight};"
                 " remove it or set type to ppo"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        changed = {
+            "select": (self.select != "best_worst", ("pair",)),
+            "min_gap": (self.min_gap > 0, ("pair",)),
+            "discount": (self.discount != 1, ("pair", "ranking")),
+        }
+        for name, (is_changed, types) in changed.items():
+            if is_changed and self.type not in types:
+                raise ValueError(
+                    f"expected type {' or '.join(types)} with {name}={getattr(self, name)}, got {self.type}, which"
+                    f" has no use for it; remove {name} or change the type"
+                )
         return self
 
     @property

@@ -22,16 +22,17 @@ class TransitionSection(Section):
     noise: NoiseKind = "constant"
     """Noise of a step. `constant`: diffusion `strength` (DanceGRPO); `flow`: `strength * sqrt(sigma / (1 - sigma))`
     (Flow-GRPO); `cps`: the share `sin(strength * pi / 2)` of the noise is new, whatever the length of the step
-    (Coefficients-Preserving Sampling; only with `frozen`)."""
+    (Coefficients-Preserving Sampling; only with `frozen`). With strength 1 all noise is new: the sampler of models that
+    are distilled to few steps, which mixes the predicted clean image with fresh noise."""
     strength: float = Field(default=0.3, gt=0)
-    """Strength of the noise, above 0; below 1 for `cps`."""
+    """Strength of the noise, above 0; at most 1 for `cps`."""
 
     @model_validator(mode="after")
     def _check_noise(self) -> Self:
-        if self.noise == "cps" and (self.step != "frozen" or self.strength >= 1):
+        if self.noise == "cps" and (self.step != "frozen" or self.strength > 1):
             raise ValueError(
-                "expected step=frozen and a strength below 1 with noise=cps, whose noise replaces a share of the old"
-                f" one, got step={self.step} and strength={self.strength:g}; set step to frozen and strength to 0.8,"
-                " or noise to flow"
+                "expected step=frozen and a strength of at most 1 with noise=cps, whose noise replaces a share of the"
+                f" old one, got step={self.step} and strength={self.strength:g}; set step to frozen and strength to"
+                " 0.8, or noise to flow"
             )
         return self

@@ -120,6 +120,15 @@ VARIANTS: dict[str, dict[str, object]] = {
         "algorithm.plan": {"type": "window", "size": 2, "steps": [3, 9]},
         "algorithm.surrogate": {"kl": 0.1},
     },
+    "policy_gradient, branches from a child": {
+        "algorithm.group_size": 3,
+        "algorithm.plan": {"type": "branch", "at": [1, 2, 5], "path": "child"},
+    },
+    "policy_gradient, pairs of trajectories": {
+        "algorithm.group_size": 3,
+        "algorithm.plan": {"type": "window", "size": 2, "steps": [1, 6]},
+        "algorithm.surrogate": {"type": "pair", "select": "vote", "discount": 0.8},
+    },
     "policy_gradient, splits alone": {
         "algorithm.group_size": 8,
         "algorithm.plan": {"type": "tree", "splits": [1, 4, 5], "random_between": False},

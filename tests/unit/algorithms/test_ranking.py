@@ -51,6 +51,15 @@ def test_ranking_of_two_is_the_logistic_preference() -> None:
     assert slopes.flatten().tolist() == pytest.approx([chance, -chance, -(1 - chance), 1 - chance])
 
 
+def test_published_clip_keeps_the_weight_of_every_preference_at_one_half() -> None:
+    # Log-ratios within 1e-4, times 10: the scores of two images differ by at most 0.002.
+    bound = BETA * math.log(1 + 1e-4)
+    scores = torch.tensor([[bound, -bound], [-bound, bound], [0.0, 0.0]]).double()
+    _, slopes = ranking_losses(scores, torch.tensor([[2.0, 1.0]]).double().expand(3, 2))
+    assert (slopes.abs() - 0.5).abs().max() <= 0.0005
+    assert slopes.sign().tolist() == [[1.0, -1.0]] * 3
+
+
 def test_slopes_are_the_derivatives_and_equal_values_are_not_ranked() -> None:
     scores = draw(2, 4, seed=1).requires_grad_()
     values = torch.tensor([[1.0, 3.0, 3.0, 2.0], [5.0, 5.0, 5.0, 5.0]]).double()

@@ -1,5 +1,6 @@
 """Losses of a trained step against their definitions, and their gradients where the policy has not moved."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms.moves import TrainedStep
-from srpo_ray.algorithms.surrogates import dppo_losses, pair_losses, surrogate_loss
+from srpo_ray.algorithms.surrogates import dppo_losses, surrogate_loss
 from srpo_ray.config.algorithms.surrogate import SurrogateSection
 from srpo_ray.flow import log_density
 
@@ -36,7 +37,7 @@ def loss_of(settings: dict[str, Any], step: TrainedStep, mean: Tensor) -> Tensor
     wide_std = STD.repeat_interleave(CHILDREN)[:, None, None]
     density = log_density(step.after, mean.repeat_interleave(CHILDREN, 0), wide_std)
     config = SurrogateSection.model_validate(settings)
-    return surrogate_loss(config, step, mean, STD[:, None, None], LENGTH, density, 1.0).loss
+    return surrogate_loss(config, step, mean, STD[:, None, None], LENGTH, density, 1.0, CHILDREN).loss
 
 
 def test_logarithm_of_guards_ratio_is_the_mean_of_noise_times_shift() -> None:
@@ -97,31 +98,14 @@ def test_dppo_removes_steps_that_are_too_far_and_would_move_further(
     assert now.grad.item() == pytest.approx(0 if removed else -advantage)
 
 
-def test_pair_prefers_the_best_over_the_worst_sibling() -> None:
-    log_ratio = torch.tensor([[0.02, 0.01, -0.03], [0.5, 0.0, 0.01], [0.1, 0.2, 0.3]]).double().requires_grad_()
-    advantages = torch.tensor([[1.0, 0.0, -1.0], [1.0, 0.5, -1.0], [0.0, 0.0, 0.0]]).double()
-    losses, clipped = pair_losses(log_ratio, advantages, 10.0, 0.1)
-    margins = torch.tensor([0.05, torch.tensor(1.1).log().item() - 0.01]).double()
-    expected = torch.log1p(torch.exp(-10 * margins))
-    torch.testing.assert_close(losses[:2], expected, rtol=1e-6, atol=1e-8)
-    assert losses[2].item() == 0
-    assert clipped.tolist() == [0.0, 1.0, 1.0]
-    losses.sum().backward()
-    assert log_ratio.grad is not None
-    slope = 10 / (1 + torch.exp(10 * margins[0])).item()
-    assert log_ratio.grad[0].tolist() == pytest.approx([-slope, 0.0, slope])
-    # The ratio of the second pair's best image is clipped, and the third pair has no preference.
-    assert log_ratio.grad[1, 0] == 0
-    assert log_ratio.grad[2].tolist() == [0.0, 0.0, 0.0]
-
-
 def test_pair_of_a_step_compares_densities_with_the_initial_model() -> None:
     reference = draw(STATES, *SHAPE, seed=4) * 0.01
     step, noise = make_step(MEAN + reference)
+    sign = torch.sign(ADVANTAGES.reshape(STATES, CHILDREN) @ torch.tensor([1.0, -1.0]).double())
+    step = replace(step, advantages=torch.stack([sign, -sign], dim=1).flatten())
     found = loss_of({"type": "pair", "clip_range": 0.99, "beta": 3.0}, step, MEAN)
     spread = STD.repeat_interleave(CHILDREN)[:, None, None]
     moved = noise - reference.repeat_interleave(CHILDREN, 0) / spread
     log_ratio = 0.5 * (moved**2 - noise**2).mean(dim=(1, 2)).reshape(STATES, CHILDREN)
-    sign = torch.sign(ADVANTAGES.reshape(STATES, CHILDREN) @ torch.tensor([1.0, -1.0]).double())
     expected = torch.log1p(torch.exp(-3 * sign * (log_ratio[:, 0] - log_ratio[:, 1]))).mean()
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)

@@ -54,17 +54,45 @@ PAIR = "algorithm.surrogate.type=pair"
             r"algorithm.optimizer_steps=1 with algorithm.surrogate.ratio=exact, got 2",
         ),
         (
-            [PAIR],
-            r"algorithm.plan.type=branch and no .*images_per_pass with .*type=pair, got plan.type=all and 1 passes",
+            [PAIR, TREE, "algorithm.group_size=4"],
+            r"plan.type=branch, all or window with .*surrogate.type=pair, got tree; .* choose another plan",
         ),
-        ([PAIR, BRANCH, "algorithm.images_per_pass=4"], r"got plan.type=branch and 3 passes per group"),
+        (
+            [PAIR, "algorithm.images_per_pass=4"],
+            r"expected no algorithm.images_per_pass with .*type=pair, got 4 of 12 images; .* remove it or lower group",
+        ),
+        (
+            ["algorithm.plan={type: branch, path: child}", "algorithm.images_per_pass=4"],
+            r"no algorithm.images_per_pass with algorithm.plan.path=child, got 4; .* any of the 12 images",
+        ),
+        (["algorithm.surrogate.min_gap=0.1"], r"expected type pair with min_gap=0.1, got ppo, .*; remove min_gap"),
+        (
+            ["algorithm.surrogate={type: ranking, select: vote}"],
+            r"expected type pair with select=vote, got ranking, .*; remove select or change the type",
+        ),
+        (
+            ["algorithm.surrogate={type: guard, discount: 0.9}"],
+            r"expected type pair or ranking with discount=0.9, got guard, .*; remove discount",
+        ),
+        (
+            ["algorithm.surrogate={type: pair, discount: 0.0}"],
+            r"surrogate.discount: expected to be greater than 0; got 0",
+        ),
+        (
+            ["algorithm.surrogate={type: pair, min_gap: -1.0}"],
+            r"surrogate.min_gap: .* greater than or equal to 0; got -1",
+        ),
+        (
+            ["algorithm.surrogate={type: pair, select: best}"],
+            r"surrogate.select: expected to be .best_worst., .vote. or .dominance.; got .best.",
+        ),
         (["algorithm.surrogate={type: guard, step_weight: std}"], r"step_weight=density with type=guard, .* got std"),
         (["algorithm.group_size=1"], r"algorithm.group_size: expected to be greater than or equal to 2; got 1"),
         (
             ["algorithm.transition={noise: cps}"],
-            r"step=frozen and a strength below 1 with noise=cps, .*, got step=euler_maruyama and strength=0.3",
+            r"step=frozen and a strength of at most 1 with noise=cps, .*, got step=euler_maruyama and strength=0.3",
         ),
-        (["algorithm.transition={step: frozen, noise: cps, strength: 1.0}"], r"got step=frozen and strength=1;"),
+        (["algorithm.transition={step: frozen, noise: cps, strength: 1.1}"], r"got step=frozen and strength=1.1;"),
         (["algorithm.advantage={history: 8, scale: update}"], r"with history=8, got summed, none, group, update"),
         ([BRANCH, "algorithm.advantage.history=8"], r"plan.type=all or window with .*advantage.history, got branch"),
         (
