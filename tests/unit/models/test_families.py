@@ -163,5 +163,5 @@ def test_encoding_is_the_inverse_of_the_decoders_normalisation(
 
 def test_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}')
-    with pytest.raises(ValueError, match=r"FluxPipeline.*Flux2KleinPipeline.*QwenImagePipeline, got 'KolorsPipeline'"):
+    with pytest.raises(ValueError, match=r"FluxPipeline.*Flux2KleinPipeline.*Krea2Pipeline, got 'KolorsPipeline'"):
         family_of(str(tmp_path))

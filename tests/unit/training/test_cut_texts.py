@@ -7,7 +7,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from transformers import CLIPTokenizer
+from transformers import AutoTokenizer
 
 from srpo_ray.cli import main
 from srpo_ray.config import RunConfig, load_run
@@ -18,6 +18,7 @@ from srpo_ray.launch.preflight import input_notes
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.registry import build_rewards
 from srpo_ray.rewards.token_limits import token_limit
+from srpo_ray.small_world.weights import reward_dir
 from tests.conftest import SMALL_WORLD
 from tests.helpers.inference.fixtures import TINY
 from tests.helpers.rewards.tiny_clip import CONTEXT_LENGTH, save_tiny_clip
@@ -90,24 +91,18 @@ def test_prompt_that_is_cut_only_behind_a_control_word_is_counted(tmp_path: Path
     own = {"prompt": fits, "positive_words": ["a large round red"], "negative_words": ["flat"]}
     settings = ["word_sets.w={positive: [detailed], negative: [flat]}", "algorithm.control_words=w"]
     config = config_of(tmp_path, [own, "a cat"], *settings, "evaluation.relative=null")
-    tokenizer = CLIPTokenizer.from_pretrained(Path(build_path("held_out")))
+    tokenizer = AutoTokenizer.from_pretrained(reward_dir("held_out"))
     assert len(tokenizer(fits)["input_ids"]) == 30
     assert (
         len(tokenizer(f"detailed. {fits}")["input_ids"]) <= 32 < len(tokenizer(f"a large round red. {fits}").input_ids)
     )
     notes = reward_cut_notes(config, read_texts(config))
     assert len(notes) == 2
-    assert all("prompt is longer than its 32 tokens (1 only with control words)" in note for note in notes)
+    assert all("prompts is longer than its 32 tokens (1 only with control words)" in note for note in notes)
     without = config_of(
         tmp_path, [{**own, "positive_words": ["detailed"]}, "a cat"], *settings, "evaluation.relative=null"
     )
     assert reward_cut_notes(without, read_texts(without)) == []
-
-
-def build_path(name: str) -> str:
-    from srpo_ray.small_world.weights import reward_dir
-
-    return str(reward_dir(name))
 
 
 def test_words_of_the_evaluations_and_of_a_distribution_are_read_before_the_prompt(tmp_path: Path) -> None:
@@ -122,13 +117,14 @@ def test_words_of_the_evaluations_and_of_a_distribution_are_read_before_the_prom
         "rewards.models, reward 'contrastive'",
         "evaluation.held_out, reward 'held_out'",
     ]
-    distribution = "{attributes: [a large round red, dark], shares: [0.5, 0.5]}"
-    settings = ["algorithm.type=direct_align", "algorithm.query=plain", f"algorithm.distribution={distribution}"]
-    spread = load_run(
-        [SMALL_WORLD.parent / "algorithms" / "direct_align.yaml", SMALL_WORLD],
-        [*settings, "algorithm.control_words=null", "evaluation.relative=null", "evaluation.test=null"],
-    )
-    assert spread.algorithm.attributes == ("a large round red", "dark")
+    attributes = "{attributes: [a large round red, dark], shares: [0.5, 0.5]}"
+    settings = f"algorithm={{type: direct_align, query: plain, distribution: {attributes}}}"
+    spread = config_of(tmp_path, [fits], settings, "evaluation.relative=null")
+    notes = reward_cut_notes(spread, read_texts(spread))
+    assert [note.split(":")[0] for note in notes] == [
+        "rewards.models, reward 'preference'",
+        "rewards.models, reward 'contrastive'",
+    ]
 
 
 def test_reward_that_cannot_be_read_is_left_to_its_own_error(tmp_path: Path) -> None:
