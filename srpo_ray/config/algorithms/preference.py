@@ -40,8 +40,7 @@ class PreferenceConfig(SampledPairsSection):
     """Points of both images of a pair. `shared`: one noise and sigma; `independent`: noise and sigma drawn for each.
     With sampled images also `rollout`: one sigma, and each sampled image is mixed with the noise that it was sampled
     from, a real image with that of its opponent; and `states` (DRO): states of the rollout at one sigma, with the
-    velocities there as targets, where real images are mixed with noise. `states` needs `sigma.type: grid` and samples
-    with `guidance_scale`."""
+    velocities there as targets, where real images are mixed with noise; it samples with `guidance_scale`."""
     sigma: PointSigmas = PointSigmas()
     """Distribution of the sigmas of the points."""
     draws: int = Field(default=1, ge=1)
@@ -131,7 +130,7 @@ class PreferenceConfig(SampledPairsSection):
         rollout = num_steps if self.samples_images else 0
         # Calls at points have two images of a group, so they count as smaller calls without gradient.
         forward = rollout + asked if group > 1 else rollout
-        kept = points * len(self.anchor.weights) / group + self.samples_images
+        states = 2 * self.draws if self.coupling == "states" else 0
         return Calls(
             forward,
             compared=0 if group > 1 else asked,
@@ -145,7 +144,7 @@ class PreferenceConfig(SampledPairsSection):
             decodes=False,
             guidance_scale=self.guidance_scale,
             given_images=2 if self.source == "pairs" else 1,
-            kept=kept + 2 * self.draws if self.coupling == "states" else kept,
+            kept=points * len(self.anchor.weights) / group + self.samples_images + states,
         )
 
     def check_micro_batch(self, size: int | None) -> None:
@@ -204,6 +203,11 @@ class PreferenceConfig(SampledPairsSection):
             raise ValueError(
                 f"expected weights=equal with source={self.source} and no temperature, got {self.weights}; all pairs"
                 " have the same confidence, so set weights to equal, or with source=online set temperature"
+            )
+        if self.weights == "equal" and self.temperature is not None:
+            raise ValueError(
+                "expected weights confidence or soft_labels with temperature, got equal; temperature makes the"
+                " confidence of pairs, so set weights, or remove temperature"
             )
         if self.weights == "soft_labels" and (self.loss != "dpo" or self.label_smoothing):
             raise ValueError(
