@@ -48,7 +48,7 @@ class PreferenceConfig(PreferenceOptions):
         rollout = num_steps if self.samples_images else 0
         # Calls at points have two images of a group, so they count as smaller calls without gradient.
         forward = rollout + asked if group > 1 else rollout
-        kept = points * (len(self.anchor.weights) + inverted) / group + self.samples_images
+        states = 2 * self.draws if self.coupling == "states" else 0
         return Calls(
             forward,
             compared=0 if group > 1 else asked,
@@ -63,7 +63,7 @@ class PreferenceConfig(PreferenceOptions):
             decodes=False,
             guidance_scale=self.guidance_scale,
             given_images=2 if self.source == "pairs" else 1,
-            kept=kept + 2 * self.draws if self.coupling == "states" else kept,
+            kept=points * (len(self.anchor.weights) + inverted) / group + self.samples_images + states,
         )
 
     def check_micro_batch(self, size: int | None) -> None:
@@ -134,6 +134,11 @@ class PreferenceConfig(PreferenceOptions):
             raise ValueError(
                 f"expected weights=equal with source={self.source} and no temperature, got {self.weights}; all pairs"
                 " have the same confidence, so set weights to equal, or with source=online set temperature"
+            )
+        if self.weights == "equal" and self.confidence_slope is None and self.temperature is not None:
+            raise ValueError(
+                "expected weights confidence or soft_labels with temperature, got equal; temperature makes the"
+                " confidence of pairs, so set weights or confidence_slope, or remove temperature"
             )
         if self.weights == "soft_labels" and (self.loss != "dpo" or self.label_smoothing):
             raise ValueError(
