@@ -64,13 +64,13 @@ def drawn_states(wanted: Tensor, sigmas: Tensor, states: Iterator[Tensor]) -> Te
     Returns:
         `[B, draws, N, C]`.
     """
-    found: list[Tensor] = []
+    found: Tensor | None = None
     for sigma, state in zip(sigmas[1:], states, strict=True):
-        found = found or [torch.zeros_like(state) for _ in wanted]
-        for kept, sigma_of_draw in zip(found, wanted, strict=True):
-            rows = (sigma_of_draw == sigma).nonzero().flatten().tolist()
-            kept[rows] = state[rows]
-    return torch.stack(found, dim=1)
+        whole = state[:, None].expand(-1, len(wanted), -1, -1)
+        chosen = (wanted == sigma).T[..., None, None].to(state.device)
+        found = torch.where(chosen, whole, torch.zeros_like(whole) if found is None else found)
+    assert found is not None, "an inversion has at least one step"
+    return found
 
 
 def inverted_point(clean: Tensor, state: Tensor, sigma: Tensor) -> Point:

@@ -17,7 +17,7 @@ from srpo_ray.small_world.prompts import caption
 from srpo_ray.small_world.renderer import render
 from srpo_ray.small_world.scenes import Scenes, sample_scenes, scenes_of
 from srpo_ray.small_world.shapes import SIZE
-from srpo_ray.small_world.wrong_captions import PARTS, wrong_captions
+from srpo_ray.small_world.wrong_captions import PARTS, Part, wrong_captions
 
 TASTES: dict[str, Taste] = {"preference": biased(1.5), "held_out": UNBIASED}
 """Annotators by the reward model of the small world that was trained on their judgements. `preference` likes saturated
@@ -130,7 +130,7 @@ def embedded_rows(
 
 def _caption_rows(images: SmallWorldScenes, part: str, reversed_: NDArray[np.bool_]) -> list[Row]:
     """Rows of images with their caption and a wrong one, exchanged where `reversed_` is true."""
-    parts = [each for each in PARTS if part in ("any", each)]
+    parts: list[Part] = [each for each in PARTS if part == "any" or each == part]
     both = zip(images.captions, wrong_captions(images.contents, _SEED + 3, parts), reversed_, strict=True)
     return [
         ((index,), wrong if swapped else right, right if swapped else wrong, (1.0,))

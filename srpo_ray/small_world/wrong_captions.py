@@ -28,9 +28,9 @@ def wrong_captions(contents: Sequence[Content], seed: int, parts: Sequence[Part]
 
 
 def _drawn(content: Content, parts: Sequence[Part], rng: np.random.Generator) -> str:
-    part = parts[rng.integers(len(parts))]
+    part = parts[int(rng.integers(len(parts)))]
     found = [each for each in _changed(content, part) if each in _seen()]
-    return caption(found[rng.integers(len(found))])
+    return caption(found[int(rng.integers(len(found)))])
 
 
 def _changed(content: Content, part: Part) -> Iterator[Content]:

@@ -70,8 +70,8 @@ VARIANTS: dict[str, dict[str, object]] = {
         **CAPTIONS,
         "algorithm.loss": "contrastive",
         "algorithm.anchor.reference": 0.1,
-        "training.batch_size": 3,
-        "training.micro_batch_size": 3,
+        "training.batch_size": 4,
+        "training.micro_batch_size": 4,
     },
     "preference, inverted by the policy": {
         "data.pairs": "small_world:pairs",
