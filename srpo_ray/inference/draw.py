@@ -16,6 +16,7 @@ from srpo_ray.inference.cut_texts import job_notes
 from srpo_ray.inference.job import WEIGHTS, SamplingJob
 from srpo_ray.inference.work import Job, Row, Work, Worker
 from srpo_ray.runs.folder import append_row, read_rows
+from srpo_ray.runs.folder_lock import folder_lock
 from srpo_ray.runs.inputs import changed_inputs, merged_inputs
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,16 @@ def run_chunks(job: Job, work: Work, num_workers: int | None, address: str | Non
         One row per image, in the order of the chunks.
 
     Raises:
-        ValueError: If the folder cannot be written, belongs to another job, or an input cannot be used.
+        ValueError: If the folder cannot be written, belongs to another job or is in use, or an input cannot be used.
         RunFailedError: If the processing fails.
         CommandInterruptedError: If Ctrl-C stops it.
     """
     open_folder(job)
+    with folder_lock(job.folder):
+        return _run_chunks(job, work, num_workers, address)
+
+
+def _run_chunks(job: Job, work: Work, num_workers: int | None, address: str | None) -> list[Row]:
     places = [place for chunk in job.chunks for place in job.places(chunk)]
     wanted = set(places)
     found = {place: row for row in read_rows(job.folder / ROWS) if (place := job.place_of(row)) in wanted}

@@ -20,6 +20,7 @@ from srpo_ray.launch.progress import RunPageWriter, run_progress
 from srpo_ray.launch.session import ray_session
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.runs.folder import RunFolder
+from srpo_ray.runs.folder_lock import folder_lock
 from srpo_ray.tracking.client import SQLITE, create_database
 from srpo_ray.tracking.runs import git_commit, tracking_uri
 from srpo_ray.training.host import OwnProcess
@@ -77,6 +78,7 @@ def train(
     if folder.finished.exists():
         return folder
     with (
+        folder_lock(folder.path),
         release_folder_on_early_failure(folder),
         run_progress(folder, config, page),
         in_background(partial(_import_ahead, config)) as wait_for_imports,

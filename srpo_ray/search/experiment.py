@@ -17,6 +17,7 @@ from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import check_cluster
 from srpo_ray.live.follow import Follower
 from srpo_ray.live.state import Progress
+from srpo_ray.runs.folder_lock import folder_lock
 from srpo_ray.runs.inputs import input_hashes
 from srpo_ray.search.arms import search_arms, train_arms
 from srpo_ray.search.budget_records import counting
@@ -72,7 +73,7 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
     commit = git_commit(Path.cwd())
     num_runs = config.num_runs + num_later_runs(config, partial(apply, base))
     start = Progress.start(config.name, "experiment", num_runs, list(searched_metrics(config)))
-    with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
+    with folder_lock(folder), Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
         with ray_session(address):
             check_cluster(base)
             one_machine = is_one_machine()

@@ -1,0 +1,75 @@
+"""The lock of a folder: one process at a time, freed by the system if its process is killed."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from srpo_ray.config import load_run
+from srpo_ray.inference.draw import run_chunks
+from srpo_ray.inference.work import Work
+from srpo_ray.launch import train
+from srpo_ray.runs.folder_lock import folder_lock
+from tests.conftest import SMALL_WORLD
+
+HOLDER = """
+import sys
+from pathlib import Path
+from srpo_ray.runs.folder_lock import folder_lock
+with folder_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    """Another process that holds `tmp_path / "run"`."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_folder_of_another_process_is_refused_by_its_number(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"process {holder.pid} on \S+ at work in it; wait for it"):
+        with folder_lock(tmp_path / "run"):
+            pytest.fail("two processes hold one folder")
+
+
+def test_killed_process_frees_its_folder(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with folder_lock(tmp_path / "run"):
+        pass
+    with folder_lock(tmp_path / "run"):
+        pass
+
+
+def test_run_in_a_folder_of_another_process_is_refused_and_keeps_it(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    config = load_run([SMALL_WORLD], [f"run_root={tmp_path}", "name=run"])
+    with pytest.raises(ValueError, match=f"process {holder.pid}"):
+        train.train(config)
+    assert (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_sampling_job_in_a_folder_of_another_process_is_refused(
+    holder: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Job:
+        folder = tmp_path / "run"
+
+    monkeypatch.setattr("srpo_ray.inference.draw.open_folder", lambda _: None)
+    with pytest.raises(ValueError, match=re.escape(f"process {holder.pid} on")):
+        run_chunks(Job(), Work(print, print), None, None)
