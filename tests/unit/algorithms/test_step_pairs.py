@@ -196,6 +196,17 @@ def test_discount_near_zero_trains_the_first_step_only() -> None:
     torch.testing.assert_close(found, policy.slope.grad, rtol=1e-6, atol=1e-10)
 
 
+def test_ratios_outside_the_clip_range_have_no_gradient() -> None:
+    policy = AffinePolicy()
+    _, _, outputs = trained(policy, {**ALL, "surrogate": {"clip_range": 1e-9}})
+    assert policy.slope.grad is not None
+    assert policy.slope.grad == 0
+    for output in outputs:
+        assert output.metrics["ratio/clip_fraction"].tolist() == [1.0] * 3
+        assert output.metrics["pair/margin"].abs().max() <= 2.1e-9
+        assert output.metrics["loss/policy"].tolist() == pytest.approx([math.log(2)] * 3)
+
+
 def test_images_of_a_pair_are_at_the_same_step_and_prompts_have_their_own_order() -> None:
     policy = AffinePolicy()
     algorithm = make(policy, {"plan": {"type": "all", "share": 1.0}})
