@@ -14,7 +14,7 @@ from srpo_ray.runs.trained import read_trained
 
 VARIANTS = ("reward_gradients", "other_losses", "policy_gradients")
 """Experiments with further methods."""
-PREFERENCES = ("pairs", "step_pairs")
+PREFERENCES = ("pairs", "pair_noise", "pair_points", "step_pairs")
 """Experiments on preferences."""
 EXPERIMENTS = ("methods", *VARIANTS, "samplers", "estimators", "hacking", "common_text", "distribution", *PREFERENCES)
 """Files in configs/experiments/laboratory/, in the order in which they run."""

@@ -20,6 +20,8 @@ EQUAL = (
     "samplers",
     "estimators",
     "pairs",
+    "pair_noise",
+    "pair_points",
     "step_pairs",
 )
 """Experiments whose arms are compared at equal compute."""
