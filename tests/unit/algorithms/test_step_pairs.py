@@ -39,15 +39,27 @@ class TwoRewards:
         return SimpleNamespace(result=lambda: Scores(total, raw, weights))
 
 
+class OpposedTails(TwoRewards):
+    """The same, but the rewards of every second request count -3 times: those of the second tail."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def submit(self, images: Tensor, queries: Any) -> Any:
+        self.requests += 1
+        return super().submit(images if self.requests % 2 else -3 * images, queries)
+
+
 def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def make(policy: AffinePolicy, settings: dict[str, Any]) -> PolicyGradient:
+def make(policy: AffinePolicy, settings: dict[str, Any], rewards: TwoRewards | None = None) -> PolicyGradient:
     surrogate = {"type": "pair", "beta": BETA, "clip_range": 1e6, **settings.get("surrogate", {})}
     config = PolicyGradientConfig.model_validate({"group_size": GROUP, **settings, "surrogate": surrogate})
     config.check_rollout(STEPS)
-    return PolicyGradient(config, RolloutConfig(num_steps=STEPS), as_policy(policy), cast(RewardScorer, TwoRewards()))
+    scorer = cast(RewardScorer, rewards or TwoRewards())
+    return PolicyGradient(config, RolloutConfig(num_steps=STEPS), as_policy(policy), scorer)
 
 
 def collect(algorithm: PolicyGradient, policy: AffinePolicy, batch: Any = BATCH) -> Moves:
@@ -181,6 +193,19 @@ def test_group_without_a_pair_has_no_loss_and_no_gradient_but_the_same_calls() -
     assert calls[0] == calls[1]
 
 
+def test_pair_is_that_of_the_mean_over_the_tails() -> None:
+    policy = AffinePolicy()
+    algorithm = make(policy, {**BRANCH, "surrogate": {"select": "dominance"}}, OpposedTails())
+    (moves,) = algorithm.settle([(BATCH, collect(algorithm, policy))], lambda value: [value])
+    pairs = chosen_by_hand(moves.scores[0], "dominance", 0.0)
+    expected = torch.zeros(3 * GROUP, dtype=torch.float64)
+    for better, worse in (pair for pair in pairs if pair is not None):
+        expected[better], expected[worse] = 1.0, -1.0
+    assert expected.any()
+    assert torch.equal(moves.advantages[0], expected)
+    assert pairs != chosen_by_hand(moves.scores[0][:1], "dominance", 0.0)
+
+
 def test_discount_near_zero_trains_the_first_step_only() -> None:
     policy = AffinePolicy()
     _, moves, _ = trained(policy, {**ALL, "surrogate": {"discount": 1e-12}})
@@ -194,6 +219,17 @@ def test_discount_near_zero_trains_the_first_step_only() -> None:
     torch.stack(losses).mean().backward()
     assert policy.slope.grad is not None
     torch.testing.assert_close(found, policy.slope.grad, rtol=1e-6, atol=1e-10)
+
+
+def test_ratios_outside_the_clip_range_have_no_gradient() -> None:
+    policy = AffinePolicy()
+    _, _, outputs = trained(policy, {**ALL, "surrogate": {"clip_range": 1e-9}})
+    assert policy.slope.grad is not None
+    assert policy.slope.grad == 0
+    for output in outputs:
+        assert output.metrics["ratio/clip_fraction"].tolist() == [1.0] * 3
+        assert output.metrics["pair/margin"].abs().max() <= 2.1e-9
+        assert output.metrics["loss/policy"].tolist() == pytest.approx([math.log(2)] * 3)
 
 
 def test_images_of_a_pair_are_at_the_same_step_and_prompts_have_their_own_order() -> None:

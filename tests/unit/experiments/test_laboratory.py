@@ -22,6 +22,9 @@ EQUAL = (
     "pairs",
     "online_pairs",
     "caption_pairs",
+    "pair_noise",
+    "pair_points",
+    "step_pairs",
 )
 """Experiments whose arms are compared at equal compute."""
 
