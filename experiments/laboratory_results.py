@@ -14,7 +14,17 @@ from srpo_ray.runs.trained import read_trained
 
 VARIANTS = ("reward_gradients", "other_losses", "policy_gradients")
 """Experiments with further methods."""
-EXPERIMENTS = ("methods", *VARIANTS, "samplers", "estimators", "hacking", "common_text", "distribution", "pairs")
+EXPERIMENTS = (
+    "methods",
+    *VARIANTS,
+    "samplers",
+    "estimators",
+    "hacking",
+    "common_text",
+    "distribution",
+    "pairs",
+    "contrast_pairs",
+)
 """Files in configs/experiments/laboratory/, in the order in which they run."""
 SMALL_WORLD = ("methods", *VARIANTS, "samplers", "estimators")
 """Experiments with the same base config, evaluation and seeds, whose arms compare with each other."""

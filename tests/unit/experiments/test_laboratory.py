@@ -12,7 +12,16 @@ from tests.conftest import ROOT, SMALL_WORLD
 
 FILES = sorted((ROOT / "configs" / "experiments" / "laboratory").glob("*.yaml"))
 load = cache(load_experiment)
-EQUAL = ("methods", "reward_gradients", "other_losses", "policy_gradients", "samplers", "estimators", "pairs")
+EQUAL = (
+    "methods",
+    "reward_gradients",
+    "other_losses",
+    "policy_gradients",
+    "samplers",
+    "estimators",
+    "pairs",
+    "contrast_pairs",
+)
 """Experiments whose arms are compared at equal compute."""
 
 
