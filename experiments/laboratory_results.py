@@ -29,6 +29,8 @@ EXPERIMENTS = (
 PREFERENCES = ("pairs", "pair_noise", "pair_points", "step_pairs")
 """Experiments on preferences."""
 EXPERIMENTS = ("methods", *VARIANTS, "samplers", "estimators", "hacking", "common_text", "distribution", *PREFERENCES)
+    "contrast_pairs",
+)
 """Files in configs/experiments/laboratory/, in the order in which they run."""
 SMALL_WORLD = ("methods", *VARIANTS, "samplers", "estimators")
 """Experiments with the same base config, evaluation and seeds, whose arms compare with each other."""

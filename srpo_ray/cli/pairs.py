@@ -15,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", metavar="DIR", help="folder that paths of images are relative to (default: SOURCE's)"
     )
+    parser.add_argument(
+        "--confidence",
+        action="store_true",
+        help="write the weight that the set states for a row as its confidence, which algorithm.weights reads",
+    )
     parser.add_argument("--limit", type=_count, metavar="N", help="first pairs to convert (default: all)")
 
 
@@ -24,7 +29,8 @@ def run(parsed: argparse.Namespace) -> int:
 
     if parsed.list:
         for each in PAIR_SETS.values():
-            print(f"{each.name}: {each.title}\n  {each.files}\n  licence: {each.licence}")
+            weight = f"\n  --confidence: {each.weight.text}" if each.weight else ""
+            print(f"{each.name}: {each.title}\n  {each.files}{weight}\n  licence: {each.licence}")
         return 0
     if not parsed.sources or not parsed.to or parsed.set not in PAIR_SETS:
         raise ValueError(
@@ -34,7 +40,8 @@ def run(parsed: argparse.Namespace) -> int:
     from srpo_ray.data.pair_files import convert
 
     images = Path(parsed.images) if parsed.images else None
-    print(convert(PAIR_SETS[parsed.set], [*map(Path, parsed.sources)], Path(parsed.to), images, parsed.limit))
+    sources = [*map(Path, parsed.sources)]
+    print(convert(PAIR_SETS[parsed.set], sources, Path(parsed.to), images, parsed.limit, confidence=parsed.confidence))
     return 0
 
 

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="RUN|CONFIG",
-        help="folder of a run, whose tuned model samples; or config files and overrides, whose base model does",
+        help="folder of a run, whose tuned model samples; or config files and overrides, whose base model does; with"
+        " --pairs, only the reward models are used",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the images and of pairs.jsonl")
     parser.add_argument(

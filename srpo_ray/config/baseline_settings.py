@@ -8,8 +8,19 @@ from srpo_ray.config.run import RunConfig
 _OTHER_MODEL_KEYS = {"path", "lora", "decoder", "gradient_checkpointing", "vae_checkpointing", "sizes"}
 """Keys of `model` that change no image of the base model: its content is hashed, new adapters begin with an output of
 0, and the other decoder, checkpointing and sizes concern training passes."""
-_OTHER_KEYS = {"cache", "prompts", "num_prompts", "num_steps", "interval", "hacking", "test", "choose", "objective"}
-"""Keys of `evaluation` that change no score: the texts and the sigma grid are in the key instead."""
+_OTHER_KEYS = {
+    "cache",
+    "prompts",
+    "num_prompts",
+    "num_steps",
+    "interval",
+    "hacking",
+    "test",
+    "choose",
+    "objective",
+    "rl_guidance",
+}
+"""Keys of `evaluation` that change no score of the base model: the texts and the sigma grid are in the key instead."""
 _SIZE = {"resolution"}
 """Key of `evaluation` that stands in the key as that of `model`, so that a run of that size shares the evaluation."""
 _POOL_KEYS = {"num_gpus", "num_threads", "micro_batch_size", "wire_dtype"}

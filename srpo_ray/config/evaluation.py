@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.contrast_weight import TUNED, ContrastText, ContrastWeight
 from srpo_ray.config.rewards import RewardModelConfig
 from srpo_ray.config.size import Resolution
 from srpo_ray.config.sources import text_key
@@ -107,6 +108,11 @@ class EvaluationConfig(Section):
     """Euler steps of the sampler in evaluations."""
     guidance_scale: float = Field(default=3.5, ge=0)
     """Guidance embedding of the transformer in evaluations."""
+    rl_guidance: ContrastText | None = None
+    """Weight W of Reinforcement Learning Guidance (arXiv 2508.21016) in the evaluations of trained weights: they sample
+    with the velocity base + W (tuned - base), as `srpo-ray sample --rl-guidance W`. `1,1.5@0.6` is 1 above a sigma of
+    0.6, then 1.5. The row of the baseline, at update 0, has no contrast. Full fine-tuning needs an algorithm that keeps
+    the base model's weights. Unset evaluates the tuned model alone."""
     batch_size: int = Field(default=32, ge=1)
     """Images per batch of one worker."""
     seed: int = 1234
@@ -134,6 +140,17 @@ class EvaluationConfig(Section):
     reward models read it. With a `python` reward it is not kept: such scores may depend on more than files."""
     gallery_size: int = Field(default=8, ge=1)
     """Number of prompts in the before/after image grid."""
+
+    @property
+    def contrast(self) -> ContrastWeight | None:
+        """Weight of the tuned model in its contrast with the base model; None if it samples alone."""
+        weight = None if self.rl_guidance is None else ContrastWeight.read(str(self.rl_guidance))
+        return None if weight == TUNED else weight
+
+    @property
+    def calls(self) -> int:
+        """Most transformer calls of an image: two in each step of a contrast, where weights of 0 and 1 need one."""
+        return self.num_steps * (2 if self.contrast and not self.contrast.used <= {0.0, 1.0} else 1)
 
     @property
     def num_texts(self) -> int:

@@ -334,6 +334,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_contrast(self) -> Self:
+        if self.evaluation.contrast and not self.model.lora and "reference" not in self.algorithm.roles:
+            raise ValueError(
+                f"expected model.lora, or an algorithm that keeps the base model's weights, with"
+                f" evaluation.rl_guidance={self.evaluation.rl_guidance}, got full fine-tuning with"
+                f" algorithm.type={self.algorithm.type}, which keeps none; train adapters, set"
+                " algorithm.anchor.reference, or remove it and use `srpo-ray evaluate --rl-guidance` after the training"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_shard_groups(self) -> Self:
         size = self.training.shard_group_size
         if size and self.zero_stage.whole_weights:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from srpo_ray.data.pair_sets import Pair, PairSet, Picture, read_set
+from srpo_ray.data.pair_sets import PAIR_SETS, Pair, PairSet, Picture, read_set
 from srpo_ray.files import write_text
 
 FILE, IMAGES = "pairs.jsonl", "images"
@@ -30,15 +31,32 @@ class Converted:
     """Number of different images."""
     left_out: Counter[str]
     """Reason -> rows or comparisons without a pair."""
+    weight: str | None = None
+    """Formula of the confidence of the rows; None if they have none."""
+    unweighed: int = 0
+    """Pairs whose row states no weight; their confidence is 1."""
 
     def __str__(self) -> str:
         parts = [f"{count} {reason}" for reason, count in sorted(self.left_out.items()) if count]
         rest = f", left out: {', '.join(parts)}" if parts else ""
-        return f"{self.path}: {self.pairs} pairs of {self.pictures} images{rest}"
+        return f"{self.path}: {self.pairs} pairs of {self.pictures} images{rest}{self._confidence}"
+
+    @property
+    def _confidence(self) -> str:
+        if self.weight is None:
+            return ""
+        without = f", 1 for {self.unweighed} rows without it" if self.unweighed else ""
+        return f"; confidence is {self.weight}{without}: train with algorithm.weights=confidence"
 
 
 def convert(
-    known: PairSet, sources: Sequence[Path], folder: Path, images: Path | None = None, limit: int | None = None
+    known: PairSet,
+    sources: Sequence[Path],
+    folder: Path,
+    images: Path | None = None,
+    limit: int | None = None,
+    *,
+    confidence: bool = False,
 ) -> Converted:
     """Convert downloaded files of a set.
 
@@ -48,31 +66,42 @@ def convert(
         folder: Folder of the new `pairs.jsonl`, and of the images of tables.
         images: Folder that paths of images are relative to; None takes that of the first source. The images stay there.
         limit: Most pairs; None takes all.
+        confidence: Write the weight that the set states for a row as its `confidence`.
 
     Raises:
-        ValueError: If the folder has a pair file, a source is not of the set, or no pair is left.
+        ValueError: If the folder has a pair file, a source is not of the set, the set states no weight that was asked
+            for, or no pair is left.
     """
     if (folder / FILE).exists():
         raise ValueError(f"expected a folder without {FILE}, got {folder}; choose another one, or remove the file")
     if wrong := [str(source) for source in sources if source.suffix.lower() != known.suffix]:
         raise ValueError(f"expected {known.suffix} files with --set {known.name}, got {', '.join(wrong)}")
+    if confidence and known.weight is None:
+        stated = " or ".join(each.name for each in PAIR_SETS.values() if each.weight)
+        raise ValueError(
+            f"--confidence: expected --set {stated}, got {known.name}, which states no weight; leave it out"
+        )
     left_out: Counter[str] = Counter()
     root = images or sources[0].parent
     names: set[str] = set()
     folder.mkdir(parents=True, exist_ok=True)
-    lines = list(_lines(islice(read_set(known, sources, left_out), limit), folder, root, names))
-    if not lines:
+    found = islice(read_set(known, sources, left_out, confidence=confidence), limit)
+    rows = list(_rows(found, folder, root, names))
+    if not rows:
         raise ValueError(f"expected at least one pair in {', '.join(map(str, sources))}, got none ({dict(left_out)})")
-    write_text(folder / FILE, "\n".join(lines) + "\n")
-    return Converted(folder / FILE, len(lines), len(names), left_out)
+    write_text(folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    weight = known.weight.text if confidence and known.weight else None
+    unweighed = sum("confidence" not in row for row in rows) if weight else 0
+    return Converted(folder / FILE, len(rows), len(names), left_out, weight, unweighed)
 
 
-def _lines(pairs: Iterator[Pair], folder: Path, root: Path, names: set[str]) -> Iterator[str]:
-    """Make one line for each pair; `names` collects the paths of its images."""
+def _rows(pairs: Iterator[Pair], folder: Path, root: Path, names: set[str]) -> Iterator[dict[str, Any]]:
+    """Make the row of each pair; `names` collects the paths of its images."""
     for pair in pairs:
         preferred, other = (_place(picture, folder, root, names) for picture in (pair.preferred, pair.other))
-        row = {"preferred": preferred, "other": other, "prompt": pair.prompt, "annotator": pair.annotator}
-        yield json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
+        row = {"preferred": preferred, "other": other, "prompt": pair.prompt}
+        optional = {"confidence": pair.confidence, "annotator": pair.annotator}
+        yield row | {key: value for key, value in optional.items() if value is not None}
 
 
 def _place(picture: Picture, folder: Path, root: Path, names: set[str]) -> str:

@@ -11,6 +11,7 @@ from srpo_ray.data.text_files import TextFileError, parse_json, read_text_file
 
 _BATCH = 64
 """Rows of a table in memory at a time, with their images."""
+_EXAMPLES = "num_example_per_prompt"
 
 
 class Picture(NamedTuple):
@@ -29,6 +30,23 @@ class Pair(NamedTuple):
     other: Picture
     prompt: str
     annotator: str | None = None
+    weight: object = None
+    """Cell of the set's weight of the row; None if there is none."""
+    confidence: float | None = None
+    """Weight of the row in (0, 1]; None if it was not asked for, or the row has none."""
+
+
+@dataclass(frozen=True)
+class RowWeight:
+    """Weight that a set states for its rows."""
+
+    text: str
+    """Formula of its columns, for messages."""
+    read: Callable[[object], float]
+    """Function from a cell to the weight in [0, 1].
+
+    Raises UnusableRowError for other cells.
+    """
 
 
 @dataclass(frozen=True)
@@ -43,19 +61,24 @@ class PairSet:
     suffix: str
     read: Callable[[Path, Counter[str]], Iterator[Pair]]
     """Function from a file to its pairs. It counts the rows that have none by reason."""
+    weight: RowWeight | None = None
+    """Weight of its rows; None if it states none."""
 
 
 class UnusableRowError(ValueError):
     """Row without the columns of its set; the message says what is wrong."""
 
 
-def read_set(known: PairSet, files: Sequence[Path], left_out: Counter[str]) -> Iterator[Pair]:
+def read_set(
+    known: PairSet, files: Sequence[Path], left_out: Counter[str], *, confidence: bool = False
+) -> Iterator[Pair]:
     """Read the pairs of files, one file after the other.
 
     Args:
         known: Set that the files are of.
         files: Downloaded files.
         left_out: Counts of the rows without a pair by reason, which grow while the pairs are read.
+        confidence: Read the weight of each row as its confidence. A weight of 0 leaves the row out.
 
     Raises:
         ValueError: If a file cannot be read, or a row is not of this set.
@@ -64,11 +87,33 @@ def read_set(known: PairSet, files: Sequence[Path], left_out: Counter[str]) -> I
 
     for file in files:
         try:
-            yield from known.read(file, left_out)
+            pairs = known.read(file, left_out)
+            yield from _weighed(pairs, known.weight, left_out) if confidence and known.weight else pairs
         except (OSError, pyarrow.ArrowException, TextFileError, UnusableRowError) as error:
             raise ValueError(
                 f"{file}: expected {known.title} ({known.files}), got {error}; name another file or another --set"
             ) from error
+
+
+def _weighed(pairs: Iterator[Pair], weight: RowWeight, left_out: Counter[str]) -> Iterator[Pair]:
+    for pair in pairs:
+        value = None if pair.weight is None else weight.read(pair.weight)
+        if value == 0:
+            left_out["with a weight of 0"] += 1
+        else:
+            yield pair._replace(confidence=value)
+
+
+def _inverse_count(cell: object) -> float:
+    if isinstance(cell, bool) or not isinstance(cell, int) or cell < 1:
+        raise UnusableRowError(f"num_example_per_prompt {cell!r}, which is no number of examples")
+    return 1 / cell
+
+
+def _share(cell: object) -> float:
+    if isinstance(cell, bool) or not isinstance(cell, int | float) or not 0 <= cell <= 1:
+        raise UnusableRowError(f"the confidence {cell!r}, which is not in [0, 1]")
+    return float(cell)
 
 
 def _table_rows(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
@@ -112,7 +157,7 @@ def _bytes_of(value: object, column: str) -> bytes:
 
 def _read_pick_a_pic(file: Path, left_out: Counter[str]) -> Iterator[Pair]:
     sides = ("caption", "jpg_0", "jpg_1", "label_0", "label_1", "image_0_uid", "image_1_uid")
-    for row in _table_rows(file, sides, ("has_label", "are_different", "user_id")):
+    for row in _table_rows(file, sides, ("has_label", "are_different", "user_id", _EXAMPLES)):
         labels = row["label_0"], row["label_1"]
         if row.get("has_label") is False or None in labels:
             left_out["without a label"] += 1
@@ -131,7 +176,7 @@ def _read_pick_a_pic(file: Path, left_out: Counter[str]) -> Iterator[Pair]:
         pictures = [Picture(str(row[f"image_{i}_uid"]), _bytes_of(row[f"jpg_{i}"], f"jpg_{i}")) for i in (0, 1)]
         best = int(labels[1] > labels[0])
         user = row.get("user_id")
-        yield Pair(pictures[best], pictures[1 - best], prompt, None if user is None else str(user))
+        yield Pair(pictures[best], pictures[1 - best], prompt, None if user is None else str(user), row.get(_EXAMPLES))
 
 
 def _read_open_image_preferences(file: Path, left_out: Counter[str]) -> Iterator[Pair]:
@@ -188,7 +233,8 @@ def _read_hpdv3(file: Path, left_out: Counter[str]) -> Iterator[Pair]:
         prompt = _prompt(row.get("prompt"), left_out)
         if prompt is not None:
             # The first image is the preferred one in every row.
-            yield from _by_value([str(path) for path in paths], [1, 0], prompt, left_out)
+            for pair in _by_value([str(path) for path in paths], [1, 0], prompt, left_out):
+                yield pair._replace(weight=row.get("confidence"))
 
 
 PAIR_SETS = {
@@ -209,6 +255,8 @@ PAIR_SETS = {
             "not stated on the page of its prompts",
             ".parquet",
             _read_pick_a_pic,
+            # PickScore's training weighs its examples so, github.com/yuvalkirstain/PickScore at ca44324.
+            RowWeight(f"1 / {_EXAMPLES}", _inverse_count),
         ),
         PairSet(
             "hpdv2",
@@ -225,6 +273,7 @@ PAIR_SETS = {
             "not checked: read its page",
             ".json",
             _read_hpdv3,
+            RowWeight("the set's confidence", _share),
         ),
     )
 }

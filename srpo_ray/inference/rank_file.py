@@ -13,7 +13,7 @@ import torch
 from srpo_ray.algorithms.pair_choice import PairJudgement, Selection, judge_pairs
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.absolute_paths import with_absolute_paths
-from srpo_ray.data.pairs import EMBEDDED, PairFile, read_pair_file
+from srpo_ray.data.pairs import EMBEDDED, JudgedRow, PairFile, read_pair_file
 from srpo_ray.files import write_text
 from srpo_ray.inference.draw import run_chunks
 from srpo_ray.inference.held_out import check_prompts
@@ -44,7 +44,7 @@ class RankedFile:
     pairs: int
     """Pairs of the new one."""
     turned: int
-    """Pairs whose other image is the preferred one now."""
+    """Pairs whose other image is the preferred one now, ties of the old file not counted."""
     left_out: Counter[str]
     """Reason -> pairs of the old file that the new one has not."""
 
@@ -87,7 +87,7 @@ def rank_pair_file(
     check_at_least("--min-gap", min_gap, 0)
     _check_file(pairs, out)
     config = _rewards_of(sources, options)
-    file = read_pair_file(pairs.resolve(), _KEY)
+    file = read_pair_file(Path(os.path.abspath(pairs)), _KEY)
     _check_captions(file, pairs, keep_labels=keep_labels)
     check_prompts(config, tuple(dict.fromkeys(row.prompt for row in file.rows)), _KEY)
     job = PairImagesJob.of(config, file, out.resolve())
@@ -107,7 +107,8 @@ def rank_pair_file(
     winners = {index: int(judged.winner[index]) for index in chosen}
     lines = [_line(job, file, scores, index, winner, kept=keep_labels) for index, winner in winners.items()]
     write_text(job.folder / PAIRS, "".join(line + "\n" for line in lines))
-    return RankedFile(job.folder / PAIRS, len(file.rows), len(chosen), sum(winners.values()), left_out)
+    turned = sum(winner for index, winner in winners.items() if not _is_tie(file.rows[index]))
+    return RankedFile(job.folder / PAIRS, len(file.rows), len(chosen), turned, left_out)
 
 
 def _check_file(pairs: Path, out: Path) -> None:
@@ -145,13 +146,17 @@ def _scores(job: PairImagesJob, file: PairFile, values: Sequence[Sequence[float]
     return by_item[torch.tensor([[place[index, row.prompt] for index in row.images] for row in file.rows])]
 
 
+def _is_tie(row: JudgedRow) -> bool:
+    return row.labels[0] == row.labels[1]
+
+
 def _reasons(file: PairFile, judged: PairJudgement, *, keep_labels: bool) -> list[_Reason | None]:
     """Give the reason for leaving out each pair; None keeps it."""
     seen: set[tuple[frozenset[int], str]] = set()
     reasons: list[_Reason | None] = []
     for row, winner, close in zip(file.rows, judged.winner.tolist(), judged.close.tolist(), strict=True):
         pair = frozenset(row.images), row.prompt
-        if keep_labels and row.labels[0] == row.labels[1]:
+        if keep_labels and _is_tie(row):
             reason = "tie"
         elif winner < 0:
             reason = "no winner"
@@ -170,10 +175,9 @@ def _reasons(file: PairFile, judged: PairJudgement, *, keep_labels: bool) -> lis
 def _line(job: PairImagesJob, file: PairFile, scores: torch.Tensor, index: int, winner: int, *, kept: bool) -> str:
     """Write one row of the new file, whose preferred image is the winner."""
     sides = [winner, 1 - winner]
-    images = [
-        Path(os.path.relpath(file.files[file.rows[index].images[side]].resolve(), job.folder)).as_posix()
-        for side in sides
-    ]
+    # Links are not followed: the file that one names may have another suffix.
+    files = [file.files[file.rows[index].images[side]] for side in sides]
+    images = [Path(os.path.relpath(name, job.folder)).as_posix() for name in files]
     both = {name: scores[index, sides, place].tolist() for place, name in enumerate(job.config.rewards.factors)}
     # Confidence and annotator belong to the label of the old file.
     columns = file.columns[index] if kept else {"prompt": file.rows[index].prompt}

@@ -89,9 +89,9 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
     images = -(-evaluation.num_prompts * evaluation.samples_per_prompt // training.data_workers)
     step = call_cost(config, batch, evaluation.guidance_scale, gradient=False).forward_flops / batch
     decoding = decoder_cost(without_decoder(model), batch, sizes, gradient=False, gpu=gpu).forward_flops / batch
-    calls = -(-images // evaluation.batch_size) * evaluation.num_steps
+    calls = -(-images // evaluation.batch_size) * evaluation.calls
     host_s = calls * forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
-    return Work("evaluation", images * (evaluation.num_steps * step + decoding), host_s)
+    return Work("evaluation", images * (evaluation.calls * step + decoding), host_s)
 
 
 def checkpoint_bytes(config: RunConfig) -> int:

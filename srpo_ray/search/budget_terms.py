@@ -232,4 +232,4 @@ def tests_of(run: RunConfig) -> float:
 
 def _tokens(run: RunConfig, evaluation: EvaluationConfig, otherwise: int) -> int:
     images = (evaluation.num_prompts or otherwise) * evaluation.samples_per_prompt
-    return images * evaluation.num_steps * run.model_at(evaluation).size.num_tokens
+    return images * evaluation.calls * run.model_at(evaluation).size.num_tokens

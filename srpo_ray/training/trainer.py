@@ -26,6 +26,7 @@ from srpo_ray.runs.collectives import from_worker_0, gather
 from srpo_ray.runs.folder import RunFolder, append_row, load_images, read_rows, save_images, write_rows
 from srpo_ray.runs.storage import Storage
 from srpo_ray.training.baseline_cache import baseline_evaluation
+from srpo_ray.training.contrast import evaluated_weights
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory, require_finite
 from srpo_ray.training.rollouts import KeptRollouts, resume_rollouts
@@ -212,6 +213,8 @@ class Trainer:
     def evaluate(self, update: int) -> dict[str, float]:
         """Evaluate the model on the validation prompts, with the EMA of the weights if the run keeps one.
 
+        Trained weights are contrasted with the base model's by `evaluation.rl_guidance`.
+
         The base model's evaluation, at update 0, is read from the cache if another run has written it. Worker 0 writes
         the rows and the before/after images.
 
@@ -269,13 +272,16 @@ class Trainer:
     def _evaluate_base(self, evaluator: Evaluator, load: Callable[[], None] = lambda: None) -> Evaluation:
         def compute() -> Evaluation:
             load()
-            return self._evaluate(evaluator, for_all=True)
+            return self._evaluate(evaluator, base=True)
 
         return baseline_evaluation(self.config, evaluator, self.policy.device, compute)
 
-    def _evaluate(self, evaluator: Evaluator, *, for_all: bool = False) -> Evaluation:
-        with self.engine.shown("ema"), self.engine.gathered():
-            evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors, for_all=for_all)
+    def _evaluate(self, evaluator: Evaluator, *, base: bool = False) -> Evaluation:
+        """Evaluate the weights; those of the base model alone, and for the control words of other runs too."""
+        weight = None if base else self.config.evaluation.contrast
+        adapters = self.config.model.lora is not None
+        with evaluated_weights(self.engine, self.policy, weight, adapters=adapters):
+            evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors, for_all=base)
         return combine(gather(evaluated), len(evaluator.prompts))
 
     def resume(self, checkpoint: Checkpoint) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
@@ -13,13 +14,16 @@ from torch import distributed as dist
 from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.config.training import EmaConfig, OptimizerConfig, TrainingConfig
+from srpo_ray.models.contrast import ContrastWeight
 from srpo_ray.models.trainable import add_adapters
 from srpo_ray.training import engine as engine_module
+from srpo_ray.training.contrast import evaluated_weights
 from srpo_ray.training.engine import Engine
 from tests.helpers.training.ranks import joined, run_ranks
 from tests.helpers.training.tiny_flux import batches, call, losses, relative_error, tiny_transformer
 
 LR, MAX_NORM, EMA_DECAY = 1e-2, 0.1, 0.8
+CONTRAST = ContrastWeight.constant(1.5)
 ROLES: tuple[Role, ...] = ("reference", "ema", "old", "policy")
 KEPT = (0.0, 1.0, 0.25)
 """Share of the old weights that stays, by update: a copy, a rest, a quarter."""
@@ -76,6 +80,11 @@ def answers(engine: Engine, tokens: Tensor, sigma: Tensor) -> dict[str, Tensor]:
             found[role] = call(engine, tokens, sigma)
             with engine.gathered():
                 assert torch.equal(call(engine, tokens, sigma), found[role])
+    policy: Any = SimpleNamespace(network=engine, contrast=None)
+    adapters = any(not parameter.requires_grad for parameter in engine.module.parameters())
+    with evaluated_weights(engine, policy, CONTRAST, adapters=adapters), torch.no_grad():
+        other = call(policy.contrast.other, tokens, sigma)
+        found["contrast"] = policy.contrast.velocity(sigma, lambda: call(policy.network, tokens, sigma), lambda: other)
     return found
 
 
@@ -130,7 +139,7 @@ def train_plain(lora: bool) -> dict[str, Any]:
     rows = []
     for update, (first, second, sigma) in zip(UPDATES, batches(UPDATES), strict=True):
         with torch.no_grad():
-            found = {role: call(models[role], first, sigma) for role in ROLES}
+            found = answers_of(models, first, sigma)
         optimizer.zero_grad()
         losses(network, first, second, sigma).backward()
         rows.append(
@@ -144,7 +153,13 @@ def train_plain(lora: bool) -> dict[str, Any]:
                 copied[name].data = kept * copied[name].data + (1 - kept) * value.data
     first, _, sigma = batches(range(9, 10))[0]
     with torch.no_grad():
-        return {"rows": rows, "last": {role: call(models[role], first, sigma) for role in ROLES}}
+        return {"rows": rows, "last": answers_of(models, first, sigma)}
+
+
+def answers_of(models: dict[str, nn.Module], tokens: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """Of plain models, and the contrast of the average with the reference."""
+    found = {role: call(models[role], tokens, sigma) for role in ROLES}
+    return {**found, "contrast": found["reference"] + 1.5 * (found["ema"] - found["reference"])}
 
 
 @pytest.fixture(scope="module")

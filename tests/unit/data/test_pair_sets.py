@@ -189,3 +189,60 @@ def test_command_converts_and_names_the_sets_otherwise(tmp_path: Path, capsys: p
 def test_images_that_cannot_be_written_are_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", [row])], tmp_path / "out")
+
+
+def confidences(folder: Path) -> list[float | None]:
+    return [json.loads(line).get("confidence") for line in (folder / "pairs.jsonl").read_text().splitlines()]
+
+
+def test_confidence_of_pick_a_pic_is_one_over_the_examples_of_its_prompt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [pick(1.0, num_example_per_prompt=4), pick(0.0, num_example_per_prompt=1)]
+    file = table(tmp_path / "a.parquet", [*rows, pick(1.0, num_example_per_prompt=None)])
+    words = ["pairs", str(file), "--set", "pick_a_pic", "--to"]
+    assert main([*words, str(tmp_path / "plain")]) == 0
+    assert confidences(tmp_path / "plain") == [None, None, None]
+    assert "; confidence" not in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "weighed"), "--confidence"]) == 0
+    assert confidences(tmp_path / "weighed") == [0.25, 1.0, None]
+    assert (
+        "confidence is 1 / num_example_per_prompt, 1 for 1 rows without it: train with algorithm.weights=confidence"
+        in capsys.readouterr().out
+    )
+    labels = load_judged(str(tmp_path / "weighed" / "pairs.jsonl"), "pairs").labels
+    assert (labels[:, 0] - labels[:, 1]).tolist() == [0.25, 1.0, 1.0]
+
+
+def test_confidence_of_hpdv3_is_its_column_and_0_leaves_the_row_out(tmp_path: Path) -> None:
+    values = [0.75, None, 0, 1]
+    rows = [{"prompt": "p", "path1": "a", "path2": "b", "confidence": value} for value in values]
+    file = write_json(tmp_path / "train.json", rows)
+    found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out", confidence=True)
+    assert confidences(tmp_path / "out") == [0.75, None, 1.0]
+    assert "left out: 1 with a weight of 0; confidence is the set's confidence, 1 for 1 rows" in str(found)
+    plain = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "plain")
+    assert (plain.pairs, confidences(tmp_path / "plain")) == (4, [None] * 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("hpdv3", [{"prompt": "p", "path1": "a", "path2": "b", "confidence": 1.5}], "the confidence 1.5, which is not"),
+        ("hpdv3", [{"prompt": "p", "path1": "a", "path2": "b", "confidence": "x"}], "the confidence 'x'"),
+        ("hpdv2", [], "--confidence: expected --set pick_a_pic or hpdv3, got hpdv2, which states no weight"),
+    ],
+)
+def test_weights_that_are_none_are_refused_if_asked_for(
+    name: str, rows: list[Any], message: str, tmp_path: Path
+) -> None:
+    file = write_json(tmp_path / "train.json", rows)
+    with pytest.raises(ValueError, match=message):
+        convert(PAIR_SETS[name], [file], tmp_path / "out", confidence=True)
+    assert not (tmp_path / "out" / "pairs.jsonl").exists()
+
+
+def test_count_of_examples_below_1_is_refused_if_asked_for(tmp_path: Path) -> None:
+    file = table(tmp_path / "a.parquet", [pick(1.0, num_example_per_prompt=0)])
+    with pytest.raises(ValueError, match=r"a.parquet: .* num_example_per_prompt 0, which is no number of examples"):
+        convert(PAIR_SETS["pick_a_pic"], [file], tmp_path / "out", confidence=True)

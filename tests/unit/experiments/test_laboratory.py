@@ -25,6 +25,7 @@ EQUAL = (
     "pair_noise",
     "pair_points",
     "step_pairs",
+    "contrast_pairs",
 )
 """Experiments whose arms are compared at equal compute."""
 

@@ -91,7 +91,8 @@ def test_relabelled_pairs_have_the_image_of_the_larger_weighted_sum_first(
         assert files == [drawn / f"{index}_{winner}.png", drawn / f"{index}_{1 - winner}.png"]
         for name, values in pair["scores"].items():
             assert values == pytest.approx([scores[name][index][side] for side in (winner, 1 - winner)], abs=1e-5)
-    assert f"12 of 12 pairs, {sum(winners)} with another preferred image\n" in capsys.readouterr().out
+    turned = sum(winners) - winners[3]
+    assert f"12 of 12 pairs, {turned} with another preferred image\n" in capsys.readouterr().out
     assert load_judged(str(tmp_path / "out" / "pairs.jsonl"), "pairs").captions == [pair["prompt"] for pair in pairs]
 
 
@@ -264,3 +265,18 @@ def test_pairs_that_are_not_files_or_would_be_replaced_are_refused(
     assert file.read_text() == before
     assert main(["rank", str(SMALL_WORLD), "--keep-labels", "--out", str(tmp_path / "out")]) == 2
     assert "--keep-labels: expected --pairs with it" in capsys.readouterr().err
+
+
+def test_links_to_images_and_files_are_kept_as_they_are(drawn: Path, tmp_path: Path) -> None:
+    # As in the cache of a hub: the names have a suffix, the files that they link to have none.
+    (tmp_path / "set").mkdir()
+    for side in (0, 1):
+        blob = tmp_path / f"blob{side}"
+        blob.write_bytes((drawn / f"0_{side}.png").read_bytes())
+        (tmp_path / "set" / f"0_{side}.png").symlink_to(blob)
+    write(tmp_path, [row(0)]).rename(tmp_path / "stored")
+    (tmp_path / "set" / "people.jsonl").symlink_to(tmp_path / "stored")
+    assert rank(tmp_path / "set" / "people.jsonl", tmp_path / "out") == 0
+    (pair,) = read(tmp_path / "out")
+    assert {pair["preferred"], pair["other"]} == {"../set/0_0.png", "../set/0_1.png"}
+    assert len(load_judged(str(tmp_path / "out" / "pairs.jsonl"), "pairs").rows) == 1

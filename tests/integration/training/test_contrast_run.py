@@ -1,0 +1,59 @@
+"""A run that evaluates with the contrast of its tuned with its base model: against `srpo-ray evaluate` afterwards."""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from srpo_ray.config import RunConfig, apply
+from srpo_ray.inference.evaluate import evaluate_run
+from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.launch.train import train
+from srpo_ray.models.contrast import ContrastWeight
+from srpo_ray.runs.folder import read_rows
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def test_trained_weights_are_evaluated_with_the_contrast_and_the_baseline_without(
+    tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    config = apply(
+        tiny_run,
+        {
+            "name": "contrasted",
+            "model.lora": {"rank": 4},
+            "training.num_updates": 2,
+            "training.optimizer.lr": 1e-2,
+            "rewards.in_process": True,
+            "evaluation.rl_guidance": 3,
+            "evaluation.test": {"num_prompts": 2, "samples_per_prompt": 1},
+        },
+    )
+    folder = train(config)
+    baseline, trained = read_rows(folder.evaluations)
+    weight = ContrastWeight.constant(3.0)
+    evaluate_run(folder.path, tmp_path / "out", options=SamplingOptions(), rl_guidance=[weight])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    for metric in ("evaluator/held_out", "truth/saturation"):
+        means = {
+            model: fmean(row[metric] for row in rows if row["model"] == model)
+            for model in ("base", "tuned", "rl_guidance_3")
+        }
+        assert baseline[metric] == pytest.approx(means["base"], rel=1e-4)
+        assert trained[metric] == pytest.approx(means["rl_guidance_3"], rel=1e-4)
+        assert abs(means["rl_guidance_3"] - means["tuned"]) > 1e-3 * abs(means["tuned"])
+    tested = read_rows(folder.test_scores)
+    evaluate_run(
+        folder.path,
+        tmp_path / "test",
+        options=SamplingOptions(samples_per_prompt=1, seed=4321),
+        prompts="small_world:test",
+        num_prompts=2,
+        rl_guidance=[weight],
+    )
+    rows = [json.loads(line) for line in (tmp_path / "test" / "rows.jsonl").read_text().splitlines()]
+    for row, model in zip(tested, ("base", "rl_guidance_3"), strict=True):
+        expected = [each["evaluator/held_out"] for each in rows if each["model"] == model]
+        assert row["scores"]["evaluator/held_out"] == pytest.approx(expected, rel=1e-4)
