@@ -14,23 +14,17 @@ from srpo_ray.runs.trained import read_trained
 
 VARIANTS = ("reward_gradients", "other_losses", "policy_gradients")
 """Experiments with further methods."""
-EXPERIMENTS = (
-    "methods",
-    *VARIANTS,
-    "samplers",
-    "estimators",
-    "hacking",
-    "common_text",
-    "distribution",
+PREFERENCES = (
     "pairs",
     "online_pairs",
     "caption_pairs",
-)
-PREFERENCES = ("pairs", "pair_noise", "pair_points", "step_pairs")
-"""Experiments on preferences."""
-EXPERIMENTS = ("methods", *VARIANTS, "samplers", "estimators", "hacking", "common_text", "distribution", *PREFERENCES)
+    "pair_noise",
+    "pair_points",
+    "step_pairs",
     "contrast_pairs",
 )
+"""Experiments on preferences."""
+EXPERIMENTS = ("methods", *VARIANTS, "samplers", "estimators", "hacking", "common_text", "distribution", *PREFERENCES)
 """Files in configs/experiments/laboratory/, in the order in which they run."""
 SMALL_WORLD = ("methods", *VARIANTS, "samplers", "estimators")
 """Experiments with the same base config, evaluation and seeds, whose arms compare with each other."""
