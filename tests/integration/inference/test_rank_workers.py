@@ -7,14 +7,14 @@ import pytest
 
 from srpo_ray.cli import main
 from srpo_ray.evaluation.gallery import save_png, to_images
-from srpo_ray.small_world.pairs import PairedScenes
+from srpo_ray.small_world.pairs import SmallWorldScenes
 from tests.conftest import SMALL_WORLD
 
 
 def test_two_workers_of_ray_write_the_file_of_one_process(
     tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scenes = PairedScenes(4)
+    scenes = SmallWorldScenes(4, 2)
     for index, image in enumerate(to_images(scenes.load(range(8), 64))):
         save_png(image, tmp_path / f"{index}.png", optimize=False)
     rows = [{"preferred": f"{i}.png", "other": f"{i + 1}.png", "prompt": scenes.captions[i]} for i in range(0, 8, 2)]

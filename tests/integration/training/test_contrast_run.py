@@ -8,7 +8,7 @@ import pytest
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.inference.evaluate import evaluate_run
-from srpo_ray.inference.job import SamplingOptions
+from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.launch.train import train
 from srpo_ray.models.contrast import ContrastWeight
 from srpo_ray.runs.folder import read_rows
@@ -34,7 +34,7 @@ def test_trained_weights_are_evaluated_with_the_contrast_and_the_baseline_withou
     folder = train(config)
     baseline, trained = read_rows(folder.evaluations)
     weight = ContrastWeight.constant(3.0)
-    evaluate_run(folder.path, tmp_path / "out", options=SamplingOptions(), rl_guidance=[weight])
+    evaluate_run(open_run(folder.path), tmp_path / "out", options=SamplingOptions(), rl_guidance=[weight])
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     for metric in ("evaluator/held_out", "truth/saturation"):
         means = {
@@ -46,7 +46,7 @@ def test_trained_weights_are_evaluated_with_the_contrast_and_the_baseline_withou
         assert abs(means["rl_guidance_3"] - means["tuned"]) > 1e-3 * abs(means["tuned"])
     tested = read_rows(folder.test_scores)
     evaluate_run(
-        folder.path,
+        open_run(folder.path),
         tmp_path / "test",
         options=SamplingOptions(samples_per_prompt=1, seed=4321),
         prompts="small_world:test",

@@ -142,7 +142,8 @@ def test_config_of_each_framework_loads_as_a_run(peer: str) -> None:
 def test_flow_grpo_config_has_the_published_images_per_optimizer_step() -> None:
     run = validate(RunConfig, config("flow_grpo"), "flow_grpo")
     published = 48 * 24 // 2
-    assert run.training.batch_size * run.algorithm.group_size == published  # pyright: ignore[reportAttributeAccessIssue]
+    group_size: int = run.algorithm.group_size  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+    assert run.training.batch_size * group_size == published
 
 
 def test_srpo_config_has_every_value_of_the_preset() -> None:

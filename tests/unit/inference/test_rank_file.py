@@ -18,7 +18,7 @@ from srpo_ray.evaluation.gallery import read_images, save_png, to_images
 from srpo_ray.inference.pair_images import PairScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
-from srpo_ray.small_world.pairs import PairedScenes
+from srpo_ray.small_world.pairs import SmallWorldScenes
 from tests.conftest import ROOT, SMALL_WORLD
 from tests.helpers.rewards.bright_judge import LUMA, bright_answer
 from tests.helpers.rewards.http_server import http_server
@@ -30,14 +30,14 @@ Rows = list[dict[str, Any]]
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the images of the small world's pairs: `0_0.png` and `0_1.png` are the first pair."""
-    folder, scenes = tmp_path_factory.mktemp("drawn"), PairedScenes(COUNT)
+    folder, scenes = tmp_path_factory.mktemp("drawn"), SmallWorldScenes(COUNT, 2)
     for index, image in enumerate(to_images(scenes.load(range(2 * COUNT), 64))):
         save_png(image, folder / f"{index // 2}_{index % 2}.png", optimize=False)
     return folder
 
 
 def row(index: int, **more: object) -> dict[str, Any]:
-    prompt = PairedScenes(COUNT).captions[2 * index]
+    prompt = SmallWorldScenes(COUNT, 2).captions[2 * index]
     return {"preferred": f"{index}_0.png", "other": f"{index}_1.png", "prompt": prompt, **more}
 
 

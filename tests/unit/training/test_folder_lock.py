@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from srpo_ray.config import load_run
 from srpo_ray.inference.draw import run_chunks
-from srpo_ray.inference.work import Work
 from srpo_ray.launch import train
 from srpo_ray.runs.folder_lock import folder_lock
 from tests.conftest import SMALL_WORLD
@@ -67,9 +68,8 @@ def test_run_in_a_folder_of_another_process_is_refused_and_keeps_it(
 def test_sampling_job_in_a_folder_of_another_process_is_refused(
     holder: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Job:
-        folder = tmp_path / "run"
-
+    job: Any = SimpleNamespace(folder=tmp_path / "run")
+    work: Any = None
     monkeypatch.setattr("srpo_ray.inference.draw.open_folder", lambda _: None)
     with pytest.raises(ValueError, match=re.escape(f"process {holder.pid} on")):
-        run_chunks(Job(), Work(print, print), None, None)
+        run_chunks(job, work, None, None)
