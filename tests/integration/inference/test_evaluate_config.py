@@ -124,8 +124,8 @@ def test_images_of_a_config_are_those_of_the_base_model_of_its_run(run_dir: Path
         assert main(["sample", *source, *prompts, "--steps", "2", "--out", str(tmp_path / name), *guidance]) == 0
     for prompt in range(2):
         images = [tmp_path / name / "images" / f"{prompt:05d}_0_base.png" for name in ("run", "config")]
-        run, own = (np.asarray(Image.open(image)) for image in images)
-        assert np.array_equal(run, own)
+        first, second = (np.asarray(Image.open(image)) for image in images)
+        assert np.array_equal(first, second)
     assert main(["sample", *config, prompts[0], "--steps", "2"]) == 0
     assert (tmp_path / "runs" / "small_world_untrained" / "samples.png").exists()
 
