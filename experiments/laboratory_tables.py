@@ -9,7 +9,7 @@ from pathlib import Path
 
 from laboratory_claims import DIVERSITY, METRICS, cost_tests, pair_tests
 from laboratory_memory import planned_peak
-from laboratory_results import PREFIX, SMALL_WORLD, begun, bright_share, cost_of, rates, read_together
+from laboratory_results import PREFERENCES, PREFIX, SMALL_WORLD, begun, bright_share, cost_of, rates, read_together
 from study_results import CONTENT, DETAIL, HELD_OUT, MEAN, SATURATION, at_equal_gain, read_results
 
 from srpo_ray.config.base import folder_name
@@ -165,8 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"expected runs of experiments/laboratory.py in {parsed.runs}, got none; run it first")
     if together := [folder for name, folder in folders.items() if name in SMALL_WORLD]:
         print_small_world(together)
-    if "pairs" in folders:
-        print("\n## pairs: at the end\n", *ends_table(read_results(folders["pairs"])), sep="\n")
+    for name in PREFERENCES:
+        if name in folders:
+            print(f"\n## {name}: at the end\n", *ends_table(read_results(folders[name])), sep="\n")
     for name in ("hacking", "common_text"):
         if name in folders:
             results = read_results(folders[name])
