@@ -10,7 +10,7 @@ from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.texts import read_texts
 from tests.conftest import ROOT, SMALL_WORLD
 
-OTHER_OBJECTIVE = {"distribution", "long_align", "online_dpo", "balanced_dpo", "video_dpo"}
+OTHER_OBJECTIVE = {"distribution", "long_align", "online_dpo", "balanced_dpo", "video_dpo", "pso_online"}
 """Presets that do not raise the plain trained reward: other rewards, or preferences between two images."""
 
 
