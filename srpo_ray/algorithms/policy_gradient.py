@@ -6,6 +6,7 @@ Flow-GRPO (arXiv 2505.05470), MixGRPO (arXiv 2507.21802) and others are settings
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
@@ -167,7 +168,9 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         surrogate, columns, weighted = self.parts.surrogate, [], []
         for batch, moves in zip(batches, found, strict=True):
             weights = self._step_weights(batch, moves)
-            ratios = [self._recorded_ratio(step).double().cpu() for step in self._trained(batch, moves)]
+            # The grid may depend on the size of the images.
+            with nullcontext() if batch.size is None else self.policy.at_size(batch.size):
+                ratios = [self._recorded_ratio(step).double().cpu() for step in self._trained(batch, moves)]
             columns.append(surrogate.beta * (torch.stack(weights) * torch.stack(ratios)).mean(dim=0))
             weighted.append(replace(moves, weights=weights))
         losses, slopes = ranking_losses(table_of_update(batches, columns, gather), values)

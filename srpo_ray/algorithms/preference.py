@@ -113,7 +113,7 @@ class Preference(PreferencePoints):
             points = self.points(batch, judged, draw, collected.inverted)
             compared = self._compare(judged, points, collected, draw)
             if batch.draws.update == 0 and self.config.reference_role is not None:
-                check_first_gains(compared.gains, compared.errors, self.config.beta)
+                check_first_gains(compared.gains, self._scales(judged, compared), self.config.beta)
             yield partial(self._loss, judged, collected, compared, draw)
 
     def _compare(self, judged: Judged, points: list[Point], asked: Asked, draw: int) -> Compared:
@@ -130,6 +130,14 @@ class Preference(PreferencePoints):
         velocities = velocity.chunk(len(points))
         errors = [self.error(each, at) for each, at in zip(velocities, points, strict=True)]
         return Compared(points, velocities, errors, self._gains(errors, asked, draw), matrix)
+
+    def _scales(self, judged: Judged, compared: Compared) -> list[Tensor]:
+        """Return the size of the errors, of which rounding is a part: at states of the rollout that of the target."""
+        states = judged.states or (None,) * len(compared.points)
+        return [
+            error if kept is None else self.error(torch.zeros_like(at.target), at)
+            for error, kept, at in zip(compared.errors, states, compared.points, strict=True)
+        ]
 
     def _gains(self, errors: list[Tensor], asked: Asked, draw: int) -> list[Tensor]:
         role = self.config.reference_role

@@ -9,19 +9,19 @@ ROUNDING = 1e-3
 """Relative difference of two errors that rounding to 16 bits may explain."""
 
 
-def check_first_gains(gains: list[Tensor], errors: list[Tensor], beta: float) -> None:
+def check_first_gains(gains: list[Tensor], scales: list[Tensor], beta: float) -> None:
     """Check that policy and reference are equal before the first update.
 
     Args:
         gains: Gains of each side, `[B]`.
-        errors: Errors of the policy of each side, `[B]`.
+        scales: Size of the errors of each side, `[B]`.
         beta: Slope of the loss.
 
     Raises:
         ValueError: If a gain is neither near 0 on the scale of the loss nor explained by rounding.
     """
-    gain, error = torch.stack(gains).detach().abs(), torch.stack(errors).detach()
-    wrong = (beta * gain >= LARGEST_FIRST_LOGIT) & (gain > ROUNDING * error)
+    gain, scale = torch.stack(gains).detach().abs(), torch.stack(scales).detach()
+    wrong = (beta * gain >= LARGEST_FIRST_LOGIT) & (gain > ROUNDING * scale)
     if wrong.any():
         raise ValueError(
             f"expected a reference that equals the policy before the first update, got errors that differ by up to"

@@ -45,7 +45,9 @@ def pair_signs(
         choice = choose_pairs(rewards, factors, selection, min_gap)
     prompts, totals = torch.arange(len(advantages)), (rewards * factors).sum(dim=2)
     gaps = totals[prompts, choice.preferred] - totals[prompts, choice.other]
-    valid = choice.valid & (gaps >= min_gap) if selection == "best_worst" else choice.valid
+    # Without a limit, the advantages decide, which may be normalised apart from the sum of the rewards.
+    limited = selection == "best_worst" and min_gap > 0
+    valid = choice.valid & (gaps >= min_gap) if limited else choice.valid
     signs = torch.zeros(advantages.shape, dtype=torch.float64)
     signs[prompts, choice.preferred] = valid.double()
     signs[prompts, choice.other] -= valid.double()

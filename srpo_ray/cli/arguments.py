@@ -37,8 +37,8 @@ def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> N
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Add the options of drawing images with a trained run."""
-    from_run = "default: the run's evaluation setting"
+    """Add the options of sampling images."""
+    from_run = "default: the evaluation setting of the run or config"
     parser.add_argument("--samples-per-prompt", type=int, metavar="N", help="images per prompt, each from other noise")
     parser.add_argument("--seed", type=int, help=f"seed of the noise ({from_run}; sample: 0)")
     parser.add_argument("--resolution", metavar="SIZE", help=f"1024 for squares, or HEIGHTxWIDTH ({from_run})")

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-gap", type=float, default=0.0, metavar="D", help="least difference of the sums of a pair (default 0)"
     )
-    parser.add_argument("--rl-guidance", metavar="W", help=f"for a run: {RL_GUIDANCE} (default 1)")
+    parser.add_argument("--rl-guidance", metavar="W", help=f"{RL_GUIDANCE} (default 1 if there is a tuned model)")
     add_sampling(parser)
 
 

@@ -108,7 +108,7 @@ def _place(picture: Picture, folder: Path, root: Path, names: set[str]) -> str:
     """Path of an image relative to the pair file. The image of a table is written when it first occurs."""
     if picture.content is None:
         assert picture.path is not None, "a picture has a path or its bytes"
-        found = Path(os.path.relpath(root / picture.path, folder)).as_posix()
+        found = relative_path(root / picture.path, folder)
         names.add(found)
         return found
     stem = picture.name or hashlib.sha256(picture.content).hexdigest()[:32]
@@ -120,6 +120,15 @@ def _place(picture: Picture, folder: Path, root: Path, names: set[str]) -> str:
         (folder / found).write_bytes(picture.content)
         names.add(found)
     return found
+
+
+def relative_path(file: Path, folder: Path) -> str:
+    """Return the path of an image relative to a folder.
+
+    Links to folders are followed, because `..` behind one leaves the folder that it names. The last part is not: the
+    file that a link names may have another suffix.
+    """
+    return Path(os.path.relpath(file.parent.resolve() / file.name, folder.resolve())).as_posix()
 
 
 def _suffix(content: bytes, name: str) -> str:

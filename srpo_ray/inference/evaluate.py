@@ -24,6 +24,7 @@ from srpo_ray.inference.job import (
     check_same_model,
     guided_name,
     open_run,
+    origin_of,
 )
 from srpo_ray.inference.source import check_tuned, open_contrast, sampling_config, weight_of
 from srpo_ray.launch.control_words import check_rows, unread_words_note
@@ -149,6 +150,11 @@ def _models(
         _check_against(run, other, sized=sized)
         reference = Model(other.folder.path.name, other, TUNED)
     other = open_contrast(run, contrast_with)
+    if other is not None and not rl_guidance:
+        raise ValueError(
+            "--contrast-with: expected --rl-guidance with it, got none; give a weight, such as --rl-guidance 2, or"
+            " leave --contrast-with out"
+        )
     guided = [Model(guided_name(weight, other), run, weight, other) for weight in rl_guidance]
     models: dict[str, Model] = {}
     own = weight_of(run, None)
@@ -179,7 +185,7 @@ def _check_against(run: TrainedRun, other: TrainedRun, *, sized: bool) -> None:
     ours, theirs = (each.config.model_at(each.config.evaluation) for each in (run, other))
     if ours.size != theirs.size and not sized:
         raise ValueError(
-            f"--against: expected a run that is evaluated with images of {ours.size} pixels, as {run.folder.path}, got"
+            f"--against: expected a run that is evaluated with images of {ours.size} pixels, as {origin_of(run)}, got"
             f" {other.folder.path} with {theirs.size}; give one size to both with --resolution"
         )
     check_same_model("--against", run, other)

@@ -241,10 +241,11 @@ def _description(model: Model) -> dict[str, Any]:
     section = model.run.config.model
     described = section.model_dump(mode="json", include={"dtype", "truncate_sigma", "max_sequence_length"})
     trained = {"lora": section.lora.identity if section.lora else None, WEIGHTS: model.weights}
+    quantized = {"base": section.base} if section.base else {}
     merged = {"model": dict(model.run.model)} if section.lora and section.lora.merged else {}
     other = {"contrast_with": _description(Model("", model.other, TUNED))} if model.other else {}
     weight = {"rl_guidance": model.rl_guidance.plain}
-    return described | merged | weight | (trained if model.weights else {}) | other
+    return described | quantized | merged | weight | (trained if model.weights else {}) | other
 
 
 def guided_name(weight: ContrastWeight, other: TrainedRun | None = None) -> str:
@@ -252,6 +253,11 @@ def guided_name(weight: ContrastWeight, other: TrainedRun | None = None) -> str:
     if other is not None:
         return f"contrast_{weight.label}"
     return {BASE: "base", TUNED: "tuned"}.get(weight, f"rl_guidance_{weight.label}")
+
+
+def origin_of(run: TrainedRun) -> str:
+    """Name the place of a model in messages: the folder of its run, or its config."""
+    return "the config" if run.from_config else str(run.folder.path)
 
 
 def check_at_least(option: str, value: float | None, least: float) -> None:
@@ -267,6 +273,6 @@ def check_same_model(option: str, run: TrainedRun, other: TrainedRun) -> None:
         if getattr(ours, key) != getattr(theirs, key):
             raise ValueError(
                 f"{option}: expected a run of the same model, got {other.folder.path} with model.{key}"
-                f" {getattr(theirs, key)!r} where {run.folder.path} has {getattr(ours, key)!r}; choose runs with"
+                f" {getattr(theirs, key)!r} where {origin_of(run)} has {getattr(ours, key)!r}; choose runs with"
                 " equal values"
             )

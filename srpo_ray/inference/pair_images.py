@@ -11,6 +11,7 @@ import torch
 from srpo_ray.config import RunConfig
 from srpo_ray.data.images import CaptionedImages, to_tensor
 from srpo_ray.data.pairs import PairFile
+from srpo_ray.errors import RunFailedError
 from srpo_ray.inference.work import Place, Row, Work
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
@@ -103,7 +104,7 @@ class PairScorer:
 
         Raises:
             ValueError: If an image cannot be read.
-            RunFailedError: If a reward fails.
+            RunFailedError: If a reward fails, or the images of a batch do not fit the GPU's memory.
         """
         items = [self._job.items[index] for index in chunk]
         images = self._job.images.decode([picture for picture, _ in items], to_tensor)
@@ -111,7 +112,12 @@ class PairScorer:
         for shape in dict.fromkeys(image.shape for image in images):
             same = [place for place, image in enumerate(images) if image.shape == shape]
             queries = [TextQuery.plain(items[place][1]) for place in same]
-            scores = self._rewards.measure(torch.stack([images[place] for place in same]).to(self._device), queries)
+            try:
+                scores = self._rewards.measure(torch.stack([images[place] for place in same]).to(self._device), queries)
+            except torch.OutOfMemoryError as error:
+                raise RunFailedError(
+                    f"a batch of {len(same)} images does not fit the GPU's memory ({error}); lower --batch-size"
+                ) from error
             for row, place in enumerate(same):
                 values = {f"reward/{name}": column[row].item() for name, column in scores.items()}
                 rows[place] = {"item": chunk[place], **values}

@@ -1,7 +1,6 @@
 """Pair file from another one: its pairs relabelled by reward models, or without those that the models contradict."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from srpo_ray.algorithms.pair_choice import PairJudgement, Selection, judge_pairs
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.absolute_paths import with_absolute_paths
+from srpo_ray.data.pair_files import relative_path
 from srpo_ray.data.pairs import EMBEDDED, JudgedRow, PairFile, read_pair_file
 from srpo_ray.files import write_text
 from srpo_ray.inference.draw import run_chunks
@@ -87,7 +87,7 @@ def rank_pair_file(
     check_at_least("--min-gap", min_gap, 0)
     _check_file(pairs, out)
     config = _rewards_of(sources, options)
-    file = read_pair_file(Path(os.path.abspath(pairs)), _KEY)
+    file = read_pair_file(Path(pairs).absolute(), _KEY)
     _check_captions(file, pairs, keep_labels=keep_labels)
     check_prompts(config, tuple(dict.fromkeys(row.prompt for row in file.rows)), _KEY)
     job = PairImagesJob.of(config, file, out.resolve())
@@ -175,9 +175,8 @@ def _reasons(file: PairFile, judged: PairJudgement, *, keep_labels: bool) -> lis
 def _line(job: PairImagesJob, file: PairFile, scores: torch.Tensor, index: int, winner: int, *, kept: bool) -> str:
     """Write one row of the new file, whose preferred image is the winner."""
     sides = [winner, 1 - winner]
-    # Links are not followed: the file that one names may have another suffix.
     files = [file.files[file.rows[index].images[side]] for side in sides]
-    images = [Path(os.path.relpath(name, job.folder)).as_posix() for name in files]
+    images = [relative_path(name, job.folder) for name in files]
     both = {name: scores[index, sides, place].tolist() for place, name in enumerate(job.config.rewards.factors)}
     # Confidence and annotator belong to the label of the old file.
     columns = file.columns[index] if kept else {"prompt": file.rows[index].prompt}

@@ -1,4 +1,4 @@
-"""Sampling of images with a trained run for given prompts."""
+"""Sampling of images for given prompts, with a trained run or with the model of a config."""
 
 import shutil
 import tempfile

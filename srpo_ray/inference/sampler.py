@@ -138,7 +138,7 @@ class Sampler:
         return self.evaluator.measure(images, items, self._rewards, self.job.config.rewards.factors)
 
     def _compare(self, model: Model, images: Tensor, places: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        """Compare images with those of the first model, by the rewards that compare pairs; empty if there are none.
+        """Compare images with those of the first model, by the rewards that compare pairs.
 
         Args:
             model: Model that sampled the images.
@@ -146,11 +146,12 @@ class Sampler:
             places: Prompt and sample of each image.
 
         Returns:
-            Per reward the probability that the image is better, `[B]`; 1/2 for the first model itself.
+            Per reward the probability that the image is better, `[B]`; 1/2 for the first model itself. Empty without
+            such rewards, or with one model.
         """
         rewards, factors = self._rewards, self.job.config.rewards.factors
         names = sorted(rewards.pairwise) if rewards else []
-        if not rewards or not names:
+        if not rewards or not names or len(self.job.models) == 1:
             return {}
         if model is self.job.models[0]:
             self._reference |= zip(places, images.cpu(), strict=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.inference.job import SamplingOptions, check_same_model, open_run
+from srpo_ray.launch.preflight import check_model
 from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight
 from srpo_ray.models.distilled import check_scales
 from srpo_ray.models.families import family_of
@@ -53,6 +54,7 @@ def open_source(words: Sequence[str]) -> TrainedRun:
 def _check_model(config: RunConfig) -> None:
     """Check the model as the start of a run does."""
     path = config.model.path
+    check_model(path)
     check_family(config, family_of(path))
     check_text_length(resolve_path(path), config.model.max_sequence_length)
     if config.model.lora and config.model.lora.start_from:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Row = dict[str, Any]
-"""Row of an image: what identifies it in its job, then its metrics."""
+"""Row of an image: the parts of its key, then its metrics."""
 Place = tuple[int | str, ...]
-"""What identifies an image in its job."""
+"""Key of an image in its job, such as prompt, sample and model."""
 
 
 class Job(Protocol):

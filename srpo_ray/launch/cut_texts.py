@@ -58,9 +58,10 @@ def cut_note(section: str, model: RewardModelConfig, config: RunConfig, parts: I
     shown = first if len(first) <= _SHOWN else f"{first[: _SHOWN - 3]}..."
     number = f"{len(cut)} of {len(prompts)} prompts are" if len(cut) > 1 else f"1 of {len(prompts)} prompts is"
     with_words = f" ({only} only with control words)" if only else ""
+    ends = "their ends are" if len(cut) > 1 else "its end is"
     return (
-        f"{section}, reward {model.name!r}: {number} longer than its {limit.num_tokens} tokens{with_words}, so the rest"
-        f" is not scored: {shown!r}"
+        f"{section}, reward {model.name!r}: {number} longer than its {limit.num_tokens} tokens{with_words}, so"
+        f" {ends} not scored: {shown!r}"
     )
 
 

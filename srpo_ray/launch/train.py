@@ -74,11 +74,24 @@ def train(
     """
     check_inputs(config)
     config = with_absolute_paths(config)
-    folder = open_run_folder(config, Path(config.run_root) / config.name)
-    if folder.finished.exists():
-        return folder
+    folder = RunFolder(Path(config.run_root) / config.name)
+    folder.make()
+    with folder_lock(folder.path):
+        open_run_folder(config, folder.path)
+        if not folder.finished.exists():
+            _train_in(folder, config, address, note, page)
+    return folder
+
+
+def _train_in(
+    folder: RunFolder,
+    config: RunConfig,
+    address: str | None,
+    note: Callable[[str], object],
+    page: RunPageWriter | None,
+) -> None:
+    """Train a run in its open folder, see `train`."""
     with (
-        folder_lock(folder.path),
         release_folder_on_early_failure(folder),
         run_progress(folder, config, page),
         in_background(partial(_import_ahead, config)) as wait_for_imports,
@@ -106,7 +119,6 @@ def train(
                 fit_here(config, folder, pool, OwnProcess(), **names)
             else:
                 _fit_with_workers(config, folder, pool, **names)
-    return folder
 
 
 def _import_ahead(config: RunConfig) -> None:

@@ -20,7 +20,7 @@ class Krea2Policy(QwenImagePolicy):
         return append_mask(embeds.flatten(2), mask), embeds.new_zeros(len(embeds), 1)
 
     def _guide(self, without: Tensor, guided: Tensor, guidance_scale: float) -> Tensor:
-        # Unlike Qwen-Image's, this pipeline keeps the norm of the combined velocity.
+        # Qwen-Image's pipeline rescales the combined velocity to the norm of the prompt's; this one does not.
         return without + guidance_scale * (guided - without)
 
     def _call(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:

@@ -11,6 +11,10 @@ from srpo_ray.reports.evaluation_parts import ImageName, counted, rows_table, se
 from srpo_ray.reports.report import Cell, Code, Column, Image, Images, Report, Row, Section, Table, Text
 
 _INTERVALS = Text(
+    "± is half of the 95% interval of a mean over prompts (Student's t; the images of a prompt are averaged first). A"
+    " higher value of image/ and truth/ metrics is not always better."
+)
+_BY_CATEGORY = Text(
     "± is half of the 95% interval of a mean over prompts of this kind (Student's t; the images of a prompt are"
     f" averaged first). {OVERALL} is the mean over categories with equal weights."
 )
@@ -40,7 +44,7 @@ def model_report(
         title=f"Evaluation of {model}",
         headline=f"{evaluation.objective} of {model}: {number(objective.mean)} {_interval(objective)}".rstrip(),
         sections=[
-            *([Section("By category", [_INTERVALS, *tables])] if tables else []),
+            *([Section("By category", [_BY_CATEGORY, *tables])] if tables else []),
             *(_sheet(evaluation, title, image, first=not index) for index, (title, image) in enumerate(sheets)),
             Section("All numbers", [_INTERVALS, numbers]),
             Section("How it was made", [settings_facts(evaluation), Code(evaluation.command)]),

@@ -24,7 +24,14 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: If another process holds it.
     """
-    with (folder / LOCK).open("a+") as file:
+    try:
+        opened = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise ValueError(
+            f"expected a writable {folder / LOCK}, got {error.strerror}; it may belong to another user: choose another"
+            " folder, or remove the file if nobody works there"
+        ) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -35,8 +42,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:
             # The storage has no locks.
-            yield
-            return
+            pass
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -1,4 +1,4 @@
-"""Trained weights of a finished or stopped run, read from its folder."""
+"""Trained weights of a finished or stopped run, read from its folder, and the model that a config starts from."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
 """An experiment from its file to its report: search the values of arms, train each with several seeds, ablate one."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import check_cluster
 from srpo_ray.live.follow import Follower
 from srpo_ray.live.state import Progress
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.folder_lock import folder_lock
 from srpo_ray.runs.inputs import input_hashes
 from srpo_ray.search.arms import search_arms, train_arms
@@ -66,14 +67,31 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
     base = with_absolute_paths(base)
     runs = list(map(with_absolute_paths, (*trained, *trials)))
     earlier = _earlier_trials(config, base, runs)
-    folder = open_experiment_folder(config, base, runs)
-    if earlier:
-        keep_earlier_trials(folder, earlier)
-    command = first_command(folder, command)
+    folder = Path(base.run_root) / config.name
+    RunFolder(folder).make()
+    with folder_lock(folder):
+        open_experiment_folder(config, base, runs)
+        if earlier:
+            keep_earlier_trials(folder, earlier)
+        command = first_command(folder, command)
+        return _run_parts(config, base, runs, folder, planned, address, command, resume)
+
+
+def _run_parts(
+    config: ExperimentConfig,
+    base: RunConfig,
+    runs: Sequence[RunConfig],
+    folder: Path,
+    planned: Mapping[str, float],
+    address: str | None,
+    command: str,
+    resume: str,
+) -> Path:
+    """Train all parts of an experiment in its open folder, and write the report."""
     commit = git_commit(Path.cwd())
     num_runs = config.num_runs + num_later_runs(config, partial(apply, base))
     start = Progress.start(config.name, "experiment", num_runs, list(searched_metrics(config)))
-    with folder_lock(folder), Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
+    with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
         with ray_session(address):
             check_cluster(base)
             one_machine = is_one_machine()

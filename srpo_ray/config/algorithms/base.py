@@ -211,8 +211,8 @@ class AlgorithmSection(Section):
 
     @property
     def samples_for_images(self) -> bool:
-        """True if images are sampled although the data gives images, from which rollouts start or with which they are
-        compared; otherwise given images replace rollouts."""
+        """True if the policy samples although the data gives images, from which rollouts start, with which they are
+        compared, or which it inverts; otherwise given images replace rollouts."""
         return False
 
     @property

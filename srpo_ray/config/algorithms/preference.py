@@ -102,8 +102,9 @@ class PreferenceConfig(PreferenceOptions):
     def _check_sampled_points(self) -> Self:
         if self.samples_images and (self.coupling == "inverted" or self.loss == "contrastive"):
             name, value = ("coupling", "inverted") if self.coupling == "inverted" else ("loss", "contrastive")
+            sources = "pairs or labels" if name == "coupling" else "pairs, labels or captions"
             raise ValueError(
-                f"expected source=pairs or labels with {name}={value}, got {self.source}; it takes images of files, so"
+                f"expected source={sources} with {name}={value}, got {self.source}; it takes images of files, so"
                 f" change source or {name}"
             )
         if self.coupling in ("rollout", "states") and not self.samples_images:
@@ -130,12 +131,14 @@ class PreferenceConfig(PreferenceOptions):
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
-        if self.weights != "equal" and self.samples_images and self.temperature is None:
+        uses_confidence = self.weights != "equal" or self.confidence_slope is not None
+        if uses_confidence and self.samples_images and self.temperature is None:
             raise ValueError(
-                f"expected weights=equal with source={self.source} and no temperature, got {self.weights}; all pairs"
-                " have the same confidence, so set weights to equal, or with source=online set temperature"
+                f"expected weights=equal and no confidence_slope with source={self.source} and no temperature, got"
+                f" weights={self.weights} and confidence_slope={self.confidence_slope}; all pairs have the same"
+                " confidence, so remove them, or with source=online set temperature"
             )
-        if self.weights == "equal" and self.confidence_slope is None and self.temperature is not None:
+        if not uses_confidence and self.temperature is not None:
             raise ValueError(
                 "expected weights confidence or soft_labels with temperature, got equal; temperature makes the"
                 " confidence of pairs, so set weights or confidence_slope, or remove temperature"

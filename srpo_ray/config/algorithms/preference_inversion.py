@@ -11,7 +11,7 @@ class Inversion(Section):
     """Inversion of clean images, from sigma 0 to 1 on the sampler's grid of `steps` steps, without gradient."""
 
     steps: int = Field(default=10, ge=1)
-    """Steps from the clean image to pure noise, at least 1; the state after each is a possible point. All are walked.
+    """Steps from the clean image to pure noise, at least 1; the state after each is a possible point. All are computed.
     Published: 10 (InPO), 10 and 5 (SmPO)."""
     by: Literal["policy", "reference"] = "policy"
     """Weights that give the velocity of the inversion."""

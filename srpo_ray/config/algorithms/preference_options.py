@@ -106,9 +106,9 @@ class PreferenceOptions(SampledPairsSection):
         return "policy" if self.inversion.by == "policy" else self.reference_role
 
     @property
-    def starts_from_images(self) -> bool:
-        """True if the policy inverts the images: a phase of it then calls the model."""
-        return self.inverts == "policy"
+    def samples_for_images(self) -> bool:
+        """True with self-play, or if the policy inverts the images: its first phase then calls the model."""
+        return super().samples_for_images or self.inverts == "policy"
 
     @property
     def asked(self) -> tuple[Role, ...]:

@@ -1,5 +1,6 @@
 """Options of preference optimization on images that are sampled in the update: groups, their ranking, real images."""
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -40,7 +41,8 @@ class SampledPairsSection(AlgorithmSection):
     confidence 1."""
     rank: Literal["score", "win_rate"] = "score"
     """`win_rate` replaces the scores of rewards that compare images in pairs (a `judge` with `comparison`) by the mean
-    of their preferences over all pairs of the group; with several rewards only for `vote` and `dominance`."""
+    of their preferences over all pairs of the group, and other scores by the share of images that they exceed; with
+    several rewards only for `vote` and `dominance`. `min_gap` and `temperature` are then differences of win rates."""
 
     @property
     def samples_images(self) -> bool:
@@ -66,6 +68,22 @@ class SampledPairsSection(AlgorithmSection):
     def samples_for_images(self) -> bool:
         """True with self-play."""
         return self.source == "self_play"
+
+    def check_comparisons(self, names: Sequence[str], count: int) -> None:
+        """Check that win rates are not summed with those of other rewards.
+
+        Args:
+            names: Trained rewards that compare pairs, at least one.
+            count: Number of trained rewards.
+
+        Raises:
+            ValueError: If they are.
+        """
+        if self.compares_images and count > 1 and self.select == "best_worst":
+            raise ValueError(
+                f"expected select=vote or dominance with rank=win_rate and {count} rewards, got best_worst; a sum of"
+                f" win rates has no meaning ({', '.join(names)} compares pairs): change select, or keep one reward"
+            )
 
     def check_images(self, images: str | None, image_ratio: float) -> None:
         """Check that self-play has a real image for every sample, and that other sources have none."""

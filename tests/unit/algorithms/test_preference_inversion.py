@@ -154,7 +154,7 @@ def test_images_are_inverted_in_the_phase_of_the_weights_that_do_it(by: str, rol
     policy, batch = AffinePolicy(), judged_batch(2, TEXTS)
     algorithm = make(policy, *INVERTED, f"algorithm.inversion.by={by}")
     assert [phase.role for phase in algorithm.phases] == roles
-    assert algorithm.config.starts_from_images == (by == "policy")
+    assert algorithm.config.samples_for_images == (by == "policy")
     found, calls = None, []
     with torch.no_grad():
         for phase in algorithm.phases:

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from srpo_ray.algorithms import Batch, build_algorithm
 from srpo_ray.algorithms.preference_sources import confidence_of_gap, judged_images, rows_of_prompts
 from srpo_ray.config import load_run
+from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.flow import generator
 from srpo_ray.rewards.base import Scores
 from tests.conftest import SMALL_WORLD
@@ -382,6 +383,12 @@ def test_first_update_has_no_gain() -> None:
         (("data.pairs=small_world:pairs", "algorithm.group_size=4"), "expected source online with group_size"),
         (("data.pairs=small_world:pairs", "algorithm.sampler=policy"), "expected source online or self_play"),
         ((*SELF_PLAY, "algorithm.coupling=states"), "expected sigma.type=grid"),
+        ((*ONLINE, "algorithm.confidence_slope=10"), "all pairs have the same confidence"),
+        ((*ONLINE, "algorithm.loss=contrastive"), "expected source=pairs, labels or captions with loss=contrastive"),
+        (
+            (*ONLINE, "algorithm.coupling=inverted", "algorithm.sigma={type: grid}"),
+            "expected source=pairs or labels with coupling=inverted",
+        ),
         (
             ("data.pairs=small_world:pairs", "algorithm.weights=soft_labels", "algorithm.loss=ipo"),
             "expected loss=dpo and no label_smoothing",
@@ -392,6 +399,26 @@ def test_first_update_has_no_gain() -> None:
 def test_settings_that_do_not_fit_are_refused(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_run([SMALL_WORLD], ["algorithm.type=preference", *overrides])
+
+
+def test_win_rates_of_several_rewards_are_not_summed() -> None:
+    settings = {"source": "online", "rank": "win_rate"}
+    PreferenceConfig.model_validate(settings).check_comparisons(["judge"], 1)
+    PreferenceConfig.model_validate({**settings, "select": "vote"}).check_comparisons(["judge"], 2)
+    with pytest.raises(ValueError, match="expected select=vote or dominance with rank=win_rate and 2 rewards"):
+        PreferenceConfig.model_validate(settings).check_comparisons(["judge"], 2)
+
+
+def test_rounding_at_states_of_the_rollout_is_compared_with_the_velocity() -> None:
+    policy, batch = AffinePolicy(), groups(2)
+    batch = replace(batch, draws=replace(batch.draws, update=0))
+    algorithm = make(policy, *ONLINE, *STATES, "algorithm.sampler=reference", "algorithm.beta=1e5")
+    (found,) = collect_all(algorithm, [batch])
+    changed = {role: errors + 1e-6 for role, errors in found.errors.items()}
+    list(algorithm.losses(batch, replace(found, errors=changed)))
+    changed = {role: errors + 1.0 for role, errors in found.errors.items()}
+    with pytest.raises(ValueError, match="expected a reference that equals the policy"):
+        list(algorithm.losses(batch, replace(found, errors=changed)))
 
 
 def test_self_play_needs_no_reward() -> None:

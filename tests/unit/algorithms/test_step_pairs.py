@@ -288,6 +288,14 @@ def test_best_and_worst_are_those_of_the_advantages_and_the_gap_that_of_the_rewa
     assert signs.tolist() == [[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
 
+def test_without_a_gap_the_advantages_alone_decide_whatever_the_scales_of_the_rewards() -> None:
+    advantages = torch.tensor([[-0.7, 0.7]]).double()
+    # The sum is larger for the first image, by a reward of a large scale.
+    rewards = torch.tensor([[[0.0, 100.0], [1.0, 0.0]]]).double()
+    assert pair_signs(advantages, rewards, [2.0, 1.0], "best_worst", 0.0).tolist() == [[-1.0, 1.0]]
+    assert pair_signs(advantages, rewards, [2.0, 1.0], "best_worst", 1e-9).tolist() == [[0.0, 0.0]]
+
+
 def test_loss_prefers_one_image_and_a_clipped_ratio_has_no_gradient() -> None:
     log_ratio = torch.tensor([[0.02, 0.01, -0.03], [0.5, 0.0, 0.01], [0.1, 0.2, 0.3]]).double().requires_grad_()
     signs = torch.tensor([[1.0, 0.0, -1.0], [1.0, 0.0, -1.0], [0.0, 0.0, 0.0]]).double()

@@ -1,11 +1,13 @@
 """The folder of images belongs to the weights and files that the images were made from."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from srpo_ray.cli import main
+from srpo_ray.config import apply
 from srpo_ray.inference.draw import JOB, ROWS, open_folder
 from srpo_ray.inference.job import Model, SamplingJob, open_run
 from srpo_ray.models.contrast import ContrastWeight
@@ -74,6 +76,18 @@ def test_images_of_the_base_model_do_not_depend_on_trained_weights(root: Path, t
     train_again(root / "mine")
     open_folder(job(root / "mine", tmp_path / "out", rl_guidance=0))
     assert (tmp_path / "out" / "job.json").read_text() == before
+
+
+def test_images_of_a_quantised_base_model_are_other_images(root: Path, tmp_path: Path) -> None:
+    run = open_run(root / "mine")
+    for base in (None, "int8"):
+        config = apply(run.config, {"model.lora": {"rank": 2}, "model.base": base})
+        model = Model("drawn", replace(run, config=config), ContrastWeight.constant(0))
+        described = SamplingJob(config, (model,), ("a cat",), tmp_path / "out", scored=False)
+        if base is None:
+            open_folder(described)
+    with pytest.raises(ValueError, match=r"images of other models\.drawn\.base"):
+        open_folder(described)
 
 
 def test_folder_of_a_run_that_moved_is_resumed(root: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from srpo_ray.algorithms.pair_choice import judge_pairs
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
+from srpo_ray.data.pair_files import relative_path
 from srpo_ray.data.pairs import load_judged
 from srpo_ray.evaluation.gallery import read_images, save_png, to_images
 from srpo_ray.inference.pair_images import PairScorer
@@ -265,6 +266,16 @@ def test_pairs_that_are_not_files_or_would_be_replaced_are_refused(
     assert file.read_text() == before
     assert main(["rank", str(SMALL_WORLD), "--keep-labels", "--out", str(tmp_path / "out")]) == 2
     assert "--keep-labels: expected --pairs with it" in capsys.readouterr().err
+
+
+def test_relative_path_leads_to_the_same_file_behind_a_linked_folder(tmp_path: Path) -> None:
+    deep, out = tmp_path / "real" / "deep", tmp_path / "out"
+    for folder in (deep, out):
+        folder.mkdir(parents=True)
+    (tmp_path / "real" / "image.png").write_bytes(b"image")
+    (tmp_path / "link").symlink_to(deep)
+    found = relative_path(tmp_path / "link" / ".." / "image.png", out)
+    assert (out / found).read_bytes() == b"image"
 
 
 def test_links_to_images_and_files_are_kept_as_they_are(drawn: Path, tmp_path: Path) -> None:

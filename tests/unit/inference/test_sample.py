@@ -183,6 +183,9 @@ def test_contrast_with_another_run_subtracts_its_tuned_model(
     assert np.array_equal(pixels(tmp_path / "0" / "images" / "00000_0_contrast_0.png"), disliked)
     assert not np.array_equal(pixels(tmp_path / "2" / "images" / "00000_0_contrast_2.png"), disliked)
 
+    assert main(["evaluate", str(tmp_path / "liked"), "--contrast-with", str(tmp_path / "disliked")]) == 2
+    assert "--contrast-with: expected --rl-guidance with it, got none" in capsys.readouterr().err
+
     # Another weight or another run makes another job, and a run of another model cannot be subtracted.
     assert main([*words, str(tmp_path / "2"), "--rl-guidance", "1,2@0.5"]) == 2
     others = [str(tmp_path / "another") if word == str(tmp_path / "disliked") else word for word in words]

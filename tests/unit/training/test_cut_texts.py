@@ -79,7 +79,7 @@ def test_note_counts_prompts_once_and_names_the_first_and_the_limit(tmp_path: Pa
     found = reward_cut_notes(config, read_texts(config))
     count = len(set(read_texts(config).evaluated)) + 5
     assert found == [
-        f"rewards.models, reward {name!r}: 2 of {count} prompts are longer than its 32 tokens, so the rest is not"
+        f"rewards.models, reward {name!r}: 2 of {count} prompts are longer than its 32 tokens, so their ends are not"
         f" scored: {long[:57] + '...'!r}"
         for name in ("preference", "contrastive")
     ], "held-out models score no training prompt"

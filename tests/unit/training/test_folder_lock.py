@@ -56,13 +56,13 @@ def test_killed_process_frees_its_folder(holder: subprocess.Popen[str], tmp_path
         pass
 
 
-def test_run_in_a_folder_of_another_process_is_refused_and_keeps_it(
+def test_run_in_a_folder_of_another_process_is_refused_and_changes_nothing(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     config = load_run([SMALL_WORLD], [f"run_root={tmp_path}", "name=run"])
     with pytest.raises(ValueError, match=f"process {holder.pid}"):
         train.train(config)
-    assert (tmp_path / "run" / "config.yaml").exists()
+    assert [file.name for file in (tmp_path / "run").iterdir() if file.is_file()] == [".lock"]
 
 
 def test_sampling_job_in_a_folder_of_another_process_is_refused(
