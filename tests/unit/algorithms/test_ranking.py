@@ -1,6 +1,9 @@
 """Rankings of trajectories: the Plackett-Luce model by hand, and the gradient of an update against plain autograd."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -13,6 +16,7 @@ from srpo_ray.algorithms.policy_gradient import PolicyGradient
 from srpo_ray.algorithms.ranking import discount_weights, ranking_losses
 from srpo_ray.config.algorithms.policy_gradient import PolicyGradientConfig
 from srpo_ray.config.model import RolloutConfig
+from srpo_ray.config.size import ImageSize
 from srpo_ray.flow import log_density, sde_step
 from tests.helpers.algorithms.stand_ins import AffinePolicy, PromptRewards, as_policy, as_scorer, grid, make_batch
 
@@ -163,6 +167,42 @@ def test_window_after_a_common_noise_ranks_the_images_of_each_prompt() -> None:
     assert torch.equal(rewards.argmax(dim=1), slopes.argmax(dim=1))
     assert policy.slope.grad is not None
     assert policy.slope.grad != 0
+
+
+class SizedPolicy(AffinePolicy):
+    """A policy whose sigma grid follows the size of its images."""
+
+    size = ImageSize(8, 8)
+
+    @contextmanager
+    def at_size(self, size: ImageSize) -> Iterator[None]:
+        before, self.size = self.size, size
+        yield
+        self.size = before
+
+    def grid(self, num_steps: int, shift: Any) -> Tensor:
+        return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64) ** (self.size.height / 8)
+
+
+def test_trajectories_are_ranked_on_the_grid_of_their_size() -> None:
+    small, scores = ImageSize(4, 4), []
+    for default in (small, ImageSize(8, 8)):
+        policy, batch = SizedPolicy(), replace(BATCH, size=small)
+        policy.size = default
+        surrogate = {"type": "ranking", "beta": BETA, "clip_range": 1e6}
+        config = PolicyGradientConfig.model_validate(
+            {"group_size": GROUP, "surrogate": surrogate, "plan": {"type": "all", "share": 1.0}, "noise": "per_image"}
+        )
+        rollout = RolloutConfig(num_steps=STEPS)
+        algorithm = PolicyGradient(config, rollout, as_policy(policy), as_scorer(PromptRewards()), policy.grid)
+        moves: Any = None
+        for factor, phase in zip((1.0, 0.7), algorithm.phases, strict=True):
+            policy.slope.data *= factor
+            with policy.at_size(small), torch.no_grad():
+                moves = phase.run(batch, moves)
+        (settled,) = algorithm.settle([(batch, moves)], lambda value: [value])
+        scores.append(settled.advantages[0])
+    torch.testing.assert_close(scores[1], scores[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
