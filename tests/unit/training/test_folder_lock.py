@@ -1,5 +1,6 @@
 """The lock of a folder: one process at a time, freed by the system if its process is killed."""
 
+import os
 import re
 import signal
 import subprocess
@@ -50,10 +51,9 @@ def test_folder_of_another_process_is_refused_by_its_number(holder: subprocess.P
 def test_killed_process_frees_its_folder(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with folder_lock(tmp_path / "run"):
-        pass
-    with folder_lock(tmp_path / "run"):
-        pass
+    for _ in range(2):
+        with folder_lock(tmp_path / "run"):
+            assert (tmp_path / "run" / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_run_in_a_folder_of_another_process_is_refused_and_changes_nothing(
