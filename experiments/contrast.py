@@ -1,72 +1,85 @@
-"""Contrast with a run of reversed words against contrast with the base model, at equal gain of a true attribute.
+"""Contrast of models that learned the opposite against contrast with the base model, at equal gain of an attribute.
 
 python experiments/contrast.py            # train and sample what is not finished yet, then print the tables
+python experiments/contrast.py --pairs    # the same for the runs of `experiments/laboratory.py contrast_pairs`
 python experiments/contrast.py --report   # tables of what is finished
 
 For each seed, one run of SRPO is trained on the words `detailed, textured` against `flat, simple`, and one on the same
 words reversed. The first one samples with growing weights of Reinforcement Learning Guidance, and with growing weights
-of the contrast with the second. Prints the tables of docs/contrast.md.
+of the contrast with the second. With `--pairs`, Diffusion-DPO samples with the base model and with the negative model
+of NPO, and both models of CHATS sample together. Prints the tables of docs/contrast.md.
 """
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
+from contrast_results import (
+    DETAILED,
+    PAIRS,
+    PROMPTS,
+    REVERSED,
+    WORDS,
+    Scores,
+    Study,
+    at_gain,
+    change,
+    folder,
+    gains,
+    path_of,
+    read,
+)
 from numpy.typing import NDArray
-from study_results import CONTENT, DETAIL, HELD_OUT, MEAN
 
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.evaluation.crossed import Estimate, mean_over
-from srpo_ray.inference.draw import ROWS
 from srpo_ray.inference.evaluate import evaluate_run
 from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.launch.train import train
 from srpo_ray.models.contrast import ContrastWeight
-from srpo_ray.runs.folder import read_rows
 
 SEEDS = (1, 2, 3)
-DETAILED, REVERSED = "contrast_detailed_{}", "contrast_reversed_{}"
-WEIGHTS = {"base model": ("1.5", "2", "3"), "reversed run": ("1.25", "1.5", "2")}
-PREFIX = {"base model": "rl_guidance_", "reversed run": "contrast_"}
-PROMPTS, SAMPLES = 96, 2
-DIVERSITY = "image/diversity"
-COLUMNS = {DETAIL: "detail", HELD_OUT: "held-out", MEAN: "mean utility", CONTENT: "content", DIVERSITY: "diversity"}
-
-Scores = dict[str, dict[str, NDArray[np.float64]]]
-"""Model -> metric -> mean over the images of each prompt `[prompts]`."""
+SAMPLES = 2
+"""Images of a prompt."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", action="store_true", help="contrast the runs of the laboratory's contrast_pairs")
     parser.add_argument("--report", action="store_true", help="only print the tables")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parsed = parser.parse_args(arguments)
+    study = PAIRS if parsed.pairs else WORDS
     if not parsed.report:
         for seed in SEEDS:
-            make(parsed.runs, seed)
-    seeds = [read(parsed.runs, seed) for seed in SEEDS]
-    print(*weights_table(seeds), "", *equal_gain_table(seeds), sep="\n")
+            if study is WORDS:
+                train_words(parsed.runs, seed)
+            for name in study.sources:
+                sample(study, parsed.runs, seed, name)
+    seeds = [{name: read(study, parsed.runs, seed, name) for name in study.sources} for seed in SEEDS]
+    print(*weights_table(study, seeds), "", *equal_gain_table(study, seeds), sep="\n")
 
 
-def make(runs: Path, seed: int) -> None:
-    """Train both runs of a seed, and sample with all weights."""
+def train_words(runs: Path, seed: int) -> None:
+    """Train both runs of a seed."""
     for name, words in ((DETAILED, "detailed"), (REVERSED, "flat")):
         train(run_config(runs, name.format(seed), words, seed))
-    run, other = (runs / name.format(seed) for name in (DETAILED, REVERSED))
-    for source, weights in WEIGHTS.items():
-        evaluate_run(
-            open_run(run),
-            folder(runs, seed, source),
-            options=SamplingOptions(samples_per_prompt=SAMPLES, seed=7),
-            prompts="small_world:test",
-            num_prompts=PROMPTS,
-            rl_guidance=[ContrastWeight.parse("weight", text) for text in weights],
-            contrast_with=other if source == "reversed run" else None,
-        )
+
+
+def sample(study: Study, runs: Path, seed: int, name: str) -> None:
+    """Sample with all weights of a source, and score the images."""
+    source = study.sources[name]
+    evaluate_run(
+        open_run(path_of(study, runs, source.run, seed)),
+        folder(study, runs, seed, name),
+        options=SamplingOptions(samples_per_prompt=SAMPLES, seed=7),
+        prompts="small_world:test",
+        num_prompts=PROMPTS,
+        rl_guidance=[ContrastWeight.parse("weight", text) for text in source.weights],
+        contrast_with=path_of(study, runs, source.other, seed) if source.other else None,
+    )
 
 
 def run_config(runs: Path, name: str, words: str, seed: int) -> RunConfig:
@@ -88,90 +101,40 @@ def run_config(runs: Path, name: str, words: str, seed: int) -> RunConfig:
     )
 
 
-def folder(runs: Path, seed: int, source: str) -> Path:
-    """Folder of the images of a seed that are contrasted with a model."""
-    return runs / DETAILED.format(seed) / f"contrast_with_{source.replace(' ', '_')}"
-
-
-def read(runs: Path, seed: int) -> Scores:
-    """Read the scores of a seed.
-
-    Raises:
-        SystemExit: If they are not finished.
-    """
-    rows = [row for source in WEIGHTS for row in read_rows(folder(runs, seed, source) / ROWS)]
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    if len(models) < 2 + sum(map(len, WEIGHTS.values())):
-        raise SystemExit(
-            f"expected the images of seed {seed} in {runs}, got {len(models)} models; run without --report"
-        )
-    prompts = range(PROMPTS)
-    return {
-        model: {
-            metric: np.array(
-                [
-                    fmean(row[metric] for row in rows if row["model"] == model and row["prompt"] == prompt)
-                    for prompt in prompts
-                ]
-            )
-            for metric in COLUMNS
-        }
-        for model in models
-    }
-
-
-def weights_table(seeds: Sequence[Scores]) -> Iterator[str]:
+def weights_table(study: Study, seeds: Sequence[Mapping[str, Scores]]) -> Iterator[str]:
     """Make rows in Markdown: change of each metric from the base model, for every weight."""
-    yield "| contrast with | weight | " + " | ".join(COLUMNS.values()) + " |"
-    yield "|---" * (len(COLUMNS) + 2) + "|"
-    named = [("none", "1", "tuned")]
-    named += [(source, text, PREFIX[source] + text) for source, weights in WEIGHTS.items() for text in weights]
-    for source, text, model in named:
-        cells = [
-            shown(mean_over([scores[model][metric] - scores["base"][metric] for scores in seeds])) for metric in COLUMNS
-        ]
-        yield f"| {source} | {text} | " + " | ".join(cells) + " |"
+    yield "| contrast with | weight | " + " | ".join(study.columns.values()) + " |"
+    yield "|---" * (len(study.columns) + 2) + "|"
+    for name, source in study.sources.items():
+        for weight, model in zip(("1", *source.weights), source.models, strict=True):
+            changes = {metric: [change(scores[name], model, metric) for scores in seeds] for metric in study.columns}
+            yield f"| {name} | {weight} | " + " | ".join(shown(mean_over(each)) for each in changes.values()) + " |"
 
 
-def equal_gain_table(seeds: Sequence[Scores]) -> Iterator[str]:
-    """Make rows in Markdown: changes at an equal gain of detail, and their difference."""
-    gain = min(max(gains(scores, source)) for scores in seeds for source in WEIGHTS)
-    found = {source: [at_gain(scores, source, gain) for scores in seeds] for source in WEIGHTS}
-    yield f"| at a gain of detail of {gain:.3f} | " + " | ".join(list(COLUMNS.values())[1:]) + " |"
-    yield "|---" * len(COLUMNS) + "|"
-    for source, changes in found.items():
-        yield line(source, {metric: [change[metric] for change in changes] for metric in COLUMNS})
-    ours, theirs = found["reversed run"], found["base model"]
-    gaps = {metric: [a[metric] - b[metric] for a, b in zip(ours, theirs, strict=True)] for metric in COLUMNS}
-    yield line("reversed run - base model", gaps)
+def equal_gain_table(study: Study, seeds: Sequence[Mapping[str, Scores]]) -> Iterator[str]:
+    """Make rows in Markdown: changes at the largest gain of the attribute that all reach, and their differences."""
+    reached = [gains(study, scores[name], name) for scores in seeds for name in study.sources]
+    gain, least = min(map(max, reached)), max(each[0] for each in reached)
+    if gain < least:
+        yield f"No gain is common to all: one goes up to {gain:+.3f}, another begins at {least:+.3f}."
+        return
+    found = {name: [at_gain(study, scores[name], name, gain) for scores in seeds] for name in study.sources}
+    attribute, *sides = study.columns.values()
+    yield f"| at a gain of {attribute} of {gain:.3f} | " + " | ".join(sides) + " |"
+    yield "|---" * len(study.columns) + "|"
+    for name, changes in found.items():
+        yield line(study, name, changes)
+    first, *others = found
+    for name in others:
+        pairs = zip(found[name], found[first], strict=True)
+        gaps = [{metric: ours[metric] - theirs[metric] for metric in study.columns} for ours, theirs in pairs]
+        yield line(study, f"{name} - {first}", gaps)
 
 
-def line(name: str, values: Mapping[str, list[NDArray[np.float64]]]) -> str:
-    """Row of the changes beside detail."""
-    return f"| {name} | " + " | ".join(shown(mean_over(values[metric])) for metric in list(COLUMNS)[1:]) + " |"
-
-
-def path_of(source: str) -> list[str]:
-    """Models of growing weight, the tuned one first."""
-    return ["tuned", *(PREFIX[source] + text for text in WEIGHTS[source])]
-
-
-def gains(scores: Scores, source: str) -> list[float]:
-    """Mean gain of detail of each weight, the tuned model first."""
-    return [float((scores[model][DETAIL] - scores["base"][DETAIL]).mean()) for model in path_of(source)]
-
-
-def at_gain(scores: Scores, source: str, gain: float) -> dict[str, NDArray[np.float64]]:
-    """Change of each metric by prompt where the mean gain of detail first is `gain`, linear between two weights."""
-    models, reached = path_of(source), gains(scores, source)
-    index = next(i for i, (low, high) in enumerate(pairwise(reached)) if low <= gain <= high)
-    share = (gain - reached[index]) / (reached[index + 1] - reached[index])
-    return {
-        metric: (1 - share) * scores[models[index]][metric]
-        + share * scores[models[index + 1]][metric]
-        - scores["base"][metric]
-        for metric in COLUMNS
-    }
+def line(study: Study, title: str, seeds: Sequence[Mapping[str, NDArray[np.float64]]]) -> str:
+    """Row of the changes beside the attribute."""
+    cells = [shown(mean_over([seed[metric] for seed in seeds])) for metric in list(study.columns)[1:]]
+    return f"| {title} | " + " | ".join(cells) + " |"
 
 
 def shown(estimate: Estimate) -> str:

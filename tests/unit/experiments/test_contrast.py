@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from srpo_ray.config import load_experiment
+from tests.conftest import ROOT
+
 
 def scores_of(
     detail: dict[str, float], content: dict[str, float], columns: list[str]
@@ -21,13 +24,13 @@ def scores_of(
 
 def test_changes_at_an_equal_gain_lie_on_the_line_between_two_weights(script) -> None:
     module = script("contrast")
-    columns = list(module.COLUMNS)
+    columns = list(module.WORDS.columns)
     names = ["base", "tuned", "rl_guidance_1.5", "rl_guidance_2", "rl_guidance_3"]
     detail = dict(zip(names, (0.1, 0.3, 0.5, 0.9, 0.8), strict=True))
     content = dict(zip(names, (0.9, 0.8, 0.7, 0.3, 0.0), strict=True))
     scores = scores_of(detail, content, columns)
-    assert module.gains(scores, "base model") == pytest.approx([0.2, 0.4, 0.8, 0.7])
-    found = module.at_gain(scores, "base model", 0.6)
+    assert module.gains(module.WORDS, scores, "base model") == pytest.approx([0.2, 0.4, 0.8, 0.7])
+    found = module.at_gain(module.WORDS, scores, "base model", 0.6)
     # Half of the way from weight 1.5 to weight 2: detail 0.7, content 0.5.
     assert found[columns[0]] == pytest.approx([0.6] * 4)
     assert found[columns[3]] == pytest.approx([-0.4] * 4)
@@ -35,10 +38,10 @@ def test_changes_at_an_equal_gain_lie_on_the_line_between_two_weights(script) ->
 
 def test_gain_of_the_tuned_model_itself_is_its_change(script) -> None:
     module = script("contrast")
-    columns = list(module.COLUMNS)
+    columns = list(module.WORDS.columns)
     names = ["base", "tuned", "contrast_1.25", "contrast_1.5", "contrast_2"]
     values = dict(zip(names, (0.0, 0.25, 0.5, 0.75, 1.0), strict=True))
-    found = module.at_gain(scores_of(values, values, columns), "reversed run", 0.25)
+    found = module.at_gain(module.WORDS, scores_of(values, values, columns), "reversed run", 0.25)
     assert found[columns[0]] == pytest.approx([0.25] * 4)
 
 
@@ -48,3 +51,30 @@ def test_configs_of_both_runs_differ_in_the_side_of_the_words_only(script, tmp_p
     assert ours.trained_words.positive == theirs.trained_words.negative
     assert ours.trained_words.negative == theirs.trained_words.positive
     assert ours.training == theirs.training
+
+
+def test_sources_are_compared_at_the_largest_gain_that_all_reach_or_said_to_have_none(script) -> None:
+    module = script("contrast")
+    columns = list(module.WORDS.columns)
+    base = dict(zip(["base", "tuned", "rl_guidance_1.5", "rl_guidance_2", "rl_guidance_3"], range(5), strict=True))
+
+    def titles(reversed_run: list[float]) -> list[str]:
+        other = dict(zip(["base", "tuned", "contrast_1.25", "contrast_1.5", "contrast_2"], reversed_run, strict=True))
+        scores = {"base model": scores_of(base, base, columns), "reversed run": scores_of(other, other, columns)}
+        return [row.split(" | ")[0] for row in module.equal_gain_table(module.WORDS, [scores])]
+
+    names = ["| base model", "| reversed run", "| reversed run - base model"]
+    found = titles([0.0, 0.5, 1.0, 2.5, 2.0])
+    assert found[0] == "| at a gain of detail of 2.500"
+    assert found[2:] == names
+    assert titles([0.0, 0.1, 0.2, 0.3, 0.4]) == [
+        "No gain is common to all: one goes up to +0.400, another begins at +1.000."
+    ]
+
+
+def test_sources_of_pairs_are_arms_of_the_laboratory(script) -> None:
+    module = script("contrast")
+    file = ROOT / "configs" / "experiments" / "laboratory" / "contrast_pairs.yaml"
+    arms = {arm.name for arm in load_experiment(file)[0].arms}
+    named = {run for source in module.PAIRS.sources.values() for run in (source.run, source.other) if run}
+    assert named == arms
