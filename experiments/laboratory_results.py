@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from study_results import read_results
 
+from srpo_ray.config import load_run
 from srpo_ray.evaluation.costs import Passage, arm_passage
 from srpo_ray.evaluation.crossed import Estimate, mean_over
 from srpo_ray.evaluation.results import Results
-from srpo_ray.runs.folder import read_rows
-from srpo_ray.runs.trained import read_trained
+from srpo_ray.runs.folder import RunFolder, read_rows
 
 VARIANTS = ("reward_gradients", "other_losses", "policy_gradients")
 """Experiments with further methods."""
@@ -54,15 +55,35 @@ def read_together(folders: Sequence[Path]) -> Results:
     return replace(first, arms=[*first.arms, *(arm for results in others for arm in results.arms)])
 
 
-def rates(folder: Path, arm_folder: str) -> Iterator[tuple[float, float, float]]:
-    """Learning rate, change of the held-out score and of content accuracy of each finished trial, by rate."""
+def rates(folder: Path, arm_folder: str, objective: str) -> Iterator[tuple[float, float, float]]:
+    """Learning rate, change of the objective and of content accuracy of each finished trial, by rate."""
     found = []
     for trial in sorted(folder.glob(f"trials/{arm_folder}_trial_*")):
         if (trial / "finished.json").exists():
             first, *_, last = read_rows(trial / "evaluations.jsonl")
-            changes = (last[name] - first[name] for name in ("evaluator/held_out", "truth/content_accuracy"))
-            found.append((read_trained(trial).config.training.optimizer.lr, *changes))
+            changes = (last[name] - first[name] for name in (objective, "truth/content_accuracy"))
+            found.append((_rate(trial), *changes))
     yield from sorted(found)
+
+
+def displacement(folder: Path, arm_folder: str) -> Iterator[tuple[float, float, float]]:
+    """Learning rate, gain of preferred images and accuracy of the margin of each finished trial, by rate.
+
+    Both are means over the last quarter of the updates. Trials without a reference model have no gain and are left out.
+    """
+    found = []
+    for trial in sorted(folder.glob(f"trials/{arm_folder}_trial_*")):
+        if (trial / "finished.json").exists():
+            rows = read_rows(trial / "updates.jsonl")
+            last = rows[-(len(rows) // 4) :]
+            if all("gain/preferred" in row for row in last):
+                means = (fmean(row[name] for row in last) for name in ("gain/preferred", "preference/accuracy"))
+                found.append((_rate(trial), *means))
+    yield from sorted(found)
+
+
+def _rate(trial: Path) -> float:
+    return load_run([RunFolder(trial).config]).training.optimizer.lr
 
 
 def end_score(results: Results, name: str) -> float | None:

@@ -4,24 +4,21 @@ python experiments/laboratory_tables.py runs    # tables of docs/laboratory.md; 
 """
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from laboratory_cells import METHOD, head, method_cells, rates_table, text
 from laboratory_claims import DIVERSITY, METRICS, cost_tests, pair_tests
-from laboratory_memory import planned_peak
-from laboratory_results import PREFERENCES, PREFIX, SMALL_WORLD, begun, bright_share, cost_of, rates, read_together
+from laboratory_preferences import print_preferences
+from laboratory_results import PREFERENCES, SMALL_WORLD, begun, bright_share, cost_of, read_together
 from study_results import CONTENT, DETAIL, HELD_OUT, MEAN, SATURATION, at_equal_gain, read_results
 
 from srpo_ray.config.base import folder_name
-from srpo_ray.config.load import load_run
-from srpo_ray.config.run import RunConfig
 from srpo_ray.evaluation.comparison import gain, tested_together
 from srpo_ray.evaluation.costs import common_targets
 from srpo_ray.evaluation.crossed import Estimate
-from srpo_ray.evaluation.numbers import param_text
-from srpo_ray.evaluation.results import CALLS, Arm, Results
+from srpo_ray.evaluation.results import CALLS, Results
 from srpo_ray.reports.cost_tables import passage_text
-from srpo_ray.search.folder import load_experiment_folder
 
 CHOICE = {HELD_OUT: "held-out", MEAN: "mean utility", DETAIL: "detail", CONTENT: "content", DIVERSITY: "diversity"}
 REWARD, REWARD_GAINS = "reward/total", (0.005, 0.015)
@@ -33,7 +30,7 @@ def choice_table(results: Results, folders: Sequence[Path]) -> Iterator[str]:
     """Make rows in Markdown: gains, costs and needs of every method, the highest gain of the held-out score first."""
     targets = common_targets(results)[1:3]
     costs = [f"cost to {target:.4f}" for target in targets]
-    yield from head([*CHOICE.values(), *costs, "rate", "GiB, FLUX.1-dev", "needs"])
+    yield from head([*CHOICE.values(), *costs, *METHOD])
     arms = [arm for arm in results.arms if arm.ended]
     found = {(arm.name, metric): gain(results, arm.ended, metric) for arm in arms for metric in CHOICE}
     cells = tested_together({key: estimate for key, estimate in found.items() if estimate is not None})
@@ -41,28 +38,7 @@ def choice_table(results: Results, folders: Sequence[Path]) -> Iterator[str]:
         gaps = [cells.get((arm.name, metric)) for metric in CHOICE]
         texts = ["-" if gap is None else text(gap.estimate, gap.significant) for gap in gaps]
         costs = [passage_text(cost_of(results, arm.name, target)) for target in targets]
-        folder, config = _run_of(folders, arm)
-        memory = planned_peak(folder.name.removeprefix(PREFIX), arm.name)
-        ends = [param_text(config.training.optimizer.lr), f"{memory:.1f}", needs(config)]
-        yield f"| {arm.name} | " + " | ".join([*texts, *costs, *ends]) + " |"
-
-
-def needs(config: RunConfig) -> str:
-    """State what a method asks for: rewards or judged images, groups of images, copies of the weights, real images."""
-    algorithm = config.algorithm
-    group = getattr(algorithm, "group_size", None)
-    reward = algorithm.inputs.reward
-    found = [reward] if reward != "none" else [str(algorithm.judged)] if algorithm.judged else []
-    found += [f"groups of {group}"] if group else []
-    found += [f"{role} weights" for role in sorted(algorithm.roles)]
-    found += ["real images"] if config.data.images else []
-    return ", ".join(found)
-
-
-def _run_of(folders: Sequence[Path], arm: Arm) -> tuple[Path, RunConfig]:
-    """Folder of the experiment of an arm, and the config of its first run."""
-    files = {folder: folder / "trials" / arm.rows[0].name / "config.yaml" for folder in folders}
-    return next((folder, load_run([file])) for folder, file in files.items() if file.exists())
+        yield f"| {arm.name} | " + " | ".join([*texts, *costs, *method_cells(folders, arm)]) + " |"
 
 
 def _mean(estimate: Estimate | None) -> float:
@@ -89,20 +65,6 @@ def costs_table(results: Results) -> Iterator[str]:
     yield from head(["score", "evaluations", "the other spent"])
     for test in cost_tests(results):
         yield f"| {test.question} | {test.target:.4f} | {passage_text(test.passage)} | {test.spent:.0f} |"
-
-
-def rates_table(folder: Path) -> Iterator[str]:
-    """Make rows in Markdown: change of the held-out score at every learning rate of each search."""
-    config, _ = load_experiment_folder(folder)
-    limit = config.max_fall.get(CONTENT, float("inf"))
-    yield from head(["rate: held-out"])
-    for arm in config.arms:
-        if arm.grid:
-            cells = [
-                f"{param_text(rate)}: {change:+.3f}" + (f" (content {content:+.3f})" if content < -limit else "")
-                for rate, change, content in rates(folder, folder_name(arm.name))
-            ]
-            yield f"| {arm.name} | " + ", ".join(cells) + " |"
 
 
 def ends_table(results: Results) -> Iterator[str]:
@@ -132,20 +94,6 @@ def shares_table(results: Results, folder: Path) -> Iterator[str]:
         yield f"| {arm.name} | " + " | ".join(text(share).lstrip("+") for share in shares) + " |"
 
 
-def head(titles: Iterable[str]) -> Iterator[str]:
-    """Make the first two lines of a table in Markdown, with an empty title for its first column."""
-    columns = ["", *titles]
-    yield "| " + " | ".join(columns) + " |"
-    yield "|" + "---|" * len(columns)
-
-
-def text(estimate: Estimate, bold: bool = False) -> str:
-    """Text of a change with three decimals: `+0.053 ± 0.004`."""
-    half = "" if estimate.half_width is None else f" ± {estimate.half_width:.3f}"
-    found = f"{estimate.mean:+.3f}{half}"
-    return f"**{found}**" if bold else found
-
-
 def print_small_world(folders: Sequence[Path]) -> None:
     """Print the tables of the experiments that share their evaluation."""
     results = read_together(folders)
@@ -167,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_small_world(together)
     for name in PREFERENCES:
         if name in folders:
-            print(f"\n## {name}: at the end\n", *ends_table(read_results(folders[name])), sep="\n")
+            print_preferences(name, folders[name])
     for name in ("hacking", "common_text"):
         if name in folders:
             results = read_results(folders[name])

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from srpo_ray.config import apply, load_experiment, load_run
+from srpo_ray.config.yaml_text import dump
 from srpo_ray.planning.experiment_groups import run_calls
+from srpo_ray.runs.folder import RunFolder
 from tests.conftest import ROOT, SMALL_WORLD
 
 FILES = sorted((ROOT / "configs" / "experiments" / "laboratory").glob("*.yaml"))
@@ -98,4 +100,22 @@ def test_share_of_bright_images_is_counted_by_prompt_before_and_after_training(s
 )
 def test_needs_of_a_method_are_those_of_its_config(script, preset: str, needs: str) -> None:
     config = load_run([SMALL_WORLD, ROOT / "configs" / "algorithms" / f"{preset}.yaml"])
-    assert script("laboratory_tables").needs(config) == needs
+    assert script("laboratory_cells").needs(config) == needs
+
+
+def test_displacement_is_the_mean_over_the_last_quarter_of_the_updates_by_rate(script, tmp_path: Path) -> None:
+    def write(index: int, lr: float, gains: list[float], finished: bool = True) -> None:
+        trial = RunFolder(tmp_path / "trials" / f"arm_trial_{index}")
+        trial.make()
+        config = load_run([SMALL_WORLD], [f"training.optimizer.lr={lr}"])
+        trial.config.write_text(dump(config.model_dump(mode="json")))
+        rows = [{"gain/preferred": gain, "preference/accuracy": 1 + gain} for gain in gains]
+        trial.updates.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if finished:
+            trial.finished.write_text("{}")
+
+    write(0, 1e-5, [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, -0.5, -0.25])
+    write(1, 1e-6, [9.0, 9.0, 9.0, 0.5])
+    write(2, 1e-7, [9.0, 9.0, 9.0, 0.5], finished=False)
+    found = list(script("laboratory_results").displacement(tmp_path, "arm"))
+    assert found == [(1e-6, 0.5, 1.5), (1e-5, -0.375, 0.625)]

@@ -1,0 +1,74 @@
+"""Tables of the laboratory's experiments on preferences."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from laboratory_cells import METHOD, head, method_cells, rates_table, text
+from laboratory_claims import DIVERSITY
+from laboratory_results import displacement
+from study_results import CONTENT, DETAIL, HELD_OUT, MEAN, PEOPLE, SATURATION, read_results
+
+from srpo_ray.config.base import folder_name
+from srpo_ray.evaluation.comparison import difference, gain, tested_together
+from srpo_ray.evaluation.numbers import param_text
+from srpo_ray.evaluation.results import Results
+from srpo_ray.search.folder import load_experiment_folder
+
+EFFECTS = {
+    HELD_OUT: "held-out",
+    f"{PEOPLE}vivid": "vivid person",
+    MEAN: "mean utility",
+    SATURATION: "saturation",
+    DETAIL: "detail",
+    CONTENT: "content",
+    DIVERSITY: "diversity",
+}
+
+
+def print_preferences(name: str, folder: Path) -> None:
+    """Print the tables of an experiment on preferences."""
+    results = read_results(folder)
+    tables = {
+        "at the end": effects_table(results, folder),
+        f"against {results.reference}": differences_table(results),
+        "learning rates": rates_table(folder),
+        "preferred images": displacement_table(folder),
+    }
+    for title, (first, line, *rows) in tables.items():
+        if rows:
+            print(f"\n## {name}: {title}\n", first, line, *rows, sep="\n")
+
+
+def effects_table(results: Results, folder: Path) -> Iterator[str]:
+    """Make rows in Markdown: gains of every arm at its end, bold after Holm's correction over the table, and needs."""
+    yield from head([*EFFECTS.values(), *METHOD])
+    arms = [arm for arm in results.arms if arm.ended]
+    found = {(arm.name, metric): gain(results, arm.ended, metric) for arm in arms for metric in EFFECTS}
+    cells = tested_together({key: estimate for key, estimate in found.items() if estimate is not None})
+    for arm in arms:
+        gaps = [cells.get((arm.name, metric)) for metric in EFFECTS]
+        texts = ["-" if gap is None else text(gap.estimate, gap.significant) for gap in gaps]
+        yield f"| {arm.name} | " + " | ".join([*texts, *method_cells([folder], arm)]) + " |"
+
+
+def differences_table(results: Results) -> Iterator[str]:
+    """Make rows in Markdown: differences from the reference arm, bold after Holm's correction over the table."""
+    yield from head(EFFECTS.values())
+    reference = results.arm(results.reference).ended
+    arms = [arm for arm in results.arms if arm.ended and arm.name != results.reference]
+    found = {(arm.name, metric): difference(arm.ended, reference, metric) for arm in arms for metric in EFFECTS}
+    cells = tested_together({key: estimate for key, estimate in found.items() if estimate is not None})
+    for arm in arms:
+        gaps = [cells.get((arm.name, metric)) for metric in EFFECTS]
+        texts = ["-" if gap is None else text(gap.estimate, gap.significant) for gap in gaps]
+        yield f"| {arm.name} | " + " | ".join(texts) + " |"
+
+
+def displacement_table(folder: Path) -> Iterator[str]:
+    """Make rows in Markdown: gain of preferred images and accuracy of the margin at every learning rate."""
+    config, _ = load_experiment_folder(folder)
+    yield from head(["rate: gain of preferred images (accuracy)"])
+    for arm in config.arms:
+        if found := list(displacement(folder, folder_name(arm.name))):
+            cells = [f"{param_text(rate)}: {preferred:+.4f} ({right:.2f})" for rate, preferred, right in found]
+            yield f"| {arm.name} | " + ", ".join(cells) + " |"
