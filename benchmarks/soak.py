@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.launch.train import train
-from srpo_ray.runs.checkpoint import complete_checkpoints, read_checkpoint
+from srpo_ray.runs.checkpoint import read_checkpoint
+from srpo_ray.runs.checkpoint_files import complete_checkpoints
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
 from tests.conftest import SMALL_WORLD, TINY

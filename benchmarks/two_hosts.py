@@ -85,7 +85,8 @@ def train(host: Host, config: str, run_root: Path, overrides: list[str], *words:
 
 def differences(one: Path, several: Path) -> dict[str, float]:
     """Largest differences of the last weights, of the optimizer's state, and of the metrics that are not times."""
-    from srpo_ray.runs.checkpoint import complete_checkpoints, read_checkpoint
+    from srpo_ray.runs.checkpoint import read_checkpoint
+    from srpo_ray.runs.checkpoint_files import complete_checkpoints
     from srpo_ray.runs.folder import RunFolder
     from srpo_ray.runs.storage import Storage
 

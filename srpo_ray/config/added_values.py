@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from srpo_ray.config.experiment import Arm, ExperimentConfig
+from srpo_ray.config.arm import Arm
+from srpo_ray.config.experiment import ExperimentConfig
 from srpo_ray.config.load import ConfigError, apply
 from srpo_ray.config.pool_key import pool_key
 from srpo_ray.config.run import RunConfig

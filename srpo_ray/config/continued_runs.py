@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from srpo_ray.config.arm import Arm
 from srpo_ray.config.continuation import check_continues
-from srpo_ray.config.experiment import Arm, ExperimentConfig
+from srpo_ray.config.experiment import ExperimentConfig
 from srpo_ray.config.run import RunConfig
 from srpo_ray.config.scheduler import UPDATES
 

@@ -7,9 +7,10 @@ from statistics import fmean
 from typing import Any
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
+from srpo_ray.config.arm import Ablation, Arm
 from srpo_ray.config.continuation import evaluated_alike
 from srpo_ray.config.continued_runs import part_settings, schedule_changes
-from srpo_ray.config.experiment import TEST, Ablation, Arm
+from srpo_ray.config.experiment_parts import TEST
 from srpo_ray.config.scheduler import UPDATES
 from srpo_ray.evaluation.comparison import GRADIENT_CALL
 from srpo_ray.planning.early_stopping import TrialEnd, trial_ends

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, apply
 from srpo_ray.config.added_values import possible_values
-from srpo_ray.config.experiment import Arm
+from srpo_ray.config.arm import Arm
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import Plan, make_plan
 

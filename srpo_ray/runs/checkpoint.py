@@ -6,55 +6,38 @@ writes `manifest.json` with the size and SHA-256 of each file and a checksum of 
 manifest is not a checkpoint. Old checkpoints are removed only after that.
 """
 
-import hashlib
-import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from srpo_ray.errors import CheckpointError
+from srpo_ray.runs.checkpoint_files import (
+    EMA,
+    MANIFEST,
+    OPTIMIZER,
+    UNREADABLE,
+    WEIGHTS,
+    check_file,
+    checkpoint_name,
+    complete_checkpoints,
+    damaged_file,
+    kind_of,
+    open_files,
+    read_manifest,
+    saver,
+    sealed,
+    unreadable,
+)
 from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
-from srpo_ray.runs.storage import Fingerprint, Storage
-
-WEIGHTS, OPTIMIZER, EMA = "weights", "optimizer", "ema"
-OLD, STATE, ROLLOUTS = "old", "state", "rollouts"
-"""Further kinds of tensors: weights of role `old`, the algorithm's state, and the clean tokens of each sample that the
-next updates reuse."""
-MANIFEST = "manifest.json"
-
-_UNREADABLE = (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError)
-
-
-class TensorFiles(Mapping[str, Tensor]):
-    """Tensors of several safetensors files, each read on access."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        """Map the files.
-
-        Raises:
-            SafetensorError: If a file is not in the safetensors format, or is truncated.
-            OSError: If a file cannot be read.
-        """
-        handles = [safe_open(file, framework="pt") for file in files]
-        self._handles: dict[str, Any] = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._handles[name].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._handles)
-
-    def __len__(self) -> int:
-        return len(self._handles)
+from srpo_ray.runs.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -110,7 +93,7 @@ def save_checkpoint(
         for kind, tensors in parts.items():
             if tensors:
                 name = f"{kind}-{rank_and_world_size()[0]:05d}.safetensors"
-                written[name] = storage.put(f"{folder}/{name}", _saver(tensors))
+                written[name] = storage.put(f"{folder}/{name}", saver(tensors))
     except (OSError, SafetensorError) as error:
         problem = str(error)
     everyones = gather((written, problem))
@@ -119,7 +102,7 @@ def save_checkpoint(
         _on_worker_0(lambda: storage.remove(folder), storage, update)
         raise _not_written(storage, update, problems[0])
     files = {name: asdict(fingerprint) for part, _ in everyones for name, fingerprint in part.items()}
-    manifest = _sealed({"update": update, "state": dict(state), "files": files})
+    manifest = sealed({"update": update, "state": dict(state), "files": files})
 
     def finish() -> None:
         storage.write(f"{folder}/{MANIFEST}", manifest)
@@ -132,17 +115,6 @@ def save_checkpoint(
                 storage.remove(old)
 
     _on_worker_0(finish, storage, update)
-
-
-def checkpoint_name(update: int) -> str:
-    """Return the folder name of an update's checkpoint."""
-    return f"update_{update:06d}"
-
-
-def complete_checkpoints(storage: Storage) -> list[int]:
-    """List the updates of the checkpoints with a manifest, oldest first."""
-    names = [name for name in storage.folders() if name.startswith("update_")]
-    return [int(name.removeprefix("update_")) for name in names if storage.exists(f"{name}/{MANIFEST}")]
 
 
 def _warn(_step: int, problem: str) -> None:
@@ -209,15 +181,15 @@ def read_checkpoint(storage: Storage, update: int, part: tuple[int, int] = (0, 1
     """
     folder, (first, stride) = checkpoint_name(update), part
     try:
-        manifest = _read_manifest(storage, folder)
+        manifest = read_manifest(storage, folder)
         for name in sorted(manifest["files"])[first::stride]:
-            _check_file(storage, folder, name, manifest)
-        main = {kind: _open_files(storage, folder, manifest, kind) for kind in (WEIGHTS, OPTIMIZER, EMA)}
-        others = sorted({_kind(name) for name in manifest["files"]} - set(main))
-        extra = {kind: _open_files(storage, folder, manifest, kind) for kind in others}
+            check_file(storage, folder, name, manifest)
+        main = {kind: open_files(storage, folder, manifest, kind) for kind in (WEIGHTS, OPTIMIZER, EMA)}
+        others = sorted({kind_of(name) for name in manifest["files"]} - set(main))
+        extra = {kind: open_files(storage, folder, manifest, kind) for kind in others}
         return Checkpoint(manifest["update"], **main, state=manifest["state"], extra=extra)
-    except _UNREADABLE as error:
-        raise _unreadable(storage, folder, error) from error
+    except UNREADABLE as error:
+        raise unreadable(storage, folder, error) from error
 
 
 def copy_checkpoint(source: Storage, target: Storage, update: int) -> None:
@@ -234,16 +206,16 @@ def copy_checkpoint(source: Storage, target: Storage, update: int) -> None:
     """
     folder = checkpoint_name(update)
     try:
-        manifest = _read_manifest(source, folder)
+        manifest = read_manifest(source, folder)
         files = {name: source.file(f"{folder}/{name}") for name in manifest["files"]}
-    except _UNREADABLE as error:
-        raise _unreadable(source, folder, error) from error
+    except UNREADABLE as error:
+        raise unreadable(source, folder, error) from error
     try:
         written = {name: target.put(f"{folder}/{name}", partial(_link, file)) for name, file in files.items()}
         damaged = [name for name in files if asdict(written[name]) != manifest["files"][name]]
         if damaged:
-            raise _damaged(source, folder, damaged[0])
-        target.write(f"{folder}/{MANIFEST}", _sealed(manifest))
+            raise damaged_file(source, folder, damaged[0])
+        target.write(f"{folder}/{MANIFEST}", sealed(manifest))
     except OSError as error:
         raise _not_written(target, update, str(error)) from error
 
@@ -257,104 +229,6 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def latest_trained(storage: Storage) -> tuple[int, Mapping[str, Tensor]] | None:
-    """Call `read_trained_weights` on the newest checkpoint with valid weights. Warn about each damaged checkpoint."""
-    for update in reversed(complete_checkpoints(storage)):
-        try:
-            return update, read_trained_weights(storage, update)
-        except ValueError as error:
-            _warn(update, str(error))
-    return None
-
-
-def read_trained_weights(storage: Storage, update: int) -> Mapping[str, Tensor]:
-    """Read the EMA of the weights, or the weights if the run keeps no EMA.
-
-    No other file is read: sampling does not need the optimizer's state, which is twice as large.
-
-    Raises:
-        ValueError: If there is no such checkpoint, or a file is missing, changed or unreadable.
-    """
-    folder = checkpoint_name(update)
-    try:
-        manifest = _read_manifest(storage, folder)
-        files = _trained_files(manifest)
-        for name in files:
-            _check_file(storage, folder, name, manifest)
-        return TensorFiles([storage.file(f"{folder}/{name}") for name in files])
-    except _UNREADABLE as error:
-        raise _unreadable(storage, folder, error) from error
-
-
-def trained_identity(storage: Storage, update: int) -> str:
-    """Hash the manifest's entries of the files that `read_trained_weights` reads (SHA-256). No tensor is read.
-
-    Raises:
-        ValueError: If there is no such checkpoint.
-    """
-    folder = checkpoint_name(update)
-    try:
-        files = _trained_files(_read_manifest(storage, folder))
-    except _UNREADABLE as error:
-        raise _unreadable(storage, folder, error) from error
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def _trained_files(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return file name -> fingerprint for the EMA of the weights, or for the weights if there is no EMA."""
-    kind = EMA if any(_kind(name) == EMA for name in manifest["files"]) else WEIGHTS
-    return {name: fingerprint for name, fingerprint in manifest["files"].items() if _kind(name) == kind}
-
-
-def _kind(name: str) -> str:
-    """Return the kind of a file: `weights` for `weights-00000.safetensors`."""
-    return name.rpartition("-")[0]
-
-
-def _saver(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
-    def save(path: Path) -> None:
-        save_file(dict(tensors), path)
-        # Opening the file compares its header with its length.
-        TensorFiles([path])
-
-    return save
-
-
-def _sealed(manifest: Mapping[str, Any]) -> str:
-    """Format the manifest as JSON with a checksum of itself."""
-    return json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _read_manifest(storage: Storage, folder: str) -> dict[str, Any]:
-    """Read the manifest without its checksum.
-
-    Raises:
-        ValueError: If it is damaged.
-        OSError: If it cannot be read.
-    """
-    manifest = json.loads(storage.read(f"{folder}/{MANIFEST}"))
-    if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _digest(manifest):
-        raise ValueError(f"checkpoint {storage.location}/{folder}: {MANIFEST} is damaged")
-    return manifest
-
-
-def _open_files(storage: Storage, folder: str, manifest: Mapping[str, Any], kind: str) -> TensorFiles:
-    return TensorFiles([storage.file(f"{folder}/{name}") for name in manifest["files"] if _kind(name) == kind])
-
-
-def _check_file(storage: Storage, folder: str, name: str, manifest: Mapping[str, Any]) -> None:
-    if storage.fingerprint(f"{folder}/{name}") != Fingerprint(**manifest["files"][name]):
-        raise _damaged(storage, folder, name)
-
-
-def _damaged(storage: Storage, folder: str, name: str) -> ValueError:
-    return ValueError(f"checkpoint {storage.location}/{folder}: {name} is not what the manifest says, so it is damaged")
-
-
 def _check_state(storage: Storage, found: Checkpoint, expected: Mapping[str, Any]) -> None:
     for key, value in expected.items():
         if found.state.get(key) != value:
@@ -362,12 +236,6 @@ def _check_state(storage: Storage, found: Checkpoint, expected: Mapping[str, Any
                 f"checkpoint {storage.location}/{checkpoint_name(found.update)}: expected a run with {key}"
                 f" {value!r}, got {found.state.get(key)!r}; choose another `name` or checkpoint storage, or remove it"
             )
-
-
-def _unreadable(storage: Storage, folder: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"checkpoint {storage.location}/{folder}: expected weights, optimizer and manifest, got: {error!r}"
-    )
 
 
 def _not_written(storage: Storage, update: int, reason: str) -> CheckpointError:

@@ -9,7 +9,8 @@ from typing import Any
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.continuation import check_continues, evaluated_alike, tested_alike
 from srpo_ray.files import read_json, replacing, write_text
-from srpo_ray.runs.checkpoint import complete_checkpoints, copy_checkpoint
+from srpo_ray.runs.checkpoint import copy_checkpoint
+from srpo_ray.runs.checkpoint_files import complete_checkpoints
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.models.content_hash import COMMIT
-from srpo_ray.runs.checkpoint import latest_trained, read_trained_weights, trained_identity
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.input_files import LORA_START, MODEL
 from srpo_ray.runs.inputs import lora_hashes, model_hashes, require_same_inputs
 from srpo_ray.runs.storage import Storage
+from srpo_ray.runs.trained_weights import latest_trained, read_trained_weights, trained_identity
 
 
 @dataclass(frozen=True)

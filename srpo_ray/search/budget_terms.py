@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
+from srpo_ray.config.arm import Ablation, Arm
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.budget import Limit, gpu_models
 from srpo_ray.config.continued_runs import part_settings, schedule_changes
 from srpo_ray.config.evaluation import EvaluationConfig
-from srpo_ray.config.experiment import Ablation, Arm
 from srpo_ray.config.pool_key import pool_key
 from srpo_ray.planning.prices import Prices
 

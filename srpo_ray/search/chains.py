@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from srpo_ray.config.arm import Ablation, Arm
 from srpo_ray.config.base import folder_name
-from srpo_ray.config.experiment import TEST, Ablation, Arm
+from srpo_ray.config.experiment_parts import TEST
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.search.phase import PlannedRun
 from srpo_ray.search.promotion import Train

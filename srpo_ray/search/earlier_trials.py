@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, apply, load_run
+from srpo_ray.config.arm import Arm
 from srpo_ray.config.conditions import allowed_values, conditions_first
-from srpo_ray.config.experiment import TEST, Arm
+from srpo_ray.config.experiment_parts import TEST
 from srpo_ray.config.load import get_path
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.numbers import param_text

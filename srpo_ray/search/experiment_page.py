@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from srpo_ray.config import ExperimentConfig
-from srpo_ray.config.experiment import Ablation
-from srpo_ray.config.experiment import Arm as ArmConfig
+from srpo_ray.config.arm import Ablation
+from srpo_ray.config.arm import Arm as ArmConfig
 from srpo_ray.evaluation.numbers import number, signed
 from srpo_ray.evaluation.results import Arm, Results, Search, TrialRow
 from srpo_ray.files import write_text

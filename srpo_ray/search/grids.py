@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from srpo_ray.config import ExperimentConfig, RunConfig
 from srpo_ray.config.added_values import refusal_of
-from srpo_ray.config.experiment import Arm
+from srpo_ray.config.arm import Arm
 from srpo_ray.config.widening import value_beyond
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.live.state import raise_total

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srpo_ray.config import ExperimentConfig
+from srpo_ray.config.arm import Arm
 from srpo_ray.config.base import folder_name
-from srpo_ray.config.experiment import Arm
 from srpo_ray.evaluation.results import CALLS, TrialRow
 from srpo_ray.evaluation.search_parts import RungResult
 from srpo_ray.search.phase import PlannedRun

@@ -17,10 +17,7 @@ from srpo_ray.config.continuation import run_identity
 from srpo_ray.cuda import require_cuda
 from srpo_ray.models.attention import check_attention
 from srpo_ray.models.quantized import check_8_bit_floats, check_base
-from srpo_ray.runs.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-)
+from srpo_ray.runs.checkpoint import Checkpoint, load_checkpoint
 from srpo_ray.runs.collectives import from_worker_0, rank_and_world_size
 from srpo_ray.runs.folder import (
     CHECKPOINT_SAVED,

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from srpo_ray.algorithms import Batch
 from srpo_ray.config import RunConfig
-from srpo_ray.runs.checkpoint import ROLLOUTS, Checkpoint
+from srpo_ray.runs.checkpoint import Checkpoint
+from srpo_ray.runs.checkpoint_files import ROLLOUTS
 from srpo_ray.runs.collectives import rank_and_world_size
 
 

@@ -10,7 +10,8 @@ from srpo_ray.config import RunConfig
 from srpo_ray.errors import CheckpointError
 from srpo_ray.evaluation.reward_hacking import sign_texts
 from srpo_ray.files import write_text
-from srpo_ray.runs.checkpoint import complete_checkpoints, valid_checkpoint
+from srpo_ray.runs.checkpoint import valid_checkpoint
+from srpo_ray.runs.checkpoint_files import complete_checkpoints
 from srpo_ray.runs.collectives import from_worker_0, rank_and_world_size
 from srpo_ray.runs.folder import (
     CHECKPOINT_DAMAGED,

@@ -21,7 +21,8 @@ from srpo_ray.flow import Draws
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.trainable import start_weights
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.runs.checkpoint import OLD, ROLLOUTS, STATE, Checkpoint, save_checkpoint
+from srpo_ray.runs.checkpoint import Checkpoint, save_checkpoint
+from srpo_ray.runs.checkpoint_files import OLD, ROLLOUTS, STATE
 from srpo_ray.runs.collectives import from_worker_0, gather
 from srpo_ray.runs.folder import RunFolder, append_row, load_images, read_rows, save_images, write_rows
 from srpo_ray.runs.storage import Storage

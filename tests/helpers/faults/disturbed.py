@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.launch.train import train
-from srpo_ray.runs.checkpoint import complete_checkpoints, read_checkpoint
+from srpo_ray.runs.checkpoint import read_checkpoint
+from srpo_ray.runs.checkpoint_files import complete_checkpoints
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
 from tests.helpers.faults.nodes import wait_until

@@ -22,9 +22,9 @@ from ray.util import placement_group_table
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
 from srpo_ray.launch.train import train
-from srpo_ray.runs.checkpoint import latest_trained, read_trained_weights
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
+from srpo_ray.runs.trained_weights import latest_trained, read_trained_weights
 from tests.conftest import ROOT
 
 TINY = [

@@ -11,14 +11,10 @@ from moto.server import ThreadedMotoServer
 from torch import distributed as dist
 
 from srpo_ray.errors import CheckpointError
-from srpo_ray.runs.checkpoint import (
-    complete_checkpoints,
-    latest_trained,
-    load_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
+from srpo_ray.runs.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from srpo_ray.runs.checkpoint_files import complete_checkpoints
 from srpo_ray.runs.storage import Fingerprint, Storage, below, require_writable
+from srpo_ray.runs.trained_weights import latest_trained
 from tests.helpers.training.ranks import run_ranks
 
 

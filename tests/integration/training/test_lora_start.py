@@ -13,9 +13,10 @@ from srpo_ray.inference.export import COMFYUI_LORA, DIFFUSERS_LORA, export_run
 from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.launch.fit import fit_here
 from srpo_ray.launch.preflight import check_inputs, open_run_folder
-from srpo_ray.runs.checkpoint import checkpoint_name, read_trained_weights
+from srpo_ray.runs.checkpoint_files import checkpoint_name
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
+from srpo_ray.runs.trained_weights import read_trained_weights
 from tests.helpers.training.ranks import run_ranks
 
 SETTINGS = {

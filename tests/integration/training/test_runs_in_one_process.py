@@ -14,9 +14,9 @@ from diffusers import FluxTransformer2DModel
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.launch.fit import fit_here
 from srpo_ray.launch.preflight import open_run_folder
-from srpo_ray.runs.checkpoint import read_trained_weights
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
+from srpo_ray.runs.trained_weights import read_trained_weights
 from tests.helpers.training.ranks import run_ranks
 
 IN_PROCESS = {"rewards.in_process": True, "evaluation.samples_per_prompt": 2}

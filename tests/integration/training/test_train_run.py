@@ -15,7 +15,8 @@ from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.inference.sample import sample_run
 from srpo_ray.launch.fit import TrainingError
 from srpo_ray.launch.train import train
-from srpo_ray.runs.checkpoint import checkpoint_name, complete_checkpoints, read_checkpoint
+from srpo_ray.runs.checkpoint import read_checkpoint
+from srpo_ray.runs.checkpoint_files import checkpoint_name, complete_checkpoints
 from srpo_ray.runs.folder import CHECKPOINT_SAVED, RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
 from tests.conftest import SMALL_WORLD, TINY

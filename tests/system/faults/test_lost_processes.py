@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from srpo_ray.config import ExperimentConfig, RunConfig
-from srpo_ray.runs.checkpoint import complete_checkpoints
+from srpo_ray.runs.checkpoint_files import complete_checkpoints
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
 from srpo_ray.search.experiment import run_experiment

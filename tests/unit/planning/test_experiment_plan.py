@@ -19,7 +19,7 @@ from srpo_ray.planning.experiment_runs import concurrent_runs, make_experiment_p
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import make_plan
 from srpo_ray.planning.prices import Prices
-from srpo_ray.runs.checkpoint import MANIFEST, checkpoint_name
+from srpo_ray.runs.checkpoint_files import MANIFEST, checkpoint_name
 from srpo_ray.runs.folder import RunFolder
 from tests.conftest import ROOT
 

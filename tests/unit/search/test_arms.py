@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from srpo_ray.config import ExperimentConfig, apply, load_run
-from srpo_ray.config.experiment import Arm as ConfigArm
+from srpo_ray.config.arm import Arm as ConfigArm
 from srpo_ray.config.search import SearchConfig
 from srpo_ray.evaluation.results import Search, TrialRow
 from srpo_ray.search import arm_trials as trials_module

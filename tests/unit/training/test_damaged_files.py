@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from srpo_ray.data.cache.shards import ShardStore
 from srpo_ray.files import read_json
-from srpo_ray.runs.checkpoint import MANIFEST, WEIGHTS, read_checkpoint, read_trained_weights, save_checkpoint
+from srpo_ray.runs.checkpoint import read_checkpoint, save_checkpoint
+from srpo_ray.runs.checkpoint_files import MANIFEST, WEIGHTS
 from srpo_ray.runs.folder import RunFolder, append_row, read_rows
 from srpo_ray.runs.storage import Storage
+from srpo_ray.runs.trained_weights import read_trained_weights
 from srpo_ray.tracking.runs import replay_run
 from srpo_ray.tracking.spool import Spool
 from tests.helpers.damage import FUZZ, damaged

@@ -19,7 +19,8 @@ from srpo_ray.flow import Draws, generator
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import Evaluations
 from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.runs.checkpoint import ROLLOUTS, Checkpoint
+from srpo_ray.runs.checkpoint import Checkpoint
+from srpo_ray.runs.checkpoint_files import ROLLOUTS
 from srpo_ray.training.meters import StageTimer
 from srpo_ray.training.rollouts import KeptRollouts, resume_rollouts
 from srpo_ray.training.trainer import Trainer
