@@ -106,7 +106,8 @@ def test_prompt_that_is_cut_only_behind_a_control_word_is_counted(tmp_path: Path
 
 
 def test_words_of_the_evaluations_and_of_a_distribution_are_read_before_the_prompt(tmp_path: Path) -> None:
-    fits = " ".join(["red"] * 29)
+    # With one word more, 32 tokens.
+    fits = " ".join(["red"] * 28)
     words = "{positive: a large round red, negative: flat}"
     config = config_of(tmp_path, ["a cat"], *PLAIN[:2], f"evaluation.relative={words}")
     texts = read_texts(config)
@@ -121,6 +122,18 @@ def test_words_of_the_evaluations_and_of_a_distribution_are_read_before_the_prom
     settings = f"algorithm={{type: direct_align, query: plain, distribution: {attributes}}}"
     spread = config_of(tmp_path, [fits], settings, "evaluation.relative=null")
     notes = reward_cut_notes(spread, read_texts(spread))
+    assert [note.split(":")[0] for note in notes] == [
+        "rewards.models, reward 'preference'",
+        "rewards.models, reward 'contrastive'",
+    ]
+
+
+def test_held_out_models_read_no_control_words_of_the_training(tmp_path: Path) -> None:
+    settings = ["word_sets.w={positive: [a large round red], negative: [flat]}", "algorithm.control_words=w"]
+    config = config_of(tmp_path, ["a cat"], *settings, "evaluation.relative=null")
+    texts = read_texts(config)
+    texts.validation.prompts[0] = " ".join(["red"] * 28)
+    notes = reward_cut_notes(config, texts)
     assert [note.split(":")[0] for note in notes] == [
         "rewards.models, reward 'preference'",
         "rewards.models, reward 'contrastive'",
