@@ -2,9 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srpo_ray.cli.arguments import add_config, files_and_overrides
 
@@ -94,8 +94,15 @@ def _plan_run(parsed: argparse.Namespace, files: Sequence[str], overrides: Seque
     if parsed.json:
         figures = {**plan.to_json(), "advice": [asdict(entry) for entry in advice], "verified": verified}
         figures["recomputation"] = asdict(choice) if choice else None
-        Path(parsed.json).write_text(json.dumps(figures, indent=1) + "\n")
+        _write_figures(parsed.json, figures)
     return DOES_NOT_FIT if plan.fits is False else 0
+
+
+def _write_figures(file: str, figures: Mapping[str, Any]) -> None:
+    try:
+        Path(file).write_text(json.dumps(figures, indent=1) + "\n")
+    except OSError as error:
+        raise ValueError(f"--json: expected a writable file, got {file} ({error.strerror}); choose another") from error
 
 
 def _plan_experiment(parsed: argparse.Namespace, files: Sequence[str], overrides: Sequence[str]) -> int:
@@ -113,7 +120,7 @@ def _plan_experiment(parsed: argparse.Namespace, files: Sequence[str], overrides
     check_budget(plan)
     print(experiment_plan_text(plan), end="")
     if parsed.json:
-        Path(parsed.json).write_text(json.dumps(plan.to_json(), indent=1) + "\n")
+        _write_figures(parsed.json, plan.to_json())
     return DOES_NOT_FIT if plan.fits is False else 0
 
 

@@ -5,19 +5,20 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.home import HomePath
 
 
 class DataConfig(Section):
     """Section `data`: training prompts, real images and judged images."""
 
-    prompts: str = Field(default="small_world:train", min_length=1)
+    prompts: HomePath = Field(default="small_world:train", min_length=1)
     """Prompt file (.txt, .json, .jsonl, .csv, .tsv or .parquet; columns: `read_prompts`), or `small_world:train`."""
-    images: str | None = Field(default=None, min_length=1)
+    images: HomePath | None = Field(default=None, min_length=1)
     """Real images with captions that replace rollouts, or are compared with them (`source: self_play`): a folder of
     images, with subfolders, whose captions are in .txt or .json files of the same name; a webdataset .tar file; a
     .parquet file; a folder or glob pattern of such files; or `small_world:realistic`. The captions replace the
     prompts."""
-    pairs: str | None = Field(default=None, min_length=1)
+    pairs: HomePath | None = Field(default=None, min_length=1)
     """Judged images with captions, which `type: preference` trains on: a .jsonl file with a row for each pair of images
     (`preferred`, `other`, `prompt`), each labelled image (`image`, `liked`, `prompt`) or each image with a wrong
     caption (`image`, `prompt`, `other_prompt`); or the embedded `small_world:pairs`, `small_world:labels` or

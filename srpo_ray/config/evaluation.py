@@ -6,21 +6,33 @@ from pydantic import AfterValidator, Field, model_validator
 
 from srpo_ray.config.base import Section
 from srpo_ray.config.contrast_weight import TUNED, ContrastText, ContrastWeight
+from srpo_ray.config.home import HomePath
 from srpo_ray.config.rewards import RewardModelConfig
 from srpo_ray.config.size import Resolution
 from srpo_ray.config.sources import text_key
 
+VOTES = "votes"
+"""Objective of an experiment that people decide: the strength of a run in their votes."""
+_GROUPS = ("evaluator", "truth", "image")
+"""Groups of the metrics of an evaluation that no run is trained to raise."""
+
 
 def check_objective(objective: str) -> str:
-    """Refuse the training reward as the objective.
+    """Refuse the training reward as the objective, and names that are no metric of an evaluation.
 
     Raises:
-        ValueError: If the metric is a score of the models that are trained on.
+        ValueError: If the metric is a score of the models that are trained on, or of no known group.
     """
     if objective.strip().partition("/")[0].casefold() == "reward":
         raise ValueError(
             f"expected a score that no run is trained to raise, such as evaluator/held_out, got {objective!r}; the best"
             " by it would be what hacks its reward best"
+        )
+    group, _, name = objective.partition("/")
+    if objective != VOTES and (group not in _GROUPS or not name):
+        raise ValueError(
+            f"expected a metric {', '.join(f'{each}/NAME' for each in _GROUPS)}, or {VOTES} in an experiment, got"
+            f" {objective!r}; choose one, such as evaluator/held_out (docs/metrics.md)"
         )
     return objective
 
@@ -78,7 +90,7 @@ class FinalTestConfig(Section):
     search are not tested.
     """
 
-    prompts: str = Field(default="small_world:test", min_length=1)
+    prompts: HomePath = Field(default="small_world:test", min_length=1)
     """File of the test prompts, or `small_world:test`; not the prompts of the training or of `evaluation.prompts`."""
     num_prompts: int | None = Field(default=None, ge=1)
     """Number of prompts to use, from the first; unset uses all."""
@@ -93,7 +105,7 @@ class FinalTestConfig(Section):
 class EvaluationConfig(Section):
     """Section `evaluation`: images of fixed prompts and noise, scored by held-out models."""
 
-    prompts: str = Field(default="small_world:validation", min_length=1)
+    prompts: HomePath = Field(default="small_world:validation", min_length=1)
     """File of the validation prompts, which may choose settings and weights, or `small_world:validation`."""
     num_prompts: int | None = Field(default=None, ge=1)
     """Number of prompts to use, from the first; unset uses all."""

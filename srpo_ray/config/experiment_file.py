@@ -6,8 +6,8 @@ from typing import Any
 
 from srpo_ray.config.arm import Arm
 from srpo_ray.config.continued_runs import check_continued_runs
+from srpo_ray.config.evaluation import VOTES
 from srpo_ray.config.experiment import ExperimentConfig
-from srpo_ray.config.experiment_parts import VOTES
 from srpo_ray.config.load import ConfigError, apply, entries, find_config, load_run, load_values, validate
 from srpo_ray.config.run import RunConfig
 

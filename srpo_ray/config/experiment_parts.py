@@ -16,8 +16,6 @@ from srpo_ray.config.search import SearchConfig
 
 TEST = "evaluation.test"
 """Config path of the test prompts."""
-VOTES = "votes"
-"""Objective that people decide: the strength of a run in their votes."""
 
 
 def of_test(path: str) -> bool:

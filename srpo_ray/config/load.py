@@ -57,7 +57,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = load(path.read_bytes())
     except OSError as error:
         near = near_configs(path) if isinstance(error, FileNotFoundError) else []
-        cure = f"did you mean {' or '.join(near)}?" if near else "check the path"
+        override = "" if path.suffix in (".yaml", ".yml") else ", or write an override as KEY=VALUE"
+        cure = f"did you mean {' or '.join(near)}?" if near else f"check the path{override}"
         raise ConfigError(
             f"{path}: expected a readable YAML file, got: {error.strerror}; {cure} (working folder: {Path.cwd()})"
         ) from error

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.home import HomePath
 from srpo_ray.config.size import ImageSize, Resolution
 
 Shift = Annotated[float, Field(gt=0)] | Literal["resolution", "scheduler"]
@@ -45,7 +46,7 @@ class LoraConfig(Section):
     """Ends of the names of the linear layers that get an adapter. Unset takes the attention and feed-forward layers of
     the blocks, whose names depend on the model family. The list of FLUX.1's layers, which resolved configs of earlier
     versions contain, is read as unset."""
-    start_from: str | None = Field(default=None, min_length=1)
+    start_from: HomePath | None = Field(default=None, min_length=1)
     """LoRA that the run starts from (docs/models.md): a file of diffusers, kohya or ComfyUI, a folder with one, such as
     an export, or the folder of a checkpoint. Unset starts from new adapters, whose output is zero."""
     start_mode: Literal["continue", "merge"] = "continue"
@@ -90,7 +91,7 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """Section `model`: a text-to-image flow model in the diffusers layout."""
 
-    path: str = Field(default="small_world", min_length=1)
+    path: HomePath = Field(default="small_world", min_length=1)
     """Folder or hub id of a pipeline of FLUX.1 or another family (docs/models.md); `small_world` is the embedded
     one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -121,7 +122,7 @@ class ModelConfig(Section):
     compile: bool = False
     """Compile the transformer's blocks with torch.compile, forward and backward; blocks of one class share the compiled
     code. At ZeRO stages 1 and 2, or with `training.gather_blocks`."""
-    decoder: str | None = Field(default=None, min_length=1)
+    decoder: HomePath | None = Field(default=None, min_length=1)
     """Folder or hub id of diffusers' `AutoencoderTiny` for the same latents, such as madebyollin/taef1 for FLUX.1. It
     decodes the images that rewards score in training, with far less memory. Unset takes the pipeline's VAE, which
     evaluations and samples always use."""

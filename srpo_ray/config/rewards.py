@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from srpo_ray.config.base import LONGEST_WAIT_S, NumGpus, Resources, Section
 from srpo_ray.config.count import Count, largest, smallest
+from srpo_ray.config.home import HomePath
 from srpo_ray.config.reward_environment import EnvironmentSection
 from srpo_ray.config.reward_section import Fit as Fit
 from srpo_ray.config.reward_section import RewardModelSection as RewardModelSection
@@ -39,7 +40,7 @@ class CommonTextSection(Section):
     weight: float = Field(default=0.3, ge=0, le=1)
     """Share of the common direction that text features keep, in [0, 1]: 1 changes nothing, 0 removes the direction;
     0.3 as published."""
-    prompts: str = Field(min_length=1)
+    prompts: HomePath = Field(min_length=1)
     """Text file with one prompt per line, or `small_world:train`; the direction is that of the mean of their unit text
     features. Every node must be able to read the file."""
 
@@ -55,7 +56,7 @@ class OpenClipRewardConfig(ClipRewardSection):
     """Cosine similarity of image and text features of an open_clip model, such as CLIPScore and HPSv2.1."""
 
     type: Literal["open_clip"] = "open_clip"
-    path: str = Field(min_length=1)
+    path: HomePath = Field(min_length=1)
     """Folder with `open_clip_config.json` and weights, `hf-hub:ORG/NAME`, or `small_world:NAME`; with `architecture`
     a checkpoint file, or `hf-hub:ORG/NAME/FILE`."""
     architecture: str | None = None
@@ -85,9 +86,9 @@ class TransformersClipRewardConfig(ClipRewardSection):
     """Cosine similarity of image and text features of a `transformers.CLIPModel`, such as PickScore and CLIPScore."""
 
     type: Literal["transformers_clip"] = "transformers_clip"
-    path: str = Field(min_length=1)
+    path: HomePath = Field(min_length=1)
     """Folder or hub id of the model, such as `yuvalkirstain/PickScore_v1`."""
-    tokenizer: str | None = None
+    tokenizer: HomePath | None = None
     """Folder or hub id of the tokenizer, if `path` contains none; unset takes `path`."""
     logit_scale: bool = False
     """Multiply the cosine by the model's exp(logit_scale), as in PickScore's published scores."""
@@ -100,11 +101,11 @@ class AestheticRewardConfig(BuiltInRewardSection):
 
     reads_text: ClassVar[bool] = False
     type: Literal["aesthetic"] = "aesthetic"
-    path: str = Field(min_length=1)
+    path: HomePath = Field(min_length=1)
     """File of the head's weights, or `hf-hub:ORG/NAME/FILE`."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Required SHA-256 of the head's file."""
-    backbone: str = Field(min_length=1)
+    backbone: HomePath = Field(min_length=1)
     """Folder or hub id of the model that computes the head's image features: `openai/clip-vit-large-patch14` for
     LAION's head, `google/siglip-so400m-patch14-384` for v2.5."""
 
@@ -113,11 +114,11 @@ class ImageRewardConfig(BuiltInRewardSection):
     """ImageReward v1, a BLIP model trained on human rankings; texts are truncated to 35 tokens."""
 
     type: Literal["image_reward"] = "image_reward"
-    path: str = Field(default="hf-hub:THUDM/ImageReward/ImageReward.pt", min_length=1)
+    path: HomePath = Field(default="hf-hub:THUDM/ImageReward/ImageReward.pt", min_length=1)
     """File of the weights, or `hf-hub:ORG/NAME/FILE`."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Required SHA-256 of the file."""
-    tokenizer: str = Field(default="google-bert/bert-base-uncased", min_length=1)
+    tokenizer: HomePath = Field(default="google-bert/bert-base-uncased", min_length=1)
     """Folder or hub id of BERT's lower-case English tokenizer."""
 
 
@@ -127,11 +128,11 @@ class HPSv3RewardConfig(BuiltInRewardSection):
     type: Literal["hpsv3"] = "hpsv3"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Data type of all parts but the head, which computes in float32; the release uses bfloat16."""
-    path: str = Field(default="hf-hub:MizzenAI/HPSv3/HPSv3.safetensors", min_length=1)
+    path: HomePath = Field(default="hf-hub:MizzenAI/HPSv3/HPSv3.safetensors", min_length=1)
     """File of all weights, or `hf-hub:ORG/NAME/FILE`."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """Required SHA-256 of the file."""
-    backbone: str = Field(default="Qwen/Qwen2-VL-7B-Instruct", min_length=1)
+    backbone: HomePath = Field(default="Qwen/Qwen2-VL-7B-Instruct", min_length=1)
     """Folder or hub id of the model whose config and tokenizer are read; its weights are not."""
 
 

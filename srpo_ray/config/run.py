@@ -10,6 +10,7 @@ from srpo_ray.config.algorithms.registry import DEFAULT, AlgorithmConfig, types_
 from srpo_ray.config.base import Name, Section
 from srpo_ray.config.data import DataConfig
 from srpo_ray.config.evaluation import EvaluationConfig
+from srpo_ray.config.home import HomePath
 from srpo_ray.config.model import ModelConfig, RolloutConfig
 from srpo_ray.config.rewards import RewardsConfig
 from srpo_ray.config.rollout_checks import (
@@ -32,11 +33,11 @@ class RunConfig(Section):
 
     name: Name = "run"
     """Name of the run and of its folder under `run_root`: letters, digits and `_.-`, any script, up to 200 bytes."""
-    run_root: str = Field(default="runs", min_length=1)
+    run_root: HomePath = Field(default="runs", min_length=1)
     """Parent folder of run folders; on a cluster, on storage that every node can access."""
     seed: int = 0
     """Seed of all random draws in training."""
-    start_from: str | None = Field(default=None, min_length=1)
+    start_from: HomePath | None = Field(default=None, min_length=1)
     """Folder of a finished run whose newest checkpoint this run continues from, with its weights, optimizer state and
     number of updates; `training.num_updates` counts the updates of both. Model, adapters, algorithm type, seed and
     batch size must be the same; learning rate, resolution, rollouts, rewards and evaluation may differ. Unset starts

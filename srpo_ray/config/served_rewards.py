@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import LONGEST_WAIT_S
+from srpo_ray.config.home import HomePath
 from srpo_ray.config.reward_section import Fit, RewardModelSection
 
 PROMPT_FIELD = "{prompt}"
@@ -117,7 +118,7 @@ class QuestionsRewardConfig(JudgeServerSection):
     # The file has questions about prompts, not about prompts with control words.
     reads_text: ClassVar[bool] = False
     type: Literal["questions"] = "questions"
-    questions: str = Field(min_length=1)
+    questions: HomePath = Field(min_length=1)
     """File of JSON lines `{"prompt": TEXT, "questions": [{"question": TEXT, "answer": WORD}]}`; a further key `tag`
     names the category of a prompt in the report of `srpo-ray evaluate`."""
     score: Literal["probability", "correct"] = "probability"

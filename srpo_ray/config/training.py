@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from srpo_ray.config.base import NumGpus, Resources, Section
 from srpo_ray.config.count import Count, CountRange, largest, smallest
+from srpo_ray.config.home import HomePath
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 """Decay rate of a moving average, in [0, 1)."""
@@ -119,7 +120,7 @@ class TrainingConfig(Section):
     checkpoints_kept: int = Field(default=2, ge=1)
     """Number of newest checkpoints to keep, besides that of the best evaluation; older ones are removed once a newer
     one is complete."""
-    checkpoint_storage: str | None = Field(default=None, min_length=1)
+    checkpoint_storage: HomePath | None = Field(default=None, min_length=1)
     """Folder or URL for checkpoints, such as `s3://bucket/folder`; unset writes them to the run's folder."""
 
     @model_validator(mode="after")

@@ -70,7 +70,7 @@ def convert(
 
     Raises:
         ValueError: If the folder has a pair file, a source is not of the set, the set states no weight that was asked
-            for, or no pair is left.
+            for, no pair is left, or the folder cannot be written.
     """
     if (folder / FILE).exists():
         raise ValueError(f"expected a folder without {FILE}, got {folder}; choose another one, or remove the file")
@@ -84,12 +84,16 @@ def convert(
     left_out: Counter[str] = Counter()
     root = images or sources[0].parent
     names: set[str] = set()
-    folder.mkdir(parents=True, exist_ok=True)
+    # The folder is made with the first file in it, so that sources that cannot be used leave none.
     found = islice(read_set(known, sources, left_out, confidence=confidence), limit)
-    rows = list(_rows(found, folder, root, names))
-    if not rows:
-        raise ValueError(f"expected at least one pair in {', '.join(map(str, sources))}, got none ({dict(left_out)})")
-    write_text(folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    try:
+        rows = list(_rows(found, folder, root, names))
+        if not rows:
+            reasons = f"got none ({dict(left_out)})"
+            raise ValueError(f"expected at least one pair in {', '.join(map(str, sources))}, {reasons}")
+        write_text(folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    except OSError as error:
+        raise ValueError(f"--to: expected a writable folder, got {folder} ({error}); choose another") from error
     weight = known.weight.text if confidence and known.weight else None
     unweighed = sum("confidence" not in row for row in rows) if weight else 0
     return Converted(folder / FILE, len(rows), len(names), left_out, weight, unweighed)
@@ -116,7 +120,7 @@ def _place(picture: Picture, folder: Path, root: Path, names: set[str]) -> str:
         raise ValueError(f"expected an identity of letters, digits and - for an image, got {stem!r}")
     found = f"{IMAGES}/{stem}{_suffix(picture.content, stem)}"
     if found not in names:
-        (folder / IMAGES).mkdir(exist_ok=True)
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         (folder / found).write_bytes(picture.content)
         names.add(found)
     return found

@@ -127,7 +127,7 @@ def write_parts(
         The text files.
 
     Raises:
-        ValueError: If a file exists with other prompts.
+        ValueError: If a file exists with other prompts, or the folder cannot be written.
     """
     texts = {folder / f"{name}.txt": "".join(f"{prompt}\n" for prompt in prompts) for name, prompts in parts.items()}
     other = [str(path) for path, text in texts.items() if path.exists() and path.read_bytes() != text.encode()]
@@ -141,10 +141,13 @@ def write_parts(
         "set": asdict(known) if known else None,
         "seed": seed,
     }
-    for path, text in texts.items():
-        write_text(path, text)
-        record = {"prompts": text.count("\n"), "sha256": _sha256(text.encode()), **origin}
-        write_text(path.with_name(f"{path.name}.json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    try:
+        for path, text in texts.items():
+            write_text(path, text)
+            record = {"prompts": text.count("\n"), "sha256": _sha256(text.encode()), **origin}
+            write_text(path.with_name(f"{path.name}.json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise ValueError(f"--to: expected a writable folder, got {folder} ({error}); choose another") from error
     return list(texts)
 
 

@@ -101,7 +101,8 @@ def read_progress(folder: Path) -> Progress | None:
     file = folder / FILE
     try:
         return _ADAPTER.validate_json(file.read_bytes())
-    except FileNotFoundError:
+    # A file in place of the folder has none either.
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
         raise ValueError(f"expected the progress of a run in {file}, got damaged content; remove the file") from error

@@ -16,7 +16,8 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from srpo_ray.models.families import Family
+from srpo_ray.models.families import KREA2, Family
+from srpo_ray.models.krea2_names import with_authors_names
 
 KEY = "model.lora.start_from"
 _PREFIX = "transformer."
@@ -59,7 +60,8 @@ class LoraLayer:
 def read_lora(path: str, family: Family, *, shapes_only: bool = False) -> dict[str, LoraLayer]:
     """Read adapters from a file or a folder.
 
-    diffusers converts the names of other programs, for the families that it supports.
+    diffusers converts the names of other programs, for the families that it supports. Those of kohya for Krea 2 are
+    converted here.
 
     Args:
         path: LoRA file; folder with `pytorch_lora_weights.safetensors` or with a single LoRA file, such as an export;
@@ -156,6 +158,7 @@ def _of_file(
         found = next((name for name in tensors if part in name), None)
         if found:
             raise ValueError(f"{KEY}: expected LoRA adapters, got {kind} in {path!r} ({found}); convert it to a LoRA")
+    tensors = with_authors_names(tensors) if family is KREA2 else tensors
     folded = _with_alphas(tensors)
     named = _converted(path, folded, family)
     others = [name for name in named if not name.startswith(_PREFIX)]

@@ -26,7 +26,8 @@ def create_project(folder: Path, template: str) -> list[Path]:
         Files that were written, relative to the folder.
 
     Raises:
-        ValueError: If the template is unknown, the name cannot be that of a run, or the folder is not empty.
+        ValueError: If the template is unknown, the name cannot be that of a run, or the folder is not empty or cannot
+            be written.
     """
     chosen = find_template(template)
     name = _project_name(folder)
@@ -40,9 +41,12 @@ def create_project(folder: Path, template: str) -> list[Path]:
             " give another name"
         )
     contents = _contents(name, template, chosen)
-    for path, text in contents.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+    try:
+        for path, text in contents.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"expected a writable folder, got {folder} ({error}); choose another") from error
     return [Path(path) for path in contents]
 
 

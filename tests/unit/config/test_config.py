@@ -35,6 +35,13 @@ def _parts(annotation: Any) -> list[type[Section]]:
 RUNS = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "recipes").glob("flux_*.yaml")]
 
 
+def test_override_without_a_value_is_refused_with_its_form(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"num_updates: expected a readable YAML file, .* an override as KEY=VALUE"):
+        load_run([SMALL_WORLD, "training.num_updates"])
+    with pytest.raises(ConfigError, match=r"none\.yaml: expected a readable YAML file, .*; check the path \(working"):
+        load_run([tmp_path / "none.yaml"])
+
+
 @pytest.mark.parametrize("path", sorted(RUNS), ids=lambda path: path.name)
 def test_every_run_config_in_the_tree_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
     config = load_run([path])

@@ -27,8 +27,9 @@ ONLY = {
     "test_sweep_file_trains_what_it_searches_and_measures_what_it_chooses_by": {"flux", "sd3"},
     "test_threshold_of_zero_draws_the_images_without_a_cache_to_the_bit": {"flux", "sd3"},
     "test_published_families.py::test_model_has_the_number_of_weights_of_its_files": {
-        *("flux2_klein", "flux2", "z_image", "qwen_image")
+        *("flux2_klein", "flux2", "z_image", "qwen_image", "krea2")
     },
+    "test_kohyas_file_of_krea_2_is_merged_as_by_diffusers_under_the_authors_names_and_as_by_hand": {"krea2"},
 }
 """End of a test's name -> its families, if no parameter names them; other tests without one run with FLUX.1."""
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers.models import attention_dispatch
@@ -147,6 +149,25 @@ def test_texts_without_room_for_a_prompt_or_too_long_are_refused(
         check_text_length(path, least)
     with pytest.raises(ValueError, match=rf"at most {most} with a \w+, got {most + 1}; set it to 512"):
         check_text_length(path, most + 1)
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "krea2"])
+def test_template_and_its_uncounted_tokens_are_those_of_the_pipeline(tiny: Callable[[str], Path], name: str) -> None:
+    path = tiny(name)
+    family = family_of(str(path))
+    pipeline: Any = getattr(diffusers, family.pipeline).from_pretrained(path)
+    if name == "krea2":
+        expected = f"{pipeline.prompt_template_encode_prefix}a cat{pipeline.prompt_template_encode_suffix}"
+    else:
+        expected = pipeline.prompt_template_encode.format("a cat")
+    assert family.prompt_text(pipeline.tokenizer, "a cat") == expected
+    assert family.template_tokens == pipeline.prompt_template_encode_start_idx
+    template = len(pipeline.tokenizer(family.prompt_text(pipeline.tokenizer, ""))["input_ids"])
+    # Each letter is a token of the tiny tokenizer, so the last one of 60 fits at this length and not below it.
+    length = template + 60 - pipeline.prompt_template_encode_start_idx
+    assert cut_prompts(str(path), ["x" * 60], length) == []
+    (cut,) = cut_prompts(str(path), ["x" * 60], length - 1)
+    assert (cut.limit, cut.texts) == (length - 1, ["x" * 60])
 
 
 def test_krea_2_takes_texts_of_any_length_that_its_template_does_not_fill(tiny: Callable[[str], Path]) -> None:

@@ -82,9 +82,16 @@ NAMED_BY_COMFYUI = {
         r"transformer_blocks\.\d+\.attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)",
         r"transformer_blocks\.\d+\.(img|txt)_mlp\.net\.(0\.proj|2)",
     ),
+    "krea2": (
+        r"transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0)|ff\.(gate|up|down))",
+        r"text_fusion\.(layerwise|refiner)_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0)|ff\.(gate|up|down))",
+        r"transformer_blocks\.\d+\.attn\.to_gate",
+        r"text_fusion\.(layerwise|refiner)_blocks\.\d+\.attn\.to_gate",
+    ),
 }
-"""Names that ComfyUI takes behind `transformer.`: `flux_to_diffusers` and `z_image_to_diffusers` of its
-`comfy/utils.py`, and the layers of `comfy/ldm/qwen_image/model.py`, by `model_lora_keys_unet` of `comfy/lora.py`."""
+"""Names that ComfyUI takes behind `transformer.`: `flux_to_diffusers`, `z_image_to_diffusers` and `krea2_to_diffusers`
+of its `comfy/utils.py`, and the layers of `comfy/ldm/qwen_image/model.py`, by `model_lora_keys_unet` of
+`comfy/lora.py`."""
 
 
 @pytest.mark.parametrize("name", NAMED_BY_COMFYUI)

@@ -55,8 +55,34 @@ COMFYUI: dict[str, dict[str, list[str]]] = {
     },
     "z_image": {"diffusion_model.layers.0.attention.to_k": ["layers.0.attention.to_k"]},
     "qwen_image": {"diffusion_model.transformer_blocks.0.attn.to_v": ["transformer_blocks.0.attn.to_v"]},
+    "krea2": {
+        "diffusion_model.blocks.1.attn.gate": ["transformer_blocks.1.attn.to_gate"],
+        "diffusion_model.blocks.0.mlp.gate": ["transformer_blocks.0.ff.gate"],
+        "diffusion_model.txtfusion.refiner_blocks.1.attn.wv": ["text_fusion.refiner_blocks.1.attn.to_v"],
+    },
 }
 """Names of ComfyUI's own models -> layers of diffusers."""
+KREA2: dict[str, tuple[str, str]] = {
+    "blocks_0_attn_wq": ("blocks.0.attn.wq", "transformer_blocks.0.attn.to_q"),
+    "blocks_1_attn_wo": ("blocks.1.attn.wo", "transformer_blocks.1.attn.to_out.0"),
+    "blocks_0_attn_gate": ("blocks.0.attn.gate", "transformer_blocks.0.attn.to_gate"),
+    "blocks_1_mlp_gate": ("blocks.1.mlp.gate", "transformer_blocks.1.ff.gate"),
+    "txtfusion_layerwise_blocks_0_attn_wk": (
+        "txtfusion.layerwise_blocks.0.attn.wk",
+        "text_fusion.layerwise_blocks.0.attn.to_k",
+    ),
+    "txtfusion_refiner_blocks_1_mlp_down": (
+        "txtfusion.refiner_blocks.1.mlp.down",
+        "text_fusion.refiner_blocks.1.ff.down",
+    ),
+    "txtfusion_projector": ("txtfusion.projector", "text_fusion.projector"),
+    "first": ("first", "img_in"),
+    "last_linear": ("last.linear", "final_layer.linear"),
+    "tmlp_2": ("tmlp.2", "time_embed.linear_2"),
+    "txtmlp_1": ("txtmlp.1", "txt_in.linear_1"),
+    "tproj_1": ("tproj.1", "time_mod_proj"),
+}
+"""Names of kohya's musubi-tuner for Krea 2, behind `lora_unet_` -> those of the authors' model, and of diffusers."""
 
 
 def run_from(tiny_run: RunConfig, pipeline: Path, start: Path, mode: str, **lora: Any) -> RunConfig:
@@ -169,6 +195,43 @@ def test_kohyas_file_is_merged_as_by_diffusers_and_as_by_hand(
     found = drawn(str(path), name, load_base(run, torch.float32).eval())
     torch.testing.assert_close(found, drawn(str(path), name, lora=file), rtol=0, atol=1e-5)
     torch.testing.assert_close(found, drawn(str(path), name, merged_by_hand(path, layers, values)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("of_comfyui", [False, True])
+def test_kohyas_file_of_krea_2_is_merged_as_by_diffusers_under_the_authors_names_and_as_by_hand(
+    tiny: Callable[[str], Path], of_comfyui: bool, tmp_path: Path, tiny_run: RunConfig
+) -> None:
+    path = tiny("krea2")
+    layers = {name: [layer] for name, (_, layer) in KREA2.items()}
+    values = matrices(weight_shapes(path, layers))
+    # diffusers reads the authors' names, with the scale in the matrix B.
+    read = {f"diffusion_model.{KREA2[name][0]}": pair for name, pair in values.items()}
+    tensors = {f"{name}.lora_A.weight": down for name, (down, _) in read.items()}
+    tensors |= {f"{name}.lora_B.weight": SCALE * up for name, (_, up) in read.items()}
+    (tmp_path / "authors").mkdir()
+    save_file(tensors, tmp_path / "authors" / "lora.safetensors")
+    # musubi-tuner's own file, and the one that it converts for ComfyUI.
+    named = read if of_comfyui else {f"lora_unet_{name}": pair for name, pair in values.items()}
+    file = save_named(tmp_path / "kohya.safetensors", named, "lora_down", "lora_up")
+    run = run_from(tiny_run, path, file, "merge")
+    check_lora_start(run.model)
+    found, base = drawn(str(path), "krea2", load_base(run, torch.float32).eval()), drawn(str(path), "krea2")
+    expected = drawn(str(path), "krea2", lora=tmp_path / "authors" / "lora.safetensors")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    by_hand = drawn(str(path), "krea2", merged_by_hand(path, layers, values))
+    torch.testing.assert_close(found, by_hand, rtol=0, atol=1e-5)
+    assert (found - base).abs().max() > 1e-3
+    if not of_comfyui:
+        assert torch.equal(drawn(str(path), "krea2", lora=file), base), "diffusers finds no layer in kohya's file"
+
+
+def test_kohyas_file_of_krea_2_with_an_unknown_layer_is_refused(
+    tiny: Callable[[str], Path], tmp_path: Path, tiny_run: RunConfig
+) -> None:
+    values = {"lora_unet_blocks_0_attn_wx": (torch.ones(RANK, 32), torch.ones(32, RANK))}
+    file = save_named(tmp_path / "kohya.safetensors", values, "lora_down", "lora_up")
+    with pytest.raises(ValueError, match=r"expected a LoRA that the Krea2Pipeline of diffusers reads, got .*attn\.wx"):
+        check_lora_start(run_from(tiny_run, tiny("krea2"), file, "merge").model)
 
 
 @pytest.mark.parametrize("name", COMFYUI)

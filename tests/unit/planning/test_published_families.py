@@ -11,6 +11,7 @@ from srpo_ray.planning.published_families import FAMILY_PIPELINES
 from srpo_ray.planning.shapes import build_transformer, parameters, planned_family, text_encoder_bytes, vae_bytes
 
 QWEN3_4B, QWEN3_8B, MISTRAL_SMALL, QWEN25_VL_7B = 4_022_468_096, 8_190_735_360, 24_011_361_280, 8_292_166_656
+QWEN3_VL_4B = 4_437_815_808
 FLUX2_VAE = 84_046_115
 SIZES = {
     # Transformer, its tensors, text encoder, autoencoder.
@@ -20,7 +21,10 @@ SIZES = {
     # ComfyUI's file has 453 tensors: it stacks query, key and value of the 34 blocks.
     "Tongyi-MAI/Z-Image-Turbo": (6_154_908_736, 453 + 2 * 34, QWEN3_4B, 83_819_683),
     "Qwen/Qwen-Image": (20_430_401_088, None, QWEN25_VL_7B, 126_892_531),
+    "krea/Krea-2-Raw": (12_820_073_036, 430, QWEN3_VL_4B, 126_892_531),
 }
+KREA2_BYTES = 26_283_332_608
+"""Size of the transformer's file, for Raw and Turbo: its blocks are in bfloat16, the rest in float32."""
 SHAPES = {
     "black-forest-labs/FLUX.2-dev": {
         "single_transformer_blocks.47.attn.to_qkv_mlp_proj.weight": (55296, 6144),
@@ -57,6 +61,16 @@ def test_model_has_the_number_of_weights_of_its_files(path: str) -> None:
     assert tensors in (None, len(found))
     assert text_encoder_bytes(model(path)) / 2 == encoder
     assert vae_bytes(model(path)) / 2 == vae
+
+
+def test_krea_2_fills_its_file_up_to_the_header() -> None:
+    size = 0
+    for name, value in build_transformer(model("krea/Krea-2-Raw")).named_parameters():
+        in_block = name.startswith(("transformer_blocks.", "text_fusion."))
+        is_matrix = name.endswith(".weight") and value.ndim == 2
+        size += value.numel() * (2 if in_block and is_matrix else 4)
+    # A header has about 100 bytes for each of 430 tensors.
+    assert 430 * 80 < KREA2_BYTES - size < 430 * 120
 
 
 @pytest.mark.parametrize("path", SHAPES)

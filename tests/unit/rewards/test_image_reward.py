@@ -13,6 +13,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
 from srpo_ray.config.rewards import ImageRewardConfig
 from srpo_ray.rewards.models.image_reward import ImageReward, ImageRewardModel
 from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.token_limits import token_limit
 from tests.helpers.rewards.gradients import cosines
 
 WIDTH, TEXT_WIDTH, DEPTH, HEADS, SIZE, PATCH, LENGTH = 16, 12, 2, 2, 16, 4, 40
@@ -277,3 +278,18 @@ def test_published_size_is_that_of_the_published_file() -> None:
     # 1,786,880,927 bytes in float32, of which some 350 go to the name and place of each tensor.
     assert 0 < 1_786_880_927 - 4 * weights < 400 * (len(model.state_dict()) + 5)
     assert model.image_size == 224
+
+
+def depends_on_the_last_word(reward: ImageReward, words: int) -> bool:
+    """True if the score depends on the last of some words."""
+    texts = [" ".join(["red"] * (words - 1) + [last]) for last in ("circle", "square")]
+    first, second = (reward.score(images()[:1], [TextQuery.plain(text)]).item() for text in texts)
+    return first != second
+
+
+def test_token_limit_is_that_beyond_which_no_score_depends_on_a_text(folder: Path) -> None:
+    limit = token_limit(ImageRewardConfig(name="ir", tokenizer=str(folder / "tokenizer")))
+    assert limit is not None
+    for words in range(limit.num_tokens - 4, limit.num_tokens + 1):
+        (tokens,) = limit.count([" ".join(["red"] * words)])
+        assert (tokens <= limit.num_tokens) == depends_on_the_last_word(load(folder), words) == (words < 34)

@@ -11,6 +11,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConf
 from srpo_ray.config.rewards import TransformersClipRewardConfig
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.registry import build_rewards
+from srpo_ray.rewards.token_limits import token_limit
 from srpo_ray.small_world.weights import WEIGHTS
 from tests.helpers.rewards.gradients import cosines
 
@@ -168,3 +169,18 @@ def test_models_that_are_no_whole_clip_are_refused(folder: Path, tmp_path: Path)
     weights.write_bytes(weights.read_bytes()[:3000])
     with pytest.raises(ValueError, match="expected a readable CLIP model of transformers"):
         load(tmp_path / "cut")
+
+
+def depends_on_the_last_word(reward: Any, words: int) -> bool:
+    """True if the score depends on the last of some words."""
+    texts = [" ".join(["red"] * (words - 1) + [last]) for last in ("circle", "square")]
+    first, second = (reward.score(images()[:1], [TextQuery.plain(text)]).item() for text in texts)
+    return first != second
+
+
+def test_token_limit_is_that_beyond_which_no_score_depends_on_a_text(folder: Path) -> None:
+    limit = token_limit(config(folder))
+    assert limit is not None
+    for words in range(limit.num_tokens - 4, limit.num_tokens + 1):
+        (tokens,) = limit.count([" ".join(["red"] * words)])
+        assert (tokens <= limit.num_tokens) == depends_on_the_last_word(load(folder), words) == (words < LENGTH - 1)

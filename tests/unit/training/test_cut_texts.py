@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import open_clip
@@ -11,8 +12,10 @@ from transformers import AutoTokenizer
 
 from srpo_ray.cli import main
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.config.algorithms.control_words import OwnWords
 from srpo_ray.config.rewards import ImageRewardConfig, OpenClipRewardConfig, RewardModelConfig
 from srpo_ray.data.texts import read_texts
+from srpo_ray.inference.cut_texts import job_notes
 from srpo_ray.launch.cut_texts import reward_cut_notes
 from srpo_ray.launch.preflight import input_notes
 from srpo_ray.rewards.query import TextQuery
@@ -106,7 +109,8 @@ def test_prompt_that_is_cut_only_behind_a_control_word_is_counted(tmp_path: Path
 
 
 def test_words_of_the_evaluations_and_of_a_distribution_are_read_before_the_prompt(tmp_path: Path) -> None:
-    fits = " ".join(["red"] * 29)
+    # With one word more, 32 tokens.
+    fits = " ".join(["red"] * 28)
     words = "{positive: a large round red, negative: flat}"
     config = config_of(tmp_path, ["a cat"], *PLAIN[:2], f"evaluation.relative={words}")
     texts = read_texts(config)
@@ -127,6 +131,18 @@ def test_words_of_the_evaluations_and_of_a_distribution_are_read_before_the_prom
     ]
 
 
+def test_held_out_models_read_no_control_words_of_the_training(tmp_path: Path) -> None:
+    settings = ["word_sets.w={positive: [a large round red], negative: [flat]}", "algorithm.control_words=w"]
+    config = config_of(tmp_path, ["a cat"], *settings, "evaluation.relative=null")
+    texts = read_texts(config)
+    texts.validation.prompts[0] = " ".join(["red"] * 28)
+    notes = reward_cut_notes(config, texts)
+    assert [note.split(":")[0] for note in notes] == [
+        "rewards.models, reward 'preference'",
+        "rewards.models, reward 'contrastive'",
+    ]
+
+
 def test_reward_that_cannot_be_read_is_left_to_its_own_error(tmp_path: Path) -> None:
     missing = ImageRewardConfig(name="ir", type="image_reward", path="none.pt", tokenizer=str(tmp_path / "none"))
     with pytest.raises(ValueError, match="reward 'ir': expected a tokenizer"):
@@ -134,6 +150,34 @@ def test_reward_that_cannot_be_read_is_left_to_its_own_error(tmp_path: Path) -> 
     config = config_of(tmp_path, ["a cat"])
     config = config.model_copy(update={"rewards": config.rewards.model_copy(update={"models": (missing,)})})
     assert reward_cut_notes(config, read_texts(config)) == []
+
+
+def job_of(config: RunConfig, prompt: str, text: str, own: tuple[OwnWords, ...] = ()) -> Any:
+    return SimpleNamespace(config=config, prompts=[prompt], texts=[text], own_words=own, scored=True)
+
+
+def test_encoders_read_the_conditioning_of_a_job_and_rewards_its_prompts(tmp_path: Path) -> None:
+    config = config_of(tmp_path, ["a cat"], *PLAIN)
+    (note,) = job_notes(job_of(config, "a cat", " ".join(["red"] * 20)))
+    assert note.startswith("model: 1 prompt is longer than 16 T5 tokens and truncated: 'red red")
+    notes = job_notes(job_of(config, " ".join(["red"] * 40), "a cat"))
+    assert [note.split(":")[0] for note in notes] == [
+        "rewards.models, reward 'preference'",
+        "rewards.models, reward 'contrastive'",
+        "evaluation.held_out, reward 'held_out'",
+    ]
+
+
+def test_own_words_of_a_jobs_prompts_are_read_before_them(tmp_path: Path) -> None:
+    settings = ["word_sets.w={positive: [detailed], negative: [flat]}", "algorithm.control_words=w"]
+    config = config_of(tmp_path, ["a cat"], *settings, "evaluation.relative=null")
+    fits = " ".join(["red"] * 28)
+    assert job_notes(job_of(config, fits, "a cat")) == []
+    notes = job_notes(job_of(config, fits, "a cat", (OwnWords(("a large round red",), ("flat",)),)))
+    assert [note.split(":")[0] for note in notes] == [
+        "rewards.models, reward 'preference'",
+        "rewards.models, reward 'contrastive'",
+    ]
 
 
 def test_evaluate_notes_what_text_encoders_and_rewards_truncate(

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from srpo_ray.cli import main
 from srpo_ray.config import load_run
 from srpo_ray.inference.draw import run_chunks
 from srpo_ray.launch import train
 from srpo_ray.runs.folder_lock import folder_lock
-from tests.conftest import SMALL_WORLD
+from srpo_ray.search import experiment
+from tests.conftest import ROOT, SMALL_WORLD
 
 HOLDER = """
 import sys
@@ -63,6 +65,24 @@ def test_run_in_a_folder_of_another_process_is_refused_and_changes_nothing(
     with pytest.raises(ValueError, match=f"process {holder.pid}"):
         train.train(config)
     assert [file.name for file in (tmp_path / "run").iterdir() if file.is_file()] == [".lock"]
+
+
+@pytest.mark.parametrize(("command", "file"), [("sweep", "small_world_sweep"), ("compare", "paper_table")])
+def test_experiment_in_a_folder_of_another_process_is_refused_before_ray_starts_and_changes_nothing(
+    holder: subprocess.Popen[str],
+    command: str,
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(experiment, "ray_session", lambda _: pytest.fail("Ray was started"))
+    source = str(ROOT / "configs" / "experiments" / f"{file}.yaml")
+    assert main([command, source, f"run_root={tmp_path}", "experiment.name=run"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(rf"expected \S+/run to be free, got process {holder.pid} on \S+ at work in it; wait for it", error)
+    assert "Traceback" not in error
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.is_file()] == [".lock"]
 
 
 def test_sampling_job_in_a_folder_of_another_process_is_refused(
