@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from srpo_ray.config import RunConfig
 from srpo_ray.models.families import FLUX, SD3, Z_IMAGE, family_of
@@ -13,9 +14,10 @@ from srpo_ray.models.paths import pipeline_file, resolve_path
 def is_distilled(path: str) -> bool:
     """Tell if a pipeline was distilled to few sampler steps.
 
-    FLUX.2 klein and Krea 2 declare it in their `model_index.json`, and FLUX.1-schnell has no input for guidance. The
-    configs of Z-Image-Turbo are those of Z-Image, and those of Stable Diffusion 3.5 Large Turbo are those of Large, so
-    only the name of the folder or repository tells; names with `de-turbo` are of models for many steps.
+    FLUX.2 klein and Krea 2 declare it in their `model_index.json`, where Qwen-Image-2.1-Turbo has the sigmas of its few
+    steps, and FLUX.1-schnell has no input for guidance. The configs of Z-Image-Turbo are those of Z-Image, and those of
+    Stable Diffusion 3.5 Large Turbo are those of Large, so only the name of the folder or repository tells; names with
+    `de-turbo` are of models for many steps.
 
     Args:
         path: Folder or hub id of the pipeline, or `small_world`.
@@ -28,7 +30,30 @@ def is_distilled(path: str) -> bool:
         return not _read(place, "transformer/config.json").get("guidance_embeds", True)
     if family in (SD3, Z_IMAGE):
         return bool(re.search(r"(?<!de)(?<!de-)(?<!de_)turbo", _name(path), re.IGNORECASE))
-    return bool(_read(place, "model_index.json").get("is_distilled", False))
+    return bool(_read(place, "model_index.json").get("is_distilled", False)) or sample_sigmas(path) is not None
+
+
+def sample_sigmas(path: str) -> list[float] | None:
+    """Read the sigmas that a pipeline's authors fix for its steps, noisiest first and without the last 0.
+
+    Args:
+        path: Folder or hub id of the pipeline, or `small_world`.
+
+    Returns:
+        The `sample_sigmas` of `model_index.json`, as Qwen-Image-2.1-Turbo has them; None without.
+
+    Raises:
+        ValueError: If there is no such file, or they are no numbers.
+    """
+    given: Any = _read(resolve_path(path), "model_index.json").get("sample_sigmas")
+    if given is None:
+        return None
+    if not isinstance(given, list) or not given or not all(isinstance(each, int | float) for each in given):
+        raise ValueError(
+            f"model.path: expected a list of numbers as sample_sigmas in the model_index.json of {path!r}, got"
+            f" {given!r}; download it again"
+        )
+    return [float(each) for each in given]
 
 
 def distilled_note(path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Timestep and guidance of FLUX and Qwen-Image in float32, for transformers of any data type.
+"""Timestep and guidance of FLUX and of both Qwen-Image families in float32, for transformers of any data type.
 
 The transformer of diffusers rounds both to the data type of its tokens before it embeds them. In bfloat16, with 8
 significant bits, sigmas above 0.5 become multiples of 1/256, and a guidance of 3.5 becomes 3.504. Here only the
@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from diffusers.models.embeddings import (
     CombinedTimestepGuidanceTextProjEmbeddings,
     CombinedTimestepTextProjEmbeddings,
+    get_timestep_embedding,
 )
 from diffusers.models.transformers.transformer_flux2 import Flux2TimestepGuidanceEmbeddings
 from diffusers.models.transformers.transformer_qwenimage import QwenTimestepProjEmbeddings
+from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21TimestepProjEmbeddings
 from torch import Tensor
 
 _EXACT: ContextVar[tuple[Tensor, Tensor | None] | None] = ContextVar("exact_times", default=None)
@@ -27,7 +30,8 @@ def exact_times(timestep: Tensor, guidance: Tensor | None) -> Iterator[None]:
     """Set the values that transformers prepared by `embed_exact_times` embed in calls inside this context.
 
     Args:
-        timestep: Thousandths of sigma `[B]`, float32; sigma itself for Qwen-Image, whose embedding multiplies it.
+        timestep: Thousandths of sigma `[B]`, float32; sigma itself for both Qwen-Image families, whose embeddings
+            multiply it.
         guidance: Thousandths of the guidance scale `[B]`, float32; None for a model without such an input.
     """
     token = _EXACT.set((timestep, guidance))
@@ -38,7 +42,7 @@ def exact_times(timestep: Tensor, guidance: Tensor | None) -> Iterator[None]:
 
 
 def embed_exact_times(transformer: Any) -> None:
-    """Prepare a transformer of FLUX or Qwen-Image for `exact_times`; others are not changed.
+    """Prepare a transformer of FLUX or of a Qwen-Image family for `exact_times`; others are not changed.
 
     It replaces the class of one module and sets no hook, because the engine removes hooks for rollouts.
 
@@ -83,9 +87,24 @@ class _ExactQwen(QwenTimestepProjEmbeddings):
         return super().forward(given[0] if given else timestep, hidden_states, addition_t_cond)
 
 
+class _ExactQwen21(QwenImage21TimestepProjEmbeddings):
+    def forward(self, timestep: Tensor, hidden_states: Tensor) -> Tensor:
+        given = _EXACT.get()
+        if not given:
+            return super().forward(timestep, hidden_states)
+        # With `causal_condition`, one more row has the time 0 of all text tokens.
+        times = torch.cat([given[0], given[0].new_zeros(len(timestep) - len(given[0]))])
+        # Not by `time_proj`, whose frequencies are a buffer that engines convert to the data type of the weights.
+        waves = get_timestep_embedding(
+            times * 1000, self.time_proj.timestep_dim, flip_sin_to_cos=True, downscale_freq_shift=0
+        )
+        return self.timestep_embedder(waves.to(hidden_states.dtype))
+
+
 _CLASSES: dict[type, type] = {
     CombinedTimestepTextProjEmbeddings: _ExactTime,
     CombinedTimestepGuidanceTextProjEmbeddings: _ExactTimeAndGuidance,
     Flux2TimestepGuidanceEmbeddings: _ExactFlux2,
     QwenTimestepProjEmbeddings: _ExactQwen,
+    QwenImage21TimestepProjEmbeddings: _ExactQwen21,
 }

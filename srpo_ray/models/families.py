@@ -7,45 +7,10 @@ from typing import Any
 
 from srpo_ray.config.model import FLUX_LINEAR_LAYERS
 from srpo_ray.models.paths import pipeline_file, resolve_path
+from srpo_ray.models.prompt_texts import mistral_chat, plain_text, qwen3_chat, qwen_image21_text, qwen_image_text
 
 _ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 _TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
-
-
-def plain_text(_tokenizer: Any, prompt: str) -> str:
-    """Return a prompt as it is, for encoders without a template."""
-    return prompt
-
-
-def _chat(*, enable_thinking: bool) -> Callable[[Any, str], str]:
-    """Build the function that puts a prompt into the chat template of Qwen3's tokenizer."""
-
-    def text(tokenizer: Any, prompt: str) -> str:
-        return tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=enable_thinking,
-        )
-
-    return text
-
-
-def _mistral_chat(tokenizer: Any, prompt: str) -> str:
-    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
-
-    parts = [("system", SYSTEM_MESSAGE), ("user", prompt.replace("[IMG]", ""))]
-    messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in parts]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
-
-
-def _qwen_image_text(_tokenizer: Any, prompt: str) -> str:
-    """Put a prompt into the text of `QwenImagePipeline`, which is that of `Krea2Pipeline` too."""
-    return (
-        "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial"
-        " relationships of the objects and background:<|im_end|>\n<|im_start|>user\n"
-        f"{prompt}<|im_end|>\n<|im_start|>assistant\n"
-    )
 
 
 @dataclass(frozen=True)
@@ -60,6 +25,8 @@ class Family:
     """Classes of the transformer's repeated blocks, which are compiled one by one."""
     text_encoders: int
     """Number of text encoders: `text_encoder`, `text_encoder_2`, ..., each with a tokenizer."""
+    tokenizer: str = "tokenizer"
+    """Folder of the first tokenizer; those of the others are `tokenizer_2`, ..."""
     even_sigmas: bool = False
     """True if the pipeline passes even sigmas from 1 to 1/n to its scheduler; else the scheduler chooses them."""
     classifier_free: bool = False
@@ -74,7 +41,8 @@ class Family:
     """Names of the text encoders whose limits can truncate prompts, in the order of their tokenizers; the last one's
     limit is `model.max_sequence_length`."""
     prompt_text: Callable[[Any, str], str] = plain_text
-    """Function of the last tokenizer and a prompt that returns the text which the encoder reads."""
+    """Function of the last tokenizer and a prompt that returns the text which the encoder reads, without a start that
+    no tokens are counted of."""
     template_tokens: int = 0
     """Tokens of `prompt_text` that are not counted in `model.max_sequence_length`."""
     longest_text: int | None = None
@@ -87,6 +55,8 @@ class Family:
     """Exponent of the shift of the sigmas of the family's distilled models; None computes it as for the others."""
     masked_text: bool = False
     """True if the text features have a mask as their last channel."""
+    equal_lengths: bool = True
+    """True if all calls have equally many text tokens; else `model.compile` would compile a version for each length."""
     block_cache: bool = True
     """True if the blocks have the form that `rollout.cache_threshold` needs."""
     context_parallel: bool = True
@@ -104,12 +74,13 @@ class Family:
     @property
     def tokenizers(self) -> list[str]:
         """Folders of the tokenizers; that of the encoder with the longest texts is the last."""
-        return ["tokenizer", *(f"tokenizer_{number}" for number in range(2, self.text_encoders + 1))]
+        return [self.tokenizer, *(f"tokenizer_{number}" for number in range(2, self.text_encoders + 1))]
 
     @property
     def text_parts(self) -> list[str]:
         """Folders of the pipeline that text features depend on."""
-        return [*self.tokenizers, *(name.replace("tokenizer", "text_encoder") for name in self.tokenizers)]
+        encoders = ["text_encoder", *(f"text_encoder_{number}" for number in range(2, self.text_encoders + 1))]
+        return [*self.tokenizers, *encoders]
 
     @property
     def parts(self) -> list[str]:
@@ -149,7 +120,7 @@ FLUX2_KLEIN = Family(
     classifier_free=True,
     vae="AutoencoderKLFlux2",
     text_names=("Qwen3",),
-    prompt_text=_chat(enable_thinking=False),
+    prompt_text=qwen3_chat(enable_thinking=False),
     longest_text=512,
     empirical_shift=True,
     block_cache=False,
@@ -161,7 +132,7 @@ FLUX2 = replace(
     pipeline="Flux2Pipeline",
     classifier_free=False,
     text_names=("Mistral",),
-    prompt_text=_mistral_chat,
+    prompt_text=mistral_chat,
 )
 Z_IMAGE = Family(
     pipeline="ZImagePipeline",
@@ -171,7 +142,7 @@ Z_IMAGE = Family(
     even_sigmas=True,
     classifier_free=True,
     text_names=("Qwen3",),
-    prompt_text=_chat(enable_thinking=True),
+    prompt_text=qwen3_chat(enable_thinking=True),
     # Positions below 1536 have rotations, and an image's lie behind the text, which is padded to a multiple of 32.
     longest_text=1504,
     masked_text=True,
@@ -192,7 +163,7 @@ QWEN_IMAGE = Family(
     vae="AutoencoderKLQwenImage",
     video_vae=True,
     text_names=("Qwen2.5-VL",),
-    prompt_text=_qwen_image_text,
+    prompt_text=qwen_image_text,
     template_tokens=34,
     longest_text=1024,
     unguided_text=" ",
@@ -215,7 +186,7 @@ KREA2 = Family(
     vae="AutoencoderKLQwenImage",
     video_vae=True,
     text_names=("Qwen3-VL",),
-    prompt_text=_qwen_image_text,
+    prompt_text=qwen_image_text,
     template_tokens=34,
     distilled_mu=1.15,
     masked_text=True,
@@ -223,7 +194,30 @@ KREA2 = Family(
     context_parallel=False,
     lora_layers=(*_ATTENTION, "attn.to_gate", *(f"ff.{layer}" for layer in ("gate", "up", "down"))),
 )
-FAMILIES = {family.pipeline: family for family in (FLUX, SD3, FLUX2_KLEIN, FLUX2, Z_IMAGE, QWEN_IMAGE, KREA2)}
+QWEN_IMAGE21 = Family(
+    pipeline="QwenImage21Pipeline",
+    transformer="QwenImage21Transformer2DModel",
+    blocks=("QwenImage21TransformerBlock",),
+    text_encoders=1,
+    tokenizer="processor",
+    even_sigmas=True,
+    classifier_free=True,
+    vae="AutoencoderKLQwenImage21",
+    video_vae=True,
+    text_names=("Qwen3-VL",),
+    prompt_text=qwen_image21_text,
+    # The table of rotations has the positions up to 8191, and the image is at the one behind the text.
+    longest_text=8191,
+    unguided_text=" ",
+    masked_text=True,
+    equal_lengths=False,
+    block_cache=False,
+    context_parallel=False,
+    lora_layers=(*_ATTENTION, *(f"img_mlp.{layer}" for layer in ("proj", "gate_layer", "out"))),
+)
+FAMILIES = {
+    family.pipeline: family for family in (FLUX, SD3, FLUX2_KLEIN, FLUX2, Z_IMAGE, QWEN_IMAGE, KREA2, QWEN_IMAGE21)
+}
 
 
 def lora_layers(transformer: str) -> tuple[str, ...]:

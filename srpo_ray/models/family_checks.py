@@ -17,8 +17,8 @@ def check_family(config: RunConfig, family: Family) -> None:
 
     Raises:
         ValueError: If it has no first-block cache and the run sets one, its workers cannot share tokens and the run
-            shares them, its attention is built in or has a mask and the run chooses a kernel that does not suit it, or
-            its autoencoder lacks an option that the run sets.
+            shares them, its attention is built in or has a mask and the run chooses a kernel that does not suit it,
+            its calls differ in length and the run compiles them, or its autoencoder lacks an option that the run sets.
     """
     threshold, workers = config.rollout.cache_threshold, config.training.context_parallel
     if threshold is not None and not family.block_cache:
@@ -38,8 +38,13 @@ def check_family(config: RunConfig, family: Family) -> None:
         )
     if family.masked_text and config.model.attention in _WITHOUT_MASKS:
         raise ValueError(
-            f"model.attention: expected native or cudnn with a {family.pipeline}, whose attention masks the padding of"
+            f"model.attention: expected native or cudnn with a {family.pipeline}, whose attention masks tokens of"
             f" texts, got {config.model.attention}, which takes no mask; choose one of the two"
+        )
+    if config.model.compile and not family.equal_lengths:
+        raise ValueError(
+            f"model.compile: expected false with a {family.pipeline}, whose calls are as long as each prompt, so that"
+            " each length would be compiled, got true; remove it"
         )
     _check_autoencoder(config.model, family)
 

@@ -14,6 +14,13 @@ def vae_shape(config: Mapping[str, Any]) -> tuple[int, int]:
     return 2 ** (len(config["block_out_channels"]) - 1), config["latent_channels"]
 
 
+def channel_statistics(config: Mapping[str, Any], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Read mean and standard deviation of each latent channel `[C, 1, 1]`, float32, from an autoencoder's config."""
+    values = [torch.tensor(config[key], device=device) for key in ("latents_mean", "latents_std")]
+    mean, deviation = (value.float().view(-1, 1, 1) for value in values)
+    return mean, deviation
+
+
 def pack(latents: Tensor) -> Tensor:
     """Fold 2x2 patches into channels: `[B, C, h, w]` to tokens `[B, (h/2)*(w/2), 4C]`."""
     batch, channels, height, width = latents.shape

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from srpo_ray.models.families import family_of, plain_text
+from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import unreadable
+from srpo_ray.models.prompt_texts import plain_text
 
 _COUNTED_AT_ONCE = 10_000
 

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from srpo_ray.models.classifier_free import ClassifierFreePolicy
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.exact_time import exact_times
-from srpo_ray.models.latents import pack, unpack
+from srpo_ray.models.latents import channel_statistics, pack, unpack
 from srpo_ray.models.masked_text import append_mask, mask_of
 
 
@@ -46,14 +46,8 @@ class QwenImagePolicy(ClassifierFreePolicy):
             )
         return velocity
 
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each latent channel, `[C, 1, 1]`."""
-        values = [torch.tensor(self.vae.config[key], device=self.device) for key in ("latents_mean", "latents_std")]
-        mean, deviation = (value.float().view(-1, 1, 1) for value in values)
-        return mean, deviation
-
     def _decode(self, tokens: Tensor, decoder: Any) -> Tensor:
-        mean, deviation = self._statistics()
+        mean, deviation = channel_statistics(self.vae.config, self.device)
         latents = unpack(tokens, *self.latent_size) * deviation + mean
         images = decoder.decode(latents.unsqueeze(2).to(decoder.dtype), return_dict=False)[0][:, :, 0]
         return (images.float() / 2 + 0.5).clamp(0, 1)
@@ -61,6 +55,6 @@ class QwenImagePolicy(ClassifierFreePolicy):
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """See `FlowPolicy.encode`."""
-        mean, deviation = self._statistics()
+        mean, deviation = channel_statistics(self.vae.config, self.device)
         (posterior,) = self.vae.encode((images * 2 - 1).unsqueeze(2).to(self.vae.dtype), return_dict=False)
         return pack((posterior.mode().float()[:, :, 0] - mean) / deviation)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from srpo_ray.config.model import ModelConfig, Shift
 from srpo_ray.flow import SigmaGrid, shift_at, shifted_sigmas
-from srpo_ray.models.distilled import is_distilled
+from srpo_ray.models.distilled import is_distilled, sample_sigmas
 from srpo_ray.models.families import family_of
 from srpo_ray.models.paths import pipeline_file, resolve_path, unreadable
 
@@ -50,9 +50,17 @@ def scheduler_sigmas(path: str, num_tokens: int, num_steps: int) -> Tensor:
         Sigmas `[num_steps + 1]`, float64 with the scheduler's float32 precision, decreasing from 1 to 0.
 
     Raises:
-        ValueError: If the scheduler cannot be read, or does not take Euler steps from noise to data.
+        ValueError: If the scheduler cannot be read, does not take Euler steps from noise to data, or the model's
+            authors fix another number of steps.
     """
     even = torch.linspace(1, 1 / num_steps, num_steps, dtype=torch.float64).tolist()
+    fixed = sample_sigmas(path)
+    if fixed and len(fixed) != num_steps:
+        raise ValueError(
+            f"rollout.shift: expected {len(fixed)} steps with the scheduler of {path!r}, whose model_index.json fixes"
+            f" their sigmas, got {num_steps}; set rollout.num_steps and evaluation.num_steps to {len(fixed)}, or give a"
+            " number or resolution"
+        )
     scheduler = _load_scheduler(path)
     family, mu = family_of(path), None
     if scheduler.config["use_dynamic_shifting"]:
@@ -60,7 +68,7 @@ def scheduler_sigmas(path: str, num_tokens: int, num_steps: int) -> Tensor:
             mu = family.distilled_mu
         else:
             mu = _empirical_mu(num_tokens, num_steps) if family.empirical_shift else _mu(scheduler, num_tokens)
-    scheduler.set_timesteps(num_steps, sigmas=even if family.even_sigmas else None, mu=mu)
+    scheduler.set_timesteps(num_steps, sigmas=fixed or (even if family.even_sigmas else None), mu=mu)
     sigmas = torch.as_tensor(scheduler.sigmas).double()
     if abs(sigmas[0].item() - 1) > 1e-3 or sigmas[-1].item() != 0 or not bool((sigmas.diff() < 0).all()):
         raise ValueError(

@@ -15,8 +15,8 @@ PartConfig = Callable[[str], Mapping[str, Any]]
 def check_sizes(path: str, sizes: Mapping[str, ImageSize], read: PartConfig) -> None:
     """Check that a model can draw images of some sizes.
 
-    A side must be a multiple of an image token: two latents, each of the autoencoder's factor in pixels. A transformer
-    with a table of positions, as that of SD3, limits the side too.
+    A side must be a multiple of two latents, each of the autoencoder's factor in pixels. A transformer with a table of
+    positions, as that of SD3, limits the side too.
 
     Args:
         path: `model.path`, for messages.
@@ -30,8 +30,8 @@ def check_sizes(path: str, sizes: Mapping[str, ImageSize], read: PartConfig) -> 
     for key, size in sizes.items():
         if any(side % step for side in size):
             raise ValueError(
-                f"{key}: expected multiples of {step} pixels, the side of an image token of {path}, got {size}; choose"
-                f" a size near it ({nearest_sizes(size, step)})"
+                f"{key}: expected multiples of {step} pixels, which are two latents of {path}, got {size}; choose a"
+                f" size near it ({nearest_sizes(size, step)})"
             )
         if most and max(size) > most * step:
             raise ValueError(

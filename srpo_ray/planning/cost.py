@@ -45,6 +45,20 @@ def velocity_cost(model: ModelConfig, samples: int, guidance_scale: float, *, gr
     return transformer_cost(model, 2 * samples if doubled else samples, gradient=gradient, gpu=gpu)
 
 
+def network_calls(model: ModelConfig, samples: float, guidance_scale: float) -> float:
+    """Count the calls of the network for one velocity: one, or one for each row if texts differ in length.
+
+    Args:
+        model: Section `model`.
+        samples: Number of images, possibly a mean.
+        guidance_scale: Guidance scale.
+    """
+    family = planned_family(model)
+    if family.equal_lengths:
+        return 1
+    return 2 * samples if family.classifier_free and guidance_scale != 1 else samples
+
+
 def transformer_cost(model: ModelConfig, samples: int, *, gradient: bool, gpu: bool) -> Cost:
     """Compute the cost of one transformer call.
 
@@ -208,7 +222,8 @@ def _image_bytes(model: ModelConfig) -> ImageBytes:
 
 def _inputs(model: ModelConfig, policy: FlowPolicy, samples: int) -> tuple[Tensor, Tensor, Conditioning]:
     config, dtype = part_config(model.path, "transformer"), dtype_of(model)
-    width = next(config[key] for key in ("cap_feat_dim", "text_hidden_dim", "joint_attention_dim") if key in config)
+    keys = ("cap_feat_dim", "text_hidden_dim", "context_in_dim", "joint_attention_dim")
+    width = next(config[key] for key in keys if key in config)
     # Krea 2 reads several layers of its text encoder.
     width *= config.get("num_text_layers", 1)
     # The mask is one more channel.

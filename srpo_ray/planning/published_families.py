@@ -1,11 +1,13 @@
-"""Configs of FLUX.2, Z-Image, Qwen-Image and Krea 2, so that a plan needs no download.
+"""Configs of FLUX.2, Z-Image, Qwen-Image, Krea 2 and Qwen-Image-2.1, so that a plan needs no download.
 
 They are facts of the models' public repositories, with what matters for shapes alone: the `config.json` files of
 black-forest-labs/FLUX.2-dev and of the four FLUX.2 klein models, of Tongyi-MAI/Z-Image-Turbo and of Qwen/Qwen-Image.
 The transformers of FLUX.2 are those of diffusers' `scripts/convert_flux2_to_diffusers.py`; the other files are from
 public projects that quote them. The transformer and the text encoder of Z-Image are those of Z-Image-Turbo. The
 transformer of Krea 2 is that of the defaults of its class in diffusers, its autoencoder is Qwen-Image's, and its text
-encoder is Qwen3-VL-4B-Instruct without output layer.
+encoder is Qwen3-VL-4B-Instruct without output layer. Transformer and autoencoder of Qwen-Image-2.1 are those of the
+defaults of their classes in diffusers, and its text encoder is Qwen3-VL-8B-Instruct; all three have the number of
+weights of its files. Qwen-Image-2.1-Turbo has the same.
 """
 
 from typing import Any
@@ -222,6 +224,58 @@ _KREA2: dict[str, Config] = {
     },
 }
 
+_QWEN_IMAGE21: dict[str, Config] = {
+    "transformer": {
+        "_class_name": "QwenImage21Transformer2DModel",
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+        "causal_condition": True,
+        "context_in_dim": 4096,
+        "in_channels": 64,
+        "mlp_ratio": 3,
+        "num_attention_heads": 32,
+        "num_layers": 32,
+        "out_channels": 64,
+        "patch_size": 1,
+    },
+    "vae": {
+        "_class_name": "AutoencoderKLQwenImage21",
+        "attn_scales": [],
+        "base_dim": 96,
+        "decoder_base_dim": 144,
+        "dim_mult": [1, 2, 4, 8, 8],
+        "in_channels": 4,
+        "is_residual": True,
+        "num_res_blocks": 2,
+        "out_channels": 4,
+        "temperal_downsample": [False, True, True, True],
+        "z_dim": 64,
+    },
+    "text_encoder": {
+        "architectures": ["Qwen3VLForConditionalGeneration"],
+        "tie_word_embeddings": False,
+        "text_config": {
+            "head_dim": 128,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 36,
+            "num_key_value_heads": 8,
+            "vocab_size": 151936,
+        },
+        "vision_config": {
+            "deepstack_visual_indexes": [8, 16, 24],
+            "depth": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "num_position_embeddings": 2304,
+            "out_hidden_size": 4096,
+            "patch_size": 16,
+        },
+    },
+}
+
 FAMILY_PIPELINES: dict[str, dict[str, Config]] = {
     "black-forest-labs/FLUX.2-klein-base-4B": _KLEIN_4B,
     "black-forest-labs/FLUX.2-klein-4B": _KLEIN_4B,
@@ -234,5 +288,7 @@ FAMILY_PIPELINES: dict[str, dict[str, Config]] = {
     "Qwen/Qwen-Image-2512": _QWEN_IMAGE,
     "krea/Krea-2-Raw": _KREA2,
     "krea/Krea-2-Turbo": _KREA2,
+    "Qwen/Qwen-Image-2.1": _QWEN_IMAGE21,
+    "Qwen/Qwen-Image-2.1-Turbo": _QWEN_IMAGE21,
 }
 """Configs of the parts of a pipeline, by its hub id."""

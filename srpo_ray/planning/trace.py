@@ -16,6 +16,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 _FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001, torch has no other name
 _FLASH_BACKWARD: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001
 
+_WHERE: Any = torch.where
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -118,24 +120,34 @@ class Meter(TorchDispatchMode):
 
 @contextmanager
 def _fused_kernels(*, normalisation: bool) -> Iterator[None]:
-    """Replace attention, and for a GPU normalisation, by single kernels.
+    """Replace attention, and for a GPU normalisation, by single kernels, and let `torch.where` take a mask of the CPU.
 
-    On the meta device torch would decompose them.
+    On the meta device torch would decompose them. Qwen-Image-2.1 reads the values of its masks, which are on the CPU.
     A `TorchFunctionMode` cannot do this: it is inactive inside the torch functions that it passes on.
     """
-    own = {"scaled_dot_product_attention": _attention} | ({"rms_norm": _rms_norm} if normalisation else {})
-    theirs = {name: getattr(functional, name) for name in own}
+    own: dict[tuple[Any, str], Any] = {
+        (functional, "scaled_dot_product_attention"): _attention,
+        (torch, "where"): _where,
+    }
+    if normalisation:
+        own[functional, "rms_norm"] = _rms_norm
+    theirs = {place: getattr(*place) for place in own}
     try:
-        for name, kernel in own.items():
-            setattr(functional, name, kernel)
+        for place, kernel in own.items():
+            setattr(*place, kernel)
         yield
     finally:
-        for name, function in theirs.items():
-            setattr(functional, name, function)
+        for place, function in theirs.items():
+            setattr(*place, function)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, **__: Any) -> Tensor:
     return _FLASH(query, key, value, attn_mask=attn_mask)[0]
+
+
+def _where(condition: Tensor, *values: Any) -> Any:
+    device = next((value.device for value in values if isinstance(value, Tensor)), condition.device)
+    return _WHERE(condition.to(device), *values)
 
 
 def _rms_norm(rows: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from srpo_ray.config import RunConfig
 from srpo_ray.planning.accounting import Part, present
 from srpo_ray.planning.context import call_cost
-from srpo_ray.planning.cost import decoder_cost, without_decoder
+from srpo_ray.planning.cost import decoder_cost, network_calls, without_decoder
 from srpo_ray.planning.host import forward_seconds, gradient_hooks, gradient_seconds, sampling_hooked
 from srpo_ray.planning.reward_models import RewardSize
 from srpo_ray.planning.schedule import evaluated_images, micro_batches, rollout_batches, schedule
@@ -46,16 +46,31 @@ def worker_work(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Work, ...]:
     again = decoder_cost(model, plan.images, sizes, gradient=False, gpu=gpu).forward_flops if plan.measured else 0.0
     reuse = config.rollout.reuse
     rollouts, gradients = count * plan.sampled_work, count * plan.trained_work
-    calls = rollout_batches(config) * (plan.forward + plan.compared), count * plan.gradients * plan.mean_chained
     sampled = rollouts * forward + count * plan.compared * compared
     sampled_s = forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
     trained_s = gradient_seconds(model, plan.in_flight, gradient_hooks(config)) if gpu else 0.0
     name = "rollout" if reuse == 1 else f"rollout, mean over {reuse} updates"
     return (
-        Work(name, sampled, calls[0] * sampled_s),
-        Work("gradient steps", gradients * _both(call), calls[1] * trained_s),
+        Work(name, sampled, _calls_without_gradient(config) * sampled_s),
+        Work("gradient steps", gradients * _both(call), count * _calls_with_gradient(config) * trained_s),
         Work("VAE decoder", count * (plan.decodings * _both(decoder) + again)),
     )
+
+
+def _calls_without_gradient(config: RunConfig) -> float:
+    """Count the calls of the network without gradient of one worker in an update."""
+    model, plan, batches = config.model, schedule(config), rollout_batches(config)
+    together = micro_batches(config) / batches
+    rolled_out = network_calls(model, together * plan.rolled_out * plan.forward_size, config.rollout.guidance_scale)
+    compared = network_calls(model, together * plan.images, plan.guidance_scale)
+    return batches * (plan.forward * rolled_out + plan.compared * compared)
+
+
+def _calls_with_gradient(config: RunConfig) -> float:
+    """Count the calls of the network with gradient for one micro-batch."""
+    plan = schedule(config)
+    each = network_calls(config.model, plan.samples * plan.gradient_size, plan.guidance_scale)
+    return plan.gradients * plan.mean_chained * each
 
 
 def mean_work(works: Sequence[tuple[Work, ...]]) -> tuple[Work, ...]:
@@ -89,7 +104,8 @@ def evaluation_work(config: RunConfig, sizes: tuple[int, ...]) -> Work | None:
     images = -(-evaluation.num_prompts * evaluation.samples_per_prompt // training.data_workers)
     step = call_cost(config, batch, evaluation.guidance_scale, gradient=False).forward_flops / batch
     decoding = decoder_cost(without_decoder(model), batch, sizes, gradient=False, gpu=gpu).forward_flops / batch
-    calls = -(-images // evaluation.batch_size) * evaluation.calls
+    each = network_calls(model, batch, evaluation.guidance_scale)
+    calls = -(-images // evaluation.batch_size) * evaluation.calls * each
     host_s = calls * forward_seconds(model, hooked=sampling_hooked(config)) if gpu else 0.0
     return Work("evaluation", images * (evaluation.calls * step + decoding), host_s)
 
@@ -142,12 +158,8 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
         )
     once = others * gathered(tensors, training, element_size)
     # Every call with gradient gathers the weights twice, for its forward and for its backward pass.
-    calls = 2 * plan.gradients * plan.mean_chained
-    rollouts = (
-        plan.sampling + plan.phases - 1
-        if training.gather_for_rollout
-        else rollout_batches(config) * (plan.forward + plan.compared)
-    )
+    calls = 2 * _calls_with_gradient(config)
+    rollouts = plan.sampling + plan.phases - 1 if training.gather_for_rollout else _calls_without_gradient(config)
     # In a group, the first gather of an update makes the group's copy.
     first = 1 - min(1, rollouts) if training.shard_group_size else count * calls
     return present(
@@ -159,11 +171,11 @@ def worker_traffic(config: RunConfig) -> tuple[Part, ...]:
 
 def group_traffic(config: RunConfig) -> tuple[Part, ...]:
     """Compute the bytes between one worker and those of its group of `training.shard_group_size` in an update."""
-    size, plan = config.training.shard_group_size, schedule(config)
+    size = config.training.shard_group_size
     if size is None:
         return ()
     once = (size - 1) / size * gathered(parameters(config.model), config.training, dtype_of(config.model).itemsize)
-    calls = 2 * plan.gradients * plan.mean_chained
+    calls = 2 * _calls_with_gradient(config)
     return present(Part(f"weights gathered in groups of {size}", int(micro_batches(config) * calls * once)))
 
 

@@ -9,12 +9,15 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    AutoencoderKLQwenImage21,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Pipeline,
     Flux2Transformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
+    QwenImage21Pipeline,
+    QwenImage21Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     ZImagePipeline,
@@ -27,11 +30,15 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
     Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     Qwen3VLModel,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from srpo_ray.small_world.weights import WEIGHTS
@@ -199,16 +206,19 @@ def save_tiny_qwen_image(folder: Path) -> Path:
     return folder
 
 
+def _qwen3_vl(vocabulary: int, layers: int) -> Qwen3VLConfig:
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0, "mrope_interleaved": True}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "deepstack_visual_indexes": [0]}
+    return Qwen3VLConfig(
+        text_config={"vocab_size": vocabulary, "num_hidden_layers": layers, "rope_parameters": rope, **_TEXT},
+        vision_config={**vision, "out_hidden_size": WIDTH, "num_position_embeddings": 16},
+    )
+
+
 def save_tiny_krea2(folder: Path, *, distilled: bool = False) -> Path:
     """A pipeline of Krea 2, whose transformer reads three layers of the encoder."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0, "mrope_interleaved": True}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "deepstack_visual_indexes": [0]}
-    config = Qwen3VLConfig(
-        text_config={"vocab_size": len(tokenizer), "num_hidden_layers": 4, "rope_parameters": rope, **_TEXT},
-        vision_config={**vision, "out_hidden_size": WIDTH, "num_position_embeddings": 16},
-    )
     transformer = Krea2Transformer2DModel(
         in_channels=16,
         num_layers=2,
@@ -231,11 +241,52 @@ def save_tiny_krea2(folder: Path, *, distilled: bool = False) -> Path:
     Krea2Pipeline(
         scheduler=_dynamic(base_shift=0.5, max_shift=1.15, max_image_seq_len=6400),
         vae=_qwen_image_vae(),
-        text_encoder=Qwen3VLModel(config),
+        text_encoder=Qwen3VLModel(_qwen3_vl(len(tokenizer), 4)),
         tokenizer=tokenizer,
         transformer=transformer,
         text_encoder_select_layers=(1, 2, 4),
         is_distilled=distilled,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_qwen_image21(folder: Path, *, sample_sigmas: list[float] | None = None) -> Path:
+    """A pipeline of Qwen-Image-2.1, with a fourth channel in its autoencoder; fixed sigmas are those of Turbo."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"], special_tokens=True)
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessor(), tokenizer, Qwen3VLVideoProcessor(), chat_template=tokenizer.chat_template
+    )
+    encoder = Qwen3VLForConditionalGeneration(_qwen3_vl(len(tokenizer), 2))
+    # The transformer reads features from before this norm, so a family that reads them behind it draws other images.
+    torch.nn.init.uniform_(encoder.model.language_model.norm.weight, 0.5, 2)
+    transformer = QwenImage21Transformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        context_in_dim=WIDTH,
+        axes_dims_rope=(4, 6, 6),
+    )
+    torch.nn.init.normal_(transformer.txt_in.text_norm.weight, std=0.1)
+    dynamic = _dynamic(base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02)
+    QwenImage21Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler() if sample_sigmas else dynamic,
+        vae=AutoencoderKLQwenImage21(
+            base_dim=8,
+            decoder_base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 1, 1, 1, 1],
+            num_res_blocks=1,
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.5, 0.8, 2.0, 1.0],
+        ),
+        text_encoder=encoder,
+        processor=processor,
+        transformer=transformer,
+        sample_sigmas=sample_sigmas,
     ).save_pretrained(folder)
     return folder
 
@@ -252,7 +303,19 @@ SAVERS: dict[str, Callable[[Path], Path]] = {
     "z_image": save_tiny_z_image,
     "qwen_image": save_tiny_qwen_image,
     "krea2": save_tiny_krea2,
+    "qwen_image21": save_tiny_qwen_image21,
 }
 """Name of a family -> function that saves its tiny pipeline in a folder, and returns the pipeline's path."""
 LENGTHS = {"flux": 16, "sd3": 16, "flux2_klein": 96, "flux2": 96, "z_image": 96, "qwen_image": 192, "krea2": 192}
+LENGTHS |= {"qwen_image21": 192}
 """`model.max_sequence_length` of each, which no prompt of the tests exceeds."""
+
+
+def length_keywords(name: str) -> dict[str, int]:
+    """Keywords of a family's pipeline that give it the length of `LENGTHS`; Qwen-Image-2.1 truncates no text."""
+    return {} if name == "qwen_image21" else {"max_sequence_length": LENGTHS[name]}
+
+
+def over_white(images: torch.Tensor) -> torch.Tensor:
+    """Images without their fourth channel, where transparent pixels are white."""
+    return torch.lerp(torch.ones_like(images[:, :3]), images[:, :3], images[:, 3:])

@@ -59,7 +59,7 @@ def run_of(name: str, path: Path, lora: str | None) -> RunConfig:
 @pytest.mark.long
 def test_two_workers_at_zero_3_change_the_weights_as_one_with_whole_weights(tmp_path: Path) -> None:
     alone = {}
-    for name in ("flux2", "z_image", "qwen_image", "krea2"):
+    for name in ("flux2", "z_image", "qwen_image", "krea2", "qwen_image21"):
         path = SAVERS[name](tmp_path / name)
         for kind, lora in (("all weights", None), ("adapters", "{rank: 2, alpha: 2}")):
             alone[f"{name}, {kind}"] = run_of(name, path, lora)

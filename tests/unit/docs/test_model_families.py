@@ -8,26 +8,26 @@ from typing import Any
 
 import pytest
 
-from srpo_ray.models.families import FAMILIES, FLUX, FLUX2, FLUX2_KLEIN, KREA2, QWEN_IMAGE, SD3, Z_IMAGE
+from srpo_ray.models.families import FAMILIES, FLUX, FLUX2, FLUX2_KLEIN, KREA2, QWEN_IMAGE, QWEN_IMAGE21, SD3, Z_IMAGE
 from srpo_ray.planning.verification import RECIPES
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "model_families.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
 COLUMNS = {"flux": FLUX, "sd3": SD3, "flux2_klein": FLUX2_KLEIN, "flux2": FLUX2, "z_image": Z_IMAGE}
-COLUMNS |= {"qwen_image": QWEN_IMAGE, "krea2": KREA2}
+COLUMNS |= {"qwen_image": QWEN_IMAGE, "krea2": KREA2, "qwen_image21": QWEN_IMAGE21}
 """Name of a family in tests -> the family, in the order of the table."""
-NAMES = ("FLUX.1", "SD3", "FLUX.2 klein", "FLUX.2 dev", "Z-Image", "Qwen-Image", "Krea 2")
+NAMES = ("FLUX.1", "SD3", "FLUX.2 klein", "FLUX.2 dev", "Z-Image", "Qwen-Image", "Krea 2", "Qwen-Image-2.1")
 ONLY = {
     "test_sd3_learns_with_classifier_free_guidance_and_its_export_draws_the_same": {"sd3"},
     "test_two_ranks_load_each_newer_family_into_halves_and_compute_its_velocity": {"flux2", "z_image", "qwen_image"},
     "test_two_workers_at_zero_3_change_the_weights_as_one_with_whole_weights": {
-        *("flux2", "z_image", "qwen_image", "krea2")
+        *("flux2", "z_image", "qwen_image", "krea2", "qwen_image21")
     },
     "test_sweep_file_trains_what_it_searches_and_measures_what_it_chooses_by": {"flux", "sd3"},
     "test_threshold_of_zero_draws_the_images_without_a_cache_to_the_bit": {"flux", "sd3"},
     "test_published_families.py::test_model_has_the_number_of_weights_of_its_files": {
-        *("flux2_klein", "flux2", "z_image", "qwen_image", "krea2")
+        *("flux2_klein", "flux2", "z_image", "qwen_image", "krea2", "qwen_image21")
     },
     "test_kohyas_file_of_krea_2_is_merged_as_by_diffusers_under_the_authors_names_and_as_by_hand": {"krea2"},
 }
@@ -80,8 +80,10 @@ def test_cell_says_no_where_the_family_refuses_the_setting() -> None:
     context = next(found for claim, found in cells.items() if "context_parallel" in claim)
     cache = next(found for claim, found in cells.items() if "cache_threshold" in claim)
     decoder = next(found for claim, found in cells.items() if "model.decoder" in claim)
+    compiled = next(found for claim, found in cells.items() if "model.compile" in claim)
     assert context == [family.context_parallel for family in COLUMNS.values()]
     assert cache == [family.block_cache for family in COLUMNS.values()]
+    assert compiled == [family.equal_lengths for family in COLUMNS.values()]
     assert decoder == [family.vae == "AutoencoderKL" for family in COLUMNS.values()]
 
 

@@ -17,7 +17,7 @@ from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.registry import policy_class
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.text_encoders import encode_prompts
-from tests.helpers.models.tiny_families import LENGTHS, SAVERS, save_tiny_krea2
+from tests.helpers.models.tiny_families import LENGTHS, SAVERS, length_keywords, over_white, save_tiny_krea2
 
 PROMPTS = ["a red circle on a gray background", "a blue square"]
 CASES = [
@@ -33,12 +33,16 @@ CASES = [
     ("qwen_image", 4.0, {"true_cfg_scale": 4.0, "negative_prompt": [" ", " "]}),
     ("krea2", 1.0, {"guidance_scale": 0.0}),
     ("krea2", 5.5, {"guidance_scale": 4.5}),
+    ("qwen_image21", 1.0, {"true_cfg_scale": 1.0}),
+    ("qwen_image21", 4.0, {"true_cfg_scale": 4.0, "negative_prompt": " "}),
 ]
 """Family, the project's guidance scale, and the keywords of the pipeline that mean the same."""
 
 
 SQUARE, TALL, WIDE = (64, 64), (96, 48), (48, 80)
 """Height and width in pixels."""
+OF_32 = {TALL: (96, 64), WIDE: (32, 96)}
+"""Sizes for Qwen-Image-2.1, whose sides are multiples of 32 pixels."""
 
 
 def policy_for(path: Path, size: tuple[int, int] = SQUARE) -> FlowPolicy:
@@ -62,22 +66,31 @@ def drawn_by_diffusers(
         "z_image": unpack(noise, height // 8, width // 8),
         "qwen_image": noise,
         "krea2": noise,
+        "qwen_image21": noise,
     }[name]
-    return pipeline(
-        prompt=list(PROMPTS),
-        height=height,
-        width=width,
-        num_inference_steps=4,
-        max_sequence_length=LENGTHS[name],
-        latents=latents,
-        output_type=output,
-        **keywords,
-    ).images
+
+    def draw(prompts: list[str], latents: Tensor) -> Tensor:
+        return pipeline(
+            prompt=prompts,
+            height=height,
+            width=width,
+            num_inference_steps=4,
+            latents=latents,
+            output_type=output,
+            **length_keywords(name),
+            **keywords,
+        ).images
+
+    if name != "qwen_image21":
+        return draw(list(PROMPTS), latents)
+    # The images of a call of this pipeline depend on the longest of its prompts.
+    drawn = torch.cat([draw([prompt], each) for prompt, each in zip(PROMPTS, latents.split(1), strict=True)])
+    return over_white(drawn) if output == "pt" else drawn
 
 
 def as_latents(name: str, policy: FlowPolicy, tokens: Tensor) -> Tensor:
     """Convert tokens to the latents that the pipeline returns."""
-    if name in ("flux", "flux2", "qwen_image", "krea2"):
+    if name in ("flux", "flux2", "qwen_image", "krea2", "qwen_image21"):
         return tokens
     if name in ("sd3", "z_image"):
         return unpack(tokens, *policy.latent_size)
@@ -114,6 +127,7 @@ def test_rollout_and_images_of_another_height_and_width_are_those_of_the_pipelin
     tiny: Callable[[str], Path], name: str, guidance_scale: float, keywords: dict[str, Any], size: tuple[int, int]
 ) -> None:
     path = tiny(name)
+    size = OF_32[size] if name == "qwen_image21" else size
     # A run trains at one size and evaluates at another.
     policy, family, model = policy_for(path), family_of(str(path)), ModelConfig(path=str(path), resolution=size)
     conditioning = encode_prompts(str(path), [*PROMPTS, *family.guidance_texts], LENGTHS[name])
@@ -147,21 +161,27 @@ def test_distilled_krea_2_is_sampled_with_the_fixed_shift_of_its_pipeline(
 def test_encoding_is_the_inverse_of_the_decoders_normalisation(
     tiny: Callable[[str], Path], name: str, size: tuple[int, int]
 ) -> None:
+    transparent = name == "qwen_image21"
+    size = OF_32.get(size, size) if transparent else size
     policy = policy_for(tiny(name), size)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     tokens = policy.encode(image)
     assert tokens.shape == (1, *policy.token_shape)
-    pixels, frames = image * 2 - 1, name in ("qwen_image", "krea2")
+    opaque = torch.cat([image, torch.ones(1, 1, *size)], dim=1) if transparent else image
+    pixels, frames = opaque * 2 - 1, name in ("qwen_image", "krea2", "qwen_image21")
     (posterior,) = policy.vae.encode(pixels.unsqueeze(2) if frames else pixels, return_dict=False)
     latents = posterior.mode()
     latents = latents[:, :, 0] if frames else latents
     decoded = policy.vae.decode(latents.unsqueeze(2) if frames else latents, return_dict=False)[0]
-    expected = (decoded[:, :, 0] if frames else decoded) / 2 + 0.5
-    torch.testing.assert_close(policy.decode(tokens), expected.clamp(0, 1), rtol=0, atol=2e-5)
-    assert pack(latents).shape == tokens.shape
+    expected = ((decoded[:, :, 0] if frames else decoded) / 2 + 0.5).clamp(0, 1)
+    expected = over_white(expected) if transparent else expected
+    torch.testing.assert_close(policy.decode(tokens), expected, rtol=0, atol=2e-5)
+    assert (latents.flatten(2).transpose(1, 2) if transparent else pack(latents)).shape == tokens.shape
 
 
 def test_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}')
-    with pytest.raises(ValueError, match=r"FluxPipeline.*Flux2KleinPipeline.*Krea2Pipeline, got 'KolorsPipeline'"):
+    with pytest.raises(
+        ValueError, match=r"FluxPipeline.*Flux2KleinPipeline.*QwenImage21Pipeline, got 'KolorsPipeline'"
+    ):
         family_of(str(tmp_path))

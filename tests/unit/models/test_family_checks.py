@@ -36,6 +36,11 @@ from tests.helpers.models.tiny_families import SAVERS, save_tiny_flux2_klein
             {"model.vae_checkpointing": True},
             r"model.vae_checkpointing: expected false with a QwenImagePi",
         ),
+        (
+            "qwen_image21",
+            {"model.compile": True, "training.gather_blocks": True},
+            r"model.compile: expected false with a QwenImage21Pipe.* got true; rem",
+        ),
         ("qwen_image", {"model.vae_channels_last": True}, r"model.vae_channels_last: .* of videos .* got true; remove"),
     ],
 )
@@ -132,7 +137,9 @@ def test_flux_without_an_input_for_guidance_is_schnell_which_may_ignore_its_scal
     check_guidance(with_guidance(tiny_run, str(tmp_path), 3.5))
 
 
-@pytest.mark.parametrize(("name", "most"), [("flux2", 512), ("z_image", 1504), ("qwen_image", 1024)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("flux2", 512), ("z_image", 1504), ("qwen_image", 1024), ("qwen_image21", 8191)]
+)
 def test_texts_without_room_for_a_prompt_or_too_long_are_refused(
     tiny: Callable[[str], Path], name: str, most: int
 ) -> None:

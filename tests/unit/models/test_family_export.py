@@ -16,9 +16,15 @@ from srpo_ray.inference.export import COMFYUI_LORA, DIFFUSERS_LORA, save_weights
 from srpo_ray.models.families import family_of
 from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.trainable import add_adapters
-from tests.helpers.models.tiny_families import LENGTHS, SAVERS
+from tests.helpers.models.tiny_families import SAVERS, length_keywords
 
 PROMPTS = ["a red circle on a gray background"]
+WITHOUT_GUIDANCE = {
+    "krea2": {"guidance_scale": 0.0},
+    "qwen_image": {"true_cfg_scale": 1.0},
+    "qwen_image21": {"true_cfg_scale": 1.0},
+}
+"""Keywords of pipelines without guidance, where they are not a `guidance_scale` of 1."""
 
 
 def lora_run(tiny_run: RunConfig, path: Path) -> RunConfig:
@@ -44,10 +50,10 @@ def drawn(pipeline: Any, name: str) -> Tensor:
         height=64,
         width=64,
         num_inference_steps=2,
-        max_sequence_length=LENGTHS[name],
+        **length_keywords(name),
         generator=torch.Generator().manual_seed(0),
         output_type="pt",
-        **{"qwen_image": {"true_cfg_scale": 1.0}, "krea2": {"guidance_scale": 0.0}}.get(name, {"guidance_scale": 1.0}),
+        **WITHOUT_GUIDANCE.get(name, {"guidance_scale": 1.0}),
     ).images
 
 
@@ -88,10 +94,14 @@ NAMED_BY_COMFYUI = {
         r"transformer_blocks\.\d+\.attn\.to_gate",
         r"text_fusion\.(layerwise|refiner)_blocks\.\d+\.attn\.to_gate",
     ),
+    "qwen_image21": (
+        r"transformer_blocks\.\d+\.attn\.(to_[qkv]|to_out\.0)",
+        r"transformer_blocks\.\d+\.img_mlp\.(gate_layer|proj|out)",
+    ),
 }
 """Names that ComfyUI takes behind `transformer.`: `flux_to_diffusers`, `z_image_to_diffusers` and `krea2_to_diffusers`
 of its `comfy/utils.py`, and the layers of `comfy/ldm/qwen_image/model.py`, by `model_lora_keys_unet` of
-`comfy/lora.py`."""
+`comfy/lora.py`, which names the two halves of a fused layer of Qwen-Image-2.1."""
 
 
 @pytest.mark.parametrize("name", NAMED_BY_COMFYUI)

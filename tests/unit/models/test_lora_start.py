@@ -18,9 +18,15 @@ from srpo_ray.models.families import family_of
 from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.lora_start import check_lora_start
 from srpo_ray.models.trainable import load_base, load_tuned
-from tests.helpers.models.tiny_families import LENGTHS, SAVERS
+from tests.helpers.models.tiny_families import SAVERS, length_keywords
 
 RANK = 2
+WITHOUT_GUIDANCE = {
+    "krea2": {"guidance_scale": 0.0},
+    "qwen_image": {"true_cfg_scale": 1.0},
+    "qwen_image21": {"true_cfg_scale": 1.0},
+}
+"""Keywords of pipelines without guidance, where they are not a `guidance_scale` of 1."""
 SCALE = 1.5
 """Alpha / rank of the files."""
 
@@ -59,6 +65,9 @@ COMFYUI: dict[str, dict[str, list[str]]] = {
         "diffusion_model.blocks.1.attn.gate": ["transformer_blocks.1.attn.to_gate"],
         "diffusion_model.blocks.0.mlp.gate": ["transformer_blocks.0.ff.gate"],
         "diffusion_model.txtfusion.refiner_blocks.1.attn.wv": ["text_fusion.refiner_blocks.1.attn.to_v"],
+    },
+    "qwen_image21": {
+        "diffusion_model.transformer_blocks.1.img_mlp.gate_layer": ["transformer_blocks.1.img_mlp.gate_layer"]
     },
 }
 """Names of ComfyUI's own models -> layers of diffusers."""
@@ -101,10 +110,10 @@ def drawn(path: str, name: str, transformer: Any = None, lora: Path | None = Non
         height=64,
         width=64,
         num_inference_steps=2,
-        max_sequence_length=LENGTHS[name],
+        **length_keywords(name),
         generator=torch.Generator().manual_seed(0),
         output_type="pt",
-        **{"qwen_image": {"true_cfg_scale": 1.0}, "krea2": {"guidance_scale": 0.0}}.get(name, {"guidance_scale": 1.0}),
+        **WITHOUT_GUIDANCE.get(name, {"guidance_scale": 1.0}),
     ).images
 
 

@@ -193,6 +193,25 @@ def test_weights_are_gathered_for_rollouts_in_updates_that_sample_alone() -> Non
     assert sent({"rollout.source": "base_model"}) is None
 
 
+@pytest.mark.parametrize(
+    ("path", "for_each_sample", "for_guidance"), [("Qwen/Qwen-Image", 1, 1), ("Qwen/Qwen-Image-2.1", 4, 2)]
+)
+def test_weights_are_gathered_for_every_sample_and_for_guidance_where_texts_differ_in_length(
+    path: str, for_each_sample: int, for_guidance: int
+) -> None:
+    halves = ("training.num_workers=2", "training.zero_stage=3", "training.gather_for_rollout=false")
+    layers = [RECIPES / "qwen_image_lora_80gb.yaml", RECIPES / "rewards_own_node.yaml"]
+    config = load_run(layers, [f"model.path={path}", "training.micro_batch_size=4", *halves])
+    single = {"training.micro_batch_size": 1}
+    plain = {"rollout.guidance_scale": 1.0, "algorithm.guidance_scale": 1.0}
+    fours, ones, unguided = (
+        {part.name: part.bytes for part in worker_traffic(apply(config, changes))} for changes in ({}, single, plain)
+    )
+    for name in ("weights gathered for rollouts", "weights gathered for gradients"):
+        assert ones[name] * for_each_sample == pytest.approx(4 * fours[name])
+        assert unguided[name] * for_guidance == pytest.approx(fours[name])
+
+
 def test_reused_rollouts_are_held_all_the_time(tiny_run: RunConfig) -> None:
     config = {"training.num_workers": 2, "training.batch_size": 8, "rollout.reuse": 4}
     plan = make_plan(apply(tiny_run, config), Hardware())

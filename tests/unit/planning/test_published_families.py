@@ -1,4 +1,4 @@
-"""Published configs of FLUX.2, Z-Image, Qwen-Image and Krea 2: sizes and shapes against those of the weight files.
+"""Published configs of the newer families: sizes and shapes against those of the weight files.
 
 Totals and shapes are those of the weight files, as public inventories of these files list them.
 """
@@ -12,6 +12,7 @@ from srpo_ray.planning.shapes import build_transformer, parameters, planned_fami
 
 QWEN3_4B, QWEN3_8B, MISTRAL_SMALL, QWEN25_VL_7B = 4_022_468_096, 8_190_735_360, 24_011_361_280, 8_292_166_656
 QWEN3_VL_4B = 4_437_815_808
+QWEN3_VL_8B = 8_767_123_696
 FLUX2_VAE = 84_046_115
 SIZES = {
     # Transformer, its tensors, text encoder, autoencoder.
@@ -22,6 +23,7 @@ SIZES = {
     "Tongyi-MAI/Z-Image-Turbo": (6_154_908_736, 453 + 2 * 34, QWEN3_4B, 83_819_683),
     "Qwen/Qwen-Image": (20_430_401_088, None, QWEN25_VL_7B, 126_892_531),
     "krea/Krea-2-Raw": (12_820_073_036, 430, QWEN3_VL_4B, 126_892_531),
+    "Qwen/Qwen-Image-2.1": (7_115_124_736, 297, QWEN3_VL_8B, 337_740_404),
 }
 KREA2_BYTES = 26_283_332_608
 """Size of the transformer's file, for Raw and Turbo: its blocks are in bfloat16, the rest in float32."""
@@ -45,6 +47,14 @@ SHAPES = {
         "transformer_blocks.59.txt_mod.1.weight": (18432, 3072),
         "txt_in.weight": (3072, 3584),
         "proj_out.weight": (64, 3072),
+    },
+    "Qwen/Qwen-Image-2.1-Turbo": {
+        "transformer_blocks.31.attn.to_out.0.weight": (4096, 4096),
+        # Halves of ComfyUI's `img_mlp.gate_up.weight`, 24576 x 4096.
+        "transformer_blocks.31.img_mlp.gate_layer.weight": (12288, 4096),
+        "transformer_blocks.31.img_mlp.proj.weight": (12288, 4096),
+        "modulation.1.weight": (16384, 4096),
+        "norm_out.linear.weight": (4096, 4096),
     },
 }
 
@@ -91,3 +101,17 @@ def test_classifier_free_guidance_doubles_the_work_of_klein() -> None:
     klein = model("black-forest-labs/FLUX.2-klein-base-4B")
     plain, guided = (velocity_cost(klein, 1, scale, gradient=False, gpu=True).forward_flops for scale in (1.0, 4.0))
     assert guided == pytest.approx(2 * plain, rel=1e-3)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_work_of_qwen_image_2_1_is_that_of_its_layers_for_full_texts(samples: int) -> None:
+    text, image, width, layers = 512, 64 * 64, 4096, 32
+    tokens = text + image
+    blocks = layers * 2 * tokens * (4 * width * width + 3 * width * 3 * width)
+    # Two products of each attention: text with text, and the image with all tokens.
+    attention = layers * 4 * width * (text * text + image * tokens)
+    ends = 2 * (text * 2 * width * width + image * 64 * width + tokens * 64 * width)
+    # Time embedding, modulation and the scale of the last norm, for each sample and for the time 0.
+    times = 2 * (samples + 1) * (256 * width + width * width + 4 * width * width + width * width)
+    found = velocity_cost(model("Qwen/Qwen-Image-2.1"), samples, 1.0, gradient=False, gpu=True).forward_flops
+    assert found == samples * (blocks + attention + ends) + times
