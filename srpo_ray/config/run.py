@@ -234,7 +234,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
-        if self.model.sizes is not None:
+        several = self.model.sizes is not None
+        self.algorithm.check_micro_batch(self.training.micro_batch_size, several_sizes=several)
+        if several:
             check_sizes_of_run(self.rollout, self.training, self.evaluation)
         return self
 
@@ -285,12 +287,6 @@ class RunConfig(Section):
                 f"expected data.pairs to be unset with algorithm.type={self.algorithm.type}, got {pairs!r}; its updates"
                 f" read no judged images, so unset data.pairs, or choose {others} with source pairs or labels"
             )
-        if pairs and self.model.sizes is not None:
-            raise ValueError(
-                "expected one size of images with data.pairs, got model.sizes; both images of a pair must have one"
-                " size, so set model.resolution alone"
-            )
-        self.algorithm.check_micro_batch(self.training.micro_batch_size)
         return self
 
     @model_validator(mode="after")

@@ -189,11 +189,12 @@ class AlgorithmSection(Section):
             ValueError: If they do not fit.
         """
 
-    def check_micro_batch(self, size: int | None) -> None:
+    def check_micro_batch(self, size: int | None, *, several_sizes: bool = False) -> None:
         """Check the settings against the size of a forward pass.
 
         Args:
             size: `training.micro_batch_size`.
+            several_sizes: True with `model.sizes`, whose forward passes have one prompt.
 
         Raises:
             ValueError: If it does not fit.

@@ -66,8 +66,14 @@ class PreferenceConfig(PreferenceOptions):
             kept=points * (len(self.anchor.weights) + inverted) / group + self.samples_images + states,
         )
 
-    def check_micro_batch(self, size: int | None) -> None:
+    def check_micro_batch(self, size: int | None, *, several_sizes: bool = False) -> None:
         """Check that `kto` and `contrastive` have enough images in a forward pass, whatever the number of workers."""
+        if several_sizes and self.loss in ("kto", "contrastive"):
+            raise ValueError(
+                f"expected one size of images with algorithm.loss={self.loss}, got model.sizes; the loss compares the"
+                " prompts of a forward pass, and with several sizes it has one prompt: set model.resolution alone, or"
+                " change the loss"
+            )
         if self.loss == "contrastive" and (size or 0) < LEAST_CAPTIONS:
             raise ValueError(
                 f"expected training.micro_batch_size of at least {LEAST_CAPTIONS} with algorithm.loss=contrastive, got"
