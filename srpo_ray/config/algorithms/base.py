@@ -54,6 +54,8 @@ class Calls(NamedTuple):
     """Images per prompt."""
     passes_per_prompt: int = 1
     """Micro-batches among which the images of a prompt are divided equally."""
+    rollout_parts: int = 1
+    """Equal parts of the images of a micro-batch that are sampled and decoded one after another."""
     rows_with_gradient: int | None = None
     """States of a prompt in the largest call with gradient of a micro-batch; None has one for each image."""
     crosses_texts: bool = False
