@@ -23,6 +23,8 @@ PREFERENCES = (
     "pair_points",
     "step_pairs",
     "contrast_pairs",
+    "biased_pairs",
+    "few_steps",
 )
 """Experiments on preferences."""
 EXPERIMENTS = ("methods", *VARIANTS, "samplers", "estimators", "hacking", "common_text", "distribution", *PREFERENCES)

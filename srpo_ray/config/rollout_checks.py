@@ -28,6 +28,19 @@ def check_batch(rollout: RolloutConfig, training: TrainingConfig, sampled_per_pa
         )
 
 
+def check_no_batch(rollout: RolloutConfig) -> None:
+    """Check that `rollout.batch_size` joins no micro-batches whose images are sampled in parts.
+
+    Raises:
+        ValueError: If it is set.
+    """
+    if rollout.batch_size is not None:
+        raise ValueError(
+            f"expected no rollout.batch_size with algorithm.images_per_pass, got {rollout.batch_size}; one samples the"
+            " images of several micro-batches at once, the other divides those of one: remove one of the two"
+        )
+
+
 def check_sizes_of_run(rollout: RolloutConfig, training: TrainingConfig, evaluation: EvaluationConfig) -> None:
     """Check that a run can train on images of several sizes: those of a transformer call have one size.
 

@@ -16,6 +16,7 @@ from srpo_ray.config.rewards import RewardsConfig
 from srpo_ray.config.rollout_checks import (
     check_batch,
     check_block_cache,
+    check_no_batch,
     check_rollout_base,
     check_sizes_of_run,
     check_some_sampled,
@@ -123,13 +124,13 @@ class RunConfig(Section):
 
     @property
     def sampled_per_pass(self) -> int:
-        """Number of images that the trained model samples for a micro-batch, in an update that samples."""
+        """Number of images that the trained model samples at once for a micro-batch, in an update that samples."""
         if not self.samples_rollouts:
             return 0
         calls, size = self.algorithm.total_calls(self.rollout.num_steps), self.training.pass_size
         replaced = self.data.images and not self.algorithm.samples_for_images
         real = round(self.data.image_ratio * size) if replaced else 0
-        return (size - real) * (calls.images_per_prompt // calls.passes_per_prompt)
+        return (size - real) * (calls.images_per_prompt // calls.passes_per_prompt // calls.rollout_parts)
 
     @property
     def rollout_passes(self) -> int:
@@ -235,7 +236,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
-        if self.model.sizes is not None:
+        several = self.model.sizes is not None
+        self.algorithm.check_micro_batch(self.training.micro_batch_size, several_sizes=several)
+        if several:
             check_sizes_of_run(self.rollout, self.training, self.evaluation)
         return self
 
@@ -256,6 +259,8 @@ class RunConfig(Section):
         rollout, training, sampled = self.rollout, self.training, self.samples_rollouts
         if not self.data.reads_prompts and not self.algorithm.samples_for_images:
             check_some_sampled(rollout)
+        if self.algorithm.total_calls(rollout.num_steps).rollout_parts > 1:
+            check_no_batch(rollout)
         check_batch(rollout, training, self.sampled_per_pass if sampled else None)
         check_block_cache(rollout, training, self.algorithm, self.zero_stage, by_policy=sampled)
         check_rollout_base(rollout, self.model, training, self.algorithm, self.zero_stage)
@@ -286,12 +291,6 @@ class RunConfig(Section):
                 f"expected data.pairs to be unset with algorithm.type={self.algorithm.type}, got {pairs!r}; its updates"
                 f" read no judged images, so unset data.pairs, or choose {others} with source pairs or labels"
             )
-        if pairs and self.model.sizes is not None:
-            raise ValueError(
-                "expected one size of images with data.pairs, got model.sizes; both images of a pair must have one"
-                " size, so set model.resolution alone"
-            )
-        self.algorithm.check_micro_batch(self.training.micro_batch_size)
         return self
 
     @model_validator(mode="after")

@@ -52,6 +52,18 @@ class Texts:
         return PromptRows.plain(given.captions if given else [])
 
     @property
+    def given(self) -> RealImages | None:
+        """Real or judged images; None without any."""
+        return self.judged.images if self.judged else self.images
+
+    @property
+    def images_of_captions(self) -> list[tuple[int, ...]]:
+        """Indices in `given` of the images of each caption: a real image, or the images of a judgement."""
+        if self.judged:
+            return [row.images for row in self.judged.rows]
+        return [(index,) for index in range(len(self.captions))]
+
+    @property
     def trained(self) -> PromptRows:
         """Rows that the run trains on: captions of the real or judged images first, then prompts."""
         return self.captions + self.training

@@ -8,6 +8,7 @@ from pathlib import Path
 from srpo_ray.algorithms.registry import algorithm_class
 from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.load import ConfigError, load_run
+from srpo_ray.data.sizes import nearest_size
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
 from srpo_ray.launch.control_words import check_control_words, unread_words_notes
@@ -26,7 +27,7 @@ from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.inputs import input_hashes, keep_inputs
 from srpo_ray.runs.start_from import check_start
 from srpo_ray.runs.storage import below, require_writable
-from srpo_ray.small_world.truth import check_truth_size
+from srpo_ray.small_world.truth import RENDERED, check_embedded_size, check_truth_size
 from srpo_ray.tracking.runs import tracking_uri
 from srpo_ray.tracking.sinks import check_sinks
 
@@ -107,7 +108,7 @@ def check_model(path: str) -> None:
 
 
 def check_image_sizes(config: RunConfig) -> None:
-    """Check that the model can draw images of all sizes of a run, and that the evaluations can measure them.
+    """Check that the model can draw images of all sizes of a run, and that evaluations and embedded images have theirs.
 
     Raises:
         ValueError: If it cannot.
@@ -118,6 +119,8 @@ def check_image_sizes(config: RunConfig) -> None:
     check_truth_size("evaluation.resolution", evaluation.prompts, config.model_at(evaluation).size)
     if tested:
         check_truth_size("evaluation.test.resolution", tested.prompts, config.model_at(tested).size)
+    for key, source in (("data.images", config.data.images), ("data.pairs", config.data.pairs)):
+        check_embedded_size(key, source or "", nearest_size([RENDERED], config.model.all_sizes))
 
 
 def check_grids(config: RunConfig) -> None:

@@ -6,6 +6,7 @@ from math import gcd
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.algorithms.group import GroupSection
+from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.config.count import largest
 from srpo_ray.config.size import STEP, ImageSize
 from srpo_ray.planning.devices import replicas_beside_a_trainer
@@ -93,6 +94,9 @@ def _training_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     algorithm = config.algorithm
     if isinstance(algorithm, GroupSection) and algorithm.passes_per_prompt < algorithm.group_size:
         yield {"algorithm.images_per_pass": 1}, "one image of a group per forward pass; the gradients stay the same"
+    if isinstance(algorithm, PreferenceConfig) and algorithm.rollout_parts < algorithm.images_per_prompt:
+        alone: Changes = {"algorithm.images_per_pass": 1, "rollout.batch_size": None}
+        yield alone, "one image of a group sampled at a time; the images stay the same"
     if config.losses_in_flight != 1:
         yield {"training.losses_in_flight": 1}, "one graph at a time; the gradients stay the same"
     if config.zero_stage.whole_weights and training.max_workers > 1:

@@ -126,9 +126,9 @@ def _update_phases(config: RunConfig, sizes: tuple[int, ...]) -> tuple[Phase, ..
     gpu, element_size, tensors = training.num_gpus > 0, dtype_of(model).itemsize, parameters(config.model)
     plan, kept = schedule(config), kept_parts(config)
     sampling = call_cost(config, rollout_images(config), config.rollout.guidance_scale, gradient=False).peak
-    decoder = decoder_cost(model, plan.images, sizes, gradient=plan.decodes, gpu=gpu)
+    decoder = decoder_cost(model, plan.decoded, sizes, gradient=plan.decodes, gpu=gpu)
     if not plan.decodes:
-        decoded = decoder_cost(model, max(plan.images, rollout_images(config)), sizes, gradient=False, gpu=gpu)
+        decoded = decoder_cost(model, max(plan.decoded, rollout_images(config)), sizes, gradient=False, gpu=gpu)
         sampling = max(sampling, decoded.peak)
         decoder = Cost()
     call = call_cost(config, plan.samples, plan.guidance_scale, gradient=True)

@@ -39,7 +39,7 @@ def joined_parts(config: RunConfig) -> tuple[Part, ...]:
 
 def call_text(config: RunConfig) -> Part:
     """Compute the copy of text features in a call for several images of a single prompt."""
-    images = schedule(config).images
+    images = schedule(config).decoded
     alone = config.training.pass_size == 1 and images > 1
     return Part("text features of a call", images * image_bytes(config.model).text if alone else 0)
 

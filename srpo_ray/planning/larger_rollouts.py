@@ -21,7 +21,8 @@ def larger_rollouts(config: RunConfig, plan: Plan) -> str | None:
         run itself does not fit.
     """
     each, images = config.sampled_per_pass, rollout_images(config)
-    if not plan.fits or not config.training.num_gpus or not each:
+    divided = config.algorithm.calls(config.rollout.num_steps).rollout_parts > 1
+    if not plan.fits or not config.training.num_gpus or not each or divided:
         return None
     passes = min(micro_batches(config), ENOUGH // each)
     while passes * each > images:

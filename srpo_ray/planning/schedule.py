@@ -12,6 +12,8 @@ class Schedule:
 
     images: int
     """Images of the micro-batch."""
+    decoded: int
+    """Images among them that are decoded at once."""
     samples: int
     """Samples of a call with gradient: the images, or fewer where some share a state."""
     rolled_out: int
@@ -84,6 +86,7 @@ def schedule(config: RunConfig) -> Schedule:
     sampling = 1 / config.rollout.reuse if rolled_out else 0.0
     return Schedule(
         images=training.pass_size * images,
+        decoded=training.pass_size * images // calls.rollout_parts,
         samples=training.pass_size * (calls.rows_with_gradient or images) * texts,
         rolled_out=rolled_out,
         sampling=sampling,

@@ -20,6 +20,9 @@ from srpo_ray.small_world.renderer import (
 )
 from srpo_ray.small_world.shapes import SIZE
 
+RENDERED = ImageSize(SIZE, SIZE)
+"""Size of the images of the small world."""
+
 
 def check_truth_size(key: str, prompts: str, size: ImageSize) -> None:
     """Check that the content of evaluated images can be measured: the measures are for images of 64 x 64 pixels.
@@ -32,10 +35,28 @@ def check_truth_size(key: str, prompts: str, size: ImageSize) -> None:
     Raises:
         ValueError: If the prompts are of the small world and the images have another size.
     """
-    if prompts.startswith("small_world:") and size != (SIZE, SIZE):
+    if prompts.startswith("small_world:") and size != RENDERED:
         raise ValueError(
             f"{key}: expected {SIZE} with {prompts}, whose true content is measured at {SIZE}x{SIZE} pixels only, got"
             f" {size}; set {key} to {SIZE}, or evaluate on the prompts of a file"
+        )
+
+
+def check_embedded_size(key: str, source: str, size: ImageSize) -> None:
+    """Check the size at which a run trains on embedded images: they have 64 x 64 pixels and are not resized.
+
+    Args:
+        key: Config key of the source.
+        source: Source of images; only those of the small world are checked.
+        size: Size of the run's square images.
+
+    Raises:
+        ValueError: If the images are embedded and the size is another one.
+    """
+    if source.startswith("small_world:") and size != RENDERED:
+        raise ValueError(
+            f"{key}: expected images of {SIZE} pixels with {source}, got {size}; set model.resolution to {SIZE}, put"
+            f" {SIZE} first in model.sizes, or choose files"
         )
 
 

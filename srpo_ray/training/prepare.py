@@ -46,12 +46,15 @@ def prepare_features(config: RunConfig, texts: Sequence[str], folder: RunFolder,
     return cache
 
 
-def prepare_image_sizes(config: RunConfig, images: RealImages, folder: RunFolder) -> list[ImageSize]:
-    """Choose the size of the run that each image gets. Of several, every worker reads images that the cache lacks.
+def prepare_image_sizes(
+    config: RunConfig, images: RealImages, groups: Sequence[tuple[int, ...]], folder: RunFolder
+) -> list[ImageSize]:
+    """Choose the size that the images of each caption get. Every worker reads images that the cache lacks.
 
     Args:
         config: The run.
-        images: Real images of the run.
+        images: Real or judged images of the run.
+        groups: Indices of the images of each caption.
         folder: Run folder, for the progress.
 
     Raises:
@@ -59,40 +62,45 @@ def prepare_image_sizes(config: RunConfig, images: RealImages, folder: RunFolder
     """
     sizes = config.model.all_sizes
     if len(sizes) == 1:
-        return [*sizes] * len(images.captions)
+        return [*sizes] * len(groups)
     cache = ImageSizeCache.of(config)
     missing = from_worker_0(lambda: cache.missing(images))
     _in_rounds("sizes of images", missing, lambda part: cache.add(images, part), dist.get_world_size(), folder)
-    return [nearest_size(image, sizes) for image in cache.sizes(images)]
+    own = cache.sizes(images)
+    return [nearest_size([own[index] for index in group], sizes) for group in groups]
 
 
 def prepare_latents(
     config: RunConfig,
     images: RealImages,
+    groups: Sequence[tuple[int, ...]],
     sizes: Sequence[ImageSize],
     encode: Callable[[Tensor], Tensor],
     folder: RunFolder,
 ) -> Rows:
-    """Let every worker encode its share of the images that the cache lacks.
+    """Let every worker encode its share of the images that the cache lacks, each once for every size that it gets.
 
     Args:
         config: The run.
-        images: Real images of the run.
-        sizes: Size of each.
+        images: Real or judged images of the run.
+        groups: Indices of the images of each caption.
+        sizes: Size of the images of each caption.
         encode: Function from images to tokens, such as `FlowPolicy.encode`.
         folder: Run folder, for the progress.
 
     Returns:
-        Clean tokens of all images, read on access.
+        Clean tokens of the images of all captions, one caption after the other, read on access.
 
     Raises:
         ValueError: If an image cannot be read.
     """
     parts: list[tuple[list[int], Rows]] = []
+    wanted = [(index, size) for group, size in zip(groups, sizes, strict=True) for index in group]
     for run in config.at_sizes:
         cache = LatentCache.of(run)
-        chosen = [index for index, size in enumerate(sizes) if size == run.model.size]
-        missing = from_worker_0(lambda cache=cache, chosen=chosen: cache.missing(images, chosen))
+        places = [place for place, (_, size) in enumerate(wanted) if size == run.model.size]
+        chosen = [wanted[place][0] for place in places]
+        missing = from_worker_0(lambda cache=cache, chosen=chosen: cache.missing(images, sorted(set(chosen))))
         _in_rounds(
             "latents",
             missing,
@@ -100,7 +108,7 @@ def prepare_latents(
             dist.get_world_size(),
             folder,
         )
-        parts.append((chosen, cache.tokens(images, chosen)))
+        parts.append((places, cache.tokens(images, chosen)))
     return Rows.joined(parts)
 
 

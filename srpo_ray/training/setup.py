@@ -1,22 +1,19 @@
 """Setup of a `Trainer` from a config: everything that a worker loads before its first update."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
 from srpo_ray.config.algorithms.control_words import ControlWords
-from srpo_ray.config.size import ImageSize
-from srpo_ray.data.cache.shards import Rows
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.sizes import prompt_size
-from srpo_ray.data.texts import Texts, read_texts
+from srpo_ray.data.texts import read_texts
 from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.context_parallel import context_mesh, share_tokens
 from srpo_ray.models.families import family_of
@@ -91,9 +88,10 @@ def build_trainer(
     tested = config.evaluation.tested
     algorithm = build_algorithm(config, policy, rewards)
     samples, sizes = texts.samples(config.rollout.images_per_prompt), config.model.all_sizes
-    image_sizes = prepare_image_sizes(config, texts.images, folder) if texts.images else []
-    judged = texts.judged
-    prompt_sizes = [prompt_size(text, sizes, config.seed) for text in samples.prompts[len(image_sizes) :]]
+    given, groups, judged = texts.given, texts.images_of_captions, texts.judged
+    caption_sizes = prepare_image_sizes(config, given, groups, folder) if given else []
+    latents = prepare_latents(config, given, groups, caption_sizes, policy.encode, folder) if given else None
+    prompt_sizes = [prompt_size(text, sizes, config.seed) for text in samples.prompts[len(caption_sizes) :]]
     trainer = Trainer(
         config=config,
         folder=folder,
@@ -106,13 +104,13 @@ def build_trainer(
         prompts=Prompts(
             samples.prompts,
             cache.features(samples.conditioning),
-            _given_latents(config, texts, image_sizes, policy.encode, folder),
+            latents,
             config.data.image_ratio,
             config.rollout.images_per_prompt,
             rollouts,
             labels=judged.labels if judged else None,
             other_conditioning=cache.features(texts.others) if texts.others else None,
-            sizes=[*image_sizes, *prompt_sizes] if len(sizes) > 1 else None,
+            sizes=[*caption_sizes, *prompt_sizes] if len(sizes) > 1 else None,
             words=samples.words_over(config.trained_words),
             keys=samples.keys,
         ),
@@ -125,27 +123,6 @@ def build_trainer(
     if checkpoint and not base_first:
         trainer.resume(checkpoint)
     return trainer
-
-
-def _given_latents(
-    config: RunConfig,
-    texts: Texts,
-    sizes: Sequence[ImageSize],
-    encode: Callable[[Tensor], Tensor],
-    folder: RunFolder,
-) -> Rows | None:
-    """Encode the real or judged images of a run that the cache lacks; None without any.
-
-    Returns:
-        Clean tokens of each real image, or of the images of each judgement, one judgement after the other.
-    """
-    if texts.images:
-        return prepare_latents(config, texts.images, sizes, encode, folder)
-    if texts.judged is None:
-        return None
-    images = texts.judged.images
-    unique = prepare_latents(config, images, [config.model.size] * len(images.identities), encode, folder)
-    return unique.repeated(texts.judged.indices)
 
 
 def _build_engine(

@@ -54,6 +54,8 @@ class Calls(NamedTuple):
     """Images per prompt."""
     passes_per_prompt: int = 1
     """Micro-batches among which the images of a prompt are divided equally."""
+    rollout_parts: int = 1
+    """Equal parts of the images of a micro-batch that are sampled and decoded one after another."""
     rows_with_gradient: int | None = None
     """States of a prompt in the largest call with gradient of a micro-batch; None has one for each image."""
     crosses_texts: bool = False
@@ -189,11 +191,12 @@ class AlgorithmSection(Section):
             ValueError: If they do not fit.
         """
 
-    def check_micro_batch(self, size: int | None) -> None:
+    def check_micro_batch(self, size: int | None, *, several_sizes: bool = False) -> None:
         """Check the settings against the size of a forward pass.
 
         Args:
             size: `training.micro_batch_size`.
+            several_sizes: True with `model.sizes`, whose forward passes have one prompt.
 
         Raises:
             ValueError: If it does not fit.

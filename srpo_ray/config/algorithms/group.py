@@ -7,6 +7,23 @@ from pydantic import Field, model_validator
 from srpo_ray.config.algorithms.query import QuerySection
 
 
+def check_images_per_pass(group_size: int, images: int | None) -> None:
+    """Check that forward passes divide a group equally.
+
+    Args:
+        group_size: Images per prompt.
+        images: Images of a prompt in a forward pass; None has the whole group.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if images and group_size % images:
+        raise ValueError(
+            f"expected images_per_pass to divide group_size = {group_size}, got {images}; all forward passes must have"
+            " the same size, so choose a divisor"
+        )
+
+
 class GroupSection(QuerySection):
     """Group size, and the part of a group in one forward pass."""
 
@@ -19,11 +36,7 @@ class GroupSection(QuerySection):
 
     @model_validator(mode="after")
     def _check_images_per_pass(self) -> Self:
-        if self.images_per_pass and self.group_size % self.images_per_pass:
-            raise ValueError(
-                f"expected images_per_pass to divide group_size = {self.group_size}, got {self.images_per_pass};"
-                " all forward passes must have the same size, so choose a divisor"
-            )
+        check_images_per_pass(self.group_size, self.images_per_pass)
         return self
 
     @property

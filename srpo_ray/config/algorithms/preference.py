@@ -45,7 +45,8 @@ class PreferenceConfig(PreferenceOptions):
         """Count rollouts, inversions, and at every point a call of each asked role and one with gradient."""
         points, group, inverted = self.sides * self.draws, self.images_per_prompt, self.coupling == "inverted"
         asked = points * len(self.asked) + inverted * self.sides * self.inversion.calls
-        rollout = num_steps if self.samples_images else 0
+        parts = self.rollout_parts
+        rollout = num_steps * parts if self.samples_images else 0
         # Calls at points have two images of a group, so they count as smaller calls without gradient.
         forward = rollout + asked if group > 1 else rollout
         states = 2 * self.draws if self.coupling == "states" else 0
@@ -54,9 +55,10 @@ class PreferenceConfig(PreferenceOptions):
             compared=0 if group > 1 else asked,
             losses=self.draws,
             images_per_prompt=group,
+            rollout_parts=parts,
             rows_with_gradient=self.sides,
             crosses_texts=self.loss == "contrastive",
-            forward_size=(rollout + asked / group) / forward if group > 1 else 1.0,
+            forward_size=(rollout + asked * parts / group) / forward if group > 1 else 1.0,
             scores_per_image=1 if self.source == "online" else 0,
             pairs=group * (group - 1) // 2 if self.compares_images else 0,
             phases=1 + len(self.asked),
@@ -66,8 +68,14 @@ class PreferenceConfig(PreferenceOptions):
             kept=points * (len(self.anchor.weights) + inverted) / group + self.samples_images + states,
         )
 
-    def check_micro_batch(self, size: int | None) -> None:
+    def check_micro_batch(self, size: int | None, *, several_sizes: bool = False) -> None:
         """Check that `kto` and `contrastive` have enough images in a forward pass, whatever the number of workers."""
+        if several_sizes and self.loss in ("kto", "contrastive"):
+            raise ValueError(
+                f"expected one size of images with algorithm.loss={self.loss}, got model.sizes; the loss compares the"
+                " prompts of a forward pass, and with several sizes it has one prompt: set model.resolution alone, or"
+                " change the loss"
+            )
         if self.loss == "contrastive" and (size or 0) < LEAST_CAPTIONS:
             raise ValueError(
                 f"expected training.micro_batch_size of at least {LEAST_CAPTIONS} with algorithm.loss=contrastive, got"

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.algorithms.base import AlgorithmSection, Judged
+from srpo_ray.config.algorithms.group import check_images_per_pass
 from srpo_ray.config.algorithms.selection import Selection
 
 PairSource = Literal["pairs", "labels", "captions", "online", "self_play"]
@@ -27,7 +28,10 @@ class SampledPairsSection(AlgorithmSection):
     """Weights that sample images: those of the policy or of `reference`. Unset is `policy`; with files nothing is
     sampled."""
     group_size: int | None = Field(default=None, ge=2)
-    """Images per prompt with `source: online`, at least 2, all in one forward pass; unset is 4."""
+    """Images per prompt with `source: online`, at least 2; unset is 4."""
+    images_per_pass: int | None = Field(default=None, ge=1)
+    """Images of one prompt that are sampled and decoded at once with `source: online`, a divisor of `group_size`; unset
+    takes the whole group. It changes the memory of rollouts alone: the two images of a pair are always in one call."""
     select: Selection = "best_worst"
     """Choice of two images of a prompt with `source: online`. `best_worst`: those with the highest and the lowest
     weighted sum of the rewards; `vote` (BalancedDPO, arXiv 2503.12575): each reward votes for one image of every two,
@@ -53,6 +57,11 @@ class SampledPairsSection(AlgorithmSection):
     def images_per_prompt(self) -> int:
         """Rows of a prompt in a micro-batch: sampled images, or one."""
         return (self.group_size or GROUP_SIZE) if self.source == "online" else 1
+
+    @property
+    def rollout_parts(self) -> int:
+        """Parts of a group that are sampled one after another."""
+        return self.images_per_prompt // (self.images_per_pass or self.images_per_prompt)
 
     @property
     def compares_images(self) -> bool:
@@ -103,7 +112,7 @@ class SampledPairsSection(AlgorithmSection):
     @model_validator(mode="after")
     def _check_sampled(self) -> Self:
         defaults = SampledPairsSection.model_fields
-        own = ("group_size", "select", "min_gap", "temperature", "rank")
+        own = ("group_size", "images_per_pass", "select", "min_gap", "temperature", "rank")
         needed = {"sampler": ("online", "self_play"), **dict.fromkeys(own, ("online",))}
         for name, sources in needed.items():
             value = getattr(self, name)
@@ -112,6 +121,11 @@ class SampledPairsSection(AlgorithmSection):
                     f"expected source {' or '.join(sources)} with {name}, got {self.source}; remove {name}={value}, or"
                     f" set source to {sources[0]}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_images_per_pass(self) -> Self:
+        check_images_per_pass(self.images_per_prompt, self.images_per_pass)
         return self
 
     @model_validator(mode="after")

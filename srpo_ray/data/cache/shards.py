@@ -134,10 +134,6 @@ class Rows:
             places |= zip(positions, rows.places, strict=True)
         return cls([places[position] for position in range(len(places))])
 
-    def repeated(self, indices: Sequence[int]) -> "Rows":
-        """Return the entries with these indices, in this order; an entry may occur several times."""
-        return Rows([self.places[index] for index in indices])
-
     def __len__(self) -> int:
         return len(self.places)
 

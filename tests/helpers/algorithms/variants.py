@@ -93,6 +93,13 @@ VARIANTS: dict[str, dict[str, object]] = {
         "training.micro_batch_size": 4,
     },
     "preference, online": {"algorithm.source": "online", "algorithm.group_size": 3, "algorithm.draws": 2},
+    "preference, online, divided groups": {
+        "algorithm.source": "online",
+        "algorithm.group_size": 6,
+        "algorithm.images_per_pass": 2,
+        "algorithm.draws": 2,
+        "algorithm.anchor.reference": 0.1,
+    },
     "preference, online, states of the reference": {
         "algorithm.source": "online",
         "algorithm.sampler": "reference",
@@ -156,6 +163,7 @@ SOURCES: dict[str, dict[str, object]] = {
         "algorithm.source": "online",
         "algorithm.group_size": 3,
         "algorithm.draws": 2,
+        "algorithm.images_per_pass": 1,
         "algorithm.coupling": "rollout",
         "algorithm.reference": {"ema": 0.5},
     },

@@ -1,5 +1,6 @@
 """Runs of the small world whose training, evaluation and test have images of different heights and widths."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor
 from torch import distributed as dist
 
 from srpo_ray.config import RunConfig, apply
+from srpo_ray.config.continuation import run_identity
 from srpo_ray.config.size import ImageSize
 from srpo_ray.data.images import load_images as load_real_images
+from srpo_ray.data.pairs import load_judged
 from srpo_ray.data.sizes import prompt_size
 from srpo_ray.flow import generator, shift_at, shifted_sigmas
 from srpo_ray.inference.job import SamplingOptions, open_run
@@ -23,8 +26,11 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text_encoders import encode_prompts
 from srpo_ray.models.trainable import make_policy
 from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.runs.checkpoint import load_checkpoint
 from srpo_ray.runs.folder import RunFolder, load_images, read_rows
+from srpo_ray.runs.storage import Storage
 from srpo_ray.training.setup import build_trainer
+from srpo_ray.training.trainer import Trainer
 from tests.helpers.training.ranks import joined, run_ranks
 
 SETTINGS = {
@@ -232,3 +238,103 @@ def test_real_images_train_at_the_nearest_size_on_one_worker_as_on_two(tiny_run:
             torch.testing.assert_close(found[f"clean {number}"], found[f"expected {number}"], rtol=1e-4, atol=1e-4)
     for name, value in alone["weights"].items():
         torch.testing.assert_close(together["weights"][name], value, rtol=1e-4, atol=1e-6)
+
+
+PAIR = {"type": "preference", "draws": 2}
+SHAPES = {
+    "wide": (60, 90),
+    "wider": (30, 50),
+    "nearly": (50, 66),
+    "square": (50, 50),
+    "tall": (90, 40),
+    "high": (80, 40),
+}
+PAIRS = [("nearly", "wider"), ("square", "nearly"), ("tall", "high"), ("nearly", "square")]
+PAIR_SIZES = [(32, 48), (32, 32), (64, 32), (32, 32)]
+"""Size of each pair. Alone, the image `nearly` is nearest to the wide size; with a square one, to a square."""
+
+
+def write_pairs(root: Path, pairs: list[tuple[str, str]]) -> str:
+    """Write images of random pixels, and a file of pairs of them."""
+    root.mkdir(exist_ok=True)
+    for number, (name, shape) in enumerate(SHAPES.items()):
+        colors = torch.rand(*shape, 3, generator=torch.Generator().manual_seed(number))
+        Image.fromarray((colors * 255).byte().numpy()).save(root / f"{name}.png")
+    rows = [
+        {"preferred": f"{first}.png", "other": f"{second}.png", "prompt": f"pair {number}"}
+        for number, (first, second) in enumerate(pairs)
+    ]
+    (root / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(root / "pairs.jsonl")
+
+
+def pairs_trainer(config: RunConfig, workers: int, *, resume: bool = False, **changes: Any) -> Trainer:
+    pairs = {"algorithm": PAIR, "rollout.shift": 3.0, "training.batch_size": 4, "data.prompts": "small_world:train"}
+    config = run_of_several_sizes(config, workers, **{**pairs, **changes})
+    check_inputs(config)
+    folder = RunFolder(Path(config.run_root) / config.name)
+    folder.make()
+    checkpoint = load_checkpoint(Storage(folder.checkpoints), run_identity(config)) if resume else None
+    return build_trainer(config, folder, LocalRewards.load(config.rewards.models), "cpu", checkpoint)
+
+
+def weights_of(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.engine.weights().items()}
+
+
+def train_on_pairs(config: RunConfig, workers: int) -> dict[str, Any]:
+    """Make two updates on pairs of the nearest sizes; the second one once more after a restart."""
+    root = Path(config.run_root) / "images"
+    if dist.get_rank() == 0:
+        write_pairs(root, PAIRS)
+    dist.barrier()
+    source: dict[str, Any] = {"data.pairs": str(root / "pairs.jsonl")}
+    trainer, seen = pairs_trainer(config, workers, **source), dict[str, Any]()
+    judged = load_judged(str(root / "pairs.jsonl"), "pairs")
+    for batch, _ in trainer.batches(0):
+        number = int(batch.prompts[0].rpartition(" ")[2])
+        assert batch.size is not None
+        assert batch.images is not None
+        seen[f"size {number}"] = torch.tensor(batch.size)
+        seen[f"given {number}"] = batch.images[0]
+        seen[f"expected {number}"] = trainer.policy.encode(
+            judged.images.load(judged.rows[number].images, batch.size.resolution)
+        )
+    trainer.update(0)
+    trainer.save(1)
+    trainer.update(1)
+    found = {"weights": joined(weights_of(trainer)), **joined(seen)}
+    resumed = pairs_trainer(config, workers, resume=True, **source)
+    resumed.update(1)
+    return {**found, "resumed": joined(weights_of(resumed))}
+
+
+def test_pairs_train_at_the_size_of_both_images_on_one_worker_as_on_two(tiny_run: RunConfig, tmp_path: Path) -> None:
+    alone = run_ranks(train_on_pairs, 1, tmp_path, tiny_run, 1)
+    together = run_ranks(train_on_pairs, 2, tmp_path, tiny_run, 2)
+    for found in (alone, together):
+        assert [tuple(found[f"size {number}"].tolist()) for number in range(4)] == PAIR_SIZES
+        for number in range(4):
+            torch.testing.assert_close(found[f"given {number}"], found[f"expected {number}"], rtol=1e-4, atol=1e-4)
+        for name, value in found["weights"].items():
+            assert torch.equal(found["resumed"][name], value)
+    for name, value in alone["weights"].items():
+        torch.testing.assert_close(together["weights"][name], value, rtol=1e-4, atol=1e-6)
+
+
+def train_at_one_size(config: RunConfig, changes: dict[str, Any]) -> dict[str, Any]:
+    """Make two updates on pairs that all have the wide size; the second one has gains, and the weights."""
+    source = write_pairs(Path(config.run_root) / "images", [PAIRS[0], ("wide", "wider")])
+    trainer = pairs_trainer(config, 1, **{"data.pairs": source, "training.batch_size": 2, **changes})
+    trainer.update(0)
+    metrics = {name: value for name, value in trainer.update(1).items() if name.startswith(("gain/", "error/", "loss"))}
+    return {"metrics": metrics, "weights": weights_of(trainer)}
+
+
+def test_pairs_of_one_size_train_among_several_as_they_do_alone(tiny_run: RunConfig, tmp_path: Path) -> None:
+    several = run_ranks(train_at_one_size, 1, tmp_path, tiny_run, {"name": "several"})
+    one = {"name": "one", "model.sizes": None, "model.resolution": (32, 48)}
+    alone = run_ranks(train_at_one_size, 1, tmp_path, tiny_run, one)
+    assert several["metrics"] == alone["metrics"]
+    assert alone["metrics"]["gain/preferred"] != 0
+    assert all(torch.equal(several["weights"][name], value) for name, value in alone["weights"].items())

@@ -1,6 +1,9 @@
 """Inverted points: exact straight flows, closed forms, states of draws, roles, and refusals."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +17,8 @@ from srpo_ray.algorithms.preference_sources import judged_images
 from srpo_ray.config import load_run
 from srpo_ray.config.algorithms.preference_inversion import Inversion
 from srpo_ray.launch.preflight import check_grids
+from srpo_ray.training.meters import StageTimer
+from srpo_ray.training.trainer import Trainer
 from tests.conftest import SMALL_WORLD
 from tests.helpers.algorithms.preference_pairs import BETA, captions, check_gradients, judged_batch, make, moved
 from tests.helpers.algorithms.stand_ins import AffinePolicy, collect_all, drawn_noise, grid
@@ -162,6 +167,47 @@ def test_images_are_inverted_in_the_phase_of_the_weights_that_do_it(by: str, rol
             calls.append(len(policy.calls))
     # Four steps for each of two images, then a call of the reference for each.
     assert calls == ([8, 10] if by == "policy" else [0, 10])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (INVERTED, {"policy": 16, "reference": 4}),
+        ((*INVERTED, "algorithm.inversion.by=reference"), {"reference": 20}),
+        ((), {"reference": 4}),
+    ],
+    ids=["by the policy", "by the reference", "no inversion"],
+)
+def test_sharded_weights_are_gathered_once_for_the_inversions_of_an_update(
+    overrides: tuple[str, ...], expected: dict[str, int]
+) -> None:
+    policy, batches = AffinePolicy(), [judged_batch(2, TEXTS), judged_batch(2, TEXTS)]
+    algorithm, gathers, roles = make(policy, *overrides), list[tuple[str, int]](), list[str]()
+
+    @contextmanager
+    def shown(role: str) -> Iterator[None]:
+        roles.append(role)
+        yield
+
+    @contextmanager
+    def gathered() -> Iterator[None]:
+        before = len(policy.calls)
+        yield
+        gathers.append((roles[-1], len(policy.calls) - before))
+
+    trainer: Any = SimpleNamespace(
+        config=SimpleNamespace(rollout_passes=1, algorithm=algorithm.config),
+        engine=SimpleNamespace(shown=shown, gathered=gathered),
+        algorithm=algorithm,
+        batches=lambda _: [(batch, 0.5) for batch in batches],
+        at_size=lambda _: nullcontext(),
+        rollouts=SimpleNamespace(keep=lambda *_: None),
+        timer=StageTimer(),
+    )
+    Trainer.collect(trainer, 1)
+    # Two batches of two images each: four steps of an inversion by each image, and one call at its point.
+    assert gathers == list(expected.items())
+    assert sum(expected.values()) == len(policy.calls)
 
 
 def test_rows_of_a_joined_rollout_are_those_of_each_micro_batch() -> None:

@@ -208,6 +208,30 @@ def test_all_images_are_submitted_before_the_first_reward_is_waited_for() -> Non
     assert rewards.events[:3] == ["submit", "submit", "wait"]
 
 
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("overrides", [(), (*STATES, "algorithm.sampler=reference", "algorithm.draws=2")])
+def test_group_that_is_sampled_in_parts_has_the_images_of_the_whole_group(
+    images: int, overrides: tuple[str, ...]
+) -> None:
+    found, calls, scored = {}, {}, {}
+    for name, own in (("whole", ()), ("parts", (f"algorithm.images_per_pass={images}",))):
+        policy, rewards = AffinePolicy(), PromptRewards()
+        algorithm = make(policy, *ONLINE, *overrides, *own, rewards=rewards)
+        found[name] = algorithm.phases[0].run(groups(), None).sampled
+        calls[name] = [len(sigma) for sigma in policy.sigmas]
+        scored[name] = rewards.submitted
+    assert calls == {"whole": STEPS * [3 * GROUP], "parts": GROUP // images * STEPS * [3 * images]}
+    torch.testing.assert_close(found["parts"].clean, found["whole"].clean, rtol=0, atol=0)
+    for child in range(GROUP):
+        torch.testing.assert_close(found["parts"].clean[GROUP + child], image(AffinePolicy(), 1, child))
+    for one, other in zip(found["parts"].states or (), found["whole"].states or (), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    # One request for all images of the micro-batch, so that comparisons have whole groups.
+    ((pixels, queries),) = scored["parts"]
+    assert torch.equal(pixels, scored["whole"][0][0])
+    assert queries == scored["whole"][0][1]
+
+
 def test_reversed_orientation_prefers_the_worst_image() -> None:
     rewards = GivenRewards([[float(child), 0.0] for child in range(GROUP)])
     for orientation, expected in (("preferred", ((3,), (0,))), ("reversed", ((0,), (3,)))):
@@ -363,7 +387,12 @@ def test_first_update_has_no_gain() -> None:
     [
         ((*ONLINE, "rewards.models=[]"), "at least one model in rewards.models"),
         (("algorithm.source=online", "algorithm.group_size=1"), "greater than or equal to 2"),
-        ((*ONLINE, "algorithm.images_per_pass=2"), "images_per_pass"),
+        ((*ONLINE, "algorithm.images_per_pass=3"), "expected images_per_pass to divide group_size = 4, got 3"),
+        ((*SELF_PLAY, "algorithm.images_per_pass=1"), "expected source online with images_per_pass"),
+        (
+            (*ONLINE, "algorithm.images_per_pass=2", "rollout.batch_size=32"),
+            "expected no rollout.batch_size with algorithm.images_per_pass, got 32",
+        ),
         ((*ONLINE, "data.pairs=small_world:pairs"), "data.pairs to be unset"),
         ((*ONLINE, "data.images=small_world:realistic"), "data.images to be unset"),
         ((*ONLINE, "algorithm.select=vote", "algorithm.min_gap=0.1"), "no min_gap with select=vote"),

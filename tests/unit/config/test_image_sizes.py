@@ -92,6 +92,7 @@ def test_tests_of_another_size_do_not_compare_but_the_evaluations_do() -> None:
     assert not continuation.tested_alike(without, BASE)
 
 
+PAIRS = {"algorithm": {"type": "preference"}, "data.pairs": "pairs.jsonl"}
 SIZES = {"model.resolution": None, "model.sizes": [32, [32, 64]], "training.micro_batch_size": 1}
 
 
@@ -124,6 +125,11 @@ def test_run_of_several_sizes_is_written_and_read_and_evaluated_at_one(tmp_path:
         ({"rollout.batch_size": 4}, "expected no rollout.batch_size with model.sizes, got 4"),
         ({"rollout.source": "base_model"}, "expected rollout.source=policy with model.sizes, got base_model"),
         ({"evaluation.resolution": None}, "expected evaluation.resolution with model.sizes, got none"),
+        ({**PAIRS, "algorithm.loss": "kto"}, "expected one size of images with algorithm.loss=kto, got model.sizes"),
+        (
+            {**PAIRS, "algorithm.loss": "contrastive", "training.micro_batch_size": 4},
+            "expected one size of images with algorithm.loss=contrastive, got model.sizes",
+        ),
     ],
 )
 def test_run_that_cannot_have_several_sizes_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from srpo_ray.config import load_run
 from srpo_ray.config.algorithms.base import Judged
-from srpo_ray.data.cache.shards import Rows
 from srpo_ray.data.pairs import load_judged
 from srpo_ray.data.texts import read_texts
 from srpo_ray.runs.inputs import text_hashes
@@ -183,11 +182,6 @@ def test_texts_of_a_run_are_the_captions_of_its_pairs_and_their_judgements_are_r
     before = text_hashes(config, texts)["data.pairs"]
     write(tmp_path, pair("b", "a", other_prompt="a square"))
     assert text_hashes(config, read_texts(config))["data.pairs"] != before
-
-
-def test_entries_of_rows_may_repeat_pictures() -> None:
-    rows = Rows([(Path("x"), 0), (Path("x"), 1), (Path("y"), 0)])
-    assert rows.repeated([2, 0, 0]).places == [(Path("y"), 0), (Path("x"), 0), (Path("x"), 0)]
 
 
 def test_pairs_of_the_small_world_have_one_content_and_the_taste_of_their_annotator() -> None:

@@ -50,8 +50,25 @@ def test_prompts_of_a_forward_pass_have_one_size() -> None:
     ],
 )
 def test_real_image_has_the_size_of_the_nearest_ratio(image: tuple[int, int], nearest: ImageSize) -> None:
-    assert nearest_size(ImageSize(*image), SIZES) == nearest
-    assert nearest_size(ImageSize(*image), (*SIZES, ImageSize(64, 64))) == nearest
+    assert nearest_size([ImageSize(*image)], SIZES) == nearest
+    assert nearest_size([ImageSize(*image)], (*SIZES, ImageSize(64, 64))) == nearest
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "nearest"),
+    [
+        ((10, 20), (300, 600), SIZES[1]),
+        # Ratios 1/2 and 2 have the mean 1, ratios 1/3 and 1 the mean 1 / root of 3, which is nearer to 1/2.
+        ((100, 200), (200, 100), SIZES[0]),
+        ((100, 300), (100, 100), SIZES[1]),
+        ((100, 100), (100, 190), SIZES[0]),
+    ],
+)
+def test_images_of_a_pair_have_one_size_whichever_is_preferred(
+    first: tuple[int, int], second: tuple[int, int], nearest: ImageSize
+) -> None:
+    pair = [ImageSize(*first), ImageSize(*second)]
+    assert nearest_size(pair, SIZES) == nearest_size(pair[::-1], SIZES) == nearest
 
 
 def test_heights_and_widths_of_images_are_read_once(tmp_path: Path) -> None:

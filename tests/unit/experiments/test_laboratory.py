@@ -5,9 +5,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
+from srpo_ray.algorithms.preference_points import grid_of_points
+from srpo_ray.algorithms.preference_sigmas import grid_sigmas
 from srpo_ray.config import apply, load_experiment, load_run
+from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.config.yaml_text import dump
+from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.planning.experiment_groups import run_calls
 from srpo_ray.runs.folder import RunFolder
 from tests.conftest import ROOT, SMALL_WORLD
@@ -28,6 +33,8 @@ EQUAL = (
     "pair_points",
     "step_pairs",
     "contrast_pairs",
+    "biased_pairs",
+    "few_steps",
 )
 """Experiments whose arms are compared at equal compute."""
 WITHOUT_SEARCH = ("contrast_pairs",)
@@ -52,8 +59,36 @@ def test_arms_that_are_compared_spend_as_many_evaluations_and_have_as_many_trial
         run = apply(base, experiment.changes(arm))
         assert run.training.num_updates * run_calls(run) == pytest.approx(17280, rel=0.05), arm.name
     trials = () if name in WITHOUT_SEARCH else (3,)
-    assert {tuple(map(len, arm.grid.values())) for arm in experiment.arms} == {trials}
+    searched = [experiment.origin(arm).grid for arm in experiment.arms]
+    assert {tuple(map(len, grid.values())) for grid in searched} == {trials}
     assert experiment.seeds == (1, 2, 3)
+
+
+def test_arms_with_a_biased_scorer_train_at_the_rate_of_the_arm_without_it() -> None:
+    experiment, base = load(next(file for file in FILES if file.stem == "biased_pairs"))
+    assert {experiment.origin(arm).name for arm in experiment.arms} == {experiment.arms[0].name}
+    runs = [apply(base, experiment.changes(arm)) for arm in experiment.arms]
+    scorers = [{getattr(model, "path", None) for model in run.rewards.models} for run in runs]
+    assert ["small_world:preference" in paths for paths in scorers] == [False] + 7 * [True]
+    held_out = {getattr(model, "path", None) for model in base.evaluation.held_out}
+    assert held_out.isdisjoint(set().union(*scorers))
+    # With the same scores, the arms differ in the choice of pairs and in the reference alone.
+    changed = {path for arm in experiment.arms[1:] for path in arm.set}
+    assert changed == {"rewards.models", "algorithm.select", "algorithm.reference"}
+
+
+def test_points_of_pso_are_the_sigmas_of_the_four_steps_that_evaluate_it() -> None:
+    experiment, base = load(next(file for file in FILES if file.stem == "few_steps"))
+    runs = [apply(base, experiment.changes(arm)) for arm in experiment.arms]
+    assert {(run.rollout.num_steps, run.evaluation.num_steps) for run in runs} == {(4, 4)}
+    # An even grid of 4 steps, moved towards noise by the shift of 3: 3 s / (1 + 2 s).
+    steps = torch.tensor([1, 0.9, 0.75, 0.5], dtype=torch.float64)
+    algorithm, grid = runs[0].algorithm, sigma_grid(runs[0].model)
+    assert isinstance(algorithm, PreferenceConfig)
+    points = grid_of_points(algorithm, grid, runs[0].rollout)
+    torch.testing.assert_close(points[:-1], steps)
+    share = torch.arange(4, dtype=torch.float64) / 4
+    torch.testing.assert_close(grid_sigmas(algorithm.sigma, share, points), steps.flip(0))
 
 
 def test_experiments_that_are_compared_share_base_config_evaluation_and_rule_of_choice(script) -> None:

@@ -52,6 +52,18 @@ def test_truth_of_the_small_world_is_measured_at_its_own_size_alone(tiny_run: Ru
         check_image_sizes(apply(tiny_run, {"evaluation.test": {"resolution": 128}}))
 
 
+def test_embedded_images_are_trained_at_their_own_size_alone(tiny_run: RunConfig) -> None:
+    pairs = {**FILES, "algorithm": {"type": "preference"}, "data.pairs": "small_world:pairs"}
+    several = {**pairs, "model.resolution": None, "training.micro_batch_size": 1, "evaluation.resolution": 64}
+    check_image_sizes(apply(tiny_run, {**several, "model.sizes": [[32, 64], 64, 32]}))
+    with pytest.raises(ValueError, match=r"data.pairs: expected images of 64 pixels with small_world:pairs, got 32"):
+        check_image_sizes(apply(tiny_run, {**several, "model.sizes": [32, 64]}))
+    with pytest.raises(ValueError, match=r"data.images: expected .* small_world:realistic, got \[48, 64\]"):
+        check_image_sizes(
+            apply(tiny_run, {**FILES, "data.images": "small_world:realistic", "model.resolution": [48, 64]})
+        )
+
+
 def test_grids_of_evaluations_follow_the_image_tokens_of_their_own_size(tiny_run: RunConfig) -> None:
     changes: dict[str, Any] = {**FILES, "rollout.shift": "resolution", "model.resolution": 512}
     config = apply(tiny_run, {**changes, "evaluation.resolution": [768, 1344], "evaluation.test.resolution": 1024})

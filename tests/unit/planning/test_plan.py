@@ -221,6 +221,34 @@ def test_reused_rollouts_are_held_all_the_time(tiny_run: RunConfig) -> None:
     assert "rollout, mean over 4 updates" in {work.name for work in plan.work}
 
 
+def test_group_that_is_sampled_in_parts_takes_the_memory_of_a_part_and_the_work_of_the_group(
+    tiny_run: RunConfig,
+) -> None:
+    def planned(**algorithm: int) -> tuple[int, int, float]:
+        online = {"type": "preference", "source": "online", **algorithm}
+        config = apply(tiny_run, {"algorithm": online, "training.micro_batch_size": 1})
+        plan = make_plan(config, Hardware())
+        (rollout,) = [phase for phase in plan.gpus[0].phases if phase.name == "rollout"]
+        parts = {part.name: part.bytes for part in rollout.parts}
+        work = {work.name: work.flops for work in plan.work}
+        return parts["activations"], parts["latents for the losses"], work["rollout"]
+
+    activations, kept, work = planned(group_size=4, images_per_pass=2)
+    whole, pair = planned(group_size=4), planned(group_size=2)
+    assert activations == pair[0] < whole[0]
+    assert kept == whole[1] > pair[1]
+    assert work == pytest.approx(whole[2], rel=1e-9)
+
+
+def test_parts_of_a_group_are_advised_where_they_are_allowed(tiny_run: RunConfig) -> None:
+    def advised(**algorithm: int) -> list[object]:
+        online = {"type": "preference", "source": "online", "group_size": 4, **algorithm}
+        found = [each for each, _ in candidates(apply(tiny_run, {"algorithm": online}))]
+        return [each["algorithm.images_per_pass"] for each in found if "algorithm.images_per_pass" in each]
+
+    assert (advised(), advised(images_per_pass=2), advised(images_per_pass=1)) == ([1], [1], [])
+
+
 def test_base_model_is_counted_before_the_first_update_and_not_in_it(tiny_run: RunConfig) -> None:
     config = apply(tiny_run, {"training.num_workers": 2, "rollout.source": "base_model"})
     plan, own = make_plan(config, Hardware()), make_plan(tiny_run, Hardware())
