@@ -12,7 +12,6 @@ from torch import distributed as dist
 
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
-from srpo_ray.config.size import ImageSize
 from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.texts import read_texts
@@ -103,11 +102,13 @@ class Updates:
     def __init__(self, config: RunConfig, world: World) -> None:
         """Connect the method with the world; the texts must be encoded."""
         texts, folder = read_texts(config), RunFolder(Path(config.run_root) / config.name)
-        sizes = list[ImageSize]()
+        latents = None
         if texts.images:
             _join_group_of_one()
             folder.make()
-            sizes = prepare_image_sizes(config, texts.images, folder)
+            groups = texts.images_of_captions
+            sizes = prepare_image_sizes(config, texts.images, groups, folder)
+            latents = prepare_latents(config, texts.images, groups, sizes, world.policy.encode, folder)
         absent = cast(Any, None)
         self._world = world
         self.trainer = Trainer(
@@ -121,7 +122,7 @@ class Updates:
             prompts=Prompts(
                 texts.trained.prompts,
                 TextCache.of(config).features(texts.trained.conditioning),
-                prepare_latents(config, texts.images, sizes, world.policy.encode, folder) if texts.images else None,
+                latents,
                 config.data.image_ratio,
             ),
             rollouts=KeptRollouts(1),

@@ -11,12 +11,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
 from srpo_ray.config.algorithms.control_words import ControlWords
+from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.mixture import Prompts
+from srpo_ray.data.rollouts import BaseRollouts
 from srpo_ray.data.sizes import prompt_size
-from srpo_ray.data.texts import read_texts
+from srpo_ray.data.texts import Texts, read_texts
 from srpo_ray.models.attention import compile_blocks, set_attention
 from srpo_ray.models.context_parallel import context_mesh, share_tokens
 from srpo_ray.models.families import family_of
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.rollout_base import RolloutBase
 from srpo_ray.models.tiny_decoder import load_decoder
 from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, model_dtype
@@ -75,23 +78,12 @@ def build_trainer(
     if mesh:
         rewards = GroupRewards(rewards, mesh["ulysses"].get_group())
     engine, transformer_config = _build_engine(config, dtype, device, checkpoint, mesh)
-    policy = make_policy(config, engine, transformer_config, device)
-    if config.rollout.base:
-        policy.rollout_base = RolloutBase(engine.module, config.rollout.base, policy.block_lists)
-    policy.training_decoder = load_decoder(config.model, dtype, device)
-    if texts.guidance:
-        policy.empty_prompt = cache.features(texts.guidance)[[0]]
-
+    policy = _make_policy(config, engine, transformer_config, texts, cache, device)
     evaluator_of = partial(
         make_evaluator, config, features=cache.features, words=words, rank=data_rank, world_size=data_workers
     )
     tested = config.evaluation.tested
     algorithm = build_algorithm(config, policy, rewards)
-    samples, sizes = texts.samples(config.rollout.images_per_prompt), config.model.all_sizes
-    given, groups, judged = texts.given, texts.images_of_captions, texts.judged
-    caption_sizes = prepare_image_sizes(config, given, groups, folder) if given else []
-    latents = prepare_latents(config, given, groups, caption_sizes, policy.encode, folder) if given else None
-    prompt_sizes = [prompt_size(text, sizes, config.seed) for text in samples.prompts[len(caption_sizes) :]]
     trainer = Trainer(
         config=config,
         folder=folder,
@@ -101,19 +93,7 @@ def build_trainer(
         algorithm=algorithm,
         evaluator=evaluator_of(config.evaluation, texts.validation),
         tester=evaluator_of(tested, texts.test) if tested else None,
-        prompts=Prompts(
-            samples.prompts,
-            cache.features(samples.conditioning),
-            latents,
-            config.data.image_ratio,
-            config.rollout.images_per_prompt,
-            rollouts,
-            labels=judged.labels if judged else None,
-            other_conditioning=cache.features(texts.others) if texts.others else None,
-            sizes=[*caption_sizes, *prompt_sizes] if len(sizes) > 1 else None,
-            words=samples.words_over(config.trained_words),
-            keys=samples.keys,
-        ),
+        prompts=_make_prompts(config, texts, cache, policy, rollouts, folder),
         rollouts=resume_rollouts(config, None, device),
         rank=rank,
         world_size=world_size,
@@ -123,6 +103,51 @@ def build_trainer(
     if checkpoint and not base_first:
         trainer.resume(checkpoint)
     return trainer
+
+
+def _make_policy(
+    config: RunConfig,
+    engine: Engine,
+    transformer_config: Mapping[str, Any],
+    texts: Texts,
+    cache: TextCache,
+    device: str,
+) -> FlowPolicy:
+    policy = make_policy(config, engine, transformer_config, device)
+    if config.rollout.base:
+        policy.rollout_base = RolloutBase(engine.module, config.rollout.base, policy.block_lists)
+    policy.training_decoder = load_decoder(config.model, model_dtype(config), device)
+    if texts.guidance:
+        policy.empty_prompt = cache.features(texts.guidance)[[0]]
+    return policy
+
+
+def _make_prompts(
+    config: RunConfig,
+    texts: Texts,
+    cache: TextCache,
+    policy: FlowPolicy,
+    rollouts: BaseRollouts | None,
+    folder: RunFolder,
+) -> Prompts:
+    """Connect the training prompts with their features, given images, sizes and words."""
+    samples, sizes = texts.samples(config.rollout.images_per_prompt), config.model.all_sizes
+    given, groups, judged = texts.given, texts.images_of_captions, texts.judged
+    caption_sizes = prepare_image_sizes(config, given, groups, folder) if given else []
+    prompt_sizes = [prompt_size(text, sizes, config.seed) for text in samples.prompts[len(caption_sizes) :]]
+    return Prompts(
+        samples.prompts,
+        cache.features(samples.conditioning),
+        prepare_latents(config, given, groups, caption_sizes, policy.encode, folder) if given else None,
+        config.data.image_ratio,
+        config.rollout.images_per_prompt,
+        rollouts,
+        labels=judged.labels if judged else None,
+        other_conditioning=cache.features(texts.others) if texts.others else None,
+        sizes=[*caption_sizes, *prompt_sizes] if len(sizes) > 1 else None,
+        words=samples.words_over(config.trained_words),
+        keys=samples.keys,
+    )
 
 
 def _build_engine(

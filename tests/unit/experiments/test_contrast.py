@@ -56,7 +56,8 @@ def test_configs_of_both_runs_differ_in_the_side_of_the_words_only(script, tmp_p
 def test_sources_are_compared_at_the_largest_gain_that_all_reach_or_said_to_have_none(script) -> None:
     module = script("contrast")
     columns = list(module.WORDS.columns)
-    base = dict(zip(["base", "tuned", "rl_guidance_1.5", "rl_guidance_2", "rl_guidance_3"], range(5), strict=True))
+    growing = (0.0, 1.0, 2.0, 3.0, 4.0)
+    base = dict(zip(["base", "tuned", "rl_guidance_1.5", "rl_guidance_2", "rl_guidance_3"], growing, strict=True))
 
     def titles(reversed_run: list[float]) -> list[str]:
         other = dict(zip(["base", "tuned", "contrast_1.25", "contrast_1.5", "contrast_2"], reversed_run, strict=True))
