@@ -31,6 +31,7 @@ RECIPES: dict[str, Level] = {
     "flux2_dev_lora_80gb": _PARITY,
     "z_image_lora_48gb": _PARITY,
     "qwen_image_lora_80gb": _PARITY,
+    "qwen_image21_lora_48gb": _PARITY,
     "rewards_same_gpu": "planned",
     "rewards_own_node": "planned",
 }
