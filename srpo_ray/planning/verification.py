@@ -32,6 +32,7 @@ RECIPES: dict[str, Level] = {
     "z_image_lora_48gb": _PARITY,
     "qwen_image_lora_80gb": _PARITY,
     "krea2_lora_80gb": _PARITY,
+    "qwen_image21_lora_48gb": _PARITY,
     "rewards_same_gpu": "planned",
     "rewards_own_node": "planned",
 }

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.model import ModelConfig
@@ -76,8 +76,9 @@ def test_image_depends_on_its_own_prompt_alone_whatever_the_others_of_its_batch(
 
 
 def test_each_sample_has_a_call_of_its_own_also_if_all_texts_are_equally_long(path: str) -> None:
-    policy, calls = policy_for(path), []
-    policy.network.register_forward_pre_hook(lambda *given: calls.append(given[2]), with_kwargs=True)
+    policy = policy_for(path)
+    network, calls = cast(nn.Module, policy.network), list[dict[str, Any]]()
+    network.register_forward_pre_hook(lambda *given: calls.append(given[2]), with_kwargs=True)
     conditioning = encode_prompts(path, [SHORT, LONG, SHORT], LENGTH)
     pipeline = pipeline_of(path)
     for samples in ([0, 1, 2], [0, 2, 0]):

@@ -65,6 +65,7 @@ def test_there_are_recipes_and_both_places_for_their_rewards() -> None:
         "z_image_lora_48gb",
         "qwen_image_lora_80gb",
         "krea2_lora_80gb",
+        "qwen_image21_lora_48gb",
     }
     assert len(PLACES) == 2
 

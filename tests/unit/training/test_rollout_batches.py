@@ -168,6 +168,15 @@ def test_plan_names_the_largest_batch_of_rollouts_that_fits(tiny_run: RunConfig)
     assert advice({}, memory_gib=0.1) is None
 
 
+def test_plan_names_no_larger_batch_where_each_image_is_a_call_of_its_own() -> None:
+    recipe = load_run(
+        [ROOT / "configs" / "recipes" / f"{name}.yaml" for name in ("qwen_image21_lora_48gb", "rewards_own_node")]
+    )
+    plan = make_plan(recipe, Hardware(gpu="L40S"))
+    assert plan.fits
+    assert larger_rollouts(recipe, plan) is None
+
+
 def test_plan_gathers_layer_by_layer_once_for_all_joined_rollouts() -> None:
     recipe = load_run(
         [ROOT / "configs" / "recipes" / f"{name}.yaml" for name in ("flux_full_8x80gb", "rewards_same_gpu")]
