@@ -83,7 +83,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
         command.add_arguments(commands.add_parser(name, help=command.HELP))
-    parsed = parser.parse_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest:
+        late = any(not word.startswith("-") for word in rest)
+        cure = "; write files, overrides and prompts before the options" if late else ""
+        parser.error(f"unrecognized arguments: {shlex.join(rest)}{cure}")
     # Reports show the command line, and people pass reports on.
     parsed.typed = redact(shlex.join([parser.prog, *arguments]))
     return parsed

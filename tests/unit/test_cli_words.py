@@ -1,4 +1,4 @@
-"""Paths at the command line that cannot be used: one message, exit code 2, and nothing left on disk."""
+"""Words of the command line that cannot be used: one message, exit code 2, and nothing left on disk."""
 
 from pathlib import Path
 
@@ -57,6 +57,14 @@ def test_unusable_path_is_one_message_and_leaves_nothing(
     assert "Traceback" not in error
     assert sorted(tmp_path.rglob("*")) == before
     assert Path("file").read_text() == "kept"
+
+
+def test_override_behind_an_option_is_refused_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    late = "unrecognized arguments: seed=1; write files, overrides and prompts before the options"
+    for words, end in ((["--dry-run", "seed=1"], late), (["--dry-rum"], "unrecognized arguments: --dry-rum")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", str(SMALL_WORLD), *words])
+        assert capsys.readouterr().err.rstrip().endswith(end)
 
 
 def test_tilde_of_a_config_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
