@@ -34,6 +34,8 @@ SMALL_WORLD = ("methods", *VARIANTS, "samplers", "estimators")
 PREFIX = "laboratory_"
 """Beginning of the names of the experiments."""
 BRIGHTNESS = "truth/brightness"
+DISPLACEMENT = ("gain/preferred", "preference/accuracy")
+"""Metrics of an update: gain of preferred images over the reference, and share of pairs with a right margin."""
 
 
 def experiment_folder(runs: Path, name: str) -> Path:
@@ -71,15 +73,15 @@ def rates(folder: Path, arm_folder: str, objective: str) -> Iterator[tuple[float
 def displacement(folder: Path, arm_folder: str) -> Iterator[tuple[float, float, float]]:
     """Learning rate, gain of preferred images and accuracy of the margin of each finished trial, by rate.
 
-    Both are means over the last quarter of the updates. Trials without a reference model have no gain and are left out.
+    Both are means over the last quarter of the updates. Trials without both, as without a reference, are left out.
     """
     found = []
     for trial in sorted(folder.glob(f"trials/{arm_folder}_trial_*")):
         if (trial / "finished.json").exists():
             rows = read_rows(trial / "updates.jsonl")
             last = rows[-(len(rows) // 4) :]
-            if all("gain/preferred" in row for row in last):
-                means = (fmean(row[name] for row in last) for name in ("gain/preferred", "preference/accuracy"))
+            if all(name in row for name in DISPLACEMENT for row in last):
+                means = (fmean(row[name] for row in last) for name in DISPLACEMENT)
                 found.append((_rate(trial), *means))
     yield from sorted(found)
 

@@ -139,12 +139,14 @@ def test_needs_of_a_method_are_those_of_its_config(script, preset: str, needs: s
 
 
 def test_displacement_is_the_mean_over_the_last_quarter_of_the_updates_by_rate(script, tmp_path: Path) -> None:
-    def write(index: int, lr: float, gains: list[float], finished: bool = True) -> None:
+    both = ("gain/preferred", "preference/accuracy")
+
+    def write(index: int, lr: float, gains: list[float], finished: bool = True, names: tuple[str, ...] = both) -> None:
         trial = RunFolder(tmp_path / "trials" / f"arm_trial_{index}")
         trial.make()
         config = load_run([SMALL_WORLD], [f"training.optimizer.lr={lr}"])
         trial.config.write_text(dump(config.model_dump(mode="json")))
-        rows = [{"gain/preferred": gain, "preference/accuracy": 1 + gain} for gain in gains]
+        rows = [{name: gain + both.index(name) for name in names} for gain in gains]
         trial.updates.write_text("".join(json.dumps(row) + "\n" for row in rows))
         if finished:
             trial.finished.write_text("{}")
@@ -152,5 +154,6 @@ def test_displacement_is_the_mean_over_the_last_quarter_of_the_updates_by_rate(s
     write(0, 1e-5, [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, -0.5, -0.25])
     write(1, 1e-6, [9.0, 9.0, 9.0, 0.5])
     write(2, 1e-7, [9.0, 9.0, 9.0, 0.5], finished=False)
+    write(3, 1e-4, [9.0, 9.0, 9.0, 0.5], names=("gain/preferred",))
     found = list(script("laboratory_results").displacement(tmp_path, "arm"))
     assert found == [(1e-6, 0.5, 1.5), (1e-5, -0.375, 0.625)]
