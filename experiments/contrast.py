@@ -69,8 +69,15 @@ def train_words(runs: Path, seed: int) -> None:
 
 
 def sample(study: Study, runs: Path, seed: int, name: str) -> None:
-    """Sample with all weights of a source, and score the images."""
+    """Sample with all weights of a source, and score the images.
+
+    Raises:
+        SystemExit: If a run has not finished.
+    """
     source = study.sources[name]
+    for run in filter(None, (source.run, source.other)):
+        if not (path := path_of(study, runs, run, seed) / "finished.json").exists():
+            raise SystemExit(f"expected a finished run with {path}; run experiments/laboratory.py contrast_pairs first")
     evaluate_run(
         open_run(path_of(study, runs, source.run, seed)),
         folder(study, runs, seed, name),

@@ -128,6 +128,8 @@ def gains(study: Study, scores: Scores, name: str) -> list[float]:
 def at_gain(study: Study, scores: Scores, name: str, gain: float) -> dict[str, NDArray[np.float64]]:
     """Change of each metric by prompt where the mean gain first is `gain`, linear between two weights."""
     models, reached = study.sources[name].models, gains(study, scores, name)
+    if gain == reached[0]:
+        return {metric: change(scores, models[0], metric) for metric in study.columns}
     index = next(i for i, (low, high) in enumerate(pairwise(reached)) if low <= gain <= high)
     share = (gain - reached[index]) / (reached[index + 1] - reached[index])
     return {

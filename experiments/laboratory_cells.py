@@ -1,6 +1,6 @@
 """Cells that the laboratory's tables share: estimates, learning rates, and what a method asks for."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from laboratory_memory import planned_peak
@@ -10,6 +10,7 @@ from study_results import CHOOSERS, CONTENT, HELD_OUT
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.load import load_run
 from srpo_ray.config.run import RunConfig
+from srpo_ray.evaluation.comparison import Gap
 from srpo_ray.evaluation.crossed import Estimate
 from srpo_ray.evaluation.numbers import param_text
 from srpo_ray.evaluation.results import Arm
@@ -70,6 +71,17 @@ def head(titles: Iterable[str]) -> Iterator[str]:
     columns = ["", *titles]
     yield "| " + " | ".join(columns) + " |"
     yield "|" + "---|" * len(columns)
+
+
+def row(title: str, cells: Iterable[str]) -> str:
+    """Make a row of a table in Markdown."""
+    return f"| {title} | " + " | ".join(cells) + " |"
+
+
+def gap_texts(cells: Mapping[tuple[str, str], Gap], name: str, metrics: Iterable[str]) -> list[str]:
+    """Make the cells of an arm: the change of each metric, bold if it is significant, or `-` without one."""
+    gaps = [cells.get((name, metric)) for metric in metrics]
+    return ["-" if gap is None else text(gap.estimate, gap.significant) for gap in gaps]
 
 
 def text(estimate: Estimate, bold: bool = False) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from laboratory_cells import METHOD, head, method_cells, rates_table, text
+from laboratory_cells import METHOD, gap_texts, head, method_cells, rates_table, row
 from laboratory_claims import DIVERSITY
 from laboratory_results import displacement
 from study_results import CONTENT, DETAIL, HELD_OUT, MEAN, PEOPLE, SATURATION, read_results
 
 from srpo_ray.config.base import folder_name
-from srpo_ray.evaluation.comparison import difference, gain, tested_together
+from srpo_ray.evaluation.comparison import gain, gap_table, tested_together
 from srpo_ray.evaluation.numbers import param_text
 from srpo_ray.evaluation.results import Results
 from srpo_ray.search.folder import load_experiment_folder
@@ -46,22 +46,21 @@ def effects_table(results: Results, folder: Path) -> Iterator[str]:
     found = {(arm.name, metric): gain(results, arm.ended, metric) for arm in arms for metric in EFFECTS}
     cells = tested_together({key: estimate for key, estimate in found.items() if estimate is not None})
     for arm in arms:
-        gaps = [cells.get((arm.name, metric)) for metric in EFFECTS]
-        texts = ["-" if gap is None else text(gap.estimate, gap.significant) for gap in gaps]
-        yield f"| {arm.name} | " + " | ".join([*texts, *method_cells([folder], arm)]) + " |"
+        yield row(arm.name, [*gap_texts(cells, arm.name, EFFECTS), *method_cells([folder], arm)])
 
 
 def differences_table(results: Results) -> Iterator[str]:
-    """Make rows in Markdown: differences from the reference arm, bold after Holm's correction over the table."""
+    """Make rows in Markdown: differences from the reference arm, bold after Holm's correction over the table.
+
+    There are no rows before a run of the reference arm has finished.
+    """
     yield from head(EFFECTS.values())
-    reference = results.arm(results.reference).ended
-    arms = [arm for arm in results.arms if arm.ended and arm.name != results.reference]
-    found = {(arm.name, metric): difference(arm.ended, reference, metric) for arm in arms for metric in EFFECTS}
-    cells = tested_together({key: estimate for key, estimate in found.items() if estimate is not None})
-    for arm in arms:
-        gaps = [cells.get((arm.name, metric)) for metric in EFFECTS]
-        texts = ["-" if gap is None else text(gap.estimate, gap.significant) for gap in gaps]
-        yield f"| {arm.name} | " + " | ".join(texts) + " |"
+    arms = [arm for arm in results.arms if arm.ended]
+    if results.reference in [arm.name for arm in arms]:
+        cells = gap_table(results, arms, list(EFFECTS))
+        for arm in arms:
+            if arm.name != results.reference:
+                yield row(arm.name, gap_texts(cells, arm.name, EFFECTS))
 
 
 def displacement_table(folder: Path) -> Iterator[str]:
@@ -71,4 +70,4 @@ def displacement_table(folder: Path) -> Iterator[str]:
     for arm in config.arms:
         if found := list(displacement(folder, folder_name(arm.name))):
             cells = [f"{param_text(rate)}: {preferred:+.4f} ({right:.2f})" for rate, preferred, right in found]
-            yield f"| {arm.name} | " + ", ".join(cells) + " |"
+            yield row(arm.name, [", ".join(cells)])

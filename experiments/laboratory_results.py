@@ -73,14 +73,15 @@ def rates(folder: Path, arm_folder: str, objective: str) -> Iterator[tuple[float
 def displacement(folder: Path, arm_folder: str) -> Iterator[tuple[float, float, float]]:
     """Learning rate, gain of preferred images and accuracy of the margin of each finished trial, by rate.
 
-    Both are means over the last quarter of the updates. Trials without both, as without a reference, are left out.
+    Both are means over the last quarter of the updates, without those that had no pair. Trials without both metrics, as
+    without a reference, are left out.
     """
     found = []
     for trial in sorted(folder.glob(f"trials/{arm_folder}_trial_*")):
         if (trial / "finished.json").exists():
             rows = read_rows(trial / "updates.jsonl")
-            last = rows[-(len(rows) // 4) :]
-            if all(name in row for name in DISPLACEMENT for row in last):
+            last = [row for row in rows[-(len(rows) // 4) :] if all(name in row for name in DISPLACEMENT)]
+            if last:
                 means = (fmean(row[name] for row in last) for name in DISPLACEMENT)
                 found.append((_rate(trial), *means))
     yield from sorted(found)

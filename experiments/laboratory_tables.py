@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from laboratory_cells import METHOD, head, method_cells, rates_table, text
+from laboratory_cells import METHOD, gap_texts, head, method_cells, rates_table, row, text
 from laboratory_claims import DIVERSITY, METRICS, cost_tests, pair_tests
 from laboratory_preferences import print_preferences
 from laboratory_results import PREFERENCES, SMALL_WORLD, begun, bright_share, cost_of, read_together
@@ -35,10 +35,8 @@ def choice_table(results: Results, folders: Sequence[Path]) -> Iterator[str]:
     found = {(arm.name, metric): gain(results, arm.ended, metric) for arm in arms for metric in CHOICE}
     cells = tested_together({key: estimate for key, estimate in found.items() if estimate is not None})
     for arm in sorted(arms, key=lambda arm: -_mean(found[arm.name, HELD_OUT])):
-        gaps = [cells.get((arm.name, metric)) for metric in CHOICE]
-        texts = ["-" if gap is None else text(gap.estimate, gap.significant) for gap in gaps]
         costs = [passage_text(cost_of(results, arm.name, target)) for target in targets]
-        yield f"| {arm.name} | " + " | ".join([*texts, *costs, *method_cells(folders, arm)]) + " |"
+        yield row(arm.name, [*gap_texts(cells, arm.name, CHOICE), *costs, *method_cells(folders, arm)])
 
 
 def _mean(estimate: Estimate | None) -> float:
@@ -52,12 +50,7 @@ def pairs_table(results: Results) -> Iterator[str]:
     found = {(test.question, metric): each for test in tests for metric, each in test.differences.items() if each}
     cells = tested_together(found)
     for test in tests:
-        gaps = [cells.get((test.question, metric)) for metric in METRICS]
-        yield (
-            f"| {test.question} | "
-            + " | ".join("-" if gap is None else text(gap.estimate, gap.significant) for gap in gaps)
-            + " |"
-        )
+        yield row(test.question, gap_texts(cells, test.question, METRICS))
 
 
 def costs_table(results: Results) -> Iterator[str]:

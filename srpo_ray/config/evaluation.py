@@ -223,6 +223,11 @@ class EvaluationConfig(Section):
                 "expected a model in held_out or an objective with choose: best, got neither, so the best evaluation"
                 " would be undefined; add a held-out model, or name a metric such as truth/content_accuracy"
             )
+        if self.objective == VOTES:
+            raise ValueError(
+                "expected a metric of an evaluation as evaluation.objective, got votes, which choose in experiments"
+                " only; choose one, such as evaluator/held_out"
+            )
         if self.objective:
             self.check_score(self.objective)
         return self

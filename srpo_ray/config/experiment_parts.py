@@ -35,7 +35,7 @@ Concurrency = Annotated[
 
 
 class ExperimentParts(Section):
-    """Parts of an experiment file, and what follows from them."""
+    """Parts of an experiment file, and values derived from them."""
 
     prefix: ClassVar[str] = "experiment."
 

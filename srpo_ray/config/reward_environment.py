@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
+from srpo_ray.config.home import HomePath
 
 Requirement = Annotated[str, Field(pattern=r"^[^\s-]")]
 """Requirement of pip, such as `hpsv3==1.0.0`, or a local file; no option of pip."""
@@ -16,7 +17,7 @@ class EnvironmentSection(Section):
     packages: tuple[Requirement, ...] = ()
     """Requirements that pip installs, once per node, beside the packages of this project's environment, such as
     `[transformers==4.45.2]`; pip's options come from its own configuration and its environment variables."""
-    python: str | None = Field(default=None, min_length=1)
+    python: HomePath | None = Field(default=None, min_length=1)
     """Interpreter of an existing environment with torch and numpy, such as `/opt/hpsv3/bin/python`, on every node."""
 
     @model_validator(mode="after")

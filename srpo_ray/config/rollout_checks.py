@@ -29,7 +29,7 @@ def check_batch(rollout: RolloutConfig, training: TrainingConfig, sampled_per_pa
 
 
 def check_no_batch(rollout: RolloutConfig) -> None:
-    """Check that `rollout.batch_size` joins no micro-batches whose images are sampled in parts.
+    """Check that `rollout.batch_size` is unset where a group is sampled in parts.
 
     Raises:
         ValueError: If it is set.

@@ -1,4 +1,4 @@
-"""Sections of the config of one training run, and what follows from them."""
+"""Sections of the config of one training run, and values derived from them."""
 
 from typing import Self
 

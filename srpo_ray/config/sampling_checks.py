@@ -51,7 +51,7 @@ def check_rollout_reuse(run: RunSections) -> None:
 
 
 def check_sizes(run: RunSections) -> None:
-    """Refuse what does not work with images of several sizes."""
+    """Refuse a forward pass that is too small for the loss, and what does not work with images of several sizes."""
     several = run.model.sizes is not None
     run.algorithm.check_micro_batch(run.training.micro_batch_size, several_sizes=several)
     if several:

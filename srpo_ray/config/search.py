@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
 from srpo_ray.config.changes import Changes
+from srpo_ray.config.home import HomePath
 from srpo_ray.config.scheduler import UPDATES, SchedulerConfig
 
 
@@ -69,7 +70,7 @@ class SearchConfig(Section):
     constrained: bool = True
     """Tell `optuna` which finished trials broke `max_fall`, and by how much, so that it proposes fewer of them; `false`
     lets it see the objectives alone. The choice of the best trial keeps `max_fall` either way."""
-    points_from: tuple[str, ...] = ()
+    points_from: tuple[HomePath, ...] = ()
     """Folders of earlier experiments whose finished trials `optuna` starts from: as observed trials if all their
     settings are those of a trial of this search, else as settings that are tried first."""
     seed: int = 0

@@ -74,11 +74,6 @@ class JudgedImages:
         return [repr((row, [self.names[index] for index in row.images])) for row in self.rows]
 
     @property
-    def indices(self) -> list[int]:
-        """Indices of the images of all rows, one row after the other."""
-        return [index for row in self.rows for index in row.images]
-
-    @property
     def labels(self) -> Tensor:
         """Labels `[rows, images of a row]`."""
         return torch.tensor([row.labels for row in self.rows])

@@ -108,7 +108,7 @@ def check_model(path: str) -> None:
 
 
 def check_image_sizes(config: RunConfig) -> None:
-    """Check that the model can draw images of all sizes of a run, and that evaluations and embedded images have theirs.
+    """Check that the model can draw images of all sizes of a run, and that small-world images have 64 x 64 pixels.
 
     Raises:
         ValueError: If it cannot.

@@ -8,7 +8,6 @@ manifest is not a checkpoint. Old checkpoints are removed only after that.
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -35,6 +34,7 @@ from srpo_ray.runs.checkpoint_files import (
     saver,
     sealed,
     unreadable,
+    warn_damaged,
 )
 from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
 from srpo_ray.runs.storage import Storage
@@ -118,7 +118,7 @@ def save_checkpoint(
 
 
 def _warn(_step: int, problem: str) -> None:
-    warnings.warn(f"{problem}; using the checkpoint before it", stacklevel=3)
+    warn_damaged(problem, stacklevel=3)
 
 
 def load_checkpoint(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,11 @@ def check_file(storage: Storage, folder: str, name: str, manifest: Mapping[str, 
     """
     if storage.fingerprint(f"{folder}/{name}") != Fingerprint(**manifest["files"][name]):
         raise damaged_file(storage, folder, name)
+
+
+def warn_damaged(problem: str, stacklevel: int) -> None:
+    """Warn that a checkpoint is damaged and that the one before it is used."""
+    warnings.warn(f"{problem}; using the checkpoint before it", stacklevel=stacklevel + 1)
 
 
 def damaged_file(storage: Storage, folder: str, name: str) -> ValueError:

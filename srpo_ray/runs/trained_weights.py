@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from srpo_ray.runs.checkpoint_files import (
     kind_of,
     read_manifest,
     unreadable,
+    warn_damaged,
 )
 from srpo_ray.runs.storage import Storage
 
@@ -29,7 +29,7 @@ def latest_trained(storage: Storage) -> tuple[int, Mapping[str, Tensor]] | None:
         try:
             return update, read_trained_weights(storage, update)
         except ValueError as error:
-            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=2)
+            warn_damaged(str(error), stacklevel=2)
     return None
 
 

@@ -48,7 +48,7 @@ def check_embedded_size(key: str, source: str, size: ImageSize) -> None:
     Args:
         key: Config key of the source.
         source: Source of images; only those of the small world are checked.
-        size: Size of the run's square images.
+        size: Size that the run gives these images.
 
     Raises:
         ValueError: If the images are embedded and the size is another one.

@@ -161,6 +161,9 @@ def train_on_others(run_root: str) -> dict[str, dict[str, Tensor]]:
     found = {}
     for kind in TRAINED:
         config = config_of(kind, run_root)
+        if config.algorithm.total_calls(config.rollout.num_steps).rollout_parts > 1:
+            # Two workers sample groups in parts, the others whole groups.
+            config = apply(config, {"algorithm.images_per_pass": None})
         if kind != EVERYTHING and config.sampled_per_pass:
             # One worker samples the images of two micro-batches together, two workers those of each.
             config = apply(config, {"rollout.batch_size": 2 * config.sampled_per_pass})

@@ -148,7 +148,7 @@ def test_converted_table_is_read_as_pairs_with_each_image_once(tmp_path: Path) -
     )
     judged = load_judged(str(found.path), "pairs")
     assert judged.captions == ["one", "two"]
-    assert judged.indices == [0, 1, 1, 2]
+    assert [row.images for row in judged.rows] == [(0, 1), (1, 2)]
     assert (judged.images.load([0, 1, 2], 8)[:, 0, 0, 0] * 255).round().tolist() == [10, 20, 30]
     with pytest.raises(ValueError, match=r"a folder without pairs.jsonl"):
         convert(PAIR_SETS["open_image_preferences"], [tmp_path / "a.parquet"], tmp_path / "out")

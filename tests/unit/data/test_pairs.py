@@ -38,7 +38,6 @@ def test_pairs_have_their_images_in_order_and_each_picture_once(tmp_path: Path) 
     judged = load_judged(file, "pairs")
     assert judged.captions == ["a circle", "a square", "a circle"]
     assert [row.images for row in judged.rows] == [(0, 1), (1, 2), (0, 2)]
-    assert judged.indices == [0, 1, 1, 2, 0, 2]
     assert len(judged.images.identities) == len(set(judged.images.identities)) == 3
     assert judged.labels.tolist() == [[1.0, 0.0], [1.0, 0.0], [0.75, 0.25]]
     reds = judged.images.load([0, 1, 2], 8)[:, 0, 0, 0]
@@ -217,8 +216,8 @@ def test_labels_of_the_small_world_like_the_preferred_image_of_each_pair() -> No
 
 def test_captions_of_the_small_world_are_right_for_their_image_unless_they_are_exchanged() -> None:
     judged = load_judged("small_world:captions?count=48", "captions")
-    images = judged.images.load(judged.indices, 64)
-    assert judged.indices == list(range(48))
+    assert [row.images for row in judged.rows] == [(index,) for index in range(48)]
+    images = judged.images.load(range(48), 64)
     right, wrong = (
         measure(images, captions)["content_accuracy"] for captions in (judged.captions, judged.other_captions)
     )
@@ -250,7 +249,7 @@ def test_other_images_of_the_small_world_get_wrong_captions_of_their_own() -> No
     shared, own = (load_judged("small_world:pairs?count=32", "pairs", own_captions=each) for each in (False, True))
     assert own.captions == shared.captions == shared.other_captions
     assert all(one != other for one, other in zip(own.captions, own.other_captions, strict=True))
-    assert own.indices == shared.indices
+    assert [row.images for row in own.rows] == [row.images for row in shared.rows]
 
 
 @pytest.mark.parametrize(

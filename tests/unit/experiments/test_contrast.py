@@ -68,6 +68,8 @@ def test_sources_are_compared_at_the_largest_gain_that_all_reach_or_said_to_have
     found = titles([0.0, 0.5, 1.0, 2.5, 2.0])
     assert found[0] == "| at a gain of detail of 2.500"
     assert found[2:] == names
+    # The largest gain of one source is that of its tuned model, at which the other source begins.
+    assert titles([0.0, 1.0, 0.5, 0.25, 0.1])[0] == "| at a gain of detail of 1.000"
     assert titles([0.0, 0.1, 0.2, 0.3, 0.4]) == [
         "No gain is common to all: one goes up to +0.400, another begins at +1.000."
     ]
