@@ -11,7 +11,7 @@ from srpo_ray.config.base import Name, Section, check_name, check_names
 from srpo_ray.config.budget import BudgetConfig, GpuModels, Price, check_prices
 from srpo_ray.config.changes import Changes, check_changes
 from srpo_ray.config.conditions import allowed_values, conditions_first, example_trial
-from srpo_ray.config.evaluation import VOTES, Objective
+from srpo_ray.config.objective import VOTES, Objective
 from srpo_ray.config.scheduler import UPDATES, Round, Rung
 from srpo_ray.config.search import SearchConfig, SearchDimension
 from srpo_ray.config.widening import check_widening

@@ -75,6 +75,8 @@ def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str)
     try:
         for metric in {config.objective: config.mode, **config.objectives}:
             run.evaluation.check_score(metric)
+        for metric in config.max_fall:
+            run.evaluation.check_limit(metric)
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from error
     if config.objective == VOTES and run.evaluation.choose == "best":
