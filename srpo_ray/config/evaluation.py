@@ -1,44 +1,16 @@
 """Section `evaluation`: validation and test prompts, held-out reward models and reward-hacking detection."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
 from srpo_ray.config.contrast_weight import TUNED, ContrastText, ContrastWeight
 from srpo_ray.config.home import HomePath
+from srpo_ray.config.objective import VOTES, Objective, check_limited
 from srpo_ray.config.rewards import RewardModelConfig
 from srpo_ray.config.size import Resolution
 from srpo_ray.config.sources import text_key
-
-VOTES = "votes"
-"""Objective of an experiment that people decide: the strength of a run in their votes."""
-_GROUPS = ("evaluator", "truth", "image")
-"""Groups of the metrics of an evaluation that no run is trained to raise."""
-
-
-def check_objective(objective: str) -> str:
-    """Refuse the training reward as the objective, and names that are no metric of an evaluation.
-
-    Raises:
-        ValueError: If the metric is a score of the models that are trained on, or of no known group.
-    """
-    if objective.strip().partition("/")[0].casefold() == "reward":
-        raise ValueError(
-            f"expected a score that no run is trained to raise, such as evaluator/held_out, got {objective!r}; the best"
-            " by it would be what hacks its reward best"
-        )
-    group, _, name = objective.partition("/")
-    if objective != VOTES and (group not in _GROUPS or not name):
-        raise ValueError(
-            f"expected a metric {', '.join(f'{each}/NAME' for each in _GROUPS)}, or {VOTES} in an experiment, got"
-            f" {objective!r}; choose one, such as evaluator/held_out (docs/metrics.md)"
-        )
-    return objective
-
-
-Objective = Annotated[str, Field(min_length=1), AfterValidator(check_objective)]
-"""Metric of an evaluation by which runs or weights are chosen; no score of a model that is trained on."""
 
 
 class RelativeConfig(Section):
@@ -185,8 +157,22 @@ class EvaluationConfig(Section):
             return None
         return self.objective or f"evaluator/{self.held_out[0].name}"
 
-    def check_score(self, objective: str) -> None:
+    def check_limit(self, metric: str) -> None:
+        """Check that an evaluation can have a metric of `max_fall`, which may also be a trained reward.
+
+        Raises:
+            ValueError: As `check_score`; also for a metric of no known group.
+        """
+        check_limited(metric)
+        if metric.startswith("evaluator/"):
+            self.check_score(metric, "max_fall")
+
+    def check_score(self, objective: str, key: str = "objective") -> None:
         """Check that an evaluation can have a metric.
+
+        Args:
+            objective: The metric.
+            key: Config key that names it, for the message.
 
         Raises:
             ValueError: If it is the score of a held-out model that there is not, or of words that are not set, or the
@@ -196,18 +182,18 @@ class EvaluationConfig(Section):
         relative = objective.endswith("/relative")
         if objective == "image/diversity" and self.samples_per_prompt < 2:
             raise ValueError(
-                f"objective: expected evaluation.samples_per_prompt of 2 or more with {objective!r}, got"
+                f"{key}: expected evaluation.samples_per_prompt of 2 or more with {objective!r}, got"
                 f" {self.samples_per_prompt}, and one image per prompt has no diversity; raise it or choose another"
                 " metric"
             )
         if objective.startswith("evaluator/") and objective.removesuffix("/relative") not in evaluator:
             raise ValueError(
-                f"objective: expected a score of evaluation.held_out ({', '.join(evaluator) or 'none'}), got"
+                f"{key}: expected a score of evaluation.held_out ({', '.join(evaluator) or 'none'}), got"
                 f" {objective!r}; choose one of them or add the model"
             )
         if relative and not self.relative:
             raise ValueError(
-                f"objective: expected evaluation.relative with {objective!r}, got none, so there is no such score; set"
+                f"{key}: expected evaluation.relative with {objective!r}, got none, so there is no such score; set"
                 " its words or remove `/relative`"
             )
 

@@ -10,8 +10,8 @@ from pydantic import model_validator
 from srpo_ray.config.arm import Arm
 from srpo_ray.config.base import check_name, check_names
 from srpo_ray.config.budget import check_prices
-from srpo_ray.config.evaluation import VOTES
 from srpo_ray.config.experiment_parts import TEST, ExperimentParts, of_test
+from srpo_ray.config.objective import VOTES
 
 
 def check_part_names(experiment: ExperimentParts) -> None:

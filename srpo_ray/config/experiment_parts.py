@@ -10,7 +10,7 @@ from srpo_ray.config.arm import Ablation, Arm, rounds_of
 from srpo_ray.config.base import Name, Section
 from srpo_ray.config.budget import BudgetConfig, GpuModels, Price
 from srpo_ray.config.conditions import example_trial
-from srpo_ray.config.evaluation import Objective
+from srpo_ray.config.objective import Objective
 from srpo_ray.config.scheduler import UPDATES, Rung
 from srpo_ray.config.search import SearchConfig
 

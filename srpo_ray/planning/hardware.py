@@ -1,5 +1,6 @@
 """GPU models, and assumptions about a machine that are used unless a measured value is given."""
 
+import math
 from dataclasses import dataclass
 
 from srpo_ray.config.budget import GpuName
@@ -47,6 +48,16 @@ PROCESS_BYTES = int(2.0 * GIB)
 GPUS_PER_NODE = 8
 
 
+_OPTIONS = {
+    "memory_gib": "--gpu-memory",
+    "tflops": "--tflops",
+    "bandwidth_gbs": "--bandwidth",
+    "gpus_per_node": "--gpus-per-node",
+    "storage_gbs": "--storage",
+}
+"""Field of `Hardware` -> option of `srpo-ray plan`."""
+
+
 @dataclass(frozen=True)
 class Hardware:
     """Hardware that a run is planned for."""
@@ -70,8 +81,11 @@ class Hardware:
                 " --tflops for another"
             )
         for name, value in vars(self).items():
-            if name != "gpu" and value is not None and value <= 0:
-                raise ValueError(f"expected {name} above 0, got {value}; give what one GPU has")
+            # A comparison with NaN is false.
+            if name != "gpu" and value is not None and not 0 < value < math.inf:
+                raise ValueError(
+                    f"{_OPTIONS[name]}: expected a number above 0, got {value:g}; give what the machine has"
+                )
 
     @property
     def limit(self) -> int | None:

@@ -15,8 +15,8 @@ from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.arm import Arm
 from srpo_ray.config.base import folder_name
 from srpo_ray.config.conditions import searched_values_of
-from srpo_ray.config.evaluation import VOTES
 from srpo_ray.config.experiment_parts import TEST
+from srpo_ray.config.objective import VOTES
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.numbers import param_text, param_titles
 from srpo_ray.evaluation.results import TrialRow

@@ -8,7 +8,7 @@ from typing import Any
 from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.arm import Ablation, Arm
 from srpo_ray.config.continued_runs import schedule_changes
-from srpo_ray.config.evaluation import VOTES
+from srpo_ray.config.objective import VOTES
 from srpo_ray.config.scheduler import UPDATES
 from srpo_ray.evaluation.pareto import front_names
 from srpo_ray.evaluation.results import Arm as TrainedArm

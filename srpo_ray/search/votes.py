@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from srpo_ray.config import ExperimentConfig
-from srpo_ray.config.evaluation import VOTES
+from srpo_ray.config.objective import VOTES
 from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.search.trial import Experiment

@@ -126,6 +126,8 @@ def test_unusable_arm_is_refused(tmp_path: Path, arm: dict[str, Any], message: s
             {"arms": [{"name": "SRPO", "set": {}}, {"name": "B", "set": {"model.resolution": 32}}]},
             "arm 'B': .* got another evaluation.resolution; scores of other prompts, noise, sizes or models do not",
         ),
+        ({"max_fall": {"content_accuracy": 0.02}}, "max_fall: expected a metric .* got 'content_accuracy', which no"),
+        ({"max_fall": {"evaluator/heldout": 0.02}}, r"max_fall: expected a score of .* \(evaluator/held_out\), got"),
         ({"objective": "evaluator/heldout"}, r"expected a score of evaluation.held_out \(evaluator/held_out\)"),
         ({"base": "missing.yaml"}, "expected a readable YAML file"),
     ],

@@ -322,7 +322,10 @@ def test_command_fails_where_the_run_does_not_fit_and_says_what_to_change(capsys
     ("words", "message"),
     [
         (["--gpu", "H1000"], "--gpu: expected one of A100-40GB"),
-        (["--gpu-memory", "-1"], "expected memory_gib above 0, got -1.0"),
+        (["--gpu-memory", "-1"], "--gpu-memory: expected a number above 0, got -1; give what the machine has"),
+        (["--bandwidth", "nan"], "--bandwidth: expected a number above 0, got nan"),
+        (["--storage", "inf"], "--storage: expected a number above 0, got inf"),
+        (["--gpus-per-node", "0"], "--gpus-per-node: expected a number above 0, got 0"),
         (["model.path=/nowhere/at/all"], "expected a folder or hub id with transformer/config.json"),
     ],
 )

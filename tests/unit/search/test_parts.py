@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from srpo_ray.config import ExperimentConfig, load_experiment, load_run
-from srpo_ray.config.evaluation import VOTES
+from srpo_ray.config.objective import VOTES
 from srpo_ray.config.scheduler import Rung, SchedulerConfig
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.results import CALLS, TrialRow
