@@ -85,7 +85,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_arguments(commands.add_parser(name, help=command.HELP))
     parsed, rest = parser.parse_known_args(arguments)
     if rest:
-        late = any(not word.startswith("-") for word in rest)
+        # A word behind an unknown option may be its value.
+        late = not any(word.startswith("-") for word in rest)
         cure = "; write files, overrides and prompts before the options" if late else ""
         parser.error(f"unrecognized arguments: {shlex.join(rest)}{cure}")
     # Reports show the command line, and people pass reports on.

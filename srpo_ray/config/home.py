@@ -17,7 +17,9 @@ def with_home(path: str) -> str:
     try:
         return str(Path(path).expanduser())
     except RuntimeError as error:
-        raise ValueError(f"expected ~ or the name of a user behind it, got {path!r}; write the path in full") from error
+        raise ValueError(
+            f"expected ~, or ~NAME with the name of a user of this machine, got {path!r}; write the path in full"
+        ) from error
 
 
 HomePath = Annotated[str, AfterValidator(with_home)]

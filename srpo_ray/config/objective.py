@@ -25,7 +25,7 @@ def check_objective(objective: str) -> str:
     if objective != VOTES and (group not in _GROUPS or not name):
         raise ValueError(
             f"expected a metric {', '.join(f'{each}/NAME' for each in _GROUPS)}, or {VOTES} in an experiment, got"
-            f" {objective!r}; choose one, such as evaluator/held_out (docs/metrics.md)"
+            f" {objective!r}; choose one, such as evaluator/held_out (docs/evaluation.md)"
         )
     return objective
 
@@ -45,5 +45,5 @@ def check_limited(metric: str) -> None:
     if group not in groups or not name:
         raise ValueError(
             f"max_fall: expected a metric {' or '.join(f'{each}/NAME' for each in groups)}, got {metric!r}, which no"
-            " evaluation has, so that every trial would break the limit; choose one (docs/metrics.md)"
+            " evaluation has, so that every trial would break the limit; choose one (docs/evaluation.md)"
         )

@@ -114,7 +114,7 @@ def write_questions(path: Path, asked: Mapping[str, Asked]) -> None:
     """Write the file of a reward of type `questions`.
 
     Raises:
-        ValueError: If a file with other questions exists.
+        ValueError: If a file with other questions exists, or the file cannot be written.
     """
     lines = (
         {"prompt": prompt, **({"tag": each.tag} if each.tag else {}), "questions": each.questions}
@@ -126,5 +126,8 @@ def write_questions(path: Path, asked: Mapping[str, Asked]) -> None:
             f"--questions: expected no other questions in {path}, got a file with others, which earlier runs may have"
             " used; remove it or name another file"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise ValueError(f"--questions: expected a writable file, got {path} ({error}); choose another") from error

@@ -1,4 +1,4 @@
-"""Base class of policies with classifier-free guidance: a second prediction for the empty prompt, in the same call."""
+"""Base class of policies with classifier-free guidance: a second prediction for the empty prompt."""
 
 from abc import abstractmethod
 
@@ -10,7 +10,7 @@ from srpo_ray.models.policy import FlowPolicy
 
 
 class ClassifierFreePolicy(FlowPolicy):
-    """Flow policy whose guidance is classifier-free: a scale other than 1 doubles the rows of each transformer call."""
+    """Flow policy whose guidance is classifier-free: a scale other than 1 doubles the rows that are predicted."""
 
     def _predict(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         if guidance_scale == 1:
@@ -30,4 +30,4 @@ class ClassifierFreePolicy(FlowPolicy):
 
     @abstractmethod
     def _call(self, tokens: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """Call the network once and count its samples: velocity `[B, N, 4C]` at sigmas `[B]`."""
+        """Compute the velocity `[B, N, 4C]` at sigmas `[B]` by one call, or one for each row, and count the rows."""

@@ -41,8 +41,8 @@ class Family:
     """Names of the text encoders whose limits can truncate prompts, in the order of their tokenizers; the last one's
     limit is `model.max_sequence_length`."""
     prompt_text: Callable[[Any, str], str] = plain_text
-    """Function of the last tokenizer and a prompt that returns the text which the encoder reads, without a start that
-    no tokens are counted of."""
+    """Function of the last tokenizer and a prompt that returns the text which the encoder reads, without a system
+    message whose tokens are not counted."""
     template_tokens: int = 0
     """Tokens of `prompt_text` that are not counted in `model.max_sequence_length`."""
     longest_text: int | None = None

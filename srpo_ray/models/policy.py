@@ -35,7 +35,7 @@ class FlowPolicy(ABC):
     """Flow policy of the tuned model on tokens `[B, (H/16)*(W/16), 4C]` of 2x2 latent patches.
 
     A model family implements `_predict`, the call of its transformer, and `text_features`; a family with another
-    autoencoder also overrides `decode` and `encode`, and one with other tokens `token_shape`.
+    autoencoder also overrides `_decode` and `encode`, and one with other tokens `token_shape`.
     """
 
     block_lists: ClassVar[tuple[str, ...]] = ()

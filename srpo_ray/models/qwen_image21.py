@@ -21,7 +21,8 @@ class QwenImage21Policy(ClassifierFreePolicy):
 
     In a sequence of text and image, the position of the image follows the length of the text, padding included. A call
     for several prompts would draw images that depend on the longest of them, so each sample has a call of its own,
-    without padding. Prompts of equal length have too: workers that share weights must make equally many calls.
+    without padding. Prompts of equal length also get one call each: workers that share weights
+    must make equally many calls.
     """
 
     @property

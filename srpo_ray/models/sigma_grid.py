@@ -58,8 +58,9 @@ def scheduler_sigmas(path: str, num_tokens: int, num_steps: int) -> Tensor:
     if fixed and len(fixed) != num_steps:
         raise ValueError(
             f"rollout.shift: expected {len(fixed)} steps with the scheduler of {path!r}, whose model_index.json fixes"
-            f" their sigmas, got {num_steps}; set rollout.num_steps and evaluation.num_steps to {len(fixed)}, or give a"
-            " number or resolution"
+            f" their sigmas, got {num_steps}; set each number of steps on this grid (rollout.num_steps,"
+            f" evaluation.num_steps, algorithm.inversion.steps, algorithm.window_grid_steps) to {len(fixed)}, or give"
+            " a number or resolution"
         )
     scheduler = _load_scheduler(path)
     family, mu = family_of(path), None
@@ -107,6 +108,8 @@ def scheduler_note(model: ModelConfig, num_steps: int, shift: Shift) -> str | No
 
 
 def _described(path: str) -> str:
+    if fixed := sample_sigmas(path):
+        return f"{len(fixed)} fixed sigmas"
     config = _load_scheduler(path).config
     if not config["use_dynamic_shifting"]:
         return f"shift {config['shift']:g}"

@@ -61,7 +61,9 @@ def test_unusable_path_is_one_message_and_leaves_nothing(
 
 def test_override_behind_an_option_is_refused_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     late = "unrecognized arguments: seed=1; write files, overrides and prompts before the options"
-    for words, end in ((["--dry-run", "seed=1"], late), (["--dry-rum"], "unrecognized arguments: --dry-rum")):
+    unknown = "unrecognized arguments: --dry-rum"
+    cases = ((["--dry-run", "seed=1"], late), (["--dry-rum"], unknown), (["--dry-rum", "5"], f"{unknown} 5"))
+    for words, end in cases:
         with pytest.raises(SystemExit, match="2"):
             main(["train", str(SMALL_WORLD), *words])
         assert capsys.readouterr().err.rstrip().endswith(end)

@@ -48,8 +48,9 @@ def test_shown_command_is_parsed_and_its_config_loads(
     words = shlex.split(line)[1:]
     assert exit_code(words) == 0, f"{page}: {line}\n{capsys.readouterr().err}"
     files = [word for word in words if word.endswith(".yaml") and word.startswith("configs/")]
-    # Files of the reader, and NAME in place of one, do not exist here.
-    if not files or not all(Path(file).exists() for file in files):
+    missing = [file for file in files if not Path(file).exists()]
+    assert all("NAME" in file for file in missing), f"{page}: {line}"
+    if missing or not files:
         return
     overrides = [word for word in words if re.match(r"[a-z_]+(\.\w+)*=", word)]
     if "arms" in read_yaml(files[-1]):
