@@ -30,7 +30,7 @@ CASES = {
     ),
     "home of an unknown user": (
         ["train", str(SMALL_WORLD), "run_root=~nobody_here/runs"],
-        "run_root: expected ~ or the name of a user behind it, got '~nobody_here/runs'",
+        "run_root: expected ~, or ~NAME with the name of a user of this machine, got '~nobody_here/runs'",
     ),
     "objective that is no metric": (
         ["sweep", SWEEP, "experiment.objective=held_out"],
@@ -76,5 +76,5 @@ def test_tilde_of_a_config_is_the_home_folder(tmp_path: Path, monkeypatch: pytes
     storage = config.training.checkpoint_storage
     found = [config.run_root, config.data.prompts, config.data.images, config.model.path, storage]
     assert found == [str(tmp_path / name) for name in ("runs", "p.txt", "images/*.tar", "flux", "checkpoints")]
-    with pytest.raises(ConfigError, match=r"data\.prompts: expected ~ or the name of a user"):
+    with pytest.raises(ConfigError, match=r"data\.prompts: expected ~, or ~NAME with the name of a user"):
         load_run([SMALL_WORLD], ["data.prompts=~nobody_here/p.txt"])
