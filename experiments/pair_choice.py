@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from laboratory_tables import head, text
+from laboratory_cells import head, row, text
 from torch import Tensor
 
 from srpo_ray.algorithms.pair_choice import choose_pairs
@@ -111,7 +111,7 @@ def choice_table(
         for attribute in COLUMNS:
             first, second = (truth[attribute][choice.valid].gather(1, side)[:, 0] for side in sides)
             gaps.append(text(mean_over([(first - second).tolist()])))
-        yield f"| {name} | " + " | ".join([*gaps, str(int((~choice.valid).sum()))]) + " |"
+        yield row(name, [*gaps, str(int((~choice.valid).sum()))])
 
 
 if __name__ == "__main__":
