@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from srpo_ray.algorithms.rollout import Rollout
@@ -50,6 +49,9 @@ def assign(scores: Tensor, shares: Sequence[float]) -> Tensor:
     Returns:
         Indices of the attributes `[P]`.
     """
+    # The import takes half a second, and only this algorithm needs it.
+    from scipy.optimize import linear_sum_assignment
+
     slots = [index for index, count in enumerate(counts_of(shares, len(scores))) for _ in range(count)]
     _, chosen = linear_sum_assignment(scores[:, slots].numpy(), maximize=True)
     return torch.tensor(slots)[torch.from_numpy(chosen)]

@@ -114,12 +114,12 @@ def split_source(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return source, list(words[len(source) :])
 
 
-def report_input_issues(config: "RunConfig") -> None:
+def report_text_issues(config: "RunConfig") -> None:
     """Check the inputs of a run, and print which prompts and images are left out, repeated or truncated."""
-    from srpo_ray.launch.preflight import check_inputs, input_notes
+    from srpo_ray.launch.preflight import check_inputs, text_notes
 
     check_inputs(config)
-    for note in input_notes(config):
+    for note in text_notes(config):
         print_note(note)
 
 

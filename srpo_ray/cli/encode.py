@@ -2,7 +2,7 @@
 
 import argparse
 
-from srpo_ray.cli.arguments import add_config, files_and_overrides, report_input_issues
+from srpo_ray.cli.arguments import add_config, files_and_overrides, report_text_issues
 from srpo_ray.cli.cluster_job import add_start, is_cluster_job, run_cluster_job
 
 HELP = "compute text features of a config's prompts ahead of training"
@@ -29,7 +29,7 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     from srpo_ray.launch.encode import encode
 
-    report_input_issues(config)
+    report_text_issues(config)
     found = encode(config, parsed.address, parsed.actors)
     done = f"{found.encoded} encoded now" if found.encoded else "none is missing"
     print(f"text features of {found.texts} texts, {done}: {found.folder}")

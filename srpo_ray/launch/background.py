@@ -3,22 +3,20 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 @contextmanager
-def in_background(work: Callable[[], object]) -> Iterator[Callable[[], None]]:
+def in_background(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
     """Run a function in a thread beside the block; the end of the block waits for it.
 
     Args:
         work: Function without arguments.
 
     Yields:
-        Function that waits for the end of the work, and raises its error if it has failed.
+        Function that waits for the result of the work, and raises its error if it has failed.
     """
     with ThreadPoolExecutor(max_workers=1) as executor:
-        future = executor.submit(work)
-
-        def wait() -> None:
-            future.result()
-
-        yield wait
+        yield executor.submit(work).result

@@ -11,6 +11,7 @@ from srpo_ray.config.load import ConfigError, load_run
 from srpo_ray.data.sizes import nearest_size
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
+from srpo_ray.imports import without_collection
 from srpo_ray.launch.control_words import check_control_words, unread_words_notes
 from srpo_ray.launch.cut_texts import reward_cut_notes
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
@@ -140,27 +141,44 @@ def check_grids(config: RunConfig) -> None:
 
 
 def input_notes(config: RunConfig) -> list[str]:
-    """List notes on a run's inputs for the user: skipped, repeated or cut texts, settings other than the usual.
+    """List notes on a run's inputs for the user: those of `text_notes`, then those of `model_notes`.
 
     Raises:
         ValueError: If a text file, a tokenizer or the scheduler cannot be read.
+    """
+    return [*text_notes(config), *model_notes(config)]
+
+
+def text_notes(config: RunConfig) -> list[str]:
+    """List notes on a run's texts for the user: skipped, repeated or cut ones, and control words that nothing reads.
+
+    Raises:
+        ValueError: If a text file or a tokenizer cannot be read.
     """
     texts = read_texts(config)
     path, length = resolve_path(config.model.path), config.model.max_sequence_length
     conditioning = {f"{key}, conditioning" if rows.rewritten else key: rows for key, rows in texts.by_key.items()}
     cut = {key: cut_prompts(path, rows.conditioning, length) for key, rows in conditioning.items()}
-    scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
     cuts = (f"{key}: {each.note}" for key, found in cut.items() for each in found)
-    model = [note for note in (scheduler, distilled_note(path)) if note]
     return [
         *leakage_notes(texts),
         *texts.notes,
         *unread_words_notes(config, texts),
         *cuts,
         *reward_cut_notes(config, texts),
-        *model,
-        *losses_notes(config),
     ]
+
+
+def model_notes(config: RunConfig) -> list[str]:
+    """List notes on settings other than the model's usual ones. Imports diffusers, which takes seconds.
+
+    Raises:
+        ValueError: If the scheduler cannot be read.
+    """
+    with without_collection():
+        scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
+    model = [note for note in (scheduler, distilled_note(resolve_path(config.model.path))) if note]
+    return [*model, *losses_notes(config)]
 
 
 def losses_notes(config: RunConfig) -> list[str]:

@@ -1,7 +1,7 @@
 """An experiment from its file to its report: search the values of arms, train each with several seeds, ablate one."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +9,11 @@ from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.continued_runs import num_later_runs
 from srpo_ray.data.texts import read_texts
+from srpo_ray.launch.background import in_background
 from srpo_ray.launch.capacity import is_one_machine, needs_no_worker
 from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage
-from srpo_ray.launch.preflight import check_inputs
+from srpo_ray.launch.preflight import check_inputs, model_notes
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.train import check_cluster
 from srpo_ray.live.follow import Follower
@@ -37,7 +38,14 @@ from srpo_ray.tracking.client import create_database
 from srpo_ray.tracking.runs import flatten, git_commit, tracking_uri
 
 
-def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | None, command: str, resume: str) -> Path:
+def run_experiment(
+    config: ExperimentConfig,
+    base: RunConfig,
+    address: str | None,
+    command: str,
+    resume: str,
+    note: Callable[[str], object] = print,
+) -> Path:
     """Run an experiment, or resume the one in the same folder.
 
     Args:
@@ -46,6 +54,7 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
         address: Ray cluster to use; None takes `RAY_ADDRESS` or starts a local one.
         command: Command that the user typed, for the report.
         resume: Command that resumes the experiment, without the folder that follows it.
+        note: Receives each note on settings other than the model's usual ones.
 
     Returns:
         Path of the HTML report.
@@ -74,7 +83,7 @@ def run_experiment(config: ExperimentConfig, base: RunConfig, address: str | Non
         if earlier:
             keep_earlier_trials(folder, earlier)
         command = first_command(folder, command)
-        return _run_parts(config, base, runs, folder, planned, address, command, resume)
+        return _run_parts(config, base, runs, folder, planned, address, command, resume, note)
 
 
 def _run_parts(
@@ -86,13 +95,17 @@ def _run_parts(
     address: str | None,
     command: str,
     resume: str,
+    note: Callable[[str], object],
 ) -> Path:
     """Train all parts of an experiment in its open folder, and write the report."""
     commit = git_commit(Path.cwd())
     num_runs = config.num_runs + num_later_runs(config, partial(apply, base))
     start = Progress.start(config.name, "experiment", num_runs, list(searched_metrics(config)))
     with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
-        with ray_session(address):
+        # The notes import diffusers, which takes seconds; so does Ray's start.
+        with in_background(partial(model_notes, base)) as notes, ray_session(address):
+            for text in notes():
+                note(text)
             check_cluster(base)
             one_machine = is_one_machine()
             needs = _needs(config, runs)
