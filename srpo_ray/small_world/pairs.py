@@ -12,18 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from srpo_ray.config.algorithms.base import Judged
-from srpo_ray.small_world.build.annotators import UNBIASED, Taste, biased, utility
+from srpo_ray.small_world.build.annotators import Taste, utility
+from srpo_ray.small_world.judgements import TASTES as TASTES
+from srpo_ray.small_world.judgements import Judgements, judge
 from srpo_ray.small_world.prompts import caption
 from srpo_ray.small_world.renderer import render
 from srpo_ray.small_world.scenes import Scenes, sample_scenes, scenes_of
 from srpo_ray.small_world.shapes import SIZE
 from srpo_ray.small_world.wrong_captions import PARTS, Part, wrong_captions
 
-TASTES: dict[str, Taste] = {"preference": biased(1.5), "held_out": UNBIASED}
-"""Annotators by the reward model of the small world that was trained on their judgements. `preference` likes saturated
-images with dark corners, `held_out` detail and natural colours."""
 _SEED = 6000
-_JUDGED_OPTIONS = {"count": "256", "noise": "0", "taste": "preference", "confidence": "full"}
+_JUDGED_OPTIONS = {
+    "count": "256",
+    "noise": "0",
+    "taste": "preference",
+    "confidence": "full",
+    "minority": "0",
+    "temperature": "0",
+    "min_gap": "0",
+}
 _OPTIONS: dict[Judged, dict[str, str]] = {
     "pairs": _JUDGED_OPTIONS,
     "labels": _JUDGED_OPTIONS,
@@ -85,10 +92,9 @@ def embedded_rows(
     """Render and judge the scenes of an embedded source.
 
     Args:
-        source: `small_world:pairs`, `small_world:labels` or `small_world:captions`, with options `count` (contents),
-            `noise` (share of judgements that are reversed), and for pairs and labels `taste` (`preference` or
-            `held_out`) and `confidence` (`full`, or by the difference of the utilities), for captions `part` (`any`, or
-            what the exchanged word names).
+        source: `small_world:pairs`, `small_world:labels` or `small_world:captions`, with options: `count` (contents)
+            and `noise` (share of judgements that are reversed); for pairs and labels those of `judge`; for captions
+            `part` (`any`, or what the exchanged word names).
         kind: Rows that are wanted.
         own_captions: True if the other image of a pair must have a caption of its own; it is a wrong one.
         key: Config key of the source, for messages.
@@ -97,7 +103,7 @@ def embedded_rows(
         The images, their judgements, and a note for the user, which may be None.
 
     Raises:
-        ValueError: If the source or an option is unknown, or is not of the kind that is wanted.
+        ValueError: If the source or an option is unknown, or is not of the kind that is wanted, or leaves no row.
     """
     name, _, query = source.partition("?")
     if name != f"small_world:{kind}":
@@ -112,20 +118,35 @@ def embedded_rows(
     note = f"{source}: {int(reversed_.sum())} of {count} judgements reversed" if noise else None
     if kind == "captions":
         return images, _caption_rows(images, options["part"], reversed_), note
-    values = images.utilities(TASTES[options["taste"]])
-    winner = (values[:, 1] > values[:, 0]).astype(int)
-    winner = np.where(reversed_, 1 - winner, winner)
-    # The probability p that the better image is preferred is the logistic function of the gap: 2 p - 1 is this.
-    gap = np.abs(values[:, 1] - values[:, 0]).astype(float)
-    sure = np.tanh(gap / 2) if options["confidence"] == "utility" else np.ones(count)
-    if kind == "labels":
-        signs = [_sign(winner, index) * float(sure[index // 2]) for index in range(2 * count)]
-        return images, [((index,), images.captions[index], None, (sign,)) for index, sign in enumerate(signs)], note
-    pairs = [(2 * pair + int(best), 2 * pair + 1 - int(best)) for pair, best in enumerate(winner)]
-    others = wrong_captions(images.contents, _SEED + 3) if own_captions else [None] * count
-    labels = [((1 + each) / 2, (1 - each) / 2) for each in sure.tolist()]
-    rows = zip(pairs, others, labels, strict=True)
-    return images, [(pair, images.captions[pair[0]], other, both) for pair, other, both in rows], note
+    judged = judge(images.utilities, options, reversed_)
+    if not judged.kept:
+        raise ValueError(
+            f"{key}: expected pairs whose utilities differ by at least min_gap, got none with {source!r}; lower min_gap"
+        )
+    note = f"{source}: {'; '.join(judged.notes)}" if judged.notes else None
+    return images, _label_rows(images, judged) if kind == "labels" else _pair_rows(images, judged, own_captions), note
+
+
+def _pair_rows(images: SmallWorldScenes, judged: Judgements, own_captions: bool) -> list[Row]:
+    """Rows of the preferred and the other image of each content."""
+    others = wrong_captions(images.contents, _SEED + 3) if own_captions else [None] * len(judged.winner)
+    rows: list[Row] = []
+    for content in judged.kept:
+        best, sure = int(judged.winner[content]), float(judged.confidence[content])
+        pair = (2 * content + best, 2 * content + 1 - best)
+        rows.append((pair, images.captions[pair[0]], others[content], ((1 + sure) / 2, (1 - sure) / 2)))
+    return rows
+
+
+def _label_rows(images: SmallWorldScenes, judged: Judgements) -> list[Row]:
+    """Rows of both images of each content: the preferred one is liked."""
+    rows: list[Row] = []
+    for content in judged.kept:
+        for side in (0, 1):
+            sign = 1.0 if judged.winner[content] == side else -1.0
+            index = 2 * content + side
+            rows.append(((index,), images.captions[index], None, (sign * float(judged.confidence[content]),)))
+    return rows
 
 
 def _caption_rows(images: SmallWorldScenes, part: str, reversed_: NDArray[np.bool_]) -> list[Row]:
@@ -136,10 +157,6 @@ def _caption_rows(images: SmallWorldScenes, part: str, reversed_: NDArray[np.boo
         ((index,), wrong if swapped else right, right if swapped else wrong, (1.0,))
         for index, (right, wrong, swapped) in enumerate(both)
     ]
-
-
-def _sign(winner: NDArray[np.int64], index: int) -> float:
-    return 1.0 if winner[index // 2] == index % 2 else -1.0
 
 
 def _plain(scenes: Scenes) -> Scenes:
@@ -154,13 +171,17 @@ def _read_options(query: str, kind: Judged, source: str, key: str) -> Mapping[st
     options = {**defaults, **dict(parse_qsl(query, keep_blank_values=True))}
     named = {name: choices for name, choices in _CHOICES.items() if name in defaults}
     try:
-        usable = int(options["count"]) >= 1 and 0 <= float(options["noise"]) < 1
+        shares = [float(options[name]) for name in ("noise", "minority") if name in options]
+        amounts = [float(options[name]) for name in ("temperature", "min_gap") if name in options]
+        usable = int(options["count"]) >= 1 and all(0 <= share < 1 for share in shares)
+        usable = usable and all(0 <= amount < float("inf") for amount in amounts)
     except ValueError:
         usable = False
     if not usable or options.keys() != defaults.keys() or any(options[name] not in named[name] for name in named):
-        more = " and ".join(f"{name} ({' or '.join(choices)})" for name, choices in named.items())
+        shares = "noise and minority (in [0, 1)), temperature and min_gap (at least 0)"
+        parts = [shares if "minority" in defaults else "noise (in [0, 1))"]
+        parts += [f"{name} ({' or '.join(choices)})" for name, choices in named.items()]
         raise ValueError(
-            f"{key}: expected options count (at least 1), noise (in [0, 1)) and {more} after ?, got {source!r}; correct"
-            " it"
+            f"{key}: expected options count (at least 1), {', '.join(parts)} after ?, got {source!r}; correct it"
         )
     return options

@@ -245,6 +245,46 @@ def test_confidence_by_utility_is_that_of_a_logistic_choice_of_the_annotator(kin
         assert torch.equal(graded.labels.sign(), sure.labels)
 
 
+def test_minority_of_the_judgements_is_that_of_the_other_annotator() -> None:
+    mixed = load_judged("small_world:pairs?taste=held_out&minority=0.25", "pairs")
+    scenes = SmallWorldScenes(256, 2)
+    own, other = (scenes.utilities(TASTES[name]).argmax(axis=1) for name in ("held_out", "preference"))
+    chosen = np.array([row.images[0] % 2 for row in mixed.rows])
+    disputed = own != other
+    assert (chosen == own)[~disputed].all()
+    share = (chosen == other)[disputed].mean()
+    assert 0.15 < share < 0.35
+    assert "of 256 judgements of the annotator preference" in str(mixed.note)
+
+
+def test_drawn_judgements_have_the_share_of_mistakes_of_a_logistic_choice() -> None:
+    count, temperature = 4096, 0.5
+    drawn = load_judged(f"small_world:pairs?count={count}&temperature={temperature}", "pairs")
+    values = SmallWorldScenes(count, 2).utilities(TASTES["preference"]).astype(float)
+    likely = 1 / (1 + np.exp(-np.abs(values[:, 0] - values[:, 1]) / temperature))
+    right = np.array([row.images[0] % 2 for row in drawn.rows]) == values.argmax(axis=1)
+    assert abs(right.mean() - likely.mean()) < 4 * (likely * (1 - likely)).mean() ** 0.5 / count**0.5
+    # Large differences are judged right more often.
+    large = np.abs(values[:, 0] - values[:, 1]) > 0.85
+    assert right[large].mean() > likely[large].mean() - 0.05 > right[~large].mean()
+
+
+@pytest.mark.parametrize("kind", ["pairs", "labels"])
+def test_pairs_of_similar_utilities_are_left_out_with_their_number(kind: Judged) -> None:
+    every = load_judged(f"small_world:{kind}", kind)
+    large = load_judged(f"small_world:{kind}?min_gap=0.4378", kind)
+    values = SmallWorldScenes(256, 2).utilities(TASTES["preference"]).astype(float)
+    contents = np.flatnonzero(np.abs(values[:, 0] - values[:, 1]) >= 0.4378)
+    assert len(contents) == 128
+    assert {row.images[0] // 2 for row in large.rows} == {*contents.tolist()}
+    # The others keep their judgement and image.
+    assert set(large.rows) <= set(every.rows)
+    assert len(large.rows) == (128 if kind == "pairs" else 256)
+    assert str(large.note).endswith("128 of 256 pairs left out, whose utilities differ by less than 0.4378")
+    with pytest.raises(ValueError, match="differ by at least min_gap, got none"):
+        load_judged(f"small_world:{kind}?min_gap=9", kind)
+
+
 def test_other_images_of_the_small_world_get_wrong_captions_of_their_own() -> None:
     shared, own = (load_judged("small_world:pairs?count=32", "pairs", own_captions=each) for each in (False, True))
     assert own.captions == shared.captions == shared.other_captions
@@ -258,9 +298,11 @@ def test_other_images_of_the_small_world_get_wrong_captions_of_their_own() -> No
         ("small_world:captions", "expected small_world:pairs with algorithm.source=pairs"),
         ("small_world:pairs?part=color", "got 'small_world:pairs.part=color'"),
         ("small_world:labels", "expected small_world:pairs with algorithm.source=pairs"),
-        ("small_world:pairs?noise=1", "noise .in .0, 1.. and taste"),
+        ("small_world:pairs?noise=1", "noise and minority .in .0, 1"),
         ("small_world:pairs?color=red", "got 'small_world:pairs.color=red'"),
         ("small_world:pairs?taste=mine", "preference or held_out"),
+        ("small_world:pairs?minority=1", "noise and minority .in .0, 1.., temperature and min_gap .at least 0., taste"),
+        ("small_world:pairs?temperature=inf", "temperature and min_gap .at least 0."),
     ],
 )
 def test_unknown_embedded_sources_are_refused(source: str, message: str) -> None:
