@@ -81,14 +81,14 @@ def _config(objective: Objective, options: Options) -> RunConfig:
 
 
 @cache
-def _world(options: Options) -> World:
-    return World.load(_config("plain", options))
+def _world(options: Options, objective: Objective) -> World:
+    return World.load(_config(objective, options))
 
 
 def measure_reference(options: Options, objective: Objective, index: int) -> str:
     """Write a block of the reference: the gradient through all steps of the sampler."""
     started = time.monotonic()
-    expected = ExpectedReward(_config(objective, options), _world(options), options.prompts)
+    expected = ExpectedReward(_config(objective, options), _world(options, objective), options.prompts)
     gradient, reward = expected.gradient(index)
     file = options.reference_file(objective, index)
     unfinished = file.with_suffix(".unfinished")
@@ -106,7 +106,7 @@ def _references(options: Options, objective: Objective) -> Tensor:
 
 def check_reference(options: Options, objective: Objective) -> str:
     """Compare the slope of the first block's mean reward along the mean of the others with a difference quotient."""
-    gradients, world = _references(options, objective), _world(options)
+    gradients, world = _references(options, objective), _world(options, objective)
     direction = gradients[1:].mean(0)
     direction /= direction.norm()
     expected = ExpectedReward(_config(objective, options), world, options.prompts)
@@ -127,8 +127,9 @@ def check_reference(options: Options, objective: Objective) -> str:
 def measure_method(options: Options, name: str) -> str:
     """Write the dot products of a method's gradients."""
     started = time.monotonic()
-    config = METHODS[name].config(Path(options.root))
-    updates = Updates(config, _world(options))
+    method = METHODS[name]
+    config = method.config(Path(options.root))
+    updates = Updates(config, _world(options, method.objective))
     first = updates.gradient(1, 0)
     count = min(options.most, max(options.least, round(options.evaluations / first[1])))
     means, squares, costs, second = [], [], list[float](), torch.zeros(())
@@ -149,7 +150,7 @@ def measure_method(options: Options, name: str) -> str:
         "updates": options.blocks * count,
         "cost": sum(costs) / len(costs),
         "squares": squares,
-        **_dots(torch.stack(means), (second / len(costs)).sqrt(), _references(options, METHODS[name].objective)),
+        **_dots(torch.stack(means), (second / len(costs)).sqrt(), _references(options, method.objective)),
         "seconds": time.monotonic() - started,
     }
     write_text(options.method_file(name), json.dumps(found) + "\n")

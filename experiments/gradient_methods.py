@@ -25,8 +25,15 @@ SWEEPING = "algorithm.plan.every=1"
 WORDS = ("algorithm.query=relative", "algorithm.control_words=detailed")
 """Relative query of a method with control words, whose reference is the gradient of the relative reward."""
 
-Family = Literal["reward gradient", "policy gradient", "forward process"]
-Objective = Literal["plain", "words"]
+TASTE = (
+    'rewards.models=[{name: held_out, type: open_clip, path: "small_world:held_out"}]',
+    "evaluation.held_out=[]",
+)
+"""Reward that learned from the annotator `held_out`: the objective of methods that learn from its pairs."""
+PAIRS = ("data.pairs=small_world:pairs?taste=held_out", *TASTE)
+
+Family = Literal["reward gradient", "policy gradient", "forward process", "preference"]
+Objective = Literal["plain", "words", "taste"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,9 @@ class Method:
 
     @property
     def objective(self) -> Objective:
-        """Reward whose expectation the method raises: of the prompts, or of control words in front of them."""
+        """Reward whose expectation the method raises: both trained ones, these with control words, or a taste."""
+        if set(TASTE) <= {*self.settings}:
+            return "taste"
         return "words" if set(WORDS) <= {*self.settings} else "plain"
 
     def config(self, run_root: Path) -> RunConfig:
@@ -53,7 +62,7 @@ class Method:
         files = [CONFIGS / "small_world.yaml"]
         if self.preset:
             files.append(CONFIGS / "algorithms" / f"{self.preset}.yaml")
-        group = () if self.family == "reward gradient" else (PROMPTS,)
+        group = (PROMPTS,) if self.family in ("policy gradient", "forward process") else ()
         return load_run(files, [*SAMPLER, *group, *self.settings, f"run_root={run_root}"])
 
 
@@ -67,6 +76,10 @@ def _policy(preset: str, *settings: str) -> Method:
 
 def _forward(preset: str, *settings: str) -> Method:
     return Method("forward process", preset, settings)
+
+
+def _pairs(preset: str, *settings: str) -> Method:
+    return Method("preference", preset, (*settings, *PAIRS))
 
 
 OWN_NOISE = "algorithm.noise=per_sample"
@@ -118,9 +131,30 @@ METHODS: Mapping[str, Method] = {
     "Direct-Align, words": _gradient("direct_align", OWN_NOISE, *WORDS),
     "SRPO": _gradient(None, OWN_NOISE, *WORDS),
     "SRPO, denoise branch": _gradient(None, OWN_NOISE, "algorithm.branches=[denoise]", *WORDS),
+    "whole trajectory, taste": _gradient("draft", f"algorithm.num_steps={STEPS}", "algorithm.renoisings=0", *TASTE),
+    "ReFL, taste": _gradient("refl", *TASTE),
+    "Diffusion-DPO": _pairs("diffusion_dpo"),
+    "Diffusion-DPO, a noise for each image": _pairs("diffusion_dpo", "algorithm.coupling=independent"),
+    "Diffusion-DPO, inverted points": _pairs("inpo"),
+    # `beta` has no effect on a direction at the base weights, where all margins are 0.
+    "Diffusion-DPO, errors of the image": _pairs("diffusion_dpo", "algorithm.error_space=image"),
+    "Diffusion-DPO, errors of the noise": _pairs("diffusion_dpo", "algorithm.error_space=noise"),
+    "Diffusion-DPO, sigma below one third": _pairs("diffusion_dpo", "algorithm.sigma.window=[0.0, 0.333]"),
+    "Diffusion-DPO, sigma in the middle third": _pairs("diffusion_dpo", "algorithm.sigma.window=[0.333, 0.667]"),
+    "Diffusion-DPO, sigma above two thirds": _pairs("diffusion_dpo", "algorithm.sigma.window=[0.667, 1.0]"),
+    "MaPO": _pairs("mapo"),
+    "preferred images alone": _pairs("diffusion_dpo", "algorithm.loss=sft"),
+    "online DPO": Method("preference", "online_dpo", ("training.batch_size=4", *TASTE)),
+    "online DPO, noise of the rollout": Method(
+        "preference", "online_dpo", ("training.batch_size=4", "algorithm.coupling=rollout", *TASTE)
+    ),
 }
 """Name -> method."""
-REFERENCES: Mapping[Objective, str] = {"plain": "whole trajectory", "words": "whole trajectory, words"}
+REFERENCES: Mapping[Objective, str] = {
+    "plain": "whole trajectory",
+    "words": "whole trajectory, words",
+    "taste": "whole trajectory, taste",
+}
 """Objective -> method that estimates the reference at the size of an update."""
 QUICK = ("whole trajectory", "DRaFT-LV", "ReFL", "Direct-Align", "Flow-GRPO-Fast", "AWM")
 """Methods of a quick run."""

@@ -13,7 +13,6 @@ from torch import distributed as dist
 from srpo_ray.algorithms import build_algorithm
 from srpo_ray.config import RunConfig
 from srpo_ray.data.cache.text_features import TextCache
-from srpo_ray.data.mixture import Prompts
 from srpo_ray.data.texts import read_texts
 from srpo_ray.flow import generator
 from srpo_ray.models.policy import FlowPolicy
@@ -23,8 +22,8 @@ from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training.meters import MeanMeter, StageTimer
-from srpo_ray.training.prepare import prepare_image_sizes, prepare_latents
 from srpo_ray.training.rollouts import KeptRollouts
+from srpo_ray.training.setup import make_prompts
 from srpo_ray.training.trainer import Trainer
 
 GRADIENT_CALL = 3
@@ -102,13 +101,9 @@ class Updates:
     def __init__(self, config: RunConfig, world: World) -> None:
         """Connect the method with the world; the texts must be encoded."""
         texts, folder = read_texts(config), RunFolder(Path(config.run_root) / config.name)
-        latents = None
-        if texts.images:
+        if texts.given:
             _join_group_of_one()
             folder.make()
-            groups = texts.images_of_captions
-            sizes = prepare_image_sizes(config, texts.images, groups, folder)
-            latents = prepare_latents(config, texts.images, groups, sizes, world.policy.encode, folder)
         absent = cast(Any, None)
         self._world = world
         self.trainer = Trainer(
@@ -119,12 +114,7 @@ class Updates:
             rewards=world.rewards,
             algorithm=build_algorithm(config, world.policy, world.rewards),
             evaluator=absent,
-            prompts=Prompts(
-                texts.trained.prompts,
-                TextCache.of(config).features(texts.trained.conditioning),
-                latents,
-                config.data.image_ratio,
-            ),
+            prompts=make_prompts(config, texts, TextCache.of(config), world.policy, None, folder),
             rollouts=KeptRollouts(1),
             rank=0,
             world_size=1,

@@ -93,7 +93,7 @@ def build_trainer(
         algorithm=algorithm,
         evaluator=evaluator_of(config.evaluation, texts.validation),
         tester=evaluator_of(tested, texts.test) if tested else None,
-        prompts=_make_prompts(config, texts, cache, policy, rollouts, folder),
+        prompts=make_prompts(config, texts, cache, policy, rollouts, folder),
         rollouts=resume_rollouts(config, None, device),
         rank=rank,
         world_size=world_size,
@@ -122,7 +122,7 @@ def _make_policy(
     return policy
 
 
-def _make_prompts(
+def make_prompts(
     config: RunConfig,
     texts: Texts,
     cache: TextCache,
@@ -130,7 +130,16 @@ def _make_prompts(
     rollouts: BaseRollouts | None,
     folder: RunFolder,
 ) -> Prompts:
-    """Connect the training prompts with their features, given images, sizes and words."""
+    """Connect the training prompts with their features, given images, sizes and words.
+
+    Args:
+        config: The run.
+        texts: Its texts.
+        cache: Text features, with those of all its texts.
+        policy: Model that encodes the given images.
+        rollouts: Stored images of the base model, if the run trains on them.
+        folder: Folder of the run, for warnings.
+    """
     samples, sizes = texts.samples(config.rollout.images_per_prompt), config.model.all_sizes
     given, groups, judged = texts.given, texts.images_of_captions, texts.judged
     caption_sizes = prepare_image_sizes(config, given, groups, folder) if given else []

@@ -54,6 +54,23 @@ def test_an_update_has_the_gradient_of_plain_torch_and_the_planned_calls(
     assert not torch.allclose(other, found, rtol=0.1)
 
 
+def test_an_update_on_pairs_has_the_gradient_of_plain_torch_and_the_planned_calls(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    updates = modules["gradient_updates"]
+    changes = ["training.batch_size=2", "data.pairs=small_world:pairs?count=4", "seed=5"]
+    config = load_run(
+        [SMALL_WORLD, ROOT / "configs" / "algorithms" / "diffusion_dpo.yaml"], [*changes, f"run_root={tmp_path}"]
+    )
+    updates.encode_texts(config)
+    source = updates.Updates(config, updates.World.load(config))
+    found, cost = source.gradient(5, 0)
+    expected = torch.cat([each.flatten() for each in plain_gradients(source.trainer).values()])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+    # 2 pairs: 4 images under the reference weights, and with gradient.
+    assert cost == 4 * (1 + 3)
+
+
 def test_the_study_measures_each_part_once_and_the_reference_is_the_slope_of_the_reward(
     modules: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
