@@ -22,6 +22,7 @@ _PARITY: Level = "planned, parity on a tiny config"
 RECIPES: dict[str, Level] = {
     "flux_lora_24gb": _PARITY,
     "flux_lora_48gb": _PARITY,
+    "flux_pairs_lora_48gb": _PARITY,
     "flux_lora_80gb": "tiny CPU run",
     "flux_lora_8x80gb": _PARITY,
     "flux_full_8x80gb": "tiny CPU run",

@@ -55,6 +55,7 @@ def test_there_are_recipes_and_both_places_for_their_rewards() -> None:
     assert {path.stem for path in BASES} == {
         "flux_lora_80gb",
         "flux_lora_48gb",
+        "flux_pairs_lora_48gb",
         "flux_lora_24gb",
         "flux_lora_8x80gb",
         "flux_full_8x80gb",
