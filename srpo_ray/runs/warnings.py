@@ -11,14 +11,18 @@ GAIN, MARGIN = "gain/preferred", "preference/margin"
 
 def warnings(folder: RunFolder) -> list[str]:
     """List all warnings for the end of a run, each with the run's name; empty for a run without problems."""
-    found = [each for each in (idle_warning(folder), displacement_warning(folder)) if each]
     signs = [f"{folder.path.name}: {message}" for message in sign_texts(read_signs(folder))]
     if signs and folder.stopped_by_hacking:
         model = f"the checkpoint of update {folder.best_update}" if folder.best_update else "the base model"
         signs.append(
             f"{folder.path.name}: stopped by reward-hacking detection; best was {model}, which `srpo-ray sample` uses"
         )
-    return [*found, *problems(folder), *signs]
+    return [*update_warnings(folder), *problems(folder), *signs]
+
+
+def update_warnings(folder: RunFolder) -> list[str]:
+    """List what is wrong with the updates of a run so far, each with the run's name."""
+    return [each for each in (idle_warning(folder), displacement_warning(folder)) if each]
 
 
 def problems(folder: RunFolder) -> list[str]:

@@ -24,7 +24,7 @@ from srpo_ray.reports.files import write_report
 from srpo_ray.reports.terminal import print_report
 from srpo_ray.runs.folder import RunFolder, load_images
 from srpo_ray.runs.inputs import require_same_inputs, text_hashes
-from srpo_ray.runs.warnings import idle_warning
+from srpo_ray.runs.warnings import update_warnings
 from srpo_ray.search.arms import arm_changes
 from srpo_ray.search.budget_records import budget_notes, budget_uses
 from srpo_ray.search.selection import baseline_row, best_arm
@@ -57,7 +57,7 @@ def publish(
     """
     folder = Path(experiment.folder)
     rows = [row for group in (*searches, *arms) for row in group.rows]
-    warnings = [text for row in rows if (text := idle_warning(trial_folder(experiment, row.name)))]
+    warnings = [text for row in rows for text in update_warnings(trial_folder(experiment, row.name))]
     best = best_arm(config, arms, searches)
     best_config = trial_config(experiment, f"{config.name}_best", arm_changes(config, config.arm(best), searches))
     write_text(folder / "best.yaml", to_yaml(best_config))

@@ -9,7 +9,7 @@ from srpo_ray.reports.html import page_text
 from srpo_ray.reports.live import live_report
 from srpo_ray.reports.run import run_report
 from srpo_ray.runs.folder import RunFolder, read_rows
-from srpo_ray.runs.warnings import idle_warning, problems
+from srpo_ray.runs.warnings import problems, update_warnings
 from srpo_ray.search.selection import read_row
 
 PAGE = "report.html"
@@ -30,13 +30,12 @@ def write_run_page(folder: RunFolder, progress: Progress) -> Path:
     (run,) = progress.runs
     row = read_row(folder, "repeat", run.label, {}, run.seed, run.error or None)
     updates = read_rows(folder.updates)
-    idle = idle_warning(folder)
     report = run_report(
         row,
         progress.metrics,
         updates,
         folder.config.read_text(encoding="utf-8") if folder.config.exists() else "",
-        [*([idle] if idle else []), *problems(folder)],
+        [*update_warnings(folder), *problems(folder)],
         datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     if progress.state != "finished":

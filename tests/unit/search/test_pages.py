@@ -144,6 +144,16 @@ def test_final_page_of_a_run_leads_with_its_result_and_has_the_test(tmp_path: Pa
     assert f"{OBJECTIVE} 0.4000 0.7000 +0.3000" in text
 
 
+def test_page_of_a_run_warns_while_preferred_images_become_less_likely(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "one")
+    train(folder, 0.5, 0.55, 0.6)
+    for update, gain in enumerate((0.0, -0.1, -0.1, -0.2), start=9):
+        row = {"update": update, "update/gradient_norm": 1.0, "gain/preferred": gain, "preference/margin": -2 * gain}
+        append_row(folder.updates, row)
+    text = text_of(write_run_page(folder, run_progress()))
+    assert "preferred images became less likely while the margin grew" in text
+
+
 def test_page_of_a_run_that_has_written_nothing_yet(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "one")
     folder.make()
