@@ -52,7 +52,9 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def add_contrast(parser: argparse.ArgumentParser) -> None:
     """Add the other model of `--rl-guidance`."""
     parser.add_argument(
-        "--contrast-with", metavar="RUN", help="the tuned model of this run replaces the base model in --rl-guidance"
+        "--contrast-with",
+        metavar="RUN|LORA",
+        help="the tuned model of this run, or the pipeline with this LoRA, replaces the base model in --rl-guidance",
     )
 
 

@@ -67,7 +67,7 @@ def evaluate_run(
             prompts.
         num_prompts: Number of prompts to use, from the first; None uses all, or with the run's prompts its number.
         rl_guidance: Further weights of Reinforcement Learning Guidance to sample with.
-        contrast_with: Folder of another run, whose tuned model replaces the base model in these guidances.
+        contrast_with: Folder of another run or LoRA, whose tuned model replaces the base model in these guidances.
         against: Folder of another run, whose tuned model replaces the base model.
         held_out: YAML file whose `evaluation.held_out` replaces that of the run; None keeps it.
         command: Command line of the user, for the report.

@@ -45,7 +45,7 @@ def sample_run(
         options: Sampling options; one image per prompt by default.
         rl_guidance: Weight of Reinforcement Learning Guidance: 0 is the base model, 1 the tuned one. None samples with
             the tuned model, if there is one.
-        contrast_with: Folder of another run, whose tuned model replaces the base model in the guidance.
+        contrast_with: Folder of another run or LoRA, whose tuned model replaces the base model in the guidance.
 
     Returns:
         Path of the grid, or of the folder.

@@ -91,19 +91,34 @@ def weight_of(run: TrainedRun, asked: ContrastWeight | None) -> ContrastWeight:
 
 
 def open_contrast(run: TrainedRun, other_dir: Path | None) -> TrainedRun | None:
-    """Open the run whose tuned model a contrast subtracts; None gives None.
+    """Open the run or the LoRA whose tuned model a contrast subtracts; None gives None.
+
+    Args:
+        run: The run, or the model of a config.
+        other_dir: Folder of another run; or a LoRA file, or a folder with one, for the same pipeline.
 
     Raises:
-        ValueError: If the folder has no run with a valid checkpoint, or one of another model, or nothing is contrasted.
+        ValueError: If the folder has no run with a valid checkpoint, or one of another model, if the LoRA does not fit,
+            or nothing is contrasted.
     """
     if other_dir is None:
         return None
     check_tuned("--contrast-with", run)
+    if _is_adapter(other_dir):
+        # Imports the model stack, which takes seconds.
+        from srpo_ray.inference.adapter import open_adapter
+
+        return open_adapter("--contrast-with", run, other_dir)
     other = open_run(other_dir)
     check_same_model("--contrast-with", run, other)
     if other.folder.path == run.folder.path:
         raise ValueError(f"--contrast-with: expected another run, got {other_dir}; choose another, or leave it out")
     return other
+
+
+def _is_adapter(path: Path) -> bool:
+    """Test whether a path names a LoRA: a file, or a folder with one, such as an export; a run has none at its top."""
+    return path.is_file() or path.suffix == ".safetensors" or any(path.glob("*.safetensors"))
 
 
 def check_tuned(option: str, run: TrainedRun) -> None:

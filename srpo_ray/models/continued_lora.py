@@ -35,6 +35,19 @@ def continued_adapters(model: ModelConfig, transformer: nn.Module, *, shapes_onl
     # The header of a file with fused layers does not tell the rank of each.
     if not (shapes_only and is_kohya(path)):
         _check_rank(path, layers, lora)
+    return adapter_weights(layers, lora)
+
+
+def adapter_weights(layers: Mapping[str, LoraLayer], lora: LoraConfig) -> dict[str, Tensor]:
+    """Write adapters as weights of a transformer with adapters, in the scale of `model.lora`.
+
+    Args:
+        layers: Name of the transformer's layer -> adapter.
+        lora: Section `model.lora`.
+
+    Returns:
+        Name of the trainable parameter -> float32 weights.
+    """
     scale = (lora.alpha or lora.rank) / lora.rank
     downs = {f"{name}{_DOWN}": layer.down.float() for name, layer in layers.items()}
     return downs | {f"{name}{_UP}": layer.up.float() * (layer.scale / scale) for name, layer in layers.items()}

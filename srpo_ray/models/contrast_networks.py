@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from srpo_ray.config import RunConfig
+from srpo_ray.models.continued_lora import adapter_weights
 from srpo_ray.models.contrast import Network
+from srpo_ray.models.families import family_of
+from srpo_ray.models.lora_files import read_lora
 from srpo_ray.models.trainable import load_trained, load_tuned
 
 _OWN = "default"
@@ -63,8 +66,8 @@ def load_networks(
     for index, other in enumerate(others):
         if other is None:
             networks.append(_base_network(run.config, transformer, dtype, device, trained=weights is not None))
-        elif other.weights is not None and _share_base(run.config, other.config):
-            _add_adapters_of(other, transformer, f"other_{index}", dtype)
+        elif (adapters := _adapters_of(other)) and _share_base(run.config, other.config):
+            _add_adapters(other.config, adapters, transformer, f"other_{index}", dtype)
             networks.append(_with_adapters(transformer, f"other_{index}"))
         else:
             networks.append(load_tuned(other.config, dtype, device, other.weights).eval())
@@ -84,12 +87,21 @@ def _share_base(ours: RunConfig, theirs: RunConfig) -> bool:
     return not merged and (ours.model.path, ours.model.base) == (theirs.model.path, theirs.model.base)
 
 
-def _add_adapters_of(other: Trained, transformer: Any, name: str, dtype: torch.dtype) -> None:
-    """Add the adapters of another run to a transformer under a name; those of the run stay enabled."""
+def _adapters_of(other: Trained) -> Mapping[str, Tensor] | None:
+    """Return the weights of another run, or those of the LoRA that it starts from; None if new adapters add nothing."""
     lora = other.config.model.lora
+    if other.weights is not None or lora is None or lora.continued is None:
+        return other.weights
+    return adapter_weights(read_lora(lora.continued, family_of(other.config.model.path)), lora)
+
+
+def _add_adapters(
+    config: RunConfig, weights: Mapping[str, Tensor], transformer: Any, name: str, dtype: torch.dtype
+) -> None:
+    """Add the adapters of another run to a transformer under a name; those of the run stay enabled."""
+    lora = config.model.lora
     assert lora is not None, "only a run with adapters shares a transformer"
-    assert other.weights is not None, "new adapters add nothing"
-    layers = sorted({key.partition(".lora_")[0] for key in other.weights})
+    layers = sorted({key.partition(".lora_")[0] for key in weights})
     transformer.requires_grad_(False)
     adapters = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=layers)
     with warnings.catch_warnings():
@@ -98,7 +110,7 @@ def _add_adapters_of(other: Trained, transformer: Any, name: str, dtype: torch.d
         transformer.add_adapter(adapters, adapter_name=name)
     for parameter in (each for each in transformer.parameters() if each.requires_grad):
         parameter.data = parameter.data.to(dtype)
-    load_trained(transformer, {key.replace(f".{_OWN}.", f".{name}."): each for key, each in other.weights.items()})
+    load_trained(transformer, {key.replace(f".{_OWN}.", f".{name}."): each for key, each in weights.items()})
     transformer.set_adapter(_OWN)
 
 

@@ -201,6 +201,30 @@ def test_contrast_with_another_run_subtracts_its_tuned_model(
     assert "--contrast-with: expected another run" in capsys.readouterr().err
 
 
+def test_contrast_with_a_lora_file_is_that_with_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rank in (("liked", 4), ("disliked", 2)):
+        trained_run(tmp_path / name, f"run_root={tmp_path}", f"model.lora={{rank: {rank}, alpha: 5}}")
+    assert main(["export", str(tmp_path / "disliked"), "--out", str(tmp_path / "exported")]) == 0
+    file = tmp_path / "exported" / "comfyui_lora.safetensors"
+    words = ["sample", str(tmp_path / "liked"), "a cat", *TINY, "--rl-guidance", "2", "--contrast-with"]
+    images = []
+    for name, other in (("of_run", tmp_path / "disliked"), ("of_file", file), ("of_folder", file.parent)):
+        assert main([*words, str(other), "--out", str(tmp_path / name)]) == 0
+        images.append(pixels(tmp_path / name / "images" / "00000_0_contrast_2.png").astype(int))
+    # The file has the matrices in the scale of its own alpha.
+    assert max(np.abs(image - images[0]).max() for image in images[1:]) <= 1
+    assert json.loads((tmp_path / "of_file" / "job.json").read_text()) != json.loads(
+        (tmp_path / "of_run" / "job.json").read_text()
+    )
+
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "broken.safetensors")]) == 2
+    assert "--contrast-with: expected a readable file, got" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "absent.safetensors")]) == 2
+    assert "--contrast-with: expected a LoRA file (.safetensors)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_guidance_weight_of_another_form_is_refused(
     command: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
