@@ -111,6 +111,12 @@ class Evaluator:
         """Captions of the prompts' images."""
         return [caption_of_row(*texts) for texts in zip(self.prompts, self.conditioned_on, strict=True)]
 
+    @property
+    def batched_items(self) -> list[list[int]]:
+        """Items of each batch of this worker's share; every worker has as many batches."""
+        size = self.config.batch_size
+        return [self.items[start : start + size] for start in range(0, len(self.items), size)]
+
     def evaluate(
         self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float], *, for_all: bool = False
     ) -> Evaluated:
@@ -126,8 +132,7 @@ class Evaluator:
         Yields:
             Items of a batch, and their images `[B, 3, H, W]`.
         """
-        for start in range(0, len(self.items), self.config.batch_size):
-            items = self.items[start : start + self.config.batch_size]
+        for items in self.batched_items:
             yield items, self.sample(policy, items)
 
     def score(
