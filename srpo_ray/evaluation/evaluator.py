@@ -80,7 +80,7 @@ class Evaluator:
             sigmas: Sampling grid of `config.num_steps` steps.
             truth: True if the prompts are of the small world, where the true content and style can be measured.
             trained_words: Control words of the run, if its reward is relative.
-            other_words: Metric name -> control words of other runs, whose relative reward `evaluate_for_all` adds.
+            other_words: Metric name -> control words of other runs, whose relative reward `score` adds with `for_all`.
             conditioned_on: Texts of `conditioning`; None are the prompts.
             own_words: Control words of the prompts' own, in place of those of any run; None has none.
             text_free: Models that read no text; their difference between two texts is always 0 and is left out.
@@ -117,11 +117,9 @@ class Evaluator:
         size = self.config.batch_size
         return [self.items[start : start + size] for start in range(0, len(self.items), size)]
 
-    def evaluate(
-        self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float], *, for_all: bool = False
-    ) -> Evaluated:
+    def evaluate(self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float]) -> Evaluated:
         """Sample and score this worker's share; arguments as for `batches` and `score`."""
-        return self.score(self.batches(policy), rewards, weights, for_all=for_all)
+        return self.score(self.batches(policy), rewards, weights)
 
     def batches(self, policy: FlowPolicy) -> Iterator[tuple[list[int], Tensor]]:
         """Sample this worker's share.
