@@ -97,6 +97,21 @@ def test_run_waits_for_the_batches_of_others_and_samples_none_of_them(tmp_path: 
     assert late.sampled == []
 
 
+def test_batch_that_another_run_stores_before_its_lock_is_free_is_not_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, run = Run(tmp_path), Run(tmp_path)
+
+    def lock_after_the_other(path: Path, kind: int, held: ExitStack) -> bool:
+        if path.name == "00001.lock":
+            assert other.images._sample_and_store(1)
+        return turns.lock(path, kind, held)
+
+    monkeypatch.setattr(shared_sampling, "lock", lock_after_the_other)
+    run.images.sample_missing()
+    assert run.sampled == [items for items in ITEMS if items != ITEMS[1]]
+
+
 def test_batch_of_a_run_that_fails_is_sampled_by_the_next_start_with_the_rest_kept(tmp_path: Path) -> None:
     def fail_at_the_third() -> None:
         if len(failing.sampled) == 3:
