@@ -121,7 +121,8 @@ class EvaluationConfig(Section):
     hacking: HackingConfig = HackingConfig()
     cache: bool = True
     """Keep the base model's evaluation in `cache` in `run_root`, where all runs with the same base model, evaluator and
-    reward models read it. With a `python` reward it is not kept: such scores may depend on more than files."""
+    reward models read it. Runs that need it at the same time sample its images together. With a `python` reward it is
+    not kept: such scores may depend on more than files."""
     gallery_size: int = Field(default=8, ge=1)
     """Number of prompts in the before/after image grid."""
 

@@ -80,7 +80,7 @@ class Evaluator:
             sigmas: Sampling grid of `config.num_steps` steps.
             truth: True if the prompts are of the small world, where the true content and style can be measured.
             trained_words: Control words of the run, if its reward is relative.
-            other_words: Metric name -> control words of other runs, whose relative reward `evaluate_for_all` adds.
+            other_words: Metric name -> control words of other runs, whose relative reward `score` adds with `for_all`.
             conditioned_on: Texts of `conditioning`; None are the prompts.
             own_words: Control words of the prompts' own, in place of those of any run; None has none.
             text_free: Models that read no text; their difference between two texts is always 0 and is left out.
@@ -111,11 +111,15 @@ class Evaluator:
         """Captions of the prompts' images."""
         return [caption_of_row(*texts) for texts in zip(self.prompts, self.conditioned_on, strict=True)]
 
-    def evaluate(
-        self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float], *, for_all: bool = False
-    ) -> Evaluated:
+    @property
+    def batched_items(self) -> list[list[int]]:
+        """Items of each batch of this worker's share; every worker has as many batches."""
+        size = self.config.batch_size
+        return [self.items[start : start + size] for start in range(0, len(self.items), size)]
+
+    def evaluate(self, policy: FlowPolicy, rewards: RewardScorer, weights: Mapping[str, float]) -> Evaluated:
         """Sample and score this worker's share; arguments as for `batches` and `score`."""
-        return self.score(self.batches(policy), rewards, weights, for_all=for_all)
+        return self.score(self.batches(policy), rewards, weights)
 
     def batches(self, policy: FlowPolicy) -> Iterator[tuple[list[int], Tensor]]:
         """Sample this worker's share.
@@ -126,8 +130,7 @@ class Evaluator:
         Yields:
             Items of a batch, and their images `[B, 3, H, W]`.
         """
-        for start in range(0, len(self.items), self.config.batch_size):
-            items = self.items[start : start + self.config.batch_size]
+        for items in self.batched_items:
             yield items, self.sample(policy, items)
 
     def score(

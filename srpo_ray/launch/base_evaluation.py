@@ -25,7 +25,7 @@ def is_evaluated_ahead(config: RunConfig, folder: RunFolder, pool: str | None) -
 def evaluate_base_ahead(config: RunConfig, folder: RunFolder, pool: str | None) -> None:
     """Write the evaluation of the base model to the cache while the reward pool loads its models.
 
-    Its images need no rewards. Of the runs that share the evaluation, one samples them, and the others wait for it.
+    Its images need no rewards. Runs that share the evaluation sample them together, and one of them scores them.
     What is wrong with a model is raised by the run itself, which then evaluates again.
 
     Args:

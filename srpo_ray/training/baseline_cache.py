@@ -1,17 +1,17 @@
 """Cache on disk of evaluations of the base model, which are the same for all runs that start from it."""
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 import srpo_ray
 from srpo_ray.config import RunConfig
@@ -19,15 +19,14 @@ from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.baseline_settings import baseline_settings, is_cached
 from srpo_ray.data.cache.shards import ShardStore
 from srpo_ray.data.cache.text_features import cache_root
-from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
+from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator, combine
 from srpo_ray.models.content_hash import content_hash
-from srpo_ray.runs.collectives import from_worker_0, rank_and_world_size
+from srpo_ray.models.policy import FlowPolicy
+from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
 from srpo_ray.runs.inputs import lora_hashes, model_hashes, reward_hashes
+from srpo_ray.training.shared_sampling import SharedImages
 
-WAIT_S = 240.0
-"""Maximum seconds to wait for another run's evaluation; below the timeout of a collective."""
-
-_POLL_S = 0.25
 _SCORE, _IMAGE = "score", "image"
 _SHARED = "shared"
 """Key of all that does not depend on the control words of the run."""
@@ -37,33 +36,64 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
 
 
 def baseline_evaluation(
-    config: RunConfig, evaluator: Evaluator, device: torch.device, compute: Callable[[], Evaluation]
+    config: RunConfig,
+    evaluator: Evaluator,
+    device: torch.device,
+    base: Callable[[], AbstractContextManager[FlowPolicy]],
+    rewards: Callable[[], RewardScorer],
 ) -> Evaluation:
     """Read the evaluation of the base model from the cache, or compute it and write it there.
 
-    If another process of this machine computes the same evaluation, its result is awaited. All workers must call.
+    Processes that need the same evaluation at the same time share its sampling, and one of them scores all images. All
+    workers must call.
 
     Args:
         config: The run.
         evaluator: Evaluator of the run, which determines prompts, noise and batches.
         device: Device of the model.
-        compute: Function that evaluates the base model, with the metrics of `other_words` if the evaluation is cached.
-            It is called on all workers or on none.
+        base: Provider of the base model's policy. It is entered once on all workers when this run samples its first
+            batch, or never.
+        rewards: Function that returns the reward scorer. It is called when all images are sampled.
 
     Returns:
         The evaluation: a stored one has the same bits as a computed one.
     """
-    if not is_cached(config):
-        return compute()
-    store = BaselineCache(config, evaluator, device)
-    with ExitStack() as turn:
-        found = from_worker_0(lambda: store.read_in_turn(turn))
+    with ExitStack() as models:
+
+        @cache
+        def policy() -> FlowPolicy:
+            return models.enter_context(base())
+
+        if not is_cached(config):
+            return _scored(config, evaluator, evaluator.batches(policy()), rewards())
+        stored = BaselineCache(config, evaluator, device)
+        images = SharedImages(
+            stored.store.folder, evaluator, lambda items: evaluator.sample(policy(), items), stored.is_complete
+        )
+        found = from_worker_0(stored.read)
         if found is None:
-            found = compute()
-            if rank_and_world_size()[0] == 0:
-                store.write(found)
+            with images.in_use():
+                images.sample_missing()
+                # Rewards may still load: no process waits for them while it holds the turn.
+                scorer = rewards()
+                with images.turn_to_score():
+                    found = from_worker_0(stored.read)
+                    if found is None:
+                        found = _scored(config, evaluator, images.batches(device), scorer)
+                        if rank_and_world_size()[0] == 0:
+                            stored.write(found)
+        else:
+            images.remove_if_unused()
     others = evaluator.other_words
     return Evaluation({name: found.scores[name] for name in found.scores if name not in others}, found.images)
+
+
+def _scored(
+    config: RunConfig, evaluator: Evaluator, batches: Iterable[tuple[list[int], torch.Tensor]], rewards: RewardScorer
+) -> Evaluation:
+    """Score the images of all workers, for the control words of other runs too."""
+    share = evaluator.score(batches, rewards, config.rewards.factors, for_all=True)
+    return combine(gather(share), len(evaluator.prompts))
 
 
 def other_words(config: RunConfig) -> dict[str, ControlWords]:
@@ -115,20 +145,12 @@ class BaselineCache:
                 images[int(number)] = tensor[0]
         return Evaluation({name: values for _, name, values in sorted(columns)}, dict(sorted(images.items())))
 
-    def read_in_turn(self, turn: ExitStack) -> Evaluation | None:
-        """Read the evaluation; if it is missing, wait for a process that computes it, or return None to compute it.
-
-        Args:
-            turn: Receives the lock that makes other processes wait, until it is closed.
-        """
-        found = self.read()
-        if found is None:
-            turn.enter_context(_locked(self.store.folder / f"{_SHARED}.lock"))
-            found = self.read()
-        return found
+    def is_complete(self) -> bool:
+        """Test whether the evaluation is stored; only headers are read."""
+        return self.store.keys().issuperset(self._keys)
 
     def write(self, evaluation: Evaluation) -> None:
-        """Write the entries of an evaluation that are missing, each atomically."""
+        """Write the entries of an evaluation that are missing, each atomically. A failed write is only a warning."""
         entries: dict[str, dict[str, torch.Tensor]] = {key: {} for key in self._keys}
         names = [name for name in evaluation.scores if not name.startswith(f"{TRAINED}/")]
         for number, name in enumerate(names):
@@ -142,8 +164,11 @@ class BaselineCache:
         for prompt, image in evaluation.images.items():
             entries[_SHARED][f"{_IMAGE}/{prompt:06d}/"] = image[None]
         keys = list(entries)
-        for index in self.store.missing(keys):
-            self.store.add([keys[index]], entries[keys[index]])
+        try:
+            for index in self.store.missing(keys):
+                self.store.add([keys[index]], entries[keys[index]])
+        except (OSError, SafetensorError) as error:
+            warnings.warn(f"{self.store.folder} cannot keep the base model's evaluation: {error}", stacklevel=2)
 
 
 def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.device) -> dict[str, Any]:
@@ -192,25 +217,6 @@ def _code_hash() -> str:
     root = Path(srpo_ray.__file__).parent
     files = sorted(file for package in _CODE for file in (root / package).rglob("*.py"))
     return _hash(json.dumps([[file.relative_to(root).as_posix(), content_hash(file)] for file in files]))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file during the block; after `WAIT_S` or without locks on this storage, go on without it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + WAIT_S
-    # The kernel frees the lock if its process is killed.
-    with path.open("w") as file:
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(_POLL_S)
-            except OSError:
-                break
-            else:
-                break
-        yield
 
 
 def _words_key(words: ControlWords) -> str:

@@ -1,6 +1,7 @@
 """Evaluators of a run, and the evaluation of the base model ahead of the runs that share it. No engine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -11,9 +12,10 @@ from srpo_ray.data.cache.shards import ROWS
 from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.prompt_rows import PromptRows
 from srpo_ray.data.texts import read_texts
-from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
+from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.models.attention import set_attention
 from srpo_ray.models.conditioning import ConditioningSource
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
@@ -100,8 +102,9 @@ def encode_evaluated(config: RunConfig) -> None:
 def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
     """Write the evaluation of the base model on the validation prompts to the cache, unless it is there.
 
-    Images are sampled before the pool is needed, so a pool that still loads delays only their scores. The evaluation
-    has the bits that a run with one worker on the CPU would compute. `encode_evaluated` must have been called.
+    Processes that need the same evaluation share its sampling. Images are sampled before the pool is needed, so a pool
+    that still loads delays only their scores. The evaluation has the bits that a run with one worker on the CPU would
+    compute. `encode_evaluated` must have been called.
 
     Args:
         config: A run with one worker on the CPU.
@@ -114,17 +117,17 @@ def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
     words = other_words(config)
     evaluator = make_evaluator(config, config.evaluation, texts.validation, features=cache.features, words=words)
 
-    def compute() -> Evaluation:
+    @contextmanager
+    def base() -> Iterator[FlowPolicy]:
         transformer = load_tuned(config, model_dtype(config), device, None)
         set_attention(transformer, config.model.attention)
         policy = make_policy(config, transformer, transformer.config, device)
         if texts.guidance:
             policy.empty_prompt = cache.features(texts.guidance)[[0]]
-        # As many images as one CPU evaluates fit into its memory.
-        sampled = list(evaluator.batches(policy))
-        Opening([pool] if pool else []).wait()
-        rewards = connect_rewards(config, pool, device)
-        share = evaluator.score(sampled, rewards, config.rewards.factors, for_all=True)
-        return combine([share], len(evaluator.prompts))
+        yield policy
 
-    baseline_evaluation(config, evaluator, torch.device(device), compute)
+    def rewards() -> RewardScorer:
+        Opening([pool] if pool else []).wait()
+        return connect_rewards(config, pool, device)
+
+    baseline_evaluation(config, evaluator, torch.device(device), base, rewards)

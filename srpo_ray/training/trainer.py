@@ -1,8 +1,8 @@
 """One worker's share of a run: updates, evaluations, checkpoints. No Ray."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,6 +18,7 @@ from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
 from srpo_ray.evaluation.gallery import before_after, save_png
 from srpo_ray.evaluation.image_statistics import drift
 from srpo_ray.flow import Draws
+from srpo_ray.models.contrast import ContrastWeight
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.trainable import start_weights
 from srpo_ray.rewards.base import RewardScorer
@@ -271,19 +272,21 @@ class Trainer:
             write_rows(self.folder.test_scores, sorted([row, *others], key=lambda each: each["update"]))
 
     def _evaluate_base(self, evaluator: Evaluator, load: Callable[[], None] = lambda: None) -> Evaluation:
-        def compute() -> Evaluation:
+        @contextmanager
+        def base() -> Iterator[FlowPolicy]:
             load()
-            return self._evaluate(evaluator, base=True)
+            with self._evaluated_weights(None):
+                yield self.policy
 
-        return baseline_evaluation(self.config, evaluator, self.policy.device, compute)
+        return baseline_evaluation(self.config, evaluator, self.policy.device, base, lambda: self.rewards)
 
-    def _evaluate(self, evaluator: Evaluator, *, base: bool = False) -> Evaluation:
-        """Evaluate the weights; those of the base model alone, and for the control words of other runs too."""
-        weight = None if base else self.config.evaluation.contrast
-        adapters = self.config.model.lora is not None
-        with evaluated_weights(self.engine, self.policy, weight, adapters=adapters):
-            evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors, for_all=base)
+    def _evaluate(self, evaluator: Evaluator) -> Evaluation:
+        with self._evaluated_weights(self.config.evaluation.contrast):
+            evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors)
         return combine(gather(evaluated), len(evaluator.prompts))
+
+    def _evaluated_weights(self, contrast: ContrastWeight | None) -> AbstractContextManager[None]:
+        return evaluated_weights(self.engine, self.policy, contrast, adapters=self.config.model.lora is not None)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint before the first update of this start: weights, optimizer, EMA and the algorithm's state.

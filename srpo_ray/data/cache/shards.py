@@ -47,19 +47,20 @@ class ShardStore:
         """
         self.folder = folder
 
-    def add(self, keys: Sequence[str], tensors: dict[str, Tensor]) -> Path:
+    def add(self, keys: Sequence[str], tensors: dict[str, Tensor], name: str | None = None) -> Path:
         """Write one shard atomically.
 
         Args:
             keys: Key of each entry, without blanks.
             tensors: Tensors with one row per entry.
+            name: Name of the shard, which replaces one of this name; None chooses a new name.
 
         Returns:
             Path of the shard.
         """
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         assert all(len(tensor) == len(keys) for tensor in whole.values())
-        path = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        path = self._path(name or uuid.uuid4().hex)
         with replacing(path) as unfinished:
             save_file(whole, unfinished, {"keys": " ".join(keys), "sha256": _checksum(keys, whole)})
         return path
@@ -82,14 +83,34 @@ class ShardStore:
                 if shard:
                     found.update(shard.keys)
                 elif path.exists():
-                    path.unlink(missing_ok=True)
-                    warnings.warn(f"{path} was damaged and is removed; its entries are recomputed", stacklevel=2)
+                    _remove_damaged(path)
         first = {key: index for index, key in reversed(list(enumerate(keys)))}
         return sorted(index for key, index in first.items() if key not in found)
 
     def keys(self) -> set[str]:
         """Keys of all entries in readable shards; only headers are read."""
         return {key for path in self._paths() if (shard := _read(path)) for key in shard.keys}
+
+    def names(self) -> set[str]:
+        """Names of all shards; nothing is read."""
+        return {path.stem for path in self._paths()}
+
+    def read(self, name: str, keys: Sequence[str]) -> dict[str, Tensor] | None:
+        """Read and verify one whole shard.
+
+        Args:
+            name: Name given to `add`.
+            keys: Keys given to `add`.
+
+        Returns:
+            Tensor name -> rows; None if the shard is missing, or if it was damaged and is removed with a warning.
+        """
+        path = self._path(name)
+        shard = _read(path)
+        tensors = _verified(shard) if shard and shard.keys == tuple(keys) else None
+        if tensors is None and path.exists():
+            _remove_damaged(path)
+        return tensors
 
     def rows(self, keys: Sequence[str]) -> "Rows":
         """Return the entries with these keys, which are read on demand.
@@ -109,6 +130,9 @@ class ShardStore:
                 " them, or this node does not see the folder: put run_root on storage that every node sees"
             )
         return Rows([places[key] for key in keys])
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
 
     def _paths(self) -> list[Path]:
         # A file that is still being written has another suffix.
@@ -161,16 +185,22 @@ def _read(path: Path) -> Shard | None:
 def _checked(path: Path, wanted: set[str]) -> Shard | None:
     """Read a shard, and verify it if it contains a wanted key; None if it is damaged or has just been removed."""
     shard = _read(path)
-    return shard if shard and (wanted.isdisjoint(shard.keys) or _is_whole(shard)) else None
+    return shard if shard and (wanted.isdisjoint(shard.keys) or _verified(shard) is not None) else None
 
 
-def _is_whole(shard: Shard) -> bool:
+def _verified(shard: Shard) -> dict[str, Tensor] | None:
+    """Read the tensors of a shard; None if they are damaged or it has just been removed."""
     try:
         with safe_open(shard.path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, FileNotFoundError):
-        return False
-    return _checksum(shard.keys, tensors) == shard.checksum
+        return None
+    return tensors if _checksum(shard.keys, tensors) == shard.checksum else None
+
+
+def _remove_damaged(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    warnings.warn(f"{path} was damaged and is removed; its entries are recomputed", stacklevel=3)
 
 
 def _checksum(keys: Sequence[str], tensors: dict[str, Tensor]) -> str:

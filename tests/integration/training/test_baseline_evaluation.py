@@ -1,5 +1,7 @@
 """Evaluation of the base model with real models: the same bits for all runs that share it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from srpo_ray.config import RunConfig, apply
 from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
+from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.local import LocalRewards
@@ -33,14 +36,21 @@ def evaluator_of(config: RunConfig) -> Evaluator:
     )
 
 
-def computed(config: RunConfig, *, for_all: bool = False) -> Evaluation:
+@contextmanager
+def model_of(config: RunConfig) -> Iterator[FlowPolicy]:
     transformer: Any = load_tuned(config, model_dtype(config), "cpu", None)
-    policy = make_policy(config, transformer, transformer.config, "cpu")
-    rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
+    yield make_policy(config, transformer, transformer.config, "cpu")
+
+
+def rewards_of(config: RunConfig) -> LocalRewards:
+    return LocalRewards.load(config.rewards.models, config.evaluation.held_out)
+
+
+def computed(config: RunConfig) -> Evaluation:
     evaluator = evaluator_of(config)
-    return combine(
-        [evaluator.evaluate(policy, rewards, config.rewards.factors, for_all=for_all)], len(evaluator.prompts)
-    )
+    with model_of(config) as policy:
+        share = evaluator.evaluate(policy, rewards_of(config), config.rewards.factors)
+    return combine([share], len(evaluator.prompts))
 
 
 def assert_same_bits(found: Evaluation, expected: Evaluation) -> None:
@@ -50,8 +60,11 @@ def assert_same_bits(found: Evaluation, expected: Evaluation) -> None:
     assert all(torch.equal(found.images[prompt], image) for prompt, image in expected.images.items())
 
 
-def refuse() -> Evaluation:
-    raise AssertionError("the evaluation is in the cache")
+def stored(config: RunConfig) -> Evaluation:
+    def refuse() -> Any:
+        raise AssertionError("the evaluation is in the cache")
+
+    return baseline_evaluation(config, evaluator_of(config), CPU, refuse, refuse)
 
 
 def test_one_evaluation_ahead_of_two_trials_serves_both_to_the_bit(tiny_run: RunConfig) -> None:
@@ -60,7 +73,7 @@ def test_one_evaluation_ahead_of_two_trials_serves_both_to_the_bit(tiny_run: Run
     encode_evaluated(first)
     evaluate_base_model(first, None)
     for trial in (first, second):
-        assert_same_bits(baseline_evaluation(trial, evaluator_of(trial), CPU, refuse), computed(trial))
+        assert_same_bits(stored(trial), computed(trial))
 
 
 def test_stored_evaluation_serves_full_fine_tuning_and_adapters_to_the_bit(tiny_run: RunConfig) -> None:
@@ -70,7 +83,8 @@ def test_stored_evaluation_serves_full_fine_tuning_and_adapters_to_the_bit(tiny_
     vivid = apply(full, {"algorithm.control_words": "vivid"})
     expected = computed(full)
     assert_same_bits(computed(lora), expected)
-    for_all = computed(full, for_all=True)
-    assert_same_bits(baseline_evaluation(full, evaluator_of(full), CPU, lambda: for_all), expected)
-    assert_same_bits(baseline_evaluation(lora, evaluator_of(lora), CPU, refuse), expected)
-    assert_same_bits(baseline_evaluation(vivid, evaluator_of(vivid), CPU, refuse), computed(vivid))
+    assert_same_bits(
+        baseline_evaluation(full, evaluator_of(full), CPU, lambda: model_of(full), lambda: rewards_of(full)), expected
+    )
+    assert_same_bits(stored(lora), expected)
+    assert_same_bits(stored(vivid), computed(vivid))

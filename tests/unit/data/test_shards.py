@@ -55,7 +55,7 @@ def test_any_flipped_byte_and_any_cut_is_noticed_and_only_that_shard_is_removed(
 def test_shard_without_requested_keys_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path)
     read: list[tuple[str, ...]] = []
-    monkeypatch.setattr("srpo_ray.data.cache.shards._is_whole", lambda shard: not read.append(shard.keys))
+    monkeypatch.setattr("srpo_ray.data.cache.shards._verified", lambda shard: read.append(shard.keys) or {})
     assert store.missing([KEYS[0], "new"]) == [1]
     assert read == [tuple(KEYS[:2])]
 
@@ -73,3 +73,27 @@ def test_concurrent_writers_are_safe_and_the_file_of_a_killed_one_is_not_read(tm
 
 def test_folder_that_does_not_exist_is_empty(tmp_path: Path) -> None:
     assert ShardStore(tmp_path / "none").missing(KEYS) == [0, 1, 2, 3, 4]
+
+
+def test_named_shard_is_read_whole_and_replaced_under_its_name(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path / "named")
+    assert store.read("first", KEYS[:2]) is None
+    store.add(KEYS[:2], rows(7, 8), "first")
+    store.add(KEYS[:2], rows(0, 1), "first")
+    store.add(KEYS[2:], rows(2, 3, 4), "second")
+    assert store.names() == {"first", "second"}
+    found = store.read("first", KEYS[:2])
+    assert found
+    assert found.keys() == rows(0).keys()
+    assert all(torch.equal(found[name], expected) for name, expected in rows(0, 1).items())
+
+
+def test_named_shard_that_is_damaged_or_has_other_entries_is_removed(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path)
+    path = store.add(KEYS[:2], rows(0, 1), "first")
+    whole = path.read_bytes()
+    for content, keys in ((whole[:-1] + bytes([whole[-1] ^ 1]), KEYS[:2]), (b"", KEYS[:2]), (whole, KEYS[1:3])):
+        path.write_bytes(content)
+        with pytest.warns(UserWarning, match=path.name):
+            assert store.read("first", keys) is None
+        assert store.names() == set()

@@ -2,24 +2,27 @@
 
 import errno
 import fcntl
+import resource
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.data.texts import read_texts
-from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
+from srpo_ray.evaluation.evaluator import TRAINED, Evaluated, Evaluation, Evaluator
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.sigma_grid import sigma_grid
+from srpo_ray.runs import turns
 from srpo_ray.small_world.weights import flux_dir, reward_dir
-from srpo_ray.training import baseline_cache
 from srpo_ray.training.baseline_cache import BaselineCache, baseline_evaluation, other_words
 from tests.conftest import SMALL_WORLD
 
@@ -33,9 +36,11 @@ def config_of(root: Path, *overrides: str) -> RunConfig:
     return load_run([SMALL_WORLD], [f"run_root={root}", *overrides])
 
 
-def evaluator_of(config: RunConfig, section: EvaluationConfig | None = None) -> Evaluator:
+def evaluator_of(
+    config: RunConfig, section: EvaluationConfig | None = None, kind: type[Evaluator] = Evaluator
+) -> Evaluator:
     evaluation = section or config.evaluation
-    return Evaluator(
+    return kind(
         evaluation,
         read_texts(config).evaluated,
         NOTHING,
@@ -61,19 +66,55 @@ def evaluation_of(config: RunConfig, seed: int = 0) -> Evaluation:
 
 
 class Computed:
-    """Counts how often an evaluation is computed."""
+    """An evaluation without models, and how often its images are sampled and scored."""
 
-    def __init__(self, config: RunConfig, seed: int = 0, before: Callable[[], object] = lambda: None) -> None:
-        self.config, self.seed, self.before, self.calls = config, seed, before, 0
+    def __init__(
+        self,
+        config: RunConfig,
+        seed: int = 0,
+        before: Callable[[], object] = lambda: None,
+        others: Mapping[str, list[float]] | None = None,
+    ) -> None:
+        self.config, self.seed, self.before, self.others = config, seed, before, dict(others or {})
+        self.calls, self.loads, self.sampled = 0, 0, list[int]()
+        self.all_sampled = threading.Event()
 
-    def __call__(self) -> Evaluation:
+    @contextmanager
+    def base(self) -> Iterator[Any]:
+        self.loads += 1
+        yield None
+
+    def rewards(self) -> Any:
+        self.all_sampled.set()
+
+    def sample(self, items: Sequence[int]) -> Tensor:
+        self.sampled += items
+        return images_of(items)
+
+    def score(self, batches: Iterable[tuple[list[int], Tensor]]) -> Evaluated:
         self.calls += 1
         self.before()
-        return evaluation_of(self.config, self.seed)
+        for items, images in batches:
+            assert torch.equal(images, images_of(items))
+        expected = evaluation_of(self.config, self.seed)
+        scores = {name: torch.tensor(values) for name, values in (expected.scores | self.others).items()}
+        return Evaluated(list(range(6)), scores, expected.images, torch.zeros(6, 3, 32, 32))
 
 
-def evaluate(config: RunConfig, compute: Computed) -> Evaluation:
-    return baseline_evaluation(config, evaluator_of(config), CPU, compute)
+def images_of(items: Sequence[int]) -> Tensor:
+    return torch.stack([torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(item)) for item in items])
+
+
+def evaluate(config: RunConfig, computed: Computed) -> Evaluation:
+    class WithoutModels(Evaluator):
+        def sample(self, policy: object, items: Sequence[int]) -> Tensor:
+            return computed.sample(items)
+
+        def score(self, batches: Iterable[tuple[list[int], Tensor]], *_: object, **__: object) -> Evaluated:
+            return computed.score(batches)
+
+    evaluator = evaluator_of(config, kind=WithoutModels)
+    return baseline_evaluation(config, evaluator, CPU, computed.base, computed.rewards)
 
 
 def assert_equal(found: Evaluation, expected: Evaluation) -> None:
@@ -93,6 +134,9 @@ def test_a_stored_evaluation_has_the_bits_of_the_computed_one(overrides: tuple[s
     assert_equal(stored, expected)
     assert stored.metrics == expected.metrics
     assert (first.calls, second.calls) == (1, 0)
+    assert (first.loads, second.loads) == (1, 0)
+    assert first.sampled == evaluator_of(config).items
+    assert not (folder_of(config) / "images").exists()
 
 
 CHANGES = (
@@ -222,13 +266,7 @@ def test_one_evaluation_serves_runs_with_all_control_words_of_the_config(tmp_pat
     names = {name for name, words in vivid.word_sets.items() if words in other_words(vivid).values()}
     assert names == {"paper", "detailed", "realistic", "bright", "muted"}
     expected, others = evaluation_of(detailed), {name: [float(n)] * 6 for n, name in enumerate(other_words(detailed))}
-    found = baseline_evaluation(
-        detailed,
-        evaluator_of(detailed),
-        CPU,
-        lambda: Evaluation({**expected.scores, **others}, expected.images),
-    )
-    assert_equal(found, expected)
+    assert_equal(evaluate(detailed, Computed(detailed, others=others)), expected)
     unused = Computed(vivid)
     again = evaluate(vivid, unused)
     (vivid_metric,) = [name for name, words in other_words(detailed).items() if words == vivid.trained_words]
@@ -280,14 +318,13 @@ def test_a_run_waits_for_one_with_other_words_that_scores_its_images_for_all_wor
     detailed, vivid = config_of(tmp_path), config_of(tmp_path, VIVID)
     second, found = Computed(vivid), list[Evaluation]()
     other = threading.Thread(target=lambda: found.append(evaluate(vivid, second)))
-    base, others = evaluation_of(detailed), {name: [float(n)] * 6 for n, name in enumerate(other_words(detailed))}
+    others = {name: [float(n)] * 6 for n, name in enumerate(other_words(detailed))}
 
-    def compute() -> Evaluation:
+    def start_the_other() -> None:
         other.start()
         time.sleep(0.2)
-        return Evaluation({**base.scores, **others}, base.images)
 
-    baseline_evaluation(detailed, evaluator_of(detailed), CPU, compute)
+    evaluate(detailed, Computed(detailed, before=start_the_other, others=others))
     other.join()
     assert second.calls == 0
     assert found[0].scores[TRAINED] in others.values()
@@ -296,7 +333,7 @@ def test_a_run_waits_for_one_with_other_words_that_scores_its_images_for_all_wor
 def test_a_run_computes_for_itself_after_the_longest_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path)
     second = Computed(config)
-    monkeypatch.setattr(baseline_cache, "WAIT_S", 0.05)
+    monkeypatch.setattr(turns, "WAIT_S", 0.05)
     evaluate(config, Computed(config, before=lambda: evaluate(config, second)))
     assert second.calls == 1
     assert_equal(evaluate(config, Computed(config, seed=1)), evaluation_of(config))
@@ -312,6 +349,47 @@ def test_storage_without_file_locks_is_used_without_waiting(tmp_path: Path, monk
     assert_equal(evaluate(config, Computed(config, seed=1)), evaluation_of(config))
 
 
+def test_an_evaluation_on_storage_that_cannot_be_written_is_returned_with_a_warning(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    folder_of(config).parent.mkdir(parents=True)
+    folder_of(config).touch()
+    for _ in range(2):
+        compute = Computed(config)
+        with pytest.warns(UserWarning, match="cannot keep the base model's evaluation"):
+            assert_equal(evaluate(config, compute), evaluation_of(config))
+        assert compute.sampled == evaluator_of(config).items
+
+
+def test_an_evaluation_on_full_storage_is_returned_with_a_warning(tmp_path: Path) -> None:
+    config, limits = config_of(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.warns(UserWarning, match="cannot keep the base model's evaluation"):
+            assert_equal(evaluate(config, Computed(config)), evaluation_of(config))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_equal(evaluate(config, Computed(config)), evaluation_of(config))
+
+
+def test_runs_with_and_without_control_words_share_one_sampling(tmp_path: Path) -> None:
+    vivid, plain, found = config_of(tmp_path, VIVID), config_of(tmp_path, *PLAIN), list[Evaluation]()
+    # The run without words is the first to score, and the other one still needs the images when it has finished.
+    with_words = Computed(vivid)
+    other = threading.Thread(target=lambda: found.append(evaluate(vivid, with_words)))
+
+    def start_the_other() -> None:
+        other.start()
+        assert with_words.all_sampled.wait(60)
+
+    without = Computed(plain, before=start_the_other)
+    evaluate(plain, without)
+    other.join()
+    assert (with_words.calls, without.calls) == (1, 1)
+    assert (with_words.sampled, without.sampled) == ([], evaluator_of(plain).items)
+    assert_equal(found[0], evaluation_of(vivid))
+    assert not (folder_of(plain) / "images").exists()
+
+
 def test_a_computation_that_fails_frees_its_place(tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("out of memory")
@@ -321,4 +399,4 @@ def test_a_computation_that_fails_frees_its_place(tmp_path: Path) -> None:
         evaluate(config, Computed(config, before=fail))
     started = time.monotonic()
     evaluate(config, Computed(config))
-    assert time.monotonic() - started < baseline_cache.WAIT_S / 2
+    assert time.monotonic() - started < turns.WAIT_S / 2

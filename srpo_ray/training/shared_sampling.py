@@ -1,0 +1,176 @@
+"""Images of one evaluation that several processes sample together: each samples batches that no other one samples."""
+
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from srpo_ray.data.cache.shards import ShardStore
+from srpo_ray.evaluation.evaluator import Evaluator
+from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
+from srpo_ray.runs.turns import FREE, SHARED, Patience, lock
+
+_POLL_S = 0.25
+"""Seconds between two looks at the files of other processes. Workers synchronise at each, as collectives time out."""
+_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+"""Name of a stored tensor -> its memory format, on which the last bits of a score may depend."""
+
+
+class SharedImages:
+    """Images of an evaluation on disk, one file for each batch and worker, until the evaluation is complete.
+
+    All workers of a run call every method; worker 0 decides for all. If the storage cannot be written, a run samples
+    and scores alone. If it has no locks, runs do not wait for each other, and may sample a batch twice.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        evaluator: Evaluator,
+        sample: Callable[[Sequence[int]], Tensor],
+        is_complete: Callable[[], bool],
+    ) -> None:
+        """Describe the images; nothing is read or created on disk until it is needed.
+
+        Args:
+            folder: Folder of the evaluation, the same for all processes that sample the same images.
+            evaluator: Evaluator of the run.
+            sample: Function from items of a batch to their images `[B, 3, H, W]`; a collective of all workers.
+            is_complete: Test whether the evaluation has been written; called on worker 0.
+        """
+        self._store = ShardStore(folder / "images")
+        self._use, self._turn = folder / "images.lock", folder / "shared.lock"
+        self._batches, self._sample, self._is_complete = evaluator.batched_items, sample, is_complete
+        self._rank, self._world_size = rank_and_world_size()
+        # A network share may show the files of other workers late.
+        self._sampled: set[int] = set()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the images during the block, then remove them as `remove_if_unused` does."""
+        with ExitStack() as held:
+            if self._rank == 0:
+                with suppress(OSError):
+                    lock(self._use, SHARED, held)
+            yield
+        self.remove_if_unused()
+
+    def remove_if_unused(self) -> None:
+        """Remove the images of a complete evaluation, unless a process uses them, such as one with other words."""
+        if self._rank > 0 or not self._store.folder.exists():
+            return
+        with suppress(OSError), ExitStack() as held:
+            if self._is_complete() and lock(self._use, FREE, held):
+                shutil.rmtree(self._store.folder, ignore_errors=True)
+
+    def sample_missing(self) -> None:
+        """Sample one batch after another until all are stored, or the other processes make no progress."""
+        patience = Patience()
+        while True:
+            with ExitStack() as claim:
+                found = from_worker_0(partial(self._claim, claim, patience))
+                if found == "end" or (found != "wait" and not self._sample_and_store(found)):
+                    return
+
+    @contextmanager
+    def turn_to_score(self) -> Iterator[None]:
+        """Let one process at a time run the block; if that one makes no progress, run it too."""
+        patience = Patience()
+        with ExitStack() as held:
+            while from_worker_0(partial(self._must_wait, held, patience)):
+                pass
+            yield
+
+    def batches(self, device: torch.device) -> Iterator[tuple[list[int], Tensor]]:
+        """Read this worker's batches, and sample those that are missing or damaged.
+
+        Args:
+            device: Device of the images.
+
+        Yields:
+            Items of a batch, and their images `[B, 3, H, W]` as they were sampled.
+        """
+        for index, items in enumerate(self._batches):
+            if self._rank == 0:
+                # Progress for the processes that wait for their turn.
+                with suppress(OSError):
+                    os.utime(self._turn)
+            images = self._read(index)
+            if any(gather(images is None)) or images is None:
+                images = self._sample(items)
+            yield items, images.to(device)
+
+    def _claim(self, claim: ExitStack, patience: Patience) -> int | Literal["wait", "end"]:
+        """Choose a missing batch that no other process samples; none does until `claim` is closed."""
+        try:
+            stored = self._stored()
+            missing = [index for index in range(len(self._batches)) if index not in stored]
+            if not missing or self._is_complete():
+                return "end"
+            for index in missing:
+                with ExitStack() as attempt:
+                    free = lock(self._store.folder / f"{index:05d}.lock", FREE, attempt)
+                    # Another process may have stored it since.
+                    if free and index not in self._stored():
+                        claim.enter_context(attempt.pop_all())
+                        return index
+        except OSError as error:
+            self._warn(error)
+            return "end"
+        if patience.is_over(stored):
+            return "end"
+        time.sleep(_POLL_S)
+        return "wait"
+
+    def _must_wait(self, held: ExitStack, patience: Patience) -> bool:
+        with suppress(OSError):
+            if not lock(self._turn, FREE, held) and not patience.is_over(self._turn.stat().st_mtime_ns):
+                time.sleep(_POLL_S)
+                return True
+        return False
+
+    def _stored(self) -> set[int]:
+        names, ranks = self._store.names(), range(self._world_size)
+        whole = {i for i in range(len(self._batches)) if all(_name(i, rank) in names for rank in ranks)}
+        return whole | self._sampled
+
+    def _sample_and_store(self, index: int) -> bool:
+        """Sample a batch and store it; False if a worker cannot."""
+        images = self._sample(self._batches[index])
+        layout = "contiguous" if images.is_contiguous() else "channels_last"
+        stored = True
+        try:
+            self._store.add(self._keys(index), {layout: images.cpu()}, _name(index, self._rank))
+        except (OSError, SafetensorError) as error:
+            self._warn(error)
+            stored = False
+        self._sampled.add(index)
+        return all(gather(stored))
+
+    def _read(self, index: int) -> Tensor | None:
+        try:
+            found = self._store.read(_name(index, self._rank), self._keys(index)) or {}
+        except OSError as error:
+            self._warn(error)
+            return None
+        return next((images.contiguous(memory_format=_FORMATS[layout]) for layout, images in found.items()), None)
+
+    def _keys(self, index: int) -> list[str]:
+        return [str(item) for item in self._batches[index]]
+
+    def _warn(self, error: Exception) -> None:
+        message = f"{self._store.folder} cannot be used ({error}), so this run samples its base model's images alone"
+        warnings.warn(message, stacklevel=2)
+
+
+def _name(index: int, rank: int) -> str:
+    return f"{index:05d}-{rank}"
