@@ -279,9 +279,9 @@ class Trainer:
 
     def _evaluate(self, evaluator: Evaluator, *, base: bool = False) -> Evaluation:
         """Evaluate the weights; those of the base model alone, and for the control words of other runs too."""
-        weight = None if base else self.config.evaluation.contrast
+        weight, text = None if base else self.config.evaluation.contrast, self.config.evaluation.contrast_text
         adapters = self.config.model.lora is not None
-        with evaluated_weights(self.engine, self.policy, weight, adapters=adapters):
+        with evaluated_weights(self.engine, self.policy, weight, adapters=adapters, text=text):
             evaluated = evaluator.evaluate(self.policy, self.rewards, self.config.rewards.factors, for_all=base)
         return combine(gather(evaluated), len(evaluator.prompts))
 
