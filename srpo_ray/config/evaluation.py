@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from srpo_ray.config.base import Section
 from srpo_ray.config.contrast_weight import TUNED, ContrastWeight, WeightText
 from srpo_ray.config.home import HomePath
-from srpo_ray.config.objective import VOTES, Objective, check_limited
+from srpo_ray.config.objective import VOTES, Objective, check_limited, check_truth
 from srpo_ray.config.rewards import RewardModelConfig
 from srpo_ray.config.size import Resolution
 from srpo_ray.config.sources import text_key
@@ -168,6 +168,7 @@ class EvaluationConfig(Section):
             ValueError: As `check_score`; also for a metric of no known group.
         """
         check_limited(metric)
+        check_truth("max_fall", metric)
         if metric.startswith("evaluator/"):
             self.check_score(metric, "max_fall")
 
@@ -179,9 +180,10 @@ class EvaluationConfig(Section):
             key: Config key that names it, for the message.
 
         Raises:
-            ValueError: If it is the score of a held-out model that there is not, or of words that are not set, or the
-                diversity of single images.
+            ValueError: If it is the score of a held-out model that there is not, or of words that are not set, the
+                diversity of single images, or an unknown truth.
         """
+        check_truth(key, objective)
         evaluator = [f"evaluator/{model.name}" for model in self.held_out]
         relative = objective.endswith("/relative")
         if objective == "image/diversity" and self.samples_per_prompt < 2:
