@@ -7,7 +7,8 @@ python experiments/contrast.py --report   # tables of what is finished
 For each seed, one run of SRPO is trained on the words `detailed, textured` against `flat, simple`, and one on the same
 words reversed. The first one samples with growing weights of Reinforcement Learning Guidance, and with growing weights
 of the contrast with the second. With `--pairs`, Diffusion-DPO samples with the base model and with the negative model
-of NPO, and both models of CHATS sample together. Prints the tables of docs/contrast.md.
+of NPO, and both models of CHATS sample together, with one text and with CHATS' own for the disliked one.
+Prints the tables of docs/contrast.md.
 """
 
 import argparse
@@ -86,6 +87,7 @@ def sample(study: Study, runs: Path, seed: int, name: str) -> None:
         num_prompts=PROMPTS,
         rl_guidance=[ContrastWeight.parse("weight", text) for text in source.weights],
         contrast_with=path_of(study, runs, source.other, seed) if source.other else None,
+        contrast_text=source.text,
     )
 
 

@@ -31,11 +31,14 @@ class Source:
     """Name of the run that it is contrasted with; None for its base model."""
     weights: tuple[str, ...]
     """Weights, growing."""
+    text: float = 1.0
+    """Scale of the prompt in the text of the other model."""
 
     @property
     def models(self) -> list[str]:
         """Names of the models in the rows of scores: the tuned one, then those with a weight."""
-        return ["tuned", *(f"{'contrast' if self.other else 'rl_guidance'}_{weight}" for weight in self.weights)]
+        kind, text = "contrast" if self.other else "rl_guidance", "" if self.text == 1 else f"_text_{self.text:g}"
+        return ["tuned", *(f"{kind}_{weight}{text}" for weight in self.weights)]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ PAIRS = Study(
         "Diffusion-DPO, base model": Source("Diffusion-DPO", None, ("1.5", "2", "3")),
         "Diffusion-DPO, NPO's negative model": Source("Diffusion-DPO", "NPO, negative model", ("1.25", "1.5", "2")),
         "CHATS, both models": Source("CHATS, preferred model", "CHATS, disliked model", ("1.5", "2", "3", "6")),
+        "CHATS, both models and its text": Source(
+            "CHATS, preferred model", "CHATS, disliked model", ("1.5", "2", "3", "6"), text=-0.5
+        ),
     },
     {
         SATURATION: "saturation",

@@ -50,11 +50,19 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def add_contrast(parser: argparse.ArgumentParser) -> None:
-    """Add the other model of `--rl-guidance`."""
+    """Add the other model of `--rl-guidance`, and the text that it reads."""
     parser.add_argument(
         "--contrast-with",
         metavar="RUN|LORA",
         help="the tuned model of this run, or the pipeline with this LoRA, replaces the base model in --rl-guidance",
+    )
+    parser.add_argument(
+        "--contrast-text",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="text of the base model, or of the other run, in --rl-guidance: features empty + S (prompt - empty); 1 is"
+        " the prompt (default), 0 the empty prompt, -0.5 that of CHATS",
     )
 
 

@@ -46,6 +46,7 @@ def run(parsed: argparse.Namespace) -> int:
         num_prompts=parsed.num_prompts,
         rl_guidance=[contrast_weight(text) for text in parsed.rl_guidance],
         contrast_with=Path(parsed.contrast_with) if parsed.contrast_with else None,
+        contrast_text=parsed.contrast_text,
         against=Path(parsed.against) if parsed.against else None,
         held_out=parsed.held_out,
         command=parsed.typed,

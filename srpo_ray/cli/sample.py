@@ -60,6 +60,7 @@ def run(parsed: argparse.Namespace) -> int:
         options=options,
         rl_guidance=contrast_weight(parsed.rl_guidance) if parsed.rl_guidance else None,
         contrast_with=Path(parsed.contrast_with) if parsed.contrast_with else None,
+        contrast_text=parsed.contrast_text,
     )
     print(path)
     return 0

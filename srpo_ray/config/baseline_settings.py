@@ -19,6 +19,7 @@ _OTHER_KEYS = {
     "choose",
     "objective",
     "rl_guidance",
+    "contrast_text",
 }
 """Keys of `evaluation` that change no score of the base model: the texts and the sigma grid are in the key instead."""
 _SIZE = {"resolution"}

@@ -91,5 +91,5 @@ def _check_text(value: float | str) -> float | str:
     return ContrastWeight.read(str(value)).plain
 
 
-ContrastText = Annotated[float | str, AfterValidator(_check_text)]
+WeightText = Annotated[float | str, AfterValidator(_check_text)]
 """Weight in a config: a number, or the text that `ContrastWeight.parse` reads."""

@@ -5,9 +5,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from srpo_ray.config.base import Section
-from srpo_ray.config.contrast_weight import TUNED, ContrastText, ContrastWeight
+from srpo_ray.config.contrast_weight import TUNED, ContrastWeight, WeightText
 from srpo_ray.config.home import HomePath
-from srpo_ray.config.objective import VOTES, Objective, check_limited
+from srpo_ray.config.objective import VOTES, Objective, check_limited, check_truth
 from srpo_ray.config.rewards import RewardModelConfig
 from srpo_ray.config.size import Resolution
 from srpo_ray.config.sources import text_key
@@ -92,11 +92,15 @@ class EvaluationConfig(Section):
     """Euler steps of the sampler in evaluations."""
     guidance_scale: float = Field(default=3.5, ge=0)
     """Guidance embedding of the transformer in evaluations."""
-    rl_guidance: ContrastText | None = None
+    rl_guidance: WeightText | None = None
     """Weight W of Reinforcement Learning Guidance (arXiv 2508.21016) in the evaluations of trained weights: they sample
     with the velocity base + W (tuned - base), as `srpo-ray sample --rl-guidance W`. `1,1.5@0.6` is 1 above a sigma of
     0.6, then 1.5. The row of the baseline, at update 0, has no contrast. Full fine-tuning needs an algorithm that keeps
     the base model's weights. Unset evaluates the tuned model alone."""
+    contrast_text: float = 1.0
+    """Scale s of the prompt in the text of the base model with `rl_guidance`: its features are `empty + s (prompt -
+    empty)`. 1 is the prompt, 0 the empty prompt, and values below 0 point away from the prompt. Any number; models
+    whose text features have a mask take 0 or 1."""
     batch_size: int = Field(default=32, ge=1)
     """Images per batch of one worker."""
     seed: int = 1234
@@ -165,6 +169,7 @@ class EvaluationConfig(Section):
             ValueError: As `check_score`; also for a metric of no known group.
         """
         check_limited(metric)
+        check_truth("max_fall", metric)
         if metric.startswith("evaluator/"):
             self.check_score(metric, "max_fall")
 
@@ -176,9 +181,10 @@ class EvaluationConfig(Section):
             key: Config key that names it, for the message.
 
         Raises:
-            ValueError: If it is the score of a held-out model that there is not, or of words that are not set, or the
-                diversity of single images.
+            ValueError: If it is the score of a held-out model that there is not, or of words that are not set, the
+                diversity of single images, or an unknown truth.
         """
+        check_truth(key, objective)
         evaluator = [f"evaluator/{model.name}" for model in self.held_out]
         relative = objective.endswith("/relative")
         if objective == "image/diversity" and self.samples_per_prompt < 2:
@@ -197,6 +203,16 @@ class EvaluationConfig(Section):
                 f"{key}: expected evaluation.relative with {objective!r}, got none, so there is no such score; set"
                 " its words or remove `/relative`"
             )
+
+    @model_validator(mode="after")
+    def _check_contrast_text(self) -> Self:
+        if self.contrast_text != 1 and (self.contrast is None or self.contrast.used == {1.0}):
+            raise ValueError(
+                f"expected rl_guidance other than 1 with contrast_text={self.contrast_text:g}, got"
+                f" {self.rl_guidance or 'none'}, so nothing would read that text; set rl_guidance, or remove"
+                " contrast_text"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_choice(self) -> Self:

@@ -8,7 +8,7 @@ from srpo_ray.config.arm import Arm
 from srpo_ray.config.continued_runs import check_continued_runs
 from srpo_ray.config.experiment import ExperimentConfig
 from srpo_ray.config.load import ConfigError, apply, entries, find_config, load_run, load_values, validate
-from srpo_ray.config.objective import VOTES
+from srpo_ray.config.objective import VOTES, check_truth
 from srpo_ray.config.run import RunConfig
 
 _COMPARED = (
@@ -79,6 +79,8 @@ def _check_experiment_run(config: ExperimentConfig, run: RunConfig, origin: str)
             run.evaluation.check_score(metric)
         for metric in config.max_fall:
             run.evaluation.check_limit(metric)
+        for metric in config.equal_gain:
+            check_truth("equal_gain", metric)
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from error
     if config.objective == VOTES and run.evaluation.choose == "best":

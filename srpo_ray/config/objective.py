@@ -1,5 +1,6 @@
 """Metrics of evaluations by which runs and weights are chosen, or which may fall by a limit."""
 
+import difflib
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -8,6 +9,13 @@ VOTES = "votes"
 """Objective of an experiment that people decide: the strength of a run in their votes."""
 _GROUPS = ("evaluator", "truth", "image")
 """Groups of the metrics of an evaluation that no run is trained to raise."""
+_PEOPLE = ("detail", "natural", "light", "vivid", "mean")
+TRUTHS = (
+    *("detail", "saturation", "brightness", "vignette"),
+    *(f"{part}_accuracy" for part in ("color", "shape", "background", "count", "position", "content")),
+    *(f"utility/{group}/{name}" for group in ("validation", "test") for name in _PEOPLE),
+)
+"""Names of the metrics `truth/NAME` of small-world images, see `small_world.truth` and `small_world.tastes`."""
 
 
 def check_objective(objective: str) -> str:
@@ -32,6 +40,26 @@ def check_objective(objective: str) -> str:
 
 Objective = Annotated[str, Field(min_length=1), AfterValidator(check_objective)]
 """Metric of an evaluation by which runs or weights are chosen; no score of a model that is trained on."""
+
+
+def check_truth(key: str, metric: str) -> None:
+    """Refuse a metric `truth/NAME` that no evaluation has; other metrics pass.
+
+    Args:
+        key: Config key that names it, for the message.
+        metric: The metric.
+
+    Raises:
+        ValueError: If there is no such truth.
+    """
+    group, _, name = metric.partition("/")
+    if group == "truth" and name not in TRUTHS:
+        near = difflib.get_close_matches(name, TRUTHS, n=1)
+        meant = f" (did you mean truth/{near[0]}?)" if near else ""
+        raise ValueError(
+            f"{key}: expected a truth of the small world, {', '.join(TRUTHS)}, got {metric!r}{meant}, which no"
+            " evaluation has; choose one"
+        )
 
 
 def check_limited(metric: str) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -84,19 +85,44 @@ def convert(
     left_out: Counter[str] = Counter()
     root = images or sources[0].parent
     names: set[str] = set()
-    # The folder is made with the first file in it, so that sources that cannot be used leave none.
     found = islice(read_set(known, sources, left_out, confidence=confidence), limit)
     try:
-        rows = list(_rows(found, folder, root, names))
-        if not rows:
-            reasons = f"got none ({dict(left_out)})"
-            raise ValueError(f"expected at least one pair in {', '.join(map(str, sources))}, {reasons}")
-        write_text(folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        with _removed_on_failure(folder, names):
+            rows = list(_rows(found, folder, root, names))
+            if not rows:
+                reasons = f"got none ({dict(left_out)})"
+                raise ValueError(f"expected at least one pair in {', '.join(map(str, sources))}, {reasons}")
+            write_text(folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     except OSError as error:
         raise ValueError(f"--to: expected a writable folder, got {folder} ({error}); choose another") from error
     weight = known.weight.text if confidence and known.weight else None
     unweighed = sum("confidence" not in row for row in rows) if weight else 0
     return Converted(folder / FILE, len(rows), len(names), left_out, weight, unweighed)
+
+
+@contextmanager
+def _removed_on_failure(folder: Path, names: set[str]) -> Iterator[None]:
+    """Remove the images that a block writes, and the folders that it makes, if it fails.
+
+    Args:
+        folder: Folder of the pair file.
+        names: Paths of the images so far, which grow in the block. Files that were there before it stay.
+    """
+    images = folder / IMAGES
+    before = {file.name for file in images.iterdir()} if images.is_dir() else set[str]()
+    made = [each for each in (images, folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        for file in (folder / name for name in names):
+            # Images of sets in JSON have their own folders and are not written.
+            if file.parent == images and file.name not in before:
+                file.unlink(missing_ok=True)
+        for each in made:
+            # Another process may have put a file there.
+            with suppress(OSError):
+                each.rmdir()
+        raise
 
 
 def _rows(pairs: Iterator[Pair], folder: Path, root: Path, names: set[str]) -> Iterator[dict[str, Any]]:
@@ -121,8 +147,8 @@ def _place(picture: Picture, folder: Path, root: Path, names: set[str]) -> str:
     found = f"{IMAGES}/{stem}{_suffix(picture.content, stem)}"
     if found not in names:
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-        (folder / found).write_bytes(picture.content)
         names.add(found)
+        (folder / found).write_bytes(picture.content)
     return found
 
 

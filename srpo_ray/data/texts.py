@@ -22,7 +22,7 @@ class Texts:
     test: PromptRows
     """First `evaluation.test.num_prompts` rows of the test prompts; empty without a test."""
     guidance: list[str]
-    """The empty prompt if the model's guidance is classifier-free; otherwise no text."""
+    """The empty prompt if classifier-free guidance or the evaluations' contrast reads it; otherwise no text."""
     notes: list[str]
     """Notes for the user about the sources, each with its config key."""
     judged: JudgedImages | None = None
@@ -112,7 +112,7 @@ def read_texts(config: RunConfig) -> Texts:
         trained.rows if trained else PromptRows.plain([]),
         evaluated.rows.first(config.evaluation.num_prompts),
         tested.rows.first(test.num_prompts) if test and tested else PromptRows.plain([]),
-        family_of(config.model.path).guidance_texts,
+        family_of(config.model.path).empty_texts(contrasted=config.evaluation.contrast_text != 1),
         [f"{key}: {note}" for key, note in notes.items() if note],
         judged,
         own,

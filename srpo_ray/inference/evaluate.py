@@ -26,7 +26,7 @@ from srpo_ray.inference.job import (
     open_run,
     origin_of,
 )
-from srpo_ray.inference.source import check_tuned, open_contrast, sampling_config, weight_of
+from srpo_ray.inference.source import check_text_of_other, check_tuned, open_contrast, sampling_config, weight_of
 from srpo_ray.launch.control_words import check_rows, unread_words_note
 from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight, check_different
 from srpo_ray.reports.evaluation import evaluation_report
@@ -51,6 +51,7 @@ def evaluate_run(
     num_prompts: int | None = None,
     rl_guidance: Sequence[ContrastWeight] = (),
     contrast_with: Path | None = None,
+    contrast_text: float = 1.0,
     against: Path | None = None,
     held_out: str | None = None,
     command: str = "",
@@ -68,6 +69,7 @@ def evaluate_run(
         num_prompts: Number of prompts to use, from the first; None uses all, or with the run's prompts its number.
         rl_guidance: Further weights of Reinforcement Learning Guidance to sample with.
         contrast_with: Folder of another run or LoRA, whose tuned model replaces the base model in these guidances.
+        contrast_text: Scale of the prompt in the text of the base model, or of that run, see `Contrast`.
         against: Folder of another run, whose tuned model replaces the base model.
         held_out: YAML file whose `evaluation.held_out` replaces that of the run; None keeps it.
         command: Command line of the user, for the report.
@@ -88,7 +90,7 @@ def evaluate_run(
     source, texts = _read_rows(config, prompts, num_prompts)
     job = SamplingJob.of_rows(
         config,
-        _models(run, against, rl_guidance, contrast_with, sized=options.resolution is not None),
+        _models(run, against, rl_guidance, contrast_with, contrast_text, sized=options.resolution is not None),
         texts,
         out.resolve(),
         scored=True,
@@ -138,6 +140,7 @@ def _models(
     against: Path | None,
     rl_guidance: Sequence[ContrastWeight],
     contrast_with: Path | None,
+    contrast_text: float,
     *,
     sized: bool,
 ) -> tuple[Model, ...]:
@@ -155,7 +158,10 @@ def _models(
             "--contrast-with: expected --rl-guidance with it, got none; give a weight, such as --rl-guidance 2, or"
             " leave --contrast-with out"
         )
-    guided = [Model(guided_name(weight, other), run, weight, other) for weight in rl_guidance]
+    check_text_of_other(run, rl_guidance, contrast_text)
+    guided = [
+        Model(guided_name(weight, other, contrast_text), run, weight, other, contrast_text) for weight in rl_guidance
+    ]
     models: dict[str, Model] = {}
     own = weight_of(run, None)
     for model in (reference, Model(guided_name(own), run, own), *guided):

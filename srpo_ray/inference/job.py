@@ -16,6 +16,7 @@ from srpo_ray.inference.work import Place
 from srpo_ray.inference.work import Row as Row
 from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight
 from srpo_ray.models.distilled import check_scales
+from srpo_ray.models.families import family_of
 from srpo_ray.models.sizes import check_sizes, stored_config
 from srpo_ray.runs.inputs import reward_hashes
 from srpo_ray.runs.trained import TrainedRun, read_trained
@@ -36,6 +37,8 @@ class Model:
     """Weight of the tuned model in `Contrast`: 0 is the other model, 1 the tuned one."""
     other: TrainedRun | None = None
     """Run whose tuned model is the other model of the contrast; None is the run's own base model."""
+    contrast_text: float = 1.0
+    """Scale of the prompt in the other model's text, see `Contrast`."""
 
     @property
     def weights(self) -> str | None:
@@ -84,6 +87,12 @@ class SamplingJob:
         return self.conditioning or self.prompts
 
     @property
+    def empty_texts(self) -> list[str]:
+        """The empty prompt if guidance or a contrast reads it; otherwise no text."""
+        contrasted = any(model.contrast_text != 1 for model in self.models)
+        return family_of(self.config.model.path).empty_texts(contrasted=contrasted)
+
+    @property
     def samples(self) -> range:
         """Indices of the images of a prompt."""
         return range(self.config.evaluation.samples_per_prompt)
@@ -125,6 +134,7 @@ class SamplingJob:
                     **_origin(model.run),
                     "rl_guidance": model.rl_guidance.plain,
                     **({"contrast_with": str(model.other.folder.path)} if model.other else {}),
+                    **_contrast_text(model),
                     WEIGHTS: (model.weights or "base model")[:_SHOWN_DIGITS],
                 }
                 for model in self.models
@@ -245,11 +255,20 @@ def _description(model: Model) -> dict[str, Any]:
     merged = {"model": dict(model.run.model)} if section.lora and section.lora.merged else {}
     other = {"contrast_with": _description(Model("", model.other, TUNED))} if model.other else {}
     weight = {"rl_guidance": model.rl_guidance.plain}
-    return described | quantized | merged | weight | (trained if model.weights else {}) | other
+    return described | quantized | merged | weight | (trained if model.weights else {}) | other | _contrast_text(model)
 
 
-def guided_name(weight: ContrastWeight, other: TrainedRun | None = None) -> str:
-    """Name a run's model at a guidance weight: `base`, `tuned`, `rl_guidance_1.5`; `contrast_1.5` with another run."""
+def _contrast_text(model: Model) -> dict[str, float]:
+    return {} if model.contrast_text == 1 else {"contrast_text": model.contrast_text}
+
+
+def guided_name(weight: ContrastWeight, other: TrainedRun | None = None, text: float = 1.0) -> str:
+    """Name a run's model at a guidance weight: `base`, `tuned`, `rl_guidance_1.5`; `contrast_1.5` with another run.
+
+    `contrast_1.5_text_0` reads another text with the other model.
+    """
+    if text != 1:
+        return f"{'contrast' if other else 'rl_guidance'}_{weight.label}_text_{text:g}"
     if other is not None:
         return f"contrast_{weight.label}"
     return {BASE: "base", TUNED: "tuned"}.get(weight, f"rl_guidance_{weight.label}")

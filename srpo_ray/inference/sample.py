@@ -12,7 +12,7 @@ from srpo_ray.evaluation.captions import caption_of_row
 from srpo_ray.evaluation.gallery import image_grid, read_images, save_png
 from srpo_ray.inference.draw import draw_all
 from srpo_ray.inference.job import Model, SamplingJob, SamplingOptions, guided_name
-from srpo_ray.inference.source import open_contrast, sampling_config, weight_of
+from srpo_ray.inference.source import check_text_of_other, open_contrast, sampling_config, weight_of
 from srpo_ray.models.contrast import ContrastWeight
 from srpo_ray.runs.trained import TrainedRun
 
@@ -30,6 +30,7 @@ def sample_run(
     options: SamplingOptions,
     rl_guidance: ContrastWeight | None = None,
     contrast_with: Path | None = None,
+    contrast_text: float = 1.0,
 ) -> Path:
     """Sample images with the weights that stand for a run, see `evaluation.choose`, or with the model of a config.
 
@@ -46,6 +47,7 @@ def sample_run(
         rl_guidance: Weight of Reinforcement Learning Guidance: 0 is the base model, 1 the tuned one. None samples with
             the tuned model, if there is one.
         contrast_with: Folder of another run or LoRA, whose tuned model replaces the base model in the guidance.
+        contrast_text: Scale of the prompt in the text of the base model, or of that run, see `Contrast`.
 
     Returns:
         Path of the grid, or of the folder.
@@ -56,9 +58,11 @@ def sample_run(
         CommandInterruptedError: If Ctrl-C stops it.
     """
     weight = weight_of(run, rl_guidance)
+    check_text_of_other(run, [rl_guidance] if rl_guidance else [], contrast_text)
     other = open_contrast(run, contrast_with)
+    model = Model(guided_name(weight, other, contrast_text), run, weight, other, contrast_text)
     options = replace(options, samples_per_prompt=options.samples_per_prompt or 1)
-    config, model = sampling_config(run, options), Model(guided_name(weight, other), run, weight, other)
+    config = sampling_config(run, options)
     rows = prompts if isinstance(prompts, PromptRows) else PromptRows.plain(prompts)
     count = len(rows) * config.evaluation.samples_per_prompt
     out = out or run.folder.path / ("samples.png" if count <= FEW else "samples")

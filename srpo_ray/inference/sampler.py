@@ -15,7 +15,6 @@ from srpo_ray.evaluation.image_statistics import seed_diversity, thumbnails
 from srpo_ray.inference.job import Model, Row, SamplingJob
 from srpo_ray.models.contrast import BASE, TUNED, Contrast, Network
 from srpo_ray.models.contrast_networks import Trained, load_networks
-from srpo_ray.models.families import family_of
 from srpo_ray.models.loading import hide_progress_bars
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.policy import FlowPolicy
@@ -38,7 +37,7 @@ def encode(job: SamplingJob) -> TextCache:
     # Use the cache of the run's training, or the job's folder if the run has moved to another machine.
     root = cache_root(config) if Path(config.run_root).is_dir() else job.folder / "cache"
     cache = TextCache(resolve_path(config.model.path), config.model.max_sequence_length, model_dtype(config), root)
-    missing = cache.missing([*job.texts, *family_of(config.model.path).guidance_texts])
+    missing = cache.missing([*job.texts, *job.empty_texts])
     if missing:
         encode_part = cache.load_encoder(device_here())
         for start in range(0, len(missing), ROWS):
@@ -111,7 +110,7 @@ class Sampler:
     def _draw(self, model: Model, chunk: Sequence[int]) -> list[Row]:
         policy, others = self._runs[_path(model.run)]
         weight, other = model.rl_guidance, model.other and _path(model.other)
-        policy.contrast = None if weight == TUNED else Contrast(others[other], weight)
+        policy.contrast = None if weight == TUNED else Contrast(others[other], weight, model.contrast_text)
         places = [(prompt, sample) for sample in self.job.samples for prompt in chunk]
         rows: list[Row] = []
         small: list[Tensor] = []
@@ -178,7 +177,7 @@ class Sampler:
             tuned=any(model.rl_guidance != BASE for model in models),
         )
         policy = make_policy(config, networks.tuned, networks.transformer.config, device)
-        for empty in family_of(config.model.path).guidance_texts:
+        for empty in self.job.empty_texts:
             policy.empty_prompt = self._features.features([empty])[[0]]
         return policy, dict(zip(others, networks.others, strict=True))
 

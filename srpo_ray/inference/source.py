@@ -1,5 +1,6 @@
 """Models that commands sample with: those of a run's folder, or that of a config before its first update."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from srpo_ray.launch.preflight import check_model
 from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight
 from srpo_ray.models.distilled import check_scales
 from srpo_ray.models.families import family_of
-from srpo_ray.models.family_checks import check_family
+from srpo_ray.models.family_checks import check_contrast_text, check_family
 from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.prompt_length import check_text_length
 from srpo_ray.models.sizes import check_sizes, stored_config
@@ -119,6 +120,31 @@ def open_contrast(run: TrainedRun, other_dir: Path | None) -> TrainedRun | None:
 def _is_adapter(path: Path) -> bool:
     """Test whether a path names a LoRA: a file, or a folder with one, such as an export; a run has none at its top."""
     return path.is_file() or path.suffix == ".safetensors" or any(path.glob("*.safetensors"))
+
+
+def check_text_of_other(run: TrainedRun, weights: Sequence[ContrastWeight], text: float) -> None:
+    """Check the scale of the prompt in the other model's text; 1 is the prompt and always passes.
+
+    Args:
+        run: The run, or the model of a config.
+        weights: Weights of `--rl-guidance`.
+        text: Scale, see `Contrast.text`.
+
+    Raises:
+        ValueError: If the scale is not a number, a weight uses the tuned model alone or there is none, or the text
+            features of the model cannot be scaled.
+    """
+    if text == 1:
+        return
+    if not math.isfinite(text):
+        raise ValueError(f"--contrast-text: expected a finite number, got {text:g}; 0 is the empty prompt")
+    if not weights or any(weight.used == {1.0} for weight in weights):
+        raise ValueError(
+            f"--contrast-text: expected --rl-guidance other than 1 with it, got"
+            f" {' '.join(weight.text for weight in weights) or 'none'}, so no other model would read that text; give a"
+            " weight, such as --rl-guidance 2, or leave --contrast-text out"
+        )
+    check_contrast_text("--contrast-text", text, family_of(run.config.model.path))
 
 
 def check_tuned(option: str, run: TrainedRun) -> None:

@@ -43,21 +43,23 @@ def check_inputs(config: RunConfig) -> None:
         ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the Python
             environment of a reward cannot be made or used; if the algorithm needs a gradient that a reward lacks, or a
             step that does not fit in its window; if the attention kernel needs a GPU that the run has not; if the LoRA
-            to start from does not fit the model; if the model's family lacks something that the run sets or takes no
-            texts of that length, or the model is distilled and the run asks for guidance; if workers cannot share the
-            model's heads and tokens equally, or it cannot draw images of a size; if MLflow's address is invalid, or
-            another tracker lacks its package or key; if the run cannot continue from the run that `start_from` names;
-            if the run would be judged by what it trains on; or if prompts have control words
-            that the algorithm does not use, or lack those that it uses.
+            to start from or a name in `target_modules` does not fit the model; if the model's family lacks something
+            that the run sets or takes no texts of that length, or the model is distilled and the run asks for guidance;
+            if workers cannot share the model's heads and tokens equally, or it cannot draw images of a size; if
+            MLflow's address is invalid, or another tracker lacks its package or key; if the run cannot continue from
+            the run that `start_from` names; if the run would be judged by what it trains on; or if prompts have control
+            words that the algorithm does not use, or lack those that it uses.
     """
     check_rewards(config)
     check_attention_device(config)
     check_model(config.model.path)
     check_family(config, family_of(config.model.path))
-    if config.model.lora and config.model.lora.start_from:
+    lora = config.model.lora
+    if lora and (lora.start_from or lora.target_modules):
         # Imports the model stack, which other runs load while their reward models load.
-        from srpo_ray.models.lora_start import check_lora_start
+        from srpo_ray.models.lora_start import check_lora_start, check_target_modules
 
+        check_target_modules(config.model)
         check_lora_start(config.model)
     check_guidance(config)
     check_text_length(resolve_path(config.model.path), config.model.max_sequence_length)

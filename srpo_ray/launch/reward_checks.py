@@ -1,5 +1,7 @@
 """Checks of the reward models before any process of a run starts."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +11,8 @@ from srpo_ray.config.rewards import RewardModelConfig
 from srpo_ray.data.texts import Texts
 from srpo_ray.rewards.common_text import read_common_prompts
 from srpo_ray.rewards.environment.reward import class_in_environment
-from srpo_ray.rewards.registry import declares_comparisons, declares_image_gradient, prompt_check
+from srpo_ray.rewards.python_reward import import_class
+from srpo_ray.rewards.registry import check_source, declares_comparisons, declares_image_gradient, prompt_check
 
 
 def check_rewards(config: RunConfig) -> None:
@@ -19,9 +22,11 @@ def check_rewards(config: RunConfig) -> None:
 
     Raises:
         ValueError: If the algorithm needs image gradients and a reward declares that it has none, if it cannot use the
-            comparisons of a reward, if prompts cannot be read, or if an environment cannot be made or used.
+            comparisons of a reward, if prompts cannot be read, if an environment cannot be made or used, or if a local
+            model does not exist or a class cannot be imported.
     """
     check_environments(config)
+    check_sources(config)
     for model in (*config.rewards.models, *config.evaluation.held_out):
         if common := getattr(model, "common", None):
             read_common_prompts(model.name, common.prompts)
@@ -52,6 +57,34 @@ def check_environments(config: RunConfig) -> None:
             if model.type == "python" and model.environment:
                 with named_in(f"{section}, reward {model.name!r}"):
                     class_in_environment(model.target, model.environment)
+
+
+def check_sources(config: RunConfig) -> None:
+    """Check that the local models of the rewards exist and their classes can be imported; the hub is not asked.
+
+    Raises:
+        ValueError: If a folder, file or class does not exist.
+    """
+    for section, models in _sections(config):
+        for model in models:
+            with named_in(section), working_folder_importable():
+                check_source(model)
+                if model.type == "python" and not model.environment:
+                    import_class(f"reward {model.name!r}, key `target`", model.target)
+
+
+@contextmanager
+def working_folder_importable() -> Iterator[None]:
+    """Import from the working folder too, as Ray lets the workers of a driver do."""
+    folder = os.getcwd()
+    if folder in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def check_reward_prompts(config: RunConfig, texts: Texts) -> None:

@@ -36,6 +36,23 @@ class Conditioning:
         """Copy features that are repeated without memory of their own; others are returned as they are."""
         return Conditioning(self.prompt_embeds.contiguous(), self.pooled_prompt_embeds.contiguous())
 
+    def scaled(self, empty: "Conditioning", scale: float) -> "Conditioning":
+        """Compute the features `empty + scale (self - empty)`, token by token.
+
+        1 gives these features and 0 those of the empty text, bit for bit. Other scales need features without a mask.
+
+        Args:
+            empty: Features of the empty text, one sample.
+            scale: Any number; values below 0 point away from the text.
+        """
+        if scale == 1:
+            return self
+        start = empty.repeat(len(self)).to(self.prompt_embeds.device, self.prompt_embeds.dtype)
+        return Conditioning(
+            torch.lerp(start.prompt_embeds, self.prompt_embeds, scale),
+            torch.lerp(start.pooled_prompt_embeds, self.pooled_prompt_embeds, scale),
+        )
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditioning":
         """Move both tensors to a device and data type."""
         return Conditioning(self.prompt_embeds.to(device, dtype), self.pooled_prompt_embeds.to(device, dtype))

@@ -26,6 +26,9 @@ class Contrast:
     other: Network
     """The model that the tuned one is contrasted with."""
     weight: ContrastWeight
+    text: float = 1.0
+    """Scale s of the prompt in the other model's text: its features are `empty + s (prompt - empty)`. 1 is the prompt,
+    0 the empty prompt (Diffusion-NPO, arXiv 2505.11245), -0.5 the text of CHATS (arXiv 2502.12579)."""
 
     def velocity(self, sigma: Tensor, tuned: Callable[[], Tensor], other: Callable[[], Tensor]) -> Tensor:
         """Combine the velocities of two models, and compute only those that the weights need.

@@ -66,10 +66,13 @@ class Family:
     lora_layers: tuple[str, ...] = FLUX_LINEAR_LAYERS
     """Ends of the names of the attention and feed-forward layers of the blocks, which get LoRA adapters."""
 
-    @property
-    def guidance_texts(self) -> list[str]:
-        """Texts whose features guidance needs besides the prompt's: the text without a prompt, or none."""
-        return [self.unguided_text] if self.classifier_free else []
+    def empty_texts(self, *, contrasted: bool = False) -> list[str]:
+        """List the texts whose features sampling needs besides the prompts': the text without a prompt, or none.
+
+        Args:
+            contrasted: True if the other model of a contrast reads the empty prompt too (`Contrast.text`).
+        """
+        return [self.unguided_text] if self.classifier_free or contrasted else []
 
     @property
     def tokenizers(self) -> list[str]:

@@ -18,7 +18,8 @@ def check_family(config: RunConfig, family: Family) -> None:
     Raises:
         ValueError: If it has no first-block cache and the run sets one, its workers cannot share tokens and the run
             shares them, its attention is built in or has a mask and the run chooses a kernel that does not suit it,
-            its calls differ in length and the run compiles them, or its autoencoder lacks an option that the run sets.
+            its calls differ in length and the run compiles them, its texts cannot be scaled and the run scales them,
+            or its autoencoder lacks an option that the run sets.
     """
     threshold, workers = config.rollout.cache_threshold, config.training.context_parallel
     if threshold is not None and not family.block_cache:
@@ -46,7 +47,26 @@ def check_family(config: RunConfig, family: Family) -> None:
             f"model.compile: expected false with a {family.pipeline}, whose calls are as long as each prompt, so that"
             " each length would be compiled, got true; remove it"
         )
+    check_contrast_text("evaluation.contrast_text", config.evaluation.contrast_text, family)
     _check_autoencoder(config.model, family)
+
+
+def check_contrast_text(key: str, scale: float, family: Family) -> None:
+    """Check that the text features of a family can be scaled for the other model of a contrast.
+
+    Args:
+        key: Config key or option of the scale, for the message.
+        scale: Scale of the prompt, see `Contrast.text`.
+        family: The family.
+
+    Raises:
+        ValueError: If the scale is neither 0 nor 1, and the texts of the family differ in their number of tokens.
+    """
+    if scale not in (0, 1) and family.masked_text:
+        raise ValueError(
+            f"{key}: expected 0 or 1 with a {family.pipeline}, whose texts differ in their number of tokens, so that"
+            f" those of the prompt and the empty one do not match, got {scale:g}; set 0 for the empty prompt"
+        )
 
 
 def _check_autoencoder(model: ModelConfig, family: Family) -> None:

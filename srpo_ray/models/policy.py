@@ -77,6 +77,7 @@ class FlowPolicy(ABC):
         self._pixels, self._channels = vae_shape(vae.config)
         self._position_ids_of: dict[ImageSize, Tensor] = {}
         self.empty_prompt: Conditioning | None = None
+        """Text features of the empty prompt, one sample, for classifier-free guidance and for `contrast`."""
         self.rollout_base: RolloutBase | None = None
         """Low-precision copies of frozen layers that `rollout` uses; None uses the transformer's own weights."""
         self.training_decoder: AutoencoderTiny | None = None
@@ -152,13 +153,20 @@ class FlowPolicy(ABC):
         seen = (sigma * 1000).floor() / 1000 if self.truncate_sigma else sigma
         seen = seen.to(self.device, torch.float32)
 
-        def predict() -> Tensor:
-            return self._predict(tokens.to(self.dtype), seen, conditioning.contiguous(), guidance_scale)
+        def predict(text: Conditioning) -> Tensor:
+            return self._predict(tokens.to(self.dtype), seen, text.contiguous(), guidance_scale)
 
         if self.contrast is None:
-            return predict().float()
-        with_other = partial(self._with_network, self.contrast.other, predict)
-        return self.contrast.velocity(sigma, predict, with_other)
+            return predict(conditioning).float()
+        tuned, other = partial(predict, conditioning), partial(predict, self._text_of_other(conditioning))
+        return self.contrast.velocity(sigma, tuned, partial(self._with_network, self.contrast.other, other))
+
+    def _text_of_other(self, conditioning: Conditioning) -> Conditioning:
+        """Compute the text features that the other model of the contrast reads."""
+        if self.contrast is None or self.contrast.text == 1:
+            return conditioning
+        assert self.empty_prompt is not None, "the text of the other model needs the features of the empty prompt"
+        return conditioning.scaled(self.empty_prompt, self.contrast.text)
 
     def _with_network(self, network: Callable[..., tuple[Tensor]], predict: Callable[[], Tensor]) -> Tensor:
         """Call a function with another network in place of the policy's own."""

@@ -26,7 +26,7 @@ def check_sizes(path: str, sizes: Mapping[str, ImageSize], read: PartConfig) -> 
     Raises:
         ValueError: If it cannot draw one of them.
     """
-    step, most = 2 * vae_shape(read("vae"))[0], read("transformer").get("pos_embed_max_size")
+    step, most = size_step(read), read("transformer").get("pos_embed_max_size")
     for key, size in sizes.items():
         if any(side % step for side in size):
             raise ValueError(
@@ -38,6 +38,15 @@ def check_sizes(path: str, sizes: Mapping[str, ImageSize], read: PartConfig) -> 
                 f"{key}: expected at most {most * step} pixels for {path}, which has {most}x{most} positions, got"
                 f" {size}; lower it"
             )
+
+
+def size_step(read: PartConfig) -> int:
+    """Return the pixels of two latents of a model, of which every side of an image is a multiple.
+
+    Args:
+        read: Reads the configs of the model's parts.
+    """
+    return 2 * vae_shape(read("vae"))[0]
 
 
 def stored_config(path: str) -> PartConfig:

@@ -131,7 +131,7 @@ def add_adapters(transformer: Any, config: LoraConfig, seed: int) -> None:
         ValueError: If an entry of `target_modules` matches the end of no linear layer's name.
     """
     targets = config.target_modules or lora_layers(type(transformer).__name__)
-    _check_targets(transformer, targets)
+    check_targets(transformer, targets)
     transformer.requires_grad_(False)
     adapters = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=_linear_targets(transformer, targets)
@@ -193,7 +193,8 @@ def _linear_targets(transformer: nn.Module, targets: tuple[str, ...]) -> list[st
     return list(targets) if all(matched.values()) else [name for name, linear in matched.items() if linear]
 
 
-def _check_targets(transformer: nn.Module, targets: tuple[str, ...]) -> None:
+def check_targets(transformer: nn.Module, targets: tuple[str, ...]) -> None:
+    """Raise ValueError for an entry of `target_modules` that matches the end of no linear layer's name."""
     linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from math import gcd
 
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.config.algorithms.group import GroupSection
 from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.config.count import largest
-from srpo_ray.config.size import STEP, ImageSize
+from srpo_ray.config.size import ImageSize
+from srpo_ray.models.sizes import size_step
 from srpo_ray.planning.devices import replicas_beside_a_trainer
 from srpo_ray.planning.plan import Advice, Plan, make_plan
-from srpo_ray.planning.shapes import depths
+from srpo_ray.planning.shapes import depths, part_config
 
 Changes = dict[str, object]
 
@@ -75,7 +77,8 @@ def _model_candidates(config: RunConfig) -> Iterator[tuple[Changes, str]]:
     elif model.base != "nf4":
         yield {"model.base": "nf4"}, "frozen weights of 4 bits; images and gradients change slightly"
     if model.size.num_pixels >= _LARGE_IMAGE:
-        smaller = ImageSize(*(side * 3 // 4 // STEP * STEP for side in model.size))
+        step = size_step(partial(part_config, model.path))
+        smaller = ImageSize(*(max(step, side * 3 // 4 // step * step) for side in model.size))
         yield {"model.resolution": smaller.resolution}, "smaller images"
     if config.model_at(config.evaluation).size.num_pixels > model.size.num_pixels:
         yield {"evaluation.resolution": None}, "evaluations at the size of the training"

@@ -2,21 +2,25 @@
 
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from srpo_ray.config.rewards import PythonRewardConfig, RewardModelConfig
 from srpo_ray.rewards.base import Reward
 from srpo_ray.rewards.environment.reward import class_in_environment, load_in_environment
 from srpo_ray.rewards.models.aesthetic import AestheticReward
+from srpo_ray.rewards.models.checkpoint_file import find_checkpoint
 from srpo_ray.rewards.models.hpsv3 import HPSv3Reward
 from srpo_ray.rewards.models.image_reward import ImageReward
-from srpo_ray.rewards.models.open_clip import OpenClipReward
+from srpo_ray.rewards.models.open_clip import OpenClipReward, open_clip_source
 from srpo_ray.rewards.models.transformers_clip import load_transformers_clip
 from srpo_ray.rewards.python_reward import load_python_reward
 from srpo_ray.rewards.served.http_scores import HttpReward
 from srpo_ray.rewards.served.judge import JudgeReward
 from srpo_ray.rewards.served.ocr import OcrReward, quoted_text
 from srpo_ray.rewards.served.questions import QuestionsReward, questions_of, read_questions
+
+_HUB = "hf-hub:"
 
 
 def build_rewards(configs: Sequence[RewardModelConfig], device: str = "cpu") -> dict[str, Reward]:
@@ -88,6 +92,27 @@ def _class_of(config: PythonRewardConfig) -> type | None:
         return getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError):
         return None
+
+
+def check_source(config: RewardModelConfig) -> None:
+    """Check that the local folder or file of a model exists, without reading its weights; the hub is not asked.
+
+    Raises:
+        ValueError: If it does not exist.
+    """
+    path = str(getattr(config, "path", _HUB))
+    if path.startswith(_HUB):
+        return
+    if config.type == "open_clip" and not config.architecture:
+        open_clip_source(config.name, path)
+    elif config.type != "transformers_clip":
+        find_checkpoint(config.name, path)
+    elif not Path(path).exists() and (Path(path).is_absolute() or path.startswith(".") or path.count("/") > 1):
+        # Names of at most two parts may be those of the hub.
+        raise ValueError(
+            f"reward {config.name!r}: expected a folder or hub id, received {path!r}, which does not exist; check"
+            " `path`"
+        )
 
 
 def prompt_check(config: RewardModelConfig) -> Callable[[str], object]:

@@ -14,7 +14,7 @@ from srpo_ray.training.engine import Engine
 
 @contextmanager
 def evaluated_weights(
-    engine: Engine, policy: FlowPolicy, weight: ContrastWeight | None, *, adapters: bool
+    engine: Engine, policy: FlowPolicy, weight: ContrastWeight | None, *, adapters: bool, text: float = 1.0
 ) -> Iterator[None]:
     """Let the policy sample with the weights that evaluations use, and their contrast with the base model.
 
@@ -26,13 +26,15 @@ def evaluated_weights(
         policy: Policy of the engine's transformer.
         weight: Weight of the tuned model; None samples with it alone.
         adapters: True if the engine trains adapters.
+        text: Scale of the prompt in the base model's text, see `Contrast`.
     """
     if weight is None or adapters:
-        base = Contrast(_without_adapters(engine.module), weight) if weight else None
+        base = Contrast(_without_adapters(engine.module), weight, text) if weight else None
         with engine.shown("ema"), engine.gathered(), _sampling(policy, policy.network, base):
             yield
         return
-    with _sampling(policy, _with_weights(engine, "ema"), Contrast(_with_weights(engine, "reference"), weight)):
+    base = Contrast(_with_weights(engine, "reference"), weight, text)
+    with _sampling(policy, _with_weights(engine, "ema"), base):
         yield
 
 

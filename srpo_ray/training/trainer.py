@@ -286,7 +286,8 @@ class Trainer:
         return combine(gather(evaluated), len(evaluator.prompts))
 
     def _evaluated_weights(self, contrast: ContrastWeight | None) -> AbstractContextManager[None]:
-        return evaluated_weights(self.engine, self.policy, contrast, adapters=self.config.model.lora is not None)
+        adapters, text = self.config.model.lora is not None, self.config.evaluation.contrast_text
+        return evaluated_weights(self.engine, self.policy, contrast, adapters=adapters, text=text)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint before the first update of this start: weights, optimizer, EMA and the algorithm's state.

@@ -28,22 +28,25 @@ def test_trained_weights_are_evaluated_with_the_contrast_and_the_baseline_withou
             "training.optimizer.lr": 1e-2,
             "rewards.in_process": True,
             "evaluation.rl_guidance": 3,
+            "evaluation.contrast_text": 0.5,
             "evaluation.test": {"num_prompts": 2, "samples_per_prompt": 1},
         },
     )
     folder = train(config)
     baseline, trained = read_rows(folder.evaluations)
     weight = ContrastWeight.constant(3.0)
-    evaluate_run(open_run(folder.path), tmp_path / "out", options=SamplingOptions(), rl_guidance=[weight])
+    name = "rl_guidance_3_text_0.5"
+    evaluate_run(
+        open_run(folder.path), tmp_path / "out", options=SamplingOptions(), rl_guidance=[weight], contrast_text=0.5
+    )
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     for metric in ("evaluator/held_out", "truth/saturation"):
         means = {
-            model: fmean(row[metric] for row in rows if row["model"] == model)
-            for model in ("base", "tuned", "rl_guidance_3")
+            model: fmean(row[metric] for row in rows if row["model"] == model) for model in ("base", "tuned", name)
         }
         assert baseline[metric] == pytest.approx(means["base"], rel=1e-4)
-        assert trained[metric] == pytest.approx(means["rl_guidance_3"], rel=1e-4)
-        assert abs(means["rl_guidance_3"] - means["tuned"]) > 1e-3 * abs(means["tuned"])
+        assert trained[metric] == pytest.approx(means[name], rel=1e-4)
+        assert abs(means[name] - means["tuned"]) > 1e-3 * abs(means["tuned"])
     tested = read_rows(folder.test_scores)
     evaluate_run(
         open_run(folder.path),
@@ -52,8 +55,9 @@ def test_trained_weights_are_evaluated_with_the_contrast_and_the_baseline_withou
         prompts="small_world:test",
         num_prompts=2,
         rl_guidance=[weight],
+        contrast_text=0.5,
     )
     rows = [json.loads(line) for line in (tmp_path / "test" / "rows.jsonl").read_text().splitlines()]
-    for row, model in zip(tested, ("base", "rl_guidance_3"), strict=True):
+    for row, model in zip(tested, ("base", name), strict=True):
         expected = [each["evaluator/held_out"] for each in rows if each["model"] == model]
         assert row["scores"]["evaluator/held_out"] == pytest.approx(expected, rel=1e-4)

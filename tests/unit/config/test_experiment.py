@@ -128,6 +128,16 @@ def test_unusable_arm_is_refused(tmp_path: Path, arm: dict[str, Any], message: s
         ),
         ({"max_fall": {"content_accuracy": 0.02}}, "max_fall: expected a metric .* got 'content_accuracy', which no"),
         ({"max_fall": {"evaluator/heldout": 0.02}}, r"max_fall: expected a score of .* \(evaluator/held_out\), got"),
+        (
+            {"objective": "truth/detial"},
+            r"objective: expected a truth .* got 'truth/detial' \(did you mean truth/detail",
+        ),
+        ({"objectives": {HELD_OUT: "max", "truth/utility": "max"}}, "expected a truth .* got 'truth/utility'"),
+        (
+            {"max_fall": {"truth/content": 0.02}},
+            "max_fall: expected a truth of the small world, .* got 'truth/content'",
+        ),
+        ({"equal_gain": ["truth/detail", "truth/colour"]}, "equal_gain: expected a truth .* got 'truth/colour'"),
         ({"objective": "evaluator/heldout"}, r"expected a score of evaluation.held_out \(evaluator/held_out\)"),
         ({"base": "missing.yaml"}, "expected a readable YAML file"),
     ],

@@ -191,6 +191,37 @@ def test_images_that_cannot_be_written_are_refused(tmp_path: Path, row: dict[str
         convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", [row])], tmp_path / "out")
 
 
+def test_damaged_later_row_leaves_nothing_that_was_not_there(tmp_path: Path) -> None:
+    good = table(tmp_path / "a.parquet", [pick(1.0)])
+    damaged = table(tmp_path / "b.parquet", [pick(1.0, image_0_uid="u-2"), pick(1.0, image_0_uid="u-3", jpg_0=b"text")])
+
+    def refuse(folder: Path) -> None:
+        with pytest.raises(ValueError, match=r"expected an image of JPEG, .* got other bytes in u-3"):
+            convert(PAIR_SETS["pick_a_pic"], [good, damaged], folder)
+
+    refuse(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    images = tmp_path / "mine" / "images"
+    images.mkdir(parents=True)
+    for file in (images / "u-0.jpg", images / "other.png", tmp_path / "mine" / "notes.txt"):
+        file.write_bytes(picture(10, "JPEG"))
+    refuse(tmp_path / "mine")
+    assert sorted(path.name for path in images.iterdir()) == ["other.png", "u-0.jpg"]
+    assert (tmp_path / "mine" / "notes.txt").exists()
+    assert convert(PAIR_SETS["pick_a_pic"], [good], tmp_path / "mine").pairs == 1
+
+
+def test_given_images_of_a_json_set_stay_if_a_later_row_is_damaged(tmp_path: Path) -> None:
+    images = tmp_path / "out" / "images"
+    images.mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (images / name).write_bytes(picture(10))
+    rows = [{"prompt": "p", "path1": "a.png", "path2": "b.png"}, {"prompt": "p"}]
+    with pytest.raises(ValueError, match="an entry without `path1`"):
+        convert(PAIR_SETS["hpdv3"], [write_json(tmp_path / "x.json", rows)], tmp_path / "out", images)
+    assert sorted(path.name for path in images.iterdir()) == ["a.png", "b.png"]
+
+
 def confidences(folder: Path) -> list[float | None]:
     return [json.loads(line).get("confidence") for line in (folder / "pairs.jsonl").read_text().splitlines()]
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from srpo_ray.config import load_experiment
+from srpo_ray.inference.job import guided_name
 from tests.conftest import ROOT
 
 
@@ -73,6 +74,29 @@ def test_sources_are_compared_at_the_largest_gain_that_all_reach_or_said_to_have
     assert titles([0.0, 0.1, 0.2, 0.3, 0.4]) == [
         "No gain is common to all: one goes up to +0.400, another begins at +1.000."
     ]
+
+
+def test_pairs_sample_chats_with_its_text_under_the_names_that_evaluate_gives(
+    script, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("contrast")
+    monkeypatch.setattr(module, "path_of", lambda _study, runs, name, seed: runs / f"{name}_{seed}")
+    monkeypatch.setattr(module, "folder", lambda *_: tmp_path / "out")
+    monkeypatch.setattr(module, "open_run", lambda path: path)
+    given: list[dict] = []
+    monkeypatch.setattr(module, "evaluate_run", lambda *_, **options: given.append(options))
+    for name in ("CHATS, preferred model_1", "CHATS, disliked model_1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "finished.json").write_text("{}")
+    texts = {"CHATS, both models": 1.0, "CHATS, both models and its text": -0.5}
+    for title, text in texts.items():
+        module.sample(module.PAIRS, tmp_path, 1, title)
+        other = given[-1]["contrast_with"]
+        assert other == tmp_path / "CHATS, disliked model_1"
+        assert given[-1]["contrast_text"] == text
+        names = [guided_name(weight, other, text) for weight in given[-1]["rl_guidance"]]
+        assert module.PAIRS.sources[title].models == ["tuned", *names]
+    assert len({module.PAIRS.sources[title].models[-1] for title in texts}) == 2
 
 
 def test_sources_of_pairs_are_arms_of_the_laboratory(script) -> None:

@@ -1,6 +1,7 @@
 """Images of a run: against the same models called by hand, however they are distributed or interrupted."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,18 +33,20 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(file.convert("RGB")).astype(int)
 
 
-def by_hand(run_dir: Path, *, trained: bool, samples: int) -> dict[str, np.ndarray]:
+def by_hand(
+    run_dir: Path, *, trained: bool, samples: int, texts: Sequence[str] = PROMPTS, model: str = ""
+) -> dict[str, np.ndarray]:
     """File name -> image, from the run's model in a plain loop, all images in one batch."""
     run = read_trained(run_dir)
     transformer = load_tuned(run.config, torch.float32, "cpu", run.weights if trained else None)
     policy = make_policy(run.config, transformer, transformer.config, "cpu")
-    conditioning = encode_prompts(resolve_path("small_world"), PROMPTS, 16)
+    conditioning = encode_prompts(resolve_path("small_world"), [*texts], 16)
     places = [(prompt, sample) for sample in range(samples) for prompt in range(len(PROMPTS))]
     noise = policy.noise([generator(0, "evaluate", index) for index in range(len(places))])
     with torch.no_grad():
         tokens = policy.rollout(noise, conditioning[[p for p, _ in places]], shifted_sigmas(2, 3.0), 3.5)
         images = (policy.decode(tokens) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    model = "tuned" if trained else "base"
+    model = model or ("tuned" if trained else "base")
     return {f"{p:05d}_{s}_{model}.png": image.astype(int) for (p, s), image in zip(places, images, strict=True)}
 
 
@@ -223,6 +226,58 @@ def test_contrast_with_a_lora_file_is_that_with_its_run(tmp_path: Path, capsys: 
     assert "--contrast-with: expected a readable file, got" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "absent.safetensors")]) == 2
     assert "--contrast-with: expected a LoRA file (.safetensors)" in capsys.readouterr().err
+
+
+def test_other_model_reads_the_empty_prompt_or_a_mixture_of_both_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, rank in (("liked", 4), ("disliked", 2)):
+        trained_run(tmp_path / name, f"run_root={tmp_path}", f"model.lora={{rank: {rank}}}")
+    words = ["sample", str(tmp_path / "liked"), *PROMPTS, *TINY, "--contrast-with", str(tmp_path / "disliked")]
+    alone = [*words, "--rl-guidance", "0", "--out", str(tmp_path / "alone")]
+    assert main([*alone, "--contrast-text", "0"]) == 0
+    empty = [""] * len(PROMPTS)
+    expected = by_hand(tmp_path / "disliked", trained=True, samples=1, texts=empty, model="contrast_0_text_0")
+    assert_same_images(tmp_path / "alone", expected)
+    job = json.loads((tmp_path / "alone" / "job.json").read_text())
+    assert job["models"]["contrast_0_text_0"]["contrast_text"] == 0
+
+    drawn = {}
+    for text in ("1", "0", "-0.5"):
+        out = tmp_path / f"text_{text}"
+        assert main([*words, "--rl-guidance", "2", "--contrast-text", text, "--out", str(out)]) == 0
+        drawn[text] = [pixels(image) for image in sorted((out / "images").iterdir())]
+    assert "contrast_text" not in (tmp_path / "text_1" / "job.json").read_text()
+    for text in ("0", "-0.5"):
+        assert all((ours != theirs).any() for ours, theirs in zip(drawn[text], drawn["1"], strict=True))
+
+    # The same folder is that of another job with another text.
+    assert main([*alone, "--contrast-text", "-0.5"]) == 2
+    assert "contrast_0_text_-0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--contrast-text", "0"], "--contrast-text: expected --rl-guidance other than 1 with it, got none, so no"),
+        (["--rl-guidance", "1", "--contrast-text", "0"], "expected --rl-guidance other than 1 with it, got 1, so"),
+        (["--rl-guidance", "2", "--contrast-text", "nan"], "--contrast-text: expected a finite number, got nan; 0"),
+        (["--rl-guidance", "2", "--contrast-text", "inf"], "--contrast-text: expected a finite number, got inf;"),
+        (["--rl-guidance", "2", "--contrast-text", "x"], "argument --contrast-text: invalid float value: 'x'"),
+    ],
+)
+def test_text_of_the_other_model_that_nothing_reads_or_no_number_is_refused(
+    command: str, given: list[str], message: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [command, str(run_dir), *(["a cat"] if command == "sample" else []), "--out", str(run_dir / "out")]
+    try:
+        code = main([*words, *given])
+    except SystemExit as exit_of_argparse:
+        code = exit_of_argparse.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not (run_dir / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])

@@ -13,6 +13,7 @@ from srpo_ray.models import contrast_networks
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.contrast import BASE, TUNED, Contrast, ContrastWeight, check_different
 from srpo_ray.models.contrast_networks import Networks, Trained, load_networks
+from srpo_ray.models.flux import FluxPolicy
 from srpo_ray.models.loading import load_transformer, load_vae
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.sd3 import SD3Policy
@@ -239,3 +240,145 @@ def test_weight_of_another_form_is_refused(text: str, message: str) -> None:
 def test_weight_that_is_there_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="expected different weights, got 2 2; give each once"):
         check_different("--rl-guidance", [Weight(2.0), ContrastWeight.parse("--w", "2.0")])
+
+
+class LinearFlux:
+    """Network whose velocity is linear in the features of the first text token and in the pooled ones."""
+
+    def __init__(self, seed: int, width: int, pooled: int, channels: int) -> None:
+        source = torch.Generator().manual_seed(seed)
+        self.token_weights = torch.randn(width, channels, generator=source)
+        self.pooled_weights = torch.randn(pooled, channels, generator=source)
+        self.texts: list[Tensor] = []
+
+    def of(self, text: Conditioning) -> Tensor:
+        """Velocity of one image token for each text, in float64."""
+        token, pooled = text.prompt_embeds[:, 0].double(), text.pooled_prompt_embeds.double()
+        return (token @ self.token_weights.double() + pooled @ self.pooled_weights.double())[:, None]
+
+    def __call__(self, **inputs: Tensor) -> tuple[Tensor]:
+        token, pooled = inputs["encoder_hidden_states"], inputs["pooled_projections"]
+        self.texts.append(token)
+        velocity = token[:, 0] @ self.token_weights + pooled @ self.pooled_weights
+        return (velocity[:, None].expand_as(inputs["hidden_states"]),)
+
+
+def linear_policy(dtype: torch.dtype = torch.float32) -> tuple[FluxPolicy, LinearFlux, Conditioning]:
+    """A policy with the contrast of two linear networks; the other network; and texts of two prompts."""
+    vae = load_vae("small_world", torch.float32)
+    config = {"guidance_embeds": True}
+    policy = FluxPolicy(lambda **_: (torch.empty(0),), vae, config, resolution=64, dtype=dtype)
+    channels = policy.token_shape[1]
+    tuned, other = LinearFlux(1, 6, 3, channels), LinearFlux(2, 6, 3, channels)
+    policy.network = tuned
+    source = torch.Generator().manual_seed(3)
+    texts = Conditioning(torch.randn(2, 5, 6, generator=source), torch.randn(2, 3, generator=source))
+    policy.empty_prompt = Conditioning(torch.randn(1, 5, 6, generator=source), torch.randn(1, 3, generator=source))
+    return policy, other, texts
+
+
+def velocity_of(policy: FlowPolicy, texts: Conditioning) -> Tensor:
+    tokens = torch.zeros(2, *policy.token_shape)
+    return policy.velocity(tokens, SIGMA, texts, 3.5)
+
+
+@pytest.mark.parametrize("scale", [-0.5, 0.25, 0.75, 2.0])
+@pytest.mark.parametrize("weight", [0.0, 1.5, 6.0])
+def test_other_model_reads_the_empty_prompt_plus_scale_times_the_difference(scale: float, weight: float) -> None:
+    policy, other, texts = linear_policy()
+    tuned, empty = policy.network, policy.empty_prompt
+    assert isinstance(tuned, LinearFlux)
+    assert empty
+    policy.contrast = Contrast(other, Weight(weight), scale)
+    # Linear in the text, so that the velocity of the mixed text is the mixture of the velocities.
+    start = other.of(empty) + scale * (other.of(texts) - other.of(empty))
+    expected = start + weight * (tuned.of(texts) - start)
+    found = velocity_of(policy, texts)
+    torch.testing.assert_close(found.double(), expected.expand_as(found), rtol=0, atol=2e-4)
+    if scale == -0.5 and weight == 6.0:
+        # CHATS (arXiv 2502.12579) with guidance 5 and alpha 0.5.
+        published = tuned.of(texts) + 5 * (tuned.of(texts) - (1.5 * other.of(empty) - 0.5 * other.of(texts)))
+        torch.testing.assert_close(found.double(), published.expand_as(found), rtol=0, atol=2e-4)
+
+
+def test_scale_1_is_the_contrast_with_the_prompt_bit_for_bit_and_needs_no_empty_prompt() -> None:
+    policy, other, texts = linear_policy()
+    policy.empty_prompt = None
+    policy.contrast = Contrast(other, Weight(2.0))
+    expected = velocity_of(policy, texts)
+    policy.contrast = Contrast(other, Weight(2.0), 1.0)
+    assert torch.equal(velocity_of(policy, texts), expected)
+    assert all(torch.equal(each, texts.prompt_embeds) for each in other.texts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scale_0_is_the_other_model_on_the_empty_prompt_bit_for_bit(dtype: torch.dtype) -> None:
+    run = trained("lora")
+    networks = load_networks(run, [trained("wide lora", seed=5)], dtype, "cpu")
+    config = apply(run.config, {"model.dtype": str(dtype).removeprefix("torch.")})
+    policy = make_policy(config, networks.tuned, networks.transformer.config, "cpu")
+    sizes, source = policy.transformer_config, torch.Generator().manual_seed(4)
+    texts = Conditioning(
+        torch.randn(2, 4, sizes["joint_attention_dim"], generator=source),
+        torch.randn(2, sizes["pooled_projection_dim"], generator=source),
+    ).to("cpu", dtype)
+    policy.empty_prompt = Conditioning(texts.prompt_embeds[:1] * 0.3, texts.pooled_prompt_embeds[:1] * 0.3)
+    tokens = torch.randn(2, *policy.token_shape, generator=source)
+
+    def found(weight: float, scale: float, given: Conditioning) -> Tensor:
+        policy.contrast = Contrast(networks.others[0], Weight(weight), scale)
+        with torch.no_grad():
+            return policy.velocity(tokens, SIGMA, given, 3.5)
+
+    both = policy.empty_prompt[[0, 0]]
+    other, tuned = found(0.0, 1.0, both), found(1.0, 1.0, texts)
+    assert torch.equal(found(0.0, 0.0, texts), other)
+    assert not torch.equal(found(0.0, 1.0, texts), other)
+    # The tuned model keeps the prompt.
+    assert torch.equal(found(1.0, 0.0, texts), tuned)
+    torch.testing.assert_close(found(2.0, 0.0, texts), other + 2 * (tuned - other), rtol=0, atol=1e-5)
+
+
+def test_features_keep_their_data_type_and_are_rounded_once() -> None:
+    source = torch.Generator().manual_seed(5)
+    texts, empty = (
+        Conditioning(torch.randn(n, 5, 6, generator=source), torch.randn(n, 3, generator=source)).to(
+            "cpu", torch.bfloat16
+        )
+        for n in (2, 1)
+    )
+    found = texts.scaled(empty, -0.5)
+    assert found.prompt_embeds.dtype == found.pooled_prompt_embeds.dtype == torch.bfloat16
+    exact = 1.5 * empty.prompt_embeds.double() - 0.5 * texts.prompt_embeds.double()
+    # Half a unit in the last of bfloat16's 8 bits: rounded once.
+    assert ((found.prompt_embeds.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-6).all()
+
+
+def test_classifier_free_guidance_of_the_other_model_guides_its_own_text(tmp_path: Path) -> None:
+    path = str(save_tiny_sd3(tmp_path))
+    network = load_transformer(path, torch.float32).eval()
+    vae = load_vae("small_world", torch.float32)
+    policy = SD3Policy(network, vae, network.config, resolution=64, dtype=torch.float32)
+    source = torch.Generator().manual_seed(6)
+    sizes = network.config
+    texts, empty = (
+        Conditioning(
+            torch.randn(n, 4, sizes["joint_attention_dim"], generator=source),
+            torch.randn(n, sizes["pooled_projection_dim"], generator=source),
+        )
+        for n in (2, 1)
+    )
+    policy.empty_prompt = empty
+    mixed = Conditioning(
+        1.5 * empty.prompt_embeds - 0.5 * texts.prompt_embeds,
+        1.5 * empty.pooled_prompt_embeds - 0.5 * texts.pooled_prompt_embeds,
+    )
+    tokens = torch.randn(2, *policy.token_shape, generator=source)
+    with torch.no_grad():
+        guided = policy.velocity(tokens, SIGMA, mixed, 3.5)
+        plain = policy.velocity(tokens, SIGMA, empty[[0, 0]], 1.0)
+        policy.contrast = Contrast(network, BASE, -0.5)
+        torch.testing.assert_close(policy.velocity(tokens, SIGMA, texts, 3.5), guided)
+        # On the empty prompt, guidance has nothing to add.
+        policy.contrast = Contrast(network, BASE, 0.0)
+        torch.testing.assert_close(policy.velocity(tokens, SIGMA, texts, 3.5), plain)

@@ -104,7 +104,7 @@ def test_rollout_and_images_are_those_of_the_pipeline(
 ) -> None:
     path = tiny(name)
     policy, family = policy_for(path), family_of(str(path))
-    conditioning = encode_prompts(str(path), [*PROMPTS, *family.guidance_texts], LENGTHS[name])
+    conditioning = encode_prompts(str(path), [*PROMPTS, *family.empty_texts()], LENGTHS[name])
     policy.empty_prompt = conditioning[2:] if family.classifier_free else None
     noise = policy.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_rollout_and_images_of_another_height_and_width_are_those_of_the_pipelin
     size = OF_32[size] if name == "qwen_image21" else size
     # A run trains at one size and evaluates at another.
     policy, family, model = policy_for(path), family_of(str(path)), ModelConfig(path=str(path), resolution=size)
-    conditioning = encode_prompts(str(path), [*PROMPTS, *family.guidance_texts], LENGTHS[name])
+    conditioning = encode_prompts(str(path), [*PROMPTS, *family.empty_texts()], LENGTHS[name])
     policy.empty_prompt = conditioning[2:] if family.classifier_free else None
     with torch.no_grad(), policy.at_size(model.size):
         noise = policy.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])

@@ -14,8 +14,8 @@ from srpo_ray.inference.job import SamplingOptions
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.models.attention import set_attention
 from srpo_ray.models.distilled import check_guidance, distilled_note, is_distilled
-from srpo_ray.models.families import family_of
-from srpo_ray.models.family_checks import check_family
+from srpo_ray.models.families import FLUX, QWEN_IMAGE, SD3, Z_IMAGE, Family, family_of
+from srpo_ray.models.family_checks import check_contrast_text, check_family
 from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.prompt_length import check_text_length, cut_prompts
 from srpo_ray.planning.hardware import Hardware
@@ -41,6 +41,11 @@ from tests.helpers.models.tiny_families import SAVERS, save_tiny_flux2_klein
             {"model.compile": True, "training.zero_stage": 2},
             r"model.compile: expected false with a QwenImage21Pipe.* got true; rem",
         ),
+        (
+            "qwen_image",
+            {"model.lora": {"rank": 2}, "evaluation.rl_guidance": 2, "evaluation.contrast_text": -0.5},
+            r"evaluation.contrast_text: expected 0 or 1 with a QwenImageP.* got -0.5; set 0",
+        ),
         ("qwen_image", {"model.vae_channels_last": True}, r"model.vae_channels_last: .* of videos .* got true; remove"),
     ],
 )
@@ -61,6 +66,11 @@ def test_setting_that_the_family_lacks_is_refused(
 def test_settings_that_flux_has_are_accepted(tiny_run: RunConfig) -> None:
     changes = {"rollout.cache_threshold": 0.1, "model.vae_checkpointing": True, "model.vae_channels_last": True}
     check_family(apply(tiny_run, changes), family_of("small_world"))
+
+
+@pytest.mark.parametrize(("family", "scale"), [(QWEN_IMAGE, 0.0), (Z_IMAGE, 1.0), (FLUX, -0.5), (SD3, 2.0)])
+def test_texts_are_scaled_without_a_mask_and_replaced_by_the_empty_one_with_any(family: Family, scale: float) -> None:
+    check_contrast_text("--contrast-text", scale, family)
 
 
 @pytest.mark.parametrize("name", SAVERS)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from srpo_ray.config import RunConfig, apply
+from srpo_ray.cli import main
+from srpo_ray.config import RunConfig, apply, to_yaml
 from srpo_ray.config.load import ConfigError
-from srpo_ray.models.lora_start import check_lora_start
+from srpo_ray.models.lora_start import check_lora_start, check_target_modules
 from srpo_ray.models.trainable import load_tuned
 from tests.unit.models.test_lora_start import KOHYA, matrices, own_layers, run_from, save_diffusers, weight_shapes
 
@@ -119,3 +120,18 @@ def test_place_without_one_file_is_refused(tiny: Callable[[str], Path], tmp_path
 def test_mode_without_a_file_is_refused(tiny_run: RunConfig) -> None:
     with pytest.raises((ConfigError, ValueError), match=r"expected start_from with start_mode=merge, got none"):
         apply(tiny_run, {"model.lora": {"start_mode": "merge"}})
+
+
+@pytest.mark.parametrize("start", [{}, {"start_from": "lora.safetensors", "start_mode": "merge"}])
+def test_target_that_matches_no_layer_is_refused_before_a_run_starts(
+    tiny_run: RunConfig, tmp_path: Path, start: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = {"rank": 2, "target_modules": ["attn.to_q", "attn.to_query"], **start}
+    config = apply(tiny_run, {"model.lora": lora, "run_root": str(tmp_path / "runs")})
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(config))
+    assert main(["train", str(file)]) == 2
+    message = "model.lora.target_modules: expected ends of the names of linear layers, got 'attn.to_query', which"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs" / config.name).exists()
+    check_target_modules(apply(config, {"model.lora.target_modules": ["attn.to_q"]}).model)

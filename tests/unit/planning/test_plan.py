@@ -1,6 +1,7 @@
 """Plans of whole runs: recipes that fit, runs that do not, and advice that does what it says."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from srpo_ray.cli import main
 from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.errors import OutOfMemoryRunError
+from srpo_ray.models.sizes import check_sizes
 from srpo_ray.planning.accounting import Memory, Part, Phase
 from srpo_ray.planning.advice import advise, candidates
 from srpo_ray.planning.hardware import GIB, GPUS, Hardware
 from srpo_ray.planning.plan import Plan, make_plan
+from srpo_ray.planning.shapes import part_config
 from srpo_ray.planning.workload import worker_traffic
 from srpo_ray.training import loop
 from srpo_ray.training.worker import train_worker
@@ -101,6 +104,17 @@ def test_advice_given_to_the_command_line_has_the_peak_that_it_promises() -> Non
     }
     for entry in advice[:3]:
         assert make_plan(load_run(layers, [*change, *entry.overrides]), hardware).peak == entry.peak
+
+
+@pytest.mark.parametrize("path", ["Qwen/Qwen-Image-2.1", "Qwen/Qwen-Image", "black-forest-labs/FLUX.1-dev"])
+def test_smaller_images_that_are_advised_have_sizes_that_the_model_draws(path: str, tiny_run: RunConfig) -> None:
+    # Three quarters are 408 and 792, which are no multiples of 16.
+    for resolution in (544, 1056, [544, 1056]):
+        config = apply(tiny_run, {"model.path": path, "model.resolution": resolution})
+        (changes,) = [each for each, _ in candidates(config) if "model.resolution" in each]
+        smaller = apply(config, changes).model.size
+        check_sizes(path, {"model.resolution": smaller}, partial(part_config, path))
+        assert all(0.7 * side < small < 0.76 * side for side, small in zip(config.model.size, smaller, strict=True))
 
 
 def test_more_workers_are_advised_with_what_they_need() -> None:

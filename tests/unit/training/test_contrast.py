@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
+from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.evaluation.gallery import to_images
 from srpo_ray.flow import shifted_sigmas
@@ -57,8 +58,8 @@ class PlainEngine:
         self._gathered = False
 
 
-def drawn(run_dir: Path, weight: str, *, lora: bool) -> tuple[list[np.ndarray], PlainEngine, Any]:
-    """Images of a run's evaluator under a weight."""
+def drawn(run_dir: Path, weight: str, *, lora: bool, text: float = 1.0) -> tuple[list[np.ndarray], PlainEngine, Any]:
+    """Images of a run's evaluator under a weight, and a scale of the prompt in the base model's text."""
     run = read_trained(run_dir)
     transformer = load_tuned(run.config, torch.float32, "cpu", run.weights)
     base = transformer.state_dict() if lora else load_tuned(run.config, torch.float32, "cpu", None).state_dict()
@@ -72,18 +73,24 @@ def drawn(run_dir: Path, weight: str, *, lora: bool) -> tuple[list[np.ndarray], 
         sigmas=shifted_sigmas(3, 3.0),
         truth=False,
     )
-    with evaluated_weights(engine, policy, ContrastWeight.parse("w", weight), adapters=lora):
+    if text != 1:
+        policy.empty_prompt = encode_prompts(resolve_path("small_world"), [""], 16)
+    with evaluated_weights(engine, policy, ContrastWeight.parse("w", weight), adapters=lora, text=text):
         images = evaluator.sample(policy, range(2))
     return [np.asarray(image).astype(int) for image in to_images(images)], engine, policy
 
 
-@pytest.mark.parametrize(("kind", "weight"), [("lora", "1.5"), ("lora", "1,2@0.6"), ("full", "1.5")])
-def test_evaluation_draws_the_images_of_sample_with_the_same_weight(tmp_path: Path, kind: str, weight: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "weight", "text"), [("lora", "1.5", 1), ("lora", "1,2@0.6", -0.5), ("full", "1.5", 1), ("full", "2", 0)]
+)
+def test_evaluation_draws_the_images_of_sample_with_the_same_weight_and_text(
+    tmp_path: Path, kind: str, weight: str, text: float
+) -> None:
     run_dir, lora = tmp_path / "runs" / "mine", kind == "lora"
     trained_run(run_dir, f"run_root={tmp_path / 'runs'}", *((LORA,) if lora else FULL))
-    images, engine, policy = drawn(run_dir, weight, lora=lora)
+    images, engine, policy = drawn(run_dir, weight, lora=lora, text=text)
     words = ["sample", str(run_dir), *PROMPTS, "--seed", "1234", "--steps", "3", "--out", str(tmp_path / "out")]
-    assert main([*words, "--rl-guidance", weight]) == 0
+    assert main([*words, "--rl-guidance", weight, "--contrast-text", str(text)]) == 0
     plain = main([*words[:-1], str(tmp_path / "tuned")])
     assert plain == 0
     for index, image in enumerate(images):
@@ -141,6 +148,23 @@ def test_levels_are_a_text_and_the_test_has_them_too() -> None:
     assert config.evaluation.rl_guidance == "1,1.5@0.6"
     assert config.evaluation.tested
     assert config.evaluation.tested.contrast == ContrastWeight(((1.0, 1.0), (0.6, 1.5)))
+
+
+@pytest.mark.parametrize("weight", [None, "1", "1,1@0.5"])
+def test_text_of_the_base_model_without_a_contrast_is_refused(weight: str | None) -> None:
+    given = [f"evaluation.rl_guidance={weight}"] if weight else []
+    with pytest.raises(ValueError, match=r"expected rl_guidance other than 1 with contrast_text=-0\.5, got (none|1)"):
+        load_run([SMALL_WORLD], [LORA, *given, "evaluation.contrast_text=-0.5"])
+    with pytest.raises(ValueError, match=r"contrast_text"):
+        load_run([SMALL_WORLD], [LORA, "evaluation.rl_guidance=2", "evaluation.contrast_text=.nan"])
+
+
+def test_run_encodes_the_empty_prompt_only_for_a_contrast_that_reads_it() -> None:
+    def encoded(*overrides: str) -> list[str]:
+        return read_texts(load_run([SMALL_WORLD], [LORA, "evaluation.rl_guidance=2", *overrides])).encoded
+
+    assert "" not in encoded()
+    assert encoded("evaluation.contrast_text=0") == [*encoded(), ""]
 
 
 @pytest.mark.parametrize(("weight", "factor"), [("1", 1), ("0", 1), ("1.5", 2), ("1,1.5@0.6", 2)])
