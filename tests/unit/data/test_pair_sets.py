@@ -66,10 +66,22 @@ def test_pick_a_pic_prefers_the_larger_label_and_counts_what_has_no_winner(tmp_p
     assert +left_out == {"ties": 1, "without a label": 1, "with the same image twice": 2, "without a caption": 2}
 
 
-def test_labels_that_are_no_shares_are_refused_with_the_file(tmp_path: Path) -> None:
-    file = table(tmp_path / "a.parquet", [pick(1.0), pick(1.0, label_1=1.0)])
-    with pytest.raises(ValueError, match=r"a.parquet: expected Pick-a-Pic .* got the labels 1.0 and 1.0"):
-        list(read_set(PAIR_SETS["pick_a_pic"], [file], Counter()))
+def test_rows_of_pick_a_pic_that_cannot_be_used_are_counted_and_the_others_read(tmp_path: Path) -> None:
+    rows = [
+        pick(1.0),
+        pick(1.0, label_1=1.0),
+        pick(1.0, label_0=3.0),
+        pick(1.0, jpg_1=None),
+        pick(0.0, image_1_uid="u-2"),
+    ]
+    left_out: Counter[str] = Counter()
+    pairs = list(read_set(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], left_out))
+    assert [pair.preferred.name for pair in pairs] == ["u-0", "u-2"]
+    assert left_out == {
+        "with labels that do not add up to 1": 1,
+        "with a label outside [0, 1]": 1,
+        "without the bytes of an image": 1,
+    }
 
 
 def test_table_of_another_set_is_refused_with_its_missing_columns(tmp_path: Path) -> None:
@@ -109,17 +121,42 @@ def test_hpdv3_prefers_the_first_path(tmp_path: Path) -> None:
     assert paths_of("hpdv3", file) == ([("a", "b")], {"with the same image twice": 1})
 
 
+def test_entries_that_cannot_be_used_are_counted_and_the_others_read(tmp_path: Path) -> None:
+    good = {"prompt": "p", "file_path": ["a", "b"], "human_preference": [1, 0]}
+    rows = [
+        3,
+        {**good, "human_preference": [1]},
+        {**good, "human_preference": [2, 0]},
+        {**good, "human_preference": [None, 0]},
+        {**good, "file_path": ["a", None]},
+        {**good, "prompt": 7},
+        {"prompt": "p", "image_path": ["a"], "rank": [1]},
+        {"prompt": "p", "image_path": ["a", "b"]},
+        good,
+    ]
+    assert paths_of("hpdv2", write_json(tmp_path / "x.json", rows)) == (
+        [("a", "b")],
+        {
+            "without two images and as many votes or ranks": 4,
+            "with other votes than 0 or 1 of two images": 1,
+            "with votes or ranks that are no whole numbers": 1,
+            "without paths of its images": 1,
+            "with a caption that is no text": 1,
+        },
+    )
+    rows = [{"prompt": "p", "path1": "a"}, {"prompt": "p", "path1": "a", "path2": "b"}]
+    assert paths_of("hpdv3", write_json(tmp_path / "y.json", rows)) == ([("a", "b")], {"without path1 and path2": 1})
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"prompt": "p"}, "no list"),
-        ([3], "an entry 0 that is no object"),
-        ([{"prompt": "p", "file_path": ["a", "b"], "human_preference": [1]}], "as many votes or ranks"),
-        ([{"prompt": "p", "file_path": ["a", "b"], "human_preference": [2, 0]}], "not 0 or 1 of two images"),
-        ([{"prompt": "p", "image_path": ["a", "b"]}], "without `human_preference` and without ranks"),
+        ({"prompt": "p"}, "got no list; name another file or another --set"),
+        ([3], "got no entry with file_path, human_preference or image_path, rank; name"),
+        ([{"prompt": "p", "path1": "a", "path2": "b"}] * 2, "got no entry with file_path, human_preference or"),
     ],
 )
-def test_other_json_is_refused(tmp_path: Path, rows: object, message: str) -> None:
+def test_json_of_another_format_is_refused(tmp_path: Path, rows: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(read_set(PAIR_SETS["hpdv2"], [write_json(tmp_path / "x.json", rows)], Counter()))
 
@@ -181,14 +218,24 @@ def test_command_converts_and_names_the_sets_otherwise(tmp_path: Path, capsys: p
     assert "--set open_image_preferences or pick_a_pic or hpdv2 or hpdv3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [(pick(1.0, image_0_uid="../x"), "an identity of letters"), (pick(1.0, jpg_0=b"text"), "got other bytes in u-0")],
-    ids=["name", "bytes"],
-)
-def test_images_that_cannot_be_written_are_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", [row])], tmp_path / "out")
+def test_images_that_cannot_be_written_are_counted_and_leave_no_file(tmp_path: Path) -> None:
+    rows = [pick(1.0, image_1_uid="../x"), pick(1.0, jpg_1=b"text"), pick(1.0, image_0_uid="u-2", image_1_uid="u-3")]
+    found = convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], tmp_path / "out", limit=1)
+    assert found.left_out == {
+        "with an image uid of other characters than letters, digits, _ and -": 1,
+        "with bytes that are no image of JPEG, PNG, WEBP, BMP, GIF, TIFF": 1,
+    }
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["u-2.jpg", "u-3.jpg"]
+    assert (found.pairs, found.pictures) == (1, 2)
+
+
+def test_set_without_a_usable_row_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    file = table(tmp_path / "a.parquet", [pick(0.5), pick(0.5), pick(1.0, jpg_0=b"text")])
+    with pytest.raises(
+        ValueError, match=r"one pair of Pick-a-Pic .* got none \(2 ties, 1 with bytes .*\); name another"
+    ):
+        convert(PAIR_SETS["pick_a_pic"], [file], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def confidences(folder: Path) -> list[float | None]:
@@ -225,24 +272,18 @@ def test_confidence_of_hpdv3_is_its_column_and_0_leaves_the_row_out(tmp_path: Pa
     assert (plain.pairs, confidences(tmp_path / "plain")) == (4, [None] * 4)
 
 
-@pytest.mark.parametrize(
-    ("name", "rows", "message"),
-    [
-        ("hpdv3", [{"prompt": "p", "path1": "a", "path2": "b", "confidence": 1.5}], "the confidence 1.5, which is not"),
-        ("hpdv3", [{"prompt": "p", "path1": "a", "path2": "b", "confidence": "x"}], "the confidence 'x'"),
-        ("hpdv2", [], "--confidence: expected --set pick_a_pic or hpdv3, got hpdv2, which states no weight"),
-    ],
-)
-def test_weights_that_are_none_are_refused_if_asked_for(
-    name: str, rows: list[Any], message: str, tmp_path: Path
-) -> None:
-    file = write_json(tmp_path / "train.json", rows)
+def test_weights_that_are_none_are_counted_if_asked_for(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "path1": "a", "path2": "b", "confidence": value} for value in (1.5, "x", 0.5)]
+    found = convert(PAIR_SETS["hpdv3"], [write_json(tmp_path / "x.json", rows)], tmp_path / "v3", confidence=True)
+    assert (confidences(tmp_path / "v3"), found.left_out) == ([0.5], {"with a confidence outside [0, 1]": 2})
+    file = table(tmp_path / "a.parquet", [pick(1.0, num_example_per_prompt=count) for count in (0, 2)])
+    found = convert(PAIR_SETS["pick_a_pic"], [file], tmp_path / "pick", confidence=True)
+    counted = {"with num_example_per_prompt below 1 or no whole number": 1}
+    assert (confidences(tmp_path / "pick"), found.left_out) == ([0.5], counted)
+
+
+def test_weights_of_a_set_without_them_are_refused(tmp_path: Path) -> None:
+    message = "--confidence: expected --set pick_a_pic or hpdv3, got hpdv2, which states no weight"
     with pytest.raises(ValueError, match=message):
-        convert(PAIR_SETS[name], [file], tmp_path / "out", confidence=True)
-    assert not (tmp_path / "out" / "pairs.jsonl").exists()
-
-
-def test_count_of_examples_below_1_is_refused_if_asked_for(tmp_path: Path) -> None:
-    file = table(tmp_path / "a.parquet", [pick(1.0, num_example_per_prompt=0)])
-    with pytest.raises(ValueError, match=r"a.parquet: .* num_example_per_prompt 0, which is no number of examples"):
-        convert(PAIR_SETS["pick_a_pic"], [file], tmp_path / "out", confidence=True)
+        convert(PAIR_SETS["hpdv2"], [write_json(tmp_path / "x.json", [])], tmp_path / "out", confidence=True)
+    assert not (tmp_path / "out").exists()
