@@ -16,9 +16,11 @@ from PIL import Image, UnidentifiedImageError
 
 from srpo_ray.data.pair_rows import Pair, Picture, UnusableRowError
 from srpo_ray.data.pair_sets import PAIR_SETS, PairSet, read_set
+from srpo_ray.decode_image import SUFFIXES
 from srpo_ray.files import write_text
 
 FILE, IMAGES = "pairs.jsonl", "images"
+_MISSING = "with a missing image file"
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif"}
 
 
@@ -102,7 +104,9 @@ def convert(
 
 
 def _listed(left_out: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()) if count)
+    hints = {_MISSING: " (download and unpack them, or name their folder with --images)"}
+    found = sorted(left_out.items())
+    return ", ".join(f"{count} {reason}{hints.get(reason, '')}" for reason, count in found if count)
 
 
 def _rows(pairs: Iterator[Pair], images: "_Images", left_out: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -145,7 +149,13 @@ class _Images:
 
     def _file(self, picture: Picture) -> str:
         assert picture.path is not None, "a picture has a path or its bytes"
-        return relative_path(self.root / picture.path, self.folder)
+        file = self.root / picture.path
+        name = relative_path(file, self.folder)
+        if name not in self.names and not file.is_file():
+            raise UnusableRowError(_MISSING)
+        if file.suffix.lower() not in SUFFIXES:
+            raise UnusableRowError(f"with an image file of another suffix than {', '.join(SUFFIXES)}")
+        return name
 
 
 def _written_name(picture: Picture) -> str:

@@ -90,6 +90,11 @@ def test_table_of_another_set_is_refused_with_its_missing_columns(tmp_path: Path
         list(read_set(PAIR_SETS["open_image_preferences"], [file], Counter()))
 
 
+def images(folder: Path, *names: str) -> None:
+    for index, name in enumerate(names):
+        (folder / name).write_bytes(picture(index))
+
+
 def write_json(path: Path, rows: object) -> Path:
     path.write_text(json.dumps(rows))
     return path
@@ -205,6 +210,20 @@ def test_images_of_json_sets_stay_in_their_folder(tmp_path: Path) -> None:
     assert json.loads(moved.path.read_text())["other"] == "../set/img/b.png"
 
 
+def test_pairs_whose_image_files_are_missing_are_left_out_with_a_hint(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png", "c.txt")
+    rows = [{"prompt": "p", "path1": "a.png", "path2": name} for name in ("b.png", "gone.png", "c.txt")]
+    file = write_json(tmp_path / "train.json", rows)
+    found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out")
+    assert (found.pairs, found.pictures) == (1, 2)
+    assert found.left_out["with a missing image file"] == 1
+    assert found.left_out.total() == 2
+    assert "1 with a missing image file (download and unpack them, or name their folder with --images)" in str(found)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"got none \(3 with a missing image file \(download .* --images\)\); name"):
+        convert(PAIR_SETS["hpdv3"], [file], tmp_path / "none", images=tmp_path / "empty")
+
+
 def test_command_converts_and_names_the_sets_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pairs", "--list"]) == 0
     listed = capsys.readouterr().out
@@ -263,7 +282,8 @@ def test_confidence_of_pick_a_pic_is_one_over_the_examples_of_its_prompt(
 
 def test_confidence_of_hpdv3_is_its_column_and_0_leaves_the_row_out(tmp_path: Path) -> None:
     values = [0.75, None, 0, 1]
-    rows = [{"prompt": "p", "path1": "a", "path2": "b", "confidence": value} for value in values]
+    images(tmp_path, "a.png", "b.png")
+    rows = [{"prompt": "p", "path1": "a.png", "path2": "b.png", "confidence": value} for value in values]
     file = write_json(tmp_path / "train.json", rows)
     found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out", confidence=True)
     assert confidences(tmp_path / "out") == [0.75, None, 1.0]
@@ -273,7 +293,8 @@ def test_confidence_of_hpdv3_is_its_column_and_0_leaves_the_row_out(tmp_path: Pa
 
 
 def test_weights_that_are_none_are_counted_if_asked_for(tmp_path: Path) -> None:
-    rows = [{"prompt": "p", "path1": "a", "path2": "b", "confidence": value} for value in (1.5, "x", 0.5)]
+    images(tmp_path, "a.png", "b.png")
+    rows = [{"prompt": "p", "path1": "a.png", "path2": "b.png", "confidence": value} for value in (1.5, "x", 0.5)]
     found = convert(PAIR_SETS["hpdv3"], [write_json(tmp_path / "x.json", rows)], tmp_path / "v3", confidence=True)
     assert (confidences(tmp_path / "v3"), found.left_out) == ([0.5], {"with a confidence outside [0, 1]": 2})
     file = table(tmp_path / "a.parquet", [pick(1.0, num_example_per_prompt=count) for count in (0, 2)])
