@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from srpo_ray.data.pair_rows import Pair, Picture, UnusableRowError
 from srpo_ray.data.pair_sets import PAIR_SETS, PairSet, read_set
+from srpo_ray.data.repeated_pairs import repeat_notes
 from srpo_ray.decode_image import SUFFIXES
 from srpo_ray.files import write_text
 
@@ -38,11 +39,14 @@ class Converted:
     """Formula of the confidence of the rows; None if they have none."""
     unweighed: int = 0
     """Pairs whose row states no weight; their confidence is 1."""
+    notes: Sequence[str] = ()
+    """Notes for the user on the pairs."""
 
     def __str__(self) -> str:
         listed = _listed(self.left_out)
         rest = f", left out: {listed}" if listed else ""
-        return f"{self.path}: {self.pairs} pairs of {self.pictures} images{rest}{self._confidence}"
+        notes = "".join(f", {note}" for note in self.notes)
+        return f"{self.path}: {self.pairs} pairs of {self.pictures} images{notes}{rest}{self._confidence}"
 
     @property
     def _confidence(self) -> str:
@@ -100,7 +104,8 @@ def convert(
         raise ValueError(f"--to: expected a writable folder, got {folder} ({error}); choose another") from error
     weight = known.weight.text if confidence and known.weight else None
     unweighed = sum("confidence" not in row for row in rows) if weight else 0
-    return Converted(folder / FILE, len(rows), len(placed.names), left_out, weight, unweighed)
+    notes = repeat_notes(tuple((row[side], row["prompt"]) for side in ("preferred", "other")) for row in rows)
+    return Converted(folder / FILE, len(rows), len(placed.names), left_out, weight, unweighed, notes)
 
 
 def _listed(left_out: Counter[str]) -> str:

@@ -17,6 +17,7 @@ from srpo_ray.config.algorithms.base import Judged
 from srpo_ray.data.image_sources import Entry, file_identity
 from srpo_ray.data.images import CaptionedImages, RealImages
 from srpo_ray.data.prompts import caption_of
+from srpo_ray.data.repeated_pairs import repeat_notes
 from srpo_ray.data.text_files import TextFileError, parse_json, read_text_file, split_lines
 from srpo_ray.decode_image import SUFFIXES
 
@@ -170,7 +171,7 @@ class _Reader:
             raise ValueError(
                 f"{self.key}: expected at least one judgement in {self.path}, got none ({self.ties} ties); add rows"
             )
-        return JudgedImages(self.images, rows, list(self.known), self._note(len(rows)))
+        return JudgedImages(self.images, rows, list(self.known), self._note(rows))
 
     @property
     def images(self) -> CaptionedImages:
@@ -248,12 +249,19 @@ class _Reader:
             f" be used: {'; '.join(parts)}; correct or remove them"
         )
 
-    def _note(self, count: int) -> str:
+    def _note(self, rows: Sequence[JudgedRow]) -> str:
         people = f" of {len(self.annotators)} annotators" if self.annotators else ""
-        parts = [f"{count} {_ROWS[self.kind]}{people}", f"{len(self.entries)} images"]
+        parts = [f"{len(rows)} {_ROWS[self.kind]}{people}", f"{len(self.entries)} images"]
         parts += [f"{self.ties} tie{'s' * (self.ties > 1)} left out"] * bool(self.ties)
+        parts += repeat_notes(map(_sides, rows)) if self.kind == "pairs" else []
         unused = f"{self.unused_captions} other captions not used (algorithm.captions=shared)"
         return f"{self.path}: {', '.join([*parts, *[unused] * bool(self.unused_captions)])}"
+
+
+def _sides(row: JudgedRow) -> tuple[tuple[int, str], tuple[int, str]]:
+    """Images of a pair with their captions."""
+    preferred, other = row.images
+    return (preferred, row.prompt), (other, row.prompt if row.other_prompt is None else row.other_prompt)
 
 
 def _object(line: str) -> Mapping[object, object]:

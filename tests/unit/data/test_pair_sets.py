@@ -210,6 +210,16 @@ def test_images_of_json_sets_stay_in_their_folder(tmp_path: Path) -> None:
     assert json.loads(moved.path.read_text())["other"] == "../set/img/b.png"
 
 
+def test_repeated_and_contradicting_rows_of_a_set_are_written_and_counted(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png")
+    row = {"prompt": "p", "path1": "a.png", "path2": "b.png"}
+    turned = {**row, "path1": "b.png", "path2": "a.png"}
+    file = write_json(tmp_path / "train.json", [row, row, turned, {**turned, "prompt": "q"}])
+    found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out")
+    assert str(found).endswith("4 pairs of 2 images, 1 repeat an earlier row, 3 contradict another row")
+    assert len(load_judged(str(found.path), "pairs").rows) == 4
+
+
 def test_pairs_whose_image_files_are_missing_are_left_out_with_a_hint(tmp_path: Path) -> None:
     images(tmp_path, "a.png", "b.png", "c.txt")
     rows = [{"prompt": "p", "path1": "a.png", "path2": name} for name in ("b.png", "gone.png", "c.txt")]

@@ -48,7 +48,32 @@ def test_ties_are_left_out_and_counted_and_their_images_are_not_listed(tmp_path:
     file = write(tmp_path, pair("a", "b", annotator="x"), pair("b", "c", confidence=0), pair("b", "a", annotator="y"))
     judged = load_judged(file, "pairs")
     assert [row.images for row in judged.rows] == [(0, 1), (1, 0)]
-    assert judged.note == f"{file}: 2 pairs of 2 annotators, 2 images, 1 tie left out"
+    assert judged.note == f"{file}: 2 pairs of 2 annotators, 2 images, 1 tie left out, 2 contradict another row"
+
+
+def test_repeated_and_contradicting_pairs_of_one_prompt_are_kept_and_counted(tmp_path: Path) -> None:
+    rows = [
+        pair("a", "b"),
+        pair("a", "./b", annotator="x"),
+        pair("b", "a"),
+        pair("b", "a", prompt="a square"),
+        pair("a", "c"),
+    ]
+    judged = load_judged(write(tmp_path, *rows), "pairs")
+    assert [row.images for row in judged.rows] == [(0, 1), (0, 1), (1, 0), (1, 0), (0, 2)]
+    assert str(judged.note).endswith(
+        "5 pairs of 1 annotators, 3 images, 1 repeat an earlier row, 3 contradict another row"
+    )
+
+
+def test_pairs_repeat_each_other_by_images_and_both_captions(tmp_path: Path) -> None:
+    rows = [
+        pair("a", "b", other_prompt="one"),
+        pair("a", "b", other_prompt="two"),
+        {**pair("b", "a", other_prompt="a circle"), "prompt": "one"},
+    ]
+    judged = load_judged(write(tmp_path, *rows), "pairs", own_captions=True)
+    assert str(judged.note).endswith("3 pairs, 2 images, 2 contradict another row")
 
 
 def test_labels_are_signed_and_a_share_of_a_half_is_a_tie(tmp_path: Path) -> None:
