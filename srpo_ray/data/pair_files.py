@@ -105,6 +105,8 @@ def convert(
     weight = known.weight.text if confidence and known.weight else None
     unweighed = sum("confidence" not in row for row in rows) if weight else 0
     notes = repeat_notes(tuple((row[side], row["prompt"]) for side in ("preferred", "other")) for row in rows)
+    several = len(placed.changed)
+    notes += [f"{several} image uids have several images, each with a name of its own"] * bool(several)
     return Converted(folder / FILE, len(rows), len(placed.names), left_out, weight, unweighed, notes)
 
 
@@ -137,6 +139,10 @@ class _Images:
     """Folder of a set's own image files."""
     names: set[str] = field(default_factory=set)
     """Paths of the images relative to the pair file."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """Identity of an image of a table -> hash of the first bytes that it had."""
+    changed: set[str] = field(default_factory=set)
+    """Identities that other bytes had too."""
 
     def place(self, pictures: Sequence[Picture]) -> list[str]:
         """Return the paths of the images of a row, relative to the pair file.
@@ -144,7 +150,7 @@ class _Images:
         Raises:
             UnusableRowError: If one of them cannot be used; then none is written.
         """
-        found = [self._file(picture) if picture.content is None else _written_name(picture) for picture in pictures]
+        found = [self._file(picture) if picture.content is None else self._new_name(picture) for picture in pictures]
         for name, picture in zip(found, pictures, strict=True):
             if picture.content is not None and name not in self.names:
                 (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
@@ -162,14 +168,18 @@ class _Images:
             raise UnusableRowError(f"with an image file of another suffix than {', '.join(SUFFIXES)}")
         return name
 
-
-def _written_name(picture: Picture) -> str:
-    """Path of an image of a table, relative to the pair file."""
-    assert picture.content is not None, "an image of a table has bytes"
-    stem = picture.name or hashlib.sha256(picture.content).hexdigest()[:32]
-    if not re.fullmatch(r"[\w-]+", stem):
-        raise UnusableRowError("with an image uid of other characters than letters, digits, _ and -")
-    return f"{IMAGES}/{stem}{_suffix(picture.content)}"
+    def _new_name(self, picture: Picture) -> str:
+        """Path of an image of a table, relative to the pair file. An identity with other bytes gets another name."""
+        assert picture.content is not None, "an image of a table has bytes"
+        digest = hashlib.sha256(picture.content).hexdigest()[:32]
+        stem = picture.name or digest
+        if not re.fullmatch(r"[\w-]+", stem):
+            raise UnusableRowError("with an image uid of other characters than letters, digits, _ and -")
+        suffix = _suffix(picture.content)
+        if self.hashes.setdefault(stem, digest) != digest:
+            self.changed.add(stem)
+            stem = f"{stem}-{digest}"
+        return f"{IMAGES}/{stem}{suffix}"
 
 
 def relative_path(file: Path, folder: Path) -> str:

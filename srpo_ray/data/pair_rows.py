@@ -100,6 +100,8 @@ def pick_a_pic(row: Row, _: Counter[str]) -> Iterator[Pair]:
         raise UnusableRowError("ties")
     prompt = _prompt(row["caption"])
     pictures = [Picture(str(row[f"image_{side}_uid"]), _bytes_of(row[f"jpg_{side}"])) for side in (0, 1)]
+    if pictures[0].content == pictures[1].content:
+        raise UnusableRowError(SAME)
     best, user = int(labels[1] > labels[0]), row.get("user_id")
     yield Pair(pictures[best], pictures[1 - best], prompt, None if user is None else str(user), row.get(EXAMPLES))
 

@@ -151,6 +151,8 @@ class _Reader:
     entries: list[Entry] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     """Name of a picture -> its index."""
+    resolved: list[str] = field(default_factory=list)
+    """Path of each picture without symbolic links."""
     annotators: set[str] = field(default_factory=set)
     columns: list[dict[str, object]] = field(default_factory=list)
     """Columns of each row that name no image."""
@@ -212,6 +214,8 @@ class _Reader:
             self.annotators.add(_text(row, "annotator", "text in `annotator`"))
         self.unused_captions += row.get("other_prompt") is not None and not self.own_captions
         images = tuple(self._image(_normal(name), prompt) for name in names)
+        if len({self.resolved[index] for index in images}) < len(images):
+            raise _UnusableError("the same image twice")
         self.columns.append({name: row[name] for name in _COLUMNS if row.get(name) is not None})
         return JudgedRow(images, prompt, other, ((1 + label) / 2, (1 - label) / 2) if len(images) > 1 else (label,))
 
@@ -232,6 +236,7 @@ class _Reader:
             if file.suffix.lower() not in SUFFIXES:
                 raise _UnusableError("a file that is no image", name)
             self.known[name] = len(self.entries)
+            self.resolved.append(os.path.realpath(file))
             self.entries.append(Entry(str(file), partial(file_identity, name, file), caption, file.read_bytes))
         return self.known[name]
 

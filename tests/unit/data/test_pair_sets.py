@@ -53,6 +53,7 @@ def test_pick_a_pic_prefers_the_larger_label_and_counts_what_has_no_winner(tmp_p
         pick(1.0, has_label=False),
         pick(1.0, are_different=False),
         pick(1.0, image_1_uid="u-0"),
+        pick(1.0, jpg_1=picture(10, "JPEG")),
         pick(1.0, caption=None),
         pick(1.0, caption=" "),
     ]
@@ -63,7 +64,7 @@ def test_pick_a_pic_prefers_the_larger_label_and_counts_what_has_no_winner(tmp_p
         ("u-1", "u-0", "7"),
     ]
     assert pairs[1].preferred.content == rows[1]["jpg_1"]
-    assert +left_out == {"ties": 1, "without a label": 1, "with the same image twice": 2, "without a caption": 2}
+    assert +left_out == {"ties": 1, "without a label": 1, "with the same image twice": 3, "without a caption": 2}
 
 
 def test_rows_of_pick_a_pic_that_cannot_be_used_are_counted_and_the_others_read(tmp_path: Path) -> None:
@@ -245,6 +246,17 @@ def test_command_converts_and_names_the_sets_otherwise(tmp_path: Path, capsys: p
     assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["u-0.jpg", "u-1.jpg"]
     assert main(["pairs", str(file), "--set", "bogus", "--to", str(tmp_path / "more")]) == 2
     assert "--set open_image_preferences or pick_a_pic or hpdv2 or hpdv3" in capsys.readouterr().err
+
+
+def test_uid_with_other_bytes_in_a_later_row_has_an_image_of_its_own(tmp_path: Path) -> None:
+    rows = [pick(1.0), pick(1.0, jpg_0=picture(30, "JPEG")), pick(0.0), pick(1.0, jpg_0=picture(30, "JPEG"))]
+    found = convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], tmp_path / "out")
+    written = [json.loads(line) for line in found.path.read_text().splitlines()]
+    contents = [(found.path.parent / row["preferred"]).read_bytes() for row in written]
+    assert contents == [rows[0]["jpg_0"], rows[1]["jpg_0"], rows[2]["jpg_1"], rows[1]["jpg_0"]]
+    assert found.pictures == 3
+    assert "3 images, 1 repeat an earlier row, 2 contradict" in str(found)
+    assert "1 image uids have several images, each with a name of its own" in str(found)
 
 
 def test_images_that_cannot_be_written_are_counted_and_leave_no_file(tmp_path: Path) -> None:

@@ -118,6 +118,18 @@ def test_rows_that_cannot_be_used_are_refused_together_with_counts(tmp_path: Pat
         assert part in message
 
 
+def test_image_is_the_same_by_an_absolute_path_and_by_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(tmp_path / "images")
+    rows = [
+        pair("a", "b"),
+        {**pair("a", "a"), "other": str(tmp_path / "images" / "a.png")},
+        {**pair("a", "a"), "preferred": "linked/a.png"},
+        {**pair("a", "a"), "preferred": "linked/b.png"},
+    ]
+    with pytest.raises(ValueError, match=r"2 of 4 rows .*: 2 with the same image twice \(line 2, line 3\);"):
+        load_judged(write(tmp_path, *rows), "pairs")
+
+
 def test_labels_neither_true_nor_false_nor_a_share_are_refused(tmp_path: Path) -> None:
     rows = [{"image": "images/a.png", "prompt": "a circle", "liked": liked} for liked in (2, "yes", None, -0.1)]
     with pytest.raises(
