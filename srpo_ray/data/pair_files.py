@@ -81,8 +81,10 @@ def convert(
     """
     if (folder / FILE).exists():
         raise ValueError(f"expected a folder without {FILE}, got {folder}; choose another one, or remove the file")
-    if wrong := [str(source) for source in sources if source.suffix.lower() != known.suffix]:
-        raise ValueError(f"expected {known.suffix} files with --set {known.name}, got {', '.join(wrong)}")
+    if wrong := [str(source) for source in sources if source.suffix.lower() not in known.suffixes]:
+        raise ValueError(
+            f"expected {' or '.join(known.suffixes)} files with --set {known.name}, got {', '.join(wrong)}"
+        )
     if confidence and known.weight is None:
         stated = " or ".join(each.name for each in PAIR_SETS.values() if each.weight)
         raise ValueError(

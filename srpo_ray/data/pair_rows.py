@@ -85,6 +85,37 @@ def json_rows(file: Path, *keys: Sequence[str]) -> Iterator[Row]:
     yield from rows
 
 
+def ranked_groups(file: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Read a table or JSON list of ImageRewardDB, which has a row for each image, and group the images of a prompt.
+
+    Yields:
+        `prompt`, `image_path` and `rank` of each prompt, the last two as lists.
+
+    Raises:
+        OtherFormatError: As `table_rows` and `json_rows`.
+    """
+    rows = json_rows(file, columns) if file.suffix.lower() == ".json" else table_rows(file, columns)
+    groups: dict[object, dict[str, Any]] = {}
+    for row in rows:
+        key = repr((row.get("prompt_id"), row.get("prompt")))
+        group = groups.setdefault(key, {"prompt": row.get("prompt"), "image_path": [], "rank": []})
+        for name in ("image_path", "rank"):
+            group[name].append(row.get(name))
+    yield from groups.values()
+
+
+def image_reward_db(row: Row, left_out: Counter[str]) -> Iterator[Pair]:
+    """Prefer the image of the lower rank in all pairs of a prompt's images; count the images that have none."""
+    found = list(zip(row["image_path"], row["rank"], strict=True))
+    usable = [(path, rank) for path, rank in found if isinstance(path, str) and path and _is_whole(rank)]
+    if len(usable) < len(found):
+        left_out["images without a path or rank"] += len(found) - len(usable)
+    if len(usable) < 2:
+        raise UnusableRowError("prompts with one image")
+    paths, ranks = zip(*usable, strict=True)
+    yield from _by_value(paths, [-rank for rank in ranks], _prompt(row["prompt"]), left_out)
+
+
 def pick_a_pic(row: Row, _: Counter[str]) -> Iterator[Pair]:
     """Prefer the image with the larger label."""
     labels = row["label_0"], row["label_1"]

@@ -33,7 +33,8 @@ class PairSet:
     files: str
     """Its files and their columns or keys."""
     licence: str
-    suffix: str
+    suffixes: tuple[str, ...]
+    """Suffixes of its files in lower case."""
     rows: Callable[[Path], Iterator[Row]]
     """Function from a file to its rows. Raises OtherFormatError if the file is not of this set."""
     pairs: Callable[[Row, Counter[str]], Iterator[Pair]]
@@ -95,6 +96,7 @@ def _share(cell: object) -> float:
 
 
 _PICK_A_PIC = ("caption", "jpg_0", "jpg_1", "label_0", "label_1", "image_0_uid", "image_1_uid")
+_IMAGE_REWARD_DB = ("image_path", "prompt_id", "prompt", "rank")
 PAIR_SETS = {
     each.name: each
     for each in (
@@ -103,7 +105,7 @@ PAIR_SETS = {
             "open-image-preferences-v1-binarized",
             "Parquet with prompt, chosen, rejected",
             "Apache-2.0",
-            ".parquet",
+            (".parquet",),
             partial(pair_rows.table_rows, columns=("prompt", "chosen", "rejected")),
             pair_rows.open_image_preferences,
         ),
@@ -112,7 +114,7 @@ PAIR_SETS = {
             "Pick-a-Pic v1 or v2",
             f"Parquet with {', '.join(_PICK_A_PIC)}",
             "not stated on the page of its prompts",
-            ".parquet",
+            (".parquet",),
             partial(
                 pair_rows.table_rows,
                 columns=_PICK_A_PIC,
@@ -127,7 +129,7 @@ PAIR_SETS = {
             "HPDv2",
             "JSON with prompt, file_path, human_preference, or prompt, image_path, rank",
             "Apache-2.0 as stated by ymhao/HPDv2",
-            ".json",
+            (".json",),
             lambda file: pair_rows.json_rows(file, ("file_path", "human_preference"), ("image_path", "rank")),
             pair_rows.hpdv2,
         ),
@@ -136,10 +138,19 @@ PAIR_SETS = {
             "HPDv3",
             "JSON with prompt, path1 (preferred), path2",
             "not checked: read its page",
-            ".json",
+            (".json",),
             lambda file: pair_rows.json_rows(file, ("path1", "path2")),
             pair_rows.hpdv3,
             RowWeight("the set's confidence", _share),
+        ),
+        PairSet(
+            "image_reward_db",
+            "ImageRewardDB",
+            f"Parquet or JSON with {', '.join(_IMAGE_REWARD_DB)} of each image",
+            "Apache-2.0",
+            (".parquet", ".json"),
+            partial(pair_rows.ranked_groups, columns=_IMAGE_REWARD_DB),
+            pair_rows.image_reward_db,
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,45 @@ def test_hpdv2_has_votes_of_two_images_in_training_and_ranks_of_groups_in_its_te
     assert paths_of("hpdv2", write_json(tmp_path / "train.json", train)) == ([("b", "a"), ("a", "b")], {"ties": 1})
     test = [{"prompt": "p", "image_path": ["a", "b", "c"], "rank": [2, 1, 2], "raw_annotations": []}]
     assert paths_of("hpdv2", write_json(tmp_path / "test.json", test)) == ([("b", "a"), ("b", "c")], {"ties": 1})
+
+
+def ranked(prompt: str, *images: tuple[str | None, int | None]) -> list[dict[str, Any]]:
+    """Rows of ImageRewardDB, with the columns of its `metadata-train.parquet`."""
+    rest = {"classification": "Animals", "image_amount_in_total": len(images), "overall_rating": 5}
+    return [
+        {"image_path": path, "prompt_id": f"id-{prompt}", "prompt": prompt, "rank": rank, **rest}
+        for path, rank in images
+    ]
+
+
+@pytest.mark.parametrize("write", [write_json, table], ids=["json", "parquet"])
+def test_image_reward_db_has_all_pairs_of_a_prompt_whose_ranks_differ(
+    tmp_path: Path, write: Callable[[Path, list[dict[str, Any]]], Path]
+) -> None:
+    file = tmp_path / ("x.json" if write is write_json else "x.parquet")
+    first = ranked("p", ("a", 3), ("b", 1), ("c", 3), ("b", 2), ("d", None))
+    second = ranked("q", ("a", 1), ("e", 5))
+    rows = [*first[:2], *second, *first[2:], *ranked("alone", ("f", 1)), *ranked("", ("a", 1), ("b", 2))]
+    left_out: Counter[str] = Counter()
+    pairs = [
+        (pair.preferred.path, pair.other.path, pair.prompt)
+        for pair in read_set(PAIR_SETS["image_reward_db"], [write(file, rows)], left_out)
+    ]
+    assert pairs == [("b", "a", "p"), ("b", "a", "p"), ("b", "c", "p"), ("b", "c", "p"), ("a", "e", "q")]
+    assert left_out == {
+        "ties": 1,
+        "with the same image twice": 1,
+        "images without a path or rank": 1,
+        "prompts with one image": 1,
+        "without a caption": 1,
+    }
+
+
+def test_table_without_ranks_is_no_image_reward_db(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != "rank"} for row in ranked("p", ("a", 1), ("b", 2))]
+    for file in (table(tmp_path / "x.parquet", rows), write_json(tmp_path / "x.json", rows)):
+        with pytest.raises(ValueError, match=r"expected ImageRewardDB .* got (a table without|no entry with .*) ?rank"):
+            list(read_set(PAIR_SETS["image_reward_db"], [file], Counter()))
 
 
 def test_hpdv3_prefers_the_first_path(tmp_path: Path) -> None:
