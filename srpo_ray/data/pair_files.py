@@ -22,7 +22,15 @@ from srpo_ray.files import write_text
 
 FILE, IMAGES = "pairs.jsonl", "images"
 _MISSING = "with a missing image file"
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif"}
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+    "AVIF": ".avif",
+}
 
 
 @dataclass(frozen=True)

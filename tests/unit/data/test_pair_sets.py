@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from srpo_ray.cli import main
 from srpo_ray.data.pair_files import convert
@@ -304,10 +304,35 @@ def test_images_that_cannot_be_written_are_counted_and_leave_no_file(tmp_path: P
     found = convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], tmp_path / "out", limit=1)
     assert found.left_out == {
         "with an image uid of other characters than letters, digits, _ and -": 1,
-        "with bytes that are no image of JPEG, PNG, WEBP, BMP, GIF, TIFF": 1,
+        "with bytes that are no image of JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF": 1,
     }
     assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["u-2.jpg", "u-3.jpg"]
     assert (found.pairs, found.pictures) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("JPEG", ".jpg"),
+        ("PNG", ".png"),
+        ("WEBP", ".webp"),
+        ("BMP", ".bmp"),
+        ("GIF", ".gif"),
+        ("TIFF", ".tif"),
+        pytest.param(
+            "AVIF", ".avif", marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+        ),
+    ],
+)
+def test_images_of_every_format_that_a_run_reads_are_written_with_its_suffix(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    rows = [{"prompt": "p", "chosen": picture(200, kind), "rejected": picture(20, kind)}]
+    found = convert(PAIR_SETS["open_image_preferences"], [table(tmp_path / "a.parquet", rows)], tmp_path / "out")
+    assert {file.suffix for file in (tmp_path / "out" / "images").iterdir()} == {suffix}
+    reds = load_judged(str(found.path), "pairs").images.load([0, 1], 8)[:, 0, 0, 0]
+    # Formats with losses change a colour by some levels of 255.
+    assert reds.tolist() == pytest.approx([200 / 255, 20 / 255], abs=0.03)
 
 
 def test_set_without_a_usable_row_is_refused_with_the_reasons(tmp_path: Path) -> None:
