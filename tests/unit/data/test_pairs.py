@@ -130,6 +130,18 @@ def test_image_is_the_same_by_an_absolute_path_and_by_a_symbolic_link(tmp_path: 
         load_judged(write(tmp_path, *rows), "pairs")
 
 
+@pytest.mark.parametrize(
+    ("confidence", "noted"),
+    [("full", True), ("utility", False)],
+)
+def test_slope_by_confidence_is_noted_where_all_rows_have_confidence_1(confidence: str, noted: bool) -> None:
+    settings = "algorithm.type=preference", f"data.pairs=small_world:pairs?confidence={confidence}"
+    notes = read_texts(load_run([SMALL_WORLD], [*settings, "algorithm.confidence_slope=10"])).notes
+    expected = "algorithm.confidence_slope: all rows of small_world:pairs?confidence=full have the confidence 1"
+    assert any(note.startswith(expected) for note in notes) == noted
+    assert not any("confidence_slope" in note for note in read_texts(load_run([SMALL_WORLD], settings)).notes)
+
+
 def test_labels_neither_true_nor_false_nor_a_share_are_refused(tmp_path: Path) -> None:
     rows = [{"image": "images/a.png", "prompt": "a circle", "liked": liked} for liked in (2, "yes", None, -0.1)]
     with pytest.raises(
