@@ -83,3 +83,15 @@ def judge_pairs(rewards: Tensor, weights: Tensor, selection: Selection, min_gap:
     found = choose_pairs(rewards, weights, selection)
     enough = choose_pairs(rewards, weights, selection, min_gap).valid
     return PairJudgement(torch.where(found.valid, found.preferred, -1), found.valid & ~enough)
+
+
+def confidence_of_gap(gap: Tensor, temperature: float | None) -> Tensor:
+    """Compute the confidence in a preference from the difference d of two rewards: `tanh(d / (2 T))`, `[B]`.
+
+    It is `2 p - 1` with the probability `p = 1 / (1 + exp(-d / T))` of the preference in the Bradley-Terry model.
+
+    Args:
+        gap: Differences d, `[B]`; below 0 they count as 0.
+        temperature: T, above 0; None has the confidence 1.
+    """
+    return torch.ones_like(gap) if temperature is None else torch.tanh(gap.clamp(min=0) / (2 * temperature))

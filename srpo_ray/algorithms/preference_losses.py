@@ -51,8 +51,8 @@ def hinge(margin: Tensor, limit: float) -> Tensor:
 
 
 def baseline_of(gains: Tensor) -> Tensor:
-    """Compute the baseline of KTO, a constant: the mean of the gains of a forward pass, at least 0."""
-    return gains.detach().mean().clamp(min=0)
+    """Compute the baseline of KTO, a constant: the mean of the gains of a forward pass, at least 0; 0 without gains."""
+    return gains.detach().mean().clamp(min=0) if gains.numel() else gains.new_zeros(())
 
 
 def desirability(gain: Tensor, sign: Tensor, beta: float, baseline: Tensor) -> Tensor:

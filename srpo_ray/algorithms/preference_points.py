@@ -10,7 +10,7 @@ from torch import Tensor
 from srpo_ray.algorithms.base import Algorithm, Batch
 from srpo_ray.algorithms.forward_process import Point
 from srpo_ray.algorithms.preference_inversion import drawn_states, inverted_point, walk
-from srpo_ray.algorithms.preference_sigmas import drawn_sigmas, grid_sigmas
+from srpo_ray.algorithms.preference_sigmas import drawn_sigmas, grid_sigmas, inside_window
 from srpo_ray.algorithms.preference_sources import Judged
 from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.config.model import RolloutConfig
@@ -23,9 +23,16 @@ class PreferencePoints(Algorithm[PreferenceConfig]):
 
     @classmethod
     def check_points(cls, config: PreferenceConfig, rollout: RolloutConfig, grid: SigmaGrid) -> None:
-        """Check that the type `grid` has a sigma inside its window."""
-        if config.sigma.type == "grid":
-            grid_sigmas(config.sigma, torch.zeros(1), grid_of_points(config, grid, rollout))
+        """Check that the type `grid` has sigmas inside its window, and for inverted points one for each draw."""
+        if config.sigma.type != "grid":
+            return
+        found = len(inside_window(config.sigma, grid_of_points(config, grid, rollout)))
+        if config.coupling == "inverted" and config.draws > found:
+            raise ValueError(
+                f"expected at most {found} algorithm.draws with coupling=inverted, got {config.draws}; each draw has"
+                f" another state of the inversion, of whose sigmas {found} are inside algorithm.sigma.window ="
+                f" {list(config.sigma.window)}: lower draws, widen the window, or raise inversion.steps"
+            )
 
     def points(self, batch: Batch, judged: Judged, draw: int, inverted: Tensor | None = None) -> list[Point]:
         """Build the points of each side for a draw.

@@ -78,7 +78,9 @@ def _unweighted(config: PreferenceConfig, judged: Judged, compared: Compared) ->
 
 
 def _desirability(config: PreferenceConfig, judged: Judged, gains: list[Tensor]) -> LossAndMetrics:
-    baseline = losses_of.baseline_of(torch.stack(gains))
+    # A prompt without a pair has two images in the pass, which nobody has judged.
+    counted = [gain if judged.valid is None else gain[judged.valid] for gain in gains]
+    baseline = losses_of.baseline_of(torch.stack(counted))
     parts = [
         losses_of.desirability(gain, sign.to(gain), config.beta, baseline)
         for gain, sign in zip(gains, judged.signs, strict=True)

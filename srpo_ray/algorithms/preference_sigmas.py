@@ -32,6 +32,27 @@ def drawn_sigmas(section: PointSigmas, share: Tensor) -> Tensor:
     return shifted(drawn, section.shift)
 
 
+def inside_window(section: PointSigmas, grid: Tensor) -> Tensor:
+    """Return the sigmas of the sampler inside the window, from the lowest to the highest.
+
+    Args:
+        section: Distribution `grid`.
+        grid: Sigmas of the sampler `[n + 1]`, from 1 to 0; the last one is never drawn.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    low, high = section.window
+    found = grid[:-1].flip(0)
+    found = found[(found >= low) & (found <= high)]
+    if not len(found):
+        raise ValueError(
+            f"expected sigmas of the grid inside algorithm.sigma.window = {list(section.window)}, got none among"
+            f" {[round(each, 3) for each in grid[:-1].tolist()]}; widen the window or take more steps"
+        )
+    return found
+
+
 def grid_sigmas(section: PointSigmas, share: Tensor, grid: Tensor) -> Tensor:
     """Compute quantiles of the sampler's sigmas inside the window, all equally likely.
 
@@ -43,12 +64,5 @@ def grid_sigmas(section: PointSigmas, share: Tensor, grid: Tensor) -> Tensor:
     Raises:
         ValueError: If no sigma of the sampler is inside the window.
     """
-    low, high = section.window
-    found = grid[:-1].flip(0)
-    found = found[(found >= low) & (found <= high)]
-    if not len(found):
-        raise ValueError(
-            f"expected sigmas of the grid inside algorithm.sigma.window = {list(section.window)}, got none among"
-            f" {[round(each, 3) for each in grid[:-1].tolist()]}; widen the window or take more steps"
-        )
+    found = inside_window(section, grid)
     return found[(share * len(found)).long().clamp(max=len(found) - 1)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms.base import Batch
 from srpo_ray.algorithms.normalization import win_rates
-from srpo_ray.algorithms.pair_choice import choose_pairs
+from srpo_ray.algorithms.pair_choice import choose_pairs, confidence_of_gap
 from srpo_ray.algorithms.preference_sampling import SampledImages, States
 from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.models.conditioning import Conditioning
@@ -176,15 +176,3 @@ def reward_table(config: PreferenceConfig, scores: Scores, group: int) -> tuple[
             for name, column in zip(names, columns, strict=True)
         ]
     return torch.stack(columns, dim=2), torch.tensor([scores.weights[name] for name in names], dtype=torch.float64)
-
-
-def confidence_of_gap(gap: Tensor, temperature: float | None) -> Tensor:
-    """Compute the confidence in a preference from the difference d of two rewards: `tanh(d / (2 T))`, `[B]`.
-
-    It is `2 p - 1` with the probability `p = 1 / (1 + exp(-d / T))` of the preference in the Bradley-Terry model.
-
-    Args:
-        gap: Differences d, `[B]`; below 0 they count as 0.
-        temperature: T, above 0; None has the confidence 1.
-    """
-    return torch.ones_like(gap) if temperature is None else torch.tanh(gap.clamp(min=0) / (2 * temperature))

@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-gap", type=float, default=0.0, metavar="D", help="least difference of the sums of a pair (default 0)"
     )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="write the confidence tanh(d / (2 T)) of a pair whose sums differ by d (default: no confidence)",
+    )
     parser.add_argument("--rl-guidance", metavar="W", help=f"{RL_GUIDANCE} (default 1 if there is a tuned model)")
     add_sampling(parser)
 
@@ -73,6 +79,7 @@ def run(parsed: argparse.Namespace) -> int:
         num_prompts=parsed.num_prompts,
         selection=parsed.select,
         min_gap=parsed.min_gap,
+        temperature=parsed.temperature,
         rl_guidance=contrast_weight(parsed.rl_guidance) if parsed.rl_guidance else None,
     )
     left_out = made.prompts - made.pairs
@@ -99,6 +106,7 @@ def _rank_file(parsed: argparse.Namespace) -> int:
             options=options,
             selection=parsed.select,
             min_gap=parsed.min_gap,
+            temperature=parsed.temperature,
             keep_labels=parsed.keep_labels,
         )
     )

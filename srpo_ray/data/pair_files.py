@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -15,11 +15,23 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from srpo_ray.data.pair_sets import PAIR_SETS, Pair, PairSet, Picture, read_set
+from srpo_ray.data.pair_rows import Pair, Picture, UnusableRowError
+from srpo_ray.data.pair_sets import PAIR_SETS, PairSet, read_set
+from srpo_ray.data.repeated_pairs import repeat_notes
+from srpo_ray.decode_image import SUFFIXES
 from srpo_ray.files import write_text
 
 FILE, IMAGES = "pairs.jsonl", "images"
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif"}
+_MISSING = "with a missing image file"
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+    "AVIF": ".avif",
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +48,14 @@ class Converted:
     """Formula of the confidence of the rows; None if they have none."""
     unweighed: int = 0
     """Pairs whose row states no weight; their confidence is 1."""
+    notes: Sequence[str] = ()
+    """Notes for the user on the pairs."""
 
     def __str__(self) -> str:
-        parts = [f"{count} {reason}" for reason, count in sorted(self.left_out.items()) if count]
-        rest = f", left out: {', '.join(parts)}" if parts else ""
-        return f"{self.path}: {self.pairs} pairs of {self.pictures} images{rest}{self._confidence}"
+        listed = _listed(self.left_out)
+        rest = f", left out: {listed}" if listed else ""
+        notes = "".join(f", {note}" for note in self.notes)
+        return f"{self.path}: {self.pairs} pairs of {self.pictures} images{notes}{rest}{self._confidence}"
 
     @property
     def _confidence(self) -> str:
@@ -75,29 +90,36 @@ def convert(
     """
     if (folder / FILE).exists():
         raise ValueError(f"expected a folder without {FILE}, got {folder}; choose another one, or remove the file")
-    if wrong := [str(source) for source in sources if source.suffix.lower() != known.suffix]:
-        raise ValueError(f"expected {known.suffix} files with --set {known.name}, got {', '.join(wrong)}")
+    if wrong := [str(source) for source in sources if source.suffix.lower() not in known.suffixes]:
+        raise ValueError(
+            f"expected {' or '.join(known.suffixes)} files with --set {known.name}, got {', '.join(wrong)}"
+        )
     if confidence and known.weight is None:
         stated = " or ".join(each.name for each in PAIR_SETS.values() if each.weight)
         raise ValueError(
             f"--confidence: expected --set {stated}, got {known.name}, which states no weight; leave it out"
         )
     left_out: Counter[str] = Counter()
-    root = images or sources[0].parent
-    names: set[str] = set()
-    found = islice(read_set(known, sources, left_out, confidence=confidence), limit)
+    # The folder is made with the first file in it, so that sources that cannot be used leave none.
+    placed = _Images(folder, images or sources[0].parent)
+    found = read_set(known, sources, left_out, confidence=confidence)
     try:
-        with _removed_on_failure(folder, names):
-            rows = list(_rows(found, folder, root, names))
+        with _removed_on_failure(folder, placed.names):
+            rows = list(islice(_rows(found, placed, left_out), limit))
             if not rows:
-                reasons = f"got none ({dict(left_out)})"
-                raise ValueError(f"expected at least one pair in {', '.join(map(str, sources))}, {reasons}")
+                raise ValueError(
+                    f"expected at least one pair of {known.title} ({known.files}) in {', '.join(map(str, sources))},"
+                    f" got none ({_listed(left_out) or 'no rows'}); name another file or another --set"
+                )
             write_text(folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     except OSError as error:
         raise ValueError(f"--to: expected a writable folder, got {folder} ({error}); choose another") from error
     weight = known.weight.text if confidence and known.weight else None
     unweighed = sum("confidence" not in row for row in rows) if weight else 0
-    return Converted(folder / FILE, len(rows), len(names), left_out, weight, unweighed)
+    notes = repeat_notes(tuple((row[side], row["prompt"]) for side in ("preferred", "other")) for row in rows)
+    several = len(placed.changed)
+    notes += [f"{several} image uids have several images, each with a name of its own"] * bool(several)
+    return Converted(folder / FILE, len(rows), len(placed.names), left_out, weight, unweighed, notes)
 
 
 @contextmanager
@@ -125,31 +147,78 @@ def _removed_on_failure(folder: Path, names: set[str]) -> Iterator[None]:
         raise
 
 
-def _rows(pairs: Iterator[Pair], folder: Path, root: Path, names: set[str]) -> Iterator[dict[str, Any]]:
-    """Make the row of each pair; `names` collects the paths of its images."""
+def _listed(left_out: Counter[str]) -> str:
+    hints = {_MISSING: " (download and unpack them, or name their folder with --images)"}
+    found = sorted(left_out.items())
+    return ", ".join(f"{count} {reason}{hints.get(reason, '')}" for reason, count in found if count)
+
+
+def _rows(pairs: Iterator[Pair], images: "_Images", left_out: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Make the row of each pair, and count the pairs with an image that cannot be used."""
     for pair in pairs:
-        preferred, other = (_place(picture, folder, root, names) for picture in (pair.preferred, pair.other))
+        try:
+            preferred, other = images.place([pair.preferred, pair.other])
+        except UnusableRowError as reason:
+            left_out[str(reason)] += 1
+            continue
         row = {"preferred": preferred, "other": other, "prompt": pair.prompt}
         optional = {"confidence": pair.confidence, "annotator": pair.annotator}
         yield row | {key: value for key, value in optional.items() if value is not None}
 
 
-def _place(picture: Picture, folder: Path, root: Path, names: set[str]) -> str:
-    """Path of an image relative to the pair file. The image of a table is written when it first occurs."""
-    if picture.content is None:
-        assert picture.path is not None, "a picture has a path or its bytes"
-        found = relative_path(root / picture.path, folder)
-        names.add(found)
+@dataclass
+class _Images:
+    """Images of the pair file. Those of tables are written beside it when they first occur."""
+
+    folder: Path
+    """Folder of the pair file."""
+    root: Path
+    """Folder of a set's own image files."""
+    names: set[str] = field(default_factory=set)
+    """Paths of the images relative to the pair file."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """Identity of an image of a table -> hash of the first bytes that it had."""
+    changed: set[str] = field(default_factory=set)
+    """Identities that other bytes had too."""
+
+    def place(self, pictures: Sequence[Picture]) -> list[str]:
+        """Return the paths of the images of a row, relative to the pair file.
+
+        Raises:
+            UnusableRowError: If one of them cannot be used; then none is written.
+        """
+        found = [self._file(picture) if picture.content is None else self._new_name(picture) for picture in pictures]
+        for name, picture in zip(found, pictures, strict=True):
+            new = name not in self.names
+            # Named first, so that a file that cannot be written to its end is removed.
+            self.names.add(name)
+            if new and picture.content is not None:
+                (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
+                (self.folder / name).write_bytes(picture.content)
         return found
-    stem = picture.name or hashlib.sha256(picture.content).hexdigest()[:32]
-    if not re.fullmatch(r"[\w-]+", stem):
-        raise ValueError(f"expected an identity of letters, digits and - for an image, got {stem!r}")
-    found = f"{IMAGES}/{stem}{_suffix(picture.content, stem)}"
-    if found not in names:
-        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-        names.add(found)
-        (folder / found).write_bytes(picture.content)
-    return found
+
+    def _file(self, picture: Picture) -> str:
+        assert picture.path is not None, "a picture has a path or its bytes"
+        file = self.root / picture.path
+        name = relative_path(file, self.folder)
+        if name not in self.names and not file.is_file():
+            raise UnusableRowError(_MISSING)
+        if file.suffix.lower() not in SUFFIXES:
+            raise UnusableRowError(f"with an image file of another suffix than {', '.join(SUFFIXES)}")
+        return name
+
+    def _new_name(self, picture: Picture) -> str:
+        """Path of an image of a table, relative to the pair file. An identity with other bytes gets another name."""
+        assert picture.content is not None, "an image of a table has bytes"
+        digest = hashlib.sha256(picture.content).hexdigest()[:32]
+        stem = picture.name or digest
+        if not re.fullmatch(r"[\w-]+", stem):
+            raise UnusableRowError("with an image uid of other characters than letters, digits, _ and -")
+        suffix = _suffix(picture.content)
+        if self.hashes.setdefault(stem, digest) != digest:
+            self.changed.add(stem)
+            stem = f"{stem}-{digest}"
+        return f"{IMAGES}/{stem}{suffix}"
 
 
 def relative_path(file: Path, folder: Path) -> str:
@@ -161,9 +230,9 @@ def relative_path(file: Path, folder: Path) -> str:
     return Path(os.path.relpath(file.parent.resolve() / file.name, folder.resolve())).as_posix()
 
 
-def _suffix(content: bytes, name: str) -> str:
+def _suffix(content: bytes) -> str:
     try:
         with Image.open(BytesIO(content)) as image:
             return _SUFFIXES[image.format or ""]
     except (UnidentifiedImageError, KeyError) as error:
-        raise ValueError(f"expected an image of {', '.join(_SUFFIXES)}, got other bytes in {name}") from error
+        raise UnusableRowError(f"with bytes that are no image of {', '.join(_SUFFIXES)}") from error

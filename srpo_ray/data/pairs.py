@@ -17,6 +17,7 @@ from srpo_ray.config.algorithms.base import Judged
 from srpo_ray.data.image_sources import Entry, file_identity
 from srpo_ray.data.images import CaptionedImages, RealImages
 from srpo_ray.data.prompts import caption_of
+from srpo_ray.data.repeated_pairs import repeat_notes
 from srpo_ray.data.text_files import TextFileError, parse_json, read_text_file, split_lines
 from srpo_ray.decode_image import SUFFIXES
 
@@ -150,6 +151,8 @@ class _Reader:
     entries: list[Entry] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     """Name of a picture -> its index."""
+    resolved: list[str] = field(default_factory=list)
+    """Path of each picture without symbolic links."""
     annotators: set[str] = field(default_factory=set)
     columns: list[dict[str, object]] = field(default_factory=list)
     """Columns of each row that name no image."""
@@ -170,7 +173,7 @@ class _Reader:
             raise ValueError(
                 f"{self.key}: expected at least one judgement in {self.path}, got none ({self.ties} ties); add rows"
             )
-        return JudgedImages(self.images, rows, list(self.known), self._note(len(rows)))
+        return JudgedImages(self.images, rows, list(self.known), self._note(rows))
 
     @property
     def images(self) -> CaptionedImages:
@@ -211,6 +214,8 @@ class _Reader:
             self.annotators.add(_text(row, "annotator", "text in `annotator`"))
         self.unused_captions += row.get("other_prompt") is not None and not self.own_captions
         images = tuple(self._image(_normal(name), prompt) for name in names)
+        if len({self.resolved[index] for index in images}) < len(images):
+            raise _UnusableError("the same image twice")
         self.columns.append({name: row[name] for name in _COLUMNS if row.get(name) is not None})
         return JudgedRow(images, prompt, other, ((1 + label) / 2, (1 - label) / 2) if len(images) > 1 else (label,))
 
@@ -231,6 +236,7 @@ class _Reader:
             if file.suffix.lower() not in SUFFIXES:
                 raise _UnusableError("a file that is no image", name)
             self.known[name] = len(self.entries)
+            self.resolved.append(os.path.realpath(file))
             self.entries.append(Entry(str(file), partial(file_identity, name, file), caption, file.read_bytes))
         return self.known[name]
 
@@ -248,12 +254,19 @@ class _Reader:
             f" be used: {'; '.join(parts)}; correct or remove them"
         )
 
-    def _note(self, count: int) -> str:
+    def _note(self, rows: Sequence[JudgedRow]) -> str:
         people = f" of {len(self.annotators)} annotators" if self.annotators else ""
-        parts = [f"{count} {_ROWS[self.kind]}{people}", f"{len(self.entries)} images"]
+        parts = [f"{len(rows)} {_ROWS[self.kind]}{people}", f"{len(self.entries)} images"]
         parts += [f"{self.ties} tie{'s' * (self.ties > 1)} left out"] * bool(self.ties)
+        parts += repeat_notes(map(_sides, rows)) if self.kind == "pairs" else []
         unused = f"{self.unused_captions} other captions not used (algorithm.captions=shared)"
         return f"{self.path}: {', '.join([*parts, *[unused] * bool(self.unused_captions)])}"
+
+
+def _sides(row: JudgedRow) -> tuple[tuple[int, str], tuple[int, str]]:
+    """Images of a pair with their captions."""
+    preferred, other = row.images
+    return (preferred, row.prompt), (other, row.prompt if row.other_prompt is None else row.other_prompt)
 
 
 def _object(line: str) -> Mapping[object, object]:

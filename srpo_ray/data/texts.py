@@ -103,6 +103,7 @@ def read_texts(config: RunConfig) -> Texts:
     notes = {
         "data.images": images.note if images else None,
         "data.pairs": judged.note if judged else None,
+        "algorithm.confidence_slope": _slope_note(config, judged) if judged else None,
         "data.prompts": trained.note if trained else None,
         "evaluation.prompts": evaluated.note,
         "evaluation.test.prompts": tested.note if tested else None,
@@ -116,4 +117,16 @@ def read_texts(config: RunConfig) -> Texts:
         [f"{key}: {note}" for key, note in notes.items() if note],
         judged,
         own,
+    )
+
+
+def _slope_note(config: RunConfig, judged: JudgedImages) -> str | None:
+    """Build a note for a slope by confidence where all rows have the confidence 1."""
+    factor = getattr(config.algorithm, "confidence_slope", None)
+    # The preferred image of a pair has the probability 1, as the labels of single images and captions have.
+    if factor is None or not bool((judged.labels[:, 0].abs() == 1).all()):
+        return None
+    return (
+        f"all rows of {config.data.pairs} have the confidence 1, so the slope is {factor:g} beta for each; make pairs"
+        " with a confidence (`srpo-ray rank --temperature`), or remove algorithm.confidence_slope"
     )

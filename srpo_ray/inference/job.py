@@ -9,6 +9,7 @@ from typing import Any
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.algorithms.control_words import OwnWords
+from srpo_ray.config.algorithms.selection import Selection, check_vote
 from srpo_ray.config.load import apply
 from srpo_ray.config.size import ImageSize
 from srpo_ray.data.prompt_rows import PromptRows
@@ -283,6 +284,18 @@ def check_at_least(option: str, value: float | None, least: float) -> None:
     """Raise ValueError for an option below its minimum, or not a number; None passes."""
     if value is not None and not (math.isfinite(value) and value >= least):
         raise ValueError(f"{option}: expected a number of at least {least:g}, got {value:g}; raise it")
+
+
+def check_selection(selection: Selection, min_gap: float, temperature: float | None) -> None:
+    """Check the options of `rank` that choose pairs.
+
+    Raises:
+        ValueError: If a number is out of its range, or votes have differences of sums.
+    """
+    check_at_least("--min-gap", min_gap, 0)
+    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"--temperature: expected a number above 0, got {temperature:g}; raise it, or leave it out")
+    check_vote(selection, {"--min-gap": min_gap, "--temperature": temperature}, "--select")
 
 
 def check_same_model(option: str, run: TrainedRun, other: TrainedRun) -> None:

@@ -17,8 +17,9 @@ from srpo_ray.data.pairs import EMBEDDED, JudgedRow, PairFile, read_pair_file
 from srpo_ray.files import write_text
 from srpo_ray.inference.draw import run_chunks
 from srpo_ray.inference.held_out import check_prompts
-from srpo_ray.inference.job import SamplingOptions, check_at_least
+from srpo_ray.inference.job import Row, SamplingOptions, check_selection
 from srpo_ray.inference.pair_images import SCORING, PairImagesJob
+from srpo_ray.inference.rank import confidence_column
 from srpo_ray.runs.folder import RunFolder
 
 PAIRS = "pairs.jsonl"
@@ -62,6 +63,7 @@ def rank_pair_file(
     options: SamplingOptions,
     selection: Selection = "best_worst",
     min_gap: float = 0.0,
+    temperature: float | None = None,
     keep_labels: bool = False,
 ) -> RankedFile:
     """Score the images of a pair file with the trained reward models of a config, and write the pairs that they judge.
@@ -76,6 +78,8 @@ def rank_pair_file(
         options: Batch size, number of workers and address; other options are of sampling.
         selection: Rule of the winner of two images, see `judge_pairs`.
         min_gap: Least difference of the weighted sums of the rewards, at least 0.
+        temperature: T above 0 writes the `confidence` tanh(d / (2 T)) of a pair whose weighted sums differ by d, also
+            in place of the old file's; None writes none.
         keep_labels: Keep the preferred images of the file, and leave out the pairs of which the rewards prefer the
             other image. False takes the rewards' winner, ties of the file included.
 
@@ -84,7 +88,7 @@ def rank_pair_file(
         RunFailedError: If scoring fails.
         CommandInterruptedError: If Ctrl-C stops it.
     """
-    check_at_least("--min-gap", min_gap, 0)
+    check_selection(selection, min_gap, temperature)
     _check_file(pairs, out)
     config = _rewards_of(sources, options)
     file = read_pair_file(Path(pairs).absolute(), _KEY)
@@ -105,8 +109,12 @@ def rank_pair_file(
             " choose another --select"
         )
     winners = {index: int(judged.winner[index]) for index in chosen}
-    lines = [_line(job, file, scores, index, winner, kept=keep_labels) for index, winner in winners.items()]
-    write_text(job.folder / PAIRS, "".join(line + "\n" for line in lines))
+    lines = [
+        _line(job, file, scores, index, winner, kept=keep_labels)
+        | confidence_column(scores[index, [winner, 1 - winner]] @ weights, temperature)
+        for index, winner in winners.items()
+    ]
+    write_text(job.folder / PAIRS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     turned = sum(winner for index, winner in winners.items() if not _is_tie(file.rows[index]))
     return RankedFile(job.folder / PAIRS, len(file.rows), len(chosen), turned, left_out)
 
@@ -172,12 +180,12 @@ def _reasons(file: PairFile, judged: PairJudgement, *, keep_labels: bool) -> lis
     return reasons
 
 
-def _line(job: PairImagesJob, file: PairFile, scores: torch.Tensor, index: int, winner: int, *, kept: bool) -> str:
-    """Write one row of the new file, whose preferred image is the winner."""
+def _line(job: PairImagesJob, file: PairFile, scores: torch.Tensor, index: int, winner: int, *, kept: bool) -> Row:
+    """Build one row of the new file, whose preferred image is the winner."""
     sides = [winner, 1 - winner]
     files = [file.files[file.rows[index].images[side]] for side in sides]
     images = [relative_path(name, job.folder) for name in files]
     both = {name: scores[index, sides, place].tolist() for place, name in enumerate(job.config.rewards.factors)}
     # Confidence and annotator belong to the label of the old file.
     columns = file.columns[index] if kept else {"prompt": file.rows[index].prompt}
-    return json.dumps({"preferred": images[0], "other": images[1], **columns, "scores": both}, ensure_ascii=False)
+    return {"preferred": images[0], "other": images[1], **columns, "scores": both}

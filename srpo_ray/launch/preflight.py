@@ -16,7 +16,7 @@ from srpo_ray.launch.control_words import check_control_words, unread_words_note
 from srpo_ray.launch.cut_texts import reward_cut_notes
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
 from srpo_ray.launch.reward_checks import check_reward_prompts, check_rewards
-from srpo_ray.models.distilled import check_guidance, distilled_note
+from srpo_ray.models.distilled import check_guidance, check_likelihood, distilled_note
 from srpo_ray.models.families import family_of
 from srpo_ray.models.family_checks import check_family
 from srpo_ray.models.paths import resolve_path
@@ -45,10 +45,11 @@ def check_inputs(config: RunConfig) -> None:
             step that does not fit in its window; if the attention kernel needs a GPU that the run has not; if the LoRA
             to start from or a name in `target_modules` does not fit the model; if the model's family lacks something
             that the run sets or takes no texts of that length, or the model is distilled and the run asks for guidance;
-            if workers cannot share the model's heads and tokens equally, or it cannot draw images of a size; if
-            MLflow's address is invalid, or another tracker lacks its package or key; if the run cannot continue from
-            the run that `start_from` names; if the run would be judged by what it trains on; or if prompts have control
-            words that the algorithm does not use, or lack those that it uses.
+            if the loss takes errors for likelihoods and the run asks for guided velocities; if workers cannot share the
+            model's heads and tokens equally, or it cannot draw images of a size; if MLflow's address is invalid, or
+            another tracker lacks its package or key; if the run cannot continue from the run that `start_from` names;
+            if the run would be judged by what it trains on; or if prompts have control words that the algorithm does
+            not use, or lack those that it uses.
     """
     check_rewards(config)
     check_attention_device(config)
@@ -62,6 +63,7 @@ def check_inputs(config: RunConfig) -> None:
         check_target_modules(config.model)
         check_lora_start(config.model)
     check_guidance(config)
+    check_likelihood(config)
     check_text_length(resolve_path(config.model.path), config.model.max_sequence_length)
     check_decoder(config.model)
     check_image_sizes(config)

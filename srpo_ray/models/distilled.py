@@ -78,6 +78,33 @@ def check_guidance(config: RunConfig) -> None:
     check_scales(config.model.path, scales)
 
 
+def takes_guidance(path: str) -> bool:
+    """Tell if a transformer has the guidance scale as an input, because it was distilled from guided velocities.
+
+    Args:
+        path: Folder or hub id of the pipeline, or `small_world`.
+    """
+    if family_of(path).classifier_free:
+        return False
+    return bool(_read(resolve_path(path), "transformer/config.json").get("guidance_embeds", False))
+
+
+def check_likelihood(config: RunConfig) -> None:
+    """Check that a loss which treats errors as likelihoods has velocities of data.
+
+    Raises:
+        ValueError: If the model has the guidance scale as an input, and the loss asks it for guided velocities.
+    """
+    scale = getattr(config.algorithm, "guidance_scale", None)
+    if not config.algorithm.needs_likelihood or scale in (None, 1) or not takes_guidance(config.model.path):
+        return
+    raise ValueError(
+        f"expected algorithm.guidance_scale=1 with algorithm.loss=mapo and {config.model.path}, got {scale:g}; the loss"
+        " takes the error for a likelihood, and guided velocities are not those of the data: set"
+        " algorithm.guidance_scale=1, or choose a loss with a reference"
+    )
+
+
 def check_scales(path: str, scales: Mapping[str, float | None]) -> None:
     """Check that guidance scales ask for no classifier-free guidance of a distilled model.
 

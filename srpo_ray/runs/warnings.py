@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+from srpo_ray.config import load_run
+from srpo_ray.config.algorithms.base import AlgorithmSection
 from srpo_ray.evaluation.reward_hacking import HackingSign, sign_texts
 from srpo_ray.runs.folder import CHECKPOINT_DAMAGED, CHECKPOINT_FAILED, RunFolder, read_rows
 
 GAIN, MARGIN = "gain/preferred", "preference/margin"
 """Metrics of learning from preferences: gain of preferred images over the reference, and its lead over others."""
+WITHOUT_PAIR = "preference/without_pair"
+"""Metric of learning from sampled images: share of the prompts of which no two images make a pair."""
 
 
 def warnings(folder: RunFolder) -> list[str]:
@@ -37,16 +41,42 @@ def idle_warning(folder: RunFolder) -> str | None:
 
     Args:
         folder: Folder of the run.
+
+    Raises:
+        ValueError: If the config in the folder is damaged.
     """
     rows = read_rows(folder.updates)
-    idle = sum(row["update/gradient_norm"] == 0 for row in rows)
+    idle = [row for row in rows if row["update/gradient_norm"] == 0]
     if not idle:
         return None
-    return (
-        f"{folder.path.name}: the gradient was exactly zero in {idle} of {len(rows)} updates, so they changed nothing;"
-        " with a hinge this means that every reward was above algorithm.hinge: raise it above the rewards' range"
-        " (a relative reward is a difference of scores near 0, a plain or guided one is a score)"
-    )
+    causes = _idle_causes(load_run([folder.config]).algorithm, idle) if folder.config.exists() else []
+    cause = "".join(f"; {text}" for text in causes)
+    count = f"{len(idle)} of {len(rows)} updates"
+    return f"{folder.path.name}: the gradient was exactly zero in {count}, so they changed nothing{cause}"
+
+
+def _idle_causes(algorithm: AlgorithmSection, idle: Sequence[Mapping[str, float]]) -> list[str]:
+    """List what may have made a gradient zero, with the cure, by the settings that the algorithm has.
+
+    Args:
+        algorithm: Section `algorithm` of the run.
+        idle: Rows of the updates without gradient.
+    """
+    causes: list[str] = []
+    refused = sum(row.get(WITHOUT_PAIR) == 1 for row in idle)
+    if refused:
+        causes.append(
+            f"in {refused} of them no two images of a prompt made a pair: lower algorithm.min_gap, or change"
+            " algorithm.select"
+        )
+    if getattr(algorithm, "hinge", None) is not None:
+        causes.append(
+            "with a hinge this means that every reward was above algorithm.hinge: raise it above the rewards' range"
+            " (a relative reward is a difference of scores near 0, a plain or guided one is a score)"
+        )
+    if getattr(algorithm, "loss", None) == "hinge" and refused < len(idle):
+        causes.append("with the loss hinge every margin was above algorithm.margin: raise it")
+    return causes
 
 
 def displacement_warning(folder: RunFolder) -> str | None:

@@ -108,6 +108,11 @@ class AlgorithmSection(Section):
     anchor: AnchorSection = AnchorSection()
     """Losses beside the algorithm's own that keep the model near its initial weights, its average or real images."""
 
+    @property
+    def needs_likelihood(self) -> bool:
+        """True if the loss takes the error of a velocity for a likelihood, so that it must be one of data."""
+        return False
+
     @abstractmethod
     def calls(self, num_steps: int) -> Calls:
         """Count the model calls of a micro-batch, without those of an anchor that adds a loss.

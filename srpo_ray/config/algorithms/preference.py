@@ -41,6 +41,11 @@ class PreferenceConfig(PreferenceOptions):
             return Needs(reward="none", images="optional", accepts_approximate_rollouts=inexact)
         return self.needs
 
+    @property
+    def needs_likelihood(self) -> bool:
+        """True with the loss of MaPO, which has no reference."""
+        return self.loss == "mapo"
+
     def calls(self, num_steps: int) -> Calls:
         """Count rollouts, inversions, and at every point a call of each asked role and one with gradient."""
         points, group, inverted = self.sides * self.draws, self.images_per_prompt, self.coupling == "inverted"

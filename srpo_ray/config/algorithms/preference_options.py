@@ -39,9 +39,11 @@ class PreferenceOptions(SampledPairsSection):
     sigma: PointSigmas = PointSigmas()
     """Distribution of the sigmas of the points."""
     draws: int = Field(default=1, ge=1)
-    """Points per image, each with a call with gradient, at least 1; their sigmas are stratified."""
+    """Points per image, each with a call with gradient, at least 1; their sigmas are stratified. With `inverted`
+    points at most as many as the inversion has sigmas inside `sigma.window`."""
     guidance_scale: float = Field(default=1.0, ge=0)
-    """Guidance of all calls, at least 0. The targets are velocities of data without guidance, so 1."""
+    """Guidance of all calls, at least 0. The targets are velocities of data without guidance, so 1; with
+    `mapo` a model that was distilled from guided velocities takes no other value."""
     error_space: ErrorSpace = "velocity"
     """Space of the errors. With sigma s, the error of the clean image is s^2 times that of the velocity, and the error
     of the noise (1 - s)^2 times. Published slopes of Stable Diffusion are in the space `noise`."""

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from srpo_ray.config.algorithms.base import AlgorithmSection, Judged
 from srpo_ray.config.algorithms.group import check_images_per_pass
-from srpo_ray.config.algorithms.selection import Selection
+from srpo_ray.config.algorithms.selection import Selection, check_vote
 
 PairSource = Literal["pairs", "labels", "captions", "online", "self_play"]
 """Source of the images that are compared."""
@@ -38,11 +38,11 @@ class SampledPairsSection(AlgorithmSection):
     whatever its scale or weight; `dominance` (PSO, arXiv 2410.03190): the largest difference of the sums of two images
     of which no reward prefers the other one. A prompt without two such images has the weight 0."""
     min_gap: float = Field(default=0.0, ge=0)
-    """Least difference of the weighted sums that makes a pair with `source: online`, at least 0."""
+    """Least difference of the weighted sums that makes a pair with `source: online`, at least 0; not with `vote`."""
     temperature: float | None = Field(default=None, gt=0)
     """Scale T of the difference d of the weighted sums, above 0: with `source: online`, an image is preferred with the
     probability `1 / (1 + exp(-d / T))`, and the confidence of the pair is `tanh(d / (2 T))`. Unset has the
-    confidence 1."""
+    confidence 1; not with `vote`."""
     rank: Literal["score", "win_rate"] = "score"
     """`win_rate` replaces the scores of rewards that compare images in pairs (a `judge` with `comparison`) by the mean
     of their preferences over all pairs of the group, and other scores by the share of images that they exceed; with
@@ -130,10 +130,5 @@ class SampledPairsSection(AlgorithmSection):
 
     @model_validator(mode="after")
     def _check_selection(self) -> Self:
-        if self.select == "vote" and (self.min_gap or self.temperature is not None):
-            name = "min_gap" if self.min_gap else "temperature"
-            raise ValueError(
-                f"expected no {name} with select=vote, got {getattr(self, name):g}; votes have no common scale, so"
-                f" remove {name}, or set select to best_worst or dominance"
-            )
+        check_vote(self.select, {"min_gap": self.min_gap, "temperature": self.temperature})
         return self

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo_ray.config.algorithms.selection import Selection
+from srpo_ray.config.algorithms.selection import Selection, check_vote
 from srpo_ray.config.base import Section
 
 
@@ -36,7 +36,8 @@ class SurrogateSection(Section):
     the largest difference of the summed rewards of which no reward model prefers the other image (PSO). A group without
     a pair has the weight 0."""
     min_gap: float = Field(default=0.0, ge=0)
-    """Least difference of the weighted sums of the rewards between the images of a `pair`, at least 0. SPO has a
+    """Least difference of the weighted sums of the rewards between the images of a `pair`, at least 0; not with `vote`,
+    whose votes have no common scale. SPO has a
     threshold t of the difference of the softmax of both scores, multiplied by k; that is `min_gap: 2 artanh(t) / k`,
     0.0062 for t = 0.3 and k = 100."""
     discount: float = Field(default=1.0, gt=0)
@@ -78,6 +79,7 @@ class SurrogateSection(Section):
                     f"expected type {' or '.join(types)} with {name}={getattr(self, name)}, got {self.type}, which"
                     f" has no use for it; remove {name} or change the type"
                 )
+        check_vote(self.select, {"min_gap": self.min_gap})
         return self
 
     @property

@@ -256,3 +256,15 @@ def test_window_without_a_sigma_of_the_grid_is_refused_ahead(overrides: tuple[st
         else:
             with pytest.raises(ValueError, match=r"expected sigmas of the grid inside algorithm.sigma.window"):
                 check_grids(config)
+
+
+def test_more_draws_than_states_of_the_inversion_inside_the_window_are_refused_ahead() -> None:
+    """With shift 3, four steps have the sigmas 1, 0.9, 0.75 and 0.5, of which two are inside."""
+    given = ["algorithm.type=preference", "data.pairs=small_world:pairs", *INVERTED[:2], "algorithm.inversion.steps=4"]
+    for draws, window, refused in ((2, [0.7, 0.95], False), (3, [0.7, 0.95], True), (4, [0.0, 1.0], False)):
+        config = load_run([SMALL_WORLD], [*given, f"algorithm.draws={draws}", f"algorithm.sigma.window={window}"])
+        if refused:
+            with pytest.raises(ValueError, match=r"at most 2 algorithm.draws with coupling=inverted, got 3; .* widen"):
+                check_grids(config)
+        else:
+            check_grids(config)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from srpo_ray.algorithms import Batch, build_algorithm
-from srpo_ray.algorithms.preference_sources import confidence_of_gap, judged_images, rows_of_prompts
+from srpo_ray.algorithms.pair_choice import confidence_of_gap
+from srpo_ray.algorithms.preference_sources import judged_images, rows_of_prompts
 from srpo_ray.config import load_run
 from srpo_ray.config.algorithms.preference import PreferenceConfig
 from srpo_ray.flow import generator

@@ -71,6 +71,10 @@ PAIR = "algorithm.surrogate.type=pair"
             r"expected type pair with select=vote, got ranking, .*; remove select or change the type",
         ),
         (
+            ["algorithm.surrogate={type: pair, select: vote, min_gap: 0.1}"],
+            r"expected no min_gap with select=vote, got 0.1; votes have no common scale, so remove min_gap, or set",
+        ),
+        (
             ["algorithm.surrogate={type: guard, discount: 0.9}"],
             r"expected type pair or ranking with discount=0.9, got guard, .*; remove discount",
         ),

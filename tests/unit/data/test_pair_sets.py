@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from srpo_ray.cli import main
 from srpo_ray.data.pair_files import convert
@@ -53,6 +54,7 @@ def test_pick_a_pic_prefers_the_larger_label_and_counts_what_has_no_winner(tmp_p
         pick(1.0, has_label=False),
         pick(1.0, are_different=False),
         pick(1.0, image_1_uid="u-0"),
+        pick(1.0, jpg_1=picture(10, "JPEG")),
         pick(1.0, caption=None),
         pick(1.0, caption=" "),
     ]
@@ -63,19 +65,36 @@ def test_pick_a_pic_prefers_the_larger_label_and_counts_what_has_no_winner(tmp_p
         ("u-1", "u-0", "7"),
     ]
     assert pairs[1].preferred.content == rows[1]["jpg_1"]
-    assert +left_out == {"ties": 1, "without a label": 1, "with the same image twice": 2, "without a caption": 2}
+    assert +left_out == {"ties": 1, "without a label": 1, "with the same image twice": 3, "without a caption": 2}
 
 
-def test_labels_that_are_no_shares_are_refused_with_the_file(tmp_path: Path) -> None:
-    file = table(tmp_path / "a.parquet", [pick(1.0), pick(1.0, label_1=1.0)])
-    with pytest.raises(ValueError, match=r"a.parquet: expected Pick-a-Pic .* got the labels 1.0 and 1.0"):
-        list(read_set(PAIR_SETS["pick_a_pic"], [file], Counter()))
+def test_rows_of_pick_a_pic_that_cannot_be_used_are_counted_and_the_others_read(tmp_path: Path) -> None:
+    rows = [
+        pick(1.0),
+        pick(1.0, label_1=1.0),
+        pick(1.0, label_0=3.0),
+        pick(1.0, jpg_1=None),
+        pick(0.0, image_1_uid="u-2"),
+    ]
+    left_out: Counter[str] = Counter()
+    pairs = list(read_set(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], left_out))
+    assert [pair.preferred.name for pair in pairs] == ["u-0", "u-2"]
+    assert left_out == {
+        "with labels that do not add up to 1": 1,
+        "with a label outside [0, 1]": 1,
+        "without the bytes of an image": 1,
+    }
 
 
 def test_table_of_another_set_is_refused_with_its_missing_columns(tmp_path: Path) -> None:
     file = table(tmp_path / "a.parquet", [{"prompt": "a circle", "chosen": picture(1)}])
     with pytest.raises(ValueError, match=r"expected open-image.*, got a table without rejected"):
         list(read_set(PAIR_SETS["open_image_preferences"], [file], Counter()))
+
+
+def images(folder: Path, *names: str) -> None:
+    for index, name in enumerate(names):
+        (folder / name).write_bytes(picture(index))
 
 
 def write_json(path: Path, rows: object) -> Path:
@@ -100,6 +119,45 @@ def test_hpdv2_has_votes_of_two_images_in_training_and_ranks_of_groups_in_its_te
     assert paths_of("hpdv2", write_json(tmp_path / "test.json", test)) == ([("b", "a"), ("b", "c")], {"ties": 1})
 
 
+def ranked(prompt: str, *images: tuple[str | None, int | None]) -> list[dict[str, Any]]:
+    """Rows of ImageRewardDB, with the columns of its `metadata-train.parquet`."""
+    rest = {"classification": "Animals", "image_amount_in_total": len(images), "overall_rating": 5}
+    return [
+        {"image_path": path, "prompt_id": f"id-{prompt}", "prompt": prompt, "rank": rank, **rest}
+        for path, rank in images
+    ]
+
+
+@pytest.mark.parametrize("write", [write_json, table], ids=["json", "parquet"])
+def test_image_reward_db_has_all_pairs_of_a_prompt_whose_ranks_differ(
+    tmp_path: Path, write: Callable[[Path, list[dict[str, Any]]], Path]
+) -> None:
+    file = tmp_path / ("x.json" if write is write_json else "x.parquet")
+    first = ranked("p", ("a", 3), ("b", 1), ("c", 3), ("b", 2), ("d", None))
+    second = ranked("q", ("a", 1), ("e", 5))
+    rows = [*first[:2], *second, *first[2:], *ranked("alone", ("f", 1)), *ranked("", ("a", 1), ("b", 2))]
+    left_out: Counter[str] = Counter()
+    pairs = [
+        (pair.preferred.path, pair.other.path, pair.prompt)
+        for pair in read_set(PAIR_SETS["image_reward_db"], [write(file, rows)], left_out)
+    ]
+    assert pairs == [("b", "a", "p"), ("b", "a", "p"), ("b", "c", "p"), ("b", "c", "p"), ("a", "e", "q")]
+    assert left_out == {
+        "ties": 1,
+        "with the same image twice": 1,
+        "images without a path or rank": 1,
+        "prompts with one image": 1,
+        "without a caption": 1,
+    }
+
+
+def test_table_without_ranks_is_no_image_reward_db(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != "rank"} for row in ranked("p", ("a", 1), ("b", 2))]
+    for file in (table(tmp_path / "x.parquet", rows), write_json(tmp_path / "x.json", rows)):
+        with pytest.raises(ValueError, match=r"expected ImageRewardDB .* got (a table without|no entry with .*) ?rank"):
+            list(read_set(PAIR_SETS["image_reward_db"], [file], Counter()))
+
+
 def test_hpdv3_prefers_the_first_path(tmp_path: Path) -> None:
     rows = [
         {"prompt": "p", "path1": "a", "path2": "b", "choice_dist": None, "confidence": None},
@@ -109,17 +167,42 @@ def test_hpdv3_prefers_the_first_path(tmp_path: Path) -> None:
     assert paths_of("hpdv3", file) == ([("a", "b")], {"with the same image twice": 1})
 
 
+def test_entries_that_cannot_be_used_are_counted_and_the_others_read(tmp_path: Path) -> None:
+    good = {"prompt": "p", "file_path": ["a", "b"], "human_preference": [1, 0]}
+    rows = [
+        3,
+        {**good, "human_preference": [1]},
+        {**good, "human_preference": [2, 0]},
+        {**good, "human_preference": [None, 0]},
+        {**good, "file_path": ["a", None]},
+        {**good, "prompt": 7},
+        {"prompt": "p", "image_path": ["a"], "rank": [1]},
+        {"prompt": "p", "image_path": ["a", "b"]},
+        good,
+    ]
+    assert paths_of("hpdv2", write_json(tmp_path / "x.json", rows)) == (
+        [("a", "b")],
+        {
+            "without two images and as many votes or ranks": 4,
+            "with other votes than 0 or 1 of two images": 1,
+            "with votes or ranks that are no whole numbers": 1,
+            "without paths of its images": 1,
+            "with a caption that is no text": 1,
+        },
+    )
+    rows = [{"prompt": "p", "path1": "a"}, {"prompt": "p", "path1": "a", "path2": "b"}]
+    assert paths_of("hpdv3", write_json(tmp_path / "y.json", rows)) == ([("a", "b")], {"without path1 and path2": 1})
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"prompt": "p"}, "no list"),
-        ([3], "an entry 0 that is no object"),
-        ([{"prompt": "p", "file_path": ["a", "b"], "human_preference": [1]}], "as many votes or ranks"),
-        ([{"prompt": "p", "file_path": ["a", "b"], "human_preference": [2, 0]}], "not 0 or 1 of two images"),
-        ([{"prompt": "p", "image_path": ["a", "b"]}], "without `human_preference` and without ranks"),
+        ({"prompt": "p"}, "got no list; name another file or another --set"),
+        ([3], "got no entry with file_path, human_preference or image_path, rank; name"),
+        ([{"prompt": "p", "path1": "a", "path2": "b"}] * 2, "got no entry with file_path, human_preference or"),
     ],
 )
-def test_other_json_is_refused(tmp_path: Path, rows: object, message: str) -> None:
+def test_json_of_another_format_is_refused(tmp_path: Path, rows: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(read_set(PAIR_SETS["hpdv2"], [write_json(tmp_path / "x.json", rows)], Counter()))
 
@@ -168,6 +251,30 @@ def test_images_of_json_sets_stay_in_their_folder(tmp_path: Path) -> None:
     assert json.loads(moved.path.read_text())["other"] == "../set/img/b.png"
 
 
+def test_repeated_and_contradicting_rows_of_a_set_are_written_and_counted(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png")
+    row = {"prompt": "p", "path1": "a.png", "path2": "b.png"}
+    turned = {**row, "path1": "b.png", "path2": "a.png"}
+    file = write_json(tmp_path / "train.json", [row, row, turned, {**turned, "prompt": "q"}])
+    found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out")
+    assert str(found).endswith("4 pairs of 2 images, 1 repeat an earlier row, 3 contradict another row")
+    assert len(load_judged(str(found.path), "pairs").rows) == 4
+
+
+def test_pairs_whose_image_files_are_missing_are_left_out_with_a_hint(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png", "c.txt")
+    rows = [{"prompt": "p", "path1": "a.png", "path2": name} for name in ("b.png", "gone.png", "c.txt")]
+    file = write_json(tmp_path / "train.json", rows)
+    found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out")
+    assert (found.pairs, found.pictures) == (1, 2)
+    assert found.left_out["with a missing image file"] == 1
+    assert found.left_out.total() == 2
+    assert "1 with a missing image file (download and unpack them, or name their folder with --images)" in str(found)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"got none \(3 with a missing image file \(download .* --images\)\); name"):
+        convert(PAIR_SETS["hpdv3"], [file], tmp_path / "none", images=tmp_path / "empty")
+
+
 def test_command_converts_and_names_the_sets_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pairs", "--list"]) == 0
     listed = capsys.readouterr().out
@@ -181,14 +288,60 @@ def test_command_converts_and_names_the_sets_otherwise(tmp_path: Path, capsys: p
     assert "--set open_image_preferences or pick_a_pic or hpdv2 or hpdv3" in capsys.readouterr().err
 
 
+def test_uid_with_other_bytes_in_a_later_row_has_an_image_of_its_own(tmp_path: Path) -> None:
+    rows = [pick(1.0), pick(1.0, jpg_0=picture(30, "JPEG")), pick(0.0), pick(1.0, jpg_0=picture(30, "JPEG"))]
+    found = convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], tmp_path / "out")
+    written = [json.loads(line) for line in found.path.read_text().splitlines()]
+    contents = [(found.path.parent / row["preferred"]).read_bytes() for row in written]
+    assert contents == [rows[0]["jpg_0"], rows[1]["jpg_0"], rows[2]["jpg_1"], rows[1]["jpg_0"]]
+    assert found.pictures == 3
+    assert "3 images, 1 repeat an earlier row, 2 contradict" in str(found)
+    assert "1 image uids have several images, each with a name of its own" in str(found)
+
+
+def test_images_that_cannot_be_written_are_counted_and_leave_no_file(tmp_path: Path) -> None:
+    rows = [pick(1.0, image_1_uid="../x"), pick(1.0, jpg_1=b"text"), pick(1.0, image_0_uid="u-2", image_1_uid="u-3")]
+    found = convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], tmp_path / "out", limit=1)
+    assert found.left_out == {
+        "with an image uid of other characters than letters, digits, _ and -": 1,
+        "with bytes that are no image of JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF": 1,
+    }
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["u-2.jpg", "u-3.jpg"]
+    assert (found.pairs, found.pictures) == (1, 2)
+
+
 @pytest.mark.parametrize(
-    ("row", "message"),
-    [(pick(1.0, image_0_uid="../x"), "an identity of letters"), (pick(1.0, jpg_0=b"text"), "got other bytes in u-0")],
-    ids=["name", "bytes"],
+    ("kind", "suffix"),
+    [
+        ("JPEG", ".jpg"),
+        ("PNG", ".png"),
+        ("WEBP", ".webp"),
+        ("BMP", ".bmp"),
+        ("GIF", ".gif"),
+        ("TIFF", ".tif"),
+        pytest.param(
+            "AVIF", ".avif", marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+        ),
+    ],
 )
-def test_images_that_cannot_be_written_are_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        convert(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", [row])], tmp_path / "out")
+def test_images_of_every_format_that_a_run_reads_are_written_with_its_suffix(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    rows = [{"prompt": "p", "chosen": picture(200, kind), "rejected": picture(20, kind)}]
+    found = convert(PAIR_SETS["open_image_preferences"], [table(tmp_path / "a.parquet", rows)], tmp_path / "out")
+    assert {file.suffix for file in (tmp_path / "out" / "images").iterdir()} == {suffix}
+    reds = load_judged(str(found.path), "pairs").images.load([0, 1], 8)[:, 0, 0, 0]
+    # Formats with losses change a colour by some levels of 255.
+    assert reds.tolist() == pytest.approx([200 / 255, 20 / 255], abs=0.03)
+
+
+def test_set_without_a_usable_row_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    file = table(tmp_path / "a.parquet", [pick(0.5), pick(0.5), pick(1.0, jpg_0=b"text")])
+    with pytest.raises(
+        ValueError, match=r"one pair of Pick-a-Pic .* got none \(2 ties, 1 with bytes .*\); name another"
+    ):
+        convert(PAIR_SETS["pick_a_pic"], [file], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_damaged_later_row_leaves_nothing_that_was_not_there(tmp_path: Path) -> None:
@@ -247,7 +400,8 @@ def test_confidence_of_pick_a_pic_is_one_over_the_examples_of_its_prompt(
 
 def test_confidence_of_hpdv3_is_its_column_and_0_leaves_the_row_out(tmp_path: Path) -> None:
     values = [0.75, None, 0, 1]
-    rows = [{"prompt": "p", "path1": "a", "path2": "b", "confidence": value} for value in values]
+    images(tmp_path, "a.png", "b.png")
+    rows = [{"prompt": "p", "path1": "a.png", "path2": "b.png", "confidence": value} for value in values]
     file = write_json(tmp_path / "train.json", rows)
     found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out", confidence=True)
     assert confidences(tmp_path / "out") == [0.75, None, 1.0]
@@ -256,24 +410,19 @@ def test_confidence_of_hpdv3_is_its_column_and_0_leaves_the_row_out(tmp_path: Pa
     assert (plain.pairs, confidences(tmp_path / "plain")) == (4, [None] * 4)
 
 
-@pytest.mark.parametrize(
-    ("name", "rows", "message"),
-    [
-        ("hpdv3", [{"prompt": "p", "path1": "a", "path2": "b", "confidence": 1.5}], "the confidence 1.5, which is not"),
-        ("hpdv3", [{"prompt": "p", "path1": "a", "path2": "b", "confidence": "x"}], "the confidence 'x'"),
-        ("hpdv2", [], "--confidence: expected --set pick_a_pic or hpdv3, got hpdv2, which states no weight"),
-    ],
-)
-def test_weights_that_are_none_are_refused_if_asked_for(
-    name: str, rows: list[Any], message: str, tmp_path: Path
-) -> None:
-    file = write_json(tmp_path / "train.json", rows)
+def test_weights_that_are_none_are_counted_if_asked_for(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png")
+    rows = [{"prompt": "p", "path1": "a.png", "path2": "b.png", "confidence": value} for value in (1.5, "x", 0.5)]
+    found = convert(PAIR_SETS["hpdv3"], [write_json(tmp_path / "x.json", rows)], tmp_path / "v3", confidence=True)
+    assert (confidences(tmp_path / "v3"), found.left_out) == ([0.5], {"with a confidence outside [0, 1]": 2})
+    file = table(tmp_path / "a.parquet", [pick(1.0, num_example_per_prompt=count) for count in (0, 2)])
+    found = convert(PAIR_SETS["pick_a_pic"], [file], tmp_path / "pick", confidence=True)
+    counted = {"with num_example_per_prompt below 1 or no whole number": 1}
+    assert (confidences(tmp_path / "pick"), found.left_out) == ([0.5], counted)
+
+
+def test_weights_of_a_set_without_them_are_refused(tmp_path: Path) -> None:
+    message = "--confidence: expected --set pick_a_pic or hpdv3, got hpdv2, which states no weight"
     with pytest.raises(ValueError, match=message):
-        convert(PAIR_SETS[name], [file], tmp_path / "out", confidence=True)
-    assert not (tmp_path / "out" / "pairs.jsonl").exists()
-
-
-def test_count_of_examples_below_1_is_refused_if_asked_for(tmp_path: Path) -> None:
-    file = table(tmp_path / "a.parquet", [pick(1.0, num_example_per_prompt=0)])
-    with pytest.raises(ValueError, match=r"a.parquet: .* num_example_per_prompt 0, which is no number of examples"):
-        convert(PAIR_SETS["pick_a_pic"], [file], tmp_path / "out", confidence=True)
+        convert(PAIR_SETS["hpdv2"], [write_json(tmp_path / "x.json", [])], tmp_path / "out", confidence=True)
+    assert not (tmp_path / "out").exists()

@@ -48,7 +48,32 @@ def test_ties_are_left_out_and_counted_and_their_images_are_not_listed(tmp_path:
     file = write(tmp_path, pair("a", "b", annotator="x"), pair("b", "c", confidence=0), pair("b", "a", annotator="y"))
     judged = load_judged(file, "pairs")
     assert [row.images for row in judged.rows] == [(0, 1), (1, 0)]
-    assert judged.note == f"{file}: 2 pairs of 2 annotators, 2 images, 1 tie left out"
+    assert judged.note == f"{file}: 2 pairs of 2 annotators, 2 images, 1 tie left out, 2 contradict another row"
+
+
+def test_repeated_and_contradicting_pairs_of_one_prompt_are_kept_and_counted(tmp_path: Path) -> None:
+    rows = [
+        pair("a", "b"),
+        pair("a", "./b", annotator="x"),
+        pair("b", "a"),
+        pair("b", "a", prompt="a square"),
+        pair("a", "c"),
+    ]
+    judged = load_judged(write(tmp_path, *rows), "pairs")
+    assert [row.images for row in judged.rows] == [(0, 1), (0, 1), (1, 0), (1, 0), (0, 2)]
+    assert str(judged.note).endswith(
+        "5 pairs of 1 annotators, 3 images, 1 repeat an earlier row, 3 contradict another row"
+    )
+
+
+def test_pairs_repeat_each_other_by_images_and_both_captions(tmp_path: Path) -> None:
+    rows = [
+        pair("a", "b", other_prompt="one"),
+        pair("a", "b", other_prompt="two"),
+        {**pair("b", "a", other_prompt="a circle"), "prompt": "one"},
+    ]
+    judged = load_judged(write(tmp_path, *rows), "pairs", own_captions=True)
+    assert str(judged.note).endswith("3 pairs, 2 images, 2 contradict another row")
 
 
 def test_labels_are_signed_and_a_share_of_a_half_is_a_tie(tmp_path: Path) -> None:
@@ -91,6 +116,30 @@ def test_rows_that_cannot_be_used_are_refused_together_with_counts(tmp_path: Pat
         "2 with no JSON object (line 10, line 11)",
     ):
         assert part in message
+
+
+def test_image_is_the_same_by_an_absolute_path_and_by_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(tmp_path / "images")
+    rows = [
+        pair("a", "b"),
+        {**pair("a", "a"), "other": str(tmp_path / "images" / "a.png")},
+        {**pair("a", "a"), "preferred": "linked/a.png"},
+        {**pair("a", "a"), "preferred": "linked/b.png"},
+    ]
+    with pytest.raises(ValueError, match=r"2 of 4 rows .*: 2 with the same image twice \(line 2, line 3\);"):
+        load_judged(write(tmp_path, *rows), "pairs")
+
+
+@pytest.mark.parametrize(
+    ("confidence", "noted"),
+    [("full", True), ("utility", False)],
+)
+def test_slope_by_confidence_is_noted_where_all_rows_have_confidence_1(confidence: str, noted: bool) -> None:
+    settings = "algorithm.type=preference", f"data.pairs=small_world:pairs?confidence={confidence}"
+    notes = read_texts(load_run([SMALL_WORLD], [*settings, "algorithm.confidence_slope=10"])).notes
+    expected = "algorithm.confidence_slope: all rows of small_world:pairs?confidence=full have the confidence 1"
+    assert any(note.startswith(expected) for note in notes) == noted
+    assert not any("confidence_slope" in note for note in read_texts(load_run([SMALL_WORLD], settings)).notes)
 
 
 def test_labels_neither_true_nor_false_nor_a_share_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Pair files of a model's own images: against the rewards of the written images."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def test_other_rule_or_gap_samples_no_image_again(tmp_path: Path, monkeypatch: p
     for pair in read(tmp_path / "out"):
         gap = sum(weights[name] * (preferred - other) for name, (preferred, other) in pair["scores"].items())
         assert gap >= 0.03
+    assert make(tmp_path, "--temperature", "0.1") == 0
+    assert len(drawn) == count
+    for pair in read(tmp_path / "out"):
+        gap = sum(weights[name] * (preferred - other) for name, (preferred, other) in pair["scores"].items())
+        assert pair["confidence"] == pytest.approx(math.tanh(gap / 0.2))
 
 
 def test_run_samples_with_its_tuned_model_and_a_weight_of_0_with_the_base_model(run_dir: Path, tmp_path: Path) -> None:
@@ -87,6 +93,7 @@ def test_run_samples_with_its_tuned_model_and_a_weight_of_0_with_the_base_model(
             "expected images of a prompt that best_worst tells apart by at least 100, got none",
         ),
         (["--min-gap", "-1"], "--min-gap: expected a number of at least 0"),
+        (["--select", "vote", "--min-gap", "0.1"], "expected no --min-gap with --select=vote, got 0.1"),
         (["--samples-per-prompt", "1"], "--samples-per-prompt: expected a number of at least 2, got 1"),
         (["--rl-guidance", "2"], "--rl-guidance: expected the folder of a run, or a config whose"),
         (["--prompts", "missing.txt"], "--prompts"),

@@ -119,6 +119,21 @@ def test_kept_labels_leave_out_what_the_rewards_contradict_or_hardly_tell_apart(
     assert "1 without a preference in the file" in said
 
 
+@pytest.mark.parametrize("words", [(), ("--keep-labels",)], ids=["relabelled", "kept"])
+def test_temperature_writes_the_confidence_of_the_gap(words: tuple[str, ...], drawn: Path, tmp_path: Path) -> None:
+    rows = [row(index, confidence=0.5) for index in range(COUNT)]
+    assert rank(write(drawn, rows), tmp_path / "out", "--temperature", "0.05", *words) == 0
+    pairs = read(tmp_path / "out")
+    weights = {"preference": 1.0, "contrastive": 0.5}
+    gaps = [sum(weights[name] * (both[0] - both[1]) for name, both in pair["scores"].items()) for pair in pairs]
+    # 2 p - 1 of the Bradley-Terry probability p = 1 / (1 + exp(-d / T)).
+    expected = [2 / (1 + math.exp(-gap / 0.05)) - 1 for gap in gaps]
+    assert [pair["confidence"] for pair in pairs] == pytest.approx(expected)
+    assert len({round(each, 3) for each in expected}) > 1
+    labels = load_judged(str(tmp_path / "out" / "pairs.jsonl"), "pairs").labels
+    assert (labels[:, 0] - labels[:, 1]).tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_vote_counts_rewards_and_dominance_needs_all_of_them() -> None:
     rewards = torch.tensor(
         [
@@ -226,6 +241,9 @@ def test_black_box_judge_relabels_by_what_it_is_asked(drawn: Path, tmp_path: Pat
         (["--seed", "0"], [row(0)], "got --seed"),
         (["--min-gap", "100"], [row(0)], "got none in"),
         (["--min-gap", "-1"], [row(0)], "--min-gap: expected a number of at least 0"),
+        (["--temperature", "0"], [row(0)], "--temperature: expected a number above 0, got 0"),
+        (["--select", "vote", "--min-gap", "1"], [row(0)], "expected no --min-gap with --select=vote, got 1"),
+        (["--select", "vote", "--temperature", "1"], [row(0)], "expected no --temperature with --select=vote, got 1"),
         ([], [row(0, other_prompt="b")], "got other_prompt in 1 of 1 rows"),
         ([], [row(0), {**row(1), "other": "no.png"}], "--pairs: expected preferred, other and prompt in every row"),
         (

@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from srpo_ray.cli import main
+from srpo_ray.config import load_run
+from srpo_ray.models.distilled import check_likelihood
 from tests.conftest import SMALL_WORLD, TINY
 from tests.helpers.models.tiny_families import LENGTHS, save_tiny_flux2_klein
 
+MAPO = ("algorithm.type=preference", "algorithm.loss=mapo", "data.pairs=small_world:pairs")
 KLEIN = f"model.max_sequence_length={LENGTHS['flux2_klein']}"
 
 
@@ -51,6 +54,26 @@ def test_distilled_model_with_guidance_is_refused_with_the_keys_to_set(
     assert "expected a guidance scale of 1" in message
     assert "got rollout.guidance_scale=4" in message
     assert "set rollout.guidance_scale=1" in message
+
+
+def test_mapo_with_guided_velocities_of_a_guidance_distilled_model_is_refused(refused: Callable[..., str]) -> None:
+    message = refused(*MAPO, "algorithm.guidance_scale=3.5")
+    assert "expected algorithm.guidance_scale=1 with algorithm.loss=mapo and small_world, got 3.5" in message
+    assert "set algorithm.guidance_scale=1, or choose a loss with a reference" in message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [MAPO, (*MAPO, "algorithm.loss=dpo", "algorithm.guidance_scale=3.5")],
+    ids=["guidance 1", "another loss"],
+)
+def test_mapo_without_guidance_and_other_losses_are_accepted(overrides: tuple[str, ...]) -> None:
+    check_likelihood(load_run([SMALL_WORLD], overrides))
+
+
+def test_mapo_with_guidance_of_a_model_without_its_input_is_accepted(tmp_path: Path) -> None:
+    path = save_tiny_flux2_klein(tmp_path / "klein", distilled=False)
+    check_likelihood(load_run([SMALL_WORLD], [*MAPO, f"model.path={path}", KLEIN, "algorithm.guidance_scale=3.5"]))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from srpo_ray.config import load_run
+from srpo_ray.config import load_run, to_yaml
 from srpo_ray.runs.folder import (
     RunFolder,
     append_row,
@@ -28,16 +28,37 @@ def test_a_row_that_was_cut_off_is_not_read(tmp_path: Path) -> None:
     assert read_rows(folder.updates) == [{"update": 1}]
 
 
-def test_updates_without_gradient_are_warned_of(tmp_path: Path) -> None:
+ONLINE = ("algorithm.type=preference", "algorithm.source=online")
+HINGE = ("algorithm.type=preference", "algorithm.loss=hinge", "data.pairs=small_world:pairs")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "without_pair", "cause"),
+    [
+        (["algorithm.type=srpo"], None, "; with a hinge this means that every reward was above algorithm.hinge: raise"),
+        (["algorithm.type=dance_grpo"], None, ""),
+        ([*HINGE], None, "; with the loss hinge every margin was above algorithm.margin: raise it"),
+        ([*HINGE[:1], HINGE[2]], None, ""),
+        ([*ONLINE], 1.0, "; in 1 of them no two images of a prompt made a pair: lower algorithm.min_gap, or"),
+        ([*ONLINE, "algorithm.loss=hinge"], 1.0, "; in 1 of them no two images of a prompt made a pair: lower"),
+        ([*ONLINE, "algorithm.loss=hinge"], 0.5, "; with the loss hinge every margin was above algorithm.margin"),
+    ],
+)
+def test_updates_without_gradient_are_explained_by_the_settings_of_the_algorithm(
+    tmp_path: Path, overrides: list[str], without_pair: float | None, cause: str
+) -> None:
     folder = run(tmp_path / "run")
+    folder.config.write_text(to_yaml(load_run(["configs/small_world.yaml"], overrides)))
     assert idle_warning(folder) is None
     append_row(folder.updates, {"update": 1, "update/gradient_norm": 0.3})
     assert idle_warning(folder) is None
-    append_row(folder.updates, {"update": 2, "update/gradient_norm": 0.0})
+    own = {} if without_pair is None else {"preference/without_pair": without_pair}
+    append_row(folder.updates, {"update": 2, "update/gradient_norm": 0.0, **own})
     warning = idle_warning(folder)
     assert warning is not None
-    assert "1 of 2 updates" in warning
-    assert "algorithm.hinge" in warning
+    message = "run: the gradient was exactly zero in 1 of 2 updates, so they changed nothing"
+    assert warning.startswith(message + cause)
+    assert warning.count(";") == (1 if cause else 0)
 
 
 @pytest.mark.parametrize(
