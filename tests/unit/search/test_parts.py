@@ -384,6 +384,23 @@ def test_search_in_parts_that_could_not_continue_is_refused_before_it_starts(
     load(tmp_path, search={"scheduler": scheduler})
 
 
+def test_promotion_checks_conditional_values_together_with_those_that_they_need(tmp_path: Path) -> None:
+    space: dict[str, Any] = {
+        "algorithm.query": {"choice": ["relative", "plain"]},
+        "algorithm.hinge": {"uniform": [0, 2], "when": {"algorithm.query": "relative"}},
+        "algorithm.branches": {"choice": [["denoise"]], "when": {"algorithm.query": "plain"}},
+    }
+    search = {"scheduler": {"type": "promotion", "rungs": RUNGS}}
+    load(tmp_path, search=search, arms=[{"name": "SRPO", "space": space}])
+    rungs = [{**RUNGS[0], "set": {"training.batch_size": 4}}, *RUNGS[1:]]
+    with pytest.raises(ValueError, match=r"arm 'SRPO': expected the training\.batch_size of the run"):
+        load(
+            tmp_path,
+            search={"scheduler": {"type": "promotion", "rungs": rungs}},
+            arms=[{"name": "SRPO", "space": space}],
+        )
+
+
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
