@@ -49,7 +49,7 @@ def open_experiment_folder(config: ExperimentConfig, base: RunConfig, variants: 
         has_results=own.exists() and any((folder / "trials").glob("*/evaluations.jsonl")),
         cure="choose another name with `experiment.name=...` or remove the folder",
     )
-    if earlier.budget != config.budget:
+    if (earlier.budget, earlier.price) != (config.budget, config.price):
         change_budget(folder)
     for file, section in ((own, config), (shared, base)):
         write_text(file, to_yaml(section))
