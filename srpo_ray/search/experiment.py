@@ -27,7 +27,7 @@ from srpo_ray.search.budget_terms import BudgetTerms, budget_terms, plan_budget
 from srpo_ray.search.concurrency import RunNeeds, cluster_concurrency, run_needs
 from srpo_ray.search.earlier_trials import EarlierTrials, earlier_trials_file, keep_earlier_trials, read_earlier_trials
 from srpo_ray.search.experiment_page import ExperimentPage
-from srpo_ray.search.folder import first_command, open_experiment_folder
+from srpo_ray.search.folder import first_command, open_experiment_folder, resume_command
 from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
@@ -116,7 +116,7 @@ def _run_parts(
             with reward_pools(runs, f"rewards_{config.name}", create, until) as pools:
                 params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
                 parent_run = start_parent_run(base, config.name, folder, params)
-                command_to_resume, unique = f"{resume} {folder}", uuid.uuid4().hex
+                command_to_resume, unique = resume_command(resume, folder), uuid.uuid4().hex
                 budget = budget_terms(config, base, planned)
                 if budget:
                     follower.add_facts(partial(_budget_facts, folder, budget))

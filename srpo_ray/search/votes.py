@@ -1,5 +1,6 @@
 """Choice by people: wait until they have voted on the images of runs, then rank the runs by their strengths."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -113,7 +114,7 @@ def wait_for_votes(folder: Path, names: Sequence[str], needed: int, resume: str,
     write_wanted(folder, Wanted(names, needed))
     print(
         f"{folder.name}: waiting for {needed} votes on {len(names)} runs and the base model; one person can give up to"
-        f" {len(ballot.pairs)}, and {given} are there\nvote with: srpo-ray vote {folder}",
+        f" {len(ballot.pairs)}, and {given} are there\nvote with: srpo-ray vote {shlex.quote(str(folder))}",
         flush=True,
     )
     try:
