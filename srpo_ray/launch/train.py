@@ -18,6 +18,7 @@ from srpo_ray.launch.capacity import check_capacity, is_one_machine, needs_no_wo
 from srpo_ray.launch.preflight import check_inputs, input_notes, open_run_folder, release_folder_on_early_failure
 from srpo_ray.launch.progress import RunPageWriter, run_progress
 from srpo_ray.launch.session import ray_session
+from srpo_ray.launch.stopped_runs import ending_runs
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.folder_lock import folder_lock
@@ -79,7 +80,8 @@ def train(
     with folder_lock(folder.path):
         open_run_folder(config, folder.path)
         if not folder.finished.exists():
-            _train_in(folder, config, address, note, page)
+            with ending_runs(folder):
+                _train_in(folder, config, address, note, page)
     return folder
 
 

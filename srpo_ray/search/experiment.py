@@ -15,6 +15,7 @@ from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs, model_notes
 from srpo_ray.launch.session import ray_session
+from srpo_ray.launch.stopped_runs import ending_runs
 from srpo_ray.launch.train import check_cluster
 from srpo_ray.live.follow import Follower
 from srpo_ray.live.state import Progress
@@ -33,7 +34,7 @@ from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
 from srpo_ray.search.searchers import check_searcher, searched_metrics
 from srpo_ray.search.spending import Spending, budget_line
-from srpo_ray.search.trial import Experiment
+from srpo_ray.search.trial import Experiment, run_folders
 from srpo_ray.tracking.client import create_database
 from srpo_ray.tracking.runs import flatten, git_commit, tracking_uri
 
@@ -83,7 +84,8 @@ def run_experiment(
         if earlier:
             keep_earlier_trials(folder, earlier)
         command = first_command(folder, command)
-        return _run_parts(config, base, runs, folder, planned, address, command, resume, note)
+        with ending_runs(RunFolder(folder), partial(run_folders, folder)):
+            return _run_parts(config, base, runs, folder, planned, address, command, resume, note)
 
 
 def _run_parts(
