@@ -24,6 +24,7 @@ from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.folder_lock import folder_lock
 from srpo_ray.tracking.client import SQLITE, create_database
 from srpo_ray.tracking.runs import git_commit, tracking_uri
+from srpo_ray.tracking.server import require_server
 from srpo_ray.training.host import OwnProcess
 from srpo_ray.training.worker import import_models, prepare_process
 
@@ -70,12 +71,15 @@ def train(
 
     Raises:
         ValueError: If an input cannot be used.
+        ConnectionError: If the MLflow server cannot be reached.
         TrainingError: If the run fails.
         KeyboardInterrupt: If Ctrl-C has stopped the run.
     """
     check_inputs(config)
     config = with_absolute_paths(config)
     folder = RunFolder(Path(config.run_root) / config.name)
+    if not folder.finished.exists():
+        require_server(tracking_uri(config))
     folder.make()
     with folder_lock(folder.path):
         open_run_folder(config, folder.path)

@@ -37,6 +37,7 @@ from srpo_ray.search.spending import Spending, budget_line
 from srpo_ray.search.trial import Experiment, run_folders
 from srpo_ray.tracking.client import create_database
 from srpo_ray.tracking.runs import flatten, git_commit, tracking_uri
+from srpo_ray.tracking.server import require_server
 
 
 def run_experiment(
@@ -62,6 +63,7 @@ def run_experiment(
 
     Raises:
         ValueError: If an input or the searcher cannot be used, or no trial of a searched arm finished.
+        ConnectionError: If the MLflow server cannot be reached.
         CommandInterruptedError: If it was stopped by Ctrl-C.
     """
     check_searcher(config)
@@ -73,6 +75,7 @@ def run_experiment(
         texts = read_texts(run)
         check_leakage(run, texts)
         check_control_words(run, texts)
+    require_server(tracking_uri(base))
     planned = plan_budget(config, base)
     base = with_absolute_paths(base)
     runs = list(map(with_absolute_paths, (*trained, *trials)))
