@@ -55,7 +55,7 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
     # The scripts are in a clone only.
     program = ["python", script] if Path(script).exists() else ["srpo-ray", parsed.command]
     command = redact(shlex.join([*program, *parsed.config]))
-    resume = f"{shlex.join(program)} --resume"
+    resume = redact(shlex.join([*program, *(["--address", parsed.address] if parsed.address else []), "--resume"]))
     report = run_experiment(config, base, parsed.address, command, resume, note=print_note)
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
     if base.tracking.register_as:

@@ -89,9 +89,19 @@ def example_trial(space: Mapping[str, SearchDimension], path: str, value: Any) -
         allowed = allowed_values(space, waiting.pop())
         waiting += [other for other in allowed if other not in values]
         values = {other: choices[0] for other, choices in allowed.items()} | values
-    values[path] = value
-    for other in conditions_first(space):
-        allowed = allowed_values(space, other)
-        if allowed and all(name in values and values[name] in choices for name, choices in allowed.items()):
-            values.setdefault(other, space[other].examples[0])
-    return values
+    return with_conditional(space, {**values, path: value})
+
+
+def with_conditional(space: Mapping[str, SearchDimension], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Add an example of each missing dimension that is searched because of other values.
+
+    Args:
+        space: Dotted config path -> dimension.
+        values: Dotted config path -> value, for some of the dimensions.
+    """
+    found = dict(values)
+    for path in conditions_first(space):
+        allowed = allowed_values(space, path)
+        if allowed and all(other in found and found[other] in choices for other, choices in allowed.items()):
+            found.setdefault(path, space[path].examples[0])
+    return found

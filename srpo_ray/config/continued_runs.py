@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from srpo_ray.config.arm import Arm
+from srpo_ray.config.conditions import example_trial
 from srpo_ray.config.continuation import check_continues
 from srpo_ray.config.experiment import ExperimentConfig
 from srpo_ray.config.run import RunConfig
@@ -140,9 +141,10 @@ def _check_schedule(config: ExperimentConfig, arm: Arm, make: Make) -> None:
 
 
 def _examples(arm: Arm) -> Iterator[dict[str, Any]]:
-    """Values of example trials, one searched value at a time."""
+    """Values of example trials: one searched value at a time, with those that its condition needs."""
     yield {}
-    yield from ({path: value} for path, dimension in arm.space.items() for value in dimension.examples)
+    for path, dimension in arm.space.items():
+        yield from (example_trial(arm.space, path, value) for value in dimension.examples)
 
 
 def _check_chain(parts: Sequence[RunConfig]) -> None:

@@ -59,7 +59,8 @@ class ExperimentParts(Section):
     `votes`, for which the experiment waits until people have voted with `srpo-ray vote`."""
     votes_needed: int = Field(default=100, ge=1)
     """With `objective: votes`: votes to wait for before trials are chosen, and again before arms are compared; hidden
-    repeats do not count."""
+    repeats do not count. With promotion or `pbt`, it waits for as many after every rung or round too. The hours of a
+    `budget` go on while it waits, and so do the GPU-hours of the reward pool."""
     mode: Literal["max", "min"] = "max"
     """Direction of a better objective."""
     objectives: dict[Objective, Literal["max", "min"]] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from srpo_ray.algorithms.registry import algorithm_class
 from srpo_ray.config import RunConfig, to_yaml
 from srpo_ray.config.load import ConfigError, load_run
+from srpo_ray.credentials import expand_uri
 from srpo_ray.data.sizes import nearest_size
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
@@ -46,10 +47,10 @@ def check_inputs(config: RunConfig) -> None:
             to start from or a name in `target_modules` does not fit the model; if the model's family lacks something
             that the run sets or takes no texts of that length, or the model is distilled and the run asks for guidance;
             if the loss takes errors for likelihoods and the run asks for guided velocities; if workers cannot share the
-            model's heads and tokens equally, or it cannot draw images of a size; if MLflow's address is invalid, or
-            another tracker lacks its package or key; if the run cannot continue from the run that `start_from` names;
-            if the run would be judged by what it trains on; or if prompts have control words that the algorithm does
-            not use, or lack those that it uses.
+            model's heads and tokens equally, or it cannot draw images of a size; if MLflow's address is invalid or
+            names an environment variable that is not set, or another tracker lacks its package or key; if the run
+            cannot continue from the run that `start_from` names; if the run would be judged by what it trains on; or if
+            prompts have control words that the algorithm does not use, or lack those that it uses.
     """
     check_rewards(config)
     check_attention_device(config)
@@ -73,7 +74,7 @@ def check_inputs(config: RunConfig) -> None:
 
         check_context_parallel(config)
     check_grids(config)
-    tracking_uri(config)
+    expand_uri(tracking_uri(config))
     check_start(config)
     check_sinks(config.tracking)
     texts = read_texts(config)

@@ -18,11 +18,13 @@ from srpo_ray.launch.capacity import check_capacity, is_one_machine, needs_no_wo
 from srpo_ray.launch.preflight import check_inputs, input_notes, open_run_folder, release_folder_on_early_failure
 from srpo_ray.launch.progress import RunPageWriter, run_progress
 from srpo_ray.launch.session import ray_session
+from srpo_ray.launch.stopped_runs import ending_runs
 from srpo_ray.rewards.pool.pool import RewardPool
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.folder_lock import folder_lock
 from srpo_ray.tracking.client import SQLITE, create_database
 from srpo_ray.tracking.runs import git_commit, tracking_uri
+from srpo_ray.tracking.server import require_server
 from srpo_ray.training.host import OwnProcess
 from srpo_ray.training.worker import import_models, prepare_process
 
@@ -69,17 +71,21 @@ def train(
 
     Raises:
         ValueError: If an input cannot be used.
+        ConnectionError: If the MLflow server cannot be reached.
         TrainingError: If the run fails.
         KeyboardInterrupt: If Ctrl-C has stopped the run.
     """
     check_inputs(config)
     config = with_absolute_paths(config)
     folder = RunFolder(Path(config.run_root) / config.name)
+    if not folder.finished.exists():
+        require_server(tracking_uri(config))
     folder.make()
     with folder_lock(folder.path):
         open_run_folder(config, folder.path)
         if not folder.finished.exists():
-            _train_in(folder, config, address, note, page)
+            with ending_runs(folder):
+                _train_in(folder, config, address, note, page)
     return folder
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, apply
 from srpo_ray.config.added_values import possible_values
 from srpo_ray.config.arm import Arm
+from srpo_ray.config.conditions import example_trial, searched_values_of, with_conditional
+from srpo_ray.config.search import SearchDimension
 from srpo_ray.planning.hardware import Hardware
 from srpo_ray.planning.plan import Plan, make_plan
 
@@ -55,8 +57,9 @@ def example_trials(
     """Plan example trials of one search.
 
     Values of a space are those of a list, or the ends of a range and one between them. A key whose values all lead to
-    the same plan keeps the arm's own in the examples. The others are combined. Those of a grid that widens are followed
-    by the values that may be added, as far as the config accepts them.
+    the same plan keeps the arm's own in the examples. The others are combined; a combination has no value whose
+    condition does not hold, and a value for each condition that does. Those of a grid that widens are followed by the
+    values that may be added, as far as the config accepts them.
 
     Args:
         config: The experiment.
@@ -78,17 +81,34 @@ def example_trials(
         beyond = any(chosen.get(path) in each for path, each in added.items())
         return PlannedTrial(run, make_plan(run, hardware), {**chosen}, beyond)
 
-    alone = {path: [planned({path: value}) for value in examples] for path, examples in values.items()}
-    relevant = [path for path, trials in alone.items() if len({trial.figures for trial in trials}) > 1]
+    def with_condition(path: str, value: Any) -> dict[str, Any]:
+        return example_trial(arm.space, path, value) if path in arm.space else {path: value}
+
+    alone = {path: [planned(with_condition(path, value)) for value in examples] for path, examples in values.items()}
+    differing = [path for path, trials in alone.items() if len({trial.figures for trial in trials}) > 1]
+    relevant = _with_conditions(arm.space, differing)
     if not relevant:
         return [next(iter(alone.values()))[0]._replace(values={})]
     if prod(len(values[path]) for path in relevant) > MOST_EXAMPLES:
         return [trial for path in relevant for trial in alone[path]]
     found = []
     for combination in product(*(values[path] for path in relevant)):
+        chosen = dict(zip(relevant, combination, strict=True))
+        if arm.space:
+            # Equal trials may remain: their number is the share of the draws in which a condition does not hold.
+            chosen = with_conditional(arm.space, searched_values_of(arm.space, chosen))
         try:
-            found.append(planned(dict(zip(relevant, combination, strict=True))))
+            found.append(planned(chosen))
         except ConfigError:
             # Two values exclude each other. A trial that draws both fails at its start.
             continue
     return found or [trial for path in relevant for trial in alone[path]]
+
+
+def _with_conditions(space: Mapping[str, SearchDimension], paths: Sequence[str]) -> list[str]:
+    """Paths, and those that their conditions name, in the order of the space."""
+    found = list(paths)
+    for path in found:
+        needed = space[path].when if path in space else ()
+        found += [other for other in needed if other not in found]
+    return [path for path in space if path in found] or found

@@ -141,16 +141,18 @@ def _comparison(results: Results, images: Path | None, runs: Table, ablations: T
         equal_gain_section(results),
         comparison.ablations_section(results, ablations),
         searches_section(results),
-        *(section for search in results.searches if search.drawn for section in _search(results, search)),
+        *(section for search in results.searches for section in _search(results, search)),
         sweep.runs_section(results, runs),
     ]
 
 
 def _search(results: Results, search: Search) -> list[Section]:
-    """Charts of the trials that were drawn for one arm."""
+    """Pareto front of one arm's trials, and charts of those that were drawn from a space."""
     found = results.of(search)
-    sections = [front_section(found), sweep.pareto(found), sweep.curves(found), *_parts(found, search)]
-    sections += [] if search.rounds else [sweep.importance(found), sweep.slices(found)]
+    sections = [front_section(found)]
+    if search.drawn:
+        sections += [sweep.pareto(found), sweep.curves(found), *_parts(found, search)]
+        sections += [] if search.rounds else [sweep.importance(found), sweep.slices(found)]
     named = [section for section in sections if section is not None]
     return [
         replace(section, title=f"{search.arm}: {section.title[:1].lower()}{section.title[1:]}") for section in named

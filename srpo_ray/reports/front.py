@@ -8,7 +8,11 @@ from srpo_ray.reports.report import Cell, Charts, Column, Part, Row, Section, Ta
 
 
 def front_section(sweep: Results) -> Section | None:
-    """The Pareto front of the first search of some results; None without objectives or without a trial on it."""
+    """The Pareto front of the first search of some results; None without objectives or without a trial on it.
+
+    Args:
+        sweep: Results of one search, see `Results.of`.
+    """
     search = next((search for search in sweep.searches if search.front), None)
     if not sweep.objectives or search is None:
         return None

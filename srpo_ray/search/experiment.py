@@ -15,6 +15,7 @@ from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs, model_notes
 from srpo_ray.launch.session import ray_session
+from srpo_ray.launch.stopped_runs import ending_runs
 from srpo_ray.launch.train import check_cluster
 from srpo_ray.live.follow import Follower
 from srpo_ray.live.state import Progress
@@ -27,15 +28,16 @@ from srpo_ray.search.budget_terms import BudgetTerms, budget_terms, plan_budget
 from srpo_ray.search.concurrency import RunNeeds, cluster_concurrency, run_needs
 from srpo_ray.search.earlier_trials import EarlierTrials, earlier_trials_file, keep_earlier_trials, read_earlier_trials
 from srpo_ray.search.experiment_page import ExperimentPage
-from srpo_ray.search.folder import first_command, open_experiment_folder
+from srpo_ray.search.folder import first_command, open_experiment_folder, resume_command
 from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
 from srpo_ray.search.searchers import check_searcher, searched_metrics
 from srpo_ray.search.spending import Spending, budget_line
-from srpo_ray.search.trial import Experiment
+from srpo_ray.search.trial import Experiment, run_folders
 from srpo_ray.tracking.client import create_database
 from srpo_ray.tracking.runs import flatten, git_commit, tracking_uri
+from srpo_ray.tracking.server import require_server
 
 
 def run_experiment(
@@ -61,6 +63,7 @@ def run_experiment(
 
     Raises:
         ValueError: If an input or the searcher cannot be used, or no trial of a searched arm finished.
+        ConnectionError: If the MLflow server cannot be reached.
         CommandInterruptedError: If it was stopped by Ctrl-C.
     """
     check_searcher(config)
@@ -72,6 +75,7 @@ def run_experiment(
         texts = read_texts(run)
         check_leakage(run, texts)
         check_control_words(run, texts)
+    require_server(tracking_uri(base))
     planned = plan_budget(config, base)
     base = with_absolute_paths(base)
     runs = list(map(with_absolute_paths, (*trained, *trials)))
@@ -83,7 +87,8 @@ def run_experiment(
         if earlier:
             keep_earlier_trials(folder, earlier)
         command = first_command(folder, command)
-        return _run_parts(config, base, runs, folder, planned, address, command, resume, note)
+        with ending_runs(RunFolder(folder), partial(run_folders, folder)):
+            return _run_parts(config, base, runs, folder, planned, address, command, resume, note)
 
 
 def _run_parts(
@@ -116,7 +121,7 @@ def _run_parts(
             with reward_pools(runs, f"rewards_{config.name}", create, until) as pools:
                 params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
                 parent_run = start_parent_run(base, config.name, folder, params)
-                command_to_resume, unique = f"{resume} {folder}", uuid.uuid4().hex
+                command_to_resume, unique = resume_command(resume, folder), uuid.uuid4().hex
                 budget = budget_terms(config, base, planned)
                 if budget:
                     follower.add_facts(partial(_budget_facts, folder, budget))

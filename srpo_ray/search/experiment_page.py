@@ -18,7 +18,7 @@ from srpo_ray.reports.html import page_text
 from srpo_ray.reports.live import live_report
 from srpo_ray.search.publish import failures, processor
 from srpo_ray.search.run_page import PAGE
-from srpo_ray.search.selection import baseline_row, read_row
+from srpo_ray.search.selection import baseline_row, best_of, read_row
 
 
 class ExperimentPage:
@@ -52,7 +52,7 @@ class ExperimentPage:
         rows = {run.name: self._row(progress, run) for run in begun}
         updates = {run.name: self._update(progress, run, rows[run.name]) for run in begun}
         results = self._results(begun, rows)
-        report = live_report(experiment_report(results), progress, updates, best_so_far(results))
+        report = live_report(experiment_report(results), progress, updates, best_so_far(results, self._config))
         return write_text(self._folder / PAGE, page_text(report))
 
     def _row(self, progress: Progress, run: RunState) -> TrialRow:
@@ -104,24 +104,24 @@ class ExperimentPage:
 
     def _search(self, arm: ArmConfig, rows: Sequence[TrialRow]) -> Search:
         """The trials of an arm so far; the best of those that have ended stands for the choice."""
-        sign = 1 if self._config.mode == "max" else -1
-        values = {
-            row.name: sign * value
-            for row in rows
-            if row.ended and (value := row.value(self._config.objective)) is not None
-        }
-        best = max(values, key=lambda name: values[name], default="")
-        return Search(arm.name, rows, best, bool(arm.space))
+        best = best_of(rows, self._config)
+        return Search(arm.name, rows, best.name if best else "", bool(arm.space))
 
 
-def best_so_far(results: Results) -> str:
-    """The best run that has ended, with its objective and the change since the base model; empty without one."""
-    sign = 1 if results.mode == "max" else -1
-    ended = [row for row in results.rows if row.kind != "base" and row.ended]
-    values = [(value, row) for row in ended if (value := row.value(results.objective)) is not None]
-    if not values:
+def best_so_far(results: Results, config: ExperimentConfig) -> str:
+    """The run that would be chosen of those that have ended, with its objective and the change since the base model.
+
+    Args:
+        results: Results so far.
+        config: Objective and limits.
+
+    Returns:
+        One line; empty if no run has ended.
+    """
+    row = best_of([row for row in results.rows if row.kind != "base"], config)
+    value = None if row is None else row.value(config.objective)
+    if row is None or value is None:
         return ""
-    value, row = max(values, key=lambda each: sign * each[0])
     change = results.change(row, results.objective)
     since = "" if change is None else f" ({signed(change)} since the base model)"
     return f"{row.name}, {results.objective} {number(value)}{since}"

@@ -1,5 +1,6 @@
 """Folder of an experiment: what makes it the same experiment when it is resumed."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,10 +39,10 @@ def open_experiment_folder(config: ExperimentConfig, base: RunConfig, variants: 
     }
     for file, is_same in same.items():
         if not is_same:
+            resume = resume_command("--resume", folder)
             raise ValueError(
                 f"expected {folder} to be new or to belong to this experiment, got another one ({file.name} differs);"
-                f" choose another name with `experiment.name=...`, resume that one with `--resume {folder}`, or remove"
-                " it"
+                f" choose another name with `experiment.name=...`, resume that one with `{resume}`, or remove it"
             )
     keep_inputs(
         RunFolder(folder).inputs,
@@ -49,7 +50,7 @@ def open_experiment_folder(config: ExperimentConfig, base: RunConfig, variants: 
         has_results=own.exists() and any((folder / "trials").glob("*/evaluations.jsonl")),
         cure="choose another name with `experiment.name=...` or remove the folder",
     )
-    if earlier.budget != config.budget:
+    if (earlier.budget, earlier.price) != (config.budget, config.price):
         change_budget(folder)
     for file, section in ((own, config), (shared, base)):
         write_text(file, to_yaml(section))
@@ -59,6 +60,16 @@ def open_experiment_folder(config: ExperimentConfig, base: RunConfig, variants: 
 def _without_budget(config: ExperimentConfig) -> ExperimentConfig:
     """The experiment apart from what it may spend: it trains the same runs."""
     return config.model_copy(update={"budget": None, "price": None})
+
+
+def resume_command(beginning: str, folder: Path) -> str:
+    """The command that resumes an experiment, quoted for a shell.
+
+    Args:
+        beginning: The command up to its option `--resume`.
+        folder: Folder of the experiment.
+    """
+    return f"{beginning} {shlex.quote(str(folder))}"
 
 
 def first_command(folder: Path, command: str) -> str:

@@ -120,6 +120,7 @@ def run_planned(
     reporter = RunsReporter(Path(experiment.folder), title, describe, opening(experiment))
     # After a change of the budget, runs that are over need no process to report again.
     left = [name for name in runs if not is_over(Path(experiment.folder), name)]
+    reporter.report_ended([(name, {"run": name}) for name in runs if name not in left])
     space = {"run": tune.grid_search(left)}
     results = fit_phase(experiment, phase, train, config, space, reporter, here, len(left)) if left else ()
     # A trial that was refused has no config in its result.

@@ -1,7 +1,7 @@
 """Reporter of Ray Tune that keeps the states of an experiment's runs in its progress file."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,19 @@ class RunsReporter(ProgressReporter):
         decisions = read_decisions(self._folder)
         ready = self._opening.is_complete()
         add_runs(self._folder, self._phase, [self._state(trial, ready, decisions) for trial in trials])
+
+    def report_ended(self, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Write the states of runs that have ended before, and of which Ray Tune knows nothing.
+
+        Args:
+            runs: Name and values of each.
+        """
+        ended = [self._describe(name, values) for name, values in runs]
+        if ended:
+            add_runs(self._folder, self._phase, [replace(run, status=self._ended(run)) for run in ended])
+
+    def _ended(self, run: RunState) -> Status:
+        return "done" if RunFolder(self._folder / "trials" / run.name).finished.exists() else "stopped early"
 
     def _state(self, trial: Any, ready: bool, decisions: Mapping[str, bool]) -> RunState:
         run = self._describe(str(trial), trial.config)

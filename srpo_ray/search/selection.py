@@ -193,18 +193,27 @@ def choose_best(rows: Sequence[TrialRow], config: ExperimentConfig, arm: str) ->
             f"expected a finished trial of {arm} with the metric {config.objective!r}, got none ({reasons});"
             f" metrics that trials have: {', '.join(known) or 'none'}"
         )
-    sign = 1 if config.mode == "max" else -1
-
-    def objective(row: TrialRow) -> float:
-        value = row.value(config.objective)
-        assert value is not None
-        return sign * value
-
-    keeping = [row for row in candidates if keeps(row, config.max_fall)]
-    if keeping or not config.max_fall:
-        return max(keeping or candidates, key=objective), None
+    best, keeping = best_of(candidates, config), [row for row in candidates if keeps(row, config.max_fall)]
+    assert best is not None
+    if keeping:
+        return best, None
     limits = " or ".join(f"{name} fall by more than {fall:g}" for name, fall in config.max_fall.items())
-    return max(candidates, key=objective), f"{arm}: every trial let {limits}; the best was chosen without that limit."
+    return best, f"{arm}: every trial let {limits}; the best was chosen without that limit."
+
+
+def best_of(rows: Sequence[TrialRow], config: ExperimentConfig) -> TrialRow | None:
+    """The best ended run among those that keep every `max_fall`, or among all if none does; None if none has ended.
+
+    Args:
+        rows: Runs; the first of equals wins. One that lacks the metric of a limit does not keep it.
+        config: Objective and limits.
+    """
+    sign = 1 if config.mode == "max" else -1
+    ended = [(sign * value, row) for row in rows if row.ended and (value := row.value(config.objective)) is not None]
+    keeping = [
+        (value, row) for value, row in ended if not _lacking(row, config.max_fall) and keeps(row, config.max_fall)
+    ]
+    return max(keeping or ended, key=lambda each: each[0], default=(0.0, None))[1]
 
 
 def keeps(row: TrialRow, max_fall: Mapping[str, float]) -> bool:
@@ -214,9 +223,13 @@ def keeps(row: TrialRow, max_fall: Mapping[str, float]) -> bool:
         ValueError: If there is no such metric.
     """
     first, last = row.history[0], row.evaluated
-    unknown = [name for name in max_fall if name not in first or name not in last]
-    if unknown:
+    if unknown := _lacking(row, max_fall):
         raise ValueError(
             f"max_fall: expected metrics of an evaluation, got {', '.join(unknown)}; there are {', '.join(last)}"
         )
     return all(first[name] - last[name] <= fall for name, fall in max_fall.items())
+
+
+def _lacking(row: TrialRow, max_fall: Mapping[str, float]) -> list[str]:
+    """Metrics of limits that a run lacks at its start or at the evaluation that stands for it."""
+    return [name for name in max_fall if name not in row.history[0] or name not in row.evaluated]

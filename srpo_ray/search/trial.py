@@ -235,3 +235,12 @@ def remove_group(group: str) -> None:
 def trial_folder(experiment: Experiment, name: str) -> RunFolder:
     """Folder that a trial writes into."""
     return RunFolder(Path(experiment.folder) / "trials" / name)
+
+
+def run_folders(folder: Path) -> list[RunFolder]:
+    """Folders of the runs of an experiment that have begun.
+
+    Args:
+        folder: Folder of the experiment.
+    """
+    return [RunFolder(path) for path in sorted((folder / "trials").glob("*")) if path.is_dir()]

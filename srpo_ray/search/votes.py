@@ -1,5 +1,6 @@
 """Choice by people: wait until they have voted on the images of runs, then rank the runs by their strengths."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import TrialRow
 from srpo_ray.search.trial import Experiment
 from srpo_ray.votes.ballot import Ballot
+from srpo_ray.votes.decided import Decided, read_decided, write_decided
 from srpo_ray.votes.ledger import Vote, distinct, read_votes
 from srpo_ray.votes.sources import open_ballot
 from srpo_ray.votes.strengths import Strength, strengths
@@ -23,7 +25,8 @@ POLL_S = 2.0
 def with_votes(experiment: Experiment, config: ExperimentConfig, rows: Sequence[TrialRow]) -> list[TrialRow]:
     """Wait for the votes on runs, and add the metric `votes` to their evaluations.
 
-    Votes that were given before, also those of an interrupted wait, count.
+    Votes that were given before, also those of an interrupted wait, count. When the wait ends, the strengths are
+    written to the experiment's folder. A resumed experiment reads them there: later runs depend on this decision.
 
     Args:
         experiment: Facts that all runs share.
@@ -41,10 +44,21 @@ def with_votes(experiment: Experiment, config: ExperimentConfig, rows: Sequence[
     ended = [row.name for row in rows if row.ended]
     if not ended:
         return list(rows)
-    folder = Path(experiment.folder)
-    wait_for_votes(folder, ended, config.votes_needed, experiment.resume)
-    ranking = {strength.system: strength.value for strength in choose_by_votes(ended, folder)}
-    return [_with_strength(row, ranking.get(row.name)) for row in rows]
+    decided = _decide(Path(experiment.folder), ended, config.votes_needed, experiment.resume)
+    return [_with_strength(row, decided.strengths.get(row.name)) for row in rows]
+
+
+def _decide(folder: Path, names: Sequence[str], needed: int, resume: str) -> Decided:
+    """Read what was decided on runs, or wait for their votes and write it."""
+    decided = read_decided(folder, names)
+    if decided is None:
+        wait_for_votes(folder, names, needed, resume)
+        ballot = open_ballot(folder, names)
+        votes = _counted(ballot)
+        ranking = {each.system: each.value for each in _ranking(ballot, votes, names)}
+        decided = Decided(names, [vote.id for vote in votes], ranking)
+        write_decided(folder, decided)
+    return decided
 
 
 def _with_strength(row: TrialRow, value: float | None) -> TrialRow:
@@ -71,7 +85,10 @@ def choose_by_votes(names: Sequence[str], folder: Path) -> list[Strength]:
         ValueError: If a run is unknown, there are no images to compare, or the file of votes is damaged.
     """
     ballot = open_ballot(folder, names)
-    votes = _counted(ballot)
+    return _ranking(ballot, _counted(ballot), names)
+
+
+def _ranking(ballot: Ballot, votes: Sequence[Vote], names: Sequence[str]) -> list[Strength]:
     ranking = strengths(votes, ballot.systems) if votes else []
     return [strength for strength in ranking if strength.votes and strength.system in names]
 
@@ -97,7 +114,7 @@ def wait_for_votes(folder: Path, names: Sequence[str], needed: int, resume: str,
     write_wanted(folder, Wanted(names, needed))
     print(
         f"{folder.name}: waiting for {needed} votes on {len(names)} runs and the base model; one person can give up to"
-        f" {len(ballot.pairs)}, and {given} are there\nvote with: srpo-ray vote {folder}",
+        f" {len(ballot.pairs)}, and {given} are there\nvote with: srpo-ray vote {shlex.quote(str(folder))}",
         flush=True,
     )
     try:

@@ -21,9 +21,11 @@ class Item:
     """One prompt with one noise."""
 
     key: str
-    """Equal for images that were drawn with the same prompt, noise and sampler."""
+    """Equal for images that were drawn from the same model path, prompt and noise with the same sampler."""
     prompt_index: int
     prompt: str
+    former: str = ""
+    """Key without the settings of the sampler, under which older votes were stored; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,28 @@ class Ballot:
             )
 
     def current(self, votes: Sequence[Vote]) -> list[Vote]:
-        """The votes on images that the ballot still has: not of other systems, nor of replaced images."""
-        return [vote for vote in votes if self._is_current(vote)]
+        """The votes on images that the ballot still has: not of other systems, nor of replaced images.
 
-    def _is_current(self, vote: Vote) -> bool:
+        A vote that was stored under the former key of an item gets the key of today if both of its images are there.
+        """
+        found = ((vote, self._item_of(vote)) for vote in votes)
+        return [vote if vote.item == key else vote.model_copy(update={"item": key}) for vote, key in found if key]
+
+    def _item_of(self, vote: Vote) -> str | None:
+        keys = (vote.item, *self._renamed.get(vote.item, ()))
+        return next((key for key in keys if self._has_images(vote, key)), None)
+
+    @cached_property
+    def _renamed(self) -> dict[str, list[str]]:
+        """Former key -> keys of today."""
+        found: dict[str, list[str]] = {}
+        for item in self.items.values():
+            found.setdefault(item.former, []).append(item.key)
+        return found
+
+    def _has_images(self, vote: Vote, key: str) -> bool:
         sides = ((vote.left, vote.left_image), (vote.right, vote.right_image))
-        found = [self.images.get((system, vote.item)) for system, _ in sides]
+        found = [self.images.get((system, key)) for system, _ in sides]
         return all(
             image is not None and image.digest == digest for image, (_, digest) in zip(found, sides, strict=True)
         )

@@ -83,7 +83,8 @@ def _of_runs(folder: Path, runs: dict[str, RunFolder], notes: Sequence[str]) -> 
         if not run.tuned_images.exists() or not run.base_images.exists():
             continue
         config = load_run([run.config])
-        base = bases.setdefault(config.model.path, BASE if not bases else f"{BASE} ({config.model.path})")
+        weights = _base_of(config)
+        base = bases.setdefault(weights, BASE if not bases else f"{BASE} ({weights})")
         found = _items(config, run)
         items |= {item.key: item for item in found.values()}
         for system, file in ((base, run.base_images), (name, run.tuned_images)):
@@ -106,7 +107,9 @@ def _items(config: RunConfig, run: RunFolder) -> dict[int, Item]:
     rows = read_prompts(evaluation.prompts, "evaluation.prompts").rows.first(evaluation.num_prompts)
     prompts = rows.prompts
     _check_prompts(config, run, rows)
-    noise = (config.model.path, config.model_at(evaluation).size.resolution, evaluation.seed, evaluation.num_steps)
+    model = config.model_at(evaluation)
+    noise = (config.model.path, model.size.resolution, evaluation.seed, evaluation.num_steps)
+    sampler = (config.rollout.shift, model.truncate_sigma, model.max_sequence_length)
     found: dict[int, Item] = {}
     for index in _indices(run.tuned_images):
         if index >= len(prompts):
@@ -115,9 +118,18 @@ def _items(config: RunConfig, run: RunFolder) -> dict[int, Item]:
                 f" got {len(prompts)}; restore the prompts that {run.path} was evaluated on"
             )
         own = [rows.conditioning[index]] if rows.conditioning[index] != prompts[index] else []
-        text = repr((*noise, evaluation.guidance_scale, index, prompts[index], *own))
-        found[index] = Item(hashlib.sha256(text.encode()).hexdigest()[:16], index, prompts[index])
+        parts = (*noise, evaluation.guidance_scale, index, prompts[index], *own)
+        found[index] = Item(_digest((*parts, sampler)), index, prompts[index], former=_digest(parts))
     return found
+
+
+def _digest(parts: tuple[Any, ...]) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _base_of(config: RunConfig) -> str:
+    """Place of the weights that a run starts from: a LoRA to start from, or else the model's."""
+    return (config.model.lora and config.model.lora.start_from) or config.model.path
 
 
 def _check_prompts(config: RunConfig, run: RunFolder, rows: PromptRows) -> None:

@@ -51,11 +51,19 @@ def vote(
     )
 
 
-def write_run(folder: Path, name: str, shades: Mapping[str, float], seed: int = 7, prompts: int = 3) -> RunFolder:
+def write_run(
+    folder: Path,
+    name: str,
+    shades: Mapping[str, float],
+    seed: int = 7,
+    prompts: int = 3,
+    overrides: Sequence[str] = (),
+) -> RunFolder:
     """A finished run of the small world with images of one grey; `shades` gives those of `base` and `tuned`."""
     run = RunFolder(folder)
     run.make()
-    config = load_run([SMALL_WORLD], [f"name={name}", f"evaluation.seed={seed}", "evaluation.num_prompts=8"])
+    given = [f"name={name}", f"evaluation.seed={seed}", "evaluation.num_prompts=8", *overrides]
+    config = load_run([SMALL_WORLD], given)
     run.config.write_text(to_yaml(config))
     files = {BASE: run.base_images, "tuned": run.tuned_images}
     for system, file in files.items():

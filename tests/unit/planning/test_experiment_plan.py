@@ -218,6 +218,29 @@ def test_trials_of_a_space_count_as_its_mean_and_at_worst_as_its_most_expensive_
     assert least.hours == pytest.approx(short / 3600)
 
 
+def test_conditional_values_are_planned_only_where_their_condition_holds(tmp_path: Path) -> None:
+    space = {
+        "algorithm.query": {"choice": ["relative", "plain"]},
+        "algorithm.hinge": {"uniform": [0, 2], "when": {"algorithm.query": "relative"}},
+        "algorithm.branches": {"choice": [["denoise"]], "when": {"algorithm.query": "plain"}},
+        "rollout.num_steps": {"choice": [20, 30], "when": {"algorithm.query": "plain"}},
+    }
+    plan, relative = planned(tmp_path, arms=[{"name": "SRPO", "space": space}], seeds=[])
+    base = load_experiment(experiment_file(tmp_path))[1]
+    plain = {"algorithm.query": "plain", "algorithm.branches": ["denoise"]}
+    short, long = (
+        (make_plan(apply(base, {**plain, "rollout.num_steps": steps}), H100).run_s or 0.0) / 3600 for steps in (20, 30)
+    )
+    assert len({relative, short, long}) == 3
+    expected = plan.cost("expected")
+    assert expected is not None
+    assert expected.trainer_gpu_hours == pytest.approx(5 * 8 * (relative / 2 + short / 4 + long / 4))
+    promotion = {"type": "promotion", "rungs": [{"updates": 10, "keep": 0.5}, {"updates": 100}]}
+    search = {"num_samples": 4, "scheduler": promotion, "set": {"training.num_updates": 100}}
+    parts, _ = planned(tmp_path, arms=[{"name": "SRPO", "space": space}], seeds=[], search=search)
+    assert parts.updates("expected") == 4 * 10 + 2 * 90
+
+
 def test_memory_is_that_of_the_largest_combination_of_a_grid(tmp_path: Path) -> None:
     grid = {"training.ema": [None, {"decay": 0.99}], "training.offload": ["optimizer", None], LR: [1e-5, 2e-5]}
     plan, _ = planned(tmp_path, arms=[{"name": "SRPO", "grid": grid}], seeds=[])

@@ -12,6 +12,7 @@ from srpo_ray.reports.experiment import experiment_report
 from srpo_ray.reports.files import file_text
 from srpo_ray.reports.front import front_charts, front_section, front_table
 from srpo_ray.reports.html import page_text
+from srpo_ray.reports.report import Table
 from srpo_ray.reports.sweep_charts import slice_charts
 
 SCORE, DRIFT = "evaluator/held_out", "image/drift"
@@ -64,6 +65,25 @@ def test_front_is_on_the_page_and_in_the_files(sweep: Results) -> None:
     results = json.loads(file_text(report.files["results.json"]))
     assert results["searches"][0]["front"] == ["far", "near"]
     assert results["objectives"] == {SCORE: "max", DRIFT: "min"}
+
+
+def test_every_searched_arm_of_a_comparison_has_its_front(report: Results) -> None:
+    first, second = (arm.name for arm in report.methods[:2])
+    grid = [trial("grid_0", 0.9, 0.5, lr=3e-5), trial("grid_1", 0.6, 0.1, lr=1e-6)]
+    drawn = [trial("drawn_0", 0.8, 0.4, lr=2e-5), trial("drawn_1", 0.7, 0.2, lr=1e-5)]
+    searches = [
+        Search(first, grid, "grid_0", drawn=False, front=["grid_0", "grid_1"]),
+        Search(second, drawn, "drawn_0", front=["drawn_0", "drawn_1"]),
+    ]
+    found = replace(report, searches=searches, objectives={SCORE: "max", DRIFT: "min"})
+    assert not found.is_sweep
+    fronts = {section.title: section for section in experiment_report(found).sections if "pareto" in section.title}
+    assert list(fronts) == [f"{first}: pareto front", f"{second}: pareto front"]
+    tables = [part for section in fronts.values() for part in section.parts if isinstance(part, Table)]
+    assert [[row.cell("name").value for row in table.rows] for table in tables] == [
+        ["grid_0", "grid_1"],
+        ["drawn_0", "drawn_1"],
+    ]
 
 
 def test_report_without_objectives_has_no_front(sweep: Results) -> None:

@@ -92,3 +92,14 @@ def test_same_experiment_goes_on_with_another_budget_and_price(tmp_path: Path) -
     assert read_decisions(folder) == {}
     assert load_experiment_folder(folder)[0] == raised
     assert len(json.loads((folder / "budget" / "changes.json").read_text())) == 1
+
+
+def test_another_price_alone_lets_refused_runs_ask_again(tmp_path: Path) -> None:
+    config, base = load_experiment(SWEEP, [f"run_root={tmp_path}", "experiment.budget={hours: 1}"])
+    first, second = (config.model_copy(update={"price": price}) for price in (4.0, 2.0))
+    folder = open_experiment_folder(first, base)
+    write_decisions(folder, {"A_trial_0": False})
+    assert open_experiment_folder(first, base) == folder
+    assert read_decisions(folder) == {"A_trial_0": False}
+    assert open_experiment_folder(second, base) == folder
+    assert read_decisions(folder) == {}

@@ -1,16 +1,21 @@
 """The folder of an experiment knows whether it is resumed as the experiment that it was begun as."""
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from srpo_ray.config import ConfigError, load_experiment, load_run
+from srpo_ray.cli import main
+from srpo_ray.cli.dispatch import parse
+from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, load_experiment, load_run
 from srpo_ray.config.data import DataConfig
 from srpo_ray.evaluation.results import Arm, TrialRow
 from srpo_ray.runs.folder import save_images
-from srpo_ray.search.folder import first_command, load_experiment_folder, open_experiment_folder
+from srpo_ray.search import experiment as experiment_module
+from srpo_ray.search.folder import first_command, load_experiment_folder, open_experiment_folder, resume_command
 from srpo_ray.search.publish import _images
 from srpo_ray.search.trial import Experiment, trial_folder
 from tests.conftest import ROOT
@@ -95,3 +100,24 @@ def test_folder_of_a_run_is_no_experiment(tmp_path: Path) -> None:
 def test_command_of_a_resumed_experiment_is_the_first_one(tmp_path: Path) -> None:
     assert first_command(tmp_path, "python experiments/sweep.py seed=3") == "python experiments/sweep.py seed=3"
     assert first_command(tmp_path, "python experiments/sweep.py") == "python experiments/sweep.py seed=3"
+
+
+def test_printed_command_resumes_the_experiment_on_its_cluster_and_in_a_folder_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def run_experiment(config: ExperimentConfig, base: RunConfig, _address: str, _command: str, resume: str, **_: Any):
+        found.append(resume_command(resume, Path(base.run_root) / config.name))
+        return tmp_path / "report.html"
+
+    monkeypatch.setattr(experiment_module, "run_experiment", run_experiment)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my runs; old"
+    assert main(["sweep", str(SWEEP), f"run_root={folder}", "--address", "10.0.0.1:6379"]) == 0
+    program, *arguments = shlex.split(found[0])
+    parsed = parse(arguments)
+    assert (program, parsed.command, parsed.address) == ("srpo-ray", "sweep", "10.0.0.1:6379")
+    assert parsed.resume == str(folder / "small_world_sweep")
+    assert main(["sweep", str(SWEEP), f"run_root={folder}"]) == 0
+    assert "--address" not in found[1]

@@ -1,5 +1,6 @@
 """Pages of an experiment and of a run in progress, from the files of their runs."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -90,6 +91,24 @@ def test_run_in_progress_is_shown_and_is_never_the_best(page: ExperimentPage) ->
     assert states == ["done", "running", "failed"]
     styles = [(name, "winner" in style) for style, name in table]
     assert styles == [("trial_0", True), ("trial_1", False), ("trial_2", False)]
+
+
+def test_run_that_breaks_a_limit_is_not_the_best_so_far(page: ExperimentPage, tmp_path: Path) -> None:
+    train(RunFolder(tmp_path / "trials" / "trial_3"), 0.5, 0.55, 0.8)
+    (tmp_path / "trials" / "trial_3" / "finished.json").write_text("{}")
+    limited = "image/diversity"
+    for name, end in (("trial_0", 0.6), ("trial_3", 0.4)):
+        file = tmp_path / "trials" / name / "evaluations.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        values = [0.6, 0.6, end]
+        file.write_text("".join(json.dumps({**row, limited: v}) + "\n" for row, v in zip(rows, values, strict=True)))
+    runs = [trial(0, "done"), trial(3, "done")]
+    assert "Best so far: trial_3" in text_of(page(replace(START, runs=runs)))
+    config = CONFIG.model_copy(update={"max_fall": {limited: 0.1}})
+    path = ExperimentPage(tmp_path, config, "srpo-ray sweep study.yaml", None)(replace(START, runs=runs))
+    assert "Best so far: trial_0" in text_of(path)
+    winners = re.findall(r"<tr class=.trial[^>]*winner.*?<b>(trial_\d)</b>", path.read_text(), re.DOTALL)
+    assert winners == ["trial_0"]
 
 
 def test_page_of_an_interrupted_experiment_says_how_to_go_on_and_does_not_load_again(page: ExperimentPage) -> None:

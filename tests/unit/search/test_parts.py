@@ -17,10 +17,14 @@ from srpo_ray.config.scheduler import Rung, SchedulerConfig
 from srpo_ray.config.search import SearchDimension
 from srpo_ray.evaluation.results import CALLS, TrialRow
 from srpo_ray.evaluation.search_parts import Member, RoundResult, lineage
+from srpo_ray.live.state import Progress, read_progress, write_progress
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.search import arm_trials as trials_module
 from srpo_ray.search import arms as arms_module
 from srpo_ray.search import phase as phase_module
 from srpo_ray.search.arms import search_arms, train_arms
+from srpo_ray.search.budget_change import change_budget, note_over
+from srpo_ray.search.budget_requests import write_decisions
 from srpo_ray.search.phase import PlannedRun, run_planned
 from srpo_ray.search.population import explore, next_round, perturb
 from srpo_ray.search.promotion import order
@@ -277,6 +281,27 @@ def test_rows_of_a_phase_that_ray_tune_restored_are_in_the_order_of_its_runs(
     assert [row.name for row in run_planned(started, "phase", "runs", runs, 2)] == ["a", "b", "c"]
 
 
+def test_runs_that_ended_before_a_change_of_the_budget_stay_in_the_progress(
+    started: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = ("SRPO_seed_1", "SRPO_seed_2", "SRPO_seed_3")
+    runs = [PlannedRun(name, "repeat", name, {}, 5, group="SRPO") for name in names]
+    write_decisions(tmp_path, {"SRPO_seed_1": True, "SRPO_seed_2": True, "SRPO_seed_3": False})
+    for name in names[:2]:
+        note_over(tmp_path, name)
+    RunFolder(tmp_path / "trials" / names[0]).make()
+    (tmp_path / "trials" / names[0] / "finished.json").write_text("{}")
+    change_budget(tmp_path)
+    write_progress(tmp_path, Progress.start("mine", "experiment", 3, [HELD_OUT]))
+    monkeypatch.setattr(phase_module, "fit_phase", lambda *_: [])
+    monkeypatch.setattr(phase_module, "close_tracking", lambda *_: None)
+    run_planned(started, "arms", "all arms", runs, 2)
+    progress = read_progress(tmp_path)
+    assert progress is not None
+    states = [(run.name, run.status, run.kind, run.group) for run in progress.runs]
+    assert states == [(names[0], "done", "repeat", "SRPO"), (names[1], "stopped early", "repeat", "SRPO")]
+
+
 def test_people_decide_after_each_rung_which_trials_continue(
     trainer: Trainer, started: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +407,23 @@ def test_search_in_parts_that_could_not_continue_is_refused_before_it_starts(
     with pytest.raises(ValueError, match=message):
         load(tmp_path, override, **{**values, "search": search})
     load(tmp_path, search={"scheduler": scheduler})
+
+
+def test_promotion_checks_conditional_values_together_with_those_that_they_need(tmp_path: Path) -> None:
+    space: dict[str, Any] = {
+        "algorithm.query": {"choice": ["relative", "plain"]},
+        "algorithm.hinge": {"uniform": [0, 2], "when": {"algorithm.query": "relative"}},
+        "algorithm.branches": {"choice": [["denoise"]], "when": {"algorithm.query": "plain"}},
+    }
+    search = {"scheduler": {"type": "promotion", "rungs": RUNGS}}
+    load(tmp_path, search=search, arms=[{"name": "SRPO", "space": space}])
+    rungs = [{**RUNGS[0], "set": {"training.batch_size": 4}}, *RUNGS[1:]]
+    with pytest.raises(ValueError, match=r"arm 'SRPO': expected the training\.batch_size of the run"):
+        load(
+            tmp_path,
+            search={"scheduler": {"type": "promotion", "rungs": rungs}},
+            arms=[{"name": "SRPO", "space": space}],
+        )
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,27 @@ def test_search_takes_the_values_that_people_prefer_and_the_report_has_their_vot
     assert "The votes cannot be read" in publish(this, mine, searches, arms, notes, "a command").read_text()
 
 
+def test_votes_after_a_decision_do_not_change_it(folder: Path) -> None:
+    rows = [row(name, shade) for name, shade in SHADES.items()]
+    give_votes(folder)
+    first = with_votes(experiment(folder), config(), rows)
+    for _ in range(2):
+        give_votes(folder, order=("SRPO_trial_2", "SRPO_trial_0", "base", "SRPO_trial_1"))
+    assert choose_by_votes(list(SHADES), folder)[0].system == "SRPO_trial_2"
+    assert with_votes(experiment(folder), config(), rows) == first
+    # Another set of runs is another decision.
+    again = with_votes(experiment(folder), config(), rows[1:])
+    assert max(again, key=lambda each: each.value("votes") or 0.0).name == "SRPO_trial_2"
+    assert with_votes(experiment(folder), config(), rows) == first
+
+
+def test_damaged_file_of_decisions_is_refused(folder: Path) -> None:
+    give_votes(folder)
+    write_text(folder / "votes_decided.json", '[{"runs": ["SRPO_trial_0"]}]')
+    with pytest.raises(ValueError, match=r"expected a list of decisions .*votes_decided\.json.*remove it to decide"):
+        with_votes(experiment(folder), config(), [row(name, shade) for name, shade in SHADES.items()])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -87,6 +87,43 @@ def test_runs_of_an_experiment_are_compared_on_the_same_noise_only(tmp_path: Pat
         open_ballot(tmp_path, ["trial_9"])
 
 
+@pytest.mark.parametrize("setting", ["rollout.shift=1.5", "model.truncate_sigma=true", "model.max_sequence_length=24"])
+def test_runs_with_another_sampler_have_base_images_of_their_own(tmp_path: Path, setting: str) -> None:
+    write_text(tmp_path / "experiment.yaml", "")
+    write_run(tmp_path / "trials" / "a", "a", {"base": 0.1, "tuned": 0.3})
+    write_run(tmp_path / "trials" / "b", "b", {"base": 0.2, "tuned": 0.5}, overrides=[setting])
+    ballot = open_ballot(tmp_path)
+    assert list(ballot.systems) == ["base", "a", "b"]
+    assert {pair.systems for pair in ballot.pairs} == {("a", "base"), ("b", "base")}
+    for system, shade in (("a", 0.1), ("b", 0.2)):
+        shown = [ballot.images["base", pair.item].load() for pair in ballot.pairs if system in pair.systems]
+        assert {image.getpixel((0, 0)) for image in shown} == {(round(255 * (shade + n / 50)),) * 3 for n in range(3)}
+
+
+def test_votes_under_the_former_keys_count_where_both_of_their_images_are_there(tmp_path: Path) -> None:
+    write_text(tmp_path / "experiment.yaml", "")
+    write_run(tmp_path / "trials" / "a", "a", {"base": 0.1, "tuned": 0.3})
+    write_run(tmp_path / "trials" / "b", "b", {"base": 0.2, "tuned": 0.5}, overrides=["rollout.shift=1.5"])
+    ballot = open_ballot(tmp_path)
+    votes = votes_on(ballot, {(index, system): system for index in range(3) for system in ("a", "b")})
+    old = [vote.model_copy(update={"item": ballot.items[vote.item].former}) for vote in votes]
+    assert len(votes) == 6
+    assert {vote.item for vote in old}.isdisjoint(vote.item for vote in votes)
+    assert ballot.current(old) == votes
+    # The former key did not tell the samplers apart: such a vote was on the base image of another run.
+    base = {vote.prompt_index: vote.left_image for vote in votes if vote.right == "a"}
+    mixed = [vote.model_copy(update={"left_image": base[vote.prompt_index]}) for vote in old if vote.right == "b"]
+    assert ballot.current(mixed) == []
+
+
+def test_base_model_with_a_lora_to_start_from_is_another_base_model(tmp_path: Path) -> None:
+    write_text(tmp_path / "experiment.yaml", "")
+    write_run(tmp_path / "trials" / "a", "a", {"base": 0.1, "tuned": 0.3})
+    lora = ["model.lora={start_from: runs/first}"]
+    write_run(tmp_path / "trials" / "b", "b", {"base": 0.2, "tuned": 0.5}, overrides=lora)
+    assert list(open_ballot(tmp_path).systems) == ["base", "base (runs/first)", "a", "b"]
+
+
 def test_images_of_an_evaluation_are_compared_by_prompt_and_sample(tmp_path: Path) -> None:
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         writer = csv.writer(file)
