@@ -344,12 +344,13 @@ def test_set_without_a_usable_row_is_refused_with_the_reasons(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_later_row_leaves_nothing_that_was_not_there(tmp_path: Path) -> None:
+def test_damaged_later_source_leaves_nothing_that_was_not_there(tmp_path: Path) -> None:
     good = table(tmp_path / "a.parquet", [pick(1.0)])
-    damaged = table(tmp_path / "b.parquet", [pick(1.0, image_0_uid="u-2"), pick(1.0, image_0_uid="u-3", jpg_0=b"text")])
+    damaged = tmp_path / "b.parquet"
+    damaged.write_bytes(b"no table")
 
     def refuse(folder: Path) -> None:
-        with pytest.raises(ValueError, match=r"expected an image of JPEG, .* got other bytes in u-3"):
+        with pytest.raises(ValueError, match=r"b\.parquet: expected Pick-a-Pic"):
             convert(PAIR_SETS["pick_a_pic"], [good, damaged], folder)
 
     refuse(tmp_path / "new" / "folder")
@@ -364,14 +365,16 @@ def test_damaged_later_row_leaves_nothing_that_was_not_there(tmp_path: Path) -> 
     assert convert(PAIR_SETS["pick_a_pic"], [good], tmp_path / "mine").pairs == 1
 
 
-def test_given_images_of_a_json_set_stay_if_a_later_row_is_damaged(tmp_path: Path) -> None:
+def test_given_images_of_a_json_set_stay_if_a_later_source_is_damaged(tmp_path: Path) -> None:
     images = tmp_path / "out" / "images"
     images.mkdir(parents=True)
     for name in ("a.png", "b.png"):
         (images / name).write_bytes(picture(10))
-    rows = [{"prompt": "p", "path1": "a.png", "path2": "b.png"}, {"prompt": "p"}]
-    with pytest.raises(ValueError, match="an entry without `path1`"):
-        convert(PAIR_SETS["hpdv3"], [write_json(tmp_path / "x.json", rows)], tmp_path / "out", images)
+    good = write_json(tmp_path / "x.json", [{"prompt": "p", "path1": "a.png", "path2": "b.png"}])
+    damaged = tmp_path / "y.json"
+    damaged.write_text("no list")
+    with pytest.raises(ValueError, match=r"y\.json: expected HPDv3"):
+        convert(PAIR_SETS["hpdv3"], [good, damaged], tmp_path / "out", images)
     assert sorted(path.name for path in images.iterdir()) == ["a.png", "b.png"]
 
 
