@@ -57,6 +57,7 @@ long: setup
 
 cluster-test: setup
 	.venv/bin/python -m pytest tests/system/cluster
+	.venv/bin/python -m pytest -m long tests/integration/search/test_sweep_files.py
 
 two-hosts: setup
 	.venv/bin/python -m pytest tests/system/two_hosts

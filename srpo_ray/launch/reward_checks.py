@@ -22,11 +22,9 @@ def check_rewards(config: RunConfig) -> None:
 
     Raises:
         ValueError: If the algorithm needs image gradients and a reward declares that it has none, if it cannot use the
-            comparisons of a reward, if prompts cannot be read, if an environment cannot be made or used, or if a local
-            model does not exist or a class cannot be imported.
+            comparisons of a reward, if prompts cannot be read, or if an environment cannot be made or used.
     """
     check_environments(config)
-    check_sources(config)
     for model in (*config.rewards.models, *config.evaluation.held_out):
         if common := getattr(model, "common", None):
             read_common_prompts(model.name, common.prompts)
@@ -59,12 +57,20 @@ def check_environments(config: RunConfig) -> None:
                     class_in_environment(model.target, model.environment)
 
 
-def check_sources(config: RunConfig) -> None:
+def check_sources(config: RunConfig, address: str | None) -> None:
     """Check that the local models of the rewards exist and their classes can be imported; the hub is not asked.
+
+    Nothing is checked for a cluster, where rewards may be installed on their own nodes only.
+
+    Args:
+        config: The run.
+        address: Address of a Ray cluster; None uses `RAY_ADDRESS` or starts a local Ray.
 
     Raises:
         ValueError: If a folder, file or class does not exist.
     """
+    if address or os.environ.get("RAY_ADDRESS"):
+        return
     for section, models in _sections(config):
         for model in models:
             with named_in(section), working_folder_importable():

@@ -17,6 +17,7 @@ from srpo_ray.launch.base_evaluation import evaluate_base_ahead
 from srpo_ray.launch.capacity import check_capacity, is_one_machine, needs_no_worker, node_types, require_capacity
 from srpo_ray.launch.preflight import check_inputs, input_notes, open_run_folder, release_folder_on_early_failure
 from srpo_ray.launch.progress import RunPageWriter, run_progress
+from srpo_ray.launch.reward_checks import check_sources
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.stopped_runs import ending_runs
 from srpo_ray.rewards.pool.pool import RewardPool
@@ -76,6 +77,7 @@ def train(
         KeyboardInterrupt: If Ctrl-C has stopped the run.
     """
     check_inputs(config)
+    check_sources(config, address)
     config = with_absolute_paths(config)
     folder = RunFolder(Path(config.run_root) / config.name)
     if not folder.finished.exists():

@@ -14,6 +14,7 @@ from srpo_ray.launch.capacity import is_one_machine, needs_no_worker
 from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_inputs, model_notes
+from srpo_ray.launch.reward_checks import check_sources
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.stopped_runs import ending_runs
 from srpo_ray.launch.train import check_cluster
@@ -70,6 +71,7 @@ def run_experiment(
     trained = [apply(base, changes) for _, changes in config.trained_changes()]
     for run in trained:
         check_inputs(run)
+        check_sources(run, address)
     trials = [apply(base, changes) for _, changes in config.trial_changes()]
     for run in trials:
         texts = read_texts(run)

@@ -7,7 +7,7 @@ import pytest
 
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
-from srpo_ray.launch.reward_checks import check_rewards
+from srpo_ray.launch.reward_checks import check_sources
 from srpo_ray.rewards.models.open_clip import CONFIG_FILE
 from tests.conftest import SMALL_WORLD
 
@@ -40,7 +40,7 @@ def test_reward_that_does_not_exist_is_refused_before_ray_starts(
 ) -> None:
     config = load_run([SMALL_WORLD], [f"{section}=[{{name: mine, {model}}}]", f"run_root={tmp_path / 'runs'}"])
     with pytest.raises(ValueError, match=rf"{section}: (reward 'mine'|reward_dir).*{message}"):
-        check_rewards(config)
+        check_sources(config, None)
 
 
 def test_command_ends_with_code_2_and_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +55,13 @@ def test_command_ends_with_code_2_and_leaves_no_folder(tmp_path: Path, capsys: p
     assert not (tmp_path / "runs").exists()
 
 
+def test_rewards_of_a_cluster_may_be_on_its_reward_nodes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_run([SMALL_WORLD], [HELD_OUT.format("type: open_clip, path: /no/such/folder")])
+    check_sources(config, "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_sources(config, None)
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -64,7 +71,7 @@ def test_command_ends_with_code_2_and_leaves_no_folder(tmp_path: Path, capsys: p
     ],
 )
 def test_hub_is_not_asked(model: str) -> None:
-    check_rewards(load_run([SMALL_WORLD], [HELD_OUT.format(model)]))
+    check_sources(load_run([SMALL_WORLD], [HELD_OUT.format(model)]), None)
 
 
 def test_local_folder_and_class_of_the_working_folder_are_accepted(
@@ -75,5 +82,5 @@ def test_local_folder_and_class_of_the_working_folder_are_accepted(
     Path("reward_beside_the_configs.py").write_text("class Mine: pass\n")
     before = list(sys.path)
     for model in (f"type: open_clip, path: {tmp_path}", "type: python, target: 'reward_beside_the_configs:Mine'"):
-        check_rewards(load_run([SMALL_WORLD], [HELD_OUT.format(model)]))
+        check_sources(load_run([SMALL_WORLD], [HELD_OUT.format(model)]), None)
     assert sys.path == before
