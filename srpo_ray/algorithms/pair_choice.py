@@ -50,7 +50,7 @@ def choose_pairs(rewards: Tensor, weights: Tensor, selection: Selection, min_gap
         majority = signs.sum(dim=3).sign()
         if selection == "vote":
             wins = majority.sum(dim=2)
-            return _chosen(wins[:, :, None] - wins[:, None, :], (majority > 0) & (gaps.abs() >= min_gap))
+            return _chosen(wins[:, :, None] - wins[:, None, :], majority > 0)
         allowed = (signs.amin(dim=3) >= 0) & (signs.amax(dim=3) > 0)
     return _chosen(gaps, allowed & (gaps >= min_gap))
 

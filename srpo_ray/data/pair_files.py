@@ -117,8 +117,8 @@ def convert(
     weight = known.weight.text if confidence and known.weight else None
     unweighed = sum("confidence" not in row for row in rows) if weight else 0
     notes = repeat_notes(((row["preferred"], row["prompt"]), (row["other"], row["prompt"])) for row in rows)
-    several = len(placed.changed)
-    notes += [f"{several} image uids have several images, each with a name of its own"] * bool(several)
+    if several := len(placed.changed):
+        notes.append(f"{several} image uid{'s' * (several > 1)} with several images, each under a name of its own")
     return Converted(folder / FILE, len(rows), len(placed.names), left_out, weight, unweighed, notes)
 
 
@@ -201,7 +201,12 @@ class _Images:
         assert picture.path is not None, "a picture has a path or its bytes"
         file = self.root / picture.path
         name = relative_path(file, self.folder)
-        if name not in self.names and not file.is_file():
+        try:
+            missing = name not in self.names and not file.is_file()
+        except OSError:
+            # Such as a name that is too long.
+            missing = True
+        if missing:
             raise UnusableRowError(_MISSING)
         if file.suffix.lower() not in SUFFIXES:
             raise UnusableRowError(f"with an image file of another suffix than {', '.join(SUFFIXES)}")
@@ -234,5 +239,5 @@ def _suffix(content: bytes) -> str:
     try:
         with Image.open(BytesIO(content)) as image:
             return _SUFFIXES[image.format or ""]
-    except (UnidentifiedImageError, KeyError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, KeyError) as error:
         raise UnusableRowError(f"with bytes that are no image of {', '.join(_SUFFIXES)}") from error

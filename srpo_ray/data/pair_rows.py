@@ -111,7 +111,7 @@ def image_reward_db(row: Row, left_out: Counter[str]) -> Iterator[Pair]:
     if len(usable) < len(found):
         left_out["images without a path or rank"] += len(found) - len(usable)
     if len(usable) < 2:
-        raise UnusableRowError("prompts with one image")
+        raise UnusableRowError("prompts with fewer than two usable images")
     paths, ranks = zip(*usable, strict=True)
     yield from _by_value(paths, [-rank for rank in ranks], _prompt(row["prompt"]), left_out)
 

@@ -49,7 +49,9 @@ def judge(
     gap = np.abs(values[:, 1] - values[:, 0])
     worse = np.zeros(count, dtype=bool)
     if temperature:
-        worse = np.random.default_rng(_DRAW_SEED).random(count) > 1 / (1 + np.exp(-gap / temperature))
+        # A tiny temperature makes no mistake: exp(-inf) is 0.
+        with np.errstate(over="ignore"):
+            worse = np.random.default_rng(_DRAW_SEED).random(count) > 1 / (1 + np.exp(-gap / temperature))
     # The probability p that the better image is preferred is the logistic function of the gap: 2 p - 1 is this.
     sure = np.tanh(gap / 2) if options["confidence"] == "utility" else np.ones(count)
     best = (values[:, 1] > values[:, 0]).astype(int)

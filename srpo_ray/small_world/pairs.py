@@ -13,8 +13,7 @@ from torch import Tensor
 
 from srpo_ray.config.algorithms.base import Judged
 from srpo_ray.small_world.build.annotators import Taste, utility
-from srpo_ray.small_world.judgements import TASTES as TASTES
-from srpo_ray.small_world.judgements import Judgements, judge
+from srpo_ray.small_world.judgements import TASTES, Judgements, judge
 from srpo_ray.small_world.prompts import caption
 from srpo_ray.small_world.renderer import render
 from srpo_ray.small_world.scenes import Scenes, sample_scenes, scenes_of
@@ -178,8 +177,8 @@ def _read_options(query: str, kind: Judged, source: str, key: str) -> Mapping[st
     except ValueError:
         usable = False
     if not usable or options.keys() != defaults.keys() or any(options[name] not in named[name] for name in named):
-        shares = "noise and minority (in [0, 1)), temperature and min_gap (at least 0)"
-        parts = [shares if "minority" in defaults else "noise (in [0, 1))"]
+        ranges = "noise and minority (in [0, 1)), temperature and min_gap (at least 0)"
+        parts = [ranges if "minority" in defaults else "noise (in [0, 1))"]
         parts += [f"{name} ({' or '.join(choices)})" for name, choices in named.items()]
         raise ValueError(
             f"{key}: expected options count (at least 1), {', '.join(parts)} after ?, got {source!r}; correct it"

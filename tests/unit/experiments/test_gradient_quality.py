@@ -11,10 +11,10 @@ from srpo_ray.data.texts import read_texts
 from tests.conftest import ROOT, SMALL_WORLD
 
 OTHER_OBJECTIVE = {"distribution", "long_align", "balanced_dpo", "video_dpo", "pso_online"}
-"""Presets that do not raise the plain trained reward: other rewards, or preferences between two images."""
+"""Presets that are no methods of the study: other rewards, or other choices of pairs than that of online DPO."""
 
 
-def test_every_preset_that_raises_the_plain_reward_is_a_method(script) -> None:
+def test_every_preset_that_asks_a_reward_is_a_method_or_has_another_objective(script) -> None:
     methods = script("gradient_methods").METHODS
     files = (ROOT / "configs" / "algorithms").glob("*.yaml")
     # A method that asks no reward in its updates does not estimate the gradient of one.
