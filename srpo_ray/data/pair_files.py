@@ -114,7 +114,7 @@ def convert(
         raise ValueError(f"--to: expected a writable folder, got {folder} ({error}); choose another") from error
     weight = known.weight.text if confidence and known.weight else None
     unweighed = sum("confidence" not in row for row in rows) if weight else 0
-    notes = repeat_notes(tuple((row[side], row["prompt"]) for side in ("preferred", "other")) for row in rows)
+    notes = repeat_notes(((row["preferred"], row["prompt"]), (row["other"], row["prompt"])) for row in rows)
     several = len(placed.changed)
     notes += [f"{several} image uids have several images, each with a name of its own"] * bool(several)
     return Converted(folder / FILE, len(rows), len(placed.names), left_out, weight, unweighed, notes)
