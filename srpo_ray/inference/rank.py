@@ -129,7 +129,8 @@ def _pairs(
         files = [job.image(prompt, sample, model).relative_to(job.folder).as_posix() for sample in chosen]
         both = {name: scores[prompt, chosen, index].tolist() for index, name in enumerate(names)}
         row: dict[str, object] = {"preferred": files[0], "other": files[1], "prompt": job.prompts[prompt]}
-        lines.append(row | confidence_column(scores[prompt, chosen] @ factors, temperature) | {"scores": both})
+        row |= confidence_column(scores[prompt, chosen] @ factors, temperature)
+        lines.append(row | {"scores": both})
     return lines
 
 

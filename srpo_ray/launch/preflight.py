@@ -12,7 +12,7 @@ from srpo_ray.credentials import expand_uri
 from srpo_ray.data.sizes import nearest_size
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
-from srpo_ray.imports import without_collection
+from srpo_ray.imports import by_one_thread, without_collection
 from srpo_ray.launch.control_words import check_control_words, unread_words_notes
 from srpo_ray.launch.cut_texts import reward_cut_notes
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
@@ -180,7 +180,7 @@ def model_notes(config: RunConfig) -> list[str]:
     Raises:
         ValueError: If the scheduler cannot be read.
     """
-    with without_collection():
+    with by_one_thread(), without_collection():
         scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
     model = [note for note in (scheduler, distilled_note(resolve_path(config.model.path))) if note]
     return [*model, *losses_notes(config)]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.tracking.interrupted import end_stopped_run
+from srpo_ray.tracking.stopped import end_stopped_run
 from srpo_ray.tracking.tracker import Status
 
 

@@ -107,8 +107,11 @@ def example_trials(
 
 def _with_conditions(space: Mapping[str, SearchDimension], paths: Sequence[str]) -> list[str]:
     """Paths, and those that their conditions name, in the order of the space."""
-    found = list(paths)
-    for path in found:
-        needed = space[path].when if path in space else ()
-        found += [other for other in needed if other not in found]
-    return [path for path in space if path in found] or found
+    if not space:
+        return list(paths)
+    found, waiting = set[str](), list(paths)
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        waiting += [other for other in space[path].when if other not in found]
+    return [path for path in space if path in found]

@@ -8,7 +8,7 @@ from pathlib import Path
 WAIT_S = 240.0
 """Maximum seconds to wait for other processes while they make no progress."""
 
-FREE, SHARED = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_SH
+EXCLUSIVE, SHARED = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_SH
 """Locks: of one process, if it is free now; and of any number of processes, after a process with the other one."""
 
 
@@ -17,7 +17,7 @@ def lock(path: Path, kind: int, held: ExitStack) -> bool:
 
     Args:
         path: File, which is created if needed.
-        kind: `FREE` or `SHARED`.
+        kind: `EXCLUSIVE` or `SHARED`.
         held: Receives the lock.
 
     Returns:
@@ -41,14 +41,14 @@ def lock(path: Path, kind: int, held: ExitStack) -> bool:
     return True
 
 
-class Patience:
+class ProgressTimeout:
     """Limit of waiting, which each progress of the other processes renews."""
 
     def __init__(self) -> None:
         self._progress: object = None
         self._deadline = time.monotonic() + WAIT_S
 
-    def is_over(self, progress: object) -> bool:
+    def has_expired(self, progress: object) -> bool:
         """Test whether the last change of a value is `WAIT_S` ago.
 
         Args:

@@ -1,4 +1,4 @@
-"""Warnings about a finished run, from its rows and events: problems that did not stop it."""
+"""Warnings about a run, from its rows and events: problems that did not stop it."""
 
 from collections.abc import Mapping, Sequence
 

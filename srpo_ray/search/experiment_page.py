@@ -122,6 +122,6 @@ def best_so_far(results: Results, config: ExperimentConfig) -> str:
     value = None if row is None else row.value(config.objective)
     if row is None or value is None:
         return ""
-    change = results.change(row, results.objective)
+    change = results.change(row, config.objective)
     since = "" if change is None else f" ({signed(change)} since the base model)"
-    return f"{row.name}, {results.objective} {number(value)}{since}"
+    return f"{row.name}, {config.objective} {number(value)}{since}"

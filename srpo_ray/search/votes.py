@@ -54,8 +54,8 @@ def _decide(folder: Path, names: Sequence[str], needed: int, resume: str) -> Dec
     if decided is None:
         wait_for_votes(folder, names, needed, resume)
         ballot = open_ballot(folder, names)
-        votes = _counted(ballot)
-        ranking = {each.system: each.value for each in _ranking(ballot, votes, names)}
+        votes = counted_votes(ballot)
+        ranking = {each.system: each.value for each in rank_by_votes(ballot, votes, names)}
         decided = Decided(names, [vote.id for vote in votes], ranking)
         write_decided(folder, decided)
     return decided
@@ -71,24 +71,17 @@ def _with_strength(row: TrialRow, value: float | None) -> TrialRow:
     )
 
 
-def choose_by_votes(names: Sequence[str], folder: Path) -> list[Strength]:
-    """Rank runs of an experiment by the votes so far.
+def rank_by_votes(ballot: Ballot, votes: Sequence[Vote], names: Sequence[str]) -> list[Strength]:
+    """Rank runs of an experiment by votes.
 
     Args:
+        ballot: Images of the experiment.
+        votes: Votes that count.
         names: Names of runs with images; they need not have finished.
-        folder: Folder of the experiment.
 
     Returns:
         The strongest first, with log-odds of a win against the base model; runs without a vote are left out.
-
-    Raises:
-        ValueError: If a run is unknown, there are no images to compare, or the file of votes is damaged.
     """
-    ballot = open_ballot(folder, names)
-    return _ranking(ballot, _counted(ballot), names)
-
-
-def _ranking(ballot: Ballot, votes: Sequence[Vote], names: Sequence[str]) -> list[Strength]:
     ranking = strengths(votes, ballot.systems) if votes else []
     return [strength for strength in ranking if strength.votes and strength.system in names]
 
@@ -108,7 +101,7 @@ def wait_for_votes(folder: Path, names: Sequence[str], needed: int, resume: str,
         ValueError: If there are no images to compare, or the file of votes is damaged.
     """
     ballot = open_ballot(folder, names)
-    given = len(_counted(ballot))
+    given = len(counted_votes(ballot))
     if given >= needed:
         return
     write_wanted(folder, Wanted(names, needed))
@@ -120,7 +113,7 @@ def wait_for_votes(folder: Path, names: Sequence[str], needed: int, resume: str,
     try:
         while given < needed:
             time.sleep(poll_s)
-            before, given = given, len(_counted(ballot))
+            before, given = given, len(counted_votes(ballot))
             if given != before:
                 print(f"{folder.name}: {given} of {needed} votes", flush=True)
     except KeyboardInterrupt as error:
@@ -131,5 +124,6 @@ def wait_for_votes(folder: Path, names: Sequence[str], needed: int, resume: str,
         remove_wanted(folder)
 
 
-def _counted(ballot: Ballot) -> list[Vote]:
+def counted_votes(ballot: Ballot) -> list[Vote]:
+    """Read the votes that count: on images that are still there, one of each person for a pair."""
     return distinct(ballot.current(read_votes(ballot.folder)))

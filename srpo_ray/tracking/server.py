@@ -32,6 +32,6 @@ def require_server(uri: str) -> None:
         ) from error
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
         raise ConnectionError(
-            f"expected an MLflow server at {uri}, got no answer within {PROBE_S:g} s; start it, or set tracking.uri to"
+            f"expected an MLflow server at {uri}, got no answer ({redact(error)}); start it, or set tracking.uri to"
             " another one, or unset it for a sqlite file in the run root"
         ) from error

@@ -80,8 +80,8 @@ def baseline_evaluation(
                     found = from_worker_0(stored.read)
                     if found is None:
                         found = _scored(config, evaluator, images.batches(device), scorer)
-                        if rank_and_world_size()[0] == 0:
-                            stored.write(found)
+                        if rank_and_world_size()[0] == 0 and not stored.write(found):
+                            images.abandon()
         else:
             images.remove_if_unused()
     others = evaluator.other_words
@@ -149,8 +149,8 @@ class BaselineCache:
         """Test whether the evaluation is stored; only headers are read."""
         return self.store.keys().issuperset(self._keys)
 
-    def write(self, evaluation: Evaluation) -> None:
-        """Write the entries of an evaluation that are missing, each atomically. A failed write is only a warning."""
+    def write(self, evaluation: Evaluation) -> bool:
+        """Write the entries of an evaluation that are missing, each atomically; False, with a warning, if it fails."""
         entries: dict[str, dict[str, torch.Tensor]] = {key: {} for key in self._keys}
         names = [name for name in evaluation.scores if not name.startswith(f"{TRAINED}/")]
         for number, name in enumerate(names):
@@ -169,6 +169,8 @@ class BaselineCache:
                 self.store.add([keys[index]], entries[keys[index]])
         except (OSError, SafetensorError) as error:
             warnings.warn(f"{self.store.folder} cannot keep the base model's evaluation: {error}", stacklevel=2)
+            return False
+        return True
 
 
 def baseline_identity(config: RunConfig, evaluator: Evaluator, device: torch.device) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from srpo_ray.data.cache.shards import ShardStore
 from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
-from srpo_ray.runs.turns import FREE, SHARED, Patience, lock
+from srpo_ray.runs.turns import EXCLUSIVE, SHARED, ProgressTimeout, lock
 
 _POLL_S = 0.25
 """Seconds between two looks at the files of other processes. Workers synchronise at each, as collectives time out."""
@@ -29,7 +29,7 @@ class SharedImages:
     """Images of an evaluation on disk, one file for each batch and worker, until the evaluation is complete.
 
     All workers of a run call every method; worker 0 decides for all. If the storage cannot be written, a run samples
-    and scores alone. If it has no locks, runs do not wait for each other, and may sample a batch twice.
+    and scores alone. If it has no locks, runs do not wait for each other, and each may sample every batch.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class SharedImages:
         self._rank, self._world_size = rank_and_world_size()
         # A network share may show the files of other workers late.
         self._sampled: set[int] = set()
+        self._abandoned = False
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -65,28 +66,35 @@ class SharedImages:
         self.remove_if_unused()
 
     def remove_if_unused(self) -> None:
-        """Remove the images of a complete evaluation, unless a process uses them, such as one with other words."""
+        """Remove the images of a complete evaluation, unless a process uses them, such as one with other words.
+
+        Those on storage that cannot be written are removed too: a full disk needs their space.
+        """
         if self._rank > 0 or not self._store.folder.exists():
             return
         with suppress(OSError), ExitStack() as held:
-            if self._is_complete() and lock(self._use, FREE, held):
+            if (self._abandoned or self._is_complete()) and lock(self._use, EXCLUSIVE, held):
                 shutil.rmtree(self._store.folder, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Remove the images after their use even if the evaluation is not stored."""
+        self._abandoned = True
 
     def sample_missing(self) -> None:
         """Sample one batch after another until all are stored, or the other processes make no progress."""
-        patience = Patience()
+        timeout = ProgressTimeout()
         while True:
             with ExitStack() as claim:
-                found = from_worker_0(partial(self._claim, claim, patience))
+                found = from_worker_0(partial(self._claim, claim, timeout))
                 if found == "end" or (found != "wait" and not self._sample_and_store(found)):
                     return
 
     @contextmanager
     def turn_to_score(self) -> Iterator[None]:
         """Let one process at a time run the block; if that one makes no progress, run it too."""
-        patience = Patience()
+        timeout = ProgressTimeout()
         with ExitStack() as held:
-            while from_worker_0(partial(self._must_wait, held, patience)):
+            while from_worker_0(partial(self._must_wait, held, timeout)):
                 pass
             yield
 
@@ -109,7 +117,7 @@ class SharedImages:
                 images = self._sample(items)
             yield items, images.to(device)
 
-    def _claim(self, claim: ExitStack, patience: Patience) -> int | Literal["wait", "end"]:
+    def _claim(self, claim: ExitStack, timeout: ProgressTimeout) -> int | Literal["wait", "end"]:
         """Choose a missing batch that no other process samples; none does until `claim` is closed."""
         try:
             stored = self._stored()
@@ -118,7 +126,7 @@ class SharedImages:
                 return "end"
             for index in missing:
                 with ExitStack() as attempt:
-                    free = lock(self._store.folder / f"{index:05d}.lock", FREE, attempt)
+                    free = lock(self._store.folder / f"{index:05d}.lock", EXCLUSIVE, attempt)
                     # Another process may have stored it since.
                     if free and index not in self._stored():
                         claim.enter_context(attempt.pop_all())
@@ -126,14 +134,14 @@ class SharedImages:
         except OSError as error:
             self._warn(error)
             return "end"
-        if patience.is_over(stored):
+        if timeout.has_expired(stored):
             return "end"
         time.sleep(_POLL_S)
         return "wait"
 
-    def _must_wait(self, held: ExitStack, patience: Patience) -> bool:
+    def _must_wait(self, held: ExitStack, timeout: ProgressTimeout) -> bool:
         with suppress(OSError):
-            if not lock(self._turn, FREE, held) and not patience.is_over(self._turn.stat().st_mtime_ns):
+            if not lock(self._turn, EXCLUSIVE, held) and not timeout.has_expired(self._turn.stat().st_mtime_ns):
                 time.sleep(_POLL_S)
                 return True
         return False
@@ -168,6 +176,7 @@ class SharedImages:
         return [str(item) for item in self._batches[index]]
 
     def _warn(self, error: Exception) -> None:
+        self.abandon()
         message = f"{self._store.folder} cannot be used ({error}), so this run samples its base model's images alone"
         warnings.warn(message, stacklevel=2)
 

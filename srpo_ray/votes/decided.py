@@ -46,5 +46,5 @@ def _read(folder: Path) -> list[Decided]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"expected a list of decisions with runs, votes and strengths in {path}, got other content; restore the"
-            " file, or remove it to decide again by the votes of now"
+            " file, or begin the experiment under another name"
         ) from error

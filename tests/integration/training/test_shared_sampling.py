@@ -25,7 +25,7 @@ from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.runs.collectives import gather
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.runs.turns import FREE, WAIT_S, lock
+from srpo_ray.runs.turns import EXCLUSIVE, WAIT_S, lock
 from srpo_ray.training.evaluation import encode_evaluated, evaluate_base_model
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.shared_sampling import SharedImages
@@ -175,7 +175,7 @@ def share_on_ranks(root: str) -> dict[str, list[list[int]]]:
         path = store._path("00000-0")
         content = path.read_bytes()
         path.unlink()
-        assert lock(folder / "images" / "00000.lock", FREE, other)
+        assert lock(folder / "images" / "00000.lock", EXCLUSIVE, other)
         Timer(1, lambda: (path.write_bytes(content), other.close())).start()
     results["waited"] = start()
     dist.barrier()

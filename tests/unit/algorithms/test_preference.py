@@ -210,6 +210,24 @@ def test_losses_and_modifiers_have_the_gradient_of_their_formula(overrides: tupl
     check(policy, expected_gradients(policy, loss))
 
 
+def test_one_sided_runs_have_the_gradients_of_the_joint_loss_of_chats_up_to_its_shared_weight() -> None:
+    """CHATS (arXiv 2502.12579) trains two models by `-log sigmoid(b (g_preferred + g_other))`, each gain by its own."""
+    batch, policies = pairs(1), {"preferred": AffinePolicy(), "reversed": AffinePolicy()}
+    gains = []
+    for side, (orientation, policy) in enumerate(policies.items()):
+        algorithm = make(policy, "algorithm.loser_weight=0", f"algorithm.orientation={orientation}")
+        trained(policy, algorithm, batch)
+        plain = make(policy)
+        gains.append(references(policy, batch, plain)[side] - errors_by_hand(policy, batch, plain)[side])
+    slope = BETA / 2
+    both = slope * torch.stack(gains).sum(dim=0)
+    joint, shared = -logsigmoid(both).mean(), torch.sigmoid(-both).detach()
+    for policy, gain in zip(policies.values(), gains, strict=True):
+        own = torch.sigmoid(-slope * gain).detach()
+        of_joint = torch.autograd.grad(joint, [policy.slope, policy.offset], retain_graph=True)
+        check(policy, [gradient * (own / shared).squeeze() for gradient in of_joint])
+
+
 def test_mapo_and_sft_ask_no_reference() -> None:
     policy, batch = AffinePolicy(), pairs()
     algorithm = make(policy, "algorithm.loss=mapo", "algorithm.sft=10", "algorithm.curvature=0.5")

@@ -146,7 +146,7 @@ def test_image_reward_db_has_all_pairs_of_a_prompt_whose_ranks_differ(
         "ties": 1,
         "with the same image twice": 1,
         "images without a path or rank": 1,
-        "prompts with one image": 1,
+        "prompts with fewer than two usable images": 1,
         "without a caption": 1,
     }
 
@@ -296,7 +296,7 @@ def test_uid_with_other_bytes_in_a_later_row_has_an_image_of_its_own(tmp_path: P
     assert contents == [rows[0]["jpg_0"], rows[1]["jpg_0"], rows[2]["jpg_1"], rows[1]["jpg_0"]]
     assert found.pictures == 3
     assert "3 images, 1 repeat an earlier row, 2 contradict" in str(found)
-    assert "1 image uids have several images, each with a name of its own" in str(found)
+    assert "1 image uid with several images, each under a name of its own" in str(found)
 
 
 def test_images_that_cannot_be_written_are_counted_and_leave_no_file(tmp_path: Path) -> None:

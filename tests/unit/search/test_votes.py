@@ -19,9 +19,10 @@ from srpo_ray.search.arms import search_arms, train_arms
 from srpo_ray.search.phase import PlannedRun
 from srpo_ray.search.publish import publish
 from srpo_ray.search.trial import Experiment
-from srpo_ray.search.votes import choose_by_votes, wait_for_votes, with_votes
+from srpo_ray.search.votes import counted_votes, rank_by_votes, wait_for_votes, with_votes
 from srpo_ray.votes.ledger import Vote, open_ledger
 from srpo_ray.votes.sources import open_ballot
+from srpo_ray.votes.strengths import Strength
 from srpo_ray.votes.wanted import read_wanted
 from tests.conftest import SMALL_WORLD
 from tests.helpers.ballots import METRIC, write_run
@@ -79,12 +80,17 @@ def give_votes(folder: Path, names: Sequence[str] = (), order: Sequence[str] = L
             )
 
 
+def ranked(names: Sequence[str], folder: Path) -> list[Strength]:
+    ballot = open_ballot(folder, names)
+    return rank_by_votes(ballot, counted_votes(ballot), names)
+
+
 def test_runs_are_ranked_by_the_votes_and_not_by_their_scores(folder: Path) -> None:
-    assert choose_by_votes(list(SHADES), folder) == []
+    assert ranked(list(SHADES), folder) == []
     give_votes(folder)
-    assert [each.system for each in choose_by_votes(list(SHADES), folder)] == [LIKED[0], LIKED[1], LIKED[3]]
-    assert [each.system for each in choose_by_votes(list(SHADES)[1:], folder)] == [LIKED[0], LIKED[3]]
-    assert choose_by_votes(list(SHADES), folder)[0].value > 0 > choose_by_votes(list(SHADES), folder)[-1].value
+    assert [each.system for each in ranked(list(SHADES), folder)] == [LIKED[0], LIKED[1], LIKED[3]]
+    assert [each.system for each in ranked(list(SHADES)[1:], folder)] == [LIKED[0], LIKED[3]]
+    assert ranked(list(SHADES), folder)[0].value > 0 > ranked(list(SHADES), folder)[-1].value
 
 
 def test_experiment_waits_until_enough_votes_are_given(
@@ -163,7 +169,7 @@ def test_votes_after_a_decision_do_not_change_it(folder: Path) -> None:
     first = with_votes(experiment(folder), config(), rows)
     for _ in range(2):
         give_votes(folder, order=("SRPO_trial_2", "SRPO_trial_0", "base", "SRPO_trial_1"))
-    assert choose_by_votes(list(SHADES), folder)[0].system == "SRPO_trial_2"
+    assert ranked(list(SHADES), folder)[0].system == "SRPO_trial_2"
     assert with_votes(experiment(folder), config(), rows) == first
     # Another set of runs is another decision.
     again = with_votes(experiment(folder), config(), rows[1:])
@@ -174,7 +180,7 @@ def test_votes_after_a_decision_do_not_change_it(folder: Path) -> None:
 def test_damaged_file_of_decisions_is_refused(folder: Path) -> None:
     give_votes(folder)
     write_text(folder / "votes_decided.json", '[{"runs": ["SRPO_trial_0"]}]')
-    with pytest.raises(ValueError, match=r"expected a list of decisions .*votes_decided\.json.*remove it to decide"):
+    with pytest.raises(ValueError, match=r"expected a list of decisions .*begin the experiment under another name"):
         with_votes(experiment(folder), config(), [row(name, shade) for name, shade in SHADES.items()])
 
 

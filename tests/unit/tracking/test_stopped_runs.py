@@ -108,11 +108,31 @@ def test_store_that_cannot_be_reached_gives_a_warning_and_the_error_goes_on(
         asked.append(address)
         raise ConnectionRefusedError("refused")
 
-    monkeypatch.setattr("srpo_ray.tracking.interrupted.connect", broken)
+    monkeypatch.setattr("srpo_ray.tracking.stopped.connect", broken)
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt), ending_runs(folder, lambda: [part]):
         raise KeyboardInterrupt
     assert asked == [uri], "an address that does not answer takes its time, so it is asked once"
     assert "MLflow was not told that the run in" in caplog.text
+
+
+def test_damaged_record_or_deleted_run_hides_neither_the_error_nor_the_other_runs(
+    uri: str, client: "MlflowClient", tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent, damaged, last = (begun(uri, tmp_path / name) for name in ("parent", "damaged", "last"))
+    damaged.tracker_record.write_text("no record")
+    record = last.tracker_record.read_text()
+    deleted = read_record(parent.tracker_record)["run_id"]
+    client.set_terminated(deleted)
+    parent.tracker_record.write_text(parent.tracker_record.read_text().replace(deleted, "0" * 32))
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(KeyboardInterrupt),
+        ending_runs(parent, lambda: [damaged, last]),
+    ):
+        raise KeyboardInterrupt
+    assert last.tracker_record.read_text() == record
+    assert status(client, last) == "KILLED"
+    assert caplog.text.count("MLflow was not told that the run in") == 2
 
 
 def test_training_that_ctrl_c_stops_is_killed_in_mlflow(

@@ -368,6 +368,7 @@ def test_an_evaluation_on_full_storage_is_returned_with_a_warning(tmp_path: Path
             assert_equal(evaluate(config, Computed(config)), evaluation_of(config))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (folder_of(config) / "images").exists()
     assert_equal(evaluate(config, Computed(config)), evaluation_of(config))
 
 

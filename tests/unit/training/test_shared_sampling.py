@@ -195,7 +195,7 @@ def test_run_samples_a_batch_itself_if_its_owner_makes_no_progress(
 ) -> None:
     run, clock = Run(tmp_path), Clock(monkeypatch)
     with ExitStack() as owner:
-        assert turns.lock(tmp_path / "images" / "00001.lock", turns.FREE, owner)
+        assert turns.lock(tmp_path / "images" / "00001.lock", turns.EXCLUSIVE, owner)
         run.images.sample_missing()
         assert clock.looks == 2
         assert run.sampled == [items for items in ITEMS if items != ITEMS[1]]
@@ -210,7 +210,7 @@ def test_run_waits_for_batches_of_others_as_long_as_they_store_some(
     clock.meanwhile = lambda: other.images._sample_and_store(len(other.sampled))
     with ExitStack() as owner:
         for index in range(len(ITEMS)):
-            assert turns.lock(tmp_path / "images" / f"{index:05d}.lock", turns.FREE, owner)
+            assert turns.lock(tmp_path / "images" / f"{index:05d}.lock", turns.EXCLUSIVE, owner)
         run.images.sample_missing()
     assert clock.now > 2 * turns.WAIT_S
     assert other.sampled == ITEMS
@@ -280,6 +280,8 @@ def test_run_samples_alone_on_storage_that_is_full(tmp_path: Path) -> None:
         assert run.sampled == ITEMS[:1]
         run.read()
     assert run.sampled == [*ITEMS[:1], *ITEMS]
+    # A full disk needs their space.
+    assert not (tmp_path / "images").exists()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

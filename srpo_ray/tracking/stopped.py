@@ -19,7 +19,8 @@ def end_stopped_run(record: Path, spool: Path, status: Status) -> bool:
     """Send what a stopped run has left to MLflow, and set the run's status if it is still `RUNNING`.
 
     The spool file is kept: a resumed run repeats updates, and reads there which of their metrics were logged. A store
-    that cannot be reached gives a warning, because the reason why the run was stopped matters more.
+    that cannot be reached, a deleted run or a damaged record give a warning, because the reason why the run was stopped
+    matters more.
 
     Args:
         record: File that `start_run` wrote; without it there is no run.
@@ -28,21 +29,19 @@ def end_stopped_run(record: Path, spool: Path, status: Status) -> bool:
 
     Returns:
         False if the store could not be reached or refused.
-
-    Raises:
-        ValueError: If the record is damaged.
     """
     if not record.exists():
         return True
-    known = read_record(record)
     try:
+        known = read_record(record)
         client = connect(known["uri"])
         if client.get_run(known["run_id"]).info.status != "RUNNING":
             return True
         if spool.exists():
             replay(spool, known["uri"], keep_for=[_RESUME])
         client.set_terminated(known["run_id"], status)
-    except delivery_errors() as error:
+    except (ValueError, *delivery_errors()) as error:
         _log.warning("MLflow was not told that the run in %s has ended: %s", record.parent, redact(error))
-        return False
+        # A run that somebody has deleted, or a damaged record, says nothing about the next run.
+        return isinstance(error, ValueError) or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST"
     return True
