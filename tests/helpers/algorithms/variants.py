@@ -173,8 +173,20 @@ SOURCES: dict[str, dict[str, object]] = {
         "algorithm.source": "self_play",
         "algorithm.sampler": "reference",
     },
+    "preference, labels": {
+        **LABELS,
+        "algorithm.loss": "kto",
+        "training.batch_size": 8,
+        "training.micro_batch_size": 4,
+    },
+    "preference, inverted by a refreshed reference": {
+        "data.pairs": "small_world:pairs",
+        **INVERTED,
+        "algorithm.inversion": {"steps": 2, "by": "reference"},
+        "algorithm.reference": {"refresh": 1},
+    },
 }
-"""Type with another source of its images -> settings with which it is trained on several ranks too."""
+"""Type with another source or other points of its images -> settings with which it is trained on several ranks too."""
 GROUPED = {"flow_grpo_fast", "mix_grpo", "mix_grpo_flash", "g2rpo", "temp_flow_grpo", "branch_grpo"}
 """Files whose groups are divided among passes in a case of their own: the images share states there."""
 
