@@ -35,7 +35,7 @@ def choose_pairs(rewards: Tensor, weights: Tensor, selection: Selection, min_gap
         rewards: Rewards of G images of P prompts by R models `[P, G, R]`.
         weights: Weight of each model in the sum `[R]`, above 0.
         selection: Rule of the choice.
-        min_gap: Least difference of the weighted sums that makes a pair, at least 0.
+        min_gap: Least difference of the weighted sums that makes a pair, at least 0. A vote has none.
 
     Returns:
         Indices in [0, G) for each prompt.
@@ -78,7 +78,7 @@ def judge_pairs(rewards: Tensor, weights: Tensor, selection: Selection, min_gap:
         rewards: Rewards of both images of P pairs by R models `[P, 2, R]`.
         weights: Weight of each model in the sum `[R]`, above 0.
         selection: Rule of the choice.
-        min_gap: Least difference of the weighted sums, at least 0.
+        min_gap: Least difference of the weighted sums, at least 0. A vote has none.
     """
     found = choose_pairs(rewards, weights, selection)
     enough = choose_pairs(rewards, weights, selection, min_gap).valid

@@ -90,6 +90,8 @@ def convert(
     """
     if (folder / FILE).exists():
         raise ValueError(f"expected a folder without {FILE}, got {folder}; choose another one, or remove the file")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--to: expected a writable folder, got {folder} (a file); choose another")
     if wrong := [str(source) for source in sources if source.suffix.lower() not in known.suffixes]:
         raise ValueError(
             f"expected {' or '.join(known.suffixes)} files with --set {known.name}, got {', '.join(wrong)}"

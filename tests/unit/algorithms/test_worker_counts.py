@@ -22,7 +22,7 @@ PICK_SCORE = PRESETS / "srpo_reference_pickscore.yaml"
 LAYERS = [
     *([path] for path in sorted(PRESETS.glob("*.yaml")) if path != PICK_SCORE),
     [REFERENCE, PICK_SCORE],
-    *([path] for path in sorted((ROOT / "configs" / "recipes").glob("flux_*.yaml"))),
+    *([path] for path in sorted((ROOT / "configs" / "recipes").glob("flux_*.yaml")) if "pairs" not in path.stem),
 ]
 SAMPLES = 8
 

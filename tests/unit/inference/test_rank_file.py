@@ -145,7 +145,7 @@ def test_vote_counts_rewards_and_dominance_needs_all_of_them() -> None:
     weights = torch.ones(3)
     judged = {each: judge_pairs(rewards, weights, each).winner.tolist() for each in ("best_worst", "vote", "dominance")}  # pyright: ignore[reportArgumentType]
     assert judged == {"best_worst": [0, 0, -1], "vote": [1, 0, -1], "dominance": [-1, 0, -1]}
-    assert judge_pairs(rewards, weights, "vote", 1.5).close.tolist() == [True, False, False]
+    assert judge_pairs(rewards, weights, "best_worst", 1.5).close.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("selection", ["vote", "dominance"])
