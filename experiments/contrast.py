@@ -122,12 +122,13 @@ def weights_table(study: Study, seeds: Sequence[Mapping[str, Scores]]) -> Iterat
 
 def equal_gain_table(study: Study, seeds: Sequence[Mapping[str, Scores]]) -> Iterator[str]:
     """Make rows in Markdown: changes at the largest gain of the attribute that all reach, and their differences."""
-    reached = [gains(study, scores[name], name) for scores in seeds for name in study.sources]
+    compared = [name for name, source in study.sources.items() if source.compared]
+    reached = [gains(study, scores[name], name) for scores in seeds for name in compared]
     gain, least = min(map(max, reached)), max(each[0] for each in reached)
     if gain < least:
         yield f"No gain is common to all: one goes up to {gain:+.3f}, another begins at {least:+.3f}."
         return
-    found = {name: [at_gain(study, scores[name], name, gain) for scores in seeds] for name in study.sources}
+    found = {name: [at_gain(study, scores[name], name, gain) for scores in seeds] for name in compared}
     attribute, *sides = study.columns.values()
     yield f"| at a gain of {attribute} of {gain:.3f} | " + " | ".join(sides) + " |"
     yield "|---" * len(study.columns) + "|"

@@ -33,6 +33,8 @@ class Source:
     """Weights, growing."""
     text: float = 1.0
     """Scale of the prompt in the text of the other model."""
+    compared: bool = True
+    """False for models that are left out of the comparison at equal gain."""
 
     @property
     def models(self) -> list[str]:
@@ -70,7 +72,12 @@ PAIRS = Study(
         "Diffusion-DPO, NPO's negative model": Source("Diffusion-DPO", "NPO, negative model", ("1.25", "1.5", "2")),
         "CHATS, both models": Source("CHATS, preferred model", "CHATS, disliked model", ("1.5", "2", "3", "6")),
         "CHATS, both models and its text": Source(
-            "CHATS, preferred model", "CHATS, disliked model", ("1.5", "2", "3", "6"), text=-0.5
+            "CHATS, preferred model",
+            "CHATS, disliked model",
+            ("1.5", "2", "3", "6"),
+            text=-0.5,
+            # The attribute falls with the weight, so no gain is common to all.
+            compared=False,
         ),
     },
     {

@@ -1,5 +1,7 @@
 """Tables of the contrast experiment, from scores that are made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,23 @@ def test_sources_are_compared_at_the_largest_gain_that_all_reach_or_said_to_have
     assert titles([0.0, 0.1, 0.2, 0.3, 0.4]) == [
         "No gain is common to all: one goes up to +0.400, another begins at +1.000."
     ]
+
+
+def test_source_that_is_not_compared_has_weights_and_no_row_at_equal_gain(script) -> None:
+    module = script("contrast")
+    columns = list(module.WORDS.columns)
+    falling = replace(module.WORDS.sources["reversed run"], compared=False)
+    study = replace(module.WORDS, sources={**module.WORDS.sources, "falling": falling})
+    scores = {
+        name: scores_of(values, values, columns)
+        for name, source in study.sources.items()
+        for growth in [-1.0 if name == "falling" else 1.0]
+        for values in [{model: growth * step for step, model in enumerate(["base", *source.models])}]
+    }
+    found = [row.split(" | ")[0] for row in module.equal_gain_table(study, [scores])]
+    assert found[0] == "| at a gain of detail of 4.000"
+    assert not [row for row in found if "falling" in row]
+    assert len([row for row in module.weights_table(study, [scores]) if row.startswith("| falling |")]) == 4
 
 
 def test_pairs_sample_chats_with_its_text_under_the_names_that_evaluate_gives(
