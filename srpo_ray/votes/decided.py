@@ -13,7 +13,7 @@ DECIDED_FILE = "votes_decided.json"
 
 @dataclass(frozen=True)
 class Decided:
-    """What the votes have decided on some runs of an experiment."""
+    """Decision of the votes on some runs of an experiment."""
 
     runs: Sequence[str]
     """Names of the runs that were voted on, beside the base model."""
