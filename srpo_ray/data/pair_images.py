@@ -65,17 +65,19 @@ class PlacedImages:
 
     def resolve(self, name: str) -> str:
         """Return the path of an image without symbolic links."""
-        return self.resolved.setdefault(name, os.path.realpath(self.folder / name))
+        if name not in self.resolved:
+            self.resolved[name] = os.path.realpath(self.folder / name)
+        return self.resolved[name]
 
     def _file(self, picture: Picture) -> str:
         assert picture.path is not None, "a picture has a path or its bytes"
         file = self.root / picture.path
-        name = relative_path(file, self.folder)
         try:
+            name = relative_path(file, self.folder)
             missing = name not in self.names and not file.is_file()
-        except OSError:
-            # Such as a name that is too long.
-            missing = True
+        except (OSError, ValueError) as error:
+            # Such as a name that is too long or contains NUL.
+            raise UnusableRowError(MISSING_FILE) from error
         if missing:
             raise UnusableRowError(MISSING_FILE)
         if file.suffix.lower() not in SUFFIXES:

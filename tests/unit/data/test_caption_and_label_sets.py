@@ -115,7 +115,7 @@ def csv_file(path: Path, text: str) -> Path:
 def test_labels_of_diffusion_kto_like_winners_and_intersections(tmp_path: Path, columns: str) -> None:
     rows = 'train/10.jpg,"a circle, ""red""",exclusive_win\ntrain/120.jpg,"two\nlines",exclusive_lose\n'
     file = csv_file(
-        tmp_path, f"\ufeff,{columns}\n0,{rows.replace('train/120', '1,train/120')}2,train/240.jpg,dark,intersections\n"
+        tmp_path, f",{columns}\n0,{rows.replace('train/120', '1,train/120')}2,train/240.jpg,dark,intersections\n"
     )
     found = convert(KTO, [file], tmp_path / "deep" / "out")
     assert found.path.name == "labels.jsonl"
@@ -132,14 +132,16 @@ def test_labels_of_diffusion_kto_like_winners_and_intersections(tmp_path: Path, 
     assert reds == pytest.approx([10, 120, 240], abs=2)
 
 
-def test_columns_of_the_code_come_before_those_of_the_readme(tmp_path: Path) -> None:
-    text = "file_name,caption,split,file_path,label\ntrain/10.jpg,red,exclusive_lose,train/120.jpg,exclusive_win\n"
+def test_columns_of_the_code_come_before_those_of_the_readme_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    text = (
+        "\ufefffile_name,caption,split,file_path,label\ntrain/10.jpg,red,exclusive_lose,train/120.jpg,exclusive_win\n"
+    )
     labels = [each for each in read_set(KTO, [csv_file(tmp_path, text)], Counter()) if isinstance(each, Label)]
     assert [(label.image.path, label.liked) for label in labels] == [("train/10.jpg", False)]
 
 
 def test_rows_of_diffusion_kto_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
-    text = """file_name,split,caption
+    text = f"""file_name,split,caption
 train/10.jpg,exclusive_win,red
 train/10.jpg,ties,red
 train/10.jpg,,red
@@ -148,6 +150,8 @@ train/10.jpg,exclusive_win
 train/10.jpg,exclusive_win,a circle, red
 ,exclusive_win,red
 train/gone.jpg,intersections,red
+tr\0ain/10.jpg,exclusive_win,red
+{"a" * 300}/10.jpg,exclusive_win,red
 train/10.txt,exclusive_win,red
 """
     (tmp_path / "train").mkdir()
@@ -162,7 +166,7 @@ train/10.txt,exclusive_win,red
         "without a caption": 2,
         "with more cells than columns": 1,
         "without a path of its image": 1,
-        "with a missing image file": 1,
+        "with a missing image file": 3,
         suffix: 1,
     }
     # The mixed label of the missing image is not among the counted ones.

@@ -105,16 +105,17 @@ def test_incomplete_samples_are_counted_with_their_missing_members(tmp_path: Pat
 
 
 def test_link_has_no_data_and_leaves_its_sample_incomplete(tmp_path: Path) -> None:
-    members = sample("0", 10, 20)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        link = tarfile.TarInfo("0.jpg_1.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "../1.jpg"
-        archive.addfile(link)
-    header = buffer.getvalue()[: tarfile.BLOCKSIZE]
+        for name in ("7.jpg_1.jpg", "0.jpg_1.jpg"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, "../1.jpg"
+            archive.addfile(link)
+    headers = buffer.getvalue()[: 2 * tarfile.BLOCKSIZE]
     path = tmp_path / "a.tar"
-    path.write_bytes(header + packed([*changed(members, jpg_1=None), *sample("1", 30, 40)]))
-    assert read(path) == ([(jpeg(30), jpeg(40), "a circle")], {"without jpg_1.jpg": 1})
+    path.write_bytes(headers + packed([*changed(sample("0", 10, 20), jpg_1=None), *sample("1", 30, 40)]))
+    nothing = "without original_prompt.txt, jpg_0.jpg, jpg_1.jpg, label_0.txt, label_1.txt"
+    assert read(path) == ([(jpeg(30), jpeg(40), "a circle")], {"without jpg_1.jpg": 1, nothing: 1})
 
 
 def test_samples_without_a_preferred_image_or_caption_are_counted_by_reason(tmp_path: Path) -> None:
