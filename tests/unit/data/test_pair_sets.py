@@ -14,6 +14,7 @@ from PIL import Image, features
 
 from srpo_ray.cli import main
 from srpo_ray.data.pair_files import convert
+from srpo_ray.data.pair_rows import Pair
 from srpo_ray.data.pair_sets import PAIR_SETS, read_set
 from srpo_ray.data.pairs import load_judged
 
@@ -27,6 +28,10 @@ def picture(red: int, kind: str = "PNG") -> bytes:
 def table(path: Path, rows: list[dict[str, Any]]) -> Path:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return path
+
+
+def read_pairs(name: str, file: Path, left_out: Counter[str]) -> list[Pair]:
+    return [pair for pair in read_set(PAIR_SETS[name], [file], left_out) if isinstance(pair, Pair)]
 
 
 def pick(best: float, **more: object) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def test_pick_a_pic_prefers_the_larger_label_and_counts_what_has_no_winner(tmp_p
         pick(1.0, caption=" "),
     ]
     left_out: Counter[str] = Counter()
-    pairs = list(read_set(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], left_out))
+    pairs = read_pairs("pick_a_pic", table(tmp_path / "a.parquet", rows), left_out)
     assert [(pair.preferred.name, pair.other.name, pair.annotator) for pair in pairs] == [
         ("u-0", "u-1", "7"),
         ("u-1", "u-0", "7"),
@@ -77,7 +82,7 @@ def test_rows_of_pick_a_pic_that_cannot_be_used_are_counted_and_the_others_read(
         pick(0.0, image_1_uid="u-2"),
     ]
     left_out: Counter[str] = Counter()
-    pairs = list(read_set(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], left_out))
+    pairs = read_pairs("pick_a_pic", table(tmp_path / "a.parquet", rows), left_out)
     assert [pair.preferred.name for pair in pairs] == ["u-0", "u-2"]
     assert left_out == {
         "with labels that do not add up to 1": 1,
@@ -104,7 +109,7 @@ def write_json(path: Path, rows: object) -> Path:
 
 def paths_of(name: str, file: Path) -> tuple[list[tuple[str | None, str | None]], Counter[str]]:
     left_out: Counter[str] = Counter()
-    pairs = list(read_set(PAIR_SETS[name], [file], left_out))
+    pairs = read_pairs(name, file, left_out)
     return [(pair.preferred.path, pair.other.path) for pair in pairs], +left_out
 
 
@@ -139,7 +144,7 @@ def test_image_reward_db_has_all_pairs_of_a_prompt_whose_ranks_differ(
     left_out: Counter[str] = Counter()
     pairs = [
         (pair.preferred.path, pair.other.path, pair.prompt)
-        for pair in read_set(PAIR_SETS["image_reward_db"], [write(file, rows)], left_out)
+        for pair in read_pairs("image_reward_db", write(file, rows), left_out)
     ]
     assert pairs == [("b", "a", "p"), ("b", "a", "p"), ("b", "c", "p"), ("b", "c", "p"), ("a", "e", "q")]
     assert left_out == {
