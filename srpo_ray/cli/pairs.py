@@ -1,9 +1,9 @@
-"""`srpo-ray pairs`: convert downloaded sets of image pairs to a pair file."""
+"""`srpo-ray pairs`: convert downloaded sets of judged images to a file for `data.pairs`."""
 
 import argparse
 from pathlib import Path
 
-HELP = "convert downloaded sets of preferred and other images to a file for data.pairs"
+HELP = "convert downloaded sets of judged images to a file for data.pairs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,7 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="files of a set that you have downloaded")
     parser.add_argument("--list", action="store_true", help="list the known public sets, their files and licences")
     parser.add_argument("--set", metavar="NAME", help="known set of the sources")
-    parser.add_argument("--to", metavar="DIR", help="folder of pairs.jsonl, and of the images of tables")
+    parser.add_argument(
+        "--to", metavar="DIR", help="folder of pairs.jsonl or labels.jsonl, and of the images of tables"
+    )
     parser.add_argument(
         "--images", metavar="DIR", help="folder that paths of images are relative to (default: SOURCE's)"
     )
@@ -20,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the weight that the set states for a row as its confidence, which algorithm.weights reads",
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="first pairs to convert (default: all)")
+    parser.add_argument("--limit", type=_count, metavar="N", help="first rows to convert (default: all)")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -30,7 +32,8 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.list:
         for each in PAIR_SETS.values():
             weight = f"\n  --confidence: {each.weight.text}" if each.weight else ""
-            print(f"{each.name}: {each.title}\n  {each.files}{weight}\n  licence: {each.licence}")
+            output = f"\n  written: {each.output} for algorithm.source={each.kind}"
+            print(f"{each.name}: {each.title}\n  {each.files}{output}{weight}\n  licence: {each.licence}")
         return 0
     if not parsed.sources or not parsed.to or parsed.set not in PAIR_SETS:
         raise ValueError(

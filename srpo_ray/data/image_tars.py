@@ -66,20 +66,33 @@ def tar_entries(listing: Listing, files: list[Path], key: str) -> tuple[list[Ent
     return entries, left_out
 
 
-def _archives(file: Path, key: str) -> tuple[list[dict[PurePath, Member]], Counter[str]]:
-    """Members of each archive in a file by name, and the number of those that are skipped, by kind."""
-    left_out: Counter[str] = Counter()
-    archives: list[dict[PurePath, Member]] = []
+def archive_members(file: Path) -> list[list[tarfile.TarInfo]]:
+    """List the members of each archive in a file, which may be several concatenated ones.
+
+    Raises:
+        tarfile.ReadError: If the file is not a complete, uncompressed tar file, or cannot be read.
+    """
+    archives: list[list[tarfile.TarInfo]] = []
     try:
         with file.open("rb") as opened:
             start: int | None = 0
             while start is not None:
                 opened.seek(start)
                 members, end = _members(opened)
-                archives.append(_by_name(file, members, left_out))
+                archives.append(members)
                 start = _next_archive(opened, end)
     # Invalid or too large numbers in headers raise the last four.
     except (OSError, tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        raise tarfile.ReadError(str(error)) from error
+    return archives
+
+
+def _archives(file: Path, key: str) -> tuple[list[dict[PurePath, Member]], Counter[str]]:
+    """Members of each archive in a file by name, and the number of those that are skipped, by kind."""
+    left_out: Counter[str] = Counter()
+    try:
+        archives = [_by_name(file, members, left_out) for members in archive_members(file)]
+    except tarfile.TarError as error:
         raise ValueError(
             f"{key}: expected a complete, uncompressed tar file, got {file} ({error}); unpack it or copy it again"
         ) from error

@@ -1,37 +1,20 @@
-"""Writes pairs of public sets as the `.jsonl` file that `data.pairs` reads, with the images of tables beside it."""
+"""Writes public sets of judged images as the `.jsonl` file that `data.pairs` reads, with the images of tables."""
 
-import hashlib
 import json
-import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from io import BytesIO
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from srpo_ray.data.pair_rows import Pair, Picture, UnusableRowError
+from srpo_ray.config.algorithms.base import Judged
+from srpo_ray.data.pair_images import IMAGES, MISSING_FILE, PlacedImages
+from srpo_ray.data.pair_rows import Label, Pair, UnusableRowError
 from srpo_ray.data.pair_sets import PAIR_SETS, PairSet, read_set
 from srpo_ray.data.repeated_pairs import repeat_notes
-from srpo_ray.decode_image import SUFFIXES
 from srpo_ray.files import write_text
-
-FILE, IMAGES = "pairs.jsonl", "images"
-_MISSING = "with a missing image file"
-_SUFFIXES = {
-    "JPEG": ".jpg",
-    "PNG": ".png",
-    "WEBP": ".webp",
-    "BMP": ".bmp",
-    "GIF": ".gif",
-    "TIFF": ".tif",
-    "AVIF": ".avif",
-}
 
 
 @dataclass(frozen=True)
@@ -39,23 +22,25 @@ class Converted:
     """Result of a conversion."""
 
     path: Path
-    pairs: int
+    rows: int
     pictures: int
     """Number of different images."""
     left_out: Counter[str]
-    """Reason -> rows or comparisons without a pair."""
+    """Reason -> rows or comparisons without a judgement."""
+    kind: Judged = "pairs"
+    """Kind of the rows."""
     weight: str | None = None
     """Formula of the confidence of the rows; None if they have none."""
     unweighed: int = 0
-    """Pairs whose row states no weight; their confidence is 1."""
+    """Rows without a weight in the set; their confidence is 1."""
     notes: Sequence[str] = ()
-    """Notes for the user on the pairs."""
+    """Notes for the user on the rows."""
 
     def __str__(self) -> str:
         listed = _listed(self.left_out)
         rest = f", left out: {listed}" if listed else ""
         notes = "".join(f", {note}" for note in self.notes)
-        return f"{self.path}: {self.pairs} pairs of {self.pictures} images{notes}{rest}{self._confidence}"
+        return f"{self.path}: {self.rows} {self.kind} of {self.pictures} images{notes}{rest}{self._confidence}"
 
     @property
     def _confidence(self) -> str:
@@ -79,17 +64,20 @@ def convert(
     Args:
         known: The set.
         sources: Its files.
-        folder: Folder of the new `pairs.jsonl`, and of the images of tables.
+        folder: Folder of the new `pairs.jsonl` or `labels.jsonl`, and of the images of tables.
         images: Folder that paths of images are relative to; None takes that of the first source. The images stay there.
-        limit: Most pairs; None takes all.
+        limit: Most rows; None takes all.
         confidence: Write the weight that the set states for a row as its `confidence`.
 
     Raises:
-        ValueError: If the folder has a pair file, a source is not of the set, the set states no weight that was asked
-            for, no pair is left, or the folder cannot be written.
+        ValueError: If the folder has such a file, a source is not of the set, the set states no weight that was asked
+            for, no row is left, or the folder cannot be written.
     """
-    if (folder / FILE).exists():
-        raise ValueError(f"expected a folder without {FILE}, got {folder}; choose another one, or remove the file")
+    path = folder / known.output
+    if path.exists():
+        raise ValueError(
+            f"expected a folder without {known.output}, got {folder}; choose another one, or remove the file"
+        )
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--to: expected a writable folder, got {folder} (a file); choose another")
     if wrong := [str(source) for source in sources if source.suffix.lower() not in known.suffixes]:
@@ -103,25 +91,43 @@ def convert(
         )
     left_out: Counter[str] = Counter()
     # The folder is made with the first file in it, so that sources that cannot be used leave none.
-    placed = _Images(folder, images or sources[0].parent)
+    placed = PlacedImages(folder, images or sources[0].parent)
     found = read_set(known, sources, left_out, confidence=confidence)
     try:
         with _removed_on_failure(folder, placed.names):
             rows = list(islice(_rows(found, placed, left_out), limit))
             if not rows:
                 raise ValueError(
-                    f"expected at least one pair of {known.title} ({known.files}) in {', '.join(map(str, sources))},"
-                    f" got none ({_listed(left_out) or 'no rows'}); name another file or another --set"
+                    f"expected at least one usable row of {known.title} ({known.files}) in"
+                    f" {', '.join(map(str, sources))}, got none ({_listed(left_out) or 'no rows'}); name another file"
+                    " or another --set"
                 )
-            write_text(folder / FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     except OSError as error:
         raise ValueError(f"--to: expected a writable folder, got {folder} ({error}); choose another") from error
     weight = known.weight.text if confidence and known.weight else None
     unweighed = sum("confidence" not in row for row in rows) if weight else 0
-    notes = repeat_notes(((row["preferred"], row["prompt"]), (row["other"], row["prompt"])) for row in rows)
-    if several := len(placed.changed):
+    notes = _notes(known.kind, rows, placed)
+    return Converted(path, len(rows), len(placed.names), left_out, known.kind, weight, unweighed, notes)
+
+
+def _notes(kind: Judged, rows: Sequence[Mapping[str, Any]], images: PlacedImages) -> list[str]:
+    notes = repeat_notes(_sides(row, images) for row in rows) if kind == "pairs" else []
+    if kind == "labels":
+        notes.append(f"{sum(row['liked'] for row in rows)} liked")
+        mixed = sum("mixed" in row for row in rows)
+        notes += [f"of which {mixed} are mixed (`grep -v '\"mixed\": true'` removes them)"] * bool(mixed)
+    if any("other_prompt" in row for row in rows):
+        notes.append("each image with a caption of its own (train with algorithm.captions=own)")
+    if several := len(images.changed):
         notes.append(f"{several} image uid{'s' * (several > 1)} with several images, each under a name of its own")
-    return Converted(folder / FILE, len(rows), len(placed.names), left_out, weight, unweighed, notes)
+    return notes
+
+
+def _sides(row: Mapping[str, Any], images: PlacedImages) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Files of a pair, each with its caption."""
+    preferred, other = (images.resolve(row[side]) for side in ("preferred", "other"))
+    return (preferred, row["prompt"]), (other, row.get("other_prompt", row["prompt"]))
 
 
 @contextmanager
@@ -150,96 +156,17 @@ def _removed_on_failure(folder: Path, names: set[str]) -> Iterator[None]:
 
 
 def _listed(left_out: Counter[str]) -> str:
-    hints = {_MISSING: " (download and unpack them, or name their folder with --images)"}
+    hints = {MISSING_FILE: " (download and unpack them, or name their folder with --images)"}
     found = sorted(left_out.items())
     return ", ".join(f"{count} {reason}{hints.get(reason, '')}" for reason, count in found if count)
 
 
-def _rows(pairs: Iterator[Pair], images: "_Images", left_out: Counter[str]) -> Iterator[dict[str, Any]]:
-    """Make the row of each pair, and count the pairs with an image that cannot be used."""
-    for pair in pairs:
+def _rows(judgements: Iterator[Pair | Label], images: PlacedImages, left_out: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Make the row of each judgement, and count those with an image that cannot be used."""
+    for judged in judgements:
         try:
-            preferred, other = images.place([pair.preferred, pair.other])
+            names = images.place(judged.pictures)
         except UnusableRowError as reason:
             left_out[str(reason)] += 1
             continue
-        row = {"preferred": preferred, "other": other, "prompt": pair.prompt}
-        optional = {"confidence": pair.confidence, "annotator": pair.annotator}
-        yield row | {key: value for key, value in optional.items() if value is not None}
-
-
-@dataclass
-class _Images:
-    """Images of the pair file. Those of tables are written beside it when they first occur."""
-
-    folder: Path
-    """Folder of the pair file."""
-    root: Path
-    """Folder of a set's own image files."""
-    names: set[str] = field(default_factory=set)
-    """Paths of the images relative to the pair file."""
-    hashes: dict[str, str] = field(default_factory=dict)
-    """Identity of an image of a table -> hash of the first bytes that it had."""
-    changed: set[str] = field(default_factory=set)
-    """Identities that other bytes had too."""
-
-    def place(self, pictures: Sequence[Picture]) -> list[str]:
-        """Return the paths of the images of a row, relative to the pair file.
-
-        Raises:
-            UnusableRowError: If one of them cannot be used; then none is written.
-        """
-        found = [self._file(picture) if picture.content is None else self._new_name(picture) for picture in pictures]
-        for name, picture in zip(found, pictures, strict=True):
-            new = name not in self.names
-            # Named first, so that a file that cannot be written to its end is removed.
-            self.names.add(name)
-            if new and picture.content is not None:
-                (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
-                (self.folder / name).write_bytes(picture.content)
-        return found
-
-    def _file(self, picture: Picture) -> str:
-        assert picture.path is not None, "a picture has a path or its bytes"
-        file = self.root / picture.path
-        name = relative_path(file, self.folder)
-        try:
-            missing = name not in self.names and not file.is_file()
-        except OSError:
-            # Such as a name that is too long.
-            missing = True
-        if missing:
-            raise UnusableRowError(_MISSING)
-        if file.suffix.lower() not in SUFFIXES:
-            raise UnusableRowError(f"with an image file of another suffix than {', '.join(SUFFIXES)}")
-        return name
-
-    def _new_name(self, picture: Picture) -> str:
-        """Path of an image of a table, relative to the pair file. An identity with other bytes gets another name."""
-        assert picture.content is not None, "an image of a table has bytes"
-        digest = hashlib.sha256(picture.content).hexdigest()[:32]
-        stem = picture.name or digest
-        if not re.fullmatch(r"[\w-]+", stem):
-            raise UnusableRowError("with an image uid of other characters than letters, digits, _ and -")
-        suffix = _suffix(picture.content)
-        if self.hashes.setdefault(stem, digest) != digest:
-            self.changed.add(stem)
-            stem = f"{stem}-{digest}"
-        return f"{IMAGES}/{stem}{suffix}"
-
-
-def relative_path(file: Path, folder: Path) -> str:
-    """Return the path of an image relative to a folder.
-
-    Links to folders are followed, because `..` behind one leaves the folder that it names. The last part is not: the
-    file that a link names may have another suffix.
-    """
-    return Path(os.path.relpath(file.parent.resolve() / file.name, folder.resolve())).as_posix()
-
-
-def _suffix(content: bytes) -> str:
-    try:
-        with Image.open(BytesIO(content)) as image:
-            return _SUFFIXES[image.format or ""]
-    except (UnidentifiedImageError, Image.DecompressionBombError, KeyError) as error:
-        raise UnusableRowError(f"with bytes that are no image of {', '.join(_SUFFIXES)}") from error
+        yield judged.columns(names)

@@ -1,20 +1,17 @@
-"""Rows of public sets of image pairs: the preferred image of each, or the reason why a row has none."""
+"""Rows of public sets of judged images: the judgements of each, or the reason why a row has none."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from srpo_ray.data.prompts import caption_of
-from srpo_ray.data.text_files import TextFileError, parse_json, read_text_file
+from srpo_ray.data.text_files import TextFileError
 
-_BATCH = 64
-"""Rows of a table in memory at a time, with their images."""
-EXAMPLES = "num_example_per_prompt"
-"""Column of Pick-a-Pic with the number of rows of a row's prompt."""
 SAME = "with the same image twice"
 """Reason to leave out a row that compares an image with itself."""
+_LIKED = {"exclusive_win": True, "exclusive_lose": False, "intersections": True}
+"""Parts of Diffusion-KTO's file, and if their images are liked."""
 
 Row = Mapping[str, Any]
 
@@ -39,69 +36,48 @@ class Pair(NamedTuple):
     """Cell of the set's weight of the row; None if there is none."""
     confidence: float | None = None
     """Weight of the row in (0, 1]; None if it was not asked for, or the row has none."""
+    other_prompt: str | None = None
+    """Caption of the other image; None if it is `prompt`."""
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Images of the row."""
+        return self.preferred, self.other
+
+    def columns(self, names: Sequence[str]) -> dict[str, Any]:
+        """Columns of a row of `data.pairs`, with the names of the images."""
+        optional = {"other_prompt": self.other_prompt, "confidence": self.confidence, "annotator": self.annotator}
+        given = {key: value for key, value in optional.items() if value is not None}
+        return {"preferred": names[0], "other": names[1], "prompt": self.prompt, **given}
+
+
+class Label(NamedTuple):
+    """Row with an image that people liked or not."""
+
+    image: Picture
+    liked: bool
+    prompt: str
+    weight: object = None
+    confidence: float | None = None
+    mixed: bool = False
+    """True if people liked the image in one comparison and not in another one."""
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Image of the row."""
+        return (self.image,)
+
+    def columns(self, names: Sequence[str]) -> dict[str, Any]:
+        """Columns of a row of `data.pairs`, with the name of the image; runs ignore `mixed`."""
+        return {"image": names[0], "liked": self.liked, "prompt": self.prompt} | ({"mixed": True} if self.mixed else {})
 
 
 class UnusableRowError(ValueError):
-    """Row without a pair; the message is the reason, as it is counted: `without a caption`."""
+    """Row without a judgement; the message is the reason, as it is counted: `without a caption`."""
 
 
 class OtherFormatError(ValueError):
     """File without the columns or keys of its set; the message says what is wrong."""
-
-
-def table_rows(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
-    """Read the rows of a Parquet table.
-
-    Raises:
-        OtherFormatError: If a column is missing.
-    """
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.ParquetFile(file)
-    present = table.schema_arrow.names
-    if missing := [name for name in columns if name not in present]:
-        raise OtherFormatError(f"a table without {', '.join(missing)}")
-    wanted = [*columns, *(name for name in optional if name in present)]
-    for batch in table.iter_batches(batch_size=_BATCH, columns=wanted):
-        yield from batch.to_pylist()
-
-
-def json_rows(file: Path, *keys: Sequence[str]) -> Iterator[Row]:
-    """Read the objects of a JSON list; an entry that is no object becomes an empty one.
-
-    Args:
-        file: JSON file.
-        keys: Keys of the set's entries, one group for each form that they have.
-
-    Raises:
-        OtherFormatError: If the file has no list, or no entry of it has the keys of the set.
-    """
-    entries = parse_json(read_text_file(file))
-    if not isinstance(entries, list):
-        raise OtherFormatError("no list")
-    rows = [dict(entry) if isinstance(entry, Mapping) else {} for entry in entries]
-    if rows and not any(row.keys() >= set(group) for row in rows for group in keys):
-        raise OtherFormatError(f"no entry with {' or '.join(', '.join(group) for group in keys)}")
-    yield from rows
-
-
-def ranked_groups(file: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Read a table or JSON list of ImageRewardDB, which has a row for each image, and group the images of a prompt.
-
-    Yields:
-        `prompt`, `image_path` and `rank` of each prompt, the last two as lists.
-
-    Raises:
-        OtherFormatError: As `table_rows` and `json_rows`.
-    """
-    rows = json_rows(file, columns) if file.suffix.lower() == ".json" else table_rows(file, columns)
-    groups: dict[object, dict[str, Any]] = {}
-    for row in rows:
-        key = repr((row.get("prompt_id"), row.get("prompt")))
-        group = groups.setdefault(key, {"prompt": row.get("prompt"), "image_path": [], "rank": []})
-        for name in ("image_path", "rank"):
-            group[name].append(row.get(name))
-    yield from groups.values()
 
 
 def image_reward_db(row: Row, left_out: Counter[str]) -> Iterator[Pair]:
@@ -113,34 +89,13 @@ def image_reward_db(row: Row, left_out: Counter[str]) -> Iterator[Pair]:
     if len(usable) < 2:
         raise UnusableRowError("prompts with fewer than two usable images")
     paths, ranks = zip(*usable, strict=True)
-    yield from _by_value(paths, [-rank for rank in ranks], _prompt(row["prompt"]), left_out)
-
-
-def pick_a_pic(row: Row, _: Counter[str]) -> Iterator[Pair]:
-    """Prefer the image with the larger label."""
-    labels = row["label_0"], row["label_1"]
-    if row.get("has_label") is False or None in labels:
-        raise UnusableRowError("without a label")
-    if not all(is_share(label) for label in labels):
-        raise UnusableRowError("with a label outside [0, 1]")
-    if abs(sum(labels) - 1) > 1e-6:
-        raise UnusableRowError("with labels that do not add up to 1")
-    if row.get("are_different") is False or row["image_0_uid"] == row["image_1_uid"]:
-        raise UnusableRowError(SAME)
-    if labels[0] == labels[1]:
-        raise UnusableRowError("ties")
-    prompt = _prompt(row["caption"])
-    pictures = [Picture(str(row[f"image_{side}_uid"]), _bytes_of(row[f"jpg_{side}"])) for side in (0, 1)]
-    if pictures[0].content == pictures[1].content:
-        raise UnusableRowError(SAME)
-    best, user = int(labels[1] > labels[0]), row.get("user_id")
-    yield Pair(pictures[best], pictures[1 - best], prompt, None if user is None else str(user), row.get(EXAMPLES))
+    yield from _by_value(paths, [-rank for rank in ranks], prompt_of(row["prompt"]), left_out)
 
 
 def open_image_preferences(row: Row, _: Counter[str]) -> Iterator[Pair]:
     """Prefer the chosen image."""
-    prompt = _prompt(row["prompt"])
-    chosen, rejected = (_bytes_of(row[column]) for column in ("chosen", "rejected"))
+    prompt = prompt_of(row["prompt"])
+    chosen, rejected = (bytes_of(row[column]) for column in ("chosen", "rejected"))
     if chosen == rejected:
         raise UnusableRowError(SAME)
     yield Pair(Picture(None, chosen), Picture(None, rejected), prompt)
@@ -161,7 +116,7 @@ def hpdv2(row: Row, left_out: Counter[str]) -> Iterator[Pair]:
     if training and (len(paths) != 2 or any(value not in (0, 1) for value in values)):
         raise UnusableRowError("with other votes than 0 or 1 of two images")
     yield from _by_value(
-        paths, values if training else [-rank for rank in values], _prompt(row.get("prompt")), left_out
+        paths, values if training else [-rank for rank in values], prompt_of(row.get("prompt")), left_out
     )
 
 
@@ -170,8 +125,25 @@ def hpdv3(row: Row, left_out: Counter[str]) -> Iterator[Pair]:
     paths = [row.get("path1"), row.get("path2")]
     if not all(isinstance(path, str) and path for path in paths):
         raise UnusableRowError("without path1 and path2")
-    for pair in _by_value([str(path) for path in paths], [1, 0], _prompt(row.get("prompt")), left_out):
+    for pair in _by_value([str(path) for path in paths], [1, 0], prompt_of(row.get("prompt")), left_out):
         yield pair._replace(weight=row.get("confidence"))
+
+
+def diffusion_kto(row: Row, _: Counter[str]) -> Iterator[Label]:
+    """Like the images of the parts that the released training likes by default.
+
+    Source: github.com/jacklishufan/diffusion-kto at 226bbd0. Its readme names `file_path` and `label`, its code reads
+    `file_name` and `split`. Both its default policy and its example, `gt_label_wi_l`, like `intersections`.
+    """
+    by_code = row.keys() >= {"file_name", "split"}
+    path, part = (row.get(key) for key in (("file_name", "split") if by_code else ("file_path", "label")))
+    if None in row:
+        raise UnusableRowError("with more cells than columns")
+    if part not in _LIKED:
+        raise UnusableRowError(f"with another {'split' if by_code else 'label'} than {', '.join(_LIKED)}")
+    if not path:
+        raise UnusableRowError("without a path of its image")
+    yield Label(Picture(None, path=path), _LIKED[part], prompt_of(row.get("caption")), mixed=part == "intersections")
 
 
 def is_share(value: object) -> bool:
@@ -183,7 +155,7 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _prompt(value: object) -> str:
+def prompt_of(value: object) -> str:
     """Return a caption without surrounding white space."""
     if value is not None and not isinstance(value, str):
         raise UnusableRowError("with a caption that is no text")
@@ -196,7 +168,7 @@ def _prompt(value: object) -> str:
     return text
 
 
-def _bytes_of(value: object) -> bytes:
+def bytes_of(value: object) -> bytes:
     """Return the bytes of an image cell, which is bytes or a struct with them."""
     found = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(found, bytes) or not found:

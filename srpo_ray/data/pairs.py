@@ -258,15 +258,14 @@ class _Reader:
         people = f" of {len(self.annotators)} annotators" if self.annotators else ""
         parts = [f"{len(rows)} {_ROWS[self.kind]}{people}", f"{len(self.entries)} images"]
         parts += [f"{self.ties} tie{'s' * (self.ties > 1)} left out"] * bool(self.ties)
-        parts += repeat_notes(map(_sides, rows)) if self.kind == "pairs" else []
+        parts += repeat_notes(map(self._sides, rows)) if self.kind == "pairs" else []
         unused = f"{self.unused_captions} other captions not used (algorithm.captions=shared)"
         return f"{self.path}: {', '.join([*parts, *[unused] * bool(self.unused_captions)])}"
 
-
-def _sides(row: JudgedRow) -> tuple[tuple[int, str], tuple[int, str]]:
-    """Images of a pair with their captions."""
-    preferred, other = row.images
-    return (preferred, row.prompt), (other, row.prompt if row.other_prompt is None else row.other_prompt)
+    def _sides(self, row: JudgedRow) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Files of a pair without symbolic links, each with its caption."""
+        preferred, other = (self.resolved[index] for index in row.images)
+        return (preferred, row.prompt), (other, row.prompt if row.other_prompt is None else row.other_prompt)
 
 
 def _object(line: str) -> Mapping[object, object]:

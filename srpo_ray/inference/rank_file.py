@@ -12,7 +12,7 @@ import torch
 from srpo_ray.algorithms.pair_choice import PairJudgement, Selection, judge_pairs
 from srpo_ray.config import RunConfig, load_run
 from srpo_ray.config.absolute_paths import with_absolute_paths
-from srpo_ray.data.pair_files import relative_path
+from srpo_ray.data.pair_images import relative_path
 from srpo_ray.data.pairs import EMBEDDED, JudgedRow, PairFile, read_pair_file
 from srpo_ray.files import write_text
 from srpo_ray.inference.draw import run_chunks

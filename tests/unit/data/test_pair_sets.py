@@ -14,6 +14,7 @@ from PIL import Image, features
 
 from srpo_ray.cli import main
 from srpo_ray.data.pair_files import convert
+from srpo_ray.data.pair_rows import Pair
 from srpo_ray.data.pair_sets import PAIR_SETS, read_set
 from srpo_ray.data.pairs import load_judged
 
@@ -27,6 +28,10 @@ def picture(red: int, kind: str = "PNG") -> bytes:
 def table(path: Path, rows: list[dict[str, Any]]) -> Path:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return path
+
+
+def read_pairs(name: str, file: Path, left_out: Counter[str]) -> list[Pair]:
+    return [pair for pair in read_set(PAIR_SETS[name], [file], left_out) if isinstance(pair, Pair)]
 
 
 def pick(best: float, **more: object) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def test_pick_a_pic_prefers_the_larger_label_and_counts_what_has_no_winner(tmp_p
         pick(1.0, caption=" "),
     ]
     left_out: Counter[str] = Counter()
-    pairs = list(read_set(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], left_out))
+    pairs = read_pairs("pick_a_pic", table(tmp_path / "a.parquet", rows), left_out)
     assert [(pair.preferred.name, pair.other.name, pair.annotator) for pair in pairs] == [
         ("u-0", "u-1", "7"),
         ("u-1", "u-0", "7"),
@@ -77,7 +82,7 @@ def test_rows_of_pick_a_pic_that_cannot_be_used_are_counted_and_the_others_read(
         pick(0.0, image_1_uid="u-2"),
     ]
     left_out: Counter[str] = Counter()
-    pairs = list(read_set(PAIR_SETS["pick_a_pic"], [table(tmp_path / "a.parquet", rows)], left_out))
+    pairs = read_pairs("pick_a_pic", table(tmp_path / "a.parquet", rows), left_out)
     assert [pair.preferred.name for pair in pairs] == ["u-0", "u-2"]
     assert left_out == {
         "with labels that do not add up to 1": 1,
@@ -104,7 +109,7 @@ def write_json(path: Path, rows: object) -> Path:
 
 def paths_of(name: str, file: Path) -> tuple[list[tuple[str | None, str | None]], Counter[str]]:
     left_out: Counter[str] = Counter()
-    pairs = list(read_set(PAIR_SETS[name], [file], left_out))
+    pairs = read_pairs(name, file, left_out)
     return [(pair.preferred.path, pair.other.path) for pair in pairs], +left_out
 
 
@@ -139,7 +144,7 @@ def test_image_reward_db_has_all_pairs_of_a_prompt_whose_ranks_differ(
     left_out: Counter[str] = Counter()
     pairs = [
         (pair.preferred.path, pair.other.path, pair.prompt)
-        for pair in read_set(PAIR_SETS["image_reward_db"], [write(file, rows)], left_out)
+        for pair in read_pairs("image_reward_db", write(file, rows), left_out)
     ]
     assert pairs == [("b", "a", "p"), ("b", "a", "p"), ("b", "c", "p"), ("b", "c", "p"), ("a", "e", "q")]
     assert left_out == {
@@ -266,7 +271,7 @@ def test_pairs_whose_image_files_are_missing_are_left_out_with_a_hint(tmp_path: 
     rows = [{"prompt": "p", "path1": "a.png", "path2": name} for name in ("b.png", "gone.png", "c.txt")]
     file = write_json(tmp_path / "train.json", rows)
     found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out")
-    assert (found.pairs, found.pictures) == (1, 2)
+    assert (found.rows, found.pictures) == (1, 2)
     assert found.left_out["with a missing image file"] == 1
     assert found.left_out.total() == 2
     assert "1 with a missing image file (download and unpack them, or name their folder with --images)" in str(found)
@@ -307,7 +312,7 @@ def test_images_that_cannot_be_written_are_counted_and_leave_no_file(tmp_path: P
         "with bytes that are no image of JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF": 1,
     }
     assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["u-2.jpg", "u-3.jpg"]
-    assert (found.pairs, found.pictures) == (1, 2)
+    assert (found.rows, found.pictures) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +343,7 @@ def test_images_of_every_format_that_a_run_reads_are_written_with_its_suffix(
 def test_set_without_a_usable_row_is_refused_with_the_reasons(tmp_path: Path) -> None:
     file = table(tmp_path / "a.parquet", [pick(0.5), pick(0.5), pick(1.0, jpg_0=b"text")])
     with pytest.raises(
-        ValueError, match=r"one pair of Pick-a-Pic .* got none \(2 ties, 1 with bytes .*\); name another"
+        ValueError, match=r"one usable row of Pick-a-Pic .* got none \(2 ties, 1 with bytes .*\); name another"
     ):
         convert(PAIR_SETS["pick_a_pic"], [file], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -362,7 +367,7 @@ def test_damaged_later_source_leaves_nothing_that_was_not_there(tmp_path: Path) 
     refuse(tmp_path / "mine")
     assert sorted(path.name for path in images.iterdir()) == ["other.png", "u-0.jpg"]
     assert (tmp_path / "mine" / "notes.txt").exists()
-    assert convert(PAIR_SETS["pick_a_pic"], [good], tmp_path / "mine").pairs == 1
+    assert convert(PAIR_SETS["pick_a_pic"], [good], tmp_path / "mine").rows == 1
 
 
 def test_given_images_of_a_json_set_stay_if_a_later_source_is_damaged(tmp_path: Path) -> None:
@@ -410,7 +415,7 @@ def test_confidence_of_hpdv3_is_its_column_and_0_leaves_the_row_out(tmp_path: Pa
     assert confidences(tmp_path / "out") == [0.75, None, 1.0]
     assert "left out: 1 with a weight of 0; confidence is the set's confidence, 1 for 1 rows" in str(found)
     plain = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "plain")
-    assert (plain.pairs, confidences(tmp_path / "plain")) == (4, [None] * 4)
+    assert (plain.rows, confidences(tmp_path / "plain")) == (4, [None] * 4)
 
 
 def test_weights_that_are_none_are_counted_if_asked_for(tmp_path: Path) -> None:

@@ -130,6 +130,18 @@ def test_image_is_the_same_by_an_absolute_path_and_by_a_symbolic_link(tmp_path: 
         load_judged(write(tmp_path, *rows), "pairs")
 
 
+def test_pairs_repeat_and_contradict_each_other_through_symbolic_links(tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(tmp_path / "images")
+    rows = [
+        pair("a", "b"),
+        {**pair("a", "b"), "preferred": "linked/a.png"},
+        {**pair("b", "a"), "other": str(tmp_path / "linked" / "a.png")},
+        {**pair("b", "c"), "preferred": "linked/b.png"},
+    ]
+    judged = load_judged(write(tmp_path, *rows), "pairs")
+    assert str(judged.note).endswith("1 repeat an earlier row, 3 contradict another row")
+
+
 @pytest.mark.parametrize(
     ("confidence", "noted"),
     [("full", True), ("utility", False)],

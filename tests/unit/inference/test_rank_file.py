@@ -13,7 +13,7 @@ from PIL import Image
 from srpo_ray.algorithms.pair_choice import judge_pairs
 from srpo_ray.cli import main
 from srpo_ray.config import load_run
-from srpo_ray.data.pair_files import relative_path
+from srpo_ray.data.pair_images import relative_path
 from srpo_ray.data.pairs import load_judged
 from srpo_ray.evaluation.gallery import read_images, save_png, to_images
 from srpo_ray.inference.pair_images import PairScorer
