@@ -113,7 +113,7 @@ class Preference(PreferencePoints):
             points = self.points(batch, judged, draw, collected.inverted)
             compared = self._compare(judged, points, collected, draw)
             if batch.draws.update == 0 and self.config.reference_role is not None:
-                check_first_gains(compared.gains, self._scales(judged, compared), self.config.beta)
+                check_first_gains(compared.gains, self._scales(judged, compared), slopes_of(self.config, judged))
             yield partial(self._loss, judged, collected, compared, draw)
 
     def _compare(self, judged: Judged, points: list[Point], asked: Asked, draw: int) -> Compared:

@@ -3,25 +3,25 @@
 import torch
 from torch import Tensor
 
-LARGEST_FIRST_LOGIT = 0.01
-"""Limit of `beta * |gain|` in the first update, where policy and reference are equal up to rounding."""
+LARGEST_FIRST_LOGIT = 0.005
+"""Limit of the log-odds `slope * |gain|` in the first update, where policy and reference are equal up to rounding."""
 ROUNDING = 1e-3
 """Relative difference of two errors that rounding to 16 bits may explain."""
 
 
-def check_first_gains(gains: list[Tensor], scales: list[Tensor], beta: float) -> None:
+def check_first_gains(gains: list[Tensor], scales: list[Tensor], slopes: Tensor) -> None:
     """Check that policy and reference are equal before the first update.
 
     Args:
         gains: Gains of each side, `[B]`.
         scales: Size of the errors of each side, `[B]`.
-        beta: Slope of the loss.
+        slopes: Derivative of the log-odds of a preference in the margin, `[B]`; rows may differ in their confidence.
 
     Raises:
-        ValueError: If a gain is neither near 0 on the scale of the loss nor explained by rounding.
+        ValueError: If a gain is neither near 0 on the scale of its row's loss nor explained by rounding.
     """
     gain, scale = torch.stack(gains).detach().abs(), torch.stack(scales).detach()
-    wrong = (beta * gain >= LARGEST_FIRST_LOGIT) & (gain > ROUNDING * scale)
+    wrong = (slopes.to(gain) * gain >= LARGEST_FIRST_LOGIT) & (gain > ROUNDING * scale)
     if wrong.any():
         raise ValueError(
             f"expected a reference that equals the policy before the first update, got errors that differ by up to"

@@ -33,6 +33,11 @@ _RENAMED = {
     "experiment.tuning_seed": "seed` in the file of `base",
 }
 """Dotted path that was renamed, without list indices and with the prefix of its config -> new key."""
+_VALUES_ELSEWHERE = {
+    "algorithm.type=step_preference": "step-level preferences are `type: policy_gradient` with `surrogate.type: pair`",
+    "algorithm.source=file": "set `source: pairs`, and the file in `data.pairs`",
+}
+"""Value that a reader may expect from papers or other frameworks, with its dotted path -> setting that has its part."""
 
 
 def first_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -61,7 +66,8 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
     if details["type"] == "union_tag_invalid":
         context = details.get("ctx", {})
         types = [name.strip("'") for name in context["expected_tags"].split(", ")]
-        cure = _suggest(context["tag"], types, "choose one of them")
+        elsewhere = _VALUES_ELSEWHERE.get(f"{path}.type={context['tag']}")
+        cure = elsewhere or _suggest(context["tag"], types, "choose one of them")
         return f"{path}.type: expected one of {', '.join(types)}; got {context['tag']!r}; {cure}"
     if details["type"] == "missing":
         return f"{path}: expected a value, got none; add it"
@@ -78,7 +84,8 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
             " file and \"'1e5'\" on a command line"
         )
     expected = details["msg"].replace("Input should", "expected to")
-    return f"{path}: {expected}; got {details['input']!r}; give such a value"
+    cure = _VALUES_ELSEWHERE.get(f"{path}={details['input']}", "give such a value")
+    return f"{path}: {expected}; got {details['input']!r}; {cure}"
 
 
 def _suggest(word: str, known: Iterable[str], otherwise: str = "remove it") -> str:

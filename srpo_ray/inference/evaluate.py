@@ -97,8 +97,13 @@ def evaluate_run(
         truth=source.startswith("small_world:"),
     )
     rows = draw_all(job, options.num_workers, options.address)
-    evaluators = [f"evaluator/{model.name}" for model in config.evaluation.held_out]
-    evaluation = PairedEvaluation(
+    return _write_report(job, _paired(job, rows, source, command))
+
+
+def _paired(job: SamplingJob, rows: Sequence[Row], source: str, command: str) -> PairedEvaluation:
+    """Arrange the scores of all images by prompt, for a comparison of the models."""
+    evaluators = [f"evaluator/{model.name}" for model in job.config.evaluation.held_out]
+    return PairedEvaluation(
         models=[model.name for model in job.models],
         prompts=job.prompts,
         conditioning=job.texts,
@@ -108,6 +113,10 @@ def evaluate_run(
         created=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         command=command,
     )
+
+
+def _write_report(job: SamplingJob, evaluation: PairedEvaluation) -> tuple[Report, Path]:
+    """Write contact sheets and report: a comparison, or means of a single model."""
     sheets = contact_sheets(job.folder, evaluation, job.image)
     categories = category_scores(job, evaluation.scores)
     build = evaluation_report if len(job.models) > 1 else model_report

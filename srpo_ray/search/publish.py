@@ -55,18 +55,56 @@ def publish(
     Returns:
         Path of the HTML report.
     """
-    folder = Path(experiment.folder)
-    rows = [row for group in (*searches, *arms) for row in group.rows]
-    warnings = [text for row in rows for text in update_warnings(trial_folder(experiment, row.name))]
-    best = best_arm(config, arms, searches)
-    best_config = trial_config(experiment, f"{config.name}_best", arm_changes(config, config.arm(best), searches))
-    write_text(folder / "best.yaml", to_yaml(best_config))
+    folder, best = Path(experiment.folder), best_arm(config, arms, searches)
+    best_config = to_yaml(
+        trial_config(experiment, f"{config.name}_best", arm_changes(config, config.arm(best), searches))
+    )
+    chosen = _write_best(folder, config, best, best_config, arms, searches)
+    left_out = budget_notes(config, searches, arms)
+    remarks = [*notes, *schedule_notes(config, best, searches), *left_out]
+    results = _results(experiment, config, searches, arms, best_config, remarks, command)
+    votes, vote_metrics = experiment_votes(folder)
+    report = experiment_report(results, None if results.is_sweep else _images(experiment, arms), votes)
+    print_report(report)
+    print("".join(f"{note}\n" for note in left_out), end="")
+    path = write_report(folder, report)
+    files = [path, *chosen, *(folder / name for name in report.files)]
+    log_results(experiment, files, _summary_metrics(results, best) | vote_metrics)
+    return path
+
+
+def _write_best(
+    folder: Path, config: ExperimentConfig, best: str, best_config: str, arms: Sequence[Arm], searches: Sequence[Search]
+) -> list[Path]:
+    """Write the config of the best arm, its best run, and the experiment that trains found schedules.
+
+    Returns:
+        Paths of the files that belong into MLflow: config, and schedule if there is one.
+    """
+    files = {folder / "best.yaml": best_config}
     schedule = schedule_experiment(config, searches)
     if schedule is not None:
-        write_text(folder / "schedule.yaml", to_yaml(schedule))
+        files[folder / "schedule.yaml"] = to_yaml(schedule)
+    for path, text in files.items():
+        write_text(path, text)
     _write_best_run(folder, config, best, arms, searches)
-    left_out = budget_notes(config, searches, arms)
-    results = Results(
+    return list(files)
+
+
+def _results(
+    experiment: Experiment,
+    config: ExperimentConfig,
+    searches: Sequence[Search],
+    arms: Sequence[Arm],
+    best_config: str,
+    notes: Sequence[str],
+    command: str,
+) -> Results:
+    """Gather what the report shows; the notes get those on compute, runs that did not end, and warnings of updates."""
+    rows = [row for group in (*searches, *arms) for row in group.rows]
+    warnings = [text for row in rows for text in update_warnings(trial_folder(experiment, row.name))]
+    reference = config.reference.name
+    return Results(
         title=config.name,
         objective=config.objective,
         mode=config.mode,
@@ -75,36 +113,16 @@ def publish(
         command=command,
         commit=git_commit(Path.cwd()),
         hardware=hardware(),
-        reference=config.reference.name,
-        baseline_row=_baseline(config.reference.name, searches, arms),
+        reference=reference,
+        baseline_row=_baseline(reference, searches, arms),
         arms=arms,
         searches=searches,
-        best_config_yaml=to_yaml(best_config),
-        notes=[
-            *notes,
-            *schedule_notes(config, best, searches),
-            *left_out,
-            *compute_notes(arms, config.reference.name),
-            *failures(arms),
-            *warnings,
-        ],
+        best_config_yaml=best_config,
+        notes=[*notes, *compute_notes(arms, reference), *failures(arms), *warnings],
         target_share=config.target_share,
         equal_gain=config.equal_gain,
-        budget=budget_uses(folder, experiment.budget) if experiment.budget else (),
+        budget=budget_uses(Path(experiment.folder), experiment.budget) if experiment.budget else (),
     )
-    votes, vote_metrics = experiment_votes(folder)
-    report = experiment_report(results, None if results.is_sweep else _images(experiment, arms), votes)
-    print_report(report)
-    print("".join(f"{note}\n" for note in left_out), end="")
-    path = write_report(folder, report)
-    files = [
-        path,
-        folder / "best.yaml",
-        *([folder / "schedule.yaml"] if schedule else []),
-        *(folder / name for name in report.files),
-    ]
-    log_results(experiment, files, _summary_metrics(results, best) | vote_metrics)
-    return path
 
 
 def schedule_experiment(config: ExperimentConfig, searches: Sequence[Search]) -> ExperimentConfig | None:

@@ -66,26 +66,38 @@ def baseline_evaluation(
 
         if not is_cached(config):
             return _scored(config, evaluator, evaluator.batches(policy()), rewards())
-        stored = BaselineCache(config, evaluator, device)
-        images = SharedImages(
-            stored.store.folder, evaluator, lambda items: evaluator.sample(policy(), items), stored.is_complete
-        )
-        found = from_worker_0(stored.read)
-        if found is None:
-            with images.in_use():
-                images.sample_missing()
-                # Rewards may still load: no process waits for them while it holds the turn.
-                scorer = rewards()
-                with images.turn_to_score():
-                    found = from_worker_0(stored.read)
-                    if found is None:
-                        found = _scored(config, evaluator, images.batches(device), scorer)
-                        if rank_and_world_size()[0] == 0 and not stored.write(found):
-                            images.abandon()
-        else:
-            images.remove_if_unused()
+        found = _shared_evaluation(config, evaluator, device, policy, rewards)
     others = evaluator.other_words
     return Evaluation({name: found.scores[name] for name in found.scores if name not in others}, found.images)
+
+
+def _shared_evaluation(
+    config: RunConfig,
+    evaluator: Evaluator,
+    device: torch.device,
+    policy: Callable[[], FlowPolicy],
+    rewards: Callable[[], RewardScorer],
+) -> Evaluation:
+    """Read the evaluation from the cache, or sample its images with other processes and let one of them score all."""
+    stored = BaselineCache(config, evaluator, device)
+    images = SharedImages(
+        stored.store.folder, evaluator, lambda items: evaluator.sample(policy(), items), stored.is_complete
+    )
+    found = from_worker_0(stored.read)
+    if found is not None:
+        images.remove_if_unused()
+        return found
+    with images.in_use():
+        images.sample_missing()
+        # Rewards may still load: no process waits for them while it holds the turn.
+        scorer = rewards()
+        with images.turn_to_score():
+            found = from_worker_0(stored.read)
+            if found is None:
+                found = _scored(config, evaluator, images.batches(device), scorer)
+                if rank_and_world_size()[0] == 0 and not stored.write(found):
+                    images.abandon()
+    return found
 
 
 def _scored(

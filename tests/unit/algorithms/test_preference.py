@@ -178,6 +178,32 @@ def test_reference_that_is_not_the_policy_is_refused_at_the_first_update() -> No
 
 
 @pytest.mark.parametrize(
+    ("beta", "factor", "sure", "refused"),
+    [
+        (1e-4, 1e4, [1.0, 1.0, 1.0], True),
+        (1e-4, 1e4, [1e-6, 1e-6, 1.0], True),
+        (BETA, 1.0, [1e-6, 1e-6, 1e-6], False),
+        (BETA, 1.0, [1e-6, 1e-6, 1.0], True),
+    ],
+)
+def test_reference_is_checked_with_the_slope_of_each_row(
+    beta: float, factor: float, sure: list[float], refused: bool
+) -> None:
+    """The gains are of the size of 1, so a slope of `factor * confidence * beta / 2` near 0 makes them harmless."""
+    policy, batch = AffinePolicy(), pairs(update=0)
+    confidence = torch.tensor(sure, dtype=torch.float64)
+    batch = replace(batch, labels=torch.stack([(1 + confidence) / 2, (1 - confidence) / 2], dim=1))
+    algorithm = make(policy, f"algorithm.beta={beta}", f"algorithm.confidence_slope={factor}")
+    (found,) = collect_all(algorithm, [batch])
+    moved(policy)
+    if not refused:
+        assert len([loss() for loss in algorithm.losses(batch, found)]) == 1
+        return
+    with pytest.raises(ValueError, match="equals the policy before the first update"):
+        [loss() for loss in algorithm.losses(batch, found)]
+
+
+@pytest.mark.parametrize(
     ("overrides", "form"),
     [
         (("loss=ipo",), lambda a, b: (a - b - 1 / (2 * BETA)).pow(2)),

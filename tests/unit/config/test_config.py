@@ -265,6 +265,14 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("algorithm.hing=1", r"algorithm.hing: expected one of anchor, branches, .*did you mean `hinge`\?"),
         ("algorithm.type=dance", r"algorithm.type: expected one of srpo, .*; got 'dance'; did you mean `dance_grpo`\?"),
         ("algorithm.type=ppo", r"algorithm.type: expected one of srpo, .*; got 'ppo'; choose one of them"),
+        (
+            "algorithm.type=step_preference",
+            r"algorithm.type: .*; got 'step_preference'; step-level preferences are `type: policy_gradient`",
+        ),
+        (
+            "algorithm={type: preference, source: file}",
+            r"algorithm.source: expected to be 'pairs', .*; got 'file'; set `source: pairs`, .* `data.pairs`",
+        ),
         ("rewards.models.0.type=clip", r"expected one of open_clip, transformers_clip, .*; got 'clip'"),
         ("algorithm={type: draft, num_steps: 2}", r"algorithm: expected num_steps 1 with renoisings"),
         ("algorithm={type: draft, num_steps: 13, renoisings: 0}", r"num_steps of at most rollout.num_steps = 12"),
