@@ -18,12 +18,14 @@ from srpo_ray.config.model import LoraConfig
 from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.models.fitted_lora import padded_adapters
 from srpo_ray.models.lora_files import LoraLayer
+from srpo_ray.models.lora_start import trained_shapes
 from srpo_ray.planning.devices import trainer_memory
 from srpo_ray.planning.shapes import parameters
 from srpo_ray.planning.zero_shares import trained_elements
 from srpo_ray.rewards.base import RewardScorer
+from srpo_ray.runs import other_model
 from srpo_ray.runs.folder import RunFolder, append_row
-from srpo_ray.runs.other_model import check_other_model
+from srpo_ray.runs.other_model import check_other_model, contrast_weights
 from srpo_ray.small_world.weights import flux_dir
 from srpo_ray.training import setup
 from tests.conftest import SMALL_WORLD
@@ -242,6 +244,33 @@ def test_worker_that_reads_another_run_than_the_driver_stops_before_it_loads_the
     finished_run(other, LORA, seed=1)
     with pytest.raises(ValueError, match=r"evaluation\.contrast_with: .*give every host the same copy"):
         setup.build_trainer(config, folder, cast("RewardScorer", None), "cpu", None)
+
+
+def test_worker_verifies_its_share_of_the_files(tmp_path: Path) -> None:
+    other = finished_run(tmp_path / "other", LORA)
+    config, shapes = run_with(other), trained_shapes(run_with(other).model)
+    damage(other)
+    contrast_weights(config, shapes, part=(1, 2))
+    with pytest.raises(ValueError, match=r"^evaluation.contrast_with: checkpoint .* it is damaged"):
+        contrast_weights(config, shapes, part=(0, 2))
+
+
+def test_host_that_does_not_see_the_other_run_or_its_storage_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_with(tmp_path / "other")
+    with pytest.raises(
+        ValueError, match=r"^evaluation.contrast_with: expected a finished run on storage that every node"
+    ):
+        contrast_weights(config, {})
+
+    def refused(_: RunFolder) -> int:
+        raise PermissionError("access denied")
+
+    monkeypatch.setattr(other_model, "finished_update", refused)
+    for read in (check_other_model, lambda config: contrast_weights(config, {})):
+        with pytest.raises(ValueError, match=r"^evaluation.contrast_with: .* \(access denied\); correct the path"):
+            read(config)
 
 
 def test_plan_counts_the_copy_of_the_trained_weights(tmp_path: Path) -> None:
