@@ -99,9 +99,9 @@ class EvaluationConfig(Section):
     the base model's weights, or `contrast_with`. Unset evaluates the tuned model alone."""
     contrast_with: HomePath | None = Field(default=None, min_length=1)
     """Model that replaces the base model in `rl_guidance`: the folder of a finished run, a LoRA file, or a folder with
-    one. Each worker keeps its weights as one more sharded copy of the trained ones. They must fit there: with
-    `model.lora`, adapters of the same base model, of at most this rank and in layers that have adapters; in full
-    fine-tuning, a run that tuned the whole same model. Unset is the base model."""
+    one. Workers keep its weights as one more sharded copy of the trained ones. They must fit there: with `model.lora`,
+    adapters of the same base model, of at most this rank and in layers that have adapters; in full fine-tuning, all
+    weights of the same model, or adapters of it. Unset is the base model."""
     contrast_text: float = 1.0
     """Scale s of the prompt in the text of the base model, or of `contrast_with`, with `rl_guidance`: its features are
     `empty + s (prompt - empty)`. 1 is the prompt, 0 the empty prompt, and values below 0 point away from the prompt.

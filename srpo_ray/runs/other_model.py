@@ -24,6 +24,9 @@ from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.trained import read_trained
 from srpo_ray.runs.trained_weights import finished_update, read_trained_weights
 
+_PUBLISHED = ("model.path", "model.max_sequence_length")
+"""Keys that runs have in common if noise and text features mean the same to both."""
+
 
 def check_other_model(config: RunConfig) -> None:
     """Check that the workers of a run can hold the model of `evaluation.contrast_with`, if it names one.
@@ -149,9 +152,11 @@ def _check_same_model(config: RunConfig, other: RunConfig, path: Path) -> None:
     ours, theirs = _model_of(config), _model_of(other)
     for key, (shown, identity) in ours.items():
         if identity != theirs[key][1]:
+            # The command takes runs of one published model, whatever is done to its weights.
+            cure = "" if key in _PUBLISHED else f", or {AFTERWARDS}"
             raise ValueError(
                 f"expected a run of the same model, got {path} with {key} {theirs[key][0]!r} where this run has"
-                f" {shown!r}; choose runs with equal values, or {AFTERWARDS}"
+                f" {shown!r}; choose runs with equal values{cure}"
             )
 
 
