@@ -26,6 +26,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         changes["model.decoder"] = _absolute(config.model.decoder)
     if config.model.lora and config.model.lora.start_from:
         changes["model.lora.start_from"] = _absolute(config.model.lora.start_from)
+    if config.evaluation.contrast_with:
+        changes["evaluation.contrast_with"] = str(Path(config.evaluation.contrast_with).resolve())
     if config.evaluation.test:
         changes["evaluation.test.prompts"] = _absolute(config.evaluation.test.prompts)
     if config.data.images and not config.data.images.startswith("small_world"):

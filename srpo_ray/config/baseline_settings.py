@@ -20,6 +20,7 @@ _OTHER_KEYS = {
     "objective",
     "rl_guidance",
     "contrast_text",
+    "contrast_with",
 }
 """Keys of `evaluation` that change no score of the base model: the texts and the sigma grid are in the key instead."""
 _SIZE = {"resolution"}

@@ -17,12 +17,14 @@ def check_average(run: RunSections) -> None:
 
 def check_contrast(run: RunSections) -> None:
     """Refuse a contrast with base weights that the run does not keep."""
-    if run.evaluation.contrast and not run.model.lora and "reference" not in run.algorithm.roles:
+    kept = run.evaluation.contrast_with is not None or "reference" in run.algorithm.roles
+    if run.evaluation.contrast and not run.model.lora and not kept:
         raise ValueError(
             f"expected model.lora, or an algorithm that keeps the base model's weights, with"
             f" evaluation.rl_guidance={run.evaluation.rl_guidance}, got full fine-tuning with"
             f" algorithm.type={run.algorithm.type}, which keeps none; train adapters, set"
-            " algorithm.anchor.reference, or remove it and use `srpo-ray evaluate --rl-guidance` after the training"
+            " algorithm.anchor.reference, name a run in evaluation.contrast_with, or remove it and use `srpo-ray"
+            " evaluate --rl-guidance` after the training"
         )
 
 

@@ -96,11 +96,16 @@ class EvaluationConfig(Section):
     """Weight W of Reinforcement Learning Guidance (arXiv 2508.21016) in the evaluations of trained weights: they sample
     with the velocity base + W (tuned - base), as `srpo-ray sample --rl-guidance W`. `1,1.5@0.6` is 1 above a sigma of
     0.6, then 1.5. The row of the baseline, at update 0, has no contrast. Full fine-tuning needs an algorithm that keeps
-    the base model's weights. Unset evaluates the tuned model alone."""
+    the base model's weights, or `contrast_with`. Unset evaluates the tuned model alone."""
+    contrast_with: HomePath | None = Field(default=None, min_length=1)
+    """Model that replaces the base model in `rl_guidance`: the folder of a finished run, a LoRA file, or a folder with
+    one. Workers keep its weights as one more sharded copy of the trained ones. They must fit there: with `model.lora`,
+    adapters of the same base model, of at most this rank and in layers that have adapters; in full fine-tuning, all
+    weights of the same model, or adapters of it. Unset is the base model."""
     contrast_text: float = 1.0
-    """Scale s of the prompt in the text of the base model with `rl_guidance`: its features are `empty + s (prompt -
-    empty)`. 1 is the prompt, 0 the empty prompt, and values below 0 point away from the prompt. Any number; models
-    whose text features have a mask take 0 or 1."""
+    """Scale s of the prompt in the text of the base model, or of `contrast_with`, with `rl_guidance`: its features are
+    `empty + s (prompt - empty)`. 1 is the prompt, 0 the empty prompt, and values below 0 point away from the prompt.
+    Any number; models whose text features have a mask take 0 or 1."""
     batch_size: int = Field(default=32, ge=1)
     """Images per batch of one worker."""
     seed: int = 1234
@@ -205,12 +210,19 @@ class EvaluationConfig(Section):
             )
 
     @model_validator(mode="after")
-    def _check_contrast_text(self) -> Self:
-        if self.contrast_text != 1 and (self.contrast is None or self.contrast.used == {1.0}):
+    def _check_contrast(self) -> Self:
+        if self.contrast is not None and self.contrast.used != {1.0}:
+            return self
+        given = self.rl_guidance or "none"
+        if self.contrast_text != 1:
             raise ValueError(
-                f"expected rl_guidance other than 1 with contrast_text={self.contrast_text:g}, got"
-                f" {self.rl_guidance or 'none'}, so nothing would read that text; set rl_guidance, or remove"
-                " contrast_text"
+                f"expected rl_guidance other than 1 with contrast_text={self.contrast_text:g}, got {given}, so nothing"
+                " would read that text; set rl_guidance, or remove contrast_text"
+            )
+        if self.contrast_with is not None:
+            raise ValueError(
+                f"expected rl_guidance other than 1 with contrast_with={self.contrast_with}, got {given}, so nothing"
+                " would use that model; set rl_guidance, such as 2, or remove contrast_with"
             )
         return self
 

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, field_validator
 
+from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.algorithms.control_words import PAPER_WORDS, ControlWords
 from srpo_ray.config.algorithms.registry import DEFAULT, AlgorithmConfig
 from srpo_ray.config.base import Name, Section
@@ -54,6 +55,12 @@ class RunSections(Section):
         """Control words whose texts the trained reward compares; None for the plain reward."""
         name = self.algorithm.word_set
         return None if name is None else self.word_sets[name]
+
+    @property
+    def kept_roles(self) -> frozenset[Role]:
+        """Roles of weights that workers keep: those of the algorithm, and the other model of evaluations."""
+        other: frozenset[Role] = frozenset({"contrast"} if self.evaluation.contrast_with else ())
+        return self.algorithm.roles | other
 
     @property
     def text_free(self) -> tuple[str, ...]:

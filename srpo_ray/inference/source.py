@@ -12,7 +12,7 @@ from srpo_ray.models.contrast import BASE, TUNED, ContrastWeight
 from srpo_ray.models.distilled import check_scales
 from srpo_ray.models.families import family_of
 from srpo_ray.models.family_checks import check_contrast_text, check_family
-from srpo_ray.models.paths import resolve_path
+from srpo_ray.models.paths import is_adapter, resolve_path
 from srpo_ray.models.prompt_length import check_text_length
 from srpo_ray.models.sizes import check_sizes, stored_config
 from srpo_ray.runs.folder import RunFolder
@@ -105,7 +105,7 @@ def open_contrast(run: TrainedRun, other_dir: Path | None) -> TrainedRun | None:
     if other_dir is None:
         return None
     check_tuned("--contrast-with", run)
-    if _is_adapter(other_dir):
+    if is_adapter(other_dir):
         # Imports the model stack, which takes seconds.
         from srpo_ray.inference.adapter import open_adapter
 
@@ -115,11 +115,6 @@ def open_contrast(run: TrainedRun, other_dir: Path | None) -> TrainedRun | None:
     if other.folder.path == run.folder.path:
         raise ValueError(f"--contrast-with: expected another run, got {other_dir}; choose another, or leave it out")
     return other
-
-
-def _is_adapter(path: Path) -> bool:
-    """Test whether a path names a LoRA: a file, or a folder with one, such as an export; a run has none at its top."""
-    return path.is_file() or path.suffix == ".safetensors" or any(path.glob("*.safetensors"))
 
 
 def check_text_of_other(run: TrainedRun, weights: Sequence[ContrastWeight], text: float) -> None:

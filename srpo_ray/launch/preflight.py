@@ -44,13 +44,14 @@ def check_inputs(config: RunConfig) -> None:
         ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the Python
             environment of a reward cannot be made or used; if the algorithm needs a gradient that a reward lacks, or a
             step that does not fit in its window; if the attention kernel needs a GPU that the run has not; if the LoRA
-            to start from or a name in `target_modules` does not fit the model; if the model's family lacks something
-            that the run sets or takes no texts of that length, or the model is distilled and the run asks for guidance;
-            if the loss takes errors for likelihoods and the run asks for guided velocities; if workers cannot share the
-            model's heads and tokens equally, or it cannot draw images of a size; if MLflow's address is invalid or
-            names an environment variable that is not set, or another tracker lacks its package or key; if the run
-            cannot continue from the run that `start_from` names; if the run would be judged by what it trains on; or if
-            prompts have control words that the algorithm does not use, or lack those that it uses.
+            to start from or a name in `target_modules` does not fit the model; if workers cannot hold the other model
+            of the contrast in evaluations; if the model's family lacks something that the run sets or takes no texts of
+            that length, or the model is distilled and the run asks for guidance; if the loss takes errors for
+            likelihoods and the run asks for guided velocities; if workers cannot share the model's heads and tokens
+            equally, or it cannot draw images of a size; if MLflow's address is invalid or names an environment variable
+            that is not set, or another tracker lacks its package or key; if the run cannot continue from the run that
+            `start_from` names; if the run would be judged by what it trains on; or if prompts have control words that
+            the algorithm does not use, or lack those that it uses.
     """
     check_rewards(config)
     check_attention_device(config)
@@ -63,6 +64,11 @@ def check_inputs(config: RunConfig) -> None:
 
         check_target_modules(config.model)
         check_lora_start(config.model)
+    if config.evaluation.contrast_with:
+        # Imports the model stack, as above.
+        from srpo_ray.runs.other_model import check_other_model
+
+        check_other_model(config)
     check_guidance(config)
     check_likelihood(config)
     check_text_length(resolve_path(config.model.path), config.model.max_sequence_length)

@@ -8,7 +8,7 @@ from srpo_ray.config.model import LoraConfig, ModelConfig
 from srpo_ray.models.families import family_of
 from srpo_ray.models.lora_files import KEY, LoraLayer, is_kohya, read_lora, shown
 
-_DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
+DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 def continued_adapters(model: ModelConfig, transformer: nn.Module, *, shapes_only: bool = False) -> dict[str, Tensor]:
@@ -30,7 +30,7 @@ def continued_adapters(model: ModelConfig, transformer: nn.Module, *, shapes_onl
     path = lora.continued
     assert path is not None, "the caller has checked that there is a LoRA to continue"
     layers = read_lora(path, family_of(model.path), shapes_only=shapes_only)
-    own = {name.removesuffix(_DOWN) for name, _ in transformer.named_parameters() if name.endswith(_DOWN)}
+    own = {name.removesuffix(DOWN) for name, _ in transformer.named_parameters() if name.endswith(DOWN)}
     _check_layers(path, layers, own)
     # The header of a file with fused layers does not tell the rank of each.
     if not (shapes_only and is_kohya(path)):
@@ -49,7 +49,7 @@ def adapter_weights(layers: Mapping[str, LoraLayer], lora: LoraConfig) -> dict[s
         Name of the trainable parameter -> float32 weights.
     """
     scale = (lora.alpha or lora.rank) / lora.rank
-    downs = {f"{name}{_DOWN}": layer.down.float() for name, layer in layers.items()}
+    downs = {f"{name}{DOWN}": layer.down.float() for name, layer in layers.items()}
     return downs | {f"{name}{_UP}": layer.up.float() * (layer.scale / scale) for name, layer in layers.items()}
 
 

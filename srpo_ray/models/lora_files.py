@@ -147,8 +147,21 @@ def _of_checkpoint(path: str, tensors: Mapping[str, Tensor], state: Mapping[str,
             f"{KEY}: expected adapters of the published model, got the checkpoint {path!r} of a run that merged"
             f" {lora['merged']!r} into it; start from the export of that run, which contains both"
         )
-    scale = (lora["alpha"] or lora["rank"]) / lora["rank"]
-    return _paired(path, {name.replace(".default.", "."): value for name, value in tensors.items()}, lambda _: scale)
+    return trained_adapters(path, tensors, (lora["alpha"] or lora["rank"]) / lora["rank"])
+
+
+def trained_adapters(path: str, weights: Mapping[str, Tensor], scale: float) -> dict[str, LoraLayer]:
+    """Read adapters from the trained weights of a run.
+
+    Args:
+        path: Place of the weights, for messages.
+        weights: Name of the trainable parameter -> weights.
+        scale: alpha / rank of the run.
+
+    Raises:
+        ValueError: If they are not two matrices for each layer.
+    """
+    return _paired(path, {name.replace(".default.", "."): weights[name] for name in weights}, lambda _: scale)
 
 
 def _of_file(

@@ -45,6 +45,22 @@ def check_lora_start(model: ModelConfig) -> None:
     check_trained(transformer, continued_adapters(model, transformer, shapes_only=True))
 
 
+def trained_shapes(model: ModelConfig) -> dict[str, torch.Size]:
+    """Name the parameters that a run trains, without reading weights.
+
+    Args:
+        model: Section `model`.
+
+    Returns:
+        Name of the trainable parameter -> its shape.
+    """
+    transformer = _without_weights(model)
+    if model.lora:
+        with torch.device("meta"):
+            add_adapters(transformer, model.lora, seed=0)
+    return {name: value.shape for name, value in transformer.named_parameters() if value.requires_grad}
+
+
 def _without_weights(model: ModelConfig) -> Any:
     """Build the transformer of a model on the meta device."""
     model_class: Any = getattr(diffusers, family_of(model.path).transformer)

@@ -14,6 +14,11 @@ def resolve_path(path: str) -> str:
     return path
 
 
+def is_adapter(path: Path) -> bool:
+    """Test whether a path names a LoRA: a file, or a folder with one, such as an export; a run has none at its top."""
+    return path.is_file() or path.suffix == ".safetensors" or any(path.glob("*.safetensors"))
+
+
 def is_hub_id(path: str) -> bool:
     """Test if a path is a hub id ORG/NAME: exactly one slash, and no such local folder."""
     return not Path(path).exists() and not Path(path).is_absolute() and path.count("/") == 1

@@ -45,7 +45,7 @@ def trainer_memory(config: RunConfig, sizes: tuple[int, ...]) -> Memory:
     """
     training = config.training
     element_size = dtype_of(config.model).itemsize
-    part = share(parameters(config.model), training, element_size, config.algorithm.roles)
+    part = share(parameters(config.model), training, element_size, config.kept_roles)
     always = _always_on_trainer(config, part)
     phases = (
         _encoding_phase(config, always),
@@ -78,6 +78,7 @@ def _always_on_trainer(config: RunConfig, part: Share) -> tuple[Part, ...]:
         Part("the EMA of the weights", part.ema),
         Part("old weights", part.old),
         Part("reference weights", part.reference),
+        Part("weights of evaluation.contrast_with", part.contrast),
         Part("gradient bucket", part.bucket),
         Part("VAE weights", vae_bytes(config.model)),
         Part("rollouts that are reused", _reused(config)),

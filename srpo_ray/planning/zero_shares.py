@@ -57,6 +57,8 @@ class Share:
     """Weights of role `old`."""
     reference: int
     """Weights of role `reference`, in the data type of the forward passes; none where adapters are switched off."""
+    contrast: int
+    """Weights of role `contrast`, in the data type of the forward passes."""
     bucket: int
     """Buffer in which gradients wait to be averaged over the workers."""
 
@@ -78,7 +80,7 @@ def share(
         parameters: All parameters of the transformer, adapters included.
         training: Section `training`.
         element_size: Bytes of an element in the forward passes: 2 or 4.
-        roles: Other weights than the policy's that the algorithm asks.
+        roles: Other weights than the policy's that the run keeps.
     """
     workers, stage = training.min_workers, stage_of(parameters, training)
     adapters = _adapters(parameters)
@@ -102,6 +104,7 @@ def share(
         ema=MASTER * trained if training.ema else 0,
         old=MASTER * trained if "old" in roles else 0,
         reference=element_size * trained if "reference" in roles and not adapters else 0,
+        contrast=element_size * trained if "contrast" in roles else 0,
         bucket=element_size * bucket,
     )
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from srpo_ray.config import RunConfig
 from srpo_ray.models.content_hash import COMMIT, content_hash, folder_hashes, pipeline_hashes
 from srpo_ray.models.families import family_of
-from srpo_ray.models.paths import SMALL_WORLD, is_hub_id, resolve_path
+from srpo_ray.models.paths import SMALL_WORLD, is_adapter, is_hub_id, resolve_path
 
 Source = tuple[str, str, Callable[[], dict[str, str]]]
 """Config key, its value, and a function that returns part -> hash; the function may raise OSError."""
 
 MODEL = "model.path"
 LORA_START = "model.lora.start_from"
+CONTRAST = "evaluation.contrast_with"
 CODE = "target"
 """Last part of the key of a Python reward's class: a change of its code is a warning, not an error."""
 
@@ -45,6 +46,28 @@ def lora_sources(config: RunConfig) -> Iterator[Source]:
             return {file.name: content_hash(file) for file in adapter_files(start)[0]}
 
         yield LORA_START, start, read
+
+
+def contrast_sources(config: RunConfig) -> Iterator[Source]:
+    """Yield the source of the other model of the contrast in evaluations, if it is not the base model."""
+    other = config.evaluation.contrast_with
+    if other:
+        yield CONTRAST, other, lambda: _other_model(other)
+
+
+def _other_model(path: str) -> dict[str, str]:
+    """Hash a LoRA, or the trained weights of a finished run; empty if there are none."""
+    if is_adapter(Path(path)):
+        from srpo_ray.models.lora_files import adapter_files
+
+        return {file.name: content_hash(file) for file in adapter_files(path)[0]}
+    from srpo_ray.runs.folder import RunFolder
+    from srpo_ray.runs.storage import Storage
+    from srpo_ray.runs.trained_weights import finished_update, trained_identity
+
+    folder = RunFolder(path)
+    update = finished_update(folder)
+    return {"trained weights": trained_identity(Storage(folder.checkpoints), update)} if update else {}
 
 
 def decoder_sources(config: RunConfig) -> Iterator[Source]:

@@ -17,6 +17,7 @@ from srpo_ray.runs.input_files import (
     LORA_START,
     MODEL,
     Source,
+    contrast_sources,
     decoder_sources,
     lora_sources,
     model_source,
@@ -60,7 +61,14 @@ def input_hashes(*configs: RunConfig) -> Inputs:
                 inputs.setdefault(key, {}).setdefault(source, {}).update(parts)
     for config in configs:
         _add_files(
-            inputs, [model_source(config), *lora_sources(config), *decoder_sources(config), *reward_sources(config)]
+            inputs,
+            [
+                model_source(config),
+                *lora_sources(config),
+                *contrast_sources(config),
+                *decoder_sources(config),
+                *reward_sources(config),
+            ],
         )
     return inputs
 
@@ -90,6 +98,17 @@ def lora_hashes(config: RunConfig) -> dict[str, str]:
     inputs: Inputs = {}
     _add_files(inputs, lora_sources(config))
     return {name: value for parts in inputs.get(LORA_START, {}).values() for name, value in parts.items()}
+
+
+def contrast_hashes(config: RunConfig) -> Inputs:
+    """Hash the other model of the contrast in evaluations; empty if it is the base model.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    inputs: Inputs = {}
+    _add_files(inputs, contrast_sources(config))
+    return inputs
 
 
 def reward_hashes(config: RunConfig) -> Inputs:

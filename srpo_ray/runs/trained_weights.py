@@ -20,6 +20,7 @@ from srpo_ray.runs.checkpoint_files import (
     unreadable,
     warn_damaged,
 )
+from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.storage import Storage
 
 
@@ -33,19 +34,43 @@ def latest_trained(storage: Storage) -> tuple[int, Mapping[str, Tensor]] | None:
     return None
 
 
-def read_trained_weights(storage: Storage, update: int) -> Mapping[str, Tensor]:
+def finished_update(folder: RunFolder) -> int | None:
+    """Find the update of the weights that stand for a finished run: its best evaluation, or its newest checkpoint.
+
+    No weights are read.
+
+    Args:
+        folder: Folder of the run.
+
+    Returns:
+        The update, 0 for the baseline; None if the run is not finished or has no checkpoint.
+    """
+    if not folder.config.exists() or not folder.finished.exists():
+        return None
+    if folder.best_update is not None:
+        return folder.best_update
+    complete = complete_checkpoints(Storage(folder.checkpoints))
+    return complete[-1] if complete else None
+
+
+def read_trained_weights(storage: Storage, update: int, part: tuple[int, int] = (0, 1)) -> Mapping[str, Tensor]:
     """Read the EMA of the weights, or the weights if the run keeps no EMA.
 
     No other file is read: sampling does not need the optimizer's state, which is twice as large.
 
+    Args:
+        storage: Storage of the run's checkpoints.
+        update: Updates made.
+        part: `(i, n)` verifies the contents of the i-th of every n files only; every file is opened.
+
     Raises:
         ValueError: If there is no such checkpoint, or a file is missing, changed or unreadable.
     """
-    folder = checkpoint_name(update)
+    folder, (first, stride) = checkpoint_name(update), part
     try:
         manifest = read_manifest(storage, folder)
         files = _trained_files(manifest)
-        for name in files:
+        for name in sorted(files)[first::stride]:
             check_file(storage, folder, name, manifest)
         return TensorFiles([storage.file(f"{folder}/{name}") for name in files])
     except UNREADABLE as error:

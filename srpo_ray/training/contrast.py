@@ -1,4 +1,4 @@
-"""Contrast of the evaluated weights of a run with those of its base model, inside a worker."""
+"""Contrast of the evaluated weights of a run with those of its base model or of another model, inside a worker."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,27 +14,28 @@ from srpo_ray.training.engine import Engine
 
 @contextmanager
 def evaluated_weights(
-    engine: Engine, policy: FlowPolicy, weight: ContrastWeight | None, *, adapters: bool, text: float = 1.0
+    engine: Engine, policy: FlowPolicy, weight: ContrastWeight | None, *, other: Role | None, text: float = 1.0
 ) -> Iterator[None]:
-    """Let the policy sample with the weights that evaluations use, and their contrast with the base model.
+    """Let the policy sample with the weights that evaluations use, and their contrast with another model.
 
-    Adapters are switched off for a call of the base model. Without adapters, the weights of both models are shown and
-    gathered in turn, twice in each step. All workers must enter, and make the same calls.
+    The weights of both models are shown and gathered in turn, twice in each step. All workers must enter, and make the
+    same calls.
 
     Args:
-        engine: Engine of the run; without adapters it has the role `reference`.
+        engine: Engine of the run.
         policy: Policy of the engine's transformer.
         weight: Weight of the tuned model; None samples with it alone.
-        adapters: True if the engine trains adapters.
-        text: Scale of the prompt in the base model's text, see `Contrast`.
+        other: Role of the other model's weights; None is the base model of a run with adapters, which are switched off
+            for its calls.
+        text: Scale of the prompt in the other model's text, see `Contrast`.
     """
-    if weight is None or adapters:
+    if weight is None or other is None:
         base = Contrast(_without_adapters(engine.module), weight, text) if weight else None
         with engine.shown("ema"), engine.gathered(), _sampling(policy, policy.network, base):
             yield
         return
-    base = Contrast(_with_weights(engine, "reference"), weight, text)
-    with _sampling(policy, _with_weights(engine, "ema"), base):
+    contrast = Contrast(_with_weights(engine, other), weight, text)
+    with _sampling(policy, _with_weights(engine, "ema"), contrast):
         yield
 
 

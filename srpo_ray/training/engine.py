@@ -106,6 +106,7 @@ class Engine:
         self._ema = Ema(config.ema, self._shards()) if config.ema else None
         self._old = Shadow(self._shards()) if "old" in roles else None
         self._reference = self._reference_shards(adapters) if "reference" in roles else None
+        self._contrast: dict[str, Tensor] | None = None
         self._forward_passes = 0
         self._gathered = False
         self._role: Role = "policy"
@@ -121,6 +122,11 @@ class Engine:
     def module(self) -> nn.Module:
         """Wrapped transformer, for calls without gradient."""
         return self._engine.module
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the trained parameters by name, those of whole tensors at every ZeRO stage."""
+        return {name: getattr(each, "ds_shape", each.shape) for name, each in self._partition.parameters.items()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the transformer: through the engine with gradient, through the bare module without."""
@@ -152,7 +158,8 @@ class Engine:
         weights are restored from them at the end. Without an EMA, role `ema` is the policy.
 
         Args:
-            role: `policy` changes nothing; `reference` and `old` must have been among the engine's roles.
+            role: `policy` changes nothing; `reference` and `old` must have been among the engine's roles, and
+                `contrast` must have been loaded.
         """
         shards = self._shards_of(role)
         if shards is None:
@@ -171,14 +178,28 @@ class Engine:
             return None
         if role == "ema":
             return self._ema.shards if self._ema else None
-        kept = self._reference if role == "reference" else self._old and self._old.shards
-        assert kept is not None, f"role {role!r} is not among those that the algorithm needs"
+        kept = {"reference": self._reference, "contrast": self._contrast, "old": self._old and self._old.shards}[role]
+        assert kept is not None, f"role {role!r} is not among those that the run needs"
         return kept
 
     def _reference_shards(self, adapters: bool) -> dict[str, Tensor]:
         """Return the current weights. For adapters return zeros, which disable them without changing the calls."""
         held = {name: self._partition.forward_shard(each) for name, each in self._partition.parameters.items()}
         return {name: shard.new_zeros(()) if adapters else shard.clone() for name, shard in held.items()}
+
+    def load_contrast(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the weights of role `contrast`, which no checkpoint contains. All workers must call.
+
+        They are kept in the data type of the forward passes, one parameter of `weights` at a time.
+
+        Args:
+            weights: Whole weights by parameter name, the same on every worker.
+        """
+        kept = {}
+        for name, parameter in self._partition.parameters.items():
+            shard = self._partition.cut(parameter, weights[name])
+            kept[name] = torch.empty_like(self._partition.forward_shard(parameter)).copy_(shard)
+        self._contrast = kept
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate the summed loss of all forward passes since the last `backward`.

@@ -26,8 +26,10 @@ from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, mo
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.group import GroupRewards
 from srpo_ray.runs.checkpoint import Checkpoint
+from srpo_ray.runs.collectives import rank_and_world_size
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.runs.inputs import require_same_inputs, text_hashes
+from srpo_ray.runs.inputs import contrast_hashes, require_same_inputs, text_hashes
+from srpo_ray.runs.other_model import contrast_weights
 from srpo_ray.training.base_rollouts import prepare_base_rollouts
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.evaluation import make_evaluator
@@ -60,13 +62,15 @@ def build_trainer(
         base_first: Keep the base model's weights until the caller has evaluated them and calls `Trainer.resume`.
 
     Raises:
-        ValueError: If this host reads different prompts or captions from those that the run started with.
+        ValueError: If this host reads different prompts or captions, or another model to contrast with, than the run
+            started with.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     data_rank, data_workers = config.training.data_parallel(rank, world_size)
     texts = read_texts(config)
     # A file may have changed since the driver's check, or this host may have a different copy.
-    require_same_inputs(folder.inputs, text_hashes(config, texts), "give every host the same copy of it")
+    read = text_hashes(config, texts) | contrast_hashes(config)
+    require_same_inputs(folder.inputs, read, "give every host the same copy of it")
     # Encode before loading the model, because the text encoders of FLUX.1 are nearly as large.
     cache = prepare_features(config, texts.encoded, folder, device)
     base_model = config.rollout.source == "base_model"
@@ -78,6 +82,8 @@ def build_trainer(
     if mesh:
         rewards = GroupRewards(rewards, mesh["ulysses"].get_group())
     engine, transformer_config = _build_engine(config, dtype, device, checkpoint, mesh)
+    if config.evaluation.contrast_with:
+        _load_contrast(config, engine)
     policy = _make_policy(config, engine, transformer_config, texts, cache, device)
     evaluator_of = partial(
         make_evaluator, config, features=cache.features, words=words, rank=data_rank, world_size=data_workers
@@ -103,6 +109,13 @@ def build_trainer(
     if checkpoint and not base_first:
         trainer.resume(checkpoint)
     return trainer
+
+
+def _load_contrast(config: RunConfig, engine: Engine) -> None:
+    """Load the other model of the contrast in evaluations. Each worker verifies its share of the files."""
+    weights = contrast_weights(config, engine.shapes, rank_and_world_size())
+    check_trained(engine.module, weights)
+    engine.load_contrast(weights)
 
 
 def _make_policy(

@@ -12,6 +12,7 @@ import torch
 from srpo_ray.algorithms import Algorithm, Batch, Loss
 from srpo_ray.algorithms.batching import in_groups, join_batches, split_collected
 from srpo_ray.config import RunConfig
+from srpo_ray.config.algorithms.base import Role
 from srpo_ray.config.continuation import run_identity
 from srpo_ray.data.mixture import Prompts, stack_rows
 from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
@@ -215,7 +216,8 @@ class Trainer:
     def evaluate(self, update: int) -> dict[str, float]:
         """Evaluate the model on the validation prompts, with the EMA of the weights if the run keeps one.
 
-        Trained weights are contrasted with the base model's by `evaluation.rl_guidance`.
+        Trained weights are contrasted with the base model's, or those of `evaluation.contrast_with`, by
+        `evaluation.rl_guidance`.
 
         The base model's evaluation, at update 0, is read from the cache if another run has written it. Worker 0 writes
         the rows and the before/after images.
@@ -286,8 +288,10 @@ class Trainer:
         return combine(gather(evaluated), len(evaluator.prompts))
 
     def _evaluated_weights(self, contrast: ContrastWeight | None) -> AbstractContextManager[None]:
-        adapters, text = self.config.model.lora is not None, self.config.evaluation.contrast_text
-        return evaluated_weights(self.engine, self.policy, contrast, adapters=adapters, text=text)
+        evaluation = self.config.evaluation
+        base: Role | None = None if self.config.model.lora else "reference"
+        other = "contrast" if evaluation.contrast_with else base
+        return evaluated_weights(self.engine, self.policy, contrast, other=other, text=evaluation.contrast_text)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint before the first update of this start: weights, optimizer, EMA and the algorithm's state.

@@ -2,6 +2,6 @@
 
 from typing import Literal
 
-Role = Literal["policy", "reference", "old", "ema"]
+Role = Literal["policy", "reference", "old", "ema", "contrast"]
 """Weights that a phase uses: the trained ones (`policy`), the initial ones (`reference`), an older copy (`old`), or the
-exponential moving average (`ema`)."""
+exponential moving average (`ema`). Evaluations alone use those of `evaluation.contrast_with` (`contrast`)."""

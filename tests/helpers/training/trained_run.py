@@ -13,14 +13,14 @@ from srpo_ray.runs.storage import Storage
 from tests.conftest import SMALL_WORLD
 
 
-def trained_run(path: Path, *overrides: str) -> tuple[RunConfig, dict[str, Tensor]]:
+def trained_run(path: Path, *overrides: str, seed: int = 0) -> tuple[RunConfig, dict[str, Tensor]]:
     """A run's folder with a checkpoint that is far from the base model, and two evaluations."""
     config = load_run([SMALL_WORLD], overrides)
     folder = RunFolder(path)
     folder.make()
     folder.config.write_text(to_yaml(config))
     network = load_tuned(config, torch.float32, "cpu", None)
-    source = torch.Generator().manual_seed(0)
+    source = torch.Generator().manual_seed(seed)
     weights = {
         name: (parameter + 0.05 * torch.randn(parameter.shape, generator=source)).detach().contiguous()
         for name, parameter in network.named_parameters()

@@ -16,7 +16,7 @@ from srpo_ray.planning.zero_shares import Parameter, gathered, share
 from srpo_ray.training.engine import Engine
 from tests.helpers.training.ranks import run_ranks
 
-ROLES: frozenset[Role] = frozenset({"old", "reference"})
+ROLES: frozenset[Role] = frozenset({"old", "reference", "contrast"})
 
 
 def held(*configs: RunConfig) -> list[dict[str, int]]:
@@ -28,6 +28,7 @@ def _held(config: RunConfig) -> dict[str, int]:
     dtype = model_dtype(config)
     adapters = config.model.lora is not None
     engine = Engine(load_tuned(config, dtype, "cpu", None), config.training, dtype, roles=ROLES)
+    engine.load_contrast({name: torch.zeros(shape) for name, shape in engine.shapes.items()})
     policy = make_policy(config, engine, engine.module.config, "cpu")  # type: ignore[arg-type]
     features = Conditioning(torch.ones(1, 16, 64, dtype=dtype), torch.ones(1, 64, dtype=dtype))
     engine.backward(policy.velocity(torch.ones(1, 16, 64), torch.ones(1), features, 1.0).mean())
@@ -44,6 +45,7 @@ def _held(config: RunConfig) -> dict[str, int]:
         "old": _bytes(list(engine._old.shards.values())) if engine._old else 0,
         # Of adapters the reference is a single zero each, which is expanded when it is shown.
         "reference": 0 if adapters else _bytes(list((engine._reference or {}).values())),
+        "contrast": _bytes(list((engine._contrast or {}).values())),
     }
 
 

@@ -1,4 +1,4 @@
-"""A run that evaluates with the contrast of its tuned with its base model: against `srpo-ray evaluate` afterwards."""
+"""Runs that evaluate with the contrast of their tuned with another model: against `srpo-ray evaluate` afterwards."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.launch.train import train
 from srpo_ray.models.contrast import ContrastWeight
 from srpo_ray.runs.folder import read_rows
+from tests.helpers.training.trained_run import trained_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -61,3 +62,40 @@ def test_trained_weights_are_evaluated_with_the_contrast_and_the_baseline_withou
     for row, model in zip(tested, ("base", name), strict=True):
         expected = [each["evaluator/held_out"] for each in rows if each["model"] == model]
         assert row["scores"]["evaluator/held_out"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_evaluation_in_contrast_with_another_run_is_that_of_the_command(tiny_run: RunConfig, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    trained_run(other, f"run_root={tmp_path}", "model.lora={rank: 2, alpha: 5}", seed=1)
+    (other / "finished.json").write_text("{}")
+    config = apply(
+        tiny_run,
+        {
+            "name": "contrasted_with",
+            "model.lora": {"rank": 4, "alpha": 6},
+            "training.num_updates": 2,
+            "training.optimizer.lr": 1e-2,
+            "training.ema.decay": 0.5,
+            "rewards.in_process": True,
+            "evaluation.rl_guidance": 1.5,
+            "evaluation.contrast_with": str(other),
+        },
+    )
+    folder = train(config)
+    baseline, trained = read_rows(folder.evaluations)
+    weight, name = ContrastWeight.constant(1.5), "contrast_1.5"
+    evaluate_run(
+        open_run(folder.path),
+        tmp_path / "out",
+        options=SamplingOptions(),
+        rl_guidance=[weight],
+        contrast_with=other,
+    )
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    for metric in ("evaluator/held_out", "truth/saturation"):
+        means = {
+            model: fmean(row[metric] for row in rows if row["model"] == model) for model in ("base", "tuned", name)
+        }
+        assert baseline[metric] == pytest.approx(means["base"], rel=1e-4)
+        assert trained[metric] == pytest.approx(means[name], rel=1e-4)
+        assert abs(means[name] - means["tuned"]) > 1e-3 * abs(means["tuned"])

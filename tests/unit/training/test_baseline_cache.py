@@ -242,6 +242,8 @@ def test_runs_of_one_base_model_share_a_folder(tmp_path: Path) -> None:
         "model.gradient_checkpointing=true",
         "model.decoder=tiny",
         "rewards.pool.num_replicas=2",
+        "evaluation.rl_guidance=2",
+        "evaluation.contrast_with=runs/other",
     )
     assert folder_of(config_of(tmp_path, *others)) == folder_of(config_of(tmp_path))
 

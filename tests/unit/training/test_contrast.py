@@ -1,6 +1,6 @@
-"""Contrast of a run's evaluations with its base model: against the images of `srpo-ray sample` on the same noise."""
+"""Contrast of a run's evaluations with other models: against the images of `srpo-ray sample` on the same noise."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from srpo_ray.cli import main
-from srpo_ray.config import load_run
+from srpo_ray.config import apply, load_run
+from srpo_ray.config.algorithms.base import Role
 from srpo_ray.data.texts import read_texts
 from srpo_ray.evaluation.evaluator import Evaluator
 from srpo_ray.evaluation.gallery import to_images
@@ -22,6 +23,7 @@ from srpo_ray.models.paths import resolve_path
 from srpo_ray.models.text_encoders import encode_prompts
 from srpo_ray.models.trainable import load_tuned, make_policy
 from srpo_ray.planning.workload import evaluation_work
+from srpo_ray.runs.other_model import check_other_model, contrast_weights
 from srpo_ray.runs.trained import read_trained
 from srpo_ray.training.contrast import adapters_scaled_to_zero, evaluated_weights
 from tests.conftest import ROOT, SMALL_WORLD
@@ -36,10 +38,10 @@ FULL = ("algorithm.anchor={reference: 0.1}",)
 class PlainEngine:
     """Weights of the roles of a module without shards, and what was entered."""
 
-    def __init__(self, module: nn.Module, base: dict[str, Tensor]) -> None:
+    def __init__(self, module: nn.Module, **others: Mapping[str, Tensor]) -> None:
         self.module = module
         own = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        self._weights = {"ema": own, "policy": own, "reference": base}
+        self._weights = {"ema": own, "policy": own} | {role: own | dict(value) for role, value in others.items()}
         self.shown_roles: list[str] = []
         self._gathered = False
 
@@ -58,12 +60,22 @@ class PlainEngine:
         self._gathered = False
 
 
-def drawn(run_dir: Path, weight: str, *, lora: bool, text: float = 1.0) -> tuple[list[np.ndarray], PlainEngine, Any]:
-    """Images of a run's evaluator under a weight, and a scale of the prompt in the base model's text."""
+def drawn(
+    run_dir: Path, weight: str, *, lora: bool, text: float = 1.0, contrast_with: Path | None = None
+) -> tuple[list[np.ndarray], PlainEngine, Any]:
+    """Images of a run's evaluator under a weight, and a scale of the prompt in the other model's text."""
     run = read_trained(run_dir)
     transformer = load_tuned(run.config, torch.float32, "cpu", run.weights)
-    base = transformer.state_dict() if lora else load_tuned(run.config, torch.float32, "cpu", None).state_dict()
-    engine: Any = PlainEngine(transformer, dict(base))
+    if contrast_with:
+        changes = {"evaluation.rl_guidance": weight, "evaluation.contrast_with": str(contrast_with)}
+        config = apply(run.config, changes)
+        check_other_model(config)
+        shapes = {name: value.shape for name, value in transformer.named_parameters() if value.requires_grad}
+        engine: Any = PlainEngine(transformer, contrast=contrast_weights(config, shapes))
+    else:
+        base = {} if lora else load_tuned(run.config, torch.float32, "cpu", None).state_dict()
+        engine = PlainEngine(transformer, reference=dict(base))
+    other: Role | None = "contrast" if contrast_with else None if lora else "reference"
     policy = make_policy(run.config, transformer, transformer.config, "cpu")
     evaluator = Evaluator(
         run.config.evaluation,
@@ -75,7 +87,7 @@ def drawn(run_dir: Path, weight: str, *, lora: bool, text: float = 1.0) -> tuple
     )
     if text != 1:
         policy.empty_prompt = encode_prompts(resolve_path("small_world"), [""], 16)
-    with evaluated_weights(engine, policy, ContrastWeight.parse("w", weight), adapters=lora, text=text):
+    with evaluated_weights(engine, policy, ContrastWeight.parse("w", weight), other=other, text=text):
         images = evaluator.sample(policy, range(2))
     return [np.asarray(image).astype(int) for image in to_images(images)], engine, policy
 
@@ -101,6 +113,46 @@ def test_evaluation_draws_the_images_of_sample_with_the_same_weight_and_text(
     assert policy.network is engine.module
     assert policy.contrast is None
     assert engine.shown_roles == (["ema"] if lora else ["reference", "ema"] * 3)
+
+
+FEWER = "target_modules: [attn.to_q, ff.net.2]"
+OTHERS = {
+    "another alpha": (LORA, "model.lora={rank: 4, alpha: 3}"),
+    "a lower rank, its own alpha and fewer layers": (
+        "model.lora={rank: 4, alpha: 6}",
+        f"model.lora={{rank: 2, alpha: 5, {FEWER}}}",
+    ),
+    "all weights": ("seed=0", "seed=0"),
+    "adapters beside all weights": ("seed=0", f"model.lora={{rank: 2, alpha: 5, {FEWER}}}"),
+}
+"""Model of a run and of the other one."""
+
+
+@pytest.mark.parametrize(
+    ("case", "exported"), [*((case, False) for case in OTHERS), *((case, True) for case in OTHERS if case[:3] != "all")]
+)
+def test_evaluation_draws_the_images_of_sample_with_another_run_or_its_lora(
+    tmp_path: Path, case: str, *, exported: bool
+) -> None:
+    run_dir, other = tmp_path / "mine", tmp_path / "other"
+    own, theirs = OTHERS[case]
+    trained_run(run_dir, f"run_root={tmp_path}", own)
+    trained_run(other, f"run_root={tmp_path}", theirs, seed=1)
+    (other / "finished.json").write_text("{}")
+    if exported:
+        assert main(["export", str(other), "--out", str(tmp_path / "exported")]) == 0
+        other = tmp_path / "exported" / "comfyui_lora.safetensors"
+    images, engine, _ = drawn(run_dir, "1.5", lora="lora" in own, text=-0.5, contrast_with=other)
+    words = ["sample", str(run_dir), *PROMPTS, "--seed", "1234", "--steps", "3", "--rl-guidance", "1.5"]
+    words += ["--contrast-text", "-0.5"]
+    assert main([*words, "--contrast-with", str(other), "--out", str(tmp_path / "out")]) == 0
+    assert main([*words, "--out", str(tmp_path / "base")]) == 0
+    for index, image in enumerate(images):
+        (file,) = (tmp_path / "out" / "images").glob(f"{index:05d}_0_*")
+        (base,) = (tmp_path / "base" / "images").glob(f"{index:05d}_0_*")
+        assert np.abs(image - np.asarray(Image.open(file)).astype(int)).max() <= 1
+        assert np.abs(image - np.asarray(Image.open(base)).astype(int)).max() > 1, "the other model changes images"
+    assert engine.shown_roles == ["contrast", "ema"] * 3
 
 
 def test_adapters_keep_their_gradients_and_scale_after_a_call_of_the_base_model(tmp_path: Path) -> None:
