@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the known public sets, their files and licences")
     parser.add_argument("--set", metavar="NAME", help="known set of the sources")
     parser.add_argument(
-        "--to", metavar="DIR", help="folder of pairs.jsonl or labels.jsonl, and of the images of tables"
+        "--to",
+        metavar="DIR",
+        help="folder of pairs.jsonl or labels.jsonl, and of the images inside tables and tar files",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="folder that paths of images are relative to (default: SOURCE's)"
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the weight that the set states for a row as its confidence, which algorithm.weights reads",
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="first rows to convert (default: all)")
+    parser.add_argument("--limit", type=_count, metavar="N", help="number of rows to write at most (default: all)")
 
 
 def run(parsed: argparse.Namespace) -> int:

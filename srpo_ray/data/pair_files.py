@@ -1,4 +1,4 @@
-"""Writes public sets of judged images as the `.jsonl` file that `data.pairs` reads, with the images of tables."""
+"""Writes public sets of judged images as the file that `data.pairs` reads, with the images inside their files."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ class Converted:
 
     path: Path
     rows: int
-    pictures: int
+    images: int
     """Number of different images."""
     left_out: Counter[str]
     """Reason -> rows or comparisons without a judgement."""
@@ -40,12 +40,14 @@ class Converted:
         listed = _listed(self.left_out)
         rest = f", left out: {listed}" if listed else ""
         notes = "".join(f", {note}" for note in self.notes)
-        return f"{self.path}: {self.rows} {self.kind} of {self.pictures} images{notes}{rest}{self._confidence}"
+        return f"{self.path}: {self.rows} {self.kind} of {self.images} images{notes}{rest}{self._confidence}"
 
     @property
     def _confidence(self) -> str:
         if self.weight is None:
             return ""
+        if self.unweighed == self.rows:
+            return f"; no row states {self.weight}, so no confidence is written"
         without = f", 1 for {self.unweighed} rows without it" if self.unweighed else ""
         return f"; confidence is {self.weight}{without}: train with algorithm.weights=confidence"
 
@@ -64,9 +66,9 @@ def convert(
     Args:
         known: The set.
         sources: Its files.
-        folder: Folder of the new `pairs.jsonl` or `labels.jsonl`, and of the images of tables.
+        folder: Folder of the new `pairs.jsonl` or `labels.jsonl`, and of the images inside tables and tar files.
         images: Folder that paths of images are relative to; None takes that of the first source. The images stay there.
-        limit: Most rows; None takes all.
+        limit: Maximum number of written rows; None writes all.
         confidence: Write the weight that the set states for a row as its `confidence`.
 
     Raises:
@@ -74,21 +76,7 @@ def convert(
             for, no row is left, or the folder cannot be written.
     """
     path = folder / known.output
-    if path.exists():
-        raise ValueError(
-            f"expected a folder without {known.output}, got {folder}; choose another one, or remove the file"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--to: expected a writable folder, got {folder} (a file); choose another")
-    if wrong := [str(source) for source in sources if source.suffix.lower() not in known.suffixes]:
-        raise ValueError(
-            f"expected {' or '.join(known.suffixes)} files with --set {known.name}, got {', '.join(wrong)}"
-        )
-    if confidence and known.weight is None:
-        stated = " or ".join(each.name for each in PAIR_SETS.values() if each.weight)
-        raise ValueError(
-            f"--confidence: expected --set {stated}, got {known.name}, which states no weight; leave it out"
-        )
+    _check(known, sources, folder, confidence=confidence)
     left_out: Counter[str] = Counter()
     # The folder is made with the first file in it, so that sources that cannot be used leave none.
     placed = PlacedImages(folder, images or sources[0].parent)
@@ -111,12 +99,32 @@ def convert(
     return Converted(path, len(rows), len(placed.names), left_out, known.kind, weight, unweighed, notes)
 
 
+def _check(known: PairSet, sources: Sequence[Path], folder: Path, *, confidence: bool) -> None:
+    """Check the arguments of `convert` before a file is read."""
+    if (folder / known.output).exists():
+        raise ValueError(
+            f"expected a folder without {known.output}, got {folder}; choose another one, or remove the file"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--to: expected a writable folder, got {folder} (a file); choose another")
+    if wrong := [str(source) for source in sources if source.suffix.lower() not in known.suffixes]:
+        raise ValueError(
+            f"expected {' or '.join(known.suffixes)} files with --set {known.name}, got {', '.join(wrong)}"
+        )
+    if confidence and known.weight is None:
+        stated = " or ".join(each.name for each in PAIR_SETS.values() if each.weight)
+        raise ValueError(
+            f"--confidence: expected --set {stated}, got {known.name}, which states no weight; leave it out"
+        )
+
+
 def _notes(kind: Judged, rows: Sequence[Mapping[str, Any]], images: PlacedImages) -> list[str]:
     notes = repeat_notes(_sides(row, images) for row in rows) if kind == "pairs" else []
     if kind == "labels":
         notes.append(f"{sum(row['liked'] for row in rows)} liked")
         mixed = sum("mixed" in row for row in rows)
-        notes += [f"of which {mixed} are mixed (`grep -v '\"mixed\": true'` removes them)"] * bool(mixed)
+        if mixed:
+            notes.append(f"{mixed} from intersections (leave them out with grep -v '\"mixed\": true' labels.jsonl)")
     if any("other_prompt" in row for row in rows):
         notes.append("each image with a caption of its own (train with algorithm.captions=own)")
     if several := len(images.changed):
@@ -135,7 +143,7 @@ def _removed_on_failure(folder: Path, names: set[str]) -> Iterator[None]:
     """Remove the images that a block writes, and the folders that it makes, if it fails.
 
     Args:
-        folder: Folder of the pair file.
+        folder: Folder of the file for `data.pairs`.
         names: Paths of the images so far, which grow in the block. Files that were there before it stay.
     """
     images = folder / IMAGES
@@ -145,7 +153,7 @@ def _removed_on_failure(folder: Path, names: set[str]) -> Iterator[None]:
         yield
     except BaseException:
         for file in (folder / name for name in names):
-            # Images of sets in JSON have their own folders and are not written.
+            # Image files of sets have their own folders and are not written.
             if file.parent == images and file.name not in before:
                 file.unlink(missing_ok=True)
         for each in made:
@@ -165,7 +173,7 @@ def _rows(judgements: Iterator[Pair | Label], images: PlacedImages, left_out: Co
     """Make the row of each judgement, and count those with an image that cannot be used."""
     for judged in judgements:
         try:
-            names = images.place(judged.pictures)
+            names = images.place(judged.images)
         except UnusableRowError as reason:
             left_out[str(reason)] += 1
             continue

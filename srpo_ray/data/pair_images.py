@@ -1,4 +1,4 @@
-"""Images of the file that public sets are converted to: those of tables are written, files stay where they are."""
+"""Images of converted public sets: those inside tables and tar files are written, files stay where they are."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from srpo_ray.data.pair_rows import SAME, Picture, UnusableRowError
 from srpo_ray.decode_image import SUFFIXES
 
 IMAGES = "images"
-"""Folder of the images of tables, beside the file."""
+"""Folder of the images from inside tables and tar files, beside the file for `data.pairs`."""
 MISSING_FILE = "with a missing image file"
 """Reason to leave out a row whose image file does not exist."""
 _SUFFIXES = {
@@ -30,37 +30,37 @@ _SUFFIXES = {
 
 @dataclass
 class PlacedImages:
-    """Images of the pair file. Those of tables are written beside it when they first occur."""
+    """Images of the file for `data.pairs`. Those inside tables and tar files are written when they first occur."""
 
     folder: Path
-    """Folder of the pair file."""
+    """Folder of the file for `data.pairs`."""
     root: Path
     """Folder of a set's own image files."""
     names: set[str] = field(default_factory=set)
-    """Paths of the images relative to the pair file."""
+    """Paths of the images relative to `folder`."""
     hashes: dict[str, str] = field(default_factory=dict)
-    """Identity of an image of a table -> hash of the first bytes that it had."""
+    """Identity of an image inside a table or tar file -> hash of the first bytes that it had."""
     changed: set[str] = field(default_factory=set)
     """Identities that other bytes had too."""
     resolved: dict[str, str] = field(default_factory=dict)
-    """Path of an image relative to the pair file -> its path without symbolic links."""
+    """Path of an image relative to `folder` -> its path without symbolic links."""
 
-    def place(self, pictures: Sequence[Picture]) -> list[str]:
-        """Return the paths of the images of a row, relative to the pair file.
+    def place(self, images: Sequence[Picture]) -> list[str]:
+        """Return the paths of the images of a row, relative to `folder`.
 
         Raises:
             UnusableRowError: If one of them cannot be used, or two are the same file; then none is written.
         """
-        found = [self._file(picture) if picture.content is None else self._new_name(picture) for picture in pictures]
+        found = [self._file(image) if image.content is None else self._new_name(image) for image in images]
         if len({self.resolve(name) for name in found}) < len(found):
             raise UnusableRowError(SAME)
-        for name, picture in zip(found, pictures, strict=True):
+        for name, image in zip(found, images, strict=True):
             new = name not in self.names
             # Named first, so that a file that cannot be written to its end is removed.
             self.names.add(name)
-            if new and picture.content is not None:
+            if new and image.content is not None:
                 (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
-                (self.folder / name).write_bytes(picture.content)
+                (self.folder / name).write_bytes(image.content)
         return found
 
     def resolve(self, name: str) -> str:
@@ -69,14 +69,14 @@ class PlacedImages:
             self.resolved[name] = os.path.realpath(self.folder / name)
         return self.resolved[name]
 
-    def _file(self, picture: Picture) -> str:
-        assert picture.path is not None, "a picture has a path or its bytes"
-        file = self.root / picture.path
+    def _file(self, image: Picture) -> str:
+        assert image.path is not None, "an image has a path or its bytes"
+        file = self.root / image.path
         try:
             name = relative_path(file, self.folder)
             missing = name not in self.names and not file.is_file()
-        except (OSError, ValueError) as error:
-            # Such as a name that is too long or contains NUL.
+        except (OSError, RuntimeError, ValueError) as error:
+            # Such as a name that is too long or contains NUL, or a loop of symbolic links (RuntimeError).
             raise UnusableRowError(MISSING_FILE) from error
         if missing:
             raise UnusableRowError(MISSING_FILE)
@@ -84,14 +84,14 @@ class PlacedImages:
             raise UnusableRowError(f"with an image file of another suffix than {', '.join(SUFFIXES)}")
         return name
 
-    def _new_name(self, picture: Picture) -> str:
-        """Path of an image of a table, relative to the pair file. An identity with other bytes gets another name."""
-        assert picture.content is not None, "an image of a table has bytes"
-        digest = hashlib.sha256(picture.content).hexdigest()[:32]
-        stem = picture.name or digest
+    def _new_name(self, image: Picture) -> str:
+        """Path of an image to write, relative to `folder`. An identity with other bytes gets another name."""
+        assert image.content is not None, "an image inside a table or tar file has bytes"
+        digest = hashlib.sha256(image.content).hexdigest()[:32]
+        stem = image.name or digest
         if not re.fullmatch(r"[\w-]+", stem):
             raise UnusableRowError("with an image uid of other characters than letters, digits, _ and -")
-        suffix = _suffix(picture.content)
+        suffix = _suffix(image.content)
         if self.hashes.setdefault(stem, digest) != digest:
             self.changed.add(stem)
             stem = f"{stem}-{digest}"

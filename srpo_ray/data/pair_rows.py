@@ -20,7 +20,7 @@ class Picture(NamedTuple):
     """Image of a row: its bytes with a name that is equal for equal images, or a path below the set's images."""
 
     name: str | None
-    """Identity of an image of a table; None takes a hash of its bytes."""
+    """Identity of an image inside a table or tar file; None takes a hash of its bytes."""
     content: bytes | None = None
     path: str | None = None
 
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
     """Caption of the other image; None if it is `prompt`."""
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
+    def images(self) -> tuple[Picture, ...]:
         """Images of the row."""
         return self.preferred, self.other
 
@@ -60,16 +60,18 @@ class Label(NamedTuple):
     weight: object = None
     confidence: float | None = None
     mixed: bool = False
-    """True if people liked the image in one comparison and not in another one."""
+    """True for `intersections`: by their name, images that won one comparison and lost another one."""
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
+    def images(self) -> tuple[Picture, ...]:
         """Image of the row."""
         return (self.image,)
 
     def columns(self, names: Sequence[str]) -> dict[str, Any]:
         """Columns of a row of `data.pairs`, with the name of the image; runs ignore `mixed`."""
-        return {"image": names[0], "liked": self.liked, "prompt": self.prompt} | ({"mixed": True} if self.mixed else {})
+        optional = {"confidence": self.confidence, "mixed": self.mixed or None}
+        given = {key: value for key, value in optional.items() if value is not None}
+        return {"image": names[0], "liked": self.liked, "prompt": self.prompt, **given}
 
 
 class UnusableRowError(ValueError):
@@ -132,8 +134,9 @@ def hpdv3(row: Row, left_out: Counter[str]) -> Iterator[Pair]:
 def diffusion_kto(row: Row, _: Counter[str]) -> Iterator[Label]:
     """Like the images of the parts that the released training likes by default.
 
-    Source: github.com/jacklishufan/diffusion-kto at 226bbd0. Its readme names `file_path` and `label`, its code reads
-    `file_name` and `split`. Both its default policy and its example, `gt_label_wi_l`, like `intersections`.
+    Source: github.com/jacklishufan/diffusion-kto at 226bbd0. Its readme names, for data of one's own, `file_path` and
+    `label` with `exclusive_win` and `exclusive_lose` only; its code reads `file_name` and `split`. Both its default
+    policy and its example, `gt_label_wi_l`, like `intersections`.
     """
     by_code = row.keys() >= {"file_name", "split"}
     path, part = (row.get(key) for key in (("file_name", "split") if by_code else ("file_path", "label")))

@@ -1,6 +1,7 @@
 """Tables and lists of public sets of judged images, read row by row."""
 
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,24 +50,24 @@ def json_rows(file: Path, *keys: Sequence[str]) -> Iterator[Row]:
 
 
 def csv_rows(file: Path, *columns: Sequence[str]) -> Iterator[Row]:
-    """Read the rows of a CSV table in UTF-8. Cells beyond the columns have the key None.
+    """Read the rows of a CSV table. Cells beyond the columns have the key None.
 
     Args:
-        file: CSV file with commas and a header.
+        file: CSV file with commas and a header, encoded as `read_text_file` accepts it.
         columns: Columns of the set, one group for each form that it has.
 
     Raises:
         OtherFormatError: If the header has no group of columns, or the file is not such a table.
+        TextFileError: If the file is not text.
     """
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        reader = csv.DictReader(opened, strict=True)
-        try:
-            present = reader.fieldnames or []
-            if not any({*group} <= {*present} for group in columns):
-                raise OtherFormatError(f"a table without {' or '.join(', '.join(group) for group in columns)}")
-            yield from reader
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise OtherFormatError(f"a damaged row after line {reader.line_num} ({error})") from error
+    reader = csv.DictReader(io.StringIO(read_text_file(file), newline=""), strict=True)
+    try:
+        present = reader.fieldnames or []
+        if not any({*group} <= {*present} for group in columns):
+            raise OtherFormatError(f"a table without {' or '.join(', '.join(group) for group in columns)}")
+        yield from reader
+    except csv.Error as error:
+        raise OtherFormatError(f"a row that cannot be read after line {reader.line_num} ({error})") from error
 
 
 def ranked_groups(file: Path, columns: Sequence[str]) -> Iterator[Row]:

@@ -7,17 +7,18 @@ from pathlib import Path
 from srpo_ray.data.image_tars import TAR
 from srpo_ray.data.pair_rows import SAME, Pair, Picture, Row, UnusableRowError, bytes_of, is_share, prompt_of
 from srpo_ray.data.pair_tables import table_rows
-from srpo_ray.data.pair_tars import MISSING, tar_samples
+from srpo_ray.data.pair_tars import UNUSABLE, tar_samples
 
 EXAMPLES = "num_example_per_prompt"
 """Column with the number of rows of a row's prompt."""
-_IMAGES = ("jpg_0", "jpg_1", "label_0", "label_1")
+_COMPARED = ("jpg_0", "jpg_1", "label_0", "label_1")
+"""Columns of the two images and of their shares of the vote."""
 _UIDS = ("image_0_uid", "image_1_uid")
 _FLAGS = ("has_label", "are_different", "user_id")
-COLUMNS = ("caption", *_IMAGES, *_UIDS)
+COLUMNS = ("caption", *_COMPARED, *_UIDS)
 """Columns of Pick-a-Pic that are required."""
-DOUBLE_COLUMNS = ("caption_0", "caption_1", *_IMAGES)
-"""Columns of Pick-Double-Caption that its authors' code reads, github.com/sahsaeedi/DCPO-T2I at 62335bb."""
+DOUBLE_COLUMNS = ("caption_0", "caption_1", *_COMPARED)
+"""Columns of Pick-Double-Caption that its authors' code reads or names, github.com/sahsaeedi/DCPO-T2I at 62335bb."""
 
 
 def pick_a_pic_rows(file: Path) -> Iterator[Row]:
@@ -40,8 +41,8 @@ def pick_double_caption_rows(file: Path) -> Iterator[Row]:
 
 def pick_a_pic(row: Row, _: Counter[str]) -> Iterator[Pair]:
     """Prefer the image with the larger label."""
-    if missing := row.get(MISSING):
-        raise UnusableRowError(f"without {missing}")
+    if reason := row.get(UNUSABLE):
+        raise UnusableRowError(reason)
     best = _best(row)
     yield _pair(row, best, prompt_of(row["caption"]))
 
@@ -72,8 +73,8 @@ def _best(row: Row) -> int:
 
 def _pair(row: Row, best: int, prompt: str) -> Pair:
     uids = [None if row.get(name) is None else str(row[name]) for name in _UIDS]
-    pictures = [Picture(uids[side], bytes_of(row[f"jpg_{side}"])) for side in (0, 1)]
-    if pictures[0].content == pictures[1].content:
+    images = [Picture(uids[side], bytes_of(row[f"jpg_{side}"])) for side in (0, 1)]
+    if images[0].content == images[1].content:
         raise UnusableRowError(SAME)
     user = row.get("user_id")
-    return Pair(pictures[best], pictures[1 - best], prompt, None if user is None else str(user), row.get(EXAMPLES))
+    return Pair(images[best], images[1 - best], prompt, None if user is None else str(user), row.get(EXAMPLES))

@@ -1,29 +1,23 @@
 """Public sets with two captions for each pair, and with labelled images: rows, left out rows, the converted file."""
 
 import json
+import subprocess
 from collections import Counter
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from PIL import Image
 
 from srpo_ray.cli import main
 from srpo_ray.data.pair_files import convert
-from srpo_ray.data.pair_rows import Label, Pair
+from srpo_ray.data.pair_rows import Label, Pair, Picture
 from srpo_ray.data.pair_sets import PAIR_SETS, read_set
 from srpo_ray.data.pairs import load_judged
+from tests.helpers.red_jpeg import jpeg
 
 DOUBLE, KTO = PAIR_SETS["pick_double_caption"], PAIR_SETS["diffusion_kto"]
-
-
-def jpeg(red: int) -> bytes:
-    content = BytesIO()
-    Image.new("RGB", (16, 16), (red, 0, 0)).save(content, "JPEG", quality=100)
-    return content.getvalue()
 
 
 def table(path: Path, *rows: dict[str, Any]) -> Path:
@@ -76,7 +70,7 @@ def test_rows_of_pick_double_caption_without_two_captions_or_a_label_are_counted
         ("20 red", "10 red"),
         ("30 red", "40 red"),
     ]
-    assert [[picture.name for picture in pair.pictures] for pair in pairs] == [["w", "u"], [None, None]]
+    assert [[image.name for image in pair.images] for pair in pairs] == [["w", "u"], [None, None]]
     assert left_out == {"without a caption": 3, "ties": 1, "without a label": 2, "with the same image twice": 2}
 
 
@@ -119,15 +113,15 @@ def test_labels_of_diffusion_kto_like_winners_and_intersections(tmp_path: Path, 
     )
     found = convert(KTO, [file], tmp_path / "deep" / "out")
     assert found.path.name == "labels.jsonl"
-    assert str(found).endswith(
-        "3 labels of 3 images, 2 liked, of which 1 are mixed (`grep -v '\"mixed\": true'` removes them)"
-    )
+    command = "grep -v '\"mixed\": true' labels.jsonl"
+    assert str(found).endswith(f"3 labels of 3 images, 2 liked, 1 from intersections (leave them out with {command})")
     assert sorted(path.name for path in found.path.parent.iterdir()) == ["labels.jsonl"]
     judged = load_judged(str(found.path), "labels")
     assert judged.labels.tolist() == [[1.0], [-1.0], [1.0]]
     assert judged.captions == ['a circle, "red"', "two\nlines", "dark"]
-    # The command in the note leaves out the mixed row alone.
-    assert ['"mixed": true' in line for line in found.path.read_text().splitlines()] == [False, False, True]
+    lines = found.path.read_text().splitlines(keepends=True)
+    kept = subprocess.run(command, shell=True, cwd=found.path.parent, capture_output=True, text=True, check=True)
+    assert kept.stdout == "".join(lines[:2])
     reds = (judged.images.load([0, 1, 2], 16)[:, 0, 0, 0] * 255).tolist()
     assert reds == pytest.approx([10, 120, 240], abs=2)
 
@@ -140,6 +134,19 @@ def test_columns_of_the_code_come_before_those_of_the_readme_behind_a_byte_order
     assert [(label.image.path, label.liked) for label in labels] == [("train/10.jpg", False)]
 
 
+def test_csv_in_utf_16_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    file = csv_file(tmp_path, "")
+    file.write_text('file_name,caption,split\r\ntrain/10.jpg,"röt, å",exclusive_win\r\n', encoding="utf-16", newline="")
+    labels = [each for each in read_set(KTO, [file], Counter()) if isinstance(each, Label)]
+    assert [(label.image.path, label.prompt) for label in labels] == [("train/10.jpg", "röt, å")]
+
+
+def test_row_of_a_label_has_its_confidence() -> None:
+    label = Label(Picture(None, path="10.jpg"), True, "red", confidence=0.25, mixed=True)
+    row = {"image": "10.jpg", "liked": True, "prompt": "red", "confidence": 0.25, "mixed": True}
+    assert label.columns(["10.jpg"]) == row
+
+
 def test_rows_of_diffusion_kto_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     text = f"""file_name,split,caption
 train/10.jpg,exclusive_win,red
@@ -150,10 +157,11 @@ train/10.jpg,exclusive_win
 train/10.jpg,exclusive_win,a circle, red
 ,exclusive_win,red
 train/gone.jpg,intersections,red
-tr\0ain/10.jpg,exclusive_win,red
 {"a" * 300}/10.jpg,exclusive_win,red
 train/10.txt,exclusive_win,red
+loop/x.jpg,exclusive_win,red
 """
+    (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "10.txt").write_text("text")
     found = convert(KTO, [csv_file(tmp_path, text)], tmp_path / "out")
@@ -178,13 +186,24 @@ train/10.txt,exclusive_win,red
     [
         (b"path,text\na,b\n", "got a table without file_name, caption, split or file_path, caption, label"),
         (b"file_name,caption,label\na,b,c\n", "got a table without file_name, caption, split or file_path"),
+        (b"file_name,caption,split\ntrain/10.jpg,\0,exclusive_win\n", "got the character NUL on line 2"),
         (b"", "got a table without file_name"),
-        (b"file_name,caption,split\ntrain/10.jpg,\xff,exclusive_win\n", "got a damaged row after line "),
-        (b'file_name,caption,split\ntrain/10.jpg,"a"b,exclusive_win\n', "got a damaged row after line 1 "),
-        (b'file_name,caption,split\ntrain/10.jpg,"a circle,exclusive_win\n', "got a damaged row after line 1 "),
+        (
+            b"file_name,caption,split\ntrain/10.jpg,\xff,exclusive_win\n",
+            "got expected text in UTF-8, got byte 0xFF on line 2; save",
+        ),
+        (
+            b"file_name,caption,split\n" + b"a" * 131073 + b",red,exclusive_win\n",
+            "got a row that cannot be read after line ",
+        ),
+        (b'file_name,caption,split\ntrain/10.jpg,"a"b,exclusive_win\n', "got a row that cannot be read after line 1 "),
+        (
+            b'file_name,caption,split\ntrain/10.jpg,"a circle,exclusive_win\n',
+            "got a row that cannot be read after line 1 ",
+        ),
         (b"file_name,caption,split\ntrain/10.jpg,red,best\n", "got none (1 with another split than exclusive_win"),
     ],
-    ids=["other", "mixed", "empty", "latin", "quotes", "open quote", "unknown"],
+    ids=["other", "mixed", "nul", "empty", "latin", "long", "quotes", "open quote", "unknown"],
 )
 def test_csv_of_another_form_or_damaged_is_refused_in_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
@@ -217,19 +236,3 @@ def test_list_names_the_file_that_each_set_becomes(capsys: pytest.CaptureFixture
     sections = capsys.readouterr().out.split("\ndiffusion_kto: ")
     assert "written: labels.jsonl for algorithm.source=labels" in sections[1]
     assert "labels.jsonl" not in sections[0]
-
-
-def test_pair_of_an_image_and_a_link_to_it_is_left_out_as_data_pairs_refuses_it(tmp_path: Path) -> None:
-    csv_file(tmp_path, "")
-    (tmp_path / "train" / "link.jpg").symlink_to("10.jpg")
-    rows = [
-        {"prompt": "p", "path1": "train/10.jpg", "path2": "train/link.jpg"},
-        {"prompt": "p", "path1": "train/10.jpg", "path2": "train/../train/10.jpg"},
-        {"prompt": "p", "path1": "train/link.jpg", "path2": "train/120.jpg"},
-        {"prompt": "p", "path1": "train/10.jpg", "path2": "train/120.jpg"},
-    ]
-    (tmp_path / "train.json").write_text(json.dumps(rows))
-    found = convert(PAIR_SETS["hpdv3"], [tmp_path / "train.json"], tmp_path / "out")
-    assert found.left_out == {"with the same image twice": 2}
-    assert "1 repeat an earlier row" in found.notes
-    assert "1 repeat an earlier row" in str(load_judged(str(found.path), "pairs").note)

@@ -268,15 +268,15 @@ def test_repeated_and_contradicting_rows_of_a_set_are_written_and_counted(tmp_pa
 
 def test_pairs_whose_image_files_are_missing_are_left_out_with_a_hint(tmp_path: Path) -> None:
     images(tmp_path, "a.png", "b.png", "c.txt")
-    rows = [{"prompt": "p", "path1": "a.png", "path2": name} for name in ("b.png", "gone.png", "c.txt")]
+    rows = [{"prompt": "p", "path1": "a.png", "path2": name} for name in ("b.png", "gone.png", "go\0ne/b.png", "c.txt")]
     file = write_json(tmp_path / "train.json", rows)
     found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out")
-    assert (found.rows, found.pictures) == (1, 2)
-    assert found.left_out["with a missing image file"] == 1
-    assert found.left_out.total() == 2
-    assert "1 with a missing image file (download and unpack them, or name their folder with --images)" in str(found)
+    assert (found.rows, found.images) == (1, 2)
+    assert found.left_out["with a missing image file"] == 2
+    assert found.left_out.total() == 3
+    assert "2 with a missing image file (download and unpack them, or name their folder with --images)" in str(found)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"got none \(3 with a missing image file \(download .* --images\)\); name"):
+    with pytest.raises(ValueError, match=r"got none \(4 with a missing image file \(download .* --images\)\); name"):
         convert(PAIR_SETS["hpdv3"], [file], tmp_path / "none", images=tmp_path / "empty")
 
 
@@ -299,7 +299,7 @@ def test_uid_with_other_bytes_in_a_later_row_has_an_image_of_its_own(tmp_path: P
     written = [json.loads(line) for line in found.path.read_text().splitlines()]
     contents = [(found.path.parent / row["preferred"]).read_bytes() for row in written]
     assert contents == [rows[0]["jpg_0"], rows[1]["jpg_0"], rows[2]["jpg_1"], rows[1]["jpg_0"]]
-    assert found.pictures == 3
+    assert found.images == 3
     assert "3 images, 1 repeat an earlier row, 2 contradict" in str(found)
     assert "1 image uid with several images, each under a name of its own" in str(found)
 
@@ -312,7 +312,7 @@ def test_images_that_cannot_be_written_are_counted_and_leave_no_file(tmp_path: P
         "with bytes that are no image of JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF": 1,
     }
     assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["u-2.jpg", "u-3.jpg"]
-    assert (found.rows, found.pictures) == (1, 2)
+    assert (found.rows, found.images) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +338,23 @@ def test_images_of_every_format_that_a_run_reads_are_written_with_its_suffix(
     reds = load_judged(str(found.path), "pairs").images.load([0, 1], 8)[:, 0, 0, 0]
     # Formats with losses change a colour by some levels of 255.
     assert reds.tolist() == pytest.approx([200 / 255, 20 / 255], abs=0.03)
+
+
+def test_pair_of_an_image_and_a_link_to_it_is_left_out_as_data_pairs_refuses_it(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    images(tmp_path / "train", "a.png", "b.png")
+    (tmp_path / "train" / "link.png").symlink_to("a.png")
+    rows = [
+        {"prompt": "p", "path1": "train/a.png", "path2": "train/link.png"},
+        {"prompt": "p", "path1": "train/a.png", "path2": "train/../train/a.png"},
+        {"prompt": "p", "path1": "train/link.png", "path2": "train/b.png"},
+        {"prompt": "p", "path1": "train/a.png", "path2": "train/b.png"},
+    ]
+    file = write_json(tmp_path / "train.json", rows)
+    found = convert(PAIR_SETS["hpdv3"], [file], tmp_path / "out")
+    assert found.left_out == {"with the same image twice": 2}
+    assert "1 repeat an earlier row" in found.notes
+    assert "1 repeat an earlier row" in str(load_judged(str(found.path), "pairs").note)
 
 
 def test_set_without_a_usable_row_is_refused_with_the_reasons(tmp_path: Path) -> None:

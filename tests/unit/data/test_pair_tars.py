@@ -7,23 +7,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from srpo_ray.cli import main
 from srpo_ray.data.pair_files import convert
 from srpo_ray.data.pair_rows import Pair
 from srpo_ray.data.pair_sets import PAIR_SETS, read_set
 from srpo_ray.data.pairs import load_judged
+from tests.helpers.red_jpeg import jpeg
 
 MEMBERS = ("jpg_0.jpg", "jpg_1.jpg", "label_0.txt", "label_1.txt", "original_prompt.txt")
 """Members of a sample in the order in which webdataset writes them."""
 Members = list[tuple[str, bytes]]
-
-
-def jpeg(red: int) -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (16, 16), (red, 0, 0)).save(content, "JPEG", quality=100)
-    return content.getvalue()
 
 
 def sample(key: str, first: int, second: int, label: float = 1.0, caption: str = "a circle") -> Members:
@@ -57,7 +51,7 @@ def read(*files: Path) -> tuple[list[tuple[bytes | None, bytes | None, str]], di
     """Content of the preferred and the other image of each pair with its caption, and the counts of left out rows."""
     left_out: Counter[str] = Counter()
     pairs = [pair for pair in read_set(PAIR_SETS["pick_a_pic"], files, left_out) if isinstance(pair, Pair)]
-    assert {picture.name for pair in pairs for picture in pair.pictures} <= {None}
+    assert {image.name for pair in pairs for image in pair.images} <= {None}
     return [(pair.preferred.content, pair.other.content, pair.prompt) for pair in pairs], dict(left_out)
 
 
@@ -89,6 +83,7 @@ def test_incomplete_samples_are_counted_with_their_missing_members(tmp_path: Pat
         changed(sample("0", 10, 20), jpg_1=None),
         changed(sample("1", 10, 20), label_0=None, original_prompt=None),
         changed(sample("2", 10, 20), jpg_1=None),
+        # A file of another name is no sample.
         [("README.md", b"text")],
         # Other samples between the members of one: neither part is complete.
         [*whole[:3], *sample("5", 30, 40), *whole[3:]],
@@ -98,7 +93,6 @@ def test_incomplete_samples_are_counted_with_their_missing_members(tmp_path: Pat
     assert left_out == {
         "without jpg_1.jpg": 2,
         "without original_prompt.txt, label_0.txt": 1,
-        "without original_prompt.txt, jpg_0.jpg, jpg_1.jpg, label_0.txt, label_1.txt": 1,
         "without original_prompt.txt, label_1.txt": 1,
         "without jpg_0.jpg, jpg_1.jpg, label_0.txt": 1,
     }
@@ -163,20 +157,48 @@ def test_repeated_key_of_joined_shards_is_another_sample(tmp_path: Path, joined:
     assert not left_out
 
 
+REPEATED = "with a repeated key and a missing member"
+
+
+@pytest.mark.parametrize("member", ["jpg_0", "jpg_1", "label_0", "label_1", "original_prompt"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_incomplete_sample_beside_others_of_its_key_makes_no_pair_with_their_members(
+    tmp_path: Path, member: str, place: int
+) -> None:
+    samples = [sample("0", red, red + 5, caption=f"{red}") for red in (10, 20, 30)]
+    samples[place] = changed(samples[place], **{member: None})
+    file = write(tmp_path / "a.tar", *samples, sample("1", 40, 50))
+    assert read(file) == ([(jpeg(40), jpeg(50), "a circle")], {REPEATED: 3})
+
+
+def sparse(content: bytes) -> bytes:
+    """A tar file whose first member has GNU tar's type of sparse files, with one part of data."""
+    header = bytearray(content[: tarfile.BLOCKSIZE])
+    size = header[124:136]
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[257:265] = tarfile.GNU_MAGIC
+    header[386:410] = b"00000000000\0" + size
+    header[483:495] = size
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    return bytes(header) + content[tarfile.BLOCKSIZE :]
+
+
 GOOD = packed([*sample("0", 10, 20), *sample("1", 30, 40)])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GOOD[:1536], "no complete, uncompressed tar file"),
-        (gzip.compress(GOOD), "no complete, uncompressed tar file"),
+        (GOOD[:1536], "; decompress it or copy it again; name another file"),
+        (gzip.compress(GOOD), "; decompress it or copy it again; name another file"),
         (b"", "no complete, uncompressed tar file"),
         (packed([("0.png", jpeg(1)), ("0.txt", b"a circle")]), "a tar file without original_prompt.txt, jpg_0.jpg, "),
         (packed(changed(sample("0", 1, 2), label_1=None)), "a tar file without label_1.txt;"),
         (packed([]), "a tar file without original_prompt.txt"),
+        (sparse(GOOD), "member '0.jpg_0.jpg', which is stored without its zeros; pack without --sparse; name another"),
     ],
-    ids=["truncated", "compressed", "empty", "other", "unlabelled", "without members"],
+    ids=["truncated", "compressed", "empty", "other", "unlabelled", "without members", "sparse"],
 )
 def test_damaged_or_other_tar_file_is_refused_in_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
@@ -208,7 +230,9 @@ def test_converted_tar_files_are_read_as_pairs_with_equal_bytes_as_one_image(
     command = ["pairs", str(one), str(two), "--set", "pick_a_pic", "--to", str(out), "--confidence"]
     assert main(command) == 0
     reasons = "1 with bytes that are no image of JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF"
-    assert f"3 pairs of 3 images, 1 repeat an earlier row, left out: {reasons}" in capsys.readouterr().out
+    weight = "no row states 1 / num_example_per_prompt, so no confidence is written"
+    counts = f"3 pairs of 3 images, 1 repeat an earlier row, left out: {reasons}; {weight}\n"
+    assert capsys.readouterr().out.endswith(counts)
     judged = load_judged(str(out / "pairs.jsonl"), "pairs")
     assert judged.captions == ["a circle", "a square", "a circle"]
     assert [row.images for row in judged.rows] == [(0, 1), (2, 0), (0, 1)]
