@@ -15,16 +15,19 @@ def check_first_gains(gains: list[Tensor], scales: list[Tensor], slopes: Tensor)
     Args:
         gains: Gains of each side, `[B]`.
         scales: Size of the errors of each side, `[B]`.
-        slopes: Derivative of the log-odds of a preference in the margin, `[B]`; rows may differ in their confidence.
+        slopes: Derivative of the log-odds of a preference in the margin, `[B]`; rows may differ in their confidence;
+            beta / 2 for `ipo` and `hinge`, which have no log-odds.
 
     Raises:
-        ValueError: If a gain is neither near 0 on the scale of its row's loss nor explained by rounding.
+        ValueError: If a gain is neither near 0 on the scale of its row's loss nor explained by rounding, or is not a
+            number.
     """
     gain, scale = torch.stack(gains).detach().abs(), torch.stack(scales).detach()
-    wrong = (slopes.to(gain) * gain >= LARGEST_FIRST_LOGIT) & (gain > ROUNDING * scale)
+    # Comparisons with NaN are false, so a gain passes only if one of these is true.
+    wrong = ~(slopes.to(gain) * gain < LARGEST_FIRST_LOGIT) & ~(gain <= ROUNDING * scale)
     if wrong.any():
         raise ValueError(
             f"expected a reference that equals the policy before the first update, got errors that differ by up to"
-            f" {float(gain.max()):.3g}; with model.lora.start_from the base model has no adapters: set"
+            f" {float(gain[wrong].max()):.3g}; with model.lora.start_from the base model has no adapters: set"
             " algorithm.reference={ema: 1.0} to keep the weights that training begins with"
         )

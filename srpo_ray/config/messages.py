@@ -33,11 +33,16 @@ _RENAMED = {
     "experiment.tuning_seed": "seed` in the file of `base",
 }
 """Dotted path that was renamed, without list indices and with the prefix of its config -> new key."""
-_VALUES_ELSEWHERE = {
-    "algorithm.type=step_preference": "step-level preferences are `type: policy_gradient` with `surrogate.type: pair`",
-    "algorithm.source=file": "set `source: pairs`, and the file in `data.pairs`",
+_HINTS = {
+    "algorithm.type=step_preference": (
+        "step-level preferences are `type: policy_gradient` with `surrogate.type: pair` and `plan.type: branch`, as in"
+        " `configs/algorithms/spo.yaml`"
+    ),
+    "algorithm.source=file": (
+        "set `source` to `pairs`, `labels` or `captions` by the kind of the rows, and the file in `data.pairs`"
+    ),
 }
-"""Value that a reader may expect from papers or other frameworks, with its dotted path -> setting that has its part."""
+"""`path=value` that papers or other frameworks use -> settings to use here."""
 
 
 def first_causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -66,8 +71,8 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
     if details["type"] == "union_tag_invalid":
         context = details.get("ctx", {})
         types = [name.strip("'") for name in context["expected_tags"].split(", ")]
-        elsewhere = _VALUES_ELSEWHERE.get(f"{path}.type={context['tag']}")
-        cure = elsewhere or _suggest(context["tag"], types, "choose one of them")
+        hint = _HINTS.get(f"{path}.type={context['tag']}")
+        cure = hint or _suggest(context["tag"], types, "choose one of them")
         return f"{path}.type: expected one of {', '.join(types)}; got {context['tag']!r}; {cure}"
     if details["type"] == "missing":
         return f"{path}: expected a value, got none; add it"
@@ -84,7 +89,7 @@ def describe(kind: type[Section], details: ErrorDetails) -> str:
             " file and \"'1e5'\" on a command line"
         )
     expected = details["msg"].replace("Input should", "expected to")
-    cure = _VALUES_ELSEWHERE.get(f"{path}={details['input']}", "give such a value")
+    cure = _HINTS.get(f"{path}={details['input']}", "give such a value")
     return f"{path}: {expected}; got {details['input']!r}; {cure}"
 
 

@@ -84,24 +84,33 @@ def evaluate_run(
     """
     check_different("--rl-guidance", rl_guidance)
     check_at_least("--num-prompts", num_prompts, 1)
+    sized = options.resolution is not None
+    models = _models(run, against, rl_guidance, contrast_with, contrast_text, sized=sized)
+    source, job = _scored_job(run, out, models, options, prompts, num_prompts, held_out)
+    rows = draw_all(job, options.num_workers, options.address)
+    return _write_report(job, _by_prompt(job, rows, source, command))
+
+
+def _scored_job(
+    run: TrainedRun,
+    out: Path,
+    models: tuple[Model, ...],
+    options: SamplingOptions,
+    prompts: str | None,
+    num_prompts: int | None,
+    held_out: str | None,
+) -> tuple[str, SamplingJob]:
+    """Build the job that samples and scores the models' images: the source of its prompts, and the job."""
     config = sampling_config(run, options)
     if held_out is not None:
         config = with_absolute_paths(with_held_out(config, held_out))
     source, texts = _read_rows(config, prompts, num_prompts)
-    job = SamplingJob.of_rows(
-        config,
-        _models(run, against, rl_guidance, contrast_with, contrast_text, sized=options.resolution is not None),
-        texts,
-        out.resolve(),
-        scored=True,
-        truth=source.startswith("small_world:"),
-    )
-    rows = draw_all(job, options.num_workers, options.address)
-    return _write_report(job, _paired(job, rows, source, command))
+    truth = source.startswith("small_world:")
+    return source, SamplingJob.of_rows(config, models, texts, out.resolve(), scored=True, truth=truth)
 
 
-def _paired(job: SamplingJob, rows: Sequence[Row], source: str, command: str) -> PairedEvaluation:
-    """Arrange the scores of all images by prompt, for a comparison of the models."""
+def _by_prompt(job: SamplingJob, rows: Sequence[Row], source: str, command: str) -> PairedEvaluation:
+    """Arrange the scores of all images by prompt."""
     evaluators = [f"evaluator/{model.name}" for model in job.config.evaluation.held_out]
     return PairedEvaluation(
         models=[model.name for model in job.models],

@@ -49,7 +49,7 @@ def publish(
         config: The experiment.
         searches: Trials of the searched arms.
         arms: Runs of all arms and ablations.
-        notes: Remarks of the search for the reader.
+        notes: Notes of the search for the reader.
         command: Command that began the experiment.
 
     Returns:
@@ -60,13 +60,13 @@ def publish(
         trial_config(experiment, f"{config.name}_best", arm_changes(config, config.arm(best), searches))
     )
     chosen = _write_best(folder, config, best, best_config, arms, searches)
-    left_out = budget_notes(config, searches, arms)
-    remarks = [*notes, *schedule_notes(config, best, searches), *left_out]
-    results = _results(experiment, config, searches, arms, best_config, remarks, command)
+    notes_on_budget = budget_notes(config, searches, arms)
+    all_notes = [*notes, *schedule_notes(config, best, searches), *notes_on_budget]
+    results = _results(experiment, config, searches, arms, best_config, all_notes, command)
     votes, vote_metrics = experiment_votes(folder)
     report = experiment_report(results, None if results.is_sweep else _images(experiment, arms), votes)
     print_report(report)
-    print("".join(f"{note}\n" for note in left_out), end="")
+    print("".join(f"{note}\n" for note in notes_on_budget), end="")
     path = write_report(folder, report)
     files = [path, *chosen, *(folder / name for name in report.files)]
     log_results(experiment, files, _summary_metrics(results, best) | vote_metrics)
@@ -79,16 +79,17 @@ def _write_best(
     """Write the config of the best arm, its best run, and the experiment that trains found schedules.
 
     Returns:
-        Paths of the files that belong into MLflow: config, and schedule if there is one.
+        Paths of the files to log to MLflow: config, and schedule if there is one.
     """
-    files = {folder / "best.yaml": best_config}
+    files = [folder / "best.yaml"]
+    # Before the schedule, so that an error there leaves the config on disk.
+    write_text(files[0], best_config)
     schedule = schedule_experiment(config, searches)
     if schedule is not None:
-        files[folder / "schedule.yaml"] = to_yaml(schedule)
-    for path, text in files.items():
-        write_text(path, text)
+        files.append(folder / "schedule.yaml")
+        write_text(files[-1], to_yaml(schedule))
     _write_best_run(folder, config, best, arms, searches)
-    return list(files)
+    return files
 
 
 def _results(

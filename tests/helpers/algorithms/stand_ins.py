@@ -1,6 +1,6 @@
 """A policy and a reward that are linear and in float64, so that losses and gradients can be derived by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from srpo_ray.algorithms import Algorithm, Batch
 from srpo_ray.algorithms.base import Gather
+from srpo_ray.config.algorithms.roles import Role
 from srpo_ray.flow import Draws, generator
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
@@ -134,12 +135,19 @@ def make_batch(
 
 
 def collect_all(
-    algorithm: Algorithm[Any], batches: Sequence[Batch], gather: Gather = lambda value: [value]
+    algorithm: Algorithm[Any],
+    batches: Sequence[Batch],
+    gather: Gather = lambda value: [value],
+    show: Callable[[Role], None] = lambda _: None,
 ) -> list[Any]:
-    """Collected and settled values of one worker with all batches of an update, unless `gather` has other workers."""
+    """Collected and settled values of one worker with all batches of an update, unless `gather` has other workers.
+
+    `show` gives the policy the weights of a phase's role.
+    """
     collected: list[Any] = [None] * len(batches)
     with torch.no_grad():
         for phase in algorithm.phases:
+            show(phase.role)
             collected = [phase.run(batch, before) for batch, before in zip(batches, collected, strict=True)]
     return algorithm.settle(list(zip(batches, collected, strict=True)), gather)
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from srpo_ray.algorithms import Batch, build_algorithm
+from srpo_ray.algorithms.base import LossOutput
 from srpo_ray.config import RunConfig
+from srpo_ray.config.algorithms.roles import Role
 from srpo_ray.data.mixture import real_samples
 from srpo_ray.flow import Draws
 from srpo_ray.models.conditioning import Conditioning
@@ -130,18 +132,30 @@ def storages(value: Any) -> dict[int, tuple[tuple[int, ...], int]]:
     return found
 
 
-def plain_gradients(trainer: Trainer) -> dict[str, Tensor]:
-    """Of the first update in plain torch: all micro-batches in one process, one backward pass over all losses."""
+def plain_update(
+    trainer: Trainer, update: int = 0, weights: dict[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], list[LossOutput]]:
+    """Gradients and outputs of an update in plain torch: one process, and one backward pass over all losses.
+
+    The reference has the initial weights, and every other role `weights`: by default the initial ones, which all roles
+    have at the first update.
+    """
     transformer = load_tuned(trainer.config, torch.float32, "cpu", None).train()
+    initial = {name: value.clone() for name, value in transformer.state_dict().items()}
+
+    def show(role: Role) -> None:
+        transformer.load_state_dict(initial if role == "reference" else initial | (weights or {}))
+
     policy = make_policy(trainer.config, transformer, transformer.config, "cpu")
     algorithm = build_algorithm(trainer.config, policy, trainer.rewards)
     one = replace(trainer, policy=policy, algorithm=algorithm, rank=0, world_size=1)
-    batches, shares = zip(*one.batches(0), strict=True)
-    # At the first update every role has the initial weights.
-    rounds = zip(batches, shares, collect_all(algorithm, batches), strict=True)
-    losses = [loss().loss * share for batch, share, found in rounds for loss in algorithm.losses(batch, found)]
-    torch.stack(losses).sum().backward()
-    return {name: value.grad for name, value in transformer.named_parameters()}
+    batches, shares = zip(*one.batches(update), strict=True)
+    rounds = zip(batches, shares, collect_all(algorithm, batches, show=show), strict=True)
+    show("policy")
+    outputs = [(loss(), share) for batch, share, found in rounds for loss in algorithm.losses(batch, found)]
+    torch.stack([output.loss * share for output, share in outputs]).sum().backward()
+    gradients = {name: value.grad for name, value in transformer.named_parameters()}
+    return gradients, [output for output, _ in outputs]
 
 
 def first_update(trainer: Trainer) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from srpo_ray.training.trainer import Trainer
 from tests.conftest import ROOT, SMALL_WORLD, TINY
 from tests.helpers.algorithms.everything import EverythingConfig
 from tests.helpers.algorithms.variants import CASES, GIVEN, RICHER, SOURCES, type_of
-from tests.helpers.training.algorithm_checks import count, first_update, plain_gradients
+from tests.helpers.training.algorithm_checks import count, first_update, plain_update
 from tests.helpers.training.ranks import joined, run_ranks
 from tests.helpers.training.tiny_flux import relative_error
 
@@ -117,7 +117,7 @@ def train_on_two(run_root: str) -> dict[str, dict[str, Any]]:
 def _train_on_two(kind: str, config: RunConfig, rewards: LocalRewards) -> dict[str, Any]:
     trainer = make_trainer(kind, config, rewards)
     before = joined(trainer.engine.weights())
-    expected = plain_gradients(trainer) if trainer.rank == 0 else {}
+    expected = plain_update(trainer)[0] if trainer.rank == 0 else {}
     dist.barrier()
     gradients = first_update(trainer)
     moved = changes(before, trainer)

@@ -267,11 +267,11 @@ def test_override_values_are_typed(argument: str, expected: object) -> None:
         ("algorithm.type=ppo", r"algorithm.type: expected one of srpo, .*; got 'ppo'; choose one of them"),
         (
             "algorithm.type=step_preference",
-            r"algorithm.type: .*; got 'step_preference'; step-level preferences are `type: policy_gradient`",
+            r"algorithm.type: .*; got 'step_preference'; .* `surrogate.type: pair` and `plan.type: branch`, as",
         ),
         (
             "algorithm={type: preference, source: file}",
-            r"algorithm.source: expected to be 'pairs', .*; got 'file'; set `source: pairs`, .* `data.pairs`",
+            r"algorithm.source: expected to be 'pairs', .*; got 'file'; set `source` to `pairs`, .* `data.pairs`",
         ),
         ("rewards.models.0.type=clip", r"expected one of open_clip, transformers_clip, .*; got 'clip'"),
         ("algorithm={type: draft, num_steps: 2}", r"algorithm: expected num_steps 1 with renoisings"),

@@ -107,3 +107,18 @@ def test_schedule_that_was_found_is_an_experiment_that_trains_it(
     assert (found.name, found.seeds, found.reference.set) == ("mine_schedule", (1, 2), {"training.batch_size": 2})
     assert [(part.updates, part.set) for part in found.reference.schedule] == [(20, {LR: 4e-6}), (40, {LR: 5e-6})]
     assert load_run([tmp_path / "best.yaml"]).training.optimizer.lr == 5e-6
+
+
+def test_best_config_is_on_disk_if_the_schedule_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(publish_module, "schedule_experiment", fail)
+    experiment = Experiment(load_run([SMALL_WORLD]), str(tmp_path), {}, "", "", None)
+    search = Search("SRPO", [row("SRPO_trial_0", "trial", 5e-6, 0.4, 0.8)], "SRPO_trial_0", drawn=False)
+    arms = [Arm("SRPO", "method", {LR: 5e-6}, [row("SRPO_seed_1", "repeat", 5e-6, 0.3, 0.5)])]
+    with pytest.raises(OSError, match="no space left"):
+        publish(experiment, CONFIG, [search], arms, [], "a command")
+    assert load_run([tmp_path / "best.yaml"]).training.optimizer.lr == 5e-6
