@@ -19,12 +19,15 @@ def check_first_gains(gains: list[Tensor], scales: list[Tensor], slopes: Tensor)
             beta / 2 for `ipo` and `hinge`, which have no log-odds.
 
     Raises:
-        ValueError: If a gain is neither near 0 on the scale of its row's loss nor explained by rounding, or is not a
-            number.
+        ValueError: If a gain is not finite, or neither near 0 on the scale of its row's loss nor explained by rounding.
     """
     gain, scale = torch.stack(gains).detach().abs(), torch.stack(scales).detach()
-    # Comparisons with NaN are false, so a gain passes only if one of these is true.
-    wrong = ~(slopes.to(gain) * gain < LARGEST_FIRST_LOGIT) & ~(gain <= ROUNDING * scale)
+    if not gain.isfinite().all():
+        raise ValueError(
+            "expected finite errors of policy and reference before the first update, got nan or infinity; check the"
+            " weights of model.path, and whether model.dtype is wide enough for this model"
+        )
+    wrong = (slopes.to(gain) * gain >= LARGEST_FIRST_LOGIT) & (gain > ROUNDING * scale)
     if wrong.any():
         raise ValueError(
             f"expected a reference that equals the policy before the first update, got errors that differ by up to"
