@@ -23,8 +23,8 @@ def check_contrast(run: RunSections) -> None:
             f"expected model.lora, or an algorithm that keeps the base model's weights, with"
             f" evaluation.rl_guidance={run.evaluation.rl_guidance}, got full fine-tuning with"
             f" algorithm.type={run.algorithm.type}, which keeps none; train adapters, set"
-            " algorithm.anchor.reference, name a run in evaluation.contrast_with, or remove it and use `srpo-ray"
-            " evaluate --rl-guidance` after the training"
+            " algorithm.anchor.reference, name a run or a LoRA in evaluation.contrast_with, or remove it and use"
+            " `srpo-ray evaluate --rl-guidance` after the training"
         )
 
 

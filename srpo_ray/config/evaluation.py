@@ -1,5 +1,6 @@
 """Section `evaluation`: validation and test prompts, held-out reward models and reward-hacking detection."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -99,9 +100,9 @@ class EvaluationConfig(Section):
     the base model's weights, or `contrast_with`. Unset evaluates the tuned model alone."""
     contrast_with: HomePath | None = Field(default=None, min_length=1)
     """Model that replaces the base model in `rl_guidance`: the folder of a finished run, a LoRA file, or a folder with
-    one. Workers keep its weights as one more sharded copy of the trained ones. They must fit there: with `model.lora`,
-    adapters of the same base model, of at most this rank and in layers that have adapters; in full fine-tuning, all
-    weights of the same model, or adapters of it. Unset is the base model."""
+    one. Workers keep its weights as one more sharded copy of the trained ones. They must fit the parameters that the
+    run trains: with `model.lora`, adapters of the same base model, of at most this rank and in layers that have
+    adapters; in full fine-tuning, all weights of the same model, or adapters of it. Unset is the base model."""
     contrast_text: float = 1.0
     """Scale s of the prompt in the text of the base model, or of `contrast_with`, with `rl_guidance`: its features are
     `empty + s (prompt - empty)`. 1 is the prompt, 0 the empty prompt, and values below 0 point away from the prompt.
@@ -140,6 +141,11 @@ class EvaluationConfig(Section):
         """Weight of the tuned model in its contrast with the base model; None if it samples alone."""
         weight = None if self.rl_guidance is None else ContrastWeight.read(str(self.rl_guidance))
         return None if weight == TUNED else weight
+
+    @property
+    def contrast_name(self) -> str:
+        """Other model of the contrast, for people."""
+        return f"`{Path(self.contrast_with).name}`" if self.contrast_with else "the base model"
 
     @property
     def calls(self) -> int:

@@ -54,6 +54,11 @@ class LoraConfig(Section):
     them, of any rank, to the frozen weights and trains new adapters; the base model is then the merged one."""
 
     @property
+    def scale(self) -> float:
+        """Factor of the output of the adapters: `alpha / rank`."""
+        return (self.alpha or self.rank) / self.rank
+
+    @property
     def continued(self) -> str | None:
         """LoRA whose adapters are trained on; None if there is none."""
         return self.start_from if self.start_mode == "continue" else None

@@ -23,7 +23,7 @@ tags: [{tags}]
 Tuned by `{algorithm}` with srpo_ray: {update} updates of {batch_size} prompts at learning rate {lr:g}.
 Rewards: {rewards}. {words}{start}`config.yaml` has every setting.
 
-{image}{load}
+{image}{contrast}{load}
 
 {metrics}
 """
@@ -34,6 +34,10 @@ Metrics on the {prompts} before and after training. `evaluator/` scores are thos
 |---|---|---|---|
 """
 _IMAGE = "![Before and after, with the same prompts and noise](before_after.png)\n\n"
+_CONTRAST = (
+    "Images after training were sampled with `evaluation.rl_guidance={weight}` in contrast with {other}; the files"
+    " alone draw others.\n\n"
+)
 _LORA = """\
 ```python
 pipeline = {family.pipeline}.from_pretrained({base}, torch_dtype=torch.bfloat16).to("cuda")
@@ -73,6 +77,7 @@ def model_card(run: TrainedRun, diffusers: str, comfyui: str) -> str:
         words=_words(run),
         start=_start(config),
         image=_IMAGE if run.folder.gallery.exists() else "",
+        contrast=_contrast(config),
         load=load,
         metrics=_metrics(run),
     )
@@ -96,6 +101,14 @@ def _start(config: RunConfig) -> str:
     if lora.merged:
         return f"The run merged the LoRA `{name}` into the base model; the files contain it and the trained adapters. "
     return f"The run continued the adapters of `{name}`. "
+
+
+def _contrast(config: RunConfig) -> str:
+    """Sentence on the contrast in the evaluations, whose metrics and images the card shows."""
+    evaluation = config.evaluation
+    if evaluation.contrast is None:
+        return ""
+    return _CONTRAST.format(weight=evaluation.rl_guidance, other=evaluation.contrast_name)
 
 
 def _metrics(run: TrainedRun) -> str:

@@ -37,8 +37,12 @@ ANOTHER_NAME = "choose another `name` or remove the folder"
 """Advice to a user whose run folder belongs to another run."""
 
 
-def check_inputs(config: RunConfig) -> None:
+def check_inputs(config: RunConfig, *, contrast: bool = True) -> None:
     """Check the inputs of a run.
+
+    Args:
+        config: The run.
+        contrast: Check the other model of the contrast in evaluations too, which reads its weights.
 
     Raises:
         ValueError: If prompts, images, the model folder, its decoder or its scheduler cannot be used; if the Python
@@ -64,11 +68,8 @@ def check_inputs(config: RunConfig) -> None:
 
         check_target_modules(config.model)
         check_lora_start(config.model)
-    if config.evaluation.contrast_with:
-        # Imports the model stack, as above.
-        from srpo_ray.runs.other_model import check_other_model
-
-        check_other_model(config)
+    if contrast:
+        check_contrast_with(config)
     check_guidance(config)
     check_likelihood(config)
     check_text_length(resolve_path(config.model.path), config.model.max_sequence_length)
@@ -87,6 +88,19 @@ def check_inputs(config: RunConfig) -> None:
     check_reward_prompts(config, texts)
     check_leakage(config, texts)
     check_control_words(config, texts)
+
+
+def check_contrast_with(config: RunConfig) -> None:
+    """Check that the workers of a run can hold the other model of the contrast in its evaluations, if it has one.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    if config.evaluation.contrast_with:
+        # Imports the model stack, which other runs load while their reward models load.
+        from srpo_ray.runs.other_model import check_other_model
+
+        check_other_model(config)
 
 
 def check_attention_device(config: RunConfig) -> None:

@@ -48,9 +48,8 @@ def adapter_weights(layers: Mapping[str, LoraLayer], lora: LoraConfig) -> dict[s
     Returns:
         Name of the trainable parameter -> float32 weights.
     """
-    scale = (lora.alpha or lora.rank) / lora.rank
     downs = {f"{name}{DOWN}": layer.down.float() for name, layer in layers.items()}
-    return downs | {f"{name}{_UP}": layer.up.float() * (layer.scale / scale) for name, layer in layers.items()}
+    return downs | {f"{name}{_UP}": layer.up.float() * (layer.scale / lora.scale) for name, layer in layers.items()}
 
 
 def _check_layers(path: str, layers: Mapping[str, LoraLayer], own: set[str]) -> None:

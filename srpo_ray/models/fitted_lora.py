@@ -35,16 +35,18 @@ def padded_adapters(layers: Mapping[str, LoraLayer], lora: LoraConfig, shapes: S
         ValueError: If a layer has no adapter in the transformer, or one of a lower rank, or other inputs or outputs.
     """
     own = {name.removesuffix(DOWN) for name in shapes if name.endswith(DOWN)}
-    others, rank = sorted(set(layers) - own), max(layer.rank for layer in layers.values())
+    others, ranks = sorted(set(layers) - own), {layer.rank for layer in layers.values()}
+    # The command takes adapters of one rank.
+    instead = f", or {AFTERWARDS}" if len(ranks) == 1 else ""
     if others:
         raise ValueError(
             f"expected adapters of the layers that model.lora.target_modules adapts, {shown(sorted(own))}, got others,"
-            f" {shown(others)}; add these layers to target_modules, or {AFTERWARDS}"
+            f" {shown(others)}; add these layers to target_modules if the model has them{instead}"
         )
-    if rank > lora.rank:
+    if max(ranks) > lora.rank:
         raise ValueError(
-            f"expected adapters of at most model.lora.rank={lora.rank}, got rank {rank}; set model.lora.rank={rank}, or"
-            f" {AFTERWARDS}"
+            f"expected adapters of at most model.lora.rank={lora.rank}, got rank {max(ranks)}; set"
+            f" model.lora.rank={max(ranks)}{instead}"
         )
     weights = adapter_weights(layers, lora)
     return {name: _padded(name, weights.get(name), shape) for name, shape in shapes.items()}

@@ -40,6 +40,7 @@ def run_report(
     config: str,
     warnings: Sequence[str] = (),
     created: str = "",
+    contrast: str = "",
 ) -> Report:
     """Build the report of one run.
 
@@ -50,6 +51,7 @@ def run_report(
         config: Config of the run, as YAML.
         warnings: Problems that did not stop the run.
         created: Time of the report, for people.
+        contrast: Contrast that the evaluations of trained weights sample with; empty without one.
     """
     sections = [_images(row), _scores(row, metrics), _evaluations(row, metrics), _training(updates), _config(config)]
     return Report(
@@ -57,7 +59,7 @@ def run_report(
         headline=_headline(row, metrics),
         sections=[section for section in sections if section is not None],
         subtitle=f"{row.name} · {created}" if created else row.name,
-        summary=_summary(row, metrics, warnings),
+        summary=[*_summary(row, metrics, warnings), *_contrast(contrast)],
     )
 
 
@@ -96,6 +98,14 @@ def _summary(row: TrialRow, metrics: Sequence[str], warnings: Sequence[str]) -> 
     signs = [Alert(f"Reward hacking: {text}", warning=True) for text in sign_texts(row.signs)]
     parts: list[Part] = [Cards(cards)] if cards else []
     return [*parts, *signs, *(Alert(text, warning=True) for text in warnings)]
+
+
+def _contrast(contrast: str) -> list[Part]:
+    return (
+        [Text(f"Evaluations sample trained weights with {contrast}; the weights alone draw others.")]
+        if contrast
+        else []
+    )
 
 
 def _scores(row: TrialRow, metrics: Sequence[str]) -> Section | None:

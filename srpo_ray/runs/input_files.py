@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from srpo_ray.config import RunConfig
@@ -57,17 +58,39 @@ def contrast_sources(config: RunConfig) -> Iterator[Source]:
 
 def _other_model(path: str) -> dict[str, str]:
     """Hash a LoRA, or the trained weights of a finished run; empty if there are none."""
-    if is_adapter(Path(path)):
-        from srpo_ray.models.lora_files import adapter_files
+    with contrast_key_in_errors(path):
+        if is_adapter(Path(path)):
+            from srpo_ray.models.lora_files import adapter_files
 
-        return {file.name: content_hash(file) for file in adapter_files(path)[0]}
-    from srpo_ray.runs.folder import RunFolder
-    from srpo_ray.runs.storage import Storage
-    from srpo_ray.runs.trained_weights import finished_update, trained_identity
+            return {file.name: content_hash(file) for file in adapter_files(path)[0]}
+        from srpo_ray.runs.folder import RunFolder
+        from srpo_ray.runs.storage import Storage
+        from srpo_ray.runs.trained_weights import finished_update, trained_identity
 
-    folder = RunFolder(path)
-    update = finished_update(folder)
-    return {"trained weights": trained_identity(Storage(folder.checkpoints), update)} if update else {}
+        folder = RunFolder(path)
+        update = finished_update(folder)
+        return {"trained weights": trained_identity(Storage(folder.checkpoints), update)} if update else {}
+
+
+@contextmanager
+def contrast_key_in_errors(path: str) -> Iterator[None]:
+    """Name `evaluation.contrast_with` in errors of the block, and say what to do about storage that cannot be read.
+
+    Args:
+        path: The run or LoRA that the block reads.
+
+    Raises:
+        ValueError: For a `ValueError` or an `OSError` of the block.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{CONTRAST}: {str(error).removeprefix(f'{LORA_START}: ')}") from error
+    except OSError as error:
+        raise ValueError(
+            f"{CONTRAST}: expected a run or LoRA that can be read, got {path} ({error}); correct the path, the"
+            " permissions, or the access to the storage of its checkpoints"
+        ) from error
 
 
 def decoder_sources(config: RunConfig) -> Iterator[Source]:

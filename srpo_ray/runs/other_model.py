@@ -1,7 +1,6 @@
 """Other model of the contrast in a run's evaluations: the tuned model of another run, or the base model with a LoRA."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.models.families import family_of
 from srpo_ray.models.fitted_lora import AFTERWARDS, LoraOnBase, Shapes, padded_adapters
 from srpo_ray.models.loading import load_transformer
-from srpo_ray.models.lora_files import KEY, LoraLayer, read_lora, trained_adapters
+from srpo_ray.models.lora_files import LoraLayer, read_lora, trained_adapters
 from srpo_ray.models.lora_start import trained_shapes
 from srpo_ray.models.merged_lora import MergedLora
 from srpo_ray.models.paths import is_adapter
 from srpo_ray.models.trainable import model_dtype
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.runs.input_files import CONTRAST
+from srpo_ray.runs.input_files import contrast_key_in_errors
 from srpo_ray.runs.inputs import lora_hashes, model_hashes
 from srpo_ray.runs.storage import Storage
-from srpo_ray.runs.trained import read_trained
+from srpo_ray.runs.trained import trained_at
 from srpo_ray.runs.trained_weights import finished_update, read_trained_weights
 
 _PUBLISHED = ("model.path", "model.max_sequence_length")
@@ -42,7 +41,7 @@ def check_other_model(config: RunConfig) -> None:
         return
     config = with_absolute_paths(config)
     path = str(config.evaluation.contrast_with)
-    with _key_in_errors(path):
+    with contrast_key_in_errors(path):
         if not is_adapter(Path(path)):
             _check_run(config, Path(path))
         layers = _adapters(config, path)
@@ -68,7 +67,7 @@ def contrast_weights(config: RunConfig, shapes: Shapes, part: tuple[int, int] = 
     """
     path = config.evaluation.contrast_with
     assert path is not None, "only a run with another model reads its weights"
-    with _key_in_errors(path):
+    with contrast_key_in_errors(path):
         layers = _adapters(config, path, part)
         if layers is None:
             return _trained(path, part)
@@ -78,26 +77,12 @@ def contrast_weights(config: RunConfig, shapes: Shapes, part: tuple[int, int] = 
         return LoraOnBase(dict(base.named_parameters()), MergedLora(path, layers))
 
 
-@contextmanager
-def _key_in_errors(path: str) -> Iterator[None]:
-    """Name the config key in errors of the block, and say what to do about storage that cannot be read."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{CONTRAST}: {str(error).removeprefix(f'{KEY}: ')}") from error
-    except OSError as error:
-        raise ValueError(
-            f"{CONTRAST}: expected a run or LoRA that can be read, got {path} ({error}); correct the path, the"
-            " permissions, or the access to the storage of its checkpoints"
-        ) from error
-
-
 def _adapters(config: RunConfig, path: str, part: tuple[int, int] = (0, 1)) -> dict[str, LoraLayer] | None:
     """Read the adapters of a LoRA, or of a run; None for a run that tuned a whole model."""
     if not is_adapter(Path(path)):
         other = RunFolder(path)
         lora = load_run([other.config]).model.lora if other.config.exists() else None
-        return lora and trained_adapters(path, _trained(path, part), (lora.alpha or lora.rank) / lora.rank)
+        return lora and trained_adapters(path, _trained(path, part), lora.scale)
     if config.model.lora and config.model.lora.merged:
         raise ValueError(
             f"expected a run that merges the same LoRA with model.lora.start_mode=merge, got the LoRA {path}, whose"
@@ -112,8 +97,8 @@ def _trained(path: str, part: tuple[int, int]) -> Mapping[str, Tensor]:
     update = finished_update(folder)
     if not update:
         raise ValueError(
-            f"expected a finished run on storage that every node sees, got {path}, which this one does not see; put it"
-            " at the same path on each"
+            f"expected a finished run or a LoRA on storage that every node sees, got {path}, which this one does not"
+            " see; put it at the same path on each"
         )
     return read_trained_weights(Storage(folder.checkpoints), update, part)
 
@@ -121,9 +106,10 @@ def _trained(path: str, part: tuple[int, int]) -> Mapping[str, Tensor]:
 def _check_run(config: RunConfig, path: Path) -> None:
     if path == (Path(config.run_root) / config.name).resolve():
         raise ValueError(f"expected another run, got {path}, the folder of this one; choose another, or remove the key")
-    update = finished_update(RunFolder(path))
+    folder = RunFolder(path)
+    update = finished_update(folder)
     if update is None:
-        received = "an unfinished run, or another folder" if path.exists() else "which does not exist"
+        received = "which lacks one of them" if path.exists() else "which does not exist"
         raise ValueError(
             f"expected the folder of a finished run, with config.yaml, finished.json and a checkpoint, or a LoRA, got"
             f" {path}, {received}; `srpo-ray train` prints the folder when it ends"
@@ -133,13 +119,8 @@ def _check_run(config: RunConfig, path: Path) -> None:
             f"expected a run with a tuned model, got {path}, whose best evaluation is that of the baseline; choose"
             " another, or remove the key to contrast with the base model"
         )
-    other = read_trained(path)
-    if other.update != update:
-        raise ValueError(
-            f"expected a valid checkpoint of update {update} in {path}, got a damaged one; restore it from a backup, or"
-            " choose another run"
-        )
-    _check_same_model(config, other.config, path)
+    read_trained_weights(Storage(folder.checkpoints), update)
+    _check_same_model(config, trained_at(folder, update).config, path)
 
 
 def _check_same_model(config: RunConfig, other: RunConfig, path: Path) -> None:

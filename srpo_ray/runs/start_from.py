@@ -12,6 +12,7 @@ from srpo_ray.files import read_json, replacing, write_text
 from srpo_ray.runs.checkpoint import copy_checkpoint
 from srpo_ray.runs.checkpoint_files import complete_checkpoints
 from srpo_ray.runs.folder import RunFolder, read_rows
+from srpo_ray.runs.inputs import contrast_hashes, read_inputs
 from srpo_ray.runs.storage import Storage
 
 
@@ -45,7 +46,7 @@ def take_over(config: RunConfig, folder: RunFolder) -> None:
     before, source, update = _find_start(config, config.start_from)
     copy_checkpoint(Storage(source.checkpoints), Storage(folder.checkpoints), update)
     _copy_rows(source.updates, folder.updates, lambda row: row["update"] <= update)
-    if evaluated_alike(before, config):
+    if _evaluated_alike(before, source, config):
         for name in ("evaluations", "scores", "hacking"):
             _copy_rows(getattr(source, name), getattr(folder, name), lambda row: row["update"] <= update)
         _copy_file(source.base_images, folder.base_images)
@@ -73,7 +74,16 @@ def continued(config: RunConfig) -> tuple[int, bool] | None:
     if config.start_from is None or not source.config.exists() or not source.finished.exists():
         return None
     complete = complete_checkpoints(Storage(source.checkpoints))
-    return (complete[-1], evaluated_alike(load_run([source.config]), config)) if complete else None
+    return (complete[-1], _evaluated_alike(load_run([source.config]), source, config)) if complete else None
+
+
+def _evaluated_alike(before: RunConfig, source: RunFolder, config: RunConfig) -> bool:
+    """Test that the evaluations of two runs compare; the other model of their contrast has the same content."""
+    if not evaluated_alike(before, config):
+        return False
+    now = contrast_hashes(config)
+    recorded = read_inputs(source.inputs)
+    return all(recorded.get(key) == sources for key, sources in now.items())
 
 
 def _find_start(config: RunConfig, start_from: str) -> tuple[RunConfig, RunFolder, int]:

@@ -81,13 +81,27 @@ def read_trained(run_dir: Path) -> TrainedRun:
             f"expected the folder of a trained run, with config.yaml and checkpoints, got {run_dir};"
             " `srpo-ray train` prints the folder when it ends"
         )
+    return trained_at(folder, update)
+
+
+def trained_at(folder: RunFolder, update: int) -> TrainedRun:
+    """Describe the weights of a run after an update, of which none are read.
+
+    Args:
+        folder: Folder of the run, with its config.
+        update: Updates made; 0 is the baseline.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or the files of the run's model, or of the LoRA that it starts from,
+            have changed since the training.
+    """
     config = load_run([folder.config])
     model = model_hashes(config)
     if COMMIT not in model:
         # A new commit on the hub may change the model's description only.
         cure = f"set {MODEL} in {folder.config} to a copy of the model that the run was trained from"
         require_same_inputs(folder.inputs, {MODEL: {config.model.path: model}}, cure)
-    identity = trained_identity(storage, update) if update else None
+    identity = trained_identity(Storage(folder.checkpoints), update) if update else None
     return _with_start(TrainedRun(folder, config, update, identity, model))
 
 

@@ -13,7 +13,7 @@ from srpo_ray.launch.background import in_background
 from srpo_ray.launch.capacity import is_one_machine, needs_no_worker
 from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage
-from srpo_ray.launch.preflight import check_inputs, model_notes
+from srpo_ray.launch.preflight import check_contrast_with, check_inputs, model_notes
 from srpo_ray.launch.reward_checks import check_sources
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.stopped_runs import ending_runs
@@ -70,9 +70,12 @@ def run_experiment(
     check_searcher(config)
     trained = [apply(base, changes) for _, changes in config.trained_changes()]
     for run in trained:
-        check_inputs(run)
+        check_inputs(run, contrast=False)
         check_sources(run, address)
     trials = [apply(base, changes) for _, changes in config.trial_changes()]
+    # Each check reads the weights of the other model.
+    for run in {(run.evaluation.contrast_with, run.model): run for run in (*trained, *trials)}.values():
+        check_contrast_with(run)
     for run in trials:
         texts = read_texts(run)
         check_leakage(run, texts)

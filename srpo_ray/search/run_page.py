@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from srpo_ray.config import load_run
 from srpo_ray.files import write_text
 from srpo_ray.live.state import Progress
 from srpo_ray.reports.html import page_text
@@ -37,7 +38,18 @@ def write_run_page(folder: RunFolder, progress: Progress) -> Path:
         folder.config.read_text(encoding="utf-8") if folder.config.exists() else "",
         [*update_warnings(folder), *problems(folder)],
         datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        _contrast(folder),
     )
     if progress.state != "finished":
         report = live_report(report, progress, {run.name: updates[-1]["update"] if updates else 0})
     return write_text(folder.path / PAGE, page_text(report))
+
+
+def _contrast(folder: RunFolder) -> str:
+    """Contrast that the evaluations of a run's trained weights sample with; empty without one."""
+    if not folder.config.exists():
+        return ""
+    evaluation = load_run([folder.config]).evaluation
+    if evaluation.contrast is None:
+        return ""
+    return f"evaluation.rl_guidance={evaluation.rl_guidance} in contrast with {evaluation.contrast_name}"

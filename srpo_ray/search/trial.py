@@ -22,7 +22,7 @@ from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request
 from srpo_ray.launch.base_evaluation import evaluate_base_ahead
 from srpo_ray.launch.capacity import needs_no_worker
 from srpo_ray.launch.fit import TrainingError, fit, fit_here, non_retryable_error
-from srpo_ray.launch.preflight import open_run_folder
+from srpo_ray.launch.preflight import check_contrast_with, open_run_folder
 from srpo_ray.launch.trial_scaling import SharedCluster
 from srpo_ray.launch.worker_shares import WorkerRange, WorkerShares
 from srpo_ray.rewards.pool.opening import Opening
@@ -109,6 +109,9 @@ def run_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
         return
     finished = known.finished.exists()
     pool = pool_of(experiment.pools, config)
+    if not finished:
+        # The experiment's own checks saw examples of the searched values only.
+        check_contrast_with(config)
     if here and not finished:
         # Before the run begins: the imports are no part of it, and a process makes them once for all of its runs.
         load_ahead(config)

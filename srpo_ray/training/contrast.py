@@ -18,8 +18,8 @@ def evaluated_weights(
 ) -> Iterator[None]:
     """Let the policy sample with the weights that evaluations use, and their contrast with another model.
 
-    The weights of both models are shown and gathered in turn, twice in each step. All workers must enter, and make the
-    same calls.
+    With a role, the weights of both models are shown and gathered in turn, twice in each step; without one, adapters
+    are switched off for a call. All workers must enter, and make the same calls.
 
     Args:
         engine: Engine of the run.

@@ -187,6 +187,7 @@ class Engine:
         held = {name: self._partition.forward_shard(each) for name, each in self._partition.parameters.items()}
         return {name: shard.new_zeros(()) if adapters else shard.clone() for name, shard in held.items()}
 
+    @torch.no_grad()
     def load_contrast(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of role `contrast`, which no checkpoint contains. All workers must call.
 

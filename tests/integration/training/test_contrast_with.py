@@ -21,6 +21,7 @@ from tests.helpers.training.trained_run import trained_run
 KINDS = {
     "lora": ("model.lora={rank: 4, alpha: 6}", "model.lora={rank: 2, alpha: 5}", 2),
     "full": ("seed=0", "seed=0", 3),
+    "lora_beside_full": ("seed=0", "model.lora={rank: 2, alpha: 5}", 3),
 }
 """Kind -> model of the run, model of the other one, and ZeRO stage of two workers."""
 
@@ -33,6 +34,10 @@ def evaluate(*configs: RunConfig) -> None:
         checkpoint = read_checkpoint(Storage(folder.checkpoints), 7)
         trainer = build_trainer(config, folder, rewards, "cpu", checkpoint, base_first=True)
         trainer.load_for_evaluation(checkpoint)
+        # A graph would keep the whole base model that the shards were cut from.
+        kept = trainer.engine._shards_of("contrast")
+        assert kept
+        assert not any(shard.requires_grad for shard in kept.values())
         trainer.evaluate(7)
         trainer.engine.close()
 

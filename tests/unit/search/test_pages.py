@@ -173,6 +173,16 @@ def test_page_of_a_run_warns_while_preferred_images_become_less_likely(tmp_path:
     assert "preferred images became less likely while the margin grew" in text
 
 
+def test_page_of_a_run_says_that_evaluations_sample_in_contrast(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "one")
+    train(folder, 0.5, 0.55, 0.6)
+    assert "in contrast with" not in text_of(write_run_page(folder, run_progress()))
+    given = ["model.lora={rank: 4}", "evaluation.rl_guidance=1.5", "evaluation.contrast_with=runs/other"]
+    folder.config.write_text(to_yaml(load_run([folder.config], given)))
+    said = "Evaluations sample trained weights with evaluation.rl_guidance=1.5 in contrast with `other`; the weights"
+    assert said in text_of(write_run_page(folder, run_progress()))
+
+
 def test_page_of_a_run_that_has_written_nothing_yet(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "one")
     folder.make()

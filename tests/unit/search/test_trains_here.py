@@ -15,6 +15,7 @@ from srpo_ray.search import trial as trial_module
 from srpo_ray.search.pools import pool_key
 from srpo_ray.search.trial import Experiment, TrialHost, run_trial, trains_here, wait_for_rewards
 from tests.conftest import SMALL_WORLD
+from tests.helpers.training.contrasted_runs import finished_run
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,22 @@ def test_run_of_a_trial_is_trained_where_the_phase_says(
     experiment = experiment_of(tmp_path, "name=a")
     run_trial(experiment, experiment.base, here)
     assert calls == [("fit_here" if here else "fit", experiment.base, ("a", "commit", "parent"))]
+
+
+def test_trial_checks_the_other_model_of_its_contrast_before_its_run_begins(
+    loaded: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A range of `model.lora.rank` may suggest a value that no check before the experiment has seen."""
+    for name in ("fit", "fit_here"):
+        monkeypatch.setattr(trial_module, name, lambda *_, **__: pytest.fail("the run was started"))
+    other = finished_run(tmp_path / "other", "model.lora={rank: 5}")
+    contrast = [f"evaluation.contrast_with={other}", "evaluation.rl_guidance=2"]
+    experiment = experiment_of(tmp_path, "model.lora={rank: 4}", "name=a", *contrast)
+    for here in (True, False):
+        with pytest.raises(ValueError, match=r"^evaluation\.contrast_with: .*at most model\.lora\.rank=4, got rank 5"):
+            run_trial(experiment, experiment.base, here)
+    assert not loaded
+    assert not (tmp_path / "experiment" / "trials").exists()
 
 
 def reward_error() -> TrainingError:

@@ -1,5 +1,7 @@
 """Start of a run from another run's checkpoint: what must be equal, and what is copied."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ from srpo_ray.config import RunConfig, apply, load_run, to_yaml
 from srpo_ray.config.continuation import check_continues, evaluated_alike, run_identity
 from srpo_ray.runs.checkpoint import copy_checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from srpo_ray.runs.folder import RunFolder, append_row, read_rows
-from srpo_ray.runs.start_from import check_start, started_at, take_over
+from srpo_ray.runs.inputs import contrast_hashes
+from srpo_ray.runs.start_from import check_start, continued, started_at, take_over
 from srpo_ray.runs.storage import Storage
 from tests.conftest import SMALL_WORLD
+from tests.helpers.training.contrasted_runs import finished_run
 
 BASE = load_run([SMALL_WORLD])
 
@@ -136,6 +140,23 @@ def test_evaluations_on_other_prompts_are_not_taken_over_but_costs_are(tmp_path:
     assert not folder.evaluations.exists()
     assert not folder.test_scores.exists()
     assert not folder.base_images.exists()
+
+
+@pytest.mark.parametrize("retrained", [False, True])
+def test_evaluations_in_contrast_with_another_content_are_not_taken_over(tmp_path: Path, retrained: bool) -> None:
+    other = finished_run(tmp_path / "other", "model.lora={rank: 4}")
+    contrast = {"evaluation.rl_guidance": 2, "evaluation.contrast_with": str(other)}
+    config, folder = source_run(tmp_path, **contrast), new_folder(tmp_path)
+    source = RunFolder(tmp_path / "first")
+    source.config.write_text(to_yaml(apply(load_run([source.config]), contrast)))
+    source.inputs.write_text(json.dumps(contrast_hashes(config)))
+    if retrained:
+        shutil.rmtree(other)
+        finished_run(other, "model.lora={rank: 4}", seed=1)
+    assert continued(config) == (20, not retrained)
+    take_over(config, folder)
+    assert len(read_rows(folder.updates)) == 20
+    assert folder.evaluations.exists() is not retrained
 
 
 def test_copy_that_was_interrupted_is_repeated(tmp_path: Path) -> None:

@@ -120,6 +120,29 @@ def test_card_says_that_prompts_had_words_of_their_own(tmp_path: Path, words: st
     assert f"{steered} `config.yaml`" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["evaluation.rl_guidance=1.5"], "`evaluation.rl_guidance=1.5` in contrast with the base model;"),
+        (
+            ["evaluation.rl_guidance=1,1.5@0.6", "evaluation.contrast_with=runs/other"],
+            "`evaluation.rl_guidance=1,1.5@0.6` in contrast with `other`;",
+        ),
+        ([], None),
+        (["evaluation.rl_guidance=1"], None),
+    ],
+)
+def test_card_says_that_images_were_sampled_in_contrast(
+    tmp_path: Path, overrides: list[str], expected: str | None
+) -> None:
+    trained_run(tmp_path / "run", "model.lora={rank: 4}", *overrides)
+    export_run(tmp_path / "run", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("in contrast with" in card) is (expected is not None)
+    if expected:
+        assert f"Images after training were sampled with {expected} the files alone draw others.\n" in card
+
+
 def test_export_is_repeated_in_its_folder_and_not_mixed_with_that_of_another_run(tmp_path: Path) -> None:
     trained_run(tmp_path / "adapters", "model.lora={rank: 4}")
     trained_run(tmp_path / "whole")

@@ -4,47 +4,28 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from srpo_ray.cli import main
-from srpo_ray.config import RunConfig, load_run, to_yaml
+from srpo_ray.config import load_run, to_yaml
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.model import LoraConfig
 from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.models.fitted_lora import padded_adapters
 from srpo_ray.models.lora_files import LoraLayer
-from srpo_ray.models.lora_start import trained_shapes
 from srpo_ray.planning.devices import trainer_memory
 from srpo_ray.planning.shapes import parameters
 from srpo_ray.planning.zero_shares import trained_elements
-from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.runs import other_model
-from srpo_ray.runs.folder import RunFolder, append_row
-from srpo_ray.runs.other_model import check_other_model, contrast_weights
+from srpo_ray.runs.folder import append_row
+from srpo_ray.runs.other_model import check_other_model
 from srpo_ray.small_world.weights import flux_dir
-from srpo_ray.training import setup
 from tests.conftest import SMALL_WORLD
-from tests.helpers.training.trained_run import trained_run
+from tests.helpers.training.contrasted_runs import LORA, damage, finished_run, run_with
 
-LORA = "model.lora={rank: 4}"
 LAYER = "transformer_blocks.0.attn.to_q"
-
-
-def finished_run(path: Path, *overrides: str, seed: int = 0) -> Path:
-    trained_run(path, f"run_root={path.parent}", *overrides, seed=seed)
-    (path / "finished.json").write_text("{}")
-    return path
-
-
-def run_with(other: Path, *overrides: str) -> RunConfig:
-    """A run in `run_root` beside the other one."""
-    given = [f"run_root={other.parent}", "name=mine", "evaluation.rl_guidance=2", f"evaluation.contrast_with={other}"]
-    return load_run([SMALL_WORLD], [*given, *(overrides or (LORA,))])
 
 
 def edited(other: Path, *changes: str) -> None:
@@ -59,13 +40,6 @@ def another_vae(other: Path) -> None:
     edited(other, f"model.path={copy}")
 
 
-def damage(other: Path) -> None:
-    (file,) = other.rglob("weights-00000.safetensors")
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-
-
 def with_older_checkpoint(other: Path) -> None:
     """Damage the newest of two checkpoints."""
     checkpoints = other / "checkpoints"
@@ -78,15 +52,18 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unfinished run": (
         lambda other: (other / "finished.json").unlink(),
         r"expected the folder of a finished run, with config\.yaml, finished\.json and a checkpoint, or a LoRA, got"
-        r" \S*other, an unfinished run, or another folder",
+        r" \S*other, which lacks one of them",
     ),
-    "no checkpoint": (lambda other: shutil.rmtree(other / "checkpoints"), "expected the folder of a finished run"),
+    "no checkpoint": (
+        lambda other: shutil.rmtree(other / "checkpoints"),
+        r"expected the folder of a finished run.* got \S*other, which lacks one of them",
+    ),
     "the baseline": (
         lambda other: (other / "finished.json").write_text('{"best_update": 0}'),
         "expected a run with a tuned model, got .* whose best evaluation is that of the baseline",
     ),
-    "damaged weights": (damage, "expected the folder of a trained run"),
-    "damaged newest weights": (with_older_checkpoint, "expected a valid checkpoint of update 7 in .* got a damaged"),
+    "damaged weights": (damage, r"checkpoint \S*update_000007: .* it is damaged"),
+    "damaged newest weights": (with_older_checkpoint, r"checkpoint \S*update_000007: "),
     "another text length": (
         lambda other: edited(other, "model.max_sequence_length=8"),
         r"expected a run of the same model, got \S*other with model\.max_sequence_length 8 where this run has 16;"
@@ -103,7 +80,6 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:checkpoint ")
 @pytest.mark.parametrize("case", REFUSED)
 def test_another_run_is_refused_with_the_reason(tmp_path: Path, case: str) -> None:
     other, (change, message) = finished_run(tmp_path / "other", LORA), REFUSED[case]
@@ -119,12 +95,13 @@ MISFITS = {
     "a higher rank": (
         "model.lora={rank: 5}",
         LORA,
-        r"of at most model\.lora\.rank=4, got rank 5; set model\.lora\.rank=5",
+        r"of at most model\.lora\.rank=4, got rank 5; set model\.lora\.rank=5, or use `srpo-ray",
     ),
     "more layers": (
         LORA,
         "model.lora={rank: 4, target_modules: [attn.to_q]}",
-        r"that model\.lora\.target_modules adapts, .*attn\.to_q.* got others, .*add these layers",
+        r"that model\.lora\.target_modules adapts, .*attn\.to_q.* got others, .*"
+        r"add these layers to target_modules if the model has them, or use `srpo-ray evaluate",
     ),
 }
 
@@ -146,7 +123,7 @@ def test_train_refuses_it_before_ray_starts(tmp_path: Path, capsys: pytest.Captu
     assert "evaluation.contrast_with: expected a readable file, got" in capsys.readouterr().err
     assert main([*words, f"evaluation.contrast_with={tmp_path / 'absent.safetensors'}"]) == 2
     assert "evaluation.contrast_with: expected a LoRA file (.safetensors)" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "small_world").exists()
 
 
 def test_merged_lora_must_be_the_same(tmp_path: Path) -> None:
@@ -177,6 +154,16 @@ def test_adapters_of_another_model_are_refused() -> None:
         ValueError, match=r"expected adapters of this run's model, with a\.lora_A.* \(2, 4\), got \(2, 3\)"
     ):
         padded_adapters(layers, LoraConfig(rank=2), shapes)
+
+
+def test_command_that_takes_adapters_of_one_rank_is_not_advised_for_those_of_several() -> None:
+    """`srpo-ray evaluate --contrast-with` refuses such a file."""
+    layers = {name: LoraLayer(torch.ones(rank, 3), torch.ones(5, rank), 1.0) for name, rank in (("a", 1), ("b", 4))}
+    shapes = {f"{name}.lora_A.default.weight": (2, 3) for name in layers}
+    with pytest.raises(ValueError, match=r"got rank 4; set model\.lora\.rank=4$"):
+        padded_adapters(layers, LoraConfig(rank=2), shapes)
+    with pytest.raises(ValueError, match=r"add these layers to target_modules if the model has them$"):
+        padded_adapters({**layers, "c": layers["a"]}, LoraConfig(rank=4), shapes)
 
 
 def test_zeros_up_to_a_higher_rank_change_no_product() -> None:
@@ -233,47 +220,6 @@ def test_run_is_not_resumed_with_another_content(tmp_path: Path, kind: str) -> N
         open_run_folder(config, folder.path)
 
 
-def test_worker_that_reads_another_run_than_the_driver_stops_before_it_loads_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = finished_run(tmp_path / "other", LORA)
-    config = with_absolute_paths(run_with(other))
-    folder = open_run_folder(config, tmp_path / "mine")
-    monkeypatch.setattr(setup, "dist", SimpleNamespace(get_rank=lambda: 1, get_world_size=lambda: 2))
-    monkeypatch.setattr(setup, "prepare_features", lambda *_: pytest.fail("the run was built"))
-    shutil.rmtree(other)
-    finished_run(other, LORA, seed=1)
-    with pytest.raises(ValueError, match=r"evaluation\.contrast_with: .*give every host the same copy"):
-        setup.build_trainer(config, folder, cast("RewardScorer", None), "cpu", None)
-
-
-def test_worker_verifies_its_share_of_the_files(tmp_path: Path) -> None:
-    other = finished_run(tmp_path / "other", LORA)
-    config, shapes = run_with(other), trained_shapes(run_with(other).model)
-    damage(other)
-    contrast_weights(config, shapes, part=(1, 2))
-    with pytest.raises(ValueError, match=r"^evaluation.contrast_with: checkpoint .* it is damaged"):
-        contrast_weights(config, shapes, part=(0, 2))
-
-
-def test_host_that_does_not_see_the_other_run_or_its_storage_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = run_with(tmp_path / "other")
-    with pytest.raises(
-        ValueError, match=r"^evaluation.contrast_with: expected a finished run on storage that every node"
-    ):
-        contrast_weights(config, {})
-
-    def refused(_: RunFolder) -> int:
-        raise PermissionError("access denied")
-
-    monkeypatch.setattr(other_model, "finished_update", refused)
-    for read in (check_other_model, lambda config: contrast_weights(config, {})):
-        with pytest.raises(ValueError, match=r"^evaluation.contrast_with: .* \(access denied\); correct the path"):
-            read(config)
-
-
 def test_plan_counts_the_copy_of_the_trained_weights(tmp_path: Path) -> None:
     for overrides in ((LORA,), ("seed=0",)):
         config = run_with(tmp_path / "other", *overrides, "model.dtype=bfloat16")
@@ -290,4 +236,3 @@ def test_finished_run_is_read_with_the_settings_of_a_command(tmp_path: Path) -> 
     out = tmp_path / "out"
     assert main(["sample", str(run_dir), "a cat", "--steps", "1", "--out", str(out)]) == 0
     assert list(json.loads((out / "job.json").read_text())["models"]) == ["tuned"]
-    assert RunFolder(run_dir).config.exists()
