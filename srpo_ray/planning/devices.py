@@ -75,10 +75,10 @@ def _always_on_trainer(config: RunConfig, part: Share) -> tuple[Part, ...]:
         Part("master weights, float32", 0 if offload else part.master),
         Part("Adam moments, float32", 0 if offload else part.moments),
         Part("summed gradients, float32", 0 if offload else part.gradients),
-        Part("the EMA of the weights", part.ema),
-        Part("old weights", part.old),
-        Part("reference weights", part.reference),
-        Part("weights of evaluation.contrast_with", part.contrast),
+        Part("the EMA of the weights", 0 if offload else part.ema),
+        Part("old weights", 0 if offload else part.old),
+        Part("reference weights", 0 if offload == "weights" else part.reference),
+        Part("weights of evaluation.contrast_with", 0 if offload == "weights" else part.contrast),
         Part("gradient bucket", part.bucket),
         Part("VAE weights", vae_bytes(config.model)),
         Part("rollouts that are reused", _reused(config)),
@@ -286,10 +286,10 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
     training, pool = config.training, config.rewards.pool
     element_size, tensors = dtype_of(config.model).itemsize, parameters(config.model)
     workers = min(training.max_workers, gpus_per_node)
-    part = share(tensors, training, element_size)
+    part = share(tensors, training, element_size, config.kept_roles)
     offloaded = part.optimizer if training.offload else 0
     if training.offload == "weights":
-        offloaded += part.weights
+        offloaded += part.forward
     in_replicas = 0
     if config.rewards.in_process and not training.num_gpus:
         in_replicas = workers * replica_memory(config, rewards).allocated

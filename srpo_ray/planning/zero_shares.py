@@ -64,8 +64,13 @@ class Share:
 
     @property
     def optimizer(self) -> int:
-        """Bytes that `training.offload` moves to the host: master weights, moments and gradients."""
-        return self.master + self.moments + self.gradients
+        """Bytes that `training.offload` moves to the host: the optimizer's, with copies of the master weights."""
+        return self.master + self.moments + self.gradients + self.ema + self.old
+
+    @property
+    def forward(self) -> int:
+        """Bytes that `training.offload: weights` moves to the host too: weights of forward passes, and their copies."""
+        return self.weights + self.reference + self.contrast
 
 
 def share(

@@ -15,7 +15,6 @@ from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
     safe_get_full_optimizer_state,
-    safe_get_local_fp32_param,
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
@@ -53,7 +52,7 @@ class Partition(ABC):
 
     @abstractmethod
     def master(self, parameter: Any) -> Tensor:
-        """Return this worker's shard of the float32 master weights."""
+        """Return this worker's shard of the float32 master weights, where they are: with `offload`, on the host."""
 
     @abstractmethod
     def set_master(self, parameter: Any, shard: Tensor) -> None:
@@ -69,7 +68,7 @@ class Partition(ABC):
 
     @abstractmethod
     def cut(self, parameter: Any, whole: Tensor) -> Tensor:
-        """Cut this worker's shard out of a whole tensor."""
+        """Cut this worker's shard out of a whole tensor, on the device of the master weights."""
 
     @abstractmethod
     def join(self, parameter: Any, shard: Tensor) -> Tensor:
@@ -110,7 +109,9 @@ class ShardedWeights(Partition):
 
     def master(self, parameter: Any) -> Tensor:
         """See `Partition.master`."""
-        return safe_get_local_fp32_param(parameter)
+        # DeepSpeed's own function would copy an offloaded shard to the GPU.
+        group, start, size = self._zero.grad_position[self._zero.get_param_id(parameter)]
+        return self._zero.fp32_partitioned_groups_flat[group].detach().narrow(0, start, size)
 
     def set_master(self, parameter: Any, shard: Tensor) -> None:
         """See `Partition.set_master`."""
@@ -133,7 +134,8 @@ class ShardedWeights(Partition):
 
     def cut(self, parameter: Any, whole: Tensor) -> Tensor:
         """See `Partition.cut`."""
-        return cut(whole, self.master(parameter).numel()).to(parameter.device)
+        held = self.master(parameter)
+        return cut(whole, held.numel()).to(held.device)
 
     def join(self, parameter: Any, shard: Tensor) -> Tensor:
         """See `Partition.join`."""

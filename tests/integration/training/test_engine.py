@@ -5,9 +5,11 @@ import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional
@@ -147,6 +149,26 @@ def test_offloaded_updates_equal_plain_torch(tmp_path: Path, offload: str, stage
     expected = train_torch(range(3))
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-5)
     assert relative_error(found["weights"], expected["weights"]) < 1e-5
+
+
+def copies_of_offloaded_weights(offload: str) -> list[dict[str, Tensor]]:
+    """Weights and old weights after an update, with an accelerator that keeps no values of a tensor."""
+    training = TrainingConfig.model_validate({"batch_size": 4, "offload": offload})
+    engine = Engine(tiny_transformer().train(), training, torch.float32, roles=frozenset(("old",)))
+    ((first, second, sigma),) = batches(range(1), 4)
+    engine.backward(losses(engine, first, second, sigma))
+    engine.step()
+    with patch.object(type(get_accelerator()), "current_device_name", lambda *_: "meta"):
+        engine.refresh_old(0.25)
+    return [joined(tensors) for tensors in (engine.weights(), engine.old())]
+
+
+@pytest.mark.parametrize("offload", ["optimizer", "weights"])
+def test_copies_of_offloaded_weights_are_made_on_the_host(tmp_path: Path, offload: str) -> None:
+    weights, old = run_ranks(copies_of_offloaded_weights, 1, tmp_path, offload)
+    start = dict(tiny_transformer().named_parameters())
+    assert relative_error(old, {name: 0.25 * start[name] + 0.75 * weights[name] for name in start}) < 1e-6
+    assert relative_error(weights, start) > 1e-5
 
 
 @pytest.mark.parametrize(

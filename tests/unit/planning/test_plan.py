@@ -191,6 +191,32 @@ def test_offload_moves_the_optimizer_to_the_host() -> None:
     assert kept.peak - moved.peak > 20e9
 
 
+@pytest.mark.parametrize(
+    ("offload", "moved"),
+    [
+        ("optimizer", {"the EMA of the weights": 4}),
+        ("weights", {"the EMA of the weights": 4, "weights of evaluation.contrast_with": 2}),
+    ],
+)
+def test_offload_keeps_copies_of_weights_beside_their_originals(offload: str, moved: dict[str, int]) -> None:
+    layers = (RECIPES / "flux_full_8x80gb.yaml", RECIPES / "rewards_own_node.yaml")
+
+    def parts(*overrides: str) -> tuple[dict[str, int], int]:
+        plan = plan_of(*layers, gpu="H100", overrides=overrides)
+        host = {part.name: part.bytes for part in plan.host.always}
+        return {part.name: part.bytes for part in plan.gpus[0].always}, host.get("offloaded from the GPUs", 0)
+
+    copies = ("training.ema={decay: 0.99}", "evaluation.contrast_with=other", "evaluation.rl_guidance=2.0")
+    on_gpu, _ = parts(*copies)
+    left, with_copies = parts(f"training.offload={offload}", *copies)
+    _, without = parts(f"training.offload={offload}", "training.ema=null")
+    assert moved.keys() <= on_gpu.keys()
+    assert not moved.keys() & left.keys()
+    assert with_copies - without == 8 * sum(on_gpu[name] for name in moved)
+    elements = plan_of(*layers, gpu="H100", overrides=()).parameters / 8
+    assert {name: on_gpu[name] / elements for name in moved} == pytest.approx(moved, rel=1e-3)
+
+
 def test_peak_is_the_fullest_phase_and_what_is_outside() -> None:
     phases = (Phase("a", (Part("x", 5),)), Phase("b", (Part("y", 3), Part("z", 4))))
     memory = Memory("gpu", (Part("weights", 10),), phases, (Part("context", 1),))
