@@ -1,5 +1,6 @@
 """Absolute paths for a config that other processes with other working folders read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +42,23 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     uri = config.tracking.uri
     if uri and uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
         changes["tracking.uri"] = f"{sqlite_uri(Path.cwd())}/{uri.removeprefix(SQLITE)}"
-    for section, models in (
-        ("rewards.models", config.rewards.models),
-        ("evaluation.held_out", config.evaluation.held_out),
-    ):
-        changes |= {
-            f"{section}.{index}.{key}": _absolute(path)
-            for index, model in enumerate(models)
-            for key in ("path", "backbone", "tokenizer", "questions")
-            if (path := getattr(model, key, None))
-        }
-        changes |= {
-            f"{section}.{index}.common.prompts": _absolute(common.prompts)
-            for index, model in enumerate(models)
-            if (common := getattr(model, "common", None))
-        }
-        changes |= {
-            f"{section}.{index}.environment": _absolute_environment(environment)
-            for index, model in enumerate(models)
-            if (environment := getattr(model, "environment", None))
-        }
+    changes |= _reward_paths("rewards.models", config.rewards.models)
+    changes |= _reward_paths("evaluation.held_out", config.evaluation.held_out)
     return apply(config, changes)
+
+
+def _reward_paths(section: str, models: Sequence[Any]) -> dict[str, Any]:
+    """Absolute paths of the reward models of a section, by config path."""
+    changes: dict[str, Any] = {}
+    for index, model in enumerate(models):
+        for key in ("path", "backbone", "tokenizer", "questions"):
+            if path := getattr(model, key, None):
+                changes[f"{section}.{index}.{key}"] = _absolute(path)
+        if common := getattr(model, "common", None):
+            changes[f"{section}.{index}.common.prompts"] = _absolute(common.prompts)
+        if environment := getattr(model, "environment", None):
+            changes[f"{section}.{index}.environment"] = _absolute_environment(environment)
+    return changes
 
 
 def _absolute_environment(environment: EnvironmentSection) -> dict[str, Any]:
