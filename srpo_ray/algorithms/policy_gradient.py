@@ -100,6 +100,39 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
     def settle(self, rounds: Sequence[tuple[Batch, Moves]], gather: Gather) -> list[Moves]:
         """Compute the advantages of all steps, over all micro-batches and workers."""
         batches, found = [batch for batch, _ in rounds], [moves for _, moves in rounds]
+        advantages, statistics = self._compare_images(batches, found, gather)
+        settled = [
+            replace(
+                moves,
+                scores=tuple(tuple(KnownScores(pending.result()) for pending in tails) for tails in moves.scores),
+                advantages=tuple(
+                    _rows_of_states(advantages[move.scores, move.sharing], batch, move) for move in moves.moves
+                ),
+                metrics=tuple(
+                    _metrics_of_images(batch, tails, statistics[entry]) for entry, tails in enumerate(moves.scores)
+                ),
+            )
+            for batch, moves in rounds
+        ]
+        kind = self.parts.surrogate.type
+        if kind == "pair":
+            return [
+                replace(moves, weights=self._step_weights(batch, moves))
+                for batch, moves in zip(batches, settled, strict=True)
+            ]
+        if kind == "ranking":
+            return self._rank_trajectories(batches, settled, advantages[0, 1], gather)
+        return settled
+
+    def _compare_images(
+        self, batches: Sequence[Batch], found: Sequence[Moves], gather: Gather
+    ) -> tuple[dict[tuple[int, int], Tensor], list[dict[str, Tensor]]]:
+        """Compare the images of each prompt by their rewards, and keep the rewards for the prompts' history.
+
+        Returns:
+            Entry of the scores and number of images that share a state -> advantages `[P, states]`, and the statistics
+            of the groups, `[P, G]`, of each entry.
+        """
         history = self.parts.advantage.history
         prompts = prompts_of_update(batches, gather) if history else []
         entries = [
@@ -116,34 +149,13 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         statistics = [_statistics(tables, advantages[entry, 1]) for entry, tables in enumerate(entries)]
         if history:
             add_rewards(self.state, prompts, entries[0][0].total, history)
-        kind = self.parts.surrogate.type
-        if kind == "pair":
+        if self.parts.surrogate.type == "pair":
             for entry, tables in enumerate(entries):
                 # Images share no state after the random steps of the plans that pairs accept.
                 advantages[entry, 1] = signs = self._pairs(tables, advantages[entry, 1])
                 refused = (signs == 0).all(dim=1, keepdim=True).double()
                 statistics[entry]["pair/refused"] = refused.expand_as(signs)
-        settled = [
-            replace(
-                moves,
-                scores=tuple(tuple(KnownScores(pending.result()) for pending in tails) for tails in moves.scores),
-                advantages=tuple(
-                    _rows_of_states(advantages[move.scores, move.sharing], batch, move) for move in moves.moves
-                ),
-                metrics=tuple(
-                    _metrics_of_images(batch, tails, statistics[entry]) for entry, tails in enumerate(moves.scores)
-                ),
-            )
-            for batch, moves in rounds
-        ]
-        if kind == "pair":
-            return [
-                replace(moves, weights=self._step_weights(batch, moves))
-                for batch, moves in zip(batches, settled, strict=True)
-            ]
-        if kind == "ranking":
-            return self._rank_trajectories(batches, settled, advantages[0, 1], gather)
-        return settled
+        return advantages, statistics
 
     def _pairs(self, tables: Sequence[RewardTables], advantages: Tensor) -> Tensor:
         """Choose a pair of each prompt's images by their rewards, on average over the tails, `[P, G]`."""
