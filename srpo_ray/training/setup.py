@@ -76,15 +76,11 @@ def build_trainer(
     base_model = config.rollout.source == "base_model"
     start = checkpoint.update if checkpoint else 0
     rollouts = prepare_base_rollouts(config, texts, cache, folder, device, start) if base_model else None
-    dtype = model_dtype(config)
     workers = config.training.context_parallel
     mesh = context_mesh(workers, device) if workers > 1 else None
     if mesh:
         rewards = GroupRewards(rewards, mesh["ulysses"].get_group())
-    engine, transformer_config = _build_engine(config, dtype, device, checkpoint, mesh)
-    if config.evaluation.contrast_with:
-        _load_contrast(config, engine)
-    policy = _make_policy(config, engine, transformer_config, texts, cache, device)
+    engine, policy = _load_policy(config, texts, cache, device, checkpoint, mesh)
     evaluator_of = partial(
         make_evaluator, config, features=cache.features, words=words, rank=data_rank, world_size=data_workers
     )
@@ -109,6 +105,21 @@ def build_trainer(
     if checkpoint and not base_first:
         trainer.resume(checkpoint)
     return trainer
+
+
+def _load_policy(
+    config: RunConfig,
+    texts: Texts,
+    cache: TextCache,
+    device: str,
+    checkpoint: Checkpoint | None,
+    mesh: DeviceMesh | None,
+) -> tuple[Engine, FlowPolicy]:
+    """Load the model and what it is compared with, and shard them."""
+    engine, transformer_config = _build_engine(config, model_dtype(config), device, checkpoint, mesh)
+    if config.evaluation.contrast_with:
+        _load_contrast(config, engine)
+    return engine, _make_policy(config, engine, transformer_config, texts, cache, device)
 
 
 def _load_contrast(config: RunConfig, engine: Engine) -> None:
