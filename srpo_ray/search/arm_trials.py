@@ -1,6 +1,7 @@
 """Trials of a searched arm: combinations of a grid, draws from a space, or parts that continue from each other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -109,56 +110,82 @@ def _settings(values: Mapping[str, Any]) -> dict[str, str]:
     return {titles[path]: param_text(value) for path, value in values.items()}
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """Values that a searcher draws for the trials of an arm, and the changes to the base config that they make."""
+
+    space: Mapping[str, SearchDimension]
+    fixed: Mapping[str, Any]
+    """Changes of all trials."""
+    last: Mapping[str, Any]
+    """Those of them that no drawn value replaces."""
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of the searched paths by the parameters of a Ray Tune trial."""
+        return searched_values_of(self.space, decode(params))
+
+    def changes(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """All changes of the trial with these values."""
+        return {**self.fixed, **values, **self.last}
+
+
 def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) -> list[TrialRow]:
     """Train trials drawn from the space of an arm; weak ones are stopped early."""
+    fixed = absolute_changes(experiment.base, trial_changes(config, arm, {}))
+    space = absolute_space(arm.space, experiment.base, config.changes(arm))
+    draws = _Draws(space, fixed, {path: fixed[path] for path in (*config.search.set, TEST)})
+    common = apply(experiment.base, fixed)
+    updates, seed = common.training.num_updates, experiment.base.seed
+    here = trains_here(experiment, common) and not any(path.startswith(WORKER_KEYS) for path in arm.space)
 
     def train(params: dict[str, Any]) -> None:
         name = str(tune.get_context().get_trial_name())
-        run_trial(experiment, trial_config(experiment, name, {**fixed, **values_of(params), **last}), here)
+        run_trial(experiment, trial_config(experiment, name, draws.changes(draws.values(params))), here)
 
-    def values_of(params: Mapping[str, Any]) -> dict[str, Any]:
-        return searched_values_of(searched, decode(params))
+    def describe(name: str, params: Mapping[str, Any]) -> RunState:
+        values = draws.values(params)
+        label, settings = _label(values), _settings(values)
+        return RunState(name, updates, "waiting", "trial", arm.name, label, settings, draws.changes(values), seed)
 
-    searched = absolute_space(arm.space, experiment.base, config.changes(arm))
-    fixed = absolute_changes(experiment.base, trial_changes(config, arm, {}))
-    last = {path: fixed[path] for path in (*config.search.set, TEST)}
-    common = apply(experiment.base, fixed)
-    updates = common.training.num_updates
-    here = trains_here(experiment, common) and not any(path.startswith(WORKER_KEYS) for path in arm.space)
-    folder = Path(experiment.folder)
+    reporter = RunsReporter(Path(experiment.folder), f"search for {arm.name}", describe, opening(experiment))
+    settings = _search_settings(config, arm, space, Path(experiment.folder), updates)
+    # A searcher that learns draws all values itself.
+    drawn_by_tune = param_space(space) if config.search.searcher == "random" else {}
+    phase, number = f"search_{folder_name(arm.name)}", config.search.num_samples
+    return _rows(
+        experiment, draws, fit_phase(experiment, phase, train, settings, drawn_by_tune, reporter, here, number)
+    )
+
+
+def _search_settings(
+    config: ExperimentConfig, arm: Arm, space: Mapping[str, SearchDimension], folder: Path, updates: int
+) -> TuneConfig:
+    """Settings of Ray Tune for the search of an arm."""
     earlier = earlier_trials_of(folder, arm.name)
     numbered = partial(_numbered, folder_name(arm.name))
     # Tune refuses a metric that trials do not report.
     voted = config.objective == VOTES
-    tune_config = TuneConfig(
+    return TuneConfig(
         metric=None if voted else config.objective,
         mode=None if voted else config.mode,
         num_samples=config.search.num_samples,
-        search_alg=search_algorithm(config, searched, folder, arm.name, earlier.known, earlier.first),
+        search_alg=search_algorithm(config, space, folder, arm.name, earlier.known, earlier.first),
         scheduler=scheduler(config.search.scheduler, updates),
         trial_name_creator=numbered,
         trial_dirname_creator=numbered,
     )
-    # A searcher that learns draws all values itself.
-    space = param_space(searched) if config.search.searcher == "random" else {}
-    title = f"search for {arm.name}"
-    seed = experiment.base.seed
 
-    def describe(name: str, params: Mapping[str, Any]) -> RunState:
-        values = values_of(params)
-        changes = {**fixed, **values, **last}
-        return RunState(name, updates, "waiting", "trial", arm.name, _label(values), _settings(values), changes, seed)
 
-    reporter = RunsReporter(Path(experiment.folder), title, describe, opening(experiment))
+def _rows(experiment: Experiment, draws: _Draws, results: Iterable[tune.Result]) -> list[TrialRow]:
+    """Read the rows of the trials that a budget has admitted, and close their tracking."""
     rows = []
-    phase, number = f"search_{folder_name(arm.name)}", config.search.num_samples
-    for result in fit_phase(experiment, phase, train, tune_config, space, reporter, here, number):
-        name, values = result.path.rsplit("/", 1)[-1], values_of(result.config or {})
+    for result in results:
+        name, values = result.path.rsplit("/", 1)[-1], draws.values(result.config or {})
         if not is_admitted(Path(experiment.folder), experiment.budget, name):
             continue
-        run = trial_folder(experiment, name)
-        changes = {**fixed, **values, **last}
-        rows.append(read_row(run, "trial", _label(values), changes, experiment.base.seed, reason(result.error)))
+        run, seed = trial_folder(experiment, name), experiment.base.seed
+        error = reason(result.error)
+        rows.append(read_row(run, "trial", _label(values), draws.changes(values), seed, error))
     for row in rows:
         close_tracking(experiment, row)
     return rows

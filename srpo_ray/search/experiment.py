@@ -30,14 +30,13 @@ from srpo_ray.search.concurrency import RunNeeds, cluster_concurrency, run_needs
 from srpo_ray.search.earlier_trials import EarlierTrials, earlier_trials_file, keep_earlier_trials, read_earlier_trials
 from srpo_ray.search.experiment_page import ExperimentPage
 from srpo_ray.search.folder import first_command, open_experiment_folder, resume_command
-from srpo_ray.search.phase import start_parent_run
 from srpo_ray.search.pools import reward_pools
 from srpo_ray.search.publish import publish
 from srpo_ray.search.searchers import check_searcher, searched_metrics
 from srpo_ray.search.spending import Spending, budget_line
 from srpo_ray.search.trial import Experiment, run_folders
 from srpo_ray.tracking.client import create_database
-from srpo_ray.tracking.runs import flatten, git_commit, tracking_uri
+from srpo_ray.tracking.runs import flatten, git_commit, start_run, tracking_uri
 from srpo_ray.tracking.server import require_server
 
 
@@ -124,30 +123,39 @@ def _run_parts(
             # Trials that train in their own processes start beside the pools, and wait for them.
             until = "placed" if one_machine and all(map(needs_no_worker, runs)) else "open"
             with reward_pools(runs, f"rewards_{config.name}", create, until) as pools:
-                params = flatten(config.model_dump(mode="json", exclude={"arms", "ablations"}))
-                parent_run = start_parent_run(base, config.name, folder, params)
-                command_to_resume, unique = resume_command(resume, folder), uuid.uuid4().hex
                 budget = budget_terms(config, base, planned)
                 if budget:
                     follower.add_facts(partial(_budget_facts, folder, budget))
                 experiment = Experiment(
-                    base,
-                    str(folder),
-                    pools,
-                    parent_run,
-                    command_to_resume,
-                    commit,
-                    one_machine,
-                    unique,
-                    budget,
-                    follows,
-                    needs if any(run.training.elastic for run in runs) else None,
+                    base=base,
+                    folder=str(folder),
+                    pools=pools,
+                    parent_run=_parent_run(config, base, folder, commit),
+                    resume=resume_command(resume, folder),
+                    commit=commit,
+                    one_machine=one_machine,
+                    start=uuid.uuid4().hex,
+                    budget=budget,
+                    follows=follows,
+                    shares=needs if any(run.training.elastic for run in runs) else None,
                 )
-                with counting(folder, budget, base, parent_run):
+                with counting(folder, budget, base, experiment.parent_run):
                     searches, notes = search_arms(experiment, config)
                     arms = train_arms(experiment, config, searches)
         follower.stop()
         return publish(experiment, config, searches, arms, notes, command)
+
+
+def _parent_run(config: ExperimentConfig, base: RunConfig, folder: Path, commit: str | None) -> str:
+    """Start or continue the parent MLflow run of an experiment, and return its id."""
+    return start_run(
+        tracking_uri(base),
+        base.tracking.experiment,
+        config.name,
+        tags={"git_commit": commit or "unknown", "run_dir": str(folder)},
+        params=flatten(config.model_dump(mode="json", exclude={"arms", "ablations"})),
+        record=RunFolder(folder).tracker_record,
+    )
 
 
 def _budget_facts(folder: Path, terms: BudgetTerms) -> dict[str, str]:

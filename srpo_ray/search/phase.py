@@ -13,12 +13,11 @@ from ray import tune
 from ray.tune import ExperimentAnalysis, ProgressReporter, ResultGrid, TuneConfig, Tuner
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from srpo_ray.config import RunConfig, load_run
+from srpo_ray.config import load_run
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.errors import CommandInterruptedError
 from srpo_ray.evaluation.results import Kind, TrialRow
 from srpo_ray.live.state import RunState
-from srpo_ray.runs.folder import RunFolder
 from srpo_ray.search.budget_change import is_over, phase_name
 from srpo_ray.search.budget_gate import BudgetGate
 from srpo_ray.search.budget_requests import is_admitted, is_asking
@@ -35,7 +34,7 @@ from srpo_ray.search.trial import (
     trial_config,
     trial_folder,
 )
-from srpo_ray.tracking.runs import end_run, git_commit, start_run, tracking_uri
+from srpo_ray.tracking.runs import end_run
 from srpo_ray.tracking.sinks import open_sinks
 
 ON_HEAD = {"node:__internal_head__": 0.001}
@@ -67,18 +66,6 @@ class PlannedRun:
         """All changes to the experiment's base config, with the seed and the run that it continues."""
         start = {} if self.start_from is None else {"start_from": self.start_from}
         return {**self.changes, "seed": self.seed, **start}
-
-
-def start_parent_run(base: RunConfig, name: str, folder: Path, params: Mapping[str, Any]) -> str:
-    """Start or continue the parent MLflow run of an experiment, and return its id."""
-    return start_run(
-        tracking_uri(base),
-        base.tracking.experiment,
-        name,
-        tags={"git_commit": git_commit(Path.cwd()) or "unknown", "run_dir": str(folder)},
-        params=params,
-        record=RunFolder(folder).tracker_record,
-    )
 
 
 def run_planned(
@@ -168,21 +155,9 @@ def fit_phase(
         # A run that the budget has no room for ends without a report.
         os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     gate = BudgetGate(Path(experiment.folder), experiment.budget, phase) if experiment.budget else None
-    callbacks: list[tune.Callback] = [ReleaseTrials(Path(experiment.folder) / "trials"), QuietTrials()]
-    callbacks += [AwaitRewards(opening(experiment))]
-    callbacks += [gate] if gate else []
     if Tuner.can_restore(str(storage / phase)):
-        tuner = Tuner.restore(
-            str(storage / phase), with_resources, resume_unfinished=True, restart_errored=True, param_space=dict(space)
-        )
-        # Ray has no public way to change it. The phase may have been started on another cluster.
-        local: Any = tuner._local_tuner  # noqa: SLF001
-        local._tune_config.reuse_actors = here  # noqa: SLF001
-        callbacks += _cluster_callbacks(experiment, local._tune_config.search_alg, number)  # noqa: SLF001
-        # One object is both, which the saved state would make two.
-        local._run_config.callbacks, local._run_config.stop = callbacks, gate  # noqa: SLF001
+        tuner = _restored(experiment, storage / phase, with_resources, space, gate, here, number)
     else:
-        callbacks += _cluster_callbacks(experiment, config.search_alg, number)
         tuner = Tuner(
             with_resources,
             param_space=dict(space),
@@ -191,7 +166,7 @@ def fit_phase(
             run_config=tune.RunConfig(
                 name=phase,
                 storage_path=str(storage),
-                callbacks=callbacks,
+                callbacks=_callbacks(experiment, gate, config.search_alg, number),
                 stop=gate,
                 progress_reporter=reporter,
                 # Ray Train restarts lost workers itself.
@@ -205,6 +180,34 @@ def fit_phase(
     if any(not trial.is_finished() for trial in ExperimentAnalysis(str(storage / phase)).trials or []):
         raise CommandInterruptedError(f"stopped; resume with: {experiment.resume}")
     return results
+
+
+def _restored(
+    experiment: Experiment,
+    folder: Path,
+    trainable: Any,
+    space: Mapping[str, Any],
+    gate: BudgetGate | None,
+    here: bool,
+    number: int,
+) -> Tuner:
+    """Restore a phase from its folder, with what depends on this start of the experiment."""
+    tuner = Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True, param_space=dict(space))
+    # Ray has no public way to change it. The phase may have been started on another cluster.
+    local: Any = tuner._local_tuner  # noqa: SLF001
+    local._tune_config.reuse_actors = here  # noqa: SLF001
+    callbacks = _callbacks(experiment, gate, local._tune_config.search_alg, number)  # noqa: SLF001
+    # One object is both, which the saved state would make two.
+    local._run_config.callbacks, local._run_config.stop = callbacks, gate  # noqa: SLF001
+    return tuner
+
+
+def _callbacks(experiment: Experiment, gate: BudgetGate | None, searcher: Any, number: int) -> list[tune.Callback]:
+    """Callbacks of a phase, the gate of the budget before those that follow the cluster."""
+    callbacks: list[tune.Callback] = [ReleaseTrials(Path(experiment.folder) / "trials"), QuietTrials()]
+    callbacks += [AwaitRewards(opening(experiment))]
+    callbacks += [gate] if gate else []
+    return callbacks + _cluster_callbacks(experiment, searcher, number)
 
 
 @contextmanager
