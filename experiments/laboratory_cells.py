@@ -16,7 +16,13 @@ from srpo_ray.evaluation.numbers import param_text
 from srpo_ray.evaluation.results import Arm
 from srpo_ray.search.folder import load_experiment_folder
 
-OBJECTIVES = {HELD_OUT: "held-out", f"{CHOOSERS}vivid": "vivid person", f"{CHOOSERS}mean": "mean utility"}
+SHAPES = "truth/shape_accuracy"
+OBJECTIVES = {
+    HELD_OUT: "held-out",
+    f"{CHOOSERS}vivid": "vivid person",
+    f"{CHOOSERS}mean": "mean utility",
+    SHAPES: "shapes",
+}
 """Metric by which an experiment chooses learning rates -> title."""
 METHOD = ("rate", "GiB, FLUX.1-dev", "needs")
 """Titles of `method_cells`."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from laboratory_cells import METHOD, gap_texts, head, method_cells, rates_table, row
+from laboratory_cells import METHOD, OBJECTIVES, SHAPES, gap_texts, head, method_cells, rates_table, row
 from laboratory_claims import DIVERSITY
 from laboratory_results import displacement
 from study_results import CONTENT, DETAIL, HELD_OUT, MEAN, PEOPLE, SATURATION, read_results
@@ -41,12 +41,13 @@ def print_preferences(name: str, folder: Path) -> None:
 
 def effects_table(results: Results, folder: Path) -> Iterator[str]:
     """Make rows in Markdown: gains of every arm at its end, bold after Holm's correction over the table, and needs."""
-    yield from head([*EFFECTS.values(), *METHOD])
+    effects = effects_of(results)
+    yield from head([*effects.values(), *METHOD])
     arms = [arm for arm in results.arms if arm.ended]
-    found = {(arm.name, metric): gain(results, arm.ended, metric) for arm in arms for metric in EFFECTS}
+    found = {(arm.name, metric): gain(results, arm.ended, metric) for arm in arms for metric in effects}
     cells = tested_together({key: estimate for key, estimate in found.items() if estimate is not None})
     for arm in arms:
-        yield row(arm.name, [*gap_texts(cells, arm.name, EFFECTS), *method_cells([folder], arm)])
+        yield row(arm.name, [*gap_texts(cells, arm.name, effects), *method_cells([folder], arm)])
 
 
 def differences_table(results: Results) -> Iterator[str]:
@@ -54,13 +55,19 @@ def differences_table(results: Results) -> Iterator[str]:
 
     There are no rows before a run of the reference arm has finished.
     """
-    yield from head(EFFECTS.values())
+    effects = effects_of(results)
+    yield from head(effects.values())
     arms = [arm for arm in results.arms if arm.ended]
     if results.reference in [arm.name for arm in arms]:
-        cells = gap_table(results, arms, list(EFFECTS))
+        cells = gap_table(results, arms, list(effects))
         for arm in arms:
             if arm.name != results.reference:
-                yield row(arm.name, gap_texts(cells, arm.name, EFFECTS))
+                yield row(arm.name, gap_texts(cells, arm.name, effects))
+
+
+def effects_of(results: Results) -> dict[str, str]:
+    """Metric -> title of a table's columns: the accuracy of shapes is shown where it chooses the rates."""
+    return ({SHAPES: OBJECTIVES[SHAPES]} if results.objective == SHAPES else {}) | EFFECTS
 
 
 def displacement_table(folder: Path) -> Iterator[str]:

@@ -19,6 +19,7 @@ PREFERENCES = (
     "pairs",
     "online_pairs",
     "caption_pairs",
+    "caption_shapes",
     "pair_noise",
     "pair_points",
     "step_pairs",

@@ -32,6 +32,7 @@ EQUAL = (
     "pairs",
     "online_pairs",
     "caption_pairs",
+    "caption_shapes",
     "pair_noise",
     "pair_points",
     "step_pairs",
@@ -172,6 +173,13 @@ def test_differences_are_from_the_reference_arm_and_need_one_of_its_runs(script,
     assert rows[0].split(" | ")[1].strip("*").startswith("-0.100 ±")
     without = replace(report, arms=[arm for arm in report.arms if arm.name != "SRPO"])
     assert list(preferences.differences_table(without)) == [head, line]
+
+
+def test_accuracy_of_shapes_is_the_first_column_where_it_chooses_the_rates(script, report: Results) -> None:
+    preferences, shapes = script("laboratory_preferences"), script("laboratory_cells").SHAPES
+    titles = [next(preferences.differences_table(replace(report, objective=each))) for each in (shapes, "other")]
+    assert titles[0] == titles[1].replace("|  | held-out", "|  | shapes | held-out")
+    assert "shapes" not in titles[1]
 
 
 def test_objective_of_every_experiment_has_a_title(script) -> None:
