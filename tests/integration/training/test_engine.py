@@ -180,13 +180,23 @@ def test_offload_reaches_deepspeeds_config(offload: Literal["optimizer", "weight
     assert all(zero[f"offload_{part}"] == {"device": "cpu"} for part in parts)
 
 
-@pytest.mark.parametrize(("before", "after"), [("stage 3", "stage 3"), ("stage 3", "stage 2"), ("stage 2", "stage 3")])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("stage 3", "stage 3"),
+        ("stage 3", "stage 2"),
+        ("stage 2", "stage 3"),
+        ("stage 3", "offloaded"),
+        ("offloaded", "stage 3"),
+    ],
+)
 def test_state_resumes_at_another_world_size_and_stage_as_if_never_stopped(
     tmp_path: Path, before: str, after: str
 ) -> None:
-    first = run_ranks(train_engine, 2, tmp_path, range(2), None, SETTINGS[before])
+    settings = SETTINGS | {"offloaded": {"offload": "weights"}}
+    first = run_ranks(train_engine, 2, tmp_path, range(2), None, settings[before])
     state = (first["weights"], first["optimizer"], 2)
-    rest = run_ranks(train_engine, 1, tmp_path, range(2, 4), state, SETTINGS[after])
+    rest = run_ranks(train_engine, 1, tmp_path, range(2, 4), state, settings[after])
     assert relative_error(rest["weights"], train_torch(range(4))["weights"]) < 1e-5
 
 
