@@ -1,6 +1,6 @@
 """Trials of a searched arm: combinations of a grid, draws from a space, or parts that continue from each other."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from ray import tune
-from ray.tune import TuneConfig
+from ray.tune import ResultGrid, TuneConfig
 
 from srpo_ray.config import ExperimentConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
@@ -176,7 +176,7 @@ def _search_settings(
     )
 
 
-def _rows(experiment: Experiment, draws: _Draws, results: Iterable[tune.Result]) -> list[TrialRow]:
+def _rows(experiment: Experiment, draws: _Draws, results: ResultGrid) -> list[TrialRow]:
     """Read the rows of the trials that a budget has admitted, and close their tracking."""
     rows = []
     for result in results:
