@@ -130,8 +130,8 @@ class PolicyGradient(Algorithm[PolicyGradientSection]):
         """Compare the images of each prompt by their rewards, and keep the rewards for the prompts' history.
 
         Returns:
-            Entry of the scores and number of images that share a state -> advantages `[P, states]`, and the statistics
-            of the groups, `[P, G]`, of each entry.
+            Entry of the scores and number of images that share a state -> advantages `[P, states]`, with surrogate
+            `pair` the signs of the chosen pair; and the statistics of the groups, `[P, G]`, of each entry.
         """
         history = self.parts.advantage.history
         prompts = prompts_of_update(batches, gather) if history else []

@@ -148,16 +148,15 @@ def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) ->
         return RunState(name, updates, "waiting", "trial", arm.name, label, settings, draws.changes(values), seed)
 
     reporter = RunsReporter(Path(experiment.folder), f"search for {arm.name}", describe, opening(experiment))
-    settings = _search_settings(config, arm, space, Path(experiment.folder), updates)
+    tune_config = _tune_config(config, arm, space, Path(experiment.folder), updates)
     # A searcher that learns draws all values itself.
     drawn_by_tune = param_space(space) if config.search.searcher == "random" else {}
     phase, number = f"search_{folder_name(arm.name)}", config.search.num_samples
-    return _rows(
-        experiment, draws, fit_phase(experiment, phase, train, settings, drawn_by_tune, reporter, here, number)
-    )
+    results = fit_phase(experiment, phase, train, tune_config, drawn_by_tune, reporter, here, number)
+    return _rows(experiment, draws, results)
 
 
-def _search_settings(
+def _tune_config(
     config: ExperimentConfig, arm: Arm, space: Mapping[str, SearchDimension], folder: Path, updates: int
 ) -> TuneConfig:
     """Settings of Ray Tune for the search of an arm."""

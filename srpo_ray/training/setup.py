@@ -115,7 +115,7 @@ def _load_policy(
     checkpoint: Checkpoint | None,
     mesh: DeviceMesh | None,
 ) -> tuple[Engine, FlowPolicy]:
-    """Load the model and what it is compared with, and shard them."""
+    """Load the model and the other model of the contrast, and shard them."""
     engine, transformer_config = _build_engine(config, model_dtype(config), device, checkpoint, mesh)
     if config.evaluation.contrast_with:
         _load_contrast(config, engine)
