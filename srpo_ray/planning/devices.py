@@ -74,7 +74,7 @@ def _always_on_trainer(config: RunConfig, part: Share) -> tuple[Part, ...]:
         Part("weights, sharded again in a group", group_copy(config)),
         Part("master weights, float32", 0 if offload else part.master),
         Part("Adam moments, float32", 0 if offload else part.moments),
-        Part("summed gradients, float32", 0 if offload else part.gradients),
+        Part("summed gradients, float32", _gradients(config, part)),
         Part("the EMA of the weights", 0 if offload else part.ema),
         Part("old weights", 0 if offload else part.old),
         Part("reference weights", 0 if offload == "weights" else part.reference),
@@ -83,6 +83,13 @@ def _always_on_trainer(config: RunConfig, part: Share) -> tuple[Part, ...]:
         Part("VAE weights", vae_bytes(config.model)),
         Part("rollouts that are reused", _reused(config)),
     )
+
+
+def _gradients(config: RunConfig, part: Share) -> int:
+    """Compute the bytes of accumulated gradients on a GPU."""
+    if config.training.offload is None:
+        return part.gradients
+    return part.waiting if config.zero_stage.whole_weights else 0
 
 
 def _reused(config: RunConfig) -> int:
@@ -288,8 +295,10 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
     workers = min(training.max_workers, gpus_per_node)
     part = share(tensors, training, element_size, config.kept_roles)
     offloaded = part.optimizer if training.offload else 0
+    if not config.zero_stage.whole_weights:
+        offloaded += part.waiting
     if training.offload == "weights":
-        offloaded += part.forward
+        offloaded += part.forward_weights
     in_replicas = 0
     if config.rewards.in_process and not training.num_gpus:
         in_replicas = workers * replica_memory(config, rewards).allocated

@@ -50,7 +50,11 @@ class Share:
     moments: int
     """First and second moments of Adam."""
     gradients: int
-    """Accumulated gradients: of the shards, or of all trained parameters at stage 1."""
+    """Accumulated gradients: of the shards, or of all trained parameters at stage 1. With `training.offload`, those
+    that the optimizer reads."""
+    waiting: int
+    """Accumulated gradients before they are copied to an offloaded optimizer: on the host at stage 3, and on the GPU at
+    stage 2, where only models in bfloat16 have them."""
     ema: int
     """EMA of the weights."""
     old: int
@@ -68,7 +72,7 @@ class Share:
         return self.master + self.moments + self.gradients + self.ema + self.old
 
     @property
-    def forward(self) -> int:
+    def forward_weights(self) -> int:
         """Bytes that `training.offload: weights` moves to the host too: weights of forward passes, and their copies."""
         return self.weights + self.reference + self.contrast
 
@@ -105,7 +109,8 @@ def share(
         whole=element_size * small if gathers(parameters, training) else 0,
         master=MASTER * trained,
         moments=2 * MASTER * trained,
-        gradients=MASTER * (flat if stage.number == 1 else trained),
+        gradients=MASTER * (flat if stage.number == 1 and not training.offload else trained),
+        waiting=MASTER * trained if _gradients_wait(training, stage, element_size) else 0,
         ema=MASTER * trained if training.ema else 0,
         old=MASTER * trained if "old" in roles else 0,
         reference=element_size * trained if "reference" in roles and not adapters else 0,
@@ -151,6 +156,10 @@ def update_buffers(parameters: Sequence[Parameter], training: TrainingConfig) ->
 def trained_elements(parameters: Sequence[Parameter]) -> int:
     """Count the elements of the trained parameters."""
     return sum(parameter.numel for parameter in parameters if parameter.trainable)
+
+
+def _gradients_wait(training: TrainingConfig, stage: Stage, element_size: int) -> bool:
+    return training.offload is not None and (stage.number == 3 or (stage.number == 2 and element_size < MASTER))
 
 
 def _adapters(parameters: Sequence[Parameter]) -> bool:

@@ -33,7 +33,9 @@ def _held(config: RunConfig) -> dict[str, int]:
     features = Conditioning(torch.ones(1, 16, 64, dtype=dtype), torch.ones(1, 64, dtype=dtype))
     engine.backward(policy.velocity(torch.ones(1, 16, 64), torch.ones(1), features, 1.0).mean())
     zero: Any = engine._engine.optimizer
-    gradients = _gradient_bytes(zero)
+    offloaded = config.training.offload is not None
+    gradients = _optimizer_gradient_bytes(zero) if offloaded else _gradient_bytes(zero)
+    waiting = _gradient_bytes(zero) if offloaded else 0
     engine.step()
     tensors: list[Any] = list(engine.module.parameters())
     whole = config.zero_stage.whole_weights
@@ -41,6 +43,7 @@ def _held(config: RunConfig) -> dict[str, int]:
         **(_whole_weights(zero, tensors) if whole else _sharded_weights(zero, tensors)),
         "moments": _bytes([state for one in zero.optimizer.state.values() for state in one.values() if state.dim()]),
         "gradients": gradients,
+        "waiting": waiting,
         "ema": _bytes(list(engine._ema.shards.values())) if engine._ema else 0,
         "old": _bytes(list(engine._old.shards.values())) if engine._old else 0,
         # Of adapters the reference is a single zero each, which is expanded when it is shown.
@@ -91,6 +94,12 @@ def _gradient_bytes(zero: Any) -> int:
     return _bytes(zero.all_grad_tensors[0] if averaged is None else [averaged.flat_partition])
 
 
+def _optimizer_gradient_bytes(zero: Any) -> int:
+    sharded = hasattr(zero, "fp32_partitioned_groups_flat")
+    masters = zero.fp32_partitioned_groups_flat if sharded else zero.single_partition_of_fp32_groups
+    return _bytes([master.grad for master in masters])
+
+
 def _bytes(tensors: list[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -101,7 +110,9 @@ def test_share_is_what_deepspeed_holds_to_the_byte(tiny_run: RunConfig, tmp_path
     lora = apply(full, {"model.lora.rank": 3, "model.dtype": "bfloat16"})
     stages = {"training.zero_stage": 1}, {"training.zero_stage": 3}
     configs = (full, lora, *(apply(lora, stage) for stage in stages), apply(full, stages[1]))
-    assert [config.zero_stage.number for config in configs] == [2 if workers == 1 else 3, 2, 1, 3, 3]
+    offload = {"training.offload": "optimizer"}
+    configs += tuple(apply(run, offload) for run in (full, lora, apply(lora, {"training.zero_stage": 2})))
+    assert [config.zero_stage.number for config in configs] == [2 if workers == 1 else 3, 2, 1, 3, 3, 3, 3, 2]
     for config, found in zip(configs, run_ranks(held, workers, tmp_path, *configs), strict=True):
         tensors = parameters(config.model)
         expected = share(tensors, config.training, 2 if config.model.dtype == "bfloat16" else 4, ROLES)
