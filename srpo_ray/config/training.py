@@ -90,9 +90,9 @@ class TrainingConfig(Section):
     `num_workers`, and of the transformer's attention heads, image tokens and text tokens. 1 gives each worker images of
     its own."""
     offload: Literal["optimizer", "weights"] | None = None
-    """Offload to the host's memory: gradients, moments, master weights and their copies (`optimizer`), or also the
-    weights and their copies (`weights`); slower. Copies are the EMA and what `algorithm` and `evaluation` compare with.
-    Unset keeps all on the GPU."""
+    """Offload to the host's memory: gradients, Adam moments, master weights, EMA and old weights (`optimizer`), or also
+    the weights, reference weights and those of `evaluation.contrast_with` (`weights`); slower. Unset keeps all on the
+    GPU."""
     num_workers: Count = 1
     """Trainer workers, one per GPU: a number, or `{min: 1, max: 8}` for elastic training on the available nodes. The
     runs of an experiment divide these among themselves."""

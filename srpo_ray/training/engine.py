@@ -293,8 +293,8 @@ class Engine:
             old: Results of `old`; empty without that role.
         """
         self._steps = updates * self._steps_per_update
-        for name, shard in self._cut(weights).items():
-            self._partition.set_master(self._partition.parameters[name], shard)
+        for name, parameter in self._partition.parameters.items():
+            self._partition.set_master(parameter, self._partition.cut(parameter, weights[name]))
         self._show(self._shards())
         if self._config.ema:
             self._ema = Ema(self._config.ema, self._cut(ema))

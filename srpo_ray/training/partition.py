@@ -52,7 +52,7 @@ class Partition(ABC):
 
     @abstractmethod
     def master(self, parameter: Any) -> Tensor:
-        """Return this worker's shard of the float32 master weights, where they are: with `offload`, on the host."""
+        """Return this worker's shard of the float32 master weights. With `training.offload`, it lies on the host."""
 
     @abstractmethod
     def set_master(self, parameter: Any, shard: Tensor) -> None:
@@ -189,7 +189,8 @@ class WholeWeights(Partition):
 
     def cut(self, parameter: Any, whole: Tensor) -> Tensor:
         """See `Partition.cut`."""
-        return self._part(parameter, whole.flatten()).to(self.master(parameter).device)
+        # A copy, because a view would keep the whole tensor in memory.
+        return self._part(parameter, whole.flatten()).to(self.master(parameter).device, copy=True)
 
     def join(self, parameter: Any, shard: Tensor) -> Tensor:
         """See `Partition.join`."""

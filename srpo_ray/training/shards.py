@@ -44,9 +44,10 @@ def on_cpu(value: Tensor | None) -> Tensor:
 
 def cut(value: Tensor, size: int) -> Tensor:
     """Cut this worker's shard of `size` elements out of a whole tensor. ZeRO-3 pads the last shard."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    flat = functional.pad(value.flatten(), (0, size * world_size - value.numel()))
-    return flat[rank * size : (rank + 1) * size]
+    start = dist.get_rank() * size
+    part = value.flatten()[start : start + size]
+    # A copy, because a view would keep the whole tensor in memory.
+    return functional.pad(part, (0, size - part.numel())) if part.numel() < size else part.clone()
 
 
 def join(shard: Tensor, shape: torch.Size) -> Tensor:

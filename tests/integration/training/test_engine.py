@@ -152,7 +152,7 @@ def test_offloaded_updates_equal_plain_torch(tmp_path: Path, offload: str, stage
 
 
 def copies_of_offloaded_weights(offload: str) -> list[dict[str, Tensor]]:
-    """Weights and old weights after an update, with an accelerator that keeps no values of a tensor."""
+    """Weights and old weights after an update. A copy to the accelerator would be a meta tensor, without values."""
     training = TrainingConfig.model_validate({"batch_size": 4, "offload": offload})
     engine = Engine(tiny_transformer().train(), training, torch.float32, roles=frozenset(("old",)))
     ((first, second, sigma),) = batches(range(1), 4)
