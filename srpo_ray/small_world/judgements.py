@@ -35,8 +35,8 @@ def judge(
 
     Args:
         utilities: Function from an annotator to its utility of both images of each content, `[count, 2]`.
-        options: `taste` is the annotator; the other one judges a share `minority` of the contents. Each prefers the
-            image of the higher utility, or with a `temperature` T above 0 draws one: the better image has the
+        options: `taste` is the annotator; the other one judges each content with probability `minority`. Each prefers
+            the image of the higher utility, or with a `temperature` T above 0 draws one: the better image has the
             probability 1 / (1 + exp(-difference of the utilities / T)). Contents whose utilities differ by less than
             `min_gap` are left out. `confidence` is `full`, or follows from the difference (`utility`).
         reversed_: Contents whose judgement is reversed, `[count]`.

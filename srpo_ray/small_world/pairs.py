@@ -92,7 +92,7 @@ def embedded_rows(
 
     Args:
         source: `small_world:pairs`, `small_world:labels` or `small_world:captions`, with options: `count` (contents)
-            and `noise` (share of judgements that are reversed); for pairs and labels those of `judge`; for captions
+            and `noise` (probability that a judgement is reversed); for pairs and labels those of `judge`; for captions
             `part` (`any`, or what the exchanged word names).
         kind: Rows that are wanted.
         own_captions: True if the other image of a pair must have a caption of its own; it is a wrong one.
