@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from srpo_ray.rewards.base import PendingComparison, PendingScore, RewardScorer, Scores
+from srpo_ray.rewards.base import PendingScore, PendingValues, RewardScorer, Scores
 from srpo_ray.rewards.query import Pairs, TextQuery
 
 
@@ -18,7 +18,7 @@ class ComparedScores:
 
     pending: PendingScore
     """Scores of B images."""
-    comparison: PendingComparison
+    comparison: PendingValues
     """Comparisons of `pairs`."""
     pairs: Pairs
     """All pairs of images of the same prompt."""

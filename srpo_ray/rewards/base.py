@@ -103,6 +103,16 @@ class Scores:
     images were compared."""
 
 
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Texts that images are scored against, and the models that score them."""
+
+    queries: Sequence[TextQuery]
+    """B text queries, one for each image."""
+    names: Sequence[str] | None = None
+    """Models that score; None selects all."""
+
+
 class PendingScore(Protocol):
     """Scores that may still be in computation."""
 
@@ -115,11 +125,14 @@ class PendingScore(Protocol):
         ...
 
 
-class PendingComparison(Protocol):
-    """Comparisons that may still be in computation."""
+class PendingValues(Protocol):
+    """Scores or comparisons without gradient that may still be in computation."""
 
     def result(self) -> dict[str, Tensor]:
-        """Wait for the comparisons; per reward `[N]`, the probability that the first image of each pair is better.
+        """Wait for the values; a second call returns the same object.
+
+        Returns:
+            Per model the scores of the images `[B]` float32, unweighted, or the comparisons of pairs `[N]` float32.
 
         Raises:
             RewardError: As `PendingScore.result`.
@@ -129,6 +142,11 @@ class PendingComparison(Protocol):
 
 class RewardScorer(Protocol):
     """Interface between algorithms and rewards. `LocalRewards` and the pool's `RewardClient` implement it."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of all models, trained and held-out."""
+        ...
 
     @property
     def pairwise(self) -> frozenset[str]:
@@ -152,10 +170,25 @@ class RewardScorer(Protocol):
         """
         ...
 
+    def request(self, images: Tensor, requests: Sequence[ScoreRequest]) -> Sequence[PendingValues]:
+        """Request scores without gradient, also by held-out evaluators; return at once.
+
+        Args:
+            images: `[B, 3, H, W]` in [0, 1]. A pool receives them once for all requests.
+            requests: Texts and models, each for all B images.
+
+        Returns:
+            Values of each request: per model `[B]`.
+
+        Raises:
+            ValueError: If the batch is malformed or a name is unknown.
+        """
+        ...
+
     def measure(
         self, images: Tensor, queries: Sequence[TextQuery], names: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Compute scores without gradient, also by held-out evaluators.
+        """Make one `request`, and wait for its values.
 
         Args:
             images: `[B, 3, H, W]` in [0, 1].
@@ -173,11 +206,11 @@ class RewardScorer(Protocol):
 
     def compare(
         self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
-    ) -> PendingComparison:
+    ) -> PendingValues:
         """Request comparisons of pairs of images, without gradient and with the preprocessing of `submit`.
 
-        A model that does not compare pairs compares the scores of the images: the probability is 1, 0, or 1/2 for
-        equal scores.
+        A value is the probability that the first image of a pair is better. A model that does not compare pairs
+        compares the scores of the images: the probability is 1, 0, or 1/2 for equal scores.
 
         Args:
             images: `[B, 3, H, W]` in [0, 1].
@@ -193,45 +226,3 @@ class RewardScorer(Protocol):
     def take_statistics(self) -> dict[str, float]:
         """Return the metrics since the last call of this function; see `ScoringStatistics`."""
         ...
-
-
-def check_batch(images: Tensor, queries: Sequence[TextQuery]) -> None:
-    """Raise ValueError unless the batch has at least one colour image and one query per image."""
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0 or images.shape[0] != len(queries):
-        raise ValueError(
-            f"expected images [B, 3, H, W] with B >= 1 and one query each, received {tuple(images.shape)} and "
-            f"{len(queries)} queries; a batch cannot be empty"
-        )
-
-
-def check_pairs(pairs: Pairs, queries: Sequence[TextQuery]) -> None:
-    """Raise ValueError unless there are pairs, each of two different images of the batch with the same query."""
-    size = len(queries)
-    wrong = [(i, j) for i, j in pairs if not (0 <= i < size and 0 <= j < size and i != j and queries[i] == queries[j])]
-    if wrong or not pairs:
-        raise ValueError(
-            f"expected pairs of two different images with the same query among {size}, received"
-            f" {wrong[0] if wrong else 'none'}; compare only images of the same prompt"
-        )
-
-
-def check_names(wanted: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ValueError if a requested reward model does not exist or none is requested."""
-    unknown = sorted(set(wanted) - set(known))
-    if unknown or not wanted:
-        raise ValueError(
-            f"expected names of reward models among {sorted(known)}, received {sorted(wanted)}; "
-            f"remove {unknown} or add such models to `rewards.models`"
-            if unknown
-            else f"expected at least one name among {sorted(known)}, received none"
-        )
-
-
-def check_gradient(image_gradient: dict[str, bool]) -> None:
-    """Raise ValueError if a reward whose gradient is needed for training has none."""
-    without = sorted(name for name, has_gradient in image_gradient.items() if not has_gradient)
-    if without:
-        raise ValueError(
-            f"expected differentiable rewards for images that require a gradient, received {without} with "
-            "image_gradient=False; submit detached images, or train with an algorithm that needs no reward gradient"
-        )

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from srpo_ray.rewards.autograd import connect_total
-from srpo_ray.rewards.base import PendingComparison, PendingScore, RewardScorer, Scores
+from srpo_ray.rewards.base import PendingScore, PendingValues, RewardScorer, ScoreRequest, Scores
 from srpo_ray.rewards.query import Pairs, TextQuery
 
 
@@ -35,14 +35,23 @@ class GroupRewards:
         pending = self._rewards.submit(own, queries) if dist.get_rank(self._group) == 0 else None
         return PendingGroupScore(pending, own, images, self._group)
 
+    def request(self, images: Tensor, requests: Sequence[ScoreRequest]) -> list["PendingGroupValues"]:
+        """See `RewardScorer.request`."""
+        pending: Sequence[PendingValues | None] = [None] * len(requests)
+        if dist.get_rank(self._group) == 0:
+            pending = self._rewards.request(images, requests)
+        return [PendingGroupValues(each, images.device, self._group) for each in pending]
+
     def measure(
         self, images: Tensor, queries: Sequence[TextQuery], names: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """See `RewardScorer.measure`."""
-        scores = None
-        if dist.get_rank(self._group) == 0:
-            scores = {name: values.cpu() for name, values in self._rewards.measure(images, queries, names).items()}
-        return {name: values.to(images.device) for name, values in _from_first(scores, self._group).items()}
+        return self.request(images, [ScoreRequest(queries, names)])[0].result()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """See `RewardScorer.models`."""
+        return self._rewards.models
 
     @property
     def pairwise(self) -> frozenset[str]:
@@ -56,11 +65,11 @@ class GroupRewards:
 
     def compare(
         self, images: Tensor, queries: Sequence[TextQuery], pairs: Pairs, names: Sequence[str] | None = None
-    ) -> "PendingGroupComparison":
+    ) -> "PendingGroupValues":
         """See `RewardScorer.compare`."""
         is_first = dist.get_rank(self._group) == 0
         pending = self._rewards.compare(images, queries, pairs, names) if is_first else None
-        return PendingGroupComparison(pending, images.device, self._group)
+        return PendingGroupValues(pending, images.device, self._group)
 
     def take_statistics(self) -> dict[str, float]:
         """See `RewardScorer.take_statistics`; only the first worker of the group has calls."""
@@ -110,10 +119,10 @@ class PendingGroupScore:
         return Scores(connect_total(total, (gradient,), [self._images]), raw, weights)
 
 
-class PendingGroupComparison:
-    """Comparisons that the first worker of a group waits for, and then sends to the others."""
+class PendingGroupValues:
+    """Scores or comparisons that the first worker of a group waits for, and then sends to the others."""
 
-    def __init__(self, pending: PendingComparison | None, device: torch.device, group: dist.ProcessGroup) -> None:
+    def __init__(self, pending: PendingValues | None, device: torch.device, group: dist.ProcessGroup) -> None:
         """Keep a request.
 
         Args:
@@ -124,16 +133,16 @@ class PendingGroupComparison:
         self._pending = pending
         self._device = device
         self._group = group
-        self._wins: dict[str, Tensor] | None = None
+        self._values: dict[str, Tensor] | None = None
 
     def result(self) -> dict[str, Tensor]:
-        """See `PendingComparison.result`. All workers of the group must call."""
-        if self._wins is None:
-            wins = None
+        """See `PendingValues.result`. All workers of the group must call."""
+        if self._values is None:
+            found = None
             if self._pending:
-                wins = {name: values.cpu() for name, values in self._pending.result().items()}
-            self._wins = {name: values.to(self._device) for name, values in _from_first(wins, self._group).items()}
-        return self._wins
+                found = {name: values.cpu() for name, values in self._pending.result().items()}
+            self._values = {name: values.to(self._device) for name, values in _from_first(found, self._group).items()}
+        return self._values
 
 
 def _from_first(value: Any, group: dist.ProcessGroup) -> Any:

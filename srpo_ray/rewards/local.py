@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from srpo_ray.config.rewards import RewardModelConfig
 from srpo_ray.rewards.autograd import connect_scores
-from srpo_ray.rewards.base import Reward, Scores, check_batch, check_gradient, check_names, check_pairs
+from srpo_ray.rewards.base import Reward, ScoreRequest, Scores
+from srpo_ray.rewards.checks import check_batch, check_gradient, check_names, check_pairs, check_requests
 from srpo_ray.rewards.combine import score_and_gradient, score_only
 from srpo_ray.rewards.comparison import compare_pairs, is_pairwise
 from srpo_ray.rewards.input_spec import InputSpec
@@ -87,14 +89,26 @@ class LocalRewards:
             return PendingLocal(lambda: self._with_gradient(pixels, queries))
         return PendingLocal(lambda: self._without_gradient(pixels, queries))
 
+    def request(self, images: Tensor, requests: Sequence[ScoreRequest]) -> list["PendingLocal[dict[str, Tensor]]"]:
+        """See `RewardScorer.request`; `result()` computes the scores."""
+        asked = check_requests(images, requests, self.models)
+        used = [name for name in self.models if any(name in names for names in asked)]
+        pixels = self._frame(images.detach(), used, official=self._official)
+        return [
+            PendingLocal(partial(self._measure, pixels, request.queries, names))
+            for request, names in zip(requests, asked, strict=True)
+        ]
+
     def measure(
         self, images: Tensor, queries: Sequence[TextQuery], names: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """See `RewardScorer.measure`."""
-        check_batch(images, queries)
-        asked = list(self._rewards) if names is None else list(names)
-        check_names(asked, list(self._rewards))
-        return self._measure(self._frame(images.detach(), asked, official=self._official), queries, asked)
+        return self.request(images, [ScoreRequest(queries, names)])[0].result()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """See `RewardScorer.models`."""
+        return tuple(self._rewards)
 
     @property
     def pairwise(self) -> frozenset[str]:
@@ -174,7 +188,7 @@ class PendingLocal(Generic[ResultT]):
         self._result: ResultT | None = None
 
     def result(self) -> ResultT:
-        """See `PendingScore.result` and `PendingComparison.result`."""
+        """See `PendingScore.result` and `PendingValues.result`."""
         if self._result is None:
             self._result = self._compute()
         return self._result

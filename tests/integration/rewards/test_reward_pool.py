@@ -10,7 +10,7 @@ from torch import Tensor
 from srpo_ray.config import load_run
 from srpo_ray.config.rewards import OpenClipRewardConfig, PoolConfig, PythonRewardConfig, RewardModelConfig
 from srpo_ray.launch.train import reward_pool
-from srpo_ray.rewards.base import RewardError, RewardScorer
+from srpo_ray.rewards.base import RewardError, RewardScorer, ScoreRequest
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
@@ -119,6 +119,39 @@ def test_measure_returns_all_models_held_out_ones_too(
         assert not value.requires_grad
         assert relative_error(value, expected[name]) < 1e-5
     assert list(client.measure(images, QUERIES, ["scripted"])) == ["scripted"]
+
+
+def test_requests_for_the_same_images_send_them_once_and_equal_single_measurements(
+    clip_pool: RewardPool, clip_configs: tuple[OpenClipRewardConfig, ...], scripted_config: PythonRewardConfig
+) -> None:
+    images = torch.rand(BATCH, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    relative = [TextQuery.relative(f"{index}", ("detailed",), ("flat",)) for index in range(BATCH)]
+    requests = [ScoreRequest(QUERIES), ScoreRequest(relative, ["large", "small"]), ScoreRequest(QUERIES, ["small"])]
+    client = RewardClient.connect(clip_pool.name, {"small": 1.0})
+    client.measure(images, QUERIES)
+    once = client.take_statistics()
+
+    pending = client.request(images, requests)
+    found = [each.result() for each in pending]
+
+    statistics = client.take_statistics()
+    assert statistics["pool/bytes_sent"] == once["pool/bytes_sent"]
+    assert statistics["pool/calls"] == 3 * once["pool/calls"]
+    assert [list(each) for each in found] == [["small", "large", "scripted"], ["large", "small"], ["small"]]
+    local = LocalRewards.load(clip_configs, [scripted_config])
+    assert client.models == local.models == ("small", "large", "scripted")
+    for values, here, request in zip(found, local.request(images, requests), requests, strict=True):
+        alone = client.measure(images, request.queries, request.names)
+        for name, value in values.items():
+            assert torch.equal(value, alone[name])
+            assert relative_error(value, here.result()[name]) < 1e-5
+
+
+def test_request_for_an_unknown_model_is_refused_before_anything_is_sent(pool: RewardPool) -> None:
+    client = RewardClient.connect(pool.name, {"scripted": 1.0})
+    with pytest.raises(ValueError, match="'other'"):
+        client.request(gray(2), [ScoreRequest(QUERIES[:2]), ScoreRequest(QUERIES[:2], ["other"])])
+    assert client.take_statistics()["pool/bytes_sent"] == 0
 
 
 def test_images_without_gradient_are_scored_without_one(pool: RewardPool) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.rewards.base import ScoreRequest
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.runs.folder import RunFolder
@@ -43,10 +44,9 @@ class Replaced:
     def submit(self, images: Tensor, queries: Sequence[TextQuery]) -> Any:
         return self._rewards.submit(images, self._changed(queries))
 
-    def measure(
-        self, images: Tensor, queries: Sequence[TextQuery], names: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        return self._rewards.measure(images, self._changed(queries), names)
+    def request(self, images: Tensor, requests: Sequence[ScoreRequest]) -> Any:
+        changed = [ScoreRequest(self._changed(each.queries), each.names) for each in requests]
+        return self._rewards.request(images, changed)
 
     def _changed(self, queries: Sequence[TextQuery]) -> list[TextQuery]:
         changed = [
