@@ -1,5 +1,6 @@
 """Held-out evaluator: images of fixed prompts and noise, scored by held-out models and by known truth."""
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from srpo_ray.config.evaluation import EvaluationConfig
 from srpo_ray.config.size import ImageSize
 from srpo_ray.evaluation.captions import caption_of_row
 from srpo_ray.evaluation.image_statistics import image_statistics, seed_diversity, thumbnails
+from srpo_ray.evaluation.requested import PendingMetrics, plain_scores, relative_scores, total_score
 from srpo_ray.flow import generator
 from srpo_ray.models.conditioning import ConditioningSource
 from srpo_ray.models.policy import FlowPolicy
@@ -26,7 +28,7 @@ class Evaluated:
     """One worker's share of an evaluation."""
 
     items: list[int]
-    """Indices of the share's images among all images of the evaluator."""
+    """Indices of the share's images among all images of the evaluator, in the order of the values."""
     metrics: dict[str, Tensor]
     """Metric name -> one value per image of the share."""
     images: dict[int, Tensor]
@@ -141,29 +143,33 @@ class Evaluator:
         *,
         for_all: bool = False,
     ) -> Evaluated:
-        """Score this worker's share.
+        """Score this worker's share. A pool scores one batch while the next one is sampled.
 
         Args:
-            batches: Images from `batches`.
+            batches: Images from `batches`, in any order.
             rewards: Scorer with the trained and the held-out models.
             weights: Trained model -> weight. Their metrics are `reward/...`, those of all others `evaluator/...`.
             for_all: Score the images for the control words of other runs too.
         """
+        order: list[int] = []
+        requested = deque[PendingMetrics]()
         parts: list[dict[str, Tensor]] = []
         small: list[Tensor] = []
         images: dict[int, Tensor] = {}
         for items, batch in batches:
-            measured = self.measure(batch, items, rewards, weights)
-            if for_all:
-                measured |= self._measure_words(batch, items, rewards, weights, self.other_words)
-            parts.append(measured)
+            requested.append(self.request(batch, items, rewards, weights, for_all=for_all))
+            order += items
             small.append(thumbnails(batch))
             for item, image in zip(items, batch, strict=True):
                 sample, prompt = divmod(item, len(self.prompts))
                 if sample == 0 and prompt in self.gallery:
                     images[prompt] = image.cpu()
+            # More batches in flight would only occupy memory.
+            if len(requested) > 1:
+                parts.append(requested.popleft().result())
+        parts += [pending.result() for pending in requested]
         metrics = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return Evaluated(self.items, metrics, images, torch.cat(small))
+        return Evaluated(order, metrics, images, torch.cat(small))
 
     @torch.no_grad()
     def sample(self, policy: FlowPolicy, items: Sequence[int]) -> Tensor:
@@ -178,62 +184,54 @@ class Evaluator:
     def measure(
         self, images: Tensor, items: Sequence[int], rewards: RewardScorer, weights: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """Score images of the evaluator's items: metric name -> one value per image `[B]`, on the CPU.
+        """Score images of the evaluator's items, and wait for the scores; arguments and metrics as for `request`."""
+        return self.request(images, items, rewards, weights).result()
+
+    def request(
+        self,
+        images: Tensor,
+        items: Sequence[int],
+        rewards: RewardScorer,
+        weights: Mapping[str, float],
+        *,
+        for_all: bool = False,
+    ) -> PendingMetrics:
+        """Request the metrics of images of the evaluator's items.
 
         Args:
             images: `[B, 3, H, W]` in [0, 1].
             items: B items.
             rewards: Scorer with the trained and the held-out models.
             weights: Trained model -> weight.
+            for_all: Add the metrics for the control words of other runs.
         """
-        prompts = [self.prompts[item % len(self.prompts)] for item in items]
-        scores = rewards.measure(images, [TextQuery.plain(prompt) for prompt in prompts])
-        metrics = _named(scores, weights)
-        readers = [name for name in scores if name not in self.text_free]
+        indices = [item % len(self.prompts) for item in items]
+        prompts = [self.prompts[index] for index in indices]
+        asked = [plain_scores(prompts, weights)]
+        readers = [name for name in rewards.models if name not in self.text_free]
         if self.config.relative and readers:
             positive, negative = (self.config.relative.positive,), (self.config.relative.negative,)
             queries = [TextQuery.relative(prompt, positive, negative) for prompt in prompts]
-            read = {name: weight for name, weight in weights.items() if name in readers}
-            relative = _named(rewards.measure(images, queries, readers), read)
-            metrics |= {f"{name}/relative": values for name, values in relative.items()}
-        if self.trained_words:
-            metrics |= self._measure_words(images, items, rewards, weights, {TRAINED: self.trained_words})
-        metrics |= {f"image/{name}": values for name, values in image_statistics(images).items()}
+            asked.append(relative_scores(queries, readers, weights))
+        own = {TRAINED: self.trained_words} if self.trained_words else {}
+        for name, words in {**own, **(self.other_words if for_all else {})}.items():
+            chosen = [(self.prompts[index], self.own_words[index].over(words)) for index in indices]
+            queries = [TextQuery.relative(prompt, each.positive, each.negative) for prompt, each in chosen]
+            asked.append(total_score(name, queries, weights))
+        pending = rewards.request(images, [each.request for each in asked])
+        # The models score meanwhile.
+        return PendingMetrics(asked, pending, self._without_scores(images, prompts))
+
+    def _without_scores(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+        """Compute the metrics that need no reward model."""
+        metrics = {f"image/{name}": values for name, values in image_statistics(images).items()}
         if self.truth:
             from srpo_ray.small_world.tastes import utilities
             from srpo_ray.small_world.truth import measure
 
             truth = measure(images, prompts)
             metrics |= {f"truth/{name}": values for name, values in (truth | utilities(truth)).items()}
-        return {name: values.float().cpu() for name, values in metrics.items()}
-
-    def _measure_words(
-        self,
-        images: Tensor,
-        items: Sequence[int],
-        rewards: RewardScorer,
-        weights: Mapping[str, float],
-        sets: Mapping[str, ControlWords],
-    ) -> dict[str, Tensor]:
-        """Score images by the weighted sum of the trained rewards, relative to each set of control words."""
-        indices = [item % len(self.prompts) for item in items]
-        found = {}
-        for name, words in sets.items():
-            chosen = [(self.prompts[index], self.own_words[index].over(words)) for index in indices]
-            queries = [TextQuery.relative(prompt, each.positive, each.negative) for prompt, each in chosen]
-            found[name] = _total(rewards.measure(images, queries, list(weights)), weights).float().cpu()
-        return found
-
-
-def _named(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Return the scores by metric name, and the weighted sum of the trained models' scores."""
-    metrics = {f"{'reward' if name in weights else 'evaluator'}/{name}": values for name, values in scores.items()}
-    total = {"reward/total": _total(scores, weights)} if weights else {}
-    return metrics | total
-
-
-def _total(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    return torch.stack([weight * scores[name] for name, weight in weights.items()]).sum(0)
+        return metrics
 
 
 def combine(shares: Sequence[Evaluated], num_prompts: int) -> Evaluation:

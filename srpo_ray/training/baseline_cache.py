@@ -41,11 +41,12 @@ def baseline_evaluation(
     device: torch.device,
     base: Callable[[], AbstractContextManager[FlowPolicy]],
     rewards: Callable[[], RewardScorer],
+    ready: Callable[[], bool] = lambda: True,
 ) -> Evaluation:
     """Read the evaluation of the base model from the cache, or compute it and write it there.
 
-    Processes that need the same evaluation at the same time share its sampling, and one of them scores all images. All
-    workers must call.
+    Processes that need the same evaluation at the same time share its sampling, and one of them requests all scores,
+    while it and the others sample further images. All workers must call.
 
     Args:
         config: The run.
@@ -53,7 +54,8 @@ def baseline_evaluation(
         device: Device of the model.
         base: Provider of the base model's policy. It is entered once on all workers when this run samples its first
             batch, or never.
-        rewards: Function that returns the reward scorer. It is called when all images are sampled.
+        rewards: Function that returns the reward scorer, and waits until it can be used.
+        ready: Test whether the scorer can be used; until then, images are only sampled.
 
     Returns:
         The evaluation: a stored one has the same bits as a computed one.
@@ -66,7 +68,7 @@ def baseline_evaluation(
 
         if not is_cached(config):
             return _scored(config, evaluator, evaluator.batches(policy()), rewards())
-        found = _shared_evaluation(config, evaluator, device, policy, rewards)
+        found = _shared_evaluation(config, evaluator, device, policy, rewards, ready)
     others = evaluator.other_words
     return Evaluation({name: found.scores[name] for name in found.scores if name not in others}, found.images)
 
@@ -77,6 +79,7 @@ def _shared_evaluation(
     device: torch.device,
     policy: Callable[[], FlowPolicy],
     rewards: Callable[[], RewardScorer],
+    ready: Callable[[], bool],
 ) -> Evaluation:
     """Read the evaluation from the cache, or sample its images with other processes and let one of them score all."""
     stored = BaselineCache(config, evaluator, device)
@@ -88,7 +91,7 @@ def _shared_evaluation(
         images.remove_if_unused()
         return found
     with images.in_use():
-        images.sample_missing()
+        images.sample_until(ready)
         # Rewards may still load: no process waits for them while it holds the turn.
         scorer = rewards()
         with images.turn_to_score():

@@ -102,8 +102,7 @@ def encode_evaluated(config: RunConfig) -> None:
 def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
     """Write the evaluation of the base model on the validation prompts to the cache, unless it is there.
 
-    Processes that need the same evaluation share its sampling. Images are sampled before the pool is needed, so a pool
-    that still loads delays only their scores. The evaluation has the bits that a run with one worker on the CPU would
+    Processes that need the same evaluation share its sampling. A pool that still loads delays only the scores. The evaluation has the bits that a run with one worker on the CPU would
     compute. `encode_evaluated` must have been called.
 
     Args:
@@ -126,8 +125,10 @@ def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
             policy.empty_prompt = cache.features(texts.guidance)[[0]]
         yield policy
 
+    opening = Opening([pool] if pool else [])
+
     def rewards() -> RewardScorer:
-        Opening([pool] if pool else []).wait()
+        opening.wait()
         return connect_rewards(config, pool, device)
 
-    baseline_evaluation(config, evaluator, torch.device(device), base, rewards)
+    baseline_evaluation(config, evaluator, torch.device(device), base, rewards, opening.is_complete)

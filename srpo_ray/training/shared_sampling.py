@@ -21,6 +21,8 @@ from srpo_ray.runs.turns import EXCLUSIVE, SHARED, ProgressTimeout, lock
 
 _POLL_S = 0.25
 """Seconds between two looks at the files of other processes. Workers synchronise at each, as collectives time out."""
+_Step = int | Literal["wait", "end"]
+"""Index of a batch to sample; or a pause was made, and the next step follows; or there is none."""
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 """Name of a stored tensor -> its memory format, on which the last bits of a score may depend."""
 
@@ -50,9 +52,11 @@ class SharedImages:
         self._store = ShardStore(folder / "images")
         self._use, self._turn = folder / "images.lock", folder / "shared.lock"
         self._batches, self._sample, self._is_complete = evaluator.batched_items, sample, is_complete
+        self._all = range(len(self._batches))
         self._rank, self._world_size = rank_and_world_size()
         # A network share may show the files of other workers late.
         self._sampled: set[int] = set()
+        self._sampling = ProgressTimeout()
         self._abandoned = False
 
     @contextmanager
@@ -80,26 +84,53 @@ class SharedImages:
         """Remove the images after their use even if the evaluation is not stored."""
         self._abandoned = True
 
-    def sample_missing(self) -> None:
-        """Sample one batch after another until all are stored, or the other processes make no progress."""
-        timeout = ProgressTimeout()
-        while True:
-            with ExitStack() as claim:
-                found = from_worker_0(partial(self._claim, claim, timeout))
-                if found == "end" or (found != "wait" and not self._sample_and_store(found)):
-                    return
+    def sample_until(self, ready: Callable[[], bool]) -> None:
+        """Sample one batch after another until the rewards are ready.
+
+        It ends before if all batches are stored, or the other processes make no progress.
+
+        Args:
+            ready: Test whether the rewards can be used; called on worker 0.
+        """
+
+        def next_step(claim: ExitStack) -> _Step:
+            return "end" if ready() else self._claim(self._all, claim)
+
+        while self._do(next_step):
+            pass
 
     @contextmanager
     def turn_to_score(self) -> Iterator[None]:
-        """Let one process at a time run the block; if that one makes no progress, run it too."""
-        timeout = ProgressTimeout()
+        """Let one process at a time run the block; if that one makes no progress, run it too.
+
+        A process that waits for its turn samples batches for the others.
+        """
+        scoring = ProgressTimeout()
+
+        def next_step(held: ExitStack, claim: ExitStack) -> _Step:
+            if self._has_turn(held, scoring):
+                return "end"
+            found = self._claim(self._all, claim)
+            if found == "end":
+                # Another process scores what is sampled.
+                time.sleep(_POLL_S)
+            return "wait" if found == "end" else found
+
         with ExitStack() as held:
-            while from_worker_0(partial(self._must_wait, held, timeout)):
+            while self._do(partial(next_step, held)):
                 pass
             yield
 
+    def _do(self, next_step: Callable[[ExitStack], _Step]) -> bool:
+        """Ask worker 0 for the next step, and take it; False at the end."""
+        with ExitStack() as claim:
+            found = from_worker_0(partial(next_step, claim))
+            if isinstance(found, int):
+                self._sample_and_store(found)
+            return found != "end"
+
     def batches(self, device: torch.device) -> Iterator[tuple[list[int], Tensor]]:
-        """Read this worker's batches, and sample those that are missing or damaged.
+        """Read this worker's batches, those that are stored first, and sample those that no other process samples.
 
         Args:
             device: Device of the images.
@@ -107,21 +138,50 @@ class SharedImages:
         Yields:
             Items of a batch, and their images `[B, 3, H, W]` as they were sampled.
         """
-        for index, items in enumerate(self._batches):
-            if self._rank == 0:
-                # Progress for the processes that wait for their turn.
-                with suppress(OSError):
-                    os.utime(self._turn)
-            images = self._read(index)
-            if any(gather(images is None)) or images is None:
-                images = self._sample(items)
-            yield items, images.to(device)
+        left = list(self._all)
+        while left:
+            with ExitStack() as claim:
+                found = from_worker_0(partial(self._next_batch, left, claim))
+                if found is None:
+                    continue
+                index, is_stored = found
+                images = self._read(index) if is_stored else None
+                if any(gather(images is None)) or images is None:
+                    images = self._sample_and_store(index)
+            left.remove(index)
+            yield self._batches[index], images.to(device)
 
-    def _claim(self, claim: ExitStack, timeout: ProgressTimeout) -> int | Literal["wait", "end"]:
-        """Choose a missing batch that no other process samples; none does until `claim` is closed."""
+    def _next_batch(self, left: Sequence[int], claim: ExitStack) -> tuple[int, bool] | None:
+        """Choose a batch that is stored, or one to sample; None after a pause if others sample all that are left."""
+        # Progress for the processes that wait for their turn.
+        with suppress(OSError):
+            os.utime(self._turn)
+        with suppress(OSError):
+            stored = self._stored()
+            for index in left:
+                if index in stored:
+                    return index, True
+        found = self._claim(left, claim)
+        if found == "wait":
+            return None
+        return left[0] if found == "end" else found, False
+
+    def _claim(self, left: Sequence[int], claim: ExitStack) -> _Step:
+        """Choose a missing batch that no other process samples; none does until `claim` is closed.
+
+        Args:
+            left: Batches to choose from.
+            claim: Receives the claim.
+
+        Returns:
+            Index of the batch; "wait", after a pause, if other processes sample all that are missing; "end" if none is
+            missing, the others make no progress, or the storage cannot be used.
+        """
+        if self._abandoned:
+            return "end"
         try:
             stored = self._stored()
-            missing = [index for index in range(len(self._batches)) if index not in stored]
+            missing = [index for index in left if index not in stored]
             if not missing or self._is_complete():
                 return "end"
             for index in missing:
@@ -134,35 +194,34 @@ class SharedImages:
         except OSError as error:
             self._warn(error)
             return "end"
-        if timeout.has_expired(stored):
+        if self._sampling.has_expired(stored):
             return "end"
         time.sleep(_POLL_S)
         return "wait"
 
-    def _must_wait(self, held: ExitStack, timeout: ProgressTimeout) -> bool:
+    def _has_turn(self, held: ExitStack, timeout: ProgressTimeout) -> bool:
         with suppress(OSError):
-            if not lock(self._turn, EXCLUSIVE, held) and not timeout.has_expired(self._turn.stat().st_mtime_ns):
-                time.sleep(_POLL_S)
-                return True
-        return False
+            return lock(self._turn, EXCLUSIVE, held) or timeout.has_expired(self._turn.stat().st_mtime_ns)
+        return True
 
     def _stored(self) -> set[int]:
         names, ranks = self._store.names(), range(self._world_size)
-        whole = {i for i in range(len(self._batches)) if all(_name(i, rank) in names for rank in ranks)}
+        whole = {i for i in self._all if all(_name(i, rank) in names for rank in ranks)}
         return whole | self._sampled
 
-    def _sample_and_store(self, index: int) -> bool:
-        """Sample a batch and store it; False if a worker cannot."""
+    def _sample_and_store(self, index: int) -> Tensor:
+        """Sample a batch and store it, unless the storage of a worker cannot be written."""
         images = self._sample(self._batches[index])
-        layout = "contiguous" if images.is_contiguous() else "channels_last"
-        stored = True
-        try:
-            self._store.add(self._keys(index), {layout: images.cpu()}, _name(index, self._rank))
-        except (OSError, SafetensorError) as error:
-            self._warn(error)
-            stored = False
+        if not self._abandoned:
+            layout = "contiguous" if images.is_contiguous() else "channels_last"
+            try:
+                self._store.add(self._keys(index), {layout: images.cpu()}, _name(index, self._rank))
+            except (OSError, SafetensorError) as error:
+                self._warn(error)
+        # Then no worker stores any more: all are needed to read a batch.
+        self._abandoned = any(gather(self._abandoned))
         self._sampled.add(index)
-        return all(gather(stored))
+        return images
 
     def _read(self, index: int) -> Tensor | None:
         try:

@@ -158,7 +158,7 @@ def share_on_ranks(root: str) -> dict[str, list[list[int]]]:
         evaluation: Any = evaluator
         images = SharedImages(folder, evaluation, sample, lambda: False)
         with images.in_use():
-            images.sample_missing()
+            images.sample_until(lambda: False)
             before = len(sampled)
             with images.turn_to_score():
                 found = list(images.batches(torch.device("cpu")))

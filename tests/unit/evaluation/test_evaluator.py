@@ -1,6 +1,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -8,17 +10,18 @@ import torch
 from torch import Tensor
 
 from srpo_ray.config.algorithms.control_words import ControlWords
-from srpo_ray.config.evaluation import EvaluationConfig
+from srpo_ray.config.evaluation import EvaluationConfig, RelativeConfig
 from srpo_ray.config.size import ImageSize
 from srpo_ray.evaluation.evaluator import Evaluation, Evaluator, combine
 from srpo_ray.flow import generator
 from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.rewards.query import TextQuery
+from srpo_ray.rewards.base import ScoreRequest
 
 PROMPTS = [f"prompt {index}" for index in range(5)]
 SAMPLES = 3
 CONDITIONING = Conditioning(torch.zeros(5, 1, 1), torch.arange(5.0)[:, None].expand(5, 3))
+RELATIVE = RelativeConfig(positive="detailed", negative="flat")
 WORDS = ControlWords(positive=("detailed", "rich"), negative=("flat",))
 
 
@@ -48,12 +51,30 @@ class NoisePolicy:
 class MeanRewards:
     """Mean of the image (`trained`) or its maximum (`evaluator`), times the weighted letters of the query."""
 
-    def measure(
-        self, images: Tensor, queries: Sequence[TextQuery], names: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
-        letters = torch.tensor([sum(weight * len(text) for weight, text in query.terms) for query in queries])
+    models = ("trained", "evaluator")
+
+    def request(self, images: Tensor, requests: Sequence[ScoreRequest]) -> list[Any]:
+        return [SimpleNamespace(result=partial(self.scores, images, each)) for each in requests]
+
+    def scores(self, images: Tensor, request: ScoreRequest) -> dict[str, Tensor]:
+        letters = torch.tensor([sum(weight * len(text) for weight, text in query.terms) for query in request.queries])
         scores = {"trained": images.mean(dim=(1, 2, 3)) * letters, "evaluator": images.amax(dim=(1, 2, 3)) * letters}
-        return {name: scores[name] for name in names or scores}
+        return {name: scores[name] for name in request.names or scores}
+
+
+class RecordedRewards(MeanRewards):
+    """`MeanRewards` that record when scores are requested and waited for."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def request(self, images: Tensor, requests: Sequence[ScoreRequest]) -> list[Any]:
+        self.events.append(f"request {len(images)} images for {len(requests)} lists of texts")
+        return super().request(images, requests)
+
+    def scores(self, images: Tensor, request: ScoreRequest) -> dict[str, Tensor]:
+        self.events.append("wait")
+        return super().scores(images, request)
 
 
 def evaluate(
@@ -160,3 +181,40 @@ def test_diversity_is_the_mean_difference_over_all_pairs_of_a_prompt(world_size:
 
 def test_one_image_per_prompt_has_no_diversity() -> None:
     assert "image/diversity" not in evaluate(2, samples=1).metrics
+
+
+def test_scores_of_a_batch_are_waited_for_when_the_next_one_is_sampled() -> None:
+    events: list[str] = []
+    settings = EvaluationConfig(samples_per_prompt=2, batch_size=4, relative=RELATIVE)
+    evaluator = Evaluator(
+        settings, PROMPTS, CONDITIONING, size=ImageSize(8, 8), sigmas=torch.linspace(1, 0, 3), truth=False
+    )
+
+    def sampled() -> Iterator[tuple[list[int], Tensor]]:
+        for batch in evaluator.batches(cast(FlowPolicy, NoisePolicy())):
+            events.append("sampled")
+            yield batch
+
+    evaluator.score(sampled(), cast(Any, RecordedRewards(events)), {"trained": 2.0})
+    request, wait = "request {} images for 2 lists of texts", ["wait", "wait"]
+    first, second, third = [["sampled", request.format(size)] for size in (4, 4, 2)]
+    # Never more than two batches are in flight.
+    assert events == [*first, *second, *wait, *third, *wait, *wait]
+
+
+def test_batches_may_be_scored_in_any_order() -> None:
+    evaluator = Evaluator(
+        EvaluationConfig(samples_per_prompt=SAMPLES, batch_size=4, gallery_size=2),
+        PROMPTS,
+        CONDITIONING,
+        size=ImageSize(8, 8),
+        sigmas=torch.linspace(1, 0, 3),
+        truth=False,
+    )
+    batches = list(evaluator.batches(cast(FlowPolicy, NoisePolicy())))
+    given, reversed_ = [
+        combine([evaluator.score(order, cast(Any, MeanRewards()), {"trained": 2.0})], len(PROMPTS))
+        for order in (batches, batches[::-1])
+    ]
+    assert reversed_.scores == given.scores
+    assert reversed_.images.keys() == given.images.keys()

@@ -28,6 +28,11 @@ def images_of(items: Sequence[int]) -> Tensor:
     return torch.stack([torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(item)) for item in items])
 
 
+def never() -> bool:
+    """Rewards that are not ready, so that all images are sampled first."""
+    return False
+
+
 class Run:
     """One run that needs the images of `ITEMS`."""
 
@@ -43,14 +48,17 @@ class Run:
         self.before()
         return images_of(items)
 
+    def sample_all(self) -> None:
+        self.images.sample_until(never)
+
     def read(self) -> None:
         """Read all images, and compare them with images sampled alone."""
         found = list(self.images.batches(CPU))
-        assert [items for items, _ in found] == ITEMS
+        assert sorted(items for items, _ in found) == ITEMS
         assert all(torch.equal(images, images_of(items)) for items, images in found)
 
     def finish(self) -> None:
-        self.images.sample_missing()
+        self.images.sample_until(never)
         with self.images.turn_to_score():
             self.read()
             self.complete.touch()
@@ -70,7 +78,7 @@ def test_runs_at_the_same_time_sample_each_batch_once_and_read_the_same_bits(tmp
 
     first, second = Run(tmp_path, meet), Run(tmp_path, meet)
     with ThreadPoolExecutor(2) as runs:
-        list(runs.map(lambda run: run.images.sample_missing(), (first, second)))
+        list(runs.map(lambda run: run.images.sample_until(never), (first, second)))
     assert first.sampled
     assert second.sampled
     assert sorted(first.sampled + second.sampled) == ITEMS
@@ -82,7 +90,7 @@ def test_runs_at_the_same_time_sample_each_batch_once_and_read_the_same_bits(tmp
 
 def test_run_waits_for_the_batches_of_others_and_samples_none_of_them(tmp_path: Path) -> None:
     late = Run(tmp_path)
-    waiting = threading.Thread(target=late.images.sample_missing)
+    waiting = threading.Thread(target=late.sample_all)
 
     def start_late() -> None:
         if len(first.sampled) == len(ITEMS):
@@ -91,7 +99,7 @@ def test_run_waits_for_the_batches_of_others_and_samples_none_of_them(tmp_path: 
             assert waiting.is_alive()
 
     first = Run(tmp_path, start_late)
-    first.images.sample_missing()
+    first.images.sample_until(never)
     waiting.join(20)
     assert not waiting.is_alive()
     assert late.sampled == []
@@ -104,11 +112,11 @@ def test_batch_that_another_run_stores_before_its_lock_is_free_is_not_sampled(
 
     def lock_after_the_other(path: Path, kind: int, held: ExitStack) -> bool:
         if path.name == "00001.lock":
-            assert other.images._sample_and_store(1)
+            other.images._sample_and_store(1)
         return turns.lock(path, kind, held)
 
     monkeypatch.setattr(shared_sampling, "lock", lock_after_the_other)
-    run.images.sample_missing()
+    run.images.sample_until(never)
     assert run.sampled == [items for items in ITEMS if items != ITEMS[1]]
 
 
@@ -119,7 +127,7 @@ def test_batch_of_a_run_that_fails_is_sampled_by_the_next_start_with_the_rest_ke
 
     failing, resumed = Run(tmp_path, fail_at_the_third), Run(tmp_path)
     with pytest.raises(KeyboardInterrupt), failing.images.in_use():
-        failing.images.sample_missing()
+        failing.images.sample_until(never)
     with resumed.images.in_use():
         resumed.finish()
     assert resumed.sampled == ITEMS[2:]
@@ -128,21 +136,66 @@ def test_batch_of_a_run_that_fails_is_sampled_by_the_next_start_with_the_rest_ke
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1] + bytes([content[-1] ^ 1]), lambda _content: b""])
 def test_damaged_images_are_removed_and_sampled_again(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    Run(tmp_path).images.sample_missing()
+    Run(tmp_path).images.sample_until(never)
     file = tmp_path / "images" / "00002-0.safetensors"
     file.write_bytes(damage(file.read_bytes()))
     run = Run(tmp_path)
-    run.images.sample_missing()
+    run.images.sample_until(never)
     with pytest.warns(UserWarning, match=r"00002-0.*damaged"):
         run.read()
     assert run.sampled == [ITEMS[2]]
+
+
+def test_run_samples_only_until_the_rewards_are_ready(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.images.sample_until(lambda: len(run.sampled) == 2)
+    assert run.sampled == ITEMS[:2]
+    run.read()
+    assert run.sampled == ITEMS
+
+
+def test_run_that_waits_for_its_turn_samples_for_the_one_that_scores(tmp_path: Path) -> None:
+    scored: list[int] = []
+    scoring, waiting = Run(tmp_path), Run(tmp_path)
+
+    def wait_for_turn() -> None:
+        with waiting.images.turn_to_score():
+            pass
+
+    with scoring.images.turn_to_score():
+        batches = scoring.images.batches(CPU)
+        scored += next(batches)[0]
+        helper = threading.Thread(target=wait_for_turn)
+        helper.start()
+        while waiting.sampled != ITEMS[1:]:
+            time.sleep(0.01)
+        for items, images in batches:
+            assert torch.equal(images, images_of(items))
+            scored += items
+        scoring.complete.touch()
+    helper.join(20)
+    assert scored == [item for items in ITEMS for item in items]
+    assert scoring.sampled == ITEMS[:1]
+    assert waiting.sampled == ITEMS[1:]
+
+
+def test_run_scores_what_is_stored_while_another_samples_the_rest(tmp_path: Path) -> None:
+    run, other = Run(tmp_path), Run(tmp_path)
+    other.images._sample_and_store(3)
+    with ExitStack() as sampled_by_other:
+        assert turns.lock(tmp_path / "images" / "00000.lock", turns.EXCLUSIVE, sampled_by_other)
+        batches = run.images.batches(CPU)
+        assert [next(batches)[0] for _ in range(4)] == [ITEMS[3], ITEMS[1], ITEMS[2], ITEMS[4]]
+        other.images._sample_and_store(0)
+    assert [items for items, _ in batches] == [ITEMS[0]]
+    assert run.sampled == [ITEMS[1], ITEMS[2], ITEMS[4]]
 
 
 def test_complete_evaluation_is_not_sampled_again(tmp_path: Path) -> None:
     first, late = Run(tmp_path), Run(tmp_path)
     for run in (first, late):
         with run.images.in_use():
-            run.images.sample_missing()
+            run.images.sample_until(never)
             run.complete.touch()
         assert not (tmp_path / "images").exists()
     assert late.sampled == []
@@ -169,7 +222,7 @@ def test_images_left_by_a_run_that_died_after_its_evaluation_are_removed(tmp_pat
 def test_images_of_an_incomplete_evaluation_are_kept(tmp_path: Path) -> None:
     run = Run(tmp_path)
     with run.images.in_use():
-        run.images.sample_missing()
+        run.images.sample_until(never)
     Run(tmp_path).images.remove_if_unused()
     run.read()
     assert run.sampled == ITEMS
@@ -196,7 +249,7 @@ def test_run_samples_a_batch_itself_if_its_owner_makes_no_progress(
     run, clock = Run(tmp_path), Clock(monkeypatch)
     with ExitStack() as owner:
         assert turns.lock(tmp_path / "images" / "00001.lock", turns.EXCLUSIVE, owner)
-        run.images.sample_missing()
+        run.images.sample_until(never)
         assert clock.looks == 2
         assert run.sampled == [items for items in ITEMS if items != ITEMS[1]]
         run.read()
@@ -211,7 +264,7 @@ def test_run_waits_for_batches_of_others_as_long_as_they_store_some(
     with ExitStack() as owner:
         for index in range(len(ITEMS)):
             assert turns.lock(tmp_path / "images" / f"{index:05d}.lock", turns.EXCLUSIVE, owner)
-        run.images.sample_missing()
+        run.images.sample_until(never)
     assert clock.now > 2 * turns.WAIT_S
     assert other.sampled == ITEMS
     assert run.sampled == []
@@ -222,7 +275,7 @@ def test_run_waits_for_its_turn_as_long_as_another_scores_batches(
 ) -> None:
     pause, clock = time.sleep, Clock(monkeypatch)
     other, run = Run(tmp_path), Run(tmp_path)
-    other.images.sample_missing()
+    other.images.sample_until(never)
     scored = other.images.batches(CPU)
 
     def score() -> None:
@@ -242,7 +295,7 @@ def test_storage_without_locks_is_used_without_waiting(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     second = Run(tmp_path)
-    first = Run(tmp_path, lambda: second.images.sample_missing() if not second.sampled else None)
+    first = Run(tmp_path, lambda: second.images.sample_until(never) if not second.sampled else None)
     started = time.monotonic()
     with first.images.in_use():
         first.finish()
@@ -261,7 +314,7 @@ def test_run_samples_alone_on_storage_that_cannot_be_written(tmp_path: Path) -> 
     run = Run(folder)
     with run.images.in_use():
         with pytest.warns(UserWarning, match="images alone"):
-            run.images.sample_missing()
+            run.images.sample_until(never)
         assert run.sampled == []
         with run.images.turn_to_score():
             run.read()
@@ -274,7 +327,7 @@ def test_run_samples_alone_on_storage_that_is_full(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
         try:
             with pytest.warns(UserWarning, match="images alone"):
-                run.images.sample_missing()
+                run.images.sample_until(never)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert run.sampled == ITEMS[:1]
@@ -290,7 +343,7 @@ def test_stored_images_have_the_memory_format_of_the_sampled_ones(layout: torch.
     images = SharedImages(
         tmp_path, evaluator, lambda items: images_of(items).contiguous(memory_format=layout), lambda: False
     )
-    images.sample_missing()
+    images.sample_until(never)
     for items, found in images.batches(CPU):
         assert found.is_contiguous(memory_format=layout)
         assert torch.equal(found, images_of(items))
