@@ -38,9 +38,11 @@ def _of_one_size(config: RunConfig) -> ModelFlops:
     model = config.model.model_copy(update={"gradient_checkpointing": False, "vae_checkpointing": False})
     gpu = config.training.num_gpus > 0
     decodes = config.algorithm.calls(config.rollout.num_steps).decodes
+    # The FLOPs of a forward pass do not depend on the gradient, and each trace delays the start of a run.
+    call = transformer_cost(model, 1, gradient=True, gpu=gpu)
     return ModelFlops(
-        forward=transformer_cost(model, 1, gradient=False, gpu=gpu).forward_flops,
-        forward_backward=_both(transformer_cost(model, 1, gradient=True, gpu=gpu)),
+        forward=call.forward_flops,
+        forward_backward=_both(call),
         decode=_both(decoder_cost(model, 1, (_REWARD_SIZE,), gradient=decodes, gpu=gpu)),
     )
 

@@ -12,6 +12,7 @@ from srpo_ray.planning.model_flops import ModelFlops, model_flops
 from srpo_ray.training.throughput import Throughput
 from tests.conftest import SMALL_WORLD, TINY
 
+RECIPES = Path(SMALL_WORLD).parent / "recipes"
 TINY_RUN = load_run([SMALL_WORLD], TINY)
 FLOPS = ModelFlops(forward=2e12, forward_backward=7e12, decode=0.5e12)
 UPDATE = {"cost/forward": 24.0, "cost/forward_backward": 4.0, "time/update": 5.0, "time/reward_wait": 0.5}
@@ -86,6 +87,13 @@ def test_recomputation_adds_no_flops() -> None:
     assert model_flops(saving) == model_flops(TINY_RUN)
     executed = transformer_cost(saving.model, 1, gradient=True, gpu=False)
     assert executed.forward_flops + executed.backward_flops > model_flops(saving).forward_backward
+
+
+@pytest.mark.parametrize("recipe", ["flux_lora_24gb", "z_image_lora_48gb", "sd35_medium_lora_48gb", "krea2_lora_80gb"])
+def test_flops_of_a_call_are_those_of_a_forward_pass_without_gradient(recipe: str) -> None:
+    config = load_run([str(RECIPES / f"{recipe}.yaml")])
+    alone = transformer_cost(config.model, 1, gradient=False, gpu=True)
+    assert model_flops(config).forward == alone.forward_flops > 0
 
 
 def test_decoder_has_a_backward_pass_only_where_the_gradient_passes_through_it() -> None:
