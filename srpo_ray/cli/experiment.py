@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srpo_ray.cli.arguments import files_and_overrides, print_note, report_text_issues
+from srpo_ray.cli.arguments import files_and_overrides, print_note
 from srpo_ray.cli.cluster_job import add_start, is_cluster_job, run_cluster_job
 from srpo_ray.credentials import redact
 from srpo_ray.imports import without_collection
@@ -51,7 +51,6 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
     with without_collection():
         from srpo_ray.search.experiment import run_experiment
 
-    report_text_issues(base)
     # The scripts are in a clone only.
     program = ["python", script] if Path(script).exists() else ["srpo-ray", parsed.command]
     command = redact(shlex.join([*program, *parsed.config]))

@@ -171,7 +171,8 @@ def input_notes(config: RunConfig) -> list[str]:
     Raises:
         ValueError: If a text file, a tokenizer or the scheduler cannot be read.
     """
-    return [*text_notes(config), *model_notes(config)]
+    with by_one_thread(), without_collection():
+        return [*text_notes(config), *model_notes(config)]
 
 
 def text_notes(config: RunConfig) -> list[str]:
@@ -200,8 +201,7 @@ def model_notes(config: RunConfig) -> list[str]:
     Raises:
         ValueError: If the scheduler cannot be read.
     """
-    with by_one_thread(), without_collection():
-        scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
+    scheduler = scheduler_note(config.model, config.rollout.num_steps, config.rollout.shift)
     model = [note for note in (scheduler, distilled_note(resolve_path(config.model.path))) if note]
     return [*model, *losses_notes(config)]
 

@@ -13,7 +13,7 @@ from srpo_ray.launch.background import in_background
 from srpo_ray.launch.capacity import is_one_machine, needs_no_worker
 from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage
-from srpo_ray.launch.preflight import check_contrast_with, check_inputs, model_notes
+from srpo_ray.launch.preflight import check_contrast_with, check_inputs, input_notes
 from srpo_ray.launch.reward_checks import check_sources
 from srpo_ray.launch.session import ray_session
 from srpo_ray.launch.stopped_runs import ending_runs
@@ -56,7 +56,7 @@ def run_experiment(
         address: Ray cluster to use; None takes `RAY_ADDRESS` or starts a local one.
         command: Command that the user typed, for the report.
         resume: Command that resumes the experiment, without the folder that follows it.
-        note: Receives each note on settings other than the model's usual ones.
+        note: Receives each note on the inputs, such as prompts that are truncated.
 
     Returns:
         Path of the HTML report.
@@ -66,6 +66,7 @@ def run_experiment(
         ConnectionError: If the MLflow server cannot be reached.
         CommandInterruptedError: If it was stopped by Ctrl-C.
     """
+    check_inputs(base, contrast=False)
     check_searcher(config)
     trained = [apply(base, changes) for _, changes in config.trained_changes()]
     for run in trained:
@@ -111,8 +112,8 @@ def _run_parts(
     num_runs = config.num_runs + num_later_runs(config, partial(apply, base))
     start = Progress.start(config.name, "experiment", num_runs, list(searched_metrics(config)))
     with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
-        # The notes import diffusers, which takes seconds; so does Ray's start.
-        with in_background(partial(model_notes, base)) as notes, ray_session(address):
+        # The notes import transformers and diffusers, which takes seconds; so does Ray's start.
+        with in_background(partial(input_notes, base)) as notes, ray_session(address):
             for text in notes():
                 note(text)
             check_cluster(base)

@@ -18,22 +18,23 @@ from tests.helpers.training.contrasted_runs import LORA, finished_run, run_with
 SWEEP = ROOT / "configs" / "experiments" / "small_world_sweep.yaml"
 
 
-def test_checks_and_notes_on_texts_import_no_model_stack() -> None:
+def test_checks_before_ray_starts_import_no_model_stack() -> None:
     code = (
         "import sys\n"
         "from srpo_ray.config import load_experiment\n"
         "import srpo_ray.search.experiment\n"
-        "from srpo_ray.launch.preflight import check_inputs, text_notes\n"
+        "from srpo_ray.launch.preflight import check_inputs\n"
         f"_, base = load_experiment({str(SWEEP)!r})\n"
         "check_inputs(base)\n"
-        "text_notes(base)\n"
-        "print(sorted({'diffusers', 'deepspeed', 'mlflow', 'scipy.optimize'} & set(sys.modules)))"
+        "print(sorted({'diffusers', 'transformers', 'deepspeed', 'mlflow', 'scipy.optimize'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
-def test_notes_on_the_model_are_reported_when_ray_has_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_on_texts_and_model_are_reported_when_ray_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reported: list[str] = []
 
     @contextmanager
@@ -46,13 +47,16 @@ def test_notes_on_the_model_are_reported_when_ray_has_started(tmp_path: Path, mo
 
     monkeypatch.setattr(experiment, "ray_session", session)
     monkeypatch.setattr(experiment, "check_cluster", stop)
-    config, base = load_experiment(SWEEP, [f"run_root={tmp_path}", "rollout.shift=1.0"])
+    (tmp_path / "train.txt").write_text("a red circle\na red circle\n")
+    changes = [f"run_root={tmp_path}", "rollout.shift=1.0", f"data.prompts={tmp_path / 'train.txt'}"]
+    config, base = load_experiment(SWEEP, changes)
     with pytest.raises(InterruptedError):
         experiment.run_experiment(config, base, None, "a test", "a test", note=reported.append)
-    first, note = reported
+    first, texts, model = reported
     assert first == "Ray has started"
+    assert "repeated" in texts
     # The small world's scheduler has shift 3.
-    assert note.startswith("rollout.shift: 1.0 gives sigmas that differ")
+    assert model.startswith("rollout.shift: 1.0 gives sigmas that differ")
 
 
 @pytest.mark.parametrize("values", ["a rank of a list", "a bound of a range", "a run"])
