@@ -102,8 +102,9 @@ def encode_evaluated(config: RunConfig) -> None:
 def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
     """Write the evaluation of the base model on the validation prompts to the cache, unless it is there.
 
-    Processes that need the same evaluation share its sampling. A pool that still loads delays only the scores. The evaluation has the bits that a run with one worker on the CPU would
-    compute. `encode_evaluated` must have been called.
+    Processes that need the same evaluation share its sampling. A pool that still loads delays only the scores. The
+    evaluation has the bits that a run with one worker on the CPU would compute. `encode_evaluated` must have been
+    called.
 
     Args:
         config: A run with one worker on the CPU.
