@@ -1,7 +1,7 @@
 """Held-out evaluator: images of fixed prompts and noise, scored by held-out models and by known truth."""
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,7 @@ class Evaluator:
         text_free: Collection[str] = (),
         rank: int = 0,
         world_size: int = 1,
+        progress: Callable[[int, int], object] = lambda _done, _total: None,
     ) -> None:
         """Fix prompts, noise and shares.
 
@@ -88,6 +89,7 @@ class Evaluator:
             text_free: Models that read no text; their difference between two texts is always 0 and is left out.
             rank: Rank of this worker.
             world_size: Number of workers.
+            progress: Receives the number of this worker's images that are scored, and of all its images.
         """
         self.config = config
         self.prompts = list(prompts)
@@ -100,6 +102,7 @@ class Evaluator:
         self.conditioned_on = list(prompts if conditioned_on is None else conditioned_on)
         self.own_words = list(own_words or [NO_WORDS] * len(self.prompts))
         self.text_free = text_free
+        self.progress = progress
         # Prompt files are often sorted by subject, so the gallery draws its prompts from the whole file.
         order = torch.randperm(len(self.prompts), generator=generator(config.seed, "gallery"))
         self.gallery = set(order[: config.gallery_size].tolist())
@@ -154,6 +157,7 @@ class Evaluator:
         order: list[int] = []
         requested = deque[PendingMetrics]()
         parts: list[dict[str, Tensor]] = []
+        self.progress(0, len(self.items))
         small: list[Tensor] = []
         images: dict[int, Tensor] = {}
         for items, batch in batches:
@@ -167,7 +171,9 @@ class Evaluator:
             # More batches in flight would only occupy memory.
             if len(requested) > 1:
                 parts.append(requested.popleft().result())
+                self.progress(len(order) - len(items), len(self.items))
         parts += [pending.result() for pending in requested]
+        self.progress(len(order), len(self.items))
         metrics = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return Evaluated(order, metrics, images, torch.cat(small))
 

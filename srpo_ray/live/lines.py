@@ -62,8 +62,9 @@ def _run_events(known: RunView | None, run: RunView, progress: Progress) -> Iter
         yield Event(evaluation_text(run, progress, index))
     signs = [text for text in run.signs if known is None or text not in known.signs]
     yield from (Event(f"reward hacking: {text}", warning=True) for text in signs)
-    if run.preparing and (known is None or not known.preparing):
-        yield Event(f"preparing: {run.preparing}")
+    # Later evaluations are in the heartbeat lines only.
+    if run.activity and run.update == 0 and (known is None or not known.activity):
+        yield Event(run.activity)
     if ended and known is not None and known.state.status not in ENDED:
         yield Event(end_text(run), warning=run.state.status == "failed")
 
@@ -109,8 +110,8 @@ def heartbeat_line(view: View) -> str:
 
 
 def _position(run: RunView) -> str:
-    if run.preparing:
-        return f"preparing: {run.preparing}"
+    if run.activity:
+        return f"{_continued(run)}, {run.activity}"
     left = "" if run.seconds_left is None else f", about {duration(run.seconds_left)} left"
     return f"{_continued(run)}{left}"
 

@@ -85,9 +85,8 @@ def _titles(metrics: Sequence[str]) -> list[str]:
 
 
 def _state(run: RunView) -> str:
-    status = "preparing" if run.preparing and run.state.status == "running" else run.state.status
-    detail = f" {run.preparing}" if status == "preparing" else ""
-    return f"{status}{detail}{', hacking' if run.signs else ''}"
+    status = run.activity if run.activity and run.state.status == "running" else run.state.status
+    return f"{status}{', hacking' if run.signs else ''}"
 
 
 def _style(run: RunView) -> str:

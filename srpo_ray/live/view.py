@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from srpo_ray.live.state import ENDED, UNBEGUN, Progress, RunState
+from srpo_ray.runs.activity import read_activity
 from srpo_ray.runs.folder import CHECKPOINT_SAVED, STARTED, RunFolder, read_rows
 from srpo_ray.runs.warnings import read_signs
 
@@ -39,8 +40,8 @@ class RunView:
     """Trained rewards of the latest update, by name."""
     seconds: float | None = None
     """Mean seconds of the latest updates."""
-    preparing: str = ""
-    """Work before the first update, such as encoding of prompts."""
+    activity: str = ""
+    """What the run does besides updates, such as an evaluation, and how much of it is done."""
     evaluations: Sequence[Evaluation] = ()
     signs: Sequence[str] = ()
     """First sign of reward hacking of each metric, in order."""
@@ -111,7 +112,7 @@ class ViewReader:
         folder = run_folder(self._folder, progress, run)
         if run.status in UNBEGUN:
             return RunView(run)
-        files = (folder.updates, folder.evaluations, folder.hacking, folder.events, folder.preparing)
+        files = (folder.updates, folder.evaluations, folder.hacking, folder.events, folder.activity)
         stamp = (run, () if run.status in ENDED else [_stamp(file) for file in files])
         known = self._known.get(run.name)
         if known is None or known[0] != stamp:
@@ -132,7 +133,7 @@ def read_run(folder: RunFolder, run: RunState, metrics: Sequence[str]) -> RunVie
         run: The run as its driver sees it.
         metrics: Metrics of the evaluations to keep.
     """
-    updates, preparing = tail_rows(folder.updates), read_rows(folder.preparing)
+    updates, activity = tail_rows(folder.updates), read_activity(folder)
     latest = updates[-1] if updates else {}
     seconds = [row["time/update"] for row in updates[-_RECENT:] if "time/update" in row]
     return RunView(
@@ -140,7 +141,7 @@ def read_run(folder: RunFolder, run: RunState, metrics: Sequence[str]) -> RunVie
         update=latest.get("update", 0),
         rewards={name: value for name, value in latest.items() if name.startswith(_REWARD)},
         seconds=fmean(seconds) if seconds else None,
-        preparing=" ".join(f"{what} {done}" for what, done in (preparing[-1] if preparing else {}).items()),
+        activity="{} {}/{}".format(*activity) if activity else "",
         evaluations=[
             Evaluation(row["update"], {name: row[name] for name in metrics if name in row})
             for row in read_rows(folder.evaluations)

@@ -47,7 +47,7 @@ class RunFolder:
         self.events = self.path / "events.jsonl"
         self.start = self.path / "start.json"
         self.checkpoint_place = self.path / "checkpoints.txt"
-        self.preparing = self.path / "preparing.json"
+        self.activity = self.path / "activity.json"
         self.train_run = self.path / "train_run.txt"
         self.failure = self.path / "failure.json"
         self.finished = self.path / "finished.json"

@@ -1,6 +1,5 @@
 """Sampling of the base model's images before the first update, if the cache lacks them."""
 
-import json
 import random
 from collections.abc import Callable, Sequence
 
@@ -12,10 +11,10 @@ from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.mixture import SampleOrder
 from srpo_ray.data.rollouts import BaseRollouts, Item, RolloutCache
 from srpo_ray.data.texts import Texts
-from srpo_ray.files import write_text
 from srpo_ray.models.attention import set_attention
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import load_base, make_policy, model_dtype
+from srpo_ray.runs.activity import end_activity, report_activity
 from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
 from srpo_ray.runs.folder import RunFolder
 
@@ -94,8 +93,7 @@ def sample_missing(
     size = config.base_batch_size * max(1, _PART // config.base_batch_size)
     while missing:
         if rank == 0:
-            progress = {"images of the base model": f"{total - len(missing)}/{total}"}
-            write_text(folder.preparing, json.dumps(progress) + "\n")
+            report_activity(folder, "images of the base model", total - len(missing), total)
         part, rest = missing[rank * size : (rank + 1) * size], missing[size * world_size :]
         if part:
             cache.add(part, sample(part))
@@ -103,7 +101,7 @@ def sample_missing(
         gather(None)
         missing = from_worker_0(lambda rest=rest: cache.absent(rest))
     if rank == 0:
-        folder.preparing.unlink(missing_ok=True)
+        end_activity(folder)
 
 
 def load_sampler(config: RunConfig, texts: Texts, features: TextCache, cache: RolloutCache, device: str) -> Sampler:

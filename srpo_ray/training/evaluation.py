@@ -34,6 +34,7 @@ def make_evaluator(
     words: Mapping[str, ControlWords] | None = None,
     rank: int = 0,
     world_size: int = 1,
+    progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> Evaluator:
     """Build an evaluator of a run.
 
@@ -45,6 +46,7 @@ def make_evaluator(
         words: Metric name -> control words of other runs, for which the base model's images are scored too.
         rank: Index of the share of the images that this process evaluates.
         world_size: Number of shares.
+        progress: Receives the number of images of this share that are scored, and of all its images.
     """
     model = config.model_at(evaluation)
     return Evaluator(
@@ -61,6 +63,7 @@ def make_evaluator(
         text_free=config.text_free,
         rank=rank,
         world_size=world_size,
+        progress=progress,
     )
 
 

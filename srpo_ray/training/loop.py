@@ -17,6 +17,7 @@ from srpo_ray.config.continuation import run_identity
 from srpo_ray.cuda import require_cuda
 from srpo_ray.models.attention import check_attention
 from srpo_ray.models.quantized import check_8_bit_floats, check_base
+from srpo_ray.runs.activity import end_activity
 from srpo_ray.runs.checkpoint import Checkpoint, load_checkpoint
 from srpo_ray.runs.collectives import from_worker_0, rank_and_world_size
 from srpo_ray.runs.folder import (
@@ -124,6 +125,8 @@ def _train(run: TrainingRun) -> None:
 def _start(arguments: WorkerArguments, host: Host) -> TrainingRun:
     """Load the newest checkpoint, build the trainer and, on worker 0, connect to MLflow."""
     config, folder = arguments.config, RunFolder(arguments.run_dir)
+    if rank_and_world_size()[0] == 0:
+        end_activity(folder)
     device = _prepare_process(config)
     check_attention(config.model.attention, device)
     check_base(config.model.base, device)

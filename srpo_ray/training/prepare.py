@@ -1,6 +1,5 @@
 """Text features and image latents: computed once before the first update, if the cache lacks them."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -16,7 +15,7 @@ from srpo_ray.data.cache.shards import ROWS, Rows
 from srpo_ray.data.cache.text_features import TextCache
 from srpo_ray.data.images import RealImages
 from srpo_ray.data.sizes import nearest_size
-from srpo_ray.files import write_text
+from srpo_ray.runs.activity import end_activity, report_activity
 from srpo_ray.runs.collectives import from_worker_0
 from srpo_ray.runs.folder import RunFolder
 
@@ -130,10 +129,10 @@ def _in_rounds(
     size = max(1, min(ROWS, -(-len(items) // num_workers)))
     for start in range(0, len(items), size * num_workers):
         if rank == 0:
-            write_text(folder.preparing, json.dumps({what: f"{start}/{len(items)}"}) + "\n")
+            report_activity(folder, what, start, len(items))
         part = items[start + rank * size : start + (rank + 1) * size]
         if encode and part:
             encode(part)
         dist.barrier()
     if rank == 0:
-        folder.preparing.unlink(missing_ok=True)
+        end_activity(folder)

@@ -1,6 +1,6 @@
 """Setup of a `Trainer` from a config: everything that a worker loads before its first update."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from srpo_ray.models.tiny_decoder import load_decoder
 from srpo_ray.models.trainable import check_trained, load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.group import GroupRewards
+from srpo_ray.runs.activity import EVALUATION, TEST, report_activity
 from srpo_ray.runs.checkpoint import Checkpoint
 from srpo_ray.runs.collectives import rank_and_world_size
 from srpo_ray.runs.folder import RunFolder
@@ -84,6 +85,7 @@ def build_trainer(
     evaluator_of = partial(
         make_evaluator, config, features=cache.features, words=words, rank=data_rank, world_size=data_workers
     )
+    progress_of = partial(_progress, folder, data_workers)
     tested = config.evaluation.tested
     algorithm = build_algorithm(config, policy, rewards)
     trainer = Trainer(
@@ -93,8 +95,8 @@ def build_trainer(
         policy=policy,
         rewards=rewards,
         algorithm=algorithm,
-        evaluator=evaluator_of(config.evaluation, texts.validation),
-        tester=evaluator_of(tested, texts.test) if tested else None,
+        evaluator=evaluator_of(config.evaluation, texts.validation, progress=progress_of(EVALUATION)),
+        tester=evaluator_of(tested, texts.test, progress=progress_of(TEST)) if tested else None,
         prompts=make_prompts(config, texts, cache, policy, rollouts, folder),
         rollouts=resume_rollouts(config, None, device),
         rank=rank,
@@ -105,6 +107,13 @@ def build_trainer(
     if checkpoint and not base_first:
         trainer.resume(checkpoint)
     return trainer
+
+
+def _progress(folder: RunFolder, shares: int, activity: str) -> Callable[[int, int], object]:
+    """Report the progress of an evaluation by the share of worker 0: all shares are equal."""
+    if rank_and_world_size()[0] > 0:
+        return lambda _done, _total: None
+    return lambda done, total: report_activity(folder, activity, done * shares, total * shares)
 
 
 def _load_policy(

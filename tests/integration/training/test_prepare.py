@@ -62,7 +62,7 @@ def one_update(config: RunConfig, rewards: LocalRewards) -> dict[str, Any]:
         "metrics": numbers,
         "weights": joined(trainer.engine.weights()),
         "samples": {sample: found for share in seen for sample, found in share.items()},
-        "preparing": folder.preparing.exists(),
+        "activity": folder.activity.exists(),
     }
 
 
@@ -98,7 +98,7 @@ def test_mixed_run_trains_from_the_cache_alone_and_on_any_number_of_workers_on_t
         # Of four samples two are rolled out in four steps; all four are trained by two branches.
         assert first["metrics"]["cost/forward"] == 2 * 4
         assert first["metrics"]["cost/forward_backward"] == 4 * 2
-        assert not first["preparing"]
+        assert not first["activity"]
 
     alone, shared = found[1]["first"]["samples"], found[2]["first"]["samples"]
     assert {sample: text for sample, (text, _) in alone.items()} == {s: text for s, (text, _) in shared.items()}

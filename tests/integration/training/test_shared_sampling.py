@@ -23,6 +23,7 @@ from srpo_ray.data.cache.shards import ShardStore
 from srpo_ray.evaluation.evaluator import Evaluation, Evaluator
 from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.rewards.local import LocalRewards
+from srpo_ray.runs.activity import read_activity
 from srpo_ray.runs.collectives import gather
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.turns import EXCLUSIVE, WAIT_S, lock
@@ -200,10 +201,13 @@ def evaluate_sharded(config: RunConfig, folder: str) -> dict[str, Any]:
     """Scores of the base model by a trainer with sharded weights: shared, from the cache, and evaluated alone."""
     rewards = LocalRewards.load(config.rewards.models, config.evaluation.held_out)
     trainer = build_trainer(config, RunFolder(folder), rewards, "cpu", None)
-    sampled = list[int]()
+    sampled, activities = list[int](), list[Any]()
 
     def sample(evaluator: Evaluator, policy: FlowPolicy, items: Sequence[int]) -> Tensor:
         sampled.extend(items)
+        # No worker may be ahead of worker 0, which reports.
+        dist.barrier()
+        activities.append(read_activity(RunFolder(folder)))
         return SAMPLE(evaluator, policy, items)
 
     found: dict[str, Evaluation] = {}
@@ -212,6 +216,7 @@ def evaluate_sharded(config: RunConfig, folder: str) -> dict[str, Any]:
             found[name] = trainer._evaluate_base(trainer.evaluator)
     found["alone"] = trainer._evaluate(trainer.evaluator)
     results: dict[str, Any] = {name: {"scores": each.scores, "images": each.images} for name, each in found.items()}
+    results["activities"] = [*activities, read_activity(RunFolder(folder))]
     return results | {"sampled": sorted(item for share in gather(sampled) for item in share)}
 
 
@@ -221,6 +226,8 @@ def test_sharded_weights_sample_stored_images_to_the_bit_of_an_evaluation_alone(
     config = apply(four_batches(tiny_run), {"training.num_workers": 2, "training.zero_stage": 3})
     results = run_ranks(evaluate_sharded, 2, tmp_path, config, str(tmp_path / "run"))
     assert results["sampled"] == list(range(8))
+    # Two workers with two batches of two images each; the scores of a batch arrive when the next one is sampled.
+    assert results["activities"] == [("evaluation", 0, 8), ("evaluation", 0, 8), None]
     for name in ("shared", "cached"):
         assert results[name]["scores"] == results["alone"]["scores"]
         assert list(results[name]["images"]) == list(results["alone"]["images"])

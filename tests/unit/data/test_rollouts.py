@@ -84,7 +84,7 @@ def test_images_that_another_run_writes_meanwhile_are_not_sampled_again(tmp_path
 
     sample_missing(config, cache, items, sample, folder)  # pyright: ignore[reportArgumentType]
     assert sampled == items[:16] + items[40:]
-    assert not folder.preparing.exists()
+    assert not folder.activity.exists()
     assert cache.missing(items) == []
     found = cache.tokens({7 * place: item for place, item in enumerate(items)})
     assert found[[21, 0, 7 * 47]][:, 0, 0].tolist() == [3, 0, 47]

@@ -202,6 +202,24 @@ def test_scores_of_a_batch_are_waited_for_when_the_next_one_is_sampled() -> None
     assert events == [*first, *second, *wait, *third, *wait, *wait]
 
 
+def test_progress_counts_the_scored_images_of_the_worker() -> None:
+    seen: list[tuple[int, int]] = []
+    evaluator = Evaluator(
+        EvaluationConfig(samples_per_prompt=2, batch_size=2),
+        PROMPTS,
+        CONDITIONING,
+        size=ImageSize(8, 8),
+        sigmas=torch.linspace(1, 0, 3),
+        truth=False,
+        rank=1,
+        world_size=2,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    evaluator.evaluate(cast(FlowPolicy, NoisePolicy()), cast(Any, MeanRewards()), {"trained": 2.0})
+    # Ten images are five for each worker. The scores of the last two batches arrive at the end.
+    assert seen == [(0, 5), (2, 5), (4, 5), (5, 5)]
+
+
 def test_batches_may_be_scored_in_any_order() -> None:
     evaluator = Evaluator(
         EvaluationConfig(samples_per_prompt=SAMPLES, batch_size=4, gallery_size=2),

@@ -10,6 +10,7 @@ from srpo_ray.live.display import LineDisplay
 from srpo_ray.live.lines import event_lines, heartbeat_line, summary
 from srpo_ray.live.state import Progress
 from srpo_ray.live.view import ViewReader, run_folder
+from srpo_ray.runs.activity import report_activity
 from srpo_ray.runs.folder import CHECKPOINT_FAILED, CHECKPOINT_SAVED, STARTED, append_row
 from tests.unit.live.conftest import OBJECTIVE, evaluate, sign, train
 
@@ -94,6 +95,26 @@ def test_started_run_is_named_with_its_settings(experiment: tuple[Path, Progress
     reader = ViewReader(path)
     (event,) = event_lines(reader.read(progress), reader.read(replace(progress, runs=begun)))
     assert event.text == "trial_3: started: lr 3e-6"
+
+
+def test_evaluation_in_progress_replaces_the_estimate_and_its_begin_is_a_line_before_the_first_update_only(
+    experiment: tuple[Path, Progress],
+) -> None:
+    path, progress = experiment
+    reader = ViewReader(path)
+    trained, new = (run_folder(path, progress, progress.runs[index]) for index in (1, 3))
+    new.make()
+    begun = replace(progress, runs=[*progress.runs[:3], replace(progress.runs[3], status="running")])
+    before = reader.read(begun)
+    for folder in (trained, new):
+        report_activity(folder, "evaluation", 32, 96)
+    view = reader.read(begun)
+    assert [event.text for event in event_lines(before, view)] == ["trial_3: evaluation 32/96"]
+    shown = "trial_1 at update 3/8, evaluation 32/96, trial_3 at update 0/8, evaluation 32/96"
+    assert heartbeat_line(view).endswith(shown)
+    report_activity(trained, "evaluation", 96, 96)
+    assert not trained.activity.exists()
+    assert "about 0:10 left" in heartbeat_line(reader.read(begun))
 
 
 def test_half_written_row_is_not_read(experiment: tuple[Path, Progress]) -> None:

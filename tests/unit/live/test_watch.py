@@ -15,7 +15,9 @@ import pytest
 from srpo_ray.cli import main
 from srpo_ray.live import watch as module
 from srpo_ray.live.state import Progress, change_progress, read_progress, write_progress
+from srpo_ray.live.view import run_folder
 from srpo_ray.live.watch import Pulse, progress_of
+from srpo_ray.runs.activity import report_activity
 from tests.conftest import ROOT, SMALL_WORLD
 
 
@@ -51,6 +53,19 @@ def test_state_is_printed_once_as_a_table(
     assert rows["trial_3"] == ["3e-6", "0/8", "-", "-", "waiting"]
     assert rows["in"][:1] == ["progress,"]
     assert f"(process {os.getpid()} on {progress.host})" in " ".join(lines[-1])
+
+
+def test_state_of_a_run_that_evaluates_is_how_much_of_it_is_done(
+    experiment: tuple[Path, Progress], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, progress = experiment
+    # The process of a run that has failed may have left the file.
+    for index in (1, 2):
+        report_activity(run_folder(path, progress, progress.runs[index]), "evaluation", 32, 96)
+    assert main(["watch", "--once", str(path)]) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["trial_1"][-2:] == ["evaluation", "32/96"]
+    assert rows["trial_2"][-1] == "failed"
 
 
 def test_table_of_ended_runs_has_no_empty_column(
