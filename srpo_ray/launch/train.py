@@ -133,7 +133,7 @@ def _import_ahead(config: RunConfig) -> None:
     """Import what this process needs after Ray's start, during which it would only wait."""
     importlib.import_module("srpo_ray.launch.fit")
     if needs_no_worker(config):
-        import_models()
+        import_models(config)
 
 
 def _fit_with_workers(config: RunConfig, folder: RunFolder, pool: str | None, **names: Any) -> None:

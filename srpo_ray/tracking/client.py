@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import importlib
 import os
 import posixpath
 import re
@@ -48,7 +49,7 @@ def connect(uri: str) -> "MlflowClient":
         MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: See `delivery_errors`.
         ValueError: If a variable is not set.
     """
-    import_client()
+    import_client(uri)
     from mlflow import MlflowClient
 
     with _one_process_at_a_time(sqlite_file(uri)):
@@ -60,18 +61,26 @@ def create_database(uri: str) -> None:
 
     An error is not reported: the next connection raises it.
     """
-    import_client()
+    import_client(uri)
     if sqlite_file(uri):
         with suppress(*delivery_errors()):
             connect(uri)
 
 
-def import_client() -> None:
-    """Import MLflow, which takes seconds, with this project's settings."""
+def import_client(uri: str) -> None:
+    """Import MLflow, which takes seconds, with this project's settings, and its code for databases if `uri` is one.
+
+    Args:
+        uri: Tracking URI of later calls of `connect`.
+    """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     with by_one_thread():
         from mlflow import MlflowClient  # noqa: F401
+
+        if uri.startswith(SQLITE):
+            # A connection would import it while it holds the lock of the database.
+            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 def sqlite_file(uri: str) -> Path | None:

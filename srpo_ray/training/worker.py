@@ -43,13 +43,15 @@ def train_here(arguments: WorkerArguments, host: Host) -> None:
     _run(arguments, host)
 
 
-def import_models() -> None:
-    """Import the libraries of the models and of MLflow, but not DeepSpeed, whose import reads the environment."""
+def import_models(config: RunConfig) -> None:
+    """Import the libraries of the models and of MLflow, but not DeepSpeed, whose import reads the environment.
+
+    Args:
+        config: A run that this process trains.
+    """
     with without_collection():
         import srpo_ray.models.trainable  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    from srpo_ray.tracking.client import import_client
-
-    import_client()
+    _import_tracking(config)
 
 
 def prepare_process(config: RunConfig) -> None:
@@ -72,11 +74,17 @@ def load_ahead(config: RunConfig) -> None:
     """
     _import_loop_on_cpu()
     from srpo_ray.planning.model_flops import model_flops
-    from srpo_ray.tracking.client import import_client
 
-    import_client()
+    _import_tracking(config)
     # Kept in this process for the loop.
     model_flops(config)
+
+
+def _import_tracking(config: RunConfig) -> None:
+    from srpo_ray.tracking.client import import_client
+    from srpo_ray.tracking.runs import tracking_uri
+
+    import_client(tracking_uri(config))
 
 
 def _run(arguments: WorkerArguments, host: Host | None) -> None:

@@ -24,6 +24,23 @@ def test_importing_tracking_does_not_import_mlflow():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_packages_for_databases_are_imported_before_the_lock_of_the_database_and_only_for_one(tmp_path: Path):
+    code = (
+        "import sys\n"
+        "from contextlib import contextmanager\n"
+        "from srpo_ray.tracking import client\n"
+        "@contextmanager\n"
+        "def locked(database):\n"
+        "    print('sqlalchemy' in sys.modules)\n"
+        "    yield\n"
+        "client._one_process_at_a_time = locked\n"
+        "client.connect('http://127.0.0.1:9')\n"
+        f"client.connect('sqlite:///{tmp_path}/runs.db')\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "True"]
+
+
 def test_a_trial_is_a_child_of_the_sweep(uri: str, client: "MlflowClient", tmp_path: Path):
     sweep = start_run(uri, "small", "sweep", tags={}, params={}, record=tmp_path / "sweep.json")
     trial = start_run(
