@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from srpo_ray.cli.arguments import files_and_overrides, print_note
 from srpo_ray.cli.cluster_job import add_start, is_cluster_job, run_cluster_job
 from srpo_ray.credentials import redact
-from srpo_ray.imports import without_collection
+from srpo_ray.imports import large_imports
 
 if TYPE_CHECKING:
     from srpo_ray.config import ExperimentConfig, RunConfig
@@ -48,7 +48,7 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
 
         print(f"# the experiment\n{to_yaml(config)}---\n# the config that its runs start from\n{to_yaml(base)}", end="")
         return 0
-    with without_collection():
+    with large_imports():
         from srpo_ray.search.experiment import run_experiment
 
     # The scripts are in a clone only.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from srpo_ray.cli.arguments import add_config, files_and_overrides, print_note
 from srpo_ray.cli.cluster_job import add_start, is_cluster_job, run_cluster_job
+from srpo_ray.imports import large_imports
 
 if TYPE_CHECKING:
     from srpo_ray.runs.folder import RunFolder
@@ -23,15 +24,17 @@ def run(parsed: argparse.Namespace) -> int:
     """Train a run to its end. A run whose folder has a checkpoint resumes from it."""
     if is_cluster_job(parsed):
         return run_cluster_job(parsed, _results_folder)
-    from srpo_ray.config import load_run, to_yaml
+    with large_imports():
+        from srpo_ray.config import load_run, to_yaml
 
     config = load_run(*files_and_overrides(parsed.config))
     if parsed.dry_run:
         print(to_yaml(config), end="")
         return 0
-    from srpo_ray.launch import train as launch
-    from srpo_ray.runs.warnings import warnings
-    from srpo_ray.search.run_page import PAGE, write_run_page
+    with large_imports():
+        from srpo_ray.launch import train as launch
+        from srpo_ray.runs.warnings import warnings
+        from srpo_ray.search.run_page import PAGE, write_run_page
 
     folder = launch.train(config, parsed.address, print_note, write_run_page)
     for warning in warnings(folder):

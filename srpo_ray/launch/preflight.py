@@ -12,7 +12,7 @@ from srpo_ray.credentials import expand_uri
 from srpo_ray.data.sizes import nearest_size
 from srpo_ray.data.texts import read_texts
 from srpo_ray.files import write_text
-from srpo_ray.imports import by_one_thread, without_collection
+from srpo_ray.imports import by_one_thread, large_imports
 from srpo_ray.launch.control_words import check_control_words, unread_words_notes
 from srpo_ray.launch.cut_texts import reward_cut_notes
 from srpo_ray.launch.leakage import check_leakage, leakage_notes
@@ -171,7 +171,7 @@ def input_notes(config: RunConfig) -> list[str]:
     Raises:
         ValueError: If a text file, a tokenizer or the scheduler cannot be read.
     """
-    with by_one_thread(), without_collection():
+    with by_one_thread(), large_imports():
         return [*text_notes(config), *model_notes(config)]
 
 

@@ -1,7 +1,6 @@
 """Trials of a searched arm: combinations of a grid, draws from a space, or parts that continue from each other."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -25,6 +24,7 @@ from srpo_ray.evaluation.search_parts import RoundResult, RungResult
 from srpo_ray.evaluation.search_range import SearchedValue
 from srpo_ray.live.state import RunState
 from srpo_ray.search.budget_requests import admit_part, is_admitted
+from srpo_ray.search.draws import Draws
 from srpo_ray.search.earlier_trials import earlier_trials_of
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned
 from srpo_ray.search.population import search_by_population
@@ -37,12 +37,15 @@ from srpo_ray.search.trial import (
     WORKER_KEYS,
     Experiment,
     opening,
-    run_trial,
     trains_here,
     trial_config,
     trial_folder,
 )
+from srpo_ray.search.trial_function import run_trial
 from srpo_ray.search.votes import with_votes
+
+_Draws = Draws
+"""Name of the class in folders of earlier versions, which pickle it."""
 
 
 class ArmTrials(NamedTuple):
@@ -110,30 +113,11 @@ def _settings(values: Mapping[str, Any]) -> dict[str, str]:
     return {titles[path]: param_text(value) for path, value in values.items()}
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """Values that a searcher draws for the trials of an arm, and the changes to the base config that they make."""
-
-    space: Mapping[str, SearchDimension]
-    fixed: Mapping[str, Any]
-    """Changes of all trials."""
-    last: Mapping[str, Any]
-    """Those of them that no drawn value replaces."""
-
-    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of the searched paths by the parameters of a Ray Tune trial."""
-        return searched_values_of(self.space, decode(params))
-
-    def changes(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """All changes of the trial with these values."""
-        return {**self.fixed, **values, **self.last}
-
-
 def _search_space(experiment: Experiment, config: ExperimentConfig, arm: Arm) -> list[TrialRow]:
     """Train trials drawn from the space of an arm; weak ones are stopped early."""
     fixed = absolute_changes(experiment.base, trial_changes(config, arm, {}))
     space = absolute_space(arm.space, experiment.base, config.changes(arm))
-    draws = _Draws(space, fixed, {path: fixed[path] for path in (*config.search.set, TEST)})
+    draws = Draws(space, fixed, {path: fixed[path] for path in (*config.search.set, TEST)})
     common = apply(experiment.base, fixed)
     updates, seed = common.training.num_updates, experiment.base.seed
     here = trains_here(experiment, common) and not any(path.startswith(WORKER_KEYS) for path in arm.space)
@@ -175,7 +159,7 @@ def _tune_config(
     )
 
 
-def _rows(experiment: Experiment, draws: _Draws, results: ResultGrid) -> list[TrialRow]:
+def _rows(experiment: Experiment, draws: Draws, results: ResultGrid) -> list[TrialRow]:
     """Read the rows of the trials that a budget has admitted, and close their tracking."""
     rows = []
     for result in results:

@@ -29,11 +29,11 @@ from srpo_ray.search.trial import (
     Experiment,
     ReleaseTrials,
     opening,
-    run_trial,
     trains_here,
     trial_config,
     trial_folder,
 )
+from srpo_ray.search.trial_function import run_trial
 from srpo_ray.tracking.runs import end_run
 from srpo_ray.tracking.sinks import open_sinks
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from srpo_ray.config.tracking import SQLITE
 from srpo_ray.credentials import expand_uri
-from srpo_ray.imports import by_one_thread
+from srpo_ray.imports import by_one_thread, large_imports, without_collection
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,7 +63,8 @@ def create_database(uri: str) -> None:
     """
     import_client(uri)
     if sqlite_file(uri):
-        with suppress(*delivery_errors()):
+        # MLflow builds thousands of objects that stay.
+        with suppress(*delivery_errors()), without_collection():
             connect(uri)
 
 
@@ -75,7 +76,7 @@ def import_client(uri: str) -> None:
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    with by_one_thread():
+    with by_one_thread(), large_imports():
         from mlflow import MlflowClient  # noqa: F401
 
         if uri.startswith(SQLITE):

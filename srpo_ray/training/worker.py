@@ -4,7 +4,7 @@ import os
 from functools import cache
 
 from srpo_ray.config import RunConfig
-from srpo_ray.imports import spare_imported, without_collection
+from srpo_ray.imports import large_imports
 from srpo_ray.training.host import Host
 from srpo_ray.training.worker_arguments import WorkerArguments
 
@@ -49,7 +49,7 @@ def import_models(config: RunConfig) -> None:
     Args:
         config: A run that this process trains.
     """
-    with without_collection():
+    with large_imports():
         import srpo_ray.models.trainable  # noqa: F401  # pyright: ignore[reportUnusedImport]
     _import_tracking(config)
 
@@ -104,10 +104,9 @@ def _run(arguments: WorkerArguments, host: Host | None) -> None:
 @cache
 def _import_loop() -> None:
     # Driver, Tune trial and Train controller only pass a function on, so they must not import the model stack.
-    with without_collection():
+    # DeepSpeed collects garbage for its engine.
+    with large_imports():
         import srpo_ray.training.loop  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    # DeepSpeed collects garbage for its engine, and need not look through all that was imported.
-    spare_imported()
 
 
 @cache

@@ -1,9 +1,11 @@
 import gc
+import importlib
 import threading
+from pathlib import Path
 
 import pytest
 
-from srpo_ray.imports import by_one_thread, without_collection
+from srpo_ray.imports import by_one_thread, large_imports, without_collection
 
 
 def fail_within() -> None:
@@ -19,6 +21,25 @@ def test_collection_stops_for_the_block_and_goes_on_after_it_and_after_an_error(
     with pytest.raises(ImportError):
         fail_within()
     assert gc.isenabled()
+
+
+def test_imported_objects_are_excluded_from_later_collections_and_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large_package.py").write_text("objects = [[] for _ in range(10_000)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = gc.get_freeze_count()
+    with large_imports():
+        assert not gc.isenabled()
+        importlib.import_module("large_package")
+    assert gc.isenabled()
+    excluded = gc.get_freeze_count()
+    assert excluded >= before + 10_000
+    made_later = [[] for _ in range(1_000)]
+    with large_imports():
+        importlib.import_module("large_package")
+    assert len(made_later) == 1_000
+    assert gc.get_freeze_count() <= excluded
 
 
 def test_imports_of_one_thread_wait_for_those_of_another_and_may_be_nested() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from srpo_ray.config.rewards import CommonTextSection, Fit, OpenClipRewardConfig
-from srpo_ray.imports import without_collection
+from srpo_ray.imports import large_imports
 from srpo_ray.rewards.common_text import CommonText, read_common_prompts
 from srpo_ray.rewards.image_features import ImageFeatures
 from srpo_ray.rewards.models.checkpoint_file import find_checkpoint, load_strictly, read_state_dict
@@ -109,7 +109,7 @@ class OpenClipReward:
         if config.architecture:
             return cls._load_file(config, config.architecture, device)
         source = open_clip_source(config.name, config.path)
-        with without_collection():
+        with large_imports():
             import open_clip  # takes seconds; neither a wrong path nor a pool of Python rewards needs it
 
         folder = source.removeprefix("local-dir:").removeprefix("hf-hub:")
@@ -126,7 +126,7 @@ class OpenClipReward:
 
     @classmethod
     def _load_file(cls, config: OpenClipRewardConfig, architecture: str, device: str) -> "OpenClipReward":
-        with without_collection():
+        with large_imports():
             import open_clip
 
         if architecture not in open_clip.list_models():

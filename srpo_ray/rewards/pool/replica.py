@@ -11,7 +11,7 @@ import ray
 
 from srpo_ray.config.rewards import PoolConfig, RewardModelConfig
 from srpo_ray.errors import RunFailedError
-from srpo_ray.imports import without_collection
+from srpo_ray.imports import large_imports
 from srpo_ray.rewards.input_spec import InputSpec
 from srpo_ray.rewards.pool.messages import NAMESPACE, ReplicaDescription, ReplicaHealth, Reply
 from srpo_ray.rewards.query import Pairs, TextQuery
@@ -40,7 +40,7 @@ class RewardReplica:
         # Before the imports and models, so that trials can start beside them, on what the replicas leave.
         self._router.report_placed.remote(name)
         # Imported here, since the router imports this module and must not import torch.
-        with without_collection():
+        with large_imports():
             from srpo_ray.rewards.pool.scoring import LoadedRewards
 
         self._start_id = uuid.uuid4().hex

@@ -11,9 +11,11 @@ from srpo_ray.launch.capacity import NodeType, is_one_machine
 from srpo_ray.launch.fit import TrainingError
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.opening import Opening
-from srpo_ray.search import trial as trial_module
+from srpo_ray.search import train_trial as trial_module
 from srpo_ray.search.pools import pool_key
-from srpo_ray.search.trial import Experiment, TrialHost, run_trial, trains_here, wait_for_rewards
+from srpo_ray.search.train_trial import TrialHost, wait_for_rewards
+from srpo_ray.search.trial import Experiment, trains_here
+from srpo_ray.search.trial_function import run_trial
 from tests.conftest import SMALL_WORLD
 from tests.helpers.training.contrasted_runs import finished_run
 
