@@ -157,9 +157,9 @@ class Evaluator:
         order: list[int] = []
         requested = deque[PendingMetrics]()
         parts: list[dict[str, Tensor]] = []
-        self.progress(0, len(self.items))
         small: list[Tensor] = []
         images: dict[int, Tensor] = {}
+        self.progress(0, len(self.items))
         for items, batch in batches:
             requested.append(self.request(batch, items, rewards, weights, for_all=for_all))
             order += items
