@@ -167,7 +167,9 @@ def test_run_that_waits_for_its_turn_samples_for_the_one_that_scores(tmp_path: P
         scored += next(batches)[0]
         helper = threading.Thread(target=wait_for_turn)
         helper.start()
+        deadline = time.monotonic() + 20
         while waiting.sampled != ITEMS[1:]:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         for items, images in batches:
             assert torch.equal(images, images_of(items))
