@@ -41,7 +41,7 @@ class RunView:
     seconds: float | None = None
     """Mean seconds of the latest updates."""
     activity: str = ""
-    """What the run does besides updates, such as an evaluation, and how much of it is done."""
+    """Work of the run besides updates, such as an evaluation, and how much of it is done."""
     evaluations: Sequence[Evaluation] = ()
     signs: Sequence[str] = ()
     """First sign of reward hacking of each metric, in order."""

@@ -1,4 +1,4 @@
-"""What a run does besides updates, such as an evaluation: a file of its folder that pages and terminals read."""
+"""Work of a run besides updates, such as an evaluation: a file of its folder that pages and terminals read."""
 
 import json
 
@@ -14,7 +14,7 @@ def report_activity(folder: RunFolder, name: str, done: int, total: int) -> None
 
     Args:
         folder: Folder of the run.
-        name: What the run does, for people.
+        name: Name of the work, for people.
         done: Items done.
         total: All items.
     """

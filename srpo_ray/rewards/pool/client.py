@@ -79,9 +79,12 @@ class RewardClient:
         pixels = self._frame(images.detach(), used, official=self._official)
         # bfloat16 would round the 8-bit values of an official image once more.
         parts = self._parts(pixels, "float32" if self._official else self._pool.config.wire_dtype)
+        calls = self._send_each(
+            parts, [(request.queries, names) for request, names in zip(requests, asked, strict=True)]
+        )
         return [
-            PendingRemoteValues(self._send(parts, request.queries, names), names, images.device, self._statistics)
-            for request, names in zip(requests, asked, strict=True)
+            PendingRemoteValues(sent, names, images.device, self._statistics)
+            for sent, names in zip(calls, asked, strict=True)
         ]
 
     def measure(
@@ -146,12 +149,22 @@ class RewardClient:
         self, parts: Sequence[StoredPixels], queries: Sequence[TextQuery], models: Mapping[str, float] | Sequence[str]
     ) -> list[list[RemoteCall]]:
         """Send the calls of a batch; return one list per micro-batch, with one call per group of replicas."""
+        return self._send_each(parts, [(queries, models)])[0]
+
+    def _send_each(
+        self,
+        parts: Sequence[StoredPixels],
+        requests: Sequence[tuple[Sequence[TextQuery], Mapping[str, float] | Sequence[str]]],
+    ) -> list[list[list[RemoteCall]]]:
+        """Send the calls of several requests for a batch; return those of each request as `_send` does."""
         started = time.perf_counter()
         size = self._pool.config.micro_batch_size
-        calls = [
-            self._send_part(part, queries[index * size : (index + 1) * size], models)
-            for index, part in enumerate(parts)
-        ]
+        calls: list[list[list[RemoteCall]]] = [[] for _ in requests]
+        # All calls with the same images follow each other, so that a replica still has the images' features.
+        for index, part in enumerate(parts):
+            rows = slice(index * size, (index + 1) * size)
+            for sent, (queries, models) in zip(calls, requests, strict=True):
+                sent.append(self._send_part(part, queries[rows], models))
         self._statistics.wait_s += time.perf_counter() - started
         return calls
 

@@ -1,6 +1,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -17,6 +18,7 @@ from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.messages import NAMESPACE
 from srpo_ray.rewards.pool.opening import Opening
 from srpo_ray.rewards.pool.pool import RewardPool
+from srpo_ray.rewards.pool.request import StoredPixels
 from srpo_ray.rewards.preprocess import frame
 from srpo_ray.rewards.query import TextQuery
 from srpo_ray.rewards.registry import build_rewards
@@ -145,6 +147,25 @@ def test_requests_for_the_same_images_send_them_once_and_equal_single_measuremen
         for name, value in values.items():
             assert torch.equal(value, alone[name])
             assert relative_error(value, here.result()[name]) < 1e-5
+
+
+def test_calls_with_the_same_images_follow_each_other(clip_pool: RewardPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(BATCH, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    sent: list[tuple[int, str]] = []
+    send_part = RewardClient._send_part
+
+    def record(client: RewardClient, part: StoredPixels, queries: Sequence[TextQuery], *others: Any) -> Any:
+        sent.append((id(part), str(queries[0])))
+        return send_part(client, part, queries, *others)
+
+    monkeypatch.setattr(RewardClient, "_send_part", record)
+    client = RewardClient.connect(clip_pool.name, {"small": 1.0})
+    for pending in client.request(images, [ScoreRequest(QUERIES), ScoreRequest(QUERIES[::-1])]):
+        pending.result()
+    parts = [part for part, _ in sent]
+    assert len(set(parts)) > 1
+    assert parts == [part for part in dict.fromkeys(parts) for _ in range(2)]
+    assert {query for _, query in sent[:2]} == {str(QUERIES[0]), str(QUERIES[-1])}
 
 
 def test_request_for_an_unknown_model_is_refused_before_anything_is_sent(pool: RewardPool) -> None:

@@ -1,4 +1,4 @@
-"""What Ray imports before it calls the function of a trial."""
+"""Modules that Ray imports before it calls the function of a trial."""
 
 import subprocess
 import sys
