@@ -201,7 +201,10 @@ class SharedImages:
 
     def _has_turn(self, held: ExitStack, timeout: ProgressTimeout) -> bool:
         with suppress(OSError):
-            return lock(self._turn, EXCLUSIVE, held) or timeout.has_expired(self._turn.stat().st_mtime_ns)
+            if lock(self._turn, EXCLUSIVE, held):
+                return True
+            # The process that scores samples too, so a stored batch is progress as well.
+            return timeout.has_expired((self._turn.stat().st_mtime_ns, self._stored()))
         return True
 
     def _stored(self) -> set[int]:

@@ -291,6 +291,20 @@ def test_run_waits_for_its_turn_as_long_as_another_scores_batches(
         assert clock.looks == len(ITEMS) + 2
 
 
+def test_run_waits_for_its_turn_as_long_as_others_store_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, run, clock = Run(tmp_path), Run(tmp_path), Clock(monkeypatch)
+    clock.meanwhile = lambda: len(other.sampled) == len(ITEMS) or other.images._sample_and_store(len(other.sampled))
+    with ExitStack() as owner, other.images.turn_to_score():
+        for index in range(len(ITEMS)):
+            assert turns.lock(tmp_path / "images" / f"{index:05d}.lock", turns.EXCLUSIVE, owner)
+        with run.images.turn_to_score():
+            # The last two looks have seen no progress.
+            assert clock.looks == len(ITEMS) + 2
+    assert run.sampled == []
+
+
 def test_storage_without_locks_is_used_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks available")
