@@ -156,15 +156,23 @@ class SharedImages:
         # Progress for the processes that wait for their turn.
         with suppress(OSError):
             os.utime(self._turn)
-        with suppress(OSError):
-            stored = self._stored()
-            for index in left:
-                if index in stored:
-                    return index, True
+        index = self._stored_one(left)
+        if index is not None:
+            return index, True
         found = self._claim(left, claim)
         if found == "wait":
             return None
-        return left[0] if found == "end" else found, False
+        if found != "end":
+            return found, False
+        # The last of them may have been stored between the two looks.
+        index = self._stored_one(left)
+        return (left[0], False) if index is None else (index, True)
+
+    def _stored_one(self, left: Sequence[int]) -> int | None:
+        with suppress(OSError):
+            stored = self._stored()
+            return next((index for index in left if index in stored), None)
+        return None
 
     def _claim(self, left: Sequence[int], claim: ExitStack) -> _Step:
         """Choose a missing batch that no other process samples; none does until `claim` is closed.

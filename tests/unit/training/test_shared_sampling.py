@@ -193,6 +193,25 @@ def test_run_scores_what_is_stored_while_another_samples_the_rest(tmp_path: Path
     assert run.sampled == [ITEMS[1], ITEMS[2], ITEMS[4]]
 
 
+def test_last_batches_that_another_run_stores_between_two_looks_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, run = Run(tmp_path), Run(tmp_path)
+    look = run.images._stored
+    looks: list[set[int]] = []
+
+    def look_before_the_other_stores() -> set[int]:
+        looks.append(found := look())
+        if len(looks) == 1:
+            other.images.sample_until(never)
+        return found
+
+    monkeypatch.setattr(run.images, "_stored", look_before_the_other_stores)
+    run.read()
+    assert looks[0] == set()
+    assert run.sampled == []
+
+
 def test_complete_evaluation_is_not_sampled_again(tmp_path: Path) -> None:
     first, late = Run(tmp_path), Run(tmp_path)
     for run in (first, late):
