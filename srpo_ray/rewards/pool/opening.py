@@ -60,7 +60,7 @@ class Opening:
             self._asked[name] = ray.get_actor(name, namespace=NAMESPACE).opened.remote()
         if not ray.wait([self._asked[name]], timeout=0)[0]:
             return False
-        answer: bool | BaseException = ray.get(self._asked.pop(name))
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        failure: BaseException | None = ray.get(self._asked.pop(name))
+        if failure is not None:
+            raise failure
+        return True

@@ -68,6 +68,7 @@ class RewardRouter:
         self._models: dict[str, ModelInfo] = {}
         self._is_open = False
         self._opening: asyncio.Task[None] | None = None
+        self._is_opening = asyncio.Event()
         self._placed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -87,15 +88,18 @@ class RewardRouter:
     async def start(self) -> None:
         """Begin to open the pool; `opened` tells the result."""
         self._opening = asyncio.create_task(self.open())
+        self._is_opening.set()
 
-    async def opened(self) -> bool | BaseException:
-        """Tell whether the pool accepts calls.
+    async def opened(self) -> BaseException | None:
+        """Wait until the pool accepts calls.
 
         Returns:
-            True or False, or the error of `open`: Ray would print an error that is raised if nobody collects it.
+            The error of `open` if it has failed: Ray would print an error that is raised if nobody collects it.
         """
-        failed = self._opening and self._opening.done() and self._opening.exception()
-        return failed or self._is_open
+        await self._is_opening.wait()
+        assert self._opening
+        await asyncio.wait([self._opening])
+        return self._opening.exception()
 
     async def loading(self) -> Loading:
         """Count the replicas that have a place in the cluster, and those that are in service."""

@@ -11,54 +11,53 @@ from srpo_ray.rewards.pool.opening import Opening
 
 
 class FakeRay:
-    """Routers whose answers the test gives: False while a pool loads, True, or an error."""
+    """Routers that answer a question after the given number of looks: with None, or with an error."""
 
-    def __init__(self, **answers: list[Any]) -> None:
+    def __init__(self, **answers: tuple[int, BaseException | None]) -> None:
         self.answers = answers
-        self.arrived = True
+        self.asked: list[str] = []
+        self.looks: dict[str, int] = {}
 
     def get_actor(self, name: str, namespace: str) -> Any:
         assert namespace == "srpo_ray"
-        return SimpleNamespace(opened=SimpleNamespace(remote=lambda: self.answers[name].pop(0)))
+
+        def ask() -> str:
+            self.asked.append(name)
+            self.looks[name] = 0
+            return name
+
+        return SimpleNamespace(opened=SimpleNamespace(remote=ask))
 
     def available_resources(self) -> dict[str, float]:
         return {"CPU": 1.5}
 
-    def wait(self, refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+    def wait(self, refs: list[str], timeout: float) -> tuple[list[str], list[str]]:
         assert timeout == 0
-        return (refs, []) if self.arrived else ([], refs)
+        (name,) = refs
+        self.looks[name] += 1
+        return (refs, []) if self.looks[name] > self.answers[name][0] else ([], refs)
 
-    def get(self, ref: Any) -> Any:
-        return ref
+    def get(self, ref: str) -> BaseException | None:
+        return self.answers[ref][1]
 
 
-def faked(monkeypatch: pytest.MonkeyPatch, **answers: list[Any]) -> FakeRay:
+def faked(monkeypatch: pytest.MonkeyPatch, **answers: tuple[int, BaseException | None]) -> FakeRay:
     fake = FakeRay(**answers)
     monkeypatch.setattr(opening, "ray", fake)
     return fake
 
 
-def test_opening_is_complete_as_soon_as_every_pool_has_loaded_and_asks_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = faked(monkeypatch, a=[False, True], b=[True])
+def test_opening_is_complete_as_soon_as_every_pool_has_loaded_and_asks_each_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = faked(monkeypatch, a=(2, None), b=(0, None))
     pools = Opening(["a", "b"])
-    assert not pools.is_complete()
-    assert fake.answers == {"a": [True], "b": []}
-    assert pools.is_complete()
-    assert pools.is_complete()
-
-
-def test_answer_that_has_not_arrived_is_not_waited_for_and_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = faked(monkeypatch, a=[True])
-    fake.arrived = False
-    pools = Opening(["a"])
-    assert not pools.is_complete()
-    assert not pools.is_complete()
-    fake.arrived = True
-    assert pools.is_complete()
+    assert [pools.is_complete() for _ in range(4)] == [False, False, True, True]
+    assert fake.asked == ["a", "b"]
 
 
 def test_waiting_ends_with_the_error_that_kept_a_pool_from_opening(monkeypatch: pytest.MonkeyPatch) -> None:
-    faked(monkeypatch, a=[False, False, ValueError("no file of preference")])
+    faked(monkeypatch, a=(2, ValueError("no file of preference")))
     monkeypatch.setattr(opening, "POLL_S", 0.0)
     with pytest.raises(ValueError, match="no file of preference"):
         Opening(["a"]).wait()
@@ -67,7 +66,7 @@ def test_waiting_ends_with_the_error_that_kept_a_pool_from_opening(monkeypatch: 
 def test_wait_for_a_pool_that_does_not_load_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faked(monkeypatch, a=[True], b=[False, True])
+    faked(monkeypatch, a=(0, None), b=(1, None))
     monkeypatch.setattr(opening, "POLL_S", 0.0)
     monkeypatch.setattr(opening, "REPORT_INTERVAL_S", 0.0)
     Opening(["a", "b"]).wait()
@@ -80,7 +79,9 @@ def test_opening_without_pools_is_complete_and_a_pickled_one_knows_what_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert Opening(()).is_complete()
-    faked(monkeypatch, a=[True], b=[False, True])
+    fake = faked(monkeypatch, a=(0, None), b=(1, None))
     pools = Opening(["a", "b"])
     assert not pools.is_complete()
-    assert pickle.loads(pickle.dumps(pools)).is_complete()
+    copied = pickle.loads(pickle.dumps(pools))
+    assert [copied.is_complete() for _ in range(2)] == [False, True]
+    assert fake.asked == ["a", "b", "b"], "the copy may be in another process"

@@ -251,22 +251,31 @@ async def test_pool_that_is_still_loading_has_no_description() -> None:
 async def test_pool_whose_model_cannot_be_loaded_tells_everyone_who_waits_for_it() -> None:
     harness = Harness()
     harness.replicas.instant = False
+    # A process may find the actor before its driver has started it.
+    waiting = [asyncio.create_task(harness.router.opened()) for _ in range(2)]
+    await settle()
     await harness.router.start()
     await settle()
-    assert await harness.router.opened() is False
+    assert not any(each.done() for each in waiting)
     (replica,) = harness.replicas.running.values()
     replica.loaded.set_exception(error := ValueError("no such folder"))
-    await settle()
-    assert [await harness.router.opened() for _ in range(2)] == [error, error]
+    assert [await asyncio.wait_for(each, 1) for each in waiting] == [error, error]
+    assert await harness.router.opened() is error
     assert await harness.router.describe() is None
 
 
 @scenario
-async def test_started_pool_opens_when_its_models_are_loaded() -> None:
+async def test_wait_for_a_started_pool_ends_when_its_models_are_loaded() -> None:
     harness = Harness()
+    harness.replicas.instant = False
     await harness.router.start()
+    waiting = asyncio.create_task(harness.router.opened())
     await settle()
-    assert await harness.router.opened() is True
+    assert not waiting.done()
+    (replica,) = harness.replicas.running.values()
+    replica.loaded.set_result(None)
+    assert await asyncio.wait_for(waiting, 1) is None
+    assert await harness.router.describe() is not None
 
 
 def ranged(**config: Any) -> Harness:
