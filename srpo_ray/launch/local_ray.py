@@ -31,7 +31,8 @@ def start_local_ray(env_vars: Mapping[str, str]) -> None:
     """Start a Ray for this process and connect to it.
 
     Args:
-        env_vars: Environment variables of Ray's workers.
+        env_vars: Environment variables of Ray's processes. As a runtime environment, Ray's first workers, which start
+            before any actor is requested, would lack them, and all actors would wait for later ones.
 
     Raises:
         ValueError: If Ray's temporary folder cannot be used.
@@ -39,13 +40,12 @@ def start_local_ray(env_vars: Mapping[str, str]) -> None:
     """
     _require_folder()
     cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
-    runtime_env = {"env_vars": dict(env_vars)}
     for attempt in range(1, START_ATTEMPTS + 1):
         before = set(psutil.Process().children(recursive=True))
         try:
-            with on_loopback():
+            with on_loopback(), _environment(env_vars):
                 # Without `local` Ray would join whichever cluster was last started on this machine.
-                ray.init("local", num_cpus=cpus, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
+                ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
         except KeyboardInterrupt:
             # Ray stops the raylet only, whose agents then live on for a minute.
             _end(set(psutil.Process().children(recursive=True)) - before)
@@ -75,6 +75,21 @@ def on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that start in the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def shorten_temporary_folder() -> None:

@@ -1,4 +1,4 @@
-"""A local Ray accepts connections from this machine only."""
+"""A local Ray: it accepts connections from this machine only, and its first workers can be used."""
 
 import ipaddress
 import json
@@ -39,6 +39,12 @@ def test_every_port_of_a_local_ray_is_on_loopback(local_ray: dict[str, Any]) -> 
 
 def test_another_command_joins_a_local_ray_as_auto(local_ray: dict[str, Any]) -> None:
     assert local_ray["joined"] == local_ray["node"]
+
+
+def test_first_actor_needs_no_new_process_and_has_the_variables_of_the_session(local_ray: dict[str, Any]) -> None:
+    assert local_ray["known"]
+    assert local_ray["environment"]["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.2"
+    assert local_ray["environment"]["TOKENIZERS_PARALLELISM"] == "false"
 
 
 def _is_loopback(ip: str) -> bool:

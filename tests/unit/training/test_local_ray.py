@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ class Start:
     def __init__(self, failures: int, error: BaseException = SLOW) -> None:
         self.failures, self.error = failures, error
         self.left: list[subprocess.Popen[bytes]] = []
+        self.environments: list[dict[str, str]] = []
 
     def __call__(self, *arguments: Any, **options: Any) -> None:
+        self.environments.append(dict(os.environ))
         self.left.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
         if len(self.left) <= self.failures:
             raise self.error
@@ -75,6 +78,23 @@ def test_ctrl_c_during_a_start_leaves_no_process(starts: Callable[..., Start]) -
     with pytest.raises(KeyboardInterrupt):
         start_local_ray({})
     assert start.alive == [False]
+
+
+@pytest.mark.parametrize("failures", [0, START_ATTEMPTS])
+def test_variables_are_those_of_rays_processes_and_not_of_later_ones(
+    failures: int, starts: Callable[..., Start], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRPO_KNOWN", "before")
+    monkeypatch.delenv("SRPO_NEW", raising=False)
+    start = starts(failures)
+    with suppress(RunFailedError):
+        start_local_ray({"SRPO_KNOWN": "changed", "SRPO_NEW": "1"})
+    for process in start.left:
+        process.kill()
+    assert [(found["SRPO_KNOWN"], found["SRPO_NEW"]) for found in start.environments] == [("changed", "1")] * max(
+        1, failures
+    )
+    assert (os.environ["SRPO_KNOWN"], os.environ.get("SRPO_NEW")) == ("before", None)
 
 
 @pytest.mark.parametrize("length", [10, 37, 38, 90])
