@@ -109,7 +109,7 @@ def _train_here(run: Path) -> None:
     """Train the small world in this process, with the loop of a worker but without Ray."""
     from srpo_ray.config import load_run
     from srpo_ray.inference.export import export_run
-    from srpo_ray.launch.fit import fit_here
+    from srpo_ray.launch.fit_here import fit_here
     from srpo_ray.launch.preflight import open_run_folder
 
     config = load_run([str(HERE.parent / "configs" / "small_world.yaml")], [*TINY, *SHORT, f"run_root={run.parent}"])

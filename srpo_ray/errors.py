@@ -5,6 +5,10 @@ class RunFailedError(RuntimeError):
     """Failure after a valid start; the message states the cause."""
 
 
+class TrainingError(RunFailedError):
+    """Failure of a training run; the message contains the cause."""
+
+
 class CheckpointError(RunFailedError):
     """Failed write of a checkpoint; the message states the cause and the latest valid checkpoint."""
 

@@ -7,25 +7,18 @@ from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer
 
 from srpo_ray.config import RunConfig
-from srpo_ray.errors import CheckpointError, OutOfMemoryRunError, RunFailedError
+from srpo_ray.errors import CheckpointError, OutOfMemoryRunError, TrainingError
 from srpo_ray.launch.autoscaler_request import cancel_autoscaler_request, record_autoscaler_request
-from srpo_ray.launch.network import NodeNetwork, choose_interface
+from srpo_ray.launch.fit_here import worker_arguments
+from srpo_ray.launch.train_backend import NodeNetwork
 from srpo_ray.launch.trial_scaling import SharedCluster, TrialScalingPolicy
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.runs.folder import RunFolder
-from srpo_ray.runs.inputs import read_inputs
-from srpo_ray.runs.start_from import take_over
-from srpo_ray.tracking.runs import flatten, log_inputs, start_run, tracking_uri
-from srpo_ray.training.host import Host
-from srpo_ray.training.worker import train_here, train_worker
+from srpo_ray.training.worker import train_worker
 from srpo_ray.training.worker_arguments import WorkerArguments
 
 NonRetryableError = RewardError | CheckpointError | OutOfMemoryRunError | ValueError
 """Errors that a restart cannot fix."""
-
-
-class TrainingError(RunFailedError):
-    """Failure of a run; the message contains the cause."""
 
 
 class MinimalTorchTrainer(TorchTrainer):
@@ -100,7 +93,7 @@ def fit(
         ValueError: If a worker finds that an input cannot be used.
         TrainingError: If the run fails.
     """
-    arguments = _arguments(config, folder, pool, name, commit, parent_run, group)
+    arguments = worker_arguments(config, folder, pool, name, commit, parent_run, group)
     trainer = _make_trainer(config, folder, arguments, callbacks)
     if cluster:
         interval = config.training.resize_interval_s
@@ -115,66 +108,6 @@ def fit(
         if isinstance(cause, ValueError):
             raise ValueError(str(cause)) from error
         raise TrainingError(str(cause or error)) from error
-
-
-def fit_here(
-    config: RunConfig,
-    folder: RunFolder,
-    pool: str | None,
-    host: Host,
-    *,
-    name: str,
-    commit: str | None,
-    parent_run: str | None = None,
-    group: str | None = None,
-) -> None:
-    """Train in this process until the last update, without processes of Ray Train. A restart is the caller's task.
-
-    Args:
-        config: A run with one worker on the CPU.
-        folder: As for `fit`, like the arguments below.
-        pool: Name of the reward pool.
-        host: Receiver of the rows.
-        name: Name of the MLflow run.
-        commit: Git commit.
-        parent_run: Id of the parent MLflow run.
-        group: Name of the experiment that the run is a part of.
-
-    Raises:
-        ValueError: If an input cannot be used.
-        TrainingError: If the run fails for a known reason.
-    """
-    choose_interface()
-    try:
-        train_here(_arguments(config, folder, pool, name, commit, parent_run, group), host)
-    except RunFailedError as error:
-        raise TrainingError(str(error)) from error
-
-
-def _arguments(
-    config: RunConfig,
-    folder: RunFolder,
-    pool: str | None,
-    name: str,
-    commit: str | None,
-    parent_run: str | None,
-    group: str | None,
-) -> WorkerArguments:
-    """Start or continue the MLflow run, take over the run that `start_from` names, return what a worker needs."""
-    uri = tracking_uri(config)
-    run_id = start_run(
-        uri,
-        config.tracking.experiment,
-        name,
-        parent_run_id=parent_run,
-        tags={"git_commit": commit or "unknown", "run_dir": str(folder.path)},
-        params=flatten(config.model_dump(mode="json")),
-        record=folder.tracker_record,
-        group=group,
-    )
-    take_over(config, folder)
-    log_inputs(uri, run_id, read_inputs(folder.inputs))
-    return WorkerArguments(config, str(folder.path), pool, uri, run_id, in_experiment=parent_run is not None)
 
 
 def _make_trainer(

@@ -121,9 +121,9 @@ def _train_in(
         name = f"rewards_{config.name}"
         with reward_pool(config, name, meanwhile=prepare) as pool:
             names: Any = {"name": config.name, "commit": git_commit(Path.cwd())}
-            from srpo_ray.launch.fit import fit_here
-
             if here:
+                from srpo_ray.launch.fit_here import fit_here
+
                 fit_here(config, folder, pool, OwnProcess(), **names)
             else:
                 _fit_with_workers(config, folder, pool, **names)
@@ -131,9 +131,11 @@ def _train_in(
 
 def _import_ahead(config: RunConfig) -> None:
     """Import what this process needs after Ray's start, during which it would only wait."""
-    importlib.import_module("srpo_ray.launch.fit")
     if needs_no_worker(config):
+        importlib.import_module("srpo_ray.launch.fit_here")
         import_models(config)
+    else:
+        importlib.import_module("srpo_ray.launch.fit")
 
 
 def _fit_with_workers(config: RunConfig, folder: RunFolder, pool: str | None, **names: Any) -> None:

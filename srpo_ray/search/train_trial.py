@@ -12,10 +12,11 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from srpo_ray.config import RunConfig
-from srpo_ray.errors import RunFailedError
+from srpo_ray.errors import RunFailedError, TrainingError
 from srpo_ray.files import read_json, write_text
 from srpo_ray.launch.base_evaluation import evaluate_base_ahead
-from srpo_ray.launch.fit import TrainingError, fit, fit_here, non_retryable_error
+from srpo_ray.launch.fit import fit, non_retryable_error
+from srpo_ray.launch.fit_here import fit_here
 from srpo_ray.launch.preflight import check_contrast_with, open_run_folder
 from srpo_ray.launch.trial_scaling import SharedCluster
 from srpo_ray.launch.worker_shares import WorkerRange, WorkerShares

@@ -6,10 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
-import ray.train
-import ray.util
 import torch
 
 from srpo_ray.config import RunConfig
@@ -47,20 +44,6 @@ from srpo_ray.training.worker_arguments import WorkerArguments
 
 _THREADS = torch.get_num_threads()
 """Torch's own number of threads in this process."""
-
-
-class TrainWorkerHost:
-    """Worker process of Ray Train."""
-
-    def report(self, row: dict[str, Any]) -> None:
-        """Report to Ray Train, with the placement group of the workers for the process that removes it."""
-        group = ray.util.get_current_placement_group()
-        ray.train.report({"placement_group": group.id.hex() if group else "", **row})
-
-    def leaving_nodes(self) -> frozenset[str]:
-        """See `Host.leaving_nodes`."""
-        notice = ray.train.get_preemption_info()
-        return frozenset(notice.preempted_node_to_ranks) if notice else frozenset[str]()
 
 
 def run_loop(arguments: WorkerArguments, host: Host) -> None:

@@ -20,7 +20,10 @@ def train_worker(loop_config: dict[str, WorkerArguments]) -> None:
     Raises:
         OutOfMemoryRunError: If the GPU runs out of memory. The message contains the plan's advice.
     """
-    _run(loop_config["arguments"], None)
+    # Not above: a run without Ray Train imports this module too, and Ray Train takes half a second to import.
+    from srpo_ray.training.train_host import TrainWorkerHost
+
+    _run(loop_config["arguments"], TrainWorkerHost())
 
 
 def train_here(arguments: WorkerArguments, host: Host) -> None:
@@ -87,14 +90,14 @@ def _import_tracking(config: RunConfig) -> None:
     import_client(tracking_uri(config))
 
 
-def _run(arguments: WorkerArguments, host: Host | None) -> None:
+def _run(arguments: WorkerArguments, host: Host) -> None:
     _import_loop()
     import torch
 
-    from srpo_ray.training.loop import TrainWorkerHost, run_loop
+    from srpo_ray.training.loop import run_loop
 
     try:
-        run_loop(arguments, host or TrainWorkerHost())
+        run_loop(arguments, host)
     except torch.OutOfMemoryError as error:
         from srpo_ray.training.out_of_memory import out_of_memory
 

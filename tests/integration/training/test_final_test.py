@@ -9,9 +9,9 @@ import pytest
 from mlflow import MlflowClient
 
 from srpo_ray.config import RunConfig, apply
+from srpo_ray.errors import TrainingError
 from srpo_ray.inference.evaluate import evaluate_run
 from srpo_ray.inference.job import SamplingOptions, open_run
-from srpo_ray.launch.fit import TrainingError
 from srpo_ray.launch.train import train
 from srpo_ray.runs.folder import RunFolder, read_rows
 

@@ -19,7 +19,7 @@ from srpo_ray.data.sizes import prompt_size
 from srpo_ray.flow import generator, shift_at, shifted_sigmas
 from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.inference.sample import sample_run
-from srpo_ray.launch.fit import fit_here
+from srpo_ray.launch.fit_here import fit_here
 from srpo_ray.launch.preflight import check_inputs, open_run_folder
 from srpo_ray.models.loading import load_transformer
 from srpo_ray.models.paths import resolve_path

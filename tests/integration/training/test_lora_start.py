@@ -11,7 +11,7 @@ from srpo_ray.config import RunConfig, apply
 from srpo_ray.inference.evaluate import evaluate_run
 from srpo_ray.inference.export import COMFYUI_LORA, DIFFUSERS_LORA, export_run
 from srpo_ray.inference.job import SamplingOptions, open_run
-from srpo_ray.launch.fit import fit_here
+from srpo_ray.launch.fit_here import fit_here
 from srpo_ray.launch.preflight import check_inputs, open_run_folder
 from srpo_ray.runs.checkpoint_files import checkpoint_name
 from srpo_ray.runs.folder import RunFolder, read_rows

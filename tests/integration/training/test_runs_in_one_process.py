@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from srpo_ray.config import RunConfig, apply
-from srpo_ray.launch.fit import fit_here
+from srpo_ray.launch.fit_here import fit_here
 from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from srpo_ray.config import RunConfig, apply
-from srpo_ray.launch.fit import fit_here
+from srpo_ray.launch.fit_here import fit_here
 from srpo_ray.launch.preflight import open_run_folder
 from srpo_ray.runs.checkpoint import read_checkpoint
 from srpo_ray.runs.folder import RunFolder, read_rows

@@ -11,9 +11,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from srpo_ray.config import RunConfig, apply, load_run
+from srpo_ray.errors import TrainingError
 from srpo_ray.inference.job import SamplingOptions, open_run
 from srpo_ray.inference.sample import sample_run
-from srpo_ray.launch.fit import TrainingError
 from srpo_ray.launch.train import train
 from srpo_ray.runs.checkpoint import read_checkpoint
 from srpo_ray.runs.checkpoint_files import checkpoint_name, complete_checkpoints

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from srpo_ray.config import RunConfig, load_run
+from srpo_ray.errors import TrainingError
 from srpo_ray.launch import capacity
 from srpo_ray.launch.capacity import NodeType, is_one_machine
-from srpo_ray.launch.fit import TrainingError
 from srpo_ray.rewards.base import RewardError
 from srpo_ray.rewards.pool.opening import Opening
 from srpo_ray.search import train_trial as trial_module

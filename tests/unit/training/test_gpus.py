@@ -13,9 +13,9 @@ from ray import cloudpickle
 from ray.train.torch.config import _TorchBackend
 
 from srpo_ray.config import load_run
-from srpo_ray.launch import network
+from srpo_ray.launch import train_backend
 from srpo_ray.launch.local_ray import on_loopback
-from srpo_ray.launch.network import NodeNetwork, NodeNetworkBackend, reserved_gpus
+from srpo_ray.launch.train_backend import NodeNetwork, NodeNetworkBackend, reserved_gpus
 from srpo_ray.rewards import local
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.training import loop
@@ -53,7 +53,7 @@ class Group:
 
 def test_workers_on_a_shared_gpu_stop_before_they_load_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    monkeypatch.setattr(network, "choose_interface", lambda: None)
+    monkeypatch.setattr(train_backend, "choose_interface", lambda: None)
     monkeypatch.setattr(_TorchBackend, "on_start", lambda *_: None)
     NodeNetworkBackend().on_start(Group(["0", "1"]), NodeNetwork())
     require_own_gpu()
