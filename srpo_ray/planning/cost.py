@@ -132,6 +132,9 @@ def extrapolate(trace: Callable[[Layers], Cost], layers: Mapping[str, int], seco
         second: Number of first layers that have a second attention, as in Stable Diffusion 3.5 Medium; fewer than all.
     """
     few, more = _few_layers(layers, second)
+    if not second and sum(layers.values()) <= len(layers) * (len(layers) + 2):
+        # All layers at once are fewer than those of the traces below.
+        return trace(layers)
     base = trace(few)
     saved, forward, backward = base.saved, base.forward_flops, base.backward_flops
     for changed, count in more:

@@ -75,6 +75,23 @@ def test_depth_is_extrapolated_exactly() -> None:
     assert extrapolate(trace, layers) == trace(layers)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("layers", "traced"),
+    [
+        ({"first": 3}, [{"first": 3}]),
+        ({"first": 4}, [{"first": 1}, {"first": 2}]),
+        ({"first": 2, "second": 6}, [{"first": 2, "second": 6}]),
+        ({"first": 2, "second": 7}, [{"first": 1, "second": 1}, {"first": 2, "second": 1}, {"first": 1, "second": 2}]),
+    ],
+)
+def test_all_layers_are_traced_at_once_unless_an_extrapolation_needs_fewer(
+    layers: dict[str, int], traced: list[dict[str, int]]
+) -> None:
+    found: list[Any] = []
+    extrapolate(lambda each: found.append(each) or Cost(), layers)
+    assert found == traced
+
+
 def test_first_layers_with_a_second_attention_are_extrapolated_exactly() -> None:
     def trace(layers: dict[str, Any]) -> Cost:
         plain, second = layers["num_layers"] - 1, len(layers["dual_attention_layers"])
@@ -90,9 +107,9 @@ def test_first_layers_with_a_second_attention_are_extrapolated_exactly() -> None
     [
         ({"attention": "cudnn", "compile": True, "vae_channels_last": True}, True, 0, 0),
         ({"vae_checkpointing": True}, True, 0, 1),
-        ({"gradient_checkpointing": True}, True, 3, 0),
+        ({"gradient_checkpointing": True}, True, 1, 0),
         ({"gradient_checkpointing": True, "vae_checkpointing": True}, False, 0, 0),
-        ({"lora": LoraConfig(rank=1)}, False, 3, 0),
+        ({"lora": LoraConfig(rank=1)}, False, 1, 0),
     ],
 )
 def test_change_is_traced_only_where_it_counts(
