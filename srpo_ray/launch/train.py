@@ -15,6 +15,7 @@ from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.launch.background import in_background
 from srpo_ray.launch.base_evaluation import evaluate_base_ahead
 from srpo_ray.launch.capacity import check_capacity, is_one_machine, needs_no_worker, node_types, require_capacity
+from srpo_ray.launch.fit_here import fit_here
 from srpo_ray.launch.preflight import check_inputs, input_notes, open_run_folder, release_folder_on_early_failure
 from srpo_ray.launch.progress import RunPageWriter, run_progress
 from srpo_ray.launch.reward_checks import check_sources
@@ -122,8 +123,6 @@ def _train_in(
         with reward_pool(config, name, meanwhile=prepare) as pool:
             names: Any = {"name": config.name, "commit": git_commit(Path.cwd())}
             if here:
-                from srpo_ray.launch.fit_here import fit_here
-
                 fit_here(config, folder, pool, OwnProcess(), **names)
             else:
                 _fit_with_workers(config, folder, pool, **names)
@@ -132,7 +131,6 @@ def _train_in(
 def _import_ahead(config: RunConfig) -> None:
     """Import what this process needs after Ray's start, during which it would only wait."""
     if needs_no_worker(config):
-        importlib.import_module("srpo_ray.launch.fit_here")
         import_models(config)
     else:
         importlib.import_module("srpo_ray.launch.fit")
