@@ -31,8 +31,8 @@ def start_local_ray(env_vars: Mapping[str, str]) -> None:
     """Start a Ray for this process and connect to it.
 
     Args:
-        env_vars: Environment variables of Ray's processes. As a runtime environment, Ray's first workers, which start
-            before any actor is requested, would lack them, and all actors would wait for later ones.
+        env_vars: Environment variables of Ray's processes. They are not a runtime environment, because the workers that
+            Ray starts ahead of requests lack one, so that every actor would wait for a new process.
 
     Raises:
         ValueError: If Ray's temporary folder cannot be used.
