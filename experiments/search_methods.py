@@ -4,8 +4,9 @@ python experiments/search_methods.py            # run or resume the searches, te
 python experiments/search_methods.py --report   # test and print what is finished
 python experiments/search_methods.py --only "TPE" --seeds 0 1
 
-Every search makes the same number of updates in total. The setting that it chooses is tested on prompts that choose
-nothing. Folders of the searches are under `runs/search_methods`.
+Every search makes the same number of updates in total, but for `random, 24 trials`. The setting that it chooses is
+tested on prompts that choose nothing. `TPE, warm start` begins with the results of `random` with the same seed, and
+`random, 24 trials` repeats its trials and draws as many more. The searches are under `runs/search_methods`.
 """
 
 import argparse
@@ -30,7 +31,8 @@ from srpo_ray.models.contrast import BASE, TUNED
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.trained import read_trained
 
-CONFIG = Path(__file__).parents[1] / "configs" / "experiments" / "search_methods" / "search.yaml"
+FOLDER = Path(__file__).parents[1] / "configs" / "experiments" / "search_methods"
+CONFIG, CONDITIONS = FOLDER / "search.yaml", FOLDER / "conditions.yaml"
 SEEDS = (0, 1, 2)
 """Seeds of the searches."""
 TEST_PROMPTS = "small_world:test"
@@ -38,18 +40,34 @@ HELD_OUT, DIVERSITY, DRIFT = "evaluator/held_out", "image/diversity", "image/dri
 TPE = ("experiment.search.searcher=optuna", "experiment.search.startup_trials=4")
 FRONT = f"experiment.objectives={{{HELD_OUT}: max, {DIVERSITY}: max, {DRIFT}: min}}"
 RUNGS = "[{updates: 4, keep: 0.5, set: {rollout.source: base_model}}, {updates: 8, keep: 0.5}, {updates: 16}]"
-ARMS: Mapping[str, tuple[str, ...]] = {
-    "random": (),
-    "TPE": (*TPE, "experiment.search.constrained=false"),
-    "TPE, limits known": TPE,
-    "TPE, three objectives": (*TPE, FRONT),
-    "promotion": (
-        "experiment.search.num_samples=24",
-        f"experiment.search.scheduler={{type: promotion, rungs: {RUNGS}}}",
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of search."""
+
+    overrides: tuple[str, ...] = ()
+    """Changes of the config."""
+    config: Path = CONFIG
+    earlier: str | None = None
+    """Arm whose search with the same seed is the earlier one of a warm start."""
+
+
+ARMS: Mapping[str, Arm] = {
+    "random": Arm(),
+    "TPE": Arm((*TPE, "experiment.search.constrained=false")),
+    "TPE, limits known": Arm(TPE),
+    "TPE, three objectives": Arm((*TPE, FRONT)),
+    "promotion": Arm(
+        ("experiment.search.num_samples=24", f"experiment.search.scheduler={{type: promotion, rungs: {RUNGS}}}")
     ),
-    "population": ("experiment.search.scheduler={type: pbt, perturb_interval: 4}",),
+    "population": Arm(("experiment.search.scheduler={type: pbt, perturb_interval: 4}",)),
+    "TPE, warm start": Arm(TPE, earlier="random"),
+    "random, 24 trials": Arm(("experiment.search.num_samples=24",)),
+    "random, conditions": Arm(config=CONDITIONS),
+    "TPE, conditions": Arm(TPE, CONDITIONS),
 }
-"""Name of an arm -> overrides of `search.yaml`. Every arm must make the same number of updates in total."""
+"""All kinds. Every one makes the same number of updates in total, but for `random, 24 trials`."""
 REFERENCE = {HELD_OUT: 0.0, DIVERSITY: 0.0, DRIFT: 0.3}
 """Worst point of the hypervolume: the base model's held-out score (a gain of 0), no diversity, and a drift of 0.3."""
 
@@ -103,8 +121,12 @@ def search(root: Path, arm: str, seed: int) -> None:
     folder = folder_of(root, arm, seed)
     if (folder / "results.json").exists():
         return
+    method = ARMS[arm]
     own = [f"run_root={root}", f"experiment.name={folder.name}", f"experiment.search.seed={seed}"]
-    start = [str(CONFIG), *own, *ARMS[arm]]
+    if method.earlier:
+        search(root, method.earlier, seed)
+        own.append(f"experiment.search.points_from=[{folder_of(root, method.earlier, seed)}]")
+    start = [str(method.config), *own, *method.overrides]
     if code := srpo_ray(["sweep", *(["--resume", str(folder)] if (folder / "experiment.yaml").exists() else start)]):
         raise SystemExit(code)
 

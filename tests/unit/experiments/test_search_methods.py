@@ -11,12 +11,22 @@ from srpo_ray.config import load_experiment
 HELD_OUT, DIVERSITY, DRIFT = "evaluator/held_out", "image/diversity", "image/drift"
 
 
-def test_every_arm_searches_the_same_space_with_the_same_number_of_updates(script) -> None:
+def test_arms_differ_in_the_search_alone_and_make_as_many_updates(script) -> None:
     methods = script("search_methods")
-    arms = {name: load_experiment(methods.CONFIG, overrides) for name, overrides in methods.ARMS.items()}
+    arms = {name: load_experiment(arm.config, arm.overrides) for name, arm in methods.ARMS.items()}
     first, base = arms["random"]
-    assert all(config.arms == first.arms and config.max_fall == first.max_fall for config, _ in arms.values())
-    assert all(run == base for _, run in arms.values())
+    assert all(config.max_fall == first.max_fall and run == base for config, run in arms.values())
+    (space,), (conditional,) = (arms[name][0].arms for name in ("random", "random, conditions"))
+    assert {name for name, (config, _) in arms.items() if list(config.arms) == [conditional]} == {
+        "random, conditions",
+        "TPE, conditions",
+    }
+    assert all(list(config.arms) in ([space], [conditional]) for config, _ in arms.values())
+    assert {path: each.when for path, each in conditional.space.items() if each.when} == {
+        "algorithm.control_words": {"algorithm.query": "relative"},
+        "algorithm.branches": {"algorithm.query": "plain"},
+    }
+    assert not any(each.when for each in space.space.values())
     assert {name: (config.search.searcher, config.search.constrained) for name, (config, _) in arms.items()} == {
         "random": ("random", True),
         "TPE": ("optuna", False),
@@ -24,13 +34,41 @@ def test_every_arm_searches_the_same_space_with_the_same_number_of_updates(scrip
         "TPE, three objectives": ("optuna", True),
         "promotion": ("random", True),
         "population": ("random", True),
+        "TPE, warm start": ("optuna", True),
+        "random, 24 trials": ("random", True),
+        "random, conditions": ("random", True),
+        "TPE, conditions": ("optuna", True),
     }
+    trials = {name: config.search.num_samples for name, (config, _) in arms.items()}
+    assert {name for name, number in trials.items() if number == 24} == {"promotion", "random, 24 trials"}
+    assert {number for name, number in trials.items() if number != 24} == {first.search.num_samples}
     rungs = arms["promotion"][0].search.scheduler.rungs
     assert [rung.updates for rung in rungs] == [4, 8, base.training.num_updates]
     # 24 trials of 4 updates, 12 of 4 more and 6 of 8 more.
     assert first.search.num_samples * base.training.num_updates == 24 * 4 + 12 * 4 + 6 * 8
-    assert arms["population"][0].search.num_samples == first.search.num_samples
     assert len(arms["TPE, three objectives"][0].objectives) == 3
+
+
+def test_warm_start_reads_the_search_of_the_same_seed(script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = script("search_methods")
+    started: list[tuple[str, list[str]]] = []
+
+    def sweep(arguments: list[str]) -> int:
+        (name,) = (each.partition("=")[2] for each in arguments if each.startswith("experiment.name="))
+        started.append((name, [each for each in arguments if "points_from" in each]))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(methods, "srpo_ray", sweep)
+    methods.search(tmp_path, "TPE, warm start", 2)
+    (first, none), (second, earlier) = started
+    assert first == methods.folder_of(tmp_path, "random", 2).name
+    assert none == []
+    assert second == methods.folder_of(tmp_path, "TPE, warm start", 2).name
+    assert earlier == [f"experiment.search.points_from=[{tmp_path / first}]"]
+    methods.search(tmp_path, "TPE, warm start", 2)
+    assert len(started) == 2
 
 
 def trial(name: str, held_out: float, diversity: float, drift: float, status: str = "finished") -> dict[str, Any]:
