@@ -22,7 +22,7 @@ def is_evaluated_ahead(config: RunConfig, folder: RunFolder, pool: str | None) -
     return plain and is_cached(config)
 
 
-def evaluate_base_ahead(config: RunConfig, folder: RunFolder, pool: str | None) -> None:
+def evaluate_base_ahead(config: RunConfig, folder: RunFolder, pool: str | None, *, alone: bool = False) -> None:
     """Write the evaluation of the base model to the cache while the reward pool loads its models.
 
     Its images need no rewards. Runs that share the evaluation sample them together, and one of them scores them.
@@ -32,10 +32,11 @@ def evaluate_base_ahead(config: RunConfig, folder: RunFolder, pool: str | None) 
         config: A run that this process trains on the CPU, after `load_ahead`.
         folder: Its folder, which may not exist yet.
         pool: Name of its reward pool; without one, nothing is evaluated ahead.
+        alone: True if no other run computes on this machine.
     """
     if is_evaluated_ahead(config, folder, pool):
         from srpo_ray.training.evaluation import encode_evaluated, evaluate_base_model
 
         with suppress(ValueError, RunFailedError):
             encode_evaluated(config)
-            evaluate_base_model(config, pool)
+            evaluate_base_model(config, pool, alone=alone)

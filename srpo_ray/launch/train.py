@@ -117,7 +117,7 @@ def _train_in(
             create_database(tracking_uri(config))
             if here:
                 prepare_process(config)
-                evaluate_base_ahead(config, folder, None if config.rewards.in_process else name)
+                evaluate_base_ahead(config, folder, None if config.rewards.in_process else name, alone=True)
 
         name = f"rewards_{config.name}"
         with reward_pool(config, name, meanwhile=prepare) as pool:

@@ -4,8 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,10 @@ from srpo_ray.config.algorithms.control_words import ControlWords
 from srpo_ray.config.baseline_settings import baseline_settings, is_cached
 from srpo_ray.data.cache.shards import ShardStore
 from srpo_ray.data.cache.text_features import cache_root
-from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator, combine
+from srpo_ray.evaluation.evaluator import TRAINED, Evaluation, Evaluator
 from srpo_ray.models.content_hash import content_hash
 from srpo_ray.models.policy import FlowPolicy
-from srpo_ray.rewards.base import RewardScorer
-from srpo_ray.runs.collectives import from_worker_0, gather, rank_and_world_size
+from srpo_ray.runs.collectives import rank_and_world_size
 from srpo_ray.runs.inputs import lora_hashes, model_hashes, reward_hashes
 from srpo_ray.training.shared_sampling import SharedImages
 
@@ -33,82 +31,6 @@ _SHARED = "shared"
 _CODE = ("evaluation", "flow", "models", "rewards", "small_world")
 """Packages whose code determines images and scores."""
 _LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch")
-
-
-def baseline_evaluation(
-    config: RunConfig,
-    evaluator: Evaluator,
-    device: torch.device,
-    base: Callable[[], AbstractContextManager[FlowPolicy]],
-    rewards: Callable[[], RewardScorer],
-    ready: Callable[[], bool] = lambda: True,
-) -> Evaluation:
-    """Read the evaluation of the base model from the cache, or compute it and write it there.
-
-    Processes that need the same evaluation at the same time share its sampling, and one of them requests all scores,
-    while it and the others sample further images. All workers must call.
-
-    Args:
-        config: The run.
-        evaluator: Evaluator of the run, which determines prompts, noise and batches.
-        device: Device of the model.
-        base: Provider of the base model's policy. It is entered once on all workers when this run samples its first
-            batch, or never.
-        rewards: Function that returns the reward scorer, and waits until it can be used.
-        ready: Test whether the scorer can be used; until then, images are only sampled.
-
-    Returns:
-        The evaluation: a stored one has the same bits as a computed one.
-    """
-    with ExitStack() as models:
-
-        @cache
-        def policy() -> FlowPolicy:
-            return models.enter_context(base())
-
-        if not is_cached(config):
-            return _scored(config, evaluator, evaluator.batches(policy()), rewards())
-        found = _shared_evaluation(config, evaluator, device, policy, rewards, ready)
-    others = evaluator.other_words
-    return Evaluation({name: found.scores[name] for name in found.scores if name not in others}, found.images)
-
-
-def _shared_evaluation(
-    config: RunConfig,
-    evaluator: Evaluator,
-    device: torch.device,
-    policy: Callable[[], FlowPolicy],
-    rewards: Callable[[], RewardScorer],
-    ready: Callable[[], bool],
-) -> Evaluation:
-    """Read the evaluation from the cache, or sample its images with other processes and let one of them score all."""
-    stored = BaselineCache(config, evaluator, device)
-    images = SharedImages(
-        stored.store.folder, evaluator, lambda items: evaluator.sample(policy(), items), stored.is_complete
-    )
-    found = from_worker_0(stored.read)
-    if found is not None:
-        images.remove_if_unused()
-        return found
-    with images.in_use():
-        images.sample_until(ready)
-        # Rewards may still load: no process waits for them while it holds the turn.
-        scorer = rewards()
-        with images.turn_to_score():
-            found = from_worker_0(stored.read)
-            if found is None:
-                found = _scored(config, evaluator, images.batches(device), scorer)
-                if rank_and_world_size()[0] == 0 and not stored.write(found):
-                    images.abandon()
-    return found
-
-
-def _scored(
-    config: RunConfig, evaluator: Evaluator, batches: Iterable[tuple[list[int], torch.Tensor]], rewards: RewardScorer
-) -> Evaluation:
-    """Score the images of all workers, for the control words of other runs too."""
-    share = evaluator.score(batches, rewards, config.rewards.factors, for_all=True)
-    return combine(gather(share), len(evaluator.prompts))
 
 
 def other_words(config: RunConfig) -> dict[str, ControlWords]:
@@ -159,6 +81,17 @@ class BaselineCache:
             else:
                 images[int(number)] = tensor[0]
         return Evaluation({name: values for _, name, values in sorted(columns)}, dict(sorted(images.items())))
+
+    def images(self, evaluator: Evaluator, policy: Callable[[], FlowPolicy]) -> SharedImages:
+        """Describe the images that processes and threads sample together until the evaluation is complete.
+
+        Args:
+            evaluator: Evaluator of the run.
+            policy: Function that returns the base model's policy, called for the first batch at the earliest.
+        """
+        return SharedImages(
+            self.store.folder, evaluator, lambda items: evaluator.sample(policy(), items), self.is_complete
+        )
 
     def is_complete(self) -> bool:
         """Test whether the evaluation is stored; only headers are read."""

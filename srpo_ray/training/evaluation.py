@@ -1,7 +1,8 @@
 """Evaluators of a run, and the evaluation of the base model ahead of the runs that share it. No engine."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -22,7 +23,8 @@ from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
 from srpo_ray.rewards.pool.opening import Opening
-from srpo_ray.training.baseline_cache import baseline_evaluation, other_words
+from srpo_ray.training.baseline_cache import other_words
+from srpo_ray.training.baseline_evaluation import baseline_evaluation, sampling_thread
 
 
 def make_evaluator(
@@ -102,7 +104,7 @@ def encode_evaluated(config: RunConfig) -> None:
             encode(missing[start : start + ROWS])
 
 
-def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
+def evaluate_base_model(config: RunConfig, pool: str | None, *, alone: bool = False) -> None:
     """Write the evaluation of the base model on the validation prompts to the cache, unless it is there.
 
     Processes that need the same evaluation share its sampling. A pool that still loads delays only the scores. The
@@ -112,6 +114,7 @@ def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
     Args:
         config: A run with one worker on the CPU.
         pool: Name of its reward pool; None scores in this process.
+        alone: True if no other run computes on this machine. Then a second thread samples too, if a core is free.
     """
     device = "cpu"
     if config.training.num_threads:
@@ -127,7 +130,9 @@ def evaluate_base_model(config: RunConfig, pool: str | None) -> None:
         policy = make_policy(config, transformer, transformer.config, device)
         if texts.guidance:
             policy.empty_prompt = cache.features(texts.guidance)[[0]]
-        yield policy
+        free = alone and (os.cpu_count() or 1) > torch.get_num_threads()
+        with sampling_thread(config, evaluator, torch.device(device), policy) if free else nullcontext():
+            yield policy
 
     opening = Opening([pool] if pool else [])
 

@@ -28,7 +28,7 @@ from srpo_ray.runs.checkpoint_files import OLD, ROLLOUTS, STATE
 from srpo_ray.runs.collectives import from_worker_0, gather
 from srpo_ray.runs.folder import RunFolder, append_row, load_images, read_rows, save_images, write_rows
 from srpo_ray.runs.storage import Storage
-from srpo_ray.training.baseline_cache import baseline_evaluation
+from srpo_ray.training.baseline_evaluation import baseline_evaluation
 from srpo_ray.training.contrast import evaluated_weights
 from srpo_ray.training.engine import Engine
 from srpo_ray.training.meters import MeanMeter, StageTimer, peak_memory, require_finite

@@ -14,7 +14,8 @@ from srpo_ray.models.policy import FlowPolicy
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.local import LocalRewards
-from srpo_ray.training.baseline_cache import baseline_evaluation, other_words
+from srpo_ray.training.baseline_cache import other_words
+from srpo_ray.training.baseline_evaluation import baseline_evaluation
 from srpo_ray.training.evaluation import encode_evaluated, evaluate_base_model
 
 CPU = torch.device("cpu")

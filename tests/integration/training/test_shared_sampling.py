@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Timer
+from threading import Barrier, Timer, get_ident
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -137,6 +137,32 @@ def test_batch_of_a_killed_process_is_sampled_by_one_that_waits_for_it(tiny_run:
     assert (lines(killed), lines(alive)) == (["0 1"], ["4 5", "6 7", "2 3"])
     assert_same_bits(stored(config), computed(config))
     assert not list((tmp_path / "runs").glob("cache/baselines/*/images"))
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize(("alone", "cores", "threads"), [(True, 2, 2), (True, 1, 1), (False, 2, 1)])
+def test_second_thread_samples_on_a_free_core_to_the_bit_of_one(
+    alone: bool, cores: int, threads: int, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = four_batches(tiny_run)
+    encode_evaluated(config)
+    sampled = dict[str, tuple[int, int]]()
+    first_batches = Barrier(threads)
+
+    def sample(evaluator: Evaluator, policy: FlowPolicy, items: Sequence[int]) -> Tensor:
+        if get_ident() not in {thread for thread, _ in sampled.values()}:
+            sampled[" ".join(map(str, items))] = get_ident(), id(policy)
+            first_batches.wait(LONGEST_S)
+        assert sampled.setdefault(" ".join(map(str, items)), (get_ident(), id(policy))) == (get_ident(), id(policy))
+        return SAMPLE(evaluator, policy, items)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    with patch.object(Evaluator, "sample", sample):
+        evaluate_base_model(config, None, alone=alone)
+    assert sorted(sampled) == ["0 1", "2 3", "4 5", "6 7"]
+    # Each thread has its own policy, as a policy has a state.
+    assert len(set(sampled.values())) == len({policy for _, policy in sampled.values()}) == threads
+    assert_same_bits(stored(config), computed(config))
 
 
 def images_of(items: Sequence[int]) -> Tensor:

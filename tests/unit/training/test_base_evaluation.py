@@ -39,13 +39,13 @@ def test_run_whose_evaluation_is_not_kept_or_is_made_otherwise_is_not_evaluated_
 def test_run_itself_raises_what_kept_the_base_model_from_being_evaluated(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[str] = []
+    calls: list[tuple[str, bool]] = []
 
-    def fail(_config: object, pool: str) -> None:
-        calls.append(pool)
+    def fail(_config: object, pool: str, *, alone: bool) -> None:
+        calls.append((pool, alone))
         raise error
 
     monkeypatch.setattr(evaluation, "encode_evaluated", lambda _config: None)
     monkeypatch.setattr(evaluation, "evaluate_base_model", fail)
-    evaluate_base_ahead(load_run([SMALL_WORLD]), RunFolder(tmp_path), "pool")
-    assert calls == ["pool"]
+    evaluate_base_ahead(load_run([SMALL_WORLD]), RunFolder(tmp_path), "pool", alone=True)
+    assert calls == [("pool", True)]

@@ -23,7 +23,8 @@ from srpo_ray.models.conditioning import Conditioning
 from srpo_ray.models.sigma_grid import sigma_grid
 from srpo_ray.runs import turns
 from srpo_ray.small_world.weights import flux_dir, reward_dir
-from srpo_ray.training.baseline_cache import BaselineCache, baseline_evaluation, other_words
+from srpo_ray.training.baseline_cache import BaselineCache, other_words
+from srpo_ray.training.baseline_evaluation import baseline_evaluation
 from tests.conftest import SMALL_WORLD
 
 CPU = torch.device("cpu")
