@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from srpo_ray.config.tracking import SQLITE
 from srpo_ray.credentials import expand_uri
 from srpo_ray.imports import by_one_thread, large_imports, without_collection
+from srpo_ray.tracking.new_database import create_sqlite_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,7 +53,10 @@ def connect(uri: str) -> "MlflowClient":
     import_client(uri)
     from mlflow import MlflowClient
 
-    with _one_process_at_a_time(sqlite_file(uri)):
+    database = sqlite_file(uri)
+    with _one_process_at_a_time(database):
+        if database and not database.exists():
+            create_sqlite_database(database)
         return MlflowClient(expand_uri(uri))
 
 
@@ -93,7 +97,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 @contextmanager
 def _one_process_at_a_time(database: Path | None) -> Iterator[None]:
-    # A client creates the tables of a new database, and fails if another process creates them concurrently.
+    # Two processes must not create the database concurrently.
     if database is None:
         yield
         return
