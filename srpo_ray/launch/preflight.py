@@ -31,6 +31,7 @@ from srpo_ray.runs.start_from import check_start
 from srpo_ray.runs.storage import below, require_writable
 from srpo_ray.small_world.truth import RENDERED, check_embedded_size, check_truth_size
 from srpo_ray.tracking.runs import tracking_uri
+from srpo_ray.tracking.server import check_database
 from srpo_ray.tracking.sinks import check_sinks
 
 ANOTHER_NAME = "choose another `name` or remove the folder"
@@ -52,10 +53,10 @@ def check_inputs(config: RunConfig, *, contrast: bool = True) -> None:
             of the contrast in evaluations; if the model's family lacks something that the run sets or takes no texts of
             that length, or the model is distilled and the run asks for guidance; if the loss takes errors for
             likelihoods and the run asks for guided velocities; if workers cannot share the model's heads and tokens
-            equally, or it cannot draw images of a size; if MLflow's address is invalid or names an environment variable
-            that is not set, or another tracker lacks its package or key; if the run cannot continue from the run that
-            `start_from` names; if the run would be judged by what it trains on; or if prompts have control words that
-            the algorithm does not use, or lack those that it uses.
+            equally, or it cannot draw images of a size; if MLflow's address is invalid, names an environment variable
+            that is not set or a database without its package, or another tracker lacks its package or key; if the run
+            cannot continue from the run that `start_from` names; if the run would be judged by what it trains on; or if
+            prompts have control words that the algorithm does not use, or lack those that it uses.
     """
     check_rewards(config)
     check_attention_device(config)
@@ -82,6 +83,7 @@ def check_inputs(config: RunConfig, *, contrast: bool = True) -> None:
         check_context_parallel(config)
     check_grids(config)
     expand_uri(tracking_uri(config))
+    check_database(tracking_uri(config))
     check_start(config)
     check_sinks(config.tracking)
     texts = read_texts(config)

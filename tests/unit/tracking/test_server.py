@@ -1,11 +1,13 @@
 """Probe of an MLflow server before Ray starts, against sockets that accept, refuse or stay silent."""
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from srpo_ray.config import load_experiment, load_run
 from srpo_ray.launch.preflight import check_inputs
 from srpo_ray.launch.train import train
 from srpo_ray.search.experiment import run_experiment
-from srpo_ray.tracking.server import require_server
+from srpo_ray.tracking.server import check_database, require_server
 from tests.conftest import ROOT, SMALL_WORLD
 
 
@@ -51,8 +53,50 @@ def test_store_without_a_server_passes(uri: str) -> None:
     require_server(uri)
 
 
-def test_server_that_refuses_is_there(server: str) -> None:
-    require_server(server)
+_CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN")
+
+
+def test_server_that_asks_for_credentials_is_refused_without_any(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in _CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=r"tracking\.uri: expected credentials .* MLFLOW_TRACKING_USERNAME and"):
+        require_server(server)
+
+
+@pytest.mark.parametrize("given", [*_CREDENTIALS, "address", "file"])
+def test_server_that_refuses_a_request_without_the_credentials_that_mlflow_sends_is_there(
+    given: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if given in _CREDENTIALS:
+        monkeypatch.setenv(given, "geheim")
+    if given == "file":
+        (tmp_path / ".mlflow").mkdir()
+        (tmp_path / ".mlflow" / "credentials").write_text("[mlflow]\n")
+    require_server(server.replace("http://", "http://me:geheim@") if given == "address" else server)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql", "mssql", "postgresql+pg8000"])
+def test_database_without_its_package_is_refused_with_the_inputs(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRPO_TEST_PASSWORD", "geheim")
+    for package in ("psycopg2", "MySQLdb", "pyodbc", "pg8000"):
+        # Python's import then fails as for a package that is not installed.
+        monkeypatch.setitem(sys.modules, package, None)
+    config = load_run([SMALL_WORLD], [f"tracking.uri='{scheme}://me:${{SRPO_TEST_PASSWORD}}@host/runs'"])
+    with pytest.raises(ValueError, match=r"tracking\.uri: expected the package of the database's driver") as found:
+        check_inputs(config)
+    assert "geheim" not in str(found.value)
+
+
+def test_database_with_its_package_passes_and_an_unknown_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymysql", ModuleType("pymysql"))
+    check_database("mysql+pymysql://me:geheim@host/runs")
+    with pytest.raises(ValueError, match=r"tracking\.uri: expected the address of a database .*\+nothing") as found:
+        check_database("postgresql+nothing://me@host/runs")
+    assert "correct it" in str(found.value)
 
 
 def test_server_that_is_slow_to_answer_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
