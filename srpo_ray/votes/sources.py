@@ -42,6 +42,11 @@ def open_ballot(folder: Path, runs: Sequence[str] = ()) -> Ballot:
     elif (folder / "rows.csv").is_file():
         ballot = _of_evaluation(folder, runs)
     elif (folder / "config.yaml").is_file():
+        if runs:
+            raise ValueError(
+                f"--runs: expected no names for the folder of a run, got {', '.join(runs)}; its base and tuned"
+                " model are compared: remove --runs, or name the folder of an experiment"
+            )
         ballot = _of_runs(folder, {TUNED: RunFolder(folder)}, ())
     else:
         raise ValueError(
@@ -92,7 +97,7 @@ def _of_runs(folder: Path, runs: dict[str, RunFolder], notes: Sequence[str]) -> 
                 # Runs that share an item share the base model's image of it.
                 images.setdefault((system, found[index].key), image)
         for system, row in zip((base, name), _score_rows(run), strict=True):
-            _add_scores(scores, system, row, found)
+            _add_scores(scores, system, row, found, run.scores)
     if not images:
         raise ValueError(
             f"expected images of evaluations in {folder}, got none; a run writes them into images/ when it is evaluated"
@@ -168,12 +173,21 @@ def _score_rows(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _add_scores(
-    scores: dict[str, dict[tuple[str, str], float]], system: str, row: dict[str, Any], items: dict[int, Item]
+    scores: dict[str, dict[tuple[str, str], float]],
+    system: str,
+    row: dict[str, Any],
+    items: dict[int, Item],
+    file: Path,
 ) -> None:
     """Add the scores of a prompt's first image, which is the one that the run keeps."""
     for metric, values in row.get("scores", {}).items():
         for index, item in items.items():
             if index < len(values):
+                if not isinstance(values[index], int | float):
+                    raise ValueError(
+                        f"expected numbers as scores of {metric} in {file}, got {values[index]!r}; restore the file, or"
+                        " evaluate the run again"
+                    )
                 scores.setdefault(metric, {}).setdefault((system, item.key), float(values[index]))
 
 
@@ -187,6 +201,12 @@ def _of_evaluation(folder: Path, names: Sequence[str]) -> Ballot:
             f"expected the columns {', '.join(_FIXED_COLUMNS)} and a row per image in {file}, got another table; write"
             " it again with `srpo-ray evaluate`"
         )
+    for line, row in enumerate(rows, 2):
+        if any(row[column] is None for column in _FIXED_COLUMNS):
+            raise ValueError(
+                f"expected the cells {', '.join(_FIXED_COLUMNS)} in every row of {file}, got fewer in line {line}; the"
+                " file was cut off: write it again with `srpo-ray evaluate`"
+            )
     known = list(dict.fromkeys(row["model"] for row in rows))
     _check_known(names, known, folder)
     systems = [system for system in known if not names or system in (BASE, *names)]

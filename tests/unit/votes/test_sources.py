@@ -153,6 +153,19 @@ def test_folder_without_two_systems_or_without_images_is_refused(tmp_path: Path)
         open_ballot(same.path)
 
 
+def test_score_that_is_no_number_is_refused_with_its_file(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "mine", {"base": 0.1, "tuned": 0.3})
+    append_row(run.scores, {"update": 2, "num_prompts": 8, "scores": {METRIC: ["x"] * 8}})
+    with pytest.raises(ValueError, match=rf"expected numbers as scores of {METRIC} in {run.scores}, got 'x'"):
+        open_ballot(run.path)
+
+
+def test_row_of_an_evaluation_that_is_cut_off_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("model,prompt_index,sample,image,prompt\nbase,0,0,a.png,A cat.\ntuned,0,0\n")
+    with pytest.raises(ValueError, match=r"in every row of .*rows\.csv, got fewer in line 3"):
+        open_ballot(tmp_path)
+
+
 def test_prompts_that_have_changed_since_the_images_were_drawn_are_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "mine", {"base": 0.1, "tuned": 0.3})
     config = load_run([run.config])
@@ -221,6 +234,7 @@ def test_results_are_printed_and_written_with_their_command(tmp_path: Path, caps
         (["RUN", "--export", "pairs.jsonl"], "expected votes with a preference"),
         (["DAMAGED", "--results"], "damaged line 1"),
         (["RUN", "--port", "99999"], "expected a free port"),
+        (["RUN", "--runs", "another"], "--runs: expected no names for the folder of a run, got another"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(
