@@ -1,5 +1,6 @@
 """Following of a job that was started before: its output, and copies of the live report on this machine."""
 
+import re
 import sys
 import threading
 from pathlib import Path
@@ -9,12 +10,16 @@ from srpo_ray.cluster.dashboard import Dashboard
 from srpo_ray.cluster.follow import LOST, Output, follow
 from srpo_ray.cluster.jobs import COMMAND, FOLDER, Jobs, exit_code
 from srpo_ray.cluster.results import bring_back
+from srpo_ray.files import write_text
+from srpo_ray.reports.report import Refresh
 
 COPY_S = 300.0
 """Seconds between two copies of the live report. Each copy is a short job, whose output the cluster's head stores."""
 LIVE = ("report.html", "progress.json")
 """Files of a results folder that are copied while its job is at work."""
 _LAST_LINES = 20
+_LATE = re.compile(r'data-late-s="\d+"')
+"""Attribute with the age in seconds from which a live page warns that it is too old."""
 
 
 def watch_job(cluster: str, name: str, *, once: bool) -> int:
@@ -63,7 +68,11 @@ def copy_report(jobs: Jobs, folder: str) -> Path:
         ConnectionError: If the files cannot be read on the cluster.
         ValueError: If the folder has no usable name.
     """
-    return bring_back(jobs, folder, LIVE) / LIVE[0]
+    page = bring_back(jobs, folder, LIVE) / LIVE[0]
+    if page.exists():
+        # A copy is older than the page on the cluster by up to the time between two copies.
+        write_text(page, _LATE.sub(f'data-late-s="{Refresh.late_s + COPY_S:.0f}"', page.read_text(encoding="utf-8")))
+    return page
 
 
 class ReportCopies:

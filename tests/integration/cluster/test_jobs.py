@@ -151,7 +151,7 @@ def test_job_is_watched_by_the_name_of_its_results_with_a_copy_of_its_live_repor
 ) -> None:
     there = head.home / "srpo_ray" / "runs" / "watched"
     (there / "images").mkdir(parents=True)
-    (there / "report.html").write_text("in progress")
+    (there / "report.html").write_text('<p data-written="1.0" data-late-s="180">in progress</p>')
     (there / "arms.csv").write_text("a table")
     (tree / "srpo_ray").symlink_to(ROOT / "srpo_ray")
     client = Jobs(head.url, head.token)
@@ -165,6 +165,8 @@ def test_job_is_watched_by_the_name_of_its_results_with_a_copy_of_its_live_repor
         assert main(["watch", "watched", "--once", "--cluster", head.url]) == 0
         assert f"{job}: RUNNING" in capsys.readouterr().out
         assert [path.name for path in here.iterdir()] == ["report.html"]
+        # The page may be older than the one on the cluster by the time between two copies.
+        assert (here / "report.html").read_text() == '<p data-written="1.0" data-late-s="480">in progress</p>'
         (here / "report.html").unlink()
         stopping = threading.Thread(target=_stop_when_copied, args=(here / "report.html", client, job))
         stopping.start()
