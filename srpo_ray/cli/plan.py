@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,7 @@ def _cluster_gpus(parsed: argparse.Namespace) -> float | None:
     if parsed.gpus is not None and parsed.nodes is not None:
         raise ValueError("--nodes: expected --gpus or --nodes, got both; remove one")
     gpus = parsed.gpus if parsed.nodes is None else parsed.nodes * parsed.gpus_per_node
-    if gpus is not None and gpus <= 0:
+    if gpus is not None and not 0 < gpus < math.inf:
         raise ValueError(f"--gpus, --nodes: expected a number above 0, got {gpus:g}; give what the cluster has")
     return gpus
 
@@ -155,11 +156,13 @@ def parse_prices(arguments: Sequence[str]) -> dict[str, float]:
     """Convert `GPU=X` arguments to prices by GPU model.
 
     Raises:
-        ValueError: If one is not of that form.
+        ValueError: If one is not of that form, or two are for one model.
     """
     prices = {}
     for argument in arguments:
         name, _, price = argument.partition("=")
+        if name in prices:
+            raise ValueError(f"--price: expected one price for each GPU model, got two for {name}; remove one")
         try:
             prices[name] = float(price)
         except ValueError as error:

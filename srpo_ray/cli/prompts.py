@@ -77,7 +77,6 @@ def _questions(parsed: argparse.Namespace) -> "dict[str, Asked]":
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, got {value}")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}; give the number of prompts")
+    return int(text)

@@ -150,14 +150,15 @@ class ExperimentPlan:
         """Cost of the least that is of use; None if a run cannot be timed.
 
         With a search in parts that is one trial of each such search through all parts, and the runs after the search.
-        Otherwise it is the shortest single run to its end.
+        Otherwise it is the shortest trial of a search to its end, or without a search the shortest run.
         """
         if any(group.shortest_hours is None for group in self.groups):
             return None
         if any(group.is_part for group in self.groups):
             return self._least_search
         planned = [group for group in self.groups if group.runs]
-        shortest = min(planned, key=lambda group: (group.shortest_hours or 0.0) * (group.trainer_gpus or 1.0))
+        trials = [group for group in planned if not group.phase.startswith(SEEDS)]
+        shortest = min(trials or planned, key=lambda group: (group.shortest_hours or 0.0) * (group.trainer_gpus or 1.0))
         return run_cost(shortest.shortest_hours or 0.0, shortest.trainer_gpus, self.reward_gpus, self.concurrency)
 
     @property

@@ -88,7 +88,7 @@ def check_budget(plan: ExperimentPlan) -> None:
         ValueError: If it is not.
     """
     cost, in_parts = plan.least_cost, any(group.is_part for group in plan.groups)
-    least = "one trial through its parts and the runs after the search" if in_parts else "the cheapest run"
+    least = "one trial through its parts and the runs after the search" if in_parts else "the cheapest trial"
     for name, needed in (cost.amounts(plan.prices) if cost else {}).items():
         limit = plan.limits.get(name)
         if limit is not None and limit < needed:

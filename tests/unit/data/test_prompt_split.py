@@ -142,6 +142,14 @@ def test_bad_request_is_refused_before_a_file_is_written(
     assert not to.exists()
 
 
+@pytest.mark.parametrize("number", ["x", "-1", "1.5"])
+def test_number_of_prompts_that_is_none_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as found:
+        main(["prompts", "a.json", "--to", "prompts", f"--test={number}"])
+    assert found.value.code == 2
+    assert f"argument --test: expected a whole number from 0, got {number!r}" in capsys.readouterr().err
+
+
 def test_file_with_other_prompts_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = written_json(tmp_path / "a.json")
     (tmp_path / "train.txt").write_text("my own prompt\n")

@@ -218,6 +218,15 @@ def test_trials_of_a_space_count_as_its_mean_and_at_worst_as_its_most_expensive_
     assert least.hours == pytest.approx(short / 3600)
 
 
+def test_least_of_a_search_is_a_trial_even_if_a_run_after_it_is_shorter(tmp_path: Path) -> None:
+    ablation = {"name": "short", "set": {"training.num_updates": 20}}
+    plan, hours = planned(tmp_path, ablations=[ablation], seeds=[1])
+    assert min(group.shortest_hours or 0.0 for group in plan.groups) < hours / 2
+    least = plan.least_cost
+    assert least is not None
+    assert least.hours == pytest.approx(hours)
+
+
 def test_conditional_values_are_planned_only_where_their_condition_holds(tmp_path: Path) -> None:
     space = {
         "algorithm.query": {"choice": ["relative", "plain"]},
@@ -381,6 +390,13 @@ def test_calls_of_an_update_are_those_of_its_rollouts_and_three_for_each_gradien
         (["--price", "H100"], "--price: expected GPU=X such as H100=2.5, got 'H100'"),
         (["--gpu", "H100", "--gpus", "8"], "expected at least 8.5 GPUs for one run of mine"),
         (["--gpus", "16", "--nodes", "2"], "expected --gpus or --nodes, got both"),
+        (["--gpus", "inf"], "--gpus, --nodes: expected a number above 0, got inf"),
+        (["--gpus", "nan"], "--gpus, --nodes: expected a number above 0, got nan"),
+        (["--nodes", "0"], "--gpus, --nodes: expected a number above 0, got 0"),
+        (
+            ["--price", "H100=2", "--price", "H100=5"],
+            "--price: expected one price for each GPU model, got two for H100",
+        ),
         (["experiment.budget={money: 5}"], "expected `price` with budget.money=5"),
         (["experiment.budget={gpu_hours: 1}", "--gpu", "H100"], "budget.gpu_hours: expected at least"),
         (["experiment.budget={money: 5}", "--price", "H100=2.5"], "budget.money: expected at least"),
