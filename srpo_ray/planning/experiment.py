@@ -159,7 +159,8 @@ class ExperimentPlan:
         planned = [group for group in self.groups if group.runs]
         trials = [group for group in planned if not group.phase.startswith(SEEDS)]
         shortest = min(trials or planned, key=lambda group: (group.shortest_hours or 0.0) * (group.trainer_gpus or 1.0))
-        return run_cost(shortest.shortest_hours or 0.0, shortest.trainer_gpus, self.reward_gpus, self.concurrency)
+        # A budget that pays for no more has no other run to share the reward pool with.
+        return run_cost(shortest.shortest_hours or 0.0, shortest.trainer_gpus, self.reward_gpus, 1)
 
     @property
     def _least_search(self) -> Cost:

@@ -227,6 +227,14 @@ def test_least_of_a_search_is_a_trial_even_if_a_run_after_it_is_shorter(tmp_path
     assert least.hours == pytest.approx(hours)
 
 
+def test_least_of_a_search_is_a_trial_alone_with_the_whole_reward_pool(tmp_path: Path) -> None:
+    for gpus in (None, 16.5, 24.5):
+        plan, hours = planned(tmp_path, gpus, seeds=[])
+        least = plan.least_cost
+        assert least is not None
+        assert (least.trainer_gpu_hours, least.reward_gpu_hours) == pytest.approx((8 * hours, 0.5 * hours))
+
+
 def test_conditional_values_are_planned_only_where_their_condition_holds(tmp_path: Path) -> None:
     space = {
         "algorithm.query": {"choice": ["relative", "plain"]},
