@@ -22,15 +22,19 @@ from tests.conftest import SMALL_WORLD
 from tests.integration.search.test_sweep_run import TINY
 
 LR = "training.optimizer.lr"
+CHEAP = {"evaluation.num_prompts": 1, "rollout.source": "base_model", "model.resolution": 32}
 PROMOTION = {
     "type": "promotion",
     "rungs": [
-        {"updates": 2, "keep": 0.5, "set": {"evaluation.num_prompts": 1, "rollout.source": "base_model"}},
+        {"updates": 2, "keep": 0.5, "set": CHEAP},
         {"updates": 4},
     ],
 }
 PBT = {"type": "pbt", "perturb_interval": 2}
-RUN = [argument for argument in TINY if not argument.startswith("experiment.")] + ["rewards.in_process=true"]
+RUN = [argument for argument in TINY if not argument.startswith("experiment.")] + [
+    "rewards.in_process=true",
+    "evaluation.resolution=64",
+]
 
 
 def write(folder: Path, name: str, num_samples: int, scheduler: dict[str, Any]) -> None:
@@ -72,7 +76,9 @@ def test_killed_promotion_is_resumed_in_its_rung_and_repeats_nothing(
     assert len(second) == 2
     for path in second:
         assert [row["update"] for row in read_rows(path / "updates.jsonl")] == [1, 2, 3, 4]
-        source = RunFolder(load_run([path / "config.yaml"]).start_from or "")
+        config = load_run([path / "config.yaml"])
+        source = RunFolder(config.start_from or "")
+        assert (load_run([source.config]).model.resolution, config.model.resolution) == (32, 64)
         assert source.path.name == path.name.replace("rung_2", "rung_1")
         # The costs of the first rung are part of the trial's.
         assert read_rows(path / "updates.jsonl")[:2] == read_rows(source.updates)
