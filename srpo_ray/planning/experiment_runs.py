@@ -88,7 +88,11 @@ def check_budget(plan: ExperimentPlan) -> None:
         ValueError: If it is not.
     """
     cost, in_parts = plan.least_cost, any(group.is_part for group in plan.groups)
-    least = "one trial through its parts and the runs after the search" if in_parts else "the cheapest trial"
+    least = (
+        "one trial through its parts and the runs after the search"
+        if in_parts
+        else "the cheapest trial (without a search: run)"
+    )
     for name, needed in (cost.amounts(plan.prices) if cost else {}).items():
         limit = plan.limits.get(name)
         if limit is not None and limit < needed:

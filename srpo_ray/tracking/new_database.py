@@ -34,7 +34,9 @@ def create_sqlite_database(file: Path) -> None:
             SqlAlchemyStore(uri, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
         with incomplete.open("rb") as written:
             os.fsync(written.fileno())
-        incomplete.replace(file)
+        # `mlflow server` may have created it meanwhile: it knows nothing of the lock.
+        if not file.exists():
+            incomplete.replace(file)
     finally:
         incomplete.unlink(missing_ok=True)
 

@@ -81,6 +81,22 @@ def test_killed_creation_leaves_no_database_and_the_next_one_succeeds(tmp_path: 
     assert not list(tmp_path.glob("*.incomplete"))
 
 
+def test_database_that_a_server_creates_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "runs.db"
+    import_client(f"sqlite:///{file}")
+    from mlflow.store.tracking import sqlalchemy_store
+
+    class Slow(sqlalchemy_store.SqlAlchemyStore):
+        def __init__(self, of: str, artifacts: str) -> None:
+            super().__init__(of, artifacts)
+            file.write_bytes(b"of another program")
+
+    monkeypatch.setattr(sqlalchemy_store, "SqlAlchemyStore", Slow)
+    create_sqlite_database(file)
+    assert file.read_bytes() == b"of another program"
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
+
+
 def test_known_database_keeps_its_runs(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/runs.db"
     known = connect(uri).create_experiment("known")
