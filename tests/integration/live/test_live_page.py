@@ -1,9 +1,9 @@
 """Page of work in progress in a browser: its age, and its loads."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -20,6 +20,8 @@ PNG = bytes.fromhex(
     "00c9fe92ef0000000049454e44ae426082"
 )
 RUNS = [RunState("one", 8, "done"), RunState("two", 8, "running"), RunState("three", 8)]
+WRITTEN = 1_800_000_000.0
+"""Time at which a page is written, in seconds since 1970."""
 START = replace(Progress.start("study", "experiment", 3, []), runs=RUNS)
 
 
@@ -31,11 +33,15 @@ def page_of(progress: Progress) -> str:
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
+def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """A phone's page whose clock stands still until it is advanced."""
+    monkeypatch.setattr("srpo_ray.reports.live.time", SimpleNamespace(time=lambda: WRITTEN))
     with launch_browser() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800})
-        page.clock.install(time=time.time())
+        # The page reads its own age from the clock, and a browser on a busy machine takes seconds to load a page.
+        # The clock runs until it is paused, and it cannot go back.
+        page.clock.install(time=WRITTEN - 3600)
+        page.clock.pause_at(WRITTEN)
         yield page
 
 
