@@ -13,7 +13,7 @@ import ray
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.launch.background import in_background
-from srpo_ray.launch.base_evaluation import evaluate_base_ahead
+from srpo_ray.launch.base_evaluation import sample_base_ahead
 from srpo_ray.launch.capacity import check_capacity, is_one_machine, needs_no_worker, node_types, require_capacity
 from srpo_ray.launch.fit_here import fit_here
 from srpo_ray.launch.preflight import check_inputs, input_notes, open_run_folder, release_folder_on_early_failure
@@ -117,7 +117,7 @@ def _train_in(
             create_database(tracking_uri(config))
             if here:
                 prepare_process(config)
-                evaluate_base_ahead(config, folder, None if config.rewards.in_process else name, alone=True)
+                sample_base_ahead(config, folder, None if config.rewards.in_process else name, alone=True)
 
         name = f"rewards_{config.name}"
         with reward_pool(config, name, meanwhile=prepare) as pool:

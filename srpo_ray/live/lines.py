@@ -63,7 +63,7 @@ def _run_events(known: RunView | None, run: RunView, progress: Progress) -> Iter
     signs = [text for text in run.signs if known is None or text not in known.signs]
     yield from (Event(f"reward hacking: {text}", warning=True) for text in signs)
     # Later evaluations are in the heartbeat lines only.
-    if run.activity and run.update == 0 and (known is None or not known.activity):
+    if run.activity and not run.evaluations and (known is None or not known.activity):
         yield Event(run.activity)
     if ended and known is not None and known.state.status not in ENDED:
         yield Event(end_text(run), warning=run.state.status == "failed")

@@ -26,6 +26,7 @@ from srpo_ray.planning.shapes import (
 from srpo_ray.planning.trace import Cost
 from srpo_ray.planning.workload import checkpoint_bytes, group_copy
 from srpo_ray.planning.zero_shares import (
+    MASTER,
     Share,
     gathered,
     largest_layer,
@@ -310,12 +311,14 @@ def host_memory(config: RunConfig, gpus_per_node: int, rewards: Sequence[RewardS
         Part("reward models on the CPU", in_replicas),
     )
     whole = element_size * sum(parameter.numel for parameter in tensors)
+    start = workers * element_size * (part.master // MASTER)
     kept = checkpoint_bytes(config)
     # Each worker writes an equal share, so a node writes as much as it has workers of the fewest.
     written = kept * min(workers, training.min_workers) // training.min_workers
     phases = (
         # Workers map the files of the weights: the host has one copy in its page cache, however many they are.
         Phase("loading", (Part("files of the weights, mapped", whole),)),
+        Phase("first update", (Part("weights before it, until they are evaluated", start),)),
         Phase("checkpoint", (Part("weights and moments of its workers, to be written", written),)),
     )
     return Memory(f"host of {workers} trainer{'s' if workers > 1 else ''}", always, phases)

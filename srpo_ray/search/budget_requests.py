@@ -63,7 +63,8 @@ def is_admitted(folder: Path, terms: BudgetTerms | None, name: str) -> bool:
     """
     if terms is None or read_decisions(folder).get(name, False):
         return True
-    return RunFolder(folder / "trials" / name).evaluations.exists()
+    run = RunFolder(folder / "trials" / name)
+    return run.updates.exists() or run.evaluations.exists()
 
 
 def request_of(folder: Path, config: RunConfig) -> Request:

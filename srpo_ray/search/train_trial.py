@@ -14,7 +14,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from srpo_ray.config import RunConfig
 from srpo_ray.errors import RunFailedError, TrainingError
 from srpo_ray.files import read_json, write_text
-from srpo_ray.launch.base_evaluation import evaluate_base_ahead
+from srpo_ray.launch.base_evaluation import sample_base_ahead
 from srpo_ray.launch.fit import fit, non_retryable_error
 from srpo_ray.launch.fit_here import fit_here
 from srpo_ray.launch.preflight import check_contrast_with, open_run_folder
@@ -62,7 +62,7 @@ def train_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
     if here and not finished:
         # Before the run begins: the imports are no part of it, and a process makes them once for all of its runs.
         load_ahead(config)
-        evaluate_base_ahead(config, known, pool)
+        sample_base_ahead(config, known, pool)
         wait_for_rewards(pool)
     if experiment.budget and not finished and not wait_for_admission(Path(experiment.folder), config):
         return

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import copy
 from functools import cache
 
@@ -23,8 +23,7 @@ def baseline_evaluation(
     evaluator: Evaluator,
     device: torch.device,
     base: Callable[[], AbstractContextManager[FlowPolicy]],
-    rewards: Callable[[], RewardScorer],
-    ready: Callable[[], bool] = lambda: True,
+    rewards: RewardScorer,
 ) -> Evaluation:
     """Read the evaluation of the base model from the cache, or compute it and write it there.
 
@@ -37,8 +36,7 @@ def baseline_evaluation(
         device: Device of the model.
         base: Provider of the base model's policy. It is entered once on all workers when this run samples its first
             batch, or never.
-        rewards: Function that returns the reward scorer, and waits until it can be used.
-        ready: Test whether the scorer can be used; until then, images are only sampled.
+        rewards: Reward scorer.
 
     Returns:
         The evaluation: a stored one has the same bits as a computed one.
@@ -50,8 +48,8 @@ def baseline_evaluation(
             return models.enter_context(base())
 
         if not is_cached(config):
-            return _scored(config, evaluator, evaluator.batches(policy()), rewards())
-        found = _shared_evaluation(config, evaluator, device, policy, rewards, ready)
+            return _scored(config, evaluator, evaluator.batches(policy()), rewards)
+        found = _shared_evaluation(config, evaluator, device, policy, rewards)
     others = evaluator.other_words
     return Evaluation({name: found.scores[name] for name in found.scores if name not in others}, found.images)
 
@@ -61,8 +59,7 @@ def _shared_evaluation(
     evaluator: Evaluator,
     device: torch.device,
     policy: Callable[[], FlowPolicy],
-    rewards: Callable[[], RewardScorer],
-    ready: Callable[[], bool],
+    rewards: RewardScorer,
 ) -> Evaluation:
     """Read the evaluation from the cache, or sample its images with other processes and let one of them score all."""
     stored = BaselineCache(config, evaluator, device)
@@ -71,17 +68,41 @@ def _shared_evaluation(
     if found is not None:
         images.remove_if_unused()
         return found
-    with images.in_use():
-        images.sample_until(ready)
-        # Rewards may still load: no process waits for them while it holds the turn.
-        scorer = rewards()
-        with images.turn_to_score():
-            found = from_worker_0(stored.read)
-            if found is None:
-                found = _scored(config, evaluator, images.batches(device), scorer)
-                if rank_and_world_size()[0] == 0 and not stored.write(found):
-                    images.abandon()
+    with images.in_use(), images.turn_to_score():
+        found = from_worker_0(stored.read)
+        if found is None:
+            found = _scored(config, evaluator, images.batches(device), rewards)
+            if rank_and_world_size()[0] == 0 and not stored.write(found):
+                images.abandon()
     return found
+
+
+def sample_ahead(
+    config: RunConfig,
+    evaluator: Evaluator,
+    device: torch.device,
+    load: Callable[[], FlowPolicy],
+    ready: Callable[[], bool],
+    *,
+    num_threads: int = 1,
+) -> None:
+    """Sample images for `baseline_evaluation` until the rewards can be used, or all images are there.
+
+    Args:
+        config: A run whose evaluation is cached, with one worker.
+        evaluator: Evaluator of the run.
+        device: Device of the model.
+        load: Function that returns the base model's policy. It is called for the first batch, if one is missing.
+        ready: Test whether the rewards can be used.
+        num_threads: Threads that sample, each a batch at a time: 1 or 2.
+    """
+    stored = BaselineCache(config, evaluator, device)
+    if stored.is_complete() or ready():
+        return
+    policy = cache(load)
+    images = stored.images(evaluator, policy)
+    with images.in_use(), sampling_thread(config, evaluator, device, policy()) if num_threads > 1 else nullcontext():
+        images.sample_until(ready)
 
 
 @contextmanager

@@ -107,6 +107,7 @@ class Engine:
         self._old = Shadow(self._shards()) if "old" in roles else None
         self._reference = self._reference_shards(adapters) if "reference" in roles else None
         self._contrast: dict[str, Tensor] | None = None
+        self._start: dict[str, Tensor] | None = None
         self._forward_passes = 0
         self._gathered = False
         self._role: Role = "policy"
@@ -158,8 +159,8 @@ class Engine:
         weights are restored from them at the end. Without an EMA, role `ema` is the policy.
 
         Args:
-            role: `policy` changes nothing; `reference` and `old` must have been among the engine's roles, and
-                `contrast` must have been loaded.
+            role: `policy` changes nothing; `reference` and `old` must have been among the engine's roles, `contrast`
+                must have been loaded, and `start` must be kept.
         """
         shards = self._shards_of(role)
         if shards is None:
@@ -178,7 +179,12 @@ class Engine:
             return None
         if role == "ema":
             return self._ema.shards if self._ema else None
-        kept = {"reference": self._reference, "contrast": self._contrast, "old": self._old and self._old.shards}[role]
+        kept = {
+            "reference": self._reference,
+            "contrast": self._contrast,
+            "old": self._old and self._old.shards,
+            "start": self._start,
+        }[role]
         assert kept is not None, f"role {role!r} is not among those that the run needs"
         return kept
 
@@ -201,6 +207,20 @@ class Engine:
             shard = self._partition.cut(parameter, weights[name])
             kept[name] = torch.empty_like(self._partition.forward_shard(parameter)).copy_(shard)
         self._contrast = kept
+
+    @property
+    def keeps_start(self) -> bool:
+        """True between `keep_start` and `release_start`."""
+        return self._start is not None
+
+    def keep_start(self) -> None:
+        """Keep a copy of the present weights as role `start`, on the host, in the data type of the forward passes."""
+        held = {name: self._partition.forward_shard(each) for name, each in self._partition.parameters.items()}
+        self._start = {name: shard.to("cpu", copy=True) for name, shard in held.items()}
+
+    def release_start(self) -> None:
+        """Release the copy that `keep_start` has made, if there is one."""
+        self._start = None
 
     def backward(self, loss: Tensor) -> None:
         """Back-propagate the summed loss of all forward passes since the last `backward`.

@@ -1,8 +1,7 @@
-"""Evaluators of a run, and the evaluation of the base model ahead of the runs that share it. No engine."""
+"""Evaluators of a run, and images of the base model's evaluation ahead of the runs that share it. No engine."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -22,9 +21,7 @@ from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.base import RewardScorer
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.rewards.pool.client import RewardClient
-from srpo_ray.rewards.pool.opening import Opening
-from srpo_ray.training.baseline_cache import other_words
-from srpo_ray.training.baseline_evaluation import baseline_evaluation, sampling_thread
+from srpo_ray.training.baseline_evaluation import sample_ahead
 
 
 def make_evaluator(
@@ -104,40 +101,30 @@ def encode_evaluated(config: RunConfig) -> None:
             encode(missing[start : start + ROWS])
 
 
-def evaluate_base_model(config: RunConfig, pool: str | None, *, alone: bool = False) -> None:
-    """Write the evaluation of the base model on the validation prompts to the cache, unless it is there.
+def sample_base_model(config: RunConfig, ready: Callable[[], bool], *, alone: bool = False) -> None:
+    """Sample images of the base model's evaluation into the cache until the rewards are ready, or all are there.
 
-    Processes that need the same evaluation share its sampling. A pool that still loads delays only the scores. The
-    evaluation has the bits that a run with one worker on the CPU would compute. `encode_evaluated` must have been
-    called.
+    Processes that need the same evaluation share its sampling. The images have the bits that a run with one worker on
+    the CPU would sample. `encode_evaluated` must have been called.
 
     Args:
         config: A run with one worker on the CPU.
-        pool: Name of its reward pool; None scores in this process.
+        ready: Test whether the rewards can be used.
         alone: True if no other run computes on this machine. Then a second thread samples too, if a core is free.
     """
-    device = "cpu"
+    device = torch.device("cpu")
     if config.training.num_threads:
         torch.set_num_threads(config.training.num_threads)
     texts, cache = read_texts(config), TextCache.of(config)
-    words = other_words(config)
-    evaluator = make_evaluator(config, config.evaluation, texts.validation, features=cache.features, words=words)
+    evaluator = make_evaluator(config, config.evaluation, texts.validation, features=cache.features)
 
-    @contextmanager
-    def base() -> Iterator[FlowPolicy]:
-        transformer = load_tuned(config, model_dtype(config), device, None)
+    def load() -> FlowPolicy:
+        transformer = load_tuned(config, model_dtype(config), device.type, None)
         set_attention(transformer, config.model.attention)
-        policy = make_policy(config, transformer, transformer.config, device)
+        policy = make_policy(config, transformer, transformer.config, device.type)
         if texts.guidance:
             policy.empty_prompt = cache.features(texts.guidance)[[0]]
-        free = alone and (os.cpu_count() or 1) > torch.get_num_threads()
-        with sampling_thread(config, evaluator, torch.device(device), policy) if free else nullcontext():
-            yield policy
+        return policy
 
-    opening = Opening([pool] if pool else [])
-
-    def rewards() -> RewardScorer:
-        opening.wait()
-        return connect_rewards(config, pool, device)
-
-    baseline_evaluation(config, evaluator, torch.device(device), base, rewards, opening.is_complete)
+    free = alone and (os.cpu_count() or 1) > torch.get_num_threads()
+    sample_ahead(config, evaluator, device, load, ready, num_threads=2 if free else 1)

@@ -84,7 +84,9 @@ def _closing(engine: Engine) -> Iterator[None]:
 def _train(run: TrainingRun) -> None:
     training, evaluation = run.config.training, run.config.evaluation
     profiler = _profiler(run)
-    run.evaluate_start()
+    is_start_kept = run.keep_start()
+    if not is_start_kept:
+        run.evaluate_start()
     update = run.start
     for update in run.remaining_updates():
         # Rows, events and checkpoints count the updates made. The trainer takes the index of an update, from 0.
@@ -92,6 +94,8 @@ def _train(run: TrainingRun) -> None:
         with profiler.update(update):
             metrics = run.trainer.update(update - 1)
         run.log(update, {**metrics, "time/cpu": time.process_time() - cpu_seconds})
+        if is_start_kept and update == 1:
+            run.evaluate_start()
         preempted = run.nodes_about_to_leave(update)
         if preempted or run.is_due(update, training.checkpoint_interval):
             run.save(update)

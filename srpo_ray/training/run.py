@@ -21,6 +21,7 @@ from srpo_ray.runs.folder import (
     append_row,
     read_rows,
     read_test_means,
+    row_0,
 )
 from srpo_ray.runs.start_from import started_at
 from srpo_ray.runs.storage import Storage
@@ -97,6 +98,21 @@ class TrainingRun:
             note_event(self.folder, update, CHECKPOINT_FAILED, str(error))
         else:
             note_event(self.folder, update, CHECKPOINT_SAVED, "")
+
+    def keep_start(self) -> bool:
+        """Keep the weights before the first update, whose evaluation then follows this update. All workers must call.
+
+        So a lack of memory or a reward without a gradient shows in the first update, and not after a long evaluation.
+
+        Returns:
+            False, and nothing is kept, if this start makes no first update or the evaluation is known.
+        """
+        if self.start or not self.config.training.num_updates:
+            return False
+        if from_worker_0(lambda: row_0(self.folder.evaluations) is not None):
+            return False
+        self.trainer.engine.keep_start()
+        return True
 
     def evaluate_start(self) -> None:
         """Publish the evaluation at the start if one is due there, and repeat the decision that it leads to.

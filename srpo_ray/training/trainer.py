@@ -219,14 +219,15 @@ class Trainer:
         Trained weights are contrasted with the base model's, or those of `evaluation.contrast_with`, by
         `evaluation.rl_guidance`.
 
-        The base model's evaluation, at update 0, is read from the cache if another run has written it. Worker 0 writes
-        the rows and the before/after images.
+        The evaluation at update 0 is that of the weights before the first update, which the engine may have kept since.
+        It is read from the cache if another run has written it. Worker 0 writes the rows and the before/after images.
 
         Args:
             update: Updates made.
         """
         start = time.perf_counter()
         evaluation = self._evaluate(self.evaluator) if update else self._evaluate_base(self.evaluator)
+        self.engine.release_start()
         metrics, images = evaluation.metrics, evaluation.images
         if self.rank == 0 and update == 0:
             save_images(self.folder.base_images, images)
@@ -277,10 +278,10 @@ class Trainer:
         @contextmanager
         def base() -> Iterator[FlowPolicy]:
             load()
-            with self._evaluated_weights(None):
+            with self.engine.shown("start" if self.engine.keeps_start else "policy"), self.engine.gathered():
                 yield self.policy
 
-        return baseline_evaluation(self.config, evaluator, self.policy.device, base, lambda: self.rewards)
+        return baseline_evaluation(self.config, evaluator, self.policy.device, base, self.rewards)
 
     def _evaluate(self, evaluator: Evaluator) -> Evaluation:
         with self._evaluated_weights(self.config.evaluation.contrast):

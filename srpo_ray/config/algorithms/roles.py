@@ -2,6 +2,7 @@
 
 from typing import Literal
 
-Role = Literal["policy", "reference", "old", "ema", "contrast"]
+Role = Literal["policy", "reference", "old", "ema", "contrast", "start"]
 """Weights that a phase uses: the trained ones (`policy`), the initial ones (`reference`), an older copy (`old`), or the
-exponential moving average (`ema`). Evaluations alone use those of `evaluation.contrast_with` (`contrast`)."""
+exponential moving average (`ema`). Evaluations alone use those of `evaluation.contrast_with` (`contrast`), and those
+before the first update (`start`)."""

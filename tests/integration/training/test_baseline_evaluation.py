@@ -16,7 +16,7 @@ from srpo_ray.models.trainable import load_tuned, make_policy, model_dtype
 from srpo_ray.rewards.local import LocalRewards
 from srpo_ray.training.baseline_cache import other_words
 from srpo_ray.training.baseline_evaluation import baseline_evaluation
-from srpo_ray.training.evaluation import encode_evaluated, evaluate_base_model
+from srpo_ray.training.evaluation import encode_evaluated, sample_base_model
 
 CPU = torch.device("cpu")
 
@@ -65,14 +65,25 @@ def stored(config: RunConfig) -> Evaluation:
     def refuse() -> Any:
         raise AssertionError("the evaluation is in the cache")
 
-    return baseline_evaluation(config, evaluator_of(config), CPU, refuse, refuse)
+    no_rewards: Any = None
+    return baseline_evaluation(config, evaluator_of(config), CPU, refuse, no_rewards)
+
+
+def sampled_ahead(config: RunConfig) -> Evaluation:
+    """Evaluation whose images are all sampled before the rewards can be used."""
+
+    def refuse() -> Any:
+        raise AssertionError("all images are in the cache")
+
+    encode_evaluated(config)
+    sample_base_model(config, lambda: False)
+    return baseline_evaluation(config, evaluator_of(config), CPU, refuse, rewards_of(config))
 
 
 def test_one_evaluation_ahead_of_two_trials_serves_both_to_the_bit(tiny_run: RunConfig) -> None:
     first = apply(tiny_run, {"evaluation.samples_per_prompt": 2, "rewards.in_process": True})
     second = apply(first, {"algorithm.control_words": "vivid", "model.lora.rank": 4, "seed": 7})
-    encode_evaluated(first)
-    evaluate_base_model(first, None)
+    assert_same_bits(sampled_ahead(first), computed(first))
     for trial in (first, second):
         assert_same_bits(stored(trial), computed(trial))
 
@@ -85,7 +96,7 @@ def test_stored_evaluation_serves_full_fine_tuning_and_adapters_to_the_bit(tiny_
     expected = computed(full)
     assert_same_bits(computed(lora), expected)
     assert_same_bits(
-        baseline_evaluation(full, evaluator_of(full), CPU, lambda: model_of(full), lambda: rewards_of(full)), expected
+        baseline_evaluation(full, evaluator_of(full), CPU, lambda: model_of(full), rewards_of(full)), expected
     )
     assert_same_bits(stored(lora), expected)
     assert_same_bits(stored(vivid), computed(vivid))

@@ -113,6 +113,10 @@ def contrasted(engine: Engine, other: Role | None, tokens: Tensor, sigma: Tensor
 
 def train_sharded(variant: Variant) -> dict[str, Any]:
     engine = engine_of(variant)
+    engine.keep_start()
+    probe, _, at = batches(range(9, 10))[0]
+    with torch.no_grad():
+        untrained = call(engine, probe, at)
     size = 4 // dist.get_world_size()
     share = slice(dist.get_rank() * size, (dist.get_rank() + 1) * size)
     rows = []
@@ -124,8 +128,14 @@ def train_sharded(variant: Variant) -> dict[str, Any]:
         rows.append({"answers": found, "gradients": engine.gradients()})
         engine.step()
         engine.refresh_old(KEPT[update])
-    first, _, sigma = batches(range(9, 10))[0]
+    first, sigma = probe, at
     last = answers(engine, first, sigma)
+    with engine.shown("start"), torch.no_grad():
+        assert torch.equal(call(engine, first, sigma), untrained), "start"
+    engine.release_start()
+    assert not engine.keeps_start
+    with torch.no_grad():
+        assert torch.equal(call(engine, first, sigma), last["policy"]), "policy after start"
     resumed = engine_of(variant)
     saved = [joined(part) for part in (engine.weights(), engine.optimizer_state(), engine.ema(), engine.old())]
     resumed.load(saved[0], saved[1], len(KEPT), saved[2], saved[3])

@@ -27,11 +27,21 @@ from srpo_ray.runs.activity import read_activity
 from srpo_ray.runs.collectives import gather
 from srpo_ray.runs.folder import RunFolder
 from srpo_ray.runs.turns import EXCLUSIVE, WAIT_S, lock
-from srpo_ray.training.evaluation import encode_evaluated, evaluate_base_model
+from srpo_ray.training.baseline_evaluation import baseline_evaluation
+from srpo_ray.training.evaluation import encode_evaluated, sample_base_model
 from srpo_ray.training.setup import build_trainer
 from srpo_ray.training.shared_sampling import SharedImages
 from tests.helpers.training.ranks import run_ranks
-from tests.integration.training.test_baseline_evaluation import assert_same_bits, computed, stored
+from tests.integration.training.test_baseline_evaluation import (
+    CPU,
+    assert_same_bits,
+    computed,
+    evaluator_of,
+    model_of,
+    rewards_of,
+    sampled_ahead,
+    stored,
+)
 
 SAMPLE = Evaluator.sample
 LONGEST_S = 300
@@ -56,8 +66,9 @@ def evaluate_logged(config: RunConfig, log: str, before: Callable[[int, str], ob
             file.write(" ".join(map(str, items)) + "\n")
         return images
 
+    torch.set_num_threads(1)
     with patch.object(Evaluator, "sample", sample):
-        evaluate_base_model(config, None)
+        baseline_evaluation(config, evaluator_of(config), CPU, lambda: model_of(config), rewards_of(config))
 
 
 def started(config: RunConfig, log: Path, before: Callable[[int, str], object]) -> BaseProcess:
@@ -158,11 +169,11 @@ def test_second_thread_samples_on_a_free_core_to_the_bit_of_one(
 
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     with patch.object(Evaluator, "sample", sample):
-        evaluate_base_model(config, None, alone=alone)
+        sample_base_model(config, lambda: False, alone=alone)
     assert sorted(sampled) == ["0 1", "2 3", "4 5", "6 7"]
     # Each thread has its own policy, as a policy has a state.
     assert len(set(sampled.values())) == len({policy for _, policy in sampled.values()}) == threads
-    assert_same_bits(stored(config), computed(config))
+    assert_same_bits(sampled_ahead(config), computed(config))
 
 
 def images_of(items: Sequence[int]) -> Tensor:

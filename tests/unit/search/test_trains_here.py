@@ -22,14 +22,14 @@ from tests.helpers.training.contrasted_runs import finished_run
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Imports, evaluation of the base model, wait for rewards: True if the folder of the run existed by then."""
+    """Imports, images of the base model, wait for rewards: True if the folder of the run existed by then."""
     calls: list[bool] = []
 
     def note(config: RunConfig) -> None:
         calls.append((Path(config.run_root) / "experiment" / "trials" / config.name).exists())
 
     monkeypatch.setattr(trial_module, "load_ahead", note)
-    monkeypatch.setattr(trial_module, "evaluate_base_ahead", lambda *_: calls.append(False))
+    monkeypatch.setattr(trial_module, "sample_base_ahead", lambda *_: calls.append(False))
     monkeypatch.setattr(trial_module, "wait_for_rewards", lambda _: calls.append(False))
     return calls
 

@@ -78,18 +78,16 @@ class Computed:
     ) -> None:
         self.config, self.seed, self.before, self.others = config, seed, before, dict(others or {})
         self.calls, self.loads, self.sampled = 0, 0, list[int]()
-        self.is_waiting = threading.Event()
+        self.has_sampled = threading.Event()
 
     @contextmanager
     def base(self) -> Iterator[Any]:
         self.loads += 1
         yield None
 
-    def rewards(self) -> Any:
-        self.is_waiting.set()
-
     def sample(self, items: Sequence[int]) -> Tensor:
         self.sampled += items
+        self.has_sampled.set()
         return images_of(items)
 
     def score(self, batches: Iterable[tuple[list[int], Tensor]]) -> Evaluated:
@@ -115,7 +113,8 @@ def evaluate(config: RunConfig, computed: Computed) -> Evaluation:
             return computed.score(batches)
 
     evaluator = evaluator_of(config, kind=WithoutModels)
-    return baseline_evaluation(config, evaluator, CPU, computed.base, computed.rewards)
+    no_rewards: Any = None
+    return baseline_evaluation(config, evaluator, CPU, computed.base, no_rewards)
 
 
 def assert_equal(found: Evaluation, expected: Evaluation) -> None:
@@ -383,7 +382,7 @@ def test_runs_with_and_without_control_words_share_one_sampling(tmp_path: Path) 
 
     def start_the_other() -> None:
         other.start()
-        assert with_words.is_waiting.wait(60)
+        assert with_words.has_sampled.wait(60)
 
     without = Computed(plain, before=start_the_other)
     evaluate(plain, without)

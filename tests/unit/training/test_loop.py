@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from srpo_ray.config import RunConfig, load_run
+from srpo_ray.config import RunConfig, apply, load_run
 from srpo_ray.runs.folder import RunFolder, append_row, read_rows
 from srpo_ray.training import loop
 from srpo_ray.training.early_stop import Decision
@@ -42,8 +42,11 @@ class NotedHost:
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at = stop_at
         self.rows: list[dict[str, Any]] = []
+        self.events: list[str] = []
+        """Steps of the trainer, and reports."""
 
     def report(self, row: dict[str, Any]) -> None:
+        self.events.append(f"report {row['update']}")
         self.rows.append(row)
         if row["update"] == self.stop_at:
             raise SystemExit(0)
@@ -61,21 +64,24 @@ class NotedTrainer:
 
     tester = None
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        self.saved: list[int] = []
-        self.engine = SimpleNamespace(close=lambda: CLOSED.append(folder.path))
+    def __init__(self, folder: RunFolder, events: list[str]) -> None:
+        self.folder, self.events = folder, events
+        self.engine = SimpleNamespace(
+            close=lambda: CLOSED.append(folder.path), keep_start=lambda: self.events.append("keep start")
+        )
 
     def update(self, update: int) -> dict[str, float]:
+        self.events.append(f"update {update + 1}")
         return {"loss": float(update)}
 
     def evaluate(self, update: int) -> dict[str, float]:
+        self.events.append(f"evaluate {update}")
         row = {"evaluator/held_out": 0.5}
         append_row(self.folder.evaluations, {"update": update, **row})
         return row
 
     def save(self, update: int, protected: int | None) -> None:
-        self.saved.append(update)
+        self.events.append(f"save {update}")
 
 
 @pytest.fixture
@@ -85,12 +91,13 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 def run(
-    config: RunConfig, host: NotedHost, monkeypatch: pytest.MonkeyPatch, gauges: Any = None
+    config: RunConfig, host: NotedHost, monkeypatch: pytest.MonkeyPatch, gauges: Any = None, start: int = 0
 ) -> tuple[RunFolder, NotedTracker]:
     folder, tracker = RunFolder(Path(config.run_root) / "run"), NotedTracker()
     folder.make()
     folder.config.touch()
-    started = TrainingRun(config, folder, host, NotedTrainer(folder), tracker, 0, gauges=gauges)  # pyright: ignore[reportArgumentType]
+    trainer: Any = NotedTrainer(folder, host.events)
+    started = TrainingRun(config, folder, host, trainer, tracker, start, gauges=gauges)  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(loop, "_start", lambda *_: started)
     monkeypatch.setattr("srpo_ray.training.run.agreed_decision", lambda *_: Decision())
     run_loop(WorkerArguments(config, str(folder.path), None, "", ""), host)
@@ -121,6 +128,47 @@ def test_rows_of_all_evaluations_reach_the_process_of_the_loop(
     assert [row["update"] for row in read_rows(folder.updates)] == [1, 2, 3, 4]
     assert tracker.ends[0] == "FINISHED"
     assert folder.path in CLOSED
+
+
+def test_model_before_the_first_update_is_evaluated_after_it_and_before_its_checkpoint(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = NotedHost()
+    run(apply(config, {"training.checkpoint_interval": 1, "training.num_updates": 2}), host, monkeypatch)
+    assert host.events == [
+        *("keep start", "update 1", "evaluate 0", "report 0", "save 1"),
+        *("update 2", "save 2", "evaluate 2", "report 2"),
+    ]
+
+
+def test_run_without_updates_evaluates_its_model(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = NotedHost()
+    run(apply(config, {"training.num_updates": 0}), host, monkeypatch)
+    assert host.events == ["evaluate 0", "report 0"]
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_later_start_publishes_a_known_evaluation_before_its_updates(
+    start: int, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, host = RunFolder(Path(config.run_root) / "run"), NotedHost()
+    folder.make()
+    for update in range(0, start + 1, 2):
+        append_row(folder.evaluations, {"update": update, "evaluator/held_out": 0.25})
+    run(config, host, monkeypatch, start=start)
+    assert host.events[:2] == [f"report {start}", f"update {start + 1}"]
+    assert "evaluate 0" not in host.events
+    assert host.rows[0]["evaluator/held_out"] == 0.25
+
+
+def test_evaluation_that_is_lost_after_its_checkpoint_is_made_before_the_next_update(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, host = RunFolder(Path(config.run_root) / "run"), NotedHost()
+    folder.make()
+    append_row(folder.evaluations, {"update": 0, "evaluator/held_out": 0.25})
+    run(config, host, monkeypatch, start=2)
+    assert host.events[:3] == ["evaluate 2", "report 2", "update 3"]
 
 
 def test_gauges_get_the_updates_and_the_evaluations(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
