@@ -63,8 +63,7 @@ def is_admitted(folder: Path, terms: BudgetTerms | None, name: str) -> bool:
     """
     if terms is None or read_decisions(folder).get(name, False):
         return True
-    run = RunFolder(folder / "trials" / name)
-    return run.updates.exists() or run.evaluations.exists()
+    return RunFolder(folder / "trials" / name).evaluations.exists()
 
 
 def request_of(folder: Path, config: RunConfig) -> Request:

@@ -97,20 +97,22 @@ def test_started_run_is_named_with_its_settings(experiment: tuple[Path, Progress
     assert event.text == "trial_3: started: lr 3e-6"
 
 
-def test_evaluation_in_progress_replaces_the_estimate_and_its_begin_is_a_line_before_the_first_update_only(
+def test_evaluation_in_progress_replaces_the_estimate_and_the_begin_of_the_first_one_is_a_line(
     experiment: tuple[Path, Progress],
 ) -> None:
     path, progress = experiment
     reader = ViewReader(path)
     trained, new = (run_folder(path, progress, progress.runs[index]) for index in (1, 3))
     new.make()
+    # The first evaluation follows the first update.
+    append_row(new.updates, {"update": 1, "time/update": 1.0})
     begun = replace(progress, runs=[*progress.runs[:3], replace(progress.runs[3], status="running")])
     before = reader.read(begun)
     for folder in (trained, new):
         report_activity(folder, "evaluation", 32, 96)
     view = reader.read(begun)
     assert [event.text for event in event_lines(before, view)] == ["trial_3: evaluation 32/96"]
-    shown = "trial_1 at update 3/8, evaluation 32/96, trial_3 at update 0/8, evaluation 32/96"
+    shown = "trial_1 at update 3/8, evaluation 32/96, trial_3 at update 1/8, evaluation 32/96"
     assert heartbeat_line(view).endswith(shown)
     report_activity(trained, "evaluation", 96, 96)
     assert not trained.activity.exists()
