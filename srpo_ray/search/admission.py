@@ -179,14 +179,14 @@ def too_small(request: Request, spending: Spending) -> Amounts:
     """Limits that the measured cost of one trial for each searched arm exceeds, with that cost.
 
     Args:
-        request: Trial that has made updates.
+        request: Trial.
         spending: What the experiment has spent.
 
     Returns:
         Limit -> needed amount; empty if the budget is enough, a run has ended, or the trial is not measured yet.
     """
     runs, terms = spending.runs(), spending.terms
-    own = next((run for run in runs if run.name == request.name and run.updates), None)
+    own = next((run for run in runs if run.name == request.name and run.is_measured), None)
     if own is None or any(run.ended for run in runs):
         return {}
     # A trial in parts goes through all of them.

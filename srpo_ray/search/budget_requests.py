@@ -54,7 +54,7 @@ def is_asking(folder: Path, name: str) -> bool:
 def is_admitted(folder: Path, terms: BudgetTerms | None, name: str) -> bool:
     """Test whether a run could start; false for one that the budget had no room for.
 
-    A run that has trained under an earlier budget has started, even if a lower one refuses its rest.
+    A run with an evaluation under an earlier budget has started, even if a lower one refuses its rest.
 
     Args:
         folder: Folder of the experiment.

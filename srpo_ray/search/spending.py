@@ -30,6 +30,11 @@ class RunUse:
     evaluation_s: float
     """Mean seconds of its evaluations; 0 before the first."""
 
+    @property
+    def is_measured(self) -> bool:
+        """True if its updates tell what one costs. After the first one, a run still evaluates the base model."""
+        return self.updates > (0 if self.ended else 1)
+
 
 class Spending:
     """Reader of what an experiment has spent.
@@ -66,14 +71,14 @@ class Spending:
     def hours_per_update(self, arm: str, rung: int = 0) -> float | None:
         """Mean hours of one update, with a run's share of everything else.
 
-        Measured on the ended runs of the arm in the rung, else on those that have made updates, else on its other rungs
-        (corrected by the plan's ratio of the two), else on runs of other arms, else planned; None without any.
+        Measured on the ended runs of the arm in the rung, else on those that have made two updates, else on its other
+        rungs (corrected by the plan's ratio of the two), else on runs of other arms, else planned; None without any.
 
         Args:
             arm: Folder name of the arm.
             rung: Number of the rung; 0 for runs of no rung.
         """
-        runs = [run for run in self.runs() if run.updates]
+        runs = [run for run in self.runs() if run.is_measured]
         own = [run for run in runs if parse_name(run.name).arm == arm]
         here = [run for run in own if parse_name(run.name).rung == rung]
         for group in ([run for run in here if run.ended], here):

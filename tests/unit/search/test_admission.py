@@ -186,6 +186,20 @@ def test_first_trial_that_shows_a_budget_below_one_trial_per_arm_is_stopped(tmp_
     assert not stops(trial("A_trial_0", updates=11), spent)
 
 
+def test_evaluation_of_the_base_model_after_the_first_update_is_no_cost_of_an_update(tmp_path: Path) -> None:
+    spent = spending(tmp_path)
+    run(tmp_path, "A_trial_0", 3.0, 1, ended=False)
+    assert spent.hours_per_update("A") is None
+    assert not stops(trial("A_trial_0"), spent)
+    assert decide(trial("A_trial_1"), spent, [], {"A_trial_0": True}) == "start"
+    run(tmp_path, "A_trial_0", 3.1, 2, ended=False)
+    assert spent.hours_per_update("A") == 1.55
+    assert stops(trial("A_trial_0"), spent)
+    # A run of one update has nothing that follows.
+    run(tmp_path, "A_trial_0", 3.0, 1)
+    assert spent.hours_per_update("A") == 3.0
+
+
 def test_seconds_of_every_start_of_a_run_are_counted_with_its_gpus(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with metered(folder, 2, 2.0):

@@ -71,6 +71,9 @@ def test_trial_that_a_lower_budget_refuses_keeps_its_evaluations(tmp_path: Path)
     (tmp_path / "trials" / "A_trial_0" / "evaluations.jsonl").touch()
     assert is_admitted(tmp_path, terms, "A_trial_0")
     assert not is_admitted(tmp_path, terms, "A_trial_1")
+    # One that was interrupted within its first evaluation has no row for the results.
+    run(tmp_path, "A_trial_1", 0.1, 1, ended=False)
+    assert not is_admitted(tmp_path, terms, "A_trial_1")
 
 
 def test_spent_amounts_are_kept_and_limits_of_another_kind_are_shown(tmp_path: Path) -> None:

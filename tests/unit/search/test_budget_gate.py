@@ -119,8 +119,8 @@ def test_search_without_an_ended_trial_names_what_one_needs(tmp_path: Path) -> N
     ask(tmp_path, "A_trial_0")
     folder = RunFolder(tmp_path / "trials" / "A_trial_0")
     folder.make()
-    folder.usage.write_text(json.dumps({"starts": [{"seconds": 720, "workers": 1, "gpus": 0}]}))
-    folder.updates.write_text('{"update": 1}\n')
+    folder.usage.write_text(json.dumps({"starts": [{"seconds": 1440, "workers": 1, "gpus": 0}]}))
+    folder.updates.write_text('{"update": 1}\n{"update": 2}\n')
     with pytest.raises(ValueError, match=r"budget.hours: expected at least 2 for one trial .*, got 1; raise it"):
         require_measured_budget(tmp_path, TERMS, ["A_trial_0"])
 
