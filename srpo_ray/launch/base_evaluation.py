@@ -10,7 +10,7 @@ from srpo_ray.runs.folder import RunFolder
 
 
 def is_sampled_ahead(config: RunConfig, folder: RunFolder) -> bool:
-    """Test whether a run on the CPU begins with an evaluation whose images can be sampled while a pool loads.
+    """Test whether a run on the CPU evaluates the base model with images that can be sampled while a pool loads.
 
     Args:
         config: The run.

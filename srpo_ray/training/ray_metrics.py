@@ -29,6 +29,7 @@ class RayMetrics:
 
     def __init__(self, run: str) -> None:
         self._run = {"run": run}
+        self._made = 0
         self._update = Gauge("srpo_update", "Updates made", ("run",))
         self._scalars = {key: Gauge(name, text, ("run",)) for key, (name, text) in _SCALARS.items()}
         self._families = {key: Gauge(name, text, ("run", "name")) for key, (name, text) in _FAMILIES.items()}
@@ -39,8 +40,12 @@ class RayMetrics:
         return cls(run) if ray.is_initialized() else None
 
     def set(self, update: int, metrics: Mapping[str, float]) -> None:
-        """Export the number of updates made, and those of the metrics that have a gauge."""
-        self._update.set(update, self._run)
+        """Export the number of updates made, and those of the metrics that have a gauge.
+
+        The evaluation of the weights before training comes after the first update, and does not lower the number.
+        """
+        self._made = max(self._made, update)
+        self._update.set(self._made, self._run)
         for name, value in metrics.items():
             if name in self._scalars:
                 self._scalars[name].set(value, self._run)

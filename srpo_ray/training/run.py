@@ -115,21 +115,27 @@ class TrainingRun:
         return True
 
     def evaluate_start(self) -> None:
-        """Publish the evaluation at the start if one is due there, and repeat the decision that it leads to.
+        """Publish the evaluation of the weights of this start if one is due, and repeat the decision that it leads to.
+
+        It comes before the first update, or after it if `keep_start` has kept the weights. All workers must call.
 
         A run that continues from another run's checkpoint evaluates nothing there: the other run has done so, or was
         evaluated otherwise.
         """
         if 0 < self.start == from_worker_0(lambda: started_at(self.folder)):
-            for row in read_rows(self.folder.evaluations):
+            for row in self._known_evaluations():
                 if row["update"] in (0, self.start):
                     self.publish(row["update"], row, Decision())
         elif self.is_due(self.start, self.config.evaluation.interval):
             # An earlier start may have written the row; a crash just after the checkpoint lost it.
-            known = [row for row in read_rows(self.folder.evaluations) if row["update"] == self.start]
+            known = [row for row in self._known_evaluations() if row["update"] == self.start]
             evaluated = known[0] if known else self.trainer.evaluate(self.start)
             self.publish(self.start, evaluated, Decision())
         self.decision = agreed_decision(self.folder, self.config)
+
+    def _known_evaluations(self) -> list[dict[str, Any]]:
+        """Rows of the evaluations, as worker 0 reads them: on a shared disk another host may not see the last one."""
+        return from_worker_0(lambda: read_rows(self.folder.evaluations))
 
     def evaluate_and_check_for_hacking(self, update: int) -> Decision:
         """Evaluate and look for signs of reward hacking. Save the best evaluation's checkpoint if none was due."""

@@ -112,7 +112,7 @@ class Ballot:
         if not self.pairs:
             raise ValueError(
                 f"expected images of the same prompts that differ in {self.folder}, got none (systems:"
-                f" {', '.join(self.systems)}); name a run after its first update"
+                f" {', '.join(self.systems)}); name a run after its second evaluation"
             )
 
     def current(self, votes: Sequence[Vote]) -> list[Vote]:

@@ -37,7 +37,9 @@ with on_loopback():
     ray.init(
         "local", num_cpus=1, include_dashboard=False, _metrics_export_port=int(sys.argv[1]), _system_config=fast
     )
-RayMetrics.of({RUN!r}).set(3, {METRICS!r})
+gauges = RayMetrics.of({RUN!r})
+gauges.set(3, {METRICS!r})
+gauges.set(0, {{}})
 print("ready", flush=True)
 sys.stdin.read()
 """

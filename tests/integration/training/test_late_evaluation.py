@@ -49,11 +49,15 @@ def test_evaluation_after_the_first_update_has_the_bits_of_one_before_it(
     changes: dict[str, Any], workers: int, tiny_run: RunConfig, tmp_path: Path
 ) -> None:
     config = apply(tiny_run, {**changes, "evaluation.cache": False, "training.optimizer.lr": 1e-2})
-    early, late = (
-        run_ranks(evaluate_and_update, workers, tmp_path, config, str(tmp_path / str(late)), late)
-        for late in (False, True)
+    cached = apply(config, {"evaluation.cache": True})
+    # The last one finds in the cache what the one before has written.
+    early, late, writes, reads = (
+        run_ranks(evaluate_and_update, workers, tmp_path, each, str(tmp_path / name), name != "early")
+        for name, each in (("early", config), ("late", config), ("writes", cached), ("reads", cached))
     )
     assert late["rows"] == early["rows"]
+    assert writes["rows"] == early["rows"]
+    assert reads["rows"] == early["rows"]
     assert [row["update"] for row in late["rows"][2:]] == [0, 2]
     assert late["rows"][2]["reward/total"] != late["rows"][3]["reward/total"]
     assert list(late["images"]) == list(early["images"])

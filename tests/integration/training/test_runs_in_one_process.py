@@ -6,6 +6,7 @@ import shutil
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from diffusers import FluxTransformer2DModel
 from srpo_ray.config import RunConfig, apply
 from srpo_ray.launch.fit_here import fit_here
 from srpo_ray.launch.preflight import open_run_folder
+from srpo_ray.runs.checkpoint_files import complete_checkpoints
 from srpo_ray.runs.folder import RunFolder, read_rows
 from srpo_ray.runs.storage import Storage
 from srpo_ray.runs.trained_weights import read_trained_weights
+from srpo_ray.training.trainer import Trainer
 from tests.helpers.training.ranks import run_ranks
 
 IN_PROCESS = {"rewards.in_process": True, "evaluation.samples_per_prompt": 2}
@@ -85,6 +88,35 @@ def train_around_another(config: RunConfig) -> dict[str, Any]:
     assert second["speed/images_per_second"] == pytest.approx(4 / second["time/update"])
     assert second["speed/tflops"] > 0
     return found
+
+
+def train_stopped(config: RunConfig) -> dict[str, Any]:
+    """Train a run straight, and one that is stopped within the evaluation after its first update, then after it."""
+    apart = apply(config, {**IN_PROCESS, "evaluation.cache": False})
+    straight = numbers(train(apply(apart, {"name": "straight"}), Rows()))
+    stopped, folder = apply(apart, {"name": "stopped"}), RunFolder(Path(config.run_root) / "stopped")
+    with pytest.raises(SystemExit), patch.object(Trainer, "evaluate", side_effect=SystemExit(0)):
+        train(stopped, Rows())
+    assert [row["update"] for row in read_rows(folder.updates)] == [1]
+    assert not folder.evaluations.exists()
+    with pytest.raises(SystemExit):
+        train(stopped, Rows(stop_at=0))
+    assert [row["update"] for row in read_rows(folder.updates)] == [1]
+    assert [row["update"] for row in read_rows(folder.evaluations)] == [0]
+    assert not complete_checkpoints(Storage(folder.checkpoints))
+    last = Rows()
+    found = numbers(train(stopped, last))
+    assert last.updates == [0, 2, 4]
+    return {"straight": straight, "stopped": found}
+
+
+def test_run_that_is_stopped_around_its_first_evaluation_ends_as_if_it_was_not(
+    tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    found = run_ranks(train_stopped, 1, tmp_path, tiny_run)
+    assert found["stopped"]["rows"] == found["straight"]["rows"]
+    weights = found["straight"]["weights"]
+    assert all(torch.equal(found["stopped"]["weights"][name], value) for name, value in weights.items())
 
 
 def test_run_has_the_same_bits_after_another_run_in_its_process(tiny_run: RunConfig, tmp_path: Path) -> None:
