@@ -2,10 +2,12 @@
 
 import atexit
 import gc
+import importlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 _IMPORTING = threading.RLock()
 
@@ -44,6 +46,20 @@ def large_imports() -> Iterator[None]:
         yield
     if len(sys.modules) > known:
         spare_imported()
+
+
+def import_steps(*names: str) -> list[Callable[[], object]]:
+    """Return the imports of modules as functions to call in order.
+
+    Args:
+        *names: Names of the modules.
+    """
+    return [partial(_import, name) for name in names]
+
+
+def _import(name: str) -> None:
+    with by_one_thread(), large_imports():
+        importlib.import_module(name)
 
 
 def spare_imported() -> None:

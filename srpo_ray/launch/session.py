@@ -10,6 +10,9 @@ from ray._private import services
 
 from srpo_ray.launch.local_ray import on_loopback, shorten_temporary_folder, start_local_ray
 
+NICENESS = "RAY_worker_niceness"
+"""Environment variable of Ray: nice value of its workers."""
+
 LISTENER_TIMEOUT_S = 10.0
 """Timeout of a connection to the cluster's address."""
 
@@ -42,6 +45,9 @@ def ray_session(address: str | None) -> Iterator[None]:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             # The watcher is one more process per run, and a local machine announces no preemption.
             environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+            # By default workers have the nice value 15. Beside a busy process with 0 they get 3 % of a core, so a
+            # reward replica would load for minutes.
+            environment[NICENESS] = os.environ.get(NICENESS, "0")
             start_local_ray(environment)
     except ConnectionError as error:
         raise ValueError(

@@ -1,10 +1,8 @@
 """Training from config to finished run folder: Ray session, reward pool, MLflow run, Ray Train workers."""
 
-import importlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +10,8 @@ import ray
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.absolute_paths import with_absolute_paths
-from srpo_ray.launch.background import in_background
+from srpo_ray.imports import import_steps
+from srpo_ray.launch.background import begun_in_background
 from srpo_ray.launch.base_evaluation import sample_base_ahead
 from srpo_ray.launch.capacity import check_capacity, is_one_machine, needs_no_worker, node_types, require_capacity
 from srpo_ray.launch.fit_here import fit_here
@@ -28,7 +27,7 @@ from srpo_ray.tracking.client import SQLITE, create_database
 from srpo_ray.tracking.runs import git_commit, tracking_uri
 from srpo_ray.tracking.server import require_server
 from srpo_ray.training.host import OwnProcess
-from srpo_ray.training.worker import import_models, prepare_process
+from srpo_ray.training.worker import model_imports, prepare_process
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ def _train_in(
     with (
         release_folder_on_early_failure(folder),
         run_progress(folder, config, page),
-        in_background(partial(_import_ahead, config)) as wait_for_imports,
+        begun_in_background(_imports(config)) as finish_imports,
         ray_session(address),
     ):
         check_cluster(config)
@@ -111,7 +110,7 @@ def _train_in(
 
         def prepare() -> None:
             # The tokenizers' package takes seconds to import, and so does the training loop.
-            wait_for_imports()
+            finish_imports()
             for text in input_notes(config):
                 note(text)
             create_database(tracking_uri(config))
@@ -128,12 +127,11 @@ def _train_in(
                 _fit_with_workers(config, folder, pool, **names)
 
 
-def _import_ahead(config: RunConfig) -> None:
-    """Import what this process needs after Ray's start, during which it would only wait."""
+def _imports(config: RunConfig) -> list[Callable[[], object]]:
+    """Imports that this process needs after Ray's start, during which it would only wait."""
     if needs_no_worker(config):
-        import_models(config)
-    else:
-        importlib.import_module("srpo_ray.launch.fit")
+        return model_imports(config)
+    return import_steps("srpo_ray.launch.fit")
 
 
 def _fit_with_workers(config: RunConfig, folder: RunFolder, pool: str | None, **names: Any) -> None:

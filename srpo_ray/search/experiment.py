@@ -9,7 +9,8 @@ from srpo_ray.config import ExperimentConfig, RunConfig, apply
 from srpo_ray.config.absolute_paths import with_absolute_paths
 from srpo_ray.config.continued_runs import num_later_runs
 from srpo_ray.data.texts import read_texts
-from srpo_ray.launch.background import in_background
+from srpo_ray.imports import import_steps
+from srpo_ray.launch.background import begun_in_background
 from srpo_ray.launch.capacity import is_one_machine, needs_no_worker
 from srpo_ray.launch.control_words import check_control_words
 from srpo_ray.launch.leakage import check_leakage
@@ -112,9 +113,11 @@ def _run_parts(
     num_runs = config.num_runs + num_later_runs(config, partial(apply, base))
     start = Progress.start(config.name, "experiment", num_runs, list(searched_metrics(config)))
     with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
-        # The notes import transformers and diffusers, which takes seconds; so does Ray's start.
-        with in_background(partial(input_notes, base)) as notes, ray_session(address):
-            for text in notes():
+        # The notes import these packages, which takes seconds; so does Ray's start.
+        packages = import_steps("torch._dynamo", "diffusers", "transformers", "scipy.optimize")
+        with begun_in_background(packages) as finish_imports, ray_session(address):
+            finish_imports()
+            for text in input_notes(base):
                 note(text)
             check_cluster(base)
             one_machine = is_one_machine()

@@ -1,9 +1,13 @@
 """Evaluators of a run, and images of the base model's evaluation ahead of the runs that share it. No engine."""
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from srpo_ray.config import RunConfig
 from srpo_ray.config.algorithms.control_words import ControlWords
@@ -101,15 +105,20 @@ def encode_evaluated(config: RunConfig) -> None:
             encode(missing[start : start + ROWS])
 
 
+class RewardsReady(Exception):  # noqa: N818
+    """The rewards can be used, so the sampling ahead ends within a batch."""
+
+
 def sample_base_model(config: RunConfig, ready: Callable[[], bool], *, alone: bool = False) -> None:
     """Sample images of the base model's evaluation into the cache until the rewards are ready, or all are there.
 
     Processes that need the same evaluation share its sampling. The images have the bits that a run with one worker on
-    the CPU would sample. `encode_evaluated` must have been called.
+    the CPU would sample. `encode_evaluated` must have been called. Batches that are not complete when the rewards are
+    ready are dropped, since the first update waits for this function.
 
     Args:
         config: A run with one worker on the CPU.
-        ready: Test whether the rewards can be used.
+        ready: Test whether the rewards can be used, asked before each call of the transformer; by one thread at a time.
         alone: True if no other run computes on this machine. Then a second thread samples too, if a core is free.
     """
     device = torch.device("cpu")
@@ -117,14 +126,26 @@ def sample_base_model(config: RunConfig, ready: Callable[[], bool], *, alone: bo
         torch.set_num_threads(config.training.num_threads)
     texts, cache = read_texts(config), TextCache.of(config)
     evaluator = make_evaluator(config, config.evaluation, texts.validation, features=cache.features)
+    asking = threading.Lock()
+
+    def is_ready() -> bool:
+        with asking:
+            return ready()
 
     def load() -> FlowPolicy:
         transformer = load_tuned(config, model_dtype(config), device.type, None)
         set_attention(transformer, config.model.attention)
-        policy = make_policy(config, transformer, transformer.config, device.type)
+
+        def network(*arguments: Any, **named: Any) -> tuple[Tensor]:
+            if is_ready():
+                raise RewardsReady
+            return transformer(*arguments, **named)
+
+        policy = make_policy(config, network, transformer.config, device.type)
         if texts.guidance:
             policy.empty_prompt = cache.features(texts.guidance)[[0]]
         return policy
 
     free = alone and (os.cpu_count() or 1) > torch.get_num_threads()
-    sample_ahead(config, evaluator, device, load, ready, num_threads=2 if free else 1)
+    with suppress(RewardsReady):
+        sample_ahead(config, evaluator, device, load, is_ready, num_threads=2 if free else 1)

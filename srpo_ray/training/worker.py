@@ -1,10 +1,11 @@
 """Entry points of a training loop: as a worker of Ray Train, or in the process that calls."""
 
 import os
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 from srpo_ray.config import RunConfig
-from srpo_ray.imports import large_imports
+from srpo_ray.imports import import_steps, large_imports
 from srpo_ray.training.host import Host
 from srpo_ray.training.worker_arguments import WorkerArguments
 
@@ -46,15 +47,18 @@ def train_here(arguments: WorkerArguments, host: Host) -> None:
     _run(arguments, host)
 
 
-def import_models(config: RunConfig) -> None:
-    """Import the libraries of the models and of MLflow, but not DeepSpeed, whose import reads the environment.
+def model_imports(config: RunConfig) -> list[Callable[[], object]]:
+    """Return imports of the libraries of the models and of MLflow, but not DeepSpeed, which reads the environment.
 
     Args:
         config: A run that this process trains.
+
+    Returns:
+        Functions to call in order; each takes half a second to a second.
     """
-    with large_imports():
-        import srpo_ray.models.trainable  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    _import_tracking(config)
+    # The last one needs the others, and would import them all at once.
+    models = import_steps("torchvision", "transformers.modeling_utils", "peft", "srpo_ray.models.trainable")
+    return [*models, partial(_import_tracking, config)]
 
 
 def prepare_process(config: RunConfig) -> None:

@@ -176,6 +176,29 @@ def test_second_thread_samples_on_a_free_core_to_the_bit_of_one(
     assert_same_bits(sampled_ahead(config), computed(config))
 
 
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("cores", [1, 2])
+def test_batch_in_progress_is_dropped_when_the_rewards_are_ready(
+    cores: int, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = four_batches(tiny_run)
+    encode_evaluated(config)
+    begun, ended = list[str](), list[str]()
+
+    def sample(evaluator: Evaluator, policy: FlowPolicy, items: Sequence[int]) -> Tensor:
+        begun.append(str(items))
+        images = SAMPLE(evaluator, policy, items)
+        ended.append(str(items))
+        return images
+
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    with patch.object(Evaluator, "sample", sample):
+        sample_base_model(config, lambda: bool(begun), alone=True)
+    assert begun
+    assert not ended
+    assert_same_bits(sampled_ahead(config), computed(config))
+
+
 def images_of(items: Sequence[int]) -> Tensor:
     return torch.stack([torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(item)) for item in items])
 

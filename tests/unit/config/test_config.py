@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from srpo_ray import config as config_package
 from srpo_ray.config import ConfigError, ExperimentConfig, RunConfig, apply, load_run, to_yaml
 from srpo_ray.config.algorithms.refl import ReFLConfig
 from srpo_ray.config.algorithms.registry import DEFAULT_TYPE, TYPES
@@ -107,8 +108,24 @@ def test_every_option_says_what_it_is() -> None:
 
 
 def test_config_is_checked_without_torch_or_ray() -> None:
-    check = "import sys, srpo_ray.config; sys.exit(bool({'torch', 'ray', 'numpy'} & set(sys.modules)))"
+    check = (
+        "import sys; from srpo_ray.config import *; load_run, load_experiment;"
+        "sys.exit(bool({'torch', 'ray', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+def test_actors_of_a_reward_pool_import_no_config_of_runs() -> None:
+    check = (
+        "import sys, srpo_ray.rewards.pool.router, srpo_ray.rewards.pool.replica, srpo_ray.rewards.pool.scoring;"
+        "sys.exit(bool({'srpo_ray.config.run', 'srpo_ray.config.experiment'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+def test_package_of_the_config_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match=r"module 'srpo_ray.config' has no attribute 'load_runs'"):
+        config_package.load_runs  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
 
 
 def test_files_merge_left_to_right_and_overrides_come_last(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from srpo_ray.errors import RunFailedError
-from srpo_ray.launch import local_ray
+from srpo_ray.launch import local_ray, session
 from srpo_ray.launch.local_ray import START_ATTEMPTS, shorten_temporary_folder, start_local_ray
 
 SLOW = Exception("The current node timed out during startup. This could happen because the GCS has become overloaded.")
@@ -95,6 +95,24 @@ def test_variables_are_those_of_rays_processes_and_not_of_later_ones(
         1, failures
     )
     assert (os.environ["SRPO_KNOWN"], os.environ.get("SRPO_NEW")) == ("before", None)
+
+
+@pytest.mark.parametrize("chosen", [None, "7"])
+def test_workers_of_a_local_ray_have_the_priority_of_the_command_or_the_chosen_one(
+    chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if chosen is None:
+        monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    else:
+        monkeypatch.setenv("RAY_worker_niceness", chosen)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    started = list[Mapping[str, str]]()
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session, "start_local_ray", started.append)
+    with session.ray_session(None):
+        pass
+    assert [variables["RAY_worker_niceness"] for variables in started] == [chosen or "0"]
 
 
 @pytest.mark.parametrize("length", [10, 37, 38, 90])
