@@ -42,6 +42,30 @@ def test_imported_objects_are_excluded_from_later_collections_and_others_are_not
     assert gc.get_freeze_count() <= excluded
 
 
+def test_no_collection_looks_at_imported_objects_when_collections_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "larger_package.py").write_text("objects = [[] for _ in range(10_000)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = list[int]()
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        seen.append(sum(len(gc.get_objects(generation)) for generation in range(3)) if phase == "start" else 0)
+
+    gc.collect()
+    known = len(gc.get_objects())
+    gc.callbacks.append(note)
+    try:
+        with large_imports():
+            importlib.import_module("larger_package")
+        made = [[] for _ in range(2_000)]
+    finally:
+        gc.callbacks.remove(note)
+    assert len(made) == 2_000
+    assert seen, "no collection has run"
+    assert max(seen) < known + 10_000
+
+
 def test_imports_of_one_thread_wait_for_those_of_another_and_may_be_nested() -> None:
     inside, leave, order = threading.Event(), threading.Event(), list[str]()
 
