@@ -48,14 +48,17 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
 
         print(f"# the experiment\n{to_yaml(config)}---\n# the config that its runs start from\n{to_yaml(base)}", end="")
         return 0
-    with large_imports():
-        from srpo_ray.search.experiment import run_experiment
-
     # The scripts are in a clone only.
     program = ["python", script] if Path(script).exists() else ["srpo-ray", parsed.command]
     command = redact(shlex.join([*program, *parsed.config]))
     resume = redact(shlex.join([*program, *(["--address", parsed.address] if parsed.address else []), "--resume"]))
-    report = run_experiment(config, base, parsed.address, command, resume, note=print_note)
+    from srpo_ray.launch.forking import forked_workers
+
+    with forked_workers(base, parsed.address) as workers:
+        with large_imports():
+            from srpo_ray.search.experiment import run_experiment
+
+        report = run_experiment(config, base, parsed.address, command, resume, print_note, workers)
     print(f"report: {report}\nbest config: {report.with_name('best.yaml')}")
     if base.tracking.register_as:
         from srpo_ray.inference.register import register_best

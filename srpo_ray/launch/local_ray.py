@@ -27,12 +27,14 @@ _MOST_BYTES = (104 if sys.platform == "darwin" else 108) - 1
 logger = logging.getLogger(__name__)
 
 
-def start_local_ray(env_vars: Mapping[str, str]) -> None:
+def start_local_ray(env_vars: Mapping[str, str], workers: str | None = None) -> None:
     """Start a Ray for this process and connect to it.
 
     Args:
         env_vars: Environment variables of Ray's processes. They are not a runtime environment, because the workers that
             Ray starts ahead of requests lack one, so that every actor would wait for a new process.
+        workers: Command in the place of the Python executable of Ray's workers, see `forked_workers`; None takes that
+            of this process.
 
     Raises:
         ValueError: If Ray's temporary folder cannot be used.
@@ -40,12 +42,15 @@ def start_local_ray(env_vars: Mapping[str, str]) -> None:
     """
     _require_folder()
     cpus = (os.cpu_count() or 1) * OVERSUBSCRIPTION
+    runtime_env = {"py_executable": workers} if workers else None
+    # Workers ahead of requests would have Ray's own executable, so none would be used.
+    ahead = {"RAY_prestart_worker_first_driver": "0"} if workers else {}
     for attempt in range(1, START_ATTEMPTS + 1):
         before = set(psutil.Process().children(recursive=True))
         try:
-            with on_loopback(), _environment(env_vars):
+            with on_loopback(), _environment({**env_vars, **ahead}):
                 # Without `local` Ray would join whichever cluster was last started on this machine.
-                ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+                ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, runtime_env=runtime_env)
         except KeyboardInterrupt:
             # Ray stops the raylet only, whose agents then live on for a minute.
             _end(set(psutil.Process().children(recursive=True)) - before)

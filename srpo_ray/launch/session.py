@@ -18,8 +18,12 @@ LISTENER_TIMEOUT_S = 10.0
 
 
 @contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
+def ray_session(address: str | None, workers: str | None = None) -> Iterator[None]:
     """Connect to the Ray cluster at `address` or in `RAY_ADDRESS`, or start a local Ray for the block.
+
+    Args:
+        address: Address of the cluster; None uses `RAY_ADDRESS` or starts a local Ray.
+        workers: Command that starts the workers of a local Ray, see `forked_workers`; None lets Ray start them.
 
     Raises:
         ValueError: If no cluster answers at the address, or Ray's temporary folder cannot be used.
@@ -48,7 +52,7 @@ def ray_session(address: str | None) -> Iterator[None]:
             # By default workers have the nice value 15. Beside a busy process with 0 they get 3 % of a core, so a
             # reward replica would load for minutes.
             environment[NICENESS] = os.environ.get(NICENESS, "0")
-            start_local_ray(environment)
+            start_local_ray(environment, workers)
     except ConnectionError as error:
         raise ValueError(
             f"expected a running Ray cluster at {address!r}, got none ({error}); start it with `ray up` or"

@@ -13,6 +13,7 @@ from srpo_ray.imports import import_steps
 from srpo_ray.launch.background import begun_in_background
 from srpo_ray.launch.capacity import is_one_machine, needs_no_worker
 from srpo_ray.launch.control_words import check_control_words
+from srpo_ray.launch.forking import can_fork
 from srpo_ray.launch.leakage import check_leakage
 from srpo_ray.launch.preflight import check_contrast_with, check_inputs, input_notes
 from srpo_ray.launch.reward_checks import check_sources
@@ -48,6 +49,7 @@ def run_experiment(
     command: str,
     resume: str,
     note: Callable[[str], object] = print,
+    workers: str | None = None,
 ) -> Path:
     """Run an experiment, or resume the one in the same folder.
 
@@ -58,6 +60,7 @@ def run_experiment(
         command: Command that the user typed, for the report.
         resume: Command that resumes the experiment, without the folder that follows it.
         note: Receives each note on the inputs, such as prompts that are truncated.
+        workers: Command that starts the workers of a local Ray, see `forked_workers`; None lets Ray start them.
 
     Returns:
         Path of the HTML report.
@@ -94,7 +97,7 @@ def run_experiment(
             keep_earlier_trials(folder, earlier)
         command = first_command(folder, command)
         with ending_runs(RunFolder(folder), partial(run_folders, folder)):
-            return _run_parts(config, base, runs, folder, planned, address, command, resume, note)
+            return _run_parts(config, base, runs, folder, planned, address, command, resume, note, workers)
 
 
 def _run_parts(
@@ -107,6 +110,7 @@ def _run_parts(
     command: str,
     resume: str,
     note: Callable[[str], object],
+    workers: str | None,
 ) -> Path:
     """Train all parts of an experiment in its open folder, and write the report."""
     commit = git_commit(Path.cwd())
@@ -115,7 +119,8 @@ def _run_parts(
     with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
         # The notes import these packages, which takes seconds; so does Ray's start.
         packages = import_steps("torch._dynamo", "diffusers", "transformers", "scipy.optimize")
-        with begun_in_background(packages) as finish_imports, ray_session(address):
+        forked = workers if all(needs_no_worker(run) and can_fork(run) for run in runs) else None
+        with begun_in_background(packages) as finish_imports, ray_session(address, forked):
             finish_imports()
             for text in input_notes(base):
                 note(text)

@@ -27,7 +27,7 @@ from srpo_ray.search.budget_requests import wait_for_admission
 from srpo_ray.search.pools import pool_of
 from srpo_ray.search.trial import GRACE, Experiment, trial_folder
 from srpo_ray.training.host import OwnProcess
-from srpo_ray.training.worker import load_ahead
+from srpo_ray.training.worker import prepare_process
 
 
 class TrialHost(OwnProcess):
@@ -61,7 +61,7 @@ def train_trial(experiment: Experiment, config: RunConfig, here: bool) -> None:
         check_contrast_with(config)
     if here and not finished:
         # Before the run begins: the imports are no part of it, and a process makes them once for all of its runs.
-        load_ahead(config)
+        prepare_process(config)
         sample_base_ahead(config, known, pool)
         wait_for_rewards(pool)
     if experiment.budget and not finished and not wait_for_admission(Path(experiment.folder), config):

@@ -28,7 +28,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     def note(config: RunConfig) -> None:
         calls.append((Path(config.run_root) / "experiment" / "trials" / config.name).exists())
 
-    monkeypatch.setattr(trial_module, "load_ahead", note)
+    monkeypatch.setattr(trial_module, "prepare_process", note)
     monkeypatch.setattr(trial_module, "sample_base_ahead", lambda *_: calls.append(False))
     monkeypatch.setattr(trial_module, "wait_for_rewards", lambda _: calls.append(False))
     return calls

@@ -109,7 +109,7 @@ def test_workers_of_a_local_ray_have_the_priority_of_the_command_or_the_chosen_o
     started = list[Mapping[str, str]]()
     monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(session.ray, "shutdown", lambda: None)
-    monkeypatch.setattr(session, "start_local_ray", started.append)
+    monkeypatch.setattr(session, "start_local_ray", lambda variables, _: started.append(variables))
     with session.ray_session(None):
         pass
     assert [variables["RAY_worker_niceness"] for variables in started] == [chosen or "0"]
