@@ -102,7 +102,7 @@ def test_worker_starts_by_itself_without_a_server_or_if_the_server_cannot_import
     result = run(client(tmp_path / "socket", str(worker)), tmp_path)
     found = json.loads(result.stdout)
     assert result.returncode == 7
-    assert found["shared"] is None
+    assert (found["shared"], found["parent"]) == (None, os.getpid())
     assert (found["argv"], found["known"], found["input"]) == ([str(worker)], "of the worker", "words")
 
 
