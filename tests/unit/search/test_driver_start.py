@@ -63,7 +63,7 @@ def test_notes_on_texts_and_model_are_reported_when_ray_has_started(
 def test_searched_value_that_does_not_fit_the_contrast_is_refused_before_ray_starts(
     values: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "ray_session", lambda _: pytest.fail("Ray was started"))
+    monkeypatch.setattr(experiment, "ray_session", lambda *_: pytest.fail("Ray was started"))
     other = finished_run(tmp_path / "other", LORA)
     unlike = finished_run(tmp_path / "unlike", LORA, "model.max_sequence_length=8")
     arm, message = {

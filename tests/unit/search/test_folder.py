@@ -107,7 +107,7 @@ def test_printed_command_resumes_the_experiment_on_its_cluster_and_in_a_folder_o
 ) -> None:
     found: list[str] = []
 
-    def run_experiment(config: ExperimentConfig, base: RunConfig, _address: str, _command: str, resume: str, **_: Any):
+    def run_experiment(config: ExperimentConfig, base: RunConfig, _address: str, _command: str, resume: str, *_: Any):
         found.append(resume_command(resume, Path(base.run_root) / config.name))
         return tmp_path / "report.html"
 
