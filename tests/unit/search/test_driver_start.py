@@ -38,7 +38,7 @@ def test_notes_on_texts_and_model_are_reported_when_ray_has_started(
     reported: list[str] = []
 
     @contextmanager
-    def session(_: str | None) -> Iterator[None]:
+    def session(*_: str | None) -> Iterator[None]:
         reported.append("Ray has started")
         yield
 
