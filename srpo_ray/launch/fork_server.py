@@ -69,16 +69,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _import(packages: Sequence[str]) -> None:
-    # DeepSpeed chooses its accelerator when it is imported. CUDA cannot be used after a fork.
-    before = os.environ.get("DS_ACCELERATOR")
-    os.environ["DS_ACCELERATOR"] = "cpu"
     with large_imports():
         for name in packages:
             importlib.import_module(name)
-    if before is None:
-        del os.environ["DS_ACCELERATOR"]
-    else:
-        os.environ["DS_ACCELERATOR"] = before
     if "ray" in sys.modules:
         raise RuntimeError(f"expected packages that do not import Ray, got {', '.join(packages)}")
 

@@ -34,7 +34,9 @@ WAIT_S = 30.0
 
 
 def can_fork(config: RunConfig) -> bool:
-    """Test whether the processes of a run may be forked: CUDA cannot be used after a fork, and macOS forbids it.
+    """Test whether the processes of a run may be forked.
+
+    CUDA cannot be used after a fork. Outside Linux, a fork is unsafe with the loaded libraries.
 
     Args:
         config: The run.
@@ -63,8 +65,9 @@ def forked_workers(config: RunConfig, address: str | None) -> Iterator[str | Non
     with tempfile.TemporaryDirectory(prefix="srpo_ray_", dir="/tmp") as folder:
         path = str(Path(folder) / "fork_server")
         command = [sys.executable, "-m", fork_server.__name__, path, *PACKAGES]
-        # Workers choose the number of their threads themselves; before a fork there may be one only.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # Workers choose the number of their threads themselves; before a fork there may be one only. DeepSpeed chooses
+        # its accelerator when it is imported, and CUDA cannot be used after a fork.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         # Ctrl-C is for this process, which then ends the server by the end of its input.
         with subprocess.Popen(
             command,
