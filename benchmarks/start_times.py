@@ -5,8 +5,8 @@ python benchmarks/start_times.py [--json FILE]
 `first run` starts in an empty folder, so it samples images for the base model's evaluation
 before its first update. `later run` finds that
 evaluation in the cache of its `run_root`. The sweep has a `run_root` of its own, so it evaluates the base model too.
-Each trial is counted from its turn, when the sweep reports that it runs: its rewards are loaded. Its process then creates
-the folder of the run.
+Each trial is counted from its turn, when the sweep reports that it runs: its rewards are loaded. Its process then
+creates the folder of the run.
 """
 
 import argparse
