@@ -164,6 +164,8 @@ def test_server_runs_for_the_block_of_a_local_run_on_the_cpu_only(
         assert command
         *_, socket, _ = shlex.split(command)
         (process,) = psutil.Process().children()
+        # A process has no command line until it runs its program.
+        wait_until(process.cmdline)
         assert process.cmdline()[-2:] == [socket, "json"]
     assert not process.is_running()
     assert not Path(socket).parent.exists()
