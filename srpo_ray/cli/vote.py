@@ -85,18 +85,16 @@ def _serve(parsed: argparse.Namespace, ballot: "Ballot", needed: int | None) -> 
     from srpo_ray.votes.server import open_server
     from srpo_ray.votes.session import Session
 
-    with open_ledger(ballot.folder) as ledger:
+    # The port first: one that is taken leaves no file of votes.
+    with open_server(parsed.host, parsed.port, parsed.token) as server, open_ledger(ballot.folder) as ledger:
         session = Session(
             ballot, ledger, read_votes(ballot.folder), seed=parsed.seed, repeats=parsed.repeats, needed=needed
         )
-        server = open_server(session, parsed.host, parsed.port, parsed.token)
         for note in ballot.notes:
             print(f"srpo-ray: {note}")
         print(f"{len(ballot.pairs)} pairs of {len(ballot.systems)} systems, {len(session.votes)} votes so far")
         print(f"vote at {server.url}\nCtrl-C ends it and prints the results", flush=True)
         try:
-            server.serve_forever()
+            server.serve(session)
         except KeyboardInterrupt:
             print()
-        finally:
-            server.server_close()

@@ -27,21 +27,34 @@ _POLICY = (
 
 
 class VoteServer(ThreadingHTTPServer):
-    """Server of one session.
+    """Server of one session, which holds its port from the start.
 
     Args:
         address: Host and port; port 0 takes a free one.
-        session: What is served.
         token: Secret that every request must carry.
     """
 
     daemon_threads = True
+    session: Session
+    """What is served."""
 
-    def __init__(self, address: tuple[str, int], session: Session, token: str) -> None:
+    def __init__(self, address: tuple[str, int], token: str) -> None:
         super().__init__(address, _Handler)
-        self.session = session
         self.token = token
         self.stopped = False
+
+    def serve(self, session: Session, poll_s: float = 0.5) -> None:
+        """Serve a session until `shutdown` or an interrupt, and close the server.
+
+        Args:
+            session: What is served.
+            poll_s: Seconds between two looks for `shutdown`.
+        """
+        self.session = session
+        try:
+            self.serve_forever(poll_s)
+        finally:
+            self.server_close()
 
     def server_close(self) -> None:
         """Close the server; connections that browsers keep open are closed at their next request."""
@@ -61,11 +74,10 @@ class VoteServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def open_server(session: Session, host: str, port: int | None, token: str | None) -> VoteServer:
-    """Open the server of a session.
+def open_server(host: str, port: int | None, token: str | None) -> VoteServer:
+    """Open a server, which answers once it serves a session.
 
     Args:
-        session: What is served.
         host: Address to listen on.
         port: Port; None takes the first free one from `DEFAULT_PORT`.
         token: Secret of the address; None makes one at random.
@@ -77,7 +89,7 @@ def open_server(session: Session, host: str, port: int | None, token: str | None
     candidates = range(DEFAULT_PORT, DEFAULT_PORT + _PORTS) if port is None else [port]
     for candidate in candidates:
         try:
-            return VoteServer((host, candidate), session, secret)
+            return VoteServer((host, candidate), secret)
         except (OSError, OverflowError) as error:
             if port is None and isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
                 continue

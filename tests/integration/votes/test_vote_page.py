@@ -33,14 +33,15 @@ def of(tmp_path: Path) -> Ballot:
 def serving(of: Ballot, port: int = 0) -> Iterator[VoteServer]:
     """Serve a ballot, as the command does."""
     with open_ledger(of.folder) as ledger:
-        server = open_server(Session(of, ledger, read_votes(of.folder), repeats=0.0), "127.0.0.1", port, None)
-        thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01), daemon=True)
+        session = Session(of, ledger, read_votes(of.folder), repeats=0.0)
+        server = open_server("127.0.0.1", port, None)
+        thread = threading.Thread(target=server.serve, args=(session, 0.01), daemon=True)
         thread.start()
         try:
             yield server
         finally:
             server.shutdown()
-            server.server_close()
+            thread.join()
 
 
 def start(page: Page, name: str) -> None:

@@ -21,12 +21,12 @@ TOKEN = "geheim-é"
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[VoteServer]:
     with open_ledger(tmp_path) as ledger:
-        opened = open_server(Session(ballot(tmp_path, ["base", "tuned"]), ledger, []), "127.0.0.1", 0, TOKEN)
-        thread = threading.Thread(target=lambda: opened.serve_forever(poll_interval=0.01), daemon=True)
+        opened, session = open_server("127.0.0.1", 0, TOKEN), Session(ballot(tmp_path, ["base", "tuned"]), ledger, [])
+        thread = threading.Thread(target=opened.serve, args=(session, 0.01), daemon=True)
         thread.start()
         yield opened
         opened.shutdown()
-        opened.server_close()
+        thread.join()
 
 
 def ask(
@@ -95,23 +95,21 @@ def test_page_loads_nothing_from_elsewhere_and_allows_no_other_site(server: Vote
     assert headers["content-security-policy"].startswith("default-src 'none'")
 
 
-def test_taken_port_is_refused_and_without_a_port_the_next_one_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with open_ledger(tmp_path) as ledger, socket.create_server(("127.0.0.1", 0)) as taken:
-        session, port = Session(ballot(tmp_path, ["base", "tuned"]), ledger, []), int(taken.getsockname()[1])
+def test_taken_port_is_refused_and_without_a_port_the_next_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = int(taken.getsockname()[1])
         with pytest.raises(ValueError, match=f"expected a free port of this machine, got 127.0.0.1:{port}"):
-            open_server(session, "127.0.0.1", port, None)
+            open_server("127.0.0.1", port, None)
         monkeypatch.setattr("srpo_ray.votes.server.DEFAULT_PORT", port)
-        server = open_server(session, "127.0.0.1", None, None)
+        server = open_server("127.0.0.1", None, None)
         assert port < int(server.server_address[1]) < port + 20
         server.server_close()
-        server = open_server(session, "0.0.0.0", 0, "a b&c")
+        server = open_server("0.0.0.0", 0, "a b&c")
         assert server.url == f"http://{socket.gethostname()}:{server.server_address[1]}/?token=a%20b%26c"
         server.server_close()
     for port in (-1, 70000):
         with pytest.raises(ValueError, match="expected a free port"):
-            open_server(session, "127.0.0.1", port, None)
+            open_server("127.0.0.1", port, None)
     # An address that is reserved for documentation, so of no machine.
     with pytest.raises(ValueError, match=r"got 203\.0\.113\.1:0"):
-        open_server(session, "203.0.113.1", 0, None)
+        open_server("203.0.113.1", 0, None)

@@ -253,6 +253,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert message in (error := capsys.readouterr().err)
     assert error.count("\n") == 1
     assert not (tmp_path / "pairs.jsonl").exists()
+    assert not (runs["RUN"].path / "votes.jsonl").exists()
 
 
 def test_results_without_votes_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
