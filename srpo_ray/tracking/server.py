@@ -23,7 +23,8 @@ def require_server(uri: str) -> None:
     """Check that the server of a tracking URI can be reached, and that credentials are set if it asks for them.
 
     Args:
-        uri: Tracking URI. One that is not of http or https names no server, and passes.
+        uri: Tracking URI. Of one of Databricks, only credentials are checked. Another one that is not of http or https
+            names no server, and passes.
 
     Raises:
         ConnectionError: If nothing accepts a connection in time.
@@ -31,6 +32,8 @@ def require_server(uri: str) -> None:
             credentials and none are set.
     """
     address = expand_uri(uri)
+    if address.partition("://")[0] == "databricks":
+        _check_databricks(uri)
     if not address.startswith(("http://", "https://")):
         return
     try:
@@ -59,6 +62,17 @@ def _has_credentials(address: str) -> bool:
     if urlsplit(address).username or any(os.environ.get(name) for name in _CREDENTIALS):
         return True
     return (Path.home() / ".mlflow" / "credentials").exists()
+
+
+def _check_databricks(uri: str) -> None:
+    """Check that MLflow can find a workspace of Databricks: every kind of login needs a variable or the file."""
+    file = Path(os.environ.get("DATABRICKS_CONFIG_FILE") or "~/.databrickscfg").expanduser()
+    if file.exists() or any(value for name, value in os.environ.items() if name.startswith("DATABRICKS_")):
+        return
+    raise ValueError(
+        f"tracking.uri: expected credentials for {uri}, got no DATABRICKS_HOST and no file {file}; set DATABRICKS_HOST"
+        " and DATABRICKS_TOKEN, or run `databricks configure`"
+    )
 
 
 def check_database(uri: str) -> None:

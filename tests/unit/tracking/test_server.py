@@ -1,5 +1,6 @@
 """Probe of an MLflow server before Ray starts, against sockets that accept, refuse or stay silent."""
 
+import os
 import socket
 import sys
 import threading
@@ -48,7 +49,7 @@ def closed_port() -> str:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////tmp/mlflow.db", "file:///tmp/runs", "databricks"])
+@pytest.mark.parametrize("uri", ["sqlite:////tmp/mlflow.db", "file:///tmp/runs"])
 def test_store_without_a_server_passes(uri: str) -> None:
     require_server(uri)
 
@@ -77,6 +78,27 @@ def test_server_that_refuses_a_request_without_the_credentials_that_mlflow_sends
         (tmp_path / ".mlflow").mkdir()
         (tmp_path / ".mlflow" / "credentials").write_text("[mlflow]\n")
     require_server(server.replace("http://", "http://me:geheim@") if given == "address" else server)
+
+
+@pytest.mark.parametrize("uri", ["databricks", "databricks://team"])
+def test_databricks_is_refused_without_credentials_and_passes_with_any_that_mlflow_may_use(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match=rf"tracking\.uri: expected credentials for {uri}, got no DATABRICKS_HOST"):
+        require_server(uri)
+    with pytest.raises(MlflowException, match="credential"):
+        MlflowClient(uri).search_experiments()
+    monkeypatch.setenv("DATABRICKS_HOST", "https://example.com")
+    require_server(uri)
+    monkeypatch.delenv("DATABRICKS_HOST")
+    (tmp_path / ".databrickscfg").write_text("[DEFAULT]\nhost = https://example.com\n")
+    require_server(uri)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql", "mssql", "postgresql+pg8000"])
