@@ -24,6 +24,7 @@ from srpo_ray.evaluation.search_parts import RoundResult, RungResult
 from srpo_ray.evaluation.search_range import SearchedValue
 from srpo_ray.live.state import RunState
 from srpo_ray.search.budget_requests import admit_part, is_admitted
+from srpo_ray.search.concurrency import with_current_number
 from srpo_ray.search.draws import Draws
 from srpo_ray.search.earlier_trials import earlier_trials_of
 from srpo_ray.search.phase import PlannedRun, close_tracking, fit_phase, reason, run_planned
@@ -190,7 +191,8 @@ def _search_in_parts(experiment: Experiment, config: ExperimentConfig, arm: Arm)
         if experiment.budget is None:
             return {run.name for run in runs}
         configs = [with_absolute_paths(trial_config(experiment, run.name, run.config_changes)) for run in runs]
-        return admit_part(Path(experiment.folder), experiment.budget, configs, all_or_none=all_or_none)
+        terms = with_current_number(experiment.budget, experiment.follows)
+        return admit_part(Path(experiment.folder), terms, configs, all_or_none=all_or_none)
 
     search = SearchInParts(config, arm, experiment.base.seed, _label, folder_of(experiment), train, admit)
     random = Random(f"{config.search.seed} {arm.name}")

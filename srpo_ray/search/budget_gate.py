@@ -40,6 +40,15 @@ class BudgetGate(tune.Callback, tune.Stopper):
         self._next = 0.0
         self._over = False
 
+    @property
+    def max_concurrent(self) -> int:
+        """Runs at the same time that it assumes; `FollowCluster` sets it."""
+        return self._spending.concurrency
+
+    @max_concurrent.setter
+    def max_concurrent(self, number: int) -> None:
+        self._spending.concurrency = number
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Ray Tune again and again: answer the requests of runs."""
         self._names.update((trial.trial_id, str(trial)) for trial in trials)

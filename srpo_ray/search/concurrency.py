@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -13,6 +13,7 @@ from ray import tune
 from srpo_ray.config import RunConfig
 from srpo_ray.config.pool_key import pool_key
 from srpo_ray.launch.capacity import fitting_replicas, is_one_machine, node_types
+from srpo_ray.search.budget_terms import BudgetTerms
 
 INTERVAL_S = 10.0
 """Seconds between two looks at the cluster."""
@@ -145,18 +146,28 @@ def _minus(resources: Mapping[str, float], need: Mapping[str, float], number: in
     return {name: amount - number * need.get(name, 0.0) for name, amount in resources.items()}
 
 
+def with_current_number(terms: BudgetTerms, needs: RunNeeds | None) -> BudgetTerms:
+    """Return the terms of a budget with the number of runs that the connected cluster has room for now.
+
+    Args:
+        terms: Terms, whose number is that at the start of the experiment.
+        needs: What runs and replicas need; None if the number does not follow the cluster.
+    """
+    return terms if needs is None else replace(terms, concurrency=cluster_concurrency(needs))
+
+
 class FollowCluster(tune.Callback):
     """Raises or lowers the number of trials at the same time as nodes join or leave the cluster.
 
     A lower number stops no trial: it starts no new one.
 
     Args:
-        searcher: Source of the trials, with the attribute `max_concurrent`.
+        users: What uses the number, as its attribute `max_concurrent`: the source of the trials, the gate of a budget.
         needs: What runs and replicas need.
     """
 
-    def __init__(self, searcher: Any, needs: RunNeeds) -> None:
-        self._searcher = searcher
+    def __init__(self, users: Sequence[Any], needs: RunNeeds) -> None:
+        self._users = users
         self._needs = needs
         self._next = 0.0
 
@@ -164,4 +175,6 @@ class FollowCluster(tune.Callback):
         """Called by Ray Tune again and again."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + INTERVAL_S
-            self._searcher.max_concurrent = cluster_concurrency(self._needs)
+            number = cluster_concurrency(self._needs)
+            for user in self._users:
+                user.max_concurrent = number

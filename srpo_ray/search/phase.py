@@ -207,7 +207,7 @@ def _callbacks(experiment: Experiment, gate: BudgetGate | None, searcher: Any, n
     callbacks: list[tune.Callback] = [ReleaseTrials(Path(experiment.folder) / "trials"), QuietTrials()]
     callbacks += [AwaitRewards(opening(experiment))]
     callbacks += [gate] if gate else []
-    return callbacks + _cluster_callbacks(experiment, searcher, number)
+    return callbacks + _cluster_callbacks(experiment, gate, searcher, number)
 
 
 @contextmanager
@@ -221,7 +221,9 @@ def own_interrupt() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _cluster_callbacks(experiment: Experiment, searcher: Any, number: int) -> list[tune.Callback]:
+def _cluster_callbacks(
+    experiment: Experiment, gate: BudgetGate | None, searcher: Any, number: int
+) -> list[tune.Callback]:
     """Callbacks by which the trials of a phase follow the cluster: their number, and the workers of each."""
     folder = Path(experiment.folder)
 
@@ -230,7 +232,7 @@ def _cluster_callbacks(experiment: Experiment, searcher: Any, number: int) -> li
 
     callbacks = list[tune.Callback]()
     if experiment.follows:
-        callbacks.append(FollowCluster(searcher, experiment.follows))
+        callbacks.append(FollowCluster([searcher, gate] if gate else [searcher], experiment.follows))
     if experiment.shares:
         callbacks.append(ShareWorkers(folder, experiment.shares, number, searcher, waits_for_budget))
     return callbacks

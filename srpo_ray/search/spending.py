@@ -47,6 +47,8 @@ class Spending:
     def __init__(self, folder: Path, terms: BudgetTerms) -> None:
         self.folder = folder
         self.terms = terms
+        self.concurrency = terms.concurrency
+        """Runs at the same time, which may follow the cluster."""
         self._known: dict[str, RunUse] = {}
 
     def runs(self) -> list[RunUse]:
@@ -120,7 +122,7 @@ class Spending:
 
     def cost_of(self, hours: float, gpus: float) -> dict[Limit, float]:
         """Amounts that a run of some hours on some GPUs costs, with its share of the reward pools."""
-        amounts = run_cost(hours, gpus, self.terms.reward_gpus, self.terms.concurrency).amounts(self.terms.prices)
+        amounts = run_cost(hours, gpus, self.terms.reward_gpus, self.concurrency).amounts(self.terms.prices)
         return {name: amounts[name] for name in self.terms.limits}
 
     def start_hours(self) -> float:
@@ -144,7 +146,7 @@ class Spending:
             return dict.fromkeys(self.terms.limits, 0.0)
         starts = self.start_hours()
         # The longest first: as many as fit start together, and wait for the longest of them.
-        turns = sorted(hours, reverse=True)[:: self.terms.concurrency]
+        turns = sorted(hours, reverse=True)[:: self.concurrency]
         begin = phase_hours(self.folder) if phase is None else phase
         wall = sum(turns) + phases * (begin + len(turns) * starts)
         trainers = sum(each * held for each, held in zip(hours, gpus, strict=True))

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from srpo_ray.search import budget_requests as requests_module
 from srpo_ray.search.budget_clock import begin, clock_file, elapsed_s, phase_hours
 from srpo_ray.search.budget_gate import BudgetGate, require_measured_budget
 from srpo_ray.search.budget_records import budget_metrics
-from srpo_ray.search.budget_requests import is_admitted, read_decisions, wait_for_admission
-from srpo_ray.search.budget_terms import BudgetTerms
+from srpo_ray.search.budget_requests import is_admitted, read_decisions, wait_for_admission, write_decisions
+from srpo_ray.search.budget_terms import BudgetTerms, FinalRun
 from srpo_ray.search.spending import Spending
 from tests.conftest import SMALL_WORLD
 
@@ -51,6 +52,27 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(gate_module, "POLL_S", 0.0)
     count(tmp_path, 0.5)
     return BudgetGate(tmp_path, TERMS, "search")
+
+
+@pytest.mark.parametrize(("number", "starts"), [(4, True), (1, False)])
+def test_smaller_cluster_leaves_less_time_for_trials_before_the_runs_after_them(
+    number: int, starts: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A trial takes 0.1 of the 0.5 hours left. Four seeds take 0.1 hours at the same time, or 0.4 one after the other.
+    monkeypatch.setattr(gate_module, "POLL_S", 0.0)
+    count(tmp_path, 0.5)
+    terms = replace(TERMS, concurrency=4, finals=[FinalRun("A", 10, 0.0)] * 4)
+    gate = BudgetGate(tmp_path, terms, "search")
+    gate.max_concurrent = number
+    ended = RunFolder(tmp_path / "trials" / "A_trial_0")
+    ended.make()
+    ended.usage.write_text(json.dumps({"starts": [{"seconds": 360.0, "workers": 1, "gpus": 0}]}))
+    ended.updates.write_text("".join(json.dumps({"update": update + 1}) + "\n" for update in range(10)))
+    ended.finished.write_text("{}")
+    write_decisions(tmp_path, {"A_trial_0": True})
+    ask(tmp_path, "A_trial_1")
+    gate.on_step_end(1, [TuneTrial("A_trial_1")])
+    assert read_decisions(tmp_path)["A_trial_1"] is starts
 
 
 def test_trials_that_ask_are_answered_while_the_budget_lasts(gate: Any, tmp_path: Path) -> None:

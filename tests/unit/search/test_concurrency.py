@@ -1,6 +1,7 @@
 """Runs at the same time that a cluster has room for beside the reward replicas."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from srpo_ray.config import apply, load_run
 from srpo_ray.launch.capacity import NodeType
 from srpo_ray.search import concurrency
+from srpo_ray.search.budget_gate import BudgetGate
+from srpo_ray.search.budget_terms import BudgetTerms
 from srpo_ray.search.concurrency import (
     INTERVAL_S,
     FollowCluster,
@@ -17,6 +20,7 @@ from srpo_ray.search.concurrency import (
     cluster_concurrency,
     fitting_workers,
     run_needs,
+    with_current_number,
 )
 from tests.conftest import ROOT, SMALL_WORLD
 
@@ -91,20 +95,25 @@ def test_number_follows_the_nodes_and_what_an_autoscaler_may_add(monkeypatch: py
     assert cluster_concurrency(needs(workers=100)) == 1
 
 
-def test_searcher_gets_the_number_of_the_cluster_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searcher_and_budget_get_the_number_of_the_cluster_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now, number = [100.0], [2]
     monkeypatch.setattr(concurrency, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(concurrency, "cluster_concurrency", lambda _: number[0])
     searcher = SimpleNamespace(max_concurrent=1)
-    callback = FollowCluster(searcher, needs())
+    gate = BudgetGate(tmp_path, BudgetTerms({"hours": 1.0}, None, 0.0, 9), "A_search")
+    callback = FollowCluster([searcher, gate], needs())
     callback.on_step_begin(1, [])
-    assert searcher.max_concurrent == 2
+    assert (searcher.max_concurrent, gate.max_concurrent) == (2, 2)
     number[0] = 4
     callback.on_step_begin(2, [])
     assert searcher.max_concurrent == 2
     now[0] += INTERVAL_S
     callback.on_step_begin(3, [])
-    assert searcher.max_concurrent == 4
+    assert (searcher.max_concurrent, gate.max_concurrent) == (4, 4)
+    assert with_current_number(BudgetTerms({"hours": 1.0}, None, 0.0, 9), needs()).concurrency == 4
+    assert with_current_number(BudgetTerms({"hours": 1.0}, None, 0.0, 9), None).concurrency == 9
 
 
 def test_needs_are_those_of_the_largest_run_and_of_every_pool() -> None:
