@@ -54,7 +54,7 @@ def run_experiment_command(parsed: argparse.Namespace, default: str, script: str
     resume = redact(shlex.join([*program, *(["--address", parsed.address] if parsed.address else []), "--resume"]))
     from srpo_ray.launch.forking import forked_workers
 
-    with forked_workers(base, parsed.address) as workers:
+    with forked_workers(base, parsed.address, print_note) as workers:
         with large_imports():
             from srpo_ray.search.experiment import run_experiment
 

@@ -8,6 +8,7 @@ file itself.
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -21,34 +22,55 @@ def main() -> int:
     """
     _, path, seconds, *command = sys.argv
     try:
-        server, pid = _fork(path, float(seconds), command)
-    except (OSError, ValueError):
+        server = _ask(path, float(seconds), command)
+    except OSError:
         os.execv(sys.executable, [sys.executable, *command])
+    pid = _receive(server)
+    if pid is None:
+        # The worker may run or not, and must not run twice.
+        return 1
     signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
-    code = server.recv(16)
-    return int(code) if code else 1
+    code = _receive(server)
+    return 1 if code is None else code
 
 
-def _fork(path: str, seconds: float, command: list[str]) -> tuple[socket.socket, int]:
+def _ask(path: str, seconds: float, command: list[str]) -> socket.socket:
     """Ask the server for a worker.
 
     Returns:
-        Connection that receives the exit code of the worker, and the id of its process.
+        Connection that receives the id of the worker's process, and then its exit code.
 
     Raises:
-        OSError, ValueError: If the server does not answer.
+        OSError: If the server does not answer.
     """
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.settimeout(seconds)
     server.connect(path)
-    request = {"command": command, "environment": dict(os.environ), "folder": os.getcwd()}
+    with open("/proc/self/oom_score_adj") as file:
+        oom_score = file.read()
+    request = {
+        "command": command,
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "max_files": resource.getrlimit(resource.RLIMIT_NOFILE),
+        "oom_score": oom_score,
+    }
     socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
     # The server tests that this process still waits.
     if not server.recv(1):
         raise ConnectionResetError
     server.send(b"!")
     server.settimeout(None)
-    return server, int(server.recv(16))
+    return server
+
+
+def _receive(server: socket.socket) -> int | None:
+    """The next number from the server; None if the server has ended."""
+    try:
+        message = server.recv(16)
+    except ConnectionResetError:
+        return None
+    return int(message) if message else None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Ray, which reads the environment of a worker when it is imported.
 import importlib
 import json
 import os
+import resource
 import runpy
 import selectors
 import socket
@@ -27,13 +28,17 @@ ANSWER_S = 5.0
 
 
 class Request(NamedTuple):
-    """Worker that a client asks for, which has its command, environment, folder and standard streams."""
+    """Worker that a client asks for, with what it takes over from the client."""
 
     client: socket.socket
     command: list[str]
     """Path of a Python file and its arguments."""
     environment: dict[str, str]
     folder: str
+    max_files: tuple[int, int]
+    """Limits of open files, `RLIMIT_NOFILE`, which Ray raises."""
+    oom_score: str
+    """Content of `/proc/self/oom_score_adj`: Ray lets the system end workers first when memory is short."""
     streams: list[int]
     """File descriptors of standard input, output and error."""
 
@@ -52,6 +57,8 @@ def main(arguments: Sequence[str]) -> None:
         arguments: Path of the socket, then names of packages.
     """
     path, *packages = arguments
+    # A system that lacks it fails here, before a client waits.
+    os.close(os.pidfd_open(os.getpid()))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         # Before the imports, so that clients wait for them.
         listener.bind(path)
@@ -131,12 +138,19 @@ def _accept(listener: socket.socket) -> Request | None:
 
 
 def _become(request: Request) -> None:
-    """Take over the command, environment, folder and streams of a request in a forked process."""
+    """Take over the command, streams, limits, environment and folder of a request in a forked process."""
     request.client.close()
     for number, stream in enumerate(request.streams):
         os.dup2(stream, number)
         os.close(stream)
     os.setpgid(0, 0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, request.max_files)
+    # Where a container forbids it, Ray could not set it either.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(request.oom_score)
+    if "numpy.random" in sys.modules:
+        # Otherwise all workers draw the same numbers. Python's own generator does this itself.
+        sys.modules["numpy.random"].seed()
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)

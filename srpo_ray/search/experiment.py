@@ -119,7 +119,7 @@ def _run_parts(
     with Follower(folder, start, ExperimentPage(folder, config, command, commit)) as follower:
         # The notes import these packages, which takes seconds; so does Ray's start.
         packages = import_steps("torch._dynamo", "diffusers", "transformers", "scipy.optimize")
-        forked = workers if all(needs_no_worker(run) and can_fork(run) for run in runs) else None
+        forked = workers if all(map(can_fork, runs)) else None
         with begun_in_background(packages) as finish_imports, ray_session(address, forked):
             finish_imports()
             for text in input_notes(base):

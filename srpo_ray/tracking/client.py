@@ -20,7 +20,7 @@ from srpo_ray.tracking.new_database import create_sqlite_database
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_DEFAULTS = {
+CLIENT_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -33,6 +33,7 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+"""Environment variables of MLflow, for a process that imports it; those that a user has set hold."""
 
 KEY_LENGTH = 250
 """Maximum bytes of a metric or parameter name: MLflow accepts 250 characters, and may use them as a file name."""
@@ -78,7 +79,7 @@ def import_client(uri: str) -> None:
     Args:
         uri: Tracking URI of later calls of `connect`.
     """
-    for name, value in _DEFAULTS.items():
+    for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     with by_one_thread(), large_imports():
         from mlflow import MlflowClient  # noqa: F401

@@ -4,25 +4,32 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from srpo_ray.config import apply, load_run
 from srpo_ray.launch import fork_client, fork_server, forking
-from srpo_ray.launch.forking import PACKAGES, can_fork, forked_workers
+from srpo_ray.launch.forking import PACKAGES, can_fork, forked_workers, server_environment
+from srpo_ray.tracking.client import CLIENT_SETTINGS
 from tests.conftest import SMALL_WORLD
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks workers")
 
+REPLACING = ("UV_RUN_RECURSION_DEPTH", "RAY_RUNTIME_ENV_HOOK")
+"""Environment variables with which Ray may replace the command of its workers."""
+
 SCRIPT = """
-import json, os, sys
+import json, os, resource, sys
 print(json.dumps({
+    "max_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0], "oom_score": open("/proc/self/oom_score_adj").read(),
     "pid": os.getpid(), "parent": os.getppid(), "main": __name__, "argv": sys.argv, "path": sys.path[0],
     "folder": os.getcwd(), "known": os.environ.get("KNOWN"), "server's": os.environ.get("OMP_NUM_THREADS"),
     "shared": getattr(sys.modules.get("shared"), "pid", None), "input": sys.stdin.read(),
@@ -49,16 +56,16 @@ def started(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def server(socket: Path, *packages: str, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", fork_server.__name__, str(socket), *packages]
+def server(path: Path, *packages: str, folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", fork_server.__name__, str(path), *packages]
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{Path.cwd()}", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
-    wait_until(socket.exists)
+    wait_until(path.exists)
     return process
 
 
-def client(socket: Path, *command: str, seconds: float = 20.0) -> list[str]:
-    return [sys.executable, "-I", "-S", fork_client.__file__, str(socket), str(seconds), *command]
+def client(path: Path, *command: str, seconds: float = 20.0) -> list[str]:
+    return [sys.executable, "-I", "-S", fork_client.__file__, str(path), str(seconds), *command]
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -125,10 +132,10 @@ def test_end_of_a_client_ends_its_worker_and_that_of_the_driver_the_server_and_i
     (tmp_path / "worker.py").write_text(
         f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
     )
-    socket = tmp_path / "own" / "socket"
-    socket.parent.mkdir()
-    started.append(server(socket, "json", folder=tmp_path))
-    asking = subprocess.Popen(client(socket, str(tmp_path / "worker.py")))
+    path = tmp_path / "own" / "socket"
+    path.parent.mkdir()
+    started.append(server(path, "json", folder=tmp_path))
+    asking = subprocess.Popen(client(path, str(tmp_path / "worker.py")))
     started.append(asking)
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     forked = psutil.Process(int((tmp_path / "pid").read_text()))
@@ -139,51 +146,152 @@ def test_end_of_a_client_ends_its_worker_and_that_of_the_driver_the_server_and_i
     assert pipe
     pipe.close()
     assert started[0].wait(20) == 0
-    assert not socket.parent.exists()
+    assert not path.parent.exists()
 
 
-def test_packages_of_the_server_import_no_ray_and_start_no_thread() -> None:
+def test_worker_has_the_file_limit_and_the_oom_score_of_its_client(
+    worker: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    started.append(server(tmp_path / "socket", "json", folder=tmp_path))
+    limited = ["sh", "-c", 'ulimit -Sn 345 && echo 567 > /proc/self/oom_score_adj && exec "$@"', "sh"]
+    found = json.loads(run([*limited, *client(tmp_path / "socket", str(worker))], tmp_path).stdout)
+    assert found["parent"] == started[0].pid
+    assert (found["max_files"], int(found["oom_score"])) == (345, 567)
+
+
+def test_workers_draw_other_random_numbers(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    (tmp_path / "worker.py").write_text("import random, numpy\nprint(numpy.random.rand(), random.random())\n")
+    started.append(server(tmp_path / "socket", "numpy.random", folder=tmp_path))
+    command = client(tmp_path / "socket", str(tmp_path / "worker.py"))
+    first, second = (run(command, tmp_path).stdout.split() for _ in range(2))
+    assert len({*first, *second}) == 4
+
+
+def test_killed_server_ends_no_worker_and_later_ones_start_by_themselves(
+    worker: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import os, sys\nfrom pathlib import Path\nPath('pid').write_text(str(os.getpid()))\n"
+        "sys.stdin.read()\nPath('done').touch()\n"
+    )
+    started.append(server(tmp_path / "socket", "json", folder=tmp_path))
+    running = subprocess.Popen(client(tmp_path / "socket", "slow.py"), cwd=tmp_path, stdin=subprocess.PIPE)
+    started.append(running)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    started[0].kill()
+    assert running.wait(20) == 1
+    assert psutil.Process(int((tmp_path / "pid").read_text())).is_running()
+    assert running.stdin
+    running.stdin.close()
+    wait_until((tmp_path / "done").exists)
+    found = json.loads(run(client(tmp_path / "socket", str(worker)), tmp_path).stdout)
+    assert found["parent"] == os.getpid()
+
+
+def test_worker_is_not_started_twice_if_the_server_ends_at_its_fork(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        with subprocess.Popen(client(tmp_path / "socket", "worker.py"), cwd=tmp_path) as asking:
+            connection, _ = listener.accept()
+            connection.recv(1 << 20)
+            connection.send(b"?")
+            assert connection.recv(1) == b"!"
+            connection.close()
+            assert asking.wait(20) == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_packages_of_the_server_import_no_ray_start_no_thread_and_report_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # MLflow sends nothing from tests either.
+    for name in (*CLIENT_SETTINGS, "PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
     check = (
         "import importlib, sys, threading; [importlib.import_module(name) for name in sys.argv[1:]];"
-        "print('ray' in sys.modules, threading.active_count())"
+        "from pathlib import Path; from mlflow.telemetry.client import get_telemetry_client;"
+        "names = {task.read_text().strip() for task in Path('/proc/self/task').glob('*/comm')};"
+        "print('ray' in sys.modules, threading.active_count(), get_telemetry_client(), *names)"
     )
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-c", check, *PACKAGES]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
-    assert result.stdout.splitlines()[-1] == "False 1"
+    command, home = [sys.executable, "-c", check, *PACKAGES], {"XDG_CONFIG_HOME": str(tmp_path)}
+    result = subprocess.run(
+        command, env=server_environment() | home, capture_output=True, text=True, timeout=300, check=True
+    )
+    imported, threads, telemetry, *names = result.stdout.splitlines()[-1].split()
+    assert (imported, threads, telemetry) == ("False", "1", "None")
+    # jemalloc, which has a thread of its own, starts it again after a fork.
+    assert {name for name in names if not name.startswith("python")} <= {"jemalloc_bg_thd"}
+    assert not [*tmp_path.rglob("telemetry*")]
 
 
 def test_server_runs_for_the_block_of_a_local_run_on_the_cpu_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in REPLACING:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(forking, "PACKAGES", ("json",))
-    config = load_run([SMALL_WORLD])
-    with forked_workers(config, None) as command:
+    config, notes = load_run([SMALL_WORLD]), list[str]()
+    with forked_workers(config, None, notes.append) as command:
         assert command
-        *_, socket, _ = shlex.split(command)
+        *_, path, _ = shlex.split(command)
         (process,) = psutil.Process().children()
         # A process has no command line until it runs its program.
         wait_until(process.cmdline)
-        assert process.cmdline()[-2:] == [socket, "json"]
+        assert process.cmdline()[-2:] == [path, "json"]
     assert not process.is_running()
-    assert not Path(socket).parent.exists()
-    with forked_workers(config, "127.0.0.1:6379") as command:
+    assert not Path(path).parent.exists()
+    with forked_workers(config, "127.0.0.1:6379", notes.append) as command:
         assert command is None
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    with forked_workers(config, None) as command:
+    for name in ("RAY_ADDRESS", *REPLACING):
+        with monkeypatch.context() as during:
+            during.setenv(name, "1")
+            with forked_workers(config, None, notes.append) as command:
+                assert command is None
+    assert not notes
+
+
+def test_server_that_cannot_start_or_import_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", *REPLACING):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(forking, "PACKAGES", ("no_such_package",))
+    config, notes = load_run([SMALL_WORLD]), list[str]()
+    with forked_workers(config, None, notes.append) as command:
+        assert command
+        (process,) = psutil.Process().children()
+        # Not waited for, which would take the exit code.
+        wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+    assert "exit code 1: ModuleNotFoundError: No module named 'no_such_package'" in notes[-1]
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with forked_workers(config, None, notes.append) as command:
         assert command is None
+    assert "cannot start ([Errno 2] No such file" in notes[-1]
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({}, True), ({"training.num_gpus": 1}, False), ({"rewards.pool.num_gpus": 0.5}, False)],
+    [
+        ({}, True),
+        ({"training.num_gpus": 1}, False),
+        ({"training.num_workers": 2}, False),
+        ({"training.resources": {"fast": 1}}, False),
+        ({"rewards.pool.num_gpus": 0.5}, False),
+        ({"rewards.pool.resources": {"GPU": 1}}, False),
+    ],
 )
-def test_processes_that_use_a_gpu_are_not_forked(changes: dict[str, float], expected: bool) -> None:
+def test_processes_that_use_a_gpu_or_several_workers_are_not_forked(changes: dict[str, Any], expected: bool) -> None:
     assert can_fork(apply(load_run([SMALL_WORLD]), changes)) is expected
 
 
+def test_python_without_process_descriptors_forks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    assert not can_fork(load_run([SMALL_WORLD]))
+
+
 def test_no_server_starts_beside_a_ray_that_runs(ray_cluster: None) -> None:
-    with forked_workers(load_run([SMALL_WORLD]), None) as command:
+    with forked_workers(load_run([SMALL_WORLD]), None, print) as command:
         assert command is None
