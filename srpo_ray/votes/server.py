@@ -36,7 +36,7 @@ class VoteServer(ThreadingHTTPServer):
 
     daemon_threads = True
     session: Session
-    """What is served."""
+    """Session that is served."""
 
     def __init__(self, address: tuple[str, int], token: str) -> None:
         super().__init__(address, _Handler)
@@ -47,7 +47,7 @@ class VoteServer(ThreadingHTTPServer):
         """Serve a session until `shutdown` or an interrupt, and close the server.
 
         Args:
-            session: What is served.
+            session: Votes of all persons, and what they are shown.
             poll_s: Seconds between two looks for `shutdown`.
         """
         self.session = session
