@@ -112,19 +112,20 @@ def _start(stack: ExitStack, note: Callable[[str], None]) -> str | None:
             )
         )
     except OSError as error:
-        note(f"each worker imports its packages itself, as the fork server cannot start ({error})")
+        note(f"the fork server cannot start ({error}), so each worker imports its packages itself")
         return None
     stack.callback(_stop, server, errors, note)
     return shlex.join([sys.executable, "-I", "-S", fork_client.__file__, path, str(WAIT_S)])
 
 
 def _stop(server: subprocess.Popen[bytes], errors: IO[bytes], note: Callable[[str], None]) -> None:
-    """Stop the server, and report one that has ended before."""
+    """Stop the server; one that has ended before is a note with the last line of its errors, if there is one."""
     code = server.poll()
     if code is None:
         # During its imports it does not read its input, whose end would stop it.
         server.kill()
         return
     errors.seek(0)
-    *_, last = ["", *errors.read().decode(errors="replace").splitlines()]
-    note(f"workers imported their packages themselves, as the fork server has ended with exit code {code}: {last}")
+    last = errors.read().decode(errors="replace").splitlines()[-1:]
+    ended = f"the fork server has ended early, so later workers imported their packages themselves; exit code {code}"
+    note(": ".join([ended, *last]))

@@ -56,6 +56,14 @@ def started(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
         process.wait()
 
 
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has imported no Ray, and whose environment leaves the start of workers to it."""
+    for name in ("RAY_ADDRESS", *REPLACING):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+
 def server(path: Path, *packages: str, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", fork_server.__name__, str(path), *packages]
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{Path.cwd()}", "OMP_NUM_THREADS": "1"}
@@ -226,13 +234,8 @@ def test_packages_of_the_server_import_no_ray_start_no_thread_and_report_nothing
     assert not [*tmp_path.rglob("telemetry*")]
 
 
-def test_server_runs_for_the_block_of_a_local_run_on_the_cpu_only(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name in REPLACING:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setitem(sys.modules, "ray", None)
+@pytest.mark.usefixtures("local")
+def test_server_runs_for_the_block_of_a_local_run_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forking, "PACKAGES", ("json",))
     config, notes = load_run([SMALL_WORLD]), list[str]()
     with forked_workers(config, None, notes.append) as command:
@@ -254,10 +257,8 @@ def test_server_runs_for_the_block_of_a_local_run_on_the_cpu_only(
     assert not notes
 
 
+@pytest.mark.usefixtures("local")
 def test_server_that_cannot_start_or_import_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_ADDRESS", *REPLACING):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(forking, "PACKAGES", ("no_such_package",))
     config, notes = load_run([SMALL_WORLD]), list[str]()
     with forked_workers(config, None, notes.append) as command:
